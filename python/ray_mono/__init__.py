@@ -1,0 +1,114 @@
+"""ray_mono: tasks, actors and objects on a cluster of real processes. `import ray_mono as ray` and go on.
+
+Every process of a cluster imports this package, also those that never see user code, so this file imports
+nothing: a name is loaded from its module when it is first used (PEP 562), and type checkers read the imports
+below.
+
+In a checkout and in Bazel's runfiles the components lie in src/, beside python/; there this package finds
+them under its own name. Links are not resolved: that would leave Bazel's sandbox.
+"""
+
+import os
+
+_sources = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "src")
+if os.path.isdir(_sources):
+    __path__.append(_sources)
+
+# The name that type checkers take for true; typing itself is not needed to say so.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ray_mono import actor as actor
+    from ray_mono import cloudpickle as cloudpickle
+    from ray_mono import exceptions as exceptions
+    from ray_mono import job_config as job_config
+    from ray_mono import remote_function as remote_function
+    from ray_mono import runtime_context as runtime_context
+    from ray_mono import util as util
+    from ray_mono import worker as worker
+    from ray_mono._private.remote_decorator import remote as remote
+    from ray_mono._private.state import available_resources as available_resources
+    from ray_mono._private.state import cluster_resources as cluster_resources
+    from ray_mono._private.state import nodes as nodes
+    from ray_mono._private.worker import LOCAL_MODE as LOCAL_MODE
+    from ray_mono._private.worker import SCRIPT_MODE as SCRIPT_MODE
+    from ray_mono._private.worker import WORKER_MODE as WORKER_MODE
+    from ray_mono._private.worker import get as get
+    from ray_mono._private.worker import get_actor as get_actor
+    from ray_mono._private.worker import get_gpu_ids as get_gpu_ids
+    from ray_mono._private.worker import init as init
+    from ray_mono._private.worker import is_initialized as is_initialized
+    from ray_mono._private.worker import kill as kill
+    from ray_mono._private.worker import put as put
+    from ray_mono._private.worker import (
+        run_function_on_all_workers as run_function_on_all_workers,
+    )
+    from ray_mono._private.worker import shutdown as shutdown
+    from ray_mono._private.worker import wait as wait
+    from ray_mono.actor import ActorClass as ActorClass
+    from ray_mono.actor import ActorHandle as ActorHandle
+    from ray_mono.actor import exit_actor as exit_actor
+    from ray_mono.actor import method as method
+    from ray_mono.common.ids import ActorID as ActorID
+    from ray_mono.common.ids import FunctionID as FunctionID
+    from ray_mono.common.ids import JobID as JobID
+    from ray_mono.common.ids import NodeID as NodeID
+    from ray_mono.common.ids import ObjectID as ObjectID
+    from ray_mono.common.ids import PlacementGroupID as PlacementGroupID
+    from ray_mono.common.ids import TaskID as TaskID
+    from ray_mono.common.ids import WorkerID as WorkerID
+
+    __version__: str
+    from ray_mono.core_worker.object_ref import ObjectRef as ObjectRef
+    from ray_mono.runtime_context import get_runtime_context as get_runtime_context
+
+# name -> module that has it, or "module:other name" there, or "" for a module of this package itself
+_EXPORTS = {
+    **dict.fromkeys(
+        "actor cloudpickle exceptions job_config remote_function runtime_context util worker".split(), ""
+    ),
+    "remote": "_private.remote_decorator",
+    **dict.fromkeys("available_resources cluster_resources nodes".split(), "_private.state"),
+    **dict.fromkeys(
+        "LOCAL_MODE SCRIPT_MODE WORKER_MODE get get_actor get_gpu_ids init is_initialized kill put"
+        " run_function_on_all_workers shutdown wait".split(),
+        "_private.worker",
+    ),
+    **dict.fromkeys("ActorClass ActorHandle exit_actor method".split(), "actor"),
+    **dict.fromkeys(
+        "ActorID FunctionID JobID NodeID ObjectID PlacementGroupID TaskID WorkerID".split(), "common.ids"
+    ),
+    "ObjectRef": "core_worker.object_ref",
+    "__version__": "common.version:VERSION",
+    "get_runtime_context": "runtime_context",
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> object:
+    """Loads an exported name on its first use."""
+    place = _EXPORTS.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module_name, _, other_name = place.partition(":")
+    try:
+        module = importlib.import_module(f"{__name__}.{module_name or name}")
+    except ImportError as error:
+        if not (error.name or "").startswith(f"{__name__}.protobuf"):
+            raise
+        raise ImportError(_MISSING_GENERATED_CODE) from None
+    value = getattr(module, other_name or name) if module_name else module
+    globals()[name] = value
+    return value
+
+
+# For whoever starts from a bare checkout; `python -m ray_mono.scripts` prints it too.
+_MISSING_GENERATED_CODE = (
+    "the code generated from protobuf/ is missing: run `pip install -e .` here, or `./bazelw run //:demo`"
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

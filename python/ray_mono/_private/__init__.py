@@ -1,0 +1,1 @@
+"""The launcher and what belongs to it: not part of the public API."""

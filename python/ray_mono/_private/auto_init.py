@@ -1,0 +1,24 @@
+"""The core worker that the API speaks to; a program that never said `init` gets a cluster at its first use,
+as with Ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray_mono.core_worker import current
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+
+def connected_core() -> CoreWorker:
+    """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
+    core = current.get()
+    if core is None:
+        # Imported here, because it imports the modules that import this one.
+        from ray_mono._private.worker import init
+
+        init()
+        core = current.require()
+    return core

@@ -1,0 +1,193 @@
+"""How a driver becomes part of a cluster: one of its own, which it starts, or one that runs.
+
+`InitArguments` is what `init` was given, checked. Starting and finding nodes is Node's, speaking to them the
+core worker's; here is what lies between: which cluster is meant, what the job tells its workers, and where
+errors go.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import resource
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray_mono._private import runtime_env as runtime_envs
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.job_config import JobConfig
+from ray_mono.protobuf import common_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.node import Node
+
+# Sockets to workers and mapped files add up; shells often start programs with 1024.
+OPEN_FILES_WANTED = 65536
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class InitArguments:
+    """Arguments of `init` that say which cluster, and what this driver is to it."""
+
+    address: str | None
+    num_cpus: float | None
+    num_gpus: float | None
+    resources: Mapping[str, float] | None
+    labels: Mapping[str, str] | None
+    object_store_memory: int | None
+    memory: int | None
+    log_to_driver: bool
+    log_level: str
+    namespace: str
+    runtime_env: Mapping[str, Any] | None
+    job_config: JobConfig
+    node_ip_address: str | None
+    password: str | None
+    temp_dir: str | None
+    system_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def check_joining(self) -> None:
+        """Raises ValueError if something was given that only a new cluster can be given."""
+        for name in (
+            "num_cpus",
+            "num_gpus",
+            "resources",
+            "labels",
+            "object_store_memory",
+            "memory",
+            "system_config",
+        ):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} was given, but this joins a cluster that runs, whose nodes have what"
+                    " they have; address='local' starts a new one"
+                )
+
+
+def anonymous_namespace() -> str:
+    """A name that nobody else has: named actors are private to a driver unless it says otherwise."""
+    return str(uuid.uuid4())
+
+
+def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
+    """Starts or finds the cluster, and joins it as a driver.
+
+    Raises ConnectionError where no cluster answers, ValueError for arguments that cannot be, RuntimeError for
+    a cluster of another version, and what Node raises. Nothing is left behind then.
+    """
+    from ray_mono._private.bootstrap import find_cluster
+    from ray_mono._private.parameter import RayParams
+    from ray_mono.core_worker.driver import DriverConfig, connect_driver
+    from ray_mono.node import Node
+
+    cluster = find_cluster(arguments.address)
+    params = RayParams(
+        redis_password=arguments.password, temp_dir=arguments.temp_dir, log_level=arguments.log_level
+    )
+    if cluster is None:
+        params.update(
+            num_cpus=arguments.num_cpus,
+            num_gpus=arguments.num_gpus,
+            resources=arguments.resources,
+            labels=arguments.labels,
+            object_store_memory=arguments.object_store_memory,
+            memory=arguments.memory,
+            system_config=arguments.system_config,
+            node_ip_address=arguments.node_ip_address or LOOPBACK,
+            include_log_monitor=arguments.log_to_driver,
+        )
+        node = Node(params, head=True)
+    else:
+        arguments.check_joining()
+        params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)
+        node = Node(params, connect_only=True, session_dir=cluster.session_dir)
+    try:
+        core = connect_driver(
+            DriverConfig(
+                raylet_socket=node.raylet_socket_name,
+                gcs_address=node.gcs_address,
+                session_dir=node.session_dir,
+                secret=node.secret,
+                namespace=arguments.namespace,
+                job_config=_job_config(arguments),
+                entrypoint=" ".join(sys.argv),
+                on_error=print_error,
+                on_log=_log_printer(node.node_ip_address) if arguments.log_to_driver else None,
+                log_level=arguments.log_level,
+                node_host=node.node_ip_address,
+            )
+        )
+    except BaseException:
+        node.kill_all_processes()
+        raise
+    return core, node
+
+
+def _job_config(arguments: InitArguments) -> dict[str, Any]:
+    config = arguments.job_config
+    env = arguments.runtime_env if arguments.runtime_env is not None else config.runtime_env
+    serialized = runtime_envs.serialize(env)
+    fields = json.loads(serialized) if serialized else {}
+    return {
+        "sys_path": [*config.code_search_path, *driver_sys_path()],
+        "env_vars": fields.get("env_vars", {}),
+        "runtime_env": fields,
+        "metadata": dict(config.metadata),
+        "default_actor_lifetime": config.default_actor_lifetime,
+    }
+
+
+def driver_sys_path() -> list[str]:
+    """Directories whose modules the driver can import and its workers should: the script's, and the current
+    one.
+
+    An interactive driver has no script; with `python -P` neither directory is searched, so workers do not
+    either.
+    """
+    if sys.flags.safe_path:
+        return []
+    paths = []
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    if script and getattr(main, "__spec__", None) is None and not hasattr(sys, "ps1"):
+        paths.append(os.path.dirname(os.path.realpath(script)))
+    try:
+        paths.append(os.getcwd())
+    except FileNotFoundError:  # the current directory was removed
+        pass
+    return list(dict.fromkeys(paths))
+
+
+def print_error(error: common_pb2.ErrorInfo) -> None:
+    """Shows a message of the cluster for this job to the user: a task that waits for what there is not, and
+    the like.
+    """
+    try:
+        print(f"(ray_mono) {error.message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # the program has closed its stderr
+        pass
+
+
+def _log_printer(own_host: str) -> Callable[[common_pb2.LogBatch], None]:
+    from ray_mono._private.log_printing import print_log_batch
+
+    return functools.partial(print_log_batch, own_host=own_host)
+
+
+def raise_open_files_limit() -> None:
+    """Raises the soft limit of open files as far as is useful and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            raise RaySystemError(
+                f"the limit of open files could not be raised to {wanted}: {error}"
+            ) from error

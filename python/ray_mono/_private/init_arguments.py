@@ -1,0 +1,132 @@
+"""The arguments of `init`: checked, and brought into the form that connecting takes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ray_mono._private import runtime_env as runtime_envs
+from ray_mono._private.connection import InitArguments, anonymous_namespace
+from ray_mono.job_config import JobConfig
+
+PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
+# Ray's names of things that have no counterpart here; accepted, since they change nothing a program can see.
+IGNORED = frozenset(
+    {"_redis_username", "_node_name", "_metrics_export_port", "_enable_object_reconstruction"}
+)
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
+
+
+def refuse_parts_that_do_not_exist(
+    include_dashboard: bool | None, dashboard_port: int | None, private: Mapping[str, Any]
+) -> None:
+    """Raises NotImplementedError for the dashboard, and RuntimeError (as Ray does) for unknown arguments."""
+    if include_dashboard or dashboard_port is not None:
+        raise NotImplementedError(
+            "the dashboard is not part of ray_mono yet: leave out include_dashboard and dashboard_port"
+        )
+    unknown = sorted(private.keys() - PRIVATE - IGNORED)
+    if unknown:
+        raise RuntimeError(f"init() has no argument {', '.join(unknown)}")
+
+
+def make(
+    *,
+    logging_level: int | str,
+    log_to_driver: bool | None,
+    namespace: str | None,
+    runtime_env: Mapping[str, Any] | None,
+    job_config: JobConfig | Mapping[str, Any] | None,
+    private: Mapping[str, Any],
+    **node: Any,
+) -> InitArguments:
+    """node: address, num_cpus, num_gpus, resources, labels, object_store_memory. Raises TypeError or
+    ValueError.
+    """
+    _check_address(node["address"])
+    config = job_config if isinstance(job_config, JobConfig) else JobConfig(**(job_config or {}))
+    for env in (runtime_env, config.runtime_env):
+        if env is not None:
+            runtime_envs.check(env, runtime_envs.OF_JOBS)
+    for name in ("num_cpus", "num_gpus", "object_store_memory"):
+        _check_amount(name, node[name])
+    _check_amount("_memory", private.get("_memory"))
+    if node["resources"] is not None:
+        if not isinstance(node["resources"], Mapping):
+            raise TypeError(f"resources must be a dict from names to numbers, got {node['resources']!r}")
+        for name, amount in node["resources"].items():
+            _check_amount(f"resources[{name!r}]", amount)
+    namespace = config.ray_namespace if namespace is None else namespace
+    if namespace is not None:
+        check_namespace(namespace)
+    return InitArguments(
+        **node,
+        memory=private.get("_memory"),
+        node_ip_address=private.get("_node_ip_address"),
+        password=private.get("_redis_password"),
+        temp_dir=private.get("_temp_dir"),
+        system_config=private.get("_system_config") or {},
+        log_to_driver=True if log_to_driver is None else log_to_driver,
+        log_level=level_name(logging_level),
+        namespace=namespace or anonymous_namespace(),
+        runtime_env=runtime_env,
+        job_config=config,
+    )
+
+
+def _check_address(address: Any) -> None:
+    if address is not None and not isinstance(address, str):
+        raise TypeError(f"address must be a string or None, got {address!r}")
+    if address == "":
+        raise ValueError("address must be 'host:port', 'auto', 'local' or None, got ''")
+    if address and address.startswith("ray://"):
+        raise NotImplementedError(
+            f"address={address!r}: the client server is not part of ray_mono yet; on a machine of the cluster use"
+            " address='auto' or 'host:port'"
+        )
+
+
+def _check_amount(name: str, amount: Any) -> None:
+    if amount is None:
+        return
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise TypeError(f"{name} must be a number of at least 0, got {amount!r}")
+    if not 0 <= amount < float("inf"):
+        raise ValueError(f"{name} must be a number of at least 0, got {amount!r}")
+
+
+def check_namespace(namespace: Any) -> None:
+    """Raises TypeError or ValueError for what cannot be a namespace."""
+    if not isinstance(namespace, str):
+        raise TypeError(f"namespace must be a string or None, got {namespace!r}")
+    if not namespace:
+        raise ValueError("namespace must not be empty; None gives this driver one of its own")
+
+
+def level_name(level: int | str) -> str:
+    """One of LOG_LEVELS for a level as `logging` has it, a number or a name in any case. Raises ValueError."""
+    name = logging.getLevelName(level) if isinstance(level, int) else str(level)
+    name = {"critical": "error", "fatal": "error", "warn": "warning", "notset": "debug"}.get(
+        name.lower(), name.lower()
+    )
+    if name not in LOG_LEVELS:
+        raise ValueError(
+            f"logging_level must be one of {', '.join(LOG_LEVELS)} or a number of logging's, got {level!r}"
+        )
+    return name
+
+
+def configure_logger(logger: logging.Logger, level: int | str, log_format: str | None) -> None:
+    """Has ray_mono's messages in this process printed on stderr, unless the program has arranged for them
+    already.
+    """
+    logger.setLevel(level_name(level).upper())
+    if logger.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(log_format or LOG_FORMAT))
+    logger.addHandler(handler)
+    logger.propagate = False

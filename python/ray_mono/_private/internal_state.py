@@ -1,0 +1,19 @@
+"""What this node and this process hold, for tests and for people who look for what keeps memory."""
+
+from __future__ import annotations
+
+from ray_mono.core_worker import current
+from ray_mono.protobuf import object_manager_pb2
+
+
+def store_stats() -> object_manager_pb2.StoreStats:
+    """Of this node's plasma store. Raises RaySystemError where this process is not connected."""
+    stats: object_manager_pb2.StoreStats = current.require().store.stats()
+    return stats
+
+
+def num_references() -> int:
+    """Rows in this process's table of references: objects that it owns or borrows. Raises as store_stats
+    does.
+    """
+    return current.require().reference_counts()

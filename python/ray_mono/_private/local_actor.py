@@ -1,0 +1,102 @@
+"""One actor of local mode: its instance, and the loop that its coroutine methods run on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from ray_mono.common.exceptions import ActorDiedError
+from ray_mono.core_worker.executor import ActorExit
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import ActorOptions
+from ray_mono.protobuf import common_pb2
+
+
+@dataclass(frozen=True)
+class LocalActorState:
+    """What a handle holds of its actor."""
+
+    actor_id: bytes
+    creation_ref: ObjectRef[Any] | None
+
+
+class LocalActor:
+    """An actor, alive until `death` says why it is not."""
+
+    def __init__(self, actor_id: bytes, plain_class: type, options: ActorOptions) -> None:
+        self.actor_id = actor_id
+        self.options = options
+        self.death: ActorDiedError | None = None
+        self.num_restarts = 0
+        self._class = plain_class
+        self._arguments: tuple[list[Any], dict[str, Any]] = ([], {})
+        self._instance: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def construct(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        self._arguments = (args, kwargs)
+        self._instance = self._class(*args, **kwargs)
+
+    def restart(self) -> bool:
+        """Constructs the instance again; False where no restart is left."""
+        if self.options.max_restarts != -1 and self.num_restarts >= self.options.max_restarts:
+            return False
+        self.num_restarts += 1
+        self.construct(*self._arguments)
+        return True
+
+    def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Runs a method to its end. Raises what it raises; exit_actor() ends the actor."""
+        try:
+            if name == "__ray_ready__":
+                return True
+            if name == "__ray_terminate__":
+                raise ActorExit
+            if name == "__ray_call__":
+                result = args[0](self._instance, *args[1:], **kwargs)
+            else:
+                result = getattr(self._instance, name)(*args, **kwargs)
+            return self._run_on_loop(result) if inspect.iscoroutine(result) else result
+        except ActorExit:
+            self.die(ActorDiedError("The actor is dead because it called exit_actor().", self.actor_id.hex()))
+            return None
+
+    def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        # A thread of its own: the caller may be in a loop itself, where a coroutine cannot be waited for.
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="ray_mono local actor", daemon=True).start()
+        context = contextvars.copy_context()
+        return asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop).result()
+
+    def die(self, death: ActorDiedError) -> None:
+        self.death = death
+        self._instance = None
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def info(self, job_id: bytes) -> common_pb2.ActorInfo:
+        options = self.options
+        return common_pb2.ActorInfo(
+            actor_id=self.actor_id,
+            job_id=job_id,
+            state=common_pb2.ALIVE if self.death is None else common_pb2.DEAD,
+            version=1,
+            num_restarts=self.num_restarts,
+            class_name=options.class_name,
+            name=options.name,
+            namespace=options.namespace,
+            is_detached=options.is_detached,
+            max_restarts=options.max_restarts,
+            serialized_handle=options.handle_metadata,
+        )
+
+
+async def _in_context(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+    # The task that the coroutine belongs to is in the caller's context.
+    return await asyncio.get_running_loop().create_task(coroutine, context=context)

@@ -1,0 +1,167 @@
+"""What workers wrote to their log files, as batches of lines that know whose they are. Reads files; knows no clock and no network.
+
+A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Lines that the worker itself writes between the user's say what
+the following ones belong to, and are not shown:
+
+    :job_id:<hex>      :task_name:<name>      :actor_name:<name>
+
+The files are the buffer: what cannot be passed on yet is simply not read yet.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Read from one file before the others get their turn.
+READ_BYTES_MAX = 1 << 20
+# Longer lines are cut: they are data that somebody printed by mistake.
+LINE_BYTES_MAX = 16 << 10
+# One message to the drivers.
+BATCH_LINES_MAX = 200
+BATCH_BYTES_MAX = 256 << 10
+
+_NAME = re.compile(r"worker-([0-9a-f]+)-(?:.*-)?(\d+)\.(out|err)")
+_LABEL = re.compile(rb":(job_id|task_name|actor_name):(.*)")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Consecutive lines of one process."""
+
+    job_id: bytes
+    pid: int
+    name: str
+    """Of the task or actor; may be empty."""
+    is_error: bool
+    lines: tuple[str, ...]
+
+
+@dataclass
+class _LogFile:
+    """One file and how far it was read."""
+
+    path: Path
+    worker_id: str
+    pid: int
+    is_error: bool
+    offset: int = 0
+    partial: bytes = b""
+    """The begun line at the end of what was read; at most LINE_BYTES_MAX of it."""
+    cut_bytes: int = 0
+    """How much of the begun line was thrown away."""
+    job_id: bytes = b""
+    name: str = ""
+    is_labelled: bool = False
+    """Whether this file has had a label of its own; without one it goes by its sibling's."""
+
+
+@dataclass
+class LogDirectory:
+    """All workers' files in a logs directory."""
+
+    path: Path
+    _files: dict[str, _LogFile] = field(default_factory=dict)
+
+    def skip_existing(self) -> None:
+        """Leaves out what stands in the files now: somebody else has passed it on."""
+        for file in self._list_files():
+            file.offset = _size(file.path)
+
+    def read_new(self) -> Iterator[Lines]:
+        """What was written since, of each file at most READ_BYTES_MAX, without begun lines. Lines of no job are left out.
+
+        Each batch counts as passed on when the next one is asked for.
+        """
+        for file in self._list_files():
+            yield from self._read_file(file)
+
+    def _list_files(self) -> list[_LogFile]:
+        # Labels are in the .out files, so these come first.
+        for entry in sorted(os.listdir(self.path), key=lambda name: (name.endswith(".err"), name)):
+            match = None if entry in self._files else _NAME.fullmatch(entry)
+            if match:
+                worker_id, pid, kind = match.groups()
+                self._files[entry] = _LogFile(self.path / entry, worker_id, int(pid), kind == "err")
+        return list(self._files.values())
+
+    def _read_file(self, file: _LogFile) -> Iterator[Lines]:
+        size = _size(file.path)
+        if size == file.offset:
+            return
+        if size < file.offset:
+            # Truncated from outside: what is there is new.
+            file.offset, file.partial, file.cut_bytes = 0, b"", 0
+        try:
+            with open(file.path, "rb") as stream:
+                stream.seek(file.offset)
+                data = stream.read(READ_BYTES_MAX)
+        except FileNotFoundError:
+            return
+        file.offset += len(data)
+        *lines, rest = data.split(b"\n")
+        gathered: list[str] = []
+        gathered_bytes = 0
+        for line in lines:
+            text, is_label = self._finish_line(file, line)
+            if gathered and (
+                is_label or len(gathered) == BATCH_LINES_MAX or gathered_bytes + len(text) > BATCH_BYTES_MAX
+            ):
+                yield from self._batch(file, gathered)
+                gathered, gathered_bytes = [], 0
+            if is_label:
+                self._set_label(file, text)
+            else:
+                gathered.append(text.decode(errors="replace").removesuffix("\r"))
+                gathered_bytes += len(text)
+        yield from self._batch(file, gathered)
+        self._begin_line(file, rest)
+
+    def _finish_line(self, file: _LogFile, data: bytes) -> tuple[bytes, bool]:
+        """(the line, whether it is a label)"""
+        self._begin_line(file, data)
+        line, cut_bytes = file.partial, file.cut_bytes
+        file.partial, file.cut_bytes = b"", 0
+        if cut_bytes:
+            return line + f" … [{cut_bytes} more bytes]".encode(), False
+        return line, _LABEL.fullmatch(line) is not None
+
+    @staticmethod
+    def _begin_line(file: _LogFile, data: bytes) -> None:
+        room = LINE_BYTES_MAX - len(file.partial)
+        file.partial += data[:room]
+        file.cut_bytes += max(0, len(data) - room)
+
+    @staticmethod
+    def _set_label(file: _LogFile, line: bytes) -> None:
+        match = _LABEL.fullmatch(line)
+        assert match is not None
+        kind, value = match[1], match[2].decode(errors="replace").strip()
+        file.is_labelled = True
+        if kind == b"job_id":
+            try:
+                file.job_id = bytes.fromhex(value)
+            except ValueError:
+                file.job_id = b""
+            file.name = ""
+        else:
+            file.name = value
+
+    def _batch(self, file: _LogFile, lines: list[str]) -> Iterator[Lines]:
+        labels = file
+        if not file.is_labelled:
+            for other in self._files.values():
+                if other.worker_id == file.worker_id and other.is_labelled:
+                    labels = other
+        if lines and labels.job_id:
+            yield Lines(labels.job_id, file.pid, labels.name, file.is_error, tuple(lines))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

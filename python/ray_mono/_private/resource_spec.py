@@ -1,0 +1,167 @@
+"""What a node offers: what it was told to, and for the rest what the machine has.
+
+Looks at the processors that this process may use, at the memory that is free, and at NVIDIA's driver; inside a container at the
+container's limits. Amounts are in user units: CPUs, GPUs, bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+CGROUP = Path("/sys/fs/cgroup")
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+SHARED_MEMORY = "/dev/shm"
+
+# Of the memory that is free at the start; Ray's shares.
+MEMORY_SHARE = 0.7
+STORE_SHARE = 0.3
+# Ray's bound: more is only used by programs that ask for it.
+STORE_BYTES_MAX = 200 * 10**9
+# Below this not even a few objects fit beside the allocator's own pages.
+STORE_BYTES_MIN = 1 << 20
+# The rest is left to other users of /dev/shm.
+SHARED_MEMORY_SHARE = 0.95
+
+HAVE_OPTIONS = {
+    "CPU": "num_cpus",
+    "GPU": "num_gpus",
+    "memory": "memory",
+    "object_store_memory": "object_store_memory",
+}
+
+
+def node_resources(
+    *,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    memory_bytes: int | None,
+    object_store_bytes: int | None,
+    custom: Mapping[str, float] | None,
+    node_ip_address: str,
+    is_head: bool,
+) -> dict[str, float]:
+    """Everything that the node offers, in units. Raises ValueError naming the argument that is out of range."""
+    free_bytes = available_memory_bytes()
+    amounts: dict[str, float] = {
+        "CPU": usable_cpus() if num_cpus is None else num_cpus,
+        "GPU": visible_gpus() if num_gpus is None else num_gpus,
+        "memory": int(free_bytes * MEMORY_SHARE) if memory_bytes is None else memory_bytes,
+        "object_store_memory": store_bytes(object_store_bytes, free_bytes),
+    }
+    for name in custom or {}:
+        if name in HAVE_OPTIONS:
+            raise ValueError(f"resources may not hold {name!r}: use {HAVE_OPTIONS[name]} instead")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"resources must have names that are not empty, got {name!r}")
+    amounts.update(custom or {})
+    for name, amount in amounts.items():
+        argument = HAVE_OPTIONS.get(name, f"resources[{name!r}]")
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+            raise ValueError(f"{argument} must be a number, got {amount!r}")
+        if not 0 <= amount < math.inf:
+            raise ValueError(f"{argument} must be a finite number of at least 0, got {amount!r}")
+    amounts[f"node:{node_ip_address}"] = 1.0
+    if is_head:
+        amounts["node:__internal_head__"] = 1.0
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def store_bytes(wanted: int | None, free_bytes: int) -> int:
+    """The object store's capacity. wanted: None for the default. Raises ValueError."""
+    statistics = os.statvfs(SHARED_MEMORY)
+    if wanted is None:
+        room = int(statistics.f_bavail * statistics.f_frsize * SHARED_MEMORY_SHARE)
+        return max(STORE_BYTES_MIN, min(int(free_bytes * STORE_SHARE), room, STORE_BYTES_MAX))
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or wanted < STORE_BYTES_MIN:
+        raise ValueError(f"object_store_memory must be at least {STORE_BYTES_MIN} bytes, got {wanted!r}")
+    size = statistics.f_blocks * statistics.f_frsize
+    if wanted > size:
+        raise ValueError(
+            f"object_store_memory is {wanted} bytes, but {SHARED_MEMORY} holds only {size}: ask for less, or"
+            " enlarge it (in Docker: --shm-size)"
+        )
+    if wanted > statistics.f_bavail * statistics.f_frsize:
+        logger.warning(
+            "object_store_memory is %d bytes, of which only %d are free in %s now: puts may fail before the"
+            " store is full",
+            *(wanted, statistics.f_bavail * statistics.f_frsize, SHARED_MEMORY),
+        )
+    return int(wanted)
+
+
+def usable_cpus() -> int:
+    """Processors that this process may run on, or fewer where the container has a quota."""
+    count = len(os.sched_getaffinity(0))
+    quota = _cpu_quota()
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def available_memory_bytes() -> int:
+    """Memory that programs can still get, on the machine and in the container."""
+    available = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    for directory in _cgroup_directories("memory"):
+        for limit_name, usage_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, usage = _read(directory / limit_name), _read(directory / usage_name)
+            if limit.isdigit() and usage.isdigit():
+                available = min(available, max(0, int(limit) - int(usage)))
+    return available
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs on the machine, or those that CUDA_VISIBLE_DEVICES leaves."""
+    try:
+        count = len(os.listdir(NVIDIA_GPUS))
+    except OSError:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    names = [name for name in visible.split(",") if name.strip() and name.strip() not in ("-1", "NoDevFiles")]
+    return min(count, len(names))
+
+
+def _cpu_quota() -> float | None:
+    """Processors' worth of time that the container may use; None for no limit."""
+    quotas = []
+    for directory in _cgroup_directories("cpu"):
+        quota, period = (_read(directory / "cpu.max").split() + ["", ""])[:2]
+        if not quota:
+            quota, period = _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def _cgroup_directories(controller: str) -> list[Path]:
+    """Where this process's limits stand: its own group and those above, in cgroup v2 or v1."""
+    found = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUP / controller if controllers else CGROUP
+        group = root / path.lstrip("/")
+        while group != root:
+            found.append(group)
+            group = group.parent
+        found.append(root)
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

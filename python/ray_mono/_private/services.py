@@ -1,0 +1,117 @@
+"""The command lines of a node's services, and how one of them is started.
+
+Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now, and finds the package in the folder that it
+was imported from here, be that a checkout, Bazel's runfiles or an installation. The secret travels in the environment, which other
+users cannot read; a command line they can.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+from ray_mono._private.node_plan import NodePlan
+from ray_mono._private.reaper_client import ReaperHandle, ServiceSpec
+from ray_mono._private.session import NodePaths
+
+REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
+
+GCS = "gcs_server"
+OBJECT_MANAGER = "object_manager"
+RAYLET = "raylet"
+LOG_MONITOR = "log_monitor"
+
+
+def start_ray_process(
+    reaper: ReaperHandle,
+    name: str,
+    argv: Sequence[str],
+    paths: NodePaths,
+    env: Mapping[str, str],
+    *,
+    cwd: str | None = None,
+    wants_ready: bool = True,
+    fate_share: bool = True,
+) -> None:
+    """Has the reaper start a process, and does not wait for it. Its output goes to logs/<name>.out and .err.
+
+    fate_share: whether the node ends when this process does. cwd: None is this process's.
+    """
+    reaper.start(
+        ServiceSpec(
+            name=name,
+            argv=list(argv),
+            env=dict(env),
+            stdout=paths.log(name, "out"),
+            stderr=paths.log(name, "err"),
+            cwd=cwd,
+            wants_ready=wants_ready,
+            ends_node=fate_share,
+        )
+    )
+
+
+def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
+    params, env = plan.params, dict(plan.env)
+    if params.redis_embedded:
+        storage = ["--storage", "redis", "--redis-embedded"]
+    elif params.redis_address is not None:
+        storage = ["--storage", "redis", "--redis-address", params.redis_address]
+        env[REDIS_PASSWORD_VARIABLE] = params.redis_password or ""
+    else:
+        storage = ["--storage", "file", "--storage-path", str(plan.paths.session.path / "gcs.sqlite")]
+    host, _, port = plan.gcs_address.rpartition(":")
+    arguments = ["--host", host, "--port", port, "--unix-socket", plan.paths.socket("gcs"), *storage]
+    if params.system_config:
+        arguments += ["--config", json.dumps(dict(params.system_config))]
+    argv = _module("ray_mono.gcs.gcs_server", plan, arguments)
+    start_ray_process(reaper, GCS, argv, plan.paths, env, fate_share=not params.keep_node_without_gcs)
+
+
+def start_object_manager(reaper: ReaperHandle, plan: NodePlan) -> None:
+    arguments = [
+        *("--node-id", plan.paths.node_id, "--gcs-address", plan.gcs_endpoint),
+        *("--store-socket", plan.paths.socket("plasma_store"), "--store-file", plan.paths.store_file),
+        *("--capacity-bytes", str(int(plan.resources["object_store_memory"]))),
+        *("--host", plan.node_ip_address, "--port", str(plan.object_manager_port)),
+    ]
+    settings = plan.params.system_config.get(OBJECT_MANAGER)
+    if settings:
+        arguments += ["--config", json.dumps(settings)]
+    argv = _module("ray_mono.object_manager.object_manager", plan, arguments)
+    start_ray_process(reaper, OBJECT_MANAGER, argv, plan.paths, plan.env)
+
+
+def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
+    params = plan.params
+    arguments = [
+        *("--node-id", plan.paths.node_id, "--gcs-address", plan.gcs_endpoint),
+        *("--socket", plan.paths.socket("raylet")),
+        *("--host", plan.node_ip_address, "--port", str(plan.node_manager_port)),
+        *("--store-socket", plan.paths.socket("plasma_store"), "--store-file", plan.paths.store_file),
+        *("--object-manager-port", str(plan.object_manager_port)),
+        *("--resources", json.dumps(dict(plan.resources)), "--labels", json.dumps(dict(params.labels or {}))),
+        *(["--is-head"] if plan.paths.is_head else []),
+    ]
+    if params.maximum_startup_concurrency is not None:
+        arguments += ["--maximum-startup-concurrency", str(params.maximum_startup_concurrency)]
+    if params.num_prestart_workers is not None:
+        arguments += ["--num-prestart-workers", str(params.num_prestart_workers)]
+    argv = _module("ray_mono.raylet.raylet", plan, arguments)
+    start_ray_process(reaper, RAYLET, argv, plan.paths, plan.env)
+
+
+def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
+    """Nobody waits for it, and the node lives without it: then drivers do not see their workers' output."""
+    arguments = [
+        *("--gcs-address", plan.gcs_endpoint),
+        *("--node-ip", plan.node_ip_address, "--node-id", plan.paths.node_id),
+    ]
+    argv = _module("ray_mono._private.log_monitor", plan, arguments)
+    start_ray_process(reaper, LOG_MONITOR, argv, plan.paths, plan.env, wants_ready=False, fate_share=False)
+
+
+def _module(module: str, plan: NodePlan, arguments: Sequence[str]) -> list[str]:
+    common = ["--session-dir", str(plan.paths.session.path), "--log-level", plan.params.log_level]
+    return [sys.executable, "-m", module, *arguments, *common]

@@ -1,0 +1,63 @@
+"""What the cluster has, in the form in which Ray's programs read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker import current
+from ray_mono.protobuf import common_pb2, gcs_pb2
+
+GCS_TIMEOUT_S = 30.0
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Every node that the cluster has had in this session, dead ones included, by start time.
+
+    Raises RaySystemError where this process is not connected.
+    """
+    reply = current.require().gcs.GetAllNodes(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
+    return [_node_as_dict(node) for node in sorted(reply.nodes, key=lambda node: node.start_time_s)]
+
+
+def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
+    is_alive = node.state == common_pb2.NODE_ALIVE
+    return {
+        "NodeID": node.node_id.hex(),
+        "Alive": is_alive,
+        "NodeManagerAddress": node.host,
+        "NodeManagerHostname": node.hostname,
+        "NodeManagerPort": node.node_manager_port,
+        "ObjectManagerPort": node.object_manager_port,
+        "ObjectStoreSocketName": node.store_socket,
+        "RayletSocketName": node.raylet_socket,
+        "MetricsExportPort": node.metrics_port,
+        "NodeName": node.host,
+        "DeathReason": node.death_cause.kind,
+        "DeathReasonMessage": node.death_cause.message,
+        "alive": is_alive,
+        "Resources": ResourceSet.from_proto(node.total).to_units() if is_alive else {},
+        "Labels": dict(node.labels),
+    }
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the living nodes have in total, in units, by name. Raises RaySystemError where not connected."""
+    return _sum(lambda node: node.total)
+
+
+def available_resources() -> dict[str, float]:
+    """What of it is free, as last reported by the nodes (up to a second old). Raises RaySystemError where not
+    connected.
+    """
+    return _sum(lambda node: node.available)
+
+
+def _sum(part: Any) -> dict[str, float]:
+    reply: gcs_pb2.GetAllResourcesReply = current.require().gcs.GetAllResources(
+        common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S
+    )
+    total = ResourceSet()
+    for node in reply.nodes:
+        total = total + ResourceSet.from_proto(part(node))
+    return total.to_units()

@@ -1,0 +1,353 @@
+"""The driver's life (`init`, `shutdown`) and the calls that everything else is made of: `get`, `put`, `wait`,
+`kill`.
+
+A process is connected while `core_worker.current` has a core worker. In a worker process the executor put it
+there; in a driver `init` does, and keeps the cluster it may have started in `_session`. The calls here check
+what they were given and hand it to the core worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ray_mono._private import init_arguments
+from ray_mono._private.auto_init import connected_core
+from ray_mono._private.ray_context import RayContext
+from ray_mono.core_worker import current
+from ray_mono.core_worker.object_ref import ObjectRef
+
+if TYPE_CHECKING:
+    from ray_mono.actor import ActorHandle
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.job_config import JobConfig
+    from ray_mono.node import Node
+
+T = TypeVar("T")
+logger = logging.getLogger("ray_mono")
+
+# What a process is to its cluster. Only a driver (SCRIPT_MODE) prints the failures of its job.
+SCRIPT_MODE = 0
+WORKER_MODE = 1
+LOCAL_MODE = 2
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What `init` made."""
+
+    core: CoreWorker
+    node: Node | None
+    mode: int
+    context: RayContext
+    pid: int
+
+
+_session: _Session | None = None
+# Held while a session is made or ended. Reentrant, since a function run on all workers may call us.
+_lock = threading.RLock()
+# Given to run_function_on_all_workers; every new session runs them again.
+_functions_for_workers: list[Callable[[dict[str, Any]], None]] = []
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: JobConfig | Mapping[str, Any] | None = None,
+    configure_logging: bool = True,
+    logging_level: int | str = "info",
+    logging_format: str | None = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: Mapping[str, Any] | None = None,
+    **private: Any,
+) -> RayContext:
+    """Connects this process to a cluster, as a driver; starts one if none is meant.
+
+    Args:
+        address: "host:port" or "auto" joins a cluster that runs; "local" starts one; None means
+            RAY_MONO_ADDRESS, else this user's cluster on this machine that `start` made, else a new one,
+            which ends with this process.
+        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by
+            default what the machine has.
+        local_mode: tasks run in this process, one after another, without a cluster.
+        ignore_reinit_error: return the present context where this process is connected already.
+        log_to_driver: print here what workers of this job print; default True.
+        namespace: where this driver's named actors live; a name of its own by default.
+        runtime_env: of workers of this job; "env_vars" so far.
+        configure_logging, logging_level, logging_format: of ray_mono's own logger here, and the cluster's
+            logs.
+        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory.
+
+    Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
+
+    Raises RuntimeError if the process is connected already, or the cluster runs another version;
+    ConnectionError if no cluster answers; ValueError or TypeError for arguments that cannot be.
+    """
+    global _session
+    with _lock:
+        if is_initialized():
+            return _present_context(ignore_reinit_error)
+        init_arguments.refuse_parts_that_do_not_exist(include_dashboard, dashboard_port, private)
+        if configure_logging:
+            init_arguments.configure_logger(logger, logging_level, logging_format)
+        arguments = init_arguments.make(
+            address=address,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            labels=labels,
+            object_store_memory=object_store_memory,
+            log_to_driver=log_to_driver,
+            logging_level=logging_level,
+            namespace=namespace,
+            runtime_env=runtime_env,
+            job_config=job_config,
+            private=private,
+        )
+        _session = _connect_locally(arguments) if local_mode else _connect(arguments)
+        atexit.register(shutdown)
+        try:
+            for function in _functions_for_workers:
+                _session.core.run_function_on_all_workers(function)
+        except BaseException:
+            shutdown()
+            raise
+        return _session.context
+
+
+def _present_context(ignore_reinit_error: bool) -> RayContext:
+    if not ignore_reinit_error:
+        raise RuntimeError(
+            "init() was called, but this process is connected already: call shutdown() first, or pass"
+            " ignore_reinit_error=True"
+        )
+    logger.info("init() was called again and returns the connection that there is.")
+    if _session is not None:
+        return _session.context
+    core = current.require()
+    return RayContext({"node_id": core.node_id.hex(), "session_dir": core.session_dir, "address": None})
+
+
+def _connect(arguments: Any) -> _Session:
+    from ray_mono._private import connection
+
+    connection.raise_open_files_limit()
+    core, node = connection.connect(arguments)
+    current.set(core)
+    return _Session(core, node, SCRIPT_MODE, RayContext(node.address_info), os.getpid())
+
+
+def _connect_locally(arguments: Any) -> _Session:
+    from ray_mono._private.local_mode import LocalCore
+
+    resources = {"CPU": arguments.num_cpus, "GPU": arguments.num_gpus, **(arguments.resources or {})}
+    if arguments.num_cpus is None:
+        resources["CPU"] = os.cpu_count() or 1
+    given = {name: amount for name, amount in resources.items() if amount is not None}
+    core: Any = LocalCore(arguments.namespace, given)
+    current.set(core)
+    context = RayContext({"node_id": core.node_id.hex(), "address": "local", "session_dir": ""})
+    return _Session(core, None, LOCAL_MODE, context, os.getpid())
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Leaves the cluster, and ends it if `init` started it; its processes are gone when this returns.
+
+    Does nothing where `init` was not called, in a worker, or in a fork. `init` may be called again
+    afterwards.
+    """
+    global _session
+    with _lock:
+        session = _session
+        if session is None or session.pid != os.getpid():
+            return
+        _session = None
+        atexit.unregister(shutdown)
+        current.set(None)
+        try:
+            session.core.shutdown()
+        finally:
+            if session.node is not None:
+                session.node.kill_all_processes()
+
+
+def is_initialized() -> bool:
+    """Whether this process is connected: after `init`, and in every worker."""
+    return current.get() is not None
+
+
+def mode() -> int | None:
+    """SCRIPT_MODE, WORKER_MODE or LOCAL_MODE; None where not connected."""
+    if _session is not None:
+        return _session.mode
+    return WORKER_MODE if is_initialized() else None
+
+
+# ---------------------------------------------------------------- objects
+
+
+@overload
+def get(object_refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+
+
+def get(object_refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a reference, or the values of a list of them; waits until they are there.
+
+    Args:
+        timeout: in seconds; None waits as long as it takes, 0 does not wait.
+
+    Raises the task's error (a RayTaskError that is also of the original type), GetTimeoutError,
+    RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
+    """
+    core = connected_core()
+    timeout_s = _timeout_s(timeout)
+    if isinstance(object_refs, ObjectRef):
+        return core.get([object_refs], timeout_s)[0]
+    if not isinstance(object_refs, list):
+        raise ValueError(
+            f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type {type(object_refs).__name__}"
+        )
+    for ref in object_refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"get() takes ObjectRefs, but the list has {ref!r} of type {type(ref).__name__}")
+    return core.get(object_refs, timeout_s)
+
+
+def _timeout_s(timeout: float | None) -> float | None:
+    if timeout is None or timeout == -1:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
+    if not timeout >= 0:
+        raise ValueError(
+            f"timeout must be at least 0 seconds, or None to wait without a bound, got {timeout!r}"
+        )
+    return timeout
+
+
+def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
+    """Stores a value, as it is now, and returns a reference to it. Waits while the store is full.
+
+    Raises TypeError for an ObjectRef and for what cannot be pickled, and ObjectStoreFullError.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError(
+            f"put() was given {value!r}, which is a reference already; to store it as such, put it in a list"
+        )
+    if _owner is not None:
+        raise NotImplementedError("put(_owner=...) is not part of ray_mono yet")
+    return connected_core().put(value)
+
+
+def wait(
+    ray_waitables: list[ObjectRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Waits until `num_returns` of the references have values (or errors).
+
+    Args:
+        num_returns: 1 to as many as there are.
+        timeout: in seconds; None waits as long as it takes.
+        fetch_local: also have the values brought to this node.
+
+    Returns (ready, not ready), both in the order given; at most num_returns are in the first, fewer after a
+    timeout. Raises TypeError or ValueError for anything but a list of different references.
+    """
+    if isinstance(ray_waitables, ObjectRef):
+        raise TypeError(f"wait() takes a list of ObjectRefs, got the single {ray_waitables!r}")
+    if not isinstance(ray_waitables, list):
+        raise TypeError(
+            f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
+        )
+    for ref in ray_waitables:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"wait() takes ObjectRefs, but the list has {ref!r} of type {type(ref).__name__}")
+    timeout_s = _timeout_s(timeout)
+    core = connected_core()
+    if not ray_waitables:
+        return [], []
+    if len(set(ray_waitables)) != len(ray_waitables):
+        raise ValueError(f"wait() takes different ObjectRefs, but the list has repeats: {ray_waitables!r}")
+    if not isinstance(num_returns, int) or not 1 <= num_returns <= len(ray_waitables):
+        raise ValueError(
+            f"num_returns must be from 1 to the number of references ({len(ray_waitables)}), got {num_returns!r}"
+        )
+    return core.wait(ray_waitables, num_returns, timeout_s, fetch_local)
+
+
+# ---------------------------------------------------------------- actors and workers
+
+
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
+    """Ends an actor at once; calls that have not finished fail with ActorDiedError.
+
+    Args:
+        no_restart: False lets it be restarted as if it had crashed, if max_restarts allows.
+
+    Raises ValueError for anything but an actor's handle.
+    """
+    from ray_mono.actor import ActorHandle
+
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill() takes an actor's handle, got {actor!r} of type {type(actor).__name__}")
+    actor._ray_connected_core().kill_actor(actor._ray_state.actor_id, no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
+    """The handle of a named actor. It does not keep the actor alive.
+
+    Args:
+        namespace: where to look; this driver's own if None.
+
+    Raises ValueError if there is no such actor.
+    """
+    from ray_mono._private.actor_metadata import ActorMetadata
+    from ray_mono.actor import weak_handle
+
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a string that is not empty, got {name!r}")
+    if namespace is not None:
+        init_arguments.check_namespace(namespace)
+    core = connected_core()
+    info = core.get_named_actor(name, namespace or core.namespace)
+    return weak_handle(core, info.actor_id, ActorMetadata.loads(info.serialized_handle))
+
+
+def get_gpu_ids() -> list[int]:
+    """Indices of the GPUs that the running task or actor may use; empty on a driver."""
+    return list(connected_core().context.resource_ids().get("GPU", []))
+
+
+def run_function_on_all_workers(function: Callable[[dict[str, Any]], None]) -> None:
+    """Runs `function(worker_info)` once here and once in every worker of this job, those to come included.
+
+    `worker_info` is a dict with "worker". Before `init` it is kept, and run by the next and every later one.
+    Raises what the function raises here; then no worker runs it.
+    """
+    with _lock:
+        core = current.get()
+        if core is not None:
+            core.run_function_on_all_workers(function)
+        if mode() != WORKER_MODE:
+            _functions_for_workers.append(function)

@@ -1,0 +1,299 @@
+"""Actors: what `@ray_mono.remote` makes of a class, and the handles through which its instances are called.
+
+    A = remote(class)   ActorClass       A.remote(...) makes an actor and returns its handle
+    a                   ActorHandle      whoever has one may call; it travels in arguments, values and
+        closures
+    a.method            ActorMethod      a.method.remote(...) submits a call and returns at once
+
+A handle holds a reference to the actor's creation object. With the last handle that reference ends, and with
+it the actor, unless it is detached. Handles from `get_actor`, and the actor's own, hold none and keep nothing
+alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ray_mono._private import actor_metadata, signature
+from ray_mono._private.actor_metadata import BUILT_IN_METHODS, ActorMetadata, MethodMetadata
+from ray_mono._private.auto_init import connected_core
+from ray_mono._private.exported_code import ACTOR_CLASS, ExportedCode, display_name
+from ray_mono._private.options import actor_options, check_actor_options, check_method_options, method_options
+from ray_mono.common.exceptions import ActorHandleNotFoundError
+from ray_mono.common.ids import ActorID
+from ray_mono.core_worker import current
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.object_ref import ObjectRef
+    from ray_mono.core_worker.submission import ActorState
+
+T = TypeVar("T")
+
+
+class ActorClass(Generic[T]):
+    """A class whose instances are actors: processes of their own. Made by `ray_mono.remote`."""
+
+    def __init__(self, plain_class: type[T], options: Mapping[str, Any]) -> None:
+        """Raises as check_actor_options does, and for wrong @method options."""
+        check_actor_options(options)
+        code = ExportedCode(plain_class, ACTOR_CLASS, signature.of(plain_class, display_name(plain_class)))
+        self._set_up(code, actor_metadata.of_class(plain_class), options)
+
+    def _set_up(self, code: ExportedCode, metadata: ActorMetadata, options: Mapping[str, Any]) -> None:
+        self._code = code
+        self._metadata = metadata
+        self._default_options = dict(options)
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(self, name, getattr(code.target, name, None))
+
+    @property
+    def __ray_actor_class__(self) -> type[T]:
+        """The plain class."""
+        return self._code.target  # type: ignore[return-value]
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+        """Makes an actor; returns when the cluster knows of it, not when it runs. Its first call waits for
+        that.
+
+        Raises TypeError for arguments that the constructor does not take or that cannot be pickled, and
+        ValueError if the name is taken (get_if_exists=True returns that actor instead).
+        """
+        self._code.signature.check(args, kwargs)
+        core = connected_core()
+        options = self._default_options
+        retries = options.get("max_task_retries") or 0
+        metadata = (
+            self._metadata if not retries else actor_metadata.of_class(self.__ray_actor_class__, retries)
+        )
+        state = core.create_actor(
+            self._code.descriptor(core),
+            actor_options(
+                options,
+                class_name=metadata.class_name,
+                is_asyncio=metadata.is_asyncio,
+                method_groups=metadata.method_groups(),
+                namespace=core.namespace,
+                handle_metadata=metadata.dumps(),
+            ),
+            signature.flatten(args, kwargs),
+        )
+        return ActorHandle(core, state, state.creation_ref, metadata)
+
+    def options(self, **options: Any) -> ActorClass[T]:
+        """The same class with other options. Raises as `remote(**options)` does."""
+        merged = {**self._default_options, **options}
+        check_actor_options(merged)
+        other: ActorClass[T] = ActorClass.__new__(ActorClass)
+        other._set_up(self._code, self._metadata, merged)
+        return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Part of graphs of tasks, which do not exist yet."""
+        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> ActorHandle[T]:
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self._metadata.class_name
+        raise TypeError(f"actors cannot be instantiated directly: instead of {name}() use {name}.remote()")
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        name = self._metadata.class_name
+        raise TypeError(
+            f"{name} is an actor class, which cannot be inherited from: inherit from the plain class and make the result"
+            " remote"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"class": self.__ray_actor_class__, "options": self._default_options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        plain_class = state["class"]
+        code = ExportedCode(plain_class, ACTOR_CLASS, signature.of(plain_class, display_name(plain_class)))
+        self._set_up(code, actor_metadata.of_class(plain_class), state["options"])
+
+    def __repr__(self) -> str:
+        return f"<actor class {self.__module__}.{self._metadata.class_name}>"
+
+
+class ActorHandle(Generic[T]):
+    """Calls one actor: `handle.method.remote(...)`. Handles of the same actor are equal."""
+
+    def __init__(
+        self,
+        core: CoreWorker,
+        state: ActorState,
+        creation_ref: ObjectRef[Any] | None,
+        metadata: ActorMetadata,
+    ) -> None:
+        """creation_ref: keeps the actor alive; None for a handle that does not."""
+        self._ray_core = core
+        self._ray_state = state
+        self._ray_creation_ref = creation_ref
+        self._ray_metadata = metadata
+        # Of calls without options, by method: calls are the hot path.
+        self._ray_templates: dict[str, Any] = {}
+
+    @property
+    def _actor_id(self) -> ActorID:
+        return ActorID(self._ray_state.actor_id)
+
+    _ray_actor_id = _actor_id
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        # Called for what is not above. Names of ours are missing only while a handle is being made.
+        if name.startswith("_ray_"):
+            raise AttributeError(name)
+        metadata = self._ray_metadata
+        method = metadata.method(name)
+        if method is None:
+            known = ", ".join(each for each in metadata.methods if not each.startswith("__")) or "none"
+            raise AttributeError(
+                f"{metadata.class_name!r} actors have no method {name!r} (attributes are not visible from outside);"
+                f" methods: {known}"
+            )
+        return ActorMethod(self, name, method, None)
+
+    def __dir__(self) -> list[str]:
+        return sorted([*self._ray_metadata.methods, *BUILT_IN_METHODS])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and self._ray_state.actor_id == other._ray_state.actor_id
+
+    def __hash__(self) -> int:
+        return hash(self._ray_state.actor_id)
+
+    def __repr__(self) -> str:
+        return f"Actor({self._ray_metadata.class_name}, {self._ray_state.actor_id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The reference travels inside, and is counted like any other.
+        return _handle_arrived, (self._ray_state.actor_id, self._ray_creation_ref, self._ray_metadata)
+
+    def __copy__(self) -> ActorHandle[T]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ActorHandle[T]:
+        return self
+
+    def _ray_connected_core(self) -> CoreWorker:
+        if current.get() is not self._ray_core:
+            raise ActorHandleNotFoundError(
+                f"{self!r} belongs to a session that is over, or to another process: make it again, or use get_actor()"
+            )
+        return self._ray_core
+
+
+def _handle_arrived(
+    actor_id: bytes, creation_ref: ObjectRef[Any] | None, metadata: ActorMetadata
+) -> ActorHandle[Any]:
+    core = current.require()
+    return ActorHandle(core, core.actor_state(actor_id, creation_ref), creation_ref, metadata)
+
+
+def weak_handle(core: CoreWorker, actor_id: bytes, metadata: ActorMetadata) -> ActorHandle[Any]:
+    """A handle that does not keep the actor alive: from get_actor, and an actor's own."""
+    return ActorHandle(core, core.actor_state(actor_id, None), None, metadata)
+
+
+class ActorMethod:
+    """One method of one actor, to be called with `.remote(...)`."""
+
+    __slots__ = ("_handle", "_metadata", "_name", "_options")
+
+    def __init__(
+        self, handle: ActorHandle[Any], name: str, metadata: MethodMetadata, options: Mapping[str, Any] | None
+    ) -> None:
+        """options: of this call alone; None for the method's own."""
+        self._handle = handle
+        self._name = name
+        self._metadata = metadata
+        self._options = options
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submits a call. Never blocks; calls of one caller run in the order in which they were made.
+
+        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0.
+        Raises TypeError for arguments that the method does not take or that cannot be pickled, and
+        PendingCallsLimitExceeded.
+        """
+        self._metadata.signature.check(args, kwargs)
+        handle = self._handle
+        core = handle._ray_connected_core()
+        template = handle._ray_templates.get(self._name) if self._options is None else None
+        if template is None:
+            template = self._make_template(core)
+        refs = core.submit_actor_task(handle._ray_state, template, signature.flatten(args, kwargs))
+        if template.num_returns == 1:
+            return refs[0]
+        return refs or None
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options. Raises as `@method(**options)` does."""
+        check_method_options(options)
+        return ActorMethod(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Part of graphs of tasks, which do not exist yet."""
+        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def _make_template(self, core: CoreWorker) -> Any:
+        options = {**self._metadata.options, **(self._options or {})}
+        if self._metadata.is_generator and options.get("num_returns") is None:
+            raise NotImplementedError(
+                f"{self._metadata.signature.name} is a generator, which is not possible for actor methods in ray_mono"
+                " yet: return a list, or give num_returns"
+            )
+        chosen = method_options(options, self._handle._ray_metadata.max_task_retries)
+        template = core.actor_method_template(self._name, **chosen)
+        if self._options is None:
+            self._handle._ray_templates[self._name] = template
+        return template
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"actor methods cannot be called directly: instead of object.{self._name}() use"
+            f" object.{self._name}.remote()"
+        )
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._handle!r}>"
+
+
+def exit_actor() -> None:
+    """Ends the actor that calls it, after the call that is running; callers then see ActorDiedError. Never
+    restarted.
+
+    Raises TypeError outside of an actor.
+    """
+    from ray_mono.core_worker.executor import ActorExit
+
+    if not current.require().context.actor_id():
+        raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
+    raise ActorExit
+
+
+def method(**options: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries,
+    retry_exceptions.
+
+    Raises TypeError or ValueError naming the option.
+    """
+    check_method_options(options)
+
+    def annotate(function: Callable[..., T]) -> Callable[..., T]:
+        target = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+        setattr(target, actor_metadata.METHOD_OPTIONS_ATTRIBUTE, dict(options))
+        return function
+
+    return annotate

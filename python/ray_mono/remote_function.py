@@ -1,0 +1,114 @@
+"""Remote functions: what `@ray_mono.remote` makes of a function. `f.remote(...)` submits a task and returns
+at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ray_mono._private import signature
+from ray_mono._private.auto_init import connected_core
+from ray_mono._private.exported_code import FUNCTION, ExportedCode, display_name
+from ray_mono._private.options import check_task_options, task_options
+from ray_mono.core_worker import current
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker, TaskTemplate
+
+Out = TypeVar("Out")
+
+
+class RemoteFunction(Generic[Out]):
+    """A function that runs in worker processes. Made by `ray_mono.remote`.
+
+    Travels by value inside other functions; it can be made before `init`.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an `async def`, and as check_task_options does."""
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise ValueError(
+                f"{display_name(function)} is an 'async def', which cannot be a remote function: wrap it in a function that"
+                " calls asyncio.run(...), or make it a method of an actor"
+            )
+        check_task_options(options)
+        code = ExportedCode(function, FUNCTION, signature.of(function, display_name(function)))
+        self._set_up(code, options)
+
+    def _set_up(self, code: ExportedCode, options: Mapping[str, Any]) -> None:
+        self._code = code
+        self._default_options = dict(options)
+        self._signature = code.signature
+        self._template: TaskTemplate | None = None
+        self._num_returns = 1 if options.get("num_returns") is None else options["num_returns"]
+        for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(self, name, getattr(code.target, name, None))
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        """The plain function."""
+        return self._code.target
+
+    def remote(self, *args: Any, **kwargs: Any) -> Out:
+        """Submits a task. Never blocks; the arguments may hold references, and those at the top are resolved
+        first.
+
+        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0. Raises
+        TypeError for arguments that the function does not take, or that cannot be pickled.
+        """
+        self._signature.check(args, kwargs)
+        core = current.get() or connected_core()
+        template = self._template
+        if template is None or template.core is not core:
+            template = self._prepare(core)
+        refs: Any = core.submit_task(template, signature.flatten(args, kwargs))
+        if self._num_returns == 1:
+            return refs[0]
+        return refs or None  # type: ignore[return-value]
+
+    def options(self, **options: Any) -> RemoteFunction[Any]:
+        """The same function with other options. Raises as `remote(**options)` does."""
+        check_task_options(options)
+        other: RemoteFunction[Any] = RemoteFunction.__new__(RemoteFunction)
+        other._set_up(self._code, {**self._default_options, **options})
+        return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Part of graphs of tasks, which do not exist yet."""
+        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        return self.options(**options).remote(*args, **(kwargs or {}))
+
+    def _prepare(self, core: CoreWorker) -> TaskTemplate:
+        if self._default_options.get("num_returns") is None and inspect.isgeneratorfunction(self._function):
+            raise NotImplementedError(
+                f"{self._signature.name} is a generator, which is not possible for remote functions in ray_mono yet:"
+                " return a list, or give num_returns"
+            )
+        options = task_options(self._default_options, self._signature.name)
+        self._template = core.task_template(self._code.descriptor(core), options)
+        return self._template
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self._signature.name
+        raise TypeError(
+            f"remote functions cannot be called directly: instead of {name}() use {name}.remote()"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what belongs to this process's connection: the receiver has its own. As a state, not as
+        # arguments of a constructor: the function may refer to this object.
+        return {"function": self._function, "options": self._default_options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        function = state["function"]
+        code = ExportedCode(function, FUNCTION, signature.of(function, display_name(function)))
+        self._set_up(code, state["options"])
+
+    def __repr__(self) -> str:
+        return f"<remote function {self.__module__}.{self._signature.name}>"

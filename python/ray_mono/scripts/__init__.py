@@ -1,0 +1,1 @@
+"""The command line: `ray-mono`, or `python -m ray_mono.scripts`."""

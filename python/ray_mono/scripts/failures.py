@@ -1,0 +1,34 @@
+"""Errors that a user of the command line can do something about: shown as one message instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import click
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Turns them into click's; others are bugs of ours and pass."""
+    from ray_mono._private.bootstrap import VersionMismatchError
+    from ray_mono._private.reaper_client import ServiceStartError
+    from ray_mono._private.session import SessionError
+    from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError
+    from ray_mono.rpc.surface import RpcError
+
+    try:
+        yield
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        RpcError,
+        ServiceStartError,
+        SessionError,
+        SecretFileError,
+        VersionMismatchError,
+    ) as error:
+        raise click.ClickException(str(error)) from error
+    except SecretNotFoundError as error:
+        raise click.ClickException(f"this cluster has a secret: {error.args[0]}") from error

@@ -1,0 +1,237 @@
+"""`ray-mono`: the commands and their options. What a command does is in a module of its own, imported when it is called, so that
+`--help` and mistakes are answered at once.
+
+Exit status: 0 done, 1 not done (the message says why), 2 the command line makes no sense.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ray_mono.common.version import VERSION
+
+PORT = click.IntRange(0, 65535)
+# Options of Ray's whose parts do not exist here yet: known, so that the answer is better than "no such option".
+NOT_YET = {
+    "--dashboard-host": "the dashboard",
+    "--dashboard-port": "the dashboard",
+    "--dashboard-agent-listen-port": "the dashboard",
+    "--ray-client-server-port": "the client server (ray://)",
+    "--metrics-export-port": "the export of metrics",
+    "--autoscaling-config": "the autoscaler",
+    "--runtime-env-agent-port": "the agent for runtime environments",
+}
+
+
+class Amounts(click.ParamType[Any]):
+    """A JSON object of numbers."""
+
+    name = "JSON"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, float]:
+        if isinstance(value, dict):
+            return value
+        try:
+            amounts = json.loads(value)
+        except ValueError as error:
+            self.fail(
+                f"""{value!r} is not JSON ({error}); accepted is an object such as '{{"A": 1, "B": 0.5}}'."""
+            )
+        if not isinstance(amounts, dict) or not all(_is_amount(amount) for amount in amounts.values()):
+            self.fail(
+                f"""{value!r} is not an object of numbers of at least 0 such as '{{"A": 1, "B": 0.5}}'."""
+            )
+        return amounts
+
+
+class Labels(click.ParamType[Any]):
+    """name=value,… or a JSON object of texts."""
+
+    name = "LABELS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        try:
+            if value.startswith("{"):
+                labels = json.loads(value)
+            else:
+                labels = dict(pair.split("=", 1) for pair in value.split(",") if pair)
+        except ValueError:
+            labels = None
+        if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
+            self.fail(
+                f"{value!r} does not read as labels; accepted is name=value,name=value or a JSON object of texts."
+            )
+        return labels
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def refuse_what_is_not_yet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of NOT_YET, which end the command."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            option = param.opts[0]
+            raise click.UsageError(
+                f"{option} {value}: {NOT_YET[option]} is not part of this version yet; leave it out."
+            )
+
+    for option, what in reversed(NOT_YET.items()):
+        function = click.option(
+            option,
+            expose_value=False,
+            callback=refuse,
+            metavar="…",
+            help=f"Not part of this version yet: {what}.",
+        )(function)
+    return function
+
+
+def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which cluster a command speaks to."""
+    function = click.option(
+        "--redis-password",
+        metavar="SECRET",
+        help="The cluster's secret; needed only where RAY_MONO_AUTH_TOKEN, the session and ~/.ray_mono/auth_token have none.",
+    )(function)
+    return click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The cluster [default: RAY_MONO_ADDRESS, else this user's on this machine].",
+    )(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="ray_mono")
+def cli() -> None:
+    """Starts, shows and stops clusters of ray_mono."""
+
+
+@cli.command()
+@click.option("--head", is_flag=True, help="Start a new cluster; this is its first node.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="Add a node to this cluster ('auto': the one on this machine)."
+)
+@click.option(
+    "--port", type=PORT, help="With --head: where the cluster is reached; 0 is any free port [default: 6379]."
+)
+@click.option(
+    "--redis-password",
+    metavar="SECRET",
+    help="The cluster's secret. A new cluster draws one where none is given; '' lets everybody in. With --redis-address"
+    " it is that Redis's password too.",
+)
+@click.option(
+    "--redis-address",
+    metavar="HOST:PORT",
+    help="With --head: keep the cluster's tables in this Redis, not in a file.",
+)
+@click.option(
+    "--redis-embedded", is_flag=True, help="With --head: keep them in a redis-server that is started along."
+)
+@click.option(
+    "--node-ip-address", metavar="IP", help="Where others reach this node [default: this machine's address]."
+)
+@click.option("--node-manager-port", type=PORT, help="Of this node's raylet [default: any free port].")
+@click.option(
+    "--object-manager-port", type=PORT, help="Of this node's object manager [default: any free port]."
+)
+@click.option("--num-cpus", type=click.FloatRange(0), help="[default: what this process may use]")
+@click.option("--num-gpus", type=click.FloatRange(0), help="[default: the NVIDIA GPUs that there are]")
+@click.option("--memory", type=click.IntRange(0), metavar="BYTES", help="[default: 70% of what is free]")
+@click.option(
+    "--object-store-memory",
+    type=click.IntRange(1),
+    metavar="BYTES",
+    help="[default: 30% of the free memory, and what /dev/shm holds, at most]",
+)
+@click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
+@click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")
+@click.option(
+    "--temp-dir", metavar="DIR", help="Where sessions lie [default: RAY_MONO_TMPDIR, else /tmp/ray_mono]."
+)
+@click.option(
+    "--block", is_flag=True, help="Stay until the node ends; end it on Ctrl-C, or when this process ends."
+)
+@click.option("--include-dashboard", type=bool, help="There is none yet: only false is accepted.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@refuse_what_is_not_yet
+def start(**options: Any) -> None:
+    """Starts a node: the head of a new cluster, or one more node of a cluster."""
+    if options.pop("include_dashboard"):
+        raise click.UsageError("--include-dashboard true: the dashboard is not part of this version yet.")
+    from ray_mono.scripts.start import start_node
+
+    start_node(**options)
+
+
+@cli.command()
+@click.option(
+    "--address", metavar="HOST:PORT", help="Only the nodes of this cluster [default: all of this user's]."
+)
+@click.option("--temp-dir", metavar="DIR", help="Where the sessions lie, if not in the usual place.")
+@click.option(
+    "--grace-period",
+    type=click.FloatRange(0),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long processes may take to end before they are killed.",
+)
+@click.option("--force", is_flag=True, help="Kill at once.")
+def stop(**options: Any) -> None:
+    """Ends this user's nodes on this machine, and waits until nothing of them is left."""
+    from ray_mono.scripts.stop import stop_nodes
+
+    stop_nodes(**options)
+
+
+@cli.command()
+@address_options
+def status(address: str | None, redis_password: str | None) -> None:
+    """Shows the cluster's nodes, resources, what waits, and actors."""
+    from ray_mono.scripts.status import show_status
+
+    show_status(address, redis_password)
+
+
+@cli.command()
+@address_options
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=5, show_default=True, metavar="SECONDS"
+)
+def healthcheck(address: str | None, redis_password: str | None, timeout: float) -> None:
+    """Ends with 0 where the cluster answers and has a living node, else with 1 and the reason."""
+    from ray_mono.scripts.status import check_health
+
+    check_health(address, redis_password, timeout)
+
+
+def main() -> None:
+    """Runs the command line of this process; does not return."""
+    if importlib.util.find_spec("ray_mono.protobuf") is None or (
+        importlib.util.find_spec("ray_mono.protobuf.gcs_pb2") is None
+    ):
+        sys.exit(
+            "ray-mono: the code generated from protobuf/ is missing: run `pip install -e .` in the checkout, or use"
+            " `./bazelw run //:ray_mono -- …`"
+        )
+    cli(prog_name="ray-mono")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`ray-mono start`: a node that outlives this process, or with --block one that lasts as long as it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+
+import click
+
+from ray_mono._private.bootstrap import find_cluster, node_ip_address
+from ray_mono._private.parameter import DEFAULT_PORT, RayParams
+from ray_mono._private.ports import PortInUseError
+from ray_mono.node import Node
+from ray_mono.rpc.auth import TOKEN_FILE_NAME, TOKEN_VARIABLE, USER_TOKEN_PATH
+from ray_mono.scripts import failures
+
+HEAD_ONLY = ("port", "redis_address", "redis_embedded")
+
+
+def start_node(
+    *,
+    head: bool,
+    address: str | None,
+    port: int | None,
+    redis_password: str | None,
+    redis_address: str | None,
+    redis_embedded: bool,
+    node_ip_address: str | None,
+    node_manager_port: int | None,
+    object_manager_port: int | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    memory: int | None,
+    object_store_memory: int | None,
+    resources: Mapping[str, float] | None,
+    labels: Mapping[str, str] | None,
+    temp_dir: str | None,
+    block: bool,
+    log_level: str,
+) -> None:
+    """The command; its arguments are the options of their names."""
+    _check_together(
+        head, address, {"port": port, "redis_address": redis_address, "redis_embedded": redis_embedded}
+    )
+    params = RayParams(
+        gcs_server_port=port,
+        redis_password=redis_password,
+        redis_address=redis_address,
+        redis_embedded=redis_embedded,
+        node_ip_address=node_ip_address,
+        node_manager_port=node_manager_port,
+        object_manager_port=object_manager_port,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        memory=memory,
+        object_store_memory=object_store_memory,
+        resources=resources,
+        labels=labels,
+        temp_dir=temp_dir,
+        log_level=log_level,
+    )
+    with failures.shown():
+        node = _start_head(params) if head else _join(params, address)
+        if not block:
+            # Before it is on its own: what cannot be found again could not be stopped either.
+            node.detach()
+    _say_what_now(node, params, block)
+    if block:
+        _stay(node)
+
+
+def _check_together(head: bool, address: str | None, head_only: Mapping[str, object]) -> None:
+    if head and address is not None:
+        raise click.UsageError(
+            f"--head starts a new cluster and --address {address} joins one: give one of them."
+        )
+    if not head and address is None:
+        raise click.UsageError("give --head to start a cluster, or --address=HOST:PORT to add a node to one.")
+    for name, value in head_only.items():
+        if not head and value not in (None, False):
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} belongs to --head: a node that joins has none."
+            )
+
+
+def _start_head(params: RayParams) -> Node:
+    params.update_if_absent(gcs_server_port=DEFAULT_PORT, node_ip_address=node_ip_address())
+    try:
+        node = Node(params, head=True)
+    except PortInUseError as error:
+        raise click.ClickException(
+            f"{error.strerror}. Choose another port (--port, --node-manager-port, --object-manager-port; 0 is any free"
+            " one); `ray-mono stop` ends this user's clusters."
+        ) from error
+    node.make_current()
+    return node
+
+
+def _join(params: RayParams, address: str | None) -> Node:
+    cluster = find_cluster(address)
+    if cluster is None:
+        raise click.UsageError(
+            f"--address {address} names no cluster to join; accepted is host:port, or 'auto'."
+        )
+    params.gcs_address = cluster.address
+    node = Node(params, session_dir=cluster.session_dir)
+    if cluster.session_dir is None:
+        # The first node here: from now on `auto` means its cluster on this machine.
+        node.make_current()
+    return node
+
+
+def _say_what_now(node: Node, params: RayParams, block: bool) -> None:
+    amounts = ", ".join(
+        f"{amount:g} {name}"
+        for name, amount in node.resources.items()
+        if name in ("CPU", "GPU", *(params.resources or {}))
+    )
+    what = "A cluster runs at" if node.is_head() else "This machine has a new node of the cluster at"
+    click.echo(f"{what} {node.gcs_address} (node {node.node_id[:8]}: {amounts}).")
+    click.echo(f"Logs are in {node.logs_dir}\n")
+    if not node.secret:
+        click.secho(
+            "WARNING: the password is empty, so there is no authentication: everybody who reaches"
+            f" {node.gcs_address} can run code as this user.\n",
+            fg="red",
+            err=True,
+        )
+    if node.is_head():
+        _say_how_to_join(node, params)
+    click.echo('In Python on this machine:\n    import ray_mono\n    ray_mono.init(address="auto")\n')
+    if block:
+        click.echo("Ctrl-C ends the node.")
+    else:
+        click.echo(
+            f"To end {'it' if node.is_head() else 'the nodes on this machine'}:\n    {_command()} stop"
+        )
+
+
+def _say_how_to_join(node: Node, params: RayParams) -> None:
+    address = f"start --address={node.gcs_address}"
+    click.echo(f"To add a node, on this machine:\n    {_command()} {address}")
+    there = f"    {'ray-mono' if _is_installed() else 'python -m ray_mono.scripts'} {address}"
+    if node.node_ip_address.startswith("127."):
+        click.echo("(Other machines cannot reach it: it listens on loopback; see --node-ip-address.)\n")
+    elif params.redis_password:
+        click.echo(
+            f"on another:\n{there} --redis-password=<the password that this cluster was started with>\n"
+        )
+    elif node.secret:
+        secret_file = f"{node.session_dir}/{TOKEN_FILE_NAME}"
+        click.echo(
+            f"on another, once the secret, which is in {secret_file}, is in {USER_TOKEN_PATH} there (or in"
+            f" {TOKEN_VARIABLE}):\n{there}\n"
+        )
+    else:
+        click.echo(f"on another:\n{there} --redis-password=''\n")
+
+
+def _is_installed() -> bool:
+    """Whether this is the installed program, which is found by its name."""
+    return os.path.basename(sys.argv[0]) == "ray-mono"
+
+
+def _command() -> str:
+    """How to call this program again on this machine."""
+    if _is_installed():
+        return "ray-mono"
+    if "BUILD_WORKSPACE_DIRECTORY" in os.environ:
+        # Bazel's `run` says so; in its runfiles nothing but Bazel finds the package.
+        return "./bazelw run //:ray_mono --"
+    return f"{shlex.quote(sys.executable)} -m ray_mono.scripts"
+
+
+def _stay(node: Node) -> None:
+    def end(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    sys.stdout.flush()
+    try:
+        node.until_ended()
+    except KeyboardInterrupt:
+        click.echo("Ending the node.")
+        node.kill_all_processes()
+        return
+    reasons = "; ".join(node.dead_processes()) or "it was stopped"
+    node.kill_all_processes()
+    raise click.ClickException(f"the node has ended: {reasons}. Its logs are in {node.logs_dir}")

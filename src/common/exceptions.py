@@ -1,0 +1,358 @@
+"""Every error that users of ray_mono can catch; `ray_mono.exceptions` is this list. The names, and which is a
+kind of which, are Ray's.
+
+An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner
+or object that is gone is the environment. RaySystemError is ours. All of them travel: what a constructor is
+given is what is pickled.
+"""
+
+from __future__ import annotations
+
+from ray_mono.common.object_errors import (
+    ObjectFetchTimedOutError,
+    ObjectFreedError,
+    ObjectLostError,
+    ObjectReconstructionFailedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OwnerDiedError,
+    PlasmaObjectNotAvailable,
+    ReferenceCountingAssertionError,
+)
+from ray_mono.common.task_error import RayError, RayTaskError, UnserializableException
+
+__all__ = [
+    "ActorAlreadyExistsError",
+    "ActorDiedError",
+    "ActorHandleNotFoundError",
+    "ActorPlacementGroupRemoved",
+    "ActorUnavailableError",
+    "ActorUnschedulableError",
+    "AsyncioActorExit",
+    "AuthenticationError",
+    "CrossLanguageError",
+    "GetTimeoutError",
+    "LocalRayletDiedError",
+    "NodeDiedError",
+    "ObjectFetchTimedOutError",
+    "ObjectFreedError",
+    "ObjectLostError",
+    "ObjectReconstructionFailedError",
+    "ObjectRefStreamEndOfStreamError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
+    "OwnerDiedError",
+    "PendingCallsLimitExceeded",
+    "PlasmaObjectNotAvailable",
+    "RayActorError",
+    "RayChannelError",
+    "RayChannelTimeoutError",
+    "RayError",
+    "RaySystemError",
+    "RayTaskError",
+    "ReferenceCountingAssertionError",
+    "RpcError",
+    "RuntimeEnvSetupError",
+    "TaskCancelledError",
+    "TaskPlacementGroupRemoved",
+    "TaskUnschedulableError",
+    "UnserializableException",
+    "UserCodeException",
+    "WorkerCrashedError",
+]
+
+
+class UserCodeException(RayError):
+    """Code that a library was given raised; the library names where."""
+
+
+class CrossLanguageError(RayError):
+    """A task in another language failed.
+
+    Args:
+        message: the formatted error of there.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"A task in another language failed:\n{self.args[0]}"
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """`get` was given a timeout, and the value was not there in time."""
+
+
+# ---------------------------------------------------------------- workers and nodes
+
+
+class _FixedMessage(RayError):
+    """Has a sentence of its own, which the message given replaces."""
+
+    sentence = ""
+
+    def __str__(self) -> str:
+        return super().__str__() or self.sentence
+
+
+class WorkerCrashedError(_FixedMessage):
+    """The process that ran the task ended before it answered, more often than the task may be retried."""
+
+    sentence = (
+        "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
+    )
+
+
+class LocalRayletDiedError(_FixedMessage):
+    """The raylet of the node where the task ran is gone."""
+
+    sentence = "The raylet of the task's node died. Its log is in the session's logs directory, as raylet*."
+
+
+class NodeDiedError(RayError):
+    """The node is gone, or is believed to be.
+
+    Args:
+        message: which, and how that was noticed.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class OutOfMemoryError(RayError):
+    """A worker was ended because its node ran out of memory.
+
+    Args:
+        message: what was used and allowed.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RaySystemError(RayError):
+    """Something in ray_mono itself failed, or it is used before `init`.
+
+    Args:
+        client_exc: the reason.
+        traceback_str: where, if known.
+    """
+
+    def __init__(self, client_exc: object, traceback_str: str | None = None) -> None:
+        super().__init__(client_exc, traceback_str)
+        self.client_exc = client_exc
+        self.traceback_str = traceback_str
+
+    def __str__(self) -> str:
+        return f"System error: {self.client_exc}" + (f"\n{self.traceback_str}" if self.traceback_str else "")
+
+
+class RpcError(RayError):
+    """A service did not do what it was asked.
+
+    Args:
+        message: the service's reason.
+        rpc_code: the number of the status, as gRPC counts them.
+    """
+
+    def __init__(self, message: str, rpc_code: int | None = None) -> None:
+        super().__init__(message, rpc_code)
+        self.message = message
+        self.rpc_code = rpc_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class AuthenticationError(RayError):
+    """The cluster did not accept the secret.
+
+    Args:
+        message: what was tried, and how to pass another.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RayChannelError(RaySystemError):
+    """A channel of a compiled graph is broken or closed."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A channel of a compiled graph was not ready in time."""
+
+
+# ---------------------------------------------------------------- tasks
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled before or while it ran.
+
+    Args:
+        task_id: of the task, as an id or in hex.
+        error_message: more about it.
+    """
+
+    def __init__(self, task_id: object = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        text = "The task was cancelled." if self.task_id is None else f"Task {self.task_id} was cancelled."
+        return f"{text} {self.error_message}" if self.error_message else text
+
+
+class TaskUnschedulableError(RayError):
+    """No node can ever run the task.
+
+    Args:
+        error_message: what it needs, and what there is.
+    """
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The task cannot be scheduled: {self.error_message}"
+
+
+class TaskPlacementGroupRemoved(_FixedMessage):
+    """The placement group that the task was to run in is gone."""
+
+    sentence = "The placement group of this task was removed."
+
+
+class RuntimeEnvSetupError(RayError):
+    """The runtime environment of a task or actor could not be made.
+
+    Args:
+        error_message: the reason.
+    """
+
+    def __init__(self, error_message: str | None = None) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return "The runtime environment could not be set up." + (
+            f"\n{self.error_message}" if self.error_message else ""
+        )
+
+
+class PendingCallsLimitExceeded(RayError):
+    """The actor's `max_pending_calls` calls are waiting already."""
+
+
+class ObjectRefStreamEndOfStreamError(RayError):
+    """A generator task has no more values."""
+
+
+# ---------------------------------------------------------------- actors
+
+
+class RayActorError(RayError):
+    """The actor could not do the call.
+
+    Args:
+        actor_id: in hex, if known.
+        error_msg: what happened.
+        actor_init_failed: whether its constructor raised.
+        preempted: whether its node was taken away by the provider.
+    """
+
+    BASE_ERROR_MSG = "The actor failed before it finished this call."
+
+    def __init__(
+        self,
+        actor_id: str | None = None,
+        error_msg: str = BASE_ERROR_MSG,
+        actor_init_failed: bool = False,
+        preempted: bool = False,
+    ) -> None:
+        super().__init__(actor_id, error_msg, actor_init_failed, preempted)
+        self.actor_id = actor_id
+        self.error_msg = error_msg
+        self.preempted = preempted
+        self._actor_init_failed = actor_init_failed
+
+    def __str__(self) -> str:
+        return self.error_msg
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead, and stays dead.
+
+    Args:
+        cause: the RayTaskError of its constructor; or text for people about its death; or None if nothing is
+            known.
+        actor_id: in hex; taken from a RayTaskError if not given.
+    """
+
+    BASE_ERROR_MSG = "The actor died before it finished this call."
+
+    def __init__(self, cause: RayTaskError | str | None = None, actor_id: str | None = None) -> None:
+        if isinstance(cause, RayTaskError):
+            text = f"The actor died because its constructor raised: {cause}"
+            super().__init__(actor_id or cause.actor_id, text, actor_init_failed=True)
+        else:
+            super().__init__(actor_id, f"{self.BASE_ERROR_MSG}\n{cause}" if cause else self.BASE_ERROR_MSG)
+        self.cause = cause
+        self.args = (cause, actor_id)
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor cannot be reached now; it may be again later. Whether the call ran is unknown.
+
+    Args:
+        error_message: the reason.
+        actor_id: as bytes, if known.
+    """
+
+    def __init__(self, error_message: str, actor_id: bytes | None = None) -> None:
+        hex_id = actor_id.hex() if actor_id else None
+        name = f"The actor {hex_id}" if hex_id else "The actor"
+        text = f"{name} is unavailable: {error_message}. The call may or may not have been executed."
+        super().__init__(hex_id, text)
+        self.args = (error_message, actor_id)
+
+
+class ActorUnschedulableError(RayError):
+    """No node can ever run the actor.
+
+    Args:
+        error_message: what it needs, and what there is.
+    """
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The actor cannot be scheduled: {self.error_message}"
+
+
+class ActorPlacementGroupRemoved(_FixedMessage):
+    """The placement group that the actor was to live in is gone."""
+
+    sentence = "The placement group of this actor was removed."
+
+
+class ActorAlreadyExistsError(ValueError, RayError):
+    """The name is taken by another actor of the namespace."""
+
+
+class ActorHandleNotFoundError(ValueError, RayError):
+    """No actor of this name, or this handle is of another session."""
+
+
+class AsyncioActorExit(RayError):
+    """Ends an async actor from within; users do not see it."""

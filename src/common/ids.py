@@ -1,0 +1,174 @@
+"""Identifiers, with Ray's sizes and nesting: job 4 bytes, actor 16, task 24, object 28, node and worker 28.
+
+    actor  = 12 bytes of its own + job
+    task   =  8 bytes of its own + actor   (a normal task carries the nil actor of its job)
+    object = task that made it + 4 bytes index, little-endian
+
+A task id is derived from its job, its parent task and the parent's counter, never drawn, so that running the parent again (lineage)
+makes the same ids. Returns have the indices 1, 2, …; `put`s start at PUT_INDEX_BASE; they never overlap. Inside the services ids
+are these classes; on the hot path of the core worker they are the raw bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import ClassVar, TypeVar
+
+PUT_INDEX_BASE = 1 << 31
+
+_Self = TypeVar("_Self", bound="BaseID")
+
+
+class BaseID:
+    """An immutable identifier of SIZE bytes. Equal only to an id of its own kind."""
+
+    SIZE: ClassVar[int] = 0
+    __slots__ = ("_bytes",)
+
+    def __init__(self, id_bytes: bytes) -> None:
+        if not isinstance(id_bytes, bytes) or len(id_bytes) != self.SIZE:
+            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, got {id_bytes!r}")
+        self._bytes = id_bytes
+
+    @classmethod
+    def nil(cls: type[_Self]) -> _Self:
+        return cls(b"\xff" * cls.SIZE)
+
+    @classmethod
+    def from_random(cls: type[_Self], rng: random.Random) -> _Self:
+        return cls(rng.getrandbits(8 * cls.SIZE).to_bytes(cls.SIZE, "little"))
+
+    @classmethod
+    def from_hex(cls: type[_Self], text: str) -> _Self:
+        return cls(bytes.fromhex(text))
+
+    @classmethod
+    def from_binary(cls: type[_Self], id_bytes: bytes) -> _Self:
+        return cls(id_bytes)
+
+    def binary(self) -> bytes:
+        return self._bytes
+
+    def hex(self) -> str:
+        return self._bytes.hex()
+
+    def is_nil(self) -> bool:
+        return self._bytes == b"\xff" * self.SIZE
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._bytes == other._bytes  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __lt__(self: _Self, other: _Self) -> bool:
+        return self._bytes < other._bytes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._bytes.hex()})"
+
+    def __reduce__(self) -> tuple[type[BaseID], tuple[bytes]]:
+        return type(self), (self._bytes,)
+
+
+class NodeID(BaseID):
+    SIZE = 28
+    __slots__ = ()
+
+
+class WorkerID(BaseID):
+    SIZE = 28
+    __slots__ = ()
+
+
+class ClusterID(BaseID):
+    SIZE = 28
+    __slots__ = ()
+
+
+class FunctionID(BaseID):
+    SIZE = 28
+    __slots__ = ()
+
+
+class PlacementGroupID(BaseID):
+    SIZE = 18
+    __slots__ = ()
+
+
+class JobID(BaseID):
+    SIZE = 4
+    __slots__ = ()
+
+    @classmethod
+    def from_int(cls, number: int) -> JobID:
+        """Job number `number`, 1 for the cluster's first driver; big-endian as Ray prints them."""
+        return cls(number.to_bytes(cls.SIZE, "big"))
+
+    def int(self) -> int:
+        return int.from_bytes(self._bytes, "big")
+
+
+class ActorID(BaseID):
+    SIZE = 16
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, job_id: bytes, parent_task_id: bytes, counter: int) -> ActorID:
+        digest = hashlib.blake2b(b"actor" + parent_task_id + counter.to_bytes(8, "little"), digest_size=12).digest()
+        return cls(digest + job_id)
+
+    @property
+    def job_id(self) -> JobID:
+        return JobID(self._bytes[-JobID.SIZE :])
+
+
+class TaskID(BaseID):
+    SIZE = 24
+    __slots__ = ()
+
+    @classmethod
+    def for_driver(cls, job_id: bytes) -> TaskID:
+        return cls(b"\xff" * 8 + nil_actor_of(job_id))
+
+    @classmethod
+    def for_actor_creation(cls, actor_id: bytes) -> TaskID:
+        return cls(b"\xff" * 8 + actor_id)
+
+    @property
+    def actor_id(self) -> ActorID:
+        return ActorID(self._bytes[8:])
+
+    @property
+    def job_id(self) -> JobID:
+        return JobID(self._bytes[-JobID.SIZE :])
+
+
+class ObjectID(BaseID):
+    SIZE = 28
+    __slots__ = ()
+
+    @property
+    def task_id(self) -> TaskID:
+        return TaskID(self._bytes[: TaskID.SIZE])
+
+    @property
+    def index(self) -> int:
+        return int.from_bytes(self._bytes[TaskID.SIZE :], "little")
+
+
+def nil_actor_of(job_id: bytes) -> bytes:
+    """The actor id that normal tasks of a job carry."""
+    return b"\xff" * 12 + job_id
+
+
+def task_id_bytes(parent_task_id: bytes, counter: int, actor_id: bytes) -> bytes:
+    """The id of the `counter`-th task that `parent_task_id` submitted. `actor_id` is the actor called, or nil_actor_of(job)."""
+    digest = hashlib.blake2b(parent_task_id + counter.to_bytes(8, "little"), digest_size=8).digest()
+    return digest + actor_id
+
+
+def object_id_bytes(task_id: bytes, index: int) -> bytes:
+    """The id of a task's `index`-th object: returns from 1, puts from PUT_INDEX_BASE."""
+    return task_id + index.to_bytes(4, "little")

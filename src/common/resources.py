@@ -1,0 +1,95 @@
+"""Amounts of resources: exact integers in ten-thousandths of a unit, so that ten tenths are one on every node.
+
+A ResourceSet is an immutable value; arithmetic gives new ones, and zero amounts do not exist in it. On the wire it is
+`ResourceSet.amounts`. Names are Ray's: CPU, GPU, memory, object_store_memory, and whatever the user invents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ray_mono.protobuf import common_pb2
+
+SCALE = 10_000
+CPU = "CPU"
+GPU = "GPU"
+MEMORY = "memory"
+OBJECT_STORE_MEMORY = "object_store_memory"
+# Whole numbers above one only: a task cannot hold 1.5 accelerators (Ray's rule).
+UNIT_INSTANCE_RESOURCES = frozenset({GPU})
+
+
+class ResourceSet:
+    """Amounts by name. Iterates in name order, so that decisions do not depend on insertion order."""
+
+    __slots__ = ("_amounts",)
+
+    def __init__(self, amounts: Mapping[str, int] | None = None) -> None:
+        """amounts: ten-thousandths by name; may be negative (a ledger that resumed blocked tasks)."""
+        self._amounts = {name: amount for name, amount in sorted((amounts or {}).items()) if amount}
+
+    @classmethod
+    def from_units(cls, units: Mapping[str, float]) -> ResourceSet:
+        """From user units, e.g. {"CPU": 0.5}. Raises ValueError naming the resource that is negative, or finer than 0.0001."""
+        amounts = {}
+        for name, amount in units.items():
+            if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+                raise ValueError(f"resource {name!r} must be a number, got {amount!r}")
+            if not 0 <= amount < float("inf"):
+                raise ValueError(f"resource {name!r} must be a finite number of at least 0, got {amount!r}")
+            scaled = round(amount * SCALE)
+            if amount and not scaled:
+                raise ValueError(f"resource {name!r} is {amount!r}: the smallest amount is {1 / SCALE}")
+            amounts[name] = scaled
+        return cls(amounts)
+
+    @classmethod
+    def from_proto(cls, message: common_pb2.ResourceSet) -> ResourceSet:
+        return cls(message.amounts)
+
+    def to_proto(self) -> common_pb2.ResourceSet:
+        return common_pb2.ResourceSet(amounts=self._amounts)
+
+    def to_units(self) -> dict[str, float]:
+        """User units, as `cluster_resources()` shows them (always floats, as in Ray)."""
+        return {name: amount / SCALE for name, amount in self._amounts.items()}
+
+    def get(self, name: str) -> int:
+        return self._amounts.get(name, 0)
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        return iter(self._amounts.items())
+
+    def fits_in(self, available: ResourceSet) -> bool:
+        """Whether every amount is there in `available`. Nothing fits where an amount asked for is negative there."""
+        return all(available.get(name) >= amount for name, amount in self._amounts.items())
+
+    def missing_from(self, available: ResourceSet) -> ResourceSet:
+        """What `available` lacks of this, for messages."""
+        return ResourceSet(
+            {name: amount - available.get(name) for name, amount in self._amounts.items() if amount > available.get(name)}
+        )
+
+    def only(self, *names: str) -> ResourceSet:
+        return ResourceSet({name: self.get(name) for name in names})
+
+    def __add__(self, other: ResourceSet) -> ResourceSet:
+        return ResourceSet({name: self.get(name) + other.get(name) for name in {**self._amounts, **other._amounts}})
+
+    def __sub__(self, other: ResourceSet) -> ResourceSet:
+        return ResourceSet({name: self.get(name) - other.get(name) for name in {**self._amounts, **other._amounts}})
+
+    def __bool__(self) -> bool:
+        return bool(self._amounts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResourceSet) and self._amounts == other._amounts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._amounts.items()))
+
+    def __str__(self) -> str:
+        """For people: {CPU: 1, A: 0.5}."""
+        return "{" + ", ".join(f"{name}: {amount / SCALE:g}" for name, amount in self._amounts.items()) + "}"
+
+    __repr__ = __str__

@@ -1,0 +1,252 @@
+"""The error that carries an exception from a remote function back to whoever asks for its result.
+
+What the user wants at `get` is to catch the type that was raised there, and to read the traceback of there.
+So a RayTaskError holds the exception (`cause`) and the remote traceback as text, and `as_instanceof_cause()`
+gives an error of a type made on the spot that is a RayTaskError and the cause's type at once. Making it must
+not run the user's constructor, which may want other arguments than it kept, or refuse: instances are made by
+the nearest built-in type, and whatever they lack is looked up on the cause.
+
+An error must always arrive, whatever is inside it. Pickling tries, in this order: the cause as it is; its
+type, arguments and those attributes that can be pickled; its text (UnserializableException). The cause
+travels as bytes of its own, so that a receiver that cannot load it (a module is missing there) still gets the
+text.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+_HEAP_TYPE_FLAG = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not built into the interpreter
+_combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref.WeakValueDictionary()
+
+
+class RayError(Exception):
+    """Whatever ray_mono raises about the cluster, a task, an actor or an object."""
+
+
+class UnserializableException(RayError):
+    """Stands for an exception that could not travel.
+
+    Args:
+        original_stack_trace: the text of the original exception.
+    """
+
+    def __init__(self, original_stack_trace: str) -> None:
+        super().__init__(original_stack_trace)
+        self._original_stack_trace = original_stack_trace
+
+    def __str__(self) -> str:
+        return "The exception itself could not be brought here; its text is:\n" + self._original_stack_trace
+
+
+class RayTaskError(RayError):
+    """A remote function or actor method raised. `str()` shows where, with the traceback of there.
+
+    Args:
+        function_name: as the user knows it: "f", "Actor.method".
+        traceback_str: the remote traceback, ready to print.
+        cause: what was raised. If that is itself a RayTaskError (the function asked for a failed result), its
+            own cause is meant.
+        proctitle: the title of the process at that time; "ray_mono::<function_name>()" if None.
+        pid: of the process; this one's if None.
+        ip: address of the node, or None.
+        actor_repr, actor_id: for actor methods; the id in hex.
+    """
+
+    # With values, so that a property of this name in the cause's type is not found first.
+    function_name: str = ""
+    traceback_str: str = ""
+    cause: BaseException = RayError()
+    proctitle: str = ""
+    pid: int = 0
+    ip: str | None = None
+    actor_repr: str | None = None
+    actor_id: str | None = None
+
+    def __init__(
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException,
+        proctitle: str | None = None,
+        pid: int | None = None,
+        ip: str | None = None,
+        actor_repr: str | None = None,
+        actor_id: str | None = None,
+    ) -> None:
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        self._fill(
+            function_name=function_name,
+            traceback_str=traceback_str,
+            cause=cause,
+            proctitle=proctitle or f"ray_mono::{function_name}()",
+            pid=os.getpid() if pid is None else pid,
+            ip=ip,
+            actor_repr=actor_repr,
+            actor_id=actor_id,
+        )
+        super().__init__(function_name, traceback_str, cause, self.proctitle, self.pid, ip)
+
+    def _fill(self, **fields: Any) -> None:
+        # Not by assignment: the cause's type, which a combined error also is, may forbid that (a frozen
+        # dataclass).
+        vars(self).update(fields)
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """This error as one that `except` clauses for the cause's type catch too.
+
+        Returns self where that cannot be: the cause is itself an error of ray_mono's about tasks, its type
+        cannot be subclassed, or it is no Exception (a KeyboardInterrupt from there must not pass for one
+        here).
+        """
+        cause_type = type(self.cause)
+        if not isinstance(self.cause, Exception) or issubclass(RayTaskError, cause_type):
+            return self
+        if isinstance(self, cause_type) or cause_type is UnserializableException:
+            return self
+        try:
+            combined = _combined_types.get(cause_type) or _make_combined_type(cause_type)
+            error = _new_without_user_code(combined, self.cause)
+            error._fill(**_fields(self))
+            object.__setattr__(error, "args", (self.cause,))
+        except Exception:  # the user's metaclass, __init_subclass__ or slots refuse: whatever they raise
+            return self
+        return error
+
+    def __str__(self) -> str:
+        place = [f"pid={self.pid}"]
+        place += [f"ip={self.ip}"] if self.ip else []
+        place += [f"actor_id={self.actor_id}"] if self.actor_id else []
+        place += [f"repr={self.actor_repr}"] if self.actor_repr else []
+        return f"{self.proctitle} ({', '.join(place)})\n{self.traceback_str.rstrip()}"
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Not __reduce__: a cause's type may define __reduce_ex__, which pickle prefers.
+        fields = _fields(self)
+        text = _text_of(fields.pop("cause"))
+        return _rebuild, (fields, _pack_cause(self.cause), text, type(self) is not RayTaskError)
+
+
+def _fields(error: RayTaskError) -> dict[str, Any]:
+    return {name: getattr(error, name) for name in RayTaskError.__annotations__}
+
+
+def _make_combined_type(cause_type: type[BaseException]) -> type[RayTaskError]:
+    name = f"RayTaskError({cause_type.__name__})"
+
+    def look_up_on_cause(self: RayTaskError, attribute: str) -> Any:
+        # Called for what the instance lacks, since no constructor of the cause's type ran.
+        return getattr(self.cause, attribute)
+
+    def show(self: RayTaskError) -> str:
+        return f"{name}({self.cause!r})"
+
+    body = {
+        "__module__": "ray_mono.exceptions",
+        "__qualname__": name,
+        "__doc__": f"A remote {cause_type.__name__}: both that and a RayTaskError.",
+        "__getattr__": look_up_on_cause,
+        "__repr__": show,
+        "__str__": RayTaskError.__str__,
+        "__reduce_ex__": RayTaskError.__reduce_ex__,
+    }
+    combined = types.new_class(name, (RayTaskError, cause_type), {}, lambda namespace: namespace.update(body))
+    _combined_types[cause_type] = combined
+    return combined
+
+
+def _new_without_user_code(combined: type[RayTaskError], cause: BaseException) -> RayTaskError:
+    """An instance made by the nearest built-in type, so that OSError.errno and the like are there."""
+    built_in: Any = combined
+    while built_in.__flags__ & _HEAP_TYPE_FLAG:
+        built_in = built_in.__base__
+    arguments, *state = built_in.__reduce__(cause)[1:]
+    error: RayTaskError = built_in.__new__(combined, *arguments)
+    built_in.__init__(error, *arguments)
+    for attributes in state:  # ImportError keeps its name and path so
+        for name, value in (attributes or {}).items():
+            descriptor = getattr(built_in, name, None)
+            if isinstance(descriptor, types.MemberDescriptorType):
+                descriptor.__set__(error, value)
+    return error
+
+
+def _pack_cause(cause: BaseException) -> bytes:
+    """The cause as bytes that load, or b"" if there is no way."""
+    for reduced in (_as_it_is, _as_parts):
+        try:
+            packed = cloudpickle.dumps(reduced(cause))
+            if "__init__" in _python_methods(type(cause)) or "__new__" in _python_methods(type(cause)):
+                pickle.loads(
+                    packed
+                )  # a constructor that wants other arguments than it handed on fails only here
+            return packed
+        except Exception:  # whatever the user's pickling raises
+            continue
+    return b""
+
+
+def _as_it_is(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    return _identity, (cause,)
+
+
+def _as_parts(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    attributes = {name: value for name, value in vars(cause).items() if _can_be_pickled(value)}
+    arguments = tuple(value if _can_be_pickled(value) else repr(value) for value in cause.args)
+    return _from_parts, (type(cause), arguments, attributes)
+
+
+def _identity(cause: BaseException) -> BaseException:
+    return cause
+
+
+def _from_parts(
+    cause_type: type[BaseException], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> BaseException:
+    built_in: Any = cause_type
+    while built_in.__flags__ & _HEAP_TYPE_FLAG:
+        built_in = built_in.__base__
+    cause: BaseException = built_in.__new__(cause_type, *arguments)
+    object.__setattr__(cause, "args", arguments)
+    vars(cause).update(attributes)
+    return cause
+
+
+def _rebuild(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined: bool) -> RayTaskError:
+    cause: BaseException = UnserializableException(text)
+    if packed_cause:
+        try:
+            function, arguments = pickle.loads(packed_cause)
+            cause = function(*arguments)
+        except Exception:  # whatever the user's unpickling raises, or a module that is not here
+            pass
+    error = RayTaskError(cause=cause, **fields)
+    return error.as_instanceof_cause() if is_combined else error
+
+
+def _python_methods(kind: type) -> set[str]:
+    return {name for base in kind.__mro__ if base.__flags__ & _HEAP_TYPE_FLAG for name in vars(base)}
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # whatever the value's pickling raises
+        return False
+    return True
+
+
+def _text_of(cause: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(cause)).rstrip()
+    except Exception:  # a __str__ that fails
+        return f"<{type(cause).__name__}, which has no text>"

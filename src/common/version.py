@@ -1,0 +1,3 @@
+"""The version of this package: written once, compared when a driver or a node joins a cluster."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,160 @@
+"""The actor that a worker holds: its instance, its methods, and how its calls run beside each other.
+
+    plain      one call at a time, on the main thread
+    threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
+    asyncio    coroutine methods: calls start in order on one event loop thread; at most max_concurrency (per group) are under way
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.executor import ActorExit
+from ray_mono.core_worker.task_failure import describe_error
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.executor import Executor
+    from ray_mono.rpc.reactor_server import ServerCall
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_GROUP = ""
+
+
+class ActorRuntime:
+    """One actor in its process."""
+
+    def __init__(self, executor: Executor, core: CoreWorker, spec: Any, task: TaskContext) -> None:
+        creation = spec.actor_creation
+        self.actor_id: bytes = creation.actor_id
+        self.class_name = spec.name.removesuffix(".__init__")
+        self.resources: ResourceSet = task.resources
+        self.resource_ids = task.resource_ids
+        self.instance: Any = None
+        self._executor = executor
+        self._core = core
+        self._groups = {DEFAULT_GROUP: max(1, creation.max_concurrency)}
+        self._group_of_method: dict[str, str] = {}
+        for group in creation.concurrency_groups:
+            self._groups[group.name] = group.max_concurrency
+            for method in group.method_names:
+                self._group_of_method[method] = group.name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._semaphores: dict[str, asyncio.Semaphore] = {}
+        self._pools: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        if creation.is_asyncio:
+            self._start_loop()
+        elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
+            for name, limit in self._groups.items():
+                self._pools[name] = concurrent.futures.ThreadPoolExecutor(limit, thread_name_prefix=f"actor-{name or 'calls'}")
+
+    @property
+    def is_concurrent(self) -> bool:
+        return self._loop is not None or bool(self._pools)
+
+    def repr_name(self) -> str:
+        """repr() of the instance where the class defines one, else the class name."""
+        if self.instance is None or "__repr__" not in {name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)}:
+            return self.class_name
+        try:
+            return repr(self.instance)
+        except Exception:
+            return self.class_name
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """A method of the instance, or one of those every actor has. Raises AttributeError."""
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_terminate__":
+            return self._terminate
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        bound: Callable[..., Any] = getattr(self.instance, name)
+        return bound
+
+    def _terminate(self) -> None:
+        raise ActorExit
+
+    # ---- concurrency
+
+    def dispatch(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any) -> None:
+        """Starts a call beside others. On the main thread, in the order of the calls."""
+        group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
+        if group not in self._groups:
+            known = ", ".join(sorted(name for name in self._groups if name)) or "none"
+            error = ValueError(f"{self.class_name} has no concurrency group {group!r}; it has: {known}")
+            self._executor.finish_error(spec, task, call, describe_error(spec, error, self, self._core))
+            return
+        if self._loop is not None:
+            coroutine = self._run_async(group, spec, task, call, target, args, kwargs)
+            self._loop.call_soon_threadsafe(self._start, coroutine)
+        else:
+            self._pools[group].submit(self._run_threaded, spec, task, call, target, args, kwargs)
+
+    def _run_threaded(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any) -> None:
+        try:
+            self._executor.run_here(spec, task, call, target, args, kwargs)
+        except BaseException:
+            logger.exception("running %s failed; this is a bug of ray_mono", spec.name)
+        self._check_exit()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run_async(
+        self, group: str, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any
+    ) -> None:
+        async with self._semaphores[group]:
+            self._core.context.enter(task)
+            try:
+                value = target(*args, **kwargs)
+                if inspect.isawaitable(value):
+                    value = await value
+            except ActorExit:
+                self._executor.finish_exit(spec, task, call)
+                self._check_exit()
+                return
+            except BaseException as error:
+                self._executor.finish_error(spec, task, call, describe_error(spec, error, self, self._core))
+                return
+            finally:
+                del args, kwargs
+            self._executor.finish(spec, task, call, value)
+
+    def _check_exit(self) -> None:
+        """After exit_actor() on another thread: the main thread sits in its queue."""
+        if self._executor.is_exiting:
+            with self._core.lock:
+                self._executor.exit_after_queue()
+
+    def _start_loop(self) -> None:
+        started = threading.Event()
+
+        def run() -> None:
+            self._loop = loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            for name, limit in self._groups.items():
+                self._semaphores[name] = asyncio.Semaphore(limit)
+            loop.call_soon(started.set)
+            loop.run_forever()
+
+        threading.Thread(target=run, name="actor-loop", daemon=True).start()
+        started.wait()
+
+    def close(self) -> None:
+        """Lets calls under way finish for a moment; the process ends anyway."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,255 @@
+"""Calls to actors: one queue per actor, pushed straight to its worker in the order of submission.
+
+Called under the core worker's lock; never blocks.
+
+The GCS says where the actor lives (WatchActor, a long poll by version). A call whose arguments are not there yet
+holds later ones back: a caller's calls run in the order in which it made them.
+
+    actor   UNKNOWN ──ALIVE──► CONNECTED ──connection lost──► UNCERTAIN ──ALIVE again──► CONNECTED
+                                                                 │──RESTARTING──► waiting calls stay queued, sent
+                                                                 ones fail or retry
+                                └──DEAD──► DEAD: every call fails with the cause
+
+A call that was sent when the connection broke is answered when the GCS has said what became of the actor:
+ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.task_manager import DONE, PendingTask
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+
+IN_FLIGHT_MAX = 1000
+"""Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here."""
+WATCH_RETRY_S = 0.2
+
+
+class Actor:
+    """One actor as this process sees it."""
+
+    __slots__ = (
+        "__weakref__",
+        "actor_id",
+        "creation_id",
+        "death",
+        "in_flight",
+        "max_pending_calls",
+        "num_restarts",
+        "pending_reason",
+        "queue",
+        "sequence_number",
+        "state",
+        "stub",
+        "version",
+        "watching",
+        "worker",
+    )
+
+    def __init__(self, actor_id: bytes) -> None:
+        self.actor_id = actor_id
+        # Of the object that stands for the actor; empty where only the name is known.
+        self.creation_id = b""
+        self.state: int = common_pb2.PENDING_CREATION
+        self.version = 0
+        self.num_restarts = 0
+        self.death: common_pb2.DeathCause | None = None
+        self.pending_reason = ""
+        self.worker: common_pb2.Address | None = None
+        self.stub: CoreWorkerServiceStub | None = None
+        self.queue: deque[PendingTask] = deque()
+        self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
+        self.sequence_number = 0
+        self.watching = False
+        self.max_pending_calls = -1
+
+
+class ActorSubmitter:
+    """The actors that this process calls."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self.actors: dict[bytes, Actor] = {}
+
+    def actor(self, actor_id: bytes) -> Actor:
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            actor = self.actors[actor_id] = Actor(actor_id)
+        return actor
+
+    def fail_creation(self, actor: Actor, message: str) -> None:
+        """The actor could not be registered: it is dead before it lived."""
+        self._dead(actor, common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message))
+
+    def forget(self, actor_id: bytes) -> None:
+        """Its last handle here is gone and nothing is under way."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and not actor.queue and not actor.in_flight:
+            del self.actors[actor_id]
+
+    def check_pending(self, actor: Actor) -> None:
+        """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
+        waiting = len(actor.queue) + len(actor.in_flight)
+        if 0 <= actor.max_pending_calls <= waiting:
+            raise PendingCallsLimitExceeded(
+                f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={actor.max_pending_calls}"
+            )
+
+    def submit(self, actor: Actor, task: PendingTask) -> None:
+        if actor.state == common_pb2.DEAD:
+            self._fail_dead(actor, task)
+            return
+        actor.queue.append(task)
+        if actor.stub is None:
+            self.watch(actor)
+        task.num_unresolved = -1
+        self._core.tasks.resolve(task, lambda resolved: self._resolved(actor, resolved))
+
+    def _resolved(self, actor: Actor, task: PendingTask) -> None:
+        task.num_unresolved = 0
+        self._pump(actor)
+
+    def _pump(self, actor: Actor) -> None:
+        while actor.queue and actor.stub is not None and len(actor.in_flight) < IN_FLIGHT_MAX:
+            if actor.queue[0].num_unresolved:
+                return
+            self._push(actor, actor.queue.popleft())
+
+    def _push(self, actor: Actor, task: PendingTask) -> None:
+        assert actor.stub is not None and actor.worker is not None
+        request = task.request
+        request.intended_worker_id = actor.worker.worker_id
+        request.spec.actor_task.sequence_number = actor.sequence_number
+        actor.sequence_number += 1
+        actor.in_flight[task.task_id] = task
+        worker = actor.worker
+        actor.stub.PushTask.start(request, lambda reply, error: self._on_reply(actor, worker, task, reply, error))
+
+    def _on_reply(
+        self, actor: Actor, worker: common_pb2.Address, task: PendingTask, reply: Any, error: RpcError | None
+    ) -> None:
+        if error is not None or reply.status != DONE:
+            self._disconnected(actor, worker)
+            return
+        actor.in_flight.pop(task.task_id, None)
+        self._core.tasks.complete(task, reply, worker)
+        if actor.queue:
+            self._pump(actor)
+
+    # ---- where it lives
+
+    def _disconnected(self, actor: Actor, worker: common_pb2.Address) -> None:
+        """What was sent stays in `in_flight` until the GCS says more."""
+        if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
+            actor.stub = actor.worker = None
+            self.watch(actor)
+
+    def watch(self, actor: Actor) -> None:
+        """One long poll per actor, open while something depends on its answer."""
+        if actor.watching or actor.state == common_pb2.DEAD or self._core.reactor.is_closed:
+            return
+        actor.watching = True
+        request = gcs_pb2.WatchActorRequest(actor_id=actor.actor_id, after_version=actor.version)
+        self._core.gcs.WatchActor.start(request, lambda reply, error: self._on_watched(actor, reply, error))
+
+    def _on_watched(self, actor: Actor, info: Any, error: RpcError | None) -> None:
+        actor.watching = False
+        if error is not None:
+            if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
+                cause = common_pb2.DeathCause(message="the cluster does not know this actor: it belongs to another session")
+                self._dead(actor, cause)
+            else:
+                self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
+            return
+        actor.version = info.version
+        actor.num_restarts = info.num_restarts
+        actor.pending_reason = info.pending_reason
+        if info.state == common_pb2.ALIVE:
+            actor.state = info.state
+            self._alive(actor, info)
+        elif info.state == common_pb2.DEAD:
+            self._dead(actor, info.death_cause)
+        else:
+            actor.state = info.state
+            if info.state == common_pb2.RESTARTING:
+                actor.stub = actor.worker = None
+                self._settle_sent(actor, "it is restarting")
+            self.watch(actor)
+
+    def _registers_later(self, actor: Actor) -> bool:
+        """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not there."""
+        if actor.creation_id not in self._core.references:
+            return False
+        self._core.ownership.ask_owner(actor.creation_id)
+        entry = self._core.memory_store.get(actor.creation_id)
+        return entry is not None and not entry.ready
+
+    def _alive(self, actor: Actor, info: Any) -> None:
+        if actor.worker is not None and actor.worker.worker_id == info.address.worker_id:
+            return
+        channel = self._core.channel_for(info.address)
+        if channel.is_closed:
+            # It died between the GCS's answer and now: the GCS will hear of it too.
+            self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
+            return
+        # Sent to an earlier incarnation.
+        self._settle_sent(actor, "it was restarted")
+        actor.worker = common_pb2.Address()
+        actor.worker.CopyFrom(info.address)
+        actor.stub = self._core.stub_for(info.address)
+        actor.sequence_number = 0
+        worker = actor.worker
+        channel.on_close(lambda reason: self._disconnected(actor, worker))
+        self._core.creation_done(actor.creation_id, serialization.CREATED, b"")
+        self._pump(actor)
+
+    def _settle_sent(self, actor: Actor, why: str) -> None:
+        """Calls that the lost incarnation did not answer: again where retries allow, else ActorUnavailableError."""
+        sent = list(actor.in_flight.values())
+        actor.in_flight.clear()
+        again = []
+        for task in sent:
+            if task.retries_left:
+                task.retries_left -= task.retries_left > 0
+                task.request.spec.attempt += 1
+                again.append(task)
+            else:
+                self._core.tasks.fail(task, ActorUnavailableError(why, actor.actor_id))
+        actor.queue.extendleft(reversed(again))
+
+    def _dead(self, actor: Actor, cause: common_pb2.DeathCause) -> None:
+        actor.state = common_pb2.DEAD
+        actor.death = common_pb2.DeathCause()
+        actor.death.CopyFrom(cause)
+        actor.stub = actor.worker = None
+        for task in [*actor.in_flight.values(), *actor.queue]:
+            self._fail_dead(actor, task)
+        actor.in_flight.clear()
+        actor.queue.clear()
+        metadata, data = self._death_value(actor)
+        self._core.creation_done(actor.creation_id, metadata, data)
+
+    def _fail_dead(self, actor: Actor, task: PendingTask) -> None:
+        metadata, data = self._death_value(actor)
+        self._core.tasks.fail_serialized(task, metadata, data)
+
+    def _death_value(self, actor: Actor) -> tuple[bytes, bytes]:
+        """The error value of calls to a dead actor."""
+        assert actor.death is not None
+        cause: Any = actor.death.message
+        if actor.death.HasField("error"):
+            try:
+                cause = serialization.deserialize(actor.death.error.metadata, actor.death.error.data)
+            except Exception:
+                cause = actor.death.message or "its constructor raised an error that cannot be read here"
+        serialized = serialization.serialize_error(ActorDiedError(cause, actor.actor_id.hex()))
+        return serialized.metadata, serialized.to_bytes()

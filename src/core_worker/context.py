@@ -1,0 +1,92 @@
+"""What runs on this thread: the task that ids derive from and that `get_runtime_context()` tells of.
+
+Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread the
+task it executes; threads that user code starts get the process's main task. Counters of submissions and puts belong
+to the task, so that running it again makes the same ids; threads of one task share them (under the core worker's lock).
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_mono.common import ids
+from ray_mono.common.resources import ResourceSet
+
+
+@dataclass
+class TaskContext:
+    """One task that executes, or a driver's root."""
+
+    task_id: bytes
+    job_id: bytes
+    name: str = ""
+    depth: int = 0
+    attempt: int = 0
+    actor_id: bytes = b""
+    resources: ResourceSet = field(default_factory=ResourceSet)
+    resource_ids: dict[str, list[int]] = field(default_factory=dict)
+    num_submitted: int = 0
+    num_puts: int = 0
+    # Foreign references that came in with the task's arguments and are not known to their owners yet.
+    arrived: dict[bytes, bytes] = field(default_factory=dict)
+    # Arguments by reference, counted as `submitted` until the reply.
+    held: list[bytes] = field(default_factory=list)
+
+    def next_task_id(self, actor_id: bytes) -> bytes:
+        """Of the next task that this one submits. Lock held."""
+        self.num_submitted += 1
+        return ids.task_id_bytes(self.task_id, self.num_submitted, actor_id)
+
+    def next_actor_id(self) -> bytes:
+        self.num_submitted += 1
+        return ids.ActorID.of(self.job_id, self.task_id, self.num_submitted).binary()
+
+    def next_put_id(self) -> bytes:
+        self.num_puts += 1
+        return ids.object_id_bytes(self.task_id, ids.PUT_INDEX_BASE + self.num_puts)
+
+
+_current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("ray_mono_task", default=None)
+
+
+class WorkerContext:
+    """The tasks of one process. Context variables, so that coroutines of an async actor have theirs."""
+
+    def __init__(self, main: TaskContext) -> None:
+        self.main = main
+
+    def get(self) -> TaskContext:
+        return _current.get() or self.main
+
+    def enter(self, task: TaskContext) -> contextvars.Token[TaskContext | None]:
+        return _current.set(task)
+
+    def leave(self, token: contextvars.Token[TaskContext | None]) -> None:
+        _current.reset(token)
+
+    # ---- for the runtime context of the API
+
+    def task_id(self) -> bytes:
+        return self.get().task_id
+
+    def task_name(self) -> str:
+        return self.get().name
+
+    def actor_id(self) -> bytes:
+        return self.get().actor_id
+
+    def attempt(self) -> int:
+        return self.get().attempt
+
+    def assigned_resources(self) -> dict[str, float]:
+        return self.get().resources.to_units()
+
+    def resource_ids(self) -> dict[str, list[int]]:
+        return self.get().resource_ids
+
+
+def resource_ids_of(message: Any) -> dict[str, list[int]]:
+    """A Grant's or PushTaskRequest's resource_ids as plain lists."""
+    return {name: list(message[name].ids) for name in sorted(message)}

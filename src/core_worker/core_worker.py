@@ -1,0 +1,351 @@
+"""The core worker: what makes a process part of the cluster. One per driver and per worker.
+
+It holds the parts together and is the interface of the API above it: `put`, `get`, `wait`, tasks, actors. It owns
+the reactor (whose lock is the lock of all parts), the connections, and the identity of this process. The parts
+decide; values are pickled and unpickled here, outside of the lock, since that runs user code.
+
+    references       who needs which object                    tasks             what was submitted and not finished
+    memory_store     values and whereabouts                    task_submitter    leases and pushes of normal tasks
+    ownership        the protocol with other owners            actor_submitter   calls to actors
+    store            the node's plasma store                   functions         code on its way to workers
+
+Finalizers of ObjectRef run anywhere; they append to `_dropped`, which every entry and every turn of the reactor drains.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ray_mono.common import ids
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.actor_submitter import ActorSubmitter
+from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.function_manager import FunctionManager
+from ray_mono.core_worker.getter import Getter
+from ray_mono.core_worker.memory_store import MemoryStore
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.ownership import Ownership
+from ray_mono.core_worker.plasma_client import PlasmaClient
+from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.submission import ActorState, MethodTemplate, Submission, TaskTemplate
+from ray_mono.core_worker.task_manager import TaskManager
+from ray_mono.core_worker.task_submitter import TaskSubmitter
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.reactor_server import ReactorServer
+from ray_mono.rpc.surface import RpcError
+
+logger = logging.getLogger(__name__)
+
+INLINE_BYTES_MAX = 100 << 10
+"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size."""
+GCS_TIMEOUT_S = 60.0
+
+
+class CoreWorker:
+    """One process's membership. Made by driver.connect_driver and worker.run_worker."""
+
+    def __init__(
+        self,
+        *,
+        reactor: Reactor,
+        address: common_pb2.Address,
+        node: common_pb2.NodeInfo,
+        gcs_channel: ReactorChannel,
+        raylet_channel: ReactorChannel,
+        store_channel: ReactorChannel,
+        secret: str,
+        session_dir: str,
+        is_driver: bool,
+        server: ReactorServer,
+        job_id: bytes = b"",
+        namespace: str = "",
+    ) -> None:
+        self.reactor = reactor
+        self.lock = reactor.lock
+        self.address = address
+        self.worker_id: bytes = address.worker_id
+        self.node = node
+        self.node_id: bytes = node.node_id
+        self.job_id = job_id
+        self.namespace = namespace
+        self.session_dir = session_dir
+        self.is_driver = is_driver
+        self.gcs = GcsServiceStub(gcs_channel)
+        self.raylet = RayletServiceStub(raylet_channel)
+        self.pid = os.getpid()
+        self.server = server
+        # Run by shutdown, in order, before the connections close.
+        self.on_shutdown: list[Callable[[], None]] = []
+        self.is_leaving = False
+        self._secret = secret
+        self._address_bytes = address.SerializeToString(deterministic=True)
+        self._channels: dict[bytes, ReactorChannel] = {}
+        self._stubs: dict[bytes, CoreWorkerServiceStub] = {}
+        self._raylets: dict[str, RayletServiceStub] = {}
+        self._owned_channels = [gcs_channel, raylet_channel, store_channel]
+        self._dropped: deque[bytes] = deque()
+        self._freed: list[tuple[bytes, list[bytes]]] = []
+        self._rng = random.SystemRandom()
+        self._id_prefix = self._rng.randbytes(20)
+        self._id_counter = 0
+
+        self.context = WorkerContext(TaskContext(ids.TaskID.for_driver(job_id or b"\0\0\0\0").binary(), job_id))
+        self.references = ReferenceCounter(self._out_of_scope)
+        self.memory_store = MemoryStore()
+        self.ownership = Ownership(self)
+        self.tasks = TaskManager(self)
+        self.task_submitter = TaskSubmitter(self)
+        self.actor_submitter = ActorSubmitter(self)
+        self.functions = FunctionManager(self)
+        self.store = PlasmaClient(store_channel, self.worker_id)
+        self._submission = Submission(self)
+        self.getter = Getter(self)
+        reactor.after_turn = self.drain
+
+    # ---- small things that the parts share; lock held
+
+    def new_id(self) -> bytes:
+        """28 bytes that nobody else has: leases."""
+        self._id_counter += 1
+        return self._id_prefix + self._id_counter.to_bytes(8, "little")
+
+    def channel_for(self, address: common_pb2.Address) -> ReactorChannel:
+        """The connection to another core worker; opened once, over the Unix socket where it is on this node."""
+        channel = self._channels.get(address.worker_id)
+        if channel is None or channel.is_closed:
+            if address.node_id == self.node_id and address.unix_path:
+                target = f"unix:{address.unix_path}"
+            else:
+                target = f"{address.host}:{address.port}"
+            channel = ReactorChannel(self.reactor, target, self._secret)
+            worker_id = address.worker_id
+            self._channels[worker_id] = channel
+            self._stubs[worker_id] = CoreWorkerServiceStub(channel)
+            channel.on_close(lambda reason: self._forget_channel(worker_id, channel))
+        return channel
+
+    def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
+        with self.lock:
+            stub = self._stubs.get(address.worker_id)
+            if stub is None:
+                channel = self.channel_for(address)
+                stub = self._stubs.get(address.worker_id) or CoreWorkerServiceStub(channel)
+            return stub
+
+    def _forget_channel(self, worker_id: bytes, channel: ReactorChannel | None) -> None:
+        if channel is not None and self._channels.get(worker_id) is channel:
+            del self._channels[worker_id]
+            self._stubs.pop(worker_id, None)
+
+    def raylet_at(self, target: str) -> RayletServiceStub:
+        """Another node's raylet."""
+        stub = self._raylets.get(target)
+        if stub is None:
+            channel = ReactorChannel(self.reactor, target, self._secret)
+            stub = self._raylets[target] = RayletServiceStub(channel)
+            channel.on_close(lambda reason: self._forget_raylet(target))
+        return stub
+
+    def _forget_raylet(self, target: str) -> None:
+        self._raylets.pop(target, None)
+
+    def reference_message(self, object_id: bytes) -> common_pb2.ObjectReference:
+        """A reference for the wire, with its owner."""
+        row = self.references.get(object_id)
+        owner = self.address if row is None or row.owner is None else common_pb2.Address.FromString(row.owner)
+        return common_pb2.ObjectReference(object_id=object_id, owner=owner)
+
+    # ---- references
+
+    def reference_dropped(self, object_id: bytes) -> None:
+        """From ObjectRef.__del__: any thread, any moment, perhaps under our lock; perhaps in a forked child."""
+        self._dropped.append(object_id)
+        if len(self._dropped) == 1 and not self.reactor.is_closed:
+            self.reactor.wake()
+
+    def drain(self) -> None:
+        """Counts what finalizers dropped. Lock held."""
+        dropped = self._dropped
+        while dropped:
+            self.references.remove_local(dropped.popleft())
+        self.store.drain()
+        if self._freed:
+            freed, self._freed = self._freed, []
+            self.store.free(freed)
+
+    def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
+        row = self.references.get(ref._id)
+        return self._address_bytes if row is None or row.owner is None else row.owner
+
+    def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
+        """A reference was unpickled here."""
+        with self.lock:
+            self.drain()
+            row = self.references.get(object_id)
+            if row is None:
+                row = self.references.borrow(object_id, owner)
+                if owner == self._address_bytes:
+                    # Ours, but it went out of scope before it came back: reading it says so.
+                    row.owner, row.registered = owner, True
+            row.local += 1
+            if not row.registered:
+                self.getter.note_arrival(object_id, owner)
+            return ObjectRef(object_id, self)
+
+    def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
+        entry = self.memory_store.remove(object_id)
+        if row.owner is None:
+            if entry is not None and entry.locations:
+                self._freed.append((object_id, entry.locations))
+            self._submission.owned_out_of_scope(object_id)
+        elif row.removal_waiters:
+            for answer in row.removal_waiters:
+                answer()
+
+    def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
+        self._freed.append((object_id, node_ids))
+
+    def reference_counts(self) -> int:
+        """Rows in the table of references, after what was dropped was counted."""
+        with self.lock:
+            self.drain()
+            return len(self.references)
+
+    # ---- objects
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and ObjectStoreFullError."""
+        serialized = serialization.serialize(value)
+        with self.lock:
+            object_id = self.context.get().next_put_id()
+        return self.put_serialized(object_id, serialized)
+
+    def put_serialized(self, object_id: bytes, serialized: serialization.Serialized) -> ObjectRef[Any]:
+        in_store = serialized.size_bytes > INLINE_BYTES_MAX
+        if in_store:
+            self.store.put(object_id, serialized, self.worker_id)
+        with self.lock:
+            self.drain()
+            self.references.add_owned(object_id, tuple(dict.fromkeys(ref._id for ref in serialized.nested)))
+            if in_store:
+                self.memory_store.put_in_store(object_id, [self.node_id], serialized.size_bytes)
+            else:
+                self.memory_store.put_inline(object_id, serialized.metadata, serialized.to_bytes())
+        return ObjectRef(object_id, self)
+
+    def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """The values, in order. Raises the first error value, GetTimeoutError, ObjectLostError."""
+        return self.getter.get(refs, timeout_s)
+
+    def wait(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
+        return self.getter.wait(refs, num_returns, timeout_s, fetch_local)
+
+    def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
+        """Waits in user code's name: a worker tells its raylet that its CPUs are free meanwhile."""
+        return self.getter.blocking_wait(waiter, timeout_s)
+
+    def as_future(self, ref: ObjectRef[Any]) -> Any:
+        return self.getter.as_future(ref)
+
+    # ---- tasks and actors
+
+    def export(self, function_or_class: Any, kind: str) -> common_pb2.FunctionDescriptor:
+        return self.functions.export(function_or_class, kind)
+
+    def task_template(self, descriptor: common_pb2.FunctionDescriptor, options: TaskOptions) -> TaskTemplate:
+        return self._submission.task_template(descriptor, options)
+
+    def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+        return self._submission.submit_task(template, flat_args)
+
+    def create_actor(
+        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, flat_args: list[Any]
+    ) -> ActorState:
+        return self._submission.create_actor(descriptor, options, flat_args)
+
+    def actor_method_template(self, method_name: str, **options: Any) -> MethodTemplate:
+        return MethodTemplate(method_name, **options)
+
+    def submit_actor_task(self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+        return self._submission.submit_actor_task(actor, template, flat_args)
+
+    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None) -> ActorState:
+        return self._submission.actor_state(actor_id, creation_ref)
+
+    def creation_done(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
+        """An actor that is owned here is alive or dead: its creation object gets its value. Lock held."""
+        if object_id in self.references:
+            entry = self.memory_store.get(object_id)
+            if entry is None or not entry.ready or metadata == serialization.ERROR:
+                self.memory_store.put_inline(object_id, metadata, data)
+
+    def get_named_actor(self, name: str, namespace: str) -> common_pb2.ActorInfo:
+        """Raises ValueError where there is none."""
+        request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
+        try:
+            return self.gcs.GetNamedActor(request, timeout_s=GCS_TIMEOUT_S)
+        except RpcError as error:
+            raise ValueError(f"there is no actor named {name!r} in namespace {namespace!r}: {error.message}") from None
+
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
+        self.gcs.KillActor(request, timeout_s=GCS_TIMEOUT_S)
+
+    def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
+        self.functions.run_on_all_workers(function)
+
+    # ---- for people
+
+    def describe(self) -> dict[str, Any]:
+        """What DumpState tells."""
+        return {
+            "worker_id": self.worker_id.hex(),
+            "pid": self.pid,
+            "job_id": self.job_id.hex(),
+            "references": len(self.references),
+            "values": len(self.memory_store),
+            "tasks_pending": [task.name for task in list(self.tasks.pending.values())[:100]],
+            "scheduling": self.task_submitter.describe(),
+            "actors": {
+                actor_id.hex(): {"queued": len(actor.queue), "in_flight": len(actor.in_flight), "why": actor.pending_reason}
+                for actor_id, actor in self.actor_submitter.actors.items()
+            },
+        }
+
+    def shutdown(self) -> None:
+        """Leaves: every wait in this process ends, every connection closes."""
+        if self.is_leaving:
+            return
+        self.is_leaving = True
+        for callback in self.on_shutdown:
+            try:
+                callback()
+            except Exception:
+                logger.exception("leaving the cluster: a step failed")
+        with self.lock:
+            self.drain()
+            self.reactor.flush()
+            self.server.close()
+            for channel in [*self._channels.values(), *self._owned_channels]:
+                channel.close("this process disconnected")
+        self.reactor.close()
+
+    def is_main_thread(self) -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+

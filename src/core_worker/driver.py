@@ -1,0 +1,176 @@
+"""A driver's membership: its job, the messages it prints, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_mono.common import ids
+from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.membership import Membership
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.surface import RpcError
+
+logger = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class DriverConfig:
+    """What a driver needs to join."""
+
+    raylet_socket: str
+    """Unix socket path of the node's raylet."""
+    gcs_address: str
+    """"unix:/path" or "host:port"."""
+    session_dir: str
+    secret: str = field(repr=False)
+    namespace: str = ""
+    job_config: dict[str, Any] = field(default_factory=dict)
+    """JSON for the workers: {"sys_path": [...], ...}."""
+    entrypoint: str = ""
+    on_error: Callable[[common_pb2.ErrorInfo], None] | None = None
+    on_log: Callable[[common_pb2.LogBatch], None] | None = None
+    log_level: str = "info"
+    node_host: str = "127.0.0.1"
+
+
+def connect_driver(config: DriverConfig) -> CoreWorker:
+    """Joins as a driver with a new job. Raises RaySystemError saying who did not answer."""
+    worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
+    membership = Membership(common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host)
+    try:
+        gcs = membership.channel(config.gcs_address)
+        job_id = _add_job(config, membership, gcs)
+        core = membership.join(
+            gcs=gcs,
+            raylet_socket=config.raylet_socket,
+            job_id=job_id,
+            namespace=config.namespace,
+            on_raylet_lost=lambda reason: _on_raylet_lost(core_or_none(), reason),
+        )
+    except BaseException:
+        with membership.reactor.lock:
+            membership.server.close()
+        membership.reactor.close()
+        raise
+    held: list[CoreWorker] = [core]
+
+    def core_or_none() -> CoreWorker | None:
+        return held[0] if held else None
+
+    core.on_shutdown.append(lambda: _finish_job(core))
+    _Messages(core, config).subscribe()
+    _install_interrupt(core)
+    return core
+
+
+def _add_job(config: DriverConfig, membership: Membership, gcs: ReactorChannel) -> bytes:
+    job = common_pb2.JobInfo(
+        entrypoint=config.entrypoint,
+        driver=membership.address,
+        driver_pid=os.getpid(),
+        driver_host=config.node_host,
+        namespace=config.namespace,
+        config_json=json.dumps(config.job_config),
+    )
+    try:
+        return GcsServiceStub(gcs).AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
+    except RpcError as error:
+        raise RaySystemError(f"the cluster at {config.gcs_address} did not take this driver: {error}") from None
+
+
+def _finish_job(core: CoreWorker) -> None:
+    """The end of the connection says it too, if this cannot."""
+    try:
+        core.gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S)
+    except RpcError as error:
+        logger.debug("the GCS was not told of the job's end: %s", error)
+
+
+def _on_raylet_lost(core: CoreWorker | None, reason: str) -> None:
+    """The node died under this driver: everything that waits fails. Lock held."""
+    if core is None or core.reactor.is_closed or core.is_leaving:
+        return
+    logger.error("The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.", reason, core.session_dir)
+    for task in list(core.tasks.pending.values()):
+        core.tasks.fail(task, LocalRayletDiedError())
+
+
+def _install_interrupt(core: CoreWorker) -> None:
+    """Ctrl-C must not strike while our state is half changed. Only where nobody else handles it."""
+    if not core.is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        if core.reactor.is_closed:
+            raise KeyboardInterrupt
+        core.reactor.interrupt()
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    core.on_shutdown.append(lambda: _restore_interrupt(on_interrupt))
+
+
+def _restore_interrupt(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Messages:
+    """Errors of the job and output of its workers, printed by a thread of their own: standard output may block."""
+
+    def __init__(self, core: CoreWorker, config: DriverConfig) -> None:
+        self._core = core
+        self._config = config
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def subscribe(self) -> None:
+        config, job_id = self._config, self._core.job_id
+        channels = []
+        if config.on_error is not None:
+            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[job_id, b""]))
+        if config.on_log is not None:
+            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG, keys=[job_id]))
+        if not channels:
+            return
+        thread = threading.Thread(target=self._print, name="ray_mono-messages", daemon=True)
+        thread.start()
+        self._core.gcs.Subscribe.start(gcs_pb2.SubscribeRequest(channels=channels), self._queue.put, lambda error: None)
+
+        def stop() -> None:
+            self._queue.put(None)
+            thread.join(timeout=5.0)
+
+        self._core.on_shutdown.append(stop)
+
+    def _print(self) -> None:
+        while True:
+            message = self._queue.get()
+            if message is None:
+                return
+            try:
+                self._show(message)
+            except Exception as error:
+                print(f"a message of the cluster could not be shown: {error}", file=sys.stderr)
+
+    def _show(self, message: gcs_pb2.PubMessage) -> None:
+        if message.channel == gcs_pb2.ERROR:
+            assert self._config.on_error is not None
+            self._config.on_error(common_pb2.ErrorInfo.FromString(message.payload))
+        else:
+            assert self._config.on_log is not None
+            self._config.on_log(common_pb2.LogBatch.FromString(message.payload))

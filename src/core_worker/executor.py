@@ -1,0 +1,371 @@
+"""Running tasks: the worker's side of PushTask.
+
+The main thread takes tasks from one queue in the order of arrival and runs them itself: normal tasks, and the calls
+of a plain actor. For an actor with concurrency it only prepares a call (fetches and unpickles its arguments, in
+order) and hands it to the actor's threads or event loop (concurrency.py). While user code runs, the reactor's
+background thread answers peers.
+
+    PushTask ──queue──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over ──► reply
+
+The end of a task is ARCHITECTURE's rules 1 and 2: nested references of returns are registered for the caller,
+references that stay here are named or registered, and only then the reply goes out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import pickle
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from setproctitle import setproctitle
+
+from ray_mono.common.exceptions import RayError
+from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.context import TaskContext, resource_ids_of
+from ray_mono.core_worker.task_failure import TITLE, argument_error, describe_error
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.rpc.reactor import Waiter
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.rpc.reactor_server import ServerCall
+
+logger = logging.getLogger(__name__)
+
+Reply = core_worker_pb2.PushTaskReply
+GCS_TIMEOUT_S = 60.0
+
+
+class ActorExit(BaseException):
+    """Raised by exit_actor(): ends the actor after this call, without an error and without a restart."""
+
+
+class TaskFailed(Exception):
+    """The call has an error for a value; carries it to the reply."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Executor:
+    """The queue and the main loop of one worker."""
+
+    def __init__(self, core: CoreWorker, bind_job: Callable[[bytes], None]) -> None:
+        self.core = core
+        self._bind_job = bind_job
+        self._queue: deque[tuple[Any, ServerCall] | None] = deque()
+        self._waiter: Waiter | None = None
+        self._calls: dict[bytes, int] = {}
+        self._exiting = False
+        self._label = ""
+        self.actor: ActorRuntime | None = None
+
+    # ---- served; lock held
+
+    def PushTask(self, request: Any, call: ServerCall) -> None:
+        if request.intended_worker_id != self.core.worker_id or self._exiting:
+            call.reply(Reply(status=Reply.WRONG_WORKER))
+            return
+        self._enqueue((request, call))
+
+    def exit_after_queue(self) -> None:
+        """Ends the process once what is queued has run."""
+        self._enqueue(None)
+
+    def _enqueue(self, item: tuple[Any, ServerCall] | None) -> None:
+        self._queue.append(item)
+        if self._waiter is not None:
+            self._waiter.set()
+
+    @property
+    def is_exiting(self) -> bool:
+        return self._exiting
+
+    # ---- the main thread
+
+    def run(self) -> None:
+        """Until the process is told to end."""
+        core = self.core
+        while not self._exiting and not core.reactor.is_closed:
+            with core.lock:
+                if self._queue:
+                    item = self._queue.popleft()
+                    waiter = None
+                else:
+                    waiter = self._waiter = Waiter(core.reactor)
+            if waiter is not None:
+                core.reactor.wait(waiter)
+                self._waiter = None
+                continue
+            if item is None:
+                break
+            self._handle(*item)
+            item = None
+        self._leave()
+
+    def _handle(self, request: Any, call: ServerCall) -> None:
+        spec = request.spec
+        self._bind_job(spec.job_id)
+        task = self._task_context(request)
+        try:
+            target, args, kwargs = self._prepare(spec, task)
+        except TaskFailed as failed:
+            self.finish_error(spec, task, call, failed.error)
+            return
+        if spec.type == common_pb2.ACTOR_TASK and self.actor is not None and self.actor.is_concurrent:
+            self.actor.dispatch(spec, task, call, target, args, kwargs)
+            return
+        self.run_here(spec, task, call, target, args, kwargs)
+
+    def run_here(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Runs the user's function on this thread and answers."""
+        core = self.core
+        token = core.context.enter(task)
+        self._show(spec)
+        try:
+            value = target(*args, **kwargs)
+        except ActorExit:
+            del args, kwargs
+            self.finish_exit(spec, task, call)
+            return
+        except BaseException as error:
+            del args, kwargs
+            self.finish_error(spec, task, call, describe_error(spec, error, self.actor, self.core))
+            return
+        finally:
+            core.context.leave(token)
+        del args, kwargs
+        self.finish(spec, task, call, value)
+
+    # ---- preparing
+
+    def _task_context(self, request: Any) -> TaskContext:
+        spec = request.spec
+        actor_id = spec.actor_task.actor_id or spec.actor_creation.actor_id
+        task = TaskContext(
+            task_id=spec.task_id,
+            job_id=spec.job_id,
+            name=spec.name,
+            depth=spec.depth,
+            attempt=spec.attempt,
+            actor_id=actor_id,
+            resources=ResourceSet.from_proto(spec.resources),
+            resource_ids=resource_ids_of(request.resource_ids),
+        )
+        if self.actor is not None and spec.type == common_pb2.ACTOR_TASK:
+            task.resources = self.actor.resources
+            task.resource_ids = self.actor.resource_ids
+        return task
+
+    def _prepare(self, spec: Any, task: TaskContext) -> tuple[Any, list[Any], dict[str, Any]]:
+        """The callable and its arguments. Raises TaskFailed."""
+        try:
+            if spec.type == common_pb2.ACTOR_TASK:
+                if self.actor is None:
+                    raise RayError("this worker holds no actor")
+                target: Any = self.actor.method(spec.name)
+            else:
+                target = self.core.functions.load(spec.job_id, spec.function)
+            if spec.type == common_pb2.ACTOR_CREATION_TASK:
+                target = self._creator(spec, task, target)
+        except BaseException as error:
+            raise TaskFailed(describe_error(spec, error, self.actor, self.core)) from None
+        try:
+            args, kwargs = self._arguments(spec, task)
+        except BaseException as error:
+            raise TaskFailed(argument_error(spec, error, self.actor, self.core)) from None
+        return target, args, kwargs
+
+    def _arguments(self, spec: Any, task: TaskContext) -> tuple[list[Any], dict[str, Any]]:
+        core = self.core
+        if not spec.flat_args:
+            return [], {}
+        core.getter.collect_into(task.arrived)
+        try:
+            flat = pickle.loads(spec.flat_args)
+            references = []
+            for arg in spec.args:
+                if arg.WhichOneof("arg") == "value":
+                    flat[arg.position] = core.getter.read(b"", arg.value.metadata, arg.value.data)
+                else:
+                    references.append(arg)
+            if references:
+                values = self._fetch(references, task)
+                for arg, value in zip(references, values, strict=True):
+                    flat[arg.position] = value
+        finally:
+            core.getter.collect_into(None)
+        args = [flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is None]
+        kwargs = {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
+        return args, kwargs
+
+    def _fetch(self, references: list[Any], task: TaskContext) -> list[Any]:
+        """Values of arguments by reference. The caller holds them until our reply, so no owner is told."""
+        core = self.core
+        with core.lock:
+            for arg in references:
+                object_id = arg.reference.object_id
+                if object_id not in core.references:
+                    core.references.borrow(object_id, arg.reference.owner.SerializeToString(deterministic=True))
+                if object_id not in task.held:
+                    core.references.add_submitted([object_id])
+                    task.held.append(object_id)
+                if arg.location_node_ids and core.memory_store.get(object_id) is None:
+                    core.memory_store.put_in_store(object_id, list(arg.location_node_ids), 0)
+        return core.getter.get_ids([arg.reference.object_id for arg in references], None)
+
+    def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:
+        from ray_mono.core_worker.actor_runtime import ActorRuntime
+
+        def create(*args: Any, **kwargs: Any) -> None:
+            # Made before the constructor runs, which may call methods of its own actor's handle.
+            runtime = ActorRuntime(self, self.core, spec, task)
+            runtime.instance = cls(*args, **kwargs)
+            self.actor = runtime
+
+        return create
+
+    # ---- ends
+
+    def finish(self, spec: Any, task: TaskContext, call: ServerCall, value: Any) -> None:
+        """Serializes the returns and answers."""
+        try:
+            serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
+            returns = [self._return_object(spec, index + 1, item) for index, item in enumerate(serialized)]
+        except BaseException as error:
+            del value
+            self.finish_error(spec, task, call, describe_error(spec, error, self.actor, self.core))
+            return
+        del value
+        reply = Reply(status=Reply.DONE, returns=returns, pid=self.core.pid)
+        if self.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+            reply.repr_name = self.actor.repr_name()
+        self._answer(spec, task, call, reply, serialized)
+
+    def finish_error(self, spec: Any, task: TaskContext, call: ServerCall, error: BaseException) -> None:
+        """Every return becomes the error."""
+        serialized = serialization.serialize_error(error)
+        returns = [self._return_object(spec, index + 1, serialized) for index in range(spec.num_returns)]
+        reply = Reply(status=Reply.DONE, returns=returns, pid=self.core.pid, is_application_error=True)
+        self._answer(spec, task, call, reply, [serialized] * len(returns))
+
+    def finish_exit(self, spec: Any, task: TaskContext, call: ServerCall) -> None:
+        """exit_actor(): the GCS is told first, so that this death is not taken for a crash."""
+        core = self.core
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
+        info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
+        core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
+        self._exiting = True
+        self.finish(spec, task, call, None if spec.num_returns == 1 else [None] * spec.num_returns)
+
+    def _returns(self, spec: Any, value: Any) -> list[Any]:
+        if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
+            return [value]
+        if spec.num_returns == 0:
+            return []
+        values = list(value) if hasattr(value, "__iter__") else None
+        if values is None or len(values) != spec.num_returns:
+            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
+            raise ValueError(f"{spec.name}() has num_returns={spec.num_returns} but returned {got}")
+        return values
+
+    def _return_object(self, spec: Any, index: int, value: serialization.Serialized) -> Any:
+        from ray_mono.core_worker.core_worker import INLINE_BYTES_MAX
+
+        core = self.core
+        object_id = spec.task_id + index.to_bytes(4, "little")
+        nested = [core.reference_message(ref._id) for ref in value.nested]
+        if value.size_bytes > INLINE_BYTES_MAX:
+            core.store.put(object_id, value, spec.caller.worker_id)
+            return core_worker_pb2.ReturnObject(
+                object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
+            )
+        message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
+        return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
+
+    def _answer(self, spec: Any, task: TaskContext, call: ServerCall, reply: Any, serialized: list[Any]) -> None:
+        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
+        core = self.core
+        sys.stdout.flush()
+        sys.stderr.flush()
+        reply.worker_exiting = self._exiting or self._counts_out(spec)
+
+        def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
+            reply.borrowed.extend(borrowed)
+            core.references.remove_submitted(task.held)
+            call.reply(reply)
+
+        def handed_over() -> None:
+            for value in serialized:
+                value.nested.clear()
+            core.drain()
+            core.ownership.settle_arrived(task.arrived, spec.caller.worker_id, settled)
+
+        with core.lock:
+            core.drain()
+            waiting = 1
+
+            def one() -> None:
+                nonlocal waiting
+                waiting -= 1
+                if waiting == 0:
+                    handed_over()
+
+            for returned, value in zip(reply.returns, serialized, strict=True):
+                if value.nested:
+                    waiting += 1
+                    nested = dict.fromkeys(ref._id for ref in value.nested)
+                    core.ownership.hand_over(nested, returned.object_id, spec.caller, one)
+            one()
+            core.reactor.flush()
+
+    def _counts_out(self, spec: Any) -> bool:
+        """max_calls: whether this was the last call of its function here."""
+        if not spec.max_calls:
+            return False
+        digest = spec.function.python.function_hash
+        self._calls[digest] = self._calls.get(digest, 0) + 1
+        if self._calls[digest] >= spec.max_calls:
+            self._exiting = True
+        return self._exiting
+
+    # ---- what people see
+
+    def _show(self, spec: Any) -> None:
+        """Process title and the labels that the log monitor reads, where they change."""
+        if spec.type == common_pb2.ACTOR_TASK:
+            return
+        kind, name = "task", spec.name
+        if spec.type == common_pb2.ACTOR_CREATION_TASK:
+            kind, name = "actor", spec.name.removesuffix(".__init__")
+        label = f":{kind}_name:{name}"
+        if label != self._label:
+            self._label = label
+            setproctitle(TITLE + name)
+            for stream in (sys.stdout, sys.stderr):
+                print(label, file=stream, flush=True)
+
+    def _leave(self) -> None:
+        """Runs exit handlers, lets the last replies out, ends."""
+        core = self.core
+        with core.lock:
+            core.reactor.flush()
+        if self.actor is not None:
+            self.actor.close()
+        try:
+            atexit._run_exitfuncs()
+        except BaseException:
+            logger.exception("an exit handler failed")
+        core.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+

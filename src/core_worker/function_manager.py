@@ -1,0 +1,118 @@
+"""Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded once per worker.
+
+A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and object:
+redefining a function makes another object with another hash, so that workers never run stale code. "run" holds
+functions that every worker of a job runs once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.protobuf import common_pb2, gcs_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+logger = logging.getLogger(__name__)
+
+FUNCTIONS = b"fun"
+RUN_ON_WORKERS = b"run"
+WARN_BYTES = 10 << 20
+"""Ray's FUNCTION_SIZE_WARN_THRESHOLD: above it a large object is probably captured by accident."""
+MAX_BYTES = 95 << 20
+"""Ray's FUNCTION_SIZE_ERROR_THRESHOLD."""
+KV_TIMEOUT_S = 60.0
+
+
+class FunctionManager:
+    """The functions of one process, exported and loaded."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._loaded: dict[bytes, Any] = {}
+
+    def export(self, target: Any, kind: str) -> common_pb2.FunctionDescriptor:
+        """Puts a function or class into the function table and returns its descriptor.
+
+        Raises TypeError naming what does not pickle, ValueError above MAX_BYTES; warns above WARN_BYTES.
+        """
+        name = getattr(target, "__qualname__", type(target).__name__)
+        try:
+            code = cloudpickle.dumps(target, protocol=5)
+        except Exception as error:
+            raise TypeError(f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}") from error
+        self._check_size(kind, name, len(code))
+        digest = hashlib.blake2b(code, digest_size=28).digest()
+        key = self._core.job_id + digest
+        request = gcs_pb2.KvPutRequest(namespace=FUNCTIONS, key=key, value=code, overwrite=False)
+        self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S)
+        is_class = isinstance(target, type)
+        return common_pb2.FunctionDescriptor(
+            python=common_pb2.PythonFunctionDescriptor(
+                module_name=getattr(target, "__module__", "") or "",
+                class_name=name if is_class else "",
+                function_name="__init__" if is_class else name,
+                function_hash=digest,
+            )
+        )
+
+    def _check_size(self, kind: str, name: str, size_bytes: int) -> None:
+        advice = "put large objects into the object store with ray_mono.put() and pass the reference"
+        if size_bytes > MAX_BYTES:
+            raise ValueError(
+                f"the {kind} {name!r} is {size_bytes >> 20} MiB when pickled; at most {MAX_BYTES >> 20} MiB are accepted: {advice}"
+            )
+        if size_bytes > WARN_BYTES:
+            logger.warning(
+                "The %s %r is %d MiB when pickled, and every worker loads it: it captures a large object, perhaps by accident; %s.",
+                kind, name, size_bytes >> 20, advice,
+            )  # fmt: skip
+
+    def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
+        """The function or class of a descriptor; fetched once. Raises what unpickling raises, e.g. ModuleNotFoundError."""
+        digest = descriptor.python.function_hash
+        loaded = self._loaded.get(digest)
+        if loaded is None:
+            loaded = self._loaded[digest] = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
+        return loaded
+
+    def _fetch(self, namespace: bytes, key: bytes, name: str) -> Any:
+        reply = self._core.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S)
+        if not reply.found:
+            raise RaySystemError(f"the code of {name!r} is not in the cluster's function table (key {key.hex()})")
+        return cloudpickle.loads(reply.value)
+
+    # ---- functions that every worker runs
+
+    def run_on_all_workers(self, function: Any) -> None:
+        """Runs `function(worker_info)` here and then once on every worker of this job, present and future.
+
+        `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the first
+        exporter of a function exports it.
+        """
+        function({"worker": self._core})
+        code = cloudpickle.dumps(function, protocol=5)
+        key = self._core.job_id + hashlib.blake2b(code, digest_size=28).digest()
+        request = gcs_pb2.KvPutRequest(namespace=RUN_ON_WORKERS, key=key, value=code, overwrite=False)
+        if self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S).added:
+            message = gcs_pb2.PubMessage(channel=gcs_pb2.RUN_ON_WORKERS, key=self._core.job_id, payload=key)
+            self._core.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=KV_TIMEOUT_S)
+
+    def keys_to_run(self, job_id: bytes) -> list[bytes]:
+        request = gcs_pb2.KvKeysRequest(namespace=RUN_ON_WORKERS, prefix=job_id)
+        return list(self._core.gcs.KvKeys(request, timeout_s=KV_TIMEOUT_S).keys)
+
+    def run_exported(self, key: bytes) -> None:
+        """A worker's side: runs one, logging what it raises."""
+        try:
+            self._fetch(RUN_ON_WORKERS, key, "run_function_on_all_workers")({"worker": self._core})
+        except Exception:
+            logger.exception("a function given to run_function_on_all_workers failed on this worker")
+
+

@@ -1,0 +1,370 @@
+"""Reading objects: `get`, `wait`, futures. Blocks in user code's name, with the lock released.
+
+A get has two steps: wait until the memory store knows each value or its whereabouts; then fetch from the node's
+store those that live in stores, all in one request. Unpickling runs user code and happens outside of the lock.
+References that come out of a value are registered with their owners while the value itself is held (ARCHITECTURE,
+rule 3); those that come with a task's arguments wait for its end.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RaySystemError,
+    RayTaskError,
+)
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.protobuf import core_worker_pb2, raylet_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+FETCH_ATTEMPTS_MAX = 5
+"""How often owners are asked anew where an object is, before it counts as lost."""
+_FOUND = 0
+_NOT_HERE = 1
+
+
+class _Arrivals(threading.local):
+    """Where the references that this thread unpickles come from."""
+
+    # The arguments of a task: object id → owner, settled at its end.
+    task: dict[bytes, bytes] | None = None
+    # An object that is being read.
+    container: bytes | None = None
+
+
+class Getter:
+    """Reads objects for one process."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._arrivals = _Arrivals()
+        self._futures: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
+        # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
+        self.tells_raylet = False
+        self._num_blocked = 0
+
+    # ---- waiting in user code's name
+
+    def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
+        """Waits; a worker tells its raylet that its task's CPUs are free meanwhile."""
+        if waiter.done:
+            return True
+        core = self._core
+        if core.lock._is_owned():  # type: ignore[attr-defined]
+            raise RaySystemError("this would wait under the core worker's lock; this is a bug of ray_mono")
+        tells = self.tells_raylet
+        if tells:
+            with core.lock:
+                self._num_blocked += 1
+                if self._num_blocked == 1:
+                    core.raylet.NotifyBlocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+        try:
+            return core.reactor.wait(waiter, timeout_s)
+        finally:
+            if tells:
+                with core.lock:
+                    self._num_blocked -= 1
+                    if self._num_blocked == 0:
+                        core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+
+    # ---- get
+
+    def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
+        """See CoreWorker.get. `refs` keeps the objects alive meanwhile."""
+        return self.get_ids([ref._id for ref in refs], timeout_s)
+
+    def get_ids(self, object_ids: list[bytes], timeout_s: float | None) -> list[Any]:
+        """Like get, for objects that the caller holds otherwise."""
+        core = self._core
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        values: dict[bytes, Any] = {}
+        wanted = list(dict.fromkeys(object_ids))
+        for attempt in range(FETCH_ATTEMPTS_MAX):
+            self._await_ready(wanted, deadline_s, timeout_s)
+            missing = self._read_ready(wanted, values, deadline_s, timeout_s)
+            if not missing:
+                break
+            self._ask_again(missing, attempt)
+            wanted = missing
+        result = []
+        copies: set[bytes] = set()
+        for object_id in object_ids:
+            # Two gets of a mutable value give independent objects, also within one call.
+            if object_id in copies:
+                again: dict[bytes, Any] = {}
+                self._read_ready([object_id], again, deadline_s, timeout_s)
+                values.update(again)
+            copies.add(object_id)
+            result.append(values[object_id])
+        core.reactor._raise_if_interrupted()
+        return result
+
+    def _await_ready(self, object_ids: list[bytes], deadline_s: float | None, timeout_s: float | None) -> None:
+        core = self._core
+        waiter = Waiter(core.reactor)
+        missing = 0
+
+        def one_ready() -> None:
+            nonlocal missing
+            missing -= 1
+            if missing == 0:
+                waiter.set()
+
+        with core.lock:
+            core.drain()
+            if core.reactor.is_closed:
+                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+            for object_id in object_ids:
+                core.ownership.ask_owner(object_id)
+                if not core.memory_store.when_ready(object_id, one_ready):
+                    missing += 1
+            if missing == 0:
+                return
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        try:
+            finished = self.blocking_wait(waiter, left_s)
+        finally:
+            if not waiter.done:
+                with core.lock:
+                    for object_id in object_ids:
+                        core.memory_store.forget_waiter(object_id, one_ready)
+        if not finished:
+            if core.reactor.is_closed:
+                raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
+            raise self._timeout(missing, len(object_ids), timeout_s)
+
+    def _timeout(self, num_missing: int, num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
+        return GetTimeoutError(f"{num_missing} of {num_wanted} objects were not there after {timeout_s:g} s")
+
+    def _read_ready(
+        self, object_ids: list[bytes], values: dict[bytes, Any], deadline_s: float | None, timeout_s: float | None
+    ) -> list[bytes]:
+        """Puts the values of ready objects into `values`. Returns those that no store had. Raises error values."""
+        core = self._core
+        in_stores: list[tuple[bytes, list[bytes]]] = []
+        inline = []
+        with core.lock:
+            for object_id in object_ids:
+                entry = core.memory_store.get(object_id)
+                if entry is None:
+                    raise RaySystemError(f"object {object_id.hex()} went away during get: {core.references.story(object_id)}")
+                if entry.data is not None:
+                    inline.append((object_id, entry.metadata, entry.data))
+                else:
+                    in_stores.append((object_id, list(entry.locations or ())))
+        for object_id, metadata, data in inline:
+            values[object_id] = self.read(object_id, metadata, data)
+        if not in_stores:
+            return []
+        found = self.fetch(in_stores, deadline_s)
+        return self._read_found(found, values, len(object_ids), timeout_s)
+
+    def _read_found(
+        self, found: list[Any], values: dict[bytes, Any], num_wanted: int, timeout_s: float | None
+    ) -> list[bytes]:
+        core = self._core
+        lost = []
+        not_here = 0
+        # Views first: from here on every pin has an owner, whatever is raised.
+        views = [(item, core.store.view(item)) for item in found if item.state == _FOUND]
+        for item in found:
+            if item.state == _NOT_HERE:
+                not_here += 1
+            elif item.state != _FOUND:
+                lost.append(item.object_id)
+        if not_here:
+            raise self._timeout(not_here, num_wanted, timeout_s)
+        for item, view in views:
+            values[item.object_id] = self.read(item.object_id, item.metadata, view)
+        return lost
+
+    def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
+        """Unpickles a value. Raises it if it is an error."""
+        arrivals = self._arrivals
+        outer = arrivals.container
+        arrivals.container = object_id
+        try:
+            value = serialization.deserialize(metadata, data)
+        finally:
+            arrivals.container = outer
+        if metadata == serialization.ERROR:
+            raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
+        return value
+
+    def fetch(self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None) -> list[Any]:
+        """Asks the node's store, which pulls from other nodes. Every object found is pinned for the caller to take over."""
+        core = self._core
+        waiter = Waiter(core.reactor)
+        answer: list[Any] = []
+
+        def done(found: list[Any], error: RpcError | None) -> None:
+            answer.append((found, error))
+            if waiter_gone:
+                for item in found:
+                    if item.state == _FOUND:
+                        core.store.release(item.object_id)
+            waiter.set()
+
+        waiter_gone = False
+        timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
+        core.store.start_get(wanted, timeout_ms, done)
+        try:
+            self.blocking_wait(waiter, None)
+        finally:
+            if not waiter.done:
+                waiter_gone = True
+        if not answer:
+            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
+        found, error = answer[0]
+        if error is not None:
+            raise RaySystemError(f"the object store failed: {error}")
+        with core.lock:
+            for item in found:
+                if item.state == _FOUND and item.pulled:
+                    self._tell_location(item.object_id)
+        return list(found)
+
+    def _tell_location(self, object_id: bytes) -> None:
+        """This node's store has a copy now: the owner has to know, to free it. Lock held."""
+        core = self._core
+        row = core.references.get(object_id)
+        if row is None:
+            core.free_in_stores(object_id, [core.node_id])
+            return
+        entry = core.memory_store.get(object_id)
+        if entry is not None and entry.locations is not None and core.node_id not in entry.locations:
+            entry.locations.append(core.node_id)
+        if row.owner is not None:
+            owner = core.stub_for(core.ownership.parse_owner(row.owner))
+            owner.AddObjectLocation.notify(
+                core_worker_pb2.ObjectLocationRequest(object_id=object_id, node_id=core.node_id)
+            )
+
+    def _ask_again(self, lost: list[bytes], attempt: int) -> None:
+        core = self._core
+        with core.lock:
+            for object_id in lost:
+                row = core.references.get(object_id)
+                if row is None or row.owner is None or attempt + 1 >= FETCH_ATTEMPTS_MAX:
+                    raise ObjectLostError(object_id.hex())
+                core.ownership.ask_again(object_id)
+
+    # ---- references that come out of values
+
+    def note_arrival(self, object_id: bytes, owner: bytes) -> None:
+        """A foreign, unregistered reference was unpickled on this thread. Lock held."""
+        arrivals = self._arrivals
+        if arrivals.task is not None:
+            arrivals.task[object_id] = owner
+        else:
+            self._core.ownership.register(object_id, arrivals.container)
+
+    def collect_into(self, arrived: dict[bytes, bytes] | None) -> None:
+        """While a task's arguments are unpickled on this thread, references go into its context; None: no longer."""
+        self._arrivals.task = arrived
+
+    # ---- wait
+
+    def wait(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        core = self._core
+        waiter = Waiter(core.reactor)
+        ready: set[bytes] = set()
+        watched: list[tuple[bytes, Any]] = []
+
+        def now_ready(object_id: bytes) -> None:
+            entry = core.memory_store.get(object_id)
+            if fetch_local and entry is not None and entry.locations and core.node_id not in entry.locations:
+                self._pull(object_id, list(entry.locations), here)
+            else:
+                here(object_id)
+
+        def here(object_id: bytes) -> None:
+            ready.add(object_id)
+            if len(ready) >= num_returns:
+                waiter.set()
+
+        with core.lock:
+            core.drain()
+            for ref in refs:
+                object_id = ref._id
+                core.ownership.ask_owner(object_id)
+
+                def callback(object_id: bytes = object_id) -> None:
+                    now_ready(object_id)
+
+                if core.memory_store.when_ready(object_id, callback):
+                    callback()
+                else:
+                    watched.append((object_id, callback))
+        if not waiter.done and timeout_s != 0:
+            self.blocking_wait(waiter, timeout_s)
+        with core.lock:
+            for object_id, callback in watched:
+                core.memory_store.forget_waiter(object_id, callback)
+            first = [ref for ref in refs if ref._id in ready][:num_returns]
+        core.reactor._raise_if_interrupted()
+        chosen = {ref._id for ref in first}
+        return first, [ref for ref in refs if ref._id not in chosen]
+
+    def _pull(self, object_id: bytes, locations: list[bytes], then: Any) -> None:
+        """Brings a copy to this node's store, then then(object_id). Lock held."""
+        core = self._core
+
+        def done(found: list[Any], error: RpcError | None) -> None:
+            for item in found:
+                if item.state == _FOUND:
+                    core.store.release(item.object_id)
+                    if item.pulled:
+                        self._tell_location(object_id)
+            then(object_id)
+
+        core.store.start_get([(object_id, locations)], -1, done)
+
+    # ---- futures
+
+    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """Completed by a thread of its own, since unpickling runs user code."""
+        core = self._core
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with core.lock:
+            if self._futures is None:
+                self._futures = queue.SimpleQueue()
+                threading.Thread(target=self._complete_futures, name="ray_mono-futures", daemon=True).start()
+            completions = self._futures
+            core.ownership.ask_owner(ref._id)
+
+            def ready() -> None:
+                completions.put((future, ref))
+
+            if core.memory_store.when_ready(ref._id, ready):
+                ready()
+        return future
+
+    def _complete_futures(self) -> None:
+        assert self._futures is not None
+        while True:
+            item = self._futures.get()
+            if item is None:
+                return
+            future, ref = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self.get([ref], None)[0])
+            except BaseException as error:
+                future.set_exception(error)
+            del item, future, ref

@@ -1,0 +1,160 @@
+"""Joining the cluster: the steps that drivers and workers share, from nothing to a CoreWorker that answers its peers.
+
+    listen (Unix and TCP) → driver: a job from the GCS → RegisterClient at the raylet (which says all about the node)
+    → the store → CoreWorker
+
+The order matters: a worker can be pushed to as soon as the raylet knows it, so it listens before that, and keeps
+what comes too early.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.executor import Executor
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceServicer, core_worker_service_handlers
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.reactor_server import ReactorServer, ServerCall
+from ray_mono.rpc.surface import Handler, RpcError
+
+logger = logging.getLogger(__name__)
+
+REGISTER_TIMEOUT_S = 60.0
+
+
+class CoreWorkerServicer(CoreWorkerServiceServicer):
+    """What this process answers. Methods are plain functions under the lock: see reactor_channel."""
+
+    def __init__(self, is_worker: bool) -> None:
+        self.core: CoreWorker | None = None
+        self.executor: Executor | None = None
+        # Calls that came before the executor was there; a driver executes nothing.
+        self._early: list[tuple[Any, ServerCall]] | None = [] if is_worker else None
+
+    def set_executor(self, executor: Executor) -> None:
+        """Lock held."""
+        self.executor = executor
+        for request, call in self._early or ():
+            executor.PushTask(request, call)
+        self._early = None
+
+    def PushTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self.executor is not None:
+            self.executor.PushTask(request, call)
+        elif self._early is not None:
+            self._early.append((request, call))
+        else:
+            call.reply(core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER))
+
+    def GetObjectStatus(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self._core().ownership.GetObjectStatus(request, call)
+
+    def AddBorrower(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self._core().ownership.AddBorrower(request, call)
+
+    def WaitForRefRemoved(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self._core().ownership.WaitForRefRemoved(request, call)
+
+    def AddObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self._core().ownership.AddObjectLocation(request, call)
+
+    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self._core().ownership.RemoveObjectLocation(request, call)
+
+    def Exit(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(common_pb2.Empty())
+        if self.executor is None:
+            return
+        if request.force:
+            self.executor.core.reactor.flush()
+            os._exit(1)
+        self.executor.exit_after_queue()
+
+    def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(common_pb2.DumpStateReply(json=json.dumps(self._core().describe())))
+
+    def _core(self) -> CoreWorker:
+        assert self.core is not None
+        return self.core
+
+
+class Membership:
+    """The sockets of a process on its way into the cluster."""
+
+    def __init__(self, worker_type: int, worker_id: bytes, session_dir: str, secret: str, host: str) -> None:
+        """Starts to answer on sockets/worker-<id> and on a TCP port of `host`."""
+        is_worker = worker_type == common_pb2.WORKER
+        self.reactor = Reactor("worker" if is_worker else "driver")
+        self.servicer = CoreWorkerServicer(is_worker)
+        self._worker_type = worker_type
+        self.session_dir = session_dir
+        self.secret = secret
+        handlers: dict[str, Handler[Any, Any]] = core_worker_service_handlers(self.servicer)
+        with self.reactor.lock:
+            self.server = ReactorServer(self.reactor, handlers, secret)
+            unix_path = os.path.join(session_dir, "sockets", f"worker-{worker_id.hex()[:16]}")
+            self.server.listen_unix(unix_path)
+            port = self.server.listen_tcp(host)
+        self.address = common_pb2.Address(worker_id=worker_id, unix_path=unix_path, host=host, port=port)
+
+    def channel(self, address: str) -> ReactorChannel:
+        """Raises RaySystemError where nobody answers on a Unix socket; TCP's failures are told to the calls."""
+        with self.reactor.lock:
+            channel = ReactorChannel(self.reactor, address, self.secret)
+        if channel.is_closed:
+            raise RaySystemError(channel.error().message)
+        return channel
+
+    def join(
+        self,
+        *,
+        gcs: ReactorChannel,
+        raylet_socket: str,
+        job_id: bytes,
+        startup_token: int = 0,
+        namespace: str = "",
+        on_raylet_lost: Callable[[str], None],
+    ) -> CoreWorker:
+        """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError."""
+        raylet = self.channel(f"unix:{raylet_socket}")
+        request = raylet_pb2.RegisterClientRequest(
+            type=self._worker_type,  # type: ignore[arg-type]
+            worker_id=self.address.worker_id,
+            pid=os.getpid(),
+            job_id=job_id,
+            address=self.address,
+            startup_token=startup_token,
+        )
+        try:
+            reply = RayletServiceStub(raylet).RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)
+            self.address.node_id = reply.node.node_id
+            store = self.channel(f"unix:{reply.node.store_socket}")
+            core = CoreWorker(
+                reactor=self.reactor,
+                address=self.address,
+                node=reply.node,
+                gcs_channel=gcs,
+                raylet_channel=raylet,
+                store_channel=store,
+                secret=self.secret,
+                session_dir=self.session_dir,
+                is_driver=self._worker_type == common_pb2.DRIVER,
+                job_id=job_id,
+                namespace=namespace,
+                server=self.server,
+            )
+        except RpcError as error:
+            raise RaySystemError(f"this process could not join the cluster at {raylet_socket}: {error}") from None
+        with self.reactor.lock:
+            self.servicer.core = core
+            raylet.on_close(on_raylet_lost)
+        return core

@@ -1,0 +1,101 @@
+"""Values this process knows: small ones as bytes, large ones as the nodes that hold them, and those that do not exist yet.
+
+A machine without I/O, called under the core worker's lock. Values stay serialized: a value is frozen at `put`, and
+two `get`s give independent objects. Entries live exactly as long as the reference counter's row of the same id.
+
+    (no entry) ──expect──► PENDING ──put_inline──► READY inline
+                              └─────put_in_store──► READY in stores (locations)      READY ──expect──► PENDING   (its
+                              task runs again)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Callback = Callable[[], None]
+
+
+class Entry:
+    """One value. `data` is None while pending and for values in stores."""
+
+    __slots__ = ("data", "locations", "metadata", "ready", "size_bytes", "waiters")
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.metadata = b""
+        self.data: bytes | None = None
+        # Node ids, in the order in which they got their copy; None for inline values.
+        self.locations: list[bytes] | None = None
+        self.size_bytes = 0
+        self.waiters: list[Callback] | None = None
+
+
+class MemoryStore:
+    """The table of values by object id."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, object_id: bytes) -> Entry | None:
+        return self._entries.get(object_id)
+
+    def expect(self, object_id: bytes) -> Entry:
+        """A value that will come. Waiters of an entry that was there stay."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            entry = self._entries[object_id] = Entry()
+        else:
+            entry.ready = False
+            entry.data = entry.locations = None
+        return entry
+
+    def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
+        entry = self._entries.get(object_id)
+        if entry is None:
+            entry = self._entries[object_id] = Entry()
+        entry.metadata = metadata
+        entry.data = data
+        entry.locations = None
+        entry.size_bytes = len(data)
+        self._wake(entry)
+
+    def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
+        entry = self._entries.get(object_id)
+        if entry is None:
+            entry = self._entries[object_id] = Entry()
+        entry.data = None
+        entry.locations = locations
+        entry.size_bytes = size_bytes
+        self._wake(entry)
+
+    def when_ready(self, object_id: bytes, callback: Callback) -> bool:
+        """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was removed)."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.ready:
+            return True
+        if entry.waiters is None:
+            entry.waiters = [callback]
+        else:
+            entry.waiters.append(callback)
+        return False
+
+    def forget_waiter(self, object_id: bytes, callback: Callback) -> None:
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.waiters is not None and callback in entry.waiters:
+            entry.waiters.remove(callback)
+
+    def remove(self, object_id: bytes) -> Entry | None:
+        entry = self._entries.pop(object_id, None)
+        if entry is not None and entry.waiters:
+            self._wake(entry)
+        return entry
+
+    def _wake(self, entry: Entry) -> None:
+        entry.ready = True
+        waiters, entry.waiters = entry.waiters, None
+        if waiters:
+            for callback in waiters:
+                callback()

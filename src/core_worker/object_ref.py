@@ -1,0 +1,84 @@
+"""ObjectRef: a future and a name for a value that exists once in the cluster.
+
+An instance counts as one local reference of this process; its finalizer may run at any allocation, perhaps while this very thread
+holds the core worker's lock, so it only appends to a deque that the core worker drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ray_mono.common.ids import JobID, TaskID
+from ray_mono.core_worker import current, serialization
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+T = TypeVar("T")
+
+
+class ObjectRef(Generic[T]):
+    """A reference to the value of a task, an actor call or a `put`. Made by ray_mono only."""
+
+    __slots__ = ("__weakref__", "_core", "_id")
+
+    def __init__(self, object_id: bytes, core: CoreWorker) -> None:
+        """Takes over one local reference that the caller has counted already."""
+        self._id = object_id
+        self._core = core
+
+    def binary(self) -> bytes:
+        """The 28 bytes of the id."""
+        return self._id
+
+    def hex(self) -> str:
+        return self._id.hex()
+
+    def is_nil(self) -> bool:
+        return False
+
+    def task_id(self) -> TaskID:
+        """Of the task that makes the value."""
+        return TaskID(self._id[:24])
+
+    def job_id(self) -> JobID:
+        return JobID(self._id[20:24])
+
+    def future(self) -> concurrent.futures.Future[T]:
+        """A standard future that gets the value or the error."""
+        return self._core.as_future(self)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self.future()).__await__()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectRef) and self._id == other._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        serialization.note_nested(self)
+        return _arrived, (self._id, self._core.owner_address_of(self))
+
+    def __copy__(self) -> ObjectRef[T]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T]:
+        return self
+
+    def __del__(self) -> None:
+        core = getattr(self, "_core", None)
+        if core is not None:
+            core.reference_dropped(self._id)
+
+
+def _arrived(object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:
+    """Unpickles a reference: the process becomes a borrower of it, or meets one of its own again."""
+    return current.require().reference_arrived(object_id, owner_address)

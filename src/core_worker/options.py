@@ -1,0 +1,52 @@
+"""What the API asks of the core worker for one function, class or method: validated values, prepared once and used per call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.protobuf import common_pb2
+
+ONE_CPU = ResourceSet.from_units({"CPU": 1})
+NOTHING = ResourceSet()
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Options of a remote function. Defaults are Ray's."""
+
+    name: str = ""
+    num_returns: int = 1
+    resources: ResourceSet = ONE_CPU
+    max_retries: int = 3
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    max_calls: int = 0
+    """Calls after which the worker ends; 0: never."""
+    strategy: common_pb2.SchedulingStrategy | None = None
+    runtime_env: str = ""
+    """Serialized JSON; empty: the job's own."""
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """Options of an actor class. `resources` are held while it lives, `placement_resources` must be free to place it."""
+
+    name: str = ""
+    namespace: str = ""
+    get_if_exists: bool = False
+    is_detached: bool = False
+    class_name: str = ""
+    resources: ResourceSet = NOTHING
+    placement_resources: ResourceSet = ONE_CPU
+    max_restarts: int = 0
+    max_task_retries: int = 0
+    max_concurrency: int = 1
+    is_asyncio: bool = False
+    max_pending_calls: int = -1
+    allow_out_of_order_execution: bool = False
+    concurrency_groups: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+    """(group, calls at once, method names)."""
+    strategy: common_pb2.SchedulingStrategy | None = None
+    runtime_env: str = ""
+    handle_metadata: bytes = field(default=b"", repr=False)
+    """What get_actor needs to rebuild a handle; opaque here."""

@@ -1,0 +1,181 @@
+"""Who still needs which object: the reference counts of one process, for objects it owns and objects it borrows.
+
+A machine without I/O, called under the core worker's lock. It owns the table of references; it knows nothing of
+values, sockets or tasks. Each reference has four reasons to live:
+
+    local      ObjectRef instances in this process
+    submitted  unfinished tasks of this process that have it as an argument, and other holds for a while
+    contained  objects in scope here that have it inside (puts, returns, actor handles)
+    borrowers  (owned only) other workers that hold it, see ARCHITECTURE "Ownership and references"
+
+When the last reason goes, the reference goes out of scope: it is taken from the table, what it contained is let go
+(which may cascade), and `on_out_of_scope` is told. There is no other way out of the table.
+
+    reference   owned: value lives here or in stores that we name     borrowed: the owner answers for it
+                                                                      unregistered -> registered (the owner knows us)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ray_mono.common.exceptions import RaySystemError
+
+
+class Reference:
+    """One row. `owner` is a serialized Address, None where this process owns the object."""
+
+    __slots__ = ("borrowers", "contained", "local", "nested", "owner", "registered", "removal_waiters", "submitted")
+
+    def __init__(self, owner: bytes | None) -> None:
+        self.owner = owner
+        self.local = 0
+        self.submitted = 0
+        self.contained = 0
+        self.borrowers: dict[bytes, bool] | None = None
+        # Owner: the references inside the value. Each counts one `contained` there.
+        self.nested: tuple[bytes, ...] = ()
+        # Borrower: the owner counts us. Always true for owned references.
+        self.registered = owner is None
+        # Borrower: answers to open WaitForRefRemoved calls.
+        self.removal_waiters: list[Callable[[], None]] | None = None
+
+    @property
+    def in_scope(self) -> bool:
+        return self.local > 0 or self.submitted > 0 or self.contained > 0 or bool(self.borrowers)
+
+
+class ReferenceCounter:
+    """The table. on_out_of_scope(object_id, reference) runs once for each reference that ends."""
+
+    def __init__(self, on_out_of_scope: Callable[[bytes, Reference], None]) -> None:
+        self._references: dict[bytes, Reference] = {}
+        self._on_out_of_scope = on_out_of_scope
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __contains__(self, object_id: bytes) -> bool:
+        return object_id in self._references
+
+    def get(self, object_id: bytes) -> Reference | None:
+        return self._references.get(object_id)
+
+    def items(self) -> Iterable[tuple[bytes, Reference]]:
+        return self._references.items()
+
+    # ---- coming in
+
+    def add_owned(self, object_id: bytes, nested: tuple[bytes, ...] = ()) -> None:
+        """A new object of ours with one local reference; `nested` must be in the table."""
+        if object_id in self._references:
+            raise RaySystemError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
+        reference = Reference(None)
+        reference.local = 1
+        self._references[object_id] = reference
+        if nested:
+            self.set_nested(object_id, nested)
+
+    def set_nested(self, object_id: bytes, nested: tuple[bytes, ...]) -> None:
+        """The references inside an owned object, known once its value is."""
+        self._references[object_id].nested = nested
+        for inner in nested:
+            self._references[inner].contained += 1
+
+    def add_local(self, object_id: bytes) -> None:
+        self._references[object_id].local += 1
+
+    def borrow(self, object_id: bytes, owner: bytes) -> Reference:
+        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to live."""
+        reference = self._references.get(object_id)
+        if reference is None:
+            reference = self._references[object_id] = Reference(owner)
+        return reference
+
+    def add_submitted(self, object_ids: Iterable[bytes]) -> None:
+        for object_id in object_ids:
+            self._references[object_id].submitted += 1
+
+    def add_borrower(self, object_id: bytes, worker_id: bytes) -> bool:
+        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then asks again."""
+        reference = self._references[object_id]
+        if reference.borrowers is None:
+            reference.borrowers = {}
+        if worker_id in reference.borrowers:
+            reference.borrowers[worker_id] = True
+            return False
+        reference.borrowers[worker_id] = False
+        return True
+
+    # ---- going out
+
+    def remove_local(self, object_id: bytes) -> None:
+        reference = self._references.get(object_id)
+        if reference is not None:
+            reference.local -= 1
+            if reference.local <= 0:
+                self._check(object_id, reference)
+
+    def remove_submitted(self, object_ids: Iterable[bytes]) -> None:
+        for object_id in object_ids:
+            reference = self._references.get(object_id)
+            if reference is not None:
+                reference.submitted -= 1
+                self._check(object_id, reference)
+
+    def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bool:
+        """The watch of a borrower ended. True if it has to be opened again, because the worker borrowed anew meanwhile."""
+        reference = self._references.get(object_id)
+        if reference is None or reference.borrowers is None or worker_id not in reference.borrowers:
+            return False
+        if reference.borrowers[worker_id] and not connection_lost:
+            reference.borrowers[worker_id] = False
+            return True
+        del reference.borrowers[worker_id]
+        self._check(object_id, reference)
+        return False
+
+    def check(self, object_id: bytes) -> None:
+        """Ends a row that was made by `borrow` and got no reason to live."""
+        reference = self._references.get(object_id)
+        if reference is not None:
+            self._check(object_id, reference)
+
+    def _check(self, object_id: bytes, reference: Reference) -> None:
+        if reference.in_scope:
+            return
+        del self._references[object_id]
+        ended = [(object_id, reference)]
+        while ended:
+            object_id, reference = ended.pop()
+            self._on_out_of_scope(object_id, reference)
+            for inner in reference.nested:
+                row = self._references.get(inner)
+                if row is not None:
+                    row.contained -= 1
+                    if not row.in_scope:
+                        del self._references[inner]
+                        ended.append((inner, row))
+
+    # ---- for people
+
+    def story(self, object_id: bytes) -> str:
+        row = self._references.get(object_id)
+        if row is None:
+            return f"object {object_id.hex()} is not referenced here"
+        return (
+            f"object {object_id.hex()} ({'owned' if row.owner is None else 'borrowed'}): {row.local} local references, "
+            f"{row.submitted} tasks or holds, in {row.contained} objects, {len(row.borrowers or ())} borrowers"
+        )
+
+    def check_invariants(self) -> None:
+        """Recounts what can be recounted. Raises RaySystemError."""
+        contained: dict[bytes, int] = {}
+        for row in self._references.values():
+            for inner in row.nested:
+                contained[inner] = contained.get(inner, 0) + 1
+        for object_id, row in self._references.items():
+            if not row.in_scope or min(row.local, row.submitted, row.contained) < 0:
+                raise RaySystemError(f"a reference outlived its reasons: {self.story(object_id)}")
+            if row.contained != contained.get(object_id, 0):
+                raise RaySystemError(f"wrong number of containers, {contained.get(object_id, 0)} found: {self.story(object_id)}")

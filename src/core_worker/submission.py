@@ -1,0 +1,375 @@
+"""From a call in user code to a pending task: arguments, ids, references. The first step of the hot path.
+
+    flat list [None, 1, None, ref, "key", array]
+      → primitives stay in one pickle (flat_args); refs become TaskArg.reference; other values are pickled one by
+      one, up to 100 KiB
+        inline, above that put once and passed by reference
+
+Pickling runs user code and happens outside of the lock; then everything is counted in one step under it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common import ids
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.actor_submitter import Actor
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.task_manager import PendingTask
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_submitter import SchedulingQueue
+
+# Stay in the list's own pickle: exact types, nothing inside.
+_INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
+_TEXT_MAX = 4096
+GCS_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class TaskTemplate:
+    """What calls of one remote function with one set of options share."""
+
+    core: CoreWorker
+    options: TaskOptions
+    queue: SchedulingQueue
+    request: Any
+    """PushTaskRequest with everything but ids and arguments."""
+
+
+@dataclass(frozen=True)
+class MethodTemplate:
+    """What calls of one actor method share."""
+
+    name: str
+    num_returns: int = 1
+    max_task_retries: int = 0
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    concurrency_group: str = ""
+
+
+class ActorState:
+    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive (None: a weak handle)."""
+
+    __slots__ = ("actor", "actor_id", "creation_ref")
+
+    def __init__(self, actor: Actor, creation_ref: ObjectRef[Any] | None) -> None:
+        self.actor = actor
+        self.actor_id = actor.actor_id
+        self.creation_ref = creation_ref
+
+
+@dataclass
+class _Arguments:
+    """Packed arguments: for the specification, and what has to be held."""
+
+    flat: bytes
+    args: list[Any]
+    refs: list[ObjectRef[Any]]
+    """Every reference in them, alive until counted."""
+    nested: list[ObjectRef[Any]]
+
+
+class Submission:
+    """Makes pending tasks and hands them to the submitters."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        # creation object id → actor id, of actors that end with their last handle
+        self._owned_actors: dict[bytes, bytes] = {}
+
+    # ---- arguments
+
+    def pack(self, flat_args: list[Any], what: str) -> _Arguments:
+        """Raises TypeError saying which argument does not pickle."""
+        from ray_mono.core_worker.core_worker import INLINE_BYTES_MAX
+
+        core = self._core
+        packed = _Arguments(b"", [], [], [])
+        flat = flat_args
+        for position in range(1, len(flat_args), 2):
+            value = flat_args[position]
+            kind = type(value)
+            if kind in _INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX):
+                continue
+            if flat is flat_args:
+                flat = list(flat_args)
+            flat[position] = None
+            if isinstance(value, ObjectRef):
+                packed.refs.append(value)
+                packed.args.append(
+                    common_pb2.TaskArg(reference=core.reference_message(value._id), position=position)
+                )
+                continue
+            try:
+                serialized = serialization.serialize(value)
+            except Exception as error:
+                name = flat_args[position - 1] or f"number {position // 2}"
+                raise TypeError(
+                    f"argument {name} of {what} (a {kind.__name__}) cannot be sent to a worker, since it does not pickle: {error}"
+                ) from error
+            if serialized.size_bytes > INLINE_BYTES_MAX:
+                with core.lock:
+                    object_id = core.context.get().next_put_id()
+                ref = core.put_serialized(object_id, serialized)
+                packed.refs.append(ref)
+                packed.args.append(common_pb2.TaskArg(reference=core.reference_message(object_id), position=position))
+                continue
+            packed.refs.extend(serialized.nested)
+            packed.nested.extend(serialized.nested)
+            message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
+            packed.args.append(common_pb2.TaskArg(value=message, position=position))
+        packed.flat = pickle.dumps(flat, 5) if flat else b""
+        return packed
+
+    # ---- normal tasks
+
+    def task_template(self, descriptor: common_pb2.FunctionDescriptor, options: TaskOptions) -> TaskTemplate:
+        core = self._core
+        spec = common_pb2.TaskSpec(
+            type=common_pb2.NORMAL_TASK,
+            name=options.name or descriptor.python.function_name,
+            function=descriptor,
+            job_id=core.job_id,
+            caller=core.address,
+            num_returns=options.num_returns,
+            resources=options.resources.to_proto(),
+            runtime_env=options.runtime_env,
+            max_retries=options.max_retries,
+            retry_exceptions=bool(options.retry_exceptions),
+            max_calls=options.max_calls,
+        )
+        with core.lock:
+            queue = core.task_submitter.queue_for(options)
+        return TaskTemplate(core, options, queue, core_worker_pb2.PushTaskRequest(spec=spec))
+
+    def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+        core = self._core
+        self._check_connected()
+        options = template.options
+        packed = self.pack(flat_args, f"{template.request.spec.name}()")
+        request = core_worker_pb2.PushTaskRequest()
+        request.CopyFrom(template.request)
+        with core.lock:
+            core.drain()
+            parent = core.context.get()
+            task_id = parent.next_task_id(ids.nil_actor_of(core.job_id))
+            task = self._register(request, task_id, parent, packed, options.num_returns)
+            task.retries_left = options.max_retries
+            task.retry_exceptions = options.retry_exceptions
+            queue = template.queue
+            task.resubmit = lambda again: core.task_submitter.submit(queue, again)
+            if packed.args:
+                core.tasks.resolve(task, lambda ready: core.task_submitter.submit(queue, ready))
+            else:
+                core.task_submitter.submit(queue, task)
+        return [ObjectRef(object_id, core) for object_id in task.return_ids]
+
+    def _register(
+        self, request: Any, task_id: bytes, parent: Any, packed: _Arguments, num_returns: int
+    ) -> PendingTask:
+        """Fills in ids and arguments and counts every reference. Lock held."""
+        core = self._core
+        spec = request.spec
+        spec.task_id = task_id
+        spec.parent_task_id = parent.task_id
+        spec.depth = parent.depth + 1
+        spec.flat_args = packed.flat
+        if packed.args:
+            spec.args.extend(packed.args)
+        for ref in packed.nested:
+            spec.nested_args.append(core.reference_message(ref._id))
+        arg_ids = [ref._id for ref in packed.refs]
+        core.references.add_submitted(arg_ids)
+        return_ids = [ids.object_id_bytes(task_id, index) for index in range(1, num_returns + 1)]
+        for object_id in return_ids:
+            core.references.add_owned(object_id)
+            core.memory_store.expect(object_id)
+        task = PendingTask(task_id, request, return_ids, arg_ids)
+        core.tasks.add(task)
+        return task
+
+    def _check_connected(self) -> None:
+        if self._core.reactor.is_closed:
+            raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+
+    # ---- actors
+
+    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None) -> ActorState:
+        """For a handle that arrived, or was looked up by name."""
+        with self._core.lock:
+            actor = self._core.actor_submitter.actor(actor_id)
+            if creation_ref is not None:
+                actor.creation_id = creation_ref.binary()
+            return ActorState(actor, creation_ref)
+
+    def submit_actor_task(self, state: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+        core = self._core
+        self._check_connected()
+        actor = state.actor
+        packed = self.pack(flat_args, f"{template.name}()")
+        spec = common_pb2.TaskSpec(
+            type=common_pb2.ACTOR_TASK,
+            name=template.name,
+            job_id=core.job_id,
+            caller=core.address,
+            num_returns=template.num_returns,
+            actor_task=common_pb2.ActorTaskSpec(actor_id=actor.actor_id, concurrency_group=template.concurrency_group),
+        )
+        request = core_worker_pb2.PushTaskRequest(spec=spec)
+        with core.lock:
+            core.drain()
+            core.actor_submitter.check_pending(actor)
+            if state.creation_ref is not None:
+                packed.refs.append(state.creation_ref)
+            parent = core.context.get()
+            task_id = parent.next_task_id(actor.actor_id)
+            task = self._register(request, task_id, parent, packed, template.num_returns)
+            task.retries_left = template.max_task_retries
+            task.retry_exceptions = template.retry_exceptions
+            task.actor_id = actor.actor_id
+            task.resubmit = lambda again: core.actor_submitter.submit(actor, again)
+            core.actor_submitter.submit(actor, task)
+        return [ObjectRef(object_id, core) for object_id in task.return_ids]
+
+    def create_actor(
+        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, flat_args: list[Any]
+    ) -> ActorState:
+        """Registers the actor with the GCS, which places it; only a named one waits for the answer.
+
+        Raises ValueError where the name is taken.
+        """
+        core = self._core
+        self._check_connected()
+        packed = self.pack(flat_args, f"{options.class_name}()")
+        with core.lock:
+            parent = core.context.get()
+            actor_id = parent.next_actor_id()
+            request = core_worker_pb2.PushTaskRequest(spec=self._creation_spec(descriptor, options, actor_id))
+            task_id = ids.TaskID.for_actor_creation(actor_id).binary()
+            task = self._register(request, task_id, parent, packed, 1)
+            creation_ref: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)
+            actor = core.actor_submitter.actor(actor_id)
+            actor.creation_id = creation_ref.binary()
+            actor.max_pending_calls = options.max_pending_calls
+            actor.watching = True  # until it is registered
+            if not options.is_detached:
+                self._owned_actors[actor.creation_id] = actor_id
+        if options.name:
+            existing = self._register_named(task, actor, options)
+            if existing is not None:
+                return existing
+        else:
+            with core.lock:
+                core.tasks.resolve(task, lambda ready: self._register_later(ready, actor, options))
+        return ActorState(actor, None if options.is_detached else creation_ref)
+
+    def _registration(self, task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
+        return gcs_pb2.RegisterActorRequest(
+            creation_spec=task.request.spec, class_name=options.class_name, get_if_exists=options.get_if_exists
+        )
+
+    def _register_later(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
+        core = self._core
+        if actor.creation_id not in core.references:
+            core.tasks.fail(task, RaySystemError("no handle is left"))
+            return
+
+        def done(reply: Any, error: RpcError | None) -> None:
+            if error is None:
+                self._registered(task, actor, options)
+            else:
+                actor.watching = False
+                core.actor_submitter.fail_creation(actor, f"the actor {options.class_name} could not be registered: {error}")
+
+        core.gcs.RegisterActor.start(self._registration(task, options), done)
+
+    def _register_named(self, task: PendingTask, actor: Actor, options: ActorOptions) -> ActorState | None:
+        """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists found one."""
+        core = self._core
+        waiter = Waiter(core.reactor)
+        with core.lock:
+            core.tasks.resolve(task, lambda ready: waiter.set())
+        core.blocking_wait(waiter, None)
+        try:
+            reply = core.gcs.RegisterActor(self._registration(task, options), timeout_s=GCS_TIMEOUT_S)
+        except RpcError as error:
+            with core.lock:
+                self._owned_actors.pop(actor.creation_id, None)
+                core.actor_submitter.fail_creation(actor, error.message)
+                core.tasks.fail(task, RaySystemError(error.message))
+            if error.code is StatusCode.ALREADY_EXISTS:
+                raise ValueError(error.message) from None
+            raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
+        with core.lock:
+            if reply.created:
+                self._registered(task, actor, options)
+                return None
+            # Another caller was first: ours never existed.
+            self._owned_actors.pop(actor.creation_id, None)
+            core.tasks.fail(task, RaySystemError("another caller created the actor first"))
+            return self.actor_state(reply.actor.actor_id, None)
+
+    def _registered(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
+        """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
+        core = self._core
+        core.tasks.pending.pop(task.task_id, None)
+        if task.arg_ids and not options.is_detached:
+            if actor.creation_id in core.references:
+                core.references.set_nested(actor.creation_id, tuple(dict.fromkeys(task.arg_ids)))
+            core.references.remove_submitted(task.arg_ids)
+        actor.watching = False
+        core.actor_submitter.watch(actor)
+
+    def _creation_spec(
+        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, actor_id: bytes
+    ) -> common_pb2.TaskSpec:
+        core = self._core
+        creation = common_pb2.ActorCreationSpec(
+            actor_id=actor_id,
+            max_restarts=options.max_restarts,
+            max_task_retries=options.max_task_retries,
+            max_concurrency=options.max_concurrency,
+            is_asyncio=options.is_asyncio,
+            is_detached=options.is_detached,
+            name=options.name,
+            namespace=options.namespace or core.namespace,
+            serialized_handle=options.handle_metadata,
+            max_pending_calls=options.max_pending_calls,
+            allow_out_of_order_execution=options.allow_out_of_order_execution,
+            concurrency_groups=[
+                common_pb2.ConcurrencyGroup(name=name, max_concurrency=limit, method_names=methods)
+                for name, limit, methods in options.concurrency_groups
+            ],
+        )
+        return common_pb2.TaskSpec(
+            type=common_pb2.ACTOR_CREATION_TASK,
+            name=f"{options.class_name}.__init__",
+            function=descriptor,
+            job_id=core.job_id,
+            caller=core.address,
+            num_returns=1,
+            resources=options.resources.to_proto(),
+            placement_resources=options.placement_resources.to_proto(),
+            strategy=options.strategy,
+            runtime_env=options.runtime_env,
+            actor_creation=creation,
+        )
+
+    def owned_out_of_scope(self, object_id: bytes) -> None:
+        """An owned object ended. If it stood for an actor, no handle is left: the GCS ends it. Lock held."""
+        actor_id = self._owned_actors.pop(object_id, None)
+        if actor_id is not None:
+            self._core.gcs.ActorOutOfScope.start(
+                gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id), lambda reply, error: None
+            )
+            self._core.actor_submitter.forget(actor_id)

@@ -1,0 +1,236 @@
+"""Normal tasks: leases on workers, and tasks pushed onto them. Called under the core worker's lock; never blocks.
+
+Tasks that may share a worker (same shape, strategy and environment: one scheduling key) share a queue. While tasks
+wait, leases are asked for, at most LEASE_REQUESTS_MAX at a time; a worker that was granted runs one task after
+another until the queue is empty, lingers LINGER_S for the next one, and goes back to its raylet.
+
+    lease   REQUESTED ──grant──► BUSY ◄──► IDLE (lingers) ──► returned
+                │  └──spillback──► REQUESTED at another raylet, which grants or rejects
+                └──rejected──► gone (asked for again while tasks wait)
+            BUSY ──worker lost──► disposed; its task is retried or fails
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import (
+    LocalRayletDiedError,
+    RuntimeEnvSetupError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, PendingTask
+from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.surface import RpcError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.rpc.reactor import Timer
+
+LEASE_REQUESTS_MAX = 16
+"""Per scheduling key. More would only queue at the raylet, in front of other clients."""
+LINGER_S = 0.005
+"""How long an idle lease is kept: longer than a caller takes from one answer to its next call, shorter than anybody notices."""
+REJECTED_RETRY_S = 0.05
+
+
+class Lease:
+    """A worker that this process may push tasks to."""
+
+    __slots__ = ("address", "lease_id", "linger", "queue", "raylet", "resource_ids", "stub", "task")
+
+    def __init__(self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, stub: Any) -> None:
+        self.lease_id = lease_id
+        self.queue = queue
+        self.raylet = raylet
+        self.address: common_pb2.Address = grant.worker
+        self.resource_ids = grant.resource_ids
+        self.stub: CoreWorkerServiceStub = stub
+        self.task: PendingTask | None = None
+        self.linger: Timer | None = None
+
+
+class SchedulingQueue:
+    """The tasks and leases of one scheduling key."""
+
+    __slots__ = ("idle", "num_leases", "options", "requested", "retry", "tasks")
+
+    def __init__(self, options: TaskOptions) -> None:
+        self.options = options
+        self.tasks: deque[PendingTask] = deque()
+        self.idle: list[Lease] = []
+        self.num_leases = 0
+        # Lease ids asked for, with the raylet that was asked.
+        self.requested: dict[bytes, RayletServiceStub] = {}
+        self.retry: Timer | None = None
+
+
+class TaskSubmitter:
+    """The scheduling queues of one process."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._queues: dict[Any, SchedulingQueue] = {}
+
+    def queue_for(self, options: TaskOptions) -> SchedulingQueue:
+        """The queue of tasks like this one; looked up once per remote function."""
+        strategy = options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
+        key = (options.resources, strategy, options.runtime_env)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = SchedulingQueue(options)
+        return queue
+
+    def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
+        queue.tasks.append(task)
+        self._pump(queue)
+
+    def _pump(self, queue: SchedulingQueue) -> None:
+        while queue.tasks and queue.idle:
+            lease = queue.idle.pop()
+            if lease.linger is not None:
+                lease.linger.cancel()
+            self._push(lease, queue.tasks.popleft())
+        wanted = min(len(queue.tasks), LEASE_REQUESTS_MAX)
+        while len(queue.requested) < wanted:
+            self._request(queue, self._core.raylet, False)
+
+    # ---- leases
+
+    def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
+        lease_id = self._core.new_id()
+        queue.requested[lease_id] = raylet
+        options = queue.options
+        request = raylet_pb2.RequestWorkerLeaseRequest(
+            lease_id=lease_id,
+            job_id=self._core.job_id,
+            resources=options.resources.to_proto(),
+            strategy=options.strategy,
+            runtime_env=options.runtime_env,
+            requester=self._core.address,
+            backlog=max(0, len(queue.tasks) - len(queue.requested)),
+            grant_or_reject=spilled,
+            task_name=queue.tasks[0].name if queue.tasks else options.name,
+        )
+        raylet.RequestWorkerLease.start(request, lambda reply, error: self._on_lease(queue, lease_id, raylet, reply, error))
+
+    def _on_lease(
+        self, queue: SchedulingQueue, lease_id: bytes, raylet: RayletServiceStub, reply: Any, error: RpcError | None
+    ) -> None:
+        queue.requested.pop(lease_id, None)
+        if error is not None:
+            if raylet is self._core.raylet:
+                self._fail_all(queue, LocalRayletDiedError())
+            else:
+                # A node that died: its tasks go elsewhere.
+                self._retry_later(queue)
+            return
+        outcome = reply.WhichOneof("outcome")
+        if outcome == "grant":
+            stub = self._core.stub_for(reply.grant.worker)
+            lease = Lease(lease_id, queue, raylet, reply.grant, stub)
+            queue.num_leases += 1
+            self._next(lease)
+        elif outcome == "spillback":
+            if queue.tasks:
+                target = reply.spillback
+                self._request(queue, self._core.raylet_at(f"{target.host}:{target.port}"), True)
+        else:
+            self._on_rejection(queue, reply.rejection)
+
+    def _on_rejection(self, queue: SchedulingQueue, rejection: Any) -> None:
+        kind = rejection.kind
+        if kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
+            self._fail_all(queue, RuntimeEnvSetupError(rejection.message))
+        elif kind == raylet_pb2.Rejection.INFEASIBLE:
+            self._fail_all(queue, TaskUnschedulableError(rejection.message))
+        elif kind == raylet_pb2.Rejection.NOT_HERE:
+            self._retry_later(queue)
+        elif queue.tasks and kind == raylet_pb2.Rejection.CANCELLED:
+            self._pump(queue)
+
+    def _retry_later(self, queue: SchedulingQueue) -> None:
+        """After a spillback found the other node busy: asks the local raylet again, a little later."""
+        if queue.retry is not None:
+            return
+
+        def again() -> None:
+            queue.retry = None
+            self._pump(queue)
+
+        queue.retry = self._core.reactor.call_later(REJECTED_RETRY_S, again)
+
+    def _fail_all(self, queue: SchedulingQueue, error: BaseException) -> None:
+        tasks, queue.tasks = queue.tasks, deque()
+        for task in tasks:
+            self._core.tasks.fail(task, error)
+
+    def _next(self, lease: Lease) -> None:
+        """The lease has nothing to do: the next task, or it lingers."""
+        queue = lease.queue
+        if queue.tasks:
+            self._push(lease, queue.tasks.popleft())
+            return
+        queue.idle.append(lease)
+        lease.linger = self._core.reactor.call_later(LINGER_S, lambda: self._give_back(lease))
+        for lease_id, raylet in list(queue.requested.items()):
+            raylet.CancelWorkerLease.start(raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None)
+
+    def _give_back(self, lease: Lease) -> None:
+        if lease in lease.queue.idle:
+            lease.queue.idle.remove(lease)
+            self._drop(lease, dispose=False)
+
+    def _drop(self, lease: Lease, dispose: bool) -> None:
+        lease.queue.num_leases -= 1
+        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, dispose=dispose))
+
+    # ---- tasks
+
+    def _push(self, lease: Lease, task: PendingTask) -> None:
+        lease.task = task
+        request = task.request
+        request.intended_worker_id = lease.address.worker_id
+        request.lease_id = lease.lease_id
+        request.ClearField("resource_ids")
+        for name, ids in lease.resource_ids.items():
+            request.resource_ids[name].CopyFrom(ids)
+        lease.stub.PushTask.start(request, lambda reply, error: self._on_reply(lease, task, reply, error))
+
+    def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
+        lease.task = None
+        if error is not None:
+            self._drop(lease, dispose=True)
+            self._core.tasks.lost(task, lambda: WorkerCrashedError())
+            self._pump(lease.queue)
+            return
+        exiting = reply.worker_exiting
+        if reply.status == DONE:
+            self._core.tasks.complete(task, reply, lease.address)
+        elif reply.status == NOT_STARTED:
+            lease.queue.tasks.appendleft(task)
+        else:
+            exiting = True
+            lease.queue.tasks.appendleft(task)
+        if exiting:
+            self._drop(lease, dispose=True)
+            self._pump(lease.queue)
+        else:
+            self._next(lease)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What waits and what is leased, for DumpState."""
+        return [
+            {
+                "resources": str(queue.options.resources),
+                "tasks_queued": len(queue.tasks),
+                "leases": queue.num_leases,
+                "lease_requests": len(queue.requested),
+            }
+            for queue in self._queues.values()
+        ]

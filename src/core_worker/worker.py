@@ -1,0 +1,144 @@
+"""A worker process: joins its node, runs tasks until it is told to end, and dies with its raylet.
+
+Usually forked from the template (template.py), which calls run_worker. By hand, for a debugger:
+
+    python -m ray_mono.core_worker.worker --raylet-socket <session>/sockets/raylet --gcs-address HOST:PORT --session-dir <session>
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import signal
+import sys
+from typing import Any, NoReturn
+
+from ray_mono.common import ids
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker import current
+from ray_mono.core_worker.config import WorkerConfig
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.executor import TITLE, Executor
+from ray_mono.core_worker.membership import Membership
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc import auth
+
+logger = logging.getLogger(__name__)
+
+GCS_TIMEOUT_S = 60.0
+
+
+def run_worker(config: WorkerConfig) -> NoReturn:
+    """Joins and runs tasks; ends the process."""
+    signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
+    secret = auth.find_secret(None, config.session_dir)
+    membership = Membership(common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host)
+    try:
+        gcs = membership.channel(config.gcs_address)
+        core = membership.join(
+            gcs=gcs,
+            raylet_socket=config.raylet_socket,
+            job_id=config.job_id,
+            startup_token=config.startup_token,
+            on_raylet_lost=_end_with_raylet,
+        )
+    except RaySystemError as error:
+        logger.error("%s", error)
+        os._exit(1)
+    jobs = _Jobs(core)
+    executor = Executor(core, jobs.bind)
+    current.set(core)
+    core.getter.tells_raylet = True
+    signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
+    with core.lock:
+        membership.servicer.set_executor(executor)
+    executor.run()
+    os._exit(0)
+
+
+def _end_with_raylet(reason: str) -> None:
+    """Nothing that this worker could do reaches anybody any more."""
+    os._exit(1)
+
+
+class _Jobs:
+    """The job this worker serves: where its modules are, and what every worker of it has to run first."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._bound = b""
+        self._pending_runs: list[bytes] = []
+
+    def bind(self, job_id: bytes) -> None:
+        """Before each task: the first one of a job makes this worker that job's. Raises RpcError if the GCS does not answer."""
+        if job_id != self._bound:
+            self._bind(job_id)
+        while self._pending_runs:
+            self._core.functions.run_exported(self._pending_runs.pop(0))
+
+    def _bind(self, job_id: bytes) -> None:
+        core = self._core
+        self._bound = core.job_id = job_id
+        core.context.main = TaskContext(ids.TaskID.for_driver(job_id).binary(), job_id)
+        job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
+        core.namespace = job.namespace
+        self._apply(json.loads(job.config_json or "{}"))
+        for stream in (sys.stdout, sys.stderr):
+            print(f":job_id:{job_id.hex()}", file=stream, flush=True)
+        subscription = gcs_pb2.SubscribeRequest(
+            channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id])]
+        )
+        seen: set[bytes] = set()
+
+        def published(message: Any) -> None:
+            if message.payload not in seen:
+                seen.add(message.payload)
+                self._pending_runs.append(message.payload)
+
+        core.gcs.Subscribe.start(subscription, published, lambda error: None)
+        for key in core.functions.keys_to_run(job_id):
+            if key not in seen:
+                seen.add(key)
+                self._pending_runs.append(key)
+
+    def _apply(self, job_config: dict[str, Any]) -> None:
+        """sys_path: the driver's script directory first, as it is on the driver. env_vars: of the job."""
+        for path in reversed(job_config.get("sys_path", [])):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        os.environ.update(job_config.get("env_vars", {}))
+
+
+def main() -> int:
+    """By hand; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="worker", description="A worker of a node, outside of the node's worker template.")
+    parser.add_argument("--raylet-socket", required=True, help="Unix socket of the node's raylet")
+    parser.add_argument("--gcs-address", required=True, help="unix:/path or host:port of the GCS")
+    parser.add_argument("--session-dir", required=True, help="the session's directory")
+    parser.add_argument(
+        "--node-host", default="127.0.0.1", help="address on which other nodes reach this process (default: %(default)s)"
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=arguments.log_level.upper())
+    from setproctitle import setproctitle
+
+    setproctitle(f"{TITLE}IDLE")
+    run_worker(
+        WorkerConfig(
+            raylet_socket=arguments.raylet_socket,
+            gcs_address=arguments.gcs_address,
+            session_dir=arguments.session_dir,
+            worker_id=ids.WorkerID.from_random(random.SystemRandom()).binary(),
+            log_level=arguments.log_level,
+            node_host=arguments.node_host,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

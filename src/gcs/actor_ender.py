@@ -1,0 +1,66 @@
+"""The shell that ends the workers of actors.
+
+Without force the worker itself is asked, to finish the calls it has queued first; by force its raylet is, which can always kill. A raylet
+that cannot be reached is asked again until it answers or its node is dead, so that no actor outlives its row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ray_mono.gcs.actor_manager import EndWorker
+from ray_mono.gcs.actor_rows import death_to_proto
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
+
+
+class ActorEnder:
+    """Carries out EndWorker."""
+
+    def __init__(self, environment: Environment, nodes: NodeManager) -> None:
+        self._environment = environment
+        self._nodes = nodes
+
+    def end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
+        """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
+        self._environment.tasks.spawn(self._end(effect, address), f"end worker {effect.worker_id.hex()}")
+
+    async def _end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
+        if not effect.force and address is not None:
+            try:
+                await self._ask_worker(effect, address)
+                return
+            except RpcError as error:
+                # Dead already, or deaf: its raylet knows how to tell, and what to do.
+                logger.info("worker %s did not answer Exit: %s", effect.worker_id.hex(), error)
+        while (info := self._nodes.alive(effect.node_id)) is not None:
+            try:
+                await self._ask_raylet(effect, f"{info.host}:{info.node_manager_port}")
+                return
+            except RpcError as error:
+                if error.code not in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+                    logger.info("worker %s was not killed: %s", effect.worker_id.hex(), error)
+                    return
+            await asyncio.sleep(self._environment.config.lease_retry_period_s)
+
+    async def _ask_worker(self, effect: EndWorker, address: common_pb2.Address) -> None:
+        channel = await self._environment.transport.connect(
+            f"{address.host}:{address.port}", self._environment.config.connect_timeout_s
+        )
+        try:
+            worker = core_worker_rpc.CoreWorkerServiceAsyncStub(channel)
+            await worker.Exit(core_worker_pb2.ExitRequest(force=False, cause=death_to_proto(effect.death)))
+        finally:
+            channel.close()
+
+    async def _ask_raylet(self, effect: EndWorker, raylet_address: str) -> None:
+        raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(raylet_address))
+        request = raylet_pb2.KillWorkerRequest(
+            worker_id=effect.worker_id.binary(), force=True, cause=death_to_proto(effect.death)
+        )
+        await raylet.KillWorker(request, timeout_s=self._environment.config.health_check_timeout_s)

@@ -1,0 +1,435 @@
+"""The machine that decides over actors: events in, effects out.
+
+It owns the table of actors, who has which name, and which worker is which actor's. It does not know how a worker is found
+(`actor_scheduler.py`), what is kept beside the row (`actor_table.py`), or what RPC ends a worker (`actor_ender.py`).
+
+How it works: every event finds its actor, checks that it is still about the present incarnation (reports of a death arrive from
+several sides, late and twice: a stale one has no effect), and moves the row along `actor_state.TRANSITIONS` in `_move`, the only
+place where a state changes. Effects come in the order in which they are to happen: RowChanged first, and whatever others can see of
+the rest only when that row is durable.
+
+- A worker's death starts the actor again while num_restarts is below max_restarts (-1: always), unless it was asked to end (`ending`)
+  or ended on purpose. A death before the constructor returned counts the same.
+- Ending a waiting actor needs no worker's agreement: it is DEAD at once. Ending a living one by force is as immediate, and its
+  worker is killed afterwards. Ending it without force (no handle is left) waits for the worker to finish the calls it has queued.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.gcs.actor_state import (
+    FINAL_KINDS,
+    Actor,
+    ActorEvent,
+    ActorRegistration,
+    ActorState,
+    Death,
+    DeathKind,
+    GcsInternalError,
+    next_state,
+)
+
+logger = logging.getLogger(__name__)
+
+# Transitions remembered per actor.
+STORY_MAX = 12
+
+
+@dataclass(frozen=True)
+class RowChanged:
+    """Store the row. Where `announced`, publish it and answer its watchers once it is durable."""
+
+    actor: Actor
+    announced: bool = True
+
+
+@dataclass(frozen=True)
+class RowForgotten:
+    """Delete the row of an actor that died long ago."""
+
+    actor_id: ActorID
+
+
+@dataclass(frozen=True)
+class Place:
+    """Find a worker for this incarnation and create the actor there, when the row is durable."""
+
+    actor_id: ActorID
+    incarnation: int
+    """num_restarts at the time of this effect."""
+    previous_deaths: int
+    """Workers in a row that died during creation: what to back off by."""
+
+
+@dataclass(frozen=True)
+class StopPlacing:
+    """Whatever is under way for this actor is not wanted any more."""
+
+    actor_id: ActorID
+
+
+@dataclass(frozen=True)
+class EndWorker:
+    """End this worker, when the row is durable: by force, or after the calls it has queued."""
+
+    actor_id: ActorID
+    node_id: NodeID
+    worker_id: WorkerID
+    force: bool
+    death: Death
+
+
+Effect = RowChanged | RowForgotten | Place | StopPlacing | EndWorker
+
+
+class ActorNameTaken(Exception):
+    """A living actor has the name."""
+
+    def __init__(self, existing: Actor) -> None:
+        registration = existing.registration
+        super().__init__(
+            f"an actor named {registration.name!r} exists in namespace {registration.namespace!r}: "
+            f"actor {existing.actor_id.hex()} of class {registration.class_name}; choose another name, or pass get_if_exists=True"
+        )
+        self.existing = existing
+
+
+class ActorManager:
+    """All actors of the cluster. Times are seconds since the epoch, given by the caller."""
+
+    def __init__(self, dead_actors_max: int) -> None:
+        self._dead_actors_max = dead_actors_max
+        # In the order of registration.
+        self._actors: dict[ActorID, Actor] = {}
+        # Invariant: exactly the named actors that are not dead.
+        self._by_name: dict[tuple[str, str], ActorID] = {}
+        # Invariant: exactly the actors that have a worker_id, and each worker serves one actor.
+        self._by_worker: dict[WorkerID, ActorID] = {}
+        # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
+        self._owned: dict[WorkerID, dict[ActorID, None]] = {}
+        # Invariant: exactly the dead actors, in the order of their deaths.
+        self._dead: dict[ActorID, None] = {}
+
+    # ---- questions
+
+    def get(self, actor_id: ActorID) -> Actor | None:
+        return self._actors.get(actor_id)
+
+    def named(self, namespace: str, name: str) -> Actor | None:
+        """The actor that has the name and is not dead."""
+        actor_id = self._by_name.get((namespace, name))
+        return None if actor_id is None else self._actors[actor_id]
+
+    def names(self) -> list[tuple[str, str]]:
+        """(namespace, name) of all named actors that are not dead, sorted."""
+        return sorted(self._by_name)
+
+    def all(self) -> list[Actor]:
+        return list(self._actors.values())
+
+    # ---- registration and placement
+
+    def register(self, registration: ActorRegistration, now_s: float) -> list[Effect]:
+        """A new actor. Registering an id again (an owner that missed the answer) has no effect. Raises ActorNameTaken."""
+        if registration.actor_id in self._actors:
+            return []
+        actor = Actor(
+            registration,
+            ActorState.DEPENDENCIES_UNREADY,
+            version=0,
+            start_time_s=now_s,
+            story=("registered",),
+        )
+        if actor.full_name is not None:
+            holder = self._by_name.get(actor.full_name)
+            if holder is not None:
+                raise ActorNameTaken(self._actors[holder])
+            self._by_name[actor.full_name] = actor.actor_id
+        self._actors[actor.actor_id] = actor
+        self._own(actor)
+        # The executor fetches the arguments, so nothing has to be ready before the placement.
+        actor = self._move(actor, ActorEvent.DEPENDENCIES_READY)
+        return [RowChanged(actor), self._place(actor)]
+
+    def restore(self, actors: Iterable[Actor]) -> list[Effect]:
+        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended: nobody waits for it."""
+        effects: list[Effect] = []
+        for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
+            self._actors[actor.actor_id] = actor
+            if actor.state is not ActorState.DEAD:
+                self._own(actor)
+                if actor.full_name is not None:
+                    self._by_name[actor.full_name] = actor.actor_id
+            if actor.worker_id is not None:
+                self._by_worker[actor.worker_id] = actor.actor_id
+            if not actor.is_waiting_for_place:
+                continue
+            ended = self._end_worker(
+                actor, Death(DeathKind.KILLED, "the GCS restarted while the actor was being created")
+            )
+            if actor.worker_id is not None:
+                actor = self._save(actor, node_id=None, worker_id=None)
+                effects.append(RowChanged(actor, announced=False))
+            effects += [*ended, self._place(actor)]
+        dead = [actor for actor in self._actors.values() if actor.state is ActorState.DEAD]
+        self._dead = dict.fromkeys(
+            actor.actor_id for actor in sorted(dead, key=lambda actor: actor.end_time_s)
+        )
+        return effects
+
+    def leased(
+        self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID
+    ) -> list[Effect]:
+        """A worker was granted for this incarnation; its creation may be pushed once the row is durable. Empty: not wanted any more."""
+        actor = self._actors.get(actor_id)
+        if (
+            actor is None
+            or not actor.is_waiting_for_place
+            or actor.num_restarts != incarnation
+            or actor.worker_id is not None
+        ):
+            return []
+        had_reason = bool(actor.pending_reason)
+        actor = self._save(
+            actor, node_id=node_id, worker_id=worker_id, pending_reason="", version=actor.version + had_reason
+        )
+        return [RowChanged(actor, announced=had_reason)]
+
+    def given_back(self, actor_id: ActorID, worker_id: WorkerID) -> list[Effect]:
+        """The worker did not begin the creation: the actor waits for another, and no restart is spent."""
+        actor = self._of_worker(actor_id, worker_id)
+        if actor is None or not actor.is_waiting_for_place:
+            return []
+        return [RowChanged(self._save(actor, node_id=None, worker_id=None), announced=False)]
+
+    def created(self, actor_id: ActorID, worker_id: WorkerID) -> list[Effect]:
+        """The constructor returned."""
+        actor = self._of_worker(actor_id, worker_id)
+        if actor is None:
+            return []
+        return [RowChanged(self._move(actor, ActorEvent.CREATED, pending_reason="", creations_failed=0))]
+
+    def creation_failed(self, actor_id: ActorID, death: Death, now_s: float) -> list[Effect]:
+        """The constructor raised, or no worker can ever run it: the actor is dead, and its worker (if any) of no use."""
+        actor = self._actors.get(actor_id)
+        if actor is None or not actor.is_waiting_for_place:
+            return []
+        return self._bury(actor, death, now_s)
+
+    def waits_because(self, actor_id: ActorID, reason: str) -> list[Effect]:
+        """Why the actor still has no place, one sentence."""
+        actor = self._actors.get(actor_id)
+        if actor is None or not actor.is_waiting_for_place or actor.pending_reason == reason:
+            return []
+        return [RowChanged(self._save(actor, pending_reason=reason, version=actor.version + 1))]
+
+    # ---- deaths
+
+    def worker_died(self, worker_id: WorkerID, death: Death, now_s: float) -> list[Effect]:
+        """A worker or driver ended: the actor in it is started again or dies; actors that it owned die, unless detached."""
+        effects: list[Effect] = []
+        actor_id = self._by_worker.get(worker_id)
+        if actor_id is not None:
+            effects += self._lose_worker(self._actors[actor_id], death, now_s)
+        return effects + self._end_owned(
+            worker_id, f"its owner, worker {worker_id.hex()}, died: {death.message}", now_s
+        )
+
+    def node_died(self, node_id: NodeID, death: Death, now_s: float) -> list[Effect]:
+        """All workers of a node are gone. Owners first: what they owned is not worth a restart elsewhere."""
+        owners = dict.fromkeys(
+            actor.registration.owner_worker_id
+            for actor in self._living()
+            if actor.registration.owner_node_id == node_id
+        )
+        effects: list[Effect] = []
+        for owner in owners:
+            effects += self._end_owned(owner, f"its owner died with node {node_id.hex()}", now_s)
+        for actor in self._living():
+            if actor.node_id == node_id:
+                effects += self._lose_worker(actor, death, now_s)
+        return effects
+
+    def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:
+        """Ends the job's actors, but for the detached ones."""
+        death = Death(DeathKind.JOB_FINISHED, f"job {job_id.hex()} finished")
+        effects: list[Effect] = []
+        for actor in self._living():
+            if actor.registration.job_id == job_id and not actor.registration.is_detached:
+                effects += self._bury(actor, death, now_s)
+        return effects
+
+    def kill(self, actor_id: ActorID, force: bool, no_restart: bool, now_s: float) -> list[Effect]:
+        """What kill() asks for. Without no_restart the worker is killed (by force) and the actor started again while its restarts
+        last. Raises KeyError for an unknown actor."""
+        actor = self._actors[actor_id]
+        if actor.state is ActorState.DEAD:
+            return []
+        death = Death(DeathKind.KILLED, "killed by kill()")
+        if not no_restart:
+            return self._end_worker(actor, death) if actor.state is ActorState.ALIVE else []
+        if force or actor.state is not ActorState.ALIVE:
+            return self._bury(actor, death, now_s)
+        return self._end_gracefully(actor, death)
+
+    def out_of_scope(self, actor_id: ActorID, now_s: float) -> list[Effect]:
+        """No handle is left. A detached actor does not mind. Raises KeyError for an unknown actor."""
+        actor = self._actors[actor_id]
+        if actor.state is ActorState.DEAD or actor.registration.is_detached:
+            return []
+        death = Death(DeathKind.OUT_OF_SCOPE, "no handle to the actor is left")
+        if actor.state is ActorState.ALIVE:
+            return self._end_gracefully(actor, death)
+        return self._bury(actor, death, now_s)
+
+    # ---- steps
+
+    def _living(self) -> list[Actor]:
+        return [actor for actor in self._actors.values() if actor.state is not ActorState.DEAD]
+
+    def _of_worker(self, actor_id: ActorID, worker_id: WorkerID) -> Actor | None:
+        """The actor, if that is still its worker."""
+        return self._actors[actor_id] if self._by_worker.get(worker_id) == actor_id else None
+
+    def _own(self, actor: Actor) -> None:
+        if not actor.registration.is_detached:
+            self._owned.setdefault(actor.registration.owner_worker_id, {})[actor.actor_id] = None
+
+    def _end_owned(self, owner: WorkerID, message: str, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for actor_id in list(self._owned.get(owner, ())):
+            effects += self._bury(self._actors[actor_id], Death(DeathKind.OWNER_DIED, message), now_s)
+        return effects
+
+    def _end_gracefully(self, actor: Actor, death: Death) -> list[Effect]:
+        if actor.ending is not None:
+            return []
+        return self._end_worker(self._save(actor, ending=death), death, force=False)
+
+    def _lose_worker(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
+        registration = actor.registration
+        has_restarts = registration.max_restarts < 0 or actor.num_restarts < registration.max_restarts
+        if actor.ending is not None or death.kind in FINAL_KINDS or not has_restarts:
+            # The worker is gone already: forgetting it keeps _bury from ending it.
+            actor = self._save(actor, node_id=None, worker_id=None)
+            return self._bury(actor, actor.ending or death, now_s)
+        actor = self._move(
+            actor,
+            ActorEvent.WORKER_LOST,
+            num_restarts=actor.num_restarts + 1,
+            node_id=None,
+            worker_id=None,
+            pending_reason="",
+            creations_failed=actor.creations_failed + (actor.state is not ActorState.ALIVE),
+        )
+        return [RowChanged(actor), StopPlacing(actor.actor_id), self._place(actor)]
+
+    def _bury(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
+        ended = self._end_worker(actor, death)
+        was_waiting = actor.is_waiting_for_place
+        actor = self._move(
+            actor,
+            ActorEvent.ENDED,
+            end_time_s=now_s,
+            death=death,
+            ending=None,
+            pending_reason="",
+            node_id=None,
+            worker_id=None,
+        )
+        if actor.full_name is not None:
+            del self._by_name[actor.full_name]
+        if not actor.registration.is_detached:
+            owned = self._owned[actor.registration.owner_worker_id]
+            del owned[actor.actor_id]
+            if not owned:
+                del self._owned[actor.registration.owner_worker_id]
+        self._dead[actor.actor_id] = None
+        stop: list[Effect] = [StopPlacing(actor.actor_id)] if was_waiting else []
+        return [RowChanged(actor), *stop, *ended, *self._forget_oldest()]
+
+    def _forget_oldest(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while len(self._dead) > self._dead_actors_max:
+            actor_id = next(iter(self._dead))
+            del self._dead[actor_id], self._actors[actor_id]
+            effects.append(RowForgotten(actor_id))
+        return effects
+
+    def _end_worker(self, actor: Actor, death: Death, force: bool = True) -> list[Effect]:
+        if actor.node_id is None or actor.worker_id is None:
+            return []
+        return [EndWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death)]
+
+    def _place(self, actor: Actor) -> Place:
+        return Place(actor.actor_id, actor.num_restarts, actor.creations_failed)
+
+    def _move(self, actor: Actor, event: ActorEvent, **changes: object) -> Actor:
+        """The one place where a state changes. Raises IllegalActorTransition and changes nothing."""
+        state = next_state(actor, event)
+        moved = self._save(actor, state=state, version=actor.version + 1, **changes)
+        cause = "" if moved.death is None else f": {moved.death.kind.name}, {moved.death.message}"
+        logger.info(
+            "actor %s (%s) %s → %s%s",
+            moved.actor_id.hex(),
+            moved.registration.class_name,
+            actor.state.name,
+            state.name,
+            cause,
+        )
+        return moved
+
+    def _save(self, actor: Actor, **changes: object) -> Actor:
+        """Replaces the row, and keeps the index of workers with it."""
+        saved: Actor = replace(actor, **changes)  # type: ignore[arg-type]
+        if saved.state is not actor.state:
+            saved = replace(
+                saved, story=(*actor.story, f"{saved.state.name}#{saved.num_restarts}")[-STORY_MAX:]
+            )
+        if actor.worker_id is not None and saved.worker_id != actor.worker_id:
+            del self._by_worker[actor.worker_id]
+        if saved.worker_id is not None:
+            self._by_worker[saved.worker_id] = saved.actor_id
+        self._actors[saved.actor_id] = saved
+        return saved
+
+    # ---- invariants
+
+    def check_invariants(self) -> None:
+        """Recounts what is kept twice. Raises GcsInternalError."""
+        living = self._living()
+        names = {actor.full_name: actor.actor_id for actor in living if actor.full_name is not None}
+        workers = {
+            actor.worker_id: actor.actor_id for actor in self._actors.values() if actor.worker_id is not None
+        }
+        dead = {actor.actor_id for actor in self._actors.values() if actor.state is ActorState.DEAD}
+        owned = {
+            (actor.registration.owner_worker_id, actor.actor_id)
+            for actor in living
+            if not actor.registration.is_detached
+        }
+        stored_owned = {
+            (owner, actor_id) for owner, actor_ids in self._owned.items() for actor_id in actor_ids
+        }
+        indices: tuple[tuple[str, object, object], ...] = (
+            ("names", self._by_name, names),
+            ("workers", self._by_worker, workers),
+            ("owners", stored_owned, owned),
+            ("dead", set(self._dead), dead),
+        )
+        for what, stored, counted in indices:
+            if stored != counted:
+                raise GcsInternalError(
+                    f"the index of {what} of the actors holds {stored}, the rows say {counted}"
+                )
+        for actor in self._actors.values():
+            if (actor.state is ActorState.DEAD) != (actor.death is not None) or (actor.node_id is None) != (
+                actor.worker_id is None
+            ):
+                raise GcsInternalError(f"the row of an actor contradicts itself: {actor}")
+            if (actor.state is ActorState.ALIVE) and actor.worker_id is None:
+                raise GcsInternalError(f"an actor is alive without a worker: {actor}")

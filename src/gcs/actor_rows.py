@@ -1,0 +1,101 @@
+"""Between the actor manager's rows and the wire: what of a message a decision needs, and how a decision is written into one."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.actor_placement import Demand
+from ray_mono.gcs.actor_state import Actor, ActorRegistration, ActorState, Death, DeathKind
+from ray_mono.protobuf import common_pb2
+
+
+def registration_of(spec: common_pb2.TaskSpec, class_name: str) -> ActorRegistration:
+    """What the manager has to know of a creation task. Raises ValueError naming the kind of id that is malformed."""
+    creation = spec.actor_creation
+    return ActorRegistration(
+        actor_id=ActorID(creation.actor_id),
+        job_id=JobID(spec.job_id),
+        owner_worker_id=WorkerID(spec.caller.worker_id),
+        owner_node_id=NodeID(spec.caller.node_id),
+        class_name=class_name,
+        name=creation.name,
+        namespace=creation.namespace,
+        is_detached=creation.is_detached,
+        max_restarts=creation.max_restarts,
+    )
+
+
+def demand_of(spec: common_pb2.TaskSpec) -> Demand:
+    """What the creation task wants of a node."""
+    needed = spec.placement_resources if spec.HasField("placement_resources") else spec.resources
+    kind = spec.strategy.WhichOneof("strategy")
+    affinity = spec.strategy.node_affinity
+    return Demand(
+        ResourceSet.from_proto(needed),
+        preferred_node_id=NodeID(spec.caller.node_id),
+        affinity_node_id=NodeID(affinity.node_id) if kind == "node_affinity" else None,
+        affinity_is_soft=affinity.soft,
+        is_spread=kind == "spread",
+    )
+
+
+def without_arguments(spec: common_pb2.TaskSpec) -> common_pb2.TaskSpec:
+    """The creation task as others may see it: what it is and needs, not what it is called with."""
+    bare = common_pb2.TaskSpec()
+    bare.CopyFrom(spec)
+    for field in ("flat_args", "args", "nested_args"):
+        bare.ClearField(field)
+    bare.actor_creation.ClearField("serialized_handle")
+    return bare
+
+
+def death_to_proto(death: Death) -> common_pb2.DeathCause:
+    cause = common_pb2.DeathCause(
+        kind=cast("common_pb2.DeathCause.Kind", int(death.kind)),
+        message=death.message,
+        exit_code=death.exit_code,
+        signal=death.signal,
+    )
+    if death.error:
+        cause.error.ParseFromString(death.error)
+    return cause
+
+
+def death_from_proto(cause: common_pb2.DeathCause) -> Death:
+    error = cause.error.SerializeToString() if cause.HasField("error") else b""
+    return Death(DeathKind(cause.kind), cause.message, cause.exit_code, cause.signal, error)
+
+
+def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
+    """Writes the manager's fields into the message."""
+    info.state = cast("common_pb2.ActorState", int(actor.state))
+    info.version = actor.version
+    info.num_restarts = actor.num_restarts
+    info.pending_reason = actor.pending_reason
+    info.start_time_s = actor.start_time_s
+    info.end_time_s = actor.end_time_s
+    if actor.worker_id is None:
+        info.ClearField("address")
+        info.ClearField("pid")
+    if actor.death is not None:
+        info.death_cause.CopyFrom(death_to_proto(actor.death))
+
+
+def read_fields(info: common_pb2.ActorInfo) -> Actor:
+    """The manager's row out of a stored message."""
+    has_place = info.HasField("address")
+    return Actor(
+        registration_of(info.creation_spec, info.class_name),
+        ActorState(info.state),
+        version=info.version,
+        start_time_s=info.start_time_s,
+        end_time_s=info.end_time_s,
+        num_restarts=info.num_restarts,
+        node_id=NodeID(info.address.node_id) if has_place else None,
+        worker_id=WorkerID(info.address.worker_id) if has_place else None,
+        death=death_from_proto(info.death_cause) if info.state == common_pb2.DEAD else None,
+        pending_reason=info.pending_reason,
+        story=("restored",),
+    )

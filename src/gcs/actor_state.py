@@ -1,0 +1,162 @@
+"""The life of an actor: its states, what can happen in each, and the row that the actor manager keeps.
+
+The row holds what decisions are made from. What is only kept and handed on (the creation task, addresses, the pickled handle) stays
+in the ActorInfo message that `actor_table.py` holds beside it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+
+
+class GcsInternalError(Exception):
+    """A mistake of this service, not of a caller."""
+
+
+class ActorState(enum.IntEnum):
+    """The numbers of the wire's ActorState."""
+
+    DEPENDENCIES_UNREADY = 0
+    PENDING_CREATION = 1
+    ALIVE = 2
+    RESTARTING = 3
+    DEAD = 4
+
+
+class ActorEvent(enum.Enum):
+    DEPENDENCIES_READY = enum.auto()
+    CREATED = enum.auto()
+    """The constructor returned."""
+    WORKER_LOST = enum.auto()
+    """The worker is gone, and the actor may be started again."""
+    ENDED = enum.auto()
+    """For good."""
+
+
+TRANSITIONS: dict[tuple[ActorState, ActorEvent], ActorState] = {
+    (ActorState.DEPENDENCIES_UNREADY, ActorEvent.DEPENDENCIES_READY): ActorState.PENDING_CREATION,
+    (ActorState.DEPENDENCIES_UNREADY, ActorEvent.ENDED): ActorState.DEAD,
+    (ActorState.PENDING_CREATION, ActorEvent.CREATED): ActorState.ALIVE,
+    (ActorState.PENDING_CREATION, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
+    (ActorState.PENDING_CREATION, ActorEvent.ENDED): ActorState.DEAD,
+    (ActorState.ALIVE, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
+    (ActorState.ALIVE, ActorEvent.ENDED): ActorState.DEAD,
+    (ActorState.RESTARTING, ActorEvent.CREATED): ActorState.ALIVE,
+    (ActorState.RESTARTING, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
+    (ActorState.RESTARTING, ActorEvent.ENDED): ActorState.DEAD,
+}
+
+
+class DeathKind(enum.IntEnum):
+    """The numbers of the wire's DeathCause.Kind."""
+
+    UNKNOWN = 0
+    WORKER_DIED = 1
+    NODE_DIED = 2
+    OWNER_DIED = 3
+    OUT_OF_SCOPE = 4
+    KILLED = 5
+    EXITED = 6
+    CREATION_FAILED = 7
+    JOB_FINISHED = 8
+
+
+# A worker that ended for one of these did so on purpose: its actor is not started again.
+FINAL_KINDS = frozenset(
+    {
+        DeathKind.OWNER_DIED,
+        DeathKind.OUT_OF_SCOPE,
+        DeathKind.EXITED,
+        DeathKind.CREATION_FAILED,
+        DeathKind.JOB_FINISHED,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Death:
+    """Why something died."""
+
+    kind: DeathKind
+    message: str
+    exit_code: int = 0
+    signal: int = 0
+    error: bytes = b""
+    """For CREATION_FAILED: the serialized SerializedObject of the exception."""
+
+
+@dataclass(frozen=True)
+class ActorRegistration:
+    """What an owner says of an actor when it registers it."""
+
+    actor_id: ActorID
+    job_id: JobID
+    owner_worker_id: WorkerID
+    owner_node_id: NodeID
+    class_name: str
+    name: str
+    """Empty: not named."""
+    namespace: str
+    is_detached: bool
+    max_restarts: int
+    """-1: without end."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One actor. Replaced, never changed."""
+
+    registration: ActorRegistration
+    state: ActorState
+    version: int
+    """Grows with every change that others can see."""
+    start_time_s: float
+    end_time_s: float = 0.0
+    num_restarts: int = 0
+    node_id: NodeID | None = None
+    worker_id: WorkerID | None = None
+    """Of the incarnation that is alive or being created; both None while it is not placed, and when dead."""
+    creations_failed: int = 0
+    """Workers in a row that died before the constructor returned."""
+    ending: Death | None = None
+    """Its worker was asked to end: when it does, this is the cause and there is no restart."""
+    death: Death | None = None
+    """Set when, and only when, the state is DEAD."""
+    pending_reason: str = ""
+    story: tuple[str, ...] = ()
+    """The latest transitions, for error messages."""
+
+    @property
+    def actor_id(self) -> ActorID:
+        return self.registration.actor_id
+
+    @property
+    def full_name(self) -> tuple[str, str] | None:
+        """(namespace, name), or None where it has no name."""
+        return (self.registration.namespace, self.registration.name) if self.registration.name else None
+
+    @property
+    def is_waiting_for_place(self) -> bool:
+        return self.state in (ActorState.PENDING_CREATION, ActorState.RESTARTING)
+
+
+class IllegalActorTransition(GcsInternalError):
+    """An event that cannot happen in the actor's state."""
+
+    def __init__(self, actor: Actor, event: ActorEvent) -> None:
+        story = " → ".join(actor.story) or "none"
+        super().__init__(
+            f"actor {actor.actor_id.hex()} ({actor.registration.class_name}) is {actor.state.name}, where {event.name} "
+            f"cannot happen; its story: {story}"
+        )
+
+
+def next_state(actor: Actor, event: ActorEvent) -> ActorState:
+    """The state after `event`. Raises IllegalActorTransition, with the actor's story."""
+    state = TRANSITIONS.get((actor.state, event))
+    if state is None:
+        raise IllegalActorTransition(actor, event)
+    return state

@@ -1,0 +1,270 @@
+"""What happens in the cluster, and what it means for each table: a node's death for its workers, jobs and actors, and so on.
+
+The managers decide each over its own rows. This class hands an event to those it concerns, writes the rows that changed, publishes
+them once they are durable, and carries out the effects of the actor manager. It is called by the servicer and by the health checks, never
+waits, and knows nothing of calls and connections.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.gcs.actor_ender import ActorEnder
+from ray_mono.gcs.actor_manager import (
+    ActorManager,
+    Effect,
+    EndWorker,
+    Place,
+    RowChanged,
+    RowForgotten,
+    StopPlacing,
+)
+from ray_mono.gcs.actor_rows import death_from_proto, registration_of
+from ray_mono.gcs.actor_scheduler import ActorScheduler
+from ray_mono.gcs.actor_state import Death, DeathKind
+from ray_mono.gcs.actor_table import ActorTable
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.job_manager import JobManager
+from ray_mono.gcs.kv import KeyValueStore
+from ray_mono.gcs.node_health import NodeHealth, raylet_address
+from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.storage import Table
+from ray_mono.gcs.subscriptions import Subscriptions
+from ray_mono.gcs.worker_manager import WorkerManager
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
+
+NEXT_JOB_NUMBER_KEY = b"next_job_number"
+
+
+class Cluster:
+    """The tables together."""
+
+    def __init__(self, environment: Environment) -> None:
+        config = environment.config
+        self._writes = environment.writes
+        self._peers = environment.peers
+        self._clock = environment.clock
+        self.nodes = NodeManager(config.dead_nodes_max, config.health_check_failures_max)
+        self.jobs = JobManager(config.finished_jobs_max)
+        self.workers = WorkerManager(config.dead_workers_max)
+        self.actors = ActorManager(config.dead_actors_max)
+        self.kv = KeyValueStore(environment.writes)
+        self.subscriptions = Subscriptions(config.subscriber_queue_max)
+        self.actor_table = ActorTable(environment.writes, self._publish_actor)
+        self.health = NodeHealth(environment, self.nodes, self._on_health_failed)
+        self.scheduler = ActorScheduler(
+            environment, self.actors, self.actor_table, self.nodes, self.apply, self._warn_driver
+        )
+        self._ender = ActorEnder(environment, self.nodes)
+        self._peers.on_end(self.health.hint_address)
+
+    # ---- nodes
+
+    def register_node(self, info: common_pb2.NodeInfo) -> None:
+        """Raises NodeIsDead."""
+        if self.nodes.register(info, self._clock.wall_s()):
+            node_id = NodeID(info.node_id)
+            row = self.nodes.alive(node_id)
+            assert row is not None
+            logger.info(
+                "node %s joined from %s with %s", node_id.hex(), raylet_address(row), dict(row.total.amounts)
+            )
+            self._write_node(row)
+        self.health.watch(NodeID(info.node_id))
+        self.scheduler.nodes_changed()
+
+    def report_resources(self, resources: common_pb2.NodeResources) -> None:
+        """Raises UnknownNode, NodeIsDead."""
+        totals = dict(self.nodes.resources_of(NodeID(resources.node_id)).total.amounts)
+        if self.nodes.report(resources):
+            self.subscriptions.publish(
+                gcs_pb2.NODE_RESOURCES, resources.node_id, resources.SerializeToString()
+            )
+            if dict(resources.total.amounts) != totals:
+                self.scheduler.nodes_changed()
+
+    def node_died(self, node_id: NodeID, cause: common_pb2.DeathCause) -> None:
+        """A node is gone, with everything on it. Nothing happens where that is known."""
+        now_s = self._clock.wall_s()
+        row = self.nodes.died(node_id, cause, now_s)
+        if row is None:
+            return
+        logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
+        self._write_node(row)
+        for forgotten in self.nodes.forget_oldest():
+            self._writes.delete(Table.NODE, forgotten.binary())
+        self._peers.drop(raylet_address(row))
+        worker_cause = common_pb2.DeathCause(
+            kind=common_pb2.DeathCause.NODE_DIED, message=f"its node {node_id.hex()} died: {cause.message}"
+        )
+        for worker in self.workers.of_node(node_id):
+            self._bury_worker(common_pb2.WorkerInfo(worker_id=worker.worker_id, death_cause=worker_cause))
+        for job_id in self.jobs.of_node(node_id):
+            self.finish_job(job_id)
+        self.apply(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
+
+    def _on_health_failed(self, node_id: NodeID, why: str) -> None:
+        message = f"its raylet did not answer health checks: {why}"
+        self.node_died(node_id, common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message))
+
+    def _write_node(self, row: common_pb2.NodeInfo) -> None:
+        payload = row.SerializeToString()
+        self._writes.put(Table.NODE, row.node_id, payload)
+        self._publish(gcs_pb2.NODE, row.node_id, payload)
+
+    # ---- jobs
+
+    def add_job(self, job: common_pb2.JobInfo) -> JobID:
+        row = self.jobs.add(job, self._clock.wall_s())
+        self._writes.put(Table.META, NEXT_JOB_NUMBER_KEY, str(self.jobs.next_number).encode())
+        logger.info(
+            "job %s began: driver %s, pid %d", row.job_id.hex(), row.driver.worker_id.hex(), row.driver_pid
+        )
+        self._write_job(row)
+        return JobID(row.job_id)
+
+    def finish_job(self, job_id: JobID) -> None:
+        """Ends a job and its actors. Nothing happens where it is not running."""
+        now_s = self._clock.wall_s()
+        row = self.jobs.finish(job_id, now_s)
+        if row is None:
+            return
+        logger.info("job %s finished", job_id.hex())
+        self._write_job(row)
+        for forgotten in self.jobs.forget_oldest():
+            self._writes.delete(Table.JOB, forgotten.binary())
+        self.apply(self.actors.job_finished(job_id, now_s))
+        self.scheduler.forget_job(job_id.binary())
+
+    def _write_job(self, row: common_pb2.JobInfo) -> None:
+        payload = row.SerializeToString()
+        self._writes.put(Table.JOB, row.job_id, payload)
+        self._publish(gcs_pb2.JOB, row.job_id, payload)
+
+    # ---- workers
+
+    def add_worker(self, info: common_pb2.WorkerInfo) -> None:
+        row = self.workers.add(info, self._clock.wall_s())
+        if row is not None:
+            self._writes.put(Table.WORKER, row.worker_id, row.SerializeToString())
+
+    def worker_died(self, info: common_pb2.WorkerInfo) -> None:
+        """A worker or driver ended. Nothing happens where that is known."""
+        if not self._bury_worker(info):
+            return
+        worker_id = WorkerID(info.worker_id)
+        death = death_from_proto(info.death_cause)
+        if death.kind is DeathKind.UNKNOWN:
+            message = death.message or "its process ended"
+            death = Death(DeathKind.WORKER_DIED, message, death.exit_code, death.signal)
+        for job_id in self.jobs.of_driver(worker_id):
+            self.finish_job(job_id)
+        self.apply(self.actors.worker_died(worker_id, death, self._clock.wall_s()))
+
+    def _bury_worker(self, info: common_pb2.WorkerInfo) -> bool:
+        """Writes and publishes a worker's death. False where it is known."""
+        row = self.workers.died(info, self._clock.wall_s())
+        if row is None:
+            return False
+        payload = row.SerializeToString()
+        self._writes.put(Table.WORKER, row.worker_id, payload)
+        for forgotten in self.workers.forget_oldest():
+            self._writes.delete(Table.WORKER, forgotten.binary())
+        self._publish(gcs_pb2.WORKER_DEATH, row.worker_id, payload)
+        return True
+
+    # ---- actors
+
+    def register_actor(self, spec: common_pb2.TaskSpec, class_name: str) -> ActorID:
+        """Stores an actor and starts to place it. Raises ValueError, ActorNameTaken, RpcError FAILED_PRECONDITION."""
+        registration = registration_of(spec, class_name)
+        if self.actors.get(registration.actor_id) is not None:
+            return registration.actor_id
+        if self.jobs.is_finished(registration.job_id):
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {registration.job_id.hex()} has finished")
+        if self.workers.is_dead(registration.owner_worker_id) or self.nodes.is_dead(
+            registration.owner_node_id
+        ):
+            raise RpcError(
+                StatusCode.FAILED_PRECONDITION,
+                f"worker {registration.owner_worker_id.hex()}, the owner, is dead",
+            )
+        effects = self.actors.register(registration, self._clock.wall_s())
+        self.actor_table.add(registration, spec)
+        self.apply(effects)
+        return registration.actor_id
+
+    def kill_actor(self, actor_id: ActorID, force: bool, no_restart: bool) -> None:
+        """Raises KeyError for an unknown actor."""
+        self.apply(self.actors.kill(actor_id, force, no_restart, self._clock.wall_s()))
+
+    def actor_out_of_scope(self, actor_id: ActorID) -> None:
+        """Raises KeyError for an unknown actor."""
+        self.apply(self.actors.out_of_scope(actor_id, self._clock.wall_s()))
+
+    def apply(self, effects: list[Effect]) -> None:
+        """Carries out what the actor manager decided: rows at once, what others can see of it after their commit."""
+        for effect in effects:
+            match effect:
+                case RowChanged(actor, announced):
+                    self.actor_table.row_changed(actor, announced)
+                case RowForgotten(actor_id):
+                    self.actor_table.forget(actor_id)
+                case StopPlacing(actor_id):
+                    self.scheduler.stop(actor_id)
+                case Place():
+                    self._after_commit_place(effect)
+                case EndWorker():
+                    self._after_commit_end(effect)
+
+    def _after_commit_place(self, effect: Place) -> None:
+        def place() -> None:
+            actor = self.actors.get(effect.actor_id)
+            if actor is not None and actor.is_waiting_for_place and actor.num_restarts == effect.incarnation:
+                self.scheduler.place(effect.actor_id, effect.incarnation, effect.previous_deaths)
+
+        self._writes.after_commit(place)
+
+    def _after_commit_end(self, effect: EndWorker) -> None:
+        address = None if effect.force else self.actor_table.address(effect.actor_id)
+        self._writes.after_commit(lambda: self._ender.end(effect, address))
+
+    # ---- messages to others
+
+    def _publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> None:
+        self._writes.after_commit(lambda: self.subscriptions.publish(channel, key, payload))
+
+    def _publish_actor(self, info: common_pb2.ActorInfo) -> None:
+        self.subscriptions.publish(gcs_pb2.ACTOR, info.actor_id, info.SerializeToString())
+
+    def _warn_driver(self, error: common_pb2.ErrorInfo) -> None:
+        logger.warning("job %s is told: %s", error.job_id.hex(), error.message)
+        self.subscriptions.publish(gcs_pb2.ERROR, error.job_id, error.SerializeToString())
+
+    # ---- after a restart
+
+    def restore(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
+        """Takes over the rows of an earlier GCS, and what was under way then."""
+        next_number = int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1"))
+        self.jobs.restore(
+            (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values()), next_number
+        )
+        self.nodes.restore(common_pb2.NodeInfo.FromString(row) for row in tables[Table.NODE].values())
+        self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
+        self.kv.restore(tables[Table.KV])
+        rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
+        self.apply(self.actors.restore(self.actor_table.restore(rows)))
+        for node_id in self.nodes.unregistered():
+            self.health.watch(node_id)
+
+    def give_up_missing_nodes(self) -> None:
+        """Declares dead what an earlier GCS knew and has not come back."""
+        for node_id in self.nodes.unregistered():
+            message = "it did not register again after the GCS restarted"
+            self.node_died(
+                node_id, common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message)
+            )

@@ -1,0 +1,218 @@
+"""The GCS: one process per cluster that knows its nodes, jobs, actors and workers, keeps its key-value store, and tells changes.
+
+GcsServer puts the parts together over whatever store, transport, clock and randomness it is given; `main` gives it the real ones. How
+it works: `servicer.py` translates calls into events for `cluster.py`, whose managers decide; rows go through `write_through.py` into the
+store before anyone hears of them. Started again on the same store, it goes on where the last one ended: raylets register again, and
+actors that had no worker yet are placed anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import logging
+import os
+import platform
+import random
+import sys
+from typing import Any
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.ids import ClusterID
+from ray_mono.common.service import Service, add_common_arguments, run_service
+from ray_mono.common.version import VERSION
+from ray_mono.common.world import Clock, SystemClock, system_rng
+from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.config import GcsConfig, settings_from_json
+from ray_mono.gcs.dump import dump_cluster
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.open_storage import add_storage_arguments, open_storage
+from ray_mono.gcs.peers import Peers
+from ray_mono.gcs.servicer import GcsServicer
+from ray_mono.gcs.storage import StorageError, Table, TableStorage
+from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.protobuf import gcs_pb2
+from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
+from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
+from ray_mono.rpc.framed import FramedTransport
+from ray_mono.rpc.surface import Listener, Transport
+
+logger = logging.getLogger(__name__)
+
+CLUSTER_ID_KEY = b"cluster_id"
+START_TIME_KEY = b"start_time_s"
+
+
+class GcsServer:
+    """One GCS. Its life: start, whatever callers want, stop; not to be started twice."""
+
+    def __init__(
+        self,
+        config: GcsConfig,
+        storage: TableStorage,
+        transport: Transport,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """storage: not open yet; belongs to this server until stop."""
+        self._config = config
+        self._storage = storage
+        self._failed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._tasks = BackgroundTasks(self._on_failure)
+        writes = WriteThrough(storage, lambda error: self._on_failure(error, "write-through"))
+        peers = Peers(transport, self._tasks, config.connect_timeout_s)
+        self._environment = Environment(config, transport, clock, rng, self._tasks, writes, peers)
+        self._info = gcs_pb2.ClusterInfo()
+        self._listeners: list[Listener] = []
+        self.cluster = Cluster(self._environment)
+
+    async def start(self) -> None:
+        """Opens the store, takes over what is in it, and listens. Raises StorageError, OSError."""
+        await self._storage.open()
+        tables = {table: await self._storage.load_all(table) for table in Table}
+        self._make_info(tables[Table.META])
+        self.cluster.restore(tables)
+        self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
+        await self._environment.writes.flushed()
+        handlers = gcs_service_handlers(
+            GcsServicer(self.cluster, self._environment.writes, lambda: self._info, self.dump_state)
+        )
+        for address in self._config.listen:
+            self._listeners.append(await self._environment.transport.serve(address, handlers))
+        host, _, port = self.address.rpartition(":")
+        self._info.host = self._config.node_ip or host
+        self._info.port = int(port or 0)
+        logger.info("cluster %s: listening at %s", self._info.cluster_id.hex(), ", ".join(self.addresses))
+
+    def _make_info(self, meta: dict[bytes, bytes]) -> None:
+        """The cluster's identity: read from the store, or drawn and stored where it is new."""
+        environment = self._environment
+        if CLUSTER_ID_KEY not in meta:
+            start_time_s = environment.clock.wall_s()
+            meta = {
+                CLUSTER_ID_KEY: ClusterID.from_random(environment.rng).binary(),
+                START_TIME_KEY: repr(start_time_s).encode(),
+            }
+            for key, value in meta.items():
+                environment.writes.put(Table.META, key, value)
+        self._info = gcs_pb2.ClusterInfo(
+            cluster_id=meta[CLUSTER_ID_KEY],
+            version=VERSION,
+            python_version=platform.python_version(),
+            session_name=os.path.basename(self._config.session_dir),
+            session_dir=self._config.session_dir,
+            config_json=self._config.cluster_config_json,
+            start_time_s=float(meta[START_TIME_KEY]),
+        )
+
+    async def _give_up_missing_nodes(self) -> None:
+        await asyncio.sleep(self._config.node_return_timeout_s)
+        self.cluster.give_up_missing_nodes()
+
+    def _on_failure(self, error: BaseException, what: str) -> None:
+        """The tables may contradict each other or the store: only a new start puts them together again."""
+        logger.error("%s failed", what, exc_info=error)
+        self._failure = self._failure or error
+        self._failed.set()
+
+    async def until_failed(self) -> None:
+        """Waits for the first failure that must end this server, as long as it takes, and raises it."""
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with real ports, in the order of the configuration."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def address(self) -> str:
+        """The first "host:port" that it listens at; empty where it has none."""
+        return next((address for address in self.addresses if not address.startswith("unix:")), "")
+
+    def dump_state(self) -> dict[str, Any]:
+        """Every table in summary, as JSON can carry it."""
+        return {
+            "cluster_id": self._info.cluster_id.hex(),
+            "version": self._info.version,
+            "addresses": self.addresses,
+            **dump_cluster(self.cluster),
+        }
+
+    async def stop(self) -> None:
+        """Stops listening, ends every task, commits what is under way, and closes the store."""
+        for listener in self._listeners:
+            await listener.close()
+        await self._tasks.close()
+        self._environment.peers.close()
+        await self._environment.writes.close()
+        await self._storage.close()
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="gcs_server",
+        description="The cluster's metadata service. By hand: gcs_server --port 6379 --session-dir DIR, with the secret in "
+        "RAY_MONO_AUTH_TOKEN (empty: anyone may connect).",
+    )
+    add_common_arguments(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen at (default: 0, any free one)")
+    parser.add_argument("--unix-socket", metavar="PATH", help="listen at a Unix socket too")
+    parser.add_argument(
+        "--node-ip", default="", metavar="IP", help="the address that others are told (default: --host)"
+    )
+    parser.add_argument(
+        "--config",
+        default="{}",
+        metavar="JSON",
+        help='cluster-wide settings; those of this service under "gcs"',
+    )
+    add_storage_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.gcs_config = make_config(parsed)
+        parsed.table_storage = open_storage(parsed)
+        parsed.secret = find_secret(None, parsed.session_dir)
+    except (ValueError, StorageError, SecretFileError, SecretNotFoundError) as error:
+        parser.error(str(error))
+    return parsed
+
+
+def make_config(arguments: argparse.Namespace) -> GcsConfig:
+    """Raises ValueError."""
+    listen = [f"{arguments.host}:{arguments.port}"]
+    if arguments.unix_socket:
+        listen.append(f"unix:{arguments.unix_socket}")
+    return GcsConfig(
+        listen=tuple(listen),
+        node_ip=arguments.node_ip,
+        session_dir=arguments.session_dir or "",
+        cluster_config_json=arguments.config,
+        **settings_from_json(arguments.config),
+    )
+
+
+async def serve(service: Service, arguments: argparse.Namespace) -> None:
+    transport = FramedTransport(arguments.secret)
+    server = GcsServer(arguments.gcs_config, arguments.table_storage, transport, SystemClock(), system_rng())
+    try:
+        await server.start()
+        service.tasks.spawn(server.until_failed(), "gcs")
+        service.on_dump(server.dump_state)
+        service.announce_ready({"address": server.address, "unix_path": arguments.unix_socket or ""})
+        await service.until_stopped()
+    finally:
+        await server.stop()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    return run_service("gcs_server", functools.partial(serve, arguments=arguments), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

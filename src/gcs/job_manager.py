@@ -1,0 +1,89 @@
+"""The machine that counts jobs. A job is a driver's time in the cluster: it begins with AddJob and ends when the driver says so, or
+when its process or its node is gone. Job numbers are never used twice, also after a restart: the next one is stored with each job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_mono.common.ids import JobID, NodeID, WorkerID
+from ray_mono.protobuf import common_pb2
+
+
+class JobManager:
+    """All jobs. Their rows are JobInfo messages, kept and handed on as they are. Times are seconds since the epoch."""
+
+    def __init__(self, finished_jobs_max: int) -> None:
+        self._finished_jobs_max = finished_jobs_max
+        # In the order of their numbers.
+        self._running: dict[JobID, common_pb2.JobInfo] = {}
+        # In the order of their ends.
+        self._finished: dict[JobID, common_pb2.JobInfo] = {}
+        self.next_number = 1
+
+    def restore(self, rows: Iterable[common_pb2.JobInfo], next_number: int) -> None:
+        """Takes over the rows and the counter of an earlier GCS."""
+        for info in sorted(rows, key=lambda info: (info.end_time_s, info.job_id)):
+            jobs = self._finished if info.is_finished else self._running
+            jobs[JobID(info.job_id)] = info
+        self.next_number = next_number
+
+    def add(self, job: common_pb2.JobInfo, now_s: float) -> common_pb2.JobInfo:
+        """Begins a job with the next number; returns its row. `next_number` has to be stored with it."""
+        row = common_pb2.JobInfo()
+        row.CopyFrom(job)
+        row.job_id = JobID.from_int(self.next_number).binary()
+        row.start_time_s = job.start_time_s or now_s
+        row.is_finished = False
+        self.next_number += 1
+        self._running[JobID(row.job_id)] = row
+        return row
+
+    def finish(self, job_id: JobID, now_s: float) -> common_pb2.JobInfo | None:
+        """Ends a job and returns its last row; None where it is not running."""
+        running = self._running.pop(job_id, None)
+        if running is None:
+            return None
+        row = common_pb2.JobInfo()
+        row.CopyFrom(running)
+        row.is_finished = True
+        row.end_time_s = now_s
+        self._finished[job_id] = row
+        return row
+
+    def forget_oldest(self) -> list[JobID]:
+        """Drops finished jobs beyond the limit, those that ended first; returns their ids."""
+        forgotten = list(self._finished)[: max(0, len(self._finished) - self._finished_jobs_max)]
+        for job_id in forgotten:
+            del self._finished[job_id]
+        return forgotten
+
+    # ---- questions
+
+    def of_driver(self, worker_id: WorkerID) -> list[JobID]:
+        """The running jobs of a driver's process."""
+        return [job_id for job_id, row in self._running.items() if row.driver.worker_id == worker_id.binary()]
+
+    def of_node(self, node_id: NodeID) -> list[JobID]:
+        """The running jobs whose driver is on the node."""
+        wanted = node_id.binary()
+        return [
+            job_id
+            for job_id, row in self._running.items()
+            if wanted in (row.driver_node_id, row.driver.node_id)
+        ]
+
+    def is_known(self, job_id: JobID) -> bool:
+        return job_id in self._running or job_id in self._finished
+
+    def row(self, job_id: JobID) -> common_pb2.JobInfo | None:
+        """One job, None for an id that was never given out or was forgotten since."""
+        return self._running.get(job_id) or self._finished.get(job_id)
+
+    def is_finished(self, job_id: JobID) -> bool:
+        return job_id in self._finished
+
+    def rows(self) -> list[common_pb2.JobInfo]:
+        """Every row, in the order of the numbers."""
+        rows = [*self._running.values(), *self._finished.values()]
+        return sorted(rows, key=lambda row: row.job_id)

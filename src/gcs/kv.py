@@ -1,0 +1,77 @@
+"""The key-value store of the cluster, and with it the function table: bytes by namespace and key, held in memory and written through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from ray_mono.gcs.storage import Table
+
+
+class RowWriter(Protocol):
+    """Where changes are written: WriteThrough."""
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, table: Table, key: bytes) -> None: ...
+
+
+class KeyValueStore:
+    """All namespaces."""
+
+    def __init__(self, writer: RowWriter) -> None:
+        self._writer = writer
+        self._namespaces: dict[bytes, dict[bytes, bytes]] = {}
+
+    def restore(self, rows: Mapping[bytes, bytes]) -> None:
+        """Takes over the rows of an earlier GCS."""
+        for row_key, value in rows.items():
+            namespace, key = split_row_key(row_key)
+            self._namespaces.setdefault(namespace, {})[key] = value
+
+    def put(self, namespace: bytes, key: bytes, value: bytes, overwrite: bool) -> bool:
+        """Writes, unless the key exists and `overwrite` is false. Returns whether the key is new."""
+        values = self._namespaces.setdefault(namespace, {})
+        is_new = key not in values
+        if is_new or overwrite:
+            values[key] = value
+            self._writer.put(Table.KV, join_row_key(namespace, key), value)
+        return is_new
+
+    def get(self, namespace: bytes, key: bytes) -> bytes | None:
+        return self._namespaces.get(namespace, {}).get(key)
+
+    def delete(self, namespace: bytes, key: bytes, by_prefix: bool) -> int:
+        """Deletes the key, or every key that begins with it. Returns how many there were."""
+        values = self._namespaces.get(namespace, {})
+        doomed = self.keys(namespace, key) if by_prefix else [key] if key in values else []
+        for one in doomed:
+            del values[one]
+            self._writer.delete(Table.KV, join_row_key(namespace, one))
+        if not values:
+            self._namespaces.pop(namespace, None)
+        return len(doomed)
+
+    def keys(self, namespace: bytes, prefix: bytes) -> list[bytes]:
+        """The keys that begin with `prefix`, sorted."""
+        return sorted(key for key in self._namespaces.get(namespace, {}) if key.startswith(prefix))
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Keys and bytes by namespace, for a dump of the state."""
+        return {
+            namespace.decode(errors="replace"): {
+                "keys": len(values),
+                "size_bytes": sum(len(key) + len(value) for key, value in values.items()),
+            }
+            for namespace, values in sorted(self._namespaces.items())
+        }
+
+
+def join_row_key(namespace: bytes, key: bytes) -> bytes:
+    """The row's key in the store: namespaces and keys may hold any byte, so the namespace's length comes first."""
+    return len(namespace).to_bytes(4, "big") + namespace + key
+
+
+def split_row_key(row_key: bytes) -> tuple[bytes, bytes]:
+    end = 4 + int.from_bytes(row_key[:4], "big")
+    return row_key[4:end], row_key[end:]

@@ -1,0 +1,31 @@
+"""A store that lives as long as its object: for tests, for the simulator (which hands it to the next GCS), and for clusters whose
+head need not survive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_mono.gcs.storage import Table, Write
+
+
+class MemoryStorage:
+    """Implements TableStorage in a dictionary per table."""
+
+    def __init__(self) -> None:
+        self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+
+    async def open(self) -> None:
+        pass
+
+    async def load_all(self, table: Table) -> dict[bytes, bytes]:
+        return dict(sorted(self._tables[table].items()))
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            if write.value is None:
+                self._tables[write.table].pop(write.key, None)
+            else:
+                self._tables[write.table][write.key] = write.value
+
+    async def close(self) -> None:
+        pass

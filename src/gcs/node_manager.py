@@ -1,0 +1,176 @@
+"""The machine that knows the nodes: who is in the cluster, what each reported to have, and who is held to be dead.
+
+A node's row is the NodeInfo that its raylet registered: it is kept and handed on as it is. Two things follow from events here: the
+state of the node, and the count of health checks that failed in a row. When checks are made and how is `node_health.py`'s business;
+what a death means for others is `cluster.py`'s.
+
+A dead node never comes back: its raylet, if it lives after all, is refused and has to begin anew under another id. Resources are not
+stored: after a restart of the GCS a node has what it registers with, until its next report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ray_mono.common.ids import NodeID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.actor_placement import PlacementNode
+from ray_mono.protobuf import common_pb2
+
+
+class NodeIsDead(Exception):
+    """A raylet that was given up speaks again."""
+
+    def __init__(self, node: common_pb2.NodeInfo) -> None:
+        super().__init__(
+            f"node {node.node_id.hex()} was declared dead: {node.death_cause.message}; "
+            "its raylet must end and start again under a new id"
+        )
+
+
+class UnknownNode(Exception):
+    """A node that this GCS has not heard of: it has to register."""
+
+    def __init__(self, node_id: NodeID) -> None:
+        super().__init__(f"node {node_id.hex()} is not registered")
+
+
+@dataclass
+class LivingNode:
+    """What is known of a living node beyond its row. Belongs to NodeManager."""
+
+    info: common_pb2.NodeInfo
+    resources: common_pb2.NodeResources
+    is_registered: bool
+    """With this GCS; False for a row of an earlier one, until its raylet comes back."""
+    failed_checks: int = 0
+
+
+class NodeManager:
+    """All nodes. Times are seconds since the epoch, given by the caller."""
+
+    def __init__(self, dead_nodes_max: int, failures_max: int) -> None:
+        """failures_max: health checks in a row that may fail before the node is to be declared dead."""
+        self._dead_nodes_max = dead_nodes_max
+        self._failures_max = failures_max
+        # In the order of registration.
+        self._living: dict[NodeID, LivingNode] = {}
+        # In the order of death.
+        self._dead: dict[NodeID, common_pb2.NodeInfo] = {}
+
+    def restore(self, rows: Iterable[common_pb2.NodeInfo]) -> None:
+        """Takes over the rows of an earlier GCS."""
+        for info in sorted(rows, key=lambda info: (info.end_time_s, info.start_time_s, info.node_id)):
+            if info.state == common_pb2.NODE_DEAD:
+                self._dead[NodeID(info.node_id)] = info
+            else:
+                self._living[NodeID(info.node_id)] = LivingNode(info, _at_start(info), is_registered=False)
+
+    def register(self, info: common_pb2.NodeInfo, now_s: float) -> bool:
+        """A raylet joins, or comes back to a GCS that restarted. True where the row changed. Raises NodeIsDead."""
+        node_id = NodeID(info.node_id)
+        if node_id in self._dead:
+            raise NodeIsDead(self._dead[node_id])
+        row = common_pb2.NodeInfo()
+        row.CopyFrom(info)
+        row.state = common_pb2.NODE_ALIVE
+        known = self._living.get(node_id)
+        row.start_time_s = info.start_time_s or (known.info.start_time_s if known else now_s)
+        resources = known.resources if known is not None and known.is_registered else _at_start(row)
+        self._living[node_id] = LivingNode(row, resources, is_registered=True)
+        return known is None or known.info != row
+
+    def report(self, resources: common_pb2.NodeResources) -> bool:
+        """A node's own view of its resources. False for one older than what is here. Raises UnknownNode, NodeIsDead."""
+        node = self._get(NodeID(resources.node_id))
+        if resources.version < node.resources.version:
+            return False
+        node.resources = common_pb2.NodeResources()
+        node.resources.CopyFrom(resources)
+        return True
+
+    def _get(self, node_id: NodeID) -> LivingNode:
+        if node_id in self._dead:
+            raise NodeIsDead(self._dead[node_id])
+        node = self._living.get(node_id)
+        if node is None or not node.is_registered:
+            raise UnknownNode(node_id)
+        return node
+
+    def check_answered(self, node_id: NodeID) -> None:
+        """The raylet answered a health check."""
+        if node_id in self._living:
+            self._living[node_id].failed_checks = 0
+
+    def check_failed(self, node_id: NodeID) -> bool:
+        """The raylet did not answer. True when that was once too often: the node is to be declared dead."""
+        node = self._living.get(node_id)
+        if node is None:
+            return False
+        node.failed_checks += 1
+        return node.failed_checks >= self._failures_max
+
+    def died(self, node_id: NodeID, cause: common_pb2.DeathCause, now_s: float) -> common_pb2.NodeInfo | None:
+        """Declares a node dead and returns its last row; None where it was not alive."""
+        node = self._living.pop(node_id, None)
+        if node is None:
+            return None
+        row = common_pb2.NodeInfo()
+        row.CopyFrom(node.info)
+        row.state = common_pb2.NODE_DEAD
+        row.end_time_s = now_s
+        row.death_cause.CopyFrom(cause)
+        self._dead[node_id] = row
+        return row
+
+    def forget_oldest(self) -> list[NodeID]:
+        """Drops dead nodes beyond the limit, those that died first; returns their ids."""
+        forgotten = list(self._dead)[: max(0, len(self._dead) - self._dead_nodes_max)]
+        for node_id in forgotten:
+            del self._dead[node_id]
+        return forgotten
+
+    # ---- questions
+
+    def alive(self, node_id: NodeID) -> common_pb2.NodeInfo | None:
+        """The row of a node that is alive."""
+        node = self._living.get(node_id)
+        return None if node is None else node.info
+
+    def is_dead(self, node_id: NodeID) -> bool:
+        return node_id in self._dead
+
+    def unregistered(self) -> list[NodeID]:
+        """Nodes of an earlier GCS that have not come back."""
+        return [node_id for node_id, node in self._living.items() if not node.is_registered]
+
+    def rows(self) -> list[common_pb2.NodeInfo]:
+        """Every row: the living in the order of registration, then the dead in the order of death."""
+        return [node.info for node in self._living.values()] + list(self._dead.values())
+
+    def resources_of(self, node_id: NodeID) -> common_pb2.NodeResources:
+        """Raises UnknownNode, NodeIsDead."""
+        return self._get(node_id).resources
+
+    def resources(self) -> list[common_pb2.NodeResources]:
+        """Of the living nodes that registered with this GCS."""
+        return [node.resources for node in self._living.values() if node.is_registered]
+
+    def placement_nodes(self) -> list[PlacementNode]:
+        """What the scheduler chooses from: the living nodes that registered with this GCS."""
+        return [
+            PlacementNode(
+                node_id,
+                node.info.host,
+                ResourceSet.from_proto(node.resources.total),
+                ResourceSet.from_proto(node.resources.available),
+            )
+            for node_id, node in self._living.items()
+            if node.is_registered
+        ]
+
+
+def _at_start(info: common_pb2.NodeInfo) -> common_pb2.NodeResources:
+    """Before its first report a node has all that it registered with."""
+    return common_pb2.NodeResources(node_id=info.node_id, version=0, total=info.total, available=info.total)

@@ -1,0 +1,58 @@
+"""What the GCS asks of a store: tables of rows by key, read whole at the start and written in batches.
+
+The GCS holds everything it knows in memory and reads the store only when it starts; a store is therefore a log of the latest rows,
+not a database to query. A batch is atomic and durable when `commit` returns. Who batches, and what waits for it, is
+`write_through.py`. Three implementations stand beside this file: memory, sqlite3, Redis.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Table(enum.Enum):
+    """Every table there is. The values are names in the stores: never change one."""
+
+    META = "meta"
+    """cluster_id, start_time, next_job_number."""
+    NODE = "node"
+    JOB = "job"
+    ACTOR = "actor"
+    WORKER = "worker"
+    KV = "kv"
+
+
+class StorageError(Exception):
+    """The store cannot be opened, or did not take a write. The message says which store, and what it answered."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """One row written, or deleted where `value` is None."""
+
+    table: Table
+    key: bytes
+    value: bytes | None
+
+
+class TableStorage(Protocol):
+    """A store of rows. One user at a time: only one GCS may have it open. Calls do not overlap."""
+
+    async def open(self) -> None:
+        """Makes the store ready, creating it where there is none. Raises StorageError."""
+        ...
+
+    async def load_all(self, table: Table) -> dict[bytes, bytes]:
+        """Every row of the table, in the order of the keys. Raises StorageError."""
+        ...
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        """Applies the writes in order, all or none; durable on return. Raises StorageError."""
+        ...
+
+    async def close(self) -> None:
+        """Releases the store. Everything committed stays."""
+        ...

@@ -1,0 +1,62 @@
+"""The shell around `pubsub.Publisher`: wakes subscribers, and turns a subscription into the stream that answers Subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import cast
+
+from ray_mono.gcs.pubsub import Message, Publisher
+from ray_mono.protobuf import gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+LOSSY_CHANNELS = (gcs_pb2.LOG, gcs_pb2.NODE_RESOURCES)
+
+
+class Subscriptions:
+    """All streams of messages to subscribers."""
+
+    def __init__(self, queue_max: int) -> None:
+        self.publisher = Publisher(queue_max, LOSSY_CHANNELS)
+        self._queue_max = queue_max
+        self._wake_ups: dict[int, asyncio.Event] = {}
+
+    def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> None:
+        for subscriber_id in self.publisher.publish(Message(channel, key, payload)):
+            self._wake_ups[subscriber_id].set()
+
+    async def stream(
+        self,
+        filters: Sequence[tuple[gcs_pb2.Channel, Sequence[bytes]]],
+        rows: Callable[[], list[Message]],
+    ) -> AsyncGenerator[gcs_pb2.PubMessage, None]:
+        """rows() first, then every change since, until the caller leaves. Raises RpcError RESOURCE_EXHAUSTED for one who reads
+        too slowly."""
+        subscriber_id = self.publisher.subscribe(filters)
+        wake_up = self._wake_ups[subscriber_id] = asyncio.Event()
+        try:
+            # In the same turn as the subscription: no change falls between.
+            messages = rows()
+            while True:
+                for message in messages:
+                    yield to_proto(message)
+                overflowed_on = self.publisher.overflowed_on(subscriber_id)
+                if overflowed_on is not None:
+                    channel = gcs_pb2.Channel.Name(overflowed_on)
+                    raise RpcError(
+                        StatusCode.RESOURCE_EXHAUSTED,
+                        f"more than {self._queue_max} messages wait for this subscriber, the next on channel {channel}: "
+                        "subscribe again, and begin from the rows",
+                    )
+                await wake_up.wait()
+                wake_up.clear()
+                messages = self.publisher.take(subscriber_id)
+        finally:
+            self.publisher.unsubscribe(subscriber_id)
+            del self._wake_ups[subscriber_id]
+
+
+def to_proto(message: Message) -> gcs_pb2.PubMessage:
+    return gcs_pb2.PubMessage(
+        channel=cast("gcs_pb2.Channel", message.channel), key=message.key, payload=message.payload
+    )

@@ -1,0 +1,87 @@
+"""Durable before answered: collects the writes of one turn of the loop and commits them together.
+
+Managers `put` rows while they handle an event and go on; whoever answers a caller first awaits `flushed`, and whatever others may
+learn of (publications, messages to raylets) is handed to `after_commit`. A task commits what has gathered: it starts in the turn
+after the first write, so that all requests that arrived together share one commit, and runs on while more has gathered meanwhile.
+
+A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts them together again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ray_mono.gcs.storage import Table, TableStorage, Write
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+
+class WriteThrough:
+    """The only writer of a TableStorage."""
+
+    def __init__(self, storage: TableStorage, on_failure: Callable[[Exception], None]) -> None:
+        """on_failure(error) runs once, when the store refused a write or an action raised; nothing is written after that."""
+        self._storage = storage
+        self._on_failure = on_failure
+        self._failure: Exception | None = None
+        # The last write of a row within a batch is the one that counts.
+        self._writes: dict[tuple[Table, bytes], bytes | None] = {}
+        self._actions: list[Callable[[], None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._writes[table, key] = value
+        self._start()
+
+    def delete(self, table: Table, key: bytes) -> None:
+        self._writes[table, key] = None
+        self._start()
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """action() runs when everything written up to now is durable, after the actions handed in before it; never at once."""
+        self._actions.append(action)
+        self._start()
+
+    async def flushed(self) -> None:
+        """Returns when everything written up to now is durable. Raises RpcError UNAVAILABLE where the store failed."""
+        if self._task is not None:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(done)
+            await done
+        if self._failure is not None:
+            raise RpcError(StatusCode.UNAVAILABLE, f"the GCS could not store the change: {self._failure}")
+
+    async def close(self) -> None:
+        """Returns when nothing is under way any more."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def _start(self) -> None:
+        if self._task is None and self._failure is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain(), name="gcs write-through")
+
+    async def _drain(self) -> None:
+        waiters: list[asyncio.Future[None]] = []
+        try:
+            while self._writes or self._actions or self._waiters:
+                writes = [Write(table, key, value) for (table, key), value in self._writes.items()]
+                actions, waiters = self._actions, self._waiters
+                self._writes, self._actions, self._waiters = {}, [], []
+                if writes:
+                    await self._storage.commit(writes)
+                for action in actions:
+                    action()
+                release(waiters)
+        except Exception as error:
+            self._failure = error
+            self._on_failure(error)
+            release(waiters + self._waiters)
+        finally:
+            self._task = None
+
+
+def release(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -1,0 +1,66 @@
+"""Settings of an object manager: one value, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ObjectManagerConfig:
+    """Limits and bounds. Sizes are bytes, times seconds."""
+
+    capacity_bytes: int
+    """Of the store; the file is never longer."""
+    create_timeout_s: float = 10.0
+    """How long a Create waits in a full store before it fails: time for readers to let go, not for a user to give up. 0: not at all."""
+    pull_memory_timeout_s: float = 60.0
+    """How long a copy from another node waits for room. Longer than a Create: arguments wait while other tasks read theirs."""
+    unknown_node_timeout_s: float = 5.0
+    """How long a pull waits for the GCS to tell of a node that an owner has already named."""
+    connect_timeout_s: float = 5.0
+    """For a connection to another object manager, handshake included."""
+    idle_transfer_timeout_s: float = 30.0
+    """A stream on which no byte moved for this long is given up, and the next holder tried."""
+    pulls_active_max: int = 8
+    """Copies that arrive at a time: enough to fill a network, few enough that each has its memory soon."""
+    connections_per_peer_max: int = 4
+    """Streams kept open to one node."""
+    backing_step_bytes: int = 16 * MIB
+    """Pages are taken from the system in steps of this size (about 2 ms each), and other requests answered between two steps."""
+    backing_ahead_bytes: int = 64 * MIB
+    """So much memory is kept ready beyond what is in use: a Create seldom waits for the kernel to clear pages."""
+    send_slice_bytes: int = 4 * MIB
+    """A send of this size at a time: the loop serves others between two."""
+    frees_pending_max: int = 1_000_000
+    """Object ids waiting to be freed on one other node; beyond that the oldest are given up (the copies can still be evicted)."""
+    free_retry_timeout_s: float = 30.0
+    """How long a node that is alive but cannot be reached is asked again to free objects."""
+    dead_owners_max: int = 10_000
+    """Workers remembered as dead, so that an object of theirs that is finished late goes at once."""
+
+    def __post_init__(self) -> None:
+        if self.capacity_bytes < 64:
+            raise ValueError(f"capacity_bytes must be at least 64, got {self.capacity_bytes}")
+        for name in (
+            "pulls_active_max",
+            "connections_per_peer_max",
+            "backing_step_bytes",
+            "send_slice_bytes",
+            "frees_pending_max",
+            "dead_owners_max",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "create_timeout_s",
+            "pull_memory_timeout_s",
+            "unknown_node_timeout_s",
+            "connect_timeout_s",
+            "idle_transfer_timeout_s",
+            "backing_ahead_bytes",
+            "free_retry_timeout_s",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

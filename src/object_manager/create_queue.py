@@ -1,0 +1,141 @@
+"""Creates that wait for room: first come, first served, each with a deadline.
+
+A machine without I/O. Who arrives while others wait, waits behind them, however small: a large object would otherwise never get its
+turn. Only the head is tried, whenever memory came free. What waits for pages of the system (NeedsBacking) is not up to anyone's
+readers, so its deadline counts again only when that is settled.
+
+Effects are values: whoever drives the queue answers the clients and backs the file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from ray_mono.object_manager.errors import StoreError, StoreFull
+from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.store import Store
+from ray_mono.object_manager.stored_object import Allocation, Granted, NeedsBacking
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWanted:
+    """An object to create, or a slab where object_id is None."""
+
+    client: ClientKey
+    size_bytes: int
+    object_id: ObjectKey | None = None
+    metadata: bytes = b""
+    owner: WorkerKey = WorkerKey(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDone:
+    """Effect: answer request `number` with the offset, or with the error."""
+
+    number: int
+    offset: int
+    error: StoreError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackMemory:
+    """Effect: the head waits for pages up to here. Call pump() again when they are there, or when there are none."""
+
+    until_bytes: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    number: int
+    wanted: RoomWanted
+    deadline_s: float
+
+
+class CreateQueue:
+    """FIFO in front of Store.create and Store.lease_slab."""
+
+    def __init__(self, store: Store, timeout_s: float) -> None:
+        self._store = store
+        self._timeout_s = timeout_s
+        self._waiting: deque[_Waiting] = deque()
+        self._next_number = 1
+        self._backing = False  # the head waits for pages
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When expire() has something to do: deadlines are in order of arrival."""
+        return self._waiting[0].deadline_s if self._waiting and not self._backing else None
+
+    def submit(self, wanted: RoomWanted, now_s: float) -> tuple[int, list[CreateDone | BackMemory]]:
+        """Takes a request. Returns its number and what follows; its CreateDone is among that unless it has to wait."""
+        number = self._next_number
+        self._next_number += 1
+        self._waiting.append(_Waiting(number, wanted, now_s + self._timeout_s))
+        effects = self.pump(now_s) if len(self._waiting) == 1 else []
+        if self._waiting and self._timeout_s == 0:
+            effects += self.expire(now_s)
+        return number, effects
+
+    def pump(self, now_s: float) -> list[CreateDone | BackMemory]:
+        """Memory came free, or the file longer (or it cannot be): tries from the head on, as far as there is room."""
+        effects: list[CreateDone | BackMemory] = []
+        self._backing = False
+        while self._waiting:
+            head = self._waiting[0]
+            try:
+                allocation = self._try(head.wanted)
+            except StoreError as error:
+                effects.append(CreateDone(head.number, 0, error))
+            else:
+                if isinstance(allocation, NeedsBacking):
+                    self._backing = True
+                    effects.append(BackMemory(allocation.until_bytes))
+                    break
+                if not isinstance(allocation, Granted):
+                    break
+                effects.append(CreateDone(head.number, allocation.offset))
+            self._waiting.popleft()
+        return effects
+
+    def expire(self, now_s: float) -> list[CreateDone | BackMemory]:
+        """Fails what has waited too long, and tries who stands behind it."""
+        effects: list[CreateDone | BackMemory] = []
+        while self._waiting and not self._backing and self._waiting[0].deadline_s <= now_s:
+            late = self._waiting.popleft()
+            error = StoreFull(
+                f"wanted {late.wanted.size_bytes} bytes, and no room after {self._timeout_s:g} s:"
+                f" {self._store.describe_memory()}; {len(self._waiting)} more creates wait"
+            )
+            effects.append(CreateDone(late.number, 0, error))
+            effects += self.pump(now_s)
+        return effects
+
+    def client_gone(self, client: ClientKey, now_s: float) -> list[CreateDone | BackMemory]:
+        """Ends what a client asked for whose connection ended."""
+        gone = [waiting for waiting in self._waiting if waiting.wanted.client == client]
+        effects: list[CreateDone | BackMemory] = [
+            CreateDone(waiting.number, 0, StoreFull("the client's connection ended")) for waiting in gone
+        ]
+        for waiting in gone:
+            effects += self.cancel(waiting.number, now_s)
+        return effects
+
+    def cancel(self, number: int, now_s: float) -> list[CreateDone | BackMemory]:
+        """The client does not wait for this any more."""
+        for waiting in self._waiting:
+            if waiting.number == number:
+                was_head = waiting is self._waiting[0]
+                self._waiting.remove(waiting)
+                return self.pump(now_s) if was_head else []
+        return []
+
+    def _try(self, wanted: RoomWanted) -> Allocation:
+        if wanted.object_id is None:
+            return self._store.lease_slab(wanted.size_bytes, wanted.client)
+        return self._store.create(
+            wanted.object_id, wanted.size_bytes, wanted.metadata, wanted.owner, wanted.client, is_primary=True
+        )

@@ -1,0 +1,126 @@
+"""What this node knows of the others: where they are, and who died. Learned from the GCS, and kept while the GCS is away.
+
+One subscription to the channels NODE and WORKER_DEATH. When it breaks it is made again, for ever: a node without a GCS goes on with what
+it knows. Deaths that were published meanwhile are not in the rows that a subscription begins with, so after each start, and whenever a
+node dies (its workers die with it), the table of workers is compared with the owners of the objects here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from ray_mono.object_manager.keys import NodeKey, WorkerKey
+from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.rpc.surface import AsyncChannel, RpcError, Transport
+
+_CONNECT_TIMEOUT_S = 5.0
+_CALL_TIMEOUT_S = 30.0
+# Between two attempts to reach the GCS: doubles up to the second.
+_RETRY_FIRST_S = 0.1
+_RETRY_LONGEST_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class NodeDirectory:
+    """Implements puller.AddressBook."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        gcs_address: str,
+        owners_here: Callable[[], Iterable[WorkerKey]],
+        on_owner_dead: Callable[[WorkerKey], None],
+        on_node_dead: Callable[[PeerAddress], None],
+    ) -> None:
+        """owners_here() gives the workers whose deaths matter; on_owner_dead is called for each that died, possibly twice."""
+        self.is_connected = False
+        self._transport = transport
+        self._gcs_address = gcs_address
+        self._owners_here = owners_here
+        self._on_owner_dead = on_owner_dead
+        self._on_node_dead = on_node_dead
+        self._addresses: dict[NodeKey, PeerAddress] = {}
+        self._dead: dict[NodeKey, str] = {}
+        # Set, and replaced, whenever a node becomes known.
+        self._changed = asyncio.Event()
+
+    async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
+        """Where the node's object manager answers. Waits up to timeout_s for a node that is unknown. Raises TransferFailed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if node_id in self._dead:
+                        raise TransferFailed(f"the node is dead ({self._dead[node_id]})")
+                    if node_id in self._addresses:
+                        return self._addresses[node_id]
+                    await self._changed.wait()
+        except TimeoutError:
+            gcs = "" if self.is_connected else "; the GCS cannot be reached"
+            raise TransferFailed(f"the GCS did not tell of such a node within {timeout_s:g} s{gcs}") from None
+
+    def is_alive(self, node_id: NodeKey) -> bool:
+        """Whether the GCS counts the node among the living, as far as is known."""
+        return node_id in self._addresses
+
+    async def run(self) -> None:
+        """Follows the GCS until cancelled."""
+        retry_s = _RETRY_FIRST_S
+        while True:
+            try:
+                channel = await self._transport.connect(self._gcs_address, _CONNECT_TIMEOUT_S)
+                try:
+                    retry_s = _RETRY_FIRST_S
+                    await self._follow(channel)
+                finally:
+                    self.is_connected = False
+                    channel.close()
+                logger.info("the GCS ended the subscription")
+            except RpcError as error:
+                logger.warning("the GCS at %s: %s; trying again in %g s", self._gcs_address, error, retry_s)
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _RETRY_LONGEST_S)
+
+    async def _follow(self, channel: AsyncChannel) -> None:
+        gcs = GcsServiceAsyncStub(channel)
+        channels = [gcs_pb2.ChannelFilter(channel=name) for name in (gcs_pb2.NODE, gcs_pb2.WORKER_DEATH)]
+        messages = gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=channels))
+        self.is_connected = True
+        await self._find_dead_owners(gcs)
+        async for message in messages:
+            if message.channel == gcs_pb2.NODE:
+                if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
+                    await self._find_dead_owners(gcs)
+            elif message.channel == gcs_pb2.WORKER_DEATH:
+                self._on_owner_dead(WorkerKey(message.key))
+
+    def _learn_node(self, node: common_pb2.NodeInfo) -> bool:
+        """True where it is dead, and was not known to be."""
+        node_id = NodeKey(node.node_id)
+        is_news = False
+        if node.state == common_pb2.NODE_DEAD:
+            is_news = node_id not in self._dead
+            self._dead[node_id] = node.death_cause.message or "no cause was given"
+            address = self._addresses.pop(node_id, None)
+            if address is not None:
+                self._on_node_dead(address)
+        else:
+            self._dead.pop(node_id, None)
+            self._addresses[node_id] = PeerAddress(node.host, node.object_manager_port)
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return is_news
+
+    async def _find_dead_owners(self, gcs: GcsServiceAsyncStub) -> None:
+        owners = dict.fromkeys(self._owners_here())
+        if not owners:
+            return
+        reply = await gcs.GetAllWorkers(common_pb2.Empty(), timeout_s=_CALL_TIMEOUT_S)
+        for worker in reply.workers:
+            owner = WorkerKey(worker.worker_id)
+            if owner in owners and (not worker.is_alive or NodeKey(worker.node_id) in self._dead):
+                self._on_owner_dead(owner)

@@ -1,0 +1,92 @@
+"""The doors of this component to the world that a simulation replaces: the mapped file, and the streams between nodes.
+
+Time, channels and servers come through `common.world` and `rpc.surface` like everyone's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ray_mono.object_manager.keys import ObjectKey, WorkerKey
+
+
+class SharedMemory(Protocol):
+    """The bytes of the store."""
+
+    path: str
+    """What clients map; empty where there is no file."""
+    backed_bytes: int
+    """[0, backed_bytes) has pages: touching them cannot fail."""
+
+    def extend(self, until_bytes: int) -> bool:
+        """Backs everything below until_bytes. False, with nothing changed, where the system has no memory left for it."""
+        ...
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """The bytes [offset, offset + length), writable; backed ones only."""
+        ...
+
+    def close(self) -> None:
+        """Gives everything back, the file's name included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where another node's object manager answers transfers."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHeader:
+    """What a holder says about an object before its bytes."""
+
+    size_bytes: int
+    metadata: bytes
+    owner: WorkerKey
+
+
+class TransferFailed(Exception):
+    """The peer did not give the object (all of it), or could not be reached; the message says which."""
+
+
+class Landing(Protocol):
+    """Where a fetch puts its bytes."""
+
+    received_bytes: int
+    """How much is here already; a fetch starts there and adds to it."""
+
+    def place(self, header: ObjectHeader) -> memoryview | None:
+        """Called once per fetch, before the first byte: the object's memory, or None where there is no room.
+        Raises TransferFailed where the header contradicts an earlier one."""
+        ...
+
+
+class TransferStreams(Protocol):
+    """Streams to other object managers."""
+
+    sent_bytes: int
+    """Object bytes only, since the start."""
+    received_bytes: int
+
+    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
+        """Brings the rest of the object to its landing. False where the landing had no room, or the object is larger than max_bytes
+        (0: any size); then place() has been called all the same. Raises TransferFailed, and what place() raises. Once cancelled, not
+        a byte is written any more."""
+        ...
+
+    async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
+        """Frees the peer's copies. Raises TransferFailed."""
+        ...
+
+    def drop(self, peer: PeerAddress) -> None:
+        """The peer is gone for good: its connections are of no use."""
+        ...
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        ...

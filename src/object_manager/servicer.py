@@ -1,0 +1,214 @@
+"""ObjectStoreService: translates messages into calls of the NodeStore, and its errors into statuses. The door where wire types stop.
+
+A connection becomes a client with its first request; what it owns ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ray_mono.common.ids import ObjectID
+from ray_mono.object_manager.create_queue import RoomWanted
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreError, StoreFull
+from ray_mono.object_manager.free_forwarder import FreeForwarder
+from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
+from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceServicer
+from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
+
+_STATES = {
+    FoundState.FOUND: object_manager_pb2.ObjectFound.FOUND,
+    FoundState.NOT_HERE: object_manager_pb2.ObjectFound.NOT_HERE,
+    FoundState.LOST: object_manager_pb2.ObjectFound.LOST,
+}
+_EMPTY = common_pb2.Empty()
+_CLIENT = "object_store_client"
+
+
+class StoreServicer(ObjectStoreServiceServicer):
+    """Answers the clients of one node."""
+
+    def __init__(
+        self,
+        node_store: NodeStore,
+        forwarder: FreeForwarder | None,
+        stats: Callable[[], object_manager_pb2.StoreStats],
+        dump: Callable[[], dict[str, Any]],
+        on_raylet_gone: Callable[[str], None],
+    ) -> None:
+        """forwarder None: a store alone. on_raylet_gone(reason): the connection that said it is the node's raylet ended."""
+        self._node_store = node_store
+        self._forwarder = forwarder
+        self._stats = stats
+        self._dump = dump
+        self._on_raylet_gone = on_raylet_gone
+
+    async def ConnectClient(
+        self, request: object_manager_pb2.ConnectClientRequest, context: CallContext
+    ) -> object_manager_pb2.ConnectClientReply:
+        self._client(context)
+        if request.is_raylet:
+            context.connection.on_close(lambda reason: self._on_raylet_gone(f"the raylet (pid {request.pid}) is gone: {reason}"))
+        return object_manager_pb2.ConnectClientReply(
+            store_file=self._node_store.memory.path,
+            capacity_bytes=self._node_store.config.capacity_bytes,
+            node_id=self._node_store.node_id,
+        )
+
+    async def Create(
+        self, request: object_manager_pb2.CreateRequest, context: CallContext
+    ) -> object_manager_pb2.CreateReply:
+        wanted = RoomWanted(
+            client=self._client(context),
+            size_bytes=request.size_bytes,
+            object_id=_object_id(request.object_id),
+            metadata=request.metadata,
+            owner=WorkerKey(request.owner_worker_id),
+        )
+        try:
+            return object_manager_pb2.CreateReply(offset=await self._node_store.create(wanted))
+        except StoreError as error:
+            _refuse(error)
+
+    async def Seal(self, request: object_manager_pb2.SealRequest, context: CallContext) -> common_pb2.Empty:
+        object_id, client = _object_id(request.object_id), self._client(context)
+        try:
+            if request.in_slab:
+                self._node_store.seal_in_slab(
+                    object_id,
+                    request.offset,
+                    request.size_bytes,
+                    request.metadata,
+                    WorkerKey(request.owner_worker_id),
+                    client,
+                )
+            else:
+                self._node_store.seal(object_id, client)
+        except StoreError as error:
+            _refuse(error)
+        return _EMPTY
+
+    async def Abort(self, request: object_manager_pb2.AbortRequest, context: CallContext) -> common_pb2.Empty:
+        try:
+            self._node_store.abort(_object_id(request.object_id), self._client(context))
+        except StoreError as error:
+            _refuse(error)
+        return _EMPTY
+
+    async def Get(self, request: object_manager_pb2.GetRequest, context: CallContext) -> object_manager_pb2.GetReply:
+        wanted = [
+            Wanted(_object_id(item.object_id), tuple(NodeKey(node) for node in item.location_node_ids))
+            for item in request.objects
+        ]
+        timeout_s = None if request.timeout_ms < 0 else request.timeout_ms / 1000
+        try:
+            found = await self._node_store.get(self._client(context), wanted, timeout_s)
+        except StoreError as error:
+            _refuse(error)
+        return object_manager_pb2.GetReply(objects=[_found_message(item) for item in found])
+
+    async def Release(self, request: object_manager_pb2.ReleaseRequest, context: CallContext) -> common_pb2.Empty:
+        client = self._client(context)
+        refusal: StoreError | None = None
+        for object_id in request.object_ids:
+            try:
+                self._node_store.release(_object_id(object_id), client)
+            except StoreError as error:
+                refusal = error  # the others are released all the same
+        if refusal is not None:
+            _refuse(refusal)
+        return _EMPTY
+
+    async def Contains(
+        self, request: object_manager_pb2.ContainsRequest, context: CallContext
+    ) -> object_manager_pb2.ContainsReply:
+        store = self._node_store.store
+        return object_manager_pb2.ContainsReply(
+            found=[store.contains(_object_id(object_id)) for object_id in request.object_ids]
+        )
+
+    async def Free(self, request: object_manager_pb2.FreeRequest, context: CallContext) -> common_pb2.Empty:
+        object_ids = [_object_id(item.object_id) for item in request.objects]
+        self._node_store.free(object_ids)
+        if self._forwarder is not None:
+            for object_id, item in zip(object_ids, request.objects, strict=True):
+                for node_id in item.location_node_ids:
+                    if node_id != self._node_store.node_id:
+                        self._forwarder.free(NodeKey(node_id), object_id)
+        return _EMPTY
+
+    async def FreeOwnedBy(
+        self, request: object_manager_pb2.FreeOwnedByRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        self._node_store.free_owned_by(WorkerKey(request.worker_id))
+        return _EMPTY
+
+    async def Pin(self, request: object_manager_pb2.PinRequest, context: CallContext) -> object_manager_pb2.PinReply:
+        store = self._node_store.store
+        return object_manager_pb2.PinReply(
+            pinned=[store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
+        )
+
+    async def LeaseSlab(
+        self, request: object_manager_pb2.LeaseSlabRequest, context: CallContext
+    ) -> object_manager_pb2.LeaseSlabReply:
+        wanted = RoomWanted(client=self._client(context), size_bytes=request.size_bytes)
+        try:
+            offset = await self._node_store.create(wanted)
+        except StoreError as error:
+            _refuse(error)
+        length = self._node_store.store.allocator.length_of(offset)
+        return object_manager_pb2.LeaseSlabReply(offset=offset, size_bytes=length)
+
+    async def GetStats(self, request: common_pb2.Empty, context: CallContext) -> object_manager_pb2.StoreStats:
+        return self._stats()
+
+    async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
+        return common_pb2.DumpStateReply(json=json.dumps(self._dump()))
+
+    def _client(self, context: CallContext) -> ClientKey:
+        """The connection's key; made, and tied to its end, at the first request."""
+        state = context.connection.state
+        client: ClientKey | None = state.get(_CLIENT)
+        if client is None:
+            client = state[_CLIENT] = self._node_store.connect()
+            key = client
+            context.connection.on_close(lambda _: self._node_store.disconnect(key))
+        return client
+
+
+def _object_id(id_bytes: bytes) -> ObjectKey:
+    if len(id_bytes) != ObjectID.SIZE:
+        raise RpcError(
+            StatusCode.INVALID_ARGUMENT, f"an object id has {ObjectID.SIZE} bytes, got {len(id_bytes)}: {id_bytes.hex()}"
+        )
+    return ObjectKey(id_bytes)
+
+
+def _found_message(found: Found) -> object_manager_pb2.ObjectFound:
+    return object_manager_pb2.ObjectFound(
+        object_id=found.object_id,
+        state=_STATES[found.state],
+        offset=found.offset,
+        size_bytes=found.size_bytes,
+        metadata=found.metadata,
+        pulled=found.pulled,
+        reason=found.reason,
+    )
+
+
+def _refuse(error: StoreError) -> NoReturn:
+    """The status of a refusal."""
+    if isinstance(error, ObjectExists):
+        code = StatusCode.ALREADY_EXISTS
+    elif isinstance(error, ObjectUnknown):
+        code = StatusCode.NOT_FOUND
+    elif isinstance(error, StoreFull):
+        code = StatusCode.RESOURCE_EXHAUSTED
+    else:
+        code = StatusCode.INVALID_ARGUMENT
+    raise RpcError(code, str(error)) from None

@@ -1,0 +1,386 @@
+"""The table of a node's objects: who made each, who owns it, who reads it, and where it lies.
+
+A machine without I/O: it hands out offsets and never touches a byte. It does not know of other nodes, of clients that wait, or of time.
+
+The life of an object is in stored_object.py. The *primary* copy stays until its owner frees it. Other copies are evicted, least
+recently used first, when room is needed and no client reads them. A client's connection owns its unsealed objects, its slabs and its
+read pins; `disconnect` ends them all.
+
+A slab is a range that a client fills with objects without asking; each becomes an object when it is sealed, and then lives like any other.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from ray_mono.object_manager.allocator import ALIGNMENT, Allocator, aligned
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreError, StoreFull, require
+from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.stored_object import (
+    Allocation,
+    Full,
+    Granted,
+    NeedsBacking,
+    ObjectState,
+    StoredObject,
+)
+
+
+@dataclass(slots=True)
+class _Client:
+    """What ends with a connection. Dicts as ordered sets."""
+
+    unsealed: dict[ObjectKey, None] = field(default_factory=dict)
+    pins: dict[ObjectKey, int] = field(default_factory=dict)
+    slabs: dict[int, int] = field(default_factory=dict)  # what is left of them: offset -> length
+
+
+class Store:
+    """The object table over one Allocator. Methods raise StoreError subclasses on a caller's mistake and then have changed nothing."""
+
+    def __init__(self, capacity_bytes: int, dead_owners_max: int) -> None:
+        self.allocator = Allocator(capacity_bytes)
+        self._dead_owners_max = dead_owners_max
+        self._objects: dict[ObjectKey, StoredObject] = {}
+        self._clients: dict[ClientKey, _Client] = {}
+        self._owned_by: dict[WorkerKey, dict[ObjectKey, None]] = {}
+        # Exactly the objects that are SEALED, not primary and not pinned; the least recently used first.
+        self._evictable: OrderedDict[ObjectKey, None] = OrderedDict()
+        self._evictable_bytes = 0
+        self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
+        # False while the system has no pages for a longer file: then room is made by eviction, as in a full store.
+        self.can_grow = True
+        # Grows whenever memory comes free or evictable: who waits for room compares it.
+        self.releases = 0
+        self.num_evicted = 0
+        self.num_pins = 0
+        self.num_sealed = 0
+        self.connect(TRANSFERS)
+
+    # ---- clients
+
+    def connect(self, client: ClientKey) -> None:
+        """A connection that may own things."""
+        self._clients.setdefault(client, _Client())
+
+    def is_connected(self, client: ClientKey) -> bool:
+        return client in self._clients
+
+    def disconnect(self, client: ClientKey) -> list[ObjectKey]:
+        """Ends what the connection owned. Returns the objects that will now not be sealed."""
+        record = self._clients.pop(client, None)
+        if record is None:
+            return []
+        for object_id, count in record.pins.items():
+            self._unpin(self._objects[object_id], count)
+        aborted = list(record.unsealed)
+        for object_id in aborted:
+            self._remove(self._objects[object_id])
+        for offset in record.slabs:
+            self._free_range(offset)
+        self.allocator.forget_writer(client)
+        return aborted
+
+    # ---- writing
+
+    def create(
+        self,
+        object_id: ObjectKey,
+        size_bytes: int,
+        metadata: bytes,
+        owner: WorkerKey,
+        client: ClientKey,
+        is_primary: bool,
+    ) -> Allocation:
+        """Room for an object that `client` will write; evicts copies for it. Raises ObjectExists; StoreFull where it can never fit."""
+        existing = self._objects.get(object_id)
+        if existing is not None:
+            if existing.state is ObjectState.FREED_WITH_READERS:
+                existing.move(ObjectState.SEALED)
+                existing.is_primary = is_primary and owner not in self._dead_owners
+            raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
+        allocation = self._allocate(size_bytes, client)
+        if isinstance(allocation, Granted):
+            entry = StoredObject(object_id, allocation.offset, size_bytes, metadata, owner, client, is_primary)
+            self._add(entry)
+            self._clients[client].unsealed[object_id] = None
+        return allocation
+
+    def seal(self, object_id: ObjectKey, client: ClientKey) -> bool:
+        """The object is whole. False where its owner freed it meanwhile, and it is gone. Raises ObjectUnknown."""
+        entry = self._unsealed_of(object_id, client)
+        return self._seal(entry)
+
+    def seal_in_slab(
+        self,
+        object_id: ObjectKey,
+        offset: int,
+        size_bytes: int,
+        metadata: bytes,
+        owner: WorkerKey,
+        client: ClientKey,
+    ) -> bool:
+        """Makes a part of one of the client's slabs a sealed, primary object. `offset` is a multiple of 64; the object
+        takes its size rounded up to that. Raises ObjectExists, ObjectUnknown (no such range left in a slab of this client)."""
+        if object_id in self._objects:
+            raise ObjectExists(f"object {object_id.hex()} is here already ({self._objects[object_id].state.value})")
+        slabs = self._clients[client].slabs
+        end = offset + aligned(size_bytes)
+        for start, length in slabs.items():
+            if start <= offset and end <= start + length:
+                break
+        else:
+            raise ObjectUnknown(f"[{offset}, {end}) lies in no slab of this client")
+        if offset % ALIGNMENT:
+            raise StoreError(f"offset of an object must be a multiple of {ALIGNMENT}, got {offset}")
+        del slabs[start]
+        if start < offset:
+            self.allocator.split(start, offset)
+            slabs[start] = offset - start
+        if end < start + length:
+            self.allocator.split(offset, end)
+            slabs[end] = start + length - end
+        entry = StoredObject(object_id, offset, size_bytes, metadata, owner, client, is_primary=True)
+        self._add(entry)
+        self._clients[client].unsealed[object_id] = None
+        return self._seal(entry)
+
+    def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
+        """The creator gives its unsealed object up. Raises ObjectUnknown."""
+        entry = self._unsealed_of(object_id, client)
+        del self._clients[client].unsealed[object_id]
+        self._remove(entry)
+
+    def lease_slab(self, size_bytes: int, client: ClientKey) -> Allocation:
+        """A range for the client to fill. Raises StoreFull where it can never fit."""
+        allocation = self._allocate(size_bytes, client)
+        if isinstance(allocation, Granted):
+            self._clients[client].slabs[allocation.offset] = self.allocator.length_of(allocation.offset)
+        return allocation
+
+    # ---- reading
+
+    def pin(self, object_id: ObjectKey, client: ClientKey) -> StoredObject | None:
+        """The object, with one more read pin of this client; None where there is no sealed one."""
+        entry = self._objects.get(object_id)
+        if entry is None or entry.state in (ObjectState.CREATED, ObjectState.FREED_UNSEALED):
+            return None
+        if entry.state is ObjectState.FREED_WITH_READERS:
+            entry.move(ObjectState.SEALED)
+            entry.is_primary = False
+        if not entry.num_pins and not entry.is_primary:
+            self._drop_evictable(entry)
+        entry.num_pins += 1
+        self.num_pins += 1
+        pins = self._clients[client].pins
+        pins[object_id] = pins.get(object_id, 0) + 1
+        return entry
+
+    def release(self, object_id: ObjectKey, client: ClientKey) -> None:
+        """One read pin of this client less. Raises ObjectUnknown where it has none."""
+        pins = self._clients[client].pins
+        count = pins.get(object_id, 0)
+        if not count:
+            raise ObjectUnknown(f"object {object_id.hex()} is not pinned by this client")
+        if count == 1:
+            del pins[object_id]
+        else:
+            pins[object_id] = count - 1
+        self._unpin(self._objects[object_id], 1)
+
+    def contains(self, object_id: ObjectKey) -> bool:
+        """Whether a sealed copy is here that nobody freed."""
+        entry = self._objects.get(object_id)
+        return entry is not None and entry.state is ObjectState.SEALED
+
+    def is_being_written(self, object_id: ObjectKey) -> bool:
+        entry = self._objects.get(object_id)
+        return entry is not None and entry.state is ObjectState.CREATED
+
+    # ---- the owner's word
+
+    def make_primary(self, object_id: ObjectKey) -> bool:
+        """The copy here stays until it is freed. False where there is no sealed one."""
+        entry = self._objects.get(object_id)
+        if entry is None or entry.state is not ObjectState.SEALED:
+            return False
+        if not entry.is_primary:
+            if not entry.num_pins:
+                self._drop_evictable(entry)
+            entry.is_primary = True
+        return True
+
+    def free(self, object_id: ObjectKey) -> None:
+        """Nobody can ask for it any more. Its memory stays until the last read pin is gone. Unknown objects are nothing to do."""
+        entry = self._objects.get(object_id)
+        if entry is None:
+            return
+        if entry.state is ObjectState.CREATED:
+            entry.move(ObjectState.FREED_UNSEALED)
+        elif entry.state is ObjectState.SEALED:
+            if entry.num_pins:
+                entry.move(ObjectState.FREED_WITH_READERS)
+            else:
+                self._remove(entry)
+
+    def free_owned_by(self, owner: WorkerKey) -> list[ObjectKey]:
+        """The owner is dead: frees what it owned here, now and in future. Returns what it freed."""
+        self._dead_owners[owner] = None
+        if len(self._dead_owners) > self._dead_owners_max:
+            self._dead_owners.popitem(last=False)
+        owned = list(self._owned_by.get(owner, ()))
+        for object_id in owned:
+            self.free(object_id)
+        return owned
+
+    def owners(self) -> list[WorkerKey]:
+        """Every worker that owns something here."""
+        return list(self._owned_by)
+
+    # ---- figures
+
+    @property
+    def used_bytes(self) -> int:
+        """Ranges handed out, alignment included."""
+        return self.allocator.used_bytes
+
+    @property
+    def obtainable_bytes(self) -> int:
+        """Free, or free after evictions; perhaps not in one piece."""
+        return self.allocator.free_bytes + self._evictable_bytes
+
+    @property
+    def num_unsealed(self) -> int:
+        return len(self._objects) - self.num_sealed
+
+    def describe_memory(self) -> str:
+        """Sizes, for messages of a full store."""
+        pinned = sum(entry.size_bytes for entry in self._objects.values() if entry.num_pins)
+        primary = sum(entry.size_bytes for entry in self._objects.values() if entry.is_primary)
+        slabs = sum(sum(client.slabs.values()) for client in self._clients.values())
+        return (
+            f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
+            f" (primary copies {primary}, pinned by readers {pinned}, slabs {slabs}, can be evicted {self._evictable_bytes})"
+        )
+
+    def objects(self) -> list[StoredObject]:
+        """Every row, for people."""
+        return list(self._objects.values())
+
+    # ---- inside
+
+    def _allocate(self, size_bytes: int, client: ClientKey) -> Allocation:
+        if aligned(size_bytes) > self.allocator.capacity_bytes:
+            raise StoreFull(f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}")
+        offset = self.allocator.allocate(size_bytes, client)
+        if offset is None:
+            until_bytes = self.allocator.limit_for(size_bytes)
+            if until_bytes <= self.allocator.capacity_bytes and self.can_grow:
+                return NeedsBacking(until_bytes)
+            offset = self._evict_for(size_bytes, client)
+        return Full() if offset is None else Granted(offset)
+
+    def _evict_for(self, size_bytes: int, client: ClientKey) -> int | None:
+        if self.obtainable_bytes < aligned(size_bytes):
+            return None
+        offset = None
+        while offset is None and self._evictable:
+            self._remove(self._objects[next(iter(self._evictable))])
+            self.num_evicted += 1
+            offset = self.allocator.allocate(size_bytes, client)
+        return offset
+
+    def _unsealed_of(self, object_id: ObjectKey, client: ClientKey) -> StoredObject:
+        if object_id not in self._clients[client].unsealed:
+            entry = self._objects.get(object_id)
+            what = f"is {entry.state.value}, of another client or done" if entry else "does not exist"
+            raise ObjectUnknown(f"object {object_id.hex()} {what}: not an unsealed object of this client")
+        return self._objects[object_id]
+
+    def _seal(self, entry: StoredObject) -> bool:
+        del self._clients[entry.creator].unsealed[entry.object_id]
+        if entry.state is ObjectState.FREED_UNSEALED or entry.owner in self._dead_owners:
+            self._remove(entry)
+            return False
+        entry.move(ObjectState.SEALED)
+        self.num_sealed += 1
+        if not entry.is_primary:
+            self._make_evictable(entry)
+        return True
+
+    def _unpin(self, entry: StoredObject, count: int) -> None:
+        require(entry.num_pins >= count, f"object {entry.object_id.hex()} has {entry.num_pins} pins, {count} released")
+        entry.num_pins -= count
+        self.num_pins -= count
+        if entry.num_pins:
+            return
+        if entry.state is ObjectState.FREED_WITH_READERS:
+            self._remove(entry)
+        elif not entry.is_primary:
+            self._make_evictable(entry)
+
+    def _make_evictable(self, entry: StoredObject) -> None:
+        self._evictable[entry.object_id] = None
+        self._evictable_bytes += aligned(entry.size_bytes)
+        self.releases += 1
+
+    def _drop_evictable(self, entry: StoredObject) -> None:
+        del self._evictable[entry.object_id]
+        self._evictable_bytes -= aligned(entry.size_bytes)
+
+    def _add(self, entry: StoredObject) -> None:
+        self._objects[entry.object_id] = entry
+        self._owned_by.setdefault(entry.owner, {})[entry.object_id] = None
+
+    def _remove(self, entry: StoredObject) -> None:
+        del self._objects[entry.object_id]
+        owned = self._owned_by[entry.owner]
+        del owned[entry.object_id]
+        if not owned:
+            del self._owned_by[entry.owner]
+        if entry.object_id in self._evictable:
+            self._drop_evictable(entry)
+        if entry.state in (ObjectState.SEALED, ObjectState.FREED_WITH_READERS):
+            self.num_sealed -= 1
+        self._free_range(entry.offset)
+
+    def _free_range(self, offset: int) -> None:
+        self.allocator.free(offset)
+        self.releases += 1
+
+    def check_invariants(self) -> None:
+        """Recounts everything. Raises StoreBroken."""
+        self.allocator.check_invariants()
+        rows = self._objects.values()
+        ranges = [(row.offset, aligned(row.size_bytes)) for row in rows]
+        ranges += [slab for client in self._clients.values() for slab in client.slabs.items()]
+        for offset, length in ranges:
+            require(self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes")
+        require(sum(length for _, length in ranges) == self.used_bytes, "a range in use belongs to nobody")
+        pins: dict[ObjectKey, int] = {}
+        for client in self._clients.values():
+            for object_id, count in client.pins.items():
+                require(count > 0, f"a pin of object {object_id.hex()} counts {count}")
+                pins[object_id] = pins.get(object_id, 0) + count
+        require(pins == {row.object_id: row.num_pins for row in rows if row.num_pins}, "pins of clients and objects differ")
+        require(sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}")
+        written = {ObjectState.CREATED, ObjectState.FREED_UNSEALED}
+        unsealed = [(row.object_id, row.creator) for row in rows if row.state in written]
+        owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
+        require(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
+        require(self.num_unsealed == len(unsealed), f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}")
+        evictable = {
+            row.object_id: aligned(row.size_bytes)
+            for row in rows
+            if row.state is ObjectState.SEALED and not row.is_primary and not row.num_pins
+        }
+        require(evictable.keys() == self._evictable.keys(), "evictable objects and their list differ")
+        require(sum(evictable.values()) == self._evictable_bytes, "the bytes of evictable objects are miscounted")
+        for row in rows:
+            require(
+                row.state is not ObjectState.FREED_WITH_READERS or row.num_pins > 0,
+                f"freed object {row.object_id.hex()} has no reader and is still here",
+            )
+        by_owner = sorted((owner, object_id) for owner, ids in self._owned_by.items() for object_id in ids)
+        require(by_owner == sorted((row.owner, row.object_id) for row in rows), "objects and their owners' lists differ")

@@ -1,0 +1,140 @@
+"""The giving side of transfers: a TCP listener of its own, where other object managers fetch objects and free copies.
+
+Nobody is heard before the handshake. A connection is then served request by request until its peer ends it. An object is pinned while
+it is sent, straight from the store's pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
+from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.transfer_wire import (
+    WireError,
+    receive_message,
+    send_bytes,
+    send_message,
+    shake_hands,
+)
+from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.rpc.auth import HANDSHAKE_TIMEOUT_S, ServerHandshake
+from ray_mono.rpc.sockets import TcpAddress, listen_tcp, tune_tcp
+
+# Connections at once, strangers included: a peer uses a few, a cluster has a thousand nodes.
+CONNECTIONS_MAX = 8192
+
+logger = logging.getLogger(__name__)
+
+
+class TransferServer:
+    """Serves one NodeStore's objects to other nodes."""
+
+    def __init__(
+        self,
+        node_store: NodeStore,
+        secret: str,
+        config: ObjectManagerConfig,
+        count_sent: Callable[[int], None],
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]],
+    ) -> None:
+        """count_sent(n) is told of object bytes as they go."""
+        self._node_store = node_store
+        self._secret = secret
+        self._config = config
+        self._count_sent = count_sent
+        self._spawn = spawn
+        self._listener: socket.socket | None = None
+        self._connections: dict[socket.socket, asyncio.Task[Any]] = {}
+
+    def listen(self, host: str, port: int) -> str:
+        """Starts to serve; returns "host:port" with the real port. Raises OSError as bind does."""
+        self._listener = listen_tcp(host, port)
+        self._spawn(self._accept(self._listener), "accept transfers")
+        return str(TcpAddress(host, self._listener.getsockname()[1]))
+
+    def close(self) -> None:
+        """Stops listening and ends every connection."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for task in self._connections.values():
+            task.cancel()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while self._listener is not None:
+            try:
+                sock, peer = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of descriptors, or the client was gone at once.
+                logger.warning("a transfer connection could not be accepted: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._connections) >= CONNECTIONS_MAX:
+                logger.warning("refused %s: %d transfer connections are open", peer, CONNECTIONS_MAX)
+                sock.close()
+                continue
+            name = str(TcpAddress(peer[0], peer[1]))
+            self._connections[sock] = self._spawn(self._serve(sock, name), f"transfers to {name}")
+
+    async def _serve(self, sock: socket.socket, peer: str) -> None:
+        try:
+            tune_tcp(sock)
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                await shake_hands(sock, ServerHandshake(self._secret))
+            while (message := await receive_message(sock, None)) is not None:
+                await self._answer(sock, object_manager_pb2.TransferRequest.FromString(message))
+        except TimeoutError:
+            logger.warning("refused %s: no handshake within %g s", peer, HANDSHAKE_TIMEOUT_S)
+        except WireError as error:
+            logger.warning("transfer connection of %s: %s", peer, error)
+        except DecodeError as error:
+            logger.warning("transfer connection of %s: not a request: %s", peer, error)
+        except OSError as error:
+            logger.info("transfer connection of %s ended: %s", peer, error)
+        finally:
+            sock.close()
+            self._connections.pop(sock, None)
+
+    async def _answer(self, sock: socket.socket, request: object_manager_pb2.TransferRequest) -> None:
+        kind = request.WhichOneof("request")
+        if kind == "fetch":
+            await self._send_object(sock, request.fetch)
+        elif kind == "free":
+            self._node_store.free([ObjectKey(item.object_id) for item in request.free.objects])
+            await send_message(sock, common_pb2.Empty(), self._config.idle_transfer_timeout_s)
+        else:
+            raise WireError("a request of a kind that is not known here")
+
+    async def _send_object(self, sock: socket.socket, fetch: object_manager_pb2.FetchRequest) -> None:
+        timeout_s = self._config.idle_transfer_timeout_s
+        object_id = ObjectKey(fetch.object_id)
+        entry = self._node_store.read_for_transfer(object_id)
+        if entry is None:
+            await send_message(sock, object_manager_pb2.FetchHeader(found=False), timeout_s)
+            return
+        try:
+            offset = min(fetch.offset, entry.size_bytes)
+            length = min(fetch.length or entry.size_bytes, entry.size_bytes - offset)
+            if fetch.max_bytes and entry.size_bytes > fetch.max_bytes:
+                length = 0
+            header = object_manager_pb2.FetchHeader(
+                found=True,
+                total_bytes=entry.size_bytes,
+                length=length,
+                metadata=entry.metadata,
+                owner_worker_id=entry.owner,
+            )
+            await send_message(sock, header, timeout_s)
+            memory = self._node_store.memory.view(entry.offset + offset, length)
+            await send_bytes(sock, memory, self._config.send_slice_bytes, timeout_s, self._count_sent)
+        finally:
+            self._node_store.release(object_id, TRANSFERS)

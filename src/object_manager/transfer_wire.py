@@ -1,0 +1,123 @@
+"""What both ends of a transfer connection do to its socket: the handshake, messages with a length before them, and raw bytes.
+
+Plain non-blocking sockets and the loop's own socket calls, because those copy straight between the kernel and the store's pages.
+Every wait for the peer is bounded by a time in which nothing moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Protocol
+
+from ray_mono.rpc.auth import ClientHandshake, HandshakeState, ServerHandshake
+
+_LENGTH = struct.Struct("<I")
+# Metadata and lists of ids; never an object's bytes.
+MESSAGE_BYTES_MAX = 16 << 20
+# After so many bytes others have a turn, even where the peer is never waited for.
+_BYTES_PER_TURN = 4 << 20
+
+
+class WireError(Exception):
+    """The connection is of no use any more; the message says why. A refused secret says how to pass it."""
+
+
+class _Message(Protocol):
+    def SerializeToString(self) -> bytes: ...
+
+
+async def shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHandshake) -> None:
+    """Runs the handshake to its end. Raises WireError where one side refuses. Unbounded in time: the caller's timeout."""
+    loop = asyncio.get_running_loop()
+    if isinstance(handshake, ClientHandshake):
+        await loop.sock_sendall(sock, handshake.start())
+    while handshake.state is HandshakeState.PENDING:
+        data = await loop.sock_recv(sock, handshake.missing_bytes)
+        if data:
+            answer = handshake.feed(data)
+            if answer:
+                await loop.sock_sendall(sock, answer)
+        else:
+            handshake.end()
+    if handshake.state is HandshakeState.REFUSED:
+        raise WireError(handshake.reason)
+
+
+async def send_message(sock: socket.socket, message: _Message, timeout_s: float) -> None:
+    """Raises WireError, OSError."""
+    data = message.SerializeToString()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().sock_sendall(sock, _LENGTH.pack(len(data)) + data)
+    except TimeoutError:
+        raise WireError(f"the peer took nothing for {timeout_s:g} s") from None
+
+
+async def receive_message(sock: socket.socket, timeout_s: float | None) -> bytes | None:
+    """The next message, or None where the peer ended the connection before it. Raises WireError, OSError.
+
+    timeout_s: for its first byte (None: as long as the connection lives); the rest must follow without such a pause.
+    """
+    head = bytearray(_LENGTH.size)
+    if not await receive_into(sock, memoryview(head), timeout_s, None):
+        return None
+    length = _LENGTH.unpack(head)[0]
+    if length > MESSAGE_BYTES_MAX:
+        raise WireError(f"a message of {length} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
+    body = bytearray(length)
+    if await receive_into(sock, memoryview(body), timeout_s, None) < length:
+        raise WireError("the peer ended the connection in the middle of a message")
+    return bytes(body)
+
+
+class Progress(Protocol):
+    """Told of bytes as they arrive."""
+
+    def __call__(self, count: int, /) -> None: ...
+
+
+async def receive_into(
+    sock: socket.socket, memory: memoryview, timeout_s: float | None, progress: Progress | None
+) -> int:
+    """Fills `memory`; returns how much came before the peer's end of the connection. Raises WireError, OSError.
+
+    timeout_s: how long no byte may come.
+    """
+    loop = asyncio.get_running_loop()
+    done = turn_bytes = 0
+    try:
+        async with asyncio.timeout(timeout_s) as timeout:
+            while done < len(memory):
+                count = await loop.sock_recv_into(sock, memory[done:])
+                if not count:
+                    break
+                done += count
+                if progress is not None:
+                    progress(count)
+                if timeout_s is not None:
+                    timeout.reschedule(loop.time() + timeout_s)
+                turn_bytes += count
+                if turn_bytes >= _BYTES_PER_TURN:
+                    turn_bytes = 0
+                    await asyncio.sleep(0)
+    except TimeoutError:
+        raise WireError(f"nothing came from the peer for {timeout_s:g} s") from None
+    return done
+
+
+async def send_bytes(
+    sock: socket.socket, memory: memoryview, slice_bytes: int, timeout_s: float, progress: Progress
+) -> None:
+    """Sends `memory` in slices; a slice that takes longer than timeout_s ends it. Raises WireError, OSError."""
+    loop = asyncio.get_running_loop()
+    for start in range(0, len(memory), slice_bytes):
+        part = memory[start : start + slice_bytes]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_sendall(sock, part)
+        except TimeoutError:
+            raise WireError(f"the peer took less than {len(part)} bytes in {timeout_s:g} s") from None
+        progress(len(part))
+        await asyncio.sleep(0)

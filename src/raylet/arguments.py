@@ -1,0 +1,165 @@
+"""The raylet's command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+
+from ray_mono.common.ids import NodeID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.common.service import add_common_arguments
+from ray_mono.common.world import system_rng
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
+
+TEMPLATE_MODULE = "ray_mono.core_worker.template"
+WORKER_EXIT_GRACE_S = 2.0
+"""When the raylet stops: between SIGTERM and SIGKILL for its workers. Its own close must fit into
+service.STOP_TIMEOUT_S.
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What main works with."""
+
+    common: argparse.Namespace
+    config: RayletConfig
+    secret: str
+    worker_module: str
+    exit_grace_s: float = WORKER_EXIT_GRACE_S
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raylet",
+        description="A node's scheduler: leases, worker pool, resources. By hand, beside a gcs_server: raylet --gcs-address "
+        "127.0.0.1:6379 --session-dir DIR (without --store-socket no object can be stored).",
+    )
+    add_common_arguments(parser)
+    add = parser.add_argument
+    add("--gcs-address", required=True, metavar="ADDRESS", help='"host:port" or "unix:/path"')
+    add("--node-id", metavar="HEX", help="28 bytes in hex (default: a random one)")
+    add(
+        "--socket",
+        metavar="PATH",
+        help="Unix socket for workers and drivers (default: SESSION_DIR/sockets/raylet)",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="the node's address, to listen at and to tell others (default: 127.0.0.1)",
+    )
+    add("--port", type=int, default=0, help="TCP port (default: 0, any free one)")
+    add(
+        "--store-socket",
+        default="",
+        metavar="PATH",
+        help="the object manager's Unix socket; without it there is no store",
+    )
+    add("--store-file", default="", metavar="PATH", help="the file that the store maps, for others to know")
+    add(
+        "--object-manager-port",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the object manager's transfer port, likewise",
+    )
+    add(
+        "--resources",
+        default="",
+        metavar="JSON",
+        help='amounts by name, e.g. {"CPU": 2, "GPU": 1} (default: the CPUs)',
+    )
+    add("--labels", default="{}", metavar="JSON", help="labels of the node")
+    add("--is-head", action="store_true", help="the GCS runs on this node")
+    add(
+        "--maximum-startup-concurrency",
+        type=int,
+        default=0,
+        metavar="N",
+        help="workers starting at once (0: max(4, CPUs))",
+    )
+    add(
+        "--num-prestart-workers",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="workers kept ready (-1: one for each CPU)",
+    )
+    add("--idle-worker-timeout-s", type=float, default=RayletConfig.idle_worker_timeout_s, metavar="S")
+    add(
+        "--worker-module",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="what a worker runs, for tests (default: the worker)",
+    )
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> Arguments:
+    """Exits with a message about what is wrong."""
+    parser = make_parser()
+    parsed = parser.parse_args(arguments)
+    if not parsed.session_dir:
+        parser.error("--session-dir is missing: workers write their logs to its logs/")
+    try:
+        return Arguments(
+            parsed, make_config(parsed), find_secret(None, parsed.session_dir), parsed.worker_module
+        )
+    except (ValueError, SecretFileError, SecretNotFoundError) as error:
+        parser.error(str(error))
+
+
+def make_config(parsed: argparse.Namespace) -> RayletConfig:
+    """Raises ValueError. Makes the session's directories where they are missing."""
+    units = _json_object(parsed.resources, "--resources") or {"CPU": os.cpu_count() or 1}
+    labels = {name: str(value) for name, value in _json_object(parsed.labels, "--labels").items()}
+    for name in ("logs", "sockets"):
+        os.makedirs(os.path.join(parsed.session_dir, name), mode=0o700, exist_ok=True)
+    node_id = NodeID.from_hex(parsed.node_id) if parsed.node_id else NodeID.from_random(system_rng())
+    return RayletConfig(
+        node_id=node_id.binary(),
+        gcs_address=parsed.gcs_address,
+        socket_path=parsed.socket or os.path.join(parsed.session_dir, "sockets", "raylet"),
+        host=parsed.host,
+        port=parsed.port,
+        session_dir=parsed.session_dir,
+        total=ResourceSet.from_units(units),
+        hostname=socket.gethostname(),
+        labels=labels,
+        is_head=parsed.is_head,
+        pid=os.getpid(),
+        store_socket=parsed.store_socket,
+        store_file=parsed.store_file,
+        object_manager_port=parsed.object_manager_port,
+        maximum_startup_concurrency=parsed.maximum_startup_concurrency,
+        num_prestart_workers=parsed.num_prestart_workers,
+        idle_worker_timeout_s=parsed.idle_worker_timeout_s,
+    )
+
+
+def template_command(arguments: Arguments) -> list[str]:
+    """How the worker template is started. A service knows another only by its command line."""
+    config = arguments.config
+    command = [sys.executable, "-m", TEMPLATE_MODULE]
+    command += ["--raylet-socket", config.socket_path, "--gcs-address", config.gcs_address]
+    command += ["--session-dir", config.session_dir, "--log-level", arguments.common.log_level]
+    command += ["--node-host", config.host]
+    return command + (["--worker-module", arguments.worker_module] if arguments.worker_module else [])
+
+
+def _json_object(text: str, flag: str) -> dict[str, float]:
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{flag} takes JSON, got {text!r}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{flag} takes a JSON object, got {text!r}")
+    return value

@@ -1,0 +1,84 @@
+"""The processes that are connected: this node's workers and drivers, and whoever asked for a lease.
+
+A connection is the life of what is behind it. Each gets a number when it first matters (`requester_of`); a
+worker or driver that registered is kept under its worker id until its connection, or its process, ends. Knows
+nothing about what that means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.rpc.surface import Connection
+
+_REQUESTER = "raylet.requester"
+
+
+@dataclass
+class ClientProcess:
+    """A worker or driver of this node that is registered."""
+
+    worker_id: bytes
+    type: common_pb2.WorkerType
+    language: common_pb2.Language
+    pid: int
+    job_id: bytes
+    address: common_pb2.Address
+    connection: Connection
+    startup_token: int
+    start_time_s: float
+    """Since the epoch."""
+    ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
+    """Why somebody had it killed; empty where nobody had."""
+
+    @property
+    def is_driver(self) -> bool:
+        return self.type == common_pb2.DRIVER
+
+    def info(self, node_id: bytes) -> common_pb2.WorkerInfo:
+        """Its row at the GCS."""
+        return common_pb2.WorkerInfo(
+            worker_id=self.worker_id,
+            node_id=node_id,
+            type=self.type,
+            language=self.language,
+            pid=self.pid,
+            job_id=self.job_id,
+            is_alive=True,
+            start_time_s=self.start_time_s,
+            address=self.address,
+        )
+
+
+class Clients:
+    """Registered processes and numbered connections."""
+
+    def __init__(self) -> None:
+        self._processes: dict[bytes, ClientProcess] = {}
+        self._next_requester = 1
+
+    def __iter__(self) -> Iterator[ClientProcess]:
+        return iter(list(self._processes.values()))
+
+    def get(self, worker_id: bytes) -> ClientProcess | None:
+        return self._processes.get(worker_id)
+
+    def add(self, process: ClientProcess) -> None:
+        """Raises ValueError where the id is taken: a connection registers one process, once."""
+        if process.worker_id in self._processes:
+            raise ValueError(f"{process.worker_id.hex()} is registered already")
+        self._processes[process.worker_id] = process
+
+    def remove(self, worker_id: bytes) -> ClientProcess | None:
+        return self._processes.pop(worker_id, None)
+
+    def requester_of(self, connection: Connection, on_gone: Callable[[int], None]) -> int:
+        """The connection's number; on_gone(number) runs when it ends."""
+        number: int | None = connection.state.get(_REQUESTER)
+        if number is None:
+            number = connection.state[_REQUESTER] = self._next_requester
+            self._next_requester += 1
+            connection.on_close(lambda reason: on_gone(number))
+        return number

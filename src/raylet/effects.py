@@ -1,0 +1,83 @@
+"""What the raylet's machines decide: plain values that the shell (`raylet.py`) carries out.
+
+Order matters only within one list: effects are carried out in the order in which they were decided. None of
+them has to be durable before it happens: a raylet keeps nothing on disk.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class RejectionKind(enum.Enum):
+    """Why a lease was not granted; the names are those of Rejection.Kind in raylet.proto."""
+
+    CANCELLED = 0
+    NOT_HERE = 1
+    RUNTIME_ENV_FAILED = 2
+    JOB_FINISHED = 3
+    INFEASIBLE = 4
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The lease has resources and a worker. `instances`: indices of accelerators, e.g. {"GPU": (0, 2)}."""
+
+    lease_id: bytes
+    worker_id: bytes
+    instances: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class SpilledBack:
+    """The requester should ask that node instead, with grant_or_reject."""
+
+    lease_id: bytes
+    node_id: bytes
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    lease_id: bytes
+    kind: RejectionKind
+    message: str
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a process that will register with this token and id."""
+
+    startup_token: int
+    worker_id: bytes
+
+
+class EndMode(enum.Enum):
+    """How a worker is ended."""
+
+    ASK = "ask"  # it may refuse, because it owns objects that others still use
+    TERMINATE = "terminate"  # SIGTERM, then SIGKILL after the grace period
+    KILL = "kill"  # SIGKILL
+
+
+@dataclass(frozen=True)
+class EndWorker:
+    worker_id: bytes
+    startup_token: int
+    mode: EndMode
+    reason: str
+
+
+@dataclass(frozen=True)
+class WarnJob:
+    """One sentence for the job's driver."""
+
+    job_id: bytes
+    type: str
+    message: str
+
+
+Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob

@@ -1,0 +1,231 @@
+"""The raylet's side of the GCS: it registers the node, reports resources, passes on deaths and warnings, and
+listens.
+
+No lease waits on any of this. One connection at a time, in sessions: register (again, if the GCS was away:
+that is how it keeps the node), ask which jobs are over, then three loops until one of them fails: changes of
+the cluster in, the node's resources out when they changed (gathered for `report_period_s`), and the outbox
+out. The outbox keeps deaths and warnings while the GCS is away, in order, up to a limit. A GCS that stays
+away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the raylet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ray_mono.common.world import Clock
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 2.0
+"""Pauses between attempts to reach the GCS, doubled from the first to this."""
+CALL_TIMEOUT_S = 30.0
+"""One call, whose answer waits for the GCS's store. A GCS that is alive and takes longer is as good as gone.
+"""
+
+# What the raylet has to know of the cluster.
+CHANNELS = (gcs_pb2.NODE, gcs_pb2.NODE_RESOURCES, gcs_pb2.JOB, gcs_pb2.WORKER_DEATH)
+
+# Whether the GCS has it is unknown: it is told again, which it takes once.
+LOST_CODES = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
+
+
+class GcsEvents(Protocol):
+    """What the raylet hears from the GCS."""
+
+    def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
+
+    def resources_changed(self, resources: common_pb2.NodeResources) -> None: ...
+
+    def job_changed(self, job: common_pb2.JobInfo) -> None: ...
+
+    def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
+
+
+class GcsClient:
+    """Keeps the node known to the GCS."""
+
+    def __init__(
+        self,
+        config: RayletConfig,
+        transport: Transport,
+        clock: Clock,
+        node: common_pb2.NodeInfo,
+        current_resources: Callable[[], common_pb2.NodeResources],
+        events: GcsEvents,
+    ) -> None:
+        """current_resources(): without a version; that is counted here."""
+        self._config = config
+        self._transport = transport
+        self._clock = clock
+        self._node = node
+        self._current_resources = current_resources
+        self._events = events
+        self._outbox: deque[tuple[str, Any]] = deque()
+        self._outbox_filled = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._last_report = common_pb2.NodeResources()
+        self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
+        self._registered = asyncio.Event()
+
+    @property
+    def resources_version(self) -> int:
+        return self._last_report.version
+
+    async def until_registered(self) -> None:
+        """Waits for the first registration, which `run` bounds."""
+        await self._registered.wait()
+
+    def resources_changed(self) -> None:
+        """They may have: a report follows if they have."""
+        self._changed.set()
+
+    def add_worker(self, worker: common_pb2.WorkerInfo) -> None:
+        self._post("AddWorker", worker)
+
+    def report_worker_death(self, worker: common_pb2.WorkerInfo) -> None:
+        self._post("ReportWorkerDeath", worker)
+
+    def publish_error(self, error: common_pb2.ErrorInfo) -> None:
+        message = gcs_pb2.PubMessage(
+            channel=gcs_pb2.ERROR, key=error.job_id, payload=error.SerializeToString()
+        )
+        self._post("Publish", gcs_pb2.PublishRequest(message=message))
+
+    async def unregister(self, message: str, timeout_s: float) -> None:
+        """The node leaves in order. Best effort: the GCS will notice anyway."""
+        if self._stub is None:
+            return
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message)
+        try:
+            request = gcs_pb2.UnregisterNodeRequest(node_id=self._node.node_id, cause=cause)
+            await self._stub.UnregisterNode(request, timeout_s=timeout_s)
+        except RpcError as error:
+            logger.info("could not unregister: %s", error)
+
+    async def run(self) -> str:
+        """Stays connected until it must not, and returns why: the GCS was away for too long, or refuses this
+        node.
+        """
+        while True:
+            try:
+                channel = await self._connect()
+            except RpcError as error:
+                return f"the GCS at {self._config.gcs_address} cannot be reached: {error.message}"
+            try:
+                await self._session(channel)
+            except RpcError as error:
+                if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
+                    return f"the GCS refuses this node: {error.message}"
+                logger.warning("lost the GCS at %s: %s; connecting again", self._config.gcs_address, error)
+            finally:
+                self._stub = None
+                channel.close()
+            await asyncio.sleep(RETRY_FIRST_S)
+
+    async def _connect(self) -> AsyncChannel:
+        """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
+        start_s = self._clock.time_s()
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await self._transport.connect(self._config.gcs_address, self._config.connect_timeout_s)
+            except RpcError as error:
+                waited_s = self._clock.time_s() - start_s
+                if error.code != StatusCode.UNAVAILABLE or waited_s >= self._config.gcs_reconnect_timeout_s:
+                    raise
+                level = logging.INFO if pause_s < 1 else logging.WARNING
+                logger.log(level, "waiting for the GCS at %s: %s", self._config.gcs_address, error.message)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    async def _session(self, channel: AsyncChannel) -> None:
+        """One connection's work. Raises the RpcError that ended it."""
+        stub = gcs_rpc.GcsServiceAsyncStub(channel)
+        await stub.RegisterNode(gcs_pb2.RegisterNodeRequest(node=self._node), timeout_s=CALL_TIMEOUT_S)
+        self._stub = stub
+        self._last_report = common_pb2.NodeResources(version=self._last_report.version)
+        self._changed.set()
+        self._registered.set()
+        loops = [
+            asyncio.ensure_future(loop)
+            for loop in (self._listen(stub), self._report(stub), self._empty_outbox(stub))
+        ]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        for task in loops:
+            if task in done:
+                task.result()
+
+    async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        """Rows first, then changes. Jobs have no rows on their channel: those that ended meanwhile are asked
+        for once the first row (there is one: this node's) shows that no later end will be missed.
+        """
+        filters = [gcs_pb2.ChannelFilter(channel=channel) for channel in CHANNELS]
+        knows_jobs = False
+        async for message in stub.Subscribe(gcs_pb2.SubscribeRequest(channels=filters)):
+            if not knows_jobs:
+                knows_jobs = True
+                for job in (await stub.GetAllJobs(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)).jobs:
+                    self._events.job_changed(job)
+            match message.channel:
+                case gcs_pb2.NODE:
+                    self._events.node_changed(common_pb2.NodeInfo.FromString(message.payload))
+                case gcs_pb2.NODE_RESOURCES:
+                    self._events.resources_changed(common_pb2.NodeResources.FromString(message.payload))
+                case gcs_pb2.JOB:
+                    self._events.job_changed(common_pb2.JobInfo.FromString(message.payload))
+                case gcs_pb2.WORKER_DEATH:
+                    self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
+        raise RpcError(StatusCode.UNAVAILABLE, "the GCS ended the subscription")
+
+    async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            report = self._current_resources()
+            report.version = self._last_report.version
+            if report != self._last_report:
+                report.version += 1
+                self._last_report = report
+                await stub.ReportResources(report, timeout_s=CALL_TIMEOUT_S)
+            await asyncio.sleep(self._config.report_period_s)
+
+    async def _empty_outbox(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        while True:
+            while self._outbox:
+                method, message = self._outbox.popleft()
+                try:
+                    await getattr(stub, method)(message, timeout_s=CALL_TIMEOUT_S)
+                except RpcError as error:
+                    if error.code in LOST_CODES:
+                        self._outbox.appendleft((method, message))
+                        raise
+                    logger.error("the GCS refused %s: %s", method, error)
+                except asyncio.CancelledError:
+                    self._outbox.appendleft((method, message))
+                    raise
+            self._outbox_filled.clear()
+            await self._outbox_filled.wait()
+
+    def _post(self, method: str, message: Any) -> None:
+        if len(self._outbox) >= self._config.gcs_outbox_max:
+            dropped, _ = self._outbox.popleft()
+            logger.error(
+                "the GCS is away and %d reports wait for it: dropped the oldest, a %s",
+                len(self._outbox) + 1,
+                dropped,
+            )
+        self._outbox.append((method, message))
+        self._outbox_filled.set()

@@ -1,0 +1,246 @@
+"""How worker processes come to be and go: the interface, and the real one, which has a template fork them.
+
+The raylet sees only WorkerLauncher; the simulator puts its own in its place. A worker is named by its startup
+token, never by its pid: pids are reused, and only the template, the parent, knows which are still its own.
+
+TemplateLauncher keeps one template running. Orders that come before it is warm wait for it. When it dies its
+workers die with it (they asked the kernel for that); each is reported, and another template is started, after
+a pause that grows while templates fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.protobuf import raylet_pb2
+
+logger = logging.getLogger(__name__)
+
+LENGTH = struct.Struct("<I")
+RESTART_FIRST_S = 0.1
+RESTART_MAX_S = 5.0
+"""Pauses before another template: doubled from the first to this while they die before they are warm."""
+END_POLL_S = 0.01
+END_MARGIN_S = 2.0
+"""Beyond its grace period a template gets this long to end before it is killed."""
+
+
+@dataclass(frozen=True)
+class WorkerOrder:
+    """What a worker process is started with."""
+
+    startup_token: int
+    worker_id: bytes
+    job_id: bytes = b""
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    working_dir: str = ""
+    sys_path: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class WorkerExit:
+    """The end of a worker process, or of the attempt to start one."""
+
+    startup_token: int
+    pid: int
+    """0 where it never had one."""
+    exit_code: int
+    signal: int
+    """0 where it ended by itself."""
+    message: str
+    """One sentence for people."""
+
+
+class WorkerLauncher(Protocol):
+    """Starts and ends worker processes. Nothing here waits, but open and close."""
+
+    async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
+        """Once, before anything else. on_exit(exit) will run in the loop once for every order, and never
+        inside start or kill.
+
+        tasks: the owner's, for what runs beside; close() comes before theirs.
+        """
+        ...
+
+    def start(self, order: WorkerOrder) -> None: ...
+
+    def kill(self, startup_token: int, force: bool) -> None:
+        """SIGKILL, or SIGTERM without `force`; nothing where the worker is gone. Its end is told as any
+        other.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends every worker and waits until nothing is left. Ends are no longer told."""
+        ...
+
+
+class TemplateLauncher:
+    """WorkerLauncher by a template process."""
+
+    def __init__(self, command: Sequence[str], log_prefix: str, exit_grace_s: float) -> None:
+        """command: the template's, without --command-fd and --exit-grace-s. log_prefix: of the workers'
+        files, in the session directory.
+        """
+        self._command = list(command)
+        self._log_prefix = log_prefix
+        self._exit_grace_s = exit_grace_s
+        self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
+        self._template: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        # Orders that no warm template has taken yet, and tokens of living workers with their pids (0: not
+        # forked yet).
+        self._pending: dict[int, WorkerOrder] = {}
+        self._living: dict[int, int] = {}
+        self._is_warm = False
+        self._is_closing = False
+
+    async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
+        self._on_exit = on_exit
+        tasks.spawn(self._keep_template(), "worker template")
+
+    def start(self, order: WorkerOrder) -> None:
+        if self._is_warm:
+            self._fork(order)
+        else:
+            self._pending[order.startup_token] = order
+
+    def kill(self, startup_token: int, force: bool) -> None:
+        if self._pending.pop(startup_token, None) is not None:
+            exit_ = WorkerExit(startup_token, 0, 0, 0, "it was ended before it was started")
+            asyncio.get_running_loop().call_soon(self._on_exit, exit_)
+        elif startup_token in self._living:
+            signum = signal.SIGKILL if force else signal.SIGTERM
+            kill = raylet_pb2.TemplateCommand.Kill(startup_token=startup_token, signal=signum)
+            self._send(raylet_pb2.TemplateCommand(kill=kill))
+
+    async def close(self) -> None:
+        self._is_closing = True
+        self._on_exit = lambda exit_: None
+        if self._writer is not None:
+            self._writer.close()
+        if self._template is not None:
+            await self._await_end(self._template, self._exit_grace_s + END_MARGIN_S)
+
+    # ---- the template
+
+    async def _keep_template(self) -> None:
+        pause_s = RESTART_FIRST_S
+        while not self._is_closing:
+            template, reader = await self._start_template()
+            await self._read_events(reader)
+            if self._is_closing:
+                return
+            pause_s = RESTART_FIRST_S if self._is_warm else min(2 * pause_s, RESTART_MAX_S)
+            await self._await_end(template, END_MARGIN_S)
+            message = f"the worker template {_describe_end(template.returncode)}"
+            logger.error("%s; its workers end with it; another is started in %.1f s", message, pause_s)
+            self._template_ended(message)
+            await asyncio.sleep(pause_s)
+
+    async def _start_template(self) -> tuple[subprocess.Popen[bytes], asyncio.StreamReader]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = ["--command-fd", str(theirs.fileno()), "--exit-grace-s", str(self._exit_grace_s)]
+            template = subprocess.Popen(
+                [*self._command, *arguments],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env=os.environ,
+            )
+        self._template = template
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        logger.info("started the worker template, pid %d", template.pid)
+        return template, reader
+
+    async def _read_events(self, reader: asyncio.StreamReader) -> None:
+        """Until the template's end of the socket closes."""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                event = raylet_pb2.TemplateEvent.FromString(await reader.readexactly(size))
+                self._on_event(event)
+
+    def _on_event(self, event: raylet_pb2.TemplateEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "ready":
+            self._is_warm = True
+            orders, self._pending = self._pending, {}
+            for order in orders.values():
+                self._fork(order)
+        elif kind == "forked":
+            self._living[event.forked.startup_token] = event.forked.pid
+        elif kind == "exited":
+            exited = event.exited
+            self._living.pop(exited.startup_token, None)
+            end = _describe_end(-exited.signal if exited.signal else exited.exit_code)
+            message = f"worker pid {exited.pid} {end}"
+            self._on_exit(
+                WorkerExit(exited.startup_token, exited.pid, exited.exit_code, exited.signal, message)
+            )
+        elif kind == "fork_failed":
+            token = event.fork_failed.startup_token
+            self._living.pop(token, None)
+            message = f"the worker could not be forked: {event.fork_failed.message}"
+            self._on_exit(WorkerExit(token, 0, 0, 0, message))
+
+    def _template_ended(self, message: str) -> None:
+        self._is_warm = False
+        self._writer = None
+        ended = {**self._living, **dict.fromkeys(self._pending, 0)}
+        self._living.clear()
+        self._pending.clear()
+        for token, pid in ended.items():
+            self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
+
+    async def _await_end(self, template: subprocess.Popen[bytes], timeout_s: float) -> None:
+        """Waits for the process, whose socket has ended or is about to; kills it after timeout_s."""
+        for _ in range(int(timeout_s / END_POLL_S)):
+            if template.poll() is not None:
+                return
+            await asyncio.sleep(END_POLL_S)
+        logger.warning("the worker template, pid %d, does not end: killing it", template.pid)
+        template.kill()
+        template.wait()
+
+    def _fork(self, order: WorkerOrder) -> None:
+        self._living[order.startup_token] = 0
+        fork = raylet_pb2.TemplateCommand.Fork(
+            startup_token=order.startup_token,
+            worker_id=order.worker_id,
+            job_id=order.job_id,
+            env_vars=order.env_vars,
+            log_prefix=f"{self._log_prefix}{order.worker_id.hex()}",
+            working_dir=order.working_dir,
+            sys_path=order.sys_path,
+        )
+        self._send(raylet_pb2.TemplateCommand(fork=fork))
+
+    def _send(self, command: raylet_pb2.TemplateCommand) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            data = command.SerializeToString()
+            self._writer.write(LENGTH.pack(len(data)) + data)
+
+
+def _describe_end(returncode: int | None) -> str:
+    """exited with code 1; was killed by signal 9 (SIGKILL)."""
+    if returncode is None:
+        return "ended"
+    if returncode >= 0:
+        return f"exited with code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = "unknown"
+    return f"was killed by signal {-returncode} ({name})"

@@ -1,0 +1,156 @@
+"""The scheduling pass: takes leases from the queue to resources here, to another node, or to a worker. Pure.
+
+`run` asks the policy about the shape whose turn it is, one lease of each shape a round, as long as anything
+can be placed: here (the ledger reserves its resources), on another node (the requester is told and asks
+there), or not now. Then reserved leases are matched with idle workers, oldest first, and the pool starts what
+is missing. A pass costs as much as there are shapes, not leases: what was answered "not now" is asked again
+only after the other nodes changed or it fits here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ray_mono.raylet import explanations
+from ray_mono.raylet.cluster_view import ClusterView
+from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, SpilledBack
+from ray_mono.raylet.lease_queue import LeaseQueue
+from ray_mono.raylet.leases import Lease, LeaseState, Shape
+from ray_mono.raylet.ledger import ResourceLedger
+from ray_mono.raylet.reservations import Reservations
+from ray_mono.raylet.scheduling_policy import (
+    Decision,
+    NodeSnapshot,
+    NoSuchNode,
+    RunHere,
+    SpillTo,
+    StrategyKind,
+    decide,
+)
+from ray_mono.raylet.worker_pool import WorkerPool
+
+
+class LeaseScheduler:
+    """Leases that are QUEUED or RESERVED."""
+
+    def __init__(
+        self, node: NodeSnapshot, ledger: ResourceLedger, cluster: ClusterView, pool: WorkerPool
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._cluster = cluster
+        self._pool = pool
+        self.queue = LeaseQueue()
+        self.reserved = Reservations()
+        # The last "not now" per shape, valid while the cluster's revision is the same and it does not fit
+        # here.
+        self._refusals: dict[Shape, tuple[int, Decision]] = {}
+        self._last_spread_node_id = b""
+
+    def reserve(self, lease: Lease) -> None:
+        """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
+        self._ledger.allocate(lease.lease_id, lease.shape.resources)
+        lease.state = LeaseState.RESERVED
+        self.reserved.add(lease)
+
+    def remove(self, lease: Lease) -> None:
+        """Takes out a lease that has no worker yet, and gives back what was reserved for it."""
+        if lease.state is LeaseState.QUEUED:
+            self.queue.remove(lease)
+        else:
+            self.reserved.remove(lease)
+            self._ledger.release(lease.lease_id)
+
+    def run(self, now_s: float) -> list[Effect]:
+        """Places all that can be placed. SpilledBack and Rejected leases are in neither place any more."""
+        effects: list[Effect] = []
+        stuck: set[Shape] = set()
+        placed = True
+        while placed:
+            placed = False
+            for shape in self.queue.shapes():
+                if shape in stuck:
+                    continue
+                if self._place_next(shape, effects, now_s):
+                    placed = True
+                else:
+                    stuck.add(shape)
+        while lease := self.reserved.next(self._pool.can_serve):
+            self.reserved.remove(lease)
+            worker = self._pool.take(lease.request.binding, lease.lease_id, lease.request.for_actor, now_s)
+            lease.state = LeaseState.GRANTED
+            lease.worker_id = worker.worker_id
+            effects.append(self.grant_of(lease))
+        return effects + self._pool.replenish(len(self.reserved), now_s)
+
+    def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
+        """Refuses what has waited `unknown_node_s` for a node that nobody has heard of: it may be joining,
+        but not for long.
+        """
+        shapes = self.queue.shapes()
+        self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
+        effects: list[Effect] = []
+        for shape in shapes:
+            if isinstance(self.decide(shape), NoSuchNode):
+                for lease in list(self.queue.leases_of(shape)):
+                    if now_s - lease.queued_at_s >= unknown_node_s:
+                        self.queue.remove(lease)
+                        effects.append(_no_such_node(lease, is_dead=False))
+        return effects
+
+    def grant_of(self, lease: Lease) -> Granted:
+        """The answer to a lease that has a worker."""
+        if lease.worker_id is None:
+            raise RuntimeError(f"lease {lease.lease_id.hex()} is {lease.state.value} and has no worker")
+        return Granted(lease.lease_id, lease.worker_id, self._ledger.instances_of(lease.lease_id))
+
+    def decide(self, shape: Shape) -> Decision:
+        """Where the next lease of a shape would go now."""
+        fits_here = self._ledger.can_grant(shape.required)
+        refusal = self._refusals.get(shape)
+        if refusal is not None and refusal[0] == self._cluster.revision and not fits_here:
+            return refusal[1]
+        others = self._cluster.nodes()
+        here = self.snapshot()
+        decision = decide(shape.required, shape.strategy, here, fits_here, others, self._last_spread_node_id)
+        if not isinstance(decision, RunHere | SpillTo):
+            self._refusals[shape] = (self._cluster.revision, decision)
+        return decision
+
+    def snapshot(self) -> NodeSnapshot:
+        """This node as it is now."""
+        if self._node.available is not self._ledger.available:
+            self._node = replace(self._node, available=self._ledger.available)
+        return self._node
+
+    def waiting(self) -> Iterator[Lease]:
+        yield from self.queue
+        yield from self.reserved
+
+    def _place_next(self, shape: Shape, effects: list[Effect], now_s: float) -> bool:
+        """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""
+        if self.queue.peek(shape) is None:
+            return False
+        decision = self.decide(shape)
+        if isinstance(decision, RunHere):
+            self.reserve(self.queue.pop(shape))
+        elif isinstance(decision, SpillTo):
+            lease = self.queue.pop(shape)
+            node = decision.node
+            self._cluster.hold(node.node_id, shape.required, now_s)
+            effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port))
+        elif isinstance(decision, NoSuchNode) and decision.is_dead:
+            effects.append(_no_such_node(self.queue.pop(shape), is_dead=True))
+        else:
+            return False
+        if shape.strategy.kind is StrategyKind.SPREAD:
+            chosen = decision.node.node_id if isinstance(decision, SpillTo) else self._node.node_id
+            self._last_spread_node_id = chosen
+        self.queue.rotate(shape)
+        return True
+
+
+def _no_such_node(lease: Lease, is_dead: bool) -> Rejected:
+    text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_dead)
+    return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)

@@ -1,0 +1,66 @@
+"""The raylet's connection to the object manager of its node: one life, so when it ends the raylet ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ray_mono.common.world import Clock
+from ray_mono.protobuf import object_manager_pb2, object_manager_rpc
+from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
+
+logger = logging.getLogger(__name__)
+
+RETRY_PERIOD_S = 0.05
+"""Both are started at the same time, and the object manager takes some tenths of a second to listen."""
+TELL_AFTER_S = 1.0
+
+
+class StoreClient:
+    """Tells the store what it cannot see itself."""
+
+    def __init__(self, channel: AsyncChannel) -> None:
+        self._channel = channel
+        self._store = object_manager_rpc.ObjectStoreServiceAsyncStub(channel)
+
+    @classmethod
+    async def connect(
+        cls,
+        socket_path: str,
+        pid: int,
+        transport: Transport,
+        clock: Clock,
+        timeout_s: float,
+        on_end: Callable[[str], None],
+    ) -> StoreClient:
+        """Waits for the object manager, at most timeout_s; then raises RpcError UNAVAILABLE. on_end(reason):
+        the connection ended.
+        """
+        address = f"unix:{socket_path}"
+        start_s = clock.time_s()
+        told = False
+        while True:
+            try:
+                channel = await transport.connect(address, timeout_s)
+                break
+            except RpcError as error:
+                waited_s = clock.time_s() - start_s
+                if error.code != StatusCode.UNAVAILABLE or waited_s >= timeout_s:
+                    raise RpcError(error.code, f"no object manager at {address}: {error.message}") from error
+                if waited_s >= TELL_AFTER_S and not told:
+                    told = True
+                    logger.info("waiting for the object manager at %s (at most %g s)", address, timeout_s)
+                await asyncio.sleep(RETRY_PERIOD_S)
+        client = cls(channel)
+        request = object_manager_pb2.ConnectClientRequest(pid=pid, is_raylet=True)
+        await client._store.ConnectClient(request, timeout_s=timeout_s)
+        channel.on_close(lambda reason: on_end(f"the object manager at {address} is gone: {reason}"))
+        return client
+
+    def free_owned_by(self, worker_id: bytes) -> None:
+        """A worker or driver ended: nobody can ask for what it owned."""
+        self._store.FreeOwnedBy.notify(object_manager_pb2.FreeOwnedByRequest(worker_id=worker_id))
+
+    def close(self) -> None:
+        self._channel.close()

@@ -1,0 +1,89 @@
+"""Between the messages of raylet.proto and the values of the machines: the door where wire types stop."""
+
+from __future__ import annotations
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.effects import Granted, Rejected, SpilledBack
+from ray_mono.raylet.leases import LeaseRequest
+from ray_mono.raylet.scheduling_policy import Strategy, StrategyKind
+
+
+class UnsupportedStrategy(Exception):
+    """A strategy that this version cannot follow; better refused than ignored."""
+
+
+def strategy_from(message: common_pb2.SchedulingStrategy) -> Strategy:
+    """Raises UnsupportedStrategy for node labels and placement groups."""
+    kind = message.WhichOneof("strategy")
+    if kind == "spread":
+        return Strategy(StrategyKind.SPREAD)
+    if kind == "node_affinity":
+        return Strategy(StrategyKind.NODE_AFFINITY, message.node_affinity.node_id, message.node_affinity.soft)
+    if kind in ("node_labels", "placement_group"):
+        raise UnsupportedStrategy(
+            f"the scheduling strategy {kind} is not supported yet: use DEFAULT, SPREAD or node affinity"
+        )
+    return Strategy()
+
+
+def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester: int) -> LeaseRequest:
+    """requester: this raylet's number for the connection. Raises UnsupportedStrategy."""
+    return LeaseRequest(
+        lease_id=message.lease_id,
+        requester=requester,
+        requester_node_id=message.requester.node_id,
+        requester_worker_id=message.requester.worker_id,
+        job_id=message.job_id,
+        resources=ResourceSet.from_proto(message.resources),
+        placement_resources=ResourceSet.from_proto(message.placement_resources),
+        strategy=strategy_from(message.strategy),
+        runtime_env=message.runtime_env,
+        for_actor=message.for_actor,
+        grant_or_reject=message.grant_or_reject,
+        task_name=message.task_name,
+    )
+
+
+def grant_reply(
+    effect: Granted, worker_address: common_pb2.Address, worker_pid: int
+) -> raylet_pb2.RequestWorkerLeaseReply:
+    grant = raylet_pb2.Grant(lease_id=effect.lease_id, worker=worker_address, worker_pid=worker_pid)
+    for name, ids in effect.instances.items():
+        grant.resource_ids[name].ids.extend(ids)
+    return raylet_pb2.RequestWorkerLeaseReply(grant=grant)
+
+
+def refusal_reply(effect: SpilledBack | Rejected) -> raylet_pb2.RequestWorkerLeaseReply:
+    if isinstance(effect, SpilledBack):
+        spillback = raylet_pb2.Spillback(node_id=effect.node_id, host=effect.host, port=effect.port)
+        return raylet_pb2.RequestWorkerLeaseReply(spillback=spillback)
+    rejection = raylet_pb2.Rejection(kind=effect.kind.name, message=effect.message)
+    return raylet_pb2.RequestWorkerLeaseReply(rejection=rejection)
+
+
+def node_info(config: RayletConfig, port: int, start_time_s: float) -> common_pb2.NodeInfo:
+    """This node's row at the GCS. port: the TCP port that the raylet really has."""
+    return common_pb2.NodeInfo(
+        node_id=config.node_id,
+        state=common_pb2.NODE_ALIVE,
+        host=config.host,
+        hostname=config.hostname,
+        node_manager_port=port,
+        object_manager_port=config.object_manager_port,
+        raylet_socket=config.socket_path,
+        store_socket=config.store_socket,
+        store_file=config.store_file,
+        total=config.total.to_proto(),
+        labels=config.labels,
+        is_head=config.is_head,
+        start_time_s=start_time_s,
+        session_dir=config.session_dir,
+        raylet_pid=config.pid,
+    )
+
+
+def shown_available(available: ResourceSet) -> ResourceSet:
+    """What others are told is free: a debt is nobody else's business, and nothing is free then."""
+    return ResourceSet({name: max(amount, 0) for name, amount in available.items()})

@@ -1,0 +1,223 @@
+"""The framed transport on asyncio: what every service connects and listens with.
+
+Unix sockets carry frames from the first byte: the kernel says who the peer is, and both ends ask it. TCP begins with the handshake
+of `auth`, and its listeners hand HTTP/2 clients to the gRPC door (`grpc_door`), which is imported when the first one comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from ray_mono.rpc import sockets
+from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
+from ray_mono.rpc.framed_channel import FramedChannel
+from ray_mono.rpc.framed_connection import FramedConnection
+from ray_mono.rpc.framed_handshake import ClientDoor, ServerDoor
+from ray_mono.rpc.framed_server import Handlers, ServerConnection
+from ray_mono.rpc.grpc_splice import GrpcSplice
+from ray_mono.rpc.sockets import TcpAddress, UnixAddress
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+# Strangers that may be in the handshake at once; it takes an honest one milliseconds.
+HANDSHAKES_MAX = 1024
+# How long a closing listener waits for handlers that do not end when they are cancelled.
+CLOSE_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class FramedTransport:
+    """Connects and listens with one secret (surface.Transport). Used from the loop's thread only."""
+
+    def __init__(self, secret: str) -> None:
+        """secret: the cluster's, as auth.find_secret gives it; empty for none."""
+        self._secret = secret
+
+    async def connect(self, address: str, timeout_s: float) -> FramedChannel:
+        """A new connection. A peer that refuses is not tried again: UNAVAILABLE at once, naming the address; so is one that does not
+        answer within timeout_s. UNAUTHENTICATED, with what to do, when either side's secret or user is not the other's.
+        Raises ValueError for a malformed address."""
+        parsed = sockets.parse_address(address)
+        channel = FramedChannel(address)
+        try:
+            async with asyncio.timeout(timeout_s):
+                if isinstance(parsed, UnixAddress):
+                    await self._connect_unix(parsed, channel)
+                else:
+                    await self._connect_tcp(parsed, channel)
+        except TimeoutError:
+            raise RpcError(
+                StatusCode.UNAVAILABLE, f"{address} did not answer within {timeout_s:g} s"
+            ) from None
+        except OSError as error:
+            raise RpcError(
+                StatusCode.UNAVAILABLE, f"cannot connect to {address}: {error.strerror or error}"
+            ) from error
+        return channel
+
+    async def _connect_unix(self, address: UnixAddress, channel: FramedChannel) -> None:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(lambda: channel, address.path)
+        try:
+            check_peer_uid(transport.get_extra_info("socket"))
+        except PeerRefusedError as error:
+            channel.abort("its server is another user's")
+            raise RpcError(
+                StatusCode.UNAUTHENTICATED, f"{address}: the server cannot be trusted: {error}"
+            ) from None
+
+    async def _connect_tcp(self, address: TcpAddress, channel: FramedChannel) -> None:
+        loop = asyncio.get_running_loop()
+        transport, door = await loop.create_connection(
+            lambda: ClientDoor(self._secret, str(address), channel), address.host, address.port
+        )
+        sockets.tune_tcp(transport.get_extra_info("socket"))
+        try:
+            await door.done
+        except BaseException:
+            transport.abort()
+            raise
+
+    async def serve(self, address: str, handlers: Handlers) -> FramedListener:
+        """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""
+        parsed = sockets.parse_address(address)
+        listener = FramedListener(self._secret, handlers)
+        if isinstance(parsed, UnixAddress):
+            await listener.listen(sockets.listen_unix(parsed.path), parsed)
+        else:
+            sock = sockets.listen_tcp(parsed.host, parsed.port)
+            await listener.listen(sock, TcpAddress(parsed.host, sock.getsockname()[1]))
+        return listener
+
+
+class FramedListener:
+    """A listening socket and the connections that came through it (surface.Listener)."""
+
+    def __init__(self, secret: str, handlers: Handlers) -> None:
+        self.address = ""
+        self._secret = secret
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        # Ordered sets: strangers in the handshake, and clients.
+        self._doors: dict[ServerDoor, None] = {}
+        self._connections: dict[ServerConnection, None] = {}
+        self._grpc = GrpcSplice(secret, handlers)
+        self._unix_file: tuple[str, int] | None = None
+
+    async def listen(self, sock: socket.socket, address: UnixAddress | TcpAddress) -> None:
+        """Takes a listening socket over; once."""
+        loop = asyncio.get_running_loop()
+        self.address = str(address)
+        if isinstance(address, UnixAddress):
+            self._unix_file = (address.path, os.stat(address.path).st_ino)
+            self._server = await loop.create_unix_server(
+                lambda: _UnixDoor(self._connect_peer), sock=sock, backlog=sockets.LISTEN_BACKLOG
+            )
+        else:
+            self._server = await loop.create_server(
+                lambda: _TcpDoor(self._open_door), sock=sock, backlog=sockets.LISTEN_BACKLOG
+            )
+
+    async def close(self) -> None:
+        """Stops listening and ends every connection: their handlers are cancelled and waited for, at most CLOSE_TIMEOUT_S."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._remove_file()
+        for door in list(self._doors):
+            door.abort()
+        connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+        await self._grpc.close()
+        ends = [connection.until_handlers_ended(CLOSE_TIMEOUT_S) for connection in connections]
+        for names in await asyncio.gather(*ends):
+            for name in names:
+                logger.warning("the handler %s does not end; left behind", name)
+        # The transports close their sockets in the next turn.
+        await asyncio.sleep(0)
+
+    def _remove_file(self) -> None:
+        if self._unix_file is not None:
+            path, inode = self._unix_file
+            self._unix_file = None
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:  # not a successor's
+                    os.unlink(path)
+
+    def _connect_peer(self, peer: str) -> ServerConnection:
+        connection = ServerConnection(self._handlers, peer)
+        self._connections[connection] = None
+        connection.on_close(lambda reason: self._forget(connection, reason))
+        logger.debug("%s: client %s", self.address, peer)
+        return connection
+
+    def _forget(self, connection: ServerConnection, reason: str) -> None:
+        self._connections.pop(connection, None)
+        logger.debug("%s: client %s left: %s", self.address, connection.peer, reason)
+
+    def _open_door(self, peer: str) -> ServerDoor | None:
+        if len(self._doors) >= HANDSHAKES_MAX:
+            logger.warning("refused %s: %d clients are in the handshake already", peer, HANDSHAKES_MAX)
+            return None
+        door = ServerDoor(
+            self._secret,
+            peer,
+            lambda: self._connect_peer(peer),
+            self._grpc.take,
+            lambda door: self._doors.pop(door, None),
+        )
+        self._doors[door] = None
+        return door
+
+
+class _UnixDoor(asyncio.Protocol):
+    """Asks the kernel who connected, and puts the connection in its place."""
+
+    def __init__(self, accept: Callable[[str], ServerConnection]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        try:
+            check_peer_uid(sock)
+        except PeerRefusedError as error:
+            logger.warning("refused: %s", error)
+            transport.abort()
+            return
+        except OSError:
+            transport.abort()  # gone already
+            return
+        _put(transport, self._accept("unix:pid={},uid={}".format(*peer_of(sock))))
+
+
+class _TcpDoor(asyncio.Protocol):
+    """Puts the handshake in its place, now that the peer's address is known."""
+
+    def __init__(self, accept: Callable[[str], ServerDoor | None]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        name: Any = transport.get_extra_info("peername")
+        if not name:
+            transport.abort()  # gone already
+            return
+        door = self._accept(str(TcpAddress(name[0], name[1])))
+        if door is None:
+            transport.abort()
+            return
+        sockets.tune_tcp(transport.get_extra_info("socket"))
+        _put(transport, door)
+
+
+def _put(transport: asyncio.Transport, protocol: FramedConnection | ServerDoor) -> None:
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)

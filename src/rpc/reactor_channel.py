@@ -1,0 +1,224 @@
+"""Framed connections on a reactor, the calling side: the channels that a core worker calls through.
+
+Everything here runs under the reactor's lock, on whichever thread leads or submits. A channel may be used before it
+is connected: what is sent waits for the handshake. When a connection ends, for whatever reason, every unanswered
+call gets RpcError UNAVAILABLE, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ray_mono.rpc import auth, framing
+from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
+from ray_mono.rpc.reactor import Reactor, Timer, Waiter
+from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+CONNECT_TIMEOUT_S = 10.0
+_REST = framing.HEADER_SIZE - 4
+
+OnDone = Callable[[Any, RpcError | None], None]
+
+
+class ReactorChannel(ReactorSocket):
+    """A connection to a peer that this process calls. See surface.Channel."""
+
+    def __init__(self, reactor: Reactor, address: str, secret: str) -> None:
+        """Starts to connect to "unix:/path" or "host:port"; failing is told to the calls. Lock held."""
+        self.address = address
+        self._pending: dict[int, tuple[Callable[[bytes], Any], OnDone]] = {}
+        self._streams: dict[int, tuple[Callable[[bytes], Any], Callable[[Any], None], Callable[[RpcError | None], None]]] = {}
+        self._numbers = framing.MethodNumbers()
+        self._next_id = 1
+        self._reason = ""
+        self._refused = False
+        self._timer: Timer | None = None
+        unix = address.startswith("unix:")
+        sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        super().__init__(reactor, sock, address)
+        try:
+            if unix:
+                sock.connect(address[len("unix:") :])
+                auth.check_peer_uid(sock)
+                reactor.add(self, READABLE)
+            else:
+                host, _, port = address.rpartition(":")
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._handshake = auth.ClientHandshake(secret)
+                self._connecting = True
+                with contextlib.suppress(BlockingIOError):
+                    sock.connect((host, int(port)))
+                reactor.add(self, WRITABLE)
+                self._timer = reactor.call_later(CONNECT_TIMEOUT_S, self._check_connected)
+        except (OSError, auth.PeerRefusedError) as error:
+            self.close(f"cannot connect to {address}: {error}")
+
+    def _check_connected(self) -> None:
+        if self._connecting or self._handshake is not None:
+            self.close(f"cannot connect to {self.address}: no answer within {CONNECT_TIMEOUT_S:g} s")
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def unary_unary(
+        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+    ) -> ReactorMethod:
+        return ReactorMethod(self, path, request_serializer, response_deserializer)
+
+    def unary_stream(
+        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+    ) -> ReactorStream:
+        return ReactorStream(self, path, request_serializer, response_deserializer)
+
+    def number_of(self, path: str) -> int:
+        """The method's number on this connection, named to the peer before its first use."""
+        number, frame = self._numbers.number_of(path)
+        if frame:
+            self.write(frame)
+        return number
+
+    def error(self) -> RpcError:
+        """Why calls fail on a closed channel."""
+        return RpcError(StatusCode.UNAUTHENTICATED if self._refused else StatusCode.UNAVAILABLE, self._reason)
+
+    def send_request(self, kind: int, number: int, payload: bytes) -> int:
+        """One frame; returns its call id. Goes out at once if nothing else waits for an answer here."""
+        call_id = self._next_id
+        self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
+        if len(payload) > framing.PAYLOAD_BYTES_MAX:
+            raise framing.FrameTooLargeError(f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}")
+        self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload)
+        return call_id
+
+    def _take(self, frame: framing.Frame) -> None:
+        kind, _, call_id, payload = frame
+        if kind == REPLY:
+            found = self._pending.pop(call_id, None)
+            if found is not None:
+                found[1](found[0](payload), None)
+        elif kind == ERROR:
+            self._fail_call(call_id, framing.decode_error(payload))
+        elif kind == ITEM:
+            stream = self._streams.get(call_id)
+            if stream is not None:
+                stream[1](stream[0](payload))
+        else:
+            stream = self._streams.pop(call_id, None)
+            if stream is not None:
+                stream[2](None)
+
+    def _fail_call(self, call_id: int, error: RpcError) -> None:
+        found = self._pending.pop(call_id, None)
+        if found is not None:
+            found[1](None, error)
+            return
+        stream = self._streams.pop(call_id, None)
+        if stream is not None:
+            stream[2](error)
+
+    def _ended(self, reason: str) -> None:
+        self._reason = reason
+        self._refused = reason.startswith("refused:")
+        if self._timer is not None:
+            self._timer.cancel()
+        for call_id in [*self._pending, *self._streams]:
+            self._fail_call(call_id, self.error())
+
+
+class ReactorMethod:
+    """One unary method of a channel. See surface.UnaryUnary."""
+
+    __slots__ = ("_channel", "_deserialize", "_number", "_path", "_serialize")
+
+    def __init__(
+        self, channel: ReactorChannel, path: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+    ) -> None:
+        self._channel = channel
+        self._path = path
+        self._serialize = serialize
+        self._deserialize = deserialize
+        self._number = -1
+
+    def start(self, request: Any, on_done: OnDone) -> None:
+        """See surface.UnaryUnary.start. May be called with or without the lock."""
+        channel = self._channel
+        payload = self._serialize(request)
+        with channel.reactor.lock:
+            if channel.is_closed:
+                on_done(None, channel.error())
+                return
+            if self._number < 0:
+                self._number = channel.number_of(self._path)
+            call_id = channel.send_request(framing.REQUEST, self._number, payload)
+            channel._pending[call_id] = (self._deserialize, on_done)
+            if len(channel._pending) == 1:
+                channel.flush()
+            else:
+                channel.reactor.wake()
+
+    def notify(self, request: Any) -> None:
+        channel = self._channel
+        payload = self._serialize(request)
+        with channel.reactor.lock:
+            if not channel.is_closed:
+                if self._number < 0:
+                    self._number = channel.number_of(self._path)
+                channel.send_request(framing.ONEWAY, self._number, payload)
+                channel.reactor.wake()
+
+    def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
+        reactor = self._channel.reactor
+        waiter = Waiter(reactor)
+        result: list[Any] = []
+
+        def done(reply: Any, error: RpcError | None) -> None:
+            result.extend((reply, error))
+            waiter.set()
+
+        self.start(request, done)
+        if not reactor.wait(waiter, timeout_s) and not result:
+            if reactor.is_closed:
+                raise RpcError(StatusCode.CANCELLED, f"{self._path}: this process disconnected meanwhile")
+            raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{self._channel.address} did not answer {self._path} within {timeout_s} s")
+        reply, error = result
+        if error is not None:
+            raise error
+        return reply
+
+
+class ReactorStream:
+    """One streaming method of a channel. See surface.UnaryStream."""
+
+    __slots__ = ("_channel", "_deserialize", "_path", "_serialize")
+
+    def __init__(
+        self, channel: ReactorChannel, path: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+    ) -> None:
+        self._channel = channel
+        self._path = path
+        self._serialize = serialize
+        self._deserialize = deserialize
+
+    def start(
+        self, request: Any, on_item: Callable[[Any], None], on_end: Callable[[RpcError | None], None]
+    ) -> Callable[[], None]:
+        channel = self._channel
+        payload = self._serialize(request)
+        with channel.reactor.lock:
+            if channel.is_closed:
+                on_end(channel.error())
+                return lambda: None
+            call_id = channel.send_request(framing.REQUEST, channel.number_of(self._path), payload)
+            channel._streams[call_id] = (self._deserialize, on_item, on_end)
+
+        def end() -> None:
+            with channel.reactor.lock:
+                if channel._streams.pop(call_id, None) is not None and not channel.is_closed:
+                    channel.write(framing.encode(framing.CANCEL, 0, call_id, b""))
+
+        return end

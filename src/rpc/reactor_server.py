@@ -1,0 +1,171 @@
+"""Framed connections on a reactor, the answering side: what a core worker serves to its peers.
+
+Servicer methods on a reactor are plain functions `method(request, call)` that return nothing: they answer with
+call.reply(message), now or later, or raise RpcError. They run under the reactor's lock and must not block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from ray_mono.rpc import auth, framing
+from ray_mono.rpc.framing import HEADER, REPLY
+from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
+from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
+
+_REST = framing.HEADER_SIZE - 4
+
+
+class ServerCall:
+    """One request that a servicer answers. See surface.CallContext."""
+
+    __slots__ = ("_call_id", "connection", "is_oneway")
+
+    def __init__(self, connection: ServerConnection, call_id: int, is_oneway: bool) -> None:
+        self.connection = connection
+        self._call_id = call_id
+        self.is_oneway = is_oneway
+
+    def reply(self, message: Any) -> None:
+        """Answers. Lost if the connection ended, as the caller knows by itself. Lock held."""
+        if not self.is_oneway:
+            payload = message.SerializeToString()
+            self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
+
+    def fail(self, error: RpcError) -> None:
+        if not self.is_oneway:
+            self.connection.write(framing.encode_error(self._call_id, error))
+
+
+class ServerConnection(ReactorSocket):
+    """A peer that calls this process. `state` is the servicer's own."""
+
+    def __init__(self, server: ReactorServer, sock: socket.socket, peer: str, handshake: auth.ServerHandshake | None) -> None:
+        super().__init__(server.reactor, sock, peer)
+        self.state: dict[str, Any] = {}
+        self._server = server
+        self._paths = framing.MethodPaths()
+        self._handlers: dict[int, Handler[Any, Any]] = {}
+        self._handshake = handshake
+        if handshake is not None:
+            server.reactor.call_later(auth.HANDSHAKE_TIMEOUT_S, self._check_entered)
+
+    def _check_entered(self) -> None:
+        if self._handshake is not None:
+            self.close("the client did not finish the handshake")
+
+    def _take(self, frame: framing.Frame) -> None:
+        kind, number, call_id, payload = frame
+        if kind == framing.METHOD:
+            path = self._paths.add(number, payload)
+            handler = self._server.handlers.get(path)
+            if handler is not None:
+                self._handlers[number] = handler
+            return
+        if kind == framing.CANCEL:
+            return  # the answer is thrown away by the caller
+        call = ServerCall(self, call_id, kind == framing.ONEWAY)
+        handler = self._handlers.get(number)
+        if handler is None:
+            call.fail(RpcError(StatusCode.UNIMPLEMENTED, f"{self._paths.path_of(number)} is not served here"))
+            return
+        try:
+            handler.function(handler.request_type.FromString(payload), call)
+        except RpcError as error:
+            call.fail(error)
+        except Exception as error:
+            logger.exception("%s failed; this is a bug of ray_mono", self._paths.path_of(number))
+            call.fail(RpcError(StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
+
+    def _ended(self, reason: str) -> None:
+        self._server.connections.discard(self)
+
+
+class ReactorServer:
+    """Listeners and connections of one process, answering from one table of handlers."""
+
+    def __init__(self, reactor: Reactor, handlers: Mapping[str, Handler[Any, Any]], secret: str) -> None:
+        self.reactor = reactor
+        self.handlers = handlers
+        self.connections: set[ServerConnection] = set()
+        self._secret = secret
+        self._listeners: list[_Listening] = []
+
+    def listen_unix(self, path: str) -> None:
+        """Raises OSError as bind does. Lock held."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.bind(path)
+        os.chmod(path, 0o600)
+        self._listeners.append(_Listening(self, sock, path))
+
+    def listen_tcp(self, host: str) -> int:
+        """Listens on any port of `host` and returns it. Lock held."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.bind((host, 0))
+        self._listeners.append(_Listening(self, sock, None))
+        return int(sock.getsockname()[1])
+
+    def accept(self, sock: socket.socket, is_unix: bool) -> None:
+        if is_unix:
+            try:
+                auth.check_peer_uid(sock)
+            except auth.PeerRefusedError as error:
+                logger.warning("refused a connection: %s", error)
+                sock.close()
+                return
+            connection = ServerConnection(self, sock, "a process of this node", None)
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            host, port = sock.getpeername()[:2]
+            connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret))
+        self.connections.add(connection)
+        self.reactor.add(connection, READABLE)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.close()
+
+
+class _Listening:
+    """A listening socket in the epoll."""
+
+    def __init__(self, server: ReactorServer, sock: socket.socket, unix_path: str | None) -> None:
+        self._server = server
+        self._sock = sock
+        self._unix_path = unix_path
+        sock.setblocking(False)
+        sock.listen(1024)
+        server.reactor.add(self, READABLE)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def on_events(self, events: int) -> None:
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # Out of descriptors, say: the peer sees a connection that does not answer, and we go on.
+                logger.error("cannot accept a connection: %s", error)
+                return
+            with contextlib.suppress(OSError):
+                self._server.accept(sock, self._unix_path is not None)
+
+    def close(self) -> None:
+        self._server.reactor.remove(self._sock.fileno())
+        self._sock.close()
+        if self._unix_path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._unix_path)

@@ -1,0 +1,193 @@
+"""One non-blocking socket on a reactor: out-buffer, frame parser, handshake. What both ends of a framed connection share.
+
+Everything runs under the reactor's lock. What may wait here: callers bound what they have in flight; answers to a
+peer that does not read are bounded by OUT_BYTES_MAX, above which the connection is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from ray_mono.rpc import auth, framing
+from ray_mono.rpc.reactor import Reactor
+
+READ_BYTES = 1 << 18
+OUT_BYTES_MAX = 1 << 31
+# Frames smaller than this are joined into one send.
+JOIN_BYTES = 1 << 16
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+
+
+class ReactorSocket:
+    """One non-blocking socket with a parser and an out-buffer. Subclasses say what a frame means."""
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, peer: str) -> None:
+        self.reactor = reactor
+        self.peer = peer
+        self.is_closed = False
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._parser = framing.FrameParser()
+        self._out: deque[bytes] = deque()
+        self._out_bytes = 0
+        self._is_dirty = False
+        self._wants_out = False
+        # Until the connection is up: a handshake, or a connect in progress.
+        self._handshake: auth.ClientHandshake | auth.ServerHandshake | None = None
+        self._connecting = False
+        self._close_callbacks: list[Callable[[str], None]] = []
+        sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def on_close(self, callback: Callable[[str], None]) -> None:
+        """callback(reason) once, under the lock."""
+        if self.is_closed:
+            callback("closed")
+        else:
+            self._close_callbacks.append(callback)
+
+    def close(self, reason: str = "closed by this side") -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.reactor.remove(self._fd)
+        with contextlib.suppress(OSError):
+            self._sock.close()
+        self._out.clear()
+        self._out_bytes = 0
+        self._ended(reason)
+        callbacks, self._close_callbacks = self._close_callbacks, []
+        for callback in callbacks:
+            callback(reason)
+
+    def _ended(self, reason: str) -> None:
+        """For subclasses: the connection is over."""
+
+    def _take(self, frame: framing.Frame) -> None:
+        raise NotImplementedError
+
+    # ---- sending
+
+    def write(self, data: bytes) -> None:
+        """Buffers; the reactor flushes."""
+        if self.is_closed:
+            return
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if not self._is_dirty:
+            self._is_dirty = True
+            self.reactor.mark_dirty(self)
+        if self._out_bytes > OUT_BYTES_MAX:
+            self.close(f"{self.peer} reads too slowly: {self._out_bytes} bytes wait for it")
+
+    def flush(self) -> None:
+        self._is_dirty = False
+        if not self._connecting and self._handshake is None:
+            self._send()
+
+    def _send(self) -> None:
+        out = self._out
+        try:
+            while out:
+                data = out.popleft()
+                if out and len(data) < JOIN_BYTES:
+                    parts = [data]
+                    size = len(data)
+                    while out and size < JOIN_BYTES:
+                        data = out.popleft()
+                        parts.append(data)
+                        size += len(data)
+                    data = b"".join(parts)
+                sent = self._sock.send(data)
+                self._out_bytes -= sent
+                if sent < len(data):
+                    # A view: what is left of a large message is not copied at every attempt.
+                    out.appendleft(memoryview(data)[sent:])  # type: ignore[arg-type]
+        except BlockingIOError:
+            out.appendleft(data)
+        except OSError as error:
+            self.close(f"{self.peer}: {error.strerror or error}")
+            return
+        if bool(out) != self._wants_out:
+            self._wants_out = bool(out)
+            self.reactor.modify(self, READABLE | WRITABLE if out else READABLE)
+
+    # ---- receiving
+
+    def on_events(self, events: int) -> None:
+        if self._connecting:
+            self._on_connected()
+            return
+        if events & ~WRITABLE:
+            self._receive()
+        if events & WRITABLE and not self.is_closed:
+            self._send()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(f"{self.peer}: {error.strerror or error}")
+            return
+        if not data:
+            self._on_end()
+            return
+        if self._handshake is not None:
+            data = self._shake(data)
+        if data:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            for frame in self._parser.feed(data):
+                self._take(frame)
+                if self.is_closed:
+                    return
+        except framing.FrameError as error:
+            self.close(f"{self.peer}: {error}")
+
+    def _on_end(self) -> None:
+        if self._handshake is not None:
+            self._handshake.end()
+        self.close(f"{self.peer} ended the connection")
+
+    def _shake(self, data: bytes) -> bytes:
+        handshake = self._handshake
+        assert handshake is not None
+        answer = handshake.feed(data)
+        if answer:
+            # The handshake's few bytes always fit into an empty socket buffer.
+            with contextlib.suppress(OSError):
+                self._sock.send(answer)
+        if handshake.state is auth.HandshakeState.PENDING:
+            return b""
+        if handshake.state is auth.HandshakeState.REFUSED:
+            self.close(f"refused: {handshake.reason}")
+            return b""
+        rest = handshake.rest
+        self._handshake = None
+        self._send()
+        return rest
+
+    def _on_connected(self) -> None:
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self.close(f"cannot connect to {self.peer}: {os.strerror(error)}")
+            return
+        self._connecting = False
+        self.reactor.modify(self, READABLE)
+        if isinstance(self._handshake, auth.ClientHandshake):
+            with contextlib.suppress(OSError):
+                self._sock.send(self._handshake.start())
+        else:
+            self._send()

@@ -1,0 +1,493 @@
+"""Actors from registration to death, through a real GCS in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.scene import (
+    GcsScene,
+    actor_id,
+    create_actor,
+    error_reply,
+    play,
+    registration,
+    until_state,
+)
+
+PENDING, ALIVE, RESTARTING, DEAD = (
+    common_pb2.PENDING_CREATION,
+    common_pb2.ALIVE,
+    common_pb2.RESTARTING,
+    common_pb2.DEAD,
+)
+KILL = gcs_pb2.KillActorRequest(actor_id=actor_id(), force=True, no_restart=True)
+
+
+def test_an_actor_is_created_on_the_worker_that_a_raylet_grants() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        reply = await gcs.RegisterActor(registration(name="one"))
+        assert (reply.created, reply.actor.state) == (True, PENDING)
+        info = await until_state(gcs, ALIVE)
+        [worker] = node.workers.values()
+        assert (info.address, info.pid, info.repr_name) == (worker.address, worker.process.pid, "Counter()")
+        [lease], [push] = node.leases, scene.pushed
+        assert (lease.for_actor, lease.actor_id, lease.resources.amounts) == (True, actor_id(), {})
+        assert lease.placement_resources.amounts == {"CPU": 10_000}
+        assert (push.lease_id, push.spec.flat_args) == (lease.lease_id, b"the arguments")
+        # Others see what the actor is, not what it was created with.
+        assert (info.creation_spec.flat_args, info.serialized_handle) == (b"", b"the handle")
+        assert (await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="one", namespace="space"))) == info
+
+    play(script)
+
+
+def test_the_owners_node_is_asked_first_and_its_spillback_followed() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        nodes = [await scene.add_node({"CPU": 4}) for _ in range(3)]
+        owner, other = nodes[2], nodes[0]
+
+        async def spill(request: raylet_pb2.RequestWorkerLeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
+            return raylet_pb2.RequestWorkerLeaseReply(
+                spillback=raylet_pb2.Spillback(
+                    node_id=other.node_id, host=other.info.host, port=other.info.node_manager_port
+                )
+            )
+
+        owner.grant = spill
+        await gcs.RegisterActor(registration(owner_node_id=owner.node_id))
+        info = await until_state(gcs, ALIVE)
+        assert info.address.node_id == other.node_id
+        assert (owner.leases[0].grant_or_reject, other.leases[0].grant_or_reject) == (False, True)
+
+    play(script)
+
+
+def test_a_rejection_is_tried_again_until_it_is_granted() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def reject_twice(
+            request: raylet_pb2.RequestWorkerLeaseRequest,
+        ) -> raylet_pb2.RequestWorkerLeaseReply:
+            if len(node.leases) > 2:
+                return await node.grant_new_worker(request)
+            return raylet_pb2.RequestWorkerLeaseReply(
+                rejection=raylet_pb2.Rejection(kind=raylet_pb2.Rejection.NOT_HERE, message="no room")
+            )
+
+        node.grant = reject_twice
+        await gcs.RegisterActor(registration())
+        assert (await until_state(gcs, ALIVE)).num_restarts == 0
+        assert len(node.leases) == 3
+
+    play(script)
+
+
+def test_a_runtime_environment_that_fails_is_the_end() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def fail(request: raylet_pb2.RequestWorkerLeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
+            rejection = raylet_pb2.Rejection(
+                kind=raylet_pb2.Rejection.RUNTIME_ENV_FAILED, message="no such wheel"
+            )
+            return raylet_pb2.RequestWorkerLeaseReply(rejection=rejection)
+
+        node.grant = fail
+        await gcs.RegisterActor(registration(max_restarts=-1))
+        info = await until_state(gcs, DEAD)
+        assert info.death_cause.kind == common_pb2.DeathCause.CREATION_FAILED
+        assert "no such wheel" in info.death_cause.message
+
+    play(script)
+
+
+def test_a_constructor_that_raises_leaves_its_error_in_the_row_and_no_worker() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def fail(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            return error_reply(request)
+
+        scene.push = fail
+        await gcs.RegisterActor(registration(max_restarts=-1))
+        info = await until_state(gcs, DEAD)
+        assert info.death_cause.kind == common_pb2.DeathCause.CREATION_FAILED
+        assert info.death_cause.error.data == b"a pickled error"
+        await asyncio.sleep(1)
+        assert [kill.cause.kind for kill in node.killed] == [common_pb2.DeathCause.CREATION_FAILED]
+        assert not node.workers
+
+    play(script)
+
+
+def test_a_task_given_back_unstarted_is_pushed_to_another_worker_for_free() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def give_back_once(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            if len(scene.pushed) > 1:
+                return await create_actor(request)
+            return core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.NOT_STARTED)
+
+        scene.push = give_back_once
+        await gcs.RegisterActor(registration())
+        assert (await until_state(gcs, ALIVE)).num_restarts == 0
+        assert len(node.workers) == 2 and len(node.returned) == 1
+
+    play(script)
+
+
+def test_a_worker_that_dies_in_the_constructor_costs_a_restart() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def die_first(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            if len(scene.pushed) == 1:
+                await node.crash(node.workers[request.intended_worker_id])
+            return await create_actor(request)
+
+        scene.push = die_first
+        await gcs.RegisterActor(registration(max_restarts=1))
+        info = await until_state(gcs, ALIVE)
+        assert info.num_restarts == 1
+        assert [push.spec.attempt for push in scene.pushed] == [0, 1]
+
+    play(script)
+
+
+def test_a_constructor_that_always_kills_its_worker_is_backed_off_and_given_up() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def die(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            await node.crash(node.workers[request.intended_worker_id])
+            raise AssertionError("a dead process does not go on")
+
+        scene.push = die
+        began_s = scene.world.clock.time_s()
+        await gcs.RegisterActor(registration(max_restarts=4))
+        info = await until_state(gcs, DEAD)
+        assert (info.num_restarts, info.death_cause.signal) == (4, 11)
+        # 0.1 + 0.2 + 0.4 s of pauses: not a hot loop.
+        assert 0.7 <= scene.world.clock.time_s() - began_s < 2
+
+    play(script)
+
+
+def test_a_worker_whose_death_nobody_reports_is_noticed_by_its_connection() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def die(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            node.workers[request.intended_worker_id].process.kill("unseen")
+            raise AssertionError("a dead process does not go on")
+
+        scene.push = die
+        await gcs.RegisterActor(registration())
+        info = await until_state(gcs, DEAD)
+        assert info.death_cause.kind == common_pb2.DeathCause.WORKER_DIED
+        assert "while it created the actor" in info.death_cause.message
+
+    play(script)
+
+
+def test_a_living_actor_is_restarted_elsewhere_when_its_node_dies() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        first = await scene.add_node({"CPU": 4}, "first")
+        await gcs.RegisterActor(registration(max_restarts=1))
+        await until_state(gcs, ALIVE)
+        second = await scene.add_node({"CPU": 4}, "second")
+        scene.world.network.crash_host("first")
+        info = await until_state(gcs, ALIVE, num_restarts=1)
+        assert info.address.node_id == second.node_id
+        assert first.node_id != second.node_id
+
+    play(script)
+
+
+def test_an_actor_that_is_being_created_when_its_machine_falls_silent_goes_elsewhere() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4}, "first")
+
+        async def crash_first_host(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            if len(scene.pushed) == 1:
+                scene.world.loop.call_soon(scene.world.network.crash_host, "first")
+                await asyncio.sleep(1000)
+            return await create_actor(request)
+
+        scene.push = crash_first_host
+        await gcs.RegisterActor(registration(max_restarts=1))
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        second = await scene.add_node({"CPU": 4}, "second")
+        info = await until_state(gcs, ALIVE)
+        assert (info.address.node_id, info.num_restarts) == (second.node_id, 1)
+
+    play(script)
+
+
+# ---- actors that cannot be placed
+
+
+def test_an_actor_that_fits_nowhere_says_why_and_its_driver_is_told_once() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        errors: list[common_pb2.ErrorInfo] = []
+
+        async def listen() -> None:
+            wanted = gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[registration().creation_spec.job_id])
+            async for message in gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=[wanted])):
+                errors.append(common_pb2.ErrorInfo.FromString(message.payload))
+
+        listening = asyncio.create_task(listen())
+        await gcs.RegisterActor(registration(1, {"A": 2}))
+        await gcs.RegisterActor(registration(2, {"A": 2}))
+        info = await gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(1), after_version=1))
+        assert info.state == PENDING
+        assert info.pending_reason == (
+            f"Actor Counter needs {{A: 2}}, which no node has; the cluster has node {node.node_id.hex()[:8]} "
+            f"({node.info.host}) {{CPU: 4}}."
+        )
+        await asyncio.sleep(60)
+        [error] = errors
+        assert (error.type, error.message, error.job_id) == ("scheduling", info.pending_reason, info.job_id)
+        listening.cancel()
+        # When a node that has it joins, both are placed.
+        await scene.add_node({"A": 2})
+        for number in (1, 2):
+            assert (await until_state(gcs, ALIVE, number)).pending_reason == ""
+
+    play(script)
+
+
+def test_an_actor_that_waits_for_what_is_in_use_says_so() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await node.process.spawn(node.report(version=1, free={"CPU": 1}))
+        free = asyncio.Event()
+
+        async def queue(request: raylet_pb2.RequestWorkerLeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
+            await free.wait()
+            return await node.grant_new_worker(request)
+
+        node.grant = queue
+        await gcs.RegisterActor(registration(needs={"CPU": 3}))
+        info = await gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(), after_version=1))
+        assert (
+            "needs {CPU: 3}, which is in use" in info.pending_reason
+            and "{CPU: 1} free" in info.pending_reason
+        )
+        free.set()
+        assert (await until_state(gcs, ALIVE)).pending_reason == ""
+
+    play(script)
+
+
+def test_killing_an_actor_that_waits_gives_its_lease_back_even_when_it_was_just_granted() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+
+        async def grant_late(
+            request: raylet_pb2.RequestWorkerLeaseRequest,
+        ) -> raylet_pb2.RequestWorkerLeaseReply:
+            await asyncio.sleep(1)
+            return await node.grant_new_worker(request)
+
+        node.grant = grant_late
+        await gcs.RegisterActor(registration())
+        while not node.leases:
+            await asyncio.sleep(0.01)
+        await gcs.KillActor(KILL)
+        info = await until_state(gcs, DEAD)
+        assert info.death_cause.kind == common_pb2.DeathCause.KILLED
+        await asyncio.sleep(5)
+        [lease] = node.leases
+        assert node.cancelled == [lease.lease_id]
+        assert [(returned.lease_id, returned.dispose) for returned in node.returned] == [
+            (lease.lease_id, True)
+        ]
+        assert not scene.pushed
+
+    play(script)
+
+
+# ---- ends
+
+
+def test_kill_ends_the_worker_through_its_raylet() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration(max_restarts=-1, name="one"))
+        info = await until_state(gcs, ALIVE)
+        await gcs.KillActor(KILL)
+        dead = await until_state(gcs, DEAD)
+        assert dead.death_cause.kind == common_pb2.DeathCause.KILLED and not dead.HasField("address")
+        await asyncio.sleep(1)
+        assert [kill.worker_id for kill in node.killed] == [info.address.worker_id]
+        assert not node.workers
+        await gcs.RegisterActor(registration(2, name="one"))
+
+    play(script)
+
+
+def test_kill_with_a_restart_left_makes_a_new_incarnation() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration(max_restarts=1))
+        first = await until_state(gcs, ALIVE)
+        await gcs.KillActor(gcs_pb2.KillActorRequest(actor_id=actor_id(), force=True, no_restart=False))
+        second = await until_state(gcs, ALIVE, num_restarts=1)
+        assert first.address.worker_id != second.address.worker_id
+
+    play(script)
+
+
+def test_a_raylet_that_cannot_be_reached_is_asked_to_kill_until_it_can() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4}, "far")
+        await gcs.RegisterActor(registration())
+        await until_state(gcs, ALIVE)
+        scene.world.network.partition("head", "far")
+        await gcs.KillActor(KILL)
+        await asyncio.sleep(8)
+        assert not node.killed
+        scene.world.network.heal()
+        await asyncio.sleep(30)
+        assert node.killed and not node.workers
+
+    play(script, health_check_failures_max=100)
+
+
+def test_an_actor_without_handles_is_asked_to_finish() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration(max_restarts=-1))
+        info = await until_state(gcs, ALIVE)
+        await gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id()))
+        await asyncio.sleep(5)
+        [(worker_id, request)] = scene.exits
+        assert (worker_id, request.force) == (info.address.worker_id, False)
+        assert request.cause.kind == common_pb2.DeathCause.OUT_OF_SCOPE
+        # It lives until it has finished.
+        assert (await gcs.GetAllActors(common_pb2.Empty())).actors[0].state == ALIVE
+        await node.process.spawn(node.crash(node.workers[worker_id]))
+        assert (await until_state(gcs, DEAD)).death_cause.kind == common_pb2.DeathCause.OUT_OF_SCOPE
+        assert not node.killed
+
+    play(script)
+
+
+def test_a_worker_that_cannot_be_asked_to_finish_is_killed() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration())
+        info = await until_state(gcs, ALIVE)
+        node.workers[info.address.worker_id].process.kill("unseen")
+        await gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id()))
+        assert (await until_state(gcs, DEAD)).death_cause.kind == common_pb2.DeathCause.OUT_OF_SCOPE
+        assert [kill.worker_id for kill in node.killed] == [info.address.worker_id]
+
+    play(script)
+
+
+# ---- names and mistakes
+
+
+def test_of_many_that_race_for_a_name_one_creates_and_the_others_get_it() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4})
+        clients = [await scene.connect() for _ in range(8)]
+        replies = await asyncio.gather(
+            *(
+                client.RegisterActor(registration(number, name="one", get_if_exists=True))
+                for number, client in enumerate(clients, 1)
+            )
+        )
+        assert sorted(reply.created for reply in replies) == [False] * 7 + [True]
+        assert len({reply.actor.actor_id for reply in replies}) == 1
+        with pytest.raises(RpcError, match="an actor named 'one' exists in namespace 'space'") as refused:
+            await gcs.RegisterActor(registration(9, name="one"))
+        assert refused.value.code is StatusCode.ALREADY_EXISTS
+        names = await gcs.ListNamedActors(gcs_pb2.ListNamedActorsRequest(namespace="space"))
+        assert [(named.name, named.namespace) for named in names.actors] == [("one", "space")]
+        assert not (await gcs.ListNamedActors(gcs_pb2.ListNamedActorsRequest(namespace="other"))).actors
+
+    play(script)
+
+
+def test_what_is_not_known_is_not_found() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        calls = [
+            gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id())),
+            gcs.KillActor(KILL),
+            gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id())),
+            gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="none", namespace="space")),
+            gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=b"none")),
+        ]
+        for call in calls:
+            with pytest.raises(RpcError) as refused:
+                await call
+            assert refused.value.code is StatusCode.NOT_FOUND
+
+    play(script)
+
+
+def test_a_malformed_id_is_named() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        with pytest.raises(RpcError, match="actor_id takes 16 bytes, got b'short'"):
+            await gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=b"short"))
+        request = registration()
+        request.creation_spec.caller.ClearField("worker_id")
+        with pytest.raises(RpcError, match="creation_spec: WorkerID takes 28 bytes, got b''"):
+            await gcs.RegisterActor(request)
+        request.creation_spec.type = common_pb2.NORMAL_TASK
+        with pytest.raises(RpcError, match="must be ACTOR_CREATION_TASK, got NORMAL_TASK"):
+            await gcs.RegisterActor(request)
+
+    play(script)
+
+
+def test_watchers_go_with_their_connections() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await gcs.RegisterActor(registration(needs={"A": 1}))
+        watching = asyncio.ensure_future(
+            gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(), after_version=99))
+        )
+        await asyncio.sleep(1)
+        assert scene.server is not None and scene.server.cluster.actor_table.count_watchers() == 1
+        assert scene.client_process is not None
+        scene.client_process.kill("gone")
+        await asyncio.sleep(1)
+        assert scene.server.cluster.actor_table.count_watchers() == 0
+        watching.cancel()
+
+    play(script)

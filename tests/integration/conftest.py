@@ -1,0 +1,63 @@
+"""One real cluster of 2 CPUs for all tests of a file that say so, and what their programs share.
+
+Whatever has to happen in some order is arranged by files that tasks make and wait for, never by time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from tests.conftest import OUTSIDE_VARIABLES, leftovers
+from tests.integration.nothing_left import wait_for_nothing_left
+
+NUM_CPUS = 2
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Any]:
+    """What `init` returned. At the end of the file nothing of the cluster may be left."""
+    base = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in OUTSIDE_VARIABLES:
+            patch.delenv(variable, raising=False)
+        patch.setenv("RAY_MONO_TMPDIR", str(base))
+        patch.setenv("HOME", str(base))
+        try:
+            yield ray.init(address="local", num_cpus=NUM_CPUS)
+            ray.shutdown()
+            assert not leftovers(base, set())
+        finally:
+            ray.shutdown()
+            shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def leaves_nothing(shared_cluster: Any) -> Iterator[None]:
+    """The test is a program on the shared cluster that lets go of everything."""
+    yield
+    wait_for_nothing_left()
+
+
+@pytest.fixture
+def touch_and_wait() -> Callable[[str | None, str | None], None]:
+    """touch_and_wait(made, awaited): a function for tasks that makes one file and waits for another."""
+
+    def function(made: str | None, awaited: str | None) -> None:
+        import pathlib
+        import time
+
+        if made:
+            pathlib.Path(made).touch()
+        deadline_s = time.monotonic() + 60
+        while awaited and not pathlib.Path(awaited).exists():
+            assert time.monotonic() < deadline_s, f"{awaited} did not appear"
+            time.sleep(0.01)
+
+    return function

@@ -1,0 +1,383 @@
+"""Programs that are scripts of their own: what `__main__` holds, what lies beside them, signals, and their
+own clusters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import pytest
+
+from tests.conftest import processes_of, shared_memory_of
+from tests.integration.nothing_left import wait_until
+
+OUTPUT_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 60.0
+FOOTER = "from tests.integration.nothing_left import wait_for_nothing_left\nwait_for_nothing_left()\nray.shutdown()\n"
+
+
+class Script:
+    """A running script: its lines as they come, and its end."""
+
+    def __init__(self, path: Path, *arguments: str, cwd: Path | None = None) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(path), *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"},
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A group of its own, as a shell would give it: Ctrl-C goes to all of the group.
+            process_group=0,
+        )
+        self.pid = self._process.pid
+        self.output = ""
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def wait_for_line(self, part: str) -> str:
+        """The next line with `part` in it. Fails with all output if there is none in time."""
+        while True:
+            try:
+                line = self._lines.get(timeout=OUTPUT_TIMEOUT_S)
+            except queue.Empty:
+                line = None
+            assert line is not None, f"no line with {part!r}; the script said:\n{self.output}"
+            self.output += line
+            if part in line:
+                return line
+
+    def say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> int:
+        """Its exit code, after all of its output."""
+        self._process.wait(END_TIMEOUT_S)
+        with contextlib.suppress(queue.Empty):
+            while (line := self._lines.get(timeout=OUTPUT_TIMEOUT_S)) is not None:
+                self.output += line
+        return self._process.returncode
+
+    def check_ended_well(self) -> str:
+        assert self.wait() == 0, f"the script said:\n{self.output}"
+        return self.output
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path, session_base: Path) -> Iterator[Any]:
+    """start(source, *arguments, cwd=None): a Script, whose file lies in tmp_path/script."""
+    scripts: list[Script] = []
+
+    def run(source: str, *arguments: str, cwd: Path | None = None, name: str = "program.py") -> Script:
+        path = tmp_path / "script" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+        scripts.append(Script(path, *arguments, cwd=cwd))
+        return scripts[-1]
+
+    yield run
+    for script in scripts:
+        script.kill()
+
+
+def test_globals_of_main_are_shipped_by_value_and_do_not_travel_back(start: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        FACTOR = 3
+        COUNTS = {"calls": 0}
+
+        def scaled(x):
+            return x * FACTOR
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+            def double(self):
+                return Point(scaled(self.x) * 2)
+
+        @ray.remote
+        def compute(point):
+            COUNTS["calls"] += 1
+            return point.double(), COUNTS["calls"]
+
+        @ray.remote
+        class Keeper:
+            def __init__(self):
+                self.point = Point(1)
+
+            def grow(self):
+                self.point = self.point.double()
+                return self.point.x
+
+        ray.init(num_cpus=2)
+        point, calls = ray.get(compute.remote(Point(2)), timeout=60)
+        assert isinstance(point, Point) and point.x == 12 and calls == 1
+        assert COUNTS["calls"] == 0
+        keeper = Keeper.remote()
+        assert ray.get([keeper.grow.remote(), keeper.grow.remote()], timeout=60) == [6, 36]
+        del keeper
+    """
+    start(textwrap.dedent(source) + FOOTER).check_ended_well()
+
+
+def test_a_module_beside_the_script_can_be_imported_in_tasks(start: Any, tmp_path: Path) -> None:
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "beside.py").write_text("def triple(x):\n    return 3 * x\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    source = """
+        import beside
+        import ray_mono as ray
+
+        @ray.remote
+        def inside(x):
+            import beside
+            return beside.triple(x)
+
+        @ray.remote
+        def by_reference(x):
+            return beside.triple(x)
+
+        ray.init(num_cpus=2)
+        assert ray.get([inside.remote(2), by_reference.remote(3)], timeout=60) == [6, 9]
+    """
+    start(textwrap.dedent(source) + FOOTER, cwd=elsewhere).check_ended_well()
+
+
+def test_a_task_that_needs_what_there_is_not_waits_and_the_driver_says_why(start: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        context = ray.init(num_cpus=8, resources={"A": 1, "B": 4})
+        assert context["node_id"] == ray.nodes()[0]["NodeID"]
+        total = ray.cluster_resources()
+        assert (total["CPU"], total["A"], total["B"]) == (8, 1, 4)
+
+        @ray.remote
+        def f():
+            return "ran"
+
+        assert ray.get(f.options(resources={"B": 3}).remote(), timeout=60) == "ran"
+        pending = f.options(resources={"A": 2}).remote()
+        print("submitted", flush=True)
+        input()
+        assert ray.wait([pending], timeout=0) == ([], [pending])
+        assert ray.get(f.remote(), timeout=60) == "ran"
+        del pending
+    """
+    script = start(textwrap.dedent(source) + FOOTER)
+    script.wait_for_line("submitted")
+    warning = script.wait_for_line("A: 2")
+    assert "A: 1" in warning and "CPU: 8" in warning
+    script.say("go on")
+    script.check_ended_well()
+
+
+def test_ctrl_c_interrupts_get_and_the_driver_goes_on(start: Any, tmp_path: Path) -> None:
+    source = """
+        import sys, time
+        import ray_mono as ray
+        from pathlib import Path
+
+        gate = Path(sys.argv[1])
+
+        @ray.remote
+        def wait():
+            while not gate.exists():
+                time.sleep(0.01)
+            return "done"
+
+        ray.init(num_cpus=2)
+        reference = wait.remote()
+        assert ray.wait([reference], timeout=0) == ([], [reference])
+        try:
+            print("waiting", flush=True)
+            ray.get(reference)
+            print("not interrupted", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        gate.touch()
+        assert ray.get(reference, timeout=60) == "done"
+        assert ray.get(wait.remote(), timeout=60) == "done"
+        del reference
+    """
+    script = start(textwrap.dedent(source) + FOOTER, str(tmp_path / "gate"))
+    script.wait_for_line("waiting")
+    os.killpg(script.pid, signal.SIGINT)
+    script.wait_for_line("interrupted")
+    assert "not interrupted" not in script.check_ended_well()
+
+
+def test_ctrl_c_that_nobody_catches_ends_the_driver_and_its_cluster(start: Any) -> None:
+    source = """
+        import time
+        import ray_mono as ray
+
+        @ray.remote
+        def forever():
+            time.sleep(3600)
+
+        ray.init(num_cpus=2)
+        print("waiting", flush=True)
+        ray.get(forever.remote())
+    """
+    script = start(source)
+    script.wait_for_line("waiting")
+    os.killpg(script.pid, signal.SIGINT)
+    assert script.wait() != 0
+    assert "KeyboardInterrupt" in script.output
+
+
+def test_everything_a_driver_started_is_gone_when_it_is_killed(start: Any, session_base: Path) -> None:
+    source = """
+        import os, subprocess, sys, time
+        import numpy as np
+        import ray_mono as ray
+
+        ray.init(num_cpus=2)
+
+        @ray.remote
+        def grandchild():
+            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True).pid
+
+        @ray.remote
+        class Actor:
+            def pid(self):
+                return os.getpid()
+
+        kept = ray.put(np.ones(1_000_000))
+        actor = Actor.remote()
+        pids = ray.get([actor.pid.remote(), grandchild.remote()], timeout=60)
+        print("pids", *pids, flush=True)
+        time.sleep(3600)
+    """
+    before = set(psutil.Process().children(recursive=True))
+    script = start(source)
+    told = [psutil.Process(int(pid)) for pid in script.wait_for_line("pids ").split()[1:]]
+    everything = {*processes_of(session_base, before), *told}
+    # GCS, object manager, raylet, template, worker, grandchild, at the least.
+    assert len(everything) > 6 and shared_memory_of(session_base)
+    script.kill()
+    _, alive = psutil.wait_procs(list(everything), timeout=END_TIMEOUT_S)
+    assert not alive
+    wait_until(lambda: not shared_memory_of(session_base), "the store's file is gone")
+
+
+def test_init_works_again_after_shutdown(start: Any) -> None:
+    source = """
+        import os
+        import ray_mono as ray
+
+        @ray.remote
+        def f(x):
+            return x + 1
+
+        @ray.remote
+        class A:
+            def m(self):
+                return os.environ.get("MARK")
+
+        marks = []
+        ray.run_function_on_all_workers(lambda info: os.environ.__setitem__("MARK", "here"))
+        for number in range(2):
+            assert not ray.is_initialized()
+            ray.init(num_cpus=2)
+            assert ray.get(f.remote(number), timeout=60) == number + 1
+            actor = A.remote()
+            assert ray.get(actor.m.remote(), timeout=60) == "here"
+            ray.shutdown()
+        try:
+            actor.m.remote()
+        except ray.exceptions.ActorHandleNotFoundError:
+            print("told")
+    """
+    assert "told" in start(source).check_ended_well()
+
+
+def test_what_tasks_print_appears_at_the_driver(start: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init(num_cpus=2)
+
+        @ray.remote
+        def talk():
+            print("hello from the task")
+
+        ray.get(talk.remote(), timeout=60)
+        input()
+    """
+    script = start(textwrap.dedent(source) + FOOTER)
+    line = script.wait_for_line("hello from the task")
+    assert "talk" in line and "pid=" in line
+    script.say("go on")
+    script.check_ended_well()
+
+
+def test_code_dumped_by_one_process_runs_in_another_after_its_source_is_gone(
+    start: Any, tmp_path: Path
+) -> None:
+    dumped = tmp_path / "dumped"
+    source = """
+        import sys
+        from ray_mono import cloudpickle
+
+        STEP = 10
+        CALLS = []
+
+        class Outer:
+            shift = STEP
+
+            class Inner:
+                def value(self, x):
+                    CALLS.append(x)
+                    return x + Outer.shift + STEP, len(CALLS)
+
+        def make(factor):
+            def nested(x):
+                return Outer.Inner().value(x * factor)
+            return nested
+
+        with open(sys.argv[1], "wb") as file:
+            cloudpickle.dump((make(2), Outer), file)
+    """
+    start(source, str(dumped), name="dumps.py").check_ended_well()
+    (tmp_path / "script" / "dumps.py").unlink()
+    source = """
+        import sys
+        from ray_mono import cloudpickle
+
+        with open(sys.argv[1], "rb") as file:
+            nested, outer = cloudpickle.load(file)
+        assert nested(1) == (22, 1) and nested(2) == (24, 2)
+        assert outer.Inner().value(0)[0] == 20
+    """
+    start(source, str(dumped), name="loads.py").check_ended_well()

@@ -1,0 +1,220 @@
+"""Pulls: one per object, holders in turn, places and memory shared out in order."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
+from ray_mono.object_manager.pull_manager import (
+    PullEffect,
+    PullLost,
+    PullManager,
+    PullState,
+    PullUnobtainable,
+    StartFetch,
+    StopFetch,
+)
+
+A, B, C = (ObjectKey(name) for name in (b"a", b"b", b"c"))
+FAR, FARTHER, FARTHEST = (NodeKey(name) for name in (b"1", b"2", b"3"))
+ROOM = 1000
+
+
+def make_pulls(active_max: int = 2) -> PullManager:
+    return PullManager(active_max, memory_timeout_s=60)
+
+
+def test_a_pull_asks_the_first_holder_and_says_how_much_fits() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR, FARTHER])
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+    assert pulls.schedule(ROOM) == []
+
+
+def test_an_object_that_many_want_is_pulled_once() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR])
+    pulls.schedule(ROOM)
+    pulls.want(A, [FAR, FARTHER])
+    assert pulls.schedule(ROOM) == []
+    # What the second one added is tried when the first holder has failed.
+    assert pulls.fetch_failed(A, "gone") == []
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
+
+
+def test_an_object_that_nobody_gave_is_lost_with_every_reason() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR, FARTHER])
+    pulls.schedule(ROOM)
+    pulls.fetch_failed(A, "it is dead")
+    pulls.schedule(ROOM)
+    (lost,) = pulls.fetch_failed(A, "it holds no copy")
+    assert isinstance(lost, PullLost)
+    assert f"node {FAR.hex()}: it is dead; node {FARTHER.hex()}: it holds no copy" in lost.reason
+    assert len(pulls) == 0
+    pulls.want(A, [FAR])  # a new attempt is a new pull
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+
+
+def test_at_most_so_many_fetches_run_and_the_others_follow_in_order() -> None:
+    pulls = make_pulls(active_max=1)
+    for object_id in (A, B, C):
+        pulls.want(object_id, [FAR])
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+    pulls.fetched(A)
+    assert pulls.schedule(ROOM) == [StartFetch(B, FAR, ROOM)]
+
+
+def test_what_found_no_room_waits_for_memory_and_nothing_later_passes_it() -> None:
+    pulls = make_pulls(active_max=1)
+    pulls.want(A, [FAR, FARTHER])
+    pulls.want(B, [FAR])
+    pulls.schedule(ROOM)
+    pulls.no_memory(A, 500, now_s=0)
+    assert pulls.schedule(499) == []
+    assert pulls.schedule(500) == [StartFetch(A, FAR, 500)]
+
+
+def test_fetches_that_are_started_together_share_the_memory() -> None:
+    pulls = make_pulls()
+    for object_id in (A, B):
+        pulls.want(object_id, [FAR])
+    pulls.schedule(ROOM)
+    for object_id in (A, B):
+        pulls.no_memory(object_id, 600, now_s=0)
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+
+
+def test_a_pull_gives_up_waiting_for_memory_counted_from_its_first_refusal() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR])
+    pulls.schedule(ROOM)
+    pulls.no_memory(A, 500, now_s=10)
+    pulls.schedule(ROOM)
+    pulls.no_memory(A, 500, now_s=50)  # there was room by the numbers, not in one piece
+    assert pulls.next_deadline_s == 70
+    assert pulls.expire(now_s=69) == []
+    assert pulls.expire(now_s=70) == [PullUnobtainable(A, 500)]
+    assert pulls.next_deadline_s is None and len(pulls) == 0
+
+
+def test_what_nobody_wants_any_more_is_not_started_but_a_running_fetch_goes_on() -> None:
+    pulls = make_pulls(active_max=1)
+    pulls.want(A, [FAR])
+    pulls.want(B, [FAR])
+    pulls.schedule(ROOM)
+    pulls.unwant(A)
+    pulls.unwant(B)
+    assert A in pulls and B not in pulls
+    pulls.fetched(A)
+    assert len(pulls) == 0
+
+
+def test_a_fetch_that_nobody_wants_is_not_tried_again() -> None:
+    for end in (
+        lambda pulls: pulls.fetch_failed(A, "broke"),
+        lambda pulls: pulls.no_memory(A, 500, now_s=0),
+        lambda pulls: pulls.announced(A),
+    ):
+        pulls = make_pulls()
+        pulls.want(A, [FAR, FARTHER])
+        pulls.schedule(ROOM)
+        pulls.unwant(A)
+        (lost,) = end(pulls)
+        assert isinstance(lost, PullLost)
+        assert len(pulls) == 0
+
+
+def test_a_fetch_that_is_wanted_again_goes_on_to_the_next_holder() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR, FARTHER])
+    pulls.schedule(ROOM)
+    pulls.unwant(A)
+    pulls.want(A, [])
+    assert pulls.fetch_failed(A, "broke") == []
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
+
+
+def test_a_freed_object_stops_its_fetch() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR])
+    assert pulls.cancel(B) == []
+    pulls.schedule(ROOM)
+    assert pulls.cancel(A) == [StopFetch(A)]
+    # What the fetch still reports is nobody's.
+    assert pulls.fetch_failed(A, "stopped") == []
+    pulls.fetched(A)
+    assert pulls.no_memory(A, 5, now_s=0) == []
+    assert len(pulls) == 0 and pulls.num_active == 0
+
+
+class PullsUnderAnyEvents(RuleBasedStateMachine):
+    """Whatever happens in whatever order: the invariants hold, nothing is fetched twice at a time, and every pull comes to an end."""
+
+    objects = st.sampled_from([A, B, C])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pulls = make_pulls()
+        self.running: dict[ObjectKey, NodeKey] = {}
+        self.now_s = 0.0
+
+    def follow(self, effects: list[PullEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, StartFetch):
+                assert effect.object_id not in self.running
+                self.running[effect.object_id] = effect.node_id
+            elif isinstance(effect, StopFetch):
+                del self.running[effect.object_id]
+
+    @rule(object_id=objects, nodes=st.lists(st.sampled_from([FAR, FARTHER, FARTHEST]), min_size=1))
+    def want(self, object_id: ObjectKey, nodes: list[NodeKey]) -> None:
+        self.pulls.want(object_id, nodes)
+
+    @rule(room=st.integers(0, 1000))
+    def schedule(self, room: int) -> None:
+        self.follow(self.pulls.schedule(room))
+
+    @rule(object_id=objects, end=st.sampled_from(["whole", "failed", "no memory"]), size=st.integers(1, 1000))
+    def fetch_ends(self, object_id: ObjectKey, end: str, size: int) -> None:
+        if self.running.pop(object_id, None) is None:
+            return
+        if end == "whole":
+            self.pulls.fetched(object_id)
+        elif end == "failed":
+            self.follow(self.pulls.fetch_failed(object_id, "failed"))
+        else:
+            self.follow(self.pulls.no_memory(object_id, size, self.now_s))
+
+    @rule(object_id=objects)
+    def unwant(self, object_id: ObjectKey) -> None:
+        self.pulls.unwant(object_id)
+
+    @rule(object_id=objects)
+    def cancel(self, object_id: ObjectKey) -> None:
+        self.follow(self.pulls.cancel(object_id))
+
+    @rule(passed_s=st.integers(1, 40))
+    def time_passes(self, passed_s: int) -> None:
+        self.now_s += passed_s
+        self.follow(self.pulls.expire(self.now_s))
+
+    @invariant()
+    def holds(self) -> None:
+        self.pulls.check_invariants()
+        fetching = {pull.object_id: pull.current for pull in self.pulls.pulls() if pull.state is PullState.FETCHING}
+        assert fetching == self.running
+
+    def teardown(self) -> None:
+        for _ in range(30):
+            self.follow(self.pulls.schedule(1 << 30))
+            for object_id in list(self.running):
+                del self.running[object_id]
+                self.follow(self.pulls.fetch_failed(object_id, "failed"))
+        assert len(self.pulls) == 0
+
+
+PullsUnderAnyEvents.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestPullsUnderAnyEvents = PullsUnderAnyEvents.TestCase

@@ -1,0 +1,327 @@
+"""Copies between nodes: real object managers, real streams, and a GCS that tells them of each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import socket
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.rpc.auth import ClientHandshake
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.object_manager.harness import (
+    FOUND,
+    LOST,
+    SECRET,
+    TIMEOUT_S,
+    StoreProcess,
+    connect,
+    node,
+    object_id,
+    small_gcs,
+    start,
+)
+
+MIB = 1 << 20
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await scene
+
+    asyncio.run(bounded())
+
+
+def noise(size_bytes: int) -> bytes:
+    return random.Random(size_bytes).randbytes(size_bytes)
+
+
+def test_an_object_is_copied_in_equal_bytes_once_and_without_the_others_file(session_base: Path) -> None:
+    data = noise(50 * MIB)
+
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 128 * MIB) as far,
+            node(gcs, session_base, "near", 128 * MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+            connect(near) as other,
+        ):
+            await writer.put("a", data, metadata=b"pickle")
+            far.store_file.unlink()
+            gets = [client.find("a", locations=(far.node_id,)) for client in (reader, other, reader)]
+            answers = [found for (found,) in await asyncio.gather(*gets)]
+            assert all((found.state, found.metadata, found.pulled) == (FOUND, b"pickle", True) for found in answers)
+            assert {found.offset for found in answers} == {answers[0].offset}
+            copy = reader.map[answers[0].offset : answers[0].offset + answers[0].size_bytes]
+            assert hashlib.sha256(copy).digest() == hashlib.sha256(data).digest()
+            here, there = await reader.stats(), await writer.stats()
+            assert (here.stream_received_bytes, here.stream_sent_bytes) == (len(data), 0)
+            assert (there.stream_received_bytes, there.stream_sent_bytes) == (0, len(data))
+            assert here.num_pins == 3 and there.num_pins == 0
+            # A later Get finds it here, and says so.
+            (found,) = await other.find("a", locations=(far.node_id,))
+            assert not found.pulled
+            mapped = psutil.Process(near.process.pid).memory_maps()
+            assert not [file.path for file in mapped if file.path.startswith(str(far.store_file))]
+
+    run(scene())
+
+
+def test_objects_of_all_sizes_arrive(session_base: Path) -> None:
+    sizes = {"empty": 0, "tiny": 1, "odd": 100_003, "slice": 4 * MIB, "more": 9 * MIB + 7}
+
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 64 * MIB) as far,
+            node(gcs, session_base, "near", 64 * MIB, backing_ahead_bytes=0) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            for name, size_bytes in sizes.items():
+                await writer.put(name, noise(size_bytes))
+            found = await reader.find(*sizes, locations=(far.node_id,))
+            for item, size_bytes in zip(found, sizes.values(), strict=True):
+                assert reader.map[item.offset : item.offset + item.size_bytes] == noise(size_bytes)
+
+    run(scene())
+
+
+def test_when_a_holder_has_it_not_the_next_is_asked_and_when_none_has_it_is_lost(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", MIB) as far,
+            node(gcs, session_base, "farther", MIB) as farther,
+            node(gcs, session_base, "near", MIB, unknown_node_timeout_s=0.05) as near,
+            connect(farther) as writer,
+            connect(near) as reader,
+        ):
+            await writer.put("a", b"hello")
+            unknown, dead = b"u" * 28, b"d" * 28
+            gcs.tell_node(
+                common_pb2.NodeInfo(
+                    node_id=dead, state=common_pb2.NODE_DEAD, death_cause=common_pb2.DeathCause(message="the power failed")
+                )
+            )
+            assert await reader.read("a", locations=(unknown, dead, far.node_id, farther.node_id)) == b"hello"
+            (found,) = await reader.find("b", locations=(dead, far.node_id))
+            assert found.state == LOST
+            assert "the node is dead (the power failed)" in found.reason
+            assert f"node {far.node_id.hex()}: it holds no copy" in found.reason
+
+    run(scene())
+
+
+async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: StoreProcess, count: int) -> None:
+    """A proxy to a real object manager that hangs up after `count` bytes of its answers."""
+    there, to_there = await asyncio.open_connection("127.0.0.1", source.port)
+
+    async def forward() -> None:
+        while data := await reader.read(65536):
+            to_there.write(data)
+
+    forwarding = asyncio.ensure_future(forward())
+    left = count
+    with contextlib.suppress(ConnectionError):
+        while left > 0 and (data := await there.read(min(65536, left))):
+            left -= len(data)
+            writer.write(data)
+            await writer.drain()
+    forwarding.cancel()
+    for side in (writer, to_there):
+        side.close()
+
+
+def test_when_a_holder_breaks_off_the_next_one_continues_there(session_base: Path) -> None:
+    data = noise(8 * MIB)
+
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 16 * MIB) as far,
+            node(gcs, session_base, "near", 16 * MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            await writer.put("a", data)
+            proxy = await asyncio.start_server(lambda r, w: break_off(r, w, far, 3 * MIB), "127.0.0.1", 0)
+            async with proxy:
+                broken = b"b" * 28
+                gcs.tell_node(
+                    common_pb2.NodeInfo(
+                        node_id=broken, host="127.0.0.1", object_manager_port=proxy.sockets[0].getsockname()[1]
+                    )
+                )
+                assert await reader.read("a", locations=(broken, far.node_id)) == data
+            assert (await reader.stats()).stream_received_bytes == len(data)
+
+    run(scene())
+
+
+def test_a_pull_waits_for_memory_and_is_taken_up_when_there_is_some(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 16 * MIB) as far,
+            node(gcs, session_base, "near", 4 * MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+            connect(near) as other,
+        ):
+            await writer.put("a", noise(3 * MIB))
+            await writer.put("b", noise(2 * MIB))
+            await reader.read("a", locations=(far.node_id,))
+            waiting = await start(reader, reader.read("b", locations=(far.node_id,)))
+            # What is not pulled goes past, and the pull still waits.
+            await other.put("c", b"1")
+            assert await other.read("c") == b"1" and not waiting.done()
+            await reader.release("a")
+            assert await waiting == noise(2 * MIB)
+            stats = await reader.stats()
+            assert (stats.num_evicted, stats.stream_received_bytes) == (1, 5 * MIB)
+
+    run(scene())
+
+
+def test_what_finds_no_room_in_time_or_never_can_fails_with_the_sizes(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 16 * MIB) as far,
+            node(gcs, session_base, "near", 4 * MIB, pull_memory_timeout_s=0.05) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            await reader.put("own", bytes(3 * MIB))
+            await writer.put("a", noise(2 * MIB))
+            await writer.put("b", noise(5 * MIB))
+            for name, message in (("a", f"of {2 * MIB} bytes lies on another node"), ("b", "more than the store can hold")):
+                with pytest.raises(RpcError, match=f"{message}.*capacity {4 * MIB} bytes") as failure:
+                    await reader.find("own", name, locations=(far.node_id,))
+                assert failure.value.code is StatusCode.RESOURCE_EXHAUSTED
+            stats = await reader.stats()
+            assert (stats.num_pins, stats.num_unsealed, stats.num_pulls_active) == (0, 0, 0)
+
+    run(scene())
+
+
+def test_freeing_an_object_frees_its_copies_on_the_nodes_named(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", MIB) as far,
+            node(gcs, session_base, "near", MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            await writer.put("a", b"hello")
+            assert await reader.read("a", locations=(far.node_id,)) == b"hello"
+            await reader.release("a")
+            # A Get that waits there is told that the object is freed.
+            pending = await start(reader, reader.find("never"))
+            await writer.free("a", "never", locations=(far.node_id, near.node_id))
+            (never,) = await pending
+            assert never.state == LOST and "its owner freed it" in never.reason
+            assert await writer.contains("a") == await reader.contains("a") == [False]
+
+    run(scene())
+
+
+def test_what_a_dead_worker_owned_is_freed_on_every_node(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", MIB) as far,
+            connect(far, "anna") as anna,
+            connect(far, "bert") as bert,
+        ):
+            await anna.put("a", b"1" * (MIB - 64))
+            waiting = await start(bert, bert.create("b", MIB))
+            assert (await bert.stats()).num_waiting_creates == 1
+            gcs.tell_worker_death("anna")
+            await waiting
+
+    run(scene())
+
+
+def test_deaths_that_were_told_while_the_gcs_was_away_are_found_out(session_base: Path) -> None:
+    async def scene() -> None:
+        async with contextlib.AsyncExitStack() as first:
+            gcs = await first.enter_async_context(small_gcs(session_base))
+            async with (
+                node(gcs, session_base, "far", MIB, create_timeout_s=TIMEOUT_S) as far,
+                connect(far, "anna") as anna,
+            ):
+                await anna.put("a", b"1" * (MIB - 64))
+                waiting = await start(anna, anna.create("b", MIB))
+                await first.aclose()
+                # The next one's table says that Anna died, and no message will.
+                async with small_gcs(session_base) as gcs:
+                    gcs.tell_worker_death("anna")
+                    await waiting
+
+    run(scene())
+
+
+def test_the_object_manager_ends_with_its_raylet(session_base: Path) -> None:
+    async def scene() -> None:
+        async with small_gcs(session_base) as gcs, node(gcs, session_base, "far", MIB) as far:
+            async with connect(far, is_raylet=True):
+                pass
+            assert await asyncio.to_thread(far.process.wait, TIMEOUT_S) == 0
+            assert not far.store_file.exists()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("secret", ["wrong", ""])
+def test_nobody_fetches_without_the_secret(session_base: Path, secret: str) -> None:
+    request = object_manager_pb2.FetchRequest(object_id=object_id("a"))
+    message = object_manager_pb2.TransferRequest(fetch=request).SerializeToString()
+
+    def knock(port: int) -> bytes:
+        handshake = ClientHandshake(secret)
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as sock:
+            sock.sendall(handshake.start())
+            answer = sock.recv(1000)
+            # Goes on as if it had been let in.
+            sock.sendall(bytes(32) + len(message).to_bytes(4, "little") + message)
+            with contextlib.suppress(ConnectionError):
+                while data := sock.recv(65536):
+                    answer += data
+        return answer
+
+    async def scene() -> None:
+        async with small_gcs(session_base) as gcs, node(gcs, session_base, "far", MIB) as far, connect(far) as writer:
+            await writer.put("a", b"treasure" * 100)
+            assert b"treasure" not in await asyncio.to_thread(knock, far.port)
+            assert (await writer.stats()).stream_sent_bytes == 0
+
+    run(scene())
+
+
+def test_a_node_with_another_secret_is_told_what_to_do(session_base: Path) -> None:
+    async def scene() -> None:
+        async with small_gcs(session_base) as gcs, node(gcs, session_base, "near", MIB) as near, connect(near) as reader:
+            far = await asyncio.to_thread(
+                StoreProcess, session_base, "far", MIB, f"--gcs-address=unix:{session_base}/gcs.sock", secret=SECRET + "!"
+            )
+            with far:
+                gcs.add_node(far)
+                (found,) = await reader.find("a", locations=(far.node_id,))
+                assert found.state == LOST
+                assert "another secret" in found.reason and "--redis-password" in found.reason
+
+    run(scene())

@@ -1,0 +1,102 @@
+"""`init` refuses, before anything is started, what cannot be; each refusal names the argument and what is
+accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from ray_mono._private import connection, init_arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"foo": 1}, RuntimeError, "no argument foo"),
+        ({"num_cpus": "a"}, TypeError, "num_cpus must be a number of at least 0, got 'a'"),
+        ({"num_cpus": -1}, ValueError, "num_cpus must be a number of at least 0, got -1"),
+        ({"num_gpus": True}, TypeError, "num_gpus"),
+        ({"resources": "x"}, TypeError, "resources must be a dict"),
+        ({"resources": {"A": -1}}, ValueError, r"resources\['A'\]"),
+        ({"namespace": ""}, ValueError, "namespace must not be empty"),
+        ({"namespace": 3}, TypeError, "namespace must be a string"),
+        ({"address": 3}, TypeError, "address must be a string"),
+        ({"address": ""}, ValueError, "address must be"),
+        ({"address": "ray://host:10001"}, NotImplementedError, "client server"),
+        ({"include_dashboard": True}, NotImplementedError, "dashboard"),
+        ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "pip"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
+        ({"logging_level": "loud"}, ValueError, "logging_level must be one of debug"),
+        ({"job_config": {"default_actor_lifetime": "x"}}, ValueError, "default_actor_lifetime"),
+    ],
+)
+def test_a_wrong_argument_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ray.init(**{"local_mode": True, **arguments})
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_runs_is_not_given_resources() -> None:
+    arguments = make(num_cpus=3)
+    with pytest.raises(ValueError, match="num_cpus=3 was given, but this joins a cluster"):
+        arguments.check_joining()
+    make().check_joining()
+
+
+def make(**given: Any) -> connection.InitArguments:
+    node = dict.fromkeys(["address", "num_cpus", "num_gpus", "resources", "labels", "object_store_memory"])
+    rest: dict[str, Any] = dict.fromkeys(["log_to_driver", "namespace", "runtime_env", "job_config"])
+    return init_arguments.make(**{**node, **rest, "logging_level": "info", "private": {}, **given})
+
+
+def test_a_driver_without_a_namespace_has_one_of_its_own() -> None:
+    assert make().namespace != make().namespace
+    assert make(namespace="n").namespace == "n"
+    assert make(job_config={"ray_namespace": "j"}).namespace == "j"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [("INFO", "info"), (logging.WARNING, "warning"), ("critical", "error"), (10, "debug")]
+)
+def test_logging_levels_are_taken_as_logging_has_them(given: Any, name: str) -> None:
+    assert init_arguments.level_name(given) == name
+
+
+def test_workers_search_the_scripts_directory_and_the_current_one(tmp_path: Path) -> None:
+    script = tmp_path / "scripts" / "program.py"
+    script.parent.mkdir()
+    script.write_text("from ray_mono._private.connection import driver_sys_path\nprint(driver_sys_path())")
+    where = tmp_path / "elsewhere"
+    where.mkdir()
+
+    def printed(*command: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, *command], cwd=where, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert not done.stderr
+        return done.stdout.strip()
+
+    assert printed(str(script)) == str([str(script.parent), str(where)])
+    assert printed("-c", script.read_text()) == str([str(where)])
+    assert printed("-P", str(script)) == "[]"
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        connection.raise_open_files_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert soft > 256 and hard == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

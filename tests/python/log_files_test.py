@@ -1,0 +1,83 @@
+"""Workers' log files become lines that know whose they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ray_mono._private import log_files
+from ray_mono._private.log_files import LINE_BYTES_MAX, READ_BYTES_MAX, Lines, LogDirectory
+
+JOB = bytes.fromhex("01000000")
+LABEL = ":job_id:01000000\n"
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_labels_name_what_follows_and_are_not_shown(tmp_path: Path) -> None:
+    log = tmp_path / "worker-ab-7.out"
+    append(
+        log,
+        f"before any job\n{LABEL}:task_name:f\none\ntwo\n:task_name:g\nthree\n:actor_name:Counter\nfour\n",
+    )
+    (tmp_path / "raylet.out").write_text("not a worker's\n")
+    assert list(LogDirectory(tmp_path).read_new()) == [
+        Lines(JOB, 7, "f", False, ("one", "two")),
+        Lines(JOB, 7, "g", False, ("three",)),
+        Lines(JOB, 7, "Counter", False, ("four",)),
+    ]
+
+
+def test_each_line_is_passed_on_once_and_whole(tmp_path: Path) -> None:
+    log, directory = tmp_path / "worker-ab-01000000-7.out", LogDirectory(tmp_path)
+    append(log, f"{LABEL}one\ntw")
+    assert [batch.lines for batch in directory.read_new()] == [("one",)]
+    assert list(directory.read_new()) == []
+    append(log, "o\n")
+    assert [batch.lines for batch in directory.read_new()] == [("two",)]
+
+
+def test_errors_go_by_the_labels_of_the_workers_other_file(tmp_path: Path) -> None:
+    append(tmp_path / "worker-ab-7.out", f"{LABEL}:task_name:f\n")
+    append(tmp_path / "worker-ab-7.err", "oh\n")
+    append(tmp_path / "worker-cd-8.err", "of no job\n")
+    assert list(LogDirectory(tmp_path).read_new()) == [Lines(JOB, 7, "f", True, ("oh",))]
+
+
+def test_long_lines_are_cut_and_say_so(tmp_path: Path) -> None:
+    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    append(log, LABEL + "x" * (READ_BYTES_MAX + LINE_BYTES_MAX))
+    assert list(directory.read_new()) == []
+    assert list(directory.read_new()) == []
+    append(log, "\nshort\n")
+    ((long, short),) = [batch.lines for batch in directory.read_new()]
+    assert long == "x" * LINE_BYTES_MAX + f" … [{READ_BYTES_MAX} more bytes]"
+    assert short == "short"
+
+
+def test_one_chatty_file_does_not_starve_the_others(tmp_path: Path) -> None:
+    line = "x" * 1023 + "\n"
+    append(tmp_path / "worker-ab-7.out", LABEL + line * (2 * READ_BYTES_MAX // 1024))
+    append(tmp_path / "worker-cd-8.out", LABEL + "patient\n")
+    batches = list(LogDirectory(tmp_path).read_new())
+    assert batches[-1].lines == ("patient",)
+    assert sum(len(batch.lines) for batch in batches) <= READ_BYTES_MAX // 1024 + 1
+    assert max(len(batch.lines) for batch in batches) <= log_files.BATCH_LINES_MAX
+
+
+def test_what_was_there_before_can_be_left_out(tmp_path: Path) -> None:
+    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    append(log, f"{LABEL}old\n")
+    directory.skip_existing()
+    append(log, f"{LABEL}new\n")
+    assert [batch.lines for batch in directory.read_new()] == [("new",)]
+
+
+def test_a_file_that_was_emptied_is_read_from_its_start(tmp_path: Path) -> None:
+    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    append(log, f"{LABEL}one\n")
+    assert len(list(directory.read_new())) == 1
+    log.write_text("two\n")
+    assert [batch.lines for batch in directory.read_new()] == [("two",)]

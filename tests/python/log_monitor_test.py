@@ -1,0 +1,151 @@
+"""The log monitor as a process of its own, against a GCS of which only Publish is there; and what a driver prints."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_mono._private.log_printing import print_log_batch
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
+from ray_mono.rpc.framed import FramedTransport
+from ray_mono.rpc.surface import CallContext
+from tests.python.stand_in import reaper_environment
+
+TIMEOUT_S = 30.0
+SECRET = "secret"
+
+
+class Gcs(GcsServiceServicer):
+    """Keeps what is published."""
+
+    def __init__(self) -> None:
+        self.batches: list[common_pb2.LogBatch] = []
+        self.published = asyncio.Condition()
+
+    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> common_pb2.Empty:
+        assert request.message.channel == gcs_pb2.LOG
+        batch = common_pb2.LogBatch.FromString(request.message.payload)
+        assert batch.job_id == request.message.key
+        async with self.published:
+            self.batches.append(batch)
+            self.published.notify_all()
+        return common_pb2.Empty()
+
+    async def until(self, is_enough: Callable[[list[str]], bool]) -> list[str]:
+        async with asyncio.timeout(TIMEOUT_S), self.published:
+            await self.published.wait_for(lambda: is_enough(self.lines()))
+        return self.lines()
+
+    def lines(self) -> list[str]:
+        return [line for batch in self.batches for line in batch.lines]
+
+
+def start_monitor(base: Path, gcs_address: str) -> subprocess.Popen[bytes]:
+    reader, writer = os.pipe()
+    command = [
+        *(sys.executable, "-m", "ray_mono._private.log_monitor", "--session-dir", str(base)),
+        *("--gcs-address", gcs_address, "--node-ip", "10.0.0.1", "--node-id", "ab" * 28),
+        *("--ready-fd", str(writer)),
+    ]
+    env = {**reaper_environment(), "RAY_MONO_AUTH_TOKEN": SECRET}
+    process = subprocess.Popen(command, env=env, pass_fds=[writer])
+    os.close(writer)
+    with open(reader) as ready:
+        assert ready.readline()
+    return process
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_passes_on_what_workers_write(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs = Gcs()
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        log = logs / "worker-ab-7.out"
+        append(log, ":job_id:01000000\n:task_name:f\nwritten before\n")
+        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        await gcs.until(lambda lines: lines == ["written before"])
+        append(log, "written after\n")
+        await gcs.until(lambda lines: lines == ["written before", "written after"])
+        append(log, "written last\n")
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        assert gcs.lines()[-1] == "written last"
+        batch = gcs.batches[0]
+        assert (batch.pid, batch.name, batch.host, batch.is_error) == (7, "f", "10.0.0.1", False)
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    asyncio.run(scene())
+
+
+def test_waits_for_a_gcs_that_is_away_and_loses_nothing(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs, address = Gcs(), f"unix:{session_base}/gcs"
+        append(logs / "worker-ab-7.out", ":job_id:01000000\none\n")
+        monitor = await asyncio.to_thread(start_monitor, session_base, address)
+        listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
+        await gcs.until(lambda lines: lines == ["one"])
+        await listener.close()
+        append(logs / "worker-ab-7.out", "two\n")
+        listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
+        await gcs.until(lambda lines: lines == ["one", "two"])
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    asyncio.run(scene())
+
+
+def test_one_monitor_of_a_directory_works_and_the_next_takes_over(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs = Gcs()
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        first = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        append(log, ":job_id:01000000\none\n")
+        await gcs.until(lambda lines: lines == ["one"])
+        second = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        append(log, "two\n")
+        await gcs.until(lambda lines: lines == ["one", "two"])
+        first.kill()
+        await asyncio.to_thread(first.wait, TIMEOUT_S)
+        # The next one begins with what is written once it has taken over, whenever that is.
+        count = 0
+        while "more" not in gcs.lines():
+            append(log, ":job_id:01000000\nmore\n")
+            count += 1
+            await asyncio.sleep(0.05)
+        assert gcs.lines().count("two") == 1
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    log = logs / "worker-ab-7.out"
+    asyncio.run(scene())
+
+
+def test_a_driver_shows_who_wrote_a_line() -> None:
+    out, error = io.StringIO(), io.StringIO()
+    here = common_pb2.LogBatch(pid=7, name="f", host="10.0.0.1", lines=["one", "two"])
+    there = common_pb2.LogBatch(pid=8, host="10.0.0.2", is_error=True, lines=["oh"])
+    for batch in (here, there):
+        print_log_batch(batch, "10.0.0.1", out, error)
+    assert out.getvalue() == "(f pid=7) one\n(f pid=7) two\n"
+    assert error.getvalue() == "(pid=8, ip=10.0.0.2) oh\n"
+    out.close()
+    print_log_batch(here, "10.0.0.1", out, error)

@@ -1,0 +1,150 @@
+"""Session directories: what is made, and what is not trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ray_mono._private import bootstrap, session
+from ray_mono._private.process_identity import ProcessIdentity
+from ray_mono._private.session import NodePaths, NodeRecord, SessionError
+
+
+def make_record(made: session.Session, reaper: ProcessIdentity, port: int = 7000) -> NodeRecord:
+    return NodeRecord(
+        node_id="ab" * 28,
+        is_head=True,
+        session_dir=str(made.path),
+        node_ip_address="127.0.0.1",
+        gcs_address=f"127.0.0.1:{port}",
+        raylet_socket="raylet",
+        store_socket="store",
+        store_file="file",
+        reaper_pid=reaper.pid,
+        reaper_start_ticks=reaper.start_ticks,
+    )
+
+
+def this_process() -> ProcessIdentity:
+    identity = ProcessIdentity.of(os.getpid())
+    assert identity is not None
+    return identity
+
+
+def test_a_session_is_this_users_alone(session_base: Path) -> None:
+    made = session.create_session(session_base)
+    for path in (made.path, made.logs, made.sockets, made.nodes):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert [found.path for found in session.list_sessions(session_base)] == [made.path]
+
+
+def test_a_directory_that_others_may_read_is_no_session(session_base: Path) -> None:
+    made = session.create_session(session_base)
+    made.path.chmod(0o755)
+    assert session.list_sessions(session_base) == []
+    assert session.join_session(made.path) is None
+    with pytest.raises(SessionError, match="not a session directory"):
+        session.open_session(made.path)
+
+
+def test_a_base_that_others_can_change_is_refused(session_base: Path) -> None:
+    session_base.chmod(0o777)
+    with pytest.raises(SessionError, match="RAY_MONO_TMPDIR"):
+        session.create_session(session_base)
+    session_base.chmod(0o1777)
+    session.create_session(session_base)
+
+
+def test_a_second_node_has_files_of_its_own(session_base: Path) -> None:
+    made = session.create_session(session_base)
+    again = session.join_session(made.path)
+    assert again == made
+    head, member = NodePaths(made, "ab" * 28, True), NodePaths(made, "cd" * 28, False)
+    assert head.socket("raylet") == f"{made.path}/sockets/raylet"
+    assert member.socket("raylet") == f"{made.path}/sockets/raylet.cdcdcdcd"
+    assert head.store_file != member.store_file
+    assert head.log("raylet", "err") != member.log("raylet", "err")
+
+
+def test_a_path_too_long_for_a_socket_is_refused_with_a_way_out(session_base: Path) -> None:
+    made = session.create_session(session_base / ("x" * 60))
+    with pytest.raises(SessionError, match="too long for a Unix socket.*--temp-dir"):
+        NodePaths(made, "ab" * 28, True).socket("plasma_store")
+
+
+def test_a_record_says_whether_its_node_runs(session_base: Path) -> None:
+    made = session.create_session(session_base)
+    record = make_record(made, this_process())
+    record.write(made.nodes / "x.json")
+    (read,) = session.list_nodes(made)
+    assert read == record
+    assert read.reaper.is_alive()
+    # The same pid, given to another process since.
+    assert not ProcessIdentity(os.getpid(), read.reaper_start_ticks - 1).is_alive()
+
+
+def test_only_our_own_files_are_believed(session_base: Path) -> None:
+    path = session_base / "file"
+    session.write_private(path, "text")
+    assert session.read_private(path) == "text"
+    path.chmod(0o666)
+    with pytest.raises(SessionError, match="not trusted"):
+        session.read_private(path)
+    link = session_base / "link"
+    link.symlink_to(path)
+    with pytest.raises(SessionError, match="cannot read"):
+        session.read_private(link)
+
+
+def test_auto_means_the_cluster_that_runs(session_base: Path) -> None:
+    with pytest.raises(ConnectionError, match="ray-mono start --head"):
+        bootstrap.find_cluster("auto")
+    assert bootstrap.find_cluster(None) is None
+    made = session.create_session(session_base)
+    bootstrap.record_current_cluster(make_record(made, this_process()))
+    expected = bootstrap.ClusterAddress("127.0.0.1:7000", str(made.path))
+    assert bootstrap.find_cluster("auto") == bootstrap.find_cluster(None) == expected
+    assert bootstrap.find_cluster("local") is None
+    gone = ProcessIdentity(os.getpid(), 1)
+    bootstrap.record_current_cluster(make_record(made, gone))
+    assert bootstrap.find_cluster(None) is None
+
+
+def test_the_environment_names_a_cluster(session_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(bootstrap.ADDRESS_VARIABLE, "127.0.0.1:6380")
+    assert bootstrap.canonicalize_bootstrap_address(None) == "127.0.0.1:6380"
+    assert bootstrap.canonicalize_bootstrap_address("auto") == "127.0.0.1:6380"
+    assert bootstrap.canonicalize_bootstrap_address("127.0.0.1:1") == "127.0.0.1:1"
+    monkeypatch.setenv(bootstrap.ADDRESS_VARIABLE, "local")
+    assert bootstrap.canonicalize_bootstrap_address(None) is None
+
+
+def test_localhost_means_the_head_on_this_machine(session_base: Path) -> None:
+    made = session.create_session(session_base)
+    record = make_record(made, this_process())
+    NodeRecord(**{**vars(record), "gcs_address": "10.1.2.3:7000"}).write(made.nodes / "x.json")
+    assert bootstrap.find_cluster("localhost:7000") == bootstrap.ClusterAddress(
+        "10.1.2.3:7000", str(made.path)
+    )
+    assert bootstrap.find_cluster("localhost:7001") == bootstrap.ClusterAddress("127.0.0.1:7001", None)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "host:", ":1", "host:0", "host:65536", "ray://host:10001"])
+def test_what_is_no_address_is_refused_by_name(session_base: Path, address: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        bootstrap.find_cluster(address)
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import platform
+
+    from ray_mono.common.version import VERSION
+
+    ours = platform.python_version_tuple()
+    bootstrap.check_versions("it", VERSION, f"{ours[0]}.{ours[1]}.99")
+    for version, python_version in ((VERSION, "2.7.18"), ("0.0.1", platform.python_version())):
+        with pytest.raises(bootstrap.VersionMismatchError, match=f"it runs ray_mono {version} on Python"):
+            bootstrap.check_versions("it", version, python_version)

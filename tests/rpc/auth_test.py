@@ -1,0 +1,209 @@
+"""The handshake lets in who knows the secret and nobody else, and the secret is found where it should be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mono.rpc import auth
+from ray_mono.rpc.auth import ClientHandshake, HandshakeState, ServerHandshake
+
+
+def shake(client: ClientHandshake, server: ServerHandshake) -> None:
+    """Carries the bytes until nothing more is said; then each side sees the end of the connection."""
+    to_server = client.start()
+    while to_server:
+        to_client = server.feed(to_server)
+        to_server = client.feed(to_client)
+    client.end()
+    server.end()
+
+
+@pytest.fixture
+def no_secret_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home directory without a secret, and an environment without one."""
+    monkeypatch.delenv(auth.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(auth.TOKEN_PATH_VARIABLE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("secret", ["open sesame", "", "šifra"])
+def test_the_same_secret_opens(secret: str) -> None:
+    client, server = ClientHandshake(secret), ServerHandshake(secret)
+    shake(client, server)
+    assert client.state is server.state is HandshakeState.DONE
+    assert client.missing_bytes == server.missing_bytes == 0 and client.rest == server.rest == b""
+
+
+@pytest.mark.parametrize(
+    ("given_secret", "secret", "reason"),
+    [("a", "b", "another secret"), ("", "b", "none was given"), ("a", "", "no authentication")],
+)
+def test_a_client_with_another_secret_is_told_what_to_do_and_proves_nothing(
+    given_secret: str, secret: str, reason: str
+) -> None:
+    client, server = ClientHandshake(given_secret), ServerHandshake(secret)
+    proof = client.feed(server.feed(client.start()))
+    assert proof == b"" and client.state is HandshakeState.REFUSED and reason in client.reason
+    if secret:
+        assert "--redis-password" in client.reason and auth.TOKEN_VARIABLE in client.reason
+
+
+def test_a_proof_that_is_wrong_or_replayed_is_refused_with_the_reason() -> None:
+    client, server = ClientHandshake("s"), ServerHandshake("s")
+    hello = client.start()
+    recorded = client.feed(server.feed(hello))
+    for proof in (recorded, bytes(auth.PROOF_SIZE)):
+        other = ServerHandshake("s")
+        other.feed(hello)
+        refusal = other.feed(proof)
+        assert other.state is HandshakeState.REFUSED and other.rest == b""
+        assert client.feed(refusal) == b"" and client.state is HandshakeState.REFUSED
+        assert "not the one of this cluster" in client.reason
+        client = ClientHandshake("s")
+        client._wanted, client._step = 1, 1
+
+
+def test_a_server_that_reflects_the_clients_bytes_proves_nothing() -> None:
+    client = ClientHandshake("s")
+    nonce = client.start()[len(auth.MAGIC) :]
+    client.feed(nonce + bytes(auth.PROOF_SIZE))
+    assert client.state is HandshakeState.REFUSED
+
+
+def test_an_empty_secret_lets_everyone_in() -> None:
+    server = ServerHandshake("")
+    server.feed(auth.MAGIC + bytes(auth.NONCE_SIZE))
+    assert server.feed(bytes(auth.PROOF_SIZE)) == b"\x01" and server.state is HandshakeState.DONE
+
+
+@given(cuts=st.lists(st.integers(1, 20), max_size=40), rest=st.binary(max_size=50))
+def test_any_cutting_of_the_handshake_is_the_same_and_the_rest_is_kept(cuts: list[int], rest: bytes) -> None:
+    client, server = ClientHandshake("s"), ServerHandshake("s")
+
+    def feed_in_pieces(handshake: ClientHandshake | ServerHandshake, data: bytes) -> bytes:
+        answer = b""
+        for cut in cuts:
+            answer += handshake.feed(data[:cut])
+            data = data[cut:]
+        return answer + handshake.feed(data)
+
+    proof = feed_in_pieces(client, feed_in_pieces(server, client.start()))
+    verdict = feed_in_pieces(server, proof + rest)
+    feed_in_pieces(client, verdict + rest)
+    assert client.state is server.state is HandshakeState.DONE
+    assert client.rest == server.rest == rest
+
+
+def test_reading_only_the_missing_bytes_never_takes_a_frames() -> None:
+    client, server = ClientHandshake("s"), ServerHandshake("s")
+    to_server = client.start()
+    assert server.missing_bytes == len(auth.MAGIC)
+    while client.state is HandshakeState.PENDING:
+        to_client = b""
+        while to_server:
+            size = server.missing_bytes
+            to_client += server.feed(to_server[:size])
+            to_server = to_server[size:]
+        while to_client:
+            size = client.missing_bytes
+            to_server += client.feed(to_client[:size])
+            to_client = to_client[size:]
+    assert client.state is server.state is HandshakeState.DONE
+
+
+@given(data=st.binary(max_size=300))
+def test_garbage_never_opens(data: bytes) -> None:
+    client, server = ClientHandshake("s"), ServerHandshake("s")
+    client.feed(data)
+    server.feed(data)
+    client.end()
+    server.end()
+    assert client.state is server.state is HandshakeState.REFUSED and client.reason and server.reason
+
+
+def test_a_web_servers_answer_is_recognised() -> None:
+    client = ClientHandshake("s")
+    client.feed(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    assert "HTTP" in client.reason
+
+
+def test_the_kernel_tells_the_peer_of_a_unix_socket() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert auth.peer_of(one) == (os.getpid(), os.getuid())
+        auth.check_peer_uid(one)
+
+
+def test_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "peer_of", lambda sock: (12, os.getuid() + 1))
+    one, other = socket.socketpair()
+    with one, other, pytest.raises(auth.PeerRefusedError, match="process 12"):
+        auth.check_peer_uid(one)
+
+
+def test_the_secret_is_looked_for_in_the_stated_order(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = no_secret_around / "session"
+    user = no_secret_around / ".ray_mono"
+    session.mkdir()
+    user.mkdir()
+    with pytest.raises(auth.SecretNotFoundError, match=auth.TOKEN_VARIABLE):
+        auth.find_secret(None, str(session))
+    auth.write_secret(str(user / "auth_token"), "of the user")
+    assert auth.find_secret(None, str(session)) == auth.find_secret(None, None) == "of the user"
+    auth.write_secret(str(session / "auth_token"), "of the session")
+    assert auth.find_secret(None, str(session)) == "of the session"
+    auth.write_secret(str(session / "other"), "of the path")
+    monkeypatch.setenv(auth.TOKEN_PATH_VARIABLE, str(session / "other"))
+    assert auth.find_secret(None, str(session)) == "of the path"
+    monkeypatch.setenv(auth.TOKEN_VARIABLE, "of the environment")
+    assert auth.find_secret(None, str(session)) == "of the environment"
+    assert auth.find_secret("of the argument", str(session)) == "of the argument"
+
+
+def test_an_empty_secret_is_a_choice_wherever_it_stands(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth.write_secret(str(no_secret_around / "auth_token"), "")
+    assert auth.find_secret("", str(no_secret_around)) == ""
+    assert auth.find_secret(None, str(no_secret_around)) == ""
+    auth.write_secret(str(no_secret_around / "auth_token"), "s")
+    monkeypatch.setenv(auth.TOKEN_VARIABLE, "")
+    assert auth.find_secret(None, str(no_secret_around)) == ""
+
+
+def test_a_secrets_file_is_for_its_user_alone_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "auth_token"
+    secret = auth.generate_secret()
+    assert secret != auth.generate_secret()
+    path.write_text("older")
+    auth.write_secret(str(path), secret)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert auth.read_secret(str(path)) == secret and os.listdir(tmp_path) == ["auth_token"]
+
+
+def test_a_file_that_cannot_hold_the_secret_is_named(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(auth.TOKEN_PATH_VARIABLE, str(no_secret_around / "missing"))
+    with pytest.raises(auth.SecretFileError, match="missing, which does not exist"):
+        auth.find_secret(None, None)
+    (no_secret_around / "long").write_bytes(bytes(auth.SECRET_BYTES_MAX + 1))
+    (no_secret_around / "binary").write_bytes(b"\xff\xfe")
+    for name in ("long", "binary", "."):
+        with pytest.raises(auth.SecretFileError, match=str(no_secret_around)):
+            auth.read_secret(str(no_secret_around / name))
+
+
+def test_a_secret_that_arrives_is_compared() -> None:
+    assert auth.secret_matches("s", "s") and auth.secret_matches("", "anything")
+    assert not auth.secret_matches("s", "") and not auth.secret_matches("s", "S")

@@ -1,0 +1,269 @@
+"""The reactor's channels and server: two of them in one process, over real sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ray_mono.protobuf import gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, GcsServiceStub, gcs_service_handlers
+from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.reactor_server import ReactorServer
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+SECRET = "a secret"
+WAIT_S = 30.0
+
+
+class Store(GcsServiceServicer):
+    """Answers KvPut at once, KvGet when it is told to, and fails KvDel."""
+
+    def __init__(self) -> None:
+        self.order: list[bytes] = []
+        self.held: list[tuple[Any, Any]] = []
+        self.connections: list[Any] = []
+
+    def KvPut(self, request: Any, call: Any) -> None:  # type: ignore[override]
+        self.order.append(request.key)
+        self.connections.append(call.connection)
+        call.reply(gcs_pb2.KvPutReply(added=True))
+
+    def KvGet(self, request: Any, call: Any) -> None:  # type: ignore[override]
+        self.held.append((request, call))
+
+    def KvDel(self, request: Any, call: Any) -> None:  # type: ignore[override]
+        raise RpcError(StatusCode.NOT_FOUND, "no such key")
+
+    def KvKeys(self, request: Any, call: Any) -> None:  # type: ignore[override]
+        raise ZeroDivisionError("a bug")
+
+
+@contextmanager
+def served(directory: str) -> Iterator[tuple[Store, ReactorServer, str, str]]:
+    """A server on a reactor of its own: (servicer, server, unix address, tcp address)."""
+    reactor = Reactor("server")
+    store = Store()
+    with reactor.lock:
+        server = ReactorServer(reactor, gcs_service_handlers(store), SECRET)
+        path = os.path.join(directory, "s")
+        server.listen_unix(path)
+        port = server.listen_tcp("127.0.0.1")
+    try:
+        yield store, server, f"unix:{path}", f"127.0.0.1:{port}"
+    finally:
+        with reactor.lock:
+            server.close()
+        reactor.close()
+
+
+@contextmanager
+def caller(address: str, secret: str = SECRET) -> Iterator[tuple[Reactor, ReactorChannel, GcsServiceStub]]:
+    reactor = Reactor("caller")
+    with reactor.lock:
+        channel = ReactorChannel(reactor, address, secret)
+    try:
+        yield reactor, channel, GcsServiceStub(channel)
+    finally:
+        with reactor.lock:
+            channel.close()
+        reactor.close()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def both(request: Any, tmp_path: Any) -> Iterator[tuple[Store, ReactorServer, str]]:
+    directory = f"/tmp/rt-{os.getpid()}-{os.urandom(3).hex()}"
+    os.mkdir(directory)
+    try:
+        with served(directory) as (store, server, unix, tcp):
+            yield store, server, unix if request.param == "unix" else tcp
+    finally:
+        os.rmdir(directory)
+
+
+def test_a_call_is_answered_on_the_thread_that_waits(both: Any) -> None:
+    store, _, address = both
+    with caller(address) as (_, _, stub):
+        for number in range(100):
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"%d" % number), timeout_s=WAIT_S).added
+    assert store.order == [b"%d" % number for number in range(100)]
+
+
+def test_calls_of_one_channel_arrive_in_order_and_large_ones_whole(both: Any) -> None:
+    store, _, address = both
+    with caller(address) as (reactor, _, stub):
+        waiter = Waiter(reactor)
+        answers = []
+
+        def done(reply: Any, error: Any) -> None:
+            answers.append((reply, error))
+            if len(answers) == 50:
+                waiter.set()
+
+        for number in range(50):
+            value = b"x" * (3_000_000 if number == 10 else 10)
+            stub.KvPut.start(gcs_pb2.KvPutRequest(key=b"%d" % number, value=value), done)
+        assert reactor.wait(waiter, WAIT_S)
+    assert store.order == [b"%d" % number for number in range(50)]
+    assert all(error is None and reply.added for reply, error in answers)
+
+
+def test_errors_of_a_servicer_reach_the_caller_with_their_status(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (_, _, stub):
+        with pytest.raises(RpcError, match="no such key") as missing:
+            stub.KvDel(gcs_pb2.KvDelRequest(), timeout_s=WAIT_S)
+        assert missing.value.code is StatusCode.NOT_FOUND
+        with pytest.raises(RpcError, match="a bug") as bug:
+            stub.KvKeys(gcs_pb2.KvKeysRequest(), timeout_s=WAIT_S)
+        assert bug.value.code is StatusCode.INTERNAL
+
+
+def test_an_unanswered_call_ends_at_its_timeout_and_the_channel_goes_on(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (_, _, stub):
+        with pytest.raises(RpcError) as late:
+            stub.KvGet(gcs_pb2.KvGetRequest(key=b"never"), timeout_s=0.05)
+        assert late.value.code is StatusCode.DEADLINE_EXCEEDED
+        assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+
+
+def test_open_calls_fail_once_when_the_server_ends_the_connection(both: Any) -> None:
+    store, server, address = both
+    with caller(address) as (reactor, channel, stub):
+        waiter = Waiter(reactor)
+        ends = []
+
+        def done(reply: Any, error: Any) -> None:
+            ends.append(error.code)
+            waiter.set()
+
+        stub.KvGet.start(gcs_pb2.KvGetRequest(key=b"k"), done)
+        stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
+        with server.reactor.lock:
+            store.connections[0].close()
+        assert reactor.wait(waiter, WAIT_S)
+        assert ends == [StatusCode.UNAVAILABLE]
+        assert channel.is_closed
+        with pytest.raises(RpcError) as gone:
+            stub.KvPut(gcs_pb2.KvPutRequest(), timeout_s=WAIT_S)
+        assert gone.value.code is StatusCode.UNAVAILABLE
+
+
+def test_many_threads_wait_at_once_and_each_gets_its_own_answer(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (_, _, stub):
+        failures: list[Any] = []
+
+        def work() -> None:
+            try:
+                for _ in range(50):
+                    assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert not failures and not any(thread.is_alive() for thread in threads)
+
+
+def test_a_callback_runs_though_no_thread_waits(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (_, _, stub):
+        answered = threading.Event()
+        stub.KvPut.start(gcs_pb2.KvPutRequest(key=b"k"), lambda reply, error: answered.set())
+        assert answered.wait(WAIT_S)
+
+
+def test_one_way_messages_are_sent_though_nobody_waits(both: Any) -> None:
+    store, server, address = both
+    with caller(address) as (_, _, stub):
+        stub.KvPut.notify(gcs_pb2.KvPutRequest(key=b"one-way"))
+        for _ in range(600):
+            if store.order:
+                break
+            threading.Event().wait(0.05)
+    assert store.order == [b"one-way"]
+
+
+def test_a_wrong_secret_is_refused_with_a_hint(tmp_path: Any) -> None:
+    directory = f"/tmp/rt-{os.getpid()}-{os.urandom(3).hex()}"
+    os.mkdir(directory)
+    with served(directory) as (store, _, _, tcp):
+        with caller(tcp, "another") as (_, _, stub), pytest.raises(RpcError, match="secret") as refused:
+            stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
+        assert refused.value.code is StatusCode.UNAUTHENTICATED
+        assert store.order == []
+    os.rmdir(directory)
+
+
+def test_bytes_that_are_no_handshake_get_no_answer(tmp_path: Any) -> None:
+    directory = f"/tmp/rt-{os.getpid()}-{os.urandom(3).hex()}"
+    os.mkdir(directory)
+    with served(directory) as (_, _, _, tcp):
+        host, port = tcp.split(":")
+        with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert sock.recv(100) == b""
+    os.rmdir(directory)
+
+
+def test_nobody_at_the_address_is_told_to_the_call() -> None:
+    for address in ("unix:/tmp/there-is-nobody-here", "127.0.0.1:1"):
+        with caller(address) as (_, _, stub), pytest.raises(RpcError, match="cannot connect") as nobody:
+            stub.KvPut(gcs_pb2.KvPutRequest(), timeout_s=WAIT_S)
+        assert nobody.value.code is StatusCode.UNAVAILABLE
+
+
+def test_timers_run_in_order_and_not_when_cancelled() -> None:
+    reactor = Reactor("timers")
+    ran: list[str] = []
+    waiter = Waiter(reactor)
+    with reactor.lock:
+        reactor.call_later(0.02, lambda: (ran.append("second"), waiter.set()))  # type: ignore[func-returns-value]
+        reactor.call_later(0.01, lambda: ran.append("first"))
+        reactor.call_later(0.0, lambda: ran.append("never")).cancel()
+    assert reactor.wait(waiter, WAIT_S)
+    reactor.close()
+    assert ran == ["first", "second"]
+
+
+def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (reactor, _, stub):
+        before = signal.signal(signal.SIGINT, lambda signum, frame: reactor.interrupt())
+        try:
+            for _ in range(20):
+                threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+                with pytest.raises(KeyboardInterrupt):
+                    reactor.wait(Waiter(reactor), WAIT_S)
+                assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def test_closing_ends_every_wait() -> None:
+    reactor = Reactor("closing")
+    ended = threading.Event()
+
+    def wait() -> None:
+        reactor.wait(Waiter(reactor), WAIT_S)
+        ended.set()
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    reactor.close()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert ended.is_set() and not any(thread.is_alive() for thread in threads)

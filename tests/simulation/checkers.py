@@ -1,0 +1,176 @@
+"""Judges that stand outside of what they judge: they see what processes see, in the one order that virtual
+time gives.
+
+The Journal is told by simulated drivers and workers what happens to them and raises CheckFailed at the moment
+that something is wrong:
+
+- a worker has two leases, or two tasks at once;
+- the leases on a node hold more than the node has;
+- a task completes twice, or is run more often than its retries allow.
+
+A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
+worker is dead: less than what the raylet sees, so what overlaps here overlapped there. A worker that waits in
+`get` gives its CPUs to others and takes them back without asking; since nobody outside knows when the raylet
+heard of it, such a lease's CPUs are not counted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ray_mono.common.resources import CPU, ResourceSet
+from tests.simulation.loop import SimulationError
+
+
+class CheckFailed(SimulationError):
+    """An invariant does not hold."""
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    """A lease as its driver knows it."""
+
+    lease_id: bytes
+    worker_id: bytes
+    node_id: bytes
+    resources: ResourceSet
+
+
+@dataclass
+class TaskStory:
+    """What became of a task."""
+
+    max_retries: int
+    attempts_run: int = 0
+    outcome: str = ""
+
+
+@dataclass
+class Journal:
+    """What happened so far, and whether it may."""
+
+    node_totals: dict[bytes, ResourceSet] = field(default_factory=dict)
+    tasks: dict[bytes, TaskStory] = field(default_factory=dict)
+    leases: dict[bytes, HeldLease] = field(default_factory=dict)
+    # worker id -> lease id; task id being run. Invariant: leases and this name each other.
+    lease_of_worker: dict[bytes, bytes] = field(default_factory=dict)
+    running: dict[bytes, bytes] = field(default_factory=dict)
+    grants: int = 0
+
+    # ---- leases
+
+    def lease_granted(self, lease: HeldLease) -> None:
+        """A driver received a grant."""
+        other = self.lease_of_worker.get(lease.worker_id)
+        if other is not None:
+            both = f"{_short(other)} and {_short(lease.lease_id)}"
+            raise CheckFailed(f"worker {_short(lease.worker_id)} has two leases: {both}")
+        self.grants += 1
+        self.leases[lease.lease_id] = lease
+        self.lease_of_worker[lease.worker_id] = lease.lease_id
+        self._check_node(lease.node_id)
+
+    def lease_ended(self, lease_id: bytes) -> None:
+        """A driver sends the worker back, or gives up on it."""
+        lease = self.leases.pop(lease_id, None)
+        if lease is not None:
+            del self.lease_of_worker[lease.worker_id]
+
+    def worker_died(self, worker_id: bytes) -> None:
+        self.running.pop(worker_id, None)
+        if worker_id in self.lease_of_worker:
+            self.lease_ended(self.lease_of_worker[worker_id])
+
+    def worker_waits(self, worker_id: bytes) -> None:
+        """Its task waits in `get`: from now on nobody here can say what CPUs it holds."""
+        lease_id = self.lease_of_worker.get(worker_id)
+        if lease_id is not None:
+            lease = self.leases[lease_id]
+            rest = lease.resources - lease.resources.only(CPU)
+            self.leases[lease_id] = HeldLease(lease_id, lease.worker_id, lease.node_id, rest)
+
+    def _check_node(self, node_id: bytes) -> None:
+        held = ResourceSet()
+        for lease in self.leases.values():
+            if lease.node_id == node_id:
+                held = held + lease.resources
+        total = self.node_totals[node_id]
+        if not held.fits_in(total):
+            raise CheckFailed(f"node {_short(node_id)} has {total} and its leases hold {held}")
+
+    # ---- tasks
+
+    def task_submitted(self, task_id: bytes, max_retries: int) -> None:
+        if task_id in self.tasks:
+            raise CheckFailed(f"task {_short(task_id)} was submitted twice")
+        self.tasks[task_id] = TaskStory(max_retries)
+
+    @contextlib.contextmanager
+    def execution(self, worker_id: bytes, task_id: bytes, attempt: int) -> Iterator[None]:
+        """A worker runs a task."""
+        if worker_id in self.running:
+            raise CheckFailed(f"worker {_short(worker_id)} runs two tasks at once")
+        story = self.tasks[task_id]
+        story.attempts_run += 1
+        if story.attempts_run > story.max_retries + 1 or attempt > story.max_retries:
+            raise CheckFailed(
+                f"task {_short(task_id)} runs for the {story.attempts_run}. time, as attempt {attempt}, "
+                f"and may be retried {story.max_retries} times"
+            )
+        self.running[worker_id] = task_id
+        try:
+            yield
+        finally:
+            self.running.pop(worker_id, None)
+
+    def task_ended(self, task_id: bytes, outcome: str) -> None:
+        """Its driver has the result ("done"), or gave up on it."""
+        story = self.tasks[task_id]
+        if story.outcome:
+            raise CheckFailed(f"task {_short(task_id)} ended twice: {story.outcome}, then {outcome}")
+        if outcome == "done" and not story.attempts_run:
+            raise CheckFailed(f"task {_short(task_id)} is done and never ran")
+        story.outcome = outcome
+
+    def driver_died(self, job_id: bytes) -> None:
+        """What it had submitted matters to nobody any more."""
+        for task_id, story in self.tasks.items():
+            if task_id.endswith(job_id) and not story.outcome:
+                story.outcome = "its driver died"
+
+    # ---- the end
+
+    def check_everything_ended(self) -> None:
+        """After the drivers left: no task without an outcome, no lease held by anybody, nothing running."""
+        lost = [task_id for task_id, story in self.tasks.items() if not story.outcome]
+        if lost:
+            raise CheckFailed(f"{len(lost)} tasks were lost: {_list(lost)}")
+        if self.leases:
+            raise CheckFailed(f"{len(self.leases)} leases were never ended: {_list(list(self.leases))}")
+        if self.running:
+            raise CheckFailed(f"workers still run tasks: {_list(list(self.running))}")
+
+    def check_no_retries(self) -> None:
+        """In a run without faults every task runs exactly once."""
+        again = [task_id for task_id, story in self.tasks.items() if story.attempts_run != 1]
+        if again:
+            raise CheckFailed(
+                f"without faults {len(again)} tasks ran more than once, or never: {_list(again)}"
+            )
+
+    def outcomes(self) -> dict[str, int]:
+        """How many tasks ended how."""
+        counts: dict[str, int] = {}
+        for story in self.tasks.values():
+            counts[story.outcome] = counts.get(story.outcome, 0) + 1
+        return counts
+
+
+def _short(id_bytes: bytes) -> str:
+    return id_bytes.hex()[:12]
+
+
+def _list(ids: Sequence[bytes]) -> str:
+    return ", ".join(_short(id_bytes) for id_bytes in ids[:5]) + (" …" if len(ids) > 5 else "")

@@ -1,0 +1,206 @@
+"""A simulated cluster: the real GcsServer and real Raylets over simulated adapters, and ways to break it.
+
+Every service is a process of its own on a host of its own (the GCS shares the head's). The classes are those
+that the binaries run; only what they are given differs: transport, clock, randomness, storage, worker
+launcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_mono.common.ids import NodeID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.config import GcsConfig
+from ray_mono.gcs.gcs_server import GcsServer
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.raylet import Raylet
+from ray_mono.rpc.surface import RpcError
+from tests.simulation.checkers import CheckFailed, Journal
+from tests.simulation.driver import SimDriver
+from tests.simulation.launcher import SimWorkerLauncher
+from tests.simulation.process import SimProcess
+from tests.simulation.storage import SimDisk, SimStorage
+from tests.simulation.world import World
+
+HEAD = "head"
+GCS_PORT = 6379
+RAYLET_SOCKET = "/sim/raylet"
+
+
+@dataclass
+class SimNode:
+    """A node's raylet process. A node that comes back is a new one."""
+
+    host_name: str
+    node_id: bytes
+    units: Mapping[str, float]
+    process: SimProcess
+    launcher: SimWorkerLauncher
+    raylet: Raylet
+
+
+class SimCluster:
+    """One cluster in one world."""
+
+    def __init__(self, world: World, journal: Journal) -> None:
+        self.world = world
+        self.journal = journal
+        self.nodes: list[SimNode] = []
+        self._disk = SimDisk(world.rng("disk"))
+        self._ids = world.rng("node ids")
+        self._gcs_process: SimProcess | None = None
+        self._gcs_starts = 0
+        self._driver_count = 0
+
+    # ---- start
+
+    async def start(self, node_units: Sequence[Mapping[str, float]]) -> None:
+        """The GCS, and a node for each of node_units, the first on the head; returns when all have joined."""
+        for number in range(len(node_units)):
+            self.world.network.add_host(HEAD if number == 0 else f"node{number}")
+        await self._start_gcs()
+        for host_name, units in zip(self.host_names(), node_units, strict=True):
+            await self.start_node(host_name, units)
+
+    async def _start_gcs(self) -> None:
+        self._gcs_starts += 1
+        process = self.world.network.start_process(HEAD, f"gcs {self._gcs_starts}")
+        self._gcs_process = process
+        await process.spawn(self._run_gcs(process), name="gcs main")
+
+    async def _run_gcs(self, process: SimProcess) -> None:
+        """The GCS's main, up to where it is ready."""
+        ip = self.world.network.ip_of(HEAD)
+        server = GcsServer(
+            GcsConfig(listen=(f"{ip}:{GCS_PORT}",), node_ip=ip),
+            SimStorage(self._disk),
+            self.world.transport(process),
+            self.world.clock,
+            self.world.rng(process.name),
+        )
+        await server.start()
+        process.spawn(server.until_failed(), name="gcs failure")
+
+    async def start_node(self, host_name: str, units: Mapping[str, float]) -> SimNode:
+        """A raylet with a new node id on a host; returns when it has joined."""
+        node = self._make_node(host_name, units)
+        await node.process.spawn(node.raylet.start(), name="raylet start")
+        node.process.spawn(self._until_ended(node), name="raylet main")
+        return node
+
+    def _make_node(self, host_name: str, units: Mapping[str, float]) -> SimNode:
+        world = self.world
+        node_id = NodeID.from_random(self._ids).binary()
+        process = world.network.start_process(host_name, f"raylet {node_id.hex()[:8]}")
+        total = ResourceSet.from_units(units)
+        launcher = SimWorkerLauncher(world, process, RAYLET_SOCKET, self.journal)
+        config = RayletConfig(
+            node_id=node_id,
+            gcs_address=self.gcs_address,
+            socket_path=RAYLET_SOCKET,
+            host=world.network.ip_of(host_name),
+            session_dir="/sim",
+            total=total,
+            is_head=host_name == HEAD,
+            pid=process.pid,
+        )
+        make = lambda: Raylet(  # noqa: E731
+            config, world.transport(process), launcher, world.clock, world.rng(process.name)
+        )
+        node = SimNode(host_name, node_id, units, process, launcher, process.run(make))
+        self.journal.node_totals[node_id] = total
+        self.nodes.append(node)
+        process.on_death(lambda _reason: self.nodes.remove(node))
+        return node
+
+    async def _until_ended(self, node: SimNode) -> None:
+        """The rest of a raylet's main: it leaves in order when it has to, and the process ends."""
+        reason = await node.raylet.until_ended()
+        await node.raylet.stop()
+        node.process.kill(reason)
+
+    async def start_driver(self, host_name: str) -> SimDriver:
+        """A driver beside the raylet of a host; returns when it has joined."""
+        self._driver_count += 1
+        process = self.world.network.start_process(host_name, f"driver {self._driver_count}")
+        node = next(node for node in self.nodes if node.host_name == host_name)
+        driver = SimDriver(self.world, process, self.gcs_address, RAYLET_SOCKET, node.node_id, self.journal)
+        await process.spawn(driver.start(), name="driver start")
+        return driver
+
+    # ---- what there is
+
+    @property
+    def gcs_address(self) -> str:
+        return f"{self.world.network.ip_of(HEAD)}:{GCS_PORT}"
+
+    def host_names(self) -> list[str]:
+        return self.world.network.host_names()
+
+    def nodes_beside_head(self) -> list[SimNode]:
+        """The nodes whose loss the cluster has to survive."""
+        return [node for node in self.nodes if node.host_name != HEAD]
+
+    def living_workers(self) -> list[SimProcess]:
+        return [process for node in self.nodes for process in node.launcher.living()]
+
+    # ---- faults
+
+    def restart_gcs(self, after_s: float) -> None:
+        """Kills the GCS; another one starts on what its disk holds. Nothing where it is down already."""
+        if self._gcs_process is not None and self._gcs_process.is_alive:
+            self._gcs_process.kill("a fault")
+            self._later(after_s, self._start_gcs())
+
+    def start_node_later(self, lost: SimNode, after_s: float) -> None:
+        """A node with the resources of one that was lost joins from the same host."""
+        self._later(after_s, self._start_again(lost))
+
+    async def _start_again(self, lost: SimNode) -> None:
+        if any(node.host_name == lost.host_name for node in self.nodes):
+            return  # a fault that came between has seen to it
+        self.world.network.add_host(lost.host_name)
+        node = self._make_node(lost.host_name, lost.units)
+        node.process.spawn(self._run_node(node), name="raylet main")
+
+    async def _run_node(self, node: SimNode) -> None:
+        try:
+            await node.raylet.start()
+        except RpcError as error:
+            await node.raylet.stop()
+            node.process.kill(str(error))
+        await self._until_ended(node)
+
+    def _later(self, after_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(after_s)
+            await coroutine
+
+        self.world.loop.create_task(wait(), name="a fault's end", context=contextvars.Context())
+
+    # ---- checks
+
+    def check_raylets(self) -> None:
+        """Has every living raylet recount its books."""
+        for node in self.nodes:
+            try:
+                node.raylet.leases.check_invariants()
+            except RuntimeError as error:
+                raise CheckFailed(f"{node.process.name}: {error}") from error
+
+    def check_nothing_is_left(self) -> None:
+        """After all drivers left: no lease anywhere, and everything free."""
+        for node in self.nodes:
+            leases = node.raylet.leases.leases()
+            if leases:
+                raise CheckFailed(f"{node.process.name} still has leases: {leases[:3]}")
+            if node.raylet.ledger.available != node.raylet.ledger.total:
+                free = node.raylet.ledger.available
+                raise CheckFailed(
+                    f"{node.process.name} is idle and has {free} of {node.raylet.ledger.total} free"
+                )

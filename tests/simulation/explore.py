@@ -1,0 +1,90 @@
+"""Looks for trouble: runs scenario after scenario, one per seed, and prints each seed that fails with its
+story.
+
+python -m tests.simulation.explore --seeds 1000 --start 5000       many seeds python -m
+tests.simulation.explore --seed 5017 --log debug         one again, exactly, with what the services log
+
+Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when a seed failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import logging
+import sys
+import time
+import traceback
+
+from tests.simulation.handles import CURRENT_PROCESS
+from tests.simulation.scenario import Outcome, draw_scenario, run_scenario
+
+
+class _ProcessName(logging.Filter):
+    """Adds the simulated process to log records."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        process = CURRENT_PROCESS.get()
+        record.process_name = process.name if process else "-"
+        return True
+
+
+def set_up_log(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.addFilter(_ProcessName())
+    handler.setFormatter(logging.Formatter("%(process_name)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def run_seed(seed: int, num_tasks: int) -> Outcome | str:
+    """What came of it: an Outcome, or the story of the failure."""
+    try:
+        return run_scenario(seed, draw_scenario(seed, num_tasks))
+    except Exception:
+        return traceback.format_exc()
+
+
+def explore(seeds: range, num_tasks: int, seconds: float) -> int:
+    """Runs the seeds, at most for so many real seconds; returns how many failed."""
+    failed: list[int] = []
+    outcomes: collections.Counter[str] = collections.Counter()
+    start_s = time.monotonic()
+    count = messages = 0
+    for seed in seeds:
+        result = run_seed(seed, num_tasks)
+        count += 1
+        if isinstance(result, str):
+            failed.append(seed)
+            print(f"seed {seed} failed:\n{result}", flush=True)
+        else:
+            messages += result.num_messages
+            outcomes.update(result.outcomes)
+        if time.monotonic() - start_s > seconds:
+            break
+    took_s = time.monotonic() - start_s
+    print(f"{count} seeds in {took_s:.0f} s, {messages} messages, tasks: {dict(outcomes)}")
+    print(f"failed: {failed}" if failed else "all clean")
+    return len(failed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--seeds", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--start", type=int, default=0, help="the first (default: 0)")
+    parser.add_argument("--seed", type=int, help="only this one, with its outcome printed")
+    parser.add_argument("--tasks", type=int, default=120, help="tasks per scenario (default: 120)")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so much real time")
+    parser.add_argument("--log", default="critical", help="log level of the services (default: critical)")
+    arguments = parser.parse_args()
+    set_up_log(arguments.log)
+    if arguments.seed is None:
+        seeds = range(arguments.start, arguments.start + arguments.seeds)
+        return 1 if explore(seeds, arguments.tasks, arguments.seconds) else 0
+    print(draw_scenario(arguments.seed, arguments.tasks))
+    result = run_seed(arguments.seed, arguments.tasks)
+    print(result)
+    return 1 if isinstance(result, str) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

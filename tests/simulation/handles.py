@@ -1,0 +1,79 @@
+"""The pieces that a virtual loop schedules: callbacks, futures and tasks that know their process and their
+place.
+
+All of them order and hash by counters of their loop, never by address, so that runs repeat. A callback
+belongs to the process in whose context it was scheduled, and does nothing once that process is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol
+
+
+class LiveProcess(Protocol):
+    """What the loop knows of a simulated process."""
+
+    name: str
+    is_alive: bool
+
+
+CURRENT_PROCESS: contextvars.ContextVar[LiveProcess | None] = contextvars.ContextVar(
+    "CURRENT_PROCESS", default=None
+)
+
+
+class SimHandle(asyncio.TimerHandle):
+    """A scheduled callback: ordered by time, then by when it was set; inert once its process is dead."""
+
+    def __init__(
+        self,
+        when_s: float,
+        sequence: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        context = contextvars.copy_context() if context is None else context
+        super().__init__(when_s, callback, args, loop, context)
+        self.key = (when_s, sequence)
+        self.process = context.get(CURRENT_PROCESS)
+
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, SimHandle) and self.key < other.key
+
+    def _run(self) -> None:
+        if self.process is None or self.process.is_alive:
+            super()._run()
+
+
+class SimFuture(asyncio.Future[Any]):
+    """A future that hashes by its loop's counter."""
+
+    number: int = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task that hashes by its loop's counter, and knows the process that it runs in."""
+
+    def __init__(
+        self,
+        coroutine: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
+        number: int,
+        loop: asyncio.AbstractEventLoop,
+        name: str | None,
+        context: contextvars.Context | None,
+    ) -> None:
+        # First, because asyncio's __init__ schedules the first step and enters the task into sets.
+        self.number = number
+        self.process = (contextvars.copy_context() if context is None else context).get(CURRENT_PROCESS)
+        super().__init__(coroutine, loop=loop, name=name or f"Task-{number}", context=context)
+
+    def __hash__(self) -> int:
+        return self.number

@@ -1,0 +1,105 @@
+"""SimWorkerLauncher: the raylet's door to worker processes, which here are simulated ones on the raylet's
+host.
+
+Like the template it takes a moment to fork, tells the raylet of every end, and takes its workers with it when
+the raylet dies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.raylet.launcher import WorkerExit, WorkerOrder
+from tests.simulation.checkers import Journal
+from tests.simulation.process import SimProcess
+from tests.simulation.workers import SimWorker, WorkerStart
+from tests.simulation.world import World
+
+FORK_DELAY_S = (0.005, 0.04)
+REAP_DELAY_S = (0.0001, 0.005)
+TERMINATE_DELAY_S = (0.001, 0.05)
+"""Between SIGTERM and a worker's end."""
+
+
+class SimWorkerLauncher:
+    """WorkerLauncher of one raylet."""
+
+    def __init__(self, world: World, raylet: SimProcess, raylet_socket: str, journal: Journal) -> None:
+        self._world = world
+        self._raylet = raylet
+        self._raylet_socket = raylet_socket
+        self._journal = journal
+        self._rng: random.Random = world.rng(f"{raylet.name} launcher")
+        self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
+        # By startup token: orders that are being forked (None), and workers.
+        self._workers: dict[int, SimProcess | None] = {}
+        self._is_closed = False
+        raylet.on_death(lambda _reason: self._raylet_died())
+
+    async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
+        self._on_exit = on_exit
+
+    def start(self, order: WorkerOrder) -> None:
+        self._workers[order.startup_token] = None
+        self._world.loop.call_later(self._rng.uniform(*FORK_DELAY_S), self._fork, order)
+
+    def kill(self, startup_token: int, force: bool) -> None:
+        if startup_token not in self._workers:
+            return
+        delay_s = 0.0 if force else self._rng.uniform(*TERMINATE_DELAY_S)
+        self._world.loop.call_later(delay_s, self._end, startup_token, 9 if force else 15)
+
+    async def close(self) -> None:
+        self._on_exit = lambda exit_: None
+        self._is_closed = True
+        for token in list(self._workers):
+            self._end(token, 9)
+
+    def living(self) -> list[SimProcess]:
+        """The workers that run, oldest first: what a fault chooses from."""
+        return [process for process in self._workers.values() if process is not None]
+
+    # ---- inside
+
+    def _fork(self, order: WorkerOrder) -> None:
+        if order.startup_token not in self._workers:
+            return  # killed before it was forked
+        process = self._world.network.start_process(
+            self._raylet.host_name, f"worker {order.worker_id.hex()[:8]}"
+        )
+        self._workers[order.startup_token] = process
+        start = WorkerStart(order.worker_id, order.startup_token, self._raylet_socket, order.job_id)
+        process.on_death(lambda reason: self._died(order, process, reason))
+        process.spawn(SimWorker(self._world, process, start, self._journal).run(), name="worker")
+
+    def _end(self, startup_token: int, signal: int) -> None:
+        if startup_token not in self._workers:
+            return
+        process = self._workers[startup_token]
+        if process is not None:
+            process.kill(f"signal {signal}")
+            return
+        del self._workers[startup_token]
+        self._tell(WorkerExit(startup_token, 0, 0, 0, "it was ended before it was started"))
+
+    def _died(self, order: WorkerOrder, process: SimProcess, reason: str) -> None:
+        """Outside of every process: the kernel and the template notice."""
+        self._journal.worker_died(order.worker_id)
+        del self._workers[order.startup_token]
+        exit_ = WorkerExit(order.startup_token, process.pid, 0, 9, f"worker pid {process.pid}: {reason}")
+        self._tell(exit_)
+
+    def _tell(self, exit_: WorkerExit) -> None:
+        if not self._is_closed:
+            delay_s = self._rng.uniform(*REAP_DELAY_S)
+            context = self._raylet.context.copy()
+            self._world.loop.call_later(delay_s, lambda: self._on_exit(exit_), context=context)
+
+    def _raylet_died(self) -> None:
+        """The kernel ends the template and what it forked."""
+        self._is_closed = True
+        for process in self.living():
+            process.kill("its raylet died")
+        self._workers.clear()

@@ -1,0 +1,222 @@
+"""What a seed draws: a cluster, its work, and what goes wrong with it; and the run of it under the checkers.
+
+First safety: under faults nothing may be wrong. Then liveness: the faults end, everything that was cut heals,
+and all work has to end within LIVENESS_S virtual seconds. Last the books: no lease, no task, no resource may
+be left over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import random
+from dataclasses import dataclass, field
+
+from ray_mono.common.resources import ResourceSet
+from tests.simulation.checkers import Journal
+from tests.simulation.cluster import SimCluster
+from tests.simulation.driver import SimDriver
+from tests.simulation.network import NetworkKnobs
+from tests.simulation.workers import TaskScript
+from tests.simulation.world import World
+
+LIVENESS_S = 600.0
+"""Virtual seconds for the work after the last fault. Health checks of silent hosts take up to 40 s, TCP a
+minute.
+"""
+SETTLE_S = 10.0
+"""Virtual seconds for the last messages after the drivers left."""
+SUBMIT_WINDOW_S = 2.0
+
+
+class FaultKind(enum.Enum):
+    """Everything that can be made to go wrong."""
+
+    KILL_WORKER = "a worker is killed"
+    KILL_RAYLET = "a raylet is killed, and its node started again as a new one"
+    CRASH_HOST = "a host loses power and comes back as a new node"
+    BREAK_CONNECTION = "a connection between hosts breaks"
+    PARTITION = "two hosts cannot reach each other for a while"
+    RESTART_GCS = "the GCS is killed and started again on its store"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    at_s: float
+    kind: FaultKind
+    lasts_s: float
+    choice: int
+    """Which worker, node or connection: an index, modulo how many there are then."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that a seed decides beside delays."""
+
+    node_units: tuple[dict[str, float], ...]
+    """Resources by node; the first is the head."""
+    num_drivers: int
+    tasks: tuple[tuple[TaskScript, ResourceSet], ...]
+    max_retries: int = 4
+    faults: tuple[Fault, ...] = ()
+    knobs: NetworkKnobs = field(default_factory=NetworkKnobs)
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nothing goes wrong that could cost a task an attempt."""
+        is_deadly = any(script.dies_in_attempts for script, _ in self.tasks)
+        return not self.faults and not is_deadly and not self.knobs.break_probability
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    digest: str
+    num_messages: int
+    virtual_s: float
+    outcomes: dict[str, int]
+    grants: int
+
+
+def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
+    """A scenario from a seed."""
+    rng = random.Random(f"{seed}/scenario")
+    node_units = tuple(
+        {"CPU": float(rng.randint(1, 4)), **({"A": 2.0} if rng.random() < 0.5 else {})}
+        for _ in range(rng.randint(2, 4))
+    )
+    node_units[0]["A"] = 1.0  # so that every shape fits somewhere at all times
+    shapes = [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 1.0, "A": 1.0}, {"A": 0.5}, {}]
+    tasks = tuple(
+        (_draw_script(rng, with_faults), ResourceSet.from_units(rng.choice(shapes))) for _ in range(num_tasks)
+    )
+    knobs = NetworkKnobs(
+        slow_probability=rng.choice([0.0, 0.0, 0.01, 0.1]),
+        break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if with_faults else 0.0,
+    )
+    faults = tuple(_draw_fault(rng) for _ in range(rng.randint(0, 8))) if with_faults else ()
+    return Scenario(
+        node_units,
+        num_drivers=rng.randint(1, 2),
+        tasks=tasks,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        knobs=knobs,
+    )
+
+
+def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
+    compute_s = rng.choice([0.0, 0.001, 0.02, 0.2, 1.0])
+    if with_faults and rng.random() < 0.02:
+        return TaskScript(compute_s, dies_in_attempts=rng.randint(1, 2))
+    if rng.random() < 0.15:
+        return TaskScript(compute_s, wait_s=rng.choice([0.01, 0.5]), compute_again_s=compute_s)
+    return TaskScript(compute_s)
+
+
+def _draw_fault(rng: random.Random) -> Fault:
+    kind = rng.choice(list(FaultKind))
+    lasts_s = rng.choice([0.05, 0.5, 3.0, 30.0])
+    return Fault(rng.uniform(0.0, 15.0), kind, lasts_s, rng.getrandbits(16))
+
+
+def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) -> Outcome:
+    """Runs a scenario; raises CheckFailed, TimeLimitReached or another SimulationError with the seed in a
+    note.
+
+    check_internals: also have the raylets recount themselves at every instant.
+    """
+    with World(seed, scenario.knobs) as world:
+        journal = Journal()
+        cluster = SimCluster(world, journal)
+        if check_internals:
+            world.check(cluster.check_raylets)
+        limit_s = LIVENESS_S + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
+        world.run(_play(world, cluster, scenario, journal), limit_s)
+        journal.check_everything_ended()
+        if scenario.is_harmless:
+            journal.check_no_retries()
+        digest, virtual_s = world.trace.digest(), world.loop.time()
+        return Outcome(digest, world.trace.count, virtual_s, journal.outcomes(), journal.grants)
+
+
+async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: Journal) -> None:
+    await cluster.start(scenario.node_units)
+    hosts = cluster.host_names()
+    drivers = [
+        await cluster.start_driver(hosts[number % len(hosts)]) for number in range(scenario.num_drivers)
+    ]
+    world.network.may_break = True
+    rng = world.rng("submissions")
+    work = [
+        asyncio.ensure_future(_drive(driver, scenario, number, rng.getrandbits(32), journal))
+        for number, driver in enumerate(drivers)
+    ]
+    for fault in scenario.faults:
+        await asyncio.sleep(max(0.0, fault.at_s - world.loop.time()))
+        inflict(cluster, fault)
+    await asyncio.sleep(max([0.0, *(fault.lasts_s for fault in scenario.faults)]))
+    world.network.may_break = False
+    world.network.heal()
+    await asyncio.gather(*work)
+    await asyncio.sleep(SETTLE_S)
+    cluster.check_nothing_is_left()
+
+
+async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, journal: Journal) -> None:
+    """One driver's share of the tasks, submitted in bursts. Ends with the tasks, or when the driver's process
+    dies.
+    """
+    rng = random.Random(seed)
+    died = asyncio.Event()
+    driver.process.on_death(lambda _reason: died.set())
+
+    async def work() -> None:
+        results = []
+        for script, resources in scenario.tasks[number :: scenario.num_drivers]:
+            if rng.random() < 0.05:
+                await asyncio.sleep(rng.uniform(0.0, SUBMIT_WINDOW_S))
+            results.append(driver.submit(script, resources, scenario.max_retries))
+        await asyncio.gather(*results)
+        await driver.stop()
+
+    working = driver.process.spawn(work(), name="the driver's program")
+    await died.wait()
+    if not working.done():
+        journal.driver_died(driver.job_id)
+
+
+def inflict(cluster: SimCluster, fault: Fault) -> None:
+    """Makes one thing go wrong, if there is anything left that it can happen to."""
+    nodes = cluster.nodes_beside_head()
+    network = cluster.world.network
+    match fault.kind:
+        case FaultKind.KILL_WORKER:
+            workers = cluster.living_workers()
+            if workers:
+                workers[fault.choice % len(workers)].kill("a fault")
+        case FaultKind.KILL_RAYLET if nodes:
+            node = nodes[fault.choice % len(nodes)]
+            node.process.kill("a fault")
+            cluster.start_node_later(node, fault.lasts_s)
+        case FaultKind.CRASH_HOST if nodes:
+            node = nodes[fault.choice % len(nodes)]
+            network.crash_host(node.host_name)
+            cluster.start_node_later(node, fault.lasts_s)
+        case FaultKind.BREAK_CONNECTION:
+            connections = network.connections_between_hosts()
+            if connections:
+                network.break_connection(connections[fault.choice % len(connections)])
+        case FaultKind.PARTITION:
+            hosts = cluster.host_names()
+            first, second = fault.choice % len(hosts), fault.choice // 16 % len(hosts)
+            if first != second:
+                network.partition(hosts[first], hosts[second])
+                cluster.world.loop.call_later(fault.lasts_s, network.heal, context=contextvars.Context())
+        case FaultKind.RESTART_GCS:
+            cluster.restart_gcs(fault.lasts_s)
+        case _:
+            pass

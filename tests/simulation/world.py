@@ -1,0 +1,116 @@
+"""One simulated world: a loop, a network, clocks and generators, all from one seed.
+
+Each user of randomness gets a generator of its own, named: drawing more in one place does not change what
+another place draws. A run fails on the first error that a service logs, on the first exception that nobody
+handles, and on a checker's word. Whatever fails carries the seed, and the last messages before it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tests.simulation.handles import CURRENT_PROCESS
+from tests.simulation.loop import SimulationError, VirtualLoop, new_loop
+from tests.simulation.network import NetworkKnobs, SimNetwork
+from tests.simulation.process import SimProcess
+from tests.simulation.trace import Trace
+from tests.simulation.transport import SimTransport
+
+T = TypeVar("T")
+
+SECRET = "the secret of the simulated cluster"
+EPOCH_S = 1_700_000_000.0
+"""Wall-clock time at the start of every simulation."""
+
+
+class SimClock:
+    """Clock: the loop's virtual time."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def time_s(self) -> float:
+        return self._loop.time()
+
+    def wall_s(self) -> float:
+        return EPOCH_S + self._loop.time()
+
+
+class _ErrorLog(logging.Handler):
+    """Turns errors that services log into failures of the run."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._errors = errors
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = CURRENT_PROCESS.get()
+        if process is None or process.is_alive:
+            self._errors.append(f"{process.name if process else '-'} logged: {self.format(record)}")
+
+
+class World:
+    """Use it in a `with`: the end cleans up. `check` functions run at the end of every instant of virtual
+    time.
+    """
+
+    def __init__(self, seed: int, knobs: NetworkKnobs | None = None) -> None:
+        self.seed = seed
+        self.loop = new_loop()
+        self.trace = Trace()
+        self.clock = SimClock(self.loop)
+        self.network = SimNetwork(self.loop, self.rng("network"), self.trace, knobs or NetworkKnobs())
+        self._error_log = _ErrorLog(self.loop.errors)
+
+    def rng(self, name: str) -> random.Random:
+        """A generator that depends on the seed and the name alone."""
+        return random.Random(f"{self.seed}/{name}")
+
+    def transport(self, process: SimProcess) -> SimTransport:
+        return SimTransport(self.network, process, SECRET)
+
+    def check(self, check: Callable[[], None]) -> None:
+        """check() runs at the end of every instant; what it raises ends the run."""
+        self.loop.checks.append(check)
+
+    def run(self, coroutine: Coroutine[Any, Any, T], limit_s: float) -> T:
+        """Runs a coroutine outside of every process until it ends. limit_s: virtual seconds it may take."""
+        try:
+            task = self.loop.create_task(coroutine, name="the scenario", context=contextvars.Context())
+            result: T = self.loop.run_until_complete(task, limit_s)
+            return result
+        except Exception as error:
+            error.add_note(
+                f"seed {self.seed} at {self.loop.time():.6f} s; the last messages:\n{self.trace.tail()}"
+            )
+            raise
+
+    def __enter__(self) -> World:
+        logging.getLogger("ray_mono").addHandler(self._error_log)
+        # What is freed when is part of the run: finalizers of cycles must not depend on what else is in
+        # memory.
+        gc.collect()
+        gc.disable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.network.is_over = True
+        logging.getLogger("ray_mono").removeHandler(self._error_log)
+        try:
+            gc.enable()
+            gc.collect()  # tells of exceptions that nobody looked at
+            unseen = list(self.loop.errors)
+        finally:
+            self.loop.end()
+        if unseen and error is None:
+            failure = SimulationError("\n".join(unseen))
+            failure.add_note(f"seed {self.seed}")
+            raise failure
