@@ -101,7 +101,7 @@ def count_in_parallel(batches: list[list[str]], progress: Progress) -> Counts:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--top", type=int, default=10, help="how many of the most frequent words to print (default: %(default)s)")
-    parser.add_argument("--batch-kib", type=int, default=512, help="about how much each task reads (default: %(default)s KiB)")
+    parser.add_argument("--batch-kib", type=int, default=2048, help="about how much each task reads (default: %(default)s KiB)")
     parser.add_argument("--address", default=None, help="a running cluster to use, e.g. auto; default: a new one")
     arguments = parser.parse_args()
     if arguments.batch_kib < 1 or arguments.top < 0:

@@ -68,7 +68,7 @@ class ActorClass(Generic[T]):
             self._metadata if not retries else actor_metadata.of_class(self.__ray_actor_class__, retries)
         )
         state = core.create_actor(
-            self._code.descriptor(core),
+            self._code.exported(core),
             actor_options(
                 options,
                 class_name=metadata.class_name,

@@ -91,7 +91,7 @@ class RemoteFunction(Generic[Out]):
                 " return a list, or give num_returns"
             )
         options = task_options(self._default_options, self._signature.name)
-        self._template = core.task_template(self._code.descriptor(core), options)
+        self._template = core.task_template(self._code.exported(core), options)
         return self._template
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -153,6 +153,12 @@ class ActorSubmitter:
             actor.stub = actor.worker = None
             self.watch(actor)
 
+    def killed(self, actor_id: bytes) -> None:
+        """This process had it killed: the next call must not reach the process that is about to end."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and actor.worker is not None:
+            self._disconnected(actor, actor.worker)
+
     def watch(self, actor: Actor) -> None:
         """One long poll per actor, open while something depends on its answer."""
         if actor.watching or actor.state == common_pb2.DEAD or self._core.reactor.is_closed:

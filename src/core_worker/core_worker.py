@@ -26,7 +26,7 @@ from ray_mono.common import ids
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.function_manager import FunctionManager
+from ray_mono.core_worker.function_manager import Exported, FunctionManager
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -200,7 +200,7 @@ class CoreWorker:
                     # Ours, but it went out of scope before it came back: reading it says so.
                     row.owner, row.registered = owner, True
             row.local += 1
-            if not row.registered:
+            if row.owner is not None:
                 self.getter.note_arrival(object_id, owner)
             return ObjectRef(object_id, self)
 
@@ -264,19 +264,17 @@ class CoreWorker:
 
     # ---- tasks and actors
 
-    def export(self, function_or_class: Any, kind: str) -> common_pb2.FunctionDescriptor:
+    def export(self, function_or_class: Any, kind: str) -> Exported:
         return self.functions.export(function_or_class, kind)
 
-    def task_template(self, descriptor: common_pb2.FunctionDescriptor, options: TaskOptions) -> TaskTemplate:
-        return self._submission.task_template(descriptor, options)
+    def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
+        return self._submission.task_template(code, options)
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         return self._submission.submit_task(template, flat_args)
 
-    def create_actor(
-        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, flat_args: list[Any]
-    ) -> ActorState:
-        return self._submission.create_actor(descriptor, options, flat_args)
+    def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
+        return self._submission.create_actor(code, options, flat_args)
 
     def actor_method_template(self, method_name: str, **options: Any) -> MethodTemplate:
         return MethodTemplate(method_name, **options)
@@ -305,6 +303,8 @@ class CoreWorker:
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
         self.gcs.KillActor(request, timeout_s=GCS_TIMEOUT_S)
+        with self.lock:
+            self.actor_submitter.killed(actor_id)
 
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
         self.functions.run_on_all_workers(function)

@@ -75,6 +75,12 @@ class Executor:
             return
         self._enqueue((request, call))
 
+    def is_disposable(self) -> bool:
+        """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced."""
+        core = self.core
+        core.drain()
+        return self._waiter is not None and not self._queue and not core.tasks.pending and not len(core.references)
+
     def exit_after_queue(self) -> None:
         """Ends the process once what is queued has run."""
         self._enqueue(None)
@@ -172,7 +178,11 @@ class Executor:
                     raise RayError("this worker holds no actor")
                 target: Any = self.actor.method(spec.name)
             else:
-                target = self.core.functions.load(spec.job_id, spec.function)
+                self.core.getter.collect_into(task.arrived)
+                try:
+                    target = self.core.functions.load(spec.job_id, spec.function)
+                finally:
+                    self.core.getter.collect_into(None)
             if spec.type == common_pb2.ACTOR_CREATION_TASK:
                 target = self._creator(spec, task, target)
         except BaseException as error:

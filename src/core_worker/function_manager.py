@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.core_worker.core_worker import CoreWorker
 
 logger = logging.getLogger(__name__)
@@ -30,21 +33,30 @@ MAX_BYTES = 95 << 20
 KV_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Code in the function table, and the references that it captured: every call counts them like arguments."""
+
+    descriptor: common_pb2.FunctionDescriptor
+    captured: tuple[ObjectRef[Any], ...] = ()
+
+
 class FunctionManager:
     """The functions of one process, exported and loaded."""
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._loaded: dict[bytes, Any] = {}
+        self._code_with_references: dict[bytes, bytes] = {}
 
-    def export(self, target: Any, kind: str) -> common_pb2.FunctionDescriptor:
-        """Puts a function or class into the function table and returns its descriptor.
+    def export(self, target: Any, kind: str) -> Exported:
+        """Puts a function or class into the function table.
 
         Raises TypeError naming what does not pickle, ValueError above MAX_BYTES; warns above WARN_BYTES.
         """
         name = getattr(target, "__qualname__", type(target).__name__)
         try:
-            code = cloudpickle.dumps(target, protocol=5)
+            code, captured = serialization.serialize_code(target)
         except Exception as error:
             raise TypeError(f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}") from error
         self._check_size(kind, name, len(code))
@@ -53,7 +65,7 @@ class FunctionManager:
         request = gcs_pb2.KvPutRequest(namespace=FUNCTIONS, key=key, value=code, overwrite=False)
         self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S)
         is_class = isinstance(target, type)
-        return common_pb2.FunctionDescriptor(
+        descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
                 module_name=getattr(target, "__module__", "") or "",
                 class_name=name if is_class else "",
@@ -61,6 +73,7 @@ class FunctionManager:
                 function_hash=digest,
             )
         )
+        return Exported(descriptor, tuple(captured))
 
     def _check_size(self, kind: str, name: str, size_bytes: int) -> None:
         advice = "put large objects into the object store with ray_mono.put() and pass the reference"
@@ -75,18 +88,30 @@ class FunctionManager:
             )  # fmt: skip
 
     def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
-        """The function or class of a descriptor; fetched once. Raises what unpickling raises, e.g. ModuleNotFoundError."""
+        """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
+
+        Loaded once per process, unless it captured references: keeping it would keep those alive, so it is unpickled for each call.
+        """
         digest = descriptor.python.function_hash
         loaded = self._loaded.get(digest)
-        if loaded is None:
-            loaded = self._loaded[digest] = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
+        if loaded is not None:
+            return loaded
+        code = self._code_with_references.get(digest)
+        if code is None:
+            code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
+        num_before = self._core.getter.num_arrived
+        loaded = cloudpickle.loads(code)
+        if self._core.getter.num_arrived == num_before:
+            self._loaded[digest] = loaded
+        else:
+            self._code_with_references[digest] = code
         return loaded
 
-    def _fetch(self, namespace: bytes, key: bytes, name: str) -> Any:
+    def _fetch(self, namespace: bytes, key: bytes, name: str) -> bytes:
         reply = self._core.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S)
         if not reply.found:
             raise RaySystemError(f"the code of {name!r} is not in the cluster's function table (key {key.hex()})")
-        return cloudpickle.loads(reply.value)
+        return bytes(reply.value)
 
     # ---- functions that every worker runs
 
@@ -111,7 +136,8 @@ class FunctionManager:
     def run_exported(self, key: bytes) -> None:
         """A worker's side: runs one, logging what it raises."""
         try:
-            self._fetch(RUN_ON_WORKERS, key, "run_function_on_all_workers")({"worker": self._core})
+            code = self._fetch(RUN_ON_WORKERS, key, "run_function_on_all_workers")
+            cloudpickle.loads(code)({"worker": self._core})
         except Exception:
             logger.exception("a function given to run_function_on_all_workers failed on this worker")
 

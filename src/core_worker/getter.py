@@ -54,6 +54,8 @@ class Getter:
         # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
         self.tells_raylet = False
         self._num_blocked = 0
+        # Foreign references unpickled so far: tells whether something had any inside.
+        self.num_arrived = 0
 
     # ---- waiting in user code's name
 
@@ -264,7 +266,11 @@ class Getter:
     # ---- references that come out of values
 
     def note_arrival(self, object_id: bytes, owner: bytes) -> None:
-        """A foreign, unregistered reference was unpickled on this thread. Lock held."""
+        """A foreign reference was unpickled on this thread. Lock held."""
+        self.num_arrived += 1
+        row = self._core.references.get(object_id)
+        if row is None or row.registered:
+            return
         arrivals = self._arrivals
         if arrivals.task is not None:
             arrivals.task[object_id] = owner

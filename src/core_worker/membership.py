@@ -24,7 +24,7 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer, ServerCall
-from ray_mono.rpc.surface import Handler, RpcError
+from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +71,17 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         self._core().ownership.RemoveObjectLocation(request, call)
 
     def Exit(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        executor = self.executor
+        if executor is None:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this process is not, or not yet, a worker")
+        if not request.force and executor.actor is None and not executor.is_disposable():
+            # An idle worker may own what others still need: its end would be theirs.
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
         call.reply(common_pb2.Empty())
-        if self.executor is None:
-            return
         if request.force:
-            self.executor.core.reactor.flush()
+            executor.core.reactor.flush()
             os._exit(1)
-        self.executor.exit_after_queue()
+        executor.exit_after_queue()
 
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self._core().describe())))

@@ -110,6 +110,16 @@ def serialize(value: Any) -> Serialized:
     return _lay_out(inband, buffers, nested)
 
 
+def serialize_code(target: Any) -> tuple[bytes, list[ObjectRef]]:
+    """A function or class, pickled whole, and the references that it captured."""
+    captured: list[ObjectRef] = []
+    outer, _thread.nested = _thread.nested, captured
+    try:
+        return cloudpickle.dumps(target, protocol=5), captured
+    finally:
+        _thread.nested = outer
+
+
 def _lay_out(inband: bytes, buffers: list[pickle.PickleBuffer], nested: list[ObjectRef]) -> Serialized:
     raws = [buffer.raw() for buffer in buffers]
     head_size = _HEAD.size + _BUFFER.size * len(raws)

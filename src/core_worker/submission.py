@@ -18,6 +18,7 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import Actor
+from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import ActorOptions, TaskOptions
 from ray_mono.core_worker.task_manager import PendingTask
@@ -44,6 +45,7 @@ class TaskTemplate:
     queue: SchedulingQueue
     request: Any
     """PushTaskRequest with everything but ids and arguments."""
+    captured: tuple[ObjectRef[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Submission:
 
     # ---- normal tasks
 
-    def task_template(self, descriptor: common_pb2.FunctionDescriptor, options: TaskOptions) -> TaskTemplate:
+    def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
         core = self._core
+        descriptor = code.descriptor
         spec = common_pb2.TaskSpec(
             type=common_pb2.NORMAL_TASK,
             name=options.name or descriptor.python.function_name,
@@ -150,13 +153,14 @@ class Submission:
         )
         with core.lock:
             queue = core.task_submitter.queue_for(options)
-        return TaskTemplate(core, options, queue, core_worker_pb2.PushTaskRequest(spec=spec))
+        return TaskTemplate(core, options, queue, core_worker_pb2.PushTaskRequest(spec=spec), code.captured)
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         core = self._core
         self._check_connected()
         options = template.options
         packed = self.pack(flat_args, f"{template.request.spec.name}()")
+        packed.refs.extend(template.captured)
         request = core_worker_pb2.PushTaskRequest()
         request.CopyFrom(template.request)
         with core.lock:
@@ -241,9 +245,7 @@ class Submission:
             core.actor_submitter.submit(actor, task)
         return [ObjectRef(object_id, core) for object_id in task.return_ids]
 
-    def create_actor(
-        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, flat_args: list[Any]
-    ) -> ActorState:
+    def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
         """Registers the actor with the GCS, which places it; only a named one waits for the answer.
 
         Raises ValueError where the name is taken.
@@ -251,10 +253,11 @@ class Submission:
         core = self._core
         self._check_connected()
         packed = self.pack(flat_args, f"{options.class_name}()")
+        packed.refs.extend(code.captured)
         with core.lock:
             parent = core.context.get()
             actor_id = parent.next_actor_id()
-            request = core_worker_pb2.PushTaskRequest(spec=self._creation_spec(descriptor, options, actor_id))
+            request = core_worker_pb2.PushTaskRequest(spec=self._creation_spec(code.descriptor, options, actor_id))
             task_id = ids.TaskID.for_actor_creation(actor_id).binary()
             task = self._register(request, task_id, parent, packed, 1)
             creation_ref: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)

@@ -26,7 +26,7 @@ from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
-from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -124,10 +124,10 @@ class TaskSubmitter:
     ) -> None:
         queue.requested.pop(lease_id, None)
         if error is not None:
-            if raylet is self._core.raylet:
+            if raylet is self._core.raylet and error.code is StatusCode.UNAVAILABLE:
                 self._fail_all(queue, LocalRayletDiedError())
             else:
-                # A node that died: its tasks go elsewhere.
+                # The raylet's queue is full, or it was another node that died: its tasks go elsewhere.
                 self._retry_later(queue)
             return
         outcome = reply.WhichOneof("outcome")

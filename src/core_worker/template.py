@@ -45,10 +45,13 @@ Hook = Callable[[WorkerConfig], object]
 DEFAULT_WORKER = "ray_mono.core_worker.worker:run_worker"
 # Imported for the children's sake; importing them is what makes a first task slow.
 WARM_MODULES = ("cloudpickle", "numpy", "numpy.random", "ray_mono.protobuf.core_worker_pb2")
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LENGTH = struct.Struct("<I")
 RECEIVE_BYTES = 1 << 16
 KILL_POLL_S = 0.02
 """How often the end looks for children that are still there: only in the last moments of a process."""
+KILL_BOUND_S = 5.0
+"""A process that SIGKILL does not end within this hangs in the kernel: left to the node's reaper."""
 HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -240,9 +243,10 @@ class Template:
                 os.kill(pid, signal.SIGTERM)
         deadline_s = time.monotonic() + self._arguments.exit_grace_s
         while self._children and time.monotonic() < deadline_s:
-            select.select([self._wakeup_out], [], [], KILL_POLL_S)
+            time.sleep(KILL_POLL_S)
             self._reap()
-        while pids := _children_of(os.getpid()):
+        deadline_s = time.monotonic() + KILL_BOUND_S
+        while (pids := _children_of(os.getpid())) and time.monotonic() < deadline_s:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -294,12 +298,17 @@ def warm_up(worker_module: str) -> Hook:
     """Imports what the children need. Raises RuntimeError naming the threads that an import started: a fork
     would break them.
     """
-    # Before numpy is imported by anyone: its BLAS would start threads.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()
+    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there
+    # is.
+    chosen = os.environ.get(BLAS_THREADS)
+    os.environ[BLAS_THREADS] = "1"
     for name in WARM_MODULES:
         importlib.import_module(name)
     hook = load_hook(worker_module)
+    del os.environ[BLAS_THREADS]
+    if chosen is not None:
+        os.environ[BLAS_THREADS] = chosen
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         import threading

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ray_mono.gcs.actor_manager import EndWorker
+from ray_mono.gcs.actor_effects import EndWorker
 from ray_mono.gcs.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager

@@ -18,9 +18,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.gcs.actor_effects import (
+    ActorNameTaken,
+    Effect,
+    EndWorker,
+    Place,
+    RowChanged,
+    RowForgotten,
+    StopPlacing,
+)
 from ray_mono.gcs.actor_state import (
     FINAL_KINDS,
     Actor,
@@ -37,65 +46,6 @@ logger = logging.getLogger(__name__)
 
 # Transitions remembered per actor.
 STORY_MAX = 12
-
-
-@dataclass(frozen=True)
-class RowChanged:
-    """Store the row. Where `announced`, publish it and answer its watchers once it is durable."""
-
-    actor: Actor
-    announced: bool = True
-
-
-@dataclass(frozen=True)
-class RowForgotten:
-    """Delete the row of an actor that died long ago."""
-
-    actor_id: ActorID
-
-
-@dataclass(frozen=True)
-class Place:
-    """Find a worker for this incarnation and create the actor there, when the row is durable."""
-
-    actor_id: ActorID
-    incarnation: int
-    """num_restarts at the time of this effect."""
-    previous_deaths: int
-    """Workers in a row that died during creation: what to back off by."""
-
-
-@dataclass(frozen=True)
-class StopPlacing:
-    """Whatever is under way for this actor is not wanted any more."""
-
-    actor_id: ActorID
-
-
-@dataclass(frozen=True)
-class EndWorker:
-    """End this worker, when the row is durable: by force, or after the calls it has queued."""
-
-    actor_id: ActorID
-    node_id: NodeID
-    worker_id: WorkerID
-    force: bool
-    death: Death
-
-
-Effect = RowChanged | RowForgotten | Place | StopPlacing | EndWorker
-
-
-class ActorNameTaken(Exception):
-    """A living actor has the name."""
-
-    def __init__(self, existing: Actor) -> None:
-        registration = existing.registration
-        super().__init__(
-            f"an actor named {registration.name!r} exists in namespace {registration.namespace!r}: "
-            f"actor {existing.actor_id.hex()} of class {registration.class_name}; choose another name, or pass get_if_exists=True"
-        )
-        self.existing = existing
 
 
 class ActorManager:
@@ -156,7 +106,8 @@ class ActorManager:
         return [RowChanged(actor), self._place(actor)]
 
     def restore(self, actors: Iterable[Actor]) -> list[Effect]:
-        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended: nobody waits for it."""
+        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended: nobody waits for it.
+        One that was asked to end is asked again: it may not have heard."""
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
             self._actors[actor.actor_id] = actor
@@ -166,6 +117,8 @@ class ActorManager:
                     self._by_name[actor.full_name] = actor.actor_id
             if actor.worker_id is not None:
                 self._by_worker[actor.worker_id] = actor.actor_id
+            if actor.ending is not None:
+                effects += self._end_worker(actor, actor.ending, force=False)
             if not actor.is_waiting_for_place:
                 continue
             ended = self._end_worker(
@@ -308,7 +261,8 @@ class ActorManager:
     def _end_gracefully(self, actor: Actor, death: Death) -> list[Effect]:
         if actor.ending is not None:
             return []
-        return self._end_worker(self._save(actor, ending=death), death, force=False)
+        actor = self._save(actor, ending=death)
+        return [RowChanged(actor, announced=False), *self._end_worker(actor, death, force=False)]
 
     def _lose_worker(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
         registration = actor.registration
@@ -431,5 +385,7 @@ class ActorManager:
                 actor.worker_id is None
             ):
                 raise GcsInternalError(f"the row of an actor contradicts itself: {actor}")
-            if (actor.state is ActorState.ALIVE) and actor.worker_id is None:
+            if actor.ending is not None and actor.state is not ActorState.ALIVE:
+                raise GcsInternalError(f"an actor that does not live is asked to end: {actor}")
+            if actor.state is ActorState.ALIVE and actor.worker_id is None:
                 raise GcsInternalError(f"an actor is alive without a worker: {actor}")

@@ -85,7 +85,8 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
 
 def read_fields(info: common_pb2.ActorInfo) -> Actor:
     """The manager's row out of a stored message."""
-    has_place = info.HasField("address")
+    has_place, has_cause = info.HasField("address"), info.HasField("death_cause")
+    is_dead = info.state == common_pb2.DEAD
     return Actor(
         registration_of(info.creation_spec, info.class_name),
         ActorState(info.state),
@@ -95,7 +96,8 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         num_restarts=info.num_restarts,
         node_id=NodeID(info.address.node_id) if has_place else None,
         worker_id=WorkerID(info.address.worker_id) if has_place else None,
-        death=death_from_proto(info.death_cause) if info.state == common_pb2.DEAD else None,
+        ending=death_from_proto(info.death_cause) if has_cause and not is_dead else None,
+        death=death_from_proto(info.death_cause) if is_dead else None,
         pending_reason=info.pending_reason,
         story=("restored",),
     )

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.resources import ResourceSet
-from ray_mono.gcs.actor_manager import ActorManager, Effect
+from ray_mono.gcs.actor_effects import Effect
+from ray_mono.gcs.actor_manager import ActorManager
 from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain
 from ray_mono.gcs.actor_rows import demand_of
 from ray_mono.gcs.actor_state import Death, DeathKind
@@ -177,10 +178,9 @@ class ActorScheduler:
         """The nodes, less what they have been asked for and may not have counted yet."""
         view = []
         for node in self._nodes.placement_nodes():
-            available = node.available
             for asked in self._asked.get(node.node_id, {}).values():
-                available = available - asked
-            view.append(PlacementNode(node.node_id, node.host, node.total, available))
+                node = replace(node, available=node.available - asked)
+            view.append(node)
         return view
 
     async def _ask(

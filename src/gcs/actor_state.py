@@ -122,7 +122,7 @@ class Actor:
     creations_failed: int = 0
     """Workers in a row that died before the constructor returned."""
     ending: Death | None = None
-    """Its worker was asked to end: when it does, this is the cause and there is no restart."""
+    """Set only while it is alive: its worker was asked to end. When it does, this is the cause and there is no restart."""
     death: Death | None = None
     """Set when, and only when, the state is DEAD."""
     pending_reason: str = ""

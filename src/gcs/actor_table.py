@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from ray_mono.common.ids import ActorID
-from ray_mono.gcs.actor_rows import read_fields, without_arguments, write_fields
+from ray_mono.gcs.actor_rows import death_to_proto, read_fields, without_arguments, write_fields
 from ray_mono.gcs.actor_state import Actor, ActorRegistration, ActorState
 from ray_mono.gcs.storage import Table
 from ray_mono.gcs.write_through import WriteThrough
@@ -75,6 +75,9 @@ class ActorTable:
         stored.CopyFrom(info)
         if actor.actor_id in self._specs:
             stored.creation_spec.CopyFrom(self._specs[actor.actor_id])
+        if actor.ending is not None:
+            # For the next GCS alone: to others it lives until it is dead.
+            stored.death_cause.CopyFrom(death_to_proto(actor.ending))
         self._writes.put(Table.ACTOR, actor.actor_id.binary(), stored.SerializeToString())
         if announced:
             shown = common_pb2.ActorInfo()
@@ -107,6 +110,7 @@ class ActorTable:
             if actor.state is not ActorState.DEAD:
                 self._specs[actor.actor_id] = common_pb2.TaskSpec()
                 self._specs[actor.actor_id].CopyFrom(stored.creation_spec)
+                stored.ClearField("death_cause")
             stored.creation_spec.CopyFrom(without_arguments(stored.creation_spec))
             self._current[actor.actor_id] = stored
             self._shown[actor.actor_id] = common_pb2.ActorInfo()

@@ -10,16 +10,9 @@ from __future__ import annotations
 import logging
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.gcs.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
 from ray_mono.gcs.actor_ender import ActorEnder
-from ray_mono.gcs.actor_manager import (
-    ActorManager,
-    Effect,
-    EndWorker,
-    Place,
-    RowChanged,
-    RowForgotten,
-    StopPlacing,
-)
+from ray_mono.gcs.actor_manager import ActorManager
 from ray_mono.gcs.actor_rows import death_from_proto, registration_of
 from ray_mono.gcs.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor_state import Death, DeathKind
@@ -66,6 +59,13 @@ class Cluster:
 
     def register_node(self, info: common_pb2.NodeInfo) -> None:
         """Raises NodeIsDead."""
+        for other in self.nodes.at_address(info.host, info.node_manager_port):
+            if other.binary() != info.node_id:
+                # Health checks would be answered by this raylet in the other's name.
+                message = f"its address was taken over by node {info.node_id.hex()}"
+                self.node_died(
+                    other, common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message)
+                )
         if self.nodes.register(info, self._clock.wall_s()):
             node_id = NodeID(info.node_id)
             row = self.nodes.alive(node_id)

@@ -42,6 +42,8 @@ class LivingNode:
 
     info: common_pb2.NodeInfo
     resources: common_pb2.NodeResources
+    placement: PlacementNode
+    """The same as the scheduler wants it."""
     is_registered: bool
     """With this GCS; False for a row of an earlier one, until its raylet comes back."""
     failed_checks: int = 0
@@ -65,7 +67,7 @@ class NodeManager:
             if info.state == common_pb2.NODE_DEAD:
                 self._dead[NodeID(info.node_id)] = info
             else:
-                self._living[NodeID(info.node_id)] = LivingNode(info, _at_start(info), is_registered=False)
+                self._living[NodeID(info.node_id)] = _living(info, _at_start(info), is_registered=False)
 
     def register(self, info: common_pb2.NodeInfo, now_s: float) -> bool:
         """A raylet joins, or comes back to a GCS that restarted. True where the row changed. Raises NodeIsDead."""
@@ -78,7 +80,7 @@ class NodeManager:
         known = self._living.get(node_id)
         row.start_time_s = info.start_time_s or (known.info.start_time_s if known else now_s)
         resources = known.resources if known is not None and known.is_registered else _at_start(row)
-        self._living[node_id] = LivingNode(row, resources, is_registered=True)
+        self._living[node_id] = _living(row, resources, is_registered=True)
         return known is None or known.info != row
 
     def report(self, resources: common_pb2.NodeResources) -> bool:
@@ -88,6 +90,7 @@ class NodeManager:
             return False
         node.resources = common_pb2.NodeResources()
         node.resources.CopyFrom(resources)
+        node.placement = _placement(node.info, resources)
         return True
 
     def _get(self, node_id: NodeID) -> LivingNode:
@@ -159,18 +162,28 @@ class NodeManager:
 
     def placement_nodes(self) -> list[PlacementNode]:
         """What the scheduler chooses from: the living nodes that registered with this GCS."""
+        return [node.placement for node in self._living.values() if node.is_registered]
+
+    def at_address(self, host: str, port: int) -> list[NodeID]:
+        """The living nodes whose raylet is said to listen there."""
         return [
-            PlacementNode(
-                node_id,
-                node.info.host,
-                ResourceSet.from_proto(node.resources.total),
-                ResourceSet.from_proto(node.resources.available),
-            )
+            node_id
             for node_id, node in self._living.items()
-            if node.is_registered
+            if (node.info.host, node.info.node_manager_port) == (host, port)
         ]
 
 
 def _at_start(info: common_pb2.NodeInfo) -> common_pb2.NodeResources:
     """Before its first report a node has all that it registered with."""
     return common_pb2.NodeResources(node_id=info.node_id, version=0, total=info.total, available=info.total)
+
+
+def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -> PlacementNode:
+    total, available = ResourceSet.from_proto(resources.total), ResourceSet.from_proto(resources.available)
+    return PlacementNode(NodeID(info.node_id), info.host, total, available)
+
+
+def _living(
+    info: common_pb2.NodeInfo, resources: common_pb2.NodeResources, is_registered: bool
+) -> LivingNode:
+    return LivingNode(info, resources, _placement(info, resources), is_registered)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from ray_mono.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
-from ray_mono.gcs.actor_manager import ActorNameTaken
+from ray_mono.gcs.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor_table import unknown_actor
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.node_manager import NodeIsDead, UnknownNode

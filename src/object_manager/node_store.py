@@ -82,8 +82,7 @@ class NodeStore:
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._next_client = TRANSFERS + 1
-        self._releases_seen = 0
-        self._pulls_changed = False  # a place came free, or there is a new pull
+        self._settled = (0, 0, 0)  # of what _settle looks at, what it last saw
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         self._backing.keep_ahead()
@@ -103,7 +102,6 @@ class NodeStore:
         aborted = self.store.disconnect(client)
         self._do_create_effects(self.creates.client_gone(client, self._clock.time_s()))
         self._do_get_effects(self.gets.given_up(aborted))
-        self._pulls_changed = True
         self._settle()
 
     # ---- requests
@@ -120,7 +118,6 @@ class NodeStore:
             self._do_create_effects(self.creates.cancel(number, self._clock.time_s()))
             if _has_value(answer) and wanted.object_id is not None and self.store.is_connected(wanted.client):
                 self.store.abort(wanted.object_id, wanted.client)
-            self._pulls_changed = True
             self._settle()
             raise
         return offset
@@ -206,26 +203,22 @@ class NodeStore:
     def fetched(self, object_id: ObjectKey) -> None:
         """A copy is whole."""
         self.pulls.fetched(object_id)
-        self._pulls_changed = True
         self._sealed(object_id, self.store.seal(object_id, TRANSFERS), pulled=True)
 
     def appeared(self, object_id: ObjectKey) -> None:
         """A fetch found that somebody here makes or has the object meanwhile: the pull has nothing to do."""
         self.pulls.fetched(object_id)
-        self._pulls_changed = True
         if self.store.contains(object_id):
             self._do_get_effects(self.gets.sealed(object_id, pulled=False))
         self._settle()
 
     def fetch_failed(self, object_id: ObjectKey, reason: str) -> None:
         self._do_pull_effects(self.pulls.fetch_failed(object_id, reason))
-        self._pulls_changed = True
         self._settle()
 
     def fetch_announced(self, object_id: ObjectKey) -> None:
         """It was larger than the memory that there was when it was asked for; now its memory is there."""
         self._do_pull_effects(self.pulls.announced(object_id))
-        self._pulls_changed = True
         self._settle()
 
     def fetch_found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
@@ -282,7 +275,6 @@ class NodeStore:
             self._do_get_effects(self.gets.lost(wanted.object_id, "this store runs alone and copies nothing"))
         else:
             self.pulls.want(wanted.object_id, wanted.locations)
-            self._pulls_changed = True
 
     def _do_pull_effects(self, effects: Iterable[PullEffect]) -> None:
         for effect in effects:
@@ -292,7 +284,6 @@ class NodeStore:
             elif isinstance(effect, StopFetch):
                 assert self.fetcher is not None
                 self.fetcher.stop_fetch(effect.object_id)
-                self._pulls_changed = True
             elif isinstance(effect, PullLost):
                 self._forget_pull(effect.object_id)
                 self._do_get_effects(self.gets.lost(effect.object_id, effect.reason))
@@ -316,9 +307,8 @@ class NodeStore:
 
     def _settle(self) -> None:
         """Gives memory and places that came free to who waits for them, until there is nothing more to give."""
-        while self._releases_seen != self.store.releases or self._pulls_changed:
-            self._releases_seen = self.store.releases
-            self._pulls_changed = False
+        while (state := (self.store.releases, self.pulls.changes, len(self.creates))) != self._settled:
+            self._settled = state
             if self.creates:
                 self._do_create_effects(self.creates.pump(self._clock.time_s()))
             # Creates come first: what is produced here waits for a client that produces it.
@@ -365,7 +355,6 @@ class NodeStore:
         self._do_create_effects(self.creates.expire(now_s))
         self._do_get_effects(self.gets.expire(now_s))
         self._do_pull_effects(self.pulls.expire(now_s))
-        self._pulls_changed = True  # perhaps no Create is waiting any more
         self._settle()
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ class Pull:
 
 
 class PullManager:
-    """Events in, effects out. Every method that can make room for a fetch ends by starting what it can."""
+    """Events in, effects out. schedule() is to be called when `changes` grew, or memory came free."""
 
     def __init__(self, active_max: int, memory_timeout_s: float) -> None:
         self._active_max = active_max
@@ -87,6 +87,8 @@ class PullManager:
         self._pulls: dict[ObjectKey, Pull] = {}  # in order of arrival
         self._short_of_memory: dict[ObjectKey, Pull] = {}  # exactly those in NO_MEMORY
         self.num_active = 0
+        # Grows whenever schedule() may have something new to do, memory aside.
+        self.changes = 0
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -99,7 +101,8 @@ class PullManager:
         return min((pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None), default=None)
 
     def want(self, object_id: ObjectKey, locations: Iterable[NodeKey]) -> None:
-        """Somebody waits for the object; locations that are new to its pull are tried last. Call schedule() afterwards."""
+        """Somebody waits for the object; locations that are new to its pull are tried last."""
+        self.changes += 1
         pull = self._pulls.get(object_id)
         if pull is None:
             self._pulls[object_id] = Pull(object_id, list(dict.fromkeys(locations)))
@@ -179,9 +182,11 @@ class PullManager:
 
     def no_memory(self, object_id: ObjectKey, size_bytes: int, now_s: float) -> list[PullEffect]:
         """The holder has it, and there was no room here. The same holder is asked again when there is."""
+        changes = self.changes
         effects = self.announced(object_id)
         pull = self._pulls.get(object_id)
         if pull is not None:
+            self.changes = changes  # it would be refused again; memory that comes free is what it waits for
             if pull.deadline_s is None:
                 pull.deadline_s = now_s + self._memory_timeout_s
             pull.needed_bytes = size_bytes
@@ -205,6 +210,7 @@ class PullManager:
         return list(self._pulls.values())
 
     def _forget(self, object_id: ObjectKey) -> Pull | None:
+        self.changes += 1
         self._short_of_memory.pop(object_id, None)
         return self._pulls.pop(object_id, None)
 
@@ -212,6 +218,7 @@ class PullManager:
         pull = self._pulls.get(object_id)
         if pull is None or pull.state is not PullState.FETCHING:
             return None
+        self.changes += 1
         self.num_active -= 1
         pull.state = PullState.WAITING
         pull.current = None

@@ -17,13 +17,17 @@ from ray_mono.raylet.scheduling_policy import (
     best_node,
 )
 
+NODE_PREFIX = "node:"
+"""Each node has one of "node:<its address>", to be asked for by name."""
+
 
 def amounts(resources: ResourceSet, asked_for: ResourceSet) -> str:
-    """{A: 0, CPU: 8}: everything asked for, zero included, and what else there is except memory, which nobody
-    reads in bytes.
+    """{A: 0, CPU: 8}: everything asked for, zero included, and what else there is, except memory, which
+    nobody reads in bytes, and the markers of single nodes.
     """
-    names = {name for name, _ in asked_for.items()}
-    names |= {name for name, _ in resources.items()} - {MEMORY, OBJECT_STORE_MEMORY}
+    names = {name for name, _ in resources.items() if not name.startswith(NODE_PREFIX)}
+    names -= {MEMORY, OBJECT_STORE_MEMORY}
+    names |= {name for name, _ in asked_for.items()}
     return "{" + ", ".join(f"{name}: {resources.get(name) / SCALE:g}" for name in sorted(names)) + "}"
 
 

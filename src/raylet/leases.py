@@ -33,7 +33,8 @@ class Shape:
     resources: ResourceSet
     """Held while the lease lasts."""
     strategy: Strategy
-    # Shapes are looked up several times per lease, and hashing one anew costs more than everything else about it.
+    # Shapes are looked up several times per lease, and hashing one anew costs more than everything else about
+    # it.
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,8 @@ class PendingWarnings:
         return warnings
 
     def _message(self, lease: Lease, decision: Decision, world: Circumstances, waited_s: float) -> str:
+        if lease.request.for_actor:
+            return ""  # the GCS, which asked, knows all nodes and tells the driver itself
         name = lease.request.task_name or "A task"
         required = lease.shape.required
         if isinstance(decision, Infeasible) and waited_s >= self._infeasible_s:

@@ -317,6 +317,8 @@ class Raylet:
         self.clients.remove(process.worker_id)
         worker = self.pool.get(process.worker_id)
         end_reason = worker.end_reason if worker is not None else ""
+        if worker is not None and worker.binding is not None:
+            process.job_id = worker.binding.job_id
         if process.is_driver:
             self.apply(self.leases.job_finished(process.job_id, self.clock.time_s()))
         else:

@@ -45,8 +45,8 @@ class WorkerPool:
         self._new_worker_id = new_worker_id
         self._workers: dict[bytes, Worker] = {}
         self._next_token = 1
-        # Derived: idle ids by binding, longest idle first; ids that start; how many are actors. `check_invariants`
-        # recounts them.
+        # Derived: idle ids by binding, longest idle first; ids that start; how many are actors.
+        # `check_invariants` recounts them.
         self._idle: dict[Binding | None, dict[bytes, None]] = {}
         self._starting: dict[bytes, None] = {}
         self._num_actors = 0

@@ -35,9 +35,11 @@ logger = logging.getLogger(__name__)
 class FramedTransport:
     """Connects and listens with one secret (surface.Transport). Used from the loop's thread only."""
 
-    def __init__(self, secret: str) -> None:
-        """secret: the cluster's, as auth.find_secret gives it; empty for none."""
+    def __init__(self, secret: str, private_dir: str | None = None) -> None:
+        """secret: the cluster's, as auth.find_secret gives it; empty for none. private_dir: where the gRPC door may put its
+        socket, if one is ever needed; a session's directory, so that it goes with it (None: the system's temporary directory)."""
         self._secret = secret
+        self._private_dir = private_dir
 
     async def connect(self, address: str, timeout_s: float) -> FramedChannel:
         """A new connection. A peer that refuses is not tried again: UNAVAILABLE at once, naming the address; so is one that does not
@@ -87,7 +89,7 @@ class FramedTransport:
     async def serve(self, address: str, handlers: Handlers) -> FramedListener:
         """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""
         parsed = sockets.parse_address(address)
-        listener = FramedListener(self._secret, handlers)
+        listener = FramedListener(self._secret, handlers, self._private_dir)
         if isinstance(parsed, UnixAddress):
             await listener.listen(sockets.listen_unix(parsed.path), parsed)
         else:
@@ -99,7 +101,7 @@ class FramedTransport:
 class FramedListener:
     """A listening socket and the connections that came through it (surface.Listener)."""
 
-    def __init__(self, secret: str, handlers: Handlers) -> None:
+    def __init__(self, secret: str, handlers: Handlers, private_dir: str | None) -> None:
         self.address = ""
         self._secret = secret
         self._handlers = handlers
@@ -107,7 +109,7 @@ class FramedListener:
         # Ordered sets: strangers in the handshake, and clients.
         self._doors: dict[ServerDoor, None] = {}
         self._connections: dict[ServerConnection, None] = {}
-        self._grpc = GrpcSplice(secret, handlers)
+        self._grpc = GrpcSplice(secret, handlers, private_dir)
         self._unix_file: tuple[str, int] | None = None
 
     async def listen(self, sock: socket.socket, address: UnixAddress | TcpAddress) -> None:

@@ -25,8 +25,11 @@ logger = logging.getLogger(__name__)
 class GrpcSplice:
     """The gRPC clients of one listener."""
 
-    def __init__(self, secret: str, handlers: Mapping[str, Handler[Any, Any]]) -> None:
+    def __init__(
+        self, secret: str, handlers: Mapping[str, Handler[Any, Any]], private_dir: str | None
+    ) -> None:
         self._secret = secret
+        self._private_dir = private_dir
         self._handlers = handlers
         self._directory = ""
         # Started by the first client, shared by all; None before.
@@ -95,7 +98,7 @@ class GrpcSplice:
     async def _start_door(self) -> GrpcDoor:
         from ray_mono.rpc.grpc_door import GrpcDoor
 
-        self._directory = tempfile.mkdtemp(prefix="ray_mono_grpc_")  # 0700
+        self._directory = tempfile.mkdtemp(prefix="grpc_", dir=self._private_dir)  # 0700
         door = GrpcDoor(self._secret, self._handlers, os.path.join(self._directory, "grpc"))
         await door.start()
         return door

@@ -1,4 +1,4 @@
-"""The GCS as a whole in virtual time: nodes, jobs and workers with what follows from their ends, subscriptions, and a new start."""
+"""The GCS as a whole in virtual time: nodes, jobs and workers with what follows from their ends, and subscriptions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ray_mono.common.version import VERSION
-from ray_mono.gcs.storage import StorageError, Table
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import JOB, OWNER, GcsScene, actor_id, play, registration, until_state
-from tests.simulation.loop import SimulationError
+from tests.gcs.scene import JOB, OWNER, GcsScene, play, registration, until_state
 
 EMPTY = common_pb2.Empty()
 
@@ -133,6 +131,24 @@ def test_a_node_that_was_given_up_is_refused_and_one_that_leaves_is_dead_with_it
             with pytest.raises(RpcError, match="stop was called.*new id") as refused:
                 await node.process.spawn(call)
             assert refused.value.code is StatusCode.FAILED_PRECONDITION
+
+    play(script)
+
+
+def test_a_node_whose_address_another_takes_over_is_dead() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        successor = common_pb2.NodeInfo()
+        successor.CopyFrom(node.info)
+        successor.node_id = b"s" * 28
+        await gcs.RegisterNode(gcs_pb2.RegisterNodeRequest(node=successor))
+        rows = (await gcs.GetAllNodes(EMPTY)).nodes
+        assert [(row.node_id, row.state) for row in rows] == [
+            (b"s" * 28, common_pb2.NODE_ALIVE),
+            (node.node_id, common_pb2.NODE_DEAD),
+        ]
+        assert "taken over by node" in rows[1].death_cause.message
 
     play(script)
 
@@ -277,123 +293,3 @@ def test_it_tells_its_cluster_and_its_state() -> None:
         assert actor["name"] == "one" and "needs {A: 1}" in actor["pending_reason"]
 
     play(script)
-
-
-# ---- started again
-
-
-def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-        node = await scene.add_node({"CPU": 4})
-        await gcs.AddJob(driver_job(node.node_id))
-        await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=b"key", value=b"value"))
-        await gcs.RegisterActor(registration(1, name="alive", max_restarts=1))
-        before = await until_state(gcs, common_pb2.ALIVE)
-        await gcs.RegisterActor(registration(2, {"A": 1}, name="waits"))
-        cluster_id = (await gcs.GetClusterInfo(EMPTY)).cluster_id
-        scene.kill_gcs()
-
-        gcs = await scene.start_gcs()
-        await node.process.spawn(node.join())
-        assert (await gcs.GetClusterInfo(EMPTY)).cluster_id == cluster_id
-        assert (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"key"))).value == b"value"
-        assert (await gcs.AddJob(driver_job(node.node_id, b"e" * 28))).job_id == b"\0\0\0\2"
-        assert (
-            await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="alive", namespace="space"))
-        ) == before
-        # The actor that waited is placed, with the arguments of then, and the one that lived can restart.
-        await scene.add_node({"A": 1, "CPU": 1})
-        await until_state(gcs, common_pb2.ALIVE, 2)
-        await node.process.spawn(node.crash(node.workers[before.address.worker_id]))
-        await until_state(gcs, common_pb2.ALIVE, 1, num_restarts=1)
-        assert [push.spec.flat_args for push in scene.pushed] == [b"the arguments"] * 3
-
-    play(script)
-
-
-def test_a_creation_under_way_when_the_gcs_was_killed_is_ended_and_begun_again() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-        node = await scene.add_node({"CPU": 4})
-        hang = scene.push
-
-        async def never(request: object) -> object:
-            return await asyncio.get_running_loop().create_future()
-
-        scene.push = never  # type: ignore[assignment]
-        await gcs.RegisterActor(registration())
-        while not scene.pushed:
-            await asyncio.sleep(0.01)
-        [first] = node.workers
-        scene.kill_gcs()
-        scene.push = hang
-        gcs = await scene.start_gcs()
-        await node.process.spawn(node.join())
-        info = await until_state(gcs, common_pb2.ALIVE)
-        assert [kill.worker_id for kill in node.killed] == [first]
-        assert info.address.worker_id != first and info.num_restarts == 0
-
-    play(script)
-
-
-def test_a_node_that_does_not_come_back_is_dead_with_its_actors() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-        await scene.add_node({"CPU": 4}, "far")
-        await gcs.RegisterActor(registration())
-        await until_state(gcs, common_pb2.ALIVE)
-        scene.kill_gcs()
-        scene.world.network.crash_host("far")
-        gcs = await scene.start_gcs()
-        dead = await until_state(gcs, common_pb2.DEAD)
-        assert dead.death_cause.kind == common_pb2.DeathCause.NODE_DIED
-
-    play(script)
-
-
-def test_a_raylet_that_answers_but_never_registers_again_is_given_up() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-        await scene.add_node({"CPU": 4})
-        scene.kill_gcs()
-        gcs = await scene.start_gcs()
-        await asyncio.sleep(9)
-        assert (await gcs.GetAllNodes(EMPTY)).nodes[0].state == common_pb2.NODE_ALIVE
-        await asyncio.sleep(2)
-        [row] = (await gcs.GetAllNodes(EMPTY)).nodes
-        assert row.state == common_pb2.NODE_DEAD and "did not register again" in row.death_cause.message
-
-    play(script, node_return_timeout_s=10)
-
-
-def test_a_store_that_refuses_a_write_ends_the_server() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-
-        async def refuse(writes: object) -> None:
-            raise StorageError("disk full")
-
-        scene.storage.commit = refuse  # type: ignore[method-assign]
-        await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=b"key", value=b"value"))
-
-    # A run of the simulator ends with the first error that a service logs.
-    with pytest.raises(SimulationError, match="write-through failed(.|\n)*disk full"):
-        play(script)
-
-
-def test_the_rows_of_the_long_dead_are_deleted_from_the_store() -> None:
-    async def script(scene: GcsScene) -> None:
-        gcs = await scene.start_gcs()
-        for number in (1, 2, 3):
-            await gcs.RegisterActor(registration(number, {"A": 1}))
-            await gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id(number)))
-        rows = await scene.storage.load_all(Table.ACTOR)
-        assert sorted(rows) == [actor_id(2), actor_id(3)]
-        # Arguments are kept for restarts, and the dead have none.
-        assert common_pb2.ActorInfo.FromString(rows[actor_id(3)]).creation_spec.flat_args == b""
-        with pytest.raises(RpcError) as refused:
-            await gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(1), after_version=99))
-        assert refused.value.code is StatusCode.NOT_FOUND
-
-    play(script, dead_actors_max=2)

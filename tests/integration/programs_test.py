@@ -275,11 +275,29 @@ def test_nested_functions_classes_and_closures_are_shipped_by_value() -> None:
     assert isinstance(point, Point) and point.x == 2
 
 
-def test_references_and_handles_captured_in_closures_travel() -> None:
+def test_a_function_that_captures_references_and_handles_is_passed_as_a_value() -> None:
+    class Adder:
+        def add(self, x: int) -> int:
+            return x + 1
+
+    reference = ray.put(list(range(1000)))
+    adder = ray.remote(Adder).remote()
+
+    def total() -> int:
+        return int(ray.get(adder.add.remote(sum(ray.get(reference)))))
+
+    @ray.remote
+    def apply(function: Any) -> Any:
+        return function()
+
+    assert get(apply.remote(total)) == 499501
+
+
+def test_references_captured_by_a_remote_function_travel_with_its_code() -> None:
     reference = ray.put(list(range(1000)))
 
     @ray.remote
     def total() -> int:
         return sum(ray.get(reference))
 
-    assert get(total.remote()) == 499500
+    assert get([total.remote() for _ in range(3)]) == [499500] * 3

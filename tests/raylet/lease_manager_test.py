@@ -151,7 +151,7 @@ def test_a_spilled_request_is_granted_or_rejected_at_once() -> None:
 
 
 def test_an_infeasible_lease_is_told_once_per_shape_and_placed_when_a_node_joins() -> None:
-    scene = Scene(units(CPU=2, A=1))
+    scene = Scene(ResourceSet.from_units({"CPU": 2, "A": 1, "memory": 1e9, "node:127.0.0.1": 1}))
     for name in ("f", "g"):
         scene.ask(name, resources=units(A=2))
     scene.wait(1.9)
@@ -356,3 +356,10 @@ def test_an_impossible_share_of_an_accelerator_is_refused_at_once() -> None:
     scene.ask("b", resources=units(GPU=2))
     assert scene.granted["b"].instances == {"GPU": (0, 1)}
     assert HERE not in scene.spilled.values()
+
+
+def test_the_gcs_itself_tells_drivers_about_actors_that_fit_nowhere() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("actor", resources=units(A=1), for_actor=True)
+    scene.wait(10)
+    assert scene.warnings == []

@@ -109,15 +109,19 @@ class Driver:
         self.raylet = raylet_rpc.RayletServiceAsyncStub(channel)
         self.gcs = gcs_rpc.GcsServiceAsyncStub(gcs)
         self.worker_id = b"driver".ljust(28, b"_")
+        self._node_id = b""
         self._transport = transport
         self._workers: dict[bytes, core_worker_rpc.CoreWorkerServiceAsyncStub] = {}
         self._count = 0
 
     async def register(self) -> raylet_pb2.RegisterClientReply:
+        """As a driver would; leases asked for afterwards are those of a process of this node."""
         request = raylet_pb2.RegisterClientRequest(
             type=common_pb2.DRIVER, worker_id=self.worker_id, pid=os.getpid(), job_id=JOB
         )
-        return await self.raylet.RegisterClient(request)
+        reply = await self.raylet.RegisterClient(request)
+        self._node_id = reply.node.node_id
+        return reply
 
     def ask(
         self, resources: dict[str, float] | None = None, lease_id: bytes = b"", **more: Any
@@ -128,7 +132,7 @@ class Driver:
             lease_id=lease_id or self._count.to_bytes(28, "big"),
             job_id=JOB,
             resources=ResourceSet.from_units({"CPU": 1} if resources is None else resources).to_proto(),
-            requester=common_pb2.Address(worker_id=self.worker_id),
+            requester=common_pb2.Address(worker_id=self.worker_id, node_id=self._node_id),
             task_name="f",
             **more,
         )

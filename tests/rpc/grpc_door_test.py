@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import grpc.aio
@@ -50,26 +50,19 @@ class KvServicer(GcsServiceServicer):
 def run(scene: Callable[[str, KvServicer], Awaitable[None]]) -> None:
     async def main() -> None:
         servicer = KvServicer()
-        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(servicer))
+        listener = await FramedTransport(SECRET, private_dir).serve(
+            "127.0.0.1:0", gcs_service_handlers(servicer)
+        )
         try:
             async with asyncio.timeout(WAIT_S):
                 await scene(listener.address, servicer)
         finally:
             await listener.close()
-        assert not list(Path(tempfile.gettempdir()).glob("ray_mono_grpc_*/grpc")), (
-            "the private socket is left"
-        )
 
-    asyncio.run(main())
-
-
-@pytest.fixture(autouse=True)
-def _own_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where this test's private sockets go. The door removes what it made, so an empty directory is left."""
-    path = tempfile.mkdtemp(prefix="grpc")
-    monkeypatch.setattr(tempfile, "tempdir", path)
-    yield
-    Path(path).rmdir()
+    # The door removes what it made, and an empty directory is left.
+    with tempfile.TemporaryDirectory(prefix="rpc", dir="/tmp") as private_dir:
+        asyncio.run(main())
+        assert os.listdir(private_dir) == []
 
 
 async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:

@@ -58,16 +58,20 @@ class Journal:
     lease_of_worker: dict[bytes, bytes] = field(default_factory=dict)
     running: dict[bytes, bytes] = field(default_factory=dict)
     grants: int = 0
+    # An ordered set.
+    _dead_workers: dict[bytes, None] = field(default_factory=dict)
 
     # ---- leases
 
     def lease_granted(self, lease: HeldLease) -> None:
-        """A driver received a grant."""
+        """A driver received a grant; perhaps of a worker that has died meanwhile, and holds nothing."""
+        self.grants += 1
+        if lease.worker_id in self._dead_workers:
+            return
         other = self.lease_of_worker.get(lease.worker_id)
         if other is not None:
             both = f"{_short(other)} and {_short(lease.lease_id)}"
             raise CheckFailed(f"worker {_short(lease.worker_id)} has two leases: {both}")
-        self.grants += 1
         self.leases[lease.lease_id] = lease
         self.lease_of_worker[lease.worker_id] = lease.lease_id
         self._check_node(lease.node_id)
@@ -79,6 +83,7 @@ class Journal:
             del self.lease_of_worker[lease.worker_id]
 
     def worker_died(self, worker_id: bytes) -> None:
+        self._dead_workers[worker_id] = None
         self.running.pop(worker_id, None)
         if worker_id in self.lease_of_worker:
             self.lease_ended(self.lease_of_worker[worker_id])

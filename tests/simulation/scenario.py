@@ -144,6 +144,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
 
 
 async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: Journal) -> None:
+    world.network.may_break = False
     await cluster.start(scenario.node_units)
     hosts = cluster.host_names()
     drivers = [

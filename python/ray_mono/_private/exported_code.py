@@ -13,7 +13,7 @@ from ray_mono._private.signature import CallSignature
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.protobuf import common_pb2
+    from ray_mono.core_worker.function_manager import Exported
 
 FUNCTION = "function"
 ACTOR_CLASS = "actor class"
@@ -32,11 +32,11 @@ class ExportedCode:
         self.kind = kind
         self.signature = signature
         self._core: CoreWorker | None = None
-        self._descriptor: common_pb2.FunctionDescriptor | None = None
+        self._exported: Exported | None = None
 
-    def descriptor(self, core: CoreWorker) -> common_pb2.FunctionDescriptor:
+    def exported(self, core: CoreWorker) -> Exported:
         """Exports to core's cluster unless that has happened. Raises as CoreWorker.export does."""
-        if self._core is not core or self._descriptor is None:
-            self._descriptor = core.export(self.target, self.kind)
+        if self._core is not core or self._exported is None:
+            self._exported = core.export(self.target, self.kind)
             self._core = core
-        return self._descriptor
+        return self._exported

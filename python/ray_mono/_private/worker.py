@@ -122,13 +122,17 @@ def init(
         )
         _session = _connect_locally(arguments) if local_mode else _connect(arguments)
         atexit.register(shutdown)
-        try:
-            for function in _functions_for_workers:
-                _session.core.run_function_on_all_workers(function)
-        except BaseException:
-            shutdown()
-            raise
+        _run_kept_functions(_session.core)
         return _session.context
+
+
+def _run_kept_functions(core: CoreWorker) -> None:
+    try:
+        for function in _functions_for_workers:
+            core.run_function_on_all_workers(function)
+    except BaseException:
+        shutdown()
+        raise
 
 
 def _present_context(ignore_reinit_error: bool) -> RayContext:

@@ -1,0 +1,59 @@
+"""Identifiers nest as Ray's do, and are made the same way every time."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import pytest
+
+from ray_mono.common import ids
+from ray_mono.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
+
+JOB = JobID.from_int(7)
+DRIVER = TaskID.for_driver(JOB.binary())
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(JobID, 4), (ActorID, 16), (TaskID, 24), (ObjectID, 28), (NodeID, 28), (WorkerID, 28)]
+)
+def test_sizes_are_rays_and_another_size_is_refused(kind: type[ids.BaseID], size: int) -> None:
+    assert kind.SIZE == len(kind.nil().binary()) == size and kind.nil().is_nil()
+    with pytest.raises(ValueError, match=f"{kind.__name__} takes {size} bytes"):
+        kind(bytes(size + 1))
+
+
+def test_an_object_leads_back_to_its_task_actor_and_job() -> None:
+    actor = ActorID.of(JOB.binary(), DRIVER.binary(), 1)
+    task = TaskID(ids.task_id_bytes(DRIVER.binary(), 1, actor.binary()))
+    returned = ObjectID(ids.object_id_bytes(task.binary(), 3))
+    assert (returned.task_id, returned.index) == (task, 3)
+    assert task.actor_id == actor and task.job_id == actor.job_id == JOB and JOB.int() == 7
+
+
+def test_ids_are_derived_and_differ_by_counter_and_kind() -> None:
+    actor = ids.nil_actor_of(JOB.binary())
+    made = [ids.task_id_bytes(DRIVER.binary(), counter, actor) for counter in range(100)]
+    assert made == [ids.task_id_bytes(DRIVER.binary(), counter, actor) for counter in range(100)]
+    actors = [ActorID.of(JOB.binary(), DRIVER.binary(), counter).binary() for counter in range(100)]
+    assert len(set(made)) == len(set(actors)) == 100
+    assert not {task[:8] for task in made} & {actor_id[:8] for actor_id in actors}
+
+
+def test_puts_and_returns_never_share_an_index() -> None:
+    task = bytes(24)
+    assert ids.object_id_bytes(task, ids.PUT_INDEX_BASE) != ids.object_id_bytes(task, ids.PUT_INDEX_BASE - 1)
+    assert ObjectID(ids.object_id_bytes(task, ids.PUT_INDEX_BASE)).index == ids.PUT_INDEX_BASE
+
+
+def test_ids_compare_within_their_kind_and_travel() -> None:
+    node = NodeID.from_random(random.Random(1))
+    assert (
+        node
+        == NodeID.from_random(random.Random(1))
+        == NodeID.from_hex(node.hex())
+        == pickle.loads(pickle.dumps(node))
+    )
+    assert node != WorkerID(node.binary()) and node != node.binary()
+    assert len({node, NodeID(node.binary())}) == 1
+    assert NodeID(b"\0" * 28) < NodeID(b"\1" * 28)

@@ -1,0 +1,105 @@
+"""Processes die with their parents, and orphans are adopted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ray_mono.common import process
+
+# A parent that forks a child tied to it, tells the child's id, and waits.
+PARENT = """
+import os, signal, sys
+from ray_mono.common.process import set_pdeathsig
+parent = os.getpid()
+ready_read, ready_write = os.pipe()
+child = os.fork()
+if child == 0:
+    set_pdeathsig(signal.SIGKILL, parent)
+    os.write(ready_write, b"x")
+    signal.pause()
+os.read(ready_read, 1)
+print(child, flush=True)
+signal.pause()
+"""
+
+# A child that leaves a grandchild behind.
+ORPHANER = """
+import os, signal
+grandchild = os.fork()
+if grandchild == 0:
+    signal.pause()
+print(grandchild, flush=True)
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+
+
+def test_a_tied_child_dies_with_its_parent() -> None:
+    parent = start(PARENT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert process.is_alive(child)
+    parent.kill()
+    parent.wait()
+    # Our end of the pipe that the child shares ends when the last holder is dead.
+    assert parent.stdout.read() == ""
+    parent.stdout.close()
+
+
+def test_a_child_whose_parent_is_another_dies_at_once() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ray_mono.common.process import *; set_pdeathsig(parent_pid=1); print('alive')",
+        ],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGKILL and done.stdout == b""
+
+
+def test_a_subreaper_adopts_orphans() -> None:
+    pid = os.fork()
+    if (
+        pid == 0
+    ):  # not in the test's own process: there is no way back from being a subreaper for its other children
+        try:
+            process.set_child_subreaper()
+            child = start(ORPHANER)
+            assert child.stdout is not None
+            orphan = int(child.stdout.readline())
+            child.wait()
+            os.kill(orphan, signal.SIGKILL)
+            os._exit(0 if os.waitpid(orphan, 0) == (orphan, signal.SIGKILL) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_zombie_is_not_alive() -> None:
+    assert process.is_alive(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not process.is_alive(child.pid)
+    child.wait()
+    assert not process.is_alive(child.pid)
+
+
+def test_the_launchers_id_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.PARENT_PID_VARIABLE, "12")
+    assert process.parent_pid_from_environment() == 12
+    assert process.PARENT_PID_VARIABLE not in os.environ
+    assert process.parent_pid_from_environment() is None

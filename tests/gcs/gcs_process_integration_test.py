@@ -1,0 +1,262 @@
+"""The real process: started by its command line, spoken to over sockets, killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.rpc.framed import FramedTransport
+from ray_mono.rpc.surface import RpcError
+from tests.gcs.conftest import RedisServer
+from tests.gcs.scene import JOB, actor_id, registration
+
+SECRET = "a secret of this test"
+TIMEOUT_S = 30.0
+EMPTY = common_pb2.Empty()
+MODULE = "ray_mono.gcs.gcs_server"
+
+
+class GcsProcess:
+    """One gcs_server, from start to end."""
+
+    def __init__(
+        self, session_dir: str, arguments: Sequence[str], variables: dict[str, str] | None = None
+    ) -> None:
+        self.log_path = f"{session_dir}/gcs.log"
+        ready, ready_in_child = os.pipe()
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        environment = {**os.environ, "PYTHONPATH": path, "RAY_MONO_AUTH_TOKEN": SECRET, **(variables or {})}
+        with open(self.log_path, "a") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    MODULE,
+                    f"--session-dir={session_dir}",
+                    f"--ready-fd={ready_in_child}",
+                    *arguments,
+                ],
+                stderr=log,
+                pass_fds=(ready_in_child,),
+                env=environment,
+            )
+        os.close(ready_in_child)
+        with open(ready) as file:
+            self.ready_line = file.readline()
+
+    @property
+    def address(self) -> str:
+        address: str = json.loads(self.ready_line)["address"]
+        return address
+
+    def log(self) -> str:
+        with open(self.log_path) as file:
+            return file.read()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> int:
+        """In order; returns the exit status."""
+        self.process.terminate()
+        return self.process.wait(TIMEOUT_S)
+
+
+Start = Callable[..., GcsProcess]
+
+
+@pytest.fixture
+def start(short_dir: str) -> Iterator[Start]:
+    """start(*arguments) starts a GCS in the session directory short_dir; all are gone afterwards."""
+    started: list[GcsProcess] = []
+
+    def start_one(*arguments: str, **variables: str) -> GcsProcess:
+        started.append(GcsProcess(short_dir, arguments, variables))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        if process.process.poll() is None:
+            process.kill()
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str) -> AsyncIterator[gcs_rpc.GcsServiceAsyncStub]:
+    channel = await FramedTransport(SECRET).connect(address, TIMEOUT_S)
+    try:
+        yield gcs_rpc.GcsServiceAsyncStub(channel)
+    finally:
+        channel.close()
+
+
+def talk(address: str, talk: Callable[[gcs_rpc.GcsServiceAsyncStub], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with connected(address) as gcs:
+            await talk(gcs)
+
+    asyncio.run(run())
+
+
+async def write_some(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+    await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=b"key", value=b"value"))
+    assert (await gcs.AddJob(gcs_pb2.AddJobRequest())).job_id == JOB.binary()
+    await gcs.RegisterActor(registration(name="named", is_detached=True))
+    await gcs.RegisterActor(registration(2))
+
+
+async def read_some(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+    assert (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"key"))).value == b"value"
+    assert (await gcs.AddJob(gcs_pb2.AddJobRequest())).job_id == b"\0\0\0\2"
+    assert [job.job_id for job in (await gcs.GetAllJobs(EMPTY)).jobs] == [b"\0\0\0\1", b"\0\0\0\2"]
+    named = await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="named", namespace="space"))
+    assert (named.actor_id, named.state, named.serialized_handle) == (
+        actor_id(),
+        common_pb2.PENDING_CREATION,
+        b"the handle",
+    )
+    assert [actor.actor_id for actor in (await gcs.GetAllActors(EMPTY)).actors] == [actor_id(1), actor_id(2)]
+
+
+@pytest.mark.parametrize("storage", ["file", "redis-embedded", "redis"])
+def test_what_was_answered_is_there_after_sigkill_and_a_new_start(
+    storage: str, start: Start, short_dir: str, request: pytest.FixtureRequest
+) -> None:
+    arguments, variables = {"file": [], "redis-embedded": ["--redis-embedded"]}.get(storage, []), {}
+    if storage == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        arguments = ["--redis-address", server.address]
+        variables = {"RAY_MONO_REDIS_PASSWORD": server.password}
+    first = start(*arguments, **variables)
+    cluster_ids = []
+
+    async def remember_cluster(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+        cluster_ids.append((await gcs.GetClusterInfo(EMPTY)).cluster_id)
+
+    talk(first.address, write_some)
+    talk(first.address, remember_cluster)
+    first.kill()
+    second = start(*arguments, **variables)
+    talk(second.address, remember_cluster)
+    talk(second.address, read_some)
+    assert cluster_ids[0] == cluster_ids[1]
+    assert second.end() == 0
+
+
+def test_nothing_answered_is_lost_when_it_is_killed_while_it_writes(start: Start) -> None:
+    first = start()
+    answered: dict[bytes, bytes] = {}
+
+    async def write_until_killed(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+        async def write(writer: int) -> None:
+            for number in range(10_000):
+                key, value = b"%d/%d" % (writer, number), b"%d" % number * 20
+                await gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"ns", key=key, value=value))
+                answered[key] = value
+                if len(answered) == 500:
+                    first.process.kill()
+
+        outcomes = await asyncio.gather(*(write(writer) for writer in range(20)), return_exceptions=True)
+        assert all(isinstance(outcome, RpcError) for outcome in outcomes)
+
+    async def compare(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+        reply = await gcs.KvMultiGet(gcs_pb2.KvMultiGetRequest(namespace=b"ns", keys=list(answered)))
+        assert {pair.key: pair.value for pair in reply.pairs} == answered
+
+    talk(first.address, write_until_killed)
+    first.process.wait()
+    assert len(answered) >= 500
+    talk(start().address, compare)
+
+
+def test_the_same_addresses_can_be_used_again_at_once(start: Start, short_dir: str) -> None:
+    path = f"{short_dir}/gcs"
+    first = start(f"--unix-socket={path}")
+    port = first.address.rpartition(":")[2]
+    talk(f"unix:{path}", write_some)
+    first.kill()
+    second = start(f"--unix-socket={path}", f"--port={port}")
+    assert second.address == first.address
+    talk(f"unix:{path}", read_some)
+
+
+def test_sigterm_ends_it_in_order_and_sigusr1_writes_its_state_to_the_log(start: Start) -> None:
+    process = start()
+    talk(process.address, write_some)
+    process.process.send_signal(signal.SIGUSR1)
+
+    async def look(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+        # Answered after the signal was handled, which comes first in the loop.
+        while '"next_number": 2' not in process.log():
+            await gcs.DumpState(EMPTY)
+
+    talk(process.address, look)
+    assert process.end() == 0
+    assert "gcs_server ended" in process.log()
+
+
+def test_a_wrong_secret_does_not_get_in(start: Start) -> None:
+    process = start()
+    with pytest.raises(RpcError, match="UNAUTHENTICATED"):
+        asyncio.run(FramedTransport("wrong").connect(process.address, TIMEOUT_S))  # type: ignore[arg-type]
+
+
+def test_a_port_in_use_is_said_and_the_process_ends(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(f"--port={port}")
+        assert process.ready_line == ""
+        assert process.process.wait(TIMEOUT_S) == 1
+    assert str(port) in process.log() and "in use" in process.log()
+
+
+def test_a_second_gcs_on_the_same_file_does_not_start(start: Start) -> None:
+    start()
+    second = start()
+    assert second.ready_line == ""
+    assert second.process.wait(TIMEOUT_S) == 1
+    assert "is another gcs_server using it" in second.log()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "{"], "is not JSON"),
+        (
+            ["--config", '{"gcs": {"health_check_period": 1}}'],
+            "no setting 'health_check_period'; accepted are",
+        ),
+        (
+            ["--config", '{"gcs": {"health_check_period_s": 0}}'],
+            "health_check_period_s must be above 0, got 0",
+        ),
+        (["--storage", "redis"], "takes one of --redis-address HOST:PORT and --redis-embedded"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(start: Start, arguments: list[str], message: str) -> None:
+    process = start(*arguments)
+    assert process.process.wait(TIMEOUT_S) == 2
+    assert message in process.log()
+
+
+def test_it_imports_neither_numpy_nor_grpc_nor_redis_nor_the_api() -> None:
+    code = f"import sys, {MODULE}; print(sorted(name for name in sys.modules if name.split('.')[0] in sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "numpy", "grpc", "redis"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
