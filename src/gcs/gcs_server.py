@@ -13,7 +13,6 @@ import asyncio
 import functools
 import logging
 import os
-import platform
 import random
 import sys
 from typing import Any
@@ -100,7 +99,7 @@ class GcsServer:
         self._info = gcs_pb2.ClusterInfo(
             cluster_id=meta[CLUSTER_ID_KEY],
             version=VERSION,
-            python_version=platform.python_version(),
+            python_version=".".join(map(str, sys.version_info[:3])),
             session_name=os.path.basename(self._config.session_dir),
             session_dir=self._config.session_dir,
             config_json=self._config.cluster_config_json,

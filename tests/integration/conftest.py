@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from tests.conftest import OUTSIDE_VARIABLES, leftovers
+from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of
 from tests.integration.nothing_left import wait_for_nothing_left
 
 NUM_CPUS = 2
 
 
 @pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Any]:
-    """What `init` returned. At the end of the file nothing of the cluster may be left."""
+def shared_base() -> Iterator[Path]:
+    """The base directory of the file's sessions, new and short; at the end of the file nothing of them may be left."""
     base = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
     with pytest.MonkeyPatch.context() as patch:
         for variable in OUTSIDE_VARIABLES:
@@ -30,12 +30,19 @@ def shared_cluster() -> Iterator[Any]:
         patch.setenv("RAY_MONO_TMPDIR", str(base))
         patch.setenv("HOME", str(base))
         try:
-            yield ray.init(address="local", num_cpus=NUM_CPUS)
+            yield base
             ray.shutdown()
-            assert not leftovers(base, set())
+            assert not (left := leftovers(base, set())), left
         finally:
             ray.shutdown()
+            end_processes(processes_of(base, set()))
             shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(shared_base: Path) -> Any:
+    """What `init` returned."""
+    return ray.init(address="local", num_cpus=NUM_CPUS)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ class LiveProcess(Protocol):
 
     name: str
     is_alive: bool
+    has_run: bool
+    """Set when a callback of the process runs; whoever looks at processes after each step resets it."""
 
 
 CURRENT_PROCESS: contextvars.ContextVar[LiveProcess | None] = contextvars.ContextVar(
@@ -46,7 +48,10 @@ class SimHandle(asyncio.TimerHandle):
         return isinstance(other, SimHandle) and self.key < other.key
 
     def _run(self) -> None:
-        if self.process is None or self.process.is_alive:
+        if self.process is None:
+            super()._run()
+        elif self.process.is_alive:
+            self.process.has_run = True
             super()._run()
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import heapq
 import itertools
@@ -242,6 +243,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             self._drain()
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            if not task.done() and isinstance(coroutine, Coroutine):
+                with contextlib.suppress(RuntimeError):  # it ignores that, too
+                    coroutine.close()
         self.close()
 
     def _drain(self) -> None:

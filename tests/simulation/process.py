@@ -24,6 +24,7 @@ class SimProcess:
         self.name = name
         self.pid = pid
         self.is_alive = True
+        self.has_run = False
         self.context = contextvars.Context()
         self.context.run(CURRENT_PROCESS.set, self)
         self._on_death: list[Callable[[str], None]] = []
@@ -37,8 +38,11 @@ class SimProcess:
         return self.context.copy().run(function, *args)
 
     def on_death(self, callback: Callable[[str], None]) -> None:
-        """callback(reason) runs outside the process when it is killed: for the kernel and the checkers."""
-        self._on_death.append(callback)
+        """callback(reason) runs outside the process when it is killed (at once if it was)."""
+        if self.is_alive:
+            self._on_death.append(callback)
+        else:
+            callback("it was dead already")
 
     def kill(self, reason: str) -> None:
         """Ends the process at this instant, as SIGKILL does. Nothing happens to one that is dead."""

@@ -120,7 +120,7 @@ def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
 def _draw_fault(rng: random.Random) -> Fault:
     kind = rng.choice(list(FaultKind))
     lasts_s = rng.choice([0.05, 0.5, 3.0, 30.0])
-    return Fault(rng.uniform(0.0, 15.0), kind, lasts_s, rng.getrandbits(16))
+    return Fault(rng.uniform(0.0, 6.0), kind, lasts_s, rng.getrandbits(16))
 
 
 def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) -> Outcome:

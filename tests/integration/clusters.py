@@ -1,0 +1,123 @@
+"""Clusters that the command line makes on this machine, node by node, and questions to their parts from outside.
+
+A node is known by its NodeRecord: what its services answered when they started stands in the session directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ray_mono._private.session import NodeRecord
+from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceAsyncStub
+from ray_mono.rpc.framed import FramedTransport
+
+COMMAND_TIMEOUT_S = 90.0
+CALL_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    error: str
+
+
+def run_command(*arguments: str, **variables: str) -> Done:
+    """Runs `ray-mono ARGUMENTS`, with more environment variables; returns when it has ended."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_mono.scripts", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class CommandLineCluster:
+    """A cluster on loopback, and what it is made of."""
+
+    def __init__(self, base: Path, **head: Any) -> None:
+        """base: RAY_MONO_TMPDIR. head: options of `start`, with _ for -; values other than texts go as JSON."""
+        self._base = base
+        self.head = self._start("--head", "--port=0", "--node-ip-address=127.0.0.1", *_options(head))
+        self.address = self.head.gcs_address
+        self.session_dir = Path(self.head.session_dir)
+
+    def add_node(self, **options: Any) -> NodeRecord:
+        return self._start(f"--address={self.address}", *_options(options))
+
+    def _start(self, *arguments: str) -> NodeRecord:
+        done = run_command("start", *arguments)
+        assert done.status == 0, done.out + done.error
+        shown = re.search(r"\(node (\w+):", done.out)
+        assert shown, done.out
+        (path,) = self._base.glob(f"session_*/nodes/{shown[1]}*.json")
+        return NodeRecord.read(path)
+
+    @property
+    def secret(self) -> str:
+        return (self.session_dir / "auth_token").read_text().strip()
+
+    def stats(self, node: NodeRecord) -> object_manager_pb2.StoreStats:
+        """Of a node's store, asked on its own socket."""
+        return ask_store(node.store_socket)
+
+    def stop(self) -> None:
+        done = run_command("stop")
+        assert done.status == 0, done.out + done.error
+
+
+def _options(options: dict[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"--{name.replace('_', '-')}={text}"
+
+
+def ask_store(socket_path: str) -> object_manager_pb2.StoreStats:
+    """GetStats of the object manager at a Unix socket."""
+
+    async def ask() -> object_manager_pb2.StoreStats:
+        channel = await FramedTransport("").connect(f"unix:{socket_path}", CALL_TIMEOUT_S)
+        try:
+            stub = ObjectStoreServiceAsyncStub(channel)
+            return await stub.GetStats(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)
+        finally:
+            channel.close()
+
+    return asyncio.run(ask())
+
+
+def service_pid(node: NodeRecord, service: str) -> int:
+    """service: gcs_server, object_manager or raylet."""
+    return int(node.services[service]["pid"])
+
+
+def processes_of_node(node: NodeRecord) -> list[psutil.Process]:
+    """Its reaper and all that lives below it."""
+    reaper = psutil.Process(node.reaper_pid)
+    return [reaper, *reaper.children(recursive=True)]
+
+
+def mapped_files(pid: int) -> set[str]:
+    """Paths of the files that a process has mapped; empty where it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    return {fields[5] for line in text.splitlines() if len(fields := line.split(maxsplit=5)) == 6}
