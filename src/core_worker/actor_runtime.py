@@ -124,7 +124,7 @@ class ActorRuntime:
                 if inspect.isawaitable(value):
                     value = await value
             except ActorExit:
-                self._executor.finish_exit(spec, task, call)
+                self._executor.finish_exit()
                 self._check_exit()
                 return
             except BaseException as error:

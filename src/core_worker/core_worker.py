@@ -345,6 +345,12 @@ class CoreWorker:
                 channel.close("this process disconnected")
         self.reactor.close()
 
+    def abandon(self) -> None:
+        """In a fork: forgets everything without a word to anybody. The sockets and the lock are the parent's."""
+        self.is_leaving = True
+        self.reactor.abandon()
+        self.lock = self.reactor.lock
+
     def is_main_thread(self) -> bool:
         return threading.current_thread() is threading.main_thread()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ray_mono.common.exceptions import RaySystemError
@@ -10,6 +11,18 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
 _core: CoreWorker | None = None
+# This process is a copy of one that was connected: its sockets and threads are the other's.
+_is_fork = False
+
+FORK_MESSAGE = (
+    "this process was forked from one that is connected to a cluster, and a connection cannot be shared: "
+    "run the work as a task or an actor, or start the process anew (multiprocessing's start method 'spawn')"
+)
+
+
+def is_fork() -> bool:
+    """Whether this process is a fork of a connected one."""
+    return _is_fork
 
 
 def get() -> CoreWorker | None:
@@ -18,6 +31,8 @@ def get() -> CoreWorker | None:
 
 def require() -> CoreWorker:
     """The connected core worker. Raises RaySystemError where there is none."""
+    if _core is None and _is_fork:
+        raise RaySystemError(FORK_MESSAGE)
     if _core is None:
         raise RaySystemError("ray_mono is not connected to a cluster in this process: call ray_mono.init() first")
     return _core
@@ -26,3 +41,14 @@ def require() -> CoreWorker:
 def set(core: CoreWorker | None) -> None:
     global _core
     _core = core
+
+
+def _after_fork_in_child() -> None:
+    global _core, _is_fork
+    if _core is not None:
+        _core.abandon()
+        _core = None
+        _is_fork = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

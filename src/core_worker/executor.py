@@ -31,6 +31,7 @@ from ray_mono.core_worker.context import TaskContext, resource_ids_of
 from ray_mono.core_worker.task_failure import TITLE, argument_error, describe_error
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
@@ -139,7 +140,7 @@ class Executor:
             value = target(*args, **kwargs)
         except ActorExit:
             del args, kwargs
-            self.finish_exit(spec, task, call)
+            self.finish_exit()
             return
         except BaseException as error:
             del args, kwargs
@@ -266,14 +267,19 @@ class Executor:
         reply = Reply(status=Reply.DONE, returns=returns, pid=self.core.pid, is_application_error=True)
         self._answer(spec, task, call, reply, [serialized] * len(returns))
 
-    def finish_exit(self, spec: Any, task: TaskContext, call: ServerCall) -> None:
-        """exit_actor(): the GCS is told first, so that this death is not taken for a crash."""
+    def finish_exit(self) -> None:
+        """exit_actor(): the call is not answered, as in Ray; its caller hears from the GCS that the actor ended, and why.
+
+        The GCS is told first, so that this death is not taken for a crash.
+        """
         core = self.core
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
         info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
-        core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
+        try:
+            core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
+        except RpcError as error:
+            logger.error("the GCS was not told of exit_actor(): %s", error)
         self._exiting = True
-        self.finish(spec, task, call, None if spec.num_returns == 1 else [None] * spec.num_returns)
 
     def _returns(self, spec: Any, value: Any) -> list[Any]:
         if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:

@@ -75,8 +75,8 @@ class TransferStreams(Protocol):
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
         """Brings the rest of the object to its landing. False where the landing had no room, or the object is larger than max_bytes
-        (0: any size); then place() has been called all the same. Raises TransferFailed, and what place() raises. Once cancelled, not
-        a byte is written any more."""
+        (0: any size); then place() has been called all the same, and nothing was awaited after it. Raises TransferFailed, and what place()
+        raises. Once cancelled, not a byte is written any more."""
         ...
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:

@@ -35,6 +35,7 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
+JOIN_TIMEOUT_S = 5.0
 STANDBY_S = 0.002
 """How long the background thread leaves the sockets to callers: also the longest delay of a buffered write."""
 
@@ -105,6 +106,7 @@ class Reactor:
         self._sleepers: set[Waiter] = set()
         self._step_down = False
         self._wake_on_leave = False
+        self._is_freed = False
         self._standby = threading.Event()
         self._thread = threading.Thread(target=self._background, name=f"{name}-reader", daemon=True)
         self._thread.start()
@@ -160,6 +162,8 @@ class Reactor:
     def _leave(self) -> None:
         self._leader = 0
         self._lead_count += 1
+        if self.is_closed:
+            self._free()
         if self._wake_on_leave or self._sleepers:
             self._wake_on_leave = False
             self._standby.set()
@@ -282,10 +286,16 @@ class Reactor:
 
     def wake(self) -> None:
         """Ends the leader's poll. Safe in a finalizer and in any thread: takes no lock. A no-op on the leader itself."""
-        if not self._wake_sent and self._leader not in (0, threading.get_ident()):
+        if not self._wake_sent and not self._is_freed and self._leader not in (0, threading.get_ident()):
             self._wake_sent = True
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
+
+    def abandon(self) -> None:
+        """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent."""
+        self.lock = threading.RLock()
+        self.is_closed = True
+        self._leader = 0
 
     def close(self) -> None:
         """Stops the background thread and wakes every waiter; connections are their owner's to close first."""
@@ -301,6 +311,15 @@ class Reactor:
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=5.0)
-        self._epoll.close()
-        os.close(self._wake_fd)
+            self._thread.join(timeout=JOIN_TIMEOUT_S)
+        with self.lock:
+            if self._leader in (0, threading.get_ident()):
+                self._free()
+            # Else a caller still polls: it frees what it polls when it leaves.
+
+    def _free(self) -> None:
+        """The descriptors go, once, when nobody polls any more. Lock held."""
+        if not self._is_freed:
+            self._is_freed = True
+            self._epoll.close()
+            os.close(self._wake_fd)

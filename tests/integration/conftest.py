@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of
+from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
 from tests.integration.nothing_left import wait_for_nothing_left
 
 NUM_CPUS = 2
@@ -36,6 +36,8 @@ def shared_base() -> Iterator[Path]:
         finally:
             ray.shutdown()
             end_processes(processes_of(base, set()))
+            for path in shared_memory_of(base):
+                path.unlink(missing_ok=True)
             shutil.rmtree(base, ignore_errors=True)
 
 

@@ -106,6 +106,20 @@ def test_a_waiting_create_gets_the_memory_that_the_last_reader_lets_go(session_b
         run(scene())
 
 
+def test_a_client_that_gives_up_waiting_leaves_the_queue(session_base: Path) -> None:
+    async def scene() -> None:
+        async with connect(store) as client:
+            await client.put("a", bytes(3 * MIB))
+            request = object_manager_pb2.CreateRequest(object_id=object_id("b"), size_bytes=2 * MIB)
+            with pytest.raises(RpcError) as failure:
+                await client.stub.Create(request, timeout_s=0.05)
+            assert failure.value.code is StatusCode.DEADLINE_EXCEEDED
+            assert (await client.stats()).num_waiting_creates == 0
+
+    with StoreProcess(session_base, "s", 4 * MIB, create_timeout_s=TIMEOUT_S) as store:
+        run(scene())
+
+
 SMALL_SYSTEM = f"""
 import errno, os
 real_fallocate = os.posix_fallocate

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import random
 import socket
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.object_manager.harness import (
     LOST,
     SECRET,
     TIMEOUT_S,
+    SmallGcs,
     StoreProcess,
     connect,
     node,
@@ -124,29 +125,75 @@ def test_when_a_holder_has_it_not_the_next_is_asked_and_when_none_has_it_is_lost
     run(scene())
 
 
-async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: StoreProcess, count: int) -> None:
-    """A proxy to a real object manager that hangs up after `count` bytes of its answers."""
-    there, to_there = await asyncio.open_connection("127.0.0.1", source.port)
+class Proxy:
+    """In front of a real object manager: lets `count` bytes of its answers through, and then hangs up or says nothing more."""
 
-    async def forward() -> None:
+    def __init__(self, source: StoreProcess, count: int, hangs_up: bool) -> None:
+        self.node_id = b"proxy".ljust(28)
+        self.spent = asyncio.Event()
+        self._source = source
+        self._left = count
+        self._hangs_up = hangs_up
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self, gcs: SmallGcs) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        gcs.tell_node(common_pb2.NodeInfo(node_id=self.node_id, host="127.0.0.1", object_manager_port=port))
+        try:
+            yield
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", self._source.port)
+        forward = asyncio.ensure_future(self._forward(reader, to_there))
+        answer = asyncio.ensure_future(self._answer(there, writer))
+        self._tasks += [forward, answer]
+        await asyncio.wait([forward, answer], return_when=asyncio.FIRST_COMPLETED)
+        for side in (writer, to_there):
+            side.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            to_there.write(data)
+            writer.write(data)
 
-    forwarding = asyncio.ensure_future(forward())
-    left = count
-    with contextlib.suppress(ConnectionError):
-        while left > 0 and (data := await there.read(min(65536, left))):
-            left -= len(data)
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self._left > 0 and (data := await reader.read(min(65536, self._left))):
+            self._left -= len(data)
             writer.write(data)
             await writer.drain()
-    forwarding.cancel()
-    for side in (writer, to_there):
-        side.close()
+        self.spent.set()
+        if not self._hangs_up:
+            await asyncio.Event().wait()
 
 
-def test_when_a_holder_breaks_off_the_next_one_continues_there(session_base: Path) -> None:
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_when_a_holder_breaks_off_or_falls_silent_the_next_one_continues_there(session_base: Path, hangs_up: bool) -> None:
     data = noise(8 * MIB)
 
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 16 * MIB) as far,
+            node(gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=TIMEOUT_S if hangs_up else 0.1) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            await writer.put("a", data)
+            proxy = Proxy(far, 3 * MIB, hangs_up)
+            async with proxy.running(gcs):
+                assert await reader.read("a", locations=(proxy.node_id, far.node_id)) == data
+            assert (await reader.stats()).stream_received_bytes == len(data)
+
+    run(scene())
+
+
+def test_an_object_that_is_freed_on_its_way_leaves_nothing(session_base: Path) -> None:
     async def scene() -> None:
         async with (
             small_gcs(session_base) as gcs,
@@ -155,17 +202,39 @@ def test_when_a_holder_breaks_off_the_next_one_continues_there(session_base: Pat
             connect(far) as writer,
             connect(near) as reader,
         ):
-            await writer.put("a", data)
-            proxy = await asyncio.start_server(lambda r, w: break_off(r, w, far, 3 * MIB), "127.0.0.1", 0)
-            async with proxy:
-                broken = b"b" * 28
-                gcs.tell_node(
-                    common_pb2.NodeInfo(
-                        node_id=broken, host="127.0.0.1", object_manager_port=proxy.sockets[0].getsockname()[1]
-                    )
-                )
-                assert await reader.read("a", locations=(broken, far.node_id)) == data
-            assert (await reader.stats()).stream_received_bytes == len(data)
+            await writer.put("a", noise(8 * MIB))
+            proxy = Proxy(far, 3 * MIB, hangs_up=False)
+            async with proxy.running(gcs):
+                get = await start(reader, reader.find("a", locations=(proxy.node_id,)))
+                await proxy.spent.wait()
+                before = await reader.stats()
+                assert (before.num_pulls_active, before.num_unsealed, before.used_bytes) == (1, 1, 8 * MIB)
+                await reader.free("a")
+                (found,) = await get
+                assert found.state == LOST and "its owner freed it" in found.reason
+                after = await reader.stats()
+                assert (after.num_pulls_active, after.num_unsealed, after.used_bytes) == (0, 0, 0)
+
+    run(scene())
+
+
+def test_a_holder_that_is_killed_is_lost_in_words(session_base: Path) -> None:
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", MIB) as far,
+            node(gcs, session_base, "near", MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            for name in ("a", "b"):
+                await writer.put(name, b"hello")
+            await reader.read("a", locations=(far.node_id,))  # now there is a connection that will turn out dead
+            far.process.kill()
+            await asyncio.to_thread(far.process.wait)
+            (found,) = await reader.find("b", locations=(far.node_id,))
+            assert found.state == LOST
+            assert far.node_id.hex() in found.reason and "Connect call failed" in found.reason
 
     run(scene())
 

@@ -196,14 +196,20 @@ class SimCluster:
             except RuntimeError as error:
                 raise CheckFailed(f"{node.process.name}: {error}") from error
 
-    def check_nothing_is_left(self) -> None:
-        """After all drivers left: no lease anywhere, and everything free."""
+    async def until_nothing_is_left(self, timeout_s: float) -> None:
+        """After all drivers left: waits until there is no lease anywhere, and everything is free."""
+        end_s = self.world.loop.time() + timeout_s
+        while left := self._what_is_left():
+            if self.world.loop.time() > end_s:
+                raise CheckFailed(f"{timeout_s:g} s after the last driver left: {'; '.join(left)}")
+            await asyncio.sleep(0.5)
+
+    def _what_is_left(self) -> list[str]:
+        left = []
         for node in self.nodes:
-            leases = node.raylet.leases.leases()
+            leases, ledger = node.raylet.leases.leases(), node.raylet.ledger
             if leases:
-                raise CheckFailed(f"{node.process.name} still has leases: {leases[:3]}")
-            if node.raylet.ledger.available != node.raylet.ledger.total:
-                free = node.raylet.ledger.available
-                raise CheckFailed(
-                    f"{node.process.name} is idle and has {free} of {node.raylet.ledger.total} free"
-                )
+                left.append(f"{node.process.name} has {len(leases)} leases, the first {leases[0]}")
+            elif ledger.available != ledger.total:
+                left.append(f"{node.process.name} is idle with {ledger.available} of {ledger.total} free")
+        return left

@@ -10,6 +10,7 @@ Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when
 from __future__ import annotations
 
 import argparse
+import asyncio
 import collections
 import logging
 import sys
@@ -20,19 +21,25 @@ from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.scenario import Outcome, draw_scenario, run_scenario
 
 
-class _ProcessName(logging.Filter):
-    """Adds the simulated process to log records."""
+class _WhereAndWhen(logging.Filter):
+    """Adds the simulated process and the virtual time to log records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         process = CURRENT_PROCESS.get()
         record.process_name = process.name if process else "-"
+        try:
+            record.virtual_s = asyncio.get_running_loop().time()
+        except RuntimeError:
+            record.virtual_s = 0.0
         return True
 
 
 def set_up_log(level: str) -> None:
     handler = logging.StreamHandler()
-    handler.addFilter(_ProcessName())
-    handler.setFormatter(logging.Formatter("%(process_name)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(_WhereAndWhen())
+    handler.setFormatter(
+        logging.Formatter("%(virtual_s)12.6f %(process_name)s %(levelname)s %(name)s: %(message)s")
+    )
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 

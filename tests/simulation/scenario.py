@@ -25,8 +25,10 @@ LIVENESS_S = 600.0
 """Virtual seconds for the work after the last fault. Health checks of silent hosts take up to 40 s, TCP a
 minute.
 """
-SETTLE_S = 10.0
-"""Virtual seconds for the last messages after the drivers left."""
+SETTLE_S = 120.0
+"""Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
+end when the host is declared dead, or with TCP's keepalive.
+"""
 SUBMIT_WINDOW_S = 2.0
 
 
@@ -163,8 +165,7 @@ async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: 
     world.network.may_break = False
     world.network.heal()
     await asyncio.gather(*work)
-    await asyncio.sleep(SETTLE_S)
-    cluster.check_nothing_is_left()
+    await cluster.until_nothing_is_left(SETTLE_S)
 
 
 async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, journal: Journal) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def connected_core() -> CoreWorker:
     """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
     core = current.get()
+    if core is None and current.is_fork():
+        return current.require()  # raises: a cluster of its own is not what a fork is after
     if core is None:
         # Imported here, because it imports the modules that import this one.
         from ray_mono._private.worker import init
