@@ -22,8 +22,7 @@ from ray_mono.core_worker.task_failure import describe_error
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.executor import Executor
-    from ray_mono.rpc.reactor_server import ServerCall
+    from ray_mono.core_worker.executor import Call, Executor
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class ActorRuntime:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
         self.class_name = spec.name.removesuffix(".__init__")
-        self.resources: ResourceSet = task.resources
+        self.resources = ResourceSet.from_proto(spec.resources)
         self.resource_ids = task.resource_ids
         self.instance: Any = None
         self._executor = executor
@@ -87,25 +86,26 @@ class ActorRuntime:
 
     # ---- concurrency
 
-    def dispatch(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any) -> None:
+    def dispatch(self, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any) -> None:
         """Starts a call beside others. On the main thread, in the order of the calls."""
+        spec = call.spec
         group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
         if group not in self._groups:
             known = ", ".join(sorted(name for name in self._groups if name)) or "none"
             error = ValueError(f"{self.class_name} has no concurrency group {group!r}; it has: {known}")
-            self._executor.finish_error(spec, task, call, describe_error(spec, error, self, self._core))
+            self._executor.finish_error(call, task, describe_error(spec, error, self, self._core))
             return
         if self._loop is not None:
-            coroutine = self._run_async(group, spec, task, call, target, args, kwargs)
+            coroutine = self._run_async(group, call, task, target, args, kwargs)
             self._loop.call_soon_threadsafe(self._start, coroutine)
         else:
-            self._pools[group].submit(self._run_threaded, spec, task, call, target, args, kwargs)
+            self._pools[group].submit(self._run_threaded, call, task, target, args, kwargs)
 
-    def _run_threaded(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any) -> None:
+    def _run_threaded(self, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any) -> None:
         try:
-            self._executor.run_here(spec, task, call, target, args, kwargs)
+            self._executor.run_here(call, task, target, args, kwargs)
         except BaseException:
-            logger.exception("running %s failed; this is a bug of ray_mono", spec.name)
+            logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
         self._check_exit()
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -115,7 +115,7 @@ class ActorRuntime:
         task.add_done_callback(self._running.discard)
 
     async def _run_async(
-        self, group: str, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: Any, kwargs: Any
+        self, group: str, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any
     ) -> None:
         async with self._semaphores[group]:
             self._core.context.enter(task)
@@ -128,11 +128,11 @@ class ActorRuntime:
                 self._check_exit()
                 return
             except BaseException as error:
-                self._executor.finish_error(spec, task, call, describe_error(spec, error, self, self._core))
+                self._executor.finish_error(call, task, describe_error(call.spec, error, self, self._core))
                 return
             finally:
                 del args, kwargs
-            self._executor.finish(spec, task, call, value)
+            self._executor.finish(call, task, value)
 
     def _check_exit(self) -> None:
         """After exit_actor() on another thread: the main thread sits in its queue."""

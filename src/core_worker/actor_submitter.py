@@ -26,8 +26,8 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.call_template import Peer
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 
 IN_FLIGHT_MAX = 1000
 """Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here."""
@@ -45,11 +45,11 @@ class Actor:
         "in_flight",
         "max_pending_calls",
         "num_restarts",
+        "peer",
         "pending_reason",
         "queue",
         "sequence_number",
         "state",
-        "stub",
         "version",
         "watching",
         "worker",
@@ -65,7 +65,7 @@ class Actor:
         self.death: common_pb2.DeathCause | None = None
         self.pending_reason = ""
         self.worker: common_pb2.Address | None = None
-        self.stub: CoreWorkerServiceStub | None = None
+        self.peer: Peer | None = None
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0
@@ -108,9 +108,13 @@ class ActorSubmitter:
         if actor.state == common_pb2.DEAD:
             self._fail_dead(actor, task)
             return
-        actor.queue.append(task)
-        if actor.stub is None:
+        if actor.peer is None:
             self.watch(actor)
+        elif not actor.queue and not task.request.args and len(actor.in_flight) < IN_FLIGHT_MAX:
+            # The usual case, kept short: nothing is before it, and nothing has to be waited for.
+            self._push(actor, task)
+            return
+        actor.queue.append(task)
         task.num_unresolved = -1
         self._core.tasks.resolve(task, lambda resolved: self._resolved(actor, resolved))
 
@@ -119,20 +123,18 @@ class ActorSubmitter:
         self._pump(actor)
 
     def _pump(self, actor: Actor) -> None:
-        while actor.queue and actor.stub is not None and len(actor.in_flight) < IN_FLIGHT_MAX:
+        while actor.queue and actor.peer is not None and len(actor.in_flight) < IN_FLIGHT_MAX:
             if actor.queue[0].num_unresolved:
                 return
             self._push(actor, actor.queue.popleft())
 
     def _push(self, actor: Actor, task: PendingTask) -> None:
-        assert actor.stub is not None and actor.worker is not None
-        request = task.request
-        request.intended_worker_id = actor.worker.worker_id
-        request.spec.actor_task.sequence_number = actor.sequence_number
+        assert actor.peer is not None and actor.worker is not None
+        task.request.sequence_number = actor.sequence_number
         actor.sequence_number += 1
         actor.in_flight[task.task_id] = task
         worker = actor.worker
-        actor.stub.PushTask.start(request, lambda reply, error: self._on_reply(actor, worker, task, reply, error))
+        actor.peer.push(task.template, task.request, lambda reply, error: self._on_reply(actor, worker, task, reply, error))
 
     def _on_reply(
         self, actor: Actor, worker: common_pb2.Address, task: PendingTask, reply: Any, error: RpcError | None
@@ -150,7 +152,7 @@ class ActorSubmitter:
     def _disconnected(self, actor: Actor, worker: common_pb2.Address) -> None:
         """What was sent stays in `in_flight` until the GCS says more."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
-            actor.stub = actor.worker = None
+            actor.peer = actor.worker = None
             self.watch(actor)
 
     def killed(self, actor_id: bytes) -> None:
@@ -187,7 +189,7 @@ class ActorSubmitter:
         else:
             actor.state = info.state
             if info.state == common_pb2.RESTARTING:
-                actor.stub = actor.worker = None
+                actor.peer = actor.worker = None
                 self._settle_sent(actor, "it is restarting")
             self.watch(actor)
 
@@ -202,8 +204,8 @@ class ActorSubmitter:
     def _alive(self, actor: Actor, info: Any) -> None:
         if actor.worker is not None and actor.worker.worker_id == info.address.worker_id:
             return
-        channel = self._core.channel_for(info.address)
-        if channel.is_closed:
+        peer = self._core.peer(info.address)
+        if peer.channel.is_closed:
             # It died between the GCS's answer and now: the GCS will hear of it too.
             self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
             return
@@ -211,10 +213,10 @@ class ActorSubmitter:
         self._settle_sent(actor, "it was restarted")
         actor.worker = common_pb2.Address()
         actor.worker.CopyFrom(info.address)
-        actor.stub = self._core.stub_for(info.address)
+        actor.peer = peer
         actor.sequence_number = 0
         worker = actor.worker
-        channel.on_close(lambda reason: self._disconnected(actor, worker))
+        peer.channel.on_close(lambda reason: self._disconnected(actor, worker))
         self._core.creation_done(actor.creation_id, serialization.CREATED, b"")
         self._pump(actor)
 
@@ -226,7 +228,7 @@ class ActorSubmitter:
         for task in sent:
             if task.retries_left:
                 task.retries_left -= task.retries_left > 0
-                task.request.spec.attempt += 1
+                task.request.attempt += 1
                 again.append(task)
             else:
                 self._core.tasks.fail(task, ActorUnavailableError(why, actor.actor_id))
@@ -236,7 +238,7 @@ class ActorSubmitter:
         actor.state = common_pb2.DEAD
         actor.death = common_pb2.DeathCause()
         actor.death.CopyFrom(cause)
-        actor.stub = actor.worker = None
+        actor.peer = actor.worker = None
         for task in [*actor.in_flight.values(), *actor.queue]:
             self._fail_dead(actor, task)
         actor.in_flight.clear()

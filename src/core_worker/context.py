@@ -15,7 +15,7 @@ from ray_mono.common import ids
 from ray_mono.common.resources import ResourceSet
 
 
-@dataclass
+@dataclass(slots=True)
 class TaskContext:
     """One task that executes, or a driver's root."""
 
@@ -25,10 +25,13 @@ class TaskContext:
     depth: int = 0
     attempt: int = 0
     actor_id: bytes = b""
-    resources: ResourceSet = field(default_factory=ResourceSet)
+    # A ResourceSet or its message; empty for drivers.
+    resources: Any = None
     resource_ids: dict[str, list[int]] = field(default_factory=dict)
+    seed: int = 0
     num_submitted: int = 0
     num_puts: int = 0
+    run_us: int = 0
     # Foreign references that came in with the task's arguments and are not known to their owners yet.
     arrived: dict[bytes, bytes] = field(default_factory=dict)
     # Arguments by reference, counted as `submitted` until the reply.
@@ -37,7 +40,9 @@ class TaskContext:
     def next_task_id(self, actor_id: bytes) -> bytes:
         """Of the next task that this one submits. Lock held."""
         self.num_submitted += 1
-        return ids.task_id_bytes(self.task_id, self.num_submitted, actor_id)
+        if not self.seed:
+            self.seed = ids.task_seed(self.task_id)
+        return ids.child_task_id(self.seed, self.num_submitted, actor_id)
 
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1
@@ -81,7 +86,10 @@ class WorkerContext:
         return self.get().attempt
 
     def assigned_resources(self) -> dict[str, float]:
-        return self.get().resources.to_units()
+        resources = self.get().resources
+        if resources is None:
+            return {}
+        return (resources if isinstance(resources, ResourceSet) else ResourceSet.from_proto(resources)).to_units()
 
     def resource_ids(self) -> dict[str, list[int]]:
         return self.get().resource_ids

@@ -25,12 +25,13 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
+from ray_mono.core_worker.call_template import CallTemplates, Peer
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.function_manager import Exported, FunctionManager
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
@@ -48,8 +49,6 @@ from ray_mono.rpc.surface import RpcError
 
 logger = logging.getLogger(__name__)
 
-INLINE_BYTES_MAX = 100 << 10
-"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size."""
 GCS_TIMEOUT_S = 60.0
 
 
@@ -79,6 +78,7 @@ class CoreWorker:
         self.node = node
         self.node_id: bytes = node.node_id
         self.job_id = job_id
+        self.nil_actor = ids.nil_actor_of(job_id)
         self.namespace = namespace
         self.session_dir = session_dir
         self.is_driver = is_driver
@@ -91,8 +91,7 @@ class CoreWorker:
         self.is_leaving = False
         self._secret = secret
         self._address_bytes = address.SerializeToString(deterministic=True)
-        self._channels: dict[bytes, ReactorChannel] = {}
-        self._stubs: dict[bytes, CoreWorkerServiceStub] = {}
+        self._peers: dict[bytes, Peer] = {}
         self._raylets: dict[str, RayletServiceStub] = {}
         self._owned_channels = [gcs_channel, raylet_channel, store_channel]
         self._dropped: deque[bytes] = deque()
@@ -110,6 +109,7 @@ class CoreWorker:
         self.actor_submitter = ActorSubmitter(self)
         self.functions = FunctionManager(self)
         self.store = PlasmaClient(store_channel, self.worker_id)
+        self.templates = CallTemplates()
         self._submission = Submission(self)
         self.getter = Getter(self)
         reactor.after_turn = self.drain
@@ -121,33 +121,26 @@ class CoreWorker:
         self._id_counter += 1
         return self._id_prefix + self._id_counter.to_bytes(8, "little")
 
-    def channel_for(self, address: common_pb2.Address) -> ReactorChannel:
-        """The connection to another core worker; opened once, over the Unix socket where it is on this node."""
-        channel = self._channels.get(address.worker_id)
-        if channel is None or channel.is_closed:
+    def peer(self, address: common_pb2.Address) -> Peer:
+        """Another core worker. One connection, over the Unix socket where it is on this node; a lost one is opened anew."""
+        worker_id = address.worker_id
+        peer = self._peers.get(worker_id)
+        if peer is None:
             if address.node_id == self.node_id and address.unix_path:
                 target = f"unix:{address.unix_path}"
             else:
                 target = f"{address.host}:{address.port}"
-            channel = ReactorChannel(self.reactor, target, self._secret)
-            worker_id = address.worker_id
-            self._channels[worker_id] = channel
-            self._stubs[worker_id] = CoreWorkerServiceStub(channel)
-            channel.on_close(lambda reason: self._forget_channel(worker_id, channel))
-        return channel
+            peer = Peer(ReactorChannel(self.reactor, target, self._secret), worker_id)
+            if not peer.channel.is_closed:
+                self._peers[worker_id] = peer
+                peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
+        return peer
 
     def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
-        with self.lock:
-            stub = self._stubs.get(address.worker_id)
-            if stub is None:
-                channel = self.channel_for(address)
-                stub = self._stubs.get(address.worker_id) or CoreWorkerServiceStub(channel)
-            return stub
+        return self.peer(address).stub
 
-    def _forget_channel(self, worker_id: bytes, channel: ReactorChannel | None) -> None:
-        if channel is not None and self._channels.get(worker_id) is channel:
-            del self._channels[worker_id]
-            self._stubs.pop(worker_id, None)
+    def _forget_peer(self, worker_id: bytes) -> None:
+        self._peers.pop(worker_id, None)
 
     def raylet_at(self, target: str) -> RayletServiceStub:
         """Another node's raylet."""
@@ -341,7 +334,7 @@ class CoreWorker:
             self.drain()
             self.reactor.flush()
             self.server.close()
-            for channel in [*self._channels.values(), *self._owned_channels]:
+            for channel in [*[peer.channel for peer in self._peers.values()], *self._owned_channels]:
                 channel.close("this process disconnected")
         self.reactor.close()
 

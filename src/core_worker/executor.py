@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from setproctitle import setproctitle
 
 from ray_mono.common.exceptions import RayError
-from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.context import TaskContext, resource_ids_of
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_failure import TITLE, argument_error, describe_error
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 Reply = core_worker_pb2.PushTaskReply
 GCS_TIMEOUT_S = 60.0
+UNFLUSHED_MAX = 16
+"""Answers that may share one send."""
 
 
 class ActorExit(BaseException):
@@ -55,15 +58,29 @@ class TaskFailed(Exception):
         self.error = error
 
 
+class Call:
+    """One PushTask: what is constant of it, what is its own, and where the answer goes."""
+
+    __slots__ = ("own", "request", "spec", "to")
+
+    def __init__(self, spec: Any, request: Any, to: ServerCall) -> None:
+        self.spec = spec
+        self.request = request
+        # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
+        self.own = request if request.template_id else spec
+        self.to = to
+
+
 class Executor:
     """The queue and the main loop of one worker."""
 
     def __init__(self, core: CoreWorker, bind_job: Callable[[bytes], None]) -> None:
         self.core = core
         self._bind_job = bind_job
-        self._queue: deque[tuple[Any, ServerCall] | None] = deque()
+        self._queue: deque[Call | None] = deque()
         self._waiter: Waiter | None = None
-        self._calls: dict[bytes, int] = {}
+        self._num_calls: dict[bytes, int] = {}
+        self._num_unflushed = 0
         self._exiting = False
         self._label = ""
         self.actor: ActorRuntime | None = None
@@ -71,10 +88,43 @@ class Executor:
     # ---- served; lock held
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
-        if request.intended_worker_id != self.core.worker_id or self._exiting:
+        wanted = request.intended_worker_id
+        if (wanted and wanted != self.core.worker_id) or self._exiting:
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
-        self._enqueue((request, call))
+        number = request.template_id
+        if not number:
+            spec = request.spec
+        elif request.HasField("spec"):
+            spec = call.connection.state[number] = request.spec
+        else:
+            spec = call.connection.state[number]
+        self._enqueue(Call(spec, request, call))
+
+    def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
+        self._give_back(call.connection)
+
+    def give_back_all(self) -> None:
+        """The running task waits for others, perhaps for one that waits here."""
+        with self.core.lock:
+            self._give_back(None)
+
+    def _give_back(self, connection: Any) -> None:
+        """Answers NOT_STARTED to queued normal tasks, of one connection or all."""
+        if not self._queue:
+            return
+        kept: deque[Call | None] = deque()
+        for item in self._queue:
+            if (
+                item is not None
+                and item.spec.type == common_pb2.NORMAL_TASK
+                and connection in (None, item.to.connection)
+            ):
+                item.to.reply(Reply(status=Reply.NOT_STARTED))
+            else:
+                kept.append(item)
+        self._queue = kept
+        self.core.reactor.wake()
 
     def is_disposable(self) -> bool:
         """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced."""
@@ -86,7 +136,7 @@ class Executor:
         """Ends the process once what is queued has run."""
         self._enqueue(None)
 
-    def _enqueue(self, item: tuple[Any, ServerCall] | None) -> None:
+    def _enqueue(self, item: Call | None) -> None:
         self._queue.append(item)
         if self._waiter is not None:
             self._waiter.set()
@@ -106,6 +156,7 @@ class Executor:
                     item = self._queue.popleft()
                     waiter = None
                 else:
+                    self._num_unflushed = 0
                     waiter = self._waiter = Waiter(core.reactor)
             if waiter is not None:
                 core.reactor.wait(waiter)
@@ -113,66 +164,70 @@ class Executor:
                 continue
             if item is None:
                 break
-            self._handle(*item)
+            self._handle(item)
             item = None
         self._leave()
 
-    def _handle(self, request: Any, call: ServerCall) -> None:
-        spec = request.spec
+    def _handle(self, call: Call) -> None:
+        spec = call.spec
         self._bind_job(spec.job_id)
-        task = self._task_context(request)
+        task = self._task_context(call)
         try:
-            target, args, kwargs = self._prepare(spec, task)
+            target, args, kwargs = self._prepare(call, task)
         except TaskFailed as failed:
-            self.finish_error(spec, task, call, failed.error)
+            self.finish_error(call, task, failed.error)
             return
-        if spec.type == common_pb2.ACTOR_TASK and self.actor is not None and self.actor.is_concurrent:
-            self.actor.dispatch(spec, task, call, target, args, kwargs)
+        if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
+            self.actor.dispatch(call, task, target, args, kwargs)
             return
-        self.run_here(spec, task, call, target, args, kwargs)
+        self.run_here(call, task, target, args, kwargs)
 
-    def run_here(self, spec: Any, task: TaskContext, call: ServerCall, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    def run_here(self, call: Call, task: TaskContext, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Runs the user's function on this thread and answers."""
         core = self.core
         token = core.context.enter(task)
-        self._show(spec)
+        self._show(call.spec)
         try:
+            started_s = time.perf_counter()
             value = target(*args, **kwargs)
+            task.run_us = int((time.perf_counter() - started_s) * 1e6)
         except ActorExit:
             del args, kwargs
             self.finish_exit()
             return
         except BaseException as error:
             del args, kwargs
-            self.finish_error(spec, task, call, describe_error(spec, error, self.actor, self.core))
+            self.finish_error(call, task, describe_error(call.spec, error, self.actor, core))
             return
         finally:
             core.context.leave(token)
         del args, kwargs
-        self.finish(spec, task, call, value)
+        self.finish(call, task, value)
 
     # ---- preparing
 
-    def _task_context(self, request: Any) -> TaskContext:
-        spec = request.spec
-        actor_id = spec.actor_task.actor_id or spec.actor_creation.actor_id
+    def _task_context(self, call: Call) -> TaskContext:
+        spec, own = call.spec, call.own
         task = TaskContext(
-            task_id=spec.task_id,
-            job_id=spec.job_id,
-            name=spec.name,
-            depth=spec.depth,
-            attempt=spec.attempt,
-            actor_id=actor_id,
-            resources=ResourceSet.from_proto(spec.resources),
-            resource_ids=resource_ids_of(request.resource_ids),
+            task_id=own.task_id, job_id=spec.job_id, name=spec.name, depth=own.depth, attempt=own.attempt
         )
-        if self.actor is not None and spec.type == common_pb2.ACTOR_TASK:
-            task.resources = self.actor.resources
-            task.resource_ids = self.actor.resource_ids
+        if spec.type == common_pb2.ACTOR_TASK:
+            actor = self.actor
+            if actor is not None:
+                task.actor_id = actor.actor_id
+                task.resources = actor.resources
+                task.resource_ids = actor.resource_ids
+            return task
+        task.actor_id = spec.actor_creation.actor_id
+        # Made into a ResourceSet by whoever asks.
+        task.resources = spec.resources
+        if call.request.resource_ids:
+            task.resource_ids = resource_ids_of(call.request.resource_ids)
         return task
 
-    def _prepare(self, spec: Any, task: TaskContext) -> tuple[Any, list[Any], dict[str, Any]]:
+    def _prepare(self, call: Call, task: TaskContext) -> tuple[Any, list[Any], dict[str, Any]]:
         """The callable and its arguments. Raises TaskFailed."""
+        spec = call.spec
         try:
             if spec.type == common_pb2.ACTOR_TASK:
                 if self.actor is None:
@@ -188,21 +243,21 @@ class Executor:
                 target = self._creator(spec, task, target)
         except BaseException as error:
             raise TaskFailed(describe_error(spec, error, self.actor, self.core)) from None
+        if not call.own.flat_args:
+            return target, [], {}
         try:
-            args, kwargs = self._arguments(spec, task)
+            args, kwargs = self._arguments(call.own, task)
         except BaseException as error:
             raise TaskFailed(argument_error(spec, error, self.actor, self.core)) from None
         return target, args, kwargs
 
-    def _arguments(self, spec: Any, task: TaskContext) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, own: Any, task: TaskContext) -> tuple[list[Any], dict[str, Any]]:
         core = self.core
-        if not spec.flat_args:
-            return [], {}
         core.getter.collect_into(task.arrived)
         try:
-            flat = pickle.loads(spec.flat_args)
+            flat = pickle.loads(own.flat_args)
             references = []
-            for arg in spec.args:
+            for arg in own.args:
                 if arg.WhichOneof("arg") == "value":
                     flat[arg.position] = core.getter.read(b"", arg.value.metadata, arg.value.data)
                 else:
@@ -214,8 +269,9 @@ class Executor:
         finally:
             core.getter.collect_into(None)
         args = [flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is None]
-        kwargs = {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
-        return args, kwargs
+        if 2 * len(args) == len(flat):
+            return args, {}
+        return args, {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
 
     def _fetch(self, references: list[Any], task: TaskContext) -> list[Any]:
         """Values of arguments by reference. The caller holds them until our reply, so no owner is told."""
@@ -245,27 +301,41 @@ class Executor:
 
     # ---- ends
 
-    def finish(self, spec: Any, task: TaskContext, call: ServerCall, value: Any) -> None:
+    def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
+        spec = call.spec
         try:
             serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
-            returns = [self._return_object(spec, index + 1, item) for index, item in enumerate(serialized)]
-        except BaseException as error:
             del value
-            self.finish_error(spec, task, call, describe_error(spec, error, self.actor, self.core))
+            if len(serialized) == 1 and self._is_plain(serialized[0]) and spec.type != common_pb2.ACTOR_CREATION_TASK:
+                only = serialized[0]
+                reply = Reply(
+                    has_inline=True,
+                    inline_metadata=only.metadata,
+                    inline_data=only.to_bytes(),
+                    run_us=task.run_us,
+                )
+                self._answer(call, task, reply, [])
+                return
+            returns = [self._return_object(call, index + 1, item) for index, item in enumerate(serialized)]
+        except BaseException as error:
+            self.finish_error(call, task, describe_error(spec, error, self.actor, self.core))
             return
-        del value
-        reply = Reply(status=Reply.DONE, returns=returns, pid=self.core.pid)
+        reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
         if self.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+            reply.pid = self.core.pid
             reply.repr_name = self.actor.repr_name()
-        self._answer(spec, task, call, reply, serialized)
+        self._answer(call, task, reply, serialized)
 
-    def finish_error(self, spec: Any, task: TaskContext, call: ServerCall, error: BaseException) -> None:
+    def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error."""
         serialized = serialization.serialize_error(error)
-        returns = [self._return_object(spec, index + 1, serialized) for index in range(spec.num_returns)]
-        reply = Reply(status=Reply.DONE, returns=returns, pid=self.core.pid, is_application_error=True)
-        self._answer(spec, task, call, reply, [serialized] * len(returns))
+        returns = [self._return_object(call, index + 1, serialized) for index in range(call.spec.num_returns)]
+        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
+        self._answer(call, task, reply, [serialized] * len(returns))
+
+    def _is_plain(self, value: serialization.Serialized) -> bool:
+        return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
 
     def finish_exit(self) -> None:
         """exit_actor(): the call is not answered, as in Ray; its caller hears from the GCS that the actor ended, and why.
@@ -292,31 +362,31 @@ class Executor:
             raise ValueError(f"{spec.name}() has num_returns={spec.num_returns} but returned {got}")
         return values
 
-    def _return_object(self, spec: Any, index: int, value: serialization.Serialized) -> Any:
-        from ray_mono.core_worker.core_worker import INLINE_BYTES_MAX
-
+    def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
         core = self.core
-        object_id = spec.task_id + index.to_bytes(4, "little")
+        object_id = call.own.task_id + index.to_bytes(4, "little")
         nested = [core.reference_message(ref._id) for ref in value.nested]
         if value.size_bytes > INLINE_BYTES_MAX:
-            core.store.put(object_id, value, spec.caller.worker_id)
+            core.store.put(object_id, value, call.spec.caller.worker_id)
             return core_worker_pb2.ReturnObject(
                 object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
             )
         message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
-    def _answer(self, spec: Any, task: TaskContext, call: ServerCall, reply: Any, serialized: list[Any]) -> None:
+    def _answer(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
         core = self.core
         sys.stdout.flush()
         sys.stderr.flush()
-        reply.worker_exiting = self._exiting or self._counts_out(spec)
+        spec = call.spec
+        if self._exiting or (spec.max_calls and self._counts_out(spec)):
+            reply.worker_exiting = True
 
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
             core.references.remove_submitted(task.held)
-            call.reply(reply)
+            call.to.reply(reply)
 
         def handed_over() -> None:
             for value in serialized:
@@ -326,29 +396,40 @@ class Executor:
 
         with core.lock:
             core.drain()
-            waiting = 1
+            if not task.held and not task.arrived and not any(value.nested for value in serialized):
+                call.to.reply(reply)
+            else:
+                self._hand_over(call, reply, serialized, handed_over)
+            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
+            # of an actor's short calls may share a send; the background thread sees to those that would wait.
+            self._num_unflushed += 1
+            if not self._queue or spec.type != common_pb2.ACTOR_TASK or self._num_unflushed >= UNFLUSHED_MAX:
+                self._num_unflushed = 0
+                core.reactor.flush()
 
-            def one() -> None:
-                nonlocal waiting
-                waiting -= 1
-                if waiting == 0:
-                    handed_over()
+    def _hand_over(self, call: Call, reply: Any, serialized: list[Any], then: Callable[[], None]) -> None:
+        waiting = 1
 
-            for returned, value in zip(reply.returns, serialized, strict=True):
-                if value.nested:
-                    waiting += 1
-                    nested = dict.fromkeys(ref._id for ref in value.nested)
-                    core.ownership.hand_over(nested, returned.object_id, spec.caller, one)
-            one()
-            core.reactor.flush()
+        def one() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                then()
+
+        for returned, value in zip(reply.returns, serialized, strict=False):
+            if value.nested:
+                waiting += 1
+                nested = dict.fromkeys(ref._id for ref in value.nested)
+                self.core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one)
+        one()
 
     def _counts_out(self, spec: Any) -> bool:
         """max_calls: whether this was the last call of its function here."""
         if not spec.max_calls:
             return False
         digest = spec.function.python.function_hash
-        self._calls[digest] = self._calls.get(digest, 0) + 1
-        if self._calls[digest] >= spec.max_calls:
+        self._num_calls[digest] = self._num_calls.get(digest, 0) + 1
+        if self._num_calls[digest] >= spec.max_calls:
             self._exiting = True
         return self._exiting
 
@@ -371,6 +452,7 @@ class Executor:
     def _leave(self) -> None:
         """Runs exit handlers, lets the last replies out, ends."""
         core = self.core
+        self.give_back_all()
         with core.lock:
             core.reactor.flush()
         if self.actor is not None:

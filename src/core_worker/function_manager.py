@@ -19,8 +19,8 @@ from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.object_ref import ObjectRef
 
 logger = logging.getLogger(__name__)
 

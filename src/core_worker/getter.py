@@ -12,6 +12,7 @@ import concurrent.futures
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import (
@@ -54,6 +55,8 @@ class Getter:
         # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
         self.tells_raylet = False
         self._num_blocked = 0
+        # Worker: what else to do before a task's wait.
+        self.before_blocking: Callable[[], None] | None = None
         # Foreign references unpickled so far: tells whether something had any inside.
         self.num_arrived = 0
 
@@ -67,6 +70,8 @@ class Getter:
         if core.lock._is_owned():  # type: ignore[attr-defined]
             raise RaySystemError("this would wait under the core worker's lock; this is a bug of ray_mono")
         tells = self.tells_raylet
+        if self.before_blocking is not None:
+            self.before_blocking()
         if tells:
             with core.lock:
                 self._num_blocked += 1

@@ -55,6 +55,10 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         else:
             call.reply(core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER))
 
+    def GiveBackTasks(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self.executor is not None:
+            self.executor.GiveBackTasks(request, call)
+
     def GetObjectStatus(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         self._core().ownership.GetObjectStatus(request, call)
 

@@ -9,6 +9,8 @@ from ray_mono.protobuf import common_pb2
 
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
 NOTHING = ResourceSet()
+INLINE_BYTES_MAX = 100 << 10
+"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size."""
 
 
 @dataclass(frozen=True)

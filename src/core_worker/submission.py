@@ -11,6 +11,7 @@ Pickling runs user code and happens outside of the lock; then everything is coun
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import Actor
+from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
 from ray_mono.core_worker.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -43,20 +45,23 @@ class TaskTemplate:
     core: CoreWorker
     options: TaskOptions
     queue: SchedulingQueue
-    request: Any
-    """PushTaskRequest with everything but ids and arguments."""
+    call: CallTemplate
     captured: tuple[ObjectRef[Any], ...]
+    resubmit: Callable[[PendingTask], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class MethodTemplate:
-    """What calls of one actor method share."""
+    """What calls of one method through one handle share."""
 
     name: str
     num_returns: int = 1
     max_task_retries: int = 0
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     concurrency_group: str = ""
+    # Made with the first call.
+    call: CallTemplate | None = None
+    resubmit: Callable[[PendingTask], None] | None = None
 
 
 class ActorState:
@@ -70,15 +75,14 @@ class ActorState:
         self.creation_ref = creation_ref
 
 
-@dataclass
+@dataclass(slots=True)
 class _Arguments:
     """Packed arguments: for the specification, and what has to be held."""
 
     flat: bytes
     args: list[Any]
     refs: list[ObjectRef[Any]]
-    """Every reference in them, alive until counted."""
-    nested: list[ObjectRef[Any]]
+    """Every reference in them, also inside of values: alive until counted."""
 
 
 class Submission:
@@ -93,10 +97,10 @@ class Submission:
 
     def pack(self, flat_args: list[Any], what: str) -> _Arguments:
         """Raises TypeError saying which argument does not pickle."""
-        from ray_mono.core_worker.core_worker import INLINE_BYTES_MAX
-
+        if not flat_args:
+            return _Arguments(b"", [], [])
         core = self._core
-        packed = _Arguments(b"", [], [], [])
+        packed = _Arguments(b"", [], [])
         flat = flat_args
         for position in range(1, len(flat_args), 2):
             value = flat_args[position]
@@ -117,7 +121,7 @@ class Submission:
             except Exception as error:
                 name = flat_args[position - 1] or f"number {position // 2}"
                 raise TypeError(
-                    f"argument {name} of {what} (a {kind.__name__}) cannot be sent to a worker, since it does not pickle: {error}"
+                    f"argument {name} of {what}() (a {kind.__name__}) cannot be sent to a worker, since it does not pickle: {error}"
                 ) from error
             if serialized.size_bytes > INLINE_BYTES_MAX:
                 with core.lock:
@@ -127,10 +131,9 @@ class Submission:
                 packed.args.append(common_pb2.TaskArg(reference=core.reference_message(object_id), position=position))
                 continue
             packed.refs.extend(serialized.nested)
-            packed.nested.extend(serialized.nested)
             message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
             packed.args.append(common_pb2.TaskArg(value=message, position=position))
-        packed.flat = pickle.dumps(flat, 5) if flat else b""
+        packed.flat = pickle.dumps(flat, 5)
         return packed
 
     # ---- normal tasks
@@ -153,52 +156,51 @@ class Submission:
         )
         with core.lock:
             queue = core.task_submitter.queue_for(options)
-        return TaskTemplate(core, options, queue, core_worker_pb2.PushTaskRequest(spec=spec), code.captured)
+            call = core.templates.of(spec)
+
+        def submit(task: PendingTask) -> None:
+            core.task_submitter.submit(queue, task)
+
+        return TaskTemplate(core, options, queue, call, code.captured, submit)
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         core = self._core
         self._check_connected()
         options = template.options
-        packed = self.pack(flat_args, f"{template.request.spec.name}()")
-        packed.refs.extend(template.captured)
-        request = core_worker_pb2.PushTaskRequest()
-        request.CopyFrom(template.request)
+        packed = self.pack(flat_args, template.call.name)
+        if template.captured:
+            packed.refs.extend(template.captured)
         with core.lock:
             core.drain()
             parent = core.context.get()
-            task_id = parent.next_task_id(ids.nil_actor_of(core.job_id))
-            task = self._register(request, task_id, parent, packed, options.num_returns)
+            task_id = parent.next_task_id(core.nil_actor)
+            task = self._register(template.call, task_id, parent, packed)
             task.retries_left = options.max_retries
             task.retry_exceptions = options.retry_exceptions
-            queue = template.queue
-            task.resubmit = lambda again: core.task_submitter.submit(queue, again)
+            task.resubmit = template.resubmit
             if packed.args:
-                core.tasks.resolve(task, lambda ready: core.task_submitter.submit(queue, ready))
+                core.tasks.resolve(task, template.resubmit)
             else:
-                core.task_submitter.submit(queue, task)
+                core.task_submitter.submit(template.queue, task)
         return [ObjectRef(object_id, core) for object_id in task.return_ids]
 
-    def _register(
-        self, request: Any, task_id: bytes, parent: Any, packed: _Arguments, num_returns: int
-    ) -> PendingTask:
-        """Fills in ids and arguments and counts every reference. Lock held."""
+    def _register(self, call: CallTemplate, task_id: bytes, parent: Any, packed: _Arguments) -> PendingTask:
+        """Makes the message, and counts every reference. Lock held."""
         core = self._core
-        spec = request.spec
-        spec.task_id = task_id
-        spec.parent_task_id = parent.task_id
-        spec.depth = parent.depth + 1
-        spec.flat_args = packed.flat
+        request = core_worker_pb2.PushTaskRequest(
+            template_id=call.number, task_id=task_id, flat_args=packed.flat, depth=parent.depth + 1
+        )
+        arg_ids: list[bytes] = []
+        if packed.refs:
+            arg_ids = [ref._id for ref in packed.refs]
+            core.references.add_submitted(arg_ids)
         if packed.args:
-            spec.args.extend(packed.args)
-        for ref in packed.nested:
-            spec.nested_args.append(core.reference_message(ref._id))
-        arg_ids = [ref._id for ref in packed.refs]
-        core.references.add_submitted(arg_ids)
-        return_ids = [ids.object_id_bytes(task_id, index) for index in range(1, num_returns + 1)]
+            request.args.extend(packed.args)
+        return_ids = [task_id + index.to_bytes(4, "little") for index in range(1, call.num_returns + 1)]
         for object_id in return_ids:
             core.references.add_owned(object_id)
             core.memory_store.expect(object_id)
-        task = PendingTask(task_id, request, return_ids, arg_ids)
+        task = PendingTask(task_id, call, request, return_ids, arg_ids)
         core.tasks.add(task)
         return task
 
@@ -216,32 +218,43 @@ class Submission:
                 actor.creation_id = creation_ref.binary()
             return ActorState(actor, creation_ref)
 
-    def submit_actor_task(self, state: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+    def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
         core = self._core
-        self._check_connected()
-        actor = state.actor
-        packed = self.pack(flat_args, f"{template.name}()")
         spec = common_pb2.TaskSpec(
             type=common_pb2.ACTOR_TASK,
             name=template.name,
             job_id=core.job_id,
             caller=core.address,
             num_returns=template.num_returns,
-            actor_task=common_pb2.ActorTaskSpec(actor_id=actor.actor_id, concurrency_group=template.concurrency_group),
+            actor_task=common_pb2.ActorTaskSpec(
+                actor_id=actor.actor_id, concurrency_group=template.concurrency_group
+            ),
         )
-        request = core_worker_pb2.PushTaskRequest(spec=spec)
+        template.resubmit = lambda again: core.actor_submitter.submit(actor, again)
+        with core.lock:
+            template.call = core.templates.of(spec)
+        return template.call
+
+    def submit_actor_task(
+        self, state: ActorState, template: MethodTemplate, flat_args: list[Any]
+    ) -> list[ObjectRef[Any]]:
+        core = self._core
+        self._check_connected()
+        actor = state.actor
+        call = template.call or self._method_call(actor, template)
+        packed = self.pack(flat_args, call.name)
+        if state.creation_ref is not None:
+            packed.refs.append(state.creation_ref)
         with core.lock:
             core.drain()
-            core.actor_submitter.check_pending(actor)
-            if state.creation_ref is not None:
-                packed.refs.append(state.creation_ref)
+            if actor.max_pending_calls >= 0:
+                core.actor_submitter.check_pending(actor)
             parent = core.context.get()
             task_id = parent.next_task_id(actor.actor_id)
-            task = self._register(request, task_id, parent, packed, template.num_returns)
+            task = self._register(call, task_id, parent, packed)
             task.retries_left = template.max_task_retries
             task.retry_exceptions = template.retry_exceptions
-            task.actor_id = actor.actor_id
-            task.resubmit = lambda again: core.actor_submitter.submit(actor, again)
+            task.resubmit = template.resubmit
             core.actor_submitter.submit(actor, task)
         return [ObjectRef(object_id, core) for object_id in task.return_ids]
 
@@ -252,14 +265,14 @@ class Submission:
         """
         core = self._core
         self._check_connected()
-        packed = self.pack(flat_args, f"{options.class_name}()")
+        packed = self.pack(flat_args, options.class_name)
         packed.refs.extend(code.captured)
         with core.lock:
             parent = core.context.get()
             actor_id = parent.next_actor_id()
-            request = core_worker_pb2.PushTaskRequest(spec=self._creation_spec(code.descriptor, options, actor_id))
+            spec = self._creation_spec(code.descriptor, options, actor_id)
             task_id = ids.TaskID.for_actor_creation(actor_id).binary()
-            task = self._register(request, task_id, parent, packed, 1)
+            task = self._register(CallTemplate(spec, 0), task_id, parent, packed)
             creation_ref: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)
             actor = core.actor_submitter.actor(actor_id)
             actor.creation_id = creation_ref.binary()
@@ -277,8 +290,11 @@ class Submission:
         return ActorState(actor, None if options.is_detached else creation_ref)
 
     def _registration(self, task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
+        spec, request = task.template.spec, task.request
+        spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
+        spec.args.extend(request.args)
         return gcs_pb2.RegisterActorRequest(
-            creation_spec=task.request.spec, class_name=options.class_name, get_if_exists=options.get_if_exists
+            creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists
         )
 
     def _register_later(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:

@@ -17,16 +17,15 @@ from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.call_template import CallTemplate
     from ray_mono.core_worker.core_worker import CoreWorker
 
 
 class PendingTask:
-    """One submitted task. `request` is the wire message that is pushed; `request.spec` is its specification."""
+    """One submitted task: its template, and the wire message with what is its own."""
 
     __slots__ = (
-        "actor_id",
         "arg_ids",
-        "keep_alive",
         "num_unresolved",
         "request",
         "resubmit",
@@ -34,10 +33,14 @@ class PendingTask:
         "retry_exceptions",
         "return_ids",
         "task_id",
+        "template",
     )
 
-    def __init__(self, task_id: bytes, request: Any, return_ids: list[bytes], arg_ids: list[bytes]) -> None:
+    def __init__(
+        self, task_id: bytes, template: CallTemplate, request: Any, return_ids: list[bytes], arg_ids: list[bytes]
+    ) -> None:
         self.task_id = task_id
+        self.template = template
         self.request = request
         self.return_ids = return_ids
         # Every reference that the submission holds: arguments and what is inside them.
@@ -46,13 +49,10 @@ class PendingTask:
         self.retries_left = 0
         self.retry_exceptions: bool | tuple[type[BaseException], ...] = False
         self.resubmit: Callable[[PendingTask], None] | None = None
-        self.actor_id = b""
-        # References of this process that must not be dropped before the submission counted them.
-        self.keep_alive: Any = None
 
     @property
     def name(self) -> str:
-        return str(self.request.spec.name)
+        return self.template.name
 
 
 class TaskManager:
@@ -71,6 +71,11 @@ class TaskManager:
             self._retry(task)
             return
         core = self._core
+        if reply.has_inline:
+            # The usual case, kept short.
+            object_id = task.return_ids[0]
+            if object_id in core.references:
+                core.memory_store.put_inline(object_id, reply.inline_metadata, reply.inline_data)
         for returned in reply.returns:
             self._store_return(returned, core)
         for borrowed in reply.borrowed:
@@ -117,7 +122,7 @@ class TaskManager:
     def _retry(self, task: PendingTask) -> None:
         if task.retries_left > 0:
             task.retries_left -= 1
-        task.request.spec.attempt += 1
+        task.request.attempt += 1
         assert task.resubmit is not None
         task.resubmit(task)
 
@@ -142,9 +147,8 @@ class TaskManager:
 
     def resolve(self, task: PendingTask, when_ready: Callable[[PendingTask], None]) -> None:
         """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification."""
-        args = task.request.spec.args
         unresolved = []
-        for arg in args:
+        for arg in task.request.args:
             if arg.WhichOneof("arg") == "reference":
                 object_id = arg.reference.object_id
                 self._core.ownership.ask_owner(object_id)
@@ -166,7 +170,7 @@ class TaskManager:
         one_ready()
 
     def _inline(self, task: PendingTask) -> None:
-        for arg in task.request.spec.args:
+        for arg in task.request.args:
             if arg.WhichOneof("arg") != "reference":
                 continue
             entry = self._core.memory_store.get(arg.reference.object_id)

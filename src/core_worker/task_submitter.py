@@ -1,13 +1,18 @@
 """Normal tasks: leases on workers, and tasks pushed onto them. Called under the core worker's lock; never blocks.
 
-Tasks that may share a worker (same shape, strategy and environment: one scheduling key) share a queue. While tasks
-wait, leases are asked for, at most LEASE_REQUESTS_MAX at a time; a worker that was granted runs one task after
-another until the queue is empty, lingers LINGER_S for the next one, and goes back to its raylet.
+Tasks that may share a worker (same shape, strategy and environment) share a queue. While tasks wait, leases are asked for, at most
+LEASE_REQUESTS_MAX at a time; a worker that was granted runs one task after another until the queue is empty, lingers LINGER_S for the
+next one, and goes back to its raylet.
 
     lease   REQUESTED ──grant──► BUSY ◄──► IDLE (lingers) ──► returned
                 │  └──spillback──► REQUESTED at another raylet, which grants or rejects
                 └──rejected──► gone (asked for again while tasks wait)
-            BUSY ──worker lost──► disposed; its task is retried or fails
+            BUSY ──worker lost──► disposed; its first task is retried or fails, the others were not started
+
+Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in AHEAD_US, by what the queue's
+tasks took lately. A task behind another could wait too long, or for ever, if the first waits for it. So a worker that blocks in `get` gives
+its unstarted tasks back, and so does one whose first task takes longer than STALL_S (GiveBackTasks); it gets no more before
+that one ends. A worker answers each task before it starts the next, so that after a crash only the first can have run.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ from ray_mono.common.exceptions import (
     WorkerCrashedError,
 )
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, PendingTask
+from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, WRONG_WORKER, PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
-from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.call_template import Peer
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.rpc.reactor import Timer
 
@@ -37,34 +42,62 @@ LEASE_REQUESTS_MAX = 16
 LINGER_S = 0.005
 """How long an idle lease is kept: longer than a caller takes from one answer to its next call, shorter than anybody notices."""
 REJECTED_RETRY_S = 0.05
+AHEAD_US = 2000.0
+"""How much work a worker is given ahead: a few round trips of a busy machine."""
+AHEAD_MAX = 64
+OVERHEAD_US = 30.0
+"""What a task costs its worker besides the function itself."""
+STALL_S = 0.01
+"""A first task that is still running after it is long."""
 
 
 class Lease:
     """A worker that this process may push tasks to."""
 
-    __slots__ = ("address", "lease_id", "linger", "queue", "raylet", "resource_ids", "stub", "task")
+    __slots__ = (
+        "address",
+        "gives_back",
+        "is_over",
+        "lease_id",
+        "linger",
+        "peer",
+        "queue",
+        "raylet",
+        "resource_ids",
+        "seen_first",
+        "tasks",
+    )
 
-    def __init__(self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, stub: Any) -> None:
+    def __init__(self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer) -> None:
         self.lease_id = lease_id
         self.queue = queue
         self.raylet = raylet
         self.address: common_pb2.Address = grant.worker
         self.resource_ids = grant.resource_ids
-        self.stub: CoreWorkerServiceStub = stub
-        self.task: PendingTask | None = None
+        self.peer = peer
+        # Pushed and not answered, in order: the worker runs the first.
+        self.tasks: deque[PendingTask] = deque()
         self.linger: Timer | None = None
+        # Its first task is long: nothing is pushed behind it.
+        self.gives_back = False
+        # The first task at the last look for stalls.
+        self.seen_first: PendingTask | None = None
+        self.is_over = False
 
 
 class SchedulingQueue:
     """The tasks and leases of one scheduling key."""
 
-    __slots__ = ("idle", "num_leases", "options", "requested", "retry", "tasks")
+    __slots__ = ("idle", "leases", "options", "requested", "retry", "run_us", "stall_check", "tasks")
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
         self.tasks: deque[PendingTask] = deque()
         self.idle: list[Lease] = []
-        self.num_leases = 0
+        self.leases: dict[bytes, Lease] = {}
+        # Smoothed duration of its tasks; None before the first.
+        self.run_us: float | None = None
+        self.stall_check: Timer | None = None
         # Lease ids asked for, with the raylet that was asked.
         self.requested: dict[bytes, RayletServiceStub] = {}
         self.retry: Timer | None = None
@@ -88,7 +121,8 @@ class TaskSubmitter:
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
         queue.tasks.append(task)
-        self._pump(queue)
+        if queue.idle or len(queue.requested) < LEASE_REQUESTS_MAX:
+            self._pump(queue)
 
     def _pump(self, queue: SchedulingQueue) -> None:
         while queue.tasks and queue.idle:
@@ -99,6 +133,32 @@ class TaskSubmitter:
         wanted = min(len(queue.tasks), LEASE_REQUESTS_MAX)
         while len(queue.requested) < wanted:
             self._request(queue, self._core.raylet, False)
+        if queue.tasks:
+            for lease in queue.leases.values():
+                self._push_ahead(lease)
+
+    def _push_ahead(self, lease: Lease) -> None:
+        queue = lease.queue
+        if queue.run_us is None or lease.gives_back or not lease.tasks or queue.options.max_calls:
+            return
+        limit = min(AHEAD_MAX, int(AHEAD_US / (queue.run_us + OVERHEAD_US)))
+        while queue.tasks and len(lease.tasks) < limit:
+            self._push(lease, queue.tasks.popleft())
+        if len(lease.tasks) > 1 and queue.stall_check is None:
+            queue.stall_check = self._core.reactor.call_later(STALL_S, lambda: self._check_stalls(queue))
+
+    def _check_stalls(self, queue: SchedulingQueue) -> None:
+        """Has workers whose first task is still the one of the last look give back what waits behind it."""
+        queue.stall_check = None
+        for lease in queue.leases.values():
+            if len(lease.tasks) < 2:
+                continue
+            if lease.tasks[0] is lease.seen_first and not lease.gives_back:
+                lease.gives_back = True
+                lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
+            lease.seen_first = lease.tasks[0]
+            if queue.stall_check is None:
+                queue.stall_check = self._core.reactor.call_later(STALL_S, lambda: self._check_stalls(queue))
 
     # ---- leases
 
@@ -132,9 +192,8 @@ class TaskSubmitter:
             return
         outcome = reply.WhichOneof("outcome")
         if outcome == "grant":
-            stub = self._core.stub_for(reply.grant.worker)
-            lease = Lease(lease_id, queue, raylet, reply.grant, stub)
-            queue.num_leases += 1
+            lease = Lease(lease_id, queue, raylet, reply.grant, self._core.peer(reply.grant.worker))
+            queue.leases[lease_id] = lease
             self._next(lease)
         elif outcome == "spillback":
             if queue.tasks:
@@ -175,11 +234,14 @@ class TaskSubmitter:
         queue = lease.queue
         if queue.tasks:
             self._push(lease, queue.tasks.popleft())
+            self._push_ahead(lease)
             return
         queue.idle.append(lease)
         lease.linger = self._core.reactor.call_later(LINGER_S, lambda: self._give_back(lease))
-        for lease_id, raylet in list(queue.requested.items()):
-            raylet.CancelWorkerLease.start(raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None)
+        for lease_id, raylet in queue.requested.items():
+            raylet.CancelWorkerLease.start(
+                raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None
+            )
 
     def _give_back(self, lease: Lease) -> None:
         if lease in lease.queue.idle:
@@ -187,41 +249,61 @@ class TaskSubmitter:
             self._drop(lease, dispose=False)
 
     def _drop(self, lease: Lease, dispose: bool) -> None:
-        lease.queue.num_leases -= 1
+        lease.is_over = True
+        del lease.queue.leases[lease.lease_id]
         lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, dispose=dispose))
 
     # ---- tasks
 
     def _push(self, lease: Lease, task: PendingTask) -> None:
-        lease.task = task
-        request = task.request
-        request.intended_worker_id = lease.address.worker_id
-        request.lease_id = lease.lease_id
-        request.ClearField("resource_ids")
-        for name, ids in lease.resource_ids.items():
-            request.resource_ids[name].CopyFrom(ids)
-        lease.stub.PushTask.start(request, lambda reply, error: self._on_reply(lease, task, reply, error))
+        lease.tasks.append(task)
+        if lease.resource_ids:
+            task.request.ClearField("resource_ids")
+            for name, ids in lease.resource_ids.items():
+                task.request.resource_ids[name].CopyFrom(ids)
+        lease.peer.push(
+            task.template, task.request, lambda reply, error: self._on_reply(lease, task, reply, error)
+        )
 
     def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
-        lease.task = None
+        queue = lease.queue
+        is_first = bool(lease.tasks) and lease.tasks[0] is task
+        if is_first:
+            lease.tasks.popleft()
+        elif task in lease.tasks:
+            lease.tasks.remove(task)
         if error is not None:
-            self._drop(lease, dispose=True)
-            self._core.tasks.lost(task, lambda: WorkerCrashedError())
-            self._pump(lease.queue)
+            self._on_worker_lost(lease, task)
             return
-        exiting = reply.worker_exiting
         if reply.status == DONE:
+            queue.run_us = reply.run_us if queue.run_us is None else 0.8 * queue.run_us + 0.2 * reply.run_us
             self._core.tasks.complete(task, reply, lease.address)
-        elif reply.status == NOT_STARTED:
-            lease.queue.tasks.appendleft(task)
         else:
-            exiting = True
-            lease.queue.tasks.appendleft(task)
-        if exiting:
+            queue.tasks.appendleft(task)
+        if lease.is_over:
+            return
+        if reply.worker_exiting or reply.status == WRONG_WORKER:
             self._drop(lease, dispose=True)
-            self._pump(lease.queue)
-        else:
+            self._pump(queue)
+        elif not lease.tasks:
+            lease.gives_back = False
             self._next(lease)
+        elif reply.status == NOT_STARTED:
+            lease.gives_back = True
+            self._pump(queue)
+        else:
+            if is_first:
+                lease.gives_back = False
+            self._push_ahead(lease)
+
+    def _on_worker_lost(self, lease: Lease, task: PendingTask) -> None:
+        """The worker ran `task`; what it was sent behind that one was not started."""
+        if lease.is_over:
+            lease.queue.tasks.appendleft(task)
+        else:
+            self._drop(lease, dispose=True)
+            self._core.tasks.lost(task, WorkerCrashedError)
+        self._pump(lease.queue)
 
     def describe(self) -> list[dict[str, Any]]:
         """What waits and what is leased, for DumpState."""
@@ -229,7 +311,7 @@ class TaskSubmitter:
             {
                 "resources": str(queue.options.resources),
                 "tasks_queued": len(queue.tasks),
-                "leases": queue.num_leases,
+                "leases": len(queue.leases),
                 "lease_requests": len(queue.requested),
             }
             for queue in self._queues.values()

@@ -53,6 +53,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     executor = Executor(core, jobs.bind)
     current.set(core)
     core.getter.tells_raylet = True
+    core.getter.before_blocking = executor.give_back_all
     signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
     with core.lock:
         membership.servicer.set_executor(executor)
@@ -83,6 +84,7 @@ class _Jobs:
     def _bind(self, job_id: bytes) -> None:
         core = self._core
         self._bound = core.job_id = job_id
+        core.nil_actor = ids.nil_actor_of(job_id)
         core.context.main = TaskContext(ids.TaskID.for_driver(job_id).binary(), job_id)
         job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
         core.namespace = job.namespace

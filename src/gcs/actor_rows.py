@@ -45,7 +45,7 @@ def without_arguments(spec: common_pb2.TaskSpec) -> common_pb2.TaskSpec:
     """The creation task as others may see it: what it is and needs, not what it is called with."""
     bare = common_pb2.TaskSpec()
     bare.CopyFrom(spec)
-    for field in ("flat_args", "args", "nested_args"):
+    for field in ("flat_args", "args"):
         bare.ClearField(field)
     bare.actor_creation.ClearField("serialized_handle")
     return bare

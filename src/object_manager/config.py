@@ -34,7 +34,7 @@ class ObjectManagerConfig:
     send_slice_bytes: int = 4 * MIB
     """A send of this size at a time: the loop serves others between two."""
     frees_pending_max: int = 1_000_000
-    """Object ids waiting to be freed on one other node; beyond that the oldest are given up (the copies can still be evicted)."""
+    """Object ids waiting to be freed on one other node; beyond that they are given up (copies can still be evicted)."""
     free_retry_timeout_s: float = 30.0
     """How long a node that is alive but cannot be reached is asked again to free objects."""
     dead_owners_max: int = 10_000

@@ -51,8 +51,8 @@ async def send_message(sock: socket.socket, message: _Message, timeout_s: float)
     try:
         async with asyncio.timeout(timeout_s):
             await asyncio.get_running_loop().sock_sendall(sock, _LENGTH.pack(len(data)) + data)
-    except TimeoutError:
-        raise WireError(f"the peer took nothing for {timeout_s:g} s") from None
+    except TimeoutError as error:
+        raise WireError(str(error) or f"the peer took nothing for {timeout_s:g} s") from None
 
 
 async def receive_message(sock: socket.socket, timeout_s: float | None) -> bytes | None:
@@ -102,8 +102,8 @@ async def receive_into(
                 if turn_bytes >= _BYTES_PER_TURN:
                     turn_bytes = 0
                     await asyncio.sleep(0)
-    except TimeoutError:
-        raise WireError(f"nothing came from the peer for {timeout_s:g} s") from None
+    except TimeoutError as error:  # ours, which says nothing, or the kernel's
+        raise WireError(str(error) or f"nothing came from the peer for {timeout_s} s") from None
     return done
 
 
@@ -117,7 +117,7 @@ async def send_bytes(
         try:
             async with asyncio.timeout(timeout_s):
                 await loop.sock_sendall(sock, part)
-        except TimeoutError:
-            raise WireError(f"the peer took less than {len(part)} bytes in {timeout_s:g} s") from None
+        except TimeoutError as error:
+            raise WireError(str(error) or f"the peer took less than {len(part)} bytes in {timeout_s:g} s") from None
         progress(len(part))
         await asyncio.sleep(0)

@@ -90,7 +90,7 @@ class Reactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
-        # Called at the end of every turn, under the lock: the owner drains what finalizers queued.
+        # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what finalizers queued.
         self.after_turn: Callable[[], None] | None = None
         self._epoll = select.epoll()
         self._pollables: dict[int, Pollable] = {}
@@ -121,7 +121,7 @@ class Reactor:
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         me = threading.get_ident()
         with self.lock:
-            self.flush()
+            self._settle()
             if waiter.done:
                 return True
             # A stale self can remain if an interrupt struck while leaving.
@@ -204,9 +204,13 @@ class Reactor:
                     except Exception:
                         logger.exception("a handler failed; this is a bug of ray_mono")
             self._run_timers()
-            if self.after_turn is not None:
-                self.after_turn()
-            self.flush()
+            self._settle()
+
+    def _settle(self) -> None:
+        """What handlers and finalizers left goes out. Also before a first poll: finalizers do not wake a reactor that nobody leads."""
+        if self.after_turn is not None:
+            self.after_turn()
+        self.flush()
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= time.monotonic():
@@ -231,7 +235,7 @@ class Reactor:
                 if take:
                     self._leader = me
                     self._step_down = False
-                    self.flush()
+                    self._settle()
                 else:
                     self._wake_on_leave = sleep_long
             if not take:

@@ -25,7 +25,7 @@ def test_sizes_are_rays_and_another_size_is_refused(kind: type[ids.BaseID], size
 
 def test_an_object_leads_back_to_its_task_actor_and_job() -> None:
     actor = ActorID.of(JOB.binary(), DRIVER.binary(), 1)
-    task = TaskID(ids.task_id_bytes(DRIVER.binary(), 1, actor.binary()))
+    task = TaskID(ids.child_task_id(ids.task_seed(DRIVER.binary()), 1, actor.binary()))
     returned = ObjectID(ids.object_id_bytes(task.binary(), 3))
     assert (returned.task_id, returned.index) == (task, 3)
     assert task.actor_id == actor and task.job_id == actor.job_id == JOB and JOB.int() == 7
@@ -33,8 +33,8 @@ def test_an_object_leads_back_to_its_task_actor_and_job() -> None:
 
 def test_ids_are_derived_and_differ_by_counter_and_kind() -> None:
     actor = ids.nil_actor_of(JOB.binary())
-    made = [ids.task_id_bytes(DRIVER.binary(), counter, actor) for counter in range(100)]
-    assert made == [ids.task_id_bytes(DRIVER.binary(), counter, actor) for counter in range(100)]
+    made = [ids.child_task_id(ids.task_seed(DRIVER.binary()), counter, actor) for counter in range(100)]
+    assert made == [ids.child_task_id(ids.task_seed(DRIVER.binary()), counter, actor) for counter in range(100)]
     actors = [ActorID.of(JOB.binary(), DRIVER.binary(), counter).binary() for counter in range(100)]
     assert len(set(made)) == len(set(actors)) == 100
     assert not {task[:8] for task in made} & {actor_id[:8] for actor_id in actors}

@@ -36,8 +36,8 @@ def get(references: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
-    """The head, with 1 CPU; `second` adds the other node."""
-    cluster = CommandLineCluster(shared_base, num_cpus=1)
+    """The head, with 1 CPU and 4 of "here"; `second` adds the other node."""
+    cluster = CommandLineCluster(shared_base, num_cpus=1, resources={"here": 4})
     try:
         yield cluster
     finally:
@@ -102,7 +102,7 @@ def test_the_cluster_is_the_sum_of_its_nodes(cluster: CommandLineCluster, second
     total = ray.cluster_resources()
     assert (total["CPU"], total["there"]) == (3, 4)
     shown = run_command("status").out
-    assert "Nodes: 2 alive, 0 dead" in shown and "0 of 4 there" in shown
+    assert "Nodes: 2 alive" in shown and "0 of 4 there" in shown
     assert run_command("healthcheck").status == 0
 
 
@@ -132,14 +132,11 @@ def test_what_exceeds_the_cpus_of_a_node_spills_over(
 
 def test_tasks_of_tasks_cross_over_as_well(cluster: CommandLineCluster, second: NodeRecord) -> None:
     @ray.remote(num_cpus=0, resources={"there": 1})
-    def ask_back(head_id: str) -> tuple[str, str]:
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(head_id, soft=False)
-        return where_am_i(), ray.get(where.options(num_cpus=0, scheduling_strategy=strategy).remote())
+    def ask_back() -> tuple[str, str]:
+        own = ray.get_runtime_context().get_node_id()
+        return own, ray.get(where.options(num_cpus=0, resources={"here": 1}).remote())
 
-    def where_am_i() -> str:
-        return ray.get_runtime_context().get_node_id()
-
-    assert get(ask_back.remote(cluster.head.node_id)) == (second.node_id, cluster.head.node_id)
+    assert get(ask_back.remote()) == (second.node_id, cluster.head.node_id)
 
 
 # ---------------------------------------------------------------- objects
@@ -235,7 +232,7 @@ def test_an_actor_on_another_node_is_called_from_everywhere(
         def make(self) -> Any:
             return np.full(BIG_BYTES, self.count, np.uint8)
 
-    @ray.remote
+    @ray.remote(num_cpus=0, resources={"here": 1})
     def add_twice(counter: Any) -> str:
         ray.get([counter.add.remote(np.ones(MIB, np.uint8)) for _ in range(2)])
         return ray.get_runtime_context().get_node_id()
@@ -245,3 +242,31 @@ def test_an_actor_on_another_node_is_called_from_everywhere(
     assert get(counter.add.remote(ray.put(np.full(MIB, 10, np.uint8)))) == 10
     assert get([add_twice.remote(counter) for _ in range(2)]) == [cluster.head.node_id] * 2
     assert (get(counter.make.remote()) == 14).all()
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_an_object_that_is_larger_than_the_store_of_a_node_is_an_error_there(
+    cluster: CommandLineCluster, second: NodeRecord
+) -> None:
+    small = cluster.add_node(num_cpus=1, resources={"small": 1}, object_store_memory=16 * MIB)
+
+    @ray.remote(num_cpus=0, resources={"small": 1})
+    def read(array: Any) -> int:
+        return int(array[0])
+
+    @ray.remote(num_cpus=0, resources={"small": 1})
+    def read_inside(references: list[Any]) -> int:
+        return int(ray.get(references[0])[0])
+
+    reference = ray.put(np.full(BIG_BYTES, 9, np.uint8))
+    for failed in (read.remote(reference), read_inside.remote([reference])):
+        sizes = rf"wanted 314\d+ bytes, more than the store can hold: capacity {16 * MIB} bytes"
+        with pytest.raises(ray.exceptions.RayError, match=sizes):
+            get(failed)
+    # The store serves what fits, as before.
+    fits = ray.put(np.full(MIB, 8, np.uint8))
+    assert get(read.remote(fits)) == 8
+    assert cluster.stats(small).num_unsealed == 0
+    cluster.remove_node(small)

@@ -267,3 +267,20 @@ def test_closing_ends_every_wait() -> None:
     for thread in threads:
         thread.join(WAIT_S)
     assert ended.is_set() and not any(thread.is_alive() for thread in threads)
+
+
+def test_what_finalizers_left_is_settled_before_a_wait() -> None:
+    reactor = Reactor("alone")
+    left = []
+
+    def drain() -> None:
+        while left:
+            left.pop().set()
+
+    reactor.after_turn = drain
+    # A finalizer does not wake a reactor that nobody leads; who leads next has to look first.
+    for _ in range(3):
+        waiter = Waiter(reactor)
+        left.append(waiter)
+        assert reactor.wait(waiter, WAIT_S)
+    reactor.close()

@@ -11,22 +11,14 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from google.protobuf.message import Message
-
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.simulation.canonical import canonical_bytes
 from tests.simulation.endpoint import Endpoint, Packet
 from tests.simulation.handles import SimFuture
 from tests.simulation.loop import VirtualLoop
 
 Serializer = Callable[[Any], bytes]
 Deserializer = Callable[[bytes], Any]
-
-
-def to_bytes(message: Any, serializer: Serializer) -> bytes:
-    """Serializes; protobuf messages with their maps in order, which the given serializer does not promise."""
-    if isinstance(message, Message):
-        return message.SerializeToString(deterministic=True)
-    return serializer(message)
 
 
 class Ending:
@@ -271,7 +263,7 @@ class _UnaryMethod(_Method):
     def __call__(self, request: Any, timeout_s: float | None = None) -> asyncio.Future[Any]:
         call = _UnaryCall(self._channel, self._path, self._deserialize)
         try:
-            self._channel.start_call("REQUEST", self._path, to_bytes(request, self._serialize), call)
+            self._channel.start_call("REQUEST", self._path, canonical_bytes(request, self._serialize), call)
         except RpcError as error:
             call.fail(error)
         else:
@@ -280,7 +272,7 @@ class _UnaryMethod(_Method):
         return call
 
     def notify(self, request: Any) -> None:
-        self._channel.notify(self._path, to_bytes(request, self._serialize))
+        self._channel.notify(self._path, canonical_bytes(request, self._serialize))
 
 
 class _StreamMethod(_Method):
@@ -290,7 +282,7 @@ class _StreamMethod(_Method):
         state = _StreamState(self._channel, self._path)
         stream = SimStream(state, self._deserialize)
         try:
-            self._channel.start_call("REQUEST", self._path, to_bytes(request, self._serialize), state)
+            self._channel.start_call("REQUEST", self._path, canonical_bytes(request, self._serialize), state)
         except RpcError as error:
             state.fail(error)
         return stream

@@ -165,6 +165,10 @@ class Journal:
                 f"without faults {len(again)} tasks ran more than once, or never: {_list(again)}"
             )
 
+    def retries(self) -> int:
+        """How many attempts ran beyond the first of each task."""
+        return sum(max(0, story.attempts_run - 1) for story in self.tasks.values())
+
     def outcomes(self) -> dict[str, int]:
         """How many tasks ended how."""
         counts: dict[str, int] = {}

@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_mono.common.ids import TaskID, WorkerID, nil_actor_of, task_id_bytes
+from ray_mono.common.ids import TaskID, WorkerID, child_task_id, nil_actor_of, task_seed
 from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import (
     common_pb2,
@@ -160,8 +160,8 @@ class SimDriver:
         retried).
         """
         self._counter += 1
-        parent = TaskID.for_driver(self.job_id).binary()
-        task_id = task_id_bytes(parent, self._counter, nil_actor_of(self.job_id))
+        seed = task_seed(TaskID.for_driver(self.job_id).binary())
+        task_id = child_task_id(seed, self._counter, nil_actor_of(self.job_id))
         task = PendingTask(task_id, script, resources, max_retries)
         self._journal.task_submitted(task_id, max_retries)
         self._queue(resources).tasks.append(task)

@@ -29,7 +29,8 @@ SETTLE_S = 120.0
 """Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
 end when the host is declared dead, or with TCP's keepalive.
 """
-SUBMIT_WINDOW_S = 2.0
+PAUSE_S_MAX = 2.0
+"""The longest a driver rests between two bursts of tasks."""
 
 
 class FaultKind(enum.Enum):
@@ -63,6 +64,8 @@ class Scenario:
     num_drivers: int
     tasks: tuple[tuple[TaskScript, ResourceSet], ...]
     max_retries: int = 4
+    pauses: int = 0
+    """The drivers submit in about one burst more than this."""
     faults: tuple[Fault, ...] = ()
     knobs: NetworkKnobs = field(default_factory=NetworkKnobs)
 
@@ -82,6 +85,8 @@ class Outcome:
     virtual_s: float
     outcomes: dict[str, int]
     grants: int
+    retries: int
+    """Attempts beyond the first."""
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
@@ -107,6 +112,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> 
         tasks=tasks,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
+        pauses=rng.choice([0, 2, 6]),
     )
 
 
@@ -141,8 +147,14 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
         journal.check_everything_ended()
         if scenario.is_harmless:
             journal.check_no_retries()
-        digest, virtual_s = world.trace.digest(), world.loop.time()
-        return Outcome(digest, world.trace.count, virtual_s, journal.outcomes(), journal.grants)
+        return Outcome(
+            world.trace.digest(),
+            world.trace.count,
+            world.loop.time(),
+            journal.outcomes(),
+            journal.grants,
+            journal.retries(),
+        )
 
 
 async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: Journal) -> None:
@@ -179,8 +191,8 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
     async def work() -> None:
         results = []
         for script, resources in scenario.tasks[number :: scenario.num_drivers]:
-            if rng.random() < 0.05:
-                await asyncio.sleep(rng.uniform(0.0, SUBMIT_WINDOW_S))
+            if rng.random() < scenario.pauses / len(scenario.tasks):
+                await asyncio.sleep(rng.uniform(0.0, PAUSE_S_MAX))
             results.append(driver.submit(script, resources, scenario.max_retries))
         await asyncio.gather(*results)
         await driver.stop()

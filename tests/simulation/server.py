@@ -15,7 +15,8 @@ from typing import Any
 
 from ray_mono.rpc import errors
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
-from tests.simulation.channel import Ending, to_bytes
+from tests.simulation.canonical import canonical_bytes
+from tests.simulation.channel import Ending
 from tests.simulation.endpoint import Endpoint, Packet
 from tests.simulation.network import SimNetwork
 from tests.simulation.process import SimProcess
@@ -169,7 +170,7 @@ class SimConnection:
     def _reply_bytes(self, handler: Handler[Any, Any], reply: Any) -> bytes:
         if not isinstance(reply, handler.reply_type):
             raise TypeError(f"{handler.function!r} answered {type(reply)!r}, not {handler.reply_type!r}")
-        return to_bytes(reply, handler.reply_type.SerializeToString)
+        return canonical_bytes(reply, handler.reply_type.SerializeToString)
 
     def _send(self, kind: str, call_id: int, payload: bytes = b"") -> None:
         self._endpoint.send(Packet(kind, "", call_id, payload))

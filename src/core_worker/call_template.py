@@ -1,0 +1,65 @@
+"""What calls of one function, or of one method of one actor, have in common: sent once per connection, then named by a number.
+
+A TaskSpec is some twenty fields; a call differs from the next in three or four. So the constant part is a template with a number that is
+unique in its process, and a Peer remembers which templates its connection has carried. Equal templates are one: handles and remote
+functions that are made again and again (unpickled in every task, say) do not make the receivers' tables grow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+from ray_mono.rpc.reactor_channel import ReactorChannel
+
+
+class CallTemplate:
+    """The constant part of calls."""
+
+    __slots__ = ("name", "num_returns", "number", "spec")
+
+    def __init__(self, spec: common_pb2.TaskSpec, number: int) -> None:
+        self.spec = spec
+        self.number = number
+        self.name: str = spec.name
+        self.num_returns: int = spec.num_returns
+
+
+class CallTemplates:
+    """The templates of one process. Lock held."""
+
+    def __init__(self) -> None:
+        self._by_content: dict[bytes, CallTemplate] = {}
+
+    def of(self, spec: common_pb2.TaskSpec) -> CallTemplate:
+        content = spec.SerializeToString(deterministic=True)
+        template = self._by_content.get(content)
+        if template is None:
+            template = self._by_content[content] = CallTemplate(spec, len(self._by_content) + 1)
+        return template
+
+
+class Peer:
+    """Another core worker, as this one calls it: one connection, and the templates that it has carried."""
+
+    __slots__ = ("_carried", "channel", "stub", "worker_id")
+
+    def __init__(self, channel: ReactorChannel, worker_id: bytes) -> None:
+        self.channel = channel
+        self.stub = CoreWorkerServiceStub(channel)
+        self.worker_id = worker_id
+        self._carried: set[int] = set()
+
+    def push(self, template: CallTemplate, request: Any, on_done: Any) -> None:
+        """PushTask, with the template where the peer has not seen it. Lock held."""
+        number = template.number
+        if number in self._carried:
+            self.stub.PushTask.start(request, on_done)
+            return
+        self._carried.add(number)
+        request.spec.CopyFrom(template.spec)
+        request.intended_worker_id = self.worker_id
+        self.stub.PushTask.start(request, on_done)
+        request.ClearField("spec")
+        request.ClearField("intended_worker_id")

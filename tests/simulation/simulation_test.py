@@ -1,0 +1,137 @@
+"""A whole cluster in virtual time: it does its work under faults, a seed repeats it exactly, and the checkers
+find planted bugs.
+
+RAY_MONO_SIM_SEED=N runs the seeded test with that seed alone; tests/simulation/explore.py runs many.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.leases import Binding
+from ray_mono.raylet.ledger import ResourceLedger
+from ray_mono.raylet.worker_pool import WorkerPool
+from ray_mono.raylet.worker_states import Worker
+from tests.simulation.loop import SimulationError
+from tests.simulation.network import NetworkKnobs
+from tests.simulation.scenario import Fault, FaultKind, Outcome, Scenario, draw_scenario, run_scenario
+from tests.simulation.workers import TaskScript
+
+SEED = os.environ.get("RAY_MONO_SIM_SEED")
+SEEDS = [int(SEED)] if SEED else list(range(10))
+ONE_CPU = ResourceSet.from_units({"CPU": 1})
+
+
+def two_nodes(num_tasks: int, *faults: Fault) -> Scenario:
+    """A GCS, two raylets with two CPUs each, and tasks of 10 ms."""
+    return Scenario(
+        node_units=({"CPU": 2}, {"CPU": 2}),
+        num_drivers=1,
+        tasks=((TaskScript(compute_s=0.01), ONE_CPU),) * num_tasks,
+        faults=faults,
+    )
+
+
+def test_a_thousand_tasks_complete_although_a_raylet_is_killed_midway() -> None:
+    killed = Fault(at_s=1.0, kind=FaultKind.KILL_RAYLET, lasts_s=30.0, choice=0)
+    outcome = run_scenario(0, two_nodes(1000, killed))
+    assert outcome.outcomes == {"done": 1000}
+    assert outcome.retries > 0
+
+
+def test_without_faults_every_task_runs_once() -> None:
+    outcome = run_scenario(0, two_nodes(200))
+    assert outcome.outcomes == {"done": 200}
+    assert outcome.retries == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seeded_run_with_delays_and_faults_is_clean(seed: int) -> None:
+    outcome = run_scenario(seed, draw_scenario(seed))
+    assert outcome.outcomes["done"] > 0, f"seed {seed}: {outcome}"
+
+
+def run_in_a_process(seed: int, hash_seed: int) -> str:
+    """The digest of a seed's run in an interpreter of its own."""
+    program = (
+        "from tests.simulation.scenario import draw_scenario, run_scenario;"
+        f"print(run_scenario({seed}, draw_scenario({seed}, num_tasks=60)).digest)"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": str(hash_seed),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_seed_gives_one_digest_whatever_the_hash_seed() -> None:
+    here = run_scenario(7, draw_scenario(7, num_tasks=60)).digest
+    assert run_scenario(7, draw_scenario(7, num_tasks=60)).digest == here
+    assert run_in_a_process(7, hash_seed=1) == here
+    assert run_in_a_process(7, hash_seed=2) == here
+
+
+def test_another_seed_gives_another_digest() -> None:
+    assert run_scenario(1, two_nodes(20)).digest != run_scenario(2, two_nodes(20)).digest
+
+
+# ---- planted bugs: judged from outside, without the raylets' own recounting
+
+
+def run_with_bug(scenario: Scenario) -> Outcome:
+    return run_scenario(0, scenario, check_internals=False)
+
+
+def test_a_ledger_that_grants_the_same_cpu_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = ResourceLedger.allocate
+    count = 0
+
+    def allocate(
+        ledger: ResourceLedger, lease_id: bytes, resources: ResourceSet
+    ) -> dict[str, tuple[int, ...]]:
+        nonlocal count
+        count += 1
+        free = ledger.available
+        instances = honest(ledger, lease_id, resources)
+        if count == 20:
+            ledger._available = free
+        return instances
+
+    monkeypatch.setattr(ResourceLedger, "allocate", allocate)
+    with pytest.raises(SimulationError, match=r"has {CPU: 2} and its leases hold {CPU: 3}(?s:.*)"):
+        run_with_bug(two_nodes(200))
+
+
+def test_a_pool_that_hands_a_worker_out_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = WorkerPool.take
+
+    def take(pool: WorkerPool, binding: Binding, lease_id: bytes, for_actor: bool, now_s: float) -> Worker:
+        leased = [worker for worker in pool if worker.lease_id is not None]
+        return leased[0] if leased else honest(pool, binding, lease_id, for_actor, now_s)
+
+    monkeypatch.setattr(WorkerPool, "take", take)
+    with pytest.raises(SimulationError, match="has two leases"):
+        run_with_bug(two_nodes(50))
+
+
+def test_a_lost_return_of_a_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResourceLedger, "release", lambda ledger, lease_id: None)
+    with pytest.raises(SimulationError) as raised:
+        run_with_bug(two_nodes(50))
+    assert "seed 0" in "".join(raised.value.__notes__)
+
+
+def test_messages_that_are_slow_and_connections_that_break_cost_no_task() -> None:
+    knobs = NetworkKnobs(slow_probability=0.2, break_probability=0.02)
+    scenario = two_nodes(100)
+    outcome = run_scenario(3, Scenario(scenario.node_units, 1, scenario.tasks, max_retries=20, knobs=knobs))
+    assert outcome.outcomes == {"done": 100}
