@@ -32,8 +32,8 @@ DECAY_RATE = 0.99
 
 
 def initial_weights(rng: np.random.Generator, input_size: int = INPUT_SIZE, hidden_size: int = HIDDEN_SIZE) -> Weights:
-    """{"W1": (hidden, input), "W2": (hidden,)}, each scaled to keep the variance of its input (Xavier)."""
-    w1 = rng.standard_normal((hidden_size, input_size)) / np.sqrt(input_size)
+    """{"W1": (input, hidden), "W2": (hidden,)}, each scaled to keep the variance of its input (Xavier)."""
+    w1 = rng.standard_normal((input_size, hidden_size)) / np.sqrt(input_size)
     w2 = rng.standard_normal(hidden_size) / np.sqrt(hidden_size)
     return {"W1": w1.astype(np.float32), "W2": w2.astype(np.float32)}
 
@@ -45,8 +45,9 @@ def preprocess(frame: np.ndarray) -> np.ndarray:
 
 
 def forward(weights: Weights, x: np.ndarray) -> tuple[float, np.ndarray]:
-    """(probability of UP, hidden layer) for one input vector."""
-    hidden = weights["W1"] @ x
+    """(probability of UP, hidden layer) for one input vector. Few of its pixels differ from zero, so only their rows are read."""
+    moved = np.flatnonzero(x)
+    hidden = x[moved] @ weights["W1"][moved]
     hidden[hidden < 0] = 0
     logit = float(weights["W2"] @ hidden)
     return 1.0 / (1.0 + np.exp(-logit)), hidden
@@ -59,7 +60,7 @@ def backward(weights: Weights, inputs: np.ndarray, hiddens: np.ndarray, dlogits:
     """
     dhidden = np.outer(dlogits, weights["W2"])
     dhidden[hiddens <= 0] = 0
-    return {"W1": dhidden.T @ inputs, "W2": hiddens.T @ dlogits}
+    return {"W1": inputs.T @ dhidden, "W2": hiddens.T @ dlogits}
 
 
 def discount_rewards(rewards: np.ndarray) -> np.ndarray:

@@ -102,12 +102,12 @@ def test_a_ledger_that_grants_the_same_cpu_twice_is_found(monkeypatch: pytest.Mo
         count += 1
         free = ledger.available
         instances = honest(ledger, lease_id, resources)
-        if count == 20:
+        if count == 2:
             ledger._available = free
         return instances
 
     monkeypatch.setattr(ResourceLedger, "allocate", allocate)
-    with pytest.raises(SimulationError, match=r"has {CPU: 2} and its leases hold {CPU: 3}(?s:.*)"):
+    with pytest.raises(SimulationError, match=r"has {CPU: 2} and its leases hold {CPU: 3}"):
         run_with_bug(two_nodes(200))
 
 
