@@ -292,48 +292,74 @@ class Getter:
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         core = self._core
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        # With fetch_local: what was brought here meanwhile, and what is on its way.
+        fetched: set[bytes] = set()
+        pulling: set[bytes] = set()
         waiter = Waiter(core.reactor)
-        ready: set[bytes] = set()
-        watched: list[tuple[bytes, Any]] = []
+        missing = 0
 
-        def now_ready(object_id: bytes) -> None:
-            entry = core.memory_store.get(object_id)
-            if fetch_local and entry is not None and entry.locations and core.node_id not in entry.locations:
-                self._pull(object_id, list(entry.locations), here)
-            else:
-                here(object_id)
-
-        def here(object_id: bytes) -> None:
-            ready.add(object_id)
-            if len(ready) >= num_returns:
+        def one_more() -> None:
+            # Always the present round's: a pull may outlast the round that began it.
+            nonlocal missing
+            missing -= 1
+            if missing <= 0:
                 waiter.set()
 
-        with core.lock:
-            core.drain()
-            for ref in refs:
-                object_id = ref._id
-                core.ownership.ask_owner(object_id)
-
-                def callback(object_id: bytes = object_id) -> None:
-                    now_ready(object_id)
-
-                if core.memory_store.when_ready(object_id, callback):
-                    callback()
-                else:
-                    watched.append((object_id, callback))
-        if not waiter.done and timeout_s != 0:
-            self.blocking_wait(waiter, timeout_s)
-        with core.lock:
-            for object_id, callback in watched:
-                core.memory_store.forget_waiter(object_id, callback)
-            first = [ref for ref in refs if ref._id in ready][:num_returns]
+        while True:
+            waiter = Waiter(core.reactor)
+            with core.lock:
+                core.drain()
+                ready, pending, elsewhere = self._look(refs, num_returns, fetch_local, fetched)
+                left_s = None if deadline_s is None else deadline_s - time.monotonic()
+                if len(ready) >= num_returns or (left_s is not None and left_s <= 0) or core.reactor.is_closed:
+                    break
+                missing = num_returns - len(ready)
+                for object_id in pending:
+                    core.ownership.ask_owner(object_id)
+                    core.memory_store.when_ready(object_id, one_more)
+                for object_id in elsewhere:
+                    if object_id not in pulling:
+                        pulling.add(object_id)
+                        self._pull(object_id, fetched, one_more)
+            try:
+                self.blocking_wait(waiter, left_s)
+            finally:
+                with core.lock:
+                    for object_id in pending:
+                        core.memory_store.forget_waiter(object_id, one_more)
         core.reactor._raise_if_interrupted()
-        chosen = {ref._id for ref in first}
-        return first, [ref for ref in refs if ref._id not in chosen]
+        if ready == refs[: len(ready)]:
+            return ready, refs[len(ready) :]
+        chosen = {ref._id for ref in ready}
+        return ready, [ref for ref in refs if ref._id not in chosen]
 
-    def _pull(self, object_id: bytes, locations: list[bytes], then: Any) -> None:
-        """Brings a copy to this node's store, then then(object_id). Lock held."""
+    def _look(
+        self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
+    ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
+        """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores). Lock held."""
+        entry_of = self._core.memory_store.get
+        node_id = self._core.node_id
+        ready: list[ObjectRef[Any]] = []
+        pending: list[bytes] = []
+        elsewhere: list[bytes] = []
+        for ref in refs:
+            entry = entry_of(ref._id)
+            if entry is None or not entry.ready:
+                pending.append(ref._id)
+            elif fetch_local and entry.locations and node_id not in entry.locations and ref._id not in fetched:
+                elsewhere.append(ref._id)
+            else:
+                ready.append(ref)
+                if len(ready) == num_returns:
+                    break
+        return ready, pending, elsewhere
+
+    def _pull(self, object_id: bytes, fetched: set[bytes], then: Callable[[], None]) -> None:
+        """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same: `get` says why. Lock held."""
         core = self._core
+        entry = core.memory_store.get(object_id)
+        assert entry is not None and entry.locations is not None
 
         def done(found: list[Any], error: RpcError | None) -> None:
             for item in found:
@@ -341,9 +367,10 @@ class Getter:
                     core.store.release(item.object_id)
                     if item.pulled:
                         self._tell_location(object_id)
-            then(object_id)
+            fetched.add(object_id)
+            then()
 
-        core.store.start_get([(object_id, locations)], -1, done)
+        core.store.start_get([(object_id, list(entry.locations))], -1, done)
 
     # ---- futures
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.resources import CPU, ResourceSet
+from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
 
 
@@ -58,6 +59,7 @@ class Journal:
     lease_of_worker: dict[bytes, bytes] = field(default_factory=dict)
     running: dict[bytes, bytes] = field(default_factory=dict)
     grants: int = 0
+    actors: ActorJournal = field(default_factory=ActorJournal)
     # An ordered set.
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
 
@@ -84,6 +86,7 @@ class Journal:
 
     def worker_died(self, worker_id: bytes) -> None:
         self._dead_workers[worker_id] = None
+        self.actors.worker_died(worker_id)
         self.running.pop(worker_id, None)
         if worker_id in self.lease_of_worker:
             self.lease_ended(self.lease_of_worker[worker_id])
@@ -156,6 +159,7 @@ class Journal:
             raise CheckFailed(f"{len(self.leases)} leases were never ended: {_list(list(self.leases))}")
         if self.running:
             raise CheckFailed(f"workers still run tasks: {_list(list(self.running))}")
+        self.actors.check_everything_ended()
 
     def check_no_retries(self) -> None:
         """In a run without faults every task runs exactly once."""

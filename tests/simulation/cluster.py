@@ -54,8 +54,13 @@ class SimCluster:
         self._disk = SimDisk(world.rng("disk"))
         self._ids = world.rng("node ids")
         self._gcs_process: SimProcess | None = None
+        self._gcs: GcsServer | None = None
         self._gcs_starts = 0
         self._driver_count = 0
+        journal.actors.is_node_held_dead = self._is_held_dead
+
+    def _is_held_dead(self, node_id: bytes) -> bool:
+        return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
 
     # ---- start
 
@@ -83,6 +88,7 @@ class SimCluster:
             self.world.clock,
             self.world.rng(process.name),
         )
+        self._gcs = server
         await server.start()
         process.spawn(server.until_failed(), name="gcs failure")
 
@@ -98,7 +104,7 @@ class SimCluster:
         node_id = NodeID.from_random(self._ids).binary()
         process = world.network.start_process(host_name, f"raylet {node_id.hex()[:8]}")
         total = ResourceSet.from_units(units)
-        launcher = SimWorkerLauncher(world, process, RAYLET_SOCKET, self.journal)
+        launcher = SimWorkerLauncher(world, process, RAYLET_SOCKET, node_id, self.journal)
         config = RayletConfig(
             node_id=node_id,
             gcs_address=self.gcs_address,
@@ -185,8 +191,12 @@ class SimCluster:
 
     # ---- checks
 
-    def check_raylets(self) -> None:
-        """Has every living raylet that did something since the last time recount its books."""
+    def check_services(self) -> None:
+        """Has the GCS and every living raylet that did something since the last time recount their books."""
+        gcs, process = self._gcs, self._gcs_process
+        if gcs is not None and process is not None and process.is_alive and process.has_run:
+            process.has_run = False
+            gcs.cluster.actors.check_invariants()
         for node in self.nodes:
             if not node.process.has_run:
                 continue
@@ -206,6 +216,8 @@ class SimCluster:
 
     def _what_is_left(self) -> list[str]:
         left = []
+        if self.journal.actors.living():
+            left.append(f"{self.journal.actors.living()} processes of actors live")
         for node in self.nodes:
             leases, ledger = node.raylet.leases.leases(), node.raylet.ledger
             if leases:

@@ -29,6 +29,7 @@ from ray_mono.protobuf import (
     raylet_rpc,
 )
 from ray_mono.rpc.surface import AsyncChannel, RpcError
+from tests.simulation.actors import ActorScript, Owner, SimActor
 from tests.simulation.checkers import HeldLease, Journal
 from tests.simulation.process import SimProcess
 from tests.simulation.workers import TaskScript
@@ -167,6 +168,12 @@ class SimDriver:
         self._queue(resources).tasks.append(task)
         self._pump(self._queue(resources))
         return task.done
+
+    async def live_with_actor(self, script: ActorScript) -> None:
+        """Creates an actor, makes its calls, lets go of it, and returns when it is dead."""
+        self._counter += 1
+        owner = Owner(self.job_id, self.worker_id, self.node_id, self._gcs_address)
+        await SimActor(owner, self._counter, script, self._transport, self._journal.actors).run()
 
     # ---- leases
 

@@ -26,10 +26,13 @@ TERMINATE_DELAY_S = (0.001, 0.05)
 class SimWorkerLauncher:
     """WorkerLauncher of one raylet."""
 
-    def __init__(self, world: World, raylet: SimProcess, raylet_socket: str, journal: Journal) -> None:
+    def __init__(
+        self, world: World, raylet: SimProcess, raylet_socket: str, node_id: bytes, journal: Journal
+    ) -> None:
         self._world = world
         self._raylet = raylet
         self._raylet_socket = raylet_socket
+        self._node_id = node_id
         self._journal = journal
         self._rng: random.Random = world.rng(f"{raylet.name} launcher")
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
@@ -70,7 +73,8 @@ class SimWorkerLauncher:
             self._raylet.host_name, f"worker {order.worker_id.hex()[:8]}"
         )
         self._workers[order.startup_token] = process
-        start = WorkerStart(order.worker_id, order.startup_token, self._raylet_socket, order.job_id)
+        socket = self._raylet_socket
+        start = WorkerStart(order.worker_id, order.startup_token, socket, self._node_id, order.job_id)
         process.on_death(lambda reason: self._died(order, process, reason))
         process.spawn(SimWorker(self._world, process, start, self._journal).run(), name="worker")
 

@@ -14,6 +14,7 @@ import random
 from dataclasses import dataclass, field
 
 from ray_mono.common.resources import ResourceSet
+from tests.simulation.actors import ActorScript
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.driver import SimDriver
@@ -63,6 +64,7 @@ class Scenario:
     """Resources by node; the first is the head."""
     num_drivers: int
     tasks: tuple[tuple[TaskScript, ResourceSet], ...]
+    actors: tuple[ActorScript, ...] = ()
     max_retries: int = 4
     pauses: int = 0
     """The drivers submit in about one burst more than this."""
@@ -87,6 +89,8 @@ class Outcome:
     grants: int
     retries: int
     """Attempts beyond the first."""
+    actor_calls: tuple[int, int]
+    """Answered, and not."""
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
@@ -110,6 +114,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> 
         node_units,
         num_drivers=rng.randint(1, 2),
         tasks=tasks,
+        actors=tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10]))),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
         pauses=rng.choice([0, 2, 6]),
@@ -123,6 +128,23 @@ def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
     if rng.random() < 0.15:
         return TaskScript(compute_s, wait_s=rng.choice([0.01, 0.5]), compute_again_s=compute_s)
     return TaskScript(compute_s)
+
+
+def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
+    num_calls = rng.choice([0, 1, 10, 30])
+    dies = with_faults and rng.random() < 0.4
+    return ActorScript(
+        construct_s=rng.choice([0.0, 0.01, 0.5]),
+        num_calls=num_calls,
+        call_s=rng.choice([0.001, 0.05]),
+        max_restarts=rng.choice([0, 1, 3]),
+        max_task_retries=rng.choice([0, 1, 3]),
+        constructor_raises=rng.random() < 0.1,
+        dies_in_constructors=rng.choice([0, 1, 2]) if dies else 0,
+        dies_at_call=rng.randrange(num_calls) if dies and num_calls else -1,
+        cpus=rng.choice([0.0, 0.5]),
+        is_killed_at_the_end=rng.random() < 0.3,
+    )
 
 
 def _draw_fault(rng: random.Random) -> Fault:
@@ -141,7 +163,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
         journal = Journal()
         cluster = SimCluster(world, journal)
         if check_internals:
-            world.check(cluster.check_raylets)
+            world.check(cluster.check_services)
         limit_s = LIVENESS_S + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
         world.run(_play(world, cluster, scenario, journal), limit_s)
         journal.check_everything_ended()
@@ -154,6 +176,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
             journal.outcomes(),
             journal.grants,
             journal.retries(),
+            (journal.actors.calls_done, journal.actors.calls_failed),
         )
 
 
@@ -190,11 +213,15 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
 
     async def work() -> None:
         results = []
+        actors = [
+            asyncio.ensure_future(driver.live_with_actor(script))
+            for script in scenario.actors[number :: scenario.num_drivers]
+        ]
         for script, resources in scenario.tasks[number :: scenario.num_drivers]:
             if rng.random() < scenario.pauses / len(scenario.tasks):
                 await asyncio.sleep(rng.uniform(0.0, PAUSE_S_MAX))
             results.append(driver.submit(script, resources, scenario.max_retries))
-        await asyncio.gather(*results)
+        await asyncio.gather(*results, *actors)
         await driver.stop()
 
     working = driver.process.spawn(work(), name="the driver's program")

@@ -229,10 +229,17 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         raise ValueError(
             f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type {type(object_refs).__name__}"
         )
-    for ref in object_refs:
-        if not isinstance(ref, ObjectRef):
-            raise TypeError(f"get() takes ObjectRefs, but the list has {ref!r} of type {type(ref).__name__}")
+    _check_references("get", object_refs)
     return core.get(object_refs, timeout_s)
+
+
+def _check_references(caller: str, values: list[Any]) -> None:
+    """Raises TypeError naming what is no reference. By type first: lists of thousands are waited for again and again."""
+    if set(map(type, values)) <= {ObjectRef}:
+        return
+    for value in values:
+        if not isinstance(value, ObjectRef):
+            raise TypeError(f"{caller}() takes ObjectRefs, but the list has {value!r} of type {type(value).__name__}")
 
 
 def _timeout_s(timeout: float | None) -> float | None:
@@ -284,14 +291,12 @@ def wait(
         raise TypeError(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
-    for ref in ray_waitables:
-        if not isinstance(ref, ObjectRef):
-            raise TypeError(f"wait() takes ObjectRefs, but the list has {ref!r} of type {type(ref).__name__}")
+    _check_references("wait", ray_waitables)
     timeout_s = _timeout_s(timeout)
     core = connected_core()
     if not ray_waitables:
         return [], []
-    if len(set(ray_waitables)) != len(ray_waitables):
+    if len({ref._id for ref in ray_waitables}) != len(ray_waitables):
         raise ValueError(f"wait() takes different ObjectRefs, but the list has repeats: {ray_waitables!r}")
     if not isinstance(num_returns, int) or not 1 <= num_returns <= len(ray_waitables):
         raise ValueError(

@@ -1,0 +1,113 @@
+"""What outsiders check about actors: incarnations, restarts, and the order of calls.
+
+- One live incarnation: when a constructor begins, no other process of the actor lives, unless its node is
+  held to be dead (nobody can tell a machine that cannot be reached to stop).
+- Incarnations are numbered upwards and no more than max_restarts allow.
+- A caller's calls run in order within an incarnation, each at most once there, and no more often than
+  max_task_retries allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.simulation.loop import SimulationError
+
+
+class ActorCheckFailed(SimulationError):
+    """An invariant about actors does not hold."""
+
+
+@dataclass
+class Incarnation:
+    """One process that is, or was, an actor."""
+
+    worker_id: bytes
+    node_id: bytes
+    number: int
+    is_alive: bool = True
+    last_call: int = -1
+
+
+@dataclass
+class ActorStory:
+    """What became of an actor."""
+
+    max_restarts: int
+    incarnations: list[Incarnation] = field(default_factory=list)
+    runs_of_call: dict[int, int] = field(default_factory=dict)
+
+
+class ActorJournal:
+    """Told by simulated drivers and workers."""
+
+    def __init__(self) -> None:
+        self.actors: dict[bytes, ActorStory] = {}
+        self.calls_done = 0
+        self.calls_failed = 0
+        self.is_node_held_dead: Callable[[bytes], bool] = lambda node_id: False
+        """Whether the GCS has given up a node; set by the cluster."""
+        self._of_worker: dict[bytes, bytes] = {}
+
+    def registered(self, actor_id: bytes, max_restarts: int) -> None:
+        self.actors[actor_id] = ActorStory(max_restarts)
+
+    def constructor_began(self, actor_id: bytes, worker_id: bytes, node_id: bytes, number: int) -> None:
+        """A worker was pushed the creation task, as incarnation `number`."""
+        story = self.actors[actor_id]
+        for other in story.incarnations:
+            if other.is_alive and not self.is_node_held_dead(other.node_id):
+                raise ActorCheckFailed(
+                    f"actor {_short(actor_id)} begins as worker {_short(worker_id)}, incarnation {number}, while "
+                    f"worker {_short(other.worker_id)}, incarnation {other.number}, lives"
+                )
+        if number > story.max_restarts:
+            raise ActorCheckFailed(
+                f"actor {_short(actor_id)} begins for the {number}. time after its first, "
+                f"and may be restarted {story.max_restarts} times"
+            )
+        if story.incarnations and number < story.incarnations[-1].number:
+            last = story.incarnations[-1].number
+            raise ActorCheckFailed(f"actor {_short(actor_id)} begins as incarnation {number} after {last}")
+        story.incarnations.append(Incarnation(worker_id, node_id, number))
+        self._of_worker[worker_id] = actor_id
+
+    def worker_died(self, worker_id: bytes) -> None:
+        actor_id = self._of_worker.pop(worker_id, None)
+        if actor_id is not None:
+            for incarnation in self.actors[actor_id].incarnations:
+                if incarnation.worker_id == worker_id:
+                    incarnation.is_alive = False
+
+    def call_runs(self, actor_id: bytes, worker_id: bytes, number: int, max_task_retries: int) -> None:
+        """The `number`-th call of the actor's one caller runs."""
+        story = self.actors[actor_id]
+        incarnation = next(one for one in story.incarnations if one.worker_id == worker_id)
+        if number <= incarnation.last_call:
+            raise ActorCheckFailed(
+                f"actor {_short(actor_id)} runs call {number} after call {incarnation.last_call}"
+            )
+        incarnation.last_call = number
+        runs = story.runs_of_call[number] = story.runs_of_call.get(number, 0) + 1
+        if runs > max_task_retries + 1:
+            raise ActorCheckFailed(f"call {number} of actor {_short(actor_id)} runs for the {runs}. time")
+
+    def check_everything_ended(self) -> None:
+        """After the drivers left: no process of an actor lives."""
+        living = [
+            f"worker {_short(incarnation.worker_id)} of actor {_short(actor_id)}"
+            for actor_id, story in self.actors.items()
+            for incarnation in story.incarnations
+            if incarnation.is_alive
+        ]
+        if living:
+            raise ActorCheckFailed(f"actors outlived their drivers: {', '.join(living)}")
+
+    def living(self) -> int:
+        """How many processes of actors live."""
+        return len(self._of_worker)
+
+
+def _short(id_bytes: bytes) -> str:
+    return id_bytes.hex()[:12]
