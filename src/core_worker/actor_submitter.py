@@ -26,7 +26,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import Peer
+    from ray_mono.core_worker.call_template import CallTemplate, Peer
     from ray_mono.core_worker.core_worker import CoreWorker
 
 IN_FLIGHT_MAX = 1000
@@ -50,6 +50,7 @@ class Actor:
         "queue",
         "sequence_number",
         "state",
+        "templates",
         "version",
         "watching",
         "worker",
@@ -66,6 +67,8 @@ class Actor:
         self.pending_reason = ""
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
+        # Of its methods, by name and options.
+        self.templates: dict[tuple[str, int, str], CallTemplate] = {}
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0

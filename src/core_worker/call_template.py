@@ -30,14 +30,21 @@ class CallTemplates:
     """The templates of one process. Lock held."""
 
     def __init__(self) -> None:
-        self._by_content: dict[bytes, CallTemplate] = {}
+        self._functions: dict[bytes, CallTemplate] = {}
+        self._num_made = 0
 
-    def of(self, spec: common_pb2.TaskSpec) -> CallTemplate:
+    def of_function(self, spec: common_pb2.TaskSpec) -> CallTemplate:
+        """The one template of equal specifications."""
         content = spec.SerializeToString(deterministic=True)
-        template = self._by_content.get(content)
+        template = self._functions.get(content)
         if template is None:
-            template = self._by_content[content] = CallTemplate(spec, len(self._by_content) + 1)
+            template = self._functions[content] = self.new(spec)
         return template
+
+    def new(self, spec: common_pb2.TaskSpec) -> CallTemplate:
+        """For a method of an actor, who keeps it."""
+        self._num_made += 1
+        return CallTemplate(spec, self._num_made)
 
 
 class Peer:

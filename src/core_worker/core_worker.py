@@ -90,7 +90,7 @@ class CoreWorker:
         self.on_shutdown: list[Callable[[], None]] = []
         self.is_leaving = False
         self._secret = secret
-        self._address_bytes = address.SerializeToString(deterministic=True)
+        self.owner_address = address.SerializeToString(deterministic=True)
         self._peers: dict[bytes, Peer] = {}
         self._raylets: dict[str, RayletServiceStub] = {}
         self._owned_channels = [gcs_channel, raylet_channel, store_channel]
@@ -165,8 +165,7 @@ class CoreWorker:
     def reference_dropped(self, object_id: bytes) -> None:
         """From ObjectRef.__del__: any thread, any moment, perhaps under our lock; perhaps in a forked child."""
         self._dropped.append(object_id)
-        if len(self._dropped) == 1 and not self.reactor.is_closed:
-            self.reactor.wake()
+        self.reactor.wake()
 
     def drain(self) -> None:
         """Counts what finalizers dropped. Lock held."""
@@ -180,7 +179,7 @@ class CoreWorker:
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
         row = self.references.get(ref._id)
-        return self._address_bytes if row is None or row.owner is None else row.owner
+        return self.owner_address if row is None or row.owner is None else row.owner
 
     def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
         """A reference was unpickled here."""
@@ -189,7 +188,7 @@ class CoreWorker:
             row = self.references.get(object_id)
             if row is None:
                 row = self.references.borrow(object_id, owner)
-                if owner == self._address_bytes:
+                if owner == self.owner_address:
                     # Ours, but it went out of scope before it came back: reading it says so.
                     row.owner, row.registered = owner, True
             row.local += 1
@@ -202,10 +201,10 @@ class CoreWorker:
         if row.owner is None:
             if entry is not None and entry.locations:
                 self._freed.append((object_id, entry.locations))
-            self._submission.owned_out_of_scope(object_id)
         elif row.removal_waiters:
             for answer in row.removal_waiters:
                 answer()
+        self._submission.reference_ended(object_id)
 
     def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
         self._freed.append((object_id, node_ids))

@@ -39,12 +39,20 @@ class Ownership:
         """Sees to it that a borrowed object's value or whereabouts will be in the memory store. Nothing to do for our own."""
         core = self._core
         row = core.references.get(object_id)
-        if row is None or row.owner is None or object_id in self._asked:
+        if row is None or row.owner is None:
             return
         entry = core.memory_store.get(object_id)
-        if entry is not None and entry.ready:
+        if entry is None:
+            # Also while it is asked for: the reference may have come again since.
+            core.memory_store.expect(object_id)
+        elif entry.ready:
             return
-        core.memory_store.expect(object_id)
+        if row.owner == core.owner_address:
+            # Ours, and freed before this reference came back.
+            self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
+            return
+        if object_id in self._asked:
+            return
         self._asked.add(object_id)
         request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, requester_worker_id=core.worker_id)
         stub = core.stub_for(self.parse_owner(row.owner))
@@ -180,15 +188,16 @@ class Ownership:
         core = self._core
         if object_id not in core.references or borrower.worker_id == core.worker_id:
             return
-        if not core.references.add_borrower(object_id, borrower.worker_id):
+        if not core.references.add_borrower(object_id, borrower.worker_id, contained_in):
             return
         request = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=contained_in)
         address = common_pb2.Address()
         address.CopyFrom(borrower)
 
         def ended(reply: Any, error: RpcError | None) -> None:
-            if core.references.remove_borrower(object_id, address.worker_id, error is not None):
-                again = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id)
+            later = core.references.remove_borrower(object_id, address.worker_id, error is not None)
+            if later is not None:
+                again = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=later)
                 core.stub_for(address).WaitForRefRemoved.start(again, ended)
 
         core.stub_for(address).WaitForRefRemoved.start(request, ended)

@@ -32,7 +32,8 @@ class Reference:
         self.local = 0
         self.submitted = 0
         self.contained = 0
-        self.borrowers: dict[bytes, bool] | None = None
+        # Worker → what it borrowed in since its watch was opened (b"": nothing in particular), each to be asked for in turn.
+        self.borrowers: dict[bytes, list[bytes]] | None = None
         # Owner: the references inside the value. Each counts one `contained` there.
         self.nested: tuple[bytes, ...] = ()
         # Borrower: the owner counts us. Always true for owned references.
@@ -96,16 +97,21 @@ class ReferenceCounter:
         for object_id in object_ids:
             self._references[object_id].submitted += 1
 
-    def add_borrower(self, object_id: bytes, worker_id: bytes) -> bool:
-        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then asks again."""
+    def add_borrower(self, object_id: bytes, worker_id: bytes, contained_in: bytes = b"") -> bool:
+        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then asks again.
+
+        contained_in: the return in which the worker gets the reference; it may be on its way still.
+        """
         reference = self._references[object_id]
         if reference.borrowers is None:
             reference.borrowers = {}
-        if worker_id in reference.borrowers:
-            reference.borrowers[worker_id] = True
-            return False
-        reference.borrowers[worker_id] = False
-        return True
+        later = reference.borrowers.get(worker_id)
+        if later is None:
+            reference.borrowers[worker_id] = []
+            return True
+        if contained_in not in later:
+            later.append(contained_in)
+        return False
 
     # ---- going out
 
@@ -123,17 +129,17 @@ class ReferenceCounter:
                 reference.submitted -= 1
                 self._check(object_id, reference)
 
-    def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bool:
-        """The watch of a borrower ended. True if it has to be opened again, because the worker borrowed anew meanwhile."""
+    def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bytes | None:
+        """The watch of a borrower ended. None, or its next `contained_in`: the worker borrowed anew meanwhile."""
         reference = self._references.get(object_id)
         if reference is None or reference.borrowers is None or worker_id not in reference.borrowers:
-            return False
-        if reference.borrowers[worker_id] and not connection_lost:
-            reference.borrowers[worker_id] = False
-            return True
+            return None
+        later = reference.borrowers[worker_id]
+        if later and not connection_lost:
+            return later.pop(0)
         del reference.borrowers[worker_id]
         self._check(object_id, reference)
-        return False
+        return None
 
     def check(self, object_id: bytes) -> None:
         """Ends a row that was made by `borrow` and got no reason to live."""

@@ -92,6 +92,8 @@ class Submission:
         self._core = core
         # creation object id → actor id, of actors that end with their last handle
         self._owned_actors: dict[bytes, bytes] = {}
+        # The same of every actor with a handle here that counts.
+        self._actors: dict[bytes, bytes] = {}
 
     # ---- arguments
 
@@ -156,7 +158,7 @@ class Submission:
         )
         with core.lock:
             queue = core.task_submitter.queue_for(options)
-            call = core.templates.of(spec)
+            call = core.templates.of_function(spec)
 
         def submit(task: PendingTask) -> None:
             core.task_submitter.submit(queue, task)
@@ -216,6 +218,7 @@ class Submission:
             actor = self._core.actor_submitter.actor(actor_id)
             if creation_ref is not None:
                 actor.creation_id = creation_ref.binary()
+                self._actors[actor.creation_id] = actor_id
             return ActorState(actor, creation_ref)
 
     def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
@@ -231,9 +234,13 @@ class Submission:
             ),
         )
         template.resubmit = lambda again: core.actor_submitter.submit(actor, again)
+        key = (template.name, template.num_returns, template.concurrency_group)
         with core.lock:
-            template.call = core.templates.of(spec)
-        return template.call
+            call = actor.templates.get(key)
+            if call is None:
+                call = actor.templates[key] = core.templates.new(spec)
+            template.call = call
+        return call
 
     def submit_actor_task(
         self, state: ActorState, template: MethodTemplate, flat_args: list[Any]
@@ -278,6 +285,7 @@ class Submission:
             actor.creation_id = creation_ref.binary()
             actor.max_pending_calls = options.max_pending_calls
             actor.watching = True  # until it is registered
+            self._actors[actor.creation_id] = actor_id
             if not options.is_detached:
                 self._owned_actors[actor.creation_id] = actor_id
         if options.name:
@@ -384,11 +392,13 @@ class Submission:
             actor_creation=creation,
         )
 
-    def owned_out_of_scope(self, object_id: bytes) -> None:
-        """An owned object ended. If it stood for an actor, no handle is left: the GCS ends it. Lock held."""
-        actor_id = self._owned_actors.pop(object_id, None)
-        if actor_id is not None:
+    def reference_ended(self, object_id: bytes) -> None:
+        """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the GCS ends it. Lock held."""
+        actor_id = self._actors.pop(object_id, None)
+        if actor_id is None:
+            return
+        if self._owned_actors.pop(object_id, None) is not None:
             self._core.gcs.ActorOutOfScope.start(
                 gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id), lambda reply, error: None
             )
-            self._core.actor_submitter.forget(actor_id)
+        self._core.actor_submitter.forget(actor_id)

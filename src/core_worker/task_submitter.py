@@ -130,11 +130,11 @@ class TaskSubmitter:
             if lease.linger is not None:
                 lease.linger.cancel()
             self._push(lease, queue.tasks.popleft())
-        wanted = min(len(queue.tasks), LEASE_REQUESTS_MAX)
-        while len(queue.requested) < wanted:
+        # Looked at anew each time: a request can fail at once, and the tasks with it.
+        while len(queue.requested) < min(len(queue.tasks), LEASE_REQUESTS_MAX):
             self._request(queue, self._core.raylet, False)
         if queue.tasks:
-            for lease in queue.leases.values():
+            for lease in list(queue.leases.values()):
                 self._push_ahead(lease)
 
     def _push_ahead(self, lease: Lease) -> None:
@@ -208,6 +208,8 @@ class TaskSubmitter:
             self._fail_all(queue, RuntimeEnvSetupError(rejection.message))
         elif kind == raylet_pb2.Rejection.INFEASIBLE:
             self._fail_all(queue, TaskUnschedulableError(rejection.message))
+        elif kind == raylet_pb2.Rejection.JOB_FINISHED:
+            self._fail_all(queue, TaskUnschedulableError(rejection.message))
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)
         elif queue.tasks and kind == raylet_pb2.Rejection.CANCELLED:
@@ -238,7 +240,7 @@ class TaskSubmitter:
             return
         queue.idle.append(lease)
         lease.linger = self._core.reactor.call_later(LINGER_S, lambda: self._give_back(lease))
-        for lease_id, raylet in queue.requested.items():
+        for lease_id, raylet in list(queue.requested.items()):
             raylet.CancelWorkerLease.start(
                 raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None
             )

@@ -85,7 +85,8 @@ class _Jobs:
         core = self._core
         self._bound = core.job_id = job_id
         core.nil_actor = ids.nil_actor_of(job_id)
-        core.context.main = TaskContext(ids.TaskID.for_driver(job_id).binary(), job_id)
+        # For threads that user code starts. Not derived from anything: the driver's root task, and other workers, count from one as well.
+        core.context.main = TaskContext(os.urandom(8) + core.nil_actor, job_id)
         job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
         core.namespace = job.namespace
         self._apply(json.loads(job.config_json or "{}"))

@@ -16,8 +16,8 @@ never do. Writes are collected per connection and sent at the end of a turn, whe
 when nothing else is in flight there.
 
 KeyboardInterrupt: on the main thread the handler may strike anywhere. The poll itself is a safe place (events are
-level-triggered, the parse state lives in the connections); under the lock it is not, so a driver's SIGINT handler
-(`interrupt`) only notes it then, and `wait` raises it.
+level-triggered, the parse state lives in the connections); under the lock, and while the lead is taken or left, it
+is not: a driver's SIGINT handler (`interrupt`) only notes it then, and `wait` raises it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Pollable(Protocol):
 
     def on_events(self, events: int) -> None: ...
 
+    def abandon(self) -> None:
+        """In a fork: closes this process's copy of the descriptor, and nothing else."""
+        ...
+
 
 class Flushable(Protocol):
     def flush(self) -> None: ...
@@ -68,6 +72,9 @@ class Waiter:
         if self._event is not None:
             self._reactor._sleepers.discard(self)
             self._event.set()
+        else:
+            # Its thread leads, or is on its way to: the poll ends, unless this is that very thread.
+            self._reactor.wake()
 
 
 class Timer:
@@ -90,6 +97,8 @@ class Reactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
+        # The main thread is in `wait`, and not where an interrupt may be raised.
+        self._is_shielded = False
         # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what finalizers queued.
         self.after_turn: Callable[[], None] | None = None
         self._epoll = select.epoll()
@@ -100,6 +109,7 @@ class Reactor:
         self._dirty: list[Flushable] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_counter = itertools.count()
+        self._main_ident = threading.main_thread().ident
         self._leader = 0  # thread ident
         self._lead_count = 0  # grows whenever a caller leads or stops
         self._poll_until_s = 0.0  # when the leader's poll ends by itself
@@ -120,11 +130,24 @@ class Reactor:
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         me = threading.get_ident()
+        on_main = me == self._main_ident
+        if on_main:
+            self._is_shielded = True
+        try:
+            self._wait(waiter, deadline_s, me, on_main)
+        finally:
+            if on_main:
+                self._is_shielded = False
+        if self.interrupted:
+            self._raise_if_interrupted()
+        return waiter.done
+
+    def _wait(self, waiter: Waiter, deadline_s: float | None, me: int, on_main: bool) -> None:
         with self.lock:
             self._settle()
             if waiter.done:
-                return True
-            # A stale self can remain if an interrupt struck while leaving.
+                return
+            # A second interrupt, or a signal handler that waits too, can find itself here.
             leads = self._leader in (0, me)
             if leads:
                 self._leader = me
@@ -134,30 +157,30 @@ class Reactor:
                 self._sleepers.add(waiter)
                 self._step_down = True
         try:
-            if leads:
-                self._lead(waiter, deadline_s)
-            else:
-                assert waiter._event is not None
-                while not waiter.done and not self.is_closed:
-                    left_s = None if deadline_s is None else deadline_s - time.monotonic()
-                    if left_s is not None and left_s <= 0:
-                        break
-                    waiter._event.wait(left_s)
-                    self._raise_if_interrupted()
+            while not waiter.done and not self.is_closed:
+                left_s = None if deadline_s is None else deadline_s - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return
+                if leads:
+                    self._turn(left_s, on_main)
+                else:
+                    self._sleep(waiter, left_s, on_main)
         finally:
+            if on_main:
+                self._is_shielded = True
             with self.lock:
                 if leads:
                     self._leave()
                 self._sleepers.discard(waiter)
-        return waiter.done
 
-    def _lead(self, waiter: Waiter, deadline_s: float | None) -> None:
-        while not waiter.done and not self.is_closed:
-            left_s = None if deadline_s is None else deadline_s - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                return
-            self._turn(left_s)
+    def _sleep(self, waiter: Waiter, timeout_s: float | None, on_main: bool) -> None:
+        assert waiter._event is not None
+        if on_main:
+            self._is_shielded = False
             self._raise_if_interrupted()
+        waiter._event.wait(timeout_s)
+        if on_main:
+            self._is_shielded = True
 
     def _leave(self) -> None:
         self._leader = 0
@@ -169,27 +192,33 @@ class Reactor:
             self._standby.set()
 
     def _raise_if_interrupted(self) -> None:
-        if self.interrupted and threading.current_thread() is threading.main_thread():
+        if self.interrupted and threading.get_ident() == self._main_ident:
             self.interrupted = False
             raise KeyboardInterrupt
 
     def interrupt(self) -> None:
         """For a SIGINT handler on the main thread: raises KeyboardInterrupt here and now where that is safe, else notes it for `wait`."""
-        if not self.lock._is_owned():  # type: ignore[attr-defined]
+        if not self._is_shielded and not self.lock._is_owned():  # type: ignore[attr-defined]
             raise KeyboardInterrupt
         self.interrupted = True
 
     # ---- one turn
 
-    def _turn(self, timeout_s: float | None) -> None:
-        """Polls once and runs what came. Only the leader calls it, without the lock."""
+    def _turn(self, timeout_s: float | None, on_main: bool = False) -> None:
+        """Polls once and runs what came. Only the leader calls it, without the lock. On the main thread it may raise KeyboardInterrupt."""
         now_s = time.monotonic()
         until_s = now_s + 3600.0 if timeout_s is None else now_s + timeout_s
         with self.lock:
             if self._timers and self._timers[0][0] < until_s:
                 until_s = self._timers[0][0]
             self._poll_until_s = until_s
+        if on_main:
+            self._is_shielded = False
+            if self.interrupted:
+                self._raise_if_interrupted()
         events = self._epoll.poll(max(0.0, until_s - now_s))
+        if on_main:
+            self._is_shielded = True
         with self.lock:
             for fd, mask in events:
                 if fd == self._wake_fd:
@@ -209,7 +238,11 @@ class Reactor:
     def _settle(self) -> None:
         """What handlers and finalizers left goes out. Also before a first poll: finalizers do not wake a reactor that nobody leads."""
         if self.after_turn is not None:
-            self.after_turn()
+            try:
+                self.after_turn()
+            except Exception:
+                # It must not cost the thread that leads: nobody would be answered any more.
+                logger.exception("the end of a turn failed; this is a bug of ray_mono")
         self.flush()
 
     def _run_timers(self) -> None:
@@ -279,7 +312,10 @@ class Reactor:
         while self._dirty:
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
-                connection.flush()
+                try:
+                    connection.flush()
+                except Exception:
+                    logger.exception("a connection could not be flushed; this is a bug of ray_mono")
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(time.monotonic() + delay_s, callback)
@@ -296,10 +332,22 @@ class Reactor:
                 os.eventfd_write(self._wake_fd, 1)
 
     def abandon(self) -> None:
-        """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent."""
+        """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent.
+
+        Its copies of the sockets are closed, or peers would not notice the end of the parent while the child lives.
+        Nothing is unregistered: the epoll behind the descriptor is the parent's.
+        """
         self.lock = threading.RLock()
         self.is_closed = True
         self._leader = 0
+        self._dirty = []
+        pollables, self._pollables = self._pollables, {}
+        for pollable in pollables.values():
+            pollable.abandon()
+        if not self._is_freed:
+            self._is_freed = True
+            self._epoll.close()
+            os.close(self._wake_fd)
 
     def close(self) -> None:
         """Stops the background thread and wakes every waiter; connections are their owner's to close first."""

@@ -8,6 +8,7 @@ call gets RpcError UNAVAILABLE, once.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor, Timer, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.surface import RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 _REST = framing.HEADER_SIZE - 4
@@ -91,7 +94,9 @@ class ReactorChannel(ReactorSocket):
         call_id = self._next_id
         self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
         if len(payload) > framing.PAYLOAD_BYTES_MAX:
-            raise framing.FrameTooLargeError(f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}")
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT, f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}"
+            )
         self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload)
         return call_id
 
@@ -127,7 +132,11 @@ class ReactorChannel(ReactorSocket):
         if self._timer is not None:
             self._timer.cancel()
         for call_id in [*self._pending, *self._streams]:
-            self._fail_call(call_id, self.error())
+            try:
+                self._fail_call(call_id, self.error())
+            except Exception:
+                # The others have to hear of it all the same.
+                logger.exception("a handler of a failed call failed; this is a bug of ray_mono")
 
 
 class ReactorMethod:
@@ -154,7 +163,15 @@ class ReactorMethod:
                 return
             if self._number < 0:
                 self._number = channel.number_of(self._path)
-            call_id = channel.send_request(framing.REQUEST, self._number, payload)
+            try:
+                call_id = channel.send_request(framing.REQUEST, self._number, payload)
+            except RpcError as error:
+                on_done(None, error)
+                return
+            if channel.is_closed:
+                # Too much waited for a peer that does not read.
+                on_done(None, channel.error())
+                return
             channel._pending[call_id] = (self._deserialize, on_done)
             if len(channel._pending) == 1:
                 channel.flush()

@@ -22,6 +22,7 @@ from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 logger = logging.getLogger(__name__)
 
 _REST = framing.HEADER_SIZE - 4
+ACCEPT_RETRY_S = 0.5
 
 
 class ServerCall:
@@ -129,6 +130,11 @@ class ReactorServer:
         self.connections.add(connection)
         self.reactor.add(connection, READABLE)
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a peer has not taken all of its answers from us yet."""
+        return any(connection.has_unsent for connection in self.connections)
+
     def close(self) -> None:
         for listener in self._listeners:
             listener.close()
@@ -157,11 +163,21 @@ class _Listening:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of descriptors, say: the peer sees a connection that does not answer, and we go on.
+                # Out of descriptors, say: the peer's connection waits, and we go on. Not at once, or this would be all we do.
                 logger.error("cannot accept a connection: %s", error)
+                reactor = self._server.reactor
+                reactor.modify(self, 0)
+                reactor.call_later(ACCEPT_RETRY_S, self._accept_again)
                 return
             with contextlib.suppress(OSError):
                 self._server.accept(sock, self._unix_path is not None)
+
+    def _accept_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._server.reactor.modify(self, READABLE)
+
+    def abandon(self) -> None:
+        self._sock.close()
 
     def close(self) -> None:
         self._server.reactor.remove(self._sock.fileno())

@@ -7,6 +7,7 @@ peer that does not read are bounded by OUT_BYTES_MAX, above which the connection
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -15,6 +16,8 @@ from collections.abc import Callable
 
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.reactor import Reactor
+
+logger = logging.getLogger(__name__)
 
 READ_BYTES = 1 << 18
 OUT_BYTES_MAX = 1 << 31
@@ -66,7 +69,17 @@ class ReactorSocket:
         self._ended(reason)
         callbacks, self._close_callbacks = self._close_callbacks, []
         for callback in callbacks:
-            callback(reason)
+            try:
+                callback(reason)
+            except Exception:
+                logger.exception("a handler of the end of a connection failed; this is a bug of ray_mono")
+
+    def abandon(self) -> None:
+        """In a fork: the connection is the parent's."""
+        self.is_closed = True
+        self._out.clear()
+        with contextlib.suppress(OSError):
+            self._sock.close()
 
     def _ended(self, reason: str) -> None:
         """For subclasses: the connection is over."""
@@ -87,6 +100,10 @@ class ReactorSocket:
             self.reactor.mark_dirty(self)
         if self._out_bytes > OUT_BYTES_MAX:
             self.close(f"{self.peer} reads too slowly: {self._out_bytes} bytes wait for it")
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._out)
 
     def flush(self) -> None:
         self._is_dirty = False
@@ -149,12 +166,20 @@ class ReactorSocket:
 
     def _feed(self, data: bytes) -> None:
         try:
-            for frame in self._parser.feed(data):
-                self._take(frame)
-                if self.is_closed:
-                    return
+            frames = self._parser.feed(data)
         except framing.FrameError as error:
             self.close(f"{self.peer}: {error}")
+            return
+        for frame in frames:
+            try:
+                self._take(frame)
+            except framing.FrameError as error:
+                self.close(f"{self.peer}: {error}")
+            except Exception:
+                # The frames behind it are others' answers.
+                logger.exception("a handler failed; this is a bug of ray_mono")
+            if self.is_closed:
+                return
 
     def _on_end(self) -> None:
         if self._handshake is not None:
