@@ -9,33 +9,44 @@ ray_mono is: more per second, or less time, memory or CPU. The floors (bench/flo
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent
-sys.path[0] = str(ROOT)
+sys.path.append(str(ROOT))
 sys.path.append(str(ROOT / "python"))
 
-from bench import floors, report
+from bench import dask_workloads, floors, report
 from bench.results import Results
 from ray_mono._private.microbenchmark import catalogue, command
 from ray_mono._private.microbenchmark.line import Group
 from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
 
-OURS = "ray_mono"
-PEER = "Ray"
-DASK = "Dask"
-FLOOR = "floor"
+OURS = Side("ray_mono", "ray_mono")
+FLOOR = Side("floor", "bench.floors", catalogue="bench.floors", catalogue_path=str(ROOT))
+ROUNDS = 3
 
 
-def sides(peer: str, dask: str | None) -> list[Side]:
-    """Those that are measured against each other, in the order of their turns."""
-    found = [Side(OURS, "ray_mono"), Side(PEER, "ray", python=peer)]
-    if dask is not None:
-        found.append(Side(DASK, "distributed", dask, "bench.dask_workloads", str(ROOT)))
-    return found
+def ray_side(python: str) -> Side:
+    return Side("Ray", "ray", python)
+
+
+def dask_side(python: str) -> Side:
+    return Side("Dask", "distributed", python, "bench.dask_workloads", str(ROOT))
+
+
+def groups_of(side: Side, group: Group, is_first_round: bool) -> list[Group]:
+    """The group as this side can measure it: nothing heavy but in the first round, and of Dask what it has."""
+    workloads = [workload for workload in group.workloads if is_first_round or not workload.heavy]
+    if side.module == "distributed":
+        names = {workload.name for workload in workloads}
+        found = [other for other in dask_workloads.GROUPS if other.name == group.name]
+        workloads = [workload for other in found for workload in other.workloads if workload.name in names]
+        group = found[0] if found else group
+    return [replace(group, workloads=workloads)] if workloads else []
 
 
 def measure_floors(runner: Supervisor, groups: list[Group], results: Results) -> None:
@@ -47,24 +58,76 @@ def measure_floors(runner: Supervisor, groups: list[Group], results: Results) ->
         if named.intersection(line.name for line in workload.lines)
     ]
     if workloads:
-        side = Side(FLOOR, "bench.floors", catalogue="bench.floors", catalogue_path=str(ROOT))
-        for outcome in runner.run(side, replace(floors.FLOORS, workloads=workloads)):
-            results.add(FLOOR, outcome)
+        for outcome in runner.run(FLOOR, replace(floors.FLOORS, workloads=workloads)):
+            results.add(FLOOR.name, outcome)
 
 
-def measure(all_sides: list[Side], groups: list[Group], rounds: int, duration_s: float, verbose: bool) -> Results:
-    """Group by group, the sides in turn within each; what is heavy in the first round only."""
+def measure(sides: list[Side], groups: list[Group], rounds: int, duration_s: float, verbose: bool) -> Results:
+    """Group by group, and within each the sides in turn."""
     results = Results()
     with supervisor(duration_s, verbose) as runner:
         for number in range(rounds):
             measure_floors(runner, groups, results)
             for group in groups:
-                now = [workload for workload in group.workloads if not number or not workload.heavy]
-                for side in all_sides:
-                    theirs = [workload for workload in now if side.name != DASK or workload.name in DASK_LINES]
-                    if not theirs:
-                        continue
-                    say(f"round {number + 1} of {rounds}: {group.name}: {side.name}")
-                    for outcome in runner.run(side, replace(group, workloads=theirs)):
-                        results.add(side.name, outcome)
+                for side in sides:
+                    for theirs in groups_of(side, group, number == 0):
+                        began_s = time.monotonic()
+                        for outcome in runner.run(side, theirs):
+                            results.add(side.name, outcome)
+                        print(
+                            f"round {number + 1} of {rounds}, {group.name}, {side.name}:"
+                            f" {time.monotonic() - began_s:.0f} s",
+                            file=sys.stderr,
+                            flush=True,
+                        )
     return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", metavar="PYTHON", help="an interpreter with Ray")
+    parser.add_argument("--dask", metavar="PYTHON", help="an interpreter with Dask's distributed and numpy")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="default: %(default)s; heavy lines get one"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there")
+    command.add_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.peer is None and arguments.dask is None:
+        parser.error("nothing to compare with: give --peer PYTHON, --dask PYTHON or both")
+    try:
+        groups = catalogue.select(catalogue.GROUPS, arguments.only, arguments.quick)
+    except ValueError as error:
+        parser.error(str(error))
+    peers = [ray_side(arguments.peer)] if arguments.peer else []
+    peers += [dask_side(arguments.dask)] if arguments.dask else []
+    rounds = 1 if arguments.quick else arguments.rounds
+    before = report.machine()
+    results = measure([OURS, *peers], groups, rounds, arguments.duration_s, arguments.verbose)
+
+    names = report.Names(OURS.name, tuple(peer.name for peer in peers), FLOOR.name)
+    print(report.as_text(report.rows(groups, results, names)), end="\n\n")
+    print(report.as_text(report.floor_rows(list(floors.FLOORS.lines()), results, names)), end="\n\n")
+    notes = [
+        *report.mean_lines(groups, results, names),
+        f"Machine: {before} before, {report.machine().rpartition(';')[2].strip()} after. Rounds: {rounds}, of"
+        f" {arguments.duration_s:g} s a line.",
+    ]
+    print(*notes, sep="\n")
+    if arguments.json is not None:
+        found = {"notes": notes, "rounds": rounds, "cells": results.as_json()}
+        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.markdown is not None:
+        parts = [
+            report.as_markdown(report.rows(groups, results, names)),
+            report.as_markdown(report.floor_rows(list(floors.FLOORS.lines()), results, names)),
+            *notes,
+        ]
+        Path(arguments.markdown).write_text("\n\n".join(parts) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -186,7 +186,8 @@ def tcp_stream(bench: Bench) -> None:
                 view = view[peer.recv_into(view) :]
 
         bench.report(
-            nodes.TCP_COLD, [size_bytes / 1e9 / seconds(lambda: receive(_mapped(size_bytes))) for _ in range(3)]
+            nodes.TCP_COLD,
+            [size_bytes / 1e9 / seconds(lambda: receive(_mapped(size_bytes))) for _ in range(3)],
         )
         target = _mapped(size_bytes)
         bench.report_rate(nodes.TCP_WARM, lambda: receive(target), size_bytes / 1e9)

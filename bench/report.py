@@ -98,7 +98,9 @@ def floor_rows(floors: list[Line], results: Results, names: Names) -> list[list[
     for line in floors:
         cell = results.cell(line.name, names.floor)
         if cell.value is not None or cell.problem:
-            found.append([line.name.removeprefix("floor: "), line.unit.value, _value(line, results, names.floor)])
+            found.append(
+                [line.name.removeprefix("floor: "), line.unit.value, _value(line, results, names.floor)]
+            )
     return found
 
 

@@ -73,7 +73,9 @@ def one_round() -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
     parser.add_argument("--one", action="store_true", help="measure once, in this process, and print JSON")
     arguments = parser.parse_args()
@@ -82,11 +84,15 @@ def main() -> int:
         return 0
     rounds = []
     for _ in range(arguments.rounds + 1):
-        out = subprocess.run([sys.executable, __file__, "--one"], check=True, capture_output=True, text=True).stdout
+        out = subprocess.run(
+            [sys.executable, __file__, "--one"], check=True, capture_output=True, text=True
+        ).stdout
         rounds.append(json.loads(out.splitlines()[-1]))
     for name in rounds[0]:
         values = [measured[name] for measured in rounds[1:]]
-        print(f"{name:26s} median {statistics.median(values):8.3f}   min {min(values):8.3f}   max {max(values):8.3f}")
+        print(
+            f"{name:26s} median {statistics.median(values):8.3f}   min {min(values):8.3f}   max {max(values):8.3f}"
+        )
     return 0
 
 

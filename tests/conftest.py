@@ -70,13 +70,20 @@ def leftovers(base: Path, before: set[psutil.Process]) -> list[str]:
 
 
 def processes_of(base: Path, before: set[psutil.Process]) -> list[psutil.Process]:
-    """This process's new children, and every process that was started with this base, wherever it hangs now."""
+    """This process's new children, and every process that was started with this base or has a file open there, wherever it hangs now."""
     found = set(psutil.Process().children(recursive=True)) - before
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("RAY_MONO_TMPDIR") == str(base):
+            if process.pid != os.getpid() and _belongs_to(process, base):
                 found.add(process)
     return sorted(found, key=lambda process: process.pid)
+
+
+def _belongs_to(process: psutil.Process, base: Path) -> bool:
+    """A worker's title lies where its environment was, but its output goes to a log of its session."""
+    return process.environ().get("RAY_MONO_TMPDIR") == str(base) or any(
+        file.path.startswith(f"{base}/") for file in process.open_files()
+    )
 
 
 def shared_memory_of(base: Path) -> list[Path]:

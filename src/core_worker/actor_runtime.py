@@ -104,9 +104,14 @@ class ActorRuntime:
     def _run_threaded(self, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any) -> None:
         try:
             self._executor.run_here(call, task, target, args, kwargs)
-        except BaseException:
-            logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
+        except BaseException as error:
+            self._failed(call, task, error)
         self._check_exit()
+
+    def _failed(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """The user's method is over, but its answer could not be made: the caller must not wait for it."""
+        logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
+        self._executor.finish_error(call, task, describe_error(call.spec, error, self, self._core))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None
@@ -132,7 +137,10 @@ class ActorRuntime:
                 return
             finally:
                 del args, kwargs
-            self._executor.finish(call, task, value)
+            try:
+                self._executor.finish(call, task, value)
+            except BaseException as error:
+                self._failed(call, task, error)
 
     def _check_exit(self) -> None:
         """After exit_actor() on another thread: the main thread sits in its queue."""

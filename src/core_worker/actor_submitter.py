@@ -178,6 +178,9 @@ class ActorSubmitter:
             if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
                 cause = common_pb2.DeathCause(message="the cluster does not know this actor: it belongs to another session")
                 self._dead(actor, cause)
+            elif error.code is StatusCode.UNAVAILABLE:
+                # Not here and now: this may be the watch of a call that is not in the queue yet.
+                self._core.reactor.call_later(WATCH_RETRY_S, lambda: self._gcs_lost(actor))
             else:
                 self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
             return
@@ -195,6 +198,16 @@ class ActorSubmitter:
                 actor.peer = actor.worker = None
                 self._settle_sent(actor, "it is restarting")
             self.watch(actor)
+
+    def _gcs_lost(self, actor: Actor) -> None:
+        """Nobody is left to say where the actor lives."""
+        if actor.peer is not None:
+            return
+        waiting = [*actor.in_flight.values(), *actor.queue]
+        actor.in_flight.clear()
+        actor.queue.clear()
+        for task in waiting:
+            self._core.tasks.fail(task, ActorUnavailableError("the connection to the GCS is lost", actor.actor_id))
 
     def _registers_later(self, actor: Actor) -> bool:
         """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not there."""

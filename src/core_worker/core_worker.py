@@ -19,15 +19,17 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray_mono.common import ids
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, Peer
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.function_manager import Exported, FunctionManager
+from ray_mono.core_worker.futures import ObjectFutures
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -112,6 +114,7 @@ class CoreWorker:
         self.templates = CallTemplates()
         self._submission = Submission(self)
         self.getter = Getter(self)
+        self.futures = ObjectFutures(self)
         reactor.after_turn = self.drain
 
     # ---- small things that the parts share; lock held
@@ -178,6 +181,9 @@ class CoreWorker:
             self.store.free(freed)
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
+        """Raises RaySystemError for a reference of a session that is over."""
+        if self.reactor.is_closed:
+            raise RaySystemError(f"{ref!r} belongs to a session that is over")
         row = self.references.get(ref._id)
         return self.owner_address if row is None or row.owner is None else row.owner
 
@@ -185,6 +191,7 @@ class CoreWorker:
         """A reference was unpickled here."""
         with self.lock:
             self.drain()
+            self.getter.num_arrived += 1
             row = self.references.get(object_id)
             if row is None:
                 row = self.references.borrow(object_id, owner)
@@ -237,14 +244,22 @@ class CoreWorker:
                 self.memory_store.put_inline(object_id, serialized.metadata, serialized.to_bytes())
         return ObjectRef(object_id, self)
 
+    def check_session(self, refs: Iterable[ObjectRef[Any]]) -> None:
+        """Raises RaySystemError for references of another session, in which other objects may have had the same ids."""
+        for ref in refs:
+            if ref._core is not self:
+                raise RaySystemError(f"{ref!r} belongs to a session that is over")
+
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """The values, in order. Raises the first error value, GetTimeoutError, ObjectLostError."""
+        self.check_session(refs)
         return self.getter.get(refs, timeout_s)
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
+        self.check_session(refs)
         return self.getter.wait(refs, num_returns, timeout_s, fetch_local)
 
     def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
@@ -252,7 +267,7 @@ class CoreWorker:
         return self.getter.blocking_wait(waiter, timeout_s)
 
     def as_future(self, ref: ObjectRef[Any]) -> Any:
-        return self.getter.as_future(ref)
+        return self.futures.of(ref)
 
     # ---- tasks and actors
 
@@ -336,6 +351,7 @@ class CoreWorker:
             for channel in [*[peer.channel for peer in self._peers.values()], *self._owned_channels]:
                 channel.close("this process disconnected")
         self.reactor.close()
+        self.futures.close()
 
     def abandon(self) -> None:
         """In a fork: forgets everything without a word to anybody. The sockets and the lock are the parent's."""

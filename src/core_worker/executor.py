@@ -14,6 +14,7 @@ references that stay here are named or registered, and only then the reply goes 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import pickle
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
-from ray_mono.common.exceptions import RayError
+from ray_mono.common.exceptions import RayError, RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.context import TaskContext, resource_ids_of
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
@@ -43,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 Reply = core_worker_pb2.PushTaskReply
 GCS_TIMEOUT_S = 60.0
+ERROR_BYTES_MAX = 16 << 20
+LEAVE_TIMEOUT_S = 10.0
+"""For the last answers of a worker that ends."""
+LEAVE_POLL_S = 0.01
 UNFLUSHED_MAX = 16
 """Answers that may share one send."""
 
@@ -81,6 +86,8 @@ class Executor:
         self._waiter: Waiter | None = None
         self._num_calls: dict[bytes, int] = {}
         self._num_unflushed = 0
+        # Answers that wait until owners have acknowledged references.
+        self._num_unsettled = 0
         self._exiting = False
         self._label = ""
         self.actor: ActorRuntime | None = None
@@ -89,7 +96,8 @@ class Executor:
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
         wanted = request.intended_worker_id
-        if (wanted and wanted != self.core.worker_id) or self._exiting:
+        leaves = self._exiting or (self._queue and self._queue[-1] is None)
+        if (wanted and wanted != self.core.worker_id) or leaves:
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
         number = request.template_id
@@ -171,6 +179,8 @@ class Executor:
     def _handle(self, call: Call) -> None:
         spec = call.spec
         self._bind_job(spec.job_id)
+        if spec.type == common_pb2.NORMAL_TASK:
+            self.core.getter.task_begins()
         task = self._task_context(call)
         try:
             target, args, kwargs = self._prepare(call, task)
@@ -304,6 +314,7 @@ class Executor:
     def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
         spec = call.spec
+        returns: list[Any] = []
         try:
             serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
             del value
@@ -317,8 +328,10 @@ class Executor:
                 )
                 self._answer(call, task, reply, [])
                 return
-            returns = [self._return_object(call, index + 1, item) for index, item in enumerate(serialized)]
+            for index, item in enumerate(serialized):
+                returns.append(self._return_object(call, index + 1, item))
         except BaseException as error:
+            self._take_back(returns)
             self.finish_error(call, task, describe_error(spec, error, self.actor, self.core))
             return
         reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
@@ -328,9 +341,14 @@ class Executor:
         self._answer(call, task, reply, serialized)
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Every return becomes the error."""
+        """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
         serialized = serialization.serialize_error(error)
-        returns = [self._return_object(call, index + 1, serialized) for index in range(call.spec.num_returns)]
+        if serialized.size_bytes > ERROR_BYTES_MAX:
+            what = f"{call.spec.name}() raised {type(error).__name__}, an error of {serialized.size_bytes >> 20} MiB"
+            serialized = serialization.serialize_error(
+                RaySystemError(f"{what}, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)")
+            )
+        returns = [self._inline_return(call, index + 1, serialized) for index in range(call.spec.num_returns)]
         reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
         self._answer(call, task, reply, [serialized] * len(returns))
 
@@ -371,15 +389,28 @@ class Executor:
             return core_worker_pb2.ReturnObject(
                 object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
             )
+        return self._inline_return(call, index, value)
+
+    def _take_back(self, returns: list[Any]) -> None:
+        """A later return failed, and with it the task: nobody will ask for these."""
+        core = self.core
+        with core.lock:
+            for returned in returns:
+                if returned.in_plasma:
+                    core.free_in_stores(returned.object_id, [core.node_id])
+
+    def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
+        object_id = call.own.task_id + index.to_bytes(4, "little")
+        nested = [self.core.reference_message(ref._id) for ref in value.nested]
         message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
     def _answer(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
         core = self.core
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_output()
         spec = call.spec
+        kept: list[bytes] = []
         if self._exiting or (spec.max_calls and self._counts_out(spec)):
             reply.worker_exiting = True
 
@@ -387,19 +418,22 @@ class Executor:
             reply.borrowed.extend(borrowed)
             core.references.remove_submitted(task.held)
             call.to.reply(reply)
+            core.references.remove_submitted(kept)
+            self._num_unsettled -= 1
 
         def handed_over() -> None:
             for value in serialized:
                 value.nested.clear()
             core.drain()
-            core.ownership.settle_arrived(task.arrived, spec.caller.worker_id, settled)
+            core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
 
         with core.lock:
             core.drain()
             if not task.held and not task.arrived and not any(value.nested for value in serialized):
                 call.to.reply(reply)
             else:
-                self._hand_over(call, reply, serialized, handed_over)
+                self._num_unsettled += 1
+                self._hand_over(call, reply, serialized, kept, handed_over)
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
             # of an actor's short calls may share a send; the background thread sees to those that would wait.
             self._num_unflushed += 1
@@ -407,7 +441,9 @@ class Executor:
                 self._num_unflushed = 0
                 core.reactor.flush()
 
-    def _hand_over(self, call: Call, reply: Any, serialized: list[Any], then: Callable[[], None]) -> None:
+    def _hand_over(
+        self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]
+    ) -> None:
         waiting = 1
 
         def one() -> None:
@@ -420,7 +456,7 @@ class Executor:
             if value.nested:
                 waiting += 1
                 nested = dict.fromkeys(ref._id for ref in value.nested)
-                self.core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one)
+                kept.extend(self.core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one))
         one()
 
     def _counts_out(self, spec: Any) -> bool:
@@ -447,14 +483,16 @@ class Executor:
             self._label = label
             setproctitle(TITLE + name)
             for stream in (sys.stdout, sys.stderr):
-                print(label, file=stream, flush=True)
+                with contextlib.suppress(Exception):  # user code may have closed it
+                    print(label, file=stream, flush=True)
 
     def _leave(self) -> None:
-        """Runs exit handlers, lets the last replies out, ends."""
+        """Lets the last replies out, runs exit handlers, ends."""
         core = self.core
-        self.give_back_all()
         with core.lock:
-            core.reactor.flush()
+            self._exiting = True
+            self._give_back(None)
+        self._let_replies_out()
         if self.actor is not None:
             self.actor.close()
         try:
@@ -462,8 +500,25 @@ class Executor:
         except BaseException:
             logger.exception("an exit handler failed")
         core.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_output()
         os._exit(0)
+
+    def _let_replies_out(self) -> None:
+        """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
+        reactor = self.core.reactor
+        deadline_s = time.monotonic() + LEAVE_TIMEOUT_S
+        while time.monotonic() < deadline_s and not reactor.is_closed:
+            with self.core.lock:
+                reactor.flush()
+                if not self._num_unsettled and not self.core.server.has_unsent:
+                    return
+            reactor.wait(Waiter(reactor), LEAVE_POLL_S)
+
+
+def _flush_output() -> None:
+    """User code may have closed or replaced its output, which is no reason to lose an answer."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 

@@ -8,8 +8,6 @@ rule 3); those that come with a task's arguments wait for its end.
 
 from __future__ import annotations
 
-import concurrent.futures
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -51,13 +49,14 @@ class Getter:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._arrivals = _Arrivals()
-        self._futures: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
         # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
         self.tells_raylet = False
         self._num_blocked = 0
+        # Tasks that found threads of earlier ones waiting still: what those end is not counted any more.
+        self._blocked_epoch = 0
         # Worker: what else to do before a task's wait.
         self.before_blocking: Callable[[], None] | None = None
-        # Foreign references unpickled so far: tells whether something had any inside.
+        # References unpickled so far: tells whether something had any inside.
         self.num_arrived = 0
 
     # ---- waiting in user code's name
@@ -74,6 +73,7 @@ class Getter:
             self.before_blocking()
         if tells:
             with core.lock:
+                epoch = self._blocked_epoch
                 self._num_blocked += 1
                 if self._num_blocked == 1:
                     core.raylet.NotifyBlocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
@@ -82,14 +82,30 @@ class Getter:
         finally:
             if tells:
                 with core.lock:
-                    self._num_blocked -= 1
-                    if self._num_blocked == 0:
-                        core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+                    if epoch == self._blocked_epoch:
+                        self._num_blocked -= 1
+                        if self._num_blocked == 0:
+                            core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+
+    def task_begins(self) -> None:
+        """A worker starts a normal task: waits of threads that earlier tasks left behind are not this one's."""
+        if not self._num_blocked:
+            return
+        core = self._core
+        with core.lock:
+            self._num_blocked = 0
+            self._blocked_epoch += 1
+            core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
 
     # ---- get
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """See CoreWorker.get. `refs` keeps the objects alive meanwhile."""
+        if len(refs) == 1:
+            # The usual case, kept short: a small value that is here. Its parts are set before it is ready, and do not change then.
+            entry = self._core.memory_store.get(refs[0]._id)
+            if entry is not None and entry.ready and entry.data is not None:
+                return [self.read(refs[0]._id, entry.metadata, entry.data)]
         return self.get_ids([ref._id for ref in refs], timeout_s)
 
     def get_ids(self, object_ids: list[bytes], timeout_s: float | None) -> list[Any]:
@@ -207,7 +223,11 @@ class Getter:
         finally:
             arrivals.container = outer
         if metadata == serialization.ERROR:
-            raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
+            try:
+                raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
+            finally:
+                # Its traceback holds this frame: with the error in it, all that the frames above hold would wait for the collector.
+                del value
         return value
 
     def fetch(self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None) -> list[Any]:
@@ -229,9 +249,13 @@ class Getter:
         core.store.start_get(wanted, timeout_ms, done)
         try:
             self.blocking_wait(waiter, None)
-        finally:
-            if not waiter.done:
+        except BaseException:
+            with core.lock:
                 waiter_gone = True
+                for item in answer[0][0] if answer else ():
+                    if item.state == _FOUND:
+                        core.store.release(item.object_id)
+            raise
         if not answer:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
         found, error = answer[0]
@@ -272,7 +296,6 @@ class Getter:
 
     def note_arrival(self, object_id: bytes, owner: bytes) -> None:
         """A foreign reference was unpickled on this thread. Lock held."""
-        self.num_arrived += 1
         row = self._core.references.get(object_id)
         if row is None or row.registered:
             return
@@ -317,7 +340,8 @@ class Getter:
                 missing = num_returns - len(ready)
                 for object_id in pending:
                     core.ownership.ask_owner(object_id)
-                    core.memory_store.when_ready(object_id, one_more)
+                    if core.memory_store.when_ready(object_id, one_more):
+                        one_more()  # its owner is gone, as asking showed at once
                 for object_id in elsewhere:
                     if object_id not in pulling:
                         pulling.add(object_id)
@@ -371,38 +395,3 @@ class Getter:
             then()
 
         core.store.start_get([(object_id, list(entry.locations))], -1, done)
-
-    # ---- futures
-
-    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        """Completed by a thread of its own, since unpickling runs user code."""
-        core = self._core
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        with core.lock:
-            if self._futures is None:
-                self._futures = queue.SimpleQueue()
-                threading.Thread(target=self._complete_futures, name="ray_mono-futures", daemon=True).start()
-            completions = self._futures
-            core.ownership.ask_owner(ref._id)
-
-            def ready() -> None:
-                completions.put((future, ref))
-
-            if core.memory_store.when_ready(ref._id, ready):
-                ready()
-        return future
-
-    def _complete_futures(self) -> None:
-        assert self._futures is not None
-        while True:
-            item = self._futures.get()
-            if item is None:
-                return
-            future, ref = item
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(self.get([ref], None)[0])
-            except BaseException as error:
-                future.set_exception(error)
-            del item, future, ref

@@ -110,9 +110,16 @@ class Ownership:
         core.stub_for(self.parse_owner(row.owner)).AddBorrower.start(request, acknowledged)
 
     def settle_arrived(
-        self, arrived: dict[bytes, bytes], caller_worker_id: bytes, then: Callable[[list[common_pb2.ObjectReference]], None]
+        self,
+        arrived: dict[bytes, bytes],
+        kept: list[bytes],
+        caller_worker_id: bytes,
+        then: Callable[[list[common_pb2.ObjectReference]], None],
     ) -> None:
-        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else registered first."""
+        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else registered first.
+
+        kept: as `hand_over` gave it; no reason of its own.
+        """
         core = self._core
         named: list[common_pb2.ObjectReference] = []
         waiting = 1
@@ -127,6 +134,8 @@ class Ownership:
             row = core.references.get(object_id)
             if row is None or row.registered:
                 continue
+            if not row.local and not row.contained and row.submitted == kept.count(object_id):
+                continue
             address = self.parse_owner(owner)
             if address.worker_id == caller_worker_id:
                 row.registered = True
@@ -138,9 +147,14 @@ class Ownership:
 
     def hand_over(
         self, nested: Iterable[bytes], return_id: bytes, receiver: common_pb2.Address, then: Callable[[], None]
-    ) -> None:
-        """Rule 2: has `receiver`, who gets these inside a return, registered with each owner; then()."""
+    ) -> list[bytes]:
+        """Rule 2: has `receiver`, who gets these inside a return, registered with each owner; then().
+
+        Returns those that the receiver itself owns. They are counted as `submitted` here, and the caller ends that once
+        the reply is written: if this process's borrow ended before, the receiver would free what it is about to get.
+        """
         core = self._core
+        kept: list[bytes] = []
         waiting = 1
 
         def one(reply: Any = None, error: RpcError | None = None) -> None:
@@ -154,14 +168,32 @@ class Ownership:
             if row is None:
                 continue
             if row.owner is None:
-                self.watch_borrower(object_id, receiver, return_id)
+                if receiver.worker_id == core.worker_id:
+                    self._hold_until_ready(object_id, return_id)
+                else:
+                    self.watch_borrower(object_id, receiver, return_id)
                 continue
             owner = self.parse_owner(row.owner)
             if owner.worker_id != receiver.worker_id:
                 waiting += 1
                 request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=receiver, contained_in=return_id)
                 core.stub_for(owner).AddBorrower.start(request, one)
+            else:
+                kept.append(object_id)
+        core.references.add_submitted(kept)
         one()
+        return kept
+
+    def _hold_until_ready(self, object_id: bytes, return_id: bytes) -> None:
+        """An actor called itself and returns a reference to an object of its own."""
+        references = self._core.references
+        references.add_submitted([object_id])
+
+        def release() -> None:
+            references.remove_submitted([object_id])
+
+        if self._core.memory_store.when_ready(return_id, release):
+            release()
 
     def adopt_returned(self, nested: Iterable[common_pb2.ObjectReference]) -> tuple[bytes, ...]:
         """References inside a return of a task of ours: rows for them, registered by the executor."""

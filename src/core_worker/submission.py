@@ -113,6 +113,7 @@ class Submission:
                 flat = list(flat_args)
             flat[position] = None
             if isinstance(value, ObjectRef):
+                core.check_session((value,))
                 packed.refs.append(value)
                 packed.args.append(
                     common_pb2.TaskArg(reference=core.reference_message(value._id), position=position)

@@ -68,6 +68,8 @@ class TaskManager:
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
         """The executor answered: values or errors of the function, which may be run again if the task's options say so."""
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
+            # What this attempt left behind in its worker is borrowed all the same.
+            self._note_borrows(reply, executor)
             self._retry(task)
             return
         core = self._core
@@ -78,10 +80,13 @@ class TaskManager:
                 core.memory_store.put_inline(object_id, reply.inline_metadata, reply.inline_data)
         for returned in reply.returns:
             self._store_return(returned, core)
-        for borrowed in reply.borrowed:
-            if core.references.get(borrowed.object_id) is not None:
-                core.ownership.watch_borrower(borrowed.object_id, executor, b"")
+        if reply.borrowed:
+            self._note_borrows(reply, executor)
         self._finish(task)
+
+    def _note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
+        for borrowed in reply.borrowed:
+            self._core.ownership.watch_borrower(borrowed.object_id, executor, b"")
 
     def _store_return(self, returned: Any, core: CoreWorker) -> None:
         object_id = returned.object_id

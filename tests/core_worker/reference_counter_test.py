@@ -68,9 +68,23 @@ def test_a_borrower_that_borrowed_again_meanwhile_is_asked_again() -> None:
     assert scene.counter.add_borrower(b"a", b"worker")
     assert not scene.counter.add_borrower(b"a", b"worker")
     scene.counter.remove_local(b"a")
-    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False)
+    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False) == b""
     assert scene.gone == []
-    assert not scene.counter.remove_borrower(b"a", b"worker", connection_lost=False)
+    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False) is None
+    assert scene.gone == [b"a"]
+
+
+def test_a_borrower_is_asked_for_every_return_that_brings_it_the_reference_again() -> None:
+    scene = Scene()
+    scene.own(b"a")
+    assert scene.counter.add_borrower(b"a", b"worker", b"return 1")
+    assert not scene.counter.add_borrower(b"a", b"worker", b"return 2")
+    assert not scene.counter.add_borrower(b"a", b"worker", b"return 3")
+    scene.counter.remove_local(b"a")
+    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False) == b"return 2"
+    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False) == b"return 3"
+    assert scene.gone == []
+    assert scene.counter.remove_borrower(b"a", b"worker", connection_lost=False) is None
     assert scene.gone == [b"a"]
 
 

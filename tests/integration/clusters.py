@@ -29,18 +29,23 @@ CALL_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """A program that has ended."""
 
     status: int
     out: str
     error: str
 
 
-def run_command(*arguments: str, **variables: str) -> Done:
-    """Runs `ray-mono ARGUMENTS`, with more environment variables; returns when it has ended."""
+def run_command(*arguments: str) -> Done:
+    """Runs `ray-mono ARGUMENTS`; returns when it has ended."""
+    return run_python("-m", "ray_mono.scripts", *arguments)
+
+
+def run_python(*arguments: str) -> Done:
+    """Runs `python ARGUMENTS`, which can import what this process can; returns when it has ended."""
     done = subprocess.run(
-        [sys.executable, "-m", "ray_mono.scripts", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **variables},
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -52,10 +57,13 @@ def run_command(*arguments: str, **variables: str) -> Done:
 class CommandLineCluster:
     """A cluster on loopback, and what it is made of."""
 
-    def __init__(self, base: Path, **head: Any) -> None:
-        """base: RAY_MONO_TMPDIR. head: options of `start`, with _ for -; values other than texts go as JSON."""
+    def __init__(self, base: Path, node_ip_address: str | None = "127.0.0.1", **head: Any) -> None:
+        """base: RAY_MONO_TMPDIR. node_ip_address: None is what `start` takes by itself. head: options of `start`, with _ for -; values
+        other than texts go as JSON."""
         self._base = base
-        self.head = self._start("--head", "--port=0", "--node-ip-address=127.0.0.1", *_options(head))
+        if node_ip_address is not None:
+            head["node_ip_address"] = node_ip_address
+        self.head = self._start("--head", "--port=0", *_options(head))
         self.address = self.head.gcs_address
         self.session_dir = Path(self.head.session_dir)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import ray_mono as ray
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
 from tests.integration.nothing_left import wait_for_nothing_left
+from tests.integration.scripts import Script
 
 NUM_CPUS = 2
 
@@ -70,3 +72,26 @@ def touch_and_wait() -> Callable[[str | None, str | None], None]:
             time.sleep(0.01)
 
     return function
+
+
+@pytest.fixture
+def start_script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """start_script(source, *arguments, cwd=None, name=...): a Script that runs, whose file lies in tmp_path/script."""
+    scripts: list[Script] = []
+
+    def run(source: str, *arguments: str, cwd: Path | None = None, name: str = "program.py") -> Script:
+        path = tmp_path / "script" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(source))
+        scripts.append(Script(path, *arguments, cwd=cwd))
+        return scripts[-1]
+
+    yield run
+    for script in scripts:
+        script.kill()
+
+
+@pytest.fixture
+def start(session_base: Path, start_script: Callable[..., Script]) -> Callable[..., Script]:
+    """start_script, for programs that make clusters of their own."""
+    return start_script

@@ -177,9 +177,7 @@ def test_an_actor_dies_with_its_node_or_is_started_elsewhere(
     mortal = resident.options(num_cpus=0, resources={"there": 1}).remote()
     holder = occupant.remote()
     get(holder.where.remote())
-    phoenix = resident.options(
-        num_cpus=0, resources={"both": 1}, max_restarts=1, max_task_retries=1
-    ).remote()
+    phoenix = resident.options(num_cpus=0, resources={"both": 1}, max_restarts=1, max_task_retries=1).remote()
     assert get([mortal.where.remote(), phoenix.where.remote()]) == [doomed.node_id] * 2
     under_way = mortal.stay.remote()
     wait_until((tmp_path / "stays").exists, "the call runs")
@@ -193,7 +191,7 @@ def test_an_actor_dies_with_its_node_or_is_started_elsewhere(
 
 
 def test_who_waits_for_a_task_of_a_dead_node_is_told(
-    cluster: CommandLineCluster, doomed: NodeRecord, start_there: Any
+    cluster: CommandLineCluster, doomed: NodeRecord, start_there: Any, tmp_path: Path
 ) -> None:
     """A thread of the driver and a task that borrows the reference, both in the middle of a `get`."""
     lost = start_there(resources={"there": 1}, max_retries=0)
@@ -201,6 +199,7 @@ def test_who_waits_for_a_task_of_a_dead_node_is_told(
 
     @ray.remote(num_cpus=0, resources={"here": 1}, max_retries=0)
     def wait_for(references: list[Any]) -> Any:
+        (tmp_path / "waits").touch()
         return ray.get(references[0])
 
     def wait() -> None:
@@ -210,6 +209,7 @@ def test_who_waits_for_a_task_of_a_dead_node_is_told(
             errors.append(error.with_traceback(None))
 
     waiting = wait_for.remote([lost])
+    wait_until((tmp_path / "waits").exists, "the task waits")
     thread = threading.Thread(target=wait)
     thread.start()
     kill(doomed)
@@ -217,3 +217,27 @@ def test_who_waits_for_a_task_of_a_dead_node_is_told(
     assert [type(error) for error in errors] == [ray.exceptions.WorkerCrashedError]
     with pytest.raises(ray.exceptions.RayError):
         get(waiting)
+
+
+def test_what_a_dead_node_owned_is_gone_and_what_it_borrowed_is_let_go(doomed: NodeRecord) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.kept: list[Any] = []
+
+        def make(self) -> list[Any]:
+            return [ray.put("small"), ray.put(np.zeros(BIG_BYTES, np.uint8))]
+
+        def keep(self, references: list[Any]) -> int:
+            self.kept += references
+            return int(ray.get(references[0])[0])
+
+    owner: Any = ray.remote(Owner).options(num_cpus=0, resources={"there": 1}).remote()
+    theirs = get(owner.make.remote())
+    ours = [ray.put(np.full(BIG_BYTES, 5, np.uint8)), ray.put("small")]
+    assert get(owner.keep.remote(ours)) == 5
+    kill(doomed)
+    wait_until_dead(doomed)
+    for reference in theirs:
+        with pytest.raises(ray.exceptions.OwnerDiedError):
+            get(reference)
+    assert get(ours)[1] == "small"

@@ -4,106 +4,17 @@ own clusters.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import signal
-import subprocess
-import sys
 import textwrap
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
-import pytest
 
 from tests.conftest import processes_of, shared_memory_of
 from tests.integration.nothing_left import wait_until
-
-OUTPUT_TIMEOUT_S = 60.0
-END_TIMEOUT_S = 60.0
-FOOTER = "from tests.integration.nothing_left import wait_for_nothing_left\nwait_for_nothing_left()\nray.shutdown()\n"
-
-
-class Script:
-    """A running script: its lines as they come, and its end."""
-
-    def __init__(self, path: Path, *arguments: str, cwd: Path | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(path), *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"},
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A group of its own, as a shell would give it: Ctrl-C goes to all of the group.
-            process_group=0,
-        )
-        self.pid = self._process.pid
-        self.output = ""
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        assert self._process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
-
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def wait_for_line(self, part: str) -> str:
-        """The next line with `part` in it. Fails with all output if there is none in time."""
-        while True:
-            try:
-                line = self._lines.get(timeout=OUTPUT_TIMEOUT_S)
-            except queue.Empty:
-                line = None
-            assert line is not None, f"no line with {part!r}; the script said:\n{self.output}"
-            self.output += line
-            if part in line:
-                return line
-
-    def say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def wait(self) -> int:
-        """Its exit code, after all of its output."""
-        self._process.wait(END_TIMEOUT_S)
-        with contextlib.suppress(queue.Empty):
-            while (line := self._lines.get(timeout=OUTPUT_TIMEOUT_S)) is not None:
-                self.output += line
-        return self._process.returncode
-
-    def check_ended_well(self) -> str:
-        assert self.wait() == 0, f"the script said:\n{self.output}"
-        return self.output
-
-    def kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-
-@pytest.fixture
-def start(tmp_path: Path, session_base: Path) -> Iterator[Any]:
-    """start(source, *arguments, cwd=None): a Script, whose file lies in tmp_path/script."""
-    scripts: list[Script] = []
-
-    def run(source: str, *arguments: str, cwd: Path | None = None, name: str = "program.py") -> Script:
-        path = tmp_path / "script" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(textwrap.dedent(source))
-        scripts.append(Script(path, *arguments, cwd=cwd))
-        return scripts[-1]
-
-    yield run
-    for script in scripts:
-        script.kill()
+from tests.integration.scripts import END_TIMEOUT_S, FOOTER
 
 
 def test_globals_of_main_are_shipped_by_value_and_do_not_travel_back(start: Any) -> None:

@@ -104,6 +104,10 @@ class ActorJournal:
         if living:
             raise ActorCheckFailed(f"actors outlived their drivers: {', '.join(living)}")
 
+    def restarts(self) -> int:
+        """How many constructors began beyond the first of each actor."""
+        return sum(max(0, len(story.incarnations) - 1) for story in self.actors.values())
+
     def living(self) -> int:
         """How many processes of actors live."""
         return len(self._of_worker)

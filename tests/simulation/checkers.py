@@ -10,8 +10,9 @@ that something is wrong:
 
 A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
 worker is dead: less than what the raylet sees, so what overlaps here overlapped there. A worker that waits in
-`get` gives its CPUs to others and takes them back without asking; since nobody outside knows when the raylet
-heard of it, such a lease's CPUs are not counted any more.
+`get` gives its CPUs to others and takes them back without asking. Its notices travel on a connection of their
+own, so nobody outside knows when, or during which of its leases, the raylet hears of them: the CPUs of
+workers that ever waited are not counted.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class Journal:
     running: dict[bytes, bytes] = field(default_factory=dict)
     grants: int = 0
     actors: ActorJournal = field(default_factory=ActorJournal)
-    # An ordered set.
+    # Ordered sets.
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
+    _have_waited: dict[bytes, None] = field(default_factory=dict)
 
     # ---- leases
 
@@ -93,16 +95,14 @@ class Journal:
 
     def worker_waits(self, worker_id: bytes) -> None:
         """Its task waits in `get`: from now on nobody here can say what CPUs it holds."""
-        lease_id = self.lease_of_worker.get(worker_id)
-        if lease_id is not None:
-            lease = self.leases[lease_id]
-            rest = lease.resources - lease.resources.only(CPU)
-            self.leases[lease_id] = HeldLease(lease_id, lease.worker_id, lease.node_id, rest)
+        self._have_waited[worker_id] = None
 
     def _check_node(self, node_id: bytes) -> None:
         held = ResourceSet()
         for lease in self.leases.values():
-            if lease.node_id == node_id:
+            if lease.node_id == node_id and lease.worker_id in self._have_waited:
+                held = held + (lease.resources - lease.resources.only(CPU))
+            elif lease.node_id == node_id:
                 held = held + lease.resources
         total = self.node_totals[node_id]
         if not held.fits_in(total):

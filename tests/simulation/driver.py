@@ -10,11 +10,9 @@ as broken. Nodes that the GCS declares dead count as gone whatever their connect
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from ray_mono.common.ids import TaskID, WorkerID, child_task_id, nil_actor_of, task_seed
@@ -32,6 +30,7 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError
 from tests.simulation.actors import ActorScript, Owner, SimActor
 from tests.simulation.checkers import HeldLease, Journal
 from tests.simulation.process import SimProcess
+from tests.simulation.submission import PendingTask, Raylet, ShapeQueue
 from tests.simulation.workers import TaskScript
 from tests.simulation.world import World
 
@@ -42,38 +41,6 @@ CONNECT_TIMEOUT_S = 5.0
 GCS_TIMEOUT_S = 10.0
 LINGER_S = 0.01
 RETRY_PAUSE_S = 0.1
-
-
-@dataclass
-class PendingTask:
-    """A task that has not ended."""
-
-    task_id: bytes
-    script: TaskScript
-    resources: ResourceSet
-    max_retries: int
-    attempt: int = 0
-    done: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
-@dataclass
-class ShapeQueue:
-    """Tasks of one shape, and who works on them."""
-
-    resources: ResourceSet
-    tasks: collections.deque[PendingTask] = field(default_factory=collections.deque)
-    # Lease ids asked for -> the raylet that was asked last.
-    requests: dict[bytes, Raylet] = field(default_factory=dict)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass
-class Raylet:
-    """A raylet that this driver talks to."""
-
-    address: str
-    channel: AsyncChannel
-    stub: raylet_rpc.RayletServiceAsyncStub
 
 
 class SimDriver:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import dataclasses
 import logging
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 
 from tests.simulation.handles import CURRENT_PROCESS
-from tests.simulation.scenario import Outcome, draw_scenario, run_scenario
+from tests.simulation.scenario import FaultKind, Outcome, draw_scenario, run_scenario
 
 
 class _WhereAndWhen(logging.Filter):
@@ -43,33 +45,37 @@ def set_up_log(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def run_seed(seed: int, num_tasks: int) -> Outcome | str:
+def run_seed(seed: int, num_tasks: int, without: Sequence[FaultKind] = ()) -> Outcome | str:
     """What came of it: an Outcome, or the story of the failure."""
+    scenario = draw_scenario(seed, num_tasks)
+    faults = tuple(fault for fault in scenario.faults if fault.kind not in without)
     try:
-        return run_scenario(seed, draw_scenario(seed, num_tasks))
+        return run_scenario(seed, dataclasses.replace(scenario, faults=faults))
     except Exception:
         return traceback.format_exc()
 
 
-def explore(seeds: range, num_tasks: int, seconds: float) -> int:
+def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float) -> int:
     """Runs the seeds, at most for so many real seconds; returns how many failed."""
     failed: list[int] = []
-    outcomes: collections.Counter[str] = collections.Counter()
+    totals: collections.Counter[str] = collections.Counter()
     start_s = time.monotonic()
     count = messages = 0
     for seed in seeds:
-        result = run_seed(seed, num_tasks)
+        result = run_seed(seed, num_tasks, without)
         count += 1
         if isinstance(result, str):
             failed.append(seed)
             print(f"seed {seed} failed:\n{result}", flush=True)
         else:
             messages += result.num_messages
-            outcomes.update(result.outcomes)
+            totals.update(result.outcomes)
+            totals.update(retries=result.retries, grants=result.grants, restarts=result.actor_restarts)
+            totals.update(actor_calls=result.actor_calls[0], failed_actor_calls=result.actor_calls[1])
         if time.monotonic() - start_s > seconds:
             break
     took_s = time.monotonic() - start_s
-    print(f"{count} seeds in {took_s:.0f} s, {messages} messages, tasks: {dict(outcomes)}")
+    print(f"{count} seeds in {took_s:.0f} s, {messages} messages, in all: {dict(totals)}")
     print(f"failed: {failed}" if failed else "all clean")
     return len(failed)
 
@@ -81,14 +87,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="only this one, with its outcome printed")
     parser.add_argument("--tasks", type=int, default=120, help="tasks per scenario (default: 120)")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so much real time")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=[kind.name for kind in FaultKind],
+        help="leave out a kind of fault; may be given several times",
+    )
     parser.add_argument("--log", default="critical", help="log level of the services (default: critical)")
     arguments = parser.parse_args()
     set_up_log(arguments.log)
+    without = [FaultKind[name] for name in arguments.without]
     if arguments.seed is None:
         seeds = range(arguments.start, arguments.start + arguments.seeds)
-        return 1 if explore(seeds, arguments.tasks, arguments.seconds) else 0
+        return 1 if explore(seeds, arguments.tasks, without, arguments.seconds) else 0
     print(draw_scenario(arguments.seed, arguments.tasks))
-    result = run_seed(arguments.seed, arguments.tasks)
+    result = run_seed(arguments.seed, arguments.tasks, without)
     print(result)
     return 1 if isinstance(result, str) else 0
 

@@ -91,6 +91,7 @@ class Outcome:
     """Attempts beyond the first."""
     actor_calls: tuple[int, int]
     """Answered, and not."""
+    actor_restarts: int
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
@@ -177,6 +178,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
             journal.grants,
             journal.retries(),
             (journal.actors.calls_done, journal.actors.calls_failed),
+            journal.actors.restarts(),
         )
 
 

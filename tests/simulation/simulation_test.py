@@ -6,6 +6,7 @@ RAY_MONO_SIM_SEED=N runs the seeded test with that seed alone; tests/simulation/
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,10 +14,14 @@ import sys
 import pytest
 
 from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.actor_effects import Effect
+from ray_mono.gcs.actor_manager import ActorManager
+from ray_mono.gcs.actor_state import ActorRegistration
 from ray_mono.raylet.leases import Binding
 from ray_mono.raylet.ledger import ResourceLedger
 from ray_mono.raylet.worker_pool import WorkerPool
 from ray_mono.raylet.worker_states import Worker
+from tests.simulation.actors import ActorScript
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.scenario import Fault, FaultKind, Outcome, Scenario, draw_scenario, run_scenario
@@ -135,3 +140,44 @@ def test_messages_that_are_slow_and_connections_that_break_cost_no_task() -> Non
     scenario = two_nodes(100)
     outcome = run_scenario(3, Scenario(scenario.node_units, 1, scenario.tasks, max_retries=20, knobs=knobs))
     assert outcome.outcomes == {"done": 100}
+
+
+# ---- actors
+
+
+def actors_on_two_nodes(*actors: ActorScript) -> Scenario:
+    return Scenario(node_units=({"CPU": 2}, {"CPU": 2}), num_drivers=1, tasks=(), actors=actors)
+
+
+def test_actors_answer_every_call_and_end_with_their_last_handle() -> None:
+    outcome = run_scenario(0, actors_on_two_nodes(*[ActorScript(num_calls=10)] * 5))
+    assert outcome.actor_calls == (50, 0)
+    assert outcome.actor_restarts == 0
+
+
+def test_an_actor_that_dies_is_restarted_and_its_calls_are_retried() -> None:
+    script = ActorScript(
+        num_calls=10, max_restarts=2, max_task_retries=1, dies_in_constructors=1, dies_at_call=4
+    )
+    outcome = run_scenario(0, actors_on_two_nodes(script))
+    assert outcome.actor_calls == (10, 0)
+    assert outcome.actor_restarts == 2
+
+
+def test_an_actor_without_restarts_fails_the_calls_that_it_did_not_answer() -> None:
+    outcome = run_scenario(0, actors_on_two_nodes(ActorScript(num_calls=10, dies_at_call=4)))
+    answered, failed = outcome.actor_calls
+    assert (answered, answered + failed) == (4, 10)
+
+
+def test_an_actor_that_is_restarted_too_often_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = ActorManager.register
+
+    def register(manager: ActorManager, registration: ActorRegistration, now_s: float) -> list[Effect]:
+        generous = dataclasses.replace(registration, max_restarts=registration.max_restarts + 1)
+        return honest(manager, generous, now_s)
+
+    monkeypatch.setattr(ActorManager, "register", register)
+    script = ActorScript(max_restarts=1, dies_in_constructors=2)
+    with pytest.raises(SimulationError, match="may be restarted 1 times"):
+        run_with_bug(actors_on_two_nodes(script))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import resource
 import sys
@@ -25,6 +26,8 @@ from ray_mono.protobuf import common_pb2
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.node import Node
+
+logger = logging.getLogger("ray_mono")
 
 # Sockets to workers and mapped files add up; shells often start programs with 1024.
 OPEN_FILES_WANTED = 65536
@@ -103,6 +106,11 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
             include_log_monitor=arguments.log_to_driver,
         )
         node = Node(params, head=True)
+        if not node.secret:
+            logger.warning(
+                "The password is empty, so there is no authentication: everybody who reaches %s can run code as this user.",
+                node.gcs_address,
+            )
     else:
         arguments.check_joining()
         params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)

@@ -168,7 +168,10 @@ def join_session(path: Path) -> Session | None:
 def open_session(path: Path) -> Session:
     """A session directory that exists. Raises SessionError where it is not there, or not ours alone."""
     if not _is_private_directory(path):
-        raise SessionError(f"{path} is not a session directory of this user's")
+        raise SessionError(
+            f"{path} is not a session directory of this user's: it must be a directory of user {os.getuid()} that"
+            f" nobody else can enter (mode 0700), and there is {_what_is_at(path)}"
+        )
     return Session(path)
 
 
@@ -239,6 +242,14 @@ def _furnish(path: Path) -> Session:
     for directory in (session.logs, session.sockets, session.nodes):
         directory.mkdir(mode=0o700, exist_ok=True)
     return session
+
+
+def _what_is_at(path: Path) -> str:
+    try:
+        status = path.lstat()
+    except OSError as error:
+        return f"none ({error.strerror})"
+    return f"one of user {status.st_uid} with mode {stat.filemode(status.st_mode)}"
 
 
 def _is_private_directory(path: Path) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from ray_mono._private.microbenchmark import clusters
 from ray_mono._private.microbenchmark.line import Group
 
-CALLS = Group("calls", clusters.local(address="local"))
+CALLS = Group("calls", clusters.local(address="local"), is_microbenchmark=True)
 
 ECHO = "floor: unix socket echo"
 ECHO_PIPELINED = "floor: unix socket echo, 1,000 in flight"

@@ -82,8 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measures a module with the workloads of Ray's microbenchmark and more.")
-    parser.add_argument("--module", default="ray_mono", help="ray_mono (default), or another with its API, installed here")
+    parser = argparse.ArgumentParser(
+        description="Measures a module with the workloads of Ray's microbenchmark and more."
+    )
+    parser.add_argument(
+        "--module", default="ray_mono", help="ray_mono (default), or another with its API, installed here"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     try:

@@ -82,6 +82,8 @@ class Group:
     name: str
     cluster: Callable[[Any], AbstractContextManager[object]] | None = None
     """Connects the module for the time of all workloads; None: each workload makes a cluster of its own, in a process of its own."""
+    is_microbenchmark: bool = False
+    """Whether its lines are Ray's own."""
     workloads: list[Workload] = field(default_factory=list)
 
     def rate(

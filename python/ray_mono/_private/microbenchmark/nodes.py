@@ -35,9 +35,7 @@ THERE = {"num_cpus": 0, "resources": {"there": 1}}
 
 
 def _two_nodes(ray: Any, store_bytes: int) -> Any:
-    return clusters.nodes(
-        ray, {"CPU": 2, "here": 100}, {"CPU": 2, "there": 100}, store_bytes=store_bytes
-    )
+    return clusters.nodes(ray, {"CPU": 2, "here": 100}, {"CPU": 2, "there": 100}, store_bytes=store_bytes)
 
 
 # ---- calls
@@ -76,9 +74,7 @@ def calls(bench: Bench) -> None:
 # ---- objects
 
 
-def _cold_and_warm(
-    bench: Bench, cold: Line, warm: Line, gigabytes: float, once: Callable[[], float]
-) -> None:
+def _cold_and_warm(bench: Bench, cold: Line, warm: Line, gigabytes: float, once: Callable[[], float]) -> None:
     """once: does it with a new object, and returns the seconds of what counts."""
     bench.report(cold.name, [gigabytes / once()])
     samples = []
@@ -120,9 +116,7 @@ def broadcast(bench: Bench) -> None:
     ray = bench.ray
     receivers = [{"CPU": 1, f"node{i}": 1} for i in range(RECEIVERS)]
     with clusters.nodes(ray, {"CPU": 1}, *receivers, store_bytes=1 << 29):
-        readers = [
-            ray.remote(num_cpus=0, resources={f"node{i}": 1})(read) for i in range(RECEIVERS)
-        ]
+        readers = [ray.remote(num_cpus=0, resources={f"node{i}": 1})(read) for i in range(RECEIVERS)]
         ray.get([reader.remote(np.ones(10, np.uint8)) for reader in readers])
         value = np.ones(BROADCAST_BYTES, np.uint8)
 
@@ -153,15 +147,11 @@ def shuffle(bench: Bench) -> None:
             return sum(int(piece[0]) * len(piece) for piece in pieces)
 
         def places(task: Any) -> list[Any]:
-            return [
-                task.options(resources={"here" if i % 2 else "there": 1}) for i in range(SHUFFLE_PARTS)
-            ]
+            return [task.options(resources={"here" if i % 2 else "there": 1}) for i in range(SHUFFLE_PARTS)]
 
         def run() -> None:
             pieces = [task.remote(1) for task in places(split)]
-            sums = [
-                task.remote(*[row[i] for row in pieces]) for i, task in enumerate(places(total))
-            ]
+            sums = [task.remote(*[row[i] for row in pieces]) for i, task in enumerate(places(total))]
             if sum(ray.get(sums)) != piece_bytes * SHUFFLE_PARTS**2:
                 raise RuntimeError("bytes were lost")
 

@@ -132,7 +132,8 @@ def many_returns(ray: Any) -> Callable[[], object]:
 def streamed(ray: Any) -> Callable[[], object]:
     @ray.remote(num_returns="streaming")
     def items() -> Any:
-        yield from range(STREAMED)
+        for i in range(STREAMED):
+            yield str(i)
 
     def run() -> None:
         if sum(1 for reference in items.remote() if ray.get(reference) is not None) != STREAMED:

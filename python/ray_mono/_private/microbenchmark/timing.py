@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 SLICES = 4
 # Of the duration; at least one call.
-WARM_UP_SHARE = 0.25
+WARM_UP_SHARE = 0.5
 
 
 def rates(function: Callable[[], object], count: float, duration_s: float) -> list[float]:

@@ -1,0 +1,78 @@
+"""Standard futures for references: what `await` and concurrent.futures wait on.
+
+They are completed by one thread of their own, since unpickling runs user code, which the thread that leads the
+reactor must not do. With the session every open future ends.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import RaySystemError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.object_ref import ObjectRef
+
+
+class ObjectFutures:
+    """The open futures of one process."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
+        self._open: set[concurrent.futures.Future[Any]] = set()
+
+    def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """A future that gets the value, or the error, of `ref`."""
+        core = self._core
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        with core.lock:
+            if core.reactor.is_closed:
+                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+            if self._ready is None:
+                self._ready = queue.SimpleQueue()
+                threading.Thread(target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True).start()
+            ready = self._ready
+            self._open.add(future)
+            future.add_done_callback(self._open.discard)
+            core.ownership.ask_owner(ref._id)
+
+            def now() -> None:
+                ready.put((future, ref))
+
+            if core.memory_store.when_ready(ref._id, now):
+                now()
+        return future
+
+    def close(self) -> None:
+        """Leaving: what was not there by now will not come."""
+        if self._ready is not None:
+            self._ready.put(None)
+        for future in list(self._open):
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                future.set_exception(RaySystemError("this process was disconnected from its cluster"))
+
+    def _complete(self, ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None]) -> None:
+        while True:
+            item = ready.get()
+            if item is None:
+                return
+            future, ref = item
+            # It may end meanwhile, cancelled or by `close`.
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                if not future.done() and future.set_running_or_notify_cancel():
+                    self._read(future, ref)
+            del item, future, ref
+
+    def _read(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+        try:
+            value = self._core.getter.get([ref], None)[0]
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)

@@ -1,0 +1,413 @@
+"""What reaches a driver beside its results: warnings, the output of its workers, refusals; and what of a driver reaches its workers.
+
+All programs here are drivers of one cluster that the command line made.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.clusters import CommandLineCluster, processes_of_node, run_python
+from tests.integration.scripts import Script
+
+OPEN_FILES_SMALL = 256
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
+    cluster = CommandLineCluster(shared_base, num_cpus=2, resources={"A": 1, "B": 4})
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def driver(cluster: CommandLineCluster, start_script: Callable[..., Script]) -> Callable[..., Script]:
+    """driver(source): a script that runs."""
+    return start_script
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def test_a_driver_is_told_what_its_own_tasks_and_actors_wait_for(driver: Any) -> None:
+    quiet = """
+        import ray_mono as ray
+
+        ray.init("auto")
+        print("ready", flush=True)
+        input()
+        assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1
+        ray.shutdown()
+    """
+    bystander = driver(quiet, name="bystander.py")
+    bystander.wait_for_line("ready")
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+
+        @ray.remote(resources={"A": 2})
+        def greedy():
+            pass
+
+        @ray.remote(num_cpus=3, resources={"C": 1})
+        class Greedy:
+            pass
+
+        task, actor = greedy.remote(), Greedy.remote()
+        input()
+        assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1
+    """
+    script = driver(source)
+    told = [script.wait_for_line("(ray_mono) ") for _ in range(2)]
+    (task,) = [line for line in told if "greedy" in line]
+    (actor,) = [line for line in told if "Greedy" in line]
+    for part in ("A: 2", "A: 1", "B: 4", "CPU: 2"):
+        assert part in task, task
+    for part in ("CPU: 3", "C: 1", "CPU: 2"):
+        assert part in actor, actor
+    script.say("go on")
+    output = script.check_ended_well()
+    # Once, not with every look.
+    assert output.count("greedy") == output.count("Greedy") == 1
+    bystander.say("go on")
+    assert "reedy" not in bystander.check_ended_well()
+
+
+def test_a_function_that_carries_too_much_is_warned_of_and_then_refused(driver: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+        big = bytes(11 << 20)
+        bigger = bytes(96 << 20)
+
+        @ray.remote
+        def oversized():
+            return len(big)
+
+        @ray.remote
+        class Oversized:
+            def size(self):
+                return len(big)
+
+        assert ray.get([oversized.remote(), oversized.remote(), Oversized.remote().size.remote()], timeout=60) == [11 << 20] * 3
+        try:
+            ray.remote(lambda: len(bigger)).remote()
+        except ValueError as error:
+            print("refused:", error)
+    """
+    output = driver(source).check_ended_well()
+    warnings = [line for line in output.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2, output
+    for line, kind in zip(warnings, ("function 'oversized'", "class 'Oversized'"), strict=True):
+        assert kind in line and "11 MiB" in line and "ray_mono.put()" in line
+    assert re.search(r"refused: .*96 MiB.* at most 95 MiB", output), output
+
+
+# ---------------------------------------------------------------- output of workers
+
+
+TALKER = """
+    import sys
+    import ray_mono as ray
+
+    ray.init("auto"{more})
+
+    @ray.remote
+    def talk():
+        print("out of the task")
+        print("error of the task", file=sys.stderr)
+
+    @ray.remote
+    class Talker:
+        def talk(self):
+            print("out of the actor")
+
+    talker = Talker.remote()
+    ray.get([talk.remote(), talker.talk.remote()], timeout=60)
+    print("all have talked", flush=True)
+    input()
+    ray.shutdown()
+"""
+
+
+def test_what_workers_write_appears_at_their_driver_with_who_wrote_it(driver: Any) -> None:
+    script = driver(TALKER.format(more=""))
+    lines = {script.wait_for_line(" pid=").strip() for _ in range(3)}
+    patterns = (
+        r"\(talk pid=\d+\) out of the task",
+        r"\(talk pid=\d+\) error of the task",
+        r"\(Talker pid=\d+\) out of the actor",
+    )
+    for pattern in patterns:
+        assert [line for line in lines if re.fullmatch(pattern, line)], lines
+    script.say("go on")
+    script.check_ended_well()
+
+
+def test_a_driver_hears_nothing_of_others_and_nothing_at_all_if_it_says_so(driver: Any) -> None:
+    other = driver(TALKER.format(more=""), name="other.py")
+    silent = driver(TALKER.format(more=", log_to_driver=False"), name="silent.py")
+    for script in (silent, other):
+        script.wait_for_line("all have talked")
+    # The other's own lines have come, so that the silent one's would have as well.
+    for _ in range(3 - other.output.count(" pid=")):
+        other.wait_for_line(" pid=")
+    for script in (silent, other):
+        script.say("go on")
+    assert " pid=" not in silent.check_ended_well()
+    assert other.check_ended_well().count(" pid=") == 3
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_cluster_of_another_version_is_refused(cluster: CommandLineCluster) -> None:
+    """Told to a driver, and to a node that would join."""
+    lie = """
+import platform, sys
+from ray_mono.common import version
+address, ours, python = sys.argv[1:]
+version.VERSION = ours or version.VERSION
+if python:
+    platform.python_version = lambda: python
+import ray_mono
+try:
+    ray_mono.init(address)
+except RuntimeError as error:
+    print(error)
+sys.argv[1:] = ["start", "--address=" + address]
+from ray_mono.scripts.scripts import cli
+cli()
+"""
+    for version, python in (("0.0.1", ""), ("", "3.99.1")):
+        done = run_python("-c", lie, cluster.address, version, python)
+        for text in (done.out, done.error):
+            assert (
+                f"the cluster at {cluster.address} runs ray_mono" in text and "use the same version" in text
+            ), done
+            assert (version or python) in text, done
+        assert done.status == 1 and "Traceback" not in done.error, done
+
+
+# ---------------------------------------------------------------- a driver and its cluster
+
+
+def test_init_tells_where_it_is_and_makes_room_for_files(cluster: CommandLineCluster) -> None:
+    program = f"""
+import resource, sys
+import ray_mono as ray
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, ({OPEN_FILES_SMALL}, hard))
+context = ray.init(sys.argv[1])
+soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+assert soft == min(hard, 65536), (soft, hard)
+print(context["node_id"], context["address"], context["session_dir"], context["raylet_socket_name"])
+print(context.address_info["node_id"], len(ray.nodes()))
+with context:
+    assert ray.is_initialized()
+assert not ray.is_initialized()
+"""
+    done = run_python("-c", program, cluster.address)
+    head = cluster.head
+    assert done.out.split() == [
+        *(head.node_id, head.gcs_address, head.session_dir, head.raylet_socket),
+        *(head.node_id, "1"),
+    ], done.error
+
+
+def test_every_process_of_a_node_has_room_for_files(
+    cluster: CommandLineCluster,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES_SMALL, hard))
+    try:
+        node = cluster.add_node(num_cpus=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        limits = {
+            " ".join(process.cmdline())[:100]: process.rlimit(psutil.RLIMIT_NOFILE)[0]
+            for process in processes_of_node(node)
+        }
+    finally:
+        cluster.remove_node(node)
+    assert set(limits.values()) == {min(hard, 65536)}, limits
+
+
+def test_init_and_shutdown_and_init_in_one_process(driver: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        @ray.remote
+        def f(x):
+            return x + 1
+
+        @ray.remote
+        class A:
+            def m(self):
+                return "m"
+
+        jobs = set()
+        for number in range(3):
+            ray.init("auto" if number != 1 else "local", num_cpus=None if number != 1 else 1)
+            jobs.add(ray.get_runtime_context().get_job_id())
+            reference, actor = f.remote(number), A.remote()
+            assert ray.get([reference, actor.m.remote()], timeout=60) == [number + 1, "m"]
+            ray.shutdown()
+            ray.shutdown()
+            for old in (lambda: actor.m.remote(), lambda: ray.get(reference), lambda: f.remote(reference)):
+                try:
+                    old()
+                except Exception as error:
+                    print(type(error).__name__, error)
+                else:
+                    print("went through")
+                ray.shutdown()
+        assert len(jobs) >= 2
+    """
+    assert "went through" not in driver(source).check_ended_well()
+
+
+# ---------------------------------------------------------------- code of a driver
+
+
+def test_modules_beside_the_script_and_in_the_current_directory_are_found(
+    cluster: CommandLineCluster, driver: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "beside_script.py").write_text("value = 'beside'\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "in_directory.py").write_text("value = 'directory'\n")
+    source = """
+        import ray_mono as ray
+
+        @ray.remote
+        def find():
+            import sys
+            import beside_script, in_directory
+            return beside_script.value, in_directory.value, sys.path[0]
+
+        @ray.remote
+        class Finder:
+            def __init__(self):
+                import beside_script
+                self.value = beside_script.value
+
+            def find(self):
+                return self.value
+
+        import sys
+        ray.init("auto")
+        assert ray.get(find.remote(), timeout=60) == ("beside", "directory", sys.path[0])
+        assert ray.get(Finder.remote().find.remote(), timeout=60) == "beside"
+    """
+    driver(source, cwd=tmp_path / "elsewhere").check_ended_well()
+
+
+def test_a_function_that_is_defined_again_is_the_new_one(driver: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+        FACTOR = 1
+
+        def make(text):
+            @ray.remote
+            def f():
+                return text, FACTOR
+            return f
+
+        @ray.remote
+        def g():
+            return "old"
+
+        old = g
+        assert ray.get([make("a").remote() for _ in range(4)], timeout=60) == [("a", 1)] * 4
+        assert ray.get(g.remote(), timeout=60) == "old"
+
+        @ray.remote
+        def g():
+            return "new"
+
+        assert ray.get([g.remote(), old.remote(), g.remote()], timeout=60) == ["new", "old", "new"]
+        FACTOR = 2
+        assert ray.get([make("a").remote(), make("b").remote()], timeout=60) == [("a", 2), ("b", 2)]
+    """
+    driver(source).check_ended_well()
+
+
+def test_functions_for_all_workers_run_on_those_that_are_there_and_those_to_come(driver: Any) -> None:
+    source = """
+        import os
+        import ray_mono as ray
+
+        def mark(name):
+            def run(info):
+                assert "worker" in info
+                os.environ[name] = os.environ.get(name, "") + "x"
+            return run
+
+        @ray.remote
+        def marks():
+            return os.getpid(), [os.environ.get(name) for name in ("BEFORE", "AFTER", "BROKEN")]
+
+        @ray.remote
+        class Marked:
+            def marks(self):
+                return ray.get(marks.remote())[1], marks._function()[1]
+
+        ray.run_function_on_all_workers(mark("BEFORE"))
+        assert "BEFORE" not in os.environ
+        ray.init("auto")
+        assert os.environ["BEFORE"] == "x"
+        there = {pid: found for pid, found in ray.get([marks.remote() for _ in range(8)], timeout=60)}
+        assert set(map(tuple, there.values())) == {("x", None, None)}, there
+        ray.run_function_on_all_workers(mark("AFTER"))
+        later = ray.get([marks.remote() for _ in range(8)], timeout=60)
+        assert all(found == ["x", "x", None] for _, found in later), later
+
+        class Broken(Exception):
+            pass
+
+        def broken(info):
+            os.environ["BROKEN"] = "x"
+            raise Broken
+
+        # It is tried here first: what fails here reaches no worker.
+        try:
+            ray.run_function_on_all_workers(broken)
+        except Broken:
+            print("told")
+        assert ray.get(marks.remote(), timeout=60)[1] == ["x", "x", None]
+        # New workers: actors have a process each.
+        actors = [Marked.options(num_cpus=0).remote() for _ in range(4)]
+        for found in ray.get([actor.marks.remote() for actor in actors], timeout=60):
+            assert found == (["x", "x", None],) * 2, found
+        ray.shutdown()
+        # Of another job nothing is marked; this process keeps what it was given.
+        ray.init("auto")
+        assert ray.get(marks.remote(), timeout=60)[1] == ["x", "x", None]
+    """
+    assert "told" in driver(source).check_ended_well()
+
+
+def test_another_job_is_not_marked_by_functions_for_all_workers(driver: Any) -> None:
+    source = """
+        import os
+        import ray_mono as ray
+
+        ray.init("auto")
+        assert ray.get(ray.remote(lambda: os.environ.get("BEFORE")).remote(), timeout=60) is None
+    """
+    driver(source).check_ended_well()

@@ -1,0 +1,285 @@
+"""The object store when it is small: what never fits is an error that names sizes, what may fit waits, what is read stays as it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ray_mono as ray
+from ray_mono._private import internal_state
+from ray_mono._private.parameter import RayParams
+from ray_mono.node import Node
+from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+
+GET_TIMEOUT_S = 60
+MIB = 1 << 20
+STORE_BYTES = 64 * MIB
+PIECE_BYTES = 10 * MIB
+PIECES = STORE_BYTES // PIECE_BYTES
+# How long a put, or a copy from another node, waits in a full store: as long as two tests here wait, and long enough that another thread
+# gets to make room on a busy machine.
+WAIT_S = 5
+SETTINGS = {"object_manager": {"create_timeout_s": WAIT_S, "pull_memory_timeout_s": WAIT_S}}
+NEVER_FITS = rf"wanted 1048\d+ bytes, more than the store can hold: capacity {STORE_BYTES} bytes"
+NO_ROOM = rf"wanted 1048\d+ bytes, and no room after {WAIT_S} s: capacity {STORE_BYTES} bytes, used 629\d+"
+
+
+def get(references: Any) -> Any:
+    return ray.get(references, timeout=GET_TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_base: Path) -> Any:
+    """A node with a store of 64 MiB; this process is its driver."""
+    return ray.init(address="local", num_cpus=2, object_store_memory=STORE_BYTES, _system_config=SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(cluster: Any) -> Iterator[None]:
+    yield
+    wait_for_nothing_left()
+    assert internal_state.store_stats().used_bytes == 0
+
+
+def piece(value: int, size_bytes: int = PIECE_BYTES) -> Any:
+    return np.full(size_bytes, value, np.uint8)
+
+
+def fill() -> list[Any]:
+    """References that take so much of the store that no further piece fits."""
+    return [ray.put(piece(value)) for value in range(PIECES)]
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+def test_what_is_larger_than_the_store_is_refused(cluster: Any) -> None:
+    array = piece(1, 100 * MIB)
+    with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NEVER_FITS):
+        ray.put(array)
+
+    @ray.remote
+    def use(argument: Any) -> None: ...
+
+    with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NEVER_FITS):
+        use.remote(array)
+    get(use.remote(piece(1)))
+
+
+def test_what_a_task_makes_too_large_is_its_error_and_its_worker_goes_on(cluster: Any) -> None:
+    @ray.remote(max_retries=0)
+    def make(size_bytes: int) -> Any:
+        return np.zeros(size_bytes, np.uint8)
+
+    @ray.remote(max_retries=0)
+    def put(size_bytes: int) -> int:
+        ray.put(np.zeros(size_bytes, np.uint8))
+        return os.getpid()
+
+    class Maker:
+        def make(self, size_bytes: int) -> Any:
+            return np.zeros(size_bytes, np.uint8)
+
+    maker = ray.remote(Maker).remote()
+    for method in (make, put, maker.make):
+        with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NEVER_FITS) as caught:
+            get(method.remote(100 * MIB))
+        assert isinstance(caught.value, ray.exceptions.RayTaskError)
+        del caught
+    assert len(get(maker.make.remote(PIECE_BYTES))) == len(get(make.remote(PIECE_BYTES))) == PIECE_BYTES
+    assert get(put.remote(1))
+
+
+def test_an_error_that_is_too_large_for_the_store_still_is_an_error(cluster: Any) -> None:
+    @ray.remote(max_retries=0)
+    def fail() -> None:
+        raise ValueError("large", bytes(16 * MIB))
+
+    with pytest.raises(ray.exceptions.RayError):
+        get(fail.remote())
+
+
+def test_a_put_into_a_store_full_of_referenced_objects_fails_after_a_while(cluster: Any) -> None:
+    kept = fill()
+    with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NO_ROOM):
+        ray.put(piece(99))
+    # Nothing was lost for it, and smaller things still fit.
+    assert [int(array[0]) for array in get(kept)] == list(range(PIECES))
+    small = ray.put(piece(98, MIB))
+    assert get(small)[0] == 98
+    del kept[0]
+    again = ray.put(piece(99))
+    assert get(again)[0] == 99
+
+
+# ---------------------------------------------------------------- what waits
+
+
+def test_a_put_waits_until_another_thread_lets_go(cluster: Any) -> None:
+    kept = fill()
+    made: list[Any] = []
+    thread = threading.Thread(target=lambda: made.append(ray.put(piece(99))))
+    thread.start()
+    wait_until(lambda: internal_state.store_stats().num_waiting_creates == 1, "the put waits")
+    del kept[-1]
+    thread.join(GET_TIMEOUT_S)
+    assert get(made.pop())[0] == 99
+
+
+def test_the_return_of_a_task_waits_until_the_driver_lets_go(cluster: Any) -> None:
+    kept = fill()
+
+    @ray.remote(max_retries=0)
+    def make(value: int) -> Any:
+        return piece(value)
+
+    made = make.remote(7)
+    wait_until(lambda: internal_state.store_stats().num_waiting_creates == 1, "the return waits")
+    kept.pop()
+    assert get(made)[0] == 7
+
+
+def test_more_than_the_store_holds_passes_through_it_when_nothing_is_kept(cluster: Any) -> None:
+    @ray.remote
+    def first(array: Any) -> int:
+        return int(array[0])
+
+    for value in range(3 * PIECES):
+        reference = ray.put(piece(value))
+        assert get(reference)[0] == value
+    del reference
+    assert get([first.remote(piece(value)) for value in range(3)]) == [0, 1, 2]
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_what_is_read_is_not_copied_and_cannot_be_written(cluster: Any) -> None:
+    array = get(ray.put(piece(1)))
+    assert not array.flags.writeable and not array.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 2
+    with pytest.raises(ValueError):
+        array.flags.writeable = True
+    assert internal_state.store_stats().num_pins == 1
+
+
+def test_what_is_read_stays_when_its_reference_and_the_store_around_it_go(cluster: Any) -> None:
+    reference = ray.put({"pieces": [piece(1), piece(2)]})
+    kept = get(reference)["pieces"][1][5:]
+    view = memoryview(kept)[5:]
+    del reference
+    # All other memory of the store is written again and again.
+    for value in range(3 * PIECES):
+        ray.put(piece(value + 3))
+    assert len(kept) == PIECE_BYTES - 5 and (kept == 2).all()
+    del kept
+    ray.put(piece(100))
+    assert bytes(view[:3]) == b"\2\2\2"
+    wait_until(lambda: internal_state.store_stats().num_objects == 1, "only what is read is left")
+
+
+@pytest.fixture
+def other_node(cluster: Any) -> Iterator[Node]:
+    """Has 2 of "there" and a store that is large enough."""
+    params = RayParams(
+        gcs_address=cluster["address"],
+        node_ip_address="127.0.0.1",
+        num_cpus=1,
+        resources={"there": 2},
+        object_store_memory=4 * STORE_BYTES,
+    )
+    node = Node(params, session_dir=cluster["session_dir"])
+    yield node
+    wait_for_nothing_left()
+    node.kill_all_processes()
+
+
+def test_copies_make_room_for_others_unless_somebody_reads_them(cluster: Any, other_node: Node) -> None:
+    @ray.remote(num_cpus=0, resources={"there": 1})
+    def make(value: int) -> Any:
+        return piece(value)
+
+    evicted_before = internal_state.store_stats().num_evicted
+    references = [make.remote(value) for value in range(2 * PIECES)]
+    read = get(references[0])
+    assert [int(get(reference)[0]) for reference in references] == list(range(2 * PIECES))
+    assert internal_state.store_stats().num_evicted >= PIECES
+    assert (read == 0).all()
+    # Of what was evicted there is another copy where it was made, and puts evict as well.
+    assert get(references[1])[0] == 1
+    own = [ray.put(piece(100)) for _ in range(PIECES - 1)]
+    assert (read == 0).all()
+    # Now nothing can be evicted any more: a copy waits for room, and says so in the end.
+    with pytest.raises(
+        ray.exceptions.RayError, match=rf"of 1048\d+ bytes.*no room to copy it here for {WAIT_S} s"
+    ):
+        get(references[2])
+    del read, own
+    assert get(references[2])[0] == 2
+    assert internal_state.store_stats().num_evicted > evicted_before
+
+
+# ---------------------------------------------------------------- who dies
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_copy_leaves_nothing(cluster: Any, tmp_path: Path) -> None:
+    @ray.remote(max_retries=0)
+    def die_copying(copies: Path) -> None:
+        import time
+
+        from ray_mono.core_worker import serialization
+
+        def write_half(self: Any, target: memoryview) -> None:
+            target[: len(target) // 2] = bytes(len(target) // 2)
+            copies.write_text(str(os.getpid()))
+            time.sleep(3600)
+
+        serialization.Serialized.write_to = write_half  # type: ignore[method-assign]
+        ray.put(piece(1))
+
+    copies = tmp_path / "copies"
+    lost = die_copying.remote(copies)
+    wait_until(lambda: copies.exists() and bool(copies.read_text()), "the worker copies")
+    stats = internal_state.store_stats()
+    assert stats.num_unsealed == 1 and stats.used_bytes >= PIECE_BYTES
+    os.kill(int(copies.read_text()), signal.SIGKILL)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        get(lost)
+    wait_until(lambda: not internal_state.store_stats().used_bytes, "its memory is free again")
+    assert len(get([ray.put(piece(value)) for value in range(PIECES)])) == PIECES
+
+
+def test_a_worker_that_is_killed_while_it_reads_or_waits_leaves_nothing(
+    cluster: Any, tmp_path: Path, touch_and_wait: Any
+) -> None:
+    @ray.remote(max_retries=0)
+    def read(array: Any, name: str) -> int:
+        (tmp_path / name).write_text(str(os.getpid()))
+        touch_and_wait(None, f"{tmp_path}/never")
+        return len(array)
+
+    @ray.remote(max_retries=0)
+    def wait_for_room() -> None:
+        (tmp_path / "waits").write_text(str(os.getpid()))
+        ray.put(piece(1))
+
+    kept = fill()
+    reading = read.remote(kept[0], "reads")
+    wait_until(lambda: (tmp_path / "reads").exists(), "the worker reads")
+    waiting = wait_for_room.remote()
+    wait_until(lambda: internal_state.store_stats().num_waiting_creates == 1, "the other one waits for room")
+    for name in ("reads", "waits"):
+        os.kill(int((tmp_path / name).read_text()), signal.SIGKILL)
+    for lost in (reading, waiting):
+        with pytest.raises(ray.exceptions.WorkerCrashedError):
+            get(lost)
+    wait_until(lambda: internal_state.store_stats().num_pins == 0, "nobody reads")
+    wait_until(lambda: internal_state.store_stats().num_waiting_creates == 0, "nobody waits")
