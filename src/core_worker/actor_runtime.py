@@ -21,8 +21,9 @@ from ray_mono.core_worker.executor import ActorExit
 from ray_mono.core_worker.task_failure import describe_error
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.call import Call
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.executor import Call, Executor
+    from ray_mono.core_worker.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class ActorRuntime:
         if group not in self._groups:
             known = ", ".join(sorted(name for name in self._groups if name)) or "none"
             error = ValueError(f"{self.class_name} has no concurrency group {group!r}; it has: {known}")
-            self._executor.finish_error(call, task, describe_error(spec, error, self, self._core))
+            self._executor.answers.finish_error(call, task, describe_error(spec, error, self, self._core))
             return
         if self._loop is not None:
             coroutine = self._run_async(group, call, task, target, args, kwargs)
@@ -111,7 +112,7 @@ class ActorRuntime:
     def _failed(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """The user's method is over, but its answer could not be made: the caller must not wait for it."""
         logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
-        self._executor.finish_error(call, task, describe_error(call.spec, error, self, self._core))
+        self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         assert self._loop is not None
@@ -133,12 +134,12 @@ class ActorRuntime:
                 self._check_exit()
                 return
             except BaseException as error:
-                self._executor.finish_error(call, task, describe_error(call.spec, error, self, self._core))
+                self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
                 return
             finally:
                 del args, kwargs
             try:
-                self._executor.finish(call, task, value)
+                self._executor.answers.finish(call, task, value)
             except BaseException as error:
                 self._failed(call, task, error)
 

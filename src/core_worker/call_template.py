@@ -7,11 +7,20 @@ functions that are made again and again (unpickled in every task, say) do not ma
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_manager import PendingTask
+    from ray_mono.core_worker.task_submitter import SchedulingQueue
 
 
 class CallTemplate:
@@ -45,6 +54,32 @@ class CallTemplates:
         """For a method of an actor, who keeps it."""
         self._num_made += 1
         return CallTemplate(spec, self._num_made)
+
+
+@dataclass(frozen=True)
+class TaskTemplate:
+    """What calls of one remote function with one set of options share."""
+
+    core: CoreWorker
+    options: TaskOptions
+    queue: SchedulingQueue
+    call: CallTemplate
+    captured: tuple[ObjectRef[Any], ...]
+    resubmit: Callable[[PendingTask], None]
+
+
+@dataclass
+class MethodTemplate:
+    """What calls of one method through one handle share."""
+
+    name: str
+    num_returns: int = 1
+    max_task_retries: int = 0
+    retry_exceptions: bool | tuple[type[BaseException], ...] = False
+    concurrency_group: str = ""
+    # Made with the first call.
+    call: CallTemplate | None = None
+    resubmit: Callable[[PendingTask], None] | None = None
 
 
 class Peer:

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from setproctitle import setproctitle
 
-from ray_mono.common.exceptions import RayError, RaySystemError
-from ray_mono.core_worker import serialization
+from ray_mono.common.exceptions import RayError
+from ray_mono.core_worker.answers import Answers, flush_output
+from ray_mono.core_worker.call import Call, Reply
 from ray_mono.core_worker.context import TaskContext, resource_ids_of
-from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_failure import TITLE, argument_error, describe_error
-from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
@@ -42,14 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Reply = core_worker_pb2.PushTaskReply
 GCS_TIMEOUT_S = 60.0
-ERROR_BYTES_MAX = 16 << 20
 LEAVE_TIMEOUT_S = 10.0
 """For the last answers of a worker that ends."""
 LEAVE_POLL_S = 0.01
-UNFLUSHED_MAX = 16
-"""Answers that may share one send."""
 
 
 class ActorExit(BaseException):
@@ -63,19 +59,6 @@ class TaskFailed(Exception):
         self.error = error
 
 
-class Call:
-    """One PushTask: what is constant of it, what is its own, and where the answer goes."""
-
-    __slots__ = ("own", "request", "spec", "to")
-
-    def __init__(self, spec: Any, request: Any, to: ServerCall) -> None:
-        self.spec = spec
-        self.request = request
-        # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
-        self.own = request if request.template_id else spec
-        self.to = to
-
-
 class Executor:
     """The queue and the main loop of one worker."""
 
@@ -85,9 +68,7 @@ class Executor:
         self._queue: deque[Call | None] = deque()
         self._waiter: Waiter | None = None
         self._num_calls: dict[bytes, int] = {}
-        self._num_unflushed = 0
-        # Answers that wait until owners have acknowledged references.
-        self._num_unsettled = 0
+        self.answers = Answers(core, self)
         self._exiting = False
         self._label = ""
         self.actor: ActorRuntime | None = None
@@ -164,7 +145,6 @@ class Executor:
                     item = self._queue.popleft()
                     waiter = None
                 else:
-                    self._num_unflushed = 0
                     waiter = self._waiter = Waiter(core.reactor)
             if waiter is not None:
                 core.reactor.wait(waiter)
@@ -185,7 +165,7 @@ class Executor:
         try:
             target, args, kwargs = self._prepare(call, task)
         except TaskFailed as failed:
-            self.finish_error(call, task, failed.error)
+            self.answers.finish_error(call, task, failed.error)
             return
         if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
             self.actor.dispatch(call, task, target, args, kwargs)
@@ -207,12 +187,12 @@ class Executor:
             return
         except BaseException as error:
             del args, kwargs
-            self.finish_error(call, task, describe_error(call.spec, error, self.actor, core))
+            self.answers.finish_error(call, task, describe_error(call.spec, error, self.actor, core))
             return
         finally:
             core.context.leave(token)
         del args, kwargs
-        self.finish(call, task, value)
+        self.answers.finish(call, task, value)
 
     # ---- preparing
 
@@ -311,50 +291,6 @@ class Executor:
 
     # ---- ends
 
-    def finish(self, call: Call, task: TaskContext, value: Any) -> None:
-        """Serializes the returns and answers."""
-        spec = call.spec
-        returns: list[Any] = []
-        try:
-            serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
-            del value
-            if len(serialized) == 1 and self._is_plain(serialized[0]) and spec.type != common_pb2.ACTOR_CREATION_TASK:
-                only = serialized[0]
-                reply = Reply(
-                    has_inline=True,
-                    inline_metadata=only.metadata,
-                    inline_data=only.to_bytes(),
-                    run_us=task.run_us,
-                )
-                self._answer(call, task, reply, [])
-                return
-            for index, item in enumerate(serialized):
-                returns.append(self._return_object(call, index + 1, item))
-        except BaseException as error:
-            self._take_back(returns)
-            self.finish_error(call, task, describe_error(spec, error, self.actor, self.core))
-            return
-        reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
-        if self.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
-            reply.pid = self.core.pid
-            reply.repr_name = self.actor.repr_name()
-        self._answer(call, task, reply, serialized)
-
-    def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
-        serialized = serialization.serialize_error(error)
-        if serialized.size_bytes > ERROR_BYTES_MAX:
-            what = f"{call.spec.name}() raised {type(error).__name__}, an error of {serialized.size_bytes >> 20} MiB"
-            serialized = serialization.serialize_error(
-                RaySystemError(f"{what}, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)")
-            )
-        returns = [self._inline_return(call, index + 1, serialized) for index in range(call.spec.num_returns)]
-        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
-        self._answer(call, task, reply, [serialized] * len(returns))
-
-    def _is_plain(self, value: serialization.Serialized) -> bool:
-        return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
-
     def finish_exit(self) -> None:
         """exit_actor(): the call is not answered, as in Ray; its caller hears from the GCS that the actor ended, and why.
 
@@ -369,100 +305,14 @@ class Executor:
             logger.error("the GCS was not told of exit_actor(): %s", error)
         self._exiting = True
 
-    def _returns(self, spec: Any, value: Any) -> list[Any]:
-        if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
-            return [value]
-        if spec.num_returns == 0:
-            return []
-        values = list(value) if hasattr(value, "__iter__") else None
-        if values is None or len(values) != spec.num_returns:
-            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
-            raise ValueError(f"{spec.name}() has num_returns={spec.num_returns} but returned {got}")
-        return values
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._queue)
 
-    def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        core = self.core
-        object_id = call.own.task_id + index.to_bytes(4, "little")
-        nested = [core.reference_message(ref._id) for ref in value.nested]
-        if value.size_bytes > INLINE_BYTES_MAX:
-            core.store.put(object_id, value, call.spec.caller.worker_id)
-            return core_worker_pb2.ReturnObject(
-                object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
-            )
-        return self._inline_return(call, index, value)
-
-    def _take_back(self, returns: list[Any]) -> None:
-        """A later return failed, and with it the task: nobody will ask for these."""
-        core = self.core
-        with core.lock:
-            for returned in returns:
-                if returned.in_plasma:
-                    core.free_in_stores(returned.object_id, [core.node_id])
-
-    def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = call.own.task_id + index.to_bytes(4, "little")
-        nested = [self.core.reference_message(ref._id) for ref in value.nested]
-        message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
-        return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
-
-    def _answer(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
-        core = self.core
-        _flush_output()
-        spec = call.spec
-        kept: list[bytes] = []
-        if self._exiting or (spec.max_calls and self._counts_out(spec)):
-            reply.worker_exiting = True
-
-        def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
-            reply.borrowed.extend(borrowed)
-            core.references.remove_submitted(task.held)
-            call.to.reply(reply)
-            core.references.remove_submitted(kept)
-            self._num_unsettled -= 1
-
-        def handed_over() -> None:
-            for value in serialized:
-                value.nested.clear()
-            core.drain()
-            core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
-
-        with core.lock:
-            core.drain()
-            if not task.held and not task.arrived and not any(value.nested for value in serialized):
-                call.to.reply(reply)
-            else:
-                self._num_unsettled += 1
-                self._hand_over(call, reply, serialized, kept, handed_over)
-            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
-            # of an actor's short calls may share a send; the background thread sees to those that would wait.
-            self._num_unflushed += 1
-            if not self._queue or spec.type != common_pb2.ACTOR_TASK or self._num_unflushed >= UNFLUSHED_MAX:
-                self._num_unflushed = 0
-                core.reactor.flush()
-
-    def _hand_over(
-        self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]
-    ) -> None:
-        waiting = 1
-
-        def one() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0:
-                then()
-
-        for returned, value in zip(reply.returns, serialized, strict=False):
-            if value.nested:
-                waiting += 1
-                nested = dict.fromkeys(ref._id for ref in value.nested)
-                kept.extend(self.core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one))
-        one()
-
-    def _counts_out(self, spec: Any) -> bool:
-        """max_calls: whether this was the last call of its function here."""
-        if not spec.max_calls:
-            return False
+    def ends_after(self, spec: Any) -> bool:
+        """Whether the worker ends with this answer: it is told to, or this was the last call that max_calls allows."""
+        if self._exiting or not spec.max_calls:
+            return self._exiting
         digest = spec.function.python.function_hash
         self._num_calls[digest] = self._num_calls.get(digest, 0) + 1
         if self._num_calls[digest] >= spec.max_calls:
@@ -500,7 +350,7 @@ class Executor:
         except BaseException:
             logger.exception("an exit handler failed")
         core.shutdown()
-        _flush_output()
+        flush_output()
         os._exit(0)
 
     def _let_replies_out(self) -> None:
@@ -510,15 +360,6 @@ class Executor:
         while time.monotonic() < deadline_s and not reactor.is_closed:
             with self.core.lock:
                 reactor.flush()
-                if not self._num_unsettled and not self.core.server.has_unsent:
+                if not self.answers.num_unsettled and not self.core.server.has_unsent:
                     return
             reactor.wait(Waiter(reactor), LEAVE_POLL_S)
-
-
-def _flush_output() -> None:
-    """User code may have closed or replaced its output, which is no reason to lose an answer."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-

@@ -11,7 +11,6 @@ Pickling runs user code and happens outside of the lock; then everything is coun
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import Actor
-from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.call_template import CallTemplate, MethodTemplate, TaskTemplate
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
@@ -30,38 +29,11 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_submitter import SchedulingQueue
 
 # Stay in the list's own pickle: exact types, nothing inside.
 _INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
 _TEXT_MAX = 4096
 GCS_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class TaskTemplate:
-    """What calls of one remote function with one set of options share."""
-
-    core: CoreWorker
-    options: TaskOptions
-    queue: SchedulingQueue
-    call: CallTemplate
-    captured: tuple[ObjectRef[Any], ...]
-    resubmit: Callable[[PendingTask], None]
-
-
-@dataclass
-class MethodTemplate:
-    """What calls of one method through one handle share."""
-
-    name: str
-    num_returns: int = 1
-    max_task_retries: int = 0
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
-    concurrency_group: str = ""
-    # Made with the first call.
-    call: CallTemplate | None = None
-    resubmit: Callable[[PendingTask], None] | None = None
 
 
 class ActorState:

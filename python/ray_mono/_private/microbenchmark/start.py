@@ -34,11 +34,12 @@ IDLE_CPU = Line("idle cluster: CPU over 30 s", Unit.PERCENT_OF_A_CORE)
 # worker output. Ours do with more processes (store, template, reaper) what Ray's raylet does with one.
 SHARED_SERVICES = (
     *("gcs_server", "raylet", "log_monitor"),
-    *("object_manager", "core_worker.template", "_private.reaper"),
+    *("object_manager", "ray_mono::TEMPLATE", "_private.reaper"),
 )
-# Ray's agents have the raylet's path among their arguments.
-NOT_SHARED = ("dashboard", "runtime_env_agent", "monitor.py --logs-dir", "agent")
-WORKER_TITLES = ("ray::", "ray_mono::")
+# An interpreter, an option or two, and the program.
+SHARED_WITHIN_WORDS = 3
+# Ray's agents and our template have titles of this kind too.
+IDLE_WORKER_TITLES = ("ray::IDLE", "ray_mono::IDLE")
 
 
 def forks_floor(count: int) -> str:
@@ -108,7 +109,7 @@ def memory(bench: Bench) -> None:
     shared = everything = 0.0
     for process in processes.descendants(os.getpid()):
         text = processes.command(process.pid)
-        if text.startswith(WORKER_TITLES) or not text:
+        if text.startswith(IDLE_WORKER_TITLES) or not text:
             continue
         pss_mb = processes.pss_bytes(process.pid) / 1e6
         everything += pss_mb
@@ -124,10 +125,9 @@ def memory(bench: Bench) -> None:
 
 def is_shared_service(command: str) -> bool:
     """Whether both sides have a service that does this one's work, judged by its command line."""
-    program = command[:200]
-    return any(name in program for name in SHARED_SERVICES) and not any(
-        name in program for name in NOT_SHARED
-    )
+    # The arguments of Ray's other services name these too.
+    program = " ".join(command.split()[:SHARED_WITHIN_WORDS])
+    return any(name in program for name in SHARED_SERVICES)
 
 
 @START.workload(IDLE_CPU)

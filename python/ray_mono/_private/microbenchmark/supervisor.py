@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -110,6 +111,7 @@ class Supervisor:
         self._dir = work_dir
         self._duration_s = duration_s
         self._verbose = verbose
+        self._secret = secrets.token_hex(32)
         self._packages = work_dir / "packages"
         self._packages.mkdir()
         # Alone: what is installed beside it is not for an interpreter that has packages of its own.
@@ -185,6 +187,9 @@ class Supervisor:
             "RAY_TMPDIR": str(sessions),
             # Ray would report to its makers.
             "RAY_USAGE_STATS_ENABLED": "0",
+            # As it is by default, but its client only knows if it is told.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._secret,
         }
 
 

@@ -1,0 +1,182 @@
+"""The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules 1 and 2.
+
+    value ──► returns (small ones inline, large ones in the node's store) ──► nested references registered for the caller
+          ──► references that stay here named or registered ──► reply
+
+A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before (num_unsettled).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.call import Call, Reply
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.task_failure import describe_error
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.executor import Executor
+
+ERROR_BYTES_MAX = 16 << 20
+UNFLUSHED_MAX = 16
+"""Answers that may share one send."""
+
+
+class Answers:
+    """How one worker answers its calls."""
+
+    def __init__(self, core: CoreWorker, executor: Executor) -> None:
+        self._core = core
+        self._executor = executor
+        self._num_unflushed = 0
+        # Answers that wait until owners have acknowledged references.
+        self.num_unsettled = 0
+
+    def finish(self, call: Call, task: TaskContext, value: Any) -> None:
+        """Serializes the returns and answers."""
+        spec = call.spec
+        returns: list[Any] = []
+        try:
+            serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
+            del value
+            if len(serialized) == 1 and self._is_plain(serialized[0]) and spec.type != common_pb2.ACTOR_CREATION_TASK:
+                only = serialized[0]
+                reply = Reply(
+                    has_inline=True,
+                    inline_metadata=only.metadata,
+                    inline_data=only.to_bytes(),
+                    run_us=task.run_us,
+                )
+                self._send(call, task, reply, [])
+                return
+            for index, item in enumerate(serialized):
+                returns.append(self._return_object(call, index + 1, item))
+        except BaseException as error:
+            self._take_back(returns)
+            self.finish_error(call, task, describe_error(spec, error, self._executor.actor, self._core))
+            return
+        reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
+        if self._executor.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+            reply.pid = self._core.pid
+            reply.repr_name = self._executor.actor.repr_name()
+        self._send(call, task, reply, serialized)
+
+    def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
+        serialized = serialization.serialize_error(error)
+        if serialized.size_bytes > ERROR_BYTES_MAX:
+            what = f"{call.spec.name}() raised {type(error).__name__}, an error of {serialized.size_bytes >> 20} MiB"
+            serialized = serialization.serialize_error(
+                RaySystemError(f"{what}, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)")
+            )
+        returns = [self._inline_return(call, index + 1, serialized) for index in range(call.spec.num_returns)]
+        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
+        self._send(call, task, reply, [serialized] * len(returns))
+
+    def _is_plain(self, value: serialization.Serialized) -> bool:
+        return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
+
+    def _returns(self, spec: Any, value: Any) -> list[Any]:
+        if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
+            return [value]
+        if spec.num_returns == 0:
+            return []
+        values = list(value) if hasattr(value, "__iter__") else None
+        if values is None or len(values) != spec.num_returns:
+            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
+            raise ValueError(f"{spec.name}() has num_returns={spec.num_returns} but returned {got}")
+        return values
+
+    def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
+        core = self._core
+        object_id = call.own.task_id + index.to_bytes(4, "little")
+        nested = [core.reference_message(ref._id) for ref in value.nested]
+        if value.size_bytes > INLINE_BYTES_MAX:
+            core.store.put(object_id, value, call.spec.caller.worker_id)
+            return core_worker_pb2.ReturnObject(
+                object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
+            )
+        return self._inline_return(call, index, value)
+
+    def _take_back(self, returns: list[Any]) -> None:
+        """A later return failed, and with it the task: nobody will ask for these."""
+        core = self._core
+        with core.lock:
+            for returned in returns:
+                if returned.in_plasma:
+                    core.free_in_stores(returned.object_id, [core.node_id])
+
+    def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
+        object_id = call.own.task_id + index.to_bytes(4, "little")
+        nested = [self._core.reference_message(ref._id) for ref in value.nested]
+        message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
+        return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
+
+    def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
+        core = self._core
+        flush_output()
+        spec = call.spec
+        kept: list[bytes] = []
+        if self._executor.ends_after(spec):
+            reply.worker_exiting = True
+
+        def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
+            reply.borrowed.extend(borrowed)
+            core.references.remove_submitted(task.held)
+            call.to.reply(reply)
+            core.references.remove_submitted(kept)
+            self.num_unsettled -= 1
+
+        def handed_over() -> None:
+            for value in serialized:
+                value.nested.clear()
+            core.drain()
+            core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
+
+        with core.lock:
+            core.drain()
+            if not task.held and not task.arrived and not any(value.nested for value in serialized):
+                call.to.reply(reply)
+            else:
+                self.num_unsettled += 1
+                self._hand_over(call, reply, serialized, kept, handed_over)
+            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
+            # of an actor's short calls may share a send; the background thread sees to those that would wait.
+            self._num_unflushed += 1
+            if not self._executor.has_queued or spec.type != common_pb2.ACTOR_TASK or self._num_unflushed >= UNFLUSHED_MAX:
+                self._num_unflushed = 0
+                core.reactor.flush()
+
+    def _hand_over(
+        self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]
+    ) -> None:
+        waiting = 1
+
+        def one() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                then()
+
+        for returned, value in zip(reply.returns, serialized, strict=False):
+            if value.nested:
+                waiting += 1
+                nested = dict.fromkeys(ref._id for ref in value.nested)
+                kept.extend(self._core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one))
+        one()
+
+
+def flush_output() -> None:
+    """User code may have closed or replaced its output, which is no reason to lose an answer."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
