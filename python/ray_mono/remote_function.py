@@ -15,7 +15,8 @@ from ray_mono._private.options import check_task_options, task_options
 from ray_mono.core_worker import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker, TaskTemplate
+    from ray_mono.core_worker.call_template import TaskTemplate
+    from ray_mono.core_worker.core_worker import CoreWorker
 
 Out = TypeVar("Out")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.task_manager import DONE, PendingTask
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 IN_FLIGHT_MAX = 1000
 """Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here."""
 WATCH_RETRY_S = 0.2
+PROBE_S = 1.0
+"""How long a lost actor's death may take to become known before its last address is tried again."""
 
 
 class Actor:
@@ -157,6 +159,23 @@ class ActorSubmitter:
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.peer = actor.worker = None
             self.watch(actor)
+            self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
+
+    def _probe(self, actor: Actor, worker: common_pb2.Address) -> None:
+        """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot know."""
+        if actor.peer is not None or actor.state != common_pb2.ALIVE or self._core.reactor.is_closed:
+            return
+
+        def answered(reply: Any, error: RpcError | None) -> None:
+            if actor.peer is not None or actor.state != common_pb2.ALIVE:
+                return
+            if error is None:
+                self._connect(actor, worker, "the connection to it broke")
+            else:
+                self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
+
+        # Any call does: this one changes nothing.
+        self._core.stub_for(worker).RemoveObjectLocation.start(core_worker_pb2.ObjectLocationRequest(), answered)
 
     def killed(self, actor_id: bytes) -> None:
         """This process had it killed: the next call must not reach the process that is about to end."""
@@ -220,18 +239,22 @@ class ActorSubmitter:
     def _alive(self, actor: Actor, info: Any) -> None:
         if actor.worker is not None and actor.worker.worker_id == info.address.worker_id:
             return
-        peer = self._core.peer(info.address)
+        worker = common_pb2.Address()
+        worker.CopyFrom(info.address)
+        self._connect(actor, worker, "it was restarted")
+
+    def _connect(self, actor: Actor, worker: common_pb2.Address, why: str) -> None:
+        """Calls go to `worker` from now on. What was sent before is settled, with `why`."""
+        peer = self._core.peer(worker)
         if peer.channel.is_closed:
             # It died between the GCS's answer and now: the GCS will hear of it too.
-            self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
+            self.watch(actor)
+            self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
             return
-        # Sent to an earlier incarnation.
-        self._settle_sent(actor, "it was restarted")
-        actor.worker = common_pb2.Address()
-        actor.worker.CopyFrom(info.address)
+        self._settle_sent(actor, why)
+        actor.worker = worker
         actor.peer = peer
         actor.sequence_number = 0
-        worker = actor.worker
         peer.channel.on_close(lambda reason: self._disconnected(actor, worker))
         self._core.creation_done(actor.creation_id, serialization.CREATED, b"")
         self._pump(actor)

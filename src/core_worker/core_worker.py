@@ -26,7 +26,7 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
-from ray_mono.core_worker.call_template import CallTemplates, Peer
+from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.function_manager import Exported, FunctionManager
 from ray_mono.core_worker.futures import ObjectFutures
@@ -37,7 +37,7 @@ from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOpt
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
-from ray_mono.core_worker.submission import ActorState, MethodTemplate, Submission, TaskTemplate
+from ray_mono.core_worker.submission import ActorState, Submission
 from ray_mono.core_worker.task_manager import TaskManager
 from ray_mono.core_worker.task_submitter import TaskSubmitter
 from ray_mono.protobuf import common_pb2, gcs_pb2

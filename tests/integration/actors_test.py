@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono.core_worker import current
 from ray_mono.exceptions import ActorDiedError, RayActorError, WorkerCrashedError
 from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
@@ -192,3 +193,17 @@ def test_calls_that_wait_for_a_killed_actor_all_end() -> None:
     for call in [*calls, actor.ready.remote()]:
         with pytest.raises(RayActorError):
             get(call)
+
+
+def test_an_actor_whose_connection_broke_is_reached_again() -> None:
+    class Echo:
+        def say(self, word: str) -> str:
+            return word
+
+    actor = ray.remote(Echo).remote()
+    assert ray.get(actor.say.remote("one"), timeout=60) == "one"
+    core = current.require()
+    with core.lock:
+        for peer in list(core._peers.values()):
+            peer.channel.close("cut by the test")
+    assert ray.get(actor.say.remote("two"), timeout=60) == "two"
