@@ -15,18 +15,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).absolute().parent.parent
-sys.path.append(str(ROOT))
-sys.path.append(str(ROOT / "python"))
+sys.path.append(str(Path(__file__).absolute().parent.parent))
+sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
 from bench import dask_workloads, floors, report
 from bench.results import Results
 from ray_mono._private.microbenchmark import catalogue, command
 from ray_mono._private.microbenchmark.line import Group
-from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
+from ray_mono._private.microbenchmark.supervisor import Side, supervisor
 
 OURS = Side("ray_mono", "ray_mono")
-FLOOR = Side("floor", "bench.floors", catalogue="bench.floors", catalogue_path=str(ROOT))
+ROOT = Path(__file__).absolute().parent.parent
 ROUNDS = 3
 
 
@@ -49,25 +48,14 @@ def groups_of(side: Side, group: Group, is_first_round: bool) -> list[Group]:
     return [replace(group, workloads=workloads)] if workloads else []
 
 
-def measure_floors(runner: Supervisor, groups: list[Group], results: Results) -> None:
-    """Those that the lines of these groups name, once."""
-    named = {line.floor for line in catalogue.lines(groups)}
-    workloads = [
-        workload
-        for workload in floors.FLOORS.workloads
-        if named.intersection(line.name for line in workload.lines)
-    ]
-    if workloads:
-        for outcome in runner.run(FLOOR, replace(floors.FLOORS, workloads=workloads)):
-            results.add(FLOOR.name, outcome)
-
-
 def measure(sides: list[Side], groups: list[Group], rounds: int, duration_s: float, verbose: bool) -> Results:
     """Group by group, and within each the sides in turn."""
     results = Results()
     with supervisor(duration_s, verbose) as runner:
         for number in range(rounds):
-            measure_floors(runner, groups, results)
+            named = {line.floor for line in catalogue.lines(groups)}
+            for outcome in floors.measure(runner, named):
+                results.add(floors.SIDE.name, outcome)
             for group in groups:
                 for side in sides:
                     for theirs in groups_of(side, group, number == 0):
@@ -104,28 +92,25 @@ def main() -> int:
     peers = [ray_side(arguments.peer)] if arguments.peer else []
     peers += [dask_side(arguments.dask)] if arguments.dask else []
     rounds = 1 if arguments.quick else arguments.rounds
-    before = report.machine()
+    load = report.load()
     results = measure([OURS, *peers], groups, rounds, arguments.duration_s, arguments.verbose)
 
-    names = report.Names(OURS.name, tuple(peer.name for peer in peers), FLOOR.name)
-    print(report.as_text(report.rows(groups, results, names)), end="\n\n")
-    print(report.as_text(report.floor_rows(list(floors.FLOORS.lines()), results, names)), end="\n\n")
+    names = report.Names(OURS.name, tuple(peer.name for peer in peers), floors.SIDE.name)
+    tables = [
+        list(report.rows(groups, results, names)),
+        report.floor_rows(list(floors.FLOORS.lines()), results, names),
+    ]
     notes = [
-        *report.mean_lines(groups, results, names),
-        f"Machine: {before} before, {report.machine().rpartition(';')[2].strip()} after. Rounds: {rounds}, of"
+        report.mean_line(groups, results, names),
+        f"{report.machine()}; load averages {load} before and {report.load()} after. Rounds: {rounds}, of"
         f" {arguments.duration_s:g} s a line.",
     ]
-    print(*notes, sep="\n")
+    print("\n\n".join([*map(report.as_text, tables), *notes]))
     if arguments.json is not None:
         found = {"notes": notes, "rounds": rounds, "cells": results.as_json()}
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
     if arguments.markdown is not None:
-        parts = [
-            report.as_markdown(report.rows(groups, results, names)),
-            report.as_markdown(report.floor_rows(list(floors.FLOORS.lines()), results, names)),
-            *notes,
-        ]
-        Path(arguments.markdown).write_text("\n\n".join(parts) + "\n")
+        Path(arguments.markdown).write_text("\n\n".join([*map(report.as_markdown, tables), *notes]) + "\n")
     return 0
 
 

@@ -14,16 +14,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from ray_mono._private.microbenchmark import calls, nodes, objects, start
 from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
+from ray_mono._private.microbenchmark.supervisor import Outcome, Side, Supervisor
 from ray_mono._private.microbenchmark.timing import repeated_seconds, seconds
 
 FLOORS = Group("floors")
 GROUPS = [FLOORS]
+SIDE = Side(
+    "floor",
+    "bench.floors",
+    catalogue="bench.floors",
+    catalogue_path=str(Path(__file__).absolute().parent.parent),
+)
 
 # About what a call and its reply take on the wire.
 MESSAGE_BYTES = 150
@@ -60,7 +69,12 @@ def _receive_all(sock: socket.socket, count: int) -> None:
 def _with_echo(measure: Callable[[socket.socket], None]) -> None:
     here, there = socket.socketpair()
     with here, there:
-        pid = _fork(lambda: (here.close(), _echo(there)))
+
+        def answer() -> None:
+            here.close()
+            _echo(there)
+
+        pid = _fork(answer)
         there.close()
         measure(here)
         here.close()
@@ -134,20 +148,15 @@ def _mapped(size_bytes: int) -> np.ndarray:
 
 @FLOORS.workload(Line(calls.MEMCPY_800))
 def copy_zeros(bench: Bench) -> None:
-    """As the line that it is the floor of: of zeros that were never written, so that reading them costs little."""
+    """As the line that it is the floor of, which counts gigabytes: of zeros that nobody wrote, so that reading them costs little."""
     source = np.zeros(800 << 20, np.uint8)
     target = _mapped(len(source))
     bench.report_rate(calls.MEMCPY_800, lambda: np.copyto(target, source), calls.LARGE_PUT_GB)
 
 
-def _copy_lines(name: str, size_bytes: int) -> tuple[Line, Line]:
-    return Line(objects.memcpy_floor(name, "warm"), Unit.GB_PER_SECOND), Line(
-        objects.memcpy_floor(name, "cold"), Unit.GB_PER_SECOND
-    )
-
-
 def _register_copies(name: str, size_bytes: int) -> None:
-    warm, cold = _copy_lines(name, size_bytes)
+    warm = Line(objects.memcpy_floor(name, "warm"), Unit.GB_PER_SECOND)
+    cold = Line(objects.memcpy_floor(name, "cold"), Unit.GB_PER_SECOND)
 
     @FLOORS.workload(warm, cold)
     def copy(bench: Bench) -> None:
@@ -173,7 +182,7 @@ def tcp_stream(bench: Bench) -> None:
             source[:] = 1
             with socket.create_connection(listener.getsockname()) as sock:
                 while sock.recv(1):
-                    sock.sendall(source)
+                    sock.sendall(source.data)
 
         pid = _fork(send)
         peer, _ = listener.accept()
@@ -181,7 +190,7 @@ def tcp_stream(bench: Bench) -> None:
 
         def receive(target: np.ndarray) -> None:
             peer.sendall(b"1")
-            view = memoryview(target)
+            view = target.data
             while view:
                 view = view[peer.recv_into(view) :]
 
@@ -227,3 +236,15 @@ def python_start(bench: Bench) -> None:
         subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
 
     bench.report(start.PYTHON_START, repeated_seconds(once, bench.duration_s))
+
+
+# ---- for those who measure against them
+
+
+def measure(runner: Supervisor, names: Collection[str]) -> Iterator[Outcome]:
+    """Those of these names, once each."""
+    workloads = [
+        workload for workload in FLOORS.workloads if any(line.name in names for line in workload.lines)
+    ]
+    if workloads:
+        yield from runner.run(SIDE, replace(FLOORS, workloads=workloads))

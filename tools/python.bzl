@@ -13,6 +13,7 @@ COMPONENTS = [
 
 # The folders of tests/ that have a BUILD file. Tests in any other folder there belong to tests/BUILD.bazel.
 TEST_FOLDERS = [
+    "bench",
     "common",
     "core_worker",
     "examples",

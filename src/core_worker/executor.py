@@ -158,6 +158,8 @@ class Executor:
 
     def _handle(self, call: Call) -> None:
         spec = call.spec
+        if call.request.lease_id:
+            self.core.getter.lease_id = call.request.lease_id
         self._bind_job(spec.job_id)
         if spec.type == common_pb2.NORMAL_TASK:
             self.core.getter.task_begins()

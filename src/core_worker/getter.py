@@ -13,12 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    RaySystemError,
-    RayTaskError,
-)
+from ray_mono.common.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, RayTaskError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
@@ -54,6 +49,8 @@ class Getter:
         self._num_blocked = 0
         # Tasks that found threads of earlier ones waiting still: what those end is not counted any more.
         self._blocked_epoch = 0
+        # Worker: the lease under which the present task runs.
+        self.lease_id = b""
         # Worker: what else to do before a task's wait.
         self.before_blocking: Callable[[], None] | None = None
         # References unpickled so far: tells whether something had any inside.
@@ -76,7 +73,7 @@ class Getter:
                 epoch = self._blocked_epoch
                 self._num_blocked += 1
                 if self._num_blocked == 1:
-                    core.raylet.NotifyBlocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+                    core.raylet.NotifyBlocked.notify(self._notice())
         try:
             return core.reactor.wait(waiter, timeout_s)
         finally:
@@ -85,7 +82,7 @@ class Getter:
                     if epoch == self._blocked_epoch:
                         self._num_blocked -= 1
                         if self._num_blocked == 0:
-                            core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+                            core.raylet.NotifyUnblocked.notify(self._notice())
 
     def task_begins(self) -> None:
         """A worker starts a normal task: waits of threads that earlier tasks left behind are not this one's."""
@@ -95,7 +92,10 @@ class Getter:
         with core.lock:
             self._num_blocked = 0
             self._blocked_epoch += 1
-            core.raylet.NotifyUnblocked.notify(raylet_pb2.NotifyBlockedRequest(worker_id=core.worker_id))
+            core.raylet.NotifyUnblocked.notify(self._notice())
+
+    def _notice(self) -> raylet_pb2.NotifyBlockedRequest:
+        return raylet_pb2.NotifyBlockedRequest(worker_id=self._core.worker_id, lease_id=self.lease_id)
 
     # ---- get
 

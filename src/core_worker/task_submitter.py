@@ -57,6 +57,7 @@ class Lease:
     __slots__ = (
         "address",
         "gives_back",
+        "is_announced",
         "is_over",
         "lease_id",
         "linger",
@@ -83,6 +84,8 @@ class Lease:
         # The first task at the last look for stalls.
         self.seen_first: PendingTask | None = None
         self.is_over = False
+        # Its worker knows the lease by the first task's message.
+        self.is_announced = False
 
 
 class SchedulingQueue:
@@ -259,6 +262,9 @@ class TaskSubmitter:
 
     def _push(self, lease: Lease, task: PendingTask) -> None:
         lease.tasks.append(task)
+        if not lease.is_announced:
+            lease.is_announced = True
+            task.request.lease_id = lease.lease_id
         if lease.resource_ids:
             task.request.ClearField("resource_ids")
             for name, ids in lease.resource_ids.items():
@@ -266,6 +272,7 @@ class TaskSubmitter:
         lease.peer.push(
             task.template, task.request, lambda reply, error: self._on_reply(lease, task, reply, error)
         )
+        task.request.ClearField("lease_id")
 
     def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
         queue = lease.queue

@@ -5,8 +5,8 @@ creation straight to the worker. What becomes of it goes to the actor manager as
 ends the task here, whatever it was waiting for. Nothing waits without a bound of its own but what may rightly take for ever: a place
 that nothing has free, and the user's constructor. Those end with the actor, the node, or the connection.
 
-A lease outlives the wish for it when a grant is already under way, so requests are never cancelled: `_abandon` cancels the lease at
-the raylet, and gives back the worker if it was too late for that.
+A lease outlives the wish for it when a grant is already under way, so requests are never cancelled here: `_free` cancels the lease at
+the raylet, and gives back the worker if it was too late for that, and asks until it is answered.
 """
 
 from __future__ import annotations
@@ -210,9 +210,7 @@ class ActorScheduler:
                 self._tell_why(actor_id, demand)
                 pause_s = 2 * pause_s
         except asyncio.CancelledError:
-            self._environment.tasks.spawn(
-                self._abandon(address, request.lease_id, call), f"abandon lease of {actor_id.hex()}"
-            )
+            self._free(node_id, address, request.lease_id)
             raise
         finally:
             asked = self._asked[node_id]
@@ -221,9 +219,7 @@ class ActorScheduler:
                 del self._asked[node_id]
         outcome = call.result()
         if isinstance(outcome, RpcError):
-            self._environment.tasks.spawn(
-                self._abandon(address, request.lease_id, None), f"abandon lease of {actor_id.hex()}"
-            )
+            self._free(node_id, address, request.lease_id)
             raise PlaceGone(f"the raylet at {address} did not answer the lease request: {outcome}")
         return outcome
 
@@ -237,25 +233,23 @@ class ActorScheduler:
         except RpcError as error:
             return error
 
-    async def _abandon(
-        self,
-        address: str,
-        lease_id: bytes,
-        call: asyncio.Task[raylet_pb2.RequestWorkerLeaseReply | RpcError] | None,
-    ) -> None:
-        """Sees to it that a lease that nobody wants is not held. Best effort: a raylet that is gone holds nothing."""
-        try:
-            raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
-            cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
-            reply = await raylet.CancelWorkerLease(cancel, timeout_s=self._config.connect_timeout_s)
-            outcome = None if call is None else await call
-            was_granted = isinstance(outcome, raylet_pb2.RequestWorkerLeaseReply) and outcome.HasField(
-                "grant"
-            )
-            if was_granted or not reply.cancelled:
-                raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True))
-        except RpcError as error:
-            logger.info("lease %s at %s could not be cancelled: %s", lease_id.hex(), address, error)
+    def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
+        """Sees to it that a lease that nobody wants is not held: cancelled, or its worker ended, since it may hold half an actor."""
+        self._environment.tasks.spawn(self._free_lease(node_id, address, lease_id), f"free lease {lease_id.hex()}")
+
+    async def _free_lease(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
+        """Until the raylet has answered or its node is dead: nobody else would ever end this lease."""
+        while self._nodes.alive(node_id) is not None:
+            try:
+                raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
+                cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
+                if not (await raylet.CancelWorkerLease(cancel, timeout_s=self._config.connect_timeout_s)).cancelled:
+                    dispose = raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True)
+                    await raylet.ReturnWorker(dispose, timeout_s=self._config.connect_timeout_s)
+                return
+            except RpcError as error:
+                logger.info("lease %s at %s is not free yet: %s", lease_id.hex(), address, error)
+            await asyncio.sleep(self._config.lease_retry_period_s)
 
     # ---- the creation
 
@@ -265,7 +259,7 @@ class ActorScheduler:
         worker_id = WorkerID(worker.worker_id)
         effects = self._actors.leased(actor_id, incarnation, NodeID(worker.node_id), worker_id)
         if not effects:
-            await self._give_back(lease)
+            self._give_back(lease)
             return
         self._table.set_place(actor_id, worker, lease.grant.worker_pid)
         self._apply(effects)
@@ -274,7 +268,7 @@ class ActorScheduler:
         try:
             reply = await self._push(actor_id, incarnation, lease)
         except RpcError as error:
-            await self._give_back(lease)
+            self._give_back(lease)
             # The raylet knows the exit status, and its report ends this task.
             await asyncio.sleep(self._config.death_report_grace_s)
             death = Death(
@@ -292,7 +286,7 @@ class ActorScheduler:
             self._table.set_repr_name(actor_id, reply.repr_name)
             self._apply(self._actors.created(actor_id, worker_id))
         else:
-            await self._give_back(lease)
+            self._give_back(lease)
             self._apply(self._actors.given_back(actor_id, worker_id))
             status = core_worker_pb2.PushTaskReply.Status.Name(reply.status)
             raise PlaceGone(f"worker {worker_id.hex()} did not start the creation: {status}")
@@ -324,17 +318,8 @@ class ActorScheduler:
         finally:
             channel.close()
 
-    async def _give_back(self, lease: Lease) -> None:
-        """The worker is not to be used again: it may hold half an actor."""
-        try:
-            raylet = raylet_rpc.RayletServiceAsyncStub(
-                await self._environment.peers.channel(lease.raylet_address)
-            )
-            raylet.ReturnWorker.notify(
-                raylet_pb2.ReturnWorkerRequest(lease_id=lease.grant.lease_id, dispose=True)
-            )
-        except RpcError as error:
-            logger.info("lease %s could not be returned: %s", lease.grant.lease_id.hex(), error)
+    def _give_back(self, lease: Lease) -> None:
+        self._free(NodeID(lease.grant.worker.node_id), lease.raylet_address, lease.grant.lease_id)
 
     # ---- explanations
 

@@ -172,10 +172,10 @@ class LeaseManager:
         self._pool.refused_to_end(worker_id, now_s)
         return self._schedule(now_s)
 
-    def worker_blocked(self, worker_id: bytes, is_blocked: bool, now_s: float) -> list[Effect]:
-        """The worker's task waits in get or wait, or runs on."""
+    def worker_blocked(self, worker_id: bytes, lease_id: bytes, is_blocked: bool, now_s: float) -> list[Effect]:
+        """The task that runs under the lease waits in get or wait, or runs on. A notice of an earlier lease says nothing about this one."""
         worker = self._pool.get(worker_id)
-        if worker is None or worker.lease_id is None:
+        if worker is None or worker.lease_id is None or (lease_id and lease_id != worker.lease_id):
             return []
         if is_blocked:
             changed = self._ledger.block(worker.lease_id)

@@ -285,8 +285,8 @@ class Raylet:
         self.gcs.add_worker(process.info(self.config.node_id))
         self.apply(effects)
 
-    def worker_blocked(self, worker_id: bytes, is_blocked: bool) -> None:
-        self.apply(self.leases.worker_blocked(worker_id, is_blocked, self.clock.time_s()))
+    def worker_blocked(self, worker_id: bytes, lease_id: bytes, is_blocked: bool) -> None:
+        self.apply(self.leases.worker_blocked(worker_id, lease_id, is_blocked, self.clock.time_s()))
 
     def kill_worker(self, worker_id: bytes, force: bool, cause: common_pb2.DeathCause) -> None:
         client = self.clients.get(worker_id)

@@ -54,13 +54,13 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def NotifyBlocked(
         self, request: raylet_pb2.NotifyBlockedRequest, context: CallContext
     ) -> common_pb2.Empty:
-        self._raylet.worker_blocked(request.worker_id, True)
+        self._raylet.worker_blocked(request.worker_id, request.lease_id, True)
         return common_pb2.Empty()
 
     async def NotifyUnblocked(
         self, request: raylet_pb2.NotifyBlockedRequest, context: CallContext
     ) -> common_pb2.Empty:
-        self._raylet.worker_blocked(request.worker_id, False)
+        self._raylet.worker_blocked(request.worker_id, request.lease_id, False)
         return common_pb2.Empty()
 
     async def RequestWorkerLease(

@@ -17,6 +17,7 @@ from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor, Timer, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
+from ray_mono.rpc.sockets import tune_tcp
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class ReactorChannel(ReactorSocket):
                 reactor.add(self, READABLE)
             else:
                 host, _, port = address.rpartition(":")
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                tune_tcp(sock)
                 self._handshake = auth.ClientHandshake(secret)
                 self._connecting = True
                 with contextlib.suppress(BlockingIOError):

@@ -17,6 +17,7 @@ from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import HEADER, REPLY
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
+from ray_mono.rpc.sockets import tune_tcp
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class ReactorServer:
                 return
             connection = ServerConnection(self, sock, "a process of this node", None)
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tune_tcp(sock)
             host, port = sock.getpeername()[:2]
             connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret))
         self.connections.add(connection)

@@ -31,6 +31,8 @@ from tests.integration.listeners import Listener, tcp_listeners, unix_listeners
 GET_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 30.0
 NOBODY_UID = 65534
+# How STRANGER says so.
+CANNOT_CHANGE_USER = 77
 GARBAGE = (b"\x00" * 64, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", os.urandom(4096))
 # A frame as it follows a handshake, without one: METHOD, then REQUEST.
 FRAMES = bytes.fromhex("1000000001000000000000") + b"/x/Y" + bytes.fromhex("0c00000002000000000001") + b"\x00"
@@ -232,9 +234,12 @@ def test_unix_sockets_lie_where_only_their_user_can_go(
 
 STRANGER = """
 import os, socket, sys
-os.setgroups([])
-os.setgid(int(sys.argv[1]))
-os.setuid(int(sys.argv[1]))
+try:
+    os.setgroups([])
+    os.setgid(int(sys.argv[1]))
+    os.setuid(int(sys.argv[1]))
+except OSError:
+    sys.exit(77)
 for path in sys.argv[3:]:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
@@ -250,7 +255,7 @@ for path in sys.argv[3:]:
 
 
 def as_stranger(paths: list[str]) -> list[str]:
-    """What another user is told at each of these sockets: answered, ended or forbidden."""
+    """What another user is told at each of these sockets: answered, ended or forbidden. Skips where we cannot be one."""
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, str(NOBODY_UID), FRAMES.hex(), *paths],
         capture_output=True,
@@ -258,11 +263,12 @@ def as_stranger(paths: list[str]) -> list[str]:
         timeout=GET_TIMEOUT_S * 2,
         cwd="/",
     )
+    if done.returncode == CANNOT_CHANGE_USER:
+        pytest.skip("only root, and not in every sandbox, can act as another user")
     assert done.returncode == 0, done.stderr
     return [line.split(" ", 1)[0] for line in done.stdout.splitlines()]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 def test_another_user_is_kept_out_by_permissions_and_by_the_servers_themselves(
     cluster: CommandLineCluster, shared_base: Path
 ) -> None:

@@ -99,11 +99,15 @@ def test_what_a_task_makes_too_large_is_its_error_and_its_worker_goes_on(cluster
 
 def test_an_error_that_is_too_large_for_the_store_still_is_an_error(cluster: Any) -> None:
     @ray.remote(max_retries=0)
-    def fail() -> None:
-        raise ValueError("large", bytes(16 * MIB))
+    def fail(size_bytes: int) -> None:
+        raise ValueError("large", bytes(size_bytes))
 
-    with pytest.raises(ray.exceptions.RayError):
-        get(fail.remote())
+    with pytest.raises(ray.exceptions.RayError, match=r"fail\(\) raised .* an error of \d+ MiB"):
+        get(fail.remote(16 * MIB))
+    kept = fill()
+    with pytest.raises(ValueError, match="large"):
+        get(fail.remote(MIB))
+    del kept
 
 
 def test_a_put_into_a_store_full_of_referenced_objects_fails_after_a_while(cluster: Any) -> None:

@@ -270,3 +270,49 @@ def test_an_object_that_is_larger_than_the_store_of_a_node_is_an_error_there(
     assert get(read.remote(fits)) == 8
     assert cluster.stats(small).num_unsealed == 0
     cluster.remove_node(small)
+
+
+# ---------------------------------------------------------------- drivers
+
+
+def test_a_driver_that_is_killed_leaves_nothing_on_any_node_but_its_detached_actors(
+    cluster: CommandLineCluster, second: NodeRecord, start_script: Any
+) -> None:
+    source = """
+        import time
+        import numpy as np
+        import ray_mono as ray
+
+        ray.init("auto", namespace="killed")
+
+        @ray.remote(num_cpus=0, resources={"there": 1})
+        class Keeper:
+            def keep(self, references):
+                self.kept = references, ray.put(np.zeros(1_000_000))
+
+        @ray.remote(num_cpus=0, resources={"there": 1})
+        def forever():
+            time.sleep(3600)
+
+        @ray.remote(num_cpus=0, resources={"there": 1})
+        def make():
+            return np.zeros(1_000_000)
+
+        keeper, detached = Keeper.remote(), Keeper.options(name="kept", lifetime="detached").remote()
+        references = [ray.put(np.zeros(1_000_000)), make.remote()]
+        ray.get([keeper.keep.remote(references), detached.__ray_ready__.remote()], timeout=60)
+        running = forever.remote()
+        print("ready", flush=True)
+        time.sleep(3600)
+    """
+    script = start_script(source)
+    script.wait_for_line("ready")
+    assert cluster.stats(second).num_objects and cluster.stats(cluster.head).num_objects
+    script.kill()
+    for node in (cluster.head, second):
+        wait_until(lambda node=node: not cluster.stats(node).used_bytes, "empty stores")  # type: ignore[misc]
+    wait_until(lambda: ray.available_resources().get("there") == 3, "only the detached actor holds something")
+    detached = ray.get_actor("kept", namespace="killed")
+    assert get(detached.__ray_ready__.remote())
+    ray.kill(detached)
+    wait_until(lambda: ray.available_resources().get("there") == 4, "nothing is held any more")

@@ -96,7 +96,7 @@ class Scene:
         self.take(self.manager.worker_died(self.granted[name].worker_id, "killed by a test", self.now_s))
 
     def block(self, name: str, is_blocked: bool = True) -> None:
-        self.take(self.manager.worker_blocked(self.granted[name].worker_id, is_blocked, self.now_s))
+        self.take(self.manager.worker_blocked(self.granted[name].worker_id, b"", is_blocked, self.now_s))
 
     def other_node(self, free: ResourceSet, version: int = 1, total: ResourceSet | None = None) -> None:
         self.cluster.node_joined(THERE, "there", 2, total or free)

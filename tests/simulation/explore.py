@@ -38,11 +38,13 @@ class _WhereAndWhen(logging.Filter):
 
 def set_up_log(level: str) -> None:
     handler = logging.StreamHandler()
+    handler.setLevel(level.upper())
     handler.addFilter(_WhereAndWhen())
     handler.setFormatter(
         logging.Formatter("%(virtual_s)12.6f %(process_name)s %(levelname)s %(name)s: %(message)s")
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # Errors reach the world's own handler whatever is shown.
+    logging.basicConfig(level=min(handler.level, logging.ERROR), handlers=[handler])
 
 
 def run_seed(seed: int, num_tasks: int, without: Sequence[FaultKind] = ()) -> Outcome | str:

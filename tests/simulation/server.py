@@ -18,6 +18,7 @@ from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 from tests.simulation.canonical import canonical_bytes
 from tests.simulation.channel import Ending
 from tests.simulation.endpoint import Endpoint, Packet
+from tests.simulation.loop import SimulationError
 from tests.simulation.network import SimNetwork
 from tests.simulation.process import SimProcess
 
@@ -142,6 +143,9 @@ class SimConnection:
             await self._handle(packet, context)
         except asyncio.CancelledError:
             error = RpcError(StatusCode.CANCELLED, f"{packet.path} was cancelled by the server")
+        except SimulationError as failure:
+            # A checker's word, not the servicer's.
+            self._process.loop.call_exception_handler({"message": packet.path, "exception": failure})
         except Exception as exception:
             error = errors.error_of_handler(exception, packet.path)
         # Not there: its caller cancelled it and hears no more of it.

@@ -221,6 +221,28 @@ def healthcheck(address: str | None, redis_password: str | None, timeout: float)
     check_health(address, redis_password, timeout)
 
 
+@cli.command()
+@click.option(
+    "--only", default="", metavar="PATTERN", help="Lines with this in their name, or a group of this name."
+)
+@click.option("--quick", is_flag=True, help="Leave out what takes minutes or gigabytes.")
+@click.option(
+    "--duration-s",
+    type=click.FloatRange(0, min_open=True),
+    default=2,
+    show_default=True,
+    metavar="S",
+    help="Of each line's repetitions.",
+)
+@click.option("--json", "json_path", metavar="FILE", help="Write all samples there.")
+@click.option("--verbose", is_flag=True, help="Show what the measured processes print.")
+def microbenchmark(**options: Any) -> None:
+    """Measures tasks, actors and objects on clusters of its own on this machine."""
+    from ray_mono.scripts.microbenchmark import run_microbenchmark
+
+    run_microbenchmark(**options)
+
+
 def main() -> None:
     """Runs the command line of this process; does not return."""
     if importlib.util.find_spec("ray_mono.protobuf") is None or (

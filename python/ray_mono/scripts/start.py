@@ -133,9 +133,7 @@ def _say_what_now(node: Node, params: RayParams, block: bool) -> None:
     if node.is_head():
         _say_how_to_join(node, params)
     click.echo('In Python on this machine:\n    import ray_mono\n    ray_mono.init(address="auto")\n')
-    if block:
-        click.echo("Ctrl-C ends the node.")
-    else:
+    if not block:
         click.echo(
             f"To end {'it' if node.is_head() else 'the nodes on this machine'}:\n    {_command()} stop"
         )
@@ -180,9 +178,11 @@ def _stay(node: Node) -> None:
     def end(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
-    sys.stdout.flush()
     try:
+        signal.signal(signal.SIGTERM, end)
+        # Said in here: who reads it may send the signal at once.
+        click.echo("Ctrl-C ends the node.")
+        sys.stdout.flush()
         node.until_ended()
     except KeyboardInterrupt:
         click.echo("Ending the node.")

@@ -1,4 +1,4 @@
-"""Workloads that measure the runtime, and how one side of them is run: the same code for ray_mono and for a module that it is compared with.
+"""Workloads that measure the runtime, and how they are run: the same code for ray_mono and for what it is compared with.
 
 A *line* is one figure with a name and a unit. A *workload* measures one or several lines with the module that it is given; it imports
 neither ray_mono nor Ray. Workloads that may share a cluster form a *group*. A group runs in a child process (`child`), which tells

@@ -51,11 +51,10 @@ def calls(bench: Bench) -> None:
     ray = bench.ray
     with _two_nodes(ray, 1 << 30):
 
-        @ray.remote(num_cpus=0, resources={"there": 1})
+        @ray.remote(**THERE)
         def small_value() -> bytes:
             return b"ok"
 
-        @ray.remote(num_cpus=0, resources={"there": 1})
         class Actor:
             def small_value(self) -> bytes:
                 return b"ok"
@@ -64,7 +63,7 @@ def calls(bench: Bench) -> None:
         bench.report_rate(
             TASKS_ASYNC.name, lambda: ray.get([small_value.remote() for _ in range(BATCH)]), BATCH
         )
-        actor = Actor.remote()
+        actor = ray.remote(**THERE)(Actor).remote()
         bench.report_rate(ACTOR_SYNC.name, lambda: ray.get(actor.small_value.remote()))
         bench.report_rate(
             ACTOR_ASYNC.name, lambda: ray.get([actor.small_value.remote() for _ in range(BATCH)]), BATCH
@@ -74,8 +73,10 @@ def calls(bench: Bench) -> None:
 # ---- objects
 
 
-def _cold_and_warm(bench: Bench, cold: Line, warm: Line, gigabytes: float, once: Callable[[], float]) -> None:
-    """once: does it with a new object, and returns the seconds of what counts."""
+def report_cold_and_warm(
+    bench: Bench, cold: Line, warm: Line, gigabytes: float, once: Callable[[], float]
+) -> None:
+    """Once cold, then again in what that freed. once: does it with a new object, and returns the seconds of what counts."""
     bench.report(cold.name, [gigabytes / once()])
     samples = []
     for _ in range(WARM_REPEATS):
@@ -100,7 +101,7 @@ def _register_transfer(name: str, size_bytes: int, heavy: bool) -> None:
                 reference = ray.put(value)
                 return seconds(lambda: ray.get(read_there.remote(reference)))
 
-            _cold_and_warm(bench, cold, warm, size_bytes / 1e9, once)
+            report_cold_and_warm(bench, cold, warm, size_bytes / 1e9, once)
 
 
 _register_transfer("200 MB", OBJECT_BYTES, heavy=False)
@@ -114,7 +115,7 @@ BROADCAST_WARM = Line("broadcast of 100 MB to 4 raylets, warm", Unit.GB_PER_SECO
 def broadcast(bench: Bench) -> None:
     """Counts the bytes that all receivers got."""
     ray = bench.ray
-    receivers = [{"CPU": 1, f"node{i}": 1} for i in range(RECEIVERS)]
+    receivers: list[dict[str, float]] = [{"CPU": 1, f"node{i}": 1} for i in range(RECEIVERS)]
     with clusters.nodes(ray, {"CPU": 1}, *receivers, store_bytes=1 << 29):
         readers = [ray.remote(num_cpus=0, resources={f"node{i}": 1})(read) for i in range(RECEIVERS)]
         ray.get([reader.remote(np.ones(10, np.uint8)) for reader in readers])
@@ -124,7 +125,7 @@ def broadcast(bench: Bench) -> None:
             reference = ray.put(value)
             return seconds(lambda: ray.get([reader.remote(reference) for reader in readers]))
 
-        _cold_and_warm(bench, BROADCAST_COLD, BROADCAST_WARM, BROADCAST_BYTES * RECEIVERS / 1e9, once)
+        report_cold_and_warm(bench, BROADCAST_COLD, BROADCAST_WARM, BROADCAST_BYTES * RECEIVERS / 1e9, once)
 
 
 SHUFFLE_COLD = Line("shuffle of 1 GB over 2 raylets, cold", Unit.GB_PER_SECOND, 1)
@@ -155,4 +156,4 @@ def shuffle(bench: Bench) -> None:
             if sum(ray.get(sums)) != piece_bytes * SHUFFLE_PARTS**2:
                 raise RuntimeError("bytes were lost")
 
-        _cold_and_warm(bench, SHUFFLE_COLD, SHUFFLE_WARM, SHUFFLE_BYTES / 1e9, lambda: seconds(run))
+        report_cold_and_warm(bench, SHUFFLE_COLD, SHUFFLE_WARM, SHUFFLE_BYTES / 1e9, lambda: seconds(run))

@@ -5,6 +5,7 @@ Every byte of the values was written; a get is timed until one byte of each page
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def _register_size(name: str, size_bytes: int) -> None:
     gigabytes = size_bytes / 1e9
 
     def line(what: str, temperature: str, floor: str = "") -> Line:
-        target = 1.0 if temperature == "warm" and what == "put" and size_bytes >= 10**8 else None
+        target = 1.0 if temperature == "warm" and size_bytes >= 10**8 else None
         return Line(f"{what} of {name}, {temperature}", Unit.GB_PER_SECOND, target, floor)
 
     cold_put = line("put", "cold", memcpy_floor(name, "cold"))
@@ -61,7 +62,9 @@ def _register_size(name: str, size_bytes: int) -> None:
 
         made = [make.remote() for _ in range(2)]
         ray.wait(made, num_returns=2)
-        times = [seconds(lambda reference=reference: read(ray.get(reference))) for reference in made]
+        times = [
+            seconds(partial(lambda reference: read(ray.get(reference)), reference)) for reference in made
+        ]
         bench.report(cold_get.name, [gigabytes / taken_s for taken_s in times])
         bench.report_rate(warm_get.name, lambda: read(ray.get(made[0])), gigabytes)
         ray.shutdown()

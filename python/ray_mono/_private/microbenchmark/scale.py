@@ -8,10 +8,13 @@ from typing import Any
 
 from ray_mono._private.microbenchmark import clusters, processes
 from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
-from ray_mono._private.microbenchmark.timing import repeated_seconds, seconds
+from ray_mono._private.microbenchmark.timing import repeated_seconds
 
 SCALE = Group("scale", clusters.local(address="local", num_cpus=2))
 
+CHAIN_NAME = "chain of 1,000 dependent tasks"
+TREE_NAME = "tree reduce of 1,024 leaves"
+QUEUED_NAME = "20,000 queued tasks"
 FIB_OF = 10
 CHAIN = 1000
 LEAVES = 1024
@@ -50,7 +53,7 @@ def fib(ray: Any) -> Callable[[], object]:
     return lambda: ray.get(number.remote(FIB_OF))
 
 
-@_timed("chain of 1,000 dependent tasks")
+@_timed(CHAIN_NAME)
 def chain(ray: Any) -> Callable[[], object]:
     @ray.remote
     def next_of(value: int) -> int:
@@ -66,7 +69,7 @@ def chain(ray: Any) -> Callable[[], object]:
     return run
 
 
-@_timed("tree reduce of 1,024 leaves")
+@_timed(TREE_NAME)
 def tree_reduce(ray: Any) -> Callable[[], object]:
     @ray.remote
     def leaf(value: int) -> int:
@@ -86,7 +89,7 @@ def tree_reduce(ray: Any) -> Callable[[], object]:
     return run
 
 
-@_timed("20,000 queued tasks", target=5)
+@_timed(QUEUED_NAME, target=5)
 def queued(ray: Any) -> Callable[[], object]:
     @ray.remote
     def nothing() -> None:
@@ -173,12 +176,11 @@ def memory_per_task(bench: Bench) -> None:
     def nothing() -> None:
         pass
 
-    @ray.remote
     class Holder:
         def ready(self) -> None:
             pass
 
-    holders = [Holder.options(num_cpus=1).remote() for _ in range(2)]
+    holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
     ray.get([holder.ready.remote() for holder in holders])
     early = [nothing.remote() for _ in range(100)]
     before_bytes = processes.private_bytes(os.getpid())
@@ -201,9 +203,12 @@ def _register_size(count: int) -> None:
         def nothing() -> None:
             pass
 
-        ray.get([nothing.remote() for _ in range(1000)])
-        taken_s = seconds(lambda: ray.get([nothing.remote() for _ in range(count)]))
-        bench.report(line.name, [taken_s / count * 1e6])
+        times = repeated_seconds(
+            lambda: ray.get([nothing.remote() for _ in range(count)]),
+            bench.duration_s,
+            warm_up=count <= 10_000,
+        )
+        bench.report(line.name, [taken_s / count * 1e6 for taken_s in times])
         ray.shutdown()
 
 

@@ -38,8 +38,9 @@ SHARED_SERVICES = (
 )
 # An interpreter, an option or two, and the program.
 SHARED_WITHIN_WORDS = 3
-# Ray's agents and our template have titles of this kind too.
-IDLE_WORKER_TITLES = ("ray::IDLE", "ray_mono::IDLE")
+# How workers are called, and the services that are called so too.
+WORKER_TITLES = ("ray::", "ray_mono::")
+SERVICE_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray_mono::TEMPLATE")
 
 
 def forks_floor(count: int) -> str:
@@ -83,12 +84,12 @@ for _count in ACTOR_COUNTS:
 def actor_pids(ray: Any, count: int) -> list[tuple[Any, int]]:
     """Makes actors and waits until each has answered; the handles keep them alive."""
 
-    @ray.remote(num_cpus=0)
     class Actor:
         def pid(self) -> int:
             return os.getpid()
 
-    actors = [Actor.remote() for _ in range(count)]
+    made: Any = ray.remote(num_cpus=0)(Actor)
+    actors = [made.remote() for _ in range(count)]
     return list(zip(actors, ray.get([actor.pid.remote() for actor in actors]), strict=True))
 
 
@@ -109,7 +110,7 @@ def memory(bench: Bench) -> None:
     shared = everything = 0.0
     for process in processes.descendants(os.getpid()):
         text = processes.command(process.pid)
-        if text.startswith(IDLE_WORKER_TITLES) or not text:
+        if not text or is_worker(text):
             continue
         pss_mb = processes.pss_bytes(process.pid) / 1e6
         everything += pss_mb
@@ -121,6 +122,10 @@ def memory(bench: Bench) -> None:
     time.sleep(SETTLE_S)
     bench.report(WORKER_PSS.name, [statistics.median(processes.pss_bytes(pid) for _, pid in actors) / 1e6])
     ray.shutdown()
+
+
+def is_worker(command: str) -> bool:
+    return command.startswith(WORKER_TITLES) and not command.startswith(SERVICE_TITLES)
 
 
 def is_shared_service(command: str) -> bool:

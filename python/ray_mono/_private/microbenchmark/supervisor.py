@@ -105,12 +105,13 @@ class Tally:
 
 class Supervisor:
     """Runs children one after another in `work_dir`. verbose: what they print goes to stderr; otherwise its end, and only of those
-    that failed."""
+    that failed. grace_s: for what a child leaves to end by itself."""
 
-    def __init__(self, work_dir: Path, duration_s: float, verbose: bool = False) -> None:
-        self._dir = work_dir
+    def __init__(self, work_dir: Path, duration_s: float, verbose: bool, grace_s: float) -> None:
+        self.work_dir = work_dir
         self._duration_s = duration_s
         self._verbose = verbose
+        self._grace_s = grace_s
         self._secret = secrets.token_hex(32)
         self._packages = work_dir / "packages"
         self._packages.mkdir()
@@ -130,16 +131,16 @@ class Supervisor:
     def _run_child(
         self, side: Side, group: Group, workloads: list[Workload], tally: Tally
     ) -> Iterator[Outcome]:
-        sessions = self._dir / "s"
+        sessions = self.work_dir / "s"
         sessions.mkdir()
-        log = self._dir / "child.log"
+        log = self.work_dir / "child.log"
         read_fd, write_fd = os.pipe()
         try:
             with open(log, "wb") as output:
                 child = subprocess.Popen(
                     self._command(side, group, workloads, write_fd),
                     env=self._environment(side, sessions),
-                    cwd=self._dir,
+                    cwd=self.work_dir,
                     stdin=subprocess.DEVNULL,
                     stdout=sys.stderr if self._verbose else output,
                     stderr=subprocess.STDOUT if not self._verbose else None,
@@ -155,7 +156,9 @@ class Supervisor:
                     yield from tally.hear(event)
                 is_over = True
             finally:
-                how = _end(child, below, CLUSTER_TIMEOUT_S if is_over else 0.0)
+                below += processes.descendants(child.pid)
+                how = _end(child, CLUSTER_TIMEOUT_S if is_over else 0.0)
+                processes.end_all(below, self._grace_s)
         except TimeoutError as error:
             how = str(error)
         finally:
@@ -194,11 +197,11 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def supervisor(duration_s: float, verbose: bool = False) -> Iterator[Supervisor]:
+def supervisor(duration_s: float, verbose: bool = False, grace_s: float = GRACE_S) -> Iterator[Supervisor]:
     """With a directory for its children, short enough for the sockets in it, which is gone afterwards."""
     work_dir = Path(tempfile.mkdtemp(prefix="rmb-", dir="/tmp"))
     try:
-        yield Supervisor(work_dir, duration_s, verbose)
+        yield Supervisor(work_dir, duration_s, verbose, grace_s)
     finally:
         shutil.rmtree(work_dir, ignore_errors=True)
 
@@ -221,19 +224,15 @@ def read_events(read_fd: int, patience_s: Any) -> Iterator[dict[str, Any]]:
             deadline_s = time.monotonic() + patience_s()
 
 
-def _end(child: subprocess.Popen[bytes], below: list[processes.Process], timeout_s: float) -> str:
-    """Has the child and everything it started gone; waits for it to end by itself first. Returns how it ended, for people."""
+def _end(child: subprocess.Popen[bytes], timeout_s: float) -> str:
+    """Waits for the child to end, and kills it after `timeout_s`. Returns how it ended, for people."""
     try:
-        status = child.wait(timeout_s)
-        how = f"the measuring process ended with status {status}"
+        return f"the measuring process ended with status {child.wait(timeout_s)}"
     except subprocess.TimeoutExpired:
         # Its stacks, into the log.
         child.send_signal(signal.SIGUSR2)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(1.0)
-        below = [*below, *processes.descendants(child.pid)]
         child.kill()
         child.wait()
-        how = "the measuring process had to be killed"
-    processes.end_all(below, GRACE_S)
-    return how
+        return "the measuring process had to be killed"

@@ -50,9 +50,12 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start_s
 
 
-def repeated_seconds(function: Callable[[], object], duration_s: float, times_max: int = 5) -> list[float]:
-    """Times calls until `duration_s` is over or there are `times_max`; the first call only warms up."""
-    function()
+def repeated_seconds(
+    function: Callable[[], object], duration_s: float, times_max: int = 5, warm_up: bool = True
+) -> list[float]:
+    """Times calls until `duration_s` is over or there are `times_max`, at least one. warm_up: after one that is not timed."""
+    if warm_up:
+        function()
     samples = [seconds(function)]
     while len(samples) < times_max and sum(samples) < duration_s:
         samples.append(seconds(function))
