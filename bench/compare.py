@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from bench import dask_workloads, floors, report
 from bench.results import Results
 from ray_mono._private.microbenchmark import catalogue, command
 from ray_mono._private.microbenchmark.line import Group
-from ray_mono._private.microbenchmark.supervisor import Side, supervisor
+from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
 
 OURS = Side("ray_mono", "ray_mono")
 ROOT = Path(__file__).absolute().parent.parent
@@ -37,38 +38,47 @@ def dask_side(python: str) -> Side:
     return Side("Dask", "distributed", python, "bench.dask_workloads", str(ROOT))
 
 
-def groups_of(side: Side, group: Group, is_first_round: bool) -> list[Group]:
-    """The group as this side can measure it: nothing heavy but in the first round, and of Dask what it has."""
-    workloads = [workload for workload in group.workloads if is_first_round or not workload.heavy]
-    if side.module == "distributed":
-        names = {workload.name for workload in workloads}
-        found = [other for other in dask_workloads.GROUPS if other.name == group.name]
-        workloads = [workload for other in found for workload in other.workloads if workload.name in names]
-        group = found[0] if found else group
-    return [replace(group, workloads=workloads)] if workloads else []
+def part_of(side: Side, group: Group) -> Group:
+    """The group as this side can measure it: Dask has fewer workloads, of its own."""
+    if side.module != "distributed":
+        return group
+    names = {workload.name for workload in group.workloads}
+    for other in dask_workloads.GROUPS:
+        if other.name == group.name:
+            return replace(
+                other, workloads=[workload for workload in other.workloads if workload.name in names]
+            )
+    return replace(group, workloads=[])
 
 
-def measure(sides: list[Side], groups: list[Group], rounds: int, duration_s: float, verbose: bool) -> Results:
-    """Group by group, and within each the sides in turn."""
+def again(group: Group, results: Results) -> Group:
+    """What of it is worth another round: nothing heavy, and nothing that we cannot do yet."""
+    return replace(
+        group,
+        workloads=[
+            workload
+            for workload in group.workloads
+            if not workload.heavy and not results.cell(workload.name, OURS.name).problem.startswith("not yet")
+        ],
+    )
+
+
+def measure(
+    sides: list[Side], groups: list[Group], rounds: int, runner: Supervisor
+) -> Iterator[tuple[str, Results]]:
+    """Group by group, and within each the sides in turn. Yields, as it goes on, what is done and all results so far."""
     results = Results()
-    with supervisor(duration_s, verbose) as runner:
-        for number in range(rounds):
-            named = {line.floor for line in catalogue.lines(groups)}
-            for outcome in floors.measure(runner, named):
-                results.add(floors.SIDE.name, outcome)
-            for group in groups:
-                for side in sides:
-                    for theirs in groups_of(side, group, number == 0):
-                        began_s = time.monotonic()
-                        for outcome in runner.run(side, theirs):
-                            results.add(side.name, outcome)
-                        print(
-                            f"round {number + 1} of {rounds}, {group.name}, {side.name}:"
-                            f" {time.monotonic() - began_s:.0f} s",
-                            file=sys.stderr,
-                            flush=True,
-                        )
-    return results
+    for number in range(rounds):
+        for outcome in floors.measure(runner, {line.floor for line in catalogue.lines(groups)}):
+            results.add(floors.SIDE.name, outcome)
+        for whole in groups:
+            group = again(whole, results) if number else whole
+            for side in sides:
+                began_s = time.monotonic()
+                for outcome in runner.run(side, part_of(side, group)):
+                    results.add(side.name, outcome)
+                taken_s = time.monotonic() - began_s
+                yield f"round {number + 1} of {rounds}, {group.name}, {side.name}: {taken_s:.0f} s", results
 
 
 def main() -> int:
@@ -93,7 +103,13 @@ def main() -> int:
     peers += [dask_side(arguments.dask)] if arguments.dask else []
     rounds = 1 if arguments.quick else arguments.rounds
     load = report.load()
-    results = measure([OURS, *peers], groups, rounds, arguments.duration_s, arguments.verbose)
+    results = Results()
+    with supervisor(arguments.duration_s, arguments.verbose) as runner:
+        for done, results in measure([OURS, *peers], groups, rounds, runner):
+            print(done, file=sys.stderr, flush=True)
+            if arguments.json is not None:
+                found = {"machine": report.machine(), "rounds": rounds, "cells": results.as_json()}
+                Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
 
     names = report.Names(OURS.name, tuple(peer.name for peer in peers), floors.SIDE.name)
     tables = [
@@ -106,9 +122,6 @@ def main() -> int:
         f" {arguments.duration_s:g} s a line.",
     ]
     print("\n\n".join([*map(report.as_text, tables), *notes]))
-    if arguments.json is not None:
-        found = {"notes": notes, "rounds": rounds, "cells": results.as_json()}
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n")
     if arguments.markdown is not None:
         Path(arguments.markdown).write_text("\n\n".join([*map(report.as_markdown, tables), *notes]) + "\n")
     return 0

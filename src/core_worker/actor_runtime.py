@@ -87,7 +87,7 @@ class ActorRuntime:
 
     # ---- concurrency
 
-    def dispatch(self, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any) -> None:
+    def dispatch(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others. On the main thread, in the order of the calls."""
         spec = call.spec
         group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
@@ -97,14 +97,14 @@ class ActorRuntime:
             self._executor.answers.finish_error(call, task, describe_error(spec, error, self, self._core))
             return
         if self._loop is not None:
-            coroutine = self._run_async(group, call, task, target, args, kwargs)
+            coroutine = self._run_async(group, call, task, prepared)
             self._loop.call_soon_threadsafe(self._start, coroutine)
         else:
-            self._pools[group].submit(self._run_threaded, call, task, target, args, kwargs)
+            self._pools[group].submit(self._run_threaded, call, task, prepared)
 
-    def _run_threaded(self, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any) -> None:
+    def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         try:
-            self._executor.run_here(call, task, target, args, kwargs)
+            self._executor.run_here(call, task, prepared)
         except BaseException as error:
             self._failed(call, task, error)
         self._check_exit()
@@ -120,9 +120,9 @@ class ActorRuntime:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run_async(
-        self, group: str, call: Call, task: TaskContext, target: Any, args: Any, kwargs: Any
-    ) -> None:
+    async def _run_async(self, group: str, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        target, args, kwargs = prepared
+        prepared.clear()
         async with self._semaphores[group]:
             self._core.context.enter(task)
             try:

@@ -191,7 +191,7 @@ class CoreWorker:
         """A reference was unpickled here."""
         with self.lock:
             self.drain()
-            self.getter.num_arrived += 1
+            self.getter.arrivals.count += 1
             row = self.references.get(object_id)
             if row is None:
                 row = self.references.borrow(object_id, owner)
@@ -200,7 +200,7 @@ class CoreWorker:
                     row.owner, row.registered = owner, True
             row.local += 1
             if row.owner is not None:
-                self.getter.note_arrival(object_id, owner)
+                self.getter.arrivals.note(object_id, owner)
             return ObjectRef(object_id, self)
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:

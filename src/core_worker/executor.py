@@ -165,17 +165,20 @@ class Executor:
             self.core.getter.task_begins()
         task = self._task_context(call)
         try:
-            target, args, kwargs = self._prepare(call, task)
+            # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
+            prepared = list(self._prepare(call, task))
         except TaskFailed as failed:
             self.answers.finish_error(call, task, failed.error)
             return
         if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
-            self.actor.dispatch(call, task, target, args, kwargs)
+            self.actor.dispatch(call, task, prepared)
             return
-        self.run_here(call, task, target, args, kwargs)
+        self.run_here(call, task, prepared)
 
-    def run_here(self, call: Call, task: TaskContext, target: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Runs the user's function on this thread and answers."""
+    def run_here(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        """Runs the user's function on this thread and answers. prepared: [function, positional, keywords], emptied."""
+        target, args, kwargs = prepared
+        prepared.clear()
         core = self.core
         token = core.context.enter(task)
         self._show(call.spec)
@@ -226,11 +229,11 @@ class Executor:
                     raise RayError("this worker holds no actor")
                 target: Any = self.actor.method(spec.name)
             else:
-                self.core.getter.collect_into(task.arrived)
+                self.core.getter.arrivals.collect_into(task.arrived)
                 try:
                     target = self.core.functions.load(spec.job_id, spec.function)
                 finally:
-                    self.core.getter.collect_into(None)
+                    self.core.getter.arrivals.collect_into(None)
             if spec.type == common_pb2.ACTOR_CREATION_TASK:
                 target = self._creator(spec, task, target)
         except BaseException as error:
@@ -245,7 +248,7 @@ class Executor:
 
     def _arguments(self, own: Any, task: TaskContext) -> tuple[list[Any], dict[str, Any]]:
         core = self.core
-        core.getter.collect_into(task.arrived)
+        core.getter.arrivals.collect_into(task.arrived)
         try:
             flat = pickle.loads(own.flat_args)
             references = []
@@ -259,7 +262,7 @@ class Executor:
                 for arg, value in zip(references, values, strict=True):
                     flat[arg.position] = value
         finally:
-            core.getter.collect_into(None)
+            core.getter.arrivals.collect_into(None)
         args = [flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is None]
         if 2 * len(args) == len(flat):
             return args, {}

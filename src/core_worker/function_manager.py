@@ -99,9 +99,9 @@ class FunctionManager:
         code = self._code_with_references.get(digest)
         if code is None:
             code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
-        num_before = self._core.getter.num_arrived
+        num_before = self._core.getter.arrivals.count
         loaded = cloudpickle.loads(code)
-        if self._core.getter.num_arrived == num_before:
+        if self._core.getter.arrivals.count == num_before:
             self._loaded[digest] = loaded
         else:
             self._code_with_references[digest] = code

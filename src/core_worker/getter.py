@@ -8,17 +8,23 @@ rule 3); those that come with a task's arguments wait for its end.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, RayTaskError
+from ray_mono.common.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RaySystemError,
+    RayTaskError,
+)
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.arrivals import Arrivals
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
-from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -29,21 +35,12 @@ _FOUND = 0
 _NOT_HERE = 1
 
 
-class _Arrivals(threading.local):
-    """Where the references that this thread unpickles come from."""
-
-    # The arguments of a task: object id → owner, settled at its end.
-    task: dict[bytes, bytes] | None = None
-    # An object that is being read.
-    container: bytes | None = None
-
-
 class Getter:
     """Reads objects for one process."""
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._arrivals = _Arrivals()
+        self.arrivals = Arrivals(core)
         # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
         self.tells_raylet = False
         self._num_blocked = 0
@@ -53,8 +50,6 @@ class Getter:
         self.lease_id = b""
         # Worker: what else to do before a task's wait.
         self.before_blocking: Callable[[], None] | None = None
-        # References unpickled so far: tells whether something had any inside.
-        self.num_arrived = 0
 
     # ---- waiting in user code's name
 
@@ -215,13 +210,11 @@ class Getter:
 
     def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
         """Unpickles a value. Raises it if it is an error."""
-        arrivals = self._arrivals
-        outer = arrivals.container
-        arrivals.container = object_id
+        outer = self.arrivals.begin(object_id)
         try:
             value = serialization.deserialize(metadata, data)
         finally:
-            arrivals.container = outer
+            self.arrivals.end(outer)
         if metadata == serialization.ERROR:
             try:
                 raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
@@ -260,6 +253,8 @@ class Getter:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
         found, error = answer[0]
         if error is not None:
+            if error.code is StatusCode.RESOURCE_EXHAUSTED:
+                raise ObjectStoreFullError(error.message)
             raise RaySystemError(f"the object store failed: {error}")
         with core.lock:
             for item in found:
@@ -291,23 +286,6 @@ class Getter:
                 if row is None or row.owner is None or attempt + 1 >= FETCH_ATTEMPTS_MAX:
                     raise ObjectLostError(object_id.hex())
                 core.ownership.ask_again(object_id)
-
-    # ---- references that come out of values
-
-    def note_arrival(self, object_id: bytes, owner: bytes) -> None:
-        """A foreign reference was unpickled on this thread. Lock held."""
-        row = self._core.references.get(object_id)
-        if row is None or row.registered:
-            return
-        arrivals = self._arrivals
-        if arrivals.task is not None:
-            arrivals.task[object_id] = owner
-        else:
-            self._core.ownership.register(object_id, arrivals.container)
-
-    def collect_into(self, arrived: dict[bytes, bytes] | None) -> None:
-        """While a task's arguments are unpickled on this thread, references go into its context; None: no longer."""
-        self._arrivals.task = arrived
 
     # ---- wait
 

@@ -61,4 +61,4 @@ def unix_listeners(base: Path) -> dict[str, str]:
 
 
 def _title(process: psutil.Process) -> str:
-    return f"{process.pid} {' '.join(process.cmdline())[:80]}"
+    return f"{process.pid} {' '.join(process.cmdline()).strip()}"

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ray_mono._private.microbenchmark import calls, clusters
 from ray_mono._private.microbenchmark.calls import BATCH, CALLS_AT_LEAST, LARGE_PUT_GB, SMALL_PUTS
 from ray_mono._private.microbenchmark.line import Group, Repeated
@@ -116,7 +118,8 @@ def tasks_and_put(ray: Any) -> Callable[[], object]:
 
 @_rate("put gigabytes", LARGE_PUT_GB, target=1)
 def put_large(ray: Any) -> Callable[[], object]:
-    return calls.put_large(ray)
+    array = np.zeros(100 << 20, np.int64)
+    return lambda: ray.put(array)
 
 
 @_rate("1:1 actor calls sync")

@@ -14,13 +14,13 @@ from ray_mono._private.microbenchmark import clusters
 from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
 from ray_mono._private.microbenchmark.timing import repeated_seconds, seconds
 
-# Room for the largest value twice, and what is not yet freed of it.
-STORE_BYTES = 5 << 30
 OBJECTS = Group("objects")
 
 SIZES = {"1 MB": 10**6, "100 MB": 10**8, "1 GB": 10**9}
 # How many are kept at once, so that each takes memory that none had before.
 COLD_COUNT = {"1 MB": 100, "100 MB": 8, "1 GB": 2}
+# A store of so many times what is kept at first, which is then put once to use all of it.
+STORE_FACTOR = 2.5
 PAGE_BYTES = 4096
 READERS = 100
 
@@ -48,12 +48,15 @@ def _register_size(name: str, size_bytes: int) -> None:
     @OBJECTS.workload(cold_put, warm_put, cold_get, warm_get, heavy=size_bytes >= 10**9)
     def put_and_get(bench: Bench) -> None:
         ray = bench.ray
-        ray.init(address="local", num_cpus=2, object_store_memory=STORE_BYTES)
+        store_bytes = int(STORE_FACTOR * COLD_COUNT[name] * size_bytes)
+        ray.init(address="local", num_cpus=2, object_store_memory=store_bytes)
         value = np.ones(size_bytes, np.uint8)
         kept: list[Any] = []
         times = [seconds(lambda: kept.append(ray.put(value))) for _ in range(COLD_COUNT[name])]
         bench.report(cold_put.name, [gigabytes / taken_s for taken_s in times])
         kept.clear()
+        for _ in range(store_bytes // size_bytes):
+            ray.put(value)
         bench.report_rate(warm_put.name, lambda: ray.put(value), gigabytes)
 
         @ray.remote
@@ -73,7 +76,7 @@ def _register_size(name: str, size_bytes: int) -> None:
 for _name, _size_bytes in SIZES.items():
     _register_size(_name, _size_bytes)
 
-SHARED = Group("shared", clusters.local(address="local", num_cpus=2, object_store_memory=STORE_BYTES))
+SHARED = Group("shared", clusters.local(address="local", num_cpus=2, object_store_memory=1 << 30))
 
 
 @SHARED.workload(Line("the same 100 MB argument to 100 tasks", Unit.SECONDS))
