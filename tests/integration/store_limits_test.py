@@ -223,7 +223,7 @@ def test_copies_make_room_for_others_unless_somebody_reads_them(cluster: Any, ot
     assert (read == 0).all()
     # Now nothing can be evicted any more: a copy waits for room, and says so in the end.
     with pytest.raises(
-        ray.exceptions.RayError, match=rf"of 1048\d+ bytes.*no room to copy it here for {WAIT_S} s"
+        ray.exceptions.ObjectStoreFullError, match=rf"of 1048\d+ bytes.*no room to copy it here for {WAIT_S} s"
     ):
         get(references[2])
     del read, own

@@ -263,7 +263,7 @@ def test_an_object_that_is_larger_than_the_store_of_a_node_is_an_error_there(
     reference = ray.put(np.full(BIG_BYTES, 9, np.uint8))
     for failed in (read.remote(reference), read_inside.remote([reference])):
         sizes = rf"wanted 314\d+ bytes, more than the store can hold: capacity {16 * MIB} bytes"
-        with pytest.raises(ray.exceptions.RayError, match=sizes):
+        with pytest.raises(ray.exceptions.ObjectStoreFullError, match=sizes):
             get(failed)
     # The store serves what fits, as before.
     fits = ray.put(np.full(MIB, 8, np.uint8))
