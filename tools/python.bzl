@@ -21,9 +21,11 @@ TEST_FOLDERS = [
     "integration",
     "object_manager",
     "python",
+    "python/util",
     "raylet",
     "rpc",
     "simulation",
+    "stress",
     "tools",
 ]
 

@@ -19,16 +19,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ray_mono import actor as actor
     from ray_mono import cloudpickle as cloudpickle
+    from ray_mono import cross_language as cross_language
     from ray_mono import exceptions as exceptions
+    from ray_mono import experimental as experimental
     from ray_mono import job_config as job_config
     from ray_mono import remote_function as remote_function
     from ray_mono import runtime_context as runtime_context
+    from ray_mono import runtime_env as runtime_env
+    from ray_mono import types as types
     from ray_mono import util as util
     from ray_mono import worker as worker
+    from ray_mono._private.cancellation import cancel as cancel
+    from ray_mono._private.logging_config import LoggingConfig as LoggingConfig
     from ray_mono._private.remote_decorator import remote as remote
     from ray_mono._private.state import available_resources as available_resources
     from ray_mono._private.state import cluster_resources as cluster_resources
     from ray_mono._private.state import nodes as nodes
+    from ray_mono._private.timeline import timeline as timeline
     from ray_mono._private.worker import LOCAL_MODE as LOCAL_MODE
     from ray_mono._private.worker import SCRIPT_MODE as SCRIPT_MODE
     from ray_mono._private.worker import WORKER_MODE as WORKER_MODE
@@ -48,25 +55,37 @@ if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle as ActorHandle
     from ray_mono.actor import exit_actor as exit_actor
     from ray_mono.actor import method as method
+    from ray_mono.common.ids import ActorClassID as ActorClassID
     from ray_mono.common.ids import ActorID as ActorID
     from ray_mono.common.ids import FunctionID as FunctionID
     from ray_mono.common.ids import JobID as JobID
     from ray_mono.common.ids import NodeID as NodeID
-    from ray_mono.common.ids import ObjectID as ObjectID
     from ray_mono.common.ids import PlacementGroupID as PlacementGroupID
     from ray_mono.common.ids import TaskID as TaskID
+    from ray_mono.common.ids import UniqueID as UniqueID
     from ray_mono.common.ids import WorkerID as WorkerID
 
     __version__: str
+    from ray_mono.core_worker.object_ref import ObjectRef as ObjectID  # noqa: F401
     from ray_mono.core_worker.object_ref import ObjectRef as ObjectRef
+    from ray_mono.core_worker.object_ref_generator import (
+        DynamicObjectRefGenerator as DynamicObjectRefGenerator,
+    )
+    from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator as ObjectRefGenerator
+    from ray_mono.cross_language import Language as Language
     from ray_mono.runtime_context import get_runtime_context as get_runtime_context
 
 # name -> module that has it, or "module:other name" there, or "" for a module of this package itself
 _EXPORTS = {
     **dict.fromkeys(
-        "actor cloudpickle exceptions job_config remote_function runtime_context util worker".split(), ""
+        (
+            "actor cloudpickle cross_language exceptions experimental job_config remote_function runtime_context runtime_env"
+            " types util worker"
+        ).split(),
+        "",
     ),
     "remote": "_private.remote_decorator",
+    "timeline": "_private.timeline",
     **dict.fromkeys("available_resources cluster_resources nodes".split(), "_private.state"),
     **dict.fromkeys(
         "LOCAL_MODE SCRIPT_MODE WORKER_MODE get get_actor get_gpu_ids init is_initialized kill put"
@@ -74,10 +93,19 @@ _EXPORTS = {
         "_private.worker",
     ),
     **dict.fromkeys("ActorClass ActorHandle exit_actor method".split(), "actor"),
+    "cancel": "_private.cancellation",
     **dict.fromkeys(
-        "ActorID FunctionID JobID NodeID ObjectID PlacementGroupID TaskID WorkerID".split(), "common.ids"
+        "ActorClassID ActorID FunctionID JobID NodeID PlacementGroupID TaskID UniqueID WorkerID".split(),
+        "common.ids",
     ),
+    "Language": "cross_language",
+    "LoggingConfig": "_private.logging_config",
+    # As in Ray since 1.0: the old name of the same.
+    "ObjectID": "core_worker.object_ref:ObjectRef",
     "ObjectRef": "core_worker.object_ref",
+    **dict.fromkeys(
+        "DynamicObjectRefGenerator ObjectRefGenerator".split(), "core_worker.object_ref_generator"
+    ),
     "__version__": "common.version:VERSION",
     "get_runtime_context": "runtime_context",
 }

@@ -12,14 +12,23 @@ alive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray_mono._private import actor_metadata, signature
 from ray_mono._private.actor_metadata import BUILT_IN_METHODS, ActorMetadata, MethodMetadata
 from ray_mono._private.auto_init import connected_core
-from ray_mono._private.exported_code import ACTOR_CLASS, ExportedCode, display_name
-from ray_mono._private.options import actor_options, check_actor_options, check_method_options, method_options
+from ray_mono._private.exported_code import ACTOR_CLASS, CompleteWhenUsed, ExportedCode, display_name
+from ray_mono._private.method_decorator import method as method
+from ray_mono._private.options import (
+    actor_options,
+    check_actor_options,
+    check_generator,
+    check_method_options,
+    is_unordered,
+    method_options,
+)
 from ray_mono.common.exceptions import ActorHandleNotFoundError
 from ray_mono.common.ids import ActorID
 from ray_mono.core_worker import current
@@ -28,11 +37,16 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.core_worker.submission import ActorState
+    from ray_mono.dag.class_node import ClassNode
 
 T = TypeVar("T")
 
 
-class ActorClass(Generic[T]):
+class ActorClassInheritanceException(TypeError):
+    """An actor class was inherited from."""
+
+
+class ActorClass(CompleteWhenUsed, Generic[T]):
     """A class whose instances are actors: processes of their own. Made by `ray_mono.remote`."""
 
     def __init__(self, plain_class: type[T], options: Mapping[str, Any]) -> None:
@@ -53,7 +67,7 @@ class ActorClass(Generic[T]):
         """The plain class."""
         return self._code.target  # type: ignore[return-value]
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
         """Makes an actor; returns when the cluster knows of it, not when it runs. Its first call waits for
         that.
 
@@ -63,9 +77,13 @@ class ActorClass(Generic[T]):
         self._code.signature.check(args, kwargs)
         core = connected_core()
         options = self._default_options
-        retries = options.get("max_task_retries") or 0
-        metadata = (
-            self._metadata if not retries else actor_metadata.of_class(self.__ray_actor_class__, retries)
+        if options.get("lifetime") is None:
+            options = {**options, "lifetime": core.default_actor_lifetime}
+        metadata = dataclasses.replace(
+            self._metadata,
+            max_task_retries=options.get("max_task_retries") or 0,
+            max_pending_calls=options.get("max_pending_calls") or -1,
+            is_unordered=is_unordered(options, self._metadata.is_asyncio),
         )
         state = core.create_actor(
             self._code.exported(core),
@@ -89,9 +107,11 @@ class ActorClass(Generic[T]):
         other._set_up(self._code, self._metadata, merged)
         return other
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Part of graphs of tasks, which do not exist yet."""
-        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """A node of a graph (ray_mono.dag): an actor to be made when the graph is executed."""
+        from ray_mono.dag.class_node import ClassNode
+
+        return ClassNode(self, args, kwargs, self._default_options)
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -104,7 +124,7 @@ class ActorClass(Generic[T]):
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         name = self._metadata.class_name
-        raise TypeError(
+        raise ActorClassInheritanceException(
             f"{name} is an actor class, which cannot be inherited from: inherit from the plain class and make the result"
             " remote"
         )
@@ -112,7 +132,7 @@ class ActorClass(Generic[T]):
     def __getstate__(self) -> dict[str, Any]:
         return {"class": self.__ray_actor_class__, "options": self._default_options}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         plain_class = state["class"]
         code = ExportedCode(plain_class, ACTOR_CLASS, signature.of(plain_class, display_name(plain_class)))
         self._set_up(code, actor_metadata.of_class(plain_class), state["options"])
@@ -189,16 +209,23 @@ class ActorHandle(Generic[T]):
         return self._ray_core
 
 
+# What to annotate a handle with, for type checkers to know the methods that `@method` declares.
+# `ActorClass.remote` says `| Any` so that a variable that is given its handle keeps this type.
+ActorProxy = ActorHandle[T] | type[T]
+
+
 def _handle_arrived(
     actor_id: bytes, creation_ref: ObjectRef[Any] | None, metadata: ActorMetadata
 ) -> ActorHandle[Any]:
     core = current.require()
-    return ActorHandle(core, core.actor_state(actor_id, creation_ref), creation_ref, metadata)
+    state = core.actor_state(actor_id, creation_ref, metadata.max_pending_calls, metadata.is_unordered)
+    return ActorHandle(core, state, creation_ref, metadata)
 
 
 def weak_handle(core: CoreWorker, actor_id: bytes, metadata: ActorMetadata) -> ActorHandle[Any]:
     """A handle that does not keep the actor alive: from get_actor, and an actor's own."""
-    return ActorHandle(core, core.actor_state(actor_id, None), None, metadata)
+    state = core.actor_state(actor_id, None, metadata.max_pending_calls, metadata.is_unordered)
+    return ActorHandle(core, state, None, metadata)
 
 
 class ActorMethod:
@@ -218,7 +245,8 @@ class ActorMethod:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submits a call. Never blocks; calls of one caller run in the order in which they were made.
 
-        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0.
+        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0; an
+        ObjectRefGenerator for a generator.
         Raises TypeError for arguments that the method does not take or that cannot be pickled, and
         PendingCallsLimitExceeded.
         """
@@ -229,18 +257,26 @@ class ActorMethod:
         if template is None:
             template = self._make_template(core)
         refs = core.submit_actor_task(handle._ray_state, template, signature.flatten(args, kwargs))
-        if template.num_returns == 1:
+        if template.num_returns == 1 or template.num_returns < 0:
             return refs[0]
         return refs or None
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options. Raises as `@method(**options)` does."""
         check_method_options(options)
+        check_generator(options, self._metadata.is_generator, f"{self._metadata.signature.name}()")
         return ActorMethod(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Part of graphs of tasks, which do not exist yet."""
-        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+        """A node of a graph (ray_mono.dag): a call to be made when the graph is executed; a tuple of nodes for num_returns > 1.
+
+        Raises TypeError for arguments that the method does not take.
+        """
+        from ray_mono.dag.class_node import bind_method
+
+        self._metadata.signature.check(args, kwargs)
+        options = {**self._metadata.options, **(self._options or {})}
+        return bind_method(self._handle, self._name, options, args, kwargs)
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -249,12 +285,9 @@ class ActorMethod:
 
     def _make_template(self, core: CoreWorker) -> Any:
         options = {**self._metadata.options, **(self._options or {})}
-        if self._metadata.is_generator and options.get("num_returns") is None:
-            raise NotImplementedError(
-                f"{self._metadata.signature.name} is a generator, which is not possible for actor methods in ray_mono"
-                " yet: return a list, or give num_returns"
-            )
-        chosen = method_options(options, self._handle._ray_metadata.max_task_retries)
+        chosen = method_options(
+            options, self._handle._ray_metadata.max_task_retries, self._metadata.is_generator
+        )
         template = core.actor_method_template(self._name, **chosen)
         if self._options is None:
             self._handle._ray_templates[self._name] = template
@@ -272,28 +305,17 @@ class ActorMethod:
 
 def exit_actor() -> None:
     """Ends the actor that calls it, after the call that is running; callers then see ActorDiedError. Never
-    restarted.
+    restarted. A thread that the actor started itself ends here, by SystemExit.
 
     Raises TypeError outside of an actor.
     """
     from ray_mono.core_worker.executor import ActorExit
 
-    if not current.require().context.actor_id():
+    core = current.require()
+    if core.context.actor_id():
+        raise ActorExit
+    executor = None if core.is_driver else core.executor
+    if executor is None or executor.actor is None:
         raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
-    raise ActorExit
-
-
-def method(**options: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries,
-    retry_exceptions.
-
-    Raises TypeError or ValueError naming the option.
-    """
-    check_method_options(options)
-
-    def annotate(function: Callable[..., T]) -> Callable[..., T]:
-        target = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-        setattr(target, actor_metadata.METHOD_OPTIONS_ATTRIBUTE, dict(options))
-        return function
-
-    return annotate
+    executor.exit_from_thread()
+    raise SystemExit(0)

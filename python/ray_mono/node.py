@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ class Node:
         connect_only: bool = False,
         shutdown_at_exit: bool = True,
         session_dir: str | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Returns when the node can be used. session_dir: of the cluster on this machine, where it is known: holds the secret.
+        meanwhile: called while the services start, which leaves a core free.
 
         Raises ValueError for parameters that cannot be, SessionError, PortInUseError, SecretNotFoundError, ConnectionError,
         VersionMismatchError, and ServiceStartError with the log of a service that did not start. No process is left behind then.
@@ -60,7 +63,7 @@ class Node:
             if shutdown_at_exit:
                 atexit.register(self.kill_all_processes)
             try:
-                self._start(plan)
+                self._start(plan, meanwhile)
             except BaseException:
                 self.kill_all_processes()
                 raise
@@ -149,16 +152,19 @@ class Node:
             plan.paths.socket("plasma_store"),
         )
 
-    def _start(self, plan: NodePlan) -> None:
+    def _start(self, plan: NodePlan, meanwhile: Callable[[], object]) -> None:
         paths = plan.paths
         self._reaper = reaper = ReaperHandle.launch(
             paths.session.path, Path(paths.log("reaper", "log")), plan.env, plan.params.grace_period_s
         )
         reaper.own_files(plan.owned_files, paths.session.sockets)
-        # In the order in which they are needed: they are ended in the reverse order.
+        # In the order in which they are needed: they are ended in the reverse order. The template's imports take longest, and its workers
+        # should not have the modules of services in their memory.
+        services.start_worker_template(reaper, plan)
         waited = self.start_head_processes(reaper, plan) if self._head else []
         waited += self.start_ray_processes(reaper, plan)
         deadline_s = time.monotonic() + SERVICE_START_TIMEOUT_S
+        meanwhile()
         answers = {}
         for name in waited:
             try:

@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ray_mono._private import signature
 from ray_mono._private.auto_init import connected_core
-from ray_mono._private.exported_code import FUNCTION, ExportedCode, display_name
-from ray_mono._private.options import check_task_options, task_options
+from ray_mono._private.exported_code import FUNCTION, CompleteWhenUsed, ExportedCode, display_name
+from ray_mono._private.options import check_generator, check_task_options, task_options
 from ray_mono.core_worker import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.call_template import TaskTemplate
     from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.dag.function_node import FunctionNode
 
 Out = TypeVar("Out")
 
 
-class RemoteFunction(Generic[Out]):
+class RemoteFunction(CompleteWhenUsed, Generic[Out]):
     """A function that runs in worker processes. Made by `ray_mono.remote`.
 
     Travels by value inside other functions; it can be made before `init`.
@@ -43,7 +44,10 @@ class RemoteFunction(Generic[Out]):
         self._default_options = dict(options)
         self._signature = code.signature
         self._template: TaskTemplate | None = None
-        self._num_returns = 1 if options.get("num_returns") is None else options["num_returns"]
+        self._is_generator = inspect.isgeneratorfunction(code.target)
+        check_generator(options, self._is_generator, f"{code.signature.name}()")
+        num_returns = options.get("num_returns")
+        self._returns_one = not isinstance(num_returns, int) or num_returns == 1
         for name in ("__name__", "__qualname__", "__module__", "__doc__"):
             setattr(self, name, getattr(code.target, name, None))
 
@@ -56,8 +60,9 @@ class RemoteFunction(Generic[Out]):
         """Submits a task. Never blocks; the arguments may hold references, and those at the top are resolved
         first.
 
-        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0. Raises
-        TypeError for arguments that the function does not take, or that cannot be pickled.
+        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0; an
+        ObjectRefGenerator for a generator. Raises TypeError for arguments that the function does not take, or
+        that cannot be pickled.
         """
         self._signature.check(args, kwargs)
         core = current.get() or connected_core()
@@ -65,9 +70,14 @@ class RemoteFunction(Generic[Out]):
         if template is None or template.core is not core:
             template = self._prepare(core)
         refs: Any = core.submit_task(template, signature.flatten(args, kwargs))
-        if self._num_returns == 1:
+        if self._returns_one:
             return refs[0]
         return refs or None  # type: ignore[return-value]
+
+    @overload
+    def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[Any]: ...
+    @overload
+    def options(self, **options: Any) -> RemoteFunction[Out]: ...
 
     def options(self, **options: Any) -> RemoteFunction[Any]:
         """The same function with other options. Raises as `remote(**options)` does."""
@@ -76,9 +86,11 @@ class RemoteFunction(Generic[Out]):
         other._set_up(self._code, {**self._default_options, **options})
         return other
 
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Part of graphs of tasks, which do not exist yet."""
-        raise NotImplementedError("bind(): graphs of tasks are not part of ray_mono yet; use remote()")
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A node of a graph (ray_mono.dag): a task to be submitted when the graph is executed."""
+        from ray_mono.dag.function_node import FunctionNode
+
+        return FunctionNode(self, args, kwargs, self._default_options)
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -86,12 +98,7 @@ class RemoteFunction(Generic[Out]):
         return self.options(**options).remote(*args, **(kwargs or {}))
 
     def _prepare(self, core: CoreWorker) -> TaskTemplate:
-        if self._default_options.get("num_returns") is None and inspect.isgeneratorfunction(self._function):
-            raise NotImplementedError(
-                f"{self._signature.name} is a generator, which is not possible for remote functions in ray_mono yet:"
-                " return a list, or give num_returns"
-            )
-        options = task_options(self._default_options, self._signature.name)
+        options = task_options(self._default_options, self._signature.name, self._is_generator)
         self._template = core.task_template(self._code.exported(core), options)
         return self._template
 
@@ -106,7 +113,7 @@ class RemoteFunction(Generic[Out]):
         # arguments of a constructor: the function may refer to this object.
         return {"function": self._function, "options": self._default_options}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         function = state["function"]
         code = ExportedCode(function, FUNCTION, signature.of(function, display_name(function)))
         self._set_up(code, state["options"])

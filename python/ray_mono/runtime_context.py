@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
 from ray_mono.core_worker import current
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
     from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.runtime_env import RuntimeEnv
 
 
 class RuntimeContext:
-    """Answers for the task, actor or driver that asks, at the moment it asks. Ids are in hex."""
+    """Answers for the task, actor or driver that asks, at the moment it asks. The methods give ids in hex, the properties as objects."""
 
     @property
     def _core(self) -> CoreWorker:
@@ -23,14 +24,14 @@ class RuntimeContext:
     def get(self) -> dict[str, Any]:
         """The ids that there are, by name."""
         found: dict[str, Any] = {
-            "job_id": self.get_job_id(),
-            "node_id": self.get_node_id(),
+            "job_id": self.job_id,
+            "node_id": self.node_id,
             "namespace": self.namespace,
         }
-        if self.get_task_id():
-            found["task_id"] = self.get_task_id()
-        if self.get_actor_id():
-            found["actor_id"] = self.get_actor_id()
+        if self.task_id is not None:
+            found["task_id"] = self.task_id
+        if self.actor_id is not None:
+            found["actor_id"] = self.actor_id
         return found
 
     def get_job_id(self) -> str:
@@ -52,8 +53,9 @@ class RuntimeContext:
         return core.context.task_name() if self._runs_task(core) else None
 
     def get_task_function_name(self) -> str | None:
-        """As get_task_name: the name of a task is its function's unless it was given another."""
-        return self.get_task_name()
+        """With its module, as "module.f" or "module.Actor.method"."""
+        core = self._core
+        return core.context.function_name() if self._runs_task(core) else None
 
     def get_actor_id(self) -> str | None:
         """None outside of actors."""
@@ -89,40 +91,67 @@ class RuntimeContext:
 
     get_resource_ids = get_accelerator_ids
 
+    def is_canceled(self) -> bool:
+        """Whether the task or the actor's call that asks was cancelled: for those that cannot be interrupted, and for cleaning up.
+
+        Raises RuntimeError on a driver, and in an async actor, where a coroutine that is cancelled gets an asyncio.CancelledError.
+        """
+        executor = getattr(self._core, "executor", None)
+        if executor is None:
+            raise RuntimeError("is_canceled() can only be asked by a task or an actor, and this process is a driver")
+        if executor.actor is not None and executor.actor.is_asyncio:
+            raise RuntimeError("is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError")
+        is_cancelled: bool = self._core.context.get().is_cancelled
+        return is_cancelled
+
     def get_runtime_env_string(self) -> str:
         """JSON; "{}" where the job has none."""
-        return json.dumps(self.runtime_env)
+        return self._core.runtime_env or "{}"
 
     def get_placement_group_id(self) -> str | None:
         """None: there are no placement groups yet."""
         return None
 
     @property
-    def runtime_env(self) -> dict[str, Any]:
-        """The fields of the runtime environment that the process runs in."""
-        given = getattr(self._core, "runtime_env", "") or "{}"
-        fields: dict[str, Any] = json.loads(given)
-        return fields
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """The nil id: there are no placement groups yet."""
+        return PlacementGroupID.nil()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """False: there are no placement groups yet."""
+        return False
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment that the process runs in, a dict of its fields."""
+        from ray_mono.runtime_env import RuntimeEnv
+
+        return RuntimeEnv.deserialize(self.get_runtime_env_string())
 
     @property
     def namespace(self) -> str:
         return self._core.namespace
 
     @property
-    def job_id(self) -> str:
-        return self.get_job_id()
+    def job_id(self) -> JobID:
+        return JobID(self._core.job_id)
 
     @property
-    def node_id(self) -> str:
-        return self.get_node_id()
+    def node_id(self) -> NodeID:
+        return NodeID(self._core.node_id)
 
     @property
-    def task_id(self) -> str | None:
-        return self.get_task_id()
+    def task_id(self) -> TaskID | None:
+        """None on a driver outside of tasks."""
+        core = self._core
+        return TaskID(core.context.task_id()) if self._runs_task(core) else None
 
     @property
-    def actor_id(self) -> str | None:
-        return self.get_actor_id()
+    def actor_id(self) -> ActorID | None:
+        """None outside of actors."""
+        actor_id = self._core.context.actor_id()
+        return ActorID(actor_id) if actor_id else None
 
     @property
     def gcs_address(self) -> str:

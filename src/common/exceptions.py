@@ -40,20 +40,24 @@ __all__ = [
     "ObjectReconstructionFailedError",
     "ObjectRefStreamEndOfStreamError",
     "ObjectStoreFullError",
+    "OufOfBandObjectRefSerializationException",
     "OutOfDiskError",
     "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
     "PlasmaObjectNotAvailable",
     "RayActorError",
+    "RayCgraphCapacityExceeded",
     "RayChannelError",
     "RayChannelTimeoutError",
+    "RayDirectTransportError",
     "RayError",
     "RaySystemError",
     "RayTaskError",
     "ReferenceCountingAssertionError",
     "RpcError",
     "RuntimeEnvSetupError",
+    "StreamingGeneratorReplayInconsistentError",
     "TaskCancelledError",
     "TaskPlacementGroupRemoved",
     "TaskUnschedulableError",
@@ -189,6 +193,14 @@ class RayChannelTimeoutError(RayChannelError, TimeoutError):
     """A channel of a compiled graph was not ready in time."""
 
 
+class RayCgraphCapacityExceeded(RaySystemError):
+    """A compiled graph holds as many unread results as it may."""
+
+
+class RayDirectTransportError(RaySystemError):
+    """Values did not travel from device to device."""
+
+
 # ---------------------------------------------------------------- tasks
 
 
@@ -256,6 +268,14 @@ class ObjectRefStreamEndOfStreamError(RayError):
     """A generator task has no more values."""
 
 
+class StreamingGeneratorReplayInconsistentError(RaySystemError):
+    """A generator task that was run again gave other values than before."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """A reference was pickled where nobody can count it, and that is forbidden here."""
+
+
 # ---------------------------------------------------------------- actors
 
 
@@ -281,8 +301,16 @@ class RayActorError(RayError):
         super().__init__(actor_id, error_msg, actor_init_failed, preempted)
         self.actor_id = actor_id
         self.error_msg = error_msg
-        self.preempted = preempted
+        self._preempted = preempted
         self._actor_init_failed = actor_init_failed
+
+    @property
+    def preempted(self) -> bool:
+        return self._preempted
+
+    @property
+    def actor_init_failed(self) -> bool:
+        return self._actor_init_failed
 
     def __str__(self) -> str:
         return self.error_msg
@@ -307,6 +335,11 @@ class ActorDiedError(RayActorError):
             super().__init__(actor_id, f"{self.BASE_ERROR_MSG}\n{cause}" if cause else self.BASE_ERROR_MSG)
         self.cause = cause
         self.args = (cause, actor_id)
+
+    @staticmethod
+    def from_task_error(task_error: RayTaskError) -> ActorDiedError:
+        """Of the error that the constructor raised."""
+        return ActorDiedError(task_error)
 
 
 class ActorUnavailableError(RayActorError):
@@ -349,9 +382,17 @@ class ActorPlacementGroupRemoved(_FixedMessage):
 class ActorAlreadyExistsError(ValueError, RayError):
     """The name is taken by another actor of the namespace."""
 
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
 
 class ActorHandleNotFoundError(ValueError, RayError):
     """No actor of this name, or this handle is of another session."""
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class AsyncioActorExit(RayError):

@@ -17,6 +17,7 @@ from typing import ClassVar, TypeVar
 
 PUT_INDEX_BASE = 1 << 31
 _MASK = (1 << 64) - 1
+_NO_ACTOR = b"\xff" * 12
 _SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 
 _Self = TypeVar("_Self", bound="BaseID")
@@ -42,12 +43,17 @@ class BaseID:
         return cls(rng.getrandbits(8 * cls.SIZE).to_bytes(cls.SIZE, "little"))
 
     @classmethod
-    def from_hex(cls: type[_Self], text: str) -> _Self:
-        return cls(bytes.fromhex(text))
+    def from_hex(cls: type[_Self], hex_id: str) -> _Self:
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_binary(cls: type[_Self], id_bytes: bytes) -> _Self:
         return cls(id_bytes)
+
+    @classmethod
+    def size(cls) -> int:
+        """In bytes."""
+        return cls.SIZE
 
     def binary(self) -> bytes:
         return self._bytes
@@ -74,13 +80,22 @@ class BaseID:
         return type(self), (self._bytes,)
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """Of something that has no kind of its own."""
+
     SIZE = 28
     __slots__ = ()
 
 
-class WorkerID(BaseID):
-    SIZE = 28
+class ActorClassID(UniqueID):
+    __slots__ = ()
+
+
+class NodeID(UniqueID):
+    __slots__ = ()
+
+
+class WorkerID(UniqueID):
     __slots__ = ()
 
 
@@ -89,8 +104,7 @@ class ClusterID(BaseID):
     __slots__ = ()
 
 
-class FunctionID(BaseID):
-    SIZE = 28
+class FunctionID(UniqueID):
     __slots__ = ()
 
 
@@ -104,12 +118,12 @@ class JobID(BaseID):
     __slots__ = ()
 
     @classmethod
-    def from_int(cls, number: int) -> JobID:
-        """Job number `number`, 1 for the cluster's first driver; big-endian as Ray prints them."""
-        return cls(number.to_bytes(cls.SIZE, "big"))
+    def from_int(cls, value: int) -> JobID:
+        """Job number `value`, 1 for the cluster's first driver; little-endian as in Ray, which prints 01000000."""
+        return cls(value.to_bytes(cls.SIZE, "little"))
 
     def int(self) -> int:
-        return int.from_bytes(self._bytes, "big")
+        return int.from_bytes(self._bytes, "little")
 
 
 class ActorID(BaseID):
@@ -138,11 +152,9 @@ class TaskID(BaseID):
     def for_actor_creation(cls, actor_id: bytes) -> TaskID:
         return cls(b"\xff" * 8 + actor_id)
 
-    @property
     def actor_id(self) -> ActorID:
         return ActorID(self._bytes[8:])
 
-    @property
     def job_id(self) -> JobID:
         return JobID(self._bytes[-JobID.SIZE :])
 
@@ -162,7 +174,12 @@ class ObjectID(BaseID):
 
 def nil_actor_of(job_id: bytes) -> bytes:
     """The actor id that normal tasks of a job carry."""
-    return b"\xff" * 12 + job_id
+    return _NO_ACTOR + job_id
+
+
+def is_normal_task(task_id: bytes) -> bool:
+    """Whether it is a task's own id, and not that of an actor's call or creation."""
+    return task_id[8:20] == _NO_ACTOR
 
 
 def task_seed(task_id: bytes) -> int:

@@ -31,6 +31,21 @@ _combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref
 class RayError(Exception):
     """Whatever ray_mono raises about the cluster, a task, an actor or an object."""
 
+    def to_bytes(self) -> bytes:
+        """For from_bytes, here or in another process of the same version."""
+        text = "".join(traceback.format_exception(self))
+        return pickle.dumps((cloudpickle.dumps(self), text))
+
+    @staticmethod
+    def from_bytes(b: bytes) -> RayError:
+        """The error that to_bytes was called on; where that cannot be loaded here, an UnserializableException with its text."""
+        packed, text = pickle.loads(b)
+        try:
+            error: RayError = pickle.loads(packed)
+        except Exception:  # whatever unpickling raises, or a module that is not here
+            return UnserializableException(text)
+        return error
+
 
 class UnserializableException(RayError):
     """Stands for an exception that could not travel.

@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
-from ray_mono.core_worker.task_failure import describe_error
+from ray_mono.core_worker.generator_runner import GENERATORS
+from ray_mono.core_worker.task_failure import cancelled_error, describe_error
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.call import Call
@@ -37,6 +41,7 @@ class ActorRuntime:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
         self.class_name = spec.name.removesuffix(".__init__")
+        self.module_name: str = spec.function.python.module_name
         self.resources = ResourceSet.from_proto(spec.resources)
         self.resource_ids = task.resource_ids
         self.instance: Any = None
@@ -51,12 +56,18 @@ class ActorRuntime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._semaphores: dict[str, asyncio.Semaphore] = {}
         self._pools: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        # Calls that were dispatched and are not over, by task id.
+        self.calls: dict[bytes, TaskContext] = {}
         if creation.is_asyncio:
             self._start_loop()
         elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
             for name, limit in self._groups.items():
                 self._pools[name] = concurrent.futures.ThreadPoolExecutor(limit, thread_name_prefix=f"actor-{name or 'calls'}")
+
+    @property
+    def is_asyncio(self) -> bool:
+        return self._loop is not None
 
     @property
     def is_concurrent(self) -> bool:
@@ -76,13 +87,21 @@ class ActorRuntime:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_terminate__":
-            return self._terminate
+            return self._terminate if self._loop is None else self._terminate_after_earlier_calls
         if name == "__ray_call__":
             return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
         bound: Callable[..., Any] = getattr(self.instance, name)
         return bound
 
     def _terminate(self) -> None:
+        raise ActorExit
+
+    async def _terminate_after_earlier_calls(self) -> None:
+        """Waits for calls that came before this one, which run beside it or wait for their turn; for as long as they take."""
+        this = asyncio.current_task()
+        earlier = list(itertools.takewhile(lambda running: running is not this, self._running.values()))
+        if earlier:
+            await asyncio.wait(earlier)
         raise ActorExit
 
     # ---- concurrency
@@ -96,9 +115,9 @@ class ActorRuntime:
             error = ValueError(f"{self.class_name} has no concurrency group {group!r}; it has: {known}")
             self._executor.answers.finish_error(call, task, describe_error(spec, error, self, self._core))
             return
+        self.calls[task.task_id] = task
         if self._loop is not None:
-            coroutine = self._run_async(group, call, task, prepared)
-            self._loop.call_soon_threadsafe(self._start, coroutine)
+            self._loop.call_soon_threadsafe(self._start, group, call, task, prepared)
         else:
             self._pools[group].submit(self._run_threaded, call, task, prepared)
 
@@ -107,41 +126,75 @@ class ActorRuntime:
             self._executor.run_here(call, task, prepared)
         except BaseException as error:
             self._failed(call, task, error)
+        self.calls.pop(task.task_id, None)
         self._check_exit()
+
+    def cancel(self, task_id: bytes) -> None:
+        """A coroutine is cancelled; threads have only been told. Lock held."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel, task_id)
+
+    def _cancel(self, task_id: bytes) -> None:
+        running = self._running.get(task_id)
+        if running is not None:
+            running.cancel()
 
     def _failed(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """The user's method is over, but its answer could not be made: the caller must not wait for it."""
         logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
         self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start(self, group: str, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        running = self._loop.create_task(self._run_async(group, call, task, prepared))
+        self._running[task.task_id] = running
+
+        def ended(running: asyncio.Task[None]) -> None:
+            del self._running[task.task_id]
+            self.calls.pop(task.task_id, None)
+            if running.cancelled():
+                # Before its turn came.
+                prepared.clear()
+                self._executor.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+
+        running.add_done_callback(ended)
 
     async def _run_async(self, group: str, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        target, args, kwargs = prepared
-        prepared.clear()
         async with self._semaphores[group]:
+            target, args, kwargs = prepared
+            prepared.clear()
             self._core.context.enter(task)
+            started_s = time.perf_counter()
             try:
                 value = target(*args, **kwargs)
                 if inspect.isawaitable(value):
                     value = await value
-            except ActorExit:
-                self._executor.finish_exit()
+                if type(value) in GENERATORS:
+                    value = await self._executor.generators.run_async(call, task, value)
+                if task.is_cancelled:
+                    # The method made the best of it, but nobody wants its value.
+                    raise asyncio.CancelledError
+            except (ActorExit, SystemExit) as error:
+                self._executor.finish_exit(error)
                 self._check_exit()
                 return
             except BaseException as error:
-                self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
+                self._executor.answers.finish_error(call, task, self._end_by(call, task, error))
                 return
             finally:
                 del args, kwargs
+                self._executor.events.add(task, started_s)
             try:
                 self._executor.answers.finish(call, task, value)
             except BaseException as error:
                 self._failed(call, task, error)
+
+    def _end_by(self, call: Call, task: TaskContext, error: BaseException) -> BaseException:
+        if isinstance(error, KeyboardInterrupt) or (
+            task.is_cancelled and isinstance(error, asyncio.CancelledError | TaskCancelledError)
+        ):
+            return cancelled_error(call.spec, task, error, self, self._core)
+        return describe_error(call.spec, error, self, self._core)
 
     def _check_exit(self) -> None:
         """After exit_actor() on another thread: the main thread sits in its queue."""

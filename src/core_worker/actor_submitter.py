@@ -3,7 +3,7 @@
 Called under the core worker's lock; never blocks.
 
 The GCS says where the actor lives (WatchActor, a long poll by version). A call whose arguments are not there yet
-holds later ones back: a caller's calls run in the order in which it made them.
+holds later ones back: a caller's calls run in the order in which it made them, unless the actor allows otherwise.
 
     actor   UNKNOWN ──ALIVE──► CONNECTED ──connection lost──► UNCERTAIN ──ALIVE again──► CONNECTED
                                                                  │──RESTARTING──► waiting calls stay queued, sent
@@ -16,12 +16,14 @@ ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.task_manager import DONE, PendingTask
+from ray_mono.core_worker.task_manager import CANCELLED, DONE, PendingTask
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -45,6 +47,7 @@ class Actor:
         "creation_id",
         "death",
         "in_flight",
+        "is_unordered",
         "max_pending_calls",
         "num_restarts",
         "peer",
@@ -53,6 +56,7 @@ class Actor:
         "sequence_number",
         "state",
         "templates",
+        "unresolved",
         "version",
         "watching",
         "worker",
@@ -70,12 +74,15 @@ class Actor:
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
         # Of its methods, by name and options.
-        self.templates: dict[tuple[str, int, str], CallTemplate] = {}
+        self.templates: dict[tuple[str | int, ...], CallTemplate] = {}
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0
         self.watching = False
         self.max_pending_calls = -1
+        # A call that waits for its arguments holds no other back: it stays in `unresolved`, by task id, and joins the queue then.
+        self.is_unordered = False
+        self.unresolved: dict[bytes, PendingTask] = {}
 
 
 class ActorSubmitter:
@@ -83,7 +90,8 @@ class ActorSubmitter:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self.actors: dict[bytes, Actor] = {}
+        # Kept by handles, calls under way and connections: one that is only known by its name goes with the last of them.
+        self.actors: WeakValueDictionary[bytes, Actor] = WeakValueDictionary()
 
     def actor(self, actor_id: bytes) -> Actor:
         actor = self.actors.get(actor_id)
@@ -98,12 +106,12 @@ class ActorSubmitter:
     def forget(self, actor_id: bytes) -> None:
         """Its last handle here is gone and nothing is under way."""
         actor = self.actors.get(actor_id)
-        if actor is not None and not actor.queue and not actor.in_flight:
+        if actor is not None and not actor.queue and not actor.in_flight and not actor.unresolved:
             del self.actors[actor_id]
 
     def check_pending(self, actor: Actor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
-        waiting = len(actor.queue) + len(actor.in_flight)
+        waiting = len(actor.queue) + len(actor.in_flight) + len(actor.unresolved)
         if 0 <= actor.max_pending_calls <= waiting:
             raise PendingCallsLimitExceeded(
                 f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={actor.max_pending_calls}"
@@ -112,19 +120,25 @@ class ActorSubmitter:
     def submit(self, actor: Actor, task: PendingTask) -> None:
         if actor.state == common_pb2.DEAD:
             self._fail_dead(actor, task)
+            self._core.memory_store.mark_seen(actor.creation_id)
             return
         if actor.peer is None:
             self.watch(actor)
-        elif not actor.queue and not task.request.args and len(actor.in_flight) < IN_FLIGHT_MAX:
+        elif not actor.queue and not task.has_args and len(actor.in_flight) < IN_FLIGHT_MAX:
             # The usual case, kept short: nothing is before it, and nothing has to be waited for.
             self._push(actor, task)
             return
-        actor.queue.append(task)
+        if actor.is_unordered and task.has_args:
+            actor.unresolved[task.task_id] = task
+        else:
+            actor.queue.append(task)
         task.num_unresolved = -1
         self._core.tasks.resolve(task, lambda resolved: self._resolved(actor, resolved))
 
     def _resolved(self, actor: Actor, task: PendingTask) -> None:
         task.num_unresolved = 0
+        if actor.unresolved.pop(task.task_id, None) is not None:
+            actor.queue.append(task)
         self._pump(actor)
 
     def _pump(self, actor: Actor) -> None:
@@ -139,18 +153,42 @@ class ActorSubmitter:
         actor.sequence_number += 1
         actor.in_flight[task.task_id] = task
         worker = actor.worker
-        actor.peer.push(task.template, task.request, lambda reply, error: self._on_reply(actor, worker, task, reply, error))
+        actor.peer.push(
+            task.template,
+            task.request,
+            lambda reply, error: self._on_reply(actor, worker, task, reply, error),
+        )
 
     def _on_reply(
         self, actor: Actor, worker: common_pb2.Address, task: PendingTask, reply: Any, error: RpcError | None
     ) -> None:
         if error is not None or reply.status != DONE:
-            self._disconnected(actor, worker)
+            if error is not None or reply.status != CANCELLED:
+                self._disconnected(actor, worker)
+            elif actor.in_flight.pop(task.task_id, None) is not None:
+                self._core.tasks.fail_cancelled(task)
+                self._pump(actor)
             return
-        actor.in_flight.pop(task.task_id, None)
+        if actor.in_flight.pop(task.task_id, None) is None:
+            # The GCS said sooner that its process is gone: it has failed since, or waits to be sent again.
+            return
         self._core.tasks.complete(task, reply, worker)
         if actor.queue:
             self._pump(actor)
+
+    def cancel(self, task: PendingTask, request: Any) -> None:
+        """Drops a pending call that waits here; request (CancelTaskRequest) goes to the actor for one that was sent."""
+        actor = self.actor(task.template.spec.actor_task.actor_id)
+        if task.task_id in actor.in_flight and actor.peer is not None:
+            actor.peer.stub.CancelTask.start(request, lambda reply, error: None)
+            return
+        actor.in_flight.pop(task.task_id, None)
+        actor.unresolved.pop(task.task_id, None)
+        with contextlib.suppress(ValueError):
+            actor.queue.remove(task)
+        self._core.tasks.fail_cancelled(task)
+        # It may have held back those behind it.
+        self._pump(actor)
 
     # ---- where it lives
 
@@ -175,7 +213,9 @@ class ActorSubmitter:
                 self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
 
         # Any call does: this one changes nothing.
-        self._core.stub_for(worker).RemoveObjectLocation.start(core_worker_pb2.ObjectLocationRequest(), answered)
+        self._core.stub_for(worker).RemoveObjectLocation.start(
+            core_worker_pb2.ObjectLocationRequest(), answered
+        )
 
     def killed(self, actor_id: bytes) -> None:
         """This process had it killed: the next call must not reach the process that is about to end."""
@@ -195,7 +235,9 @@ class ActorSubmitter:
         actor.watching = False
         if error is not None:
             if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
-                cause = common_pb2.DeathCause(message="the cluster does not know this actor: it belongs to another session")
+                cause = common_pb2.DeathCause(
+                    message="the cluster does not know this actor: it belongs to another session"
+                )
                 self._dead(actor, cause)
             elif error.code is StatusCode.UNAVAILABLE:
                 # Not here and now: this may be the watch of a call that is not in the queue yet.
@@ -222,11 +264,8 @@ class ActorSubmitter:
         """Nobody is left to say where the actor lives."""
         if actor.peer is not None:
             return
-        waiting = [*actor.in_flight.values(), *actor.queue]
-        actor.in_flight.clear()
-        actor.queue.clear()
-        for task in waiting:
-            self._core.tasks.fail(task, ActorUnavailableError("the connection to the GCS is lost", actor.actor_id))
+        for task in self._take_all(actor):
+            self._fail(task, ActorUnavailableError("the connection to the GCS is lost", actor.actor_id))
 
     def _registers_later(self, actor: Actor) -> bool:
         """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not there."""
@@ -270,22 +309,41 @@ class ActorSubmitter:
                 task.request.attempt += 1
                 again.append(task)
             else:
-                self._core.tasks.fail(task, ActorUnavailableError(why, actor.actor_id))
+                self._fail(task, ActorUnavailableError(why, actor.actor_id))
         actor.queue.extendleft(reversed(again))
+
+    def _fail(self, task: PendingTask, error: BaseException) -> None:
+        """Its actor is out of reach."""
+        if task.task_id in self._core.tasks.cancelled:
+            self._core.tasks.fail_cancelled(task)
+        else:
+            self._core.tasks.fail(task, error)
 
     def _dead(self, actor: Actor, cause: common_pb2.DeathCause) -> None:
         actor.state = common_pb2.DEAD
         actor.death = common_pb2.DeathCause()
         actor.death.CopyFrom(cause)
         actor.peer = actor.worker = None
-        for task in [*actor.in_flight.values(), *actor.queue]:
+        waiting = self._take_all(actor)
+        for task in waiting:
             self._fail_dead(actor, task)
-        actor.in_flight.clear()
-        actor.queue.clear()
         metadata, data = self._death_value(actor)
         self._core.creation_done(actor.creation_id, metadata, data)
+        if waiting:
+            self._core.memory_store.mark_seen(actor.creation_id)
+
+    def _take_all(self, actor: Actor) -> list[PendingTask]:
+        """Every call that has no answer."""
+        waiting = [*actor.in_flight.values(), *actor.queue, *actor.unresolved.values()]
+        actor.in_flight.clear()
+        actor.queue.clear()
+        actor.unresolved.clear()
+        return waiting
 
     def _fail_dead(self, actor: Actor, task: PendingTask) -> None:
+        if task.task_id in self._core.tasks.cancelled:
+            self._core.tasks.fail_cancelled(task)
+            return
         metadata, data = self._death_value(actor)
         self._core.tasks.fail_serialized(task, metadata, data)
 

@@ -17,6 +17,7 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call import Call, Reply
 from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.generator_runner import STREAMED
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_failure import describe_error
 from ray_mono.protobuf import common_pb2, core_worker_pb2
@@ -47,7 +48,11 @@ class Answers:
         try:
             serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
             del value
-            if len(serialized) == 1 and self._is_plain(serialized[0]) and spec.type != common_pb2.ACTOR_CREATION_TASK:
+            if (
+                len(serialized) == 1
+                and self._is_plain(serialized[0])
+                and spec.type != common_pb2.ACTOR_CREATION_TASK
+            ):
                 only = serialized[0]
                 reply = Reply(
                     has_inline=True,
@@ -77,7 +82,9 @@ class Answers:
             serialized = serialization.serialize_error(
                 RaySystemError(f"{what}, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)")
             )
-        returns = [self._inline_return(call, index + 1, serialized) for index in range(call.spec.num_returns)]
+        # A generator's caller makes it the last item.
+        num_returns = call.spec.num_returns if call.spec.num_returns >= 0 else 1
+        returns = [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
         reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
         self._send(call, task, reply, [serialized] * len(returns))
 
@@ -87,6 +94,12 @@ class Answers:
     def _returns(self, spec: Any, value: Any) -> list[Any]:
         if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
             return [value]
+        if spec.num_returns < 0:
+            if value is not STREAMED:
+                raise TypeError(
+                    f"{spec.name}() has to be a generator, but it returned a {type(value).__name__}"
+                )
+            return [None]
         if spec.num_returns == 0:
             return []
         values = list(value) if hasattr(value, "__iter__") else None
@@ -102,7 +115,11 @@ class Answers:
         if value.size_bytes > INLINE_BYTES_MAX:
             core.store.put(object_id, value, call.spec.caller.worker_id)
             return core_worker_pb2.ReturnObject(
-                object_id=object_id, in_plasma=True, size_bytes=value.size_bytes, node_id=core.node_id, nested=nested
+                object_id=object_id,
+                in_plasma=True,
+                size_bytes=value.size_bytes,
+                node_id=core.node_id,
+                nested=nested,
             )
         return self._inline_return(call, index, value)
 
@@ -122,12 +139,28 @@ class Answers:
 
     def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
-        core = self._core
         flush_output()
+        if self._executor.ends_after(call.spec):
+            reply.worker_exiting = True
+        if task.items is not None:
+            with self._core.lock:
+                self.num_unsettled += 1
+                task.items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
+            return
+        self._settle(call, task, reply, serialized)
+
+    def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """Every item of a generator is on its way or collected: so may be the end. Lock held."""
+        assert task.items is not None
+        self.num_unsettled -= 1
+        task.items.flush()
+        task.items = None
+        self._settle(call, task, reply, serialized)
+
+    def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        core = self._core
         spec = call.spec
         kept: list[bytes] = []
-        if self._executor.ends_after(spec):
-            reply.worker_exiting = True
 
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
@@ -152,7 +185,11 @@ class Answers:
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
             # of an actor's short calls may share a send; the background thread sees to those that would wait.
             self._num_unflushed += 1
-            if not self._executor.has_queued or spec.type != common_pb2.ACTOR_TASK or self._num_unflushed >= UNFLUSHED_MAX:
+            if (
+                not self._executor.has_queued
+                or spec.type != common_pb2.ACTOR_TASK
+                or self._num_unflushed >= UNFLUSHED_MAX
+            ):
                 self._num_unflushed = 0
                 core.reactor.flush()
 

@@ -12,6 +12,26 @@ if TYPE_CHECKING:
 Reply = core_worker_pb2.PushTaskReply
 
 
+class KnownSpec:
+    """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several times as long as an
+    attribute."""
+
+    __slots__ = ("job_id", "max_calls", "message", "name", "num_returns", "task_name", "type")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.type: int = message.type
+        self.name: str = message.name
+        self.job_id: bytes = message.job_id
+        self.num_returns: int = message.num_returns
+        self.max_calls: int = message.max_calls
+        # Of an actor's call, with options(name=...).
+        self.task_name: str = message.actor_task.task_name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.message, name)
+
+
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 

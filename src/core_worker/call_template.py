@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
 class CallTemplate:
     """The constant part of calls."""
 
-    __slots__ = ("name", "num_returns", "number", "spec")
+    __slots__ = ("name", "num_returns", "number", "on_part", "spec")
 
     def __init__(self, spec: common_pb2.TaskSpec, number: int) -> None:
         self.spec = spec
         self.number = number
         self.name: str = spec.name
-        self.num_returns: int = spec.num_returns
+        # References that a call returns at once.
+        self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
+        # Of generators: takes (executor, task id, part of the answer) as items arrive.
+        self.on_part: Callable[[Peer, bytes, Any], None] | None = None
 
 
 class CallTemplates:
@@ -74,9 +78,12 @@ class MethodTemplate:
 
     name: str
     num_returns: int = 1
+    generator_backpressure_num_objects: int = 0
     max_task_retries: int = 0
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     concurrency_group: str = ""
+    task_name: str = ""
+    """Shown instead of the method's; empty: that."""
     # Made with the first call.
     call: CallTemplate | None = None
     resubmit: Callable[[PendingTask], None] | None = None
@@ -96,12 +103,13 @@ class Peer:
     def push(self, template: CallTemplate, request: Any, on_done: Any) -> None:
         """PushTask, with the template where the peer has not seen it. Lock held."""
         number = template.number
+        on_part = None if template.on_part is None else partial(template.on_part, self, request.task_id)
         if number in self._carried:
-            self.stub.PushTask.start(request, on_done)
+            self.stub.PushTask.start(request, on_done, on_part)
             return
         self._carried.add(number)
         request.spec.CopyFrom(template.spec)
         request.intended_worker_id = self.worker_id
-        self.stub.PushTask.start(request, on_done)
+        self.stub.PushTask.start(request, on_done, on_part)
         request.ClearField("spec")
         request.ClearField("intended_worker_id")

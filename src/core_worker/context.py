@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import contextvars
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
 from ray_mono.common.resources import ResourceSet
+from ray_mono.protobuf import common_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.call import Call
+    from ray_mono.core_worker.item_sender import ItemSender
 
 
 @dataclass(slots=True)
@@ -32,10 +38,25 @@ class TaskContext:
     num_submitted: int = 0
     num_puts: int = 0
     run_us: int = 0
+    # Whoever asked for it does not want it any more.
+    is_cancelled: bool = False
     # Foreign references that came in with the task's arguments and are not known to their owners yet.
     arrived: dict[bytes, bytes] = field(default_factory=dict)
     # Arguments by reference, counted as `submitted` until the reply.
     held: list[bytes] = field(default_factory=list)
+    # Of a generator: what it has yielded, on its way.
+    items: ItemSender | None = None
+    # The actor whose method it is; else the FunctionDescriptor of what runs.
+    actor: ActorRuntime | None = None
+    function: Any = None
+    # Of an actor's call, with options(name=...).
+    given_name: str = ""
+
+    @property
+    def shown_name(self) -> str:
+        """ "f", "Actor.method", or what it was named."""
+        name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
+        return self.given_name or name
 
     def next_task_id(self, actor_id: bytes) -> bytes:
         """Of the next task that this one submits. Lock held."""
@@ -77,7 +98,17 @@ class WorkerContext:
         return self.get().task_id
 
     def task_name(self) -> str:
-        return self.get().name
+        return self.get().shown_name
+
+    def function_name(self) -> str:
+        """With its module: "module.f", "module.Actor.method"; as task_name where that is not known."""
+        task = self.get()
+        if task.actor is not None:
+            return f"{task.actor.module_name}.{task.actor.class_name}.{task.name}"
+        if task.function is None:
+            return task.name
+        python = task.function.python
+        return ".".join(part for part in (python.module_name, python.class_name, python.function_name) if part)
 
     def actor_id(self) -> bytes:
         return self.get().actor_id
@@ -93,6 +124,29 @@ class WorkerContext:
 
     def resource_ids(self) -> dict[str, list[int]]:
         return self.get().resource_ids
+
+
+def context_of(call: Call, actor: ActorRuntime | None) -> TaskContext:
+    """Of a call that is about to run, in a worker that may hold an actor."""
+    spec, own = call.spec, call.own
+    task = TaskContext(
+        task_id=own.task_id, job_id=spec.job_id, name=spec.name, depth=own.depth, attempt=own.attempt
+    )
+    if spec.type == common_pb2.ACTOR_TASK:
+        if actor is not None:
+            task.actor_id = actor.actor_id
+            task.resources = actor.resources
+            task.resource_ids = actor.resource_ids
+            task.actor = actor
+            task.given_name = spec.task_name
+        return task
+    task.function = spec.function
+    task.actor_id = spec.actor_creation.actor_id
+    # Made into a ResourceSet by whoever asks.
+    task.resources = spec.resources
+    if call.request.resource_ids:
+        task.resource_ids = resource_ids_of(call.request.resource_ids)
+    return task
 
 
 def resource_ids_of(message: Any) -> dict[str, list[int]]:

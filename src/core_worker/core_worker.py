@@ -8,6 +8,7 @@ decide; values are pickled and unpickled here, outside of the lock, since that r
     memory_store     values and whereabouts                    task_submitter    leases and pushes of normal tasks
     ownership        the protocol with other owners            actor_submitter   calls to actors
     store            the node's plasma store                   functions         code on its way to workers
+    streams          items of generators that others run
 
 Finalizers of ObjectRef run anywhere; they append to `_dropped`, which every entry and every turn of the reactor drains.
 """
@@ -17,29 +18,32 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
+from ray_mono.core_worker.cancellation import Cancellation
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.function_manager import Exported, FunctionManager
 from ray_mono.core_worker.futures import ObjectFutures
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_wait import ObjectWait
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.streams import Streams
 from ray_mono.core_worker.submission import ActorState, Submission
 from ray_mono.core_worker.task_manager import TaskManager
 from ray_mono.core_worker.task_submitter import TaskSubmitter
+from ray_mono.core_worker.unhandled_errors import UnhandledErrors
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -48,6 +52,9 @@ from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +89,20 @@ class CoreWorker:
         self.job_id = job_id
         self.nil_actor = ids.nil_actor_of(job_id)
         self.namespace = namespace
+        self.default_actor_lifetime = ""
+        # JSON: what the job, or what runs here, was given.
+        self.runtime_env = "{}"
         self.session_dir = session_dir
         self.is_driver = is_driver
         self.gcs = GcsServiceStub(gcs_channel)
         self.raylet = RayletServiceStub(raylet_channel)
         self.pid = os.getpid()
         self.server = server
+        # A worker's; a driver runs nothing.
+        self.executor: Executor | None = None
         # Run by shutdown, in order, before the connections close.
-        self.on_shutdown: list[Callable[[], None]] = []
+        self.unhandled = UnhandledErrors(self)
+        self.on_shutdown: list[Callable[[], None]] = [self.unhandled.close]
         self.is_leaving = False
         self._secret = secret
         self.owner_address = address.SerializeToString(deterministic=True)
@@ -97,6 +110,7 @@ class CoreWorker:
         self._raylets: dict[str, RayletServiceStub] = {}
         self._owned_channels = [gcs_channel, raylet_channel, store_channel]
         self._dropped: deque[bytes] = deque()
+        self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._freed: list[tuple[bytes, list[bytes]]] = []
         self._rng = random.SystemRandom()
         self._id_prefix = self._rng.randbytes(20)
@@ -107,13 +121,16 @@ class CoreWorker:
         self.memory_store = MemoryStore()
         self.ownership = Ownership(self)
         self.tasks = TaskManager(self)
+        self.streams = Streams(self)
         self.task_submitter = TaskSubmitter(self)
         self.actor_submitter = ActorSubmitter(self)
         self.functions = FunctionManager(self)
-        self.store = PlasmaClient(store_channel, self.worker_id)
+        self.store = PlasmaClient(store_channel, self.worker_id, self._is_referenced)
         self.templates = CallTemplates()
         self._submission = Submission(self)
+        self.cancellation = Cancellation(self)
         self.getter = Getter(self)
+        self._waits = ObjectWait(self, self.getter)
         self.futures = ObjectFutures(self)
         reactor.after_turn = self.drain
 
@@ -203,15 +220,28 @@ class CoreWorker:
                 self.getter.arrivals.note(object_id, owner)
             return ObjectRef(object_id, self)
 
+    def keep(self, ref: ObjectRef[Any]) -> None:
+        """Until this process leaves: it was pickled where it cannot be counted."""
+        with self.lock:
+            self._kept[ref._id] = ref
+
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         entry = self.memory_store.remove(object_id)
+        self.store.out_of_scope(object_id)
         if row.owner is None:
-            if entry is not None and entry.locations:
+            if entry is None:
+                self.streams.handle_ended(object_id)
+            elif entry.locations:
                 self._freed.append((object_id, entry.locations))
+            elif entry.metadata == serialization.ERROR and not entry.is_seen:
+                self.unhandled.note(object_id, entry.data)
         elif row.removal_waiters:
             for answer in row.removal_waiters:
                 answer()
         self._submission.reference_ended(object_id)
+
+    def _is_referenced(self, object_id: bytes) -> bool:
+        return self.references.get(object_id) is not None
 
     def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
         self._freed.append((object_id, node_ids))
@@ -260,7 +290,7 @@ class CoreWorker:
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
         self.check_session(refs)
-        return self.getter.wait(refs, num_returns, timeout_s, fetch_local)
+        return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
 
     def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
         """Waits in user code's name: a worker tells its raylet that its CPUs are free meanwhile."""
@@ -289,8 +319,8 @@ class CoreWorker:
     def submit_actor_task(self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         return self._submission.submit_actor_task(actor, template, flat_args)
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None) -> ActorState:
-        return self._submission.actor_state(actor_id, creation_ref)
+    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, max_pending_calls: int, is_unordered: bool) -> ActorState:
+        return self._submission.actor_state(actor_id, creation_ref, max_pending_calls, is_unordered)
 
     def creation_done(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
         """An actor that is owned here is alive or dead: its creation object gets its value. Lock held."""
@@ -298,6 +328,8 @@ class CoreWorker:
             entry = self.memory_store.get(object_id)
             if entry is None or not entry.ready or metadata == serialization.ERROR:
                 self.memory_store.put_inline(object_id, metadata, data)
+            if metadata == serialization.ERROR:
+                self.references.drop_nested(object_id)  # its arguments: it starts no more
 
     def get_named_actor(self, name: str, namespace: str) -> common_pb2.ActorInfo:
         """Raises ValueError where there is none."""
@@ -352,14 +384,14 @@ class CoreWorker:
                 channel.close("this process disconnected")
         self.reactor.close()
         self.futures.close()
+        with self.lock:
+            self.streams.close()
+            self._kept.clear()
 
     def abandon(self) -> None:
         """In a fork: forgets everything without a word to anybody. The sockets and the lock are the parent's."""
         self.is_leaving = True
         self.reactor.abandon()
         self.lock = self.reactor.lock
-
-    def is_main_thread(self) -> bool:
-        return threading.current_thread() is threading.main_thread()
 
 

@@ -113,7 +113,7 @@ def _on_raylet_lost(core: CoreWorker | None, reason: str) -> None:
 
 def _install_interrupt(core: CoreWorker) -> None:
     """Ctrl-C must not strike while our state is half changed. Only where nobody else handles it."""
-    if not core.is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
 
     def on_interrupt(signum: int, frame: Any) -> None:

@@ -13,24 +13,24 @@ references that stay here are named or registered, and only then the reply goes 
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import logging
-import os
 import pickle
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from setproctitle import setproctitle
-
-from ray_mono.common.exceptions import RayError
-from ray_mono.core_worker.answers import Answers, flush_output
-from ray_mono.core_worker.call import Call, Reply
-from ray_mono.core_worker.context import TaskContext, resource_ids_of
-from ray_mono.core_worker.task_failure import TITLE, argument_error, describe_error
+from ray_mono.common.exceptions import RayError, TaskCancelledError
+from ray_mono.core_worker.answers import Answers
+from ray_mono.core_worker.call import Call, KnownSpec, Reply
+from ray_mono.core_worker.context import TaskContext, context_of
+from ray_mono.core_worker.departure import leave
+from ray_mono.core_worker.generator_runner import GENERATORS, GeneratorRunner
+from ray_mono.core_worker.interrupts import Interrupts
+from ray_mono.core_worker.task_events import TaskEvents
+from ray_mono.core_worker.task_failure import argument_error, cancelled_error, describe_error
+from ray_mono.core_worker.task_title import TaskTitle
+from ray_mono.core_worker.visible_devices import VisibleDevices
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GCS_TIMEOUT_S = 60.0
-LEAVE_TIMEOUT_S = 10.0
-"""For the last answers of a worker that ends."""
-LEAVE_POLL_S = 0.01
+IDLE_TITLE_S = 0.2
+"""How long a worker's title still names its last task."""
 
 
 class ActorExit(BaseException):
@@ -69,8 +68,18 @@ class Executor:
         self._waiter: Waiter | None = None
         self._num_calls: dict[bytes, int] = {}
         self.answers = Answers(core, self)
+        self.events = TaskEvents(core)
+        self.generators = GeneratorRunner(core)
+        self.interrupts = Interrupts(core, self)
+        # What the main thread has taken from the queue and not finished.
+        self.running: TaskContext | None = None
         self._exiting = False
-        self._label = ""
+        # By exit_actor() on a thread of the user's.
+        self._left = False
+        # Somebody waits for a call that will not be answered: the end of this process is what tells them.
+        self.owes_answer = False
+        self._title = TaskTitle()
+        self._devices = VisibleDevices()
         self.actor: ActorRuntime | None = None
 
     # ---- served; lock held
@@ -81,11 +90,14 @@ class Executor:
         if (wanted and wanted != self.core.worker_id) or leaves:
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
+        if request.lease_id:
+            # Not when it runs: it may be given back before, and then no other task of the lease names it.
+            self.core.getter.lease_id = request.lease_id
         number = request.template_id
         if not number:
-            spec = request.spec
+            spec = KnownSpec(request.spec)
         elif request.HasField("spec"):
-            spec = call.connection.state[number] = request.spec
+            spec = call.connection.state[number] = KnownSpec(request.spec)
         else:
             spec = call.connection.state[number]
         self._enqueue(Call(spec, request, call))
@@ -114,6 +126,14 @@ class Executor:
                 kept.append(item)
         self._queue = kept
         self.core.reactor.wake()
+
+    def take_queued(self, task_id: bytes) -> Call | None:
+        """Takes a call that has not begun out of the queue."""
+        for call in self._queue:
+            if call is not None and call.own.task_id == task_id:
+                self._queue.remove(call)
+                return call
+        return None
 
     def is_disposable(self) -> bool:
         """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced."""
@@ -147,28 +167,42 @@ class Executor:
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
             if waiter is not None:
-                core.reactor.wait(waiter)
+                names_task = self.actor is None and not self._title.is_idle
+                if not core.reactor.wait(waiter, IDLE_TITLE_S if names_task else None):
+                    self._title.show_idle()
                 self._waiter = None
                 continue
             if item is None:
                 break
-            self._handle(item)
-            item = None
-        self._leave()
+            try:
+                self._handle(item)
+            except KeyboardInterrupt as error:
+                self._cancelled_early(item, error)
+            self.running = item = None
+        with core.lock:
+            self._exiting = True
+            self._give_back(None)
+        leave(core, self)
 
     def _handle(self, call: Call) -> None:
         spec = call.spec
-        if call.request.lease_id:
-            self.core.getter.lease_id = call.request.lease_id
         self._bind_job(spec.job_id)
+        task = self.running = context_of(call, self.actor)
         if spec.type == common_pb2.NORMAL_TASK:
             self.core.getter.task_begins()
-        task = self._task_context(call)
+            self.interrupts.interruptible = task
+        if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
+            self._devices.show(task.resource_ids)
         try:
             # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
             prepared = list(self._prepare(call, task))
         except TaskFailed as failed:
-            self.answers.finish_error(call, task, failed.error)
+            error = failed.error
+            self.interrupts.interruptible = None
+            if task.is_cancelled:
+                self.interrupts.over()
+                error = TaskCancelledError(task.task_id.hex())
+            self.answers.finish_error(call, task, error)
             return
         if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
             self.actor.dispatch(call, task, prepared)
@@ -181,44 +215,59 @@ class Executor:
         prepared.clear()
         core = self.core
         token = core.context.enter(task)
-        self._show(call.spec)
+        self._title.show(call.spec)
+        started_s = time.perf_counter()
         try:
-            started_s = time.perf_counter()
-            value = target(*args, **kwargs)
-            task.run_us = int((time.perf_counter() - started_s) * 1e6)
-        except ActorExit:
+            try:
+                if task.is_cancelled:
+                    raise KeyboardInterrupt
+                value = target(*args, **kwargs)
+                if type(value) in GENERATORS:
+                    value = self.generators.run(call, task, value)
+                task.run_us = int((time.perf_counter() - started_s) * 1e6)
+            finally:
+                self.interrupts.interruptible = None
+                if task.is_cancelled:
+                    self.interrupts.over()
+        except (ActorExit, SystemExit) as error:
             del args, kwargs
-            self.finish_exit()
+            self.finish_exit(error)
             return
         except BaseException as error:
             del args, kwargs
-            self.answers.finish_error(call, task, describe_error(call.spec, error, self.actor, core))
+            self.answers.finish_error(call, task, self._end_by(call, task, error))
             return
         finally:
             core.context.leave(token)
+            self.events.add(task, started_s)
         del args, kwargs
-        self.answers.finish(call, task, value)
+        if self._left:
+            return
+        if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
+            # It could not be stopped, but nobody wants its value.
+            self.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+        else:
+            self.answers.finish(call, task, value)
+
+    def _end_by(self, call: Call, task: TaskContext, error: BaseException) -> BaseException:
+        """What the caller gets for what left the user's code."""
+        if isinstance(error, KeyboardInterrupt):
+            # Also one that the user's code raised by itself, as in Ray.
+            return cancelled_error(call.spec, task, error, self.actor, self.core)
+        if task.is_cancelled and self.actor is not None and isinstance(error, TaskCancelledError):
+            return TaskCancelledError(task.task_id.hex())
+        return describe_error(call.spec, error, self.actor, self.core)
+
+    def _cancelled_early(self, call: Call, error: BaseException) -> None:
+        """An interrupt struck between the steps before the user's code."""
+        task = self.running
+        if task is None or not task.is_cancelled:
+            raise error
+        self.interrupts.interruptible = None
+        self.interrupts.over()
+        self.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
 
     # ---- preparing
-
-    def _task_context(self, call: Call) -> TaskContext:
-        spec, own = call.spec, call.own
-        task = TaskContext(
-            task_id=own.task_id, job_id=spec.job_id, name=spec.name, depth=own.depth, attempt=own.attempt
-        )
-        if spec.type == common_pb2.ACTOR_TASK:
-            actor = self.actor
-            if actor is not None:
-                task.actor_id = actor.actor_id
-                task.resources = actor.resources
-                task.resource_ids = actor.resource_ids
-            return task
-        task.actor_id = spec.actor_creation.actor_id
-        # Made into a ResourceSet by whoever asks.
-        task.resources = spec.resources
-        if call.request.resource_ids:
-            task.resource_ids = resource_ids_of(call.request.resource_ids)
-        return task
 
     def _prepare(self, call: Call, task: TaskContext) -> tuple[Any, list[Any], dict[str, Any]]:
         """The callable and its arguments. Raises TaskFailed."""
@@ -296,19 +345,36 @@ class Executor:
 
     # ---- ends
 
-    def finish_exit(self) -> None:
-        """exit_actor(): the call is not answered, as in Ray; its caller hears from the GCS that the actor ended, and why.
+    def finish_exit(self, error: BaseException) -> None:
+        """exit_actor() or sys.exit(): the call is not answered, as in Ray, and the process ends. A task is run again elsewhere while its
+        retries last. An actor's caller hears from the GCS that it ended, and why; only an exit that failed (a status other than 0)
+        counts as a crash, after which the actor may be restarted.
 
-        The GCS is told first, so that this death is not taken for a crash.
+        The GCS is told first, so that an intended end is not taken for a crash.
         """
+        if self.core.context.get().actor_id:
+            self._report_exit(error)
+        self.owes_answer = self._exiting = True
+
+    def exit_from_thread(self) -> None:
+        """exit_actor() on a thread of the user's: the process ends with the call that runs now, and nothing more is answered."""
+        self._report_exit(ActorExit())
+        with self.core.lock:
+            self._left = self.owes_answer = self._exiting = True
+            self._enqueue(None)
+
+    def _report_exit(self, error: BaseException) -> None:
         core = self.core
-        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
+        if isinstance(error, SystemExit):
+            kind = common_pb2.DeathCause.EXITED if error.code == 0 else common_pb2.DeathCause.WORKER_DIED
+            cause = common_pb2.DeathCause(kind=kind, message=f"its code raised SystemExit({error.code!r})")
+        else:
+            cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
         info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
         try:
             core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
-        except RpcError as error:
-            logger.error("the GCS was not told of exit_actor(): %s", error)
-        self._exiting = True
+        except RpcError as failure:
+            logger.error("the GCS was not told of the actor's exit: %s", failure)
 
     @property
     def has_queued(self) -> bool:
@@ -323,48 +389,3 @@ class Executor:
         if self._num_calls[digest] >= spec.max_calls:
             self._exiting = True
         return self._exiting
-
-    # ---- what people see
-
-    def _show(self, spec: Any) -> None:
-        """Process title and the labels that the log monitor reads, where they change."""
-        if spec.type == common_pb2.ACTOR_TASK:
-            return
-        kind, name = "task", spec.name
-        if spec.type == common_pb2.ACTOR_CREATION_TASK:
-            kind, name = "actor", spec.name.removesuffix(".__init__")
-        label = f":{kind}_name:{name}"
-        if label != self._label:
-            self._label = label
-            setproctitle(TITLE + name)
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):  # user code may have closed it
-                    print(label, file=stream, flush=True)
-
-    def _leave(self) -> None:
-        """Lets the last replies out, runs exit handlers, ends."""
-        core = self.core
-        with core.lock:
-            self._exiting = True
-            self._give_back(None)
-        self._let_replies_out()
-        if self.actor is not None:
-            self.actor.close()
-        try:
-            atexit._run_exitfuncs()
-        except BaseException:
-            logger.exception("an exit handler failed")
-        core.shutdown()
-        flush_output()
-        os._exit(0)
-
-    def _let_replies_out(self) -> None:
-        """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
-        reactor = self.core.reactor
-        deadline_s = time.monotonic() + LEAVE_TIMEOUT_S
-        while time.monotonic() < deadline_s and not reactor.is_closed:
-            with self.core.lock:
-                reactor.flush()
-                if not self.answers.num_unsettled and not self.core.server.has_unsent:
-                    return
-            reactor.wait(Waiter(reactor), LEAVE_POLL_S)

@@ -73,6 +73,7 @@ class ObjectFutures:
         try:
             value = self._core.getter.get([ref], None)[0]
         except BaseException as error:
-            future.set_exception(error)
+            # Without the frames, which hold the future and the reference: a cycle that would keep both.
+            future.set_exception(error.with_traceback(None))
         else:
             future.set_result(value)

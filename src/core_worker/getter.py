@@ -1,4 +1,4 @@
-"""Reading objects: `get`, `wait`, futures. Blocks in user code's name, with the lock released.
+"""Reading objects: `get`, and what blocking means. Blocks in user code's name, with the lock released.
 
 A get has two steps: wait until the memory store knows each value or its whereabouts; then fetch from the node's
 store those that live in stores, all in one request. Unpickling runs user code and happens outside of the lock.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FETCH_ATTEMPTS_MAX = 5
 """How often owners are asked anew where an object is, before it counts as lost."""
-_FOUND = 0
+FOUND = 0
 _NOT_HERE = 1
 
 
@@ -129,6 +129,10 @@ class Getter:
         core.reactor._raise_if_interrupted()
         return result
 
+    def await_ready(self, object_ids: list[bytes], timeout_s: float | None) -> None:
+        """Until the memory store knows each. Raises GetTimeoutError, and RaySystemError where this process has left."""
+        self._await_ready(object_ids, None if timeout_s is None else time.monotonic() + timeout_s, timeout_s)
+
     def _await_ready(self, object_ids: list[bytes], deadline_s: float | None, timeout_s: float | None) -> None:
         core = self._core
         waiter = Waiter(core.reactor)
@@ -172,17 +176,19 @@ class Getter:
         """Puts the values of ready objects into `values`. Returns those that no store had. Raises error values."""
         core = self._core
         in_stores: list[tuple[bytes, list[bytes]]] = []
-        inline = []
+        here: list[tuple[bytes, bytes, Any]] = []
         with core.lock:
             for object_id in object_ids:
                 entry = core.memory_store.get(object_id)
                 if entry is None:
                     raise RaySystemError(f"object {object_id.hex()} went away during get: {core.references.story(object_id)}")
                 if entry.data is not None:
-                    inline.append((object_id, entry.metadata, entry.data))
+                    here.append((object_id, entry.metadata, entry.data))
+                elif (pinned := core.store.here(object_id)) is not None:
+                    here.append((object_id, pinned[0].metadata, pinned[1]))
                 else:
                     in_stores.append((object_id, list(entry.locations or ())))
-        for object_id, metadata, data in inline:
+        for object_id, metadata, data in here:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
             return []
@@ -196,11 +202,11 @@ class Getter:
         lost = []
         not_here = 0
         # Views first: from here on every pin has an owner, whatever is raised.
-        views = [(item, core.store.view(item)) for item in found if item.state == _FOUND]
+        views = [(item, core.store.view(item)) for item in found if item.state == FOUND]
         for item in found:
             if item.state == _NOT_HERE:
                 not_here += 1
-            elif item.state != _FOUND:
+            elif item.state != FOUND:
                 lost.append(item.object_id)
         if not_here:
             raise self._timeout(not_here, num_wanted, timeout_s)
@@ -216,6 +222,7 @@ class Getter:
         finally:
             self.arrivals.end(outer)
         if metadata == serialization.ERROR:
+            self._core.memory_store.mark_seen(object_id)
             try:
                 raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
             finally:
@@ -233,7 +240,7 @@ class Getter:
             answer.append((found, error))
             if waiter_gone:
                 for item in found:
-                    if item.state == _FOUND:
+                    if item.state == FOUND:
                         core.store.release(item.object_id)
             waiter.set()
 
@@ -246,7 +253,7 @@ class Getter:
             with core.lock:
                 waiter_gone = True
                 for item in answer[0][0] if answer else ():
-                    if item.state == _FOUND:
+                    if item.state == FOUND:
                         core.store.release(item.object_id)
             raise
         if not answer:
@@ -258,11 +265,11 @@ class Getter:
             raise RaySystemError(f"the object store failed: {error}")
         with core.lock:
             for item in found:
-                if item.state == _FOUND and item.pulled:
-                    self._tell_location(item.object_id)
+                if item.state == FOUND and item.pulled:
+                    self.tell_location(item.object_id)
         return list(found)
 
-    def _tell_location(self, object_id: bytes) -> None:
+    def tell_location(self, object_id: bytes) -> None:
         """This node's store has a copy now: the owner has to know, to free it. Lock held."""
         core = self._core
         row = core.references.get(object_id)
@@ -286,90 +293,3 @@ class Getter:
                 if row is None or row.owner is None or attempt + 1 >= FETCH_ATTEMPTS_MAX:
                     raise ObjectLostError(object_id.hex())
                 core.ownership.ask_again(object_id)
-
-    # ---- wait
-
-    def wait(
-        self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        core = self._core
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        # With fetch_local: what was brought here meanwhile, and what is on its way.
-        fetched: set[bytes] = set()
-        pulling: set[bytes] = set()
-        waiter = Waiter(core.reactor)
-        missing = 0
-
-        def one_more() -> None:
-            # Always the present round's: a pull may outlast the round that began it.
-            nonlocal missing
-            missing -= 1
-            if missing <= 0:
-                waiter.set()
-
-        while True:
-            waiter = Waiter(core.reactor)
-            with core.lock:
-                core.drain()
-                ready, pending, elsewhere = self._look(refs, num_returns, fetch_local, fetched)
-                left_s = None if deadline_s is None else deadline_s - time.monotonic()
-                if len(ready) >= num_returns or (left_s is not None and left_s <= 0) or core.reactor.is_closed:
-                    break
-                missing = num_returns - len(ready)
-                for object_id in pending:
-                    core.ownership.ask_owner(object_id)
-                    if core.memory_store.when_ready(object_id, one_more):
-                        one_more()  # its owner is gone, as asking showed at once
-                for object_id in elsewhere:
-                    if object_id not in pulling:
-                        pulling.add(object_id)
-                        self._pull(object_id, fetched, one_more)
-            try:
-                self.blocking_wait(waiter, left_s)
-            finally:
-                with core.lock:
-                    for object_id in pending:
-                        core.memory_store.forget_waiter(object_id, one_more)
-        core.reactor._raise_if_interrupted()
-        if ready == refs[: len(ready)]:
-            return ready, refs[len(ready) :]
-        chosen = {ref._id for ref in ready}
-        return ready, [ref for ref in refs if ref._id not in chosen]
-
-    def _look(
-        self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
-    ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
-        """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores). Lock held."""
-        entry_of = self._core.memory_store.get
-        node_id = self._core.node_id
-        ready: list[ObjectRef[Any]] = []
-        pending: list[bytes] = []
-        elsewhere: list[bytes] = []
-        for ref in refs:
-            entry = entry_of(ref._id)
-            if entry is None or not entry.ready:
-                pending.append(ref._id)
-            elif fetch_local and entry.locations and node_id not in entry.locations and ref._id not in fetched:
-                elsewhere.append(ref._id)
-            else:
-                ready.append(ref)
-                if len(ready) == num_returns:
-                    break
-        return ready, pending, elsewhere
-
-    def _pull(self, object_id: bytes, fetched: set[bytes], then: Callable[[], None]) -> None:
-        """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same: `get` says why. Lock held."""
-        core = self._core
-        entry = core.memory_store.get(object_id)
-        assert entry is not None and entry.locations is not None
-
-        def done(found: list[Any], error: RpcError | None) -> None:
-            for item in found:
-                if item.state == _FOUND:
-                    core.store.release(item.object_id)
-                    if item.pulled:
-                        self._tell_location(object_id)
-            fetched.add(object_id)
-            then()
-
-        core.store.start_get([(object_id, list(entry.locations))], -1, done)

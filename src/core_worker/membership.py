@@ -59,6 +59,17 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         if self.executor is not None:
             self.executor.GiveBackTasks(request, call)
 
+    def CancelTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if request.to_owner:
+            found = self._core().cancellation.cancel_own(request.task_id, request.force, request.recursive)
+        else:
+            found = self.executor is not None and self.executor.interrupts.cancel(request)
+        call.reply(core_worker_pb2.CancelTaskReply(found=found))
+
+    def AcknowledgeItems(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self.executor is not None:
+            self.executor.generators.AcknowledgeItems(request)
+
     def GetObjectStatus(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         self._core().ownership.GetObjectStatus(request, call)
 

@@ -18,16 +18,22 @@ Callback = Callable[[], None]
 class Entry:
     """One value. `data` is None while pending and for values in stores."""
 
-    __slots__ = ("data", "locations", "metadata", "ready", "size_bytes", "waiters")
+    __slots__ = ("data", "is_seen", "locations", "metadata", "ready", "size_bytes", "waiters")
 
     def __init__(self) -> None:
         self.ready = False
+        # Of an error: somebody was given it.
+        self.is_seen = False
         self.metadata = b""
         self.data: bytes | None = None
         # Node ids, in the order in which they got their copy; None for inline values.
         self.locations: list[bytes] | None = None
         self.size_bytes = 0
         self.waiters: list[Callback] | None = None
+
+
+_PENDING = Entry()
+"""Stands for every pending value that nobody waits for: there may be a million. Never changed."""
 
 
 class MemoryStore:
@@ -42,20 +48,15 @@ class MemoryStore:
     def get(self, object_id: bytes) -> Entry | None:
         return self._entries.get(object_id)
 
-    def expect(self, object_id: bytes) -> Entry:
+    def expect(self, object_id: bytes) -> None:
         """A value that will come. Waiters of an entry that was there stay."""
-        entry = self._entries.get(object_id)
-        if entry is None:
-            entry = self._entries[object_id] = Entry()
-        else:
+        entry = self._entries.setdefault(object_id, _PENDING)
+        if entry is not _PENDING:
             entry.ready = False
             entry.data = entry.locations = None
-        return entry
 
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
-        entry = self._entries.get(object_id)
-        if entry is None:
-            entry = self._entries[object_id] = Entry()
+        entry = self._own_entry(object_id)
         entry.metadata = metadata
         entry.data = data
         entry.locations = None
@@ -63,9 +64,7 @@ class MemoryStore:
         self._wake(entry)
 
     def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
-        entry = self._entries.get(object_id)
-        if entry is None:
-            entry = self._entries[object_id] = Entry()
+        entry = self._own_entry(object_id)
         entry.data = None
         entry.locations = locations
         entry.size_bytes = size_bytes
@@ -76,6 +75,7 @@ class MemoryStore:
         entry = self._entries.get(object_id)
         if entry is None or entry.ready:
             return True
+        entry = self._own_entry(object_id)
         if entry.waiters is None:
             entry.waiters = [callback]
         else:
@@ -87,10 +87,22 @@ class MemoryStore:
         if entry is not None and entry.waiters is not None and callback in entry.waiters:
             entry.waiters.remove(callback)
 
+    def mark_seen(self, object_id: bytes) -> None:
+        """Somebody was given the value, which is an error: nobody else has to be told of it."""
+        entry = self._entries.get(object_id)
+        if entry is not None and entry is not _PENDING:
+            entry.is_seen = True
+
     def remove(self, object_id: bytes) -> Entry | None:
         entry = self._entries.pop(object_id, None)
         if entry is not None and entry.waiters:
             self._wake(entry)
+        return entry
+
+    def _own_entry(self, object_id: bytes) -> Entry:
+        entry = self._entries.get(object_id)
+        if entry is None or entry is _PENDING:
+            entry = self._entries[object_id] = Entry()
         return entry
 
     def _wake(self, entry: Entry) -> None:

@@ -11,16 +11,17 @@ import concurrent.futures
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ray_mono.common.ids import JobID, TaskID
+from ray_mono.common.ids import JobID, ObjectID, TaskID
 from ray_mono.core_worker import current, serialization
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+_NIL_ID = ObjectID.nil().binary()
 
 
-class ObjectRef(Generic[T]):
+class ObjectRef(Generic[T_co]):
     """A reference to the value of a task, an actor call or a `put`. Made by ray_mono only."""
 
     __slots__ = ("__weakref__", "_core", "_id")
@@ -37,8 +38,20 @@ class ObjectRef(Generic[T]):
     def hex(self) -> str:
         return self._id.hex()
 
+    @classmethod
+    def size(cls) -> int:
+        """Of the id, in bytes."""
+        return ObjectID.SIZE
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The reference to nothing."""
+        ref: ObjectRef[Any] = cls.__new__(cls)
+        ref._id, ref._core = _NIL_ID, None  # type: ignore[assignment]
+        return ref
+
     def is_nil(self) -> bool:
-        return False
+        return self._id == _NIL_ID
 
     def task_id(self) -> TaskID:
         """Of the task that makes the value."""
@@ -47,12 +60,16 @@ class ObjectRef(Generic[T]):
     def job_id(self) -> JobID:
         return JobID(self._id[20:24])
 
-    def future(self) -> concurrent.futures.Future[T]:
+    def future(self) -> concurrent.futures.Future[T_co]:
         """A standard future that gets the value or the error."""
         return self._core.as_future(self)
 
-    def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self.future()).__await__()
+    def as_future(self) -> asyncio.Future[T_co]:
+        """A future of the running event loop. Raises RuntimeError where none runs."""
+        return asyncio.wrap_future(self.future())
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return self.as_future().__await__()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self._id == other._id
@@ -64,13 +81,15 @@ class ObjectRef(Generic[T]):
         return f"ObjectRef({self._id.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        serialization.note_nested(self)
+        if not serialization.note_nested(self) and self._core is not None:
+            # Pickled outside of any value, by the user: what becomes of the bytes nobody can tell, so the object stays.
+            self._core.keep(self)
         return _arrived, (self._id, self._core.owner_address_of(self))
 
-    def __copy__(self) -> ObjectRef[T]:
+    def __copy__(self) -> ObjectRef[T_co]:
         return self
 
-    def __deepcopy__(self, memo: Any) -> ObjectRef[T]:
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T_co]:
         return self
 
     def __del__(self) -> None:

@@ -11,6 +11,9 @@ ONE_CPU = ResourceSet.from_units({"CPU": 1})
 NOTHING = ResourceSet()
 INLINE_BYTES_MAX = 100 << 10
 """Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size."""
+STREAMING_RETURNS = -1
+DYNAMIC_RETURNS = -2
+"""num_returns of generators: their items one by one as they are made, or all of them at the end."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,9 @@ class TaskOptions:
 
     name: str = ""
     num_returns: int = 1
+    """A count, STREAMING_RETURNS or DYNAMIC_RETURNS."""
+    generator_backpressure_num_objects: int = 0
+    """Items of a generator that may wait to be taken; 0: any number."""
     resources: ResourceSet = ONE_CPU
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False

@@ -188,6 +188,7 @@ class Ownership:
         """An actor called itself and returns a reference to an object of its own."""
         references = self._core.references
         references.add_submitted([object_id])
+        self._core.streams.expect(return_id)
 
         def release() -> None:
             references.remove_submitted([object_id])
@@ -248,6 +249,7 @@ class Ownership:
         elif entry.data is None:
             call.reply(Status(in_plasma=True, location_node_ids=entry.locations, size_bytes=entry.size_bytes))
         else:
+            entry.is_seen = True
             value = common_pb2.SerializedObject(
                 metadata=entry.metadata, data=entry.data, nested=self.references_inside(object_id)
             )
@@ -273,6 +275,8 @@ class Ownership:
             call.reply(common_pb2.Empty())
 
         container = request.contained_in
+        if container:
+            self._core.streams.expect(container)
         if not container or self._core.memory_store.when_ready(container, look):
             look()
 

@@ -5,13 +5,16 @@ and reads from a read-only mapping. What is read is pinned in the store for this
 memoryview over it is gone: the exporter of the memory is a numpy array with a finalizer, which fires only then (a
 weak reference to a memoryview does not: derived views outlive it).
 
-The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn) sends the releases.
+The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn) goes on from there. An object
+that is still referenced here is probably read again: its pin is kept for IDLE_PIN_S, and a `get` within that time, or while another value
+of the object lives, asks nobody (`here`). That delays an eviction by so much at most; an object out of scope is released at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.mapped_file import MappedFile
+from ray_mono.core_worker import bulk_write
 from ray_mono.core_worker.serialization import Serialized
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceStub
@@ -27,13 +32,15 @@ from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 Found = object_manager_pb2.ObjectFound
+IDLE_PIN_S = 0.25
 
 
 class PlasmaClient:
     """One connection to the node's object manager."""
 
-    def __init__(self, channel: ReactorChannel, worker_id: bytes) -> None:
-        """Connects; raises RpcError."""
+    def __init__(self, channel: ReactorChannel, worker_id: bytes, is_referenced: Callable[[bytes], bool]) -> None:
+        """Connects; raises RpcError. is_referenced(object id): whether this process holds references to it."""
+        self._is_referenced = is_referenced
         self._stub = ObjectStoreServiceStub(channel)
         self._reactor = channel.reactor
         self._channel = channel
@@ -44,9 +51,15 @@ class PlasmaClient:
         self.node_id: bytes = hello.node_id
         self._path: str = hello.store_file
         self._capacity_bytes: int = hello.capacity_bytes
-        self._write_map: memoryview | None = None
+        self._write_map: MappedFile | None = None
         self._read_map: mmap.mmap | None = None
+        # Views that ended; lock-free, and gone through by `drain`.
+        self._ended: deque[Any] = deque()
         self._released: deque[bytes] = deque()
+        self._views: dict[bytes, tuple[weakref.ref[Any], Any]] = {}
+        """The last made exporter of an object's memory, and its ObjectFound."""
+        self._idle: dict[bytes, tuple[Any, float]] = {}
+        """Pins that no view has: (ObjectFound, when they are released). In the order of their ends."""
 
     # ---- writing
 
@@ -67,7 +80,9 @@ class PlasmaClient:
                 raise ObjectStoreFullError(error.message) from None
             raise RaySystemError(f"the object store did not take an object of {value.size_bytes} bytes: {error}") from None
         try:
-            value.write_to(self._writable()[offset : offset + value.size_bytes])
+            target = self._writable()
+            for start, part in value.parts:
+                bulk_write.write(target, offset + start, part)
         except BaseException:
             self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
             raise
@@ -77,17 +92,14 @@ class PlasmaClient:
             )
         )
 
-    def _writable(self) -> memoryview:
+    def _writable(self) -> MappedFile:
         if self._write_map is None:
-            self._write_map = memoryview(self._map(mmap.PROT_READ | mmap.PROT_WRITE))
+            fd = os.open(self._path, os.O_RDWR)
+            try:
+                self._write_map = MappedFile(fd, self._capacity_bytes)
+            finally:
+                os.close(fd)
         return self._write_map
-
-    def _map(self, protection: int) -> mmap.mmap:
-        fd = os.open(self._path, os.O_RDWR if protection & mmap.PROT_WRITE else os.O_RDONLY)
-        try:
-            return mmap.mmap(fd, self._capacity_bytes, flags=mmap.MAP_SHARED, prot=protection)
-        finally:
-            os.close(fd)
 
     # ---- reading
 
@@ -113,16 +125,37 @@ class PlasmaClient:
     def view(self, found: Any) -> memoryview:
         """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them."""
         if self._read_map is None:
-            self._read_map = self._map(mmap.PROT_READ)
+            fd = os.open(self._path, os.O_RDONLY)
+            try:
+                self._read_map = mmap.mmap(fd, self._capacity_bytes, prot=mmap.PROT_READ)
+            finally:
+                os.close(fd)
         if not found.size_bytes:
             self._released.append(found.object_id)
             return memoryview(b"")
         array = np.frombuffer(self._read_map, np.uint8, found.size_bytes, found.offset)
-        weakref.finalize(array, self._release_later, found.object_id).atexit = False
+        weakref.finalize(array, self._view_ended, found).atexit = False
+        self._views[found.object_id] = (weakref.ref(array), found)
         return memoryview(array)  # type: ignore[arg-type]
 
-    def _release_later(self, object_id: bytes) -> None:
-        self._released.append(object_id)
+    def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
+        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already. Lock held."""
+        self._settle_ended()
+        reference, found = self._views.get(object_id, (None, None))
+        array = reference() if reference is not None else None
+        if array is not None:
+            return found, memoryview(array)
+        found, _ = self._idle.pop(object_id, (None, 0.0))
+        return None if found is None else (found, self.view(found))
+
+    def out_of_scope(self, object_id: bytes) -> None:
+        """The last reference of this process is gone. Lock held."""
+        found, _ = self._idle.pop(object_id, (None, 0.0))
+        if found is not None:
+            self._released.append(object_id)
+
+    def _view_ended(self, found: Any) -> None:
+        self._ended.append(found)
         self._reactor.wake()
 
     def release(self, object_id: bytes) -> None:
@@ -130,12 +163,39 @@ class PlasmaClient:
 
     def drain(self) -> None:
         """Sends the releases that finalizers left. Lock held."""
+        if self._ended:
+            self._settle_ended()
         if self._released:
             ids = []
             while self._released:
                 ids.append(self._released.popleft())
             if not self._channel.is_closed:
                 self._stub.Release.notify(object_manager_pb2.ReleaseRequest(object_ids=ids))
+
+    def _settle_ended(self) -> None:
+        while self._ended:
+            found = self._ended.popleft()
+            object_id = found.object_id
+            known = self._views.get(object_id)
+            if known is not None and known[1] is found:
+                del self._views[object_id]
+            if object_id in self._idle or not self._is_referenced(object_id):
+                self._released.append(object_id)
+                continue
+            if not self._idle:
+                self._reactor.call_later(IDLE_PIN_S, self._release_idle)
+            self._idle[object_id] = (found, time.monotonic() + IDLE_PIN_S)
+
+    def _release_idle(self) -> None:
+        """Those whose time is over; the timer runs again while there are others."""
+        now_s = time.monotonic()
+        while self._idle:
+            object_id, (_, until_s) = next(iter(self._idle.items()))
+            if until_s > now_s:
+                self._reactor.call_later(until_s - now_s, self._release_idle)
+                return
+            del self._idle[object_id]
+            self._released.append(object_id)
 
     # ---- the owner's side
 

@@ -72,16 +72,13 @@ class Serialized:
             data[offset : offset + len(part)] = part
         return bytes(data)
 
-    def write_to(self, target: memoryview) -> None:
-        """Copies into `target` (writable, at least size_bytes long)."""
-        for offset, part in self.parts:
-            target[offset : offset + len(part)] = part
 
-
-def note_nested(ref: ObjectRef) -> None:
-    """Called by ObjectRef.__reduce__. A ref pickled outside (cloudpickle.dumps(ref)) is not noted: nobody can count it."""
-    if _thread.nested is not None:
-        _thread.nested.append(ref)
+def note_nested(ref: ObjectRef) -> bool:
+    """Called by ObjectRef.__reduce__. False for a ref that is pickled outside (cloudpickle.dumps(ref)): nobody can count it."""
+    if _thread.nested is None:
+        return False
+    _thread.nested.append(ref)
+    return True
 
 
 def is_serializing() -> bool:

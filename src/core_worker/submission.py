@@ -11,19 +11,20 @@ Pickling runs user code and happens outside of the lock; then everything is coun
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import Actor
 from ray_mono.core_worker.call_template import CallTemplate, MethodTemplate, TaskTemplate
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
-from ray_mono.core_worker.task_manager import PendingTask
-from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.core_worker.task_manager import PendingTask, return_ids
+from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -103,7 +104,9 @@ class Submission:
                     object_id = core.context.get().next_put_id()
                 ref = core.put_serialized(object_id, serialized)
                 packed.refs.append(ref)
-                packed.args.append(common_pb2.TaskArg(reference=core.reference_message(object_id), position=position))
+                packed.args.append(
+                    common_pb2.TaskArg(reference=core.reference_message(object_id), position=position)
+                )
                 continue
             packed.refs.extend(serialized.nested)
             message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
@@ -128,10 +131,13 @@ class Submission:
             max_retries=options.max_retries,
             retry_exceptions=bool(options.retry_exceptions),
             max_calls=options.max_calls,
+            generator_backpressure_num_objects=options.generator_backpressure_num_objects,
         )
         with core.lock:
             queue = core.task_submitter.queue_for(options)
             call = core.templates.of_function(spec)
+            if options.num_returns < 0:
+                call.on_part = core.streams.received
 
         def submit(task: PendingTask) -> None:
             core.task_submitter.submit(queue, task)
@@ -149,35 +155,35 @@ class Submission:
             core.drain()
             parent = core.context.get()
             task_id = parent.next_task_id(core.nil_actor)
-            task = self._register(template.call, task_id, parent, packed)
+            task, made = self._register(template.call, task_id, parent, packed)
             task.retries_left = options.max_retries
             task.retry_exceptions = options.retry_exceptions
             task.resubmit = template.resubmit
+            opened = core.streams.open(task) if template.call.on_part is not None else None
             if packed.args:
                 core.tasks.resolve(task, template.resubmit)
             else:
                 core.task_submitter.submit(template.queue, task)
-        return [ObjectRef(object_id, core) for object_id in task.return_ids]
+        if opened is not None:
+            return opened
+        return [ObjectRef(object_id, core) for object_id in made]
 
-    def _register(self, call: CallTemplate, task_id: bytes, parent: Any, packed: _Arguments) -> PendingTask:
-        """Makes the message, and counts every reference. Lock held."""
+    def _register(
+        self, call: CallTemplate, task_id: bytes, parent: Any, packed: _Arguments
+    ) -> tuple[PendingTask, list[bytes]]:
+        """Counts every reference. Returns the ids of what the task returns with it. Lock held."""
         core = self._core
-        request = core_worker_pb2.PushTaskRequest(
-            template_id=call.number, task_id=task_id, flat_args=packed.flat, depth=parent.depth + 1
-        )
-        arg_ids: list[bytes] = []
+        arg_ids: Sequence[bytes] = ()
         if packed.refs:
             arg_ids = [ref._id for ref in packed.refs]
             core.references.add_submitted(arg_ids)
-        if packed.args:
-            request.args.extend(packed.args)
-        return_ids = [task_id + index.to_bytes(4, "little") for index in range(1, call.num_returns + 1)]
-        for object_id in return_ids:
+        made = return_ids(task_id, call.num_returns)
+        for object_id in made:
             core.references.add_owned(object_id)
             core.memory_store.expect(object_id)
-        task = PendingTask(task_id, call, request, return_ids, arg_ids)
+        task = PendingTask(task_id, call, packed.flat, packed.args or (), parent.depth + 1, arg_ids)
         core.tasks.add(task)
-        return task
+        return task, made
 
     def _check_connected(self) -> None:
         if self._core.reactor.is_closed:
@@ -185,10 +191,13 @@ class Submission:
 
     # ---- actors
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None) -> ActorState:
+    def actor_state(
+        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, max_pending_calls: int, is_unordered: bool
+    ) -> ActorState:
         """For a handle that arrived, or was looked up by name."""
         with self._core.lock:
             actor = self._core.actor_submitter.actor(actor_id)
+            actor.max_pending_calls, actor.is_unordered = max_pending_calls, is_unordered
             if creation_ref is not None:
                 actor.creation_id = creation_ref.binary()
                 self._actors[actor.creation_id] = actor_id
@@ -196,22 +205,27 @@ class Submission:
 
     def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
         core = self._core
+        group, task_name = template.concurrency_group, template.task_name
         spec = common_pb2.TaskSpec(
             type=common_pb2.ACTOR_TASK,
             name=template.name,
             job_id=core.job_id,
             caller=core.address,
             num_returns=template.num_returns,
+            generator_backpressure_num_objects=template.generator_backpressure_num_objects,
             actor_task=common_pb2.ActorTaskSpec(
-                actor_id=actor.actor_id, concurrency_group=template.concurrency_group
+                actor_id=actor.actor_id, concurrency_group=group, task_name=task_name
             ),
         )
         template.resubmit = lambda again: core.actor_submitter.submit(actor, again)
-        key = (template.name, template.num_returns, template.concurrency_group)
+        backpressure = template.generator_backpressure_num_objects
+        key = (template.name, template.num_returns, backpressure, group, task_name)
         with core.lock:
             call = actor.templates.get(key)
             if call is None:
                 call = actor.templates[key] = core.templates.new(spec)
+                if template.num_returns < 0:
+                    call.on_part = core.streams.received
             template.call = call
         return call
 
@@ -231,17 +245,20 @@ class Submission:
                 core.actor_submitter.check_pending(actor)
             parent = core.context.get()
             task_id = parent.next_task_id(actor.actor_id)
-            task = self._register(call, task_id, parent, packed)
+            task, made = self._register(call, task_id, parent, packed)
             task.retries_left = template.max_task_retries
             task.retry_exceptions = template.retry_exceptions
             task.resubmit = template.resubmit
+            opened = core.streams.open(task) if call.on_part is not None else None
             core.actor_submitter.submit(actor, task)
-        return [ObjectRef(object_id, core) for object_id in task.return_ids]
+        if opened is not None:
+            return opened
+        return [ObjectRef(object_id, core) for object_id in made]
 
     def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
         """Registers the actor with the GCS, which places it; only a named one waits for the answer.
 
-        Raises ValueError where the name is taken.
+        Raises ActorAlreadyExistsError where the name is taken.
         """
         core = self._core
         self._check_connected()
@@ -252,11 +269,12 @@ class Submission:
             actor_id = parent.next_actor_id()
             spec = self._creation_spec(code.descriptor, options, actor_id)
             task_id = ids.TaskID.for_actor_creation(actor_id).binary()
-            task = self._register(CallTemplate(spec, 0), task_id, parent, packed)
-            creation_ref: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)
+            task, made = self._register(CallTemplate(spec, 0), task_id, parent, packed)
+            creation_ref: ObjectRef[Any] = ObjectRef(made[0], core)
             actor = core.actor_submitter.actor(actor_id)
             actor.creation_id = creation_ref.binary()
             actor.max_pending_calls = options.max_pending_calls
+            actor.is_unordered = options.allow_out_of_order_execution
             actor.watching = True  # until it is registered
             self._actors[actor.creation_id] = actor_id
             if not options.is_detached:
@@ -289,7 +307,9 @@ class Submission:
                 self._registered(task, actor, options)
             else:
                 actor.watching = False
-                core.actor_submitter.fail_creation(actor, f"the actor {options.class_name} could not be registered: {error}")
+                core.actor_submitter.fail_creation(
+                    actor, f"the actor {options.class_name} could not be registered: {error}"
+                )
 
         core.gcs.RegisterActor.start(self._registration(task, options), done)
 
@@ -308,7 +328,7 @@ class Submission:
                 core.actor_submitter.fail_creation(actor, error.message)
                 core.tasks.fail(task, RaySystemError(error.message))
             if error.code is StatusCode.ALREADY_EXISTS:
-                raise ValueError(error.message) from None
+                raise ActorAlreadyExistsError(error.message) from None
             raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
         with core.lock:
             if reply.created:
@@ -317,7 +337,9 @@ class Submission:
             # Another caller was first: ours never existed.
             self._owned_actors.pop(actor.creation_id, None)
             core.tasks.fail(task, RaySystemError("another caller created the actor first"))
-            return self.actor_state(reply.actor.actor_id, None)
+            return self.actor_state(
+                reply.actor.actor_id, None, options.max_pending_calls, options.allow_out_of_order_execution
+            )
 
     def _registered(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
         """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""

@@ -3,33 +3,63 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import RayError, RayTaskError
+from ray_mono.common.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.context import TaskContext
     from ray_mono.core_worker.core_worker import CoreWorker
 
 TITLE = "ray_mono::"
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = tuple(
+    os.path.abspath(directory) + os.sep for directory in sys.modules[__name__.partition(".")[0]].__path__
+)
 
 
-def describe_error(spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker) -> BaseException:
+def describe_error(
+    spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+) -> BaseException:
     """For an exception that left the user's function."""
-    frame = error.__traceback__
-    while frame is not None and os.path.abspath(frame.tb_frame.f_code.co_filename).startswith(_HERE):
-        frame = frame.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frame))
-    return _task_error(spec, text, _root(error), actor, core)
+    return _task_error(spec, _text(error), _root(error), actor, core)
 
 
-def argument_error(spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker) -> BaseException:
+def _text(error: BaseException) -> str:
+    """The traceback with the user's frames only; also those of what it was raised from."""
+    shown = traceback.TracebackException(type(error), error, error.__traceback__)
+    todo = [shown]
+    while todo:
+        one = todo.pop()
+        one.stack[:] = [frame for frame in one.stack if not os.path.abspath(frame.filename).startswith(_OURS)]
+        if not one.stack:
+            # No heading over nothing.
+            one.stack = None  # type: ignore[assignment]
+        todo += [
+            other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None
+        ]
+    return "".join(shown.format())
+
+
+def cancelled_error(
+    spec: Any, task: TaskContext, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+) -> BaseException:
+    """For user code that was stopped by `error`, an interrupt: where it was, and what it is to its caller."""
+    cancelled = TaskCancelledError(task.task_id.hex())
+    return describe_error(spec, cancelled.with_traceback(error.__traceback__), actor, core)
+
+
+def argument_error(
+    spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+) -> BaseException:
     """For an argument that is an error itself, or cannot be read: both hops are shown."""
     if isinstance(error, RayTaskError):
-        return _task_error(spec, f"One of its arguments could not be computed:\n{error}", _root(error), actor, core)
+        return _task_error(
+            spec, f"One of its arguments could not be computed:\n{error}", _root(error), actor, core
+        )
     if isinstance(error, RayError):
         return error
     return describe_error(spec, error, actor, core)
@@ -47,7 +77,7 @@ def _task_error(
 ) -> RayTaskError:
     name = spec.name
     if actor is not None and spec.type == common_pb2.ACTOR_TASK:
-        name = f"{actor.class_name}.{name}"
+        name = spec.actor_task.task_name or f"{actor.class_name}.{name}"
     return RayTaskError(
         name,
         text,

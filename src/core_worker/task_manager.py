@@ -5,14 +5,15 @@ failure; it does not know how tasks reach workers (the submitters do).
 
     PENDING ──reply──► finished (returns stored, arguments let go)
        │ └──worker lost, retries left; error covered by retry_exceptions──► resubmitted with attempt + 1
-       └──worker lost, none left; cannot be placed──► failed: every return is the error
+       └──worker lost, none left; cannot be placed; cancelled──► failed: every return is the error
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -21,34 +22,73 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
 
+_FIRST = (1).to_bytes(4, "little")
+
+
+def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
+    """Object ids of what a task returns."""
+    if num_returns == 1:
+        return [task_id + _FIRST]
+    return [task_id + index.to_bytes(4, "little") for index in range(1, num_returns + 1)]
+
+
 class PendingTask:
-    """One submitted task: its template, and the wire message with what is its own."""
+    """One submitted task: its template, and what is its own. The wire message is made when somebody wants it, in most cases to push it: a
+    queue of a million tasks has none."""
 
     __slots__ = (
+        "_request",
         "arg_ids",
+        "args",
+        "depth",
+        "flat_args",
+        "has_args",
         "num_unresolved",
-        "request",
         "resubmit",
         "retries_left",
         "retry_exceptions",
-        "return_ids",
         "task_id",
         "template",
     )
 
     def __init__(
-        self, task_id: bytes, template: CallTemplate, request: Any, return_ids: list[bytes], arg_ids: list[bytes]
+        self,
+        task_id: bytes,
+        template: CallTemplate,
+        flat_args: bytes,
+        args: Sequence[common_pb2.TaskArg],
+        depth: int,
+        arg_ids: Sequence[bytes],
     ) -> None:
         self.task_id = task_id
         self.template = template
-        self.request = request
-        self.return_ids = return_ids
+        self.flat_args = flat_args
+        # Until they are in the message.
+        self.args = args
+        self.has_args = bool(args)
+        self.depth = depth
+        self._request: Any = None
         # Every reference that the submission holds: arguments and what is inside them.
         self.arg_ids = arg_ids
         self.num_unresolved = 0
         self.retries_left = 0
         self.retry_exceptions: bool | tuple[type[BaseException], ...] = False
         self.resubmit: Callable[[PendingTask], None] | None = None
+
+    @property
+    def request(self) -> Any:
+        """PushTaskRequest, the same one for the rest of the task's life."""
+        if self._request is None:
+            self._request = core_worker_pb2.PushTaskRequest(
+                template_id=self.template.number, task_id=self.task_id, flat_args=self.flat_args, depth=self.depth, args=self.args
+            )
+            self.args = ()
+        return self._request
+
+    @property
+    def return_ids(self) -> list[bytes]:
+        """Made anew each time: a queue of a million tasks should not hold them."""
+        return return_ids(self.task_id, self.template.num_returns)
 
     @property
     def name(self) -> str:
@@ -61,6 +101,8 @@ class TaskManager:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self.pending: dict[bytes, PendingTask] = {}
+        # Pending, and cancelled: their ends other than by a reply are TaskCancelledErrors.
+        self.cancelled: set[bytes] = set()
 
     def add(self, task: PendingTask) -> None:
         self.pending[task.task_id] = task
@@ -73,13 +115,16 @@ class TaskManager:
             self._retry(task)
             return
         core = self._core
-        if reply.has_inline:
+        if task.template.on_part is not None:
+            core.streams.complete(task, reply)
+        elif reply.has_inline:
             # The usual case, kept short.
-            object_id = task.return_ids[0]
+            object_id = task.task_id + _FIRST
             if object_id in core.references:
                 core.memory_store.put_inline(object_id, reply.inline_metadata, reply.inline_data)
-        for returned in reply.returns:
-            self._store_return(returned, core)
+        else:
+            for returned in reply.returns:
+                self._store_return(returned, core)
         if reply.borrowed:
             self._note_borrows(reply, executor)
         self._finish(task)
@@ -95,6 +140,8 @@ class TaskManager:
             # Nobody waits for it any more.
             if returned.in_plasma:
                 core.free_in_stores(object_id, [returned.node_id])
+            elif returned.value.metadata == serialization.ERROR:
+                core.unhandled.note(object_id, returned.value.data)
             return
         nested = returned.nested if returned.in_plasma else returned.value.nested
         if nested and not row.nested:
@@ -119,7 +166,9 @@ class TaskManager:
 
     def lost(self, task: PendingTask, error: Callable[[], BaseException]) -> None:
         """The worker is gone before it answered: again, or `error()`."""
-        if task.retries_left != 0:
+        if task.task_id in self.cancelled:
+            self.fail_cancelled(task)
+        elif task.retries_left != 0:
             self._retry(task)
         else:
             self.fail(task, error())
@@ -138,13 +187,23 @@ class TaskManager:
         serialized = serialization.serialize_error(error)
         self.fail_serialized(task, serialized.metadata, serialized.to_bytes())
 
+    def fail_cancelled(self, task: PendingTask) -> None:
+        """It was cancelled and did not run, or its worker was ended for it."""
+        self.fail(task, TaskCancelledError(task.task_id.hex()))
+
     def fail_serialized(self, task: PendingTask, metadata: bytes, data: bytes) -> None:
         for object_id in task.return_ids:
             if object_id in self._core.references:
                 self._core.memory_store.put_inline(object_id, metadata, data)
+            else:
+                self._core.unhandled.note(object_id, data)
+        if task.template.on_part is not None:
+            self._core.streams.fail(task, metadata, data)
         self._finish(task)
 
     def _finish(self, task: PendingTask) -> None:
+        if self.cancelled:
+            self.cancelled.discard(task.task_id)
         if self.pending.pop(task.task_id, None) is not None and task.arg_ids:
             self._core.references.remove_submitted(task.arg_ids)
 
@@ -153,7 +212,7 @@ class TaskManager:
     def resolve(self, task: PendingTask, when_ready: Callable[[PendingTask], None]) -> None:
         """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification."""
         unresolved = []
-        for arg in task.request.args:
+        for arg in task.request.args if task.has_args else ():
             if arg.WhichOneof("arg") == "reference":
                 object_id = arg.reference.object_id
                 self._core.ownership.ask_owner(object_id)
@@ -165,7 +224,8 @@ class TaskManager:
 
         def one_ready() -> None:
             task.num_unresolved -= 1
-            if task.num_unresolved == 0:
+            # Else it failed meanwhile: cancelled, or the node is gone.
+            if task.num_unresolved == 0 and task.task_id in self.pending:
                 self._inline(task)
                 when_ready(task)
 
@@ -182,6 +242,9 @@ class TaskManager:
             if entry is None or not entry.ready:
                 continue
             if entry.data is not None:
+                if entry.metadata == serialization.ERROR:
+                    # The task is told, and fails with it.
+                    entry.is_seen = True
                 nested = self._core.ownership.references_inside(arg.reference.object_id)
                 arg.value.CopyFrom(common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested))
             elif entry.locations:

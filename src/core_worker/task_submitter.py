@@ -17,6 +17,7 @@ that one ends. A worker answers each task before it starts the next, so that aft
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,8 @@ class TaskSubmitter:
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
         """The queue of tasks like this one; looked up once per remote function."""
         strategy = options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
-        key = (options.resources, strategy, options.runtime_env)
+        # A worker that ends after its call is no place to push others to.
+        key = (options.resources, strategy, options.runtime_env, bool(options.max_calls))
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = SchedulingQueue(options)
@@ -156,7 +158,8 @@ class TaskSubmitter:
         for lease in queue.leases.values():
             if len(lease.tasks) < 2:
                 continue
-            if lease.tasks[0] is lease.seen_first and not lease.gives_back:
+            if lease.tasks[0] is lease.seen_first:
+                # Also where it gave something back: what was pushed meanwhile came after that, and the first may wait for it.
                 lease.gives_back = True
                 lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
             lease.seen_first = lease.tasks[0]
@@ -243,6 +246,10 @@ class TaskSubmitter:
             return
         queue.idle.append(lease)
         lease.linger = self._core.reactor.call_later(LINGER_S, lambda: self._give_back(lease))
+        self._cancel_requests(queue)
+
+    def _cancel_requests(self, queue: SchedulingQueue) -> None:
+        """Nothing waits for what was asked for."""
         for lease_id, raylet in list(queue.requested.items()):
             raylet.CancelWorkerLease.start(
                 raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None
@@ -251,12 +258,13 @@ class TaskSubmitter:
     def _give_back(self, lease: Lease) -> None:
         if lease in lease.queue.idle:
             lease.queue.idle.remove(lease)
-            self._drop(lease, dispose=False)
+            self._drop(lease)
 
-    def _drop(self, lease: Lease, dispose: bool) -> None:
+    def _drop(self, lease: Lease, **end: bool) -> None:
+        """end: `dispose` or `leaving`, of ReturnWorkerRequest."""
         lease.is_over = True
         del lease.queue.leases[lease.lease_id]
-        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, dispose=dispose))
+        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, **end))
 
     # ---- tasks
 
@@ -288,11 +296,12 @@ class TaskSubmitter:
             queue.run_us = reply.run_us if queue.run_us is None else 0.8 * queue.run_us + 0.2 * reply.run_us
             self._core.tasks.complete(task, reply, lease.address)
         else:
-            queue.tasks.appendleft(task)
+            self._again(queue, task)
         if lease.is_over:
             return
         if reply.worker_exiting or reply.status == WRONG_WORKER:
-            self._drop(lease, dispose=True)
+            # Not told to end: others may need what it owns, and its answer may be on its way still.
+            self._drop(lease, leaving=True)
             self._pump(queue)
         elif not lease.tasks:
             lease.gives_back = False
@@ -308,11 +317,32 @@ class TaskSubmitter:
     def _on_worker_lost(self, lease: Lease, task: PendingTask) -> None:
         """The worker ran `task`; what it was sent behind that one was not started."""
         if lease.is_over:
-            lease.queue.tasks.appendleft(task)
+            self._again(lease.queue, task)
         else:
             self._drop(lease, dispose=True)
             self._core.tasks.lost(task, WorkerCrashedError)
         self._pump(lease.queue)
+
+    def _again(self, queue: SchedulingQueue, task: PendingTask) -> None:
+        """A pushed task did not start: it is the next one, unless it was cancelled meanwhile."""
+        if task.task_id in self._core.tasks.cancelled:
+            self._core.tasks.fail_cancelled(task)
+        else:
+            queue.tasks.appendleft(task)
+
+    def cancel(self, task: PendingTask, request: Any) -> None:
+        """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that was pushed."""
+        for queue in self._queues.values():
+            for lease in queue.leases.values():
+                if task in lease.tasks:
+                    lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
+                    return
+            with contextlib.suppress(ValueError):
+                queue.tasks.remove(task)
+                if not queue.tasks:
+                    self._cancel_requests(queue)
+                break
+        self._core.tasks.fail_cancelled(task)
 
     def describe(self) -> list[dict[str, Any]]:
         """What waits and what is leased, for DumpState."""

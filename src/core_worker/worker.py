@@ -8,6 +8,7 @@ Usually forked from the template (template.py), which calls run_worker. By hand,
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -22,8 +23,9 @@ from ray_mono.core_worker import current
 from ray_mono.core_worker.config import WorkerConfig
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.core_worker import CoreWorker
-from ray_mono.core_worker.executor import TITLE, Executor
+from ray_mono.core_worker.executor import Executor
 from ray_mono.core_worker.membership import Membership
+from ray_mono.core_worker.task_failure import TITLE
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc import auth
 
@@ -51,6 +53,8 @@ def run_worker(config: WorkerConfig) -> NoReturn:
         os._exit(1)
     jobs = _Jobs(core)
     executor = Executor(core, jobs.bind)
+    core.executor = executor
+    signal.signal(signal.SIGINT, executor.interrupts.on_signal)
     current.set(core)
     core.getter.tells_raylet = True
     core.getter.before_blocking = executor.give_back_all
@@ -109,11 +113,16 @@ class _Jobs:
                 self._pending_runs.append(key)
 
     def _apply(self, job_config: dict[str, Any]) -> None:
-        """sys_path: the driver's script directory first, as it is on the driver. env_vars: of the job."""
+        """sys_path: the driver's script directory first, as it is on the driver. setup: what to call, as "module:function"."""
         for path in reversed(job_config.get("sys_path", [])):
             if path not in sys.path:
                 sys.path.insert(0, path)
         os.environ.update(job_config.get("env_vars", {}))
+        self._core.runtime_env = json.dumps(job_config.get("runtime_env") or {})
+        self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
+        for name in job_config.get("setup", []):
+            module_name, _, function_name = name.partition(":")
+            getattr(importlib.import_module(module_name), function_name)(job_config)
 
 
 def main() -> int:

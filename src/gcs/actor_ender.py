@@ -1,14 +1,16 @@
 """The shell that ends the workers of actors.
 
 Without force the worker itself is asked, to finish the calls it has queued first; by force its raylet is, which can always kill. A raylet
-that cannot be reached is asked again until it answers or its node is dead, so that no actor outlives its row.
+that cannot be reached is asked again until it answers or its node is dead, so that no actor outlives its row. Then `on_killed` is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
+from ray_mono.common.ids import WorkerID
 from ray_mono.gcs.actor_effects import EndWorker
 from ray_mono.gcs.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
@@ -22,9 +24,12 @@ logger = logging.getLogger(__name__)
 class ActorEnder:
     """Carries out EndWorker."""
 
-    def __init__(self, environment: Environment, nodes: NodeManager) -> None:
+    def __init__(
+        self, environment: Environment, nodes: NodeManager, on_killed: Callable[[WorkerID], None]
+    ) -> None:
         self._environment = environment
         self._nodes = nodes
+        self._on_killed = on_killed
 
     def end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
         """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
@@ -38,6 +43,10 @@ class ActorEnder:
             except RpcError as error:
                 # Dead already, or deaf: its raylet knows how to tell, and what to do.
                 logger.info("worker %s did not answer Exit: %s", effect.worker_id.hex(), error)
+        await self._have_killed(effect)
+        self._on_killed(effect.worker_id)
+
+    async def _have_killed(self, effect: EndWorker) -> None:
         while (info := self._nodes.alive(effect.node_id)) is not None:
             try:
                 await self._ask_raylet(effect, f"{info.host}:{info.node_manager_port}")

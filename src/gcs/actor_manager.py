@@ -61,6 +61,8 @@ class ActorManager:
         self._by_worker: dict[WorkerID, ActorID] = {}
         # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
         self._owned: dict[WorkerID, dict[ActorID, None]] = {}
+        # Workers on which an earlier GCS had begun a creation, on their way out: only then their actors are placed again.
+        self._half_made: set[WorkerID] = set()
         # Invariant: exactly the dead actors, in the order of their deaths.
         self._dead: dict[ActorID, None] = {}
 
@@ -106,8 +108,8 @@ class ActorManager:
         return [RowChanged(actor), self._place(actor)]
 
     def restore(self, actors: Iterable[Actor]) -> list[Effect]:
-        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended: nobody waits for it.
-        One that was asked to end is asked again: it may not have heard."""
+        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended (nobody waits for it) before
+        its actor begins anew. One that was asked to end is asked again: it may not have heard."""
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
             self._actors[actor.actor_id] = actor
@@ -121,13 +123,10 @@ class ActorManager:
                 effects += self._end_worker(actor, actor.ending, force=False)
             if not actor.is_waiting_for_place:
                 continue
-            ended = self._end_worker(
-                actor, Death(DeathKind.KILLED, "the GCS restarted while the actor was being created")
-            )
+            death = Death(DeathKind.KILLED, "the GCS restarted while the actor was being created")
+            effects += self._end_worker(actor, death) or [self._place(actor)]
             if actor.worker_id is not None:
-                actor = self._save(actor, node_id=None, worker_id=None)
-                effects.append(RowChanged(actor, announced=False))
-            effects += [*ended, self._place(actor)]
+                self._half_made.add(actor.worker_id)
         dead = [actor for actor in self._actors.values() if actor.state is ActorState.DEAD]
         self._dead = dict.fromkeys(
             actor.actor_id for actor in sorted(dead, key=lambda actor: actor.end_time_s)
@@ -159,6 +158,13 @@ class ActorManager:
             return []
         return [RowChanged(self._save(actor, node_id=None, worker_id=None), announced=False)]
 
+    def half_made_ended(self, worker_id: WorkerID) -> list[Effect]:
+        """A worker that `restore` ended is gone: its actor is placed again, and no restart is spent. Empty for other workers."""
+        actor_id = self._by_worker.get(worker_id)
+        if actor_id is None or worker_id not in self._half_made:
+            return []
+        return [*self.given_back(actor_id, worker_id), self._place(self._actors[actor_id])]
+
     def created(self, actor_id: ActorID, worker_id: WorkerID) -> list[Effect]:
         """The constructor returned."""
         actor = self._of_worker(actor_id, worker_id)
@@ -187,7 +193,9 @@ class ActorManager:
         effects: list[Effect] = []
         actor_id = self._by_worker.get(worker_id)
         if actor_id is not None:
-            effects += self._lose_worker(self._actors[actor_id], death, now_s)
+            effects += self.half_made_ended(worker_id) or self._lose_worker(
+                self._actors[actor_id], death, now_s
+            )
         return effects + self._end_owned(
             worker_id, f"its owner, worker {worker_id.hex()}, died: {death.message}", now_s
         )
@@ -203,8 +211,8 @@ class ActorManager:
         for owner in owners:
             effects += self._end_owned(owner, f"its owner died with node {node_id.hex()}", now_s)
         for actor in self._living():
-            if actor.node_id == node_id:
-                effects += self._lose_worker(actor, death, now_s)
+            if actor.node_id == node_id and actor.worker_id is not None:
+                effects += self.half_made_ended(actor.worker_id) or self._lose_worker(actor, death, now_s)
         return effects
 
     def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:

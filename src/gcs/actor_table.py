@@ -88,6 +88,9 @@ class ActorTable:
         if actor_id not in self._current:
             return
         self._shown[actor_id] = info
+        if info.state == common_pb2.DEAD:
+            # Nothing changes any more, and thousands of the dead are kept: one message for both.
+            self._current[actor_id] = info
         for watcher in self._watchers.pop(actor_id, []):
             if not watcher.done():
                 watcher.set_result(info)

@@ -52,7 +52,9 @@ class Cluster:
         self.scheduler = ActorScheduler(
             environment, self.actors, self.actor_table, self.nodes, self.apply, self._warn_driver
         )
-        self._ender = ActorEnder(environment, self.nodes)
+        self._ender = ActorEnder(
+            environment, self.nodes, lambda worker_id: self.apply(self.actors.half_made_ended(worker_id))
+        )
         self._peers.on_end(self.health.hint_address)
 
     # ---- nodes

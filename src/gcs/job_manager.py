@@ -23,7 +23,7 @@ class JobManager:
 
     def restore(self, rows: Iterable[common_pb2.JobInfo], next_number: int) -> None:
         """Takes over the rows and the counter of an earlier GCS."""
-        for info in sorted(rows, key=lambda info: (info.end_time_s, info.job_id)):
+        for info in sorted(rows, key=lambda info: (info.end_time_s, JobID(info.job_id).int())):
             jobs = self._finished if info.is_finished else self._running
             jobs[JobID(info.job_id)] = info
         self.next_number = next_number

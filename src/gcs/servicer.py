@@ -16,6 +16,7 @@ from ray_mono.gcs.actor_table import unknown_actor
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.node_manager import NodeIsDead, UnknownNode
 from ray_mono.gcs.pubsub import Message
+from ray_mono.gcs.task_event_log import TaskEventLog
 from ray_mono.gcs.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -47,6 +48,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         self._writes = writes
         self._cluster_info = cluster_info
         self._dump_state = dump_state
+        self._task_events = TaskEventLog()
 
     async def GetClusterInfo(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.ClusterInfo:
         await self._writes.flushed()
@@ -304,6 +306,19 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
             )
         self._cluster.subscriptions.publish(message.channel, message.key, message.payload)
         return common_pb2.Empty()
+
+    # ---- task events
+
+    async def AddTaskEvents(self, request: gcs_pb2.TaskEvents, context: CallContext) -> common_pb2.Empty:
+        self._task_events.add(request)
+        return common_pb2.Empty()
+
+    async def GetTaskEvents(
+        self, request: gcs_pb2.GetTaskEventsRequest, context: CallContext
+    ) -> gcs_pb2.GetTaskEventsReply:
+        return gcs_pb2.GetTaskEventsReply(
+            batches=self._task_events.of_job(request.job_id), dropped=self._task_events.dropped
+        )
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._dump_state()))

@@ -13,9 +13,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import mmap
 import os
 from pathlib import Path
+
+from ray_mono.common.mapped_file import MappedFile
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,7 @@ class MemoryFile:
         check_room(path, capacity_bytes)
         self._fd = _open_fresh(path)
         os.ftruncate(self._fd, capacity_bytes)
-        self._map = mmap.mmap(self._fd, capacity_bytes)
-        self._view = memoryview(self._map)
+        self._mapped = MappedFile(self._fd, capacity_bytes)
 
     def extend(self, until_bytes: int) -> bool:
         until_bytes = min(until_bytes, self.capacity_bytes)
@@ -52,18 +52,17 @@ class MemoryFile:
         return True
 
     def view(self, offset: int, length: int) -> memoryview:
-        return self._view[offset : offset + length]
+        return self._mapped.view[offset : offset + length]
+
+    def prepare(self, offset: int, length: int) -> None:
+        self._mapped.prepare(offset, length)
 
     def close(self) -> None:
         """Removes the name. Clients that still have it mapped keep the memory until they end."""
         if self._fd < 0:
             return
         _unlink_if_same(self.path, self._fd)
-        self._view.release()
-        try:
-            self._map.close()
-        except BufferError:
-            pass  # a transfer's slice is alive; the mapping goes with the process
+        self._mapped.close()
         os.close(self._fd)
         self._fd = -1
 

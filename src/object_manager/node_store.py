@@ -183,14 +183,14 @@ class NodeStore:
 
     # ---- for the fetcher
 
-    def place_copy(self, object_id: ObjectKey, header: ObjectHeader) -> memoryview | None:
-        """Memory for a copy that arrives; None where there is no room now. Raises ObjectExists; StoreFull where it never fits."""
+    def place_copy(self, object_id: ObjectKey, header: ObjectHeader) -> int | None:
+        """Offset of memory for a copy that arrives; None where there is no room now. Raises ObjectExists; StoreFull where it never fits."""
         allocation = self.store.create(
             object_id, header.size_bytes, header.metadata, header.owner, TRANSFERS, is_primary=False
         )
         if isinstance(allocation, Granted):
             self._backing.keep_ahead()
-            return self.memory.view(allocation.offset, header.size_bytes)
+            return allocation.offset
         if isinstance(allocation, NeedsBacking):
             self._backing.extend(allocation.until_bytes)
         return None

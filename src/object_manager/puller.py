@@ -37,6 +37,7 @@ class CopyLanding:
         self.header: ObjectHeader | None = None
         self._node_store = node_store
         self._memory: memoryview | None = None
+        self._offset = 0  # of the memory in the store
 
     @property
     def has_memory(self) -> bool:
@@ -52,8 +53,14 @@ class CopyLanding:
     def take_memory(self) -> memoryview | None:
         """Asks the store for room where that is not there yet."""
         if self._memory is None and self.header is not None:
-            self._memory = self._node_store.place_copy(self.object_id, self.header)
+            offset = self._node_store.place_copy(self.object_id, self.header)
+            if offset is not None:
+                self._offset = offset
+                self._memory = self._node_store.memory.view(offset, self.header.size_bytes)
         return self._memory
+
+    def prepare(self, start: int, count: int) -> None:
+        self._node_store.memory.prepare(self._offset + start, count)
 
 
 class Puller:

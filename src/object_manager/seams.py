@@ -28,6 +28,10 @@ class SharedMemory(Protocol):
         """The bytes [offset, offset + length), writable; backed ones only."""
         ...
 
+    def prepare(self, offset: int, length: int) -> None:
+        """Touches these pages, all at once, so that writing them is fast. Backed ones only. From any thread."""
+        ...
+
     def close(self) -> None:
         """Gives everything back, the file's name included."""
         ...
@@ -63,6 +67,10 @@ class Landing(Protocol):
     def place(self, header: ObjectHeader) -> memoryview | None:
         """Called once per fetch, before the first byte: the object's memory, or None where there is no room.
         Raises TransferFailed where the header contradicts an earlier one."""
+        ...
+
+    def prepare(self, start: int, count: int) -> None:
+        """Makes bytes [start, start + count) of the object's memory ready to be written. From any thread."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from ray_mono.object_manager.bulk_receive import BulkReceive
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey, WorkerKey
 from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 # Of one message: 64 KiB of ids.
 _FREES_PER_MESSAGE = 2000
+# Smaller ones arrive before a thread has started.
+_IN_THREAD_BYTES_MIN = 1 << 20
 
 
 @dataclass
@@ -98,15 +101,28 @@ class TcpTransferStreams:
         if message.length != missing_bytes:
             raise WireError(f"it offers {message.length} bytes, {missing_bytes} are missing")
 
-        def progress(count: int) -> None:
-            landing.received_bytes += count
-            self.received_bytes += count
-
-        rest = memory[landing.received_bytes :]
-        count = await receive_into(sock, rest, self._config.idle_transfer_timeout_s, progress)
-        if count < missing_bytes:
+        await self._receive(sock, memory[landing.received_bytes :], landing)
+        if landing.received_bytes < header.size_bytes:
             raise WireError(f"the connection ended after {landing.received_bytes} of {header.size_bytes} bytes")
         return True, True
+
+    async def _receive(self, sock: socket.socket, memory: memoryview, landing: Landing) -> None:
+        timeout_s = self._config.idle_transfer_timeout_s
+        start = landing.received_bytes
+        if len(memory) < _IN_THREAD_BYTES_MIN:
+
+            def progress(count: int) -> None:
+                landing.received_bytes += count
+                self.received_bytes += count
+
+            await receive_into(sock, memory, timeout_s, progress)
+            return
+        reception = BulkReceive(sock, memory, timeout_s, lambda at, count: landing.prepare(start + at, count))
+        try:
+            await reception
+        finally:
+            landing.received_bytes += reception.received_bytes
+            self.received_bytes += reception.received_bytes
 
     async def _free(self, sock: socket.socket, object_ids: Sequence[ObjectKey]) -> tuple[None, bool]:
         objects = [object_manager_pb2.ObjectFree(object_id=object_id) for object_id in object_ids]

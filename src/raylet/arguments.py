@@ -31,6 +31,7 @@ class Arguments:
     config: RayletConfig
     secret: str
     worker_module: str
+    template_fd: int | None = None
     exit_grace_s: float = WORKER_EXIT_GRACE_S
 
 
@@ -44,11 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--gcs-address", required=True, metavar="ADDRESS", help='"host:port" or "unix:/path"')
     add("--node-id", metavar="HEX", help="28 bytes in hex (default: a random one)")
-    add(
-        "--socket",
-        metavar="PATH",
-        help="Unix socket for workers and drivers (default: SESSION_DIR/sockets/raylet)",
-    )
+    socket_help = "Unix socket for workers and drivers (default: SESSION_DIR/sockets/raylet)"
+    add("--socket", metavar="PATH", help=socket_help)
     add(
         "--host",
         default="127.0.0.1",
@@ -93,6 +91,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--idle-worker-timeout-s", type=float, default=RayletConfig.idle_worker_timeout_s, metavar="S")
     add(
+        "--template-fd",
+        type=int,
+        metavar="N",
+        help="socket to the --command-fd of a worker template that was started beside the raylet",
+    )
+    add(
         "--worker-module",
         default="",
         metavar="MODULE:FUNCTION",
@@ -109,7 +113,11 @@ def parse_arguments(arguments: list[str] | None = None) -> Arguments:
         parser.error("--session-dir is missing: workers write their logs to its logs/")
     try:
         return Arguments(
-            parsed, make_config(parsed), find_secret(None, parsed.session_dir), parsed.worker_module
+            parsed,
+            make_config(parsed),
+            find_secret(None, parsed.session_dir),
+            parsed.worker_module,
+            parsed.template_fd,
         )
     except (ValueError, SecretFileError, SecretNotFoundError) as error:
         parser.error(str(error))

@@ -9,6 +9,8 @@ connection ended may live on, and is killed then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess
@@ -69,3 +71,9 @@ def death_cause(
         message = client.ordered_cause.message or message
     cause.message = message
     return cause
+
+
+def remove_socket(client: ClientProcess, session_dir: str) -> None:
+    """A driver that was killed leaves the socket that membership.py made for it; the template sees to those of workers."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))

@@ -3,9 +3,9 @@
 The raylet sees only WorkerLauncher; the simulator puts its own in its place. A worker is named by its startup
 token, never by its pid: pids are reused, and only the template, the parent, knows which are still its own.
 
-TemplateLauncher keeps one template running. Orders that come before it is warm wait for it. When it dies its
-workers die with it (they asked the kernel for that); each is reported, and another template is started, after
-a pause that grows while templates fail.
+TemplateLauncher keeps one template running; the first may be one that was started beside the raylet. Orders
+that come before it is warm wait for it. When it dies its workers die with it (they asked the kernel for that);
+each is reported, and another template is started, after a pause that grows while templates fail.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -86,18 +87,59 @@ class WorkerLauncher(Protocol):
         ...
 
 
+class TemplateProcess(Protocol):
+    """What the launcher does with a template, as subprocess.Popen has it."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        ...
+
+    def kill(self) -> None: ...
+
+
+class AdoptedTemplate:
+    """TemplateProcess that is the child of another, who waits for it. Until it has said who it is it cannot be
+    watched.
+    """
+
+    def __init__(self) -> None:
+        self.returncode: int | None = None
+        self._pidfd = -1
+
+    def watch(self, pid: int) -> None:
+        """pid: its own word. Raises OSError where no such process is left."""
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and (self._pidfd < 0 or select.select([self._pidfd], [], [], 0)[0]):
+            # How it ended only its parent knows.
+            self.returncode = 0
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
 class TemplateLauncher:
     """WorkerLauncher by a template process."""
 
-    def __init__(self, command: Sequence[str], log_prefix: str, exit_grace_s: float) -> None:
+    def __init__(
+        self, command: Sequence[str], log_prefix: str, exit_grace_s: float, first_fd: int | None = None
+    ) -> None:
         """command: the template's, without --command-fd and --exit-grace-s. log_prefix: of the workers'
-        files, in the session directory.
+        files, in the session directory. first_fd: of a socket to a template that runs already.
         """
         self._command = list(command)
+        self._first_fd = first_fd
         self._log_prefix = log_prefix
         self._exit_grace_s = exit_grace_s
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
-        self._template: subprocess.Popen[bytes] | None = None
+        self._template: TemplateProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         # Orders that no warm template has taken yet, and tokens of living workers with their pids (0: not
         # forked yet).
@@ -144,12 +186,17 @@ class TemplateLauncher:
                 return
             pause_s = RESTART_FIRST_S if self._is_warm else min(2 * pause_s, RESTART_MAX_S)
             await self._await_end(template, END_MARGIN_S)
-            message = f"the worker template {_describe_end(template.returncode)}"
+            message = f"the worker template {_describe_end(template.returncode or None)}"
             logger.error("%s; its workers end with it; another is started in %.1f s", message, pause_s)
             self._template_ended(message)
             await asyncio.sleep(pause_s)
 
-    async def _start_template(self) -> tuple[subprocess.Popen[bytes], asyncio.StreamReader]:
+    async def _start_template(self) -> tuple[TemplateProcess, asyncio.StreamReader]:
+        if self._first_fd is not None:
+            sock, self._first_fd = socket.socket(fileno=self._first_fd), None
+            self._template = AdoptedTemplate()
+            reader, self._writer = await asyncio.open_unix_connection(sock=sock)
+            return self._template, reader
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = ["--command-fd", str(theirs.fileno()), "--exit-grace-s", str(self._exit_grace_s)]
@@ -176,6 +223,8 @@ class TemplateLauncher:
         kind = event.WhichOneof("event")
         if kind == "ready":
             self._is_warm = True
+            if isinstance(self._template, AdoptedTemplate):
+                self._template.watch(event.ready.pid)
             orders, self._pending = self._pending, {}
             for order in orders.values():
                 self._fork(order)
@@ -204,15 +253,16 @@ class TemplateLauncher:
         for token, pid in ended.items():
             self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
 
-    async def _await_end(self, template: subprocess.Popen[bytes], timeout_s: float) -> None:
+    async def _await_end(self, template: TemplateProcess, timeout_s: float) -> None:
         """Waits for the process, whose socket has ended or is about to; kills it after timeout_s."""
         for _ in range(int(timeout_s / END_POLL_S)):
             if template.poll() is not None:
                 return
             await asyncio.sleep(END_POLL_S)
-        logger.warning("the worker template, pid %d, does not end: killing it", template.pid)
+        logger.warning("the worker template does not end: killing it")
         template.kill()
-        template.wait()
+        while template.poll() is None:
+            await asyncio.sleep(END_POLL_S)
 
     def _fork(self, order: WorkerOrder) -> None:
         self._living[order.startup_token] = 0

@@ -116,9 +116,9 @@ class LeaseManager:
             *self._schedule(now_s),
         ]
 
-    def return_lease(self, lease_id: bytes, dispose: bool, now_s: float) -> list[Effect]:
+    def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
         """The requester is done with the worker; `dispose` (and an actor's lease always) ends the process
-        instead of reusing it.
+        instead of reusing it; one that is `leaving` ends by itself.
         """
         lease = self._leases.get(lease_id)
         worker = self._worker_of(lease)
@@ -126,7 +126,10 @@ class LeaseManager:
             return []
         if dispose or worker.state is WorkerState.ACTOR:
             return self._pool.end(worker, EndMode.TERMINATE, "it was given back not to be used again", now_s)
-        self._pool.give_back(worker, now_s)
+        if leaving:
+            self._pool.leaves(worker, now_s)
+        else:
+            self._pool.give_back(worker, now_s)
         self._drop(lease)
         effects: list[Effect] = []
         if lease.request.job_id in self._finished_jobs:
@@ -172,7 +175,9 @@ class LeaseManager:
         self._pool.refused_to_end(worker_id, now_s)
         return self._schedule(now_s)
 
-    def worker_blocked(self, worker_id: bytes, lease_id: bytes, is_blocked: bool, now_s: float) -> list[Effect]:
+    def worker_blocked(
+        self, worker_id: bytes, lease_id: bytes, is_blocked: bool, now_s: float
+    ) -> list[Effect]:
         """The task that runs under the lease waits in get or wait, or runs on. A notice of an earlier lease says nothing about this one."""
         worker = self._pool.get(worker_id)
         if worker is None or worker.lease_id is None or (lease_id and lease_id != worker.lease_id):

@@ -31,7 +31,7 @@ from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.config import RayletConfig
-from ray_mono.raylet.deaths import Exits, death_cause
+from ray_mono.raylet.deaths import Exits, death_cause, remove_socket
 from ray_mono.raylet.dump import dump_raylet
 from ray_mono.raylet.effects import Effect, EndWorker, Granted, Rejected, SpilledBack, StartWorker, WarnJob
 from ray_mono.raylet.gcs_client import GcsClient
@@ -252,7 +252,7 @@ class Raylet:
             if self._answers.forget(request.lease_id, answer):
                 self.apply(self.leases.cancel(request.lease_id, self.clock.time_s()))
             elif answer.done() and not answer.cancelled() and answer.result().HasField("grant"):
-                self.return_lease(request.lease_id, dispose=False)
+                self.return_lease(request.lease_id)
             raise
 
     def cancel_lease(self, lease_id: bytes) -> bool:
@@ -261,8 +261,8 @@ class Raylet:
         self.apply(effects)
         return bool(effects)
 
-    def return_lease(self, lease_id: bytes, dispose: bool) -> None:
-        self.apply(self.leases.return_lease(lease_id, dispose, self.clock.time_s()))
+    def return_lease(self, lease_id: bytes, dispose: bool = False, leaving: bool = False) -> None:
+        self.apply(self.leases.return_lease(lease_id, dispose, leaving, self.clock.time_s()))
 
     # ---- what workers and drivers say, and their ends
 
@@ -320,6 +320,7 @@ class Raylet:
         if worker is not None and worker.binding is not None:
             process.job_id = worker.binding.job_id
         if process.is_driver:
+            remove_socket(process, self.config.session_dir)
             self.apply(self.leases.job_finished(process.job_id, self.clock.time_s()))
         else:
             self.apply(self.leases.worker_died(process.worker_id, reason, self.clock.time_s()))
@@ -369,7 +370,9 @@ class Raylet:
 
 async def serve(service: Service, arguments: Arguments) -> None:
     config = arguments.config
-    launcher = TemplateLauncher(template_command(arguments), "logs/worker-", arguments.exit_grace_s)
+    launcher = TemplateLauncher(
+        template_command(arguments), "logs/worker-", arguments.exit_grace_s, arguments.template_fd
+    )
     raylet = Raylet(config, FramedTransport(arguments.secret), launcher, SystemClock(), system_rng())
 
     async def end() -> None:

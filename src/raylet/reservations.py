@@ -11,13 +11,13 @@ from ray_mono.raylet.leases import Binding, Lease
 
 
 class Reservations:
-    """By binding, because a bound worker serves only its own; there are few bindings (jobs times
-    environments).
+    """By binding, because a bound worker serves only its own, and apart for actors, which no bound worker
+    serves; there are few bindings (jobs times environments).
     """
 
     def __init__(self) -> None:
         # Invariant: no empty group; _length counts the leases in them.
-        self._groups: dict[Binding, OrderedDict[bytes, Lease]] = {}
+        self._groups: dict[tuple[Binding, bool], OrderedDict[bytes, Lease]] = {}
         self._length = 0
 
     def __len__(self) -> int:
@@ -28,18 +28,22 @@ class Reservations:
             yield from group.values()
 
     def add(self, lease: Lease) -> None:
-        self._groups.setdefault(lease.request.binding, OrderedDict())[lease.lease_id] = lease
+        self._groups.setdefault(_group(lease), OrderedDict())[lease.lease_id] = lease
         self._length += 1
 
     def remove(self, lease: Lease) -> None:
         """Raises KeyError where it does not wait here."""
-        binding = lease.request.binding
-        del self._groups[binding][lease.lease_id]
+        group = _group(lease)
+        del self._groups[group][lease.lease_id]
         self._length -= 1
-        if not self._groups[binding]:
-            del self._groups[binding]
+        if not self._groups[group]:
+            del self._groups[group]
 
-    def next(self, can_serve: Callable[[Binding], bool]) -> Lease | None:
-        """The oldest that a worker is there for; stays in place."""
-        heads = [next(iter(group.values())) for binding, group in self._groups.items() if can_serve(binding)]
+    def next(self, can_serve: Callable[[Binding, bool], bool]) -> Lease | None:
+        """The oldest that a worker is there for; stays in place. can_serve(binding, for_actor)."""
+        heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
         return min(heads, key=lambda lease: lease.number, default=None)
+
+
+def _group(lease: Lease) -> tuple[Binding, bool]:
+    return lease.request.binding, lease.request.for_actor

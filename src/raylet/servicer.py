@@ -85,7 +85,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def ReturnWorker(
         self, request: raylet_pb2.ReturnWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:
-        self._raylet.return_lease(request.lease_id, request.dispose)
+        self._raylet.return_lease(request.lease_id, request.dispose, request.leaving)
         return common_pb2.Empty()
 
     async def KillWorker(

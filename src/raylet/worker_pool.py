@@ -2,7 +2,9 @@
 
 Workers start without a job and are bound by their first lease to its job and runtime environment; from then
 on they serve only that (their sys.path, modules and environment are the job's). `take` prefers the worker of
-that binding that was used last, whose caches are warm, then one that is not bound yet.
+that binding that was used last, whose caches are warm, then one that is not bound yet. An actor gets one that
+was never used: its worker ends with it, and with a used one would end what earlier tasks left behind there
+(objects that it owns).
 
 How many: one start per lease that waits for a worker and finds none starting, and enough beside actors to
 keep `prestart` of them; never more than `startup_concurrency` starting at once. Idle workers above
@@ -67,13 +69,13 @@ class WorkerPool:
 
     # ---- workers for leases
 
-    def can_serve(self, binding: Binding) -> bool:
+    def can_serve(self, binding: Binding, for_actor: bool = False) -> bool:
         """Whether `take` would find a worker."""
-        return bool(self._idle.get(binding) or self._idle.get(None))
+        return bool(self._candidates(binding, for_actor))
 
     def take(self, binding: Binding, lease_id: bytes, for_actor: bool, now_s: float) -> Worker:
         """Gives an idle worker to a lease. Raises RuntimeError where `can_serve` is false."""
-        idle = self._idle.get(binding) or self._idle.get(None)
+        idle = self._candidates(binding, for_actor)
         if not idle:
             raise RuntimeError(f"no idle worker for {binding}")
         worker = self._workers[next(reversed(idle))]
@@ -84,11 +86,19 @@ class WorkerPool:
         self._num_actors += for_actor
         return worker
 
+    def _candidates(self, binding: Binding, for_actor: bool) -> dict[bytes, None] | None:
+        return (None if for_actor else self._idle.get(binding)) or self._idle.get(None)
+
     def give_back(self, worker: Worker, now_s: float) -> None:
         """A lease ended and its worker may serve another."""
         worker.step(WorkerEvent.GIVEN_BACK, now_s)
         worker.lease_id = None
         self._remember_idle(worker)
+
+    def leaves(self, worker: Worker, now_s: float) -> None:
+        """A lease ended with the last call that its worker takes."""
+        worker.step(WorkerEvent.LEAVES, now_s)
+        worker.lease_id = None
 
     def end(self, worker: Worker, mode: EndMode, reason: str, now_s: float) -> list[Effect]:
         """Has a worker end; whatever it holds stays held until `died`."""
@@ -176,7 +186,9 @@ class WorkerPool:
                 effects += self.end(worker, EndMode.KILL, reason, now_s)
         idle = [self._workers[worker_id] for group in self._idle.values() for worker_id in group]
         beside_actors = sum(
-            1 for worker in self if worker.state not in (WorkerState.ACTOR, WorkerState.ENDING)
+            1
+            for worker in self
+            if worker.state not in (WorkerState.ACTOR, WorkerState.LEAVING, WorkerState.ENDING)
         )
         surplus = beside_actors - max(self._limits.soft_limit, self._limits.prestart)
         for worker in sorted(idle, key=lambda worker: (worker.since_s, worker.startup_token))[
@@ -187,12 +199,13 @@ class WorkerPool:
         return effects
 
     def job_finished(self, job_id: bytes, now_s: float) -> list[Effect]:
-        """Ends the idle workers that are bound to a job which is over."""
+        """Ends the workers without a lease that are bound to a job which is over."""
         bound = [
-            self._workers[worker_id]
-            for binding, group in self._idle.items()
-            if binding is not None and binding.job_id == job_id
-            for worker_id in group
+            worker
+            for worker in self
+            if worker.state in (WorkerState.IDLE, WorkerState.LEAVING)
+            and worker.binding is not None
+            and worker.binding.job_id == job_id
         ]
         return [
             effect for worker in bound for effect in self.end(worker, EndMode.KILL, "its job is over", now_s)

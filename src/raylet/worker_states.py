@@ -16,6 +16,7 @@ class WorkerState(enum.Enum):
     IDLE = "idle"
     LEASED = "leased"
     ACTOR = "actor"  # one lease for the rest of its life
+    LEAVING = "leaving"  # without a lease; ends by itself once nobody needs what it owns
     ENDING = "ending"  # told to end; the process may still run and holds what it held
     DEAD = "dead"
 
@@ -25,6 +26,7 @@ class WorkerEvent(enum.Enum):
     LEASED = "got a lease"
     LEASED_FOR_ACTOR = "became an actor"
     GIVEN_BACK = "given back"
+    LEAVES = "leaves"
     TOLD_TO_END = "told to end"
     REFUSED_TO_END = "refused to end"
     DIED = "died"
@@ -40,10 +42,13 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (_S.IDLE, _E.TOLD_TO_END): _S.ENDING,
     (_S.IDLE, _E.DIED): _S.DEAD,
     (_S.LEASED, _E.GIVEN_BACK): _S.IDLE,
+    (_S.LEASED, _E.LEAVES): _S.LEAVING,
     (_S.LEASED, _E.TOLD_TO_END): _S.ENDING,
     (_S.LEASED, _E.DIED): _S.DEAD,
     (_S.ACTOR, _E.TOLD_TO_END): _S.ENDING,
     (_S.ACTOR, _E.DIED): _S.DEAD,
+    (_S.LEAVING, _E.TOLD_TO_END): _S.ENDING,
+    (_S.LEAVING, _E.DIED): _S.DEAD,
     (_S.ENDING, _E.TOLD_TO_END): _S.ENDING,
     # Only one that was asked while idle may refuse: the others were not asked.
     (_S.ENDING, _E.REFUSED_TO_END): _S.IDLE,

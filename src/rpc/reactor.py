@@ -198,9 +198,14 @@ class Reactor:
 
     def interrupt(self) -> None:
         """For a SIGINT handler on the main thread: raises KeyboardInterrupt here and now where that is safe, else notes it for `wait`."""
-        if not self._is_shielded and not self.lock._is_owned():  # type: ignore[attr-defined]
+        if self.is_interruptible:
             raise KeyboardInterrupt
         self.interrupted = True
+
+    @property
+    def is_interruptible(self) -> bool:
+        """For a signal handler on the main thread: whether it may raise, and leaves nothing of ours half changed."""
+        return not self._is_shielded and not self.lock._is_owned()  # type: ignore[attr-defined]
 
     # ---- one turn
 

@@ -26,6 +26,7 @@ CONNECT_TIMEOUT_S = 10.0
 _REST = framing.HEADER_SIZE - 4
 
 OnDone = Callable[[Any, RpcError | None], None]
+OnPart = Callable[[Any], None]
 
 
 class ReactorChannel(ReactorSocket):
@@ -34,15 +35,19 @@ class ReactorChannel(ReactorSocket):
     def __init__(self, reactor: Reactor, address: str, secret: str) -> None:
         """Starts to connect to "unix:/path" or "host:port"; failing is told to the calls. Lock held."""
         self.address = address
-        self._pending: dict[int, tuple[Callable[[bytes], Any], OnDone]] = {}
-        self._streams: dict[int, tuple[Callable[[bytes], Any], Callable[[Any], None], Callable[[RpcError | None], None]]] = {}
+        self._pending: dict[int, tuple[Callable[[bytes], Any], OnDone, OnPart | None]] = {}
+        self._streams: dict[
+            int, tuple[Callable[[bytes], Any], Callable[[Any], None], Callable[[RpcError | None], None]]
+        ] = {}
         self._numbers = framing.MethodNumbers()
         self._next_id = 1
         self._reason = ""
         self._refused = False
         self._timer: Timer | None = None
         unix = address.startswith("unix:")
-        sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(
+            socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+        )
         super().__init__(reactor, sock, address)
         try:
             if unix:
@@ -70,12 +75,18 @@ class ReactorChannel(ReactorSocket):
         return len(self._pending)
 
     def unary_unary(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> ReactorMethod:
         return ReactorMethod(self, path, request_serializer, response_deserializer)
 
     def unary_stream(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> ReactorStream:
         return ReactorStream(self, path, request_serializer, response_deserializer)
 
@@ -96,7 +107,8 @@ class ReactorChannel(ReactorSocket):
         self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
         if len(payload) > framing.PAYLOAD_BYTES_MAX:
             raise RpcError(
-                StatusCode.INVALID_ARGUMENT, f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}"
+                StatusCode.INVALID_ARGUMENT,
+                f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}",
             )
         self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload)
         return call_id
@@ -113,6 +125,10 @@ class ReactorChannel(ReactorSocket):
             stream = self._streams.get(call_id)
             if stream is not None:
                 stream[1](stream[0](payload))
+                return
+            found = self._pending.get(call_id)
+            if found is not None and found[2] is not None:
+                found[2](found[0](payload))
         else:
             stream = self._streams.pop(call_id, None)
             if stream is not None:
@@ -146,7 +162,11 @@ class ReactorMethod:
     __slots__ = ("_channel", "_deserialize", "_number", "_path", "_serialize")
 
     def __init__(
-        self, channel: ReactorChannel, path: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+        self,
+        channel: ReactorChannel,
+        path: str,
+        serialize: Callable[[Any], bytes],
+        deserialize: Callable[[bytes], Any],
     ) -> None:
         self._channel = channel
         self._path = path
@@ -154,8 +174,11 @@ class ReactorMethod:
         self._deserialize = deserialize
         self._number = -1
 
-    def start(self, request: Any, on_done: OnDone) -> None:
-        """See surface.UnaryUnary.start. May be called with or without the lock."""
+    def start(self, request: Any, on_done: OnDone, on_part: OnPart | None = None) -> None:
+        """See surface.UnaryUnary.start. May be called with or without the lock.
+
+        on_part(reply) runs for each early part of the answer (ServerCall.part), before on_done.
+        """
         channel = self._channel
         payload = self._serialize(request)
         with channel.reactor.lock:
@@ -173,7 +196,7 @@ class ReactorMethod:
                 # Too much waited for a peer that does not read.
                 on_done(None, channel.error())
                 return
-            channel._pending[call_id] = (self._deserialize, on_done)
+            channel._pending[call_id] = (self._deserialize, on_done, on_part)
             if len(channel._pending) == 1:
                 channel.flush()
             else:
@@ -202,7 +225,10 @@ class ReactorMethod:
         if not reactor.wait(waiter, timeout_s) and not result:
             if reactor.is_closed:
                 raise RpcError(StatusCode.CANCELLED, f"{self._path}: this process disconnected meanwhile")
-            raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{self._channel.address} did not answer {self._path} within {timeout_s} s")
+            raise RpcError(
+                StatusCode.DEADLINE_EXCEEDED,
+                f"{self._channel.address} did not answer {self._path} within {timeout_s} s",
+            )
         reply, error = result
         if error is not None:
             raise error
@@ -215,7 +241,11 @@ class ReactorStream:
     __slots__ = ("_channel", "_deserialize", "_path", "_serialize")
 
     def __init__(
-        self, channel: ReactorChannel, path: str, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+        self,
+        channel: ReactorChannel,
+        path: str,
+        serialize: Callable[[Any], bytes],
+        deserialize: Callable[[bytes], Any],
     ) -> None:
         self._channel = channel
         self._path = path

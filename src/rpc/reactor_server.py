@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_mono.rpc import auth, framing
-from ray_mono.rpc.framing import HEADER, REPLY
+from ray_mono.rpc.framing import HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
 from ray_mono.rpc.sockets import tune_tcp
@@ -42,6 +42,11 @@ class ServerCall:
             payload = message.SerializeToString()
             self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
 
+    def part(self, message: Any) -> None:
+        """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held."""
+        payload = message.SerializeToString()
+        self.connection.write(HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload)
+
     def fail(self, error: RpcError) -> None:
         if not self.is_oneway:
             self.connection.write(framing.encode_error(self._call_id, error))
@@ -50,7 +55,9 @@ class ServerCall:
 class ServerConnection(ReactorSocket):
     """A peer that calls this process. `state` is the servicer's own."""
 
-    def __init__(self, server: ReactorServer, sock: socket.socket, peer: str, handshake: auth.ServerHandshake | None) -> None:
+    def __init__(
+        self, server: ReactorServer, sock: socket.socket, peer: str, handshake: auth.ServerHandshake | None
+    ) -> None:
         super().__init__(server.reactor, sock, peer)
         self.state: dict[str, Any] = {}
         self._server = server

@@ -63,8 +63,16 @@ class UnaryUnary(Protocol[RequestIn, ReplyOut]):
         """Sends and blocks for the answer; DEADLINE_EXCEEDED after timeout_s (None: as long as the connection lives)."""
         ...
 
-    def start(self, request: RequestIn, on_done: Callable[[Any, RpcError | None], None]) -> None:
-        """Sends without blocking; on_done(reply, None) or on_done(None, error) runs once, on whichever thread reads."""
+    def start(
+        self,
+        request: RequestIn,
+        on_done: Callable[[Any, RpcError | None], None],
+        on_part: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Sends without blocking; on_done(reply, None) or on_done(None, error) runs once, on whichever thread reads.
+
+        on_part(reply) runs before that, for each part that the peer sends ahead of the end of its answer.
+        """
         ...
 
     def notify(self, request: RequestIn) -> None:
@@ -102,11 +110,17 @@ class Channel(Protocol):
     """What a generated stub is made from."""
 
     def unary_unary(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> Any: ...
 
     def unary_stream(
-        self, path: str, request_serializer: Callable[[Any], bytes], response_deserializer: Callable[[bytes], Any]
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes],
+        response_deserializer: Callable[[bytes], Any],
     ) -> Any: ...
 
 

@@ -46,7 +46,7 @@ def test_an_unknown_pattern_is_refused(session_base: Path) -> None:
 
 
 def test_floors_are_measured() -> None:
-    names = {calls.ECHO, calls.ECHO_PIPELINED, floors.PIPE, start.forks_floor(20)}
+    names = {calls.ECHO, calls.ECHO_ONE_CPU, calls.ECHO_PIPELINED, floors.PIPE, start.forks_floor(20)}
     with supervisor(duration_s=0.02) as runner:
         found = {outcome.line: outcome for outcome in floors.measure(runner, names)}
     assert found.keys() == names

@@ -28,7 +28,7 @@ def test_an_object_leads_back_to_its_task_actor_and_job() -> None:
     task = TaskID(ids.child_task_id(ids.task_seed(DRIVER.binary()), 1, actor.binary()))
     returned = ObjectID(ids.object_id_bytes(task.binary(), 3))
     assert (returned.task_id, returned.index) == (task, 3)
-    assert task.actor_id == actor and task.job_id == actor.job_id == JOB and JOB.int() == 7
+    assert task.actor_id() == actor and task.job_id() == actor.job_id == JOB and JOB.int() == 7
 
 
 def test_ids_are_derived_and_differ_by_counter_and_kind() -> None:

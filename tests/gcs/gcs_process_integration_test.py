@@ -117,8 +117,8 @@ async def write_some(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
 
 async def read_some(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
     assert (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"key"))).value == b"value"
-    assert (await gcs.AddJob(gcs_pb2.AddJobRequest())).job_id == b"\0\0\0\2"
-    assert [job.job_id for job in (await gcs.GetAllJobs(EMPTY)).jobs] == [b"\0\0\0\1", b"\0\0\0\2"]
+    assert (await gcs.AddJob(gcs_pb2.AddJobRequest())).job_id == b"\2\0\0\0"
+    assert [job.job_id for job in (await gcs.GetAllJobs(EMPTY)).jobs] == [b"\1\0\0\0", b"\2\0\0\0"]
     named = await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="named", namespace="space"))
     assert (named.actor_id, named.state, named.serialized_handle) == (
         actor_id(),

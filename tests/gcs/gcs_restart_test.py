@@ -38,7 +38,7 @@ def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:
         await node.process.spawn(node.join())
         assert (await gcs.GetClusterInfo(EMPTY)).cluster_id == cluster_id
         assert (await gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"ns", key=b"key"))).value == b"value"
-        assert (await gcs.AddJob(driver_job(node.node_id, b"e" * 28))).job_id == b"\0\0\0\2"
+        assert (await gcs.AddJob(driver_job(node.node_id, b"e" * 28))).job_id == b"\2\0\0\0"
         assert (
             await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="alive", namespace="space"))
         ) == before

@@ -186,7 +186,7 @@ def test_a_driver_that_dies_ends_its_job_and_its_actors() -> None:
         assert dead.death_cause.kind == common_pb2.DeathCause.JOB_FINISHED
         await asyncio.sleep(1)
         assert len(node.killed) == 1
-        with pytest.raises(RpcError, match="job 00000001 has finished"):
+        with pytest.raises(RpcError, match="job 01000000 has finished"):
             await gcs.RegisterActor(registration(3))
 
     play(script)

@@ -46,6 +46,7 @@ def test_code_knows_where_it_runs(shared_cluster: Any) -> None:
             "node": context.get_node_id(),
             "task": context.get_task_id(),
             "name": context.get_task_name(),
+            "function": context.get_task_function_name(),
             "resources": context.get_assigned_resources(),
             "actor": context.get_actor_id(),
             "namespace": context.namespace,
@@ -61,6 +62,7 @@ def test_code_knows_where_it_runs(shared_cluster: Any) -> None:
     assert (told["job"], told["namespace"]) == (context.get_job_id(), context.namespace)
     assert told["node"] == shared_cluster["node_id"] and told["gcs"] == shared_cluster["address"]
     assert (told["task"], told["name"]) == (reference.task_id().hex(), "task")
+    assert told["function"].endswith("test_code_knows_where_it_runs.<locals>.task")
     assert told["resources"] == {"CPU": 0.5} and told["actor"] is None and told["initialized"]
     assert told["accelerators"] == {"GPU": []} and told["gpus"] == []
     assert context.get_task_id() is None and context.get_assigned_resources() == {}
@@ -70,6 +72,8 @@ def test_an_actor_knows_itself() -> None:
     class Self:
         def who(self) -> Any:
             context = ray.get_runtime_context()
+            assert context.get_task_name().endswith("Self.who")
+            assert context.get_task_function_name().endswith("api_test.Self.who")
             return context.get_actor_id(), context.get_actor_name(), context.was_current_actor_reconstructed
 
         def own_handle(self) -> Any:

@@ -95,6 +95,37 @@ def test_a_function_that_is_defined_again_is_the_new_one(driver: Any) -> None:
     driver(source).check_ended_well()
 
 
+def test_a_class_that_is_defined_again_is_the_new_one_for_new_actors(driver: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+
+        class Helper:
+            text = "old"
+
+        @ray.remote(num_cpus=0)
+        class Actor:
+            def say(self):
+                return Helper.text
+
+        first = Actor.remote()
+        assert ray.get(first.say.remote(), timeout=60) == "old"
+
+        class Helper:
+            text = "new"
+
+        @ray.remote(num_cpus=0)
+        class Actor:
+            def say(self):
+                return Helper.text + "!"
+
+        second = Actor.remote()
+        assert ray.get([first.say.remote(), second.say.remote()], timeout=60) == ["old", "new!"]
+    """
+    driver(source).check_ended_well()
+
+
 def test_functions_for_all_workers_run_on_those_that_are_there_and_those_to_come(driver: Any) -> None:
     source = """
         import os

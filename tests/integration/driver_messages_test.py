@@ -169,6 +169,31 @@ def test_a_driver_hears_nothing_of_others_and_nothing_at_all_if_it_says_so(drive
     assert other.check_ended_well().count(" pid=") == 3
 
 
+def test_a_line_of_many_workers_appears_once_with_their_number(driver: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+
+        @ray.remote
+        class Worker:
+            def hello(self, number):
+                print("hello from worker", number)
+
+        workers = [Worker.options(num_cpus=0).remote() for _ in range(4)]
+        for number, worker in enumerate(workers):
+            ray.get(worker.hello.remote(number), timeout=60)
+        print("all have said it", flush=True)
+        input()
+        ray.shutdown()
+    """
+    script = driver(source)
+    script.wait_for_line("(Worker pid=")
+    script.wait_for_line("[repeated 3x across cluster]")
+    script.say("go on")
+    assert script.check_ended_well().count("hello from worker") == 2
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 
 import ray_mono as ray
 from ray_mono._private import internal_state
-from ray_mono.exceptions import OwnerDiedError, RayActorError, RayTaskError, ReferenceCountingAssertionError
+from ray_mono.exceptions import OwnerDiedError, RayActorError, RayTaskError
 from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -199,15 +198,6 @@ def test_a_reference_that_was_dropped_while_it_was_awaited_can_come_again(tmp_pa
     value = reader.read.remote([pending])
     Path(gate).touch()
     assert get(value) == 4
-
-
-def test_a_reference_that_travelled_as_plain_bytes_may_find_its_object_freed() -> None:
-    reference = ray.put(1)
-    text = cloudpickle.dumps(reference)
-    del reference
-    settled()
-    with pytest.raises(ReferenceCountingAssertionError):
-        get(cloudpickle.loads(text))
 
 
 # ---------------------------------------------------------------- failures on the way

@@ -292,3 +292,22 @@ def test_code_dumped_by_one_process_runs_in_another_after_its_source_is_gone(
         assert outer.Inner().value(0)[0] == 20
     """
     start(source, str(dumped), name="loads.py").check_ended_well()
+
+
+def test_code_that_refers_to_itself_travels_whole(start: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        @ray.remote
+        def count_down(left, *, depth=0):
+            return depth if left == 0 else ray.get(count_down.remote(left - 1, depth=depth + 1))
+
+        @ray.remote(num_cpus=0)
+        class Node:
+            def depth(self, left):
+                return 1 if left == 0 else 1 + ray.get(Node.remote().depth.remote(left - 1))
+
+        ray.init(num_cpus=2)
+        print(ray.get(count_down.remote(2)), ray.get(Node.remote().depth.remote(4)))
+    """
+    assert "2 5" in start(textwrap.dedent(source) + FOOTER).check_ended_well()

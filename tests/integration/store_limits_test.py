@@ -175,6 +175,23 @@ def test_what_is_read_is_not_copied_and_cannot_be_written(cluster: Any) -> None:
     assert internal_state.store_stats().num_pins == 1
 
 
+def test_what_is_read_several_times_is_pinned_once_and_let_go_when_nobody_reads_any_more(cluster: Any) -> None:
+    reference = ray.put(piece(7))
+    first, second = get(reference), get(reference)
+    assert first is not second
+    assert np.shares_memory(first, second)
+    assert internal_state.store_stats().num_pins == 1
+    del first
+    assert second[-1] == 7
+    del second
+    third = get(reference)
+    assert (third[0], third.flags.writeable) == (7, False)
+    assert internal_state.store_stats().num_pins == 1
+    del third
+    wait_until(lambda: internal_state.store_stats().num_pins == 0, "a pin that nobody uses is released")
+    assert get(reference)[0] == 7
+
+
 def test_what_is_read_stays_when_its_reference_and_the_store_around_it_go(cluster: Any) -> None:
     reference = ray.put({"pieces": [piece(1), piece(2)]})
     kept = get(reference)["pieces"][1][5:]
@@ -231,6 +248,23 @@ def test_copies_make_room_for_others_unless_somebody_reads_them(cluster: Any, ot
     assert internal_state.store_stats().num_evicted > evicted_before
 
 
+def test_wait_brings_what_lies_elsewhere_here_only_where_it_shall(cluster: Any, other_node: Node) -> None:
+    @ray.remote(num_cpus=0, resources={"there": 1})
+    def make(value: int) -> Any:
+        return piece(value)
+
+    references = [make.remote(value) for value in range(3)]
+    assert ray.wait(references, num_returns=3, timeout=GET_TIMEOUT_S, fetch_local=False) == (references, [])
+    assert internal_state.store_stats().num_objects == 0
+    assert ray.wait(references[:1], timeout=GET_TIMEOUT_S) == (references[:1], [])
+    assert internal_state.store_stats().num_objects == 1
+    # Who never waits gets it in the end as well.
+    assert ray.wait(references[1:2], timeout=0, fetch_local=False) == (references[1:2], [])
+    wait_until(lambda: ray.wait(references[1:2], timeout=0)[0] == references[1:2], "a copy comes by looking again and again")
+    assert internal_state.store_stats().num_objects == 2
+    assert get(references[1])[0] == 1
+
+
 # ---------------------------------------------------------------- who dies
 
 
@@ -239,14 +273,14 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_copy_leaves_nothing(cluster:
     def die_copying(copies: Path) -> None:
         import time
 
-        from ray_mono.core_worker import serialization
+        from ray_mono.core_worker import bulk_write
 
-        def write_half(self: Any, target: memoryview) -> None:
-            target[: len(target) // 2] = bytes(len(target) // 2)
+        def write_half(target: Any, offset: int, source: Any) -> None:
+            write(target, offset, source[: len(source) // 2])
             copies.write_text(str(os.getpid()))
             time.sleep(3600)
 
-        serialization.Serialized.write_to = write_half  # type: ignore[method-assign]
+        write, bulk_write.write = bulk_write.write, write_half
         ray.put(piece(1))
 
     copies = tmp_path / "copies"

@@ -36,6 +36,9 @@ class PlainMemory:
         assert offset + length <= self.backed_bytes, "memory without pages was granted"
         return self._bytes[offset : offset + length]
 
+    def prepare(self, offset: int, length: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

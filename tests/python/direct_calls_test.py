@@ -80,19 +80,6 @@ def test_remote_without_anything_is_refused() -> None:
         ray.remote()
 
 
-def test_a_generator_says_that_it_is_not_possible_yet() -> None:
-    @ray.remote
-    def count() -> Any:
-        yield 1
-
-    ray.init(local_mode=True)
-    try:
-        with pytest.raises(NotImplementedError, match="count is a generator"):
-            count.remote()
-    finally:
-        ray.shutdown()
-
-
 def test_names_and_docstrings_are_the_functions_own() -> None:
     assert (add.__name__, add.__doc__, add.__module__) == ("add", "Adds.", __name__)
     assert Actor.__name__ == "Plain" and Actor.__ray_actor_class__ is Plain

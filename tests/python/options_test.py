@@ -45,7 +45,7 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"resources": [1]}, TypeError, "resources must be a dict"),
         ({"accelerator_type": 3}, TypeError, "accelerator_type must be a string"),
         ({"scheduling_strategy": "nearby"}, ValueError, "'DEFAULT', 'SPREAD' or a strategy, got 'nearby'"),
-        ({"scheduling_strategy": object()}, NotImplementedError, "only 'DEFAULT' and 'SPREAD'"),
+        ({"scheduling_strategy": object()}, NotImplementedError, "only 'DEFAULT', 'SPREAD'"),
         ({"placement_group": object()}, NotImplementedError, "placement groups are not part"),
         ({"label_selector": {"a": "b"}}, NotImplementedError, "labels are not part"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, r"runtime_env\['pip'\]"),
@@ -69,7 +69,9 @@ def test_a_wrong_option_is_named_with_what_is_accepted(
     [
         ({"num_returns": -1}, ValueError, "num_returns must be .* got -1"),
         ({"num_returns": "many"}, ValueError, "num_returns must be .* got 'many'"),
-        ({"num_returns": "streaming"}, NotImplementedError, "generators"),
+        ({"num_returns": "streaming"}, ValueError, "num_returns='streaming' is for generators, and function"),
+        ({"num_returns": "dynamic"}, ValueError, "num_returns='dynamic' is for generators, and function"),
+        ({"_generator_backpressure_num_objects": 0}, ValueError, "positive whole number, or -1 .* got 0"),
         ({"max_retries": -2}, ValueError, "max_retries must be 0, a positive whole number, or -1"),
         ({"max_calls": -1}, ValueError, "max_calls"),
         ({"retry_exceptions": [1]}, ValueError, "list of exception types"),
@@ -109,6 +111,16 @@ def test_wrong_method_options_are_refused() -> None:
         ray.method(num_cpus=1)
     with pytest.raises(ValueError, match="num_returns"):
         ray.method(num_returns=-1)
+    with pytest.raises(TypeError, match=r"got method\(3\)"):
+        ray.method(3)
+
+
+def test_a_bare_method_decorator_leaves_the_method_as_it_is() -> None:
+    def plain(self: object) -> int:
+        return 1
+
+    assert ray.method(plain) is plain
+    assert ray.method()(plain) is plain
 
 
 def test_none_means_the_default() -> None:

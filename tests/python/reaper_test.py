@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_mono._private.process_identity import ProcessIdentity
-from ray_mono._private.reaper_client import ReaperHandle, ServiceStartError
+from ray_mono._private.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
 from tests.python import stand_in
 from tests.python.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
 
@@ -81,6 +83,56 @@ def test_a_service_that_closes_its_pipe_without_a_word_is_ended(session_base: Pa
     reaper.start(spec("mute", code, session_base))
     with pytest.raises(ServiceStartError, match="killed by SIGKILL"):
         reaper.wait_ready("mute", READY_TIMEOUT_S)
+    reaper.shutdown()
+
+
+def module_spec(name: str, directory: Path, *arguments: str, **more: Any) -> ServiceSpec:
+    plain = spec(name, "", directory)
+    argv = [sys.executable, "-m", "tests.python.module_service", *arguments]
+    env = {**stand_in.reaper_environment(), "MODULE_SERVICE_TEST": "set"}
+    return replace(plain, argv=argv, env=env, imports=["tests.python.module_service"], **more)
+
+
+def launch_beside_tests(directory: Path) -> ReaperHandle:
+    """One that finds this folder's modules."""
+    root = Path(__file__).absolute().parent.parent.parent
+    env = stand_in.reaper_environment()
+    env |= {"PYTHONPATH": f"{root}{os.pathsep}{env['PYTHONPATH']}", "OUTSIDE": "set"}
+    return ReaperHandle.launch(directory, directory / "reaper.log", env)
+
+
+def test_a_service_in_python_is_a_process_like_any_other(session_base: Path) -> None:
+    reaper = launch_beside_tests(session_base)
+    link = ("between", "--link-fd")
+    for name, text in (("one", "hello"), ("two", "and to you")):
+        reaper.start(module_spec(name, session_base, "--say", text, link=link))
+    one, two = (reaper.wait_ready(name, READY_TIMEOUT_S) for name in ("one", "two"))
+    assert (one["heard"], two["heard"]) == ("and to you", "hello")
+    for facts in (one, two):
+        assert facts["title"].startswith(f"{sys.executable} -m tests.python.module_service --say")
+        assert (facts["variable"], facts["outside"]) == ("set", None)
+        assert facts["parent"] == reaper.identity.pid
+        # Standard input, output and error, and the pipe that this was told through: nothing of the reaper's.
+        assert facts["descriptors"] == [
+            "/dev/null",
+            f"{session_base}/{facts_name(facts)}.err",
+            f"{session_base}/{facts_name(facts)}.out",
+            "pipe",
+        ]
+        assert facts["interrupt"]
+        assert facts["pipes_break_writes"]
+    reaper.shutdown()
+
+
+def facts_name(facts: dict[str, Any]) -> str:
+    return "one" if facts["heard"] == "and to you" else "two"
+
+
+def test_a_service_in_python_that_raises_is_told_with_its_traceback(session_base: Path) -> None:
+    reaper = launch_beside_tests(session_base)
+    reaper.start(module_spec("unlucky", session_base, "--fail", "no luck today"))
+    with pytest.raises(ServiceStartError, match=r"(?s)exit status 1.*RuntimeError: no luck today"):
+        reaper.wait_ready("unlucky", READY_TIMEOUT_S)
     reaper.shutdown()
 
 

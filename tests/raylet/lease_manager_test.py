@@ -252,6 +252,20 @@ def test_a_disposed_worker_ends_and_its_resources_come_back_with_its_death() -> 
     assert scene.granted["b"].worker_id != scene.granted["a"].worker_id
 
 
+def test_a_worker_that_leaves_holds_nothing_and_is_not_used_again_and_ends_with_its_job() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("a")
+    scene.ask("b")
+    scene.give_back("a", leaving=True)
+    assert scene.running == ["b"] and scene.ended == []
+    left = scene.granted["a"].worker_id
+    assert scene.granted["b"].worker_id != left
+    scene.give_back("b")
+    scene.do(lambda now_s: scene.manager.job_finished(JOB_A, now_s))
+    assert left in [effect.worker_id for effect in scene.ended]
+    scene.worker_dies("a")
+
+
 def test_a_worker_of_one_job_is_not_reused_for_another() -> None:
     scene = Scene(units(CPU=1))
     scene.ask("a", job=JOB_A)

@@ -88,8 +88,8 @@ class Scene:
         )
         self.take(self.manager.request(request, self.now_s))
 
-    def give_back(self, name: str, dispose: bool = False) -> None:
-        self.take(self.manager.return_lease(name.encode(), dispose, self.now_s))
+    def give_back(self, name: str, dispose: bool = False, leaving: bool = False) -> None:
+        self.take(self.manager.return_lease(name.encode(), dispose, leaving, self.now_s))
 
     def worker_dies(self, name: str) -> None:
         """The worker of a lease."""

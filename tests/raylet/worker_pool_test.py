@@ -85,6 +85,19 @@ def test_the_worker_that_was_used_last_is_taken_first() -> None:
     assert pool.take(JOB_A, b"the unbound one", False, 2) not in workers
 
 
+def test_an_actor_gets_a_worker_that_was_never_used_since_it_ends_with_the_actor() -> None:
+    pool = pool_of()
+    idle_workers(pool, 1)
+    used = pool.take(JOB_A, b"task", False, 0)
+    pool.give_back(used, 1)
+    assert pool.can_serve(JOB_A) and not pool.can_serve(JOB_A, True)
+    with pytest.raises(RuntimeError, match="no idle worker"):
+        pool.take(JOB_A, b"actor", True, 2)
+    idle_workers(pool, 1)
+    assert pool.take(JOB_A, b"actor", True, 2) is not used
+    assert pool.take(JOB_A, b"task", False, 2) is used
+
+
 def test_a_start_that_does_not_register_in_time_is_killed_and_made_again_after_a_pause() -> None:
     pool = pool_of()
     [start] = started(pool.replenish(1, 0))

@@ -6,7 +6,8 @@ that something is wrong:
 
 - a worker has two leases, or two tasks at once;
 - the leases on a node hold more than the node has;
-- a task completes twice, or is run more often than its retries allow.
+- a task completes twice, or is run more often than its retries allow;
+- a task is started again after it was cancelled.
 
 A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
 worker is dead: less than what the raylet sees, so what overlaps here overlapped there. A worker that waits in
@@ -21,9 +22,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ray_mono.common.ids import JobID
 from ray_mono.common.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
+
+DRIVER_DIED = "its driver died"
 
 
 class CheckFailed(SimulationError):
@@ -45,8 +49,12 @@ class TaskStory:
     """What became of a task."""
 
     max_retries: int
+    owner: bytes
+    """Of the process that submitted it: its worker id."""
     attempts_run: int = 0
     outcome: str = ""
+    last_attempt: int | None = None
+    """Of one that was cancelled: the attempt under way then."""
 
 
 @dataclass
@@ -64,6 +72,9 @@ class Journal:
     # Ordered sets.
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
     _have_waited: dict[bytes, None] = field(default_factory=dict)
+    _gone_jobs: dict[bytes, None] = field(default_factory=dict)
+    # worker id -> tasks that it submitted.
+    _of_owner: dict[bytes, list[bytes]] = field(default_factory=dict)
 
     # ---- leases
 
@@ -92,6 +103,7 @@ class Journal:
         self.running.pop(worker_id, None)
         if worker_id in self.lease_of_worker:
             self.lease_ended(self.lease_of_worker[worker_id])
+        self._owner_died(worker_id)
 
     def worker_waits(self, worker_id: bytes) -> None:
         """Its task waits in `get`: from now on nobody here can say what CPUs it holds."""
@@ -110,10 +122,18 @@ class Journal:
 
     # ---- tasks
 
-    def task_submitted(self, task_id: bytes, max_retries: int) -> None:
+    def task_submitted(self, task_id: bytes, max_retries: int, owner: bytes) -> None:
         if task_id in self.tasks:
             raise CheckFailed(f"task {_short(task_id)} was submitted twice")
-        self.tasks[task_id] = TaskStory(max_retries)
+        story = self.tasks[task_id] = TaskStory(max_retries, owner)
+        if task_id[-JobID.SIZE :] in self._gone_jobs:
+            story.outcome = DRIVER_DIED
+        self._of_owner.setdefault(owner, []).append(task_id)
+
+    def task_cancelled(self, task_id: bytes, attempt: int) -> None:
+        """Its owner wants it no more. The attempt under way may still begin, and may end in any way."""
+        if self.tasks[task_id].last_attempt is None:
+            self.tasks[task_id].last_attempt = attempt
 
     @contextlib.contextmanager
     def execution(self, worker_id: bytes, task_id: bytes, attempt: int) -> Iterator[None]:
@@ -127,6 +147,10 @@ class Journal:
                 f"task {_short(task_id)} runs for the {story.attempts_run}. time, as attempt {attempt}, "
                 f"and may be retried {story.max_retries} times"
             )
+        if story.last_attempt is not None and attempt > story.last_attempt:
+            raise CheckFailed(
+                f"task {_short(task_id)} runs as attempt {attempt}, and was cancelled in attempt {story.last_attempt}"
+            )
         self.running[worker_id] = task_id
         try:
             yield
@@ -134,8 +158,12 @@ class Journal:
             self.running.pop(worker_id, None)
 
     def task_ended(self, task_id: bytes, outcome: str) -> None:
-        """Its driver has the result ("done"), or gave up on it."""
+        """Its owner has the result ("done"), gave up on it ("crashed"), or has an end to its cancel."""
         story = self.tasks[task_id]
+        if story.outcome == DRIVER_DIED:
+            return  # this owner lives a moment longer
+        if outcome == "cancelled" and story.last_attempt is None:
+            raise CheckFailed(f"task {_short(task_id)} ended as cancelled, and nobody cancelled it")
         if story.outcome:
             raise CheckFailed(f"task {_short(task_id)} ended twice: {story.outcome}, then {outcome}")
         if outcome == "done" and not story.attempts_run:
@@ -143,10 +171,17 @@ class Journal:
         story.outcome = outcome
 
     def driver_died(self, job_id: bytes) -> None:
-        """What it had submitted matters to nobody any more."""
+        """What it had submitted, and its tasks submit, matters to nobody any more."""
+        self._gone_jobs[job_id] = None
         for task_id, story in self.tasks.items():
             if task_id.endswith(job_id) and not story.outcome:
-                story.outcome = "its driver died"
+                story.outcome = DRIVER_DIED
+
+    def _owner_died(self, worker_id: bytes) -> None:
+        """The same of what a task had submitted, when its worker dies."""
+        for task_id in self._of_owner.pop(worker_id, []):
+            if not self.tasks[task_id].outcome:
+                self.tasks[task_id].outcome = "its owner died"
 
     # ---- the end
 
@@ -163,7 +198,11 @@ class Journal:
 
     def check_no_retries(self) -> None:
         """In a run without faults every task runs exactly once."""
-        again = [task_id for task_id, story in self.tasks.items() if story.attempts_run != 1]
+        again = [
+            task_id
+            for task_id, story in self.tasks.items()
+            if story.attempts_run > 1 or (not story.attempts_run and story.outcome == "done")
+        ]
         if again:
             raise CheckFailed(
                 f"without faults {len(again)} tasks ran more than once, or never: {_list(again)}"

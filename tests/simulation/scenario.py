@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import enum
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_mono.common.resources import ResourceSet
 from tests.simulation.actors import ActorScript
@@ -19,7 +19,7 @@ from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.driver import SimDriver
 from tests.simulation.network import NetworkKnobs
-from tests.simulation.workers import TaskScript
+from tests.simulation.scripts import TaskScript
 from tests.simulation.world import World
 
 LIVENESS_S = 600.0
@@ -74,7 +74,7 @@ class Scenario:
     @property
     def is_harmless(self) -> bool:
         """Whether nothing goes wrong that could cost a task an attempt."""
-        is_deadly = any(script.dies_in_attempts for script, _ in self.tasks)
+        is_deadly = any(script.dies_in_attempts or script.is_cancelled_by_force for script, _ in self.tasks)
         return not self.faults and not is_deadly and not self.knobs.break_probability
 
 
@@ -128,7 +128,16 @@ def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
         return TaskScript(compute_s, dies_in_attempts=rng.randint(1, 2))
     if rng.random() < 0.15:
         return TaskScript(compute_s, wait_s=rng.choice([0.01, 0.5]), compute_again_s=compute_s)
-    return TaskScript(compute_s)
+    script = TaskScript(compute_s)
+    if rng.random() < 0.1:
+        script = replace(script, num_children=rng.randint(1, 3), levels=rng.randint(1, 2))
+    if rng.random() < 0.1:
+        script = replace(script, keeps_s=rng.choice([0.1, 2.0, 30.0]))
+    if rng.random() < 0.1:
+        cancelled_after_s = rng.choice([0.0, 0.01, 0.1, 1.0])
+        by_force = with_faults and rng.random() < 0.5
+        script = replace(script, cancelled_after_s=cancelled_after_s, is_cancelled_by_force=by_force)
+    return script
 
 
 def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:

@@ -25,10 +25,10 @@ from tests.simulation.actors import ActorScript
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.scenario import Fault, FaultKind, Outcome, Scenario, draw_scenario, run_scenario
-from tests.simulation.workers import TaskScript
+from tests.simulation.scripts import TaskScript
 
 SEED = os.environ.get("RAY_MONO_SIM_SEED")
-SEEDS = [int(SEED)] if SEED else list(range(10))
+SEEDS = [int(SEED)] if SEED else list(range(50))
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
 
 
@@ -140,6 +140,36 @@ def test_messages_that_are_slow_and_connections_that_break_cost_no_task() -> Non
     scenario = two_nodes(100)
     outcome = run_scenario(3, Scenario(scenario.node_units, 1, scenario.tasks, max_retries=20, knobs=knobs))
     assert outcome.outcomes == {"done": 100}
+
+
+# ---- tasks of tasks, and cancels
+
+
+def with_tasks(*scripts: TaskScript) -> Scenario:
+    return dataclasses.replace(two_nodes(0), tasks=tuple((script, ONE_CPU) for script in scripts))
+
+
+def test_tasks_that_wait_for_their_own_tasks_leave_them_the_cpus() -> None:
+    parent = TaskScript(num_children=3, levels=2)
+    outcome = run_scenario(0, with_tasks(*[parent] * 8))
+    assert outcome.outcomes == {"done": 8 * (1 + 3 + 9)}
+    assert outcome.retries == 0
+
+
+def test_a_cancelled_task_ends_wherever_it_is() -> None:
+    waits = TaskScript(compute_s=5.0, cancelled_after_s=1.0)
+    outcome = run_scenario(0, with_tasks(*[waits] * 20))
+    assert outcome.outcomes == {"cancelled": 20}
+    assert outcome.retries == 0
+
+
+def test_a_task_that_is_cancelled_by_force_ends_with_its_worker_and_the_tasks_of_its_own() -> None:
+    script = TaskScript(
+        compute_s=0.05, num_children=2, levels=2, cancelled_after_s=0.08, is_cancelled_by_force=True
+    )
+    outcome = run_scenario(0, with_tasks(*[script] * 4))
+    assert outcome.outcomes["cancelled"] >= 4
+    assert set(outcome.outcomes) <= {"cancelled", "done", "its owner died"}
 
 
 # ---- actors

@@ -1,4 +1,4 @@
-"""What a simulated driver keeps of its work: tasks that have not ended, their queues by shape, the raylets it
+"""What a simulated driver or worker keeps of its work: tasks that have not ended, their queues by shape, the raylets it
 talks to.
 """
 
@@ -9,12 +9,12 @@ import collections
 from dataclasses import dataclass, field
 
 from ray_mono.common.resources import ResourceSet
-from ray_mono.protobuf import raylet_rpc
+from ray_mono.protobuf import core_worker_rpc, raylet_rpc
 from ray_mono.rpc.surface import AsyncChannel
-from tests.simulation.workers import TaskScript
+from tests.simulation.scripts import TaskScript
 
 
-@dataclass
+@dataclass(eq=False)
 class PendingTask:
     """A task that has not ended."""
 
@@ -23,6 +23,9 @@ class PendingTask:
     resources: ResourceSet
     max_retries: int
     attempt: int = 0
+    is_cancelled: bool = False
+    # Whom it was pushed to and who has not answered.
+    worker: core_worker_rpc.CoreWorkerServiceAsyncStub | None = None
     done: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 

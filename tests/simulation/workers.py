@@ -1,47 +1,34 @@
 """Simulated workers: they register with their raylet and answer PushTask by letting virtual time pass.
 
 A normal task's "function" is a TaskScript in `flat_args`: how long it computes, how long it waits in `get`
-(giving its CPUs back meanwhile), and whether its worker dies of it. A worker runs one task at a time; that it
-is never asked for two at once is checked here.
+(giving its CPUs back meanwhile), which tasks it submits itself, and whether its worker dies of it. A worker
+runs one task at a time; that it is never asked for two at once is checked here. One that owns unfinished
+tasks, or an object, refuses to end when it is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Coroutine
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ray_mono.common.ids import object_id_bytes
+from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
-from ray_mono.rpc.surface import AsyncChannel, CallContext
+from ray_mono.rpc.surface import AsyncChannel, CallContext, RpcError, StatusCode
 from tests.simulation.actors import ActorScript
 from tests.simulation.checkers import Journal
 from tests.simulation.process import SimProcess
+from tests.simulation.scripts import TaskScript
+from tests.simulation.submission import PendingTask
+from tests.simulation.submitter import Submitter
 from tests.simulation.world import World
 
 CONNECT_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class TaskScript:
-    """What a simulated task does, in virtual seconds: compute, wait in `get`, compute again. Or kill its
-    worker.
-    """
-
-    compute_s: float = 0.01
-    wait_s: float = 0.0
-    compute_again_s: float = 0.0
-    dies_in_attempts: int = 0
-    """The worker of the first so many attempts dies after compute_s."""
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> TaskScript:
-        return cls(**json.loads(data))
+CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
+"""Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them."""
+CHILD_RETRIES = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,22 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         self._start = start
         self._journal = journal
         self._raylet: raylet_rpc.RayletServiceAsyncStub | None = None
+        rng = world.rng(f"{process.name} lease ids")
+        self._submitter = Submitter(
+            process,
+            world.transport(process),
+            journal,
+            rng,
+            start.raylet_socket,
+            start.worker_id,
+            start.node_id,
+        )
+        self._owns_until_s = 0.0
         self._turn = asyncio.Lock()
+        # Normal tasks that wait for their turn or run; those that were cancelled.
+        self._normal: dict[bytes, asyncio.Task[core_worker_pb2.PushTaskReply]] = {}
+        self._cancelled: dict[bytes, None] = {}
+        self._children: dict[bytes, list[PendingTask]] = {}
         # An ordered set: user code that runs or waits for its turn.
         self._executions: dict[asyncio.Task[Any], None] = {}
         self._actor_id = b""
@@ -107,9 +109,10 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         spec = request.spec
         if request.intended_worker_id != self._start.worker_id:
             return core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER)
-        if spec.type != common_pb2.ACTOR_TASK:
-            run = self._create_actor if spec.type == common_pb2.ACTOR_CREATION_TASK else self._run_task
-            return await self._spawned(run(spec))
+        if spec.type == common_pb2.ACTOR_CREATION_TASK:
+            return await self._spawned(self._create_actor(spec))
+        if spec.type == common_pb2.NORMAL_TASK:
+            return await self._spawned(self._run_task(spec, request.lease_id))
         if spec.actor_task.actor_id != self._actor_id:
             return core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER)
         # Sent again over another connection: it does not run again.
@@ -128,11 +131,23 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         reply: core_worker_pb2.PushTaskReply = await asyncio.shield(task)
         return reply
 
-    async def _run_task(self, spec: common_pb2.TaskSpec) -> core_worker_pb2.PushTaskReply:
+    async def _run_task(self, spec: common_pb2.TaskSpec, lease_id: bytes) -> core_worker_pb2.PushTaskReply:
         script = TaskScript.from_bytes(spec.flat_args)
-        async with self._turn:
-            with self._journal.execution(self._start.worker_id, spec.task_id, spec.attempt):
-                await self._play(script, spec.attempt)
+        running = asyncio.current_task()
+        assert running is not None
+        self._normal[spec.task_id] = running
+        try:
+            async with self._turn:
+                with self._journal.execution(self._start.worker_id, spec.task_id, spec.attempt):
+                    await self._play(script, spec, lease_id)
+        except asyncio.CancelledError:
+            if spec.task_id not in self._cancelled:
+                raise
+            return core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.CANCELLED)
+        finally:
+            del self._normal[spec.task_id]
+            self._children.pop(spec.task_id, None)
+        self._owns_until_s = max(self._owns_until_s, self._world.loop.time() + script.keeps_s)
         return self._done(spec)
 
     def _done(self, spec: common_pb2.TaskSpec) -> core_worker_pb2.PushTaskReply:
@@ -143,17 +158,44 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         ]
         return core_worker_pb2.PushTaskReply(returns=returns, pid=self._process.pid)
 
-    async def _play(self, script: TaskScript, attempt: int) -> None:
+    async def _play(self, script: TaskScript, spec: common_pb2.TaskSpec, lease_id: bytes) -> None:
         await asyncio.sleep(script.compute_s)
-        if attempt < script.dies_in_attempts:
+        if spec.attempt < script.dies_in_attempts:
             await self._die("its task killed it")
-        if script.wait_s and self._raylet is not None:
-            notice = raylet_pb2.NotifyBlockedRequest(worker_id=self._start.worker_id)
+        if script.num_children:
+            await self._submitter.open(spec.job_id)
+        parent = spec.task_id + spec.attempt.to_bytes(4, "little")
+        children = self._children[spec.task_id] = [
+            self._submitter.submit(parent, number + 1, script.child, CHILD_RESOURCES, CHILD_RETRIES)
+            for number in range(script.num_children)
+        ]
+        if (children or script.wait_s) and self._raylet is not None:
+            notice = raylet_pb2.NotifyBlockedRequest(worker_id=self._start.worker_id, lease_id=lease_id)
             self._journal.worker_waits(self._start.worker_id)
             self._raylet.NotifyBlocked.notify(notice)
-            await asyncio.sleep(script.wait_s)
-            self._raylet.NotifyUnblocked.notify(notice)
+            try:
+                await asyncio.sleep(script.wait_s)
+                # The tasks go on when the one that waits for them is cancelled.
+                await asyncio.gather(*(asyncio.shield(child.done) for child in children))
+            finally:
+                self._raylet.NotifyUnblocked.notify(notice)
         await asyncio.sleep(script.compute_again_s)
+
+    async def CancelTask(
+        self, request: core_worker_pb2.CancelTaskRequest, context: CallContext
+    ) -> core_worker_pb2.CancelTaskReply:
+        running = self._normal.get(request.task_id)
+        if running is None:
+            return core_worker_pb2.CancelTaskReply(found=False)
+        if request.recursive:
+            for child in self._children.get(request.task_id, []):
+                self._submitter.cancel(child)
+        if request.force:
+            await asyncio.sleep(0.001)  # so that what was said to others gets out
+            await self._die("its task was cancelled by force")
+        self._cancelled[request.task_id] = None
+        running.cancel()
+        return core_worker_pb2.CancelTaskReply(found=True)
 
     async def _die(self, reason: str) -> NoReturn:
         self._process.kill(reason)
@@ -191,6 +233,9 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
     # ---- its end
 
     async def Exit(self, request: core_worker_pb2.ExitRequest, context: CallContext) -> common_pb2.Empty:
+        owns = self._submitter.num_unfinished or self._world.loop.time() < self._owns_until_s
+        if owns and not self._actor_id and not request.force:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
         self._process.spawn(self._exit(), name="exit")
         return common_pb2.Empty()
 

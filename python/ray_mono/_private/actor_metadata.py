@@ -44,6 +44,9 @@ class ActorMetadata:
     methods: Mapping[str, MethodMetadata]
     max_task_retries: int = 0
     """For methods that say nothing themselves."""
+    max_pending_calls: int = -1
+    is_unordered: bool = False
+    """A caller's calls may overtake each other."""
 
     def method(self, name: str) -> MethodMetadata | None:
         found = self.methods.get(name)
@@ -71,7 +74,7 @@ class ActorMetadata:
         return metadata
 
 
-def of_class(actor_class: type, max_task_retries: int = 0) -> ActorMetadata:
+def of_class(actor_class: type) -> ActorMetadata:
     """Raises as check_method_options does."""
     class_name = display_name(actor_class)
     methods = {}
@@ -86,15 +89,18 @@ def of_class(actor_class: type, max_task_retries: int = 0) -> ActorMetadata:
         methods[name] = MethodMetadata(
             signature.of_method(actor_class, name, f"{class_name}.{name}"),
             options,
-            inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
+            is_generator_function(function),
         )
     return ActorMetadata(
         module_name=actor_class.__module__,
         class_name=class_name,
         is_asyncio=any(_is_async(actor_class, name) for name in methods),
         methods=methods,
-        max_task_retries=max_task_retries,
     )
+
+
+def is_generator_function(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _function_of(static: Any) -> Callable[..., Any] | None:

@@ -4,12 +4,16 @@ as with Ray.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ray_mono.core_worker import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
+
+AUTO_CONNECT_VARIABLE = "RAY_MONO_ENABLE_AUTO_CONNECT"
+""""0": only `init` connects."""
 
 
 def connected_core() -> CoreWorker:
@@ -18,6 +22,8 @@ def connected_core() -> CoreWorker:
     if core is None and current.is_fork():
         return current.require()  # raises: a cluster of its own is not what a fork is after
     if core is None:
+        if os.environ.get(AUTO_CONNECT_VARIABLE) == "0":
+            return current.require()  # raises
         # Imported here, because it imports the modules that import this one.
         from ray_mono._private.worker import init
 

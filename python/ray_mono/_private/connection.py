@@ -7,23 +7,26 @@ errors go.
 
 from __future__ import annotations
 
-import functools
+import importlib
 import json
 import logging
 import os
 import resource
 import sys
+import types
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private import runtime_env as runtime_envs
+from ray_mono._private.logging_config import JOB_CONFIG_KEY, LoggingConfig
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.job_config import JobConfig
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
+    from ray_mono._private.log_printing import LogPrinter
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.node import Node
 
@@ -32,6 +35,9 @@ logger = logging.getLogger("ray_mono")
 # Sockets to workers and mapped files add up; shells often start programs with 1024.
 OPEN_FILES_WANTED = 65536
 LOOPBACK = "127.0.0.1"
+# "module:function" that every worker of this process's jobs calls, with the job's configuration, before it runs anything of the job.
+worker_setup: list[str] = []
+LOGGING_SETUP = "ray_mono._private.logging_config:configure_worker"
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class InitArguments:
     password: str | None
     temp_dir: str | None
     system_config: Mapping[str, Any] = field(default_factory=dict)
+    logging_config: LoggingConfig | None = None
 
     def check_joining(self) -> None:
         """Raises ValueError if something was given that only a new cluster can be given."""
@@ -86,7 +93,6 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     """
     from ray_mono._private.bootstrap import find_cluster
     from ray_mono._private.parameter import RayParams
-    from ray_mono.core_worker.driver import DriverConfig, connect_driver
     from ray_mono.node import Node
 
     cluster = find_cluster(arguments.address)
@@ -105,7 +111,7 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
             node_ip_address=arguments.node_ip_address or LOOPBACK,
             include_log_monitor=arguments.log_to_driver,
         )
-        node = Node(params, head=True)
+        node = Node(params, head=True, meanwhile=_import_core_worker)
         if not node.secret:
             logger.warning(
                 "The password is empty, so there is no authentication: everybody who reaches %s can run code as this user.",
@@ -115,18 +121,21 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
         arguments.check_joining()
         params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)
         node = Node(params, connect_only=True, session_dir=cluster.session_dir)
+    driver = _import_core_worker()
     try:
-        core = connect_driver(
-            DriverConfig(
+        printer = _log_printer(node.node_ip_address) if arguments.log_to_driver else None
+        job_config = _job_config(arguments)
+        core = driver.connect_driver(
+            driver.DriverConfig(
                 raylet_socket=node.raylet_socket_name,
                 gcs_address=node.gcs_address,
                 session_dir=node.session_dir,
                 secret=node.secret,
                 namespace=arguments.namespace,
-                job_config=_job_config(arguments),
+                job_config=job_config,
                 entrypoint=" ".join(sys.argv),
                 on_error=print_error,
-                on_log=_log_printer(node.node_ip_address) if arguments.log_to_driver else None,
+                on_log=printer,
                 log_level=arguments.log_level,
                 node_host=node.node_ip_address,
             )
@@ -134,11 +143,21 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     except BaseException:
         node.kill_all_processes()
         raise
+    core.default_actor_lifetime = arguments.job_config.default_actor_lifetime
+    core.runtime_env = json.dumps(job_config["runtime_env"])
+    if printer is not None:
+        core.on_shutdown.append(printer.close)
     return core, node
+
+
+def _import_core_worker() -> types.ModuleType:
+    """Half of what a driver imports, and nothing that starting the node's processes needs."""
+    return importlib.import_module("ray_mono.core_worker.driver")
 
 
 def _job_config(arguments: InitArguments) -> dict[str, Any]:
     config = arguments.job_config
+    log_config = arguments.logging_config
     env = arguments.runtime_env if arguments.runtime_env is not None else config.runtime_env
     serialized = runtime_envs.serialize(env)
     fields = json.loads(serialized) if serialized else {}
@@ -148,6 +167,8 @@ def _job_config(arguments: InitArguments) -> dict[str, Any]:
         "runtime_env": fields,
         "metadata": dict(config.metadata),
         "default_actor_lifetime": config.default_actor_lifetime,
+        "setup": [*worker_setup, *([LOGGING_SETUP] if log_config else [])],
+        JOB_CONFIG_KEY: log_config.to_dict() if log_config else None,
     }
 
 
@@ -182,10 +203,10 @@ def print_error(error: common_pb2.ErrorInfo) -> None:
         pass
 
 
-def _log_printer(own_host: str) -> Callable[[common_pb2.LogBatch], None]:
-    from ray_mono._private.log_printing import print_log_batch
+def _log_printer(own_host: str) -> LogPrinter:
+    from ray_mono._private.log_printing import LogPrinter
 
-    return functools.partial(print_log_batch, own_host=own_host)
+    return LogPrinter(own_host)
 
 
 def raise_open_files_limit() -> None:

@@ -24,6 +24,31 @@ def display_name(target: Callable[..., Any]) -> str:
     return target.__qualname__.rpartition("<locals>.")[2]
 
 
+class CompleteWhenUsed:
+    """What is unpickled and derives things from a function or class, at its first use and not before.
+
+    Code that refers to itself (an actor class whose methods make more such actors) is unpickled around us: while we are, it is an empty
+    shell. `_restore(state)` gets the state then.
+    """
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        raise AssertionError(f"{type(self).__name__} does not say how it is restored")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__["_unpickled"] = state
+
+    # Type checkers would take it for a sign that every name exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            state = self.__dict__.get("_unpickled")
+            if state is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._restore(state)
+            self.__dict__.pop("_unpickled", None)
+            return getattr(self, name)
+
+
 class ExportedCode:
     """`target` and what is derived from it."""
 

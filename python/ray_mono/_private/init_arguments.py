@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.connection import InitArguments, anonymous_namespace
+from ray_mono._private.logging_config import LoggingConfig
 from ray_mono.job_config import JobConfig
 
 PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
@@ -16,6 +19,10 @@ PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_syste
 IGNORED = frozenset(
     {"_redis_username", "_node_name", "_metrics_export_port", "_enable_object_reconstruction"}
 )
+NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
+LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
+RUNTIME_ENV_HOOK_VARIABLE = "RAY_MONO_RUNTIME_ENV_HOOK"
+"""module.function, given what `init` was given as runtime_env (None where nothing), returns what counts."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
 
@@ -41,13 +48,18 @@ def make(
     runtime_env: Mapping[str, Any] | None,
     job_config: JobConfig | Mapping[str, Any] | None,
     private: Mapping[str, Any],
+    logging_config: LoggingConfig | None = None,
     **node: Any,
 ) -> InitArguments:
     """node: address, num_cpus, num_gpus, resources, labels, object_store_memory. Raises TypeError or
     ValueError.
     """
     _check_address(node["address"])
-    config = job_config if isinstance(job_config, JobConfig) else JobConfig(**(job_config or {}))
+    runtime_env = _hooked(runtime_env)
+    config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
+    logging_config = config.py_logging_config if logging_config is None else logging_config
+    if logging_config is not None and not isinstance(logging_config, LoggingConfig):
+        raise TypeError(f"logging_config must be a LoggingConfig, got {logging_config!r}")
     for env in (runtime_env, config.runtime_env):
         if env is not None:
             runtime_envs.check(env, runtime_envs.OF_JOBS)
@@ -60,6 +72,10 @@ def make(
         for name, amount in node["resources"].items():
             _check_amount(f"resources[{name!r}]", amount)
     namespace = config.ray_namespace if namespace is None else namespace
+    if namespace is None:
+        namespace = os.environ.get(NAMESPACE_VARIABLE) or None
+    if log_to_driver is None:
+        log_to_driver = os.environ.get(LOG_TO_DRIVER_VARIABLE, "1").lower() not in ("0", "false")
     if namespace is not None:
         check_namespace(namespace)
     return InitArguments(
@@ -69,12 +85,29 @@ def make(
         password=private.get("_redis_password"),
         temp_dir=private.get("_temp_dir"),
         system_config=private.get("_system_config") or {},
-        log_to_driver=True if log_to_driver is None else log_to_driver,
+        log_to_driver=log_to_driver,
         log_level=level_name(logging_level),
         namespace=namespace or anonymous_namespace(),
         runtime_env=runtime_env,
         job_config=config,
+        logging_config=logging_config,
     )
+
+
+def _hooked(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What the hook of the environment, if one is named there, makes of it. Raises ValueError where it cannot be loaded."""
+    name = os.environ.get(RUNTIME_ENV_HOOK_VARIABLE)
+    if not name:
+        return runtime_env
+    module_name, _, function_name = name.rpartition(".")
+    try:
+        hook = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{RUNTIME_ENV_HOOK_VARIABLE} must be module.function, got {name!r}: {error}"
+        ) from error
+    hooked: Mapping[str, Any] | None = hook(runtime_env)
+    return hooked
 
 
 def _check_address(address: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +61,31 @@ class LocalActor:
                 result = args[0](self._instance, *args[1:], **kwargs)
             else:
                 result = getattr(self._instance, name)(*args, **kwargs)
-            return self._run_on_loop(result) if inspect.iscoroutine(result) else result
+            if inspect.iscoroutine(result):
+                result = self._run_on_loop(result)
+            return (
+                self._items_of(result)
+                if inspect.isgenerator(result) or inspect.isasyncgen(result)
+                else result
+            )
         except ActorExit:
-            self.die(ActorDiedError("The actor is dead because it called exit_actor().", self.actor_id.hex()))
+            self._exit()
             return None
+
+    def _exit(self) -> None:
+        self.die(ActorDiedError("The actor is dead because it called exit_actor().", self.actor_id.hex()))
+
+    def _items_of(self, generator: Any) -> Iterator[Any]:
+        """Of a method that is a generator, of either kind."""
+        try:
+            if inspect.isgenerator(generator):
+                yield from generator
+                return
+            end = object()
+            while (item := self._run_on_loop(_next_of(generator, end))) is not end:
+                yield item
+        except ActorExit:
+            self._exit()
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         # A thread of its own: the caller may be in a loop itself, where a coroutine cannot be waited for.
@@ -95,6 +116,10 @@ class LocalActor:
             max_restarts=options.max_restarts,
             serialized_handle=options.handle_metadata,
         )
+
+
+async def _next_of(generator: AsyncIterator[Any], end: object) -> Any:
+    return await anext(generator, end)
 
 
 async def _in_context(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:

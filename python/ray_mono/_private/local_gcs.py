@@ -34,6 +34,12 @@ class LocalGcs:
         )
         return gcs_pb2.GetAllResourcesReply(nodes=[row])
 
+    def GetTaskEvents(
+        self, request: gcs_pb2.GetTaskEventsRequest, timeout_s: float
+    ) -> gcs_pb2.GetTaskEventsReply:
+        """None: tasks are calls of the program's own."""
+        return gcs_pb2.GetTaskEventsReply()
+
     def WatchActor(self, request: gcs_pb2.WatchActorRequest, timeout_s: float) -> common_pb2.ActorInfo:
         return self._core.actors[request.actor_id].info(self._core.job_id)
 

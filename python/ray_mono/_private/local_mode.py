@@ -10,26 +10,31 @@ resources are not counted. Coroutine methods run on a loop of their actor's own.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import random
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import GeneratorType
 from typing import Any
 
-from ray_mono._private import local_actor
+from ray_mono._private.cancellation import LocalCancellation
 from ray_mono._private.local_actor import LocalActor, LocalActorState
+from ray_mono._private.local_call import LocalCall
 from ray_mono._private.local_gcs import LocalGcs
+from ray_mono._private.local_streams import LocalStream
 from ray_mono._private.signature import recover
 from ray_mono.common import ids
 from ray_mono.common.exceptions import ActorDiedError, ReferenceCountingAssertionError
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.generator_runner import first_items
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, TaskOptions
 from ray_mono.protobuf import common_pb2
 
 
@@ -40,6 +45,8 @@ class _Object:
     num_references: int
     serialized: serialization.Serialized
     """Its `nested` list keeps the references inside alive."""
+    stream: LocalStream | None = None
+    """Whose end the value stands for."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +64,11 @@ class LocalMethod:
 
     name: str
     num_returns: int = 1
+    generator_backpressure_num_objects: int = 0
     max_task_retries: int = 0
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     concurrency_group: str = ""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call, of a task or a method."""
-
-    function: Callable[[list[Any], dict[str, Any]], Any]
-    name: str
-    num_returns: int
-    retries: int
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
-    actor_id: bytes = b""
-    actor_id_hex: str | None = None
+    task_name: str = ""
 
 
 class LocalCore:
@@ -89,10 +85,12 @@ class LocalCore:
         self.namespace = namespace
         self.session_dir = ""
         self.runtime_env = ""
+        self.default_actor_lifetime = ""
         self.context = WorkerContext(TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id))
         self.node = common_pb2.NodeInfo(
             node_id=self.node_id, host="127.0.0.1", is_head=True, raylet_pid=os.getpid()
         )
+        self.cancellation = LocalCancellation()
         self.actors: dict[bytes, LocalActor] = {}
         self.gcs = LocalGcs(self, resources)
         self._lock = threading.RLock()
@@ -127,6 +125,11 @@ class LocalCore:
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
         return b""
+
+    def keep(self, ref: ObjectRef[Any]) -> None:
+        """For good: it was pickled where it cannot be counted."""
+        with self._lock:
+            self._objects[ref._id].num_references += 1
 
     def reference_arrived(self, object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:
         """A reference was unpickled."""
@@ -163,7 +166,10 @@ class LocalCore:
     def _load(self, ref: ObjectRef[Any]) -> Any:
         with self._lock:
             self._drain()
-            serialized = self._objects[ref.binary()].serialized
+            row = self._objects[ref.binary()]
+            serialized, stream = row.serialized, row.stream
+        if stream is not None:
+            stream.run_out()
         return serialization.deserialize(serialized.metadata, serialized.to_bytes())
 
     def _is_error(self, ref: ObjectRef[Any]) -> bool:
@@ -193,12 +199,13 @@ class LocalCore:
 
     def submit_task(self, template: LocalTask, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         options = template.options
-        call = _Call(
+        call = LocalCall(
             lambda args, kwargs: template.function(*args, **kwargs),
             options.name,
             options.num_returns,
             options.max_retries if options.retry_exceptions else 0,
             options.retry_exceptions,
+            backpressure=options.generator_backpressure_num_objects,
         )
         return self._run(call, self._next_task_id(ids.nil_actor_of(self.job_id)), flat_args)
 
@@ -206,10 +213,12 @@ class LocalCore:
         with self._lock:
             return self.context.get().next_task_id(actor_id)
 
-    def _run(self, call: _Call, task_id: bytes, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+    def _run(self, call: LocalCall, task_id: bytes, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         packed = self._pack(call.name, flat_args)
         parent = self.context.get()
         task = TaskContext(task_id, self.job_id, call.name, parent.depth + 1, actor_id=call.actor_id)
+        if call.num_returns < 0:
+            return self._run_generator(call, task, packed)
         token = self.context.enter(task)
         try:
             results = self._attempts(call, packed)
@@ -219,6 +228,34 @@ class LocalCore:
             self._new_ref(ids.object_id_bytes(task_id, index), result)
             for index, result in enumerate(results, 1)
         ]
+
+    def _run_generator(
+        self, call: LocalCall, task: TaskContext, packed: list[serialization.Serialized], error: Any = None
+    ) -> list[Any]:
+        """error: the value of its only item, instead of running it."""
+        retries = iter(range(call.retries) if call.retries >= 0 else itertools.count())
+
+        def failed(failure: Exception) -> serialization.Serialized | None:
+            wrapped = call.error_of(failure)
+            if call.covers(wrapped) and next(retries, None) is not None:
+                return None
+            return serialization.serialize_error(wrapped)
+
+        stream = LocalStream(self, task, lambda: self._call_function(call, packed), failed, call.backpressure)
+        end_id = ids.object_id_bytes(task.task_id, 1)
+        if call.num_returns == DYNAMIC_RETURNS and error is None:
+            return [
+                self._new_ref(end_id, serialization.serialize(DynamicObjectRefGenerator(stream.run_out())))
+            ]
+        end = self._new_ref(end_id, error or serialization.serialize(None))
+        if call.num_returns == DYNAMIC_RETURNS:
+            return [end]
+        if error is not None:
+            stream.fail(error)
+        else:
+            stream.run()
+            self._objects[end_id].stream = stream
+        return [ObjectRefGenerator(stream, end, None)]
 
     def _pack(self, name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
         """Raises TypeError saying which argument does not pickle."""
@@ -235,26 +272,31 @@ class LocalCore:
         return packed
 
     def _attempts(
-        self, call: _Call, packed: list[serialization.Serialized]
+        self, call: LocalCall, packed: list[serialization.Serialized]
     ) -> list[serialization.Serialized]:
         while True:
             try:
                 return self._attempt(call, packed)
             except Exception as error:
-                wrapped = RayTaskError(call.name, _user_traceback(error), error, actor_id=call.actor_id_hex)
-                retried = call.retry_exceptions
-                is_covered = retried is True or (retried and isinstance(wrapped.cause, retried))
-                if not call.retries or not is_covered:
+                wrapped = call.error_of(error)
+                if not call.retries or not call.covers(wrapped):
                     return [serialization.serialize_error(wrapped)] * call.num_returns
-                call = _Call(**{**vars(call), "retries": call.retries - 1})
+                call = LocalCall(**{**vars(call), "retries": call.retries - 1})
 
-    def _attempt(self, call: _Call, packed: list[serialization.Serialized]) -> list[serialization.Serialized]:
+    def _call_function(self, call: LocalCall, packed: list[serialization.Serialized]) -> Any:
         flat = [serialization.deserialize(each.metadata, each.to_bytes()) for each in packed]
         for position, value in enumerate(flat):
             if isinstance(value, ObjectRef):
                 # Raises what failed where the argument was made.
                 flat[position] = self.get([value], None)[0]
-        result = call.function(*recover(flat))
+        return call.function(*recover(flat))
+
+    def _attempt(
+        self, call: LocalCall, packed: list[serialization.Serialized]
+    ) -> list[serialization.Serialized]:
+        result = self._call_function(call, packed)
+        if isinstance(result, GeneratorType):
+            result = first_items(result, call.num_returns, call.name)
         if call.num_returns == 0:
             return []
         if call.num_returns == 1:
@@ -278,7 +320,7 @@ class LocalCore:
         actor_id = self.context.get().next_actor_id()
         actor = LocalActor(actor_id, descriptor, options)
         self.actors[actor_id] = actor
-        call = _Call(actor.construct, f"{options.class_name}.__init__", 1, 0, actor_id=actor_id)
+        call = LocalCall(actor.construct, f"{options.class_name}.__init__", 1, 0, actor_id=actor_id)
         task_id = ids.TaskID.for_actor_creation(actor_id).binary()
         creation_ref = self._run(call, task_id, flat_args)[0]
         if self._is_error(creation_ref):
@@ -302,24 +344,27 @@ class LocalCore:
     ) -> list[ObjectRef[Any]]:
         actor = self.actors[state.actor_id]
         task_id = self._next_task_id(actor.actor_id)
-        if actor.death is not None:
-            error = serialization.serialize_error(actor.death)
-            return [
-                self._new_ref(ids.object_id_bytes(task_id, index), error)
-                for index in range(1, template.num_returns + 1)
-            ]
-        call = _Call(
+        call = LocalCall(
             lambda args, kwargs: actor.call(template.name, args, kwargs),
-            f"{actor.options.class_name}.{template.name}",
+            template.task_name or f"{actor.options.class_name}.{template.name}",
             template.num_returns,
             template.max_task_retries if template.retry_exceptions else 0,
             template.retry_exceptions,
             actor.actor_id,
             actor.actor_id.hex(),
+            template.generator_backpressure_num_objects,
         )
+        if actor.death is not None:
+            error = serialization.serialize_error(actor.death)
+            if call.num_returns < 0:
+                return self._run_generator(call, TaskContext(task_id, self.job_id), [], error)
+            return [
+                self._new_ref(ids.object_id_bytes(task_id, index), error)
+                for index in range(1, template.num_returns + 1)
+            ]
         return self._run(call, task_id, flat_args)
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None) -> LocalActorState:
+    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, *_: Any) -> LocalActorState:
         return LocalActorState(actor_id, creation_ref)
 
     def named_actor(self, name: str, namespace: str) -> LocalActor | None:
@@ -353,14 +398,3 @@ class LocalCore:
     def shutdown(self) -> None:
         for actor_id in list(self.actors):
             self._end_actor(actor_id, "its session is over")
-
-
-def _user_traceback(error: BaseException) -> str:
-    """The traceback as text, from the first frame that is not ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FILES:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
-
-
-_OUR_FILES = (__file__, local_actor.__file__)

@@ -15,8 +15,9 @@ from typing import Any
 
 from ray_mono._private import runtime_env
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
-from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.options import DYNAMIC_RETURNS, STREAMING_RETURNS, ActorOptions, TaskOptions
 from ray_mono.protobuf import common_pb2
+from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # As in Ray: so many calls at once where the methods are coroutines and the user says nothing.
 ASYNC_MAX_CONCURRENCY = 1000
@@ -77,6 +78,10 @@ _NUM_RETURNS = _Option(
     lambda value: value in ("dynamic", "streaming") if isinstance(value, str) else value >= 0,
 )
 
+_BACKPRESSURE = _Option(
+    (int,), "a positive whole number, or -1 for no limit", lambda value: value == -1 or value >= 1
+)
+
 _COMMON = {
     "num_cpus": _AMOUNT,
     "num_gpus": _Option((int, float), "a whole number, or a part of 1", _is_accelerator_amount),
@@ -96,6 +101,7 @@ _COMMON = {
 }
 _METHOD = {
     "num_returns": _NUM_RETURNS,
+    "_generator_backpressure_num_objects": _BACKPRESSURE,
     "max_task_retries": _COUNT_OR_FOREVER,
     "retry_exceptions": _RETRY_EXCEPTIONS,
     "concurrency_group": _NAME,
@@ -106,6 +112,7 @@ _TASK = {
     **_COMMON,
     "name": _Option((str,), "a string"),
     "num_returns": _NUM_RETURNS,
+    "_generator_backpressure_num_objects": _BACKPRESSURE,
     "max_retries": _COUNT_OR_FOREVER,
     "retry_exceptions": _RETRY_EXCEPTIONS,
     "max_calls": _Option((int,), "a whole number of at least 0", lambda value: value >= 0),
@@ -170,15 +177,32 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
             part, harmless = _LATER[name]
             if not any(value == each for each in harmless):
                 raise NotImplementedError(f"{name}={value!r}: {part} are not part of ray_mono yet")
-    num_returns = options.get("num_returns")
-    if isinstance(num_returns, str):
-        raise NotImplementedError(
-            f"num_returns={num_returns!r}: generators as remote functions are not part of ray_mono yet"
-        )
     _check_resources(options.get("resources"))
     _strategy(options.get("scheduling_strategy"))
     if options.get("runtime_env") is not None:
         runtime_env.check(options["runtime_env"], runtime_env.OF_TASKS)
+
+
+def check_generator(options: Options, is_generator: bool, name: str) -> None:
+    """Raises ValueError where the options of `name` are those of a generator, which it is not."""
+    num_returns = options.get("num_returns")
+    if isinstance(num_returns, str) and not is_generator:
+        raise ValueError(
+            f"num_returns={num_returns!r} is for generators, and {name} is none: it has no 'yield'"
+        )
+
+
+def _num_returns(options: Options, is_generator: bool) -> int:
+    given = options.get("num_returns")
+    if given is None:
+        return STREAMING_RETURNS if is_generator else 1
+    if isinstance(given, int):
+        return given
+    return STREAMING_RETURNS if given == "streaming" else DYNAMIC_RETURNS
+
+
+def _backpressure(options: Options) -> int:
+    return max(0, options.get("_generator_backpressure_num_objects") or 0)
 
 
 def _check_resources(resources: Any) -> None:
@@ -209,8 +233,11 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
         return common_pb2.SchedulingStrategy(spread=True)
     if isinstance(given, str):
         raise ValueError(f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r}")
+    if isinstance(given, NodeAffinitySchedulingStrategy):
+        affinity = common_pb2.NodeAffinity(node_id=bytes.fromhex(given.node_id), soft=bool(given.soft))
+        return common_pb2.SchedulingStrategy(node_affinity=affinity)
     raise NotImplementedError(
-        f"scheduling_strategy={given!r}: only 'DEFAULT' and 'SPREAD' are part of ray_mono yet"
+        f"scheduling_strategy={given!r}: only 'DEFAULT', 'SPREAD' and NodeAffinitySchedulingStrategy are part of ray_mono yet"
     )
 
 
@@ -222,11 +249,12 @@ def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def task_options(options: Options, function_name: str) -> TaskOptions:
-    """What the core takes for checked options of a remote function. Default: 1 CPU, 1 return, 3 retries."""
+def task_options(options: Options, function_name: str, is_generator: bool = False) -> TaskOptions:
+    """What the core takes for checked options of a remote function. Default: 1 CPU, 1 return (of a generator: its items), 3 retries."""
     return TaskOptions(
         name=options.get("name") or function_name,
-        num_returns=_or(options.get("num_returns"), 1),
+        num_returns=_num_returns(options, is_generator),
+        generator_backpressure_num_objects=_backpressure(options),
         resources=ResourceSet.from_units({CPU: 1, **_resources(options)}),
         max_retries=_or(options.get("max_retries"), 3),
         retry_exceptions=_retries(options.get("retry_exceptions")),
@@ -272,7 +300,7 @@ def actor_options(
         max_concurrency=options.get("max_concurrency") or (ASYNC_MAX_CONCURRENCY if is_asyncio else 1),
         is_asyncio=is_asyncio,
         max_pending_calls=options.get("max_pending_calls") or -1,
-        allow_out_of_order_execution=bool(options.get("allow_out_of_order_execution")),
+        allow_out_of_order_execution=is_unordered(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
         strategy=_strategy(options.get("scheduling_strategy")),
         runtime_env=runtime_env.serialize(options.get("runtime_env")),
@@ -280,13 +308,28 @@ def actor_options(
     )
 
 
-def method_options(options: Options, actor_max_task_retries: int) -> dict[str, Any]:
+def is_unordered(options: Options, is_asyncio: bool) -> bool:
+    """Whether calls of one caller may overtake each other. Raises ValueError where their order is asked for and cannot be kept."""
+    given: bool | None = options.get("allow_out_of_order_execution")
+    is_concurrent = is_asyncio or (options.get("max_concurrency") or 1) > 1
+    if is_concurrent and given is False:
+        raise ValueError(
+            "allow_out_of_order_execution=False is for actors that run one call at a time: not for async methods or max_concurrency > 1"
+        )
+    return is_concurrent if given is None else given
+
+
+def method_options(
+    options: Options, actor_max_task_retries: int, is_generator: bool = False
+) -> dict[str, Any]:
     """Keyword arguments of CoreWorker.actor_method_template, for checked options of a method."""
     return {
-        "num_returns": _or(options.get("num_returns"), 1),
+        "num_returns": _num_returns(options, is_generator),
+        "generator_backpressure_num_objects": _backpressure(options),
         "max_task_retries": _or(options.get("max_task_retries"), actor_max_task_retries),
         "retry_exceptions": _retries(options.get("retry_exceptions")),
         "concurrency_group": options.get("concurrency_group") or "",
+        "task_name": options.get("name") or "",
     }
 
 

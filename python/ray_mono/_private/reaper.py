@@ -2,13 +2,16 @@
 
 It starts services for whoever started it (a driver, or the CLI), tells when each is ready or why it ended, and ends all of them. As a
 child subreaper it becomes the parent of everything that a service or a worker leaves behind: once it has no child at all, nothing of the
-node is left. It knows no service: it is told command lines.
+node is left. It knows no service: it is told command lines. Services in Python are forked from it (service_process): what is common to
+them it is told to import before, once, which is most of what a service's start costs, and half of its memory.
 
 Control: JSON lines over a socket pair that the starter passes down.
 
-    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node"}
+    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link", "imports"}
         -> {"name", "pid", "ready": {...}}              what it wrote to its --ready-fd ({} where wants_ready is false)
         -> {"name", "pid", "exit": "...", "log_tail"}   when it ended, before that or at any later time
+           imports: modules that the reaper imports first, for this service and for those after it
+           link: [name, flag]: of the two services that name the same link, each is given one end of a socket pair, as `flag N`
     {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that nobody has bound
     {"op": "detach"}                      -> {"detached": true}: from here on the node outlives its starter (`start` without --block)
     {"op": "shutdown"}                    ends everything; the end of this socket is the answer
@@ -19,7 +22,7 @@ it was ready, ends the node.
 
 Shutdown: SIGTERM to the services, last started first, each given time to end while the grace period lasts; SIGKILL to every process
 below, until there is none; then the files. It runs in a session of its own and ignores SIGINT: Ctrl-C in the driver's terminal is the
-driver's alone. One thread, no imports that take time: every node waits for its start.
+driver's alone. One thread: it is forked from.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -38,7 +40,15 @@ from typing import Any
 
 from ray_mono._private.process_identity import descendants
 from ray_mono._private.remains import remove_files, remove_stale_sockets
-from ray_mono._private.service_process import Service, become, describe_status, libc, log_tail
+from ray_mono._private.service_process import (
+    Service,
+    become,
+    describe_status,
+    import_for_services,
+    libc,
+    log_tail,
+    raise_descriptor_limit,
+)
 
 PR_SET_CHILD_SUBREAPER = 36
 # How long SIGKILL may take to work: a process in an uninterruptible wait (a lost network disk) is left to the machine.
@@ -47,21 +57,11 @@ MESSAGE_BYTES_MAX = 16 << 20
 READY_BYTES_MAX = 1 << 20
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1)
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
-# Ray's.
-DESCRIPTORS = 65536
 STARTER_ENDED = "the process that started this node ended"
 
 
 def log(text: str) -> None:
     print(time.strftime("%Y-%m-%d %H:%M:%S"), text, file=sys.stderr, flush=True)
-
-
-def _raise_descriptor_limit() -> None:
-    """Services and workers have many connections; they inherit it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Reaper:
@@ -73,6 +73,8 @@ class Reaper:
         self._grace_period_s = grace_period_s
         self._services: list[Service] = []
         """In the order of their starts; those that were waited for are out."""
+        self._links: dict[str, int] = {}
+        """The ends of socket pairs that the other service has not been started with yet."""
         self._owned_files: list[str] = []
         self._socket_dir = ""
         self._starter_pidfd = -1
@@ -103,7 +105,7 @@ class Reaper:
     def _prepare_process(self, starter_pid: int) -> None:
         if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             log("cannot become a child subreaper: what a worker leaves behind will not be ended")
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
         for signal_number in HANDLED_SIGNALS:
             signal.signal(signal_number, lambda *_: None)
@@ -260,10 +262,23 @@ class Reaper:
         cwd: str | None,
         wants_ready: bool,
         ends_node: bool,
+        link: tuple[str, str] | None,
+        imports: list[str],
     ) -> None:
+        try:
+            import_for_services(imports)
+        except Exception:
+            # The service will fail at the same place, and that is told.
+            log(traceback.format_exc())
         ready_reader, ready_writer = os.pipe()
+        kept_fds = []
         if wants_ready:
             argv = [*argv, "--ready-fd", str(ready_writer)]
+            kept_fds.append(ready_writer)
+        if link is not None:
+            link_fd = self._link_end(link[0])
+            argv = [*argv, link[1], str(link_fd)]
+            kept_fds.append(link_fd)
         parent_pid = os.getpid()
         # A signal that reaches the child before it is itself must not run our handlers: they would take it for ours.
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -278,12 +293,14 @@ class Reaper:
                     stdout,
                     stderr,
                     cwd,
-                    ready_writer if wants_ready else -1,
+                    kept_fds,
                 )
             finally:
                 os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         os.close(ready_writer)
+        if link is not None:
+            os.close(link_fd)
         self._childless = False
         service = Service(name, pid, stdout, stderr, ends_node, ready_reader)
         self._services.append(service)
@@ -294,6 +311,14 @@ class Reaper:
             service.answered = True
             self._close_ready_pipe(service)
             self._tell(name=name, pid=pid, ready={})
+
+    def _link_end(self, name: str) -> int:
+        fd = self._links.pop(name, -1)
+        if fd < 0:
+            ours, theirs = socket.socketpair()
+            self._links[name] = ours.detach()
+            fd = theirs.detach()
+        return fd
 
     # ---- the end
 

@@ -44,6 +44,10 @@ class ServiceSpec:
     """Whether it takes --ready-fd and is to be waited for."""
     ends_node: bool = True
     """Whether the node ends when it does."""
+    link: tuple[str, str] | None = None
+    """A name and a flag: with the other service that has a link of this name it shares a socket pair; its end comes as `flag N`."""
+    imports: Sequence[str] = ()
+    """Modules that the reaper imports before it forks this one, for it and for those after it."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from ray_mono.actor import ActorClass
@@ -11,14 +11,20 @@ from ray_mono.remote_function import RemoteFunction
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.object_ref import ObjectRef
+    from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 
 R = TypeVar("R")
 T = TypeVar("T")
+Y = TypeVar("Y")
 
 
 class _Decorator(Protocol):
     @overload
     def __call__(self, target: type[T]) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[..., Iterator[Y]]
+    ) -> RemoteFunction[ObjectRefGenerator[Y]]: ...
     @overload
     def __call__(self, target: Callable[..., R]) -> RemoteFunction[ObjectRef[R]]: ...
 
@@ -32,6 +38,10 @@ class _DecoratorOfAny(Protocol):
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[..., Iterator[Y]], /
+) -> RemoteFunction[ObjectRefGenerator[Y]]: ...
+@overload
 def remote(target: Callable[..., R], /) -> RemoteFunction[ObjectRef[R]]: ...
 @overload
 def remote(*, num_returns: int | str, **options: Any) -> _DecoratorOfAny: ...
@@ -44,7 +54,8 @@ def remote(*targets: Any, **options: Any) -> Any:
     that does.
 
     Options of both: num_cpus, num_gpus, memory, resources, accelerator_type, name, runtime_env,
-    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls. Of classes:
+    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls,
+    _generator_backpressure_num_objects. Of classes:
     namespace, lifetime, get_if_exists, max_restarts, max_task_retries, max_concurrency, concurrency_groups,
     max_pending_calls, allow_out_of_order_execution.
 

@@ -1,16 +1,30 @@
-"""One process below a reaper: what is known of it, how a fork becomes it, and its end in words. Imports nothing that takes time."""
+"""One process below a reaper: what is known of it, how a fork becomes it, and its end in words.
+
+A service in Python, `INTERPRETER -m MODULE …` under the reaper's own interpreter, is not executed: the fork runs the module's main()
+itself, and so shares, in time and in memory, what the reaper has imported. It is told apart by its title, which is the command line.
+Everything else (a Redis) is executed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
+import importlib
 import os
+import resource
 import signal
+import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ray_mono.common.process import PARENT_PID_VARIABLE
 
 PR_SET_PDEATHSIG = 1
+# Ray's.
+DESCRIPTORS = 65536
 LOG_TAIL_BYTES = 4096
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,6 +70,26 @@ def log_tail(*paths: str) -> str:
     return ""
 
 
+def raise_descriptor_limit() -> None:
+    """Services and workers have many connections; they inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def import_for_services(names: list[str]) -> None:
+    """What was imported is left out of the children's garbage collections, which would otherwise copy its pages."""
+    if all(name in sys.modules for name in names):
+        return
+    gc.disable()
+    for name in names:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 def become(
     parent_pid: int,
     changed_signals: Iterable[signal.Signals],
@@ -64,10 +98,10 @@ def become(
     stdout: str,
     stderr: str,
     cwd: str | None,
-    ready_fd: int,
+    kept_fds: list[int],
 ) -> None:
     """In the child of a fork, where all signals are blocked: becomes the service. Returns only where it cannot, having said why in its
-    log. changed_signals: those that the parent handles or ignores."""
+    log. changed_signals: those that the parent handles or ignores. kept_fds: what it inherits besides the standard descriptors."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         return
@@ -77,15 +111,55 @@ def become(
     for signal_number in (*changed_signals, signal.SIGPIPE):
         signal.signal(signal_number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    env = {**env, PARENT_PID_VARIABLE: str(parent_pid)}
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(stdout, flags, 0o600), 1)
         os.dup2(os.open(stderr, flags, 0o600), 2)
-        if ready_fd >= 0:
-            os.set_inheritable(ready_fd, True)
+        for fd in kept_fds:
+            os.set_inheritable(fd, True)
         if cwd is not None:
             os.chdir(cwd)
-        os.execve(argv[0], argv, {**env, PARENT_PID_VARIABLE: str(parent_pid)})
+        if argv[:2] != [sys.executable, "-m"]:
+            os.execve(argv[0], argv, env)
     except OSError as error:
         os.write(2, f"cannot start {argv[0]} in {cwd or os.getcwd()}: {error}\n".encode())
+        return
+    # As an interpreter has them that was just started.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _close_descriptors({0, 1, 2, *kept_fds})
+    _run_module(argv, env)
+
+
+def _close_descriptors(kept: set[int]) -> None:
+    """As an exec would have. Their Python objects stay as they are: the process ends without finalizers."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
+def _run_module(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """The main() of the module that the command line names, with the rest as its arguments; then the end of the process."""
+    code: object = 1
+    try:
+        import setproctitle
+
+        setproctitle.setproctitle(" ".join(argv))
+        # After the title, which is written where the old variables lay.
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = argv[2:]
+        code = importlib.import_module(argv[2]).main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -21,14 +21,17 @@ from ray_mono._private.auto_init import connected_core
 from ray_mono._private.ray_context import RayContext
 from ray_mono.core_worker import current
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 
 if TYPE_CHECKING:
+    from ray_mono._private.logging_config import LoggingConfig
     from ray_mono.actor import ActorHandle
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.job_config import JobConfig
     from ray_mono.node import Node
 
 T = TypeVar("T")
+Waitable = TypeVar("Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
 logger = logging.getLogger("ray_mono")
 
 # What a process is to its cluster. Only a driver (SCRIPT_MODE) prints the failures of its job.
@@ -72,6 +75,7 @@ def init(
     configure_logging: bool = True,
     logging_level: int | str = "info",
     logging_format: str | None = None,
+    logging_config: LoggingConfig | None = None,
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: Mapping[str, Any] | None = None,
@@ -90,12 +94,11 @@ def init(
         log_to_driver: print here what workers of this job print; default True.
         namespace: where this driver's named actors live; a name of its own by default.
         runtime_env: of workers of this job; "env_vars" so far.
-        configure_logging, logging_level, logging_format: of ray_mono's own logger here, and the cluster's
-            logs.
+        configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
+        logging_config: of all log messages, here and in workers; see LoggingConfig.
         private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory.
 
     Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
-
     Raises RuntimeError if the process is connected already, or the cluster runs another version;
     ConnectionError if no cluster answers; ValueError or TypeError for arguments that cannot be.
     """
@@ -118,9 +121,10 @@ def init(
             namespace=namespace,
             runtime_env=runtime_env,
             job_config=job_config,
+            logging_config=logging_config,
             private=private,
         )
-        _session = _connect_locally(arguments) if local_mode else _connect(arguments)
+        _session = _start(arguments, local_mode)
         atexit.register(shutdown)
         _run_kept_functions(_session.core)
         return _session.context
@@ -146,6 +150,12 @@ def _present_context(ignore_reinit_error: bool) -> RayContext:
         return _session.context
     core = current.require()
     return RayContext({"node_id": core.node_id.hex(), "session_dir": core.session_dir, "address": None})
+
+
+def _start(arguments: Any, local_mode: bool) -> _Session:
+    if arguments.logging_config is not None:
+        arguments.logging_config.apply()
+    return _connect_locally(arguments) if local_mode else _connect(arguments)
 
 
 def _connect(arguments: Any) -> _Session:
@@ -225,21 +235,29 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     timeout_s = _timeout_s(timeout)
     if isinstance(object_refs, ObjectRef):
         return core.get([object_refs], timeout_s)[0]
+    if isinstance(object_refs, ObjectRefGenerator):
+        return object_refs  # as in Ray: what it yields is what has values
     if not isinstance(object_refs, list):
         raise ValueError(
             f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type {type(object_refs).__name__}"
         )
-    _check_references("get", object_refs)
+    _check_references("get", object_refs, _REFERENCES)
     return core.get(object_refs, timeout_s)
 
 
-def _check_references(caller: str, values: list[Any]) -> None:
+_REFERENCES = frozenset({ObjectRef})
+_WAITABLES = frozenset({ObjectRef, ObjectRefGenerator})
+
+
+def _check_references(caller: str, values: list[Any], accepted: frozenset[type]) -> None:
     """Raises TypeError naming what is no reference. By type first: lists of thousands are waited for again and again."""
-    if set(map(type, values)) <= {ObjectRef}:
+    if accepted.issuperset(map(type, values)):
         return
     for value in values:
-        if not isinstance(value, ObjectRef):
-            raise TypeError(f"{caller}() takes ObjectRefs, but the list has {value!r} of type {type(value).__name__}")
+        if not isinstance(value, tuple(accepted)):
+            raise TypeError(
+                f"{caller}() takes ObjectRefs, but the list has {value!r} of type {type(value).__name__}"
+            )
 
 
 def _timeout_s(timeout: float | None) -> float | None:
@@ -269,13 +287,13 @@ def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
 
 
 def wait(
-    ray_waitables: list[ObjectRef[T]],
+    ray_waitables: list[Waitable],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
-    """Waits until `num_returns` of the references have values (or errors).
+) -> tuple[list[Waitable], list[Waitable]]:
+    """Waits until `num_returns` of the references have values (or errors). A generator counts as its next item.
 
     Args:
         num_returns: 1 to as many as there are.
@@ -285,13 +303,13 @@ def wait(
     Returns (ready, not ready), both in the order given; at most num_returns are in the first, fewer after a
     timeout. Raises TypeError or ValueError for anything but a list of different references.
     """
-    if isinstance(ray_waitables, ObjectRef):
+    if isinstance(ray_waitables, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"wait() takes a list of ObjectRefs, got the single {ray_waitables!r}")
     if not isinstance(ray_waitables, list):
         raise TypeError(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
-    _check_references("wait", ray_waitables)
+    _check_references("wait", ray_waitables, _WAITABLES)
     timeout_s = _timeout_s(timeout)
     core = connected_core()
     if not ray_waitables:
@@ -302,7 +320,9 @@ def wait(
         raise ValueError(
             f"num_returns must be from 1 to the number of references ({len(ray_waitables)}), got {num_returns!r}"
         )
-    return core.wait(ray_waitables, num_returns, timeout_s, fetch_local)
+    # A generator has the id of its next item.
+    waitables: Any = ray_waitables
+    return core.wait(waitables, num_returns, timeout_s, fetch_local)  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------- actors and workers

@@ -1,20 +1,58 @@
-"""Tools around the core."""
+"""Tools around the core. A name is loaded from its module when it is first used, as those of `ray_mono` are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_mono._private.auto_init import connected_core
-from ray_mono.protobuf import gcs_pb2
+if TYPE_CHECKING:
+    from ray_mono.util import accelerators as accelerators
+    from ray_mono.util import metrics as metrics
+    from ray_mono.util.actor_pool import ActorPool as ActorPool
+    from ray_mono.util.check_serialize import inspect_serializability as inspect_serializability
+    from ray_mono.util.iteration import as_completed as as_completed
+    from ray_mono.util.iteration import map_unordered as map_unordered
+    from ray_mono.util.named_actors import list_named_actors as list_named_actors
+    from ray_mono.util.node_addresses import get_node_instance_id as get_node_instance_id
+    from ray_mono.util.node_addresses import get_node_ip_address as get_node_ip_address
+    from ray_mono.util.rare_logging import disable_log_once_globally as disable_log_once_globally
+    from ray_mono.util.rare_logging import enable_periodic_logging as enable_periodic_logging
+    from ray_mono.util.rare_logging import log_once as log_once
+    from ray_mono.util.serialization import deregister_serializer as deregister_serializer
+    from ray_mono.util.serialization import register_serializer as register_serializer
 
-__all__ = ["list_named_actors"]
+# name -> the module of this package that has it; "" for a module itself
+_EXPORTS = {
+    "ActorPool": "actor_pool",
+    "accelerators": "",
+    "as_completed": "iteration",
+    "deregister_serializer": "serialization",
+    "disable_log_once_globally": "rare_logging",
+    "enable_periodic_logging": "rare_logging",
+    "get_node_instance_id": "node_addresses",
+    "get_node_ip_address": "node_addresses",
+    "inspect_serializability": "check_serialize",
+    "list_named_actors": "named_actors",
+    "log_once": "rare_logging",
+    "map_unordered": "iteration",
+    "metrics": "",
+    "register_serializer": "serialization",
+}
+
+__all__ = list(_EXPORTS)
 
 
-def list_named_actors(all_namespaces: bool = False) -> list[Any]:
-    """Names of the living named actors of this namespace; for all, dicts with "name" and "namespace"."""
-    core = connected_core()
-    request = gcs_pb2.ListNamedActorsRequest(all_namespaces=all_namespaces, namespace=core.namespace)
-    actors = core.gcs.ListNamedActors(request, timeout_s=30.0).actors
-    if all_namespaces:
-        return [{"name": actor.name, "namespace": actor.namespace} for actor in actors]
-    return [actor.name for actor in actors]
+def __getattr__(name: str) -> Any:
+    """Loads an exported name on its first use."""
+    place = _EXPORTS.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(f"{__name__}.{place or name}")
+    value = getattr(module, name) if place else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -18,6 +18,7 @@ from ray_mono._private.microbenchmark.line import Group
 CALLS = Group("calls", clusters.local(address="local"), is_microbenchmark=True)
 
 ECHO = "floor: unix socket echo"
+ECHO_ONE_CPU = "floor: unix socket echo on one CPU"
 ECHO_PIPELINED = "floor: unix socket echo, 1,000 in flight"
 MEMCPY_800 = "floor: memcpy of 0.8 GB into mapped memory"
 

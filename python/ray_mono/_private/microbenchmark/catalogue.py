@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_mono._private.microbenchmark import calls, later, nodes, objects, scale, start
-from ray_mono._private.microbenchmark.line import Group, Line
+from ray_mono._private.microbenchmark.line import Group, Line, Workload
 
 GROUPS = [
     calls.CALLS,
@@ -21,24 +21,40 @@ GROUPS = [
 
 
 def select(groups: list[Group], only: str = "", quick: bool = False) -> list[Group]:
-    """The group that is called so, or else groups with those of their workloads that have a line with `only` in its name. quick: none
-    that take long. Raises ValueError when nothing is left."""
-    is_group = any(group.name == only for group in groups)
+    """Of each pattern in `only` (several are separated by commas): the group that is called so, or else the workloads that have a line
+    with it in its name. quick: none that take long. Raises ValueError for a pattern that finds nothing."""
+    names = {group.name for group in groups}
+    patterns = [pattern.strip() for pattern in only.split(",")]
+    found: set[str] = set()
+
+    def is_wanted(group: Group, workload: Workload) -> bool:
+        by = {
+            pattern
+            for pattern in patterns
+            if (
+                pattern == group.name
+                if pattern in names
+                else any(pattern in line.name for line in workload.lines)
+            )
+        }
+        found.update(by)
+        return bool(by)
+
     chosen = []
     for group in groups:
-        if is_group and group.name != only:
-            continue
         workloads = [
             workload
             for workload in group.workloads
-            if not (quick and workload.heavy)
-            and (is_group or any(only in line.name for line in workload.lines))
+            if is_wanted(group, workload) and not (quick and workload.heavy)
         ]
         if workloads:
             chosen.append(replace(group, workloads=workloads))
-    if not chosen:
-        names = "\n  ".join(f"{group.name}: {line.name}" for group in groups for line in group.lines())
-        raise ValueError(f"no workload is about {only!r}; there are\n  {names}")
+    missed = [pattern for pattern in patterns if pattern not in found]
+    if missed or not chosen:
+        there = "\n  ".join(f"{group.name}: {line.name}" for group in groups for line in group.lines())
+        raise ValueError(
+            f"no workload is about {', '.join(map(repr, missed or patterns))}; there are\n  {there}"
+        )
     return chosen
 
 

@@ -67,7 +67,10 @@ def as_json(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all commands that measure take."""
     parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="lines with this in their name, or a group of this name"
+        "--only",
+        default="",
+        metavar="PATTERN",
+        help="lines with this in their name, or a group of this name; several with commas between them",
     )
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes or gigabytes")
     parser.add_argument(

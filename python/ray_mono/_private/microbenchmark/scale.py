@@ -131,7 +131,7 @@ def many_returns(ray: Any) -> Callable[[], object]:
     return lambda: ray.get(values.remote())
 
 
-@_timed("10,000 streamed items", needs="streaming generators")
+@_timed("10,000 streamed items")
 def streamed(ray: Any) -> Callable[[], object]:
     @ray.remote(num_returns="streaming")
     def items() -> Any:

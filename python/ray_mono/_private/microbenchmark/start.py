@@ -26,16 +26,16 @@ PYTHON_START = "floor: start of a Python that does nothing"
 INIT = Line("init() to connected", Unit.SECONDS, target=4, floor=PYTHON_START)
 FIRST_TASK = Line("first task", Unit.SECONDS, target=4)
 SERVICES_PSS = Line("idle head: PSS of the services that both sides have", Unit.MEGABYTES, target=2)
+NODE_PSS = Line("idle head: the same, with reaper and template", Unit.MEGABYTES)
 ALL_SERVICES_PSS = Line("idle head: PSS of all services", Unit.MEGABYTES)
 WORKER_PSS = Line("idle worker: PSS (of 20)", Unit.MEGABYTES, target=8)
 IDLE_CPU = Line("idle cluster: CPU over 30 s", Unit.PERCENT_OF_A_CORE)
 
-# Parts of the command lines of services that have a counterpart on the other side: cluster metadata, scheduling with the store, and
-# worker output. Ours do with more processes (store, template, reaper) what Ray's raylet does with one.
-SHARED_SERVICES = (
-    *("gcs_server", "raylet", "log_monitor"),
-    *("object_manager", "ray_mono::TEMPLATE", "_private.reaper"),
-)
+# Parts of the command lines of services that have a counterpart on the other side: cluster metadata, scheduling with the store (two
+# processes of ours), and worker output.
+SHARED_SERVICES = ("gcs_server", "raylet", "log_monitor", "object_manager")
+# What ours need besides. Ray keeps no parent of its services, and idle workers ready instead of a template to fork them from.
+OWN_SERVICES = ("ray_mono::TEMPLATE", "_private.reaper")
 # An interpreter, an option or two, and the program.
 SHARED_WITHIN_WORDS = 3
 # How workers are called, and the services that are called so too.
@@ -101,22 +101,26 @@ def _warm_up(ray: Any) -> None:
     ray.get(nothing.remote())
 
 
-@START.workload(SERVICES_PSS, ALL_SERVICES_PSS, WORKER_PSS)
+@START.workload(SERVICES_PSS, NODE_PSS, ALL_SERVICES_PSS, WORKER_PSS)
 def memory(bench: Bench) -> None:
     ray = bench.ray
     start(ray)
     _warm_up(ray)
     time.sleep(SETTLE_S)
-    shared = everything = 0.0
+    shared = own = everything = 0.0
     for process in processes.descendants(os.getpid()):
         text = processes.command(process.pid)
         if not text or is_worker(text):
             continue
         pss_mb = processes.pss_bytes(process.pid) / 1e6
         everything += pss_mb
-        shared += pss_mb if is_shared_service(text) else 0.0
-        print(f"{pss_mb:8.1f} MB {'' if is_shared_service(text) else '(not shared) '}{text[:150]}")
+        shared += pss_mb if names_program(text, SHARED_SERVICES) else 0.0
+        own += pss_mb if names_program(text, OWN_SERVICES) else 0.0
+        print(
+            f"{pss_mb:8.1f} MB {'' if names_program(text, SHARED_SERVICES) else '(not shared) '}{text[:150]}"
+        )
     bench.report(SERVICES_PSS.name, [shared])
+    bench.report(NODE_PSS.name, [shared + own])
     bench.report(ALL_SERVICES_PSS.name, [everything])
     actors = actor_pids(ray, IDLE_WORKERS)
     time.sleep(SETTLE_S)
@@ -128,11 +132,10 @@ def is_worker(command: str) -> bool:
     return command.startswith(WORKER_TITLES) and not command.startswith(SERVICE_TITLES)
 
 
-def is_shared_service(command: str) -> bool:
-    """Whether both sides have a service that does this one's work, judged by its command line."""
-    # The arguments of Ray's other services name these too.
+def names_program(command: str, names: tuple[str, ...]) -> bool:
+    """Whether the program of a command line is one of these. (The arguments of Ray's other services name them too.)"""
     program = " ".join(command.split()[:SHARED_WITHIN_WORDS])
-    return any(name in program for name in SHARED_SERVICES)
+    return any(name in program for name in names)
 
 
 @START.workload(IDLE_CPU)

@@ -33,8 +33,9 @@ GRACE_S = 15.0
 LOG_TAIL_LINES = 30
 # A line's repetitions may overrun their duration by warm-up and slices that take longer than they should.
 DURATION_FACTOR = 4
-# Where the modules would find a cluster that is not the one to measure.
-OUTSIDE_VARIABLES = ("RAY_ADDRESS", "RAY_MONO_ADDRESS", "PYTHONPATH")
+# Where the modules would find a cluster that is not the one to measure; and what keeps a checkout from being compiled once, as installing
+# a package does: each process would compile it anew.
+OUTSIDE_VARIABLES = ("RAY_ADDRESS", "RAY_MONO_ADDRESS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""`cancel`: from the reference of a task's return to the end of the task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono._private.auto_init import connected_core
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
+
+
+def cancel(
+    ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
+) -> None:
+    """Cancels the task, or the actor's call, that makes an object. Nothing happens to one that has finished, and none is retried.
+
+    One that has not begun never runs, and `get` raises TaskCancelledError. In a task that runs, KeyboardInterrupt is raised; if it leaves
+    the task, `get` raises an error that is also a TaskCancelledError. An async actor's coroutine gets an asyncio.CancelledError. A call
+    that runs in another actor is not stopped, but told so by `get_runtime_context().is_canceled()`, and `get` raises TaskCancelledError.
+
+    Args:
+        ray_waitable: what the call returned: one of its references, or its generator.
+        force: end the worker's process instead of raising in it; not for actors.
+        recursive: also what the task has submitted and is not finished.
+
+    Raises TypeError for what is no reference, and ValueError for force and an actor's call.
+    """
+    core = connected_core()
+    ref = ray_waitable._generator_ref if isinstance(ray_waitable, ObjectRefGenerator) else ray_waitable
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(
+            f"cancel() takes an ObjectRef or an ObjectRefGenerator, got {ray_waitable!r} of type {type(ray_waitable).__name__};"
+            " kill() ends an actor"
+        )
+    core.cancellation.cancel(ref, bool(force), bool(recursive))
+
+
+class LocalCancellation:
+    """Local mode's: a task is over before there is a reference to it."""
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Nothing is left to cancel."""

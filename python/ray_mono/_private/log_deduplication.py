@@ -1,0 +1,138 @@
+"""Which lines of workers a driver shows, where many workers write the same: the first at once, the others as a number.
+
+Lines are the same when they differ only in words that contain digits. A line from a second worker begins the counting; what one worker
+repeats by itself is shown as it is. After the window the number of withheld lines stands behind the latest of them:
+
+    (f pid=4711) model loaded in 3.1 s
+    (f pid=4714) model loaded in 2.9 s [repeated 3x across cluster]
+
+and counting goes on while the line comes again within a window. A single withheld line is shown plainly. A machine without a clock: times
+come with the calls, in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+WINDOW_S = 5.0
+PATTERNS_MAX = 10_000
+"""Kept at once; beyond it the oldest are settled early."""
+VARIABLE = "RAY_MONO_DEDUP_LOGS"
+_HINT = f" (lines that several workers write are shown once; {VARIABLE}=0 shows all of them)"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who wrote a line."""
+
+    name: str
+    pid: int
+    host: str
+    is_error: bool
+
+
+@dataclass(slots=True)
+class _Pattern:
+    began_s: float
+    origin: Origin
+    writers: set[tuple[str, int]] = field(default_factory=set)
+    # Withheld since the latest that was shown, and the latest of those.
+    num_withheld: int = 0
+    line: str = ""
+
+
+class LogDeduplicator:
+    """Decides for one driver.
+
+    Args:
+        window_s: how long the same line is counted before the number is shown, in seconds; 0 shows every line.
+        always: a regular expression; lines in which it is found are always shown.
+        never: a regular expression; lines in which it is found are never shown, unless `always` is found in them too.
+    """
+
+    def __init__(
+        self, window_s: float = WINDOW_S, always: str | None = None, never: str | None = None
+    ) -> None:
+        self._window_s = window_s
+        self._always = re.compile(always) if always else None
+        self._never = re.compile(never) if never else None
+        # By what its lines have in common, in the order in which windows began.
+        self._patterns: dict[str, _Pattern] = {}
+        self._has_hinted = False
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> LogDeduplicator:
+        """RAY_MONO_DEDUP_LOGS (0: every line is shown), _AGG_WINDOW_S, _ALLOW_REGEX, _SKIP_REGEX. Raises ValueError naming the variable."""
+        name, text = f"{VARIABLE}_AGG_WINDOW_S", environment.get(f"{VARIABLE}_AGG_WINDOW_S") or str(WINDOW_S)
+        try:
+            window_s = float(text)
+        except ValueError:
+            raise ValueError(f"{name}={text!r} is no number of seconds") from None
+        if environment.get(VARIABLE, "1").lower() in ("0", "false"):
+            window_s = 0.0
+        return LogDeduplicator(
+            window_s, environment.get(f"{VARIABLE}_ALLOW_REGEX"), environment.get(f"{VARIABLE}_SKIP_REGEX")
+        )
+
+    @property
+    def due_s(self) -> float | None:
+        """When take_due has something to show; None while nothing is withheld."""
+        return next((p.began_s + self._window_s for p in self._patterns.values() if p.num_withheld), None)
+
+    def take(self, origin: Origin, lines: Sequence[str], now_s: float) -> list[tuple[Origin, list[str]]]:
+        """What to show now, in order: of these lines, and of earlier ones whose window is over."""
+        due = self.take_due(now_s)
+        shown = [line for line in lines if self._is_shown(origin, line, now_s)]
+        while len(self._patterns) > PATTERNS_MAX:
+            due += self._settle(next(iter(self._patterns)))
+        return [*due, (origin, shown)] if shown else due
+
+    def take_due(self, now_s: float) -> list[tuple[Origin, list[str]]]:
+        """What the windows that are over withheld."""
+        due: list[tuple[Origin, list[str]]] = []
+        while self._patterns:
+            key, pattern = next(iter(self._patterns.items()))
+            if now_s < pattern.began_s + self._window_s:
+                break
+            due += self._settle(key)
+            if pattern.num_withheld > 1:
+                # It may go on.
+                self._patterns[key] = _Pattern(now_s, pattern.origin, pattern.writers)
+        return due
+
+    def take_all(self) -> list[tuple[Origin, list[str]]]:
+        """Everything that is withheld."""
+        return [item for key in list(self._patterns) for item in self._settle(key)]
+
+    def _is_shown(self, origin: Origin, line: str, now_s: float) -> bool:
+        if self._always is not None and self._always.search(line):
+            return True
+        if self._never is not None and self._never.search(line):
+            return False
+        key = " ".join(word for word in line.split() if not any(letter.isdigit() for letter in word))
+        if not key or self._window_s <= 0:
+            return True
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = self._patterns[key] = _Pattern(now_s, origin)
+        pattern.writers.add((origin.host, origin.pid))
+        if len(pattern.writers) == 1:
+            return True
+        pattern.num_withheld += 1
+        pattern.origin, pattern.line = origin, line
+        return False
+
+    def _settle(self, key: str) -> list[tuple[Origin, list[str]]]:
+        pattern = self._patterns.pop(key)
+        if not pattern.num_withheld:
+            return []
+        line = pattern.line
+        if pattern.num_withheld > 1:
+            line += f" [repeated {pattern.num_withheld}x across cluster]"
+            if not self._has_hinted:
+                self._has_hinted = True
+                line += _HINT
+        return [(pattern.origin, [line])]

@@ -1,0 +1,84 @@
+"""`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and chrome://tracing show.
+
+Each node is a process of the trace and each worker a thread of it. A call
+appears when it is over, about a second later; core_worker/task_events.py
+and gcs/task_event_log.py say how many are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.ids import TaskID
+from ray_mono.core_worker import current
+from ray_mono.protobuf import gcs_pb2
+
+GCS_TIMEOUT_S = 30.0
+_MICROSECONDS = 1e6
+
+
+def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
+    """The tasks and actor calls of every job that have ended, as trace events.
+
+    Args:
+        filename: where to write them as JSON; None returns them. Times in them are microseconds since the epoch.
+
+    Raises:
+        RuntimeError: this process is not connected.
+        OSError: the file cannot be written.
+    """
+    try:
+        core = current.require()
+    except RaySystemError as error:
+        raise RuntimeError(f"timeline() needs a cluster: {error}") from None
+    reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(), timeout_s=GCS_TIMEOUT_S)
+    events = trace_events(reply.batches)
+    if filename is None:
+        return events
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
+
+
+def trace_events(batches: Any) -> list[dict[str, Any]]:
+    """The batches (TaskEvents) as trace events: names of nodes and workers, then calls in the order of their starts."""
+    names: dict[tuple[str, str], dict[str, Any]] = {}
+    calls: list[dict[str, Any]] = []
+    for batch in batches:
+        node, worker = f"Node {batch.host}", f"worker {batch.pid}"
+        # Two nodes of one machine have one address, two machines' workers may have one number.
+        pid, tid = _number(batch.node_id), _number(batch.worker_id)
+        names[(str(pid), "")] = _named("process_name", node, pid, 0)
+        names[(str(pid), str(tid))] = _named("thread_name", worker, pid, tid)
+        for index, (start_s, end_s) in enumerate(zip(batch.start_time_s, batch.end_time_s, strict=True)):
+            task_id = batch.task_ids[index * TaskID.SIZE : (index + 1) * TaskID.SIZE]
+            calls.append(
+                {
+                    "cat": "task",
+                    "name": batch.names[batch.name_indices[index]],
+                    "ph": "X",
+                    "pid": pid,
+                    "tid": tid,
+                    "ts": start_s * _MICROSECONDS,
+                    "dur": (end_s - start_s) * _MICROSECONDS,
+                    "args": {
+                        "task_id": task_id.hex(),
+                        "job_id": batch.job_id.hex(),
+                        "node_id": batch.node_id.hex(),
+                        "worker_id": batch.worker_id.hex(),
+                    },
+                }
+            )
+    return [*names.values(), *sorted(calls, key=lambda call: call["ts"])]
+
+
+def _named(kind: str, name: str, pid: int, tid: int) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _number(unique: bytes) -> int:
+    """For an id, a number that viewers take: they show 32 bits."""
+    return int.from_bytes(unique[:4], "little") & 0x7FFFFFFF

@@ -1,0 +1,98 @@
+"""`import ray` that means ray_mono, for programs and libraries that cannot be changed.
+
+    python -m ray_mono.compat prog.py [args]        runs a script so
+    python -m ray_mono.compat -m package [args]     runs a module so
+    ray_mono.compat.install()                       the same for the rest of this process, and for the workers of its jobs
+
+`ray` and everything below it are then the very modules of ray_mono: `ray.exceptions.RayTaskError is
+ray_mono.exceptions.RayTaskError`, and pickles that name either load. Ray's environment variables are honoured
+(`_private/ray_environment.py`), and names of Ray 0.8 to 1.x work and warn (`_private/old_names.py`). Nothing of this happens in a
+process that does not ask for it.
+
+Workers are told by the job's configuration, and install this before they run anything of the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+from types import ModuleType
+
+from ray_mono._private import connection, old_names, ray_environment
+from ray_mono._private.module_alias import AliasFinder, installed
+from ray_mono.core_worker import current
+
+ALIAS = "ray"
+PACKAGE = "ray_mono"
+WORKER_SETUP = "ray_mono.compat:install_in_worker"
+
+
+def install() -> None:
+    """Makes `import ray` mean ray_mono. Does nothing the second time.
+
+    Best before anything imports `ray`, and before `init`. Raises RuntimeError where Ray itself is imported already.
+    """
+    if installed(ALIAS) is not None:
+        return
+    real = sys.modules.get(ALIAS)
+    if real is not None and real.__name__ != PACKAGE:
+        raise RuntimeError(
+            f"ray itself is imported in this process already, from {getattr(real, '__file__', None)}: install ray_mono.compat"
+            " before anything imports ray"
+        )
+    sys.meta_path.insert(0, AliasFinder(ALIAS, PACKAGE, old_names.MOVED_MODULES, old_names.warn_of_module))
+    ray_environment.take_over()
+    old_names.install()
+    connection.worker_setup.append(WORKER_SETUP)
+    core = current.get()
+    if core is not None and core.is_driver:
+        # Connected already: the configuration of its job, by which later workers would know, is fixed.
+        core.run_function_on_all_workers(install_in_worker)
+
+
+def install_in_worker(about: object) -> None:
+    """Called by workers. about: the configuration of the job, or which worker this is; not needed."""
+    install()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a script or a module as `__main__`, with the rest of the command line as its own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ray_mono.compat", description="Runs a program in which `import ray` means ray_mono."
+    )
+    parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module's name")
+    parser.add_argument("program", metavar="PROGRAM", help="a script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own")
+    given = parser.parse_args(arguments)
+    install()
+    sys.argv = [given.program, *given.arguments]
+    if given.is_module:
+        runpy.run_module(given.program, run_name="__main__", alter_sys=True)
+    else:
+        _run_script(given.program)
+
+
+def _run_script(given_path: str) -> None:
+    """As `python given_path` does. Its module stays `__main__` to the end of the process: threads, exit hooks and pickles look there."""
+    path = os.path.abspath(given_path)
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        sys.exit(f"{sys.executable}: can't open file {path!r}: {error.strerror}")
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    module = ModuleType("__main__")
+    module.__file__ = path
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    exec(compile(source, path, "exec"), module.__dict__)
+
+
+if __name__ == "__main__":
+    # The module as others import it: state kept in a second copy would be nobody's.
+    from ray_mono import compat
+
+    compat.main()

@@ -1,0 +1,1 @@
+"""What may still change: the cluster's key-value store, progress bars."""

@@ -1,0 +1,88 @@
+"""The cluster's key-value store, under the names that programs for Ray call.
+
+Keys and values are bytes, or strings that stand for their UTF-8. Keys live in a namespace; None is one of its own. All of it lies with the
+cluster's other tables: it outlives drivers, and a head that is started again.
+
+Every function raises RaySystemError where this process is not connected, and TypeError for what is neither bytes nor string.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.core_worker import current
+from ray_mono.protobuf import gcs_pb2
+
+TIMEOUT_S = 60.0
+# Apart from what ray_mono itself keeps in the store: functions, and more.
+_PREFIX = b"user:"
+
+
+def _internal_kv_initialized() -> bool:
+    """Whether this process is connected."""
+    return current.get() is not None
+
+
+def _internal_kv_reset() -> None:
+    """Nothing: the connection belongs to the session, and `shutdown` ends it."""
+
+
+def internal_kv_get_gcs_client() -> Any:
+    """The stub of the GCS service (protobuf/gcs.proto); None where this process is not connected."""
+    core = current.get()
+    return None if core is None else core.gcs
+
+
+def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) -> bytes | None:
+    """The value; None where there is none."""
+    request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
+    reply = current.require().gcs.KvGet(request, timeout_s=TIMEOUT_S)
+    return bytes(reply.value) if reply.found else None
+
+
+def _internal_kv_exists(key: str | bytes, *, namespace: str | bytes | None = None) -> bool:
+    request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
+    return bool(current.require().gcs.KvExists(request, timeout_s=TIMEOUT_S).exists)
+
+
+def _internal_kv_put(
+    key: str | bytes, value: str | bytes, overwrite: bool = True, *, namespace: str | bytes | None = None
+) -> bool:
+    """Writes, unless the key exists and `overwrite` is False. Returns whether the key existed already."""
+    if not isinstance(overwrite, bool):
+        raise TypeError(f"overwrite must be True or False, got {overwrite!r}")
+    request = gcs_pb2.KvPutRequest(
+        namespace=_namespace(namespace),
+        key=_bytes("key", key),
+        value=_bytes("value", value),
+        overwrite=overwrite,
+    )
+    return not current.require().gcs.KvPut(request, timeout_s=TIMEOUT_S).added
+
+
+def _internal_kv_del(
+    key: str | bytes, *, del_by_prefix: bool = False, namespace: str | bytes | None = None
+) -> int:
+    """Deletes the key, or every key that begins with it. Returns how many there were."""
+    request = gcs_pb2.KvDelRequest(
+        namespace=_namespace(namespace), key=_bytes("key", key), by_prefix=bool(del_by_prefix)
+    )
+    return int(current.require().gcs.KvDel(request, timeout_s=TIMEOUT_S).deleted)
+
+
+def _internal_kv_list(prefix: str | bytes, *, namespace: str | bytes | None = None) -> list[bytes]:
+    """The keys that begin with `prefix`, sorted."""
+    request = gcs_pb2.KvKeysRequest(namespace=_namespace(namespace), prefix=_bytes("prefix", prefix))
+    return list(current.require().gcs.KvKeys(request, timeout_s=TIMEOUT_S).keys)
+
+
+def _bytes(name: str, value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise TypeError(f"{name} must be bytes or a string, got {value!r} of type {type(value).__name__}")
+
+
+def _namespace(namespace: str | bytes | None) -> bytes:
+    return _PREFIX + (b"" if namespace is None else _bytes("namespace", namespace))

@@ -1,0 +1,94 @@
+"""Which part of a value keeps it from being pickled: `inspect_serializability`.
+
+Pickling fails somewhere deep, with the type of the culprit at best. Here the value is taken apart: a function into the globals and the
+variables of enclosing functions that it uses, anything else into its attributes, keys and elements; each part is pickled by itself, and
+the first that fails is taken apart in turn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+import cloudpickle
+
+
+class FailureTuple:
+    """A culprit.
+
+    Attributes:
+        obj: what cannot be pickled.
+        path: the names that lead to it from the value that was asked about.
+        parent: what holds it; None for that value itself.
+    """
+
+    def __init__(self, obj: Any, path: tuple[str, ...], parent: Any) -> None:
+        self.obj = obj
+        self.path = path
+        self.parent = parent
+
+    def __repr__(self) -> str:
+        name = self.path[-1] if self.path else "unknown"
+        return f"FailTuple({name} [path={' -> '.join(self.path)}, obj={self.obj}, parent={self.parent}])"
+
+
+def inspect_serializability(
+    base_obj: Any, name: str | None = None, depth: int = 3, print_file: TextIO | None = None
+) -> tuple[bool, set[FailureTuple]]:
+    """Whether `base_obj` can be pickled, and if not, what in it cannot.
+
+    Args:
+        name: of the value, in what is printed.
+        depth: how many times to take something apart.
+        print_file: where to tell about the search; None: stdout.
+    """
+    print(f"Checking serializability of {base_obj!r}", file=print_file)
+    failures: set[FailureTuple] = set()
+    path = (name,) if name is not None else ()
+    if not _search(base_obj, path, None, depth, failures, print_file):
+        return True, set()
+    found = "\n".join(f"  {failure}" for failure in failures)
+    print(
+        f"Cannot be pickled:\n{found}\nMake it inside of the function or method that uses it, or register a serializer for its type.",
+        file=print_file,
+    )
+    return False, failures
+
+
+def _search(
+    value: Any,
+    path: tuple[str, ...],
+    parent: Any,
+    depth: int,
+    failures: set[FailureTuple],
+    file: TextIO | None,
+) -> bool:
+    """Adds the deepest culprit below `value`; returns whether there is one."""
+    indent = "    " * len(path)
+    try:
+        cloudpickle.dumps(value)
+        return False
+    except Exception as error:  # whatever pickling raises
+        print(f"{indent}{path[-1] if path else 'it'} fails: {error}", file=file)
+    if depth > 0:
+        for name, part in _parts(value):
+            if _search(part, (*path, name), value, depth - 1, failures, file):
+                return True
+    failures.add(FailureTuple(value, path, parent))
+    return True
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if inspect.isfunction(value):
+        used = inspect.getclosurevars(value)
+        yield from used.globals.items()
+        yield from used.nonlocals.items()
+        return
+    if isinstance(value, Mapping):
+        yield from ((repr(key), part) for key, part in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    for name, part in inspect.getmembers(value):
+        if not (name.startswith("__") and name.endswith("__")) and not inspect.isbuiltin(part):
+            yield name, part

@@ -1,0 +1,79 @@
+"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, exit handlers run.
+
+    last answers out ──► nobody needs what it owns ──► exit handlers ──► gone
+
+Its lease ended with the last answer (max_calls), so that a worker that stays for what it owns holds memory and nothing
+else; the raylet ends it with its job. An actor that leaves takes what it owns with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from ray_mono.core_worker.answers import flush_output
+from ray_mono.rpc.reactor import Waiter
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+ANSWERS_TIMEOUT_S = 10.0
+"""For the last answers of a worker that ends."""
+ANSWERS_POLL_S = 0.01
+STAY_POLL_S = 0.1
+"""How often a worker that stays for others looks whether they still need it."""
+
+
+def leave(core: CoreWorker, executor: Executor) -> NoReturn:
+    """Ends the process. What waited in the executor's queue was given back already."""
+    with core.lock:
+        executor.events.send()
+    _let_answers_out(core, executor)
+    if executor.actor is not None:
+        executor.actor.close()
+    elif not executor.owes_answer:
+        _stay_while_needed(core)
+    try:
+        atexit._run_exitfuncs()
+    except BaseException:
+        logger.exception("an exit handler failed")
+    core.shutdown()
+    flush_output()
+    os._exit(0)
+
+
+def _let_answers_out(core: CoreWorker, executor: Executor) -> None:
+    """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
+    deadline_s = time.monotonic() + ANSWERS_TIMEOUT_S
+    while time.monotonic() < deadline_s and not core.reactor.is_closed:
+        with core.lock:
+            core.reactor.flush()
+            if not executor.answers.num_unsettled and not core.server.has_unsent:
+                return
+        core.reactor.wait(Waiter(core.reactor), ANSWERS_POLL_S)
+
+
+def _stay_while_needed(core: CoreWorker) -> None:
+    """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
+    hold goes with it.
+    """
+    is_told = False
+    while not core.reactor.is_closed:
+        with core.lock:
+            core.drain()
+            if not core.tasks.pending and not core.references.is_borrowed:
+                return
+        if not is_told:
+            is_told = True
+            logger.info(
+                "made all its calls and stays while others need what it owns: %d references, %d tasks",
+                len(core.references),
+                len(core.tasks.pending),
+            )
+        core.reactor.wait(Waiter(core.reactor), STAY_POLL_S)

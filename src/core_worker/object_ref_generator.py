@@ -1,0 +1,174 @@
+"""What a generator's caller holds: ObjectRefGenerator, which hands out references while the generator runs, and DynamicObjectRefGenerator,
+which holds all of them after its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
+
+from ray_mono.common.exceptions import GetTimeoutError
+from ray_mono.core_worker.object_ref import ObjectRef
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ItemSource(Protocol):
+    """Where a generator's references come from: streams.Stream, or local mode's."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `take` may be called."""
+        ...
+
+    @property
+    def is_finished(self) -> bool: ...
+
+    def next_id(self) -> bytes: ...
+
+    def take(self) -> ObjectRef[Any]: ...
+
+    def await_next(self, timeout_s: float | None) -> None: ...
+
+    def when_next(self, callback: Callable[[], None]) -> bool: ...
+
+    def forget_waiter(self, callback: Callable[[], None]) -> None: ...
+
+
+class ObjectRefGenerator(Generic[T_co]):
+    """Iterates over the references to a generator's items, as they are made; `async for` works too. Made by ray_mono only.
+
+    An exception of the generator, or the loss of its worker, is the last item: `get` of it raises. What was not taken is freed with this
+    object; the generator itself then runs to its end, and what it yields is thrown away. Not for use by several threads at once.
+    """
+
+    __slots__ = ("__weakref__", "_core", "_generator_ref", "_handle", "_source")
+
+    def __init__(self, source: ItemSource, end: ObjectRef[Any], handle: ObjectRef[Any] | None) -> None:
+        """end: the object that is ready when the task ends. handle: a reference whose end frees what was not taken."""
+        self._source = source
+        self._generator_ref = end
+        self._handle = handle
+        self._core: CoreWorker = end._core
+
+    @property
+    def _id(self) -> bytes:
+        """What `wait` waits for: the next item."""
+        return self._source.next_id()
+
+    def __iter__(self) -> Iterator[ObjectRef[T_co]]:
+        return self
+
+    def __next__(self) -> ObjectRef[T_co]:
+        """The reference to the next item, once that is ready. Raises StopIteration after the last."""
+        if self._source.is_ready:
+            return self._source.take()
+        return self._next_sync()
+
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
+        """As next(), but returns a nil reference if the item is not ready within `timeout_s` seconds (None: waits as long as it takes)."""
+        try:
+            if not self._source.is_ready:
+                self._source.await_next(timeout_s)
+        except GetTimeoutError:
+            return ObjectRef.nil()
+        if not self._source.is_ready:
+            raise StopIteration
+        return self._source.take()
+
+    def __aiter__(self) -> ObjectRefGenerator[T_co]:
+        return self
+
+    async def __anext__(self) -> ObjectRef[T_co]:
+        return await self._next_async()
+
+    async def _next_async(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
+        """As _next_sync, without blocking the event loop. Raises StopAsyncIteration after the last."""
+        if not self._source.is_ready and not await self._await_next(timeout_s):
+            return ObjectRef.nil()
+        if not self._source.is_ready:
+            raise StopAsyncIteration
+        return self._source.take()
+
+    async def _await_next(self, timeout_s: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+
+        def wake() -> None:
+            # The loop may be over by then.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(ready.set)
+
+        if self._source.when_next(wake):
+            return True
+        try:
+            await asyncio.wait_for(ready.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._source.forget_waiter(wake)
+        if not self._source.is_ready and not self._source.is_finished:
+            # Woken, but by the end of the session.
+            self._source.await_next(0)
+        return True
+
+    def next_ready(self) -> bool:
+        """Whether next() would return at once. False after the last item: see is_finished()."""
+        return self._source.is_ready
+
+    def is_finished(self) -> bool:
+        """Whether the task has ended and every item was taken."""
+        return self._source.is_finished
+
+    def completed(self) -> ObjectRef[Any]:
+        """A reference that is ready when the task ends: its value is None, or the error if it did not end by itself."""
+        return self._generator_ref
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an ObjectRefGenerator cannot be pickled, passed to a task or returned from one: pass the references that it yields, or make"
+            " the generator with num_returns='dynamic', whose one reference can be passed on"
+        )
+
+    def send(self, value: Any) -> NoReturn:
+        raise NotImplementedError(
+            "a generator that runs elsewhere takes no values: gen.send is not supported"
+        )
+
+    def throw(self, value: Any) -> NoReturn:
+        raise NotImplementedError(
+            "a generator that runs elsewhere takes no exceptions: gen.throw is not supported"
+        )
+
+    def close(self) -> NoReturn:
+        raise NotImplementedError("gen.close is not supported: delete the generator, or cancel its task")
+
+    async def asend(self, value: Any) -> NoReturn:
+        self.send(value)
+
+    async def athrow(self, value: Any) -> NoReturn:
+        self.throw(value)
+
+    async def aclose(self) -> NoReturn:
+        self.close()
+
+
+class DynamicObjectRefGenerator(Generic[T_co]):
+    """References to all items of a task with num_returns="dynamic": its value. Each is handed out once; it can be passed on."""
+
+    def __init__(self, refs: Iterable[ObjectRef[T_co]]) -> None:
+        self._refs = deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef[T_co]]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return len(self._refs)

@@ -1,0 +1,48 @@
+"""Which GPUs user code sees: CUDA_VISIBLE_DEVICES, set for a task or actor that was given some.
+
+A raylet counts its node's GPUs from 0. Where CUDA_VISIBLE_DEVICES was set for the node (or by the job's environment), these
+numbers are places in that list, and user code is told the names that stand there. A task without GPUs finds the variable as
+it was, as in Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray_mono.common.resources import GPU
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+_NONE_VISIBLE = ("", "NoDevFiles")
+
+
+class VisibleDevices:
+    """Of one worker process, whose main thread calls it."""
+
+    def __init__(self) -> None:
+        # What the variable was before the present task; None: it was not set.
+        self._original: str | None = None
+        self.is_set = False
+
+    def show(self, resource_ids: dict[str, list[Any]]) -> None:
+        """A task, or an actor's creation, begins. Replaces its GPUs' numbers by their names, where they have some."""
+        if self.is_set:
+            self.is_set = False
+            if self._original is None:
+                os.environ.pop(VARIABLE, None)
+            else:
+                os.environ[VARIABLE] = self._original
+        if not resource_ids.get(GPU):
+            return
+        self._original = os.environ.get(VARIABLE)
+        self.is_set = True
+        resource_ids[GPU] = _names(resource_ids[GPU], self._original)
+        os.environ[VARIABLE] = ",".join(map(str, resource_ids[GPU]))
+
+
+def _names(numbers: list[int], original: str | None) -> list[Any]:
+    if original is None:
+        return numbers
+    names = [] if original in _NONE_VISIBLE else original.split(",")
+    # An environment of the job's own may name fewer than the node has: then all of those.
+    return [names[number] for number in numbers] if max(numbers) < len(names) else names

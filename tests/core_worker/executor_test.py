@@ -1,0 +1,59 @@
+"""The executor's queue: what comes, what is given back, and what is cancelled before it runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray_mono.core_worker.call import Reply
+from ray_mono.core_worker.executor import Executor
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+
+
+class FakeCall:
+    """A ServerCall."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.replies: list[Any] = []
+
+    def reply(self, message: Any) -> None:
+        self.replies.append(message.status)
+
+
+def executor_of() -> Executor:
+    core: Any = SimpleNamespace(
+        worker_id=b"worker",
+        getter=SimpleNamespace(lease_id=b"", arrivals=None),
+        reactor=SimpleNamespace(wake=lambda: None),
+    )
+    return Executor(core, lambda job_id: None)
+
+
+def push(executor: Executor, connection: Any, task_id: bytes, lease_id: bytes = b"") -> FakeCall:
+    call = FakeCall(connection)
+    spec = common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK)
+    request = core_worker_pb2.PushTaskRequest(spec=spec, template_id=1, task_id=task_id, lease_id=lease_id)
+    executor.PushTask(request, call)  # type: ignore[arg-type]
+    return call
+
+
+def test_the_lease_is_known_although_the_task_that_named_it_was_given_back() -> None:
+    executor = executor_of()
+    connection = SimpleNamespace(state={})
+    first = push(executor, connection, b"first", b"lease")
+    executor.GiveBackTasks(common_pb2.Empty(), first)  # type: ignore[arg-type]
+    assert first.replies == [Reply.NOT_STARTED]
+    # The next one of the lease does not name it, and may have to say that it waits.
+    push(executor, connection, b"second")
+    assert executor.core.getter.lease_id == b"lease"
+
+
+def test_a_cancelled_call_is_answered_and_never_runs() -> None:
+    executor = executor_of()
+    connection = SimpleNamespace(state={})
+    calls = [push(executor, connection, name) for name in (b"a", b"b", b"c")]
+    assert executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
+    assert [call.replies for call in calls] == [[], [Reply.CANCELLED], []]
+    assert not executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
+    assert executor.has_queued

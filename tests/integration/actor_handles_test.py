@@ -1,0 +1,118 @@
+"""How actors are found by name, and how their handles are passed on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from ray_mono.exceptions import ActorAlreadyExistsError
+from tests.integration.nothing_left import wait_until
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+GET_TIMEOUT_S = 60
+
+
+def get(references: Any) -> Any:
+    return ray.get(references, timeout=GET_TIMEOUT_S)
+
+
+class Log:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def note(self, number: int) -> list[int]:
+        self.seen.append(number)
+        return self.seen
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_detached_actors_live_in_namespaces_until_they_are_killed() -> None:
+    log: Any = ray.remote(Log)
+    log.options(name="keeper", lifetime="detached").remote()
+    log.options(name="keeper", lifetime="detached", namespace="other").remote()
+    here, there = ray.get_actor("keeper"), ray.get_actor("keeper", namespace="other")
+    assert get(here.pid.remote()) != get(there.pid.remote())
+    with pytest.raises(ActorAlreadyExistsError):
+        log.options(name="keeper").remote()
+    assert ray.util.list_named_actors() == ["keeper"]
+    everywhere = ray.util.list_named_actors(all_namespaces=True)
+    assert [actor["name"] for actor in everywhere] == ["keeper"] * 2 and "other" in {
+        actor["namespace"] for actor in everywhere
+    }
+    ray.kill(here)
+    ray.kill(there)
+    wait_until(lambda: not ray.util.list_named_actors(all_namespaces=True), "both names are free")
+    with pytest.raises(ValueError, match="keeper"):
+        ray.get_actor("keeper")
+    # The name may be taken again.
+    assert get(log.options(name="keeper").remote().note.remote(1)) == [1]
+
+
+def test_fifty_callers_of_get_if_exists_make_one_actor() -> None:
+    log: Any = ray.remote(Log).options(name="one", get_if_exists=True, lifetime="detached", num_cpus=0)
+    processes: list[int] = []
+
+    def call() -> None:
+        processes.append(get(log.remote().pid.remote()))
+
+    threads = [threading.Thread(target=call) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(GET_TIMEOUT_S)
+    assert len(processes) == 50 and len(set(processes)) == 1
+    ray.kill(ray.get_actor("one"))
+
+
+def test_handles_travel_in_arguments_values_puts_and_closures() -> None:
+    @ray.remote
+    def use(handle: Any, boxed: list[Any]) -> list[int]:
+        get(handle.note.remote(1))
+        return list(get(boxed[0].note.remote(2)))
+
+    class Holder:
+        def __init__(self, handle: Any) -> None:
+            self.handle = handle
+
+        def give(self) -> Any:
+            return self.handle
+
+    actor: Any = ray.remote(Log).remote()
+    assert get(use.remote(actor, [actor])) == [1, 2]
+    given = get(ray.remote(Holder).remote(actor).give.remote())
+    assert given == actor and hash(given) == hash(actor)
+    assert get(get(ray.put({"here": given}))["here"].note.remote(3)) == [1, 2, 3]
+
+    @ray.remote
+    def captures() -> list[int]:
+        return list(get(actor.note.remote(4)))
+
+    assert get(captures.remote()) == [1, 2, 3, 4]
+
+
+def test_an_actor_lives_on_with_the_handle_that_its_maker_returned() -> None:
+    @ray.remote
+    def make() -> Any:
+        return ray.remote(Log).options(num_cpus=0).remote()
+
+    assert get(get(make.remote()).note.remote(1)) == [1]
+
+
+def test_actors_make_actors_five_deep() -> None:
+    class Deep:
+        def __init__(self, more: int) -> None:
+            self.child: Any = ray.remote(type(self)).options(num_cpus=0).remote(more - 1) if more else None
+
+        def depth(self) -> int:
+            return 1 + (int(get(self.child.depth.remote())) if self.child else 0)
+
+    assert get(ray.remote(Deep).options(num_cpus=0).remote(4).depth.remote()) == 5

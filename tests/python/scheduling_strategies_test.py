@@ -1,0 +1,60 @@
+"""Values for the option scheduling_strategy: what they accept, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ray_mono._private.options import task_options
+from ray_mono.common.ids import NodeID
+from ray_mono.util.scheduling_strategies import (
+    DoesNotExist,
+    Exists,
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    NotIn,
+    PlacementGroupSchedulingStrategy,
+)
+
+NODE = NodeID(bytes(range(28)))
+
+
+@pytest.mark.parametrize("given", [NODE.hex(), NODE])
+def test_node_affinity_reaches_the_core(given: Any) -> None:
+    strategy = task_options(
+        {"scheduling_strategy": NodeAffinitySchedulingStrategy(given, soft=True)}, "f"
+    ).strategy
+    assert strategy is not None
+    assert (strategy.node_affinity.node_id, strategy.node_affinity.soft) == (NODE.binary(), True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NodeAffinitySchedulingStrategy("nothing", soft=False), "node_id must be a node's id in hex"),
+        (lambda: NodeAffinitySchedulingStrategy(NodeID.nil().hex(), soft=False), "node_id must be"),
+        (lambda: In(), "In takes one string or more"),
+        (lambda: NotIn("a", 3), "NotIn takes one string or more"),  # type: ignore[arg-type]
+        (lambda: NodeLabelSchedulingStrategy({}), "may not both be empty"),
+        (lambda: NodeLabelSchedulingStrategy({"a": "b"}), "hard must be a dict"),  # type: ignore[dict-item]
+        (lambda: NodeLabelSchedulingStrategy(None, soft={"a": 1}), "soft must be a dict"),  # type: ignore[dict-item]
+    ],
+)
+def test_wrong_values_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        PlacementGroupSchedulingStrategy(None),
+        NodeLabelSchedulingStrategy({"a": In("b"), "c": Exists()}, soft={"d": DoesNotExist()}),
+    ],
+)
+def test_strategies_of_parts_that_do_not_exist_yet_are_refused_when_used(strategy: object) -> None:
+    with pytest.raises(NotImplementedError, match="scheduling_strategy="):
+        task_options({"scheduling_strategy": strategy}, "f")

@@ -1,0 +1,44 @@
+"""What simulated tasks do: a script is the "function" that a task carries in `flat_args`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class TaskScript:
+    """What a simulated task does, in virtual seconds: compute, wait in `get` for a while and for the tasks that it
+    submitted, compute again. Or kill its worker.
+    """
+
+    compute_s: float = 0.01
+    wait_s: float = 0.0
+    compute_again_s: float = 0.0
+    dies_in_attempts: int = 0
+    """The worker of the first so many attempts dies after compute_s."""
+    num_children: int = 0
+    """Tasks that it submits and waits for. Its worker owns them."""
+    levels: int = 1
+    """How deep children have children in turn."""
+    keeps_s: float = 0.0
+    """So long its worker owns an object after the task: a `put` whose reference went out with the result."""
+    cancelled_after_s: float = -1.0
+    """Its owner cancels it so long after it was submitted; negative: never."""
+    is_cancelled_by_force: bool = False
+    """With `force` and `recursive`."""
+
+    @property
+    def child(self) -> TaskScript:
+        """What its children do."""
+        num_children = self.num_children if self.levels > 1 else 0
+        return TaskScript(
+            self.compute_s, num_children=num_children, levels=self.levels - 1, keeps_s=self.keeps_s
+        )
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TaskScript:
+        return cls(**json.loads(data))
