@@ -221,9 +221,10 @@ class CoreWorker:
             return ObjectRef(object_id, self)
 
     def keep(self, ref: ObjectRef[Any]) -> None:
-        """Until this process leaves: it was pickled where it cannot be counted."""
+        """Until this process leaves: it was pickled where it cannot be counted. Not an actor's handle: no pickle keeps an actor alive."""
         with self.lock:
-            self._kept[ref._id] = ref
+            if ref._id not in self._submission.actors:
+                self._kept[ref._id] = ref
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         entry = self.memory_store.remove(object_id)

@@ -66,7 +66,7 @@ class Submission:
         # creation object id → actor id, of actors that end with their last handle
         self._owned_actors: dict[bytes, bytes] = {}
         # The same of every actor with a handle here that counts.
-        self._actors: dict[bytes, bytes] = {}
+        self.actors: dict[bytes, bytes] = {}
 
     # ---- arguments
 
@@ -200,7 +200,7 @@ class Submission:
             actor.max_pending_calls, actor.is_unordered = max_pending_calls, is_unordered
             if creation_ref is not None:
                 actor.creation_id = creation_ref.binary()
-                self._actors[actor.creation_id] = actor_id
+                self.actors[actor.creation_id] = actor_id
             return ActorState(actor, creation_ref)
 
     def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
@@ -276,7 +276,7 @@ class Submission:
             actor.max_pending_calls = options.max_pending_calls
             actor.is_unordered = options.allow_out_of_order_execution
             actor.watching = True  # until it is registered
-            self._actors[actor.creation_id] = actor_id
+            self.actors[actor.creation_id] = actor_id
             if not options.is_detached:
                 self._owned_actors[actor.creation_id] = actor_id
         if options.name:
@@ -389,7 +389,7 @@ class Submission:
 
     def reference_ended(self, object_id: bytes) -> None:
         """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the GCS ends it. Lock held."""
-        actor_id = self._actors.pop(object_id, None)
+        actor_id = self.actors.pop(object_id, None)
         if actor_id is None:
             return
         if self._owned_actors.pop(object_id, None) is not None:
