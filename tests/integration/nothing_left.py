@@ -25,9 +25,11 @@ def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_
 
 def wait_for_nothing_left() -> None:
     """Returns when the node's store has no object and this driver knows of no reference."""
-    gc.collect()
 
     def is_empty() -> bool:
+        # Each time: a caught error and the asyncio task that raised it are a cycle, and the last answer's thread may still have held
+        # on to it when we came.
+        gc.collect()
         stats = internal_state.store_stats()
         return not (
             internal_state.num_references() or stats.num_objects or stats.num_unsealed or stats.num_pins

@@ -188,13 +188,17 @@ class Stress:
             )
 
     def _settled_counts(self) -> dict[str, int]:
-        """Of the new cluster, once the workers that it keeps ready have started."""
-        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
-        while True:
+        """Of the new cluster, once the workers that it keeps ready have started, and its raylet and object manager listen to the GCS."""
+
+        def missing() -> str:
             states = [worker["state"] for worker in self._outside.raylet()["workers"]]
-            if states == ["idle"] * self._options.num_cpus or time.monotonic() > deadline_s:
-                return self._outside.counts()
-            time.sleep(POLL_S)
+            num_subscribers = len(self._outside.gcs()["subscribers"])
+            is_settled = states == ["idle"] * self._options.num_cpus and num_subscribers == 2
+            return "" if is_settled else f"workers are {states}, and {num_subscribers} services listen to the GCS"
+
+        unsettled = self._wait(missing)
+        assert not unsettled, f"the new cluster did not settle: {unsettled}"
+        return self._outside.counts()
 
     def _judge_counts(self, before: dict[str, int]) -> None:
         def more() -> dict[str, Any]:
