@@ -4,6 +4,7 @@
 
 PYTHON is an interpreter that has Ray (pip install "ray[default]"), or Dask's `distributed`. A ratio says how many times better
 ray_mono is: more per second, or less time, memory or CPU. The floors (bench/floors.py) are measured in the same rounds.
+Before the first round the machine's memory is used once (bench/fresh_memory.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).absolute().parent.parent))
 sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
-from bench import dask_workloads, floors, report
+from bench import dask_workloads, floors, fresh_memory, report
 from bench.results import Results
 from ray_mono._private.microbenchmark import catalogue, command
 from ray_mono._private.microbenchmark.line import Group
@@ -104,6 +105,8 @@ def main() -> int:
     rounds = 1 if arguments.quick else arguments.rounds
     load = report.load()
     results = Results()
+    if not arguments.quick:
+        fresh_memory.use()
     with supervisor(arguments.duration_s, arguments.verbose) as runner:
         for done, results in measure([OURS, *peers], groups, rounds, runner):
             print(done, file=sys.stderr, flush=True)

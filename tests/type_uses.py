@@ -50,6 +50,7 @@ def tasks() -> None:
     double.remote(1) + 1  # wrong
     double.remote(1).value  # wrong
     double.submit(1)  # wrong
+    double(1)  # wrong
 
 
 def several_values() -> None:
@@ -144,6 +145,7 @@ def actors() -> None:
     handle.undeclared.remote().whatever()
     number: int = CounterActor.remote()  # wrong
     CounterActor.start()  # wrong
+    CounterActor(1)  # wrong
     ray.kill(CounterActor)  # wrong
 
 

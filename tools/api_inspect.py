@@ -124,20 +124,32 @@ def members(package: str, cls: type) -> dict[str, Any]:
 
 
 def _set_on_self(cls: type) -> set[str]:
-    """Public attributes that the methods of a class give to its instances."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    except (OSError, TypeError, SyntaxError):
-        return set()
+    """Public attributes that the methods of a class give to its instances.
+
+    Method by method: the source of a class is looked for where its __module__ says, which need not be where it was written.
+    """
     return {
         node.attr
-        for node in ast.walk(tree)
+        for method in vars(cls).values()
+        for node in ast.walk(_source_of(method))
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)
         and isinstance(node.value, ast.Name)
         and node.value.id == "self"
         and not node.attr.startswith("_")
     }
+
+
+def _source_of(value: Any) -> ast.AST:
+    """Empty where there is none."""
+    if isinstance(value, property):
+        value = value.fset or value.fget
+    try:
+        return ast.parse(
+            textwrap.dedent(inspect.getsource(inspect.unwrap(getattr(value, "__func__", value))))
+        )
+    except (OSError, TypeError, ValueError, SyntaxError):
+        return ast.Module([], [])
 
 
 def describe_callable(package: str, value: Any) -> dict[str, Any]:

@@ -140,17 +140,13 @@ def stub_lines(service: Service, prefix: str) -> Iterator[str]:
     yield ""
     for method in service.methods:
         kind = f"{prefix}UnaryStream" if method.streaming else f"{prefix}UnaryUnary"
-        yield f"    {method.name}: {kind}[{method.request}, {method.reply}]"
+        streaming = ", is_streaming=True" if method.streaming else ""
+        yield f"    {method.name}: {kind}[{method.request}, {method.reply}] = stub_method("
+        yield f'        "{method.path}", {method.request}, {method.reply}{streaming}'
+        yield "    )"
     yield ""
     yield "    def __init__(self, channel: Channel) -> None:"
-    if not service.methods:
-        yield "        pass"
-    for method in service.methods:
-        yield f"        self.{method.name} = channel.{'unary_stream' if method.streaming else 'unary_unary'}("
-        yield f'            "{method.path}",'
-        yield f"            request_serializer={method.request}.SerializeToString,"
-        yield f"            response_deserializer={method.reply}.FromString,"
-        yield "        )"
+    yield "        self.channel = channel"
 
 
 def servicer_lines(service: Service) -> Iterator[str]:
@@ -208,6 +204,7 @@ def module_text(file: FileDescriptorProto, home: dict[str, tuple[FileDescriptorP
             for package, module in sorted(modules)
         ]
         lines += ["from ray_mono.rpc.surface import (", *(f"    {name}," for name in surface), ")"]
+        lines += ["from ray_mono.rpc.stub_method import stub_method"]
     for service in services:
         for block in (
             stub_lines(service, ""),

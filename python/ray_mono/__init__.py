@@ -9,6 +9,7 @@ them under its own name. Links are not resolved: that would leave Bazel's sandbo
 """
 
 import os
+import sys
 
 _sources = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "src")
 if os.path.isdir(_sources):
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from ray_mono.common.ids import WorkerID as WorkerID
 
     __version__: str
+    from ray_mono.client_builder import ClientBuilder as ClientBuilder
+    from ray_mono.client_builder import client as client
     from ray_mono.core_worker.object_ref import ObjectRef as ObjectID  # noqa: F401
     from ray_mono.core_worker.object_ref import ObjectRef as ObjectRef
     from ray_mono.core_worker.object_ref_generator import (
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     )
     from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator as ObjectRefGenerator
     from ray_mono.cross_language import Language as Language
+    from ray_mono.cross_language import java_actor_class as java_actor_class
+    from ray_mono.cross_language import java_function as java_function
     from ray_mono.runtime_context import get_runtime_context as get_runtime_context
 
 # name -> module that has it, or "module:other name" there, or "" for a module of this package itself
@@ -98,7 +103,8 @@ _EXPORTS = {
         "ActorClassID ActorID FunctionID JobID NodeID PlacementGroupID TaskID UniqueID WorkerID".split(),
         "common.ids",
     ),
-    "Language": "cross_language",
+    **dict.fromkeys("Language java_actor_class java_function".split(), "cross_language"),
+    **dict.fromkeys("ClientBuilder client".split(), "client_builder"),
     "LoggingConfig": "_private.logging_config",
     # As in Ray since 1.0: the old name of the same.
     "ObjectID": "core_worker.object_ref:ObjectRef",
@@ -112,12 +118,23 @@ _EXPORTS = {
 
 __all__ = list(_EXPORTS)
 
+# Packages of Ray that programs import beside the core.
+_LATER = frozenset("air autoscaler dashboard data job_submission llm rllib serve train tune workflow".split())
+
 
 def __getattr__(name: str) -> object:
     """Loads an exported name on its first use."""
     place = _EXPORTS.get(name)
     if place is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = f"ray.{name} is not part of ray_mono yet"
+        # `from ray_mono import tune` would forget what an AttributeError says; hasattr() and getattr() want one. Where compat's old
+        # names are asked first, the caller is one further up.
+        caller = sys._getframe(1)
+        if "_handle_fromlist" in (caller.f_code.co_name, caller.f_back and caller.f_back.f_code.co_name):
+            raise ImportError(message, name=f"{__name__}.{name}")
+        raise AttributeError(message)
     import importlib
 
     module_name, _, other_name = place.partition(":")

@@ -13,6 +13,7 @@ alive.
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -67,7 +68,12 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         """The plain class."""
         return self._code.target  # type: ignore[return-value]
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
+    @property
+    def __ray_metadata__(self) -> types.SimpleNamespace:
+        """modified_class (the plain class, for tests without a cluster) and class_name, where programs of Ray look for them."""
+        return types.SimpleNamespace(modified_class=self._code.target, class_name=self._metadata.class_name)
+
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
         """Makes an actor; returns when the cluster knows of it, not when it runs. Its first call waits for
         that.
 
@@ -82,6 +88,7 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         metadata = dataclasses.replace(
             self._metadata,
             max_task_retries=options.get("max_task_retries") or 0,
+            enable_task_events=options.get("enable_task_events") is not False,
             max_pending_calls=options.get("max_pending_calls") or -1,
             is_unordered=is_unordered(options, self._metadata.is_asyncio),
         )
@@ -118,9 +125,13 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
     ) -> ActorHandle[T]:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self._metadata.class_name
-        raise TypeError(f"actors cannot be instantiated directly: instead of {name}() use {name}.remote()")
+    if not TYPE_CHECKING:  # to a type checker it cannot be called at all
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            name = self._metadata.class_name
+            raise TypeError(
+                f"actors cannot be instantiated directly: instead of {name}() use {name}.remote()"
+            )
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         name = self._metadata.class_name
@@ -203,6 +214,8 @@ class ActorHandle(Generic[T]):
 
     def _ray_connected_core(self) -> CoreWorker:
         if current.get() is not self._ray_core:
+            if current.is_fork():
+                current.require()
             raise ActorHandleNotFoundError(
                 f"{self!r} belongs to a session that is over, or to another process: make it again, or use get_actor()"
             )
@@ -242,7 +255,7 @@ class ActorMethod:
         self._metadata = metadata
         self._options = options
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call. Never blocks; calls of one caller run in the order in which they were made.
 
         Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0; an
@@ -286,18 +299,23 @@ class ActorMethod:
     def _make_template(self, core: CoreWorker) -> Any:
         options = {**self._metadata.options, **(self._options or {})}
         chosen = method_options(
-            options, self._handle._ray_metadata.max_task_retries, self._metadata.is_generator
+            options,
+            self._handle._ray_metadata.max_task_retries,
+            self._metadata.is_generator,
+            self._handle._ray_metadata.enable_task_events,
         )
         template = core.actor_method_template(self._name, **chosen)
         if self._options is None:
             self._handle._ray_templates[self._name] = template
         return template
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            f"actor methods cannot be called directly: instead of object.{self._name}() use"
-            f" object.{self._name}.remote()"
-        )
+    if not TYPE_CHECKING:  # to a type checker it cannot be called at all
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            raise TypeError(
+                f"actor methods cannot be called directly: instead of object.{self._name}() use"
+                f" object.{self._name}.remote()"
+            )
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._handle!r}>"

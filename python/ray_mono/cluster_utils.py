@@ -63,6 +63,11 @@ class Cluster:
         return self.gcs_address
 
     @property
+    def redis_address(self) -> str | None:
+        """The same as address, which programs of the time when Redis kept the tables ask for by this name."""
+        return self.gcs_address
+
+    @property
     def redis_password(self) -> str | None:
         """The cluster's secret."""
         return None if self.head_node is None else self.head_node.secret

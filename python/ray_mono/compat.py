@@ -15,10 +15,13 @@ Workers are told by the job's configuration, and install this before they run an
 from __future__ import annotations
 
 import argparse
+import builtins
 import os
 import runpy
 import sys
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
+from typing import Any
 
 from ray_mono._private import connection, old_names, ray_environment
 from ray_mono._private.module_alias import AliasFinder, installed
@@ -60,7 +63,10 @@ def install_in_worker(about: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a script or a module as `__main__`, with the rest of the command line as its own."""
     parser = argparse.ArgumentParser(
-        prog="python -m ray_mono.compat", description="Runs a program in which `import ray` means ray_mono."
+        prog="python -m ray_mono.compat",
+        description="Runs a program in which `import ray` means ray_mono, here and in its workers.",
+        epilog="Ray's environment variables count (RAY_ADDRESS, RAY_NAMESPACE, RAY_RUNTIME_ENV_HOOK, RAY_TMPDIR, ...), and names of Ray"
+        " 0.8 to 1.x work and warn (show the warnings with python -W default). What differs from Ray: docs/differences.md.",
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module's name")
     parser.add_argument("program", metavar="PROGRAM", help="a script")
@@ -68,14 +74,18 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     install()
     sys.argv = [given.program, *given.arguments]
-    if given.is_module:
-        runpy.run_module(given.program, run_name="__main__", alter_sys=True)
-    else:
-        _run_script(given.program)
+    run = _run_module if given.is_module else _run_script
+    try:
+        run(given.program)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        _tell(error)
+        sys.exit(1)
 
 
 def _run_script(given_path: str) -> None:
-    """As `python given_path` does. Its module stays `__main__` to the end of the process: threads, exit hooks and pickles look there."""
+    """As `python given_path` does."""
     path = os.path.abspath(given_path)
     try:
         with open(path, "rb") as file:
@@ -84,11 +94,34 @@ def _run_script(given_path: str) -> None:
         sys.exit(f"{sys.executable}: can't open file {path!r}: {error.strerror}")
     if not sys.flags.safe_path:
         sys.path[0] = os.path.dirname(os.path.realpath(path))
-    module = ModuleType("__main__")
-    module.__file__ = path
-    module.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = module
-    exec(compile(source, path, "exec"), module.__dict__)
+    names = _new_main()
+    names.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
+    exec(
+        compile(source, path, "exec", dont_inherit=True), names
+    )  # what this file has from __future__ is not the program's
+
+
+def _run_module(name: str) -> None:
+    """As `python -m name` does. (run_module would clear the module when it returns, while its threads may still run.)"""
+    _new_main()
+    runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+
+
+def _new_main() -> dict[str, Any]:
+    """The names of another `__main__`, which stays that to the end of the process: threads, exit hooks and pickles look there."""
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    names = vars(module)
+    names.update(__builtins__=builtins, __annotations__={})
+    return names
+
+
+def _tell(error: BaseException) -> None:
+    """What Python does with an error that nobody caught, without the frames that lie above the program's."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback
+    sys.excepthook(type(error), error, traceback)
 
 
 if __name__ == "__main__":

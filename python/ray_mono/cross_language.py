@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Language"]
+from ray_mono._private.later import refusing
+
+__all__ = ["Language", "cpp_function", "java_actor_class", "java_function"]
 
 
 class Language(enum.Enum):
@@ -13,3 +15,8 @@ class Language(enum.Enum):
     PYTHON = 0
     JAVA = 1
     CPP = 2
+
+
+java_function = refusing("ray_mono.java_function", "Java workers are")
+java_actor_class = refusing("ray_mono.java_actor_class", "Java workers are")
+cpp_function = refusing("ray_mono.cross_language.cpp_function", "C++ workers are")

@@ -63,7 +63,7 @@ class JobConfig:
         from ray_mono._private import runtime_env as runtime_envs
 
         if validate and runtime_env is not None:
-            runtime_envs.check(runtime_env, runtime_envs.OF_JOBS)
+            runtime_envs.check(runtime_env)
         self.runtime_env = runtime_env
 
     def set_py_logging_config(self, logging_config: LoggingConfig | None = None) -> None:

@@ -36,6 +36,9 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
                 " calls asyncio.run(...), or make it a method of an actor"
             )
         check_task_options(options)
+        if options.get("num_gpus") and options.get("max_calls") is None:
+            # As in Ray: many libraries keep the memory of a GPU until their process ends.
+            options = {**options, "max_calls": 1}
         code = ExportedCode(function, FUNCTION, signature.of(function, display_name(function)))
         self._set_up(code, options)
 
@@ -56,7 +59,7 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         """The plain function."""
         return self._code.target
 
-    def remote(self, *args: Any, **kwargs: Any) -> Out:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Out:
         """Submits a task. Never blocks; the arguments may hold references, and those at the top are resolved
         first.
 
@@ -102,11 +105,13 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._template = core.task_template(self._code.exported(core), options)
         return self._template
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self._signature.name
-        raise TypeError(
-            f"remote functions cannot be called directly: instead of {name}() use {name}.remote()"
-        )
+    if not TYPE_CHECKING:  # to a type checker it cannot be called at all
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            name = self._signature.name
+            raise TypeError(
+                f"remote functions cannot be called directly: instead of {name}() use {name}.remote()"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # Without what belongs to this process's connection: the receiver has its own. As a state, not as

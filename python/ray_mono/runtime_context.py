@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ray_mono._private.auto_init import connected_core
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
 from ray_mono.core_worker import current
@@ -201,7 +202,9 @@ _context = RuntimeContext()
 
 
 def get_runtime_context() -> RuntimeContext:
-    """The context of the code that calls. Its answers raise RaySystemError where the process is not
-    connected.
+    """The context of the code that calls. Its answers raise RaySystemError where the process is not connected any more.
+
+    A program that never said `init` gets a cluster, as at every first use. Raises what `init` raises.
     """
+    connected_core()
     return _context

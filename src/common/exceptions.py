@@ -1,9 +1,8 @@
 """Every error that users of ray_mono can catch; `ray_mono.exceptions` is this list. The names, and which is a
 kind of which, are Ray's.
 
-An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner
-or object that is gone is the environment. RaySystemError is ours. All of them travel: what a constructor is
-given is what is pickled.
+An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner or object that is gone
+is the environment. RaySystemError is ours. All of them travel: what a constructor is given is what is pickled.
 """
 
 from __future__ import annotations
@@ -104,9 +103,7 @@ class _FixedMessage(RayError):
 class WorkerCrashedError(_FixedMessage):
     """The process that ran the task ended before it answered, more often than the task may be retried."""
 
-    sentence = (
-        "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
-    )
+    sentence = "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
 
 
 class LocalRayletDiedError(_FixedMessage):

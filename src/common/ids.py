@@ -4,9 +4,10 @@
     task   =  8 bytes of its own + actor   (a normal task carries the nil actor of its job)
     object = task that made it + 4 bytes index, little-endian
 
-A task id is derived from its job, its parent task and the parent's counter, never drawn, so that running the parent again (lineage)
-makes the same ids. Returns have the indices 1, 2, …; `put`s start at PUT_INDEX_BASE; they never overlap. Inside the services ids
-are these classes; on the hot path of the core worker they are the raw bytes.
+A task id is derived from its job, the attempt of its parent task and the parent's counter, never drawn. Running a task again makes the
+same returns; what it makes besides (puts, children, actors) is owned by whoever runs it, and so has ids of the attempt. Returns have the
+indices 1, 2, …; `put`s start at PUT_INDEX_BASE; they never overlap. Inside the services ids are these classes; on the hot path of the
+core worker they are the raw bytes.
 """
 
 from __future__ import annotations
@@ -185,6 +186,14 @@ def is_normal_task(task_id: bytes) -> bool:
 def task_seed(task_id: bytes) -> int:
     """What the ids of a task's children are derived from: 64 bits of its hash."""
     return int.from_bytes(hashlib.blake2b(task_id, digest_size=8).digest(), "little")
+
+
+def of_attempt(task_id: bytes, attempt: int) -> bytes:
+    """What the ids of a task's puts, children and actors are derived from: each attempt is a process of its own, which owns them."""
+    if not attempt:
+        return task_id
+    own = hashlib.blake2b(task_id + attempt.to_bytes(4, "little"), digest_size=8).digest()
+    return own + task_id[8:]
 
 
 def child_task_id(seed: int, counter: int, actor_id: bytes) -> bytes:

@@ -14,6 +14,7 @@ text.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import traceback
@@ -24,6 +25,8 @@ from typing import Any
 
 import cloudpickle
 
+_FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
+"""Meant for the process or coroutine where they were raised: they must not pass for one's own elsewhere."""
 _HEAP_TYPE_FLAG = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not built into the interpreter
 _combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref.WeakValueDictionary()
 
@@ -120,11 +123,10 @@ class RayTaskError(RayError):
         """This error as one that `except` clauses for the cause's type catch too.
 
         Returns self where that cannot be: the cause is itself an error of ray_mono's about tasks, its type
-        cannot be subclassed, or it is no Exception (a KeyboardInterrupt from there must not pass for one
-        here).
+        cannot be subclassed, or it is one of those that end whoever waits (`_FOR_THAT_PROCESS`).
         """
         cause_type = type(self.cause)
-        if not isinstance(self.cause, Exception) or issubclass(RayTaskError, cause_type):
+        if isinstance(self.cause, _FOR_THAT_PROCESS) or issubclass(RayTaskError, cause_type):
             return self
         if isinstance(self, cause_type) or cause_type is UnserializableException:
             return self

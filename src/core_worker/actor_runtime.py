@@ -40,6 +40,7 @@ class ActorRuntime:
     def __init__(self, executor: Executor, core: CoreWorker, spec: Any, task: TaskContext) -> None:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
+        self.name: str = creation.name
         self.class_name = spec.name.removesuffix(".__init__")
         self.module_name: str = spec.function.python.module_name
         self.resources = ResourceSet.from_proto(spec.resources)
@@ -155,7 +156,8 @@ class ActorRuntime:
             if running.cancelled():
                 # Before its turn came.
                 prepared.clear()
-                self._executor.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+                error = self._end_by(call, task, asyncio.CancelledError())
+                self._executor.answers.finish_error(call, task, error)
 
         running.add_done_callback(ended)
 
@@ -183,15 +185,17 @@ class ActorRuntime:
                 return
             finally:
                 del args, kwargs
-                self._executor.events.add(task, started_s)
+                if not call.spec.hides_events:
+                    self._executor.events.add(task, started_s)
             try:
                 self._executor.answers.finish(call, task, value)
             except BaseException as error:
                 self._failed(call, task, error)
 
     def _end_by(self, call: Call, task: TaskContext, error: BaseException) -> BaseException:
-        if isinstance(error, KeyboardInterrupt) or (
-            task.is_cancelled and isinstance(error, asyncio.CancelledError | TaskCancelledError)
+        """What the caller gets. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
+        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError) or (
+            task.is_cancelled and isinstance(error, TaskCancelledError)
         ):
             return cancelled_error(call.spec, task, error, self, self._core)
         return describe_error(call.spec, error, self, self._core)

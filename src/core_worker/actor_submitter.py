@@ -21,7 +21,12 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, PendingCallsLimitExceeded
+from ray_mono.common.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    PendingCallsLimitExceeded,
+)
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.task_manager import CANCELLED, DONE, PendingTask
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
@@ -55,6 +60,7 @@ class Actor:
         "queue",
         "sequence_number",
         "state",
+        "story",
         "templates",
         "unresolved",
         "version",
@@ -70,11 +76,13 @@ class Actor:
         self.version = 0
         self.num_restarts = 0
         self.death: common_pb2.DeathCause | None = None
+        # Which actor is dead: lines for people.
+        self.story = ""
         self.pending_reason = ""
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
         # Of its methods, by name and options.
-        self.templates: dict[tuple[str | int, ...], CallTemplate] = {}
+        self.templates: dict[bytes, CallTemplate] = {}
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0
@@ -252,6 +260,7 @@ class ActorSubmitter:
             actor.state = info.state
             self._alive(actor, info)
         elif info.state == common_pb2.DEAD:
+            actor.story = _story_of(info)
             self._dead(actor, info.death_cause)
         else:
             actor.state = info.state
@@ -350,7 +359,10 @@ class ActorSubmitter:
     def _death_value(self, actor: Actor) -> tuple[bytes, bytes]:
         """The error value of calls to a dead actor."""
         assert actor.death is not None
-        cause: Any = actor.death.message
+        if actor.death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
+            serialized = serialization.serialize_error(ActorUnschedulableError(actor.death.message))
+            return serialized.metadata, serialized.to_bytes()
+        cause: Any = f"{actor.story}\tcause: {actor.death.message or 'unknown'}"
         if actor.death.HasField("error"):
             try:
                 cause = serialization.deserialize(actor.death.error.metadata, actor.death.error.data)
@@ -358,3 +370,16 @@ class ActorSubmitter:
                 cause = actor.death.message or "its constructor raised an error that cannot be read here"
         serialized = serialization.serialize_error(ActorDiedError(cause, actor.actor_id.hex()))
         return serialized.metadata, serialized.to_bytes()
+
+
+def _story_of(info: common_pb2.ActorInfo) -> str:
+    """Which actor it is, a line for each thing that is known."""
+    lines = {
+        "class_name": info.class_name,
+        "actor_id": info.actor_id.hex(),
+        "pid": info.pid,
+        "name": info.name,
+        "namespace": info.namespace,
+        "ip": info.host,
+    }
+    return "".join(f"\t{name}: {value}\n" for name, value in lines.items() if value)

@@ -17,7 +17,7 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call import Call, Reply
 from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.generator_runner import STREAMED
+from ray_mono.core_worker.generator_runner import STREAMED, Failed
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_failure import describe_error
 from ray_mono.protobuf import common_pb2, core_worker_pb2
@@ -46,7 +46,7 @@ class Answers:
         spec = call.spec
         returns: list[Any] = []
         try:
-            serialized = [serialization.serialize(item) for item in self._returns(spec, value)]
+            serialized = self._returns(spec, value)
             del value
             if (
                 len(serialized) == 1
@@ -91,22 +91,33 @@ class Answers:
     def _is_plain(self, value: serialization.Serialized) -> bool:
         return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
 
-    def _returns(self, spec: Any, value: Any) -> list[Any]:
+    def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
         if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
-            return [value]
+            return [serialization.serialize(value)]
         if spec.num_returns < 0:
             if value is not STREAMED:
                 raise TypeError(
                     f"{spec.name}() has to be a generator, but it returned a {type(value).__name__}"
                 )
-            return [None]
+            return [serialization.serialize(None)]
         if spec.num_returns == 0:
             return []
-        values = list(value) if hasattr(value, "__iter__") else None
-        if values is None or len(values) != spec.num_returns:
-            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
-            raise ValueError(f"{spec.name}() has num_returns={spec.num_returns} but returned {got}")
-        return values
+        promise = f"{spec.name}() has num_returns={spec.num_returns}"
+        if not hasattr(value, "__iter__"):
+            raise TypeError(
+                f"{promise} but returned a {type(value).__name__}, which cannot be split into several values"
+            )
+        values = list(value)
+        if len(values) != spec.num_returns:
+            raise ValueError(f"{promise} but returned {len(values)} values")
+        return [self._serialize(spec, item) for item in values]
+
+    def _serialize(self, spec: Any, value: Any) -> serialization.Serialized:
+        if isinstance(value, Failed):
+            return serialization.serialize_error(
+                describe_error(spec, value.error, self._executor.actor, self._core)
+            )
+        return serialization.serialize(value)
 
     def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
         core = self._core

@@ -16,7 +16,7 @@ class KnownSpec:
     """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several times as long as an
     attribute."""
 
-    __slots__ = ("job_id", "max_calls", "message", "name", "num_returns", "task_name", "type")
+    __slots__ = ("hides_events", "job_id", "max_calls", "message", "name", "num_returns", "task_name", "type")
 
     def __init__(self, message: Any) -> None:
         self.message = message
@@ -25,6 +25,7 @@ class KnownSpec:
         self.job_id: bytes = message.job_id
         self.num_returns: int = message.num_returns
         self.max_calls: int = message.max_calls
+        self.hides_events: bool = message.hides_events
         # Of an actor's call, with options(name=...).
         self.task_name: str = message.actor_task.task_name
 

@@ -82,6 +82,7 @@ class MethodTemplate:
     max_task_retries: int = 0
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     concurrency_group: str = ""
+    hides_events: bool = False
     task_name: str = ""
     """Shown instead of the method's; empty: that."""
     # Made with the first call.

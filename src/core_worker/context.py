@@ -62,16 +62,18 @@ class TaskContext:
         """Of the next task that this one submits. Lock held."""
         self.num_submitted += 1
         if not self.seed:
-            self.seed = ids.task_seed(self.task_id)
+            self.seed = ids.task_seed(ids.of_attempt(self.task_id, self.attempt))
         return ids.child_task_id(self.seed, self.num_submitted, actor_id)
 
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1
-        return ids.ActorID.of(self.job_id, self.task_id, self.num_submitted).binary()
+        parent = ids.of_attempt(self.task_id, self.attempt)
+        return ids.ActorID.of(self.job_id, parent, self.num_submitted).binary()
 
     def next_put_id(self) -> bytes:
         self.num_puts += 1
-        return ids.object_id_bytes(self.task_id, ids.PUT_INDEX_BASE + self.num_puts)
+        parent = ids.of_attempt(self.task_id, self.attempt)
+        return ids.object_id_bytes(parent, ids.PUT_INDEX_BASE + self.num_puts)
 
 
 _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("ray_mono_task", default=None)
@@ -108,7 +110,8 @@ class WorkerContext:
         if task.function is None:
             return task.name
         python = task.function.python
-        return ".".join(part for part in (python.module_name, python.class_name, python.function_name) if part)
+        name = python.function_name.rpartition("<locals>.")[2]
+        return ".".join(part for part in (python.module_name, python.class_name, name) if part)
 
     def actor_id(self) -> bytes:
         return self.get().actor_id

@@ -92,6 +92,7 @@ class CoreWorker:
         self.default_actor_lifetime = ""
         # JSON: what the job, or what runs here, was given.
         self.runtime_env = "{}"
+        self.task_runtime_env = ""  # The part of it that is not the job's; what is submitted here inherits it.
         self.session_dir = session_dir
         self.is_driver = is_driver
         self.gcs = GcsServiceStub(gcs_channel)
@@ -209,7 +210,7 @@ class CoreWorker:
         with self.lock:
             self.drain()
             self.getter.arrivals.count += 1
-            row = self.references.get(object_id)
+            row = self.references.row(object_id)
             if row is None:
                 row = self.references.borrow(object_id, owner)
                 if owner == self.owner_address:
@@ -257,7 +258,7 @@ class CoreWorker:
 
     def put(self, value: Any) -> ObjectRef[Any]:
         """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and ObjectStoreFullError."""
-        serialized = serialization.serialize(value)
+        serialized = serialization.serialize(value, "the value of put()")
         with self.lock:
             object_id = self.context.get().next_put_id()
         return self.put_serialized(object_id, serialized)

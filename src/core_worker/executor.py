@@ -13,6 +13,7 @@ references that stay here are named or registered, and only then the reply goes 
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import time
@@ -61,7 +62,7 @@ class TaskFailed(Exception):
 class Executor:
     """The queue and the main loop of one worker."""
 
-    def __init__(self, core: CoreWorker, bind_job: Callable[[bytes], None]) -> None:
+    def __init__(self, core: CoreWorker, bind_job: Callable[[Any], None]) -> None:
         self.core = core
         self._bind_job = bind_job
         self._queue: deque[Call | None] = deque()
@@ -79,6 +80,8 @@ class Executor:
         # Somebody waits for a call that will not be answered: the end of this process is what tells them.
         self.owes_answer = False
         self._title = TaskTitle()
+        # An error holds the frames of its task, and often one of them the error: references in there would stay until enough else is made.
+        self._left_cycles = False
         self._devices = VisibleDevices()
         self.actor: ActorRuntime | None = None
 
@@ -167,9 +170,11 @@ class Executor:
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
             if waiter is not None:
-                names_task = self.actor is None and not self._title.is_idle
-                if not core.reactor.wait(waiter, IDLE_TITLE_S if names_task else None):
+                if not core.reactor.wait(waiter, None if self._title.is_idle else IDLE_TITLE_S):
                     self._title.show_idle()
+                    if self._left_cycles and self.actor is None:
+                        self._left_cycles = False
+                        gc.collect()
                 self._waiter = None
                 continue
             if item is None:
@@ -186,7 +191,7 @@ class Executor:
 
     def _handle(self, call: Call) -> None:
         spec = call.spec
-        self._bind_job(spec.job_id)
+        self._bind_job(spec)
         task = self.running = context_of(call, self.actor)
         if spec.type == common_pb2.NORMAL_TASK:
             self.core.getter.task_begins()
@@ -204,6 +209,7 @@ class Executor:
                 error = TaskCancelledError(task.task_id.hex())
             self.answers.finish_error(call, task, error)
             return
+        self._title.show(spec)
         if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
             self.actor.dispatch(call, task, prepared)
             return
@@ -215,7 +221,6 @@ class Executor:
         prepared.clear()
         core = self.core
         token = core.context.enter(task)
-        self._title.show(call.spec)
         started_s = time.perf_counter()
         try:
             try:
@@ -235,11 +240,13 @@ class Executor:
             return
         except BaseException as error:
             del args, kwargs
+            self._left_cycles = True
             self.answers.finish_error(call, task, self._end_by(call, task, error))
             return
         finally:
             core.context.leave(token)
-            self.events.add(task, started_s)
+            if not call.spec.hides_events:
+                self.events.add(task, started_s)
         del args, kwargs
         if self._left:
             return
@@ -340,6 +347,7 @@ class Executor:
             runtime = ActorRuntime(self, self.core, spec, task)
             runtime.instance = cls(*args, **kwargs)
             self.actor = runtime
+            self._title.name_actor(runtime.repr_name())
 
         return create
 

@@ -69,7 +69,7 @@ class FunctionManager:
         is_class = isinstance(target, type)
         descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
-                module_name=_module_name(target),
+                module_name=module_name(target),
                 class_name=name if is_class else "",
                 function_name="__init__" if is_class else name,
                 function_hash=digest,
@@ -144,7 +144,7 @@ class FunctionManager:
             logger.exception("a function given to run_function_on_all_workers failed on this worker")
 
 
-def _module_name(target: Any) -> str:
+def module_name(target: Any) -> str:
     """For people: a script, whose module is `__main__`, goes by the name of its file."""
     name = getattr(target, "__module__", "") or ""
     script = getattr(sys.modules.get(name), "__file__", None)

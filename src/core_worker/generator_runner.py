@@ -17,7 +17,7 @@ import itertools
 from collections.abc import AsyncGenerator
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray_mono.core_worker.call import Call
 from ray_mono.core_worker.context import TaskContext
@@ -61,7 +61,7 @@ class GeneratorRunner:
                 f"{spec.name}() is an async generator, which only an actor with async methods can run"
             )
         if spec.num_returns >= 0:
-            return first_items(generator, spec.num_returns, spec.name)
+            return first_items(generator, spec.num_returns, spec.name, not spec.retry_exceptions)
         sender = self._open(call, task)
         try:
             for value in generator:
@@ -84,7 +84,9 @@ class GeneratorRunner:
                 raise TypeError(
                     f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
                 )
-            return first_items(generator, call.spec.num_returns, call.spec.name)
+            return first_items(
+                generator, call.spec.num_returns, call.spec.name, not call.spec.retry_exceptions
+            )
         sender = self._open(call, task)
         try:
             async with contextlib.aclosing(_steps(generator)) as steps:
@@ -163,10 +165,29 @@ async def _steps(generator: Any) -> AsyncGenerator[Any, None]:
                 del value
 
 
-def first_items(generator: Any, num_returns: int, name: str) -> Any:
-    """A fixed number of returns out of a generator: its first items, as in Ray. Raises ValueError where it yields fewer."""
-    with contextlib.closing(generator):
-        values = list(itertools.islice(generator, num_returns))
-    if len(values) < num_returns:
-        raise ValueError(f"{name}() has num_returns={num_returns} but yielded only {len(values)} values")
+class Failed(NamedTuple):
+    """Stands for a value that was not yielded."""
+
+    error: Exception
+
+
+def first_items(generator: Any, num_returns: int, name: str, keeps_first: bool) -> Any:
+    """A fixed number of returns out of a generator: its first items, as in Ray.
+
+    Where it raises, or yields fewer (a ValueError), what came before stays if `keeps_first`, and the others are Failed; else that is
+    raised: a task that is run again yields everything again.
+    """
+    values: list[Any] = []
+    try:
+        with contextlib.closing(generator):
+            for value in itertools.islice(generator, num_returns):
+                values.append(value)  # noqa: PERF402 - one by one, for they stay when the next one is an error
+        if len(values) < num_returns:
+            raise ValueError(f"{name}() has num_returns={num_returns} but yielded only {len(values)} values")
+    except Exception as error:
+        if not (values and keeps_first):
+            raise
+        # Without this frame, which holds the values: they would stay as long as the error.
+        trace = error.__traceback__ and error.__traceback__.tb_next
+        values += [Failed(error.with_traceback(trace))] * (num_returns - len(values))
     return values[0] if num_returns == 1 else values

@@ -22,6 +22,7 @@ from ray_mono.common.exceptions import (
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.arrivals import Arrivals
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.task_failure import unreadable
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 FETCH_ATTEMPTS_MAX = 5
 """How often owners are asked anew where an object is, before it counts as lost."""
+WATCHED_MAX = 10_000
+"""How many missing values one `get` has itself told of at a time."""
 FOUND = 0
 _NOT_HERE = 1
 
@@ -135,6 +138,22 @@ class Getter:
 
     def _await_ready(self, object_ids: list[bytes], deadline_s: float | None, timeout_s: float | None) -> None:
         core = self._core
+        with core.lock:
+            core.drain()
+            if core.reactor.is_closed:
+                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+            for object_id in object_ids:
+                core.ownership.ask_owner(object_id)
+        # In turn: all must come anyway, and a watched value costs two objects, which a million of them would feel.
+        for begin in range(0, len(object_ids), WATCHED_MAX):
+            if not self._await_some(object_ids[begin : begin + WATCHED_MAX], deadline_s):
+                with core.lock:
+                    missing = sum(not core.memory_store.is_ready(object_id) for object_id in object_ids)
+                raise self._timeout(missing, len(object_ids), timeout_s)
+
+    def _await_some(self, object_ids: list[bytes], deadline_s: float | None) -> bool:
+        """False where the time was up first."""
+        core = self._core
         waiter = Waiter(core.reactor)
         missing = 0
 
@@ -145,15 +164,11 @@ class Getter:
                 waiter.set()
 
         with core.lock:
-            core.drain()
-            if core.reactor.is_closed:
-                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
             for object_id in object_ids:
-                core.ownership.ask_owner(object_id)
                 if not core.memory_store.when_ready(object_id, one_ready):
                     missing += 1
             if missing == 0:
-                return
+                return True
         left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         try:
             finished = self.blocking_wait(waiter, left_s)
@@ -162,10 +177,9 @@ class Getter:
                 with core.lock:
                     for object_id in object_ids:
                         core.memory_store.forget_waiter(object_id, one_ready)
-        if not finished:
-            if core.reactor.is_closed:
-                raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-            raise self._timeout(missing, len(object_ids), timeout_s)
+        if not finished and core.reactor.is_closed:
+            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
+        return finished
 
     def _timeout(self, num_missing: int, num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
         return GetTimeoutError(f"{num_missing} of {num_wanted} objects were not there after {timeout_s:g} s")
@@ -215,10 +229,12 @@ class Getter:
         return lost
 
     def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
-        """Unpickles a value. Raises it if it is an error."""
+        """Unpickles a value. Raises it if it is an error, and RaySystemError, as in Ray, where its code does not let it be unpickled."""
         outer = self.arrivals.begin(object_id)
         try:
             value = serialization.deserialize(metadata, data)
+        except Exception as error:  # whatever the user's unpickling raises
+            raise unreadable(error) from error
         finally:
             self.arrivals.end(outer)
         if metadata == serialization.ERROR:

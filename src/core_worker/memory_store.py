@@ -70,6 +70,11 @@ class MemoryStore:
         entry.size_bytes = size_bytes
         self._wake(entry)
 
+    def is_ready(self, object_id: bytes) -> bool:
+        """Or was removed."""
+        entry = self._entries.get(object_id)
+        return entry is None or entry.ready
+
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
         """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was removed)."""
         entry = self._entries.get(object_id)

@@ -30,6 +30,8 @@ class TaskOptions:
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     max_calls: int = 0
     """Calls after which the worker ends; 0: never."""
+    hides_events: bool = False
+    """The timeline has nothing of its calls."""
     strategy: common_pb2.SchedulingStrategy | None = None
     runtime_env: str = ""
     """Serialized JSON; empty: the job's own."""
@@ -51,6 +53,8 @@ class ActorOptions:
     max_concurrency: int = 1
     is_asyncio: bool = False
     max_pending_calls: int = -1
+    hides_events: bool = False
+    """Of its constructor."""
     allow_out_of_order_execution: bool = False
     concurrency_groups: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     """(group, calls at once, method names)."""

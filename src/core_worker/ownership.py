@@ -29,6 +29,8 @@ class Ownership:
         self._core = core
         # Borrowed values that an owner was asked for.
         self._asked: set[bytes] = set()
+        # Registrations that their owner has not acknowledged: what waits for that.
+        self._registering: dict[bytes, list[Callable[[], None]]] = {}
 
     def parse_owner(self, owner: bytes) -> common_pb2.Address:
         return common_pb2.Address.FromString(owner)
@@ -91,10 +93,12 @@ class Ownership:
         row = core.references.get(object_id)
         if row is None or row.registered:
             if then is not None:
-                then()
+                self._once_acknowledged(object_id, then)
             return
         row.registered = True
         assert row.owner is not None
+        # Of one that went and came back meanwhile, the earlier registration has its own.
+        waiting = self._registering[object_id] = [then] if then is not None else []
         if hold is not None and hold in core.references:
             core.references.add_submitted([hold])
         else:
@@ -103,11 +107,20 @@ class Ownership:
         def acknowledged(reply: Any, error: RpcError | None) -> None:
             if hold is not None:
                 core.references.remove_submitted([hold])
-            if then is not None:
-                then()
+            if self._registering.get(object_id) is waiting:
+                del self._registering[object_id]
+            for callback in waiting:
+                callback()
 
         request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=core.address)
         core.stub_for(self.parse_owner(row.owner)).AddBorrower.start(request, acknowledged)
+
+    def _once_acknowledged(self, object_id: bytes, then: Callable[[], None]) -> None:
+        waiting = self._registering.get(object_id)
+        if waiting is None:
+            then()
+        else:
+            waiting.append(then)
 
     def settle_arrived(
         self,
@@ -116,7 +129,8 @@ class Ownership:
         caller_worker_id: bytes,
         then: Callable[[list[common_pb2.ObjectReference]], None],
     ) -> None:
-        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else registered first.
+        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else registered first. The reply
+        travels on another connection than a registration that is under way already (rule 3), and waits for it.
 
         kept: as `hand_over` gave it; no reason of its own.
         """
@@ -132,7 +146,11 @@ class Ownership:
 
         for object_id, owner in arrived.items():
             row = core.references.get(object_id)
-            if row is None or row.registered:
+            if row is None:
+                continue
+            if row.registered:
+                waiting += 1
+                self._once_acknowledged(object_id, one)
                 continue
             if not row.local and not row.contained and row.submitted == kept.count(object_id):
                 continue
@@ -205,7 +223,8 @@ class Ownership:
                 if reference.owner.worker_id == self._core.worker_id:
                     continue  # ours, and out of scope already: whoever reads it learns so
                 row = self._core.references.borrow(reference.object_id, reference.owner.SerializeToString(deterministic=True))
-            row.registered = True
+            if not row.registered:
+                row.registered = True
             ids.append(reference.object_id)
         return tuple(ids)
 
@@ -263,7 +282,7 @@ class Ownership:
         object_id = request.object_id
 
         def look() -> None:
-            row = self._core.references.get(object_id)
+            row = self._core.references.row(object_id)
             if row is None:
                 call.reply(common_pb2.Empty())
             elif row.removal_waiters is None:

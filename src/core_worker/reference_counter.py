@@ -12,7 +12,7 @@ When the last reason goes, the reference goes out of scope: it is taken from the
 (which may cascade), and `on_out_of_scope` is told. There is no other way out of the table.
 
 Most references are like any other: owned, one ObjectRef, nothing else. These have no row of their own (None in the table, ALONE for who
-asks), which makes a queued task 100 bytes and the garbage collector's rounds a third cheaper; `get` gives them one.
+asks), which makes a queued task 100 bytes and the garbage collector's rounds a third cheaper; `row` gives them one.
 
     reference   owned: value lives here or in stores that we name     borrowed: the owner answers for it
                                                                       unregistered -> registered (the owner knows us)
@@ -69,7 +69,14 @@ class ReferenceCounter:
         return object_id in self._references
 
     def get(self, object_id: bytes) -> Reference | None:
-        """A row that may be changed."""
+        """To read from: it may be ALONE."""
+        reference = self._references.get(object_id, _ABSENT)
+        if reference is None:
+            return ALONE
+        return reference if reference is not _ABSENT else None
+
+    def row(self, object_id: bytes) -> Reference | None:
+        """As get, to change."""
         reference = self._references.get(object_id, _ABSENT)
         if reference is None:
             reference = self._references[object_id] = Reference(None)
@@ -80,8 +87,8 @@ class ReferenceCounter:
         return ((object_id, row or ALONE) for object_id, row in self._references.items())
 
     def _row(self, object_id: bytes) -> Reference:
-        """As get, where there must be one."""
-        reference = self.get(object_id)
+        """As row, where there must be one."""
+        reference = self.row(object_id)
         if reference is None:
             raise RaySystemError(self.story(object_id))
         return reference
@@ -107,7 +114,7 @@ class ReferenceCounter:
 
     def borrow(self, object_id: bytes, owner: bytes) -> Reference:
         """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to live."""
-        reference = self.get(object_id)
+        reference = self.row(object_id)
         if reference is None:
             reference = self._references[object_id] = Reference(owner)
         return reference
@@ -186,7 +193,7 @@ class ReferenceCounter:
             object_id, reference = ended.pop()
             self._on_out_of_scope(object_id, reference)
             for inner in reference.nested:
-                row = self.get(inner)
+                row = self.row(inner)
                 if row is not None:
                     row.contained -= 1
                     if not row.in_scope:

@@ -85,8 +85,10 @@ def is_serializing() -> bool:
     return _thread.nested is not None
 
 
-def serialize(value: Any) -> Serialized:
-    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); the caller says which argument it was."""
+def serialize(value: Any, name: str = "") -> Serialized:
+    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's name, if it has one,
+    and otherwise the caller says which argument it was.
+    """
     kind = type(value)
     if kind in _PRIMITIVES:
         data = pickle.dumps(value, 5)
@@ -100,6 +102,10 @@ def serialize(value: Any) -> Serialized:
         stream = io.BytesIO()
         cloudpickle.CloudPickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
         inband = stream.getvalue()
+    except TypeError as error:
+        if not name:
+            raise
+        raise TypeError(f"{name} (a {kind.__name__}) does not pickle: {error}") from error
     finally:
         _thread.nested = outer
     if not buffers:

@@ -131,6 +131,7 @@ class Submission:
             max_retries=options.max_retries,
             retry_exceptions=bool(options.retry_exceptions),
             max_calls=options.max_calls,
+            hides_events=options.hides_events,
             generator_backpressure_num_objects=options.generator_backpressure_num_objects,
         )
         with core.lock:
@@ -204,8 +205,8 @@ class Submission:
             return ActorState(actor, creation_ref)
 
     def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
-        core = self._core
-        group, task_name = template.concurrency_group, template.task_name
+        core, group, task_name = self._core, template.concurrency_group, template.task_name
+        of_actor = common_pb2.ActorTaskSpec(actor_id=actor.actor_id, concurrency_group=group, task_name=task_name)
         spec = common_pb2.TaskSpec(
             type=common_pb2.ACTOR_TASK,
             name=template.name,
@@ -213,14 +214,13 @@ class Submission:
             caller=core.address,
             num_returns=template.num_returns,
             generator_backpressure_num_objects=template.generator_backpressure_num_objects,
-            actor_task=common_pb2.ActorTaskSpec(
-                actor_id=actor.actor_id, concurrency_group=group, task_name=task_name
-            ),
+            hides_events=template.hides_events,
+            actor_task=of_actor,
+            retry_exceptions=bool(template.retry_exceptions),
         )
         template.resubmit = lambda again: core.actor_submitter.submit(actor, again)
-        backpressure = template.generator_backpressure_num_objects
-        key = (template.name, template.num_returns, backpressure, group, task_name)
         with core.lock:
+            key = spec.SerializeToString(deterministic=True)
             call = actor.templates.get(key)
             if call is None:
                 call = actor.templates[key] = core.templates.new(spec)
@@ -384,6 +384,7 @@ class Submission:
             placement_resources=options.placement_resources.to_proto(),
             strategy=options.strategy,
             runtime_env=options.runtime_env,
+            hides_events=options.hides_events,
             actor_creation=creation,
         )
 

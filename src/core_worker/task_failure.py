@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import RayError, RayTaskError, TaskCancelledError
+from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
 TITLE = "ray_mono::"
+ARGUMENT_FAILED = "One of its arguments could not be computed"
 _OURS = tuple(
     os.path.abspath(directory) + os.sep for directory in sys.modules[__name__.partition(".")[0]].__path__
 )
@@ -25,10 +26,15 @@ def describe_error(
     spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
 ) -> BaseException:
     """For an exception that left the user's function."""
-    return _task_error(spec, _text(error), _root(error), actor, core)
+    return _task_error(spec, users_traceback(error), _root(error), actor, core)
 
 
-def _text(error: BaseException) -> str:
+def unreadable(error: Exception) -> RaySystemError:
+    """For what unpickling a value raised: as in Ray, not the error itself, which would pass for one of the function that is called."""
+    return RaySystemError(f"a value cannot be unpickled: {error!r}", users_traceback(error))
+
+
+def users_traceback(error: BaseException) -> str:
     """The traceback with the user's frames only; also those of what it was raised from."""
     shown = traceback.TracebackException(type(error), error, error.__traceback__)
     todo = [shown]
@@ -56,13 +62,11 @@ def argument_error(
     spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
 ) -> BaseException:
     """For an argument that is an error itself, or cannot be read: both hops are shown."""
-    if isinstance(error, RayTaskError):
-        return _task_error(
-            spec, f"One of its arguments could not be computed:\n{error}", _root(error), actor, core
-        )
-    if isinstance(error, RayError):
-        return error
-    return describe_error(spec, error, actor, core)
+    if isinstance(error, Exception) and not isinstance(error, RayError):
+        error = unreadable(error)
+    if not isinstance(error, RayError):
+        return describe_error(spec, error, actor, core)
+    return _task_error(spec, f"{ARGUMENT_FAILED}:\n{error}", _root(error), actor, core)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -1,4 +1,5 @@
-"""What people see of the task that a worker runs: its process's title, and the labels that the log monitor reads."""
+"""What shows of the task that a worker runs: its process's title, the labels that the log monitor reads, and how many threads its
+libraries may start."""
 
 from __future__ import annotations
 
@@ -9,28 +10,46 @@ from typing import Any
 from setproctitle import setproctitle
 
 from ray_mono.core_worker.task_failure import TITLE
+from ray_mono.core_worker.thread_limit import ThreadLimit
 from ray_mono.protobuf import common_pb2
 
 
 class TaskTitle:
-    """Of one worker. Written where it changes."""
+    """Of one worker. Written where it changes, by its main thread."""
 
     def __init__(self) -> None:
         self._label = ""
-        # It names no task: as the template left it, or a while after the last one.
-        self.is_idle = True
+        # What the title names; None: no task or call, as the template left it, or a while after the last one.
+        self._shown: Any = None
+        self._at_rest = "IDLE"
+        self._threads = ThreadLimit()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._shown is None
 
     def show(self, spec: Any) -> None:
-        """A task, or an actor's creation, begins; its calls change nothing."""
+        """A task, an actor's creation or one of its calls begins. Calls that share a template have the same spec."""
+        if spec is self._shown:
+            return
+        self._shown = spec
         if spec.type == common_pb2.ACTOR_TASK:
+            setproctitle(TITLE + (spec.task_name or f"{self._at_rest}.{spec.name}"))
             return
         kind, name = "task", spec.name
         if spec.type == common_pb2.ACTOR_CREATION_TASK:
             kind, name = "actor", spec.name.removesuffix(".__init__")
+            self._at_rest = name
+        setproctitle(TITLE + name)
+        self._threads.show(spec.resources)
+        self._write_label(kind, name)
+
+    def name_actor(self, repr_name: str) -> None:
+        """What the actor's output is known by once it is constructed: its repr, where its class defines one."""
+        self._write_label("actor", " ".join(repr_name.split()))
+
+    def _write_label(self, kind: str, name: str) -> None:
         label = f":{kind}_name:{name}"
-        if self.is_idle or label != self._label:
-            self.is_idle = False
-            setproctitle(TITLE + name)
         if label != self._label:
             self._label = label
             for stream in (sys.stdout, sys.stderr):
@@ -38,6 +57,6 @@ class TaskTitle:
                     print(label, file=stream, flush=True)
 
     def show_idle(self) -> None:
-        """No task came for a while."""
-        self.is_idle = True
-        setproctitle(f"{TITLE}IDLE")
+        """No task or call came for a while."""
+        self._shown = None
+        setproctitle(TITLE + self._at_rest)

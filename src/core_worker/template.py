@@ -253,12 +253,18 @@ class Template:
 
 def _open_own_files(log_prefix: str) -> None:
     """Output to <log_prefix>-<pid>.out and .err, line by line; no input."""
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    _open_as(0, os.devnull, os.O_RDONLY)
+    pid = os.getpid()
     for descriptor, suffix in ((1, "out"), (2, "err")):
-        with open(f"{log_prefix}-{os.getpid()}.{suffix}", "ab") as file:
-            os.dup2(file.fileno(), descriptor)
+        _open_as(descriptor, f"{log_prefix}-{pid}.{suffix}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _open_as(descriptor: int, path: str, flags: int) -> None:
+    """Without a file object, which would cost each child 0.1 MB of pages (measured)."""
+    opened = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    os.dup2(opened, descriptor)
+    os.close(opened)
 
 
 def _children_of(parent_pid: int) -> list[int]:

@@ -13,6 +13,8 @@ from typing import Any
 from ray_mono.common.resources import GPU
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+LEFT_ALONE_BY = "RAY_MONO_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+"""With this set to 1, every task sees what the node sees, and chooses among it by its GPU ids."""
 _NONE_VISIBLE = ("", "NoDevFiles")
 
 
@@ -34,9 +36,12 @@ class VisibleDevices:
                 os.environ[VARIABLE] = self._original
         if not resource_ids.get(GPU):
             return
-        self._original = os.environ.get(VARIABLE)
+        original = os.environ.get(VARIABLE)
+        resource_ids[GPU] = _names(resource_ids[GPU], original)
+        if os.environ.get(LEFT_ALONE_BY, "0").lower() in ("1", "true"):
+            return
+        self._original = original
         self.is_set = True
-        resource_ids[GPU] = _names(resource_ids[GPU], self._original)
         os.environ[VARIABLE] = ",".join(map(str, resource_ids[GPU]))
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sys
 from typing import Any, NoReturn
@@ -78,14 +79,17 @@ class _Jobs:
         self._bound = b""
         self._pending_runs: list[bytes] = []
 
-    def bind(self, job_id: bytes) -> None:
-        """Before each task: the first one of a job makes this worker that job's. Raises RpcError if the GCS does not answer."""
-        if job_id != self._bound:
-            self._bind(job_id)
+    def bind(self, spec: Any) -> None:
+        """Before each task: the first one makes this worker its job's, and gives it its runtime environment, which all later ones share.
+
+        Raises RpcError if the GCS does not answer.
+        """
+        if spec.job_id != self._bound:
+            self._bind(spec.job_id, spec.runtime_env)
         while self._pending_runs:
             self._core.functions.run_exported(self._pending_runs.pop(0))
 
-    def _bind(self, job_id: bytes) -> None:
+    def _bind(self, job_id: bytes, runtime_env: str) -> None:
         core = self._core
         self._bound = core.job_id = job_id
         core.nil_actor = ids.nil_actor_of(job_id)
@@ -93,7 +97,8 @@ class _Jobs:
         core.context.main = TaskContext(os.urandom(8) + core.nil_actor, job_id)
         job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
         core.namespace = job.namespace
-        self._apply(json.loads(job.config_json or "{}"))
+        core.task_runtime_env = runtime_env
+        self._apply(json.loads(job.config_json or "{}"), json.loads(runtime_env or "{}"))
         for stream in (sys.stdout, sys.stderr):
             print(f":job_id:{job_id.hex()}", file=stream, flush=True)
         subscription = gcs_pb2.SubscribeRequest(
@@ -112,13 +117,20 @@ class _Jobs:
                 seen.add(key)
                 self._pending_runs.append(key)
 
-    def _apply(self, job_config: dict[str, Any]) -> None:
-        """sys_path: the driver's script directory first, as it is on the driver. setup: what to call, as "module:function"."""
+    def _apply(self, job_config: dict[str, Any], runtime_env: dict[str, Any]) -> None:
+        """sys_path: the driver's script directory first, as it is on the driver. setup: what to call, as "module:function".
+
+        runtime_env: of what runs here; it goes beside the job's, and its variables win.
+        """
         for path in reversed(job_config.get("sys_path", [])):
             if path not in sys.path:
                 sys.path.insert(0, path)
-        os.environ.update(job_config.get("env_vars", {}))
-        self._core.runtime_env = json.dumps(job_config.get("runtime_env") or {})
+        jobs_env, variables = job_config.get("runtime_env") or {}, runtime_env.get("env_vars", {})
+        for name, value in (*job_config.get("env_vars", {}).items(), *variables.items()):
+            # ${NAME} in a value is what NAME is on this node.
+            os.environ[name] = re.sub(r"\$\{\w+\}", "", os.path.expandvars(value))
+        merged = {**jobs_env, **runtime_env, "env_vars": {**jobs_env.get("env_vars", {}), **variables}}
+        self._core.runtime_env = json.dumps({name: value for name, value in merged.items() if value})
         self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
         for name in job_config.get("setup", []):
             module_name, _, function_name = name.partition(":")

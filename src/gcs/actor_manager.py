@@ -80,6 +80,10 @@ class ActorManager:
         """(namespace, name) of all named actors that are not dead, sorted."""
         return sorted(self._by_name)
 
+    def has_worker(self, worker_id: WorkerID) -> bool:
+        """Whether the worker is an actor's, alive or in the making."""
+        return worker_id in self._by_worker
+
     def all(self) -> list[Actor]:
         return list(self._actors.values())
 
@@ -365,18 +369,15 @@ class ActorManager:
         """Recounts what is kept twice. Raises GcsInternalError."""
         living = self._living()
         names = {actor.full_name: actor.actor_id for actor in living if actor.full_name is not None}
-        workers = {
-            actor.worker_id: actor.actor_id for actor in self._actors.values() if actor.worker_id is not None
-        }
-        dead = {actor.actor_id for actor in self._actors.values() if actor.state is ActorState.DEAD}
+        rows = self.all()
+        workers = {actor.worker_id: actor.actor_id for actor in rows if actor.worker_id is not None}
+        dead = {actor.actor_id for actor in rows if actor.state is ActorState.DEAD}
         owned = {
             (actor.registration.owner_worker_id, actor.actor_id)
             for actor in living
             if not actor.registration.is_detached
         }
-        stored_owned = {
-            (owner, actor_id) for owner, actor_ids in self._owned.items() for actor_id in actor_ids
-        }
+        stored_owned = {(owner, actor_id) for owner, ids in self._owned.items() for actor_id in ids}
         indices: tuple[tuple[str, object, object], ...] = (
             ("names", self._by_name, names),
             ("workers", self._by_worker, workers),
@@ -388,7 +389,7 @@ class ActorManager:
                 raise GcsInternalError(
                     f"the index of {what} of the actors holds {stored}, the rows say {counted}"
                 )
-        for actor in self._actors.values():
+        for actor in rows:
             if (actor.state is ActorState.DEAD) != (actor.death is not None) or (actor.node_id is None) != (
                 actor.worker_id is None
             ):

@@ -78,7 +78,10 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     info.end_time_s = actor.end_time_s
     if actor.worker_id is None:
         info.ClearField("address")
-        info.ClearField("pid")
+        # Whoever asks why an actor is dead is told which process it was.
+        if actor.state is not ActorState.DEAD:
+            info.ClearField("pid")
+            info.ClearField("host")
     if actor.death is not None:
         info.death_cause.CopyFrom(death_to_proto(actor.death))
 

@@ -76,6 +76,8 @@ class ActorScheduler:
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
         # Asked of each node, and not answered yet: not in its reports.
         self._asked: dict[NodeID, dict[ActorID, ResourceSet]] = {}
+        # Invariant: the leases of `_asked`. Whatever else an actor has been granted is its worker's by now, or is being freed.
+        self._awaited: set[bytes] = set()
         self._nodes_changed = asyncio.Event()
         # (job, class, demand) that the driver was warned of.
         self._warned: dict[tuple[bytes, str, ResourceSet], None] = {}
@@ -110,6 +112,10 @@ class ActorScheduler:
 
     def forget_job(self, job_id: bytes) -> None:
         self._warned = {key: None for key in self._warned if key[0] != job_id}
+
+    def awaits(self, lease_id: bytes) -> bool:
+        """Whether this GCS asked for the lease, and has no answer yet."""
+        return lease_id in self._awaited
 
     def count_placing(self) -> int:
         return len(self._placing)
@@ -160,9 +166,10 @@ class ActorScheduler:
         raise PlaceGone(f"the raylet at {address} did not grant a worker: {why}")
 
     async def _chosen_node(self, actor_id: ActorID, demand: Demand) -> NodeID:
-        """The node to ask; where the demand fits none, waits for one to join, and says so after a while."""
+        """The node to ask; where the demand fits none, waits for one to join, and says so after a while. Raises NoPlaceEver."""
         tell_at_s: float | None = asyncio.get_running_loop().time() + self._config.pending_warning_s
         while True:
+            self._check_affinity(demand)
             node_id = choose_node(demand, self._view())
             if node_id is not None:
                 return node_id
@@ -173,6 +180,12 @@ class ActorScheduler:
                     await self._nodes_changed.wait()
             except TimeoutError:
                 tell_at_s = None
+
+    def _check_affinity(self, demand: Demand) -> None:
+        wanted = demand.affinity_node_id
+        if wanted is not None and not demand.affinity_is_soft and self._nodes.alive(wanted) is None:
+            message = f"it has to live on node {wanted.hex()}, which is not in this cluster (node affinity without soft=True)"
+            raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
     def _view(self) -> list[PlacementNode]:
         """The nodes, less what they have been asked for and may not have counted yet."""
@@ -201,6 +214,7 @@ class ActorScheduler:
             task_name=spec.name,
         )
         self._asked.setdefault(node_id, {})[actor_id] = demand.resources
+        self._awaited.add(request.lease_id)
         call = self._environment.tasks.spawn(
             self._call_lease(address, request), f"lease for actor {actor_id.hex()}"
         )
@@ -213,6 +227,7 @@ class ActorScheduler:
             self._free(node_id, address, request.lease_id)
             raise
         finally:
+            self._awaited.remove(request.lease_id)
             asked = self._asked[node_id]
             del asked[actor_id]
             if not asked:
@@ -233,9 +248,11 @@ class ActorScheduler:
         except RpcError as error:
             return error
 
-    def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
+    def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> asyncio.Task[None]:
         """Sees to it that a lease that nobody wants is not held: cancelled, or its worker ended, since it may hold half an actor."""
-        self._environment.tasks.spawn(self._free_lease(node_id, address, lease_id), f"free lease {lease_id.hex()}")
+        return self._environment.tasks.spawn(
+            self._free_lease(node_id, address, lease_id), f"free lease {lease_id.hex()}"
+        )
 
     async def _free_lease(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
         """Until the raylet has answered or its node is dead: nobody else would ever end this lease."""
@@ -268,7 +285,8 @@ class ActorScheduler:
         try:
             reply = await self._push(actor_id, incarnation, lease)
         except RpcError as error:
-            self._give_back(lease)
+            # The worker may live on behind a connection that broke: it is on its way out before another begins.
+            await asyncio.shield(self._give_back(lease))
             # The raylet knows the exit status, and its report ends this task.
             await asyncio.sleep(self._config.death_report_grace_s)
             death = Death(
@@ -318,8 +336,8 @@ class ActorScheduler:
         finally:
             channel.close()
 
-    def _give_back(self, lease: Lease) -> None:
-        self._free(NodeID(lease.grant.worker.node_id), lease.raylet_address, lease.grant.lease_id)
+    def _give_back(self, lease: Lease) -> asyncio.Task[None]:
+        return self._free(NodeID(lease.grant.worker.node_id), lease.raylet_address, lease.grant.lease_id)
 
     # ---- explanations
 

@@ -62,6 +62,7 @@ class DeathKind(enum.IntEnum):
     EXITED = 6
     CREATION_FAILED = 7
     JOB_FINISHED = 8
+    UNSCHEDULABLE = 9
 
 
 # A worker that ended for one of these did so on purpose: its actor is not started again.

@@ -61,6 +61,7 @@ class ActorTable:
         info = self._current[actor_id]
         info.address.CopyFrom(address)
         info.pid = pid
+        info.host = info.address.host
 
     def set_repr_name(self, actor_id: ActorID, repr_name: str) -> None:
         self._current[actor_id].repr_name = repr_name

@@ -8,6 +8,7 @@ waits, and knows nothing of calls and connections.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.gcs.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
@@ -59,8 +60,10 @@ class Cluster:
 
     # ---- nodes
 
-    def register_node(self, info: common_pb2.NodeInfo) -> None:
-        """Raises NodeIsDead."""
+    def register_node(
+        self, info: common_pb2.NodeInfo, actor_leases: Iterable[gcs_pb2.ActorLease] = ()
+    ) -> list[bytes]:
+        """actor_leases: what the raylet has granted for actors. Returns the ids of those that nobody wants. Raises NodeIsDead."""
         for other in self.nodes.at_address(info.host, info.node_manager_port):
             if other.binary() != info.node_id:
                 # Health checks would be answered by this raylet in the other's name.
@@ -78,6 +81,12 @@ class Cluster:
             self._write_node(row)
         self.health.watch(NodeID(info.node_id))
         self.scheduler.nodes_changed()
+        return [
+            lease.lease_id
+            for lease in actor_leases
+            if not self.actors.has_worker(WorkerID(lease.worker_id))
+            and not self.scheduler.awaits(lease.lease_id)
+        ]
 
     def report_resources(self, resources: common_pb2.NodeResources) -> None:
         """Raises UnknownNode, NodeIsDead."""

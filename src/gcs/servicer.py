@@ -58,10 +58,12 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
 
     async def RegisterNode(
         self, request: gcs_pb2.RegisterNodeRequest, context: CallContext
-    ) -> common_pb2.Empty:
+    ) -> gcs_pb2.RegisterNodeReply:
         node_id = parse_id(NodeID, "node.node_id", request.node.node_id)
+        for lease in request.actor_leases:
+            parse_id(WorkerID, "actor_leases.worker_id", lease.worker_id)
         try:
-            self._cluster.register_node(request.node)
+            unwanted = self._cluster.register_node(request.node, request.actor_leases)
         except NodeIsDead as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         # Once for each connection: a raylet may register several times on one.
@@ -69,7 +71,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
             context.connection.state["node_id"] = node_id
             context.connection.on_close(lambda reason: self._cluster.health.hint(node_id))
         await self._writes.flushed()
-        return common_pb2.Empty()
+        return gcs_pb2.RegisterNodeReply(unwanted_lease_ids=unwanted)
 
     async def UnregisterNode(
         self, request: gcs_pb2.UnregisterNodeRequest, context: CallContext

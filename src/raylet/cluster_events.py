@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ray_mono.common.resources import ResourceSet
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2
 
 if TYPE_CHECKING:
     from ray_mono.raylet.raylet import Raylet
@@ -16,6 +17,13 @@ class ClusterEvents:
 
     def __init__(self, raylet: Raylet) -> None:
         self._raylet = raylet
+
+    def actor_leases(self) -> list[gcs_pb2.ActorLease]:
+        leases = self._raylet.leases.actor_leases()
+        return [gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases]
+
+    def disowned(self, lease_ids: Sequence[bytes]) -> None:
+        self._raylet.apply(self._raylet.leases.disowned(lease_ids, self._raylet.clock.time_s()))
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:
         raylet = self._raylet

@@ -80,4 +80,11 @@ class WarnJob:
     message: str
 
 
-Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob
+@dataclass(frozen=True)
+class Unclaimed:
+    """Whoever leased this worker for an actor is gone: the GCS, or its next one, is to say whether it wants it."""
+
+    lease_id: bytes
+
+
+Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed

@@ -2,10 +2,13 @@
 listens.
 
 No lease waits on any of this. One connection at a time, in sessions: register (again, if the GCS was away:
-that is how it keeps the node), ask which jobs are over, then three loops until one of them fails: changes of
-the cluster in, the node's resources out when they changed (gathered for `report_period_s`), and the outbox
-out. The outbox keeps deaths and warnings while the GCS is away, in order, up to a limit. A GCS that stays
-away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the raylet.
+that is how it keeps the node), ask which jobs are over, then four loops until one of them fails: changes of
+the cluster in, the node's resources out when they changed (gathered for `report_period_s`), the outbox out,
+and another registration whenever a lease for an actor lost the connection that it was asked for on. Each
+registration names the leases for actors, and its answer those of them that nobody wants.
+
+The outbox keeps deaths and warnings while the GCS is away, in order, up to a limit. A GCS that stays away
+longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the raylet.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ray_mono.common.world import Clock
@@ -38,7 +41,11 @@ LOST_CODES = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.C
 
 
 class GcsEvents(Protocol):
-    """What the raylet hears from the GCS."""
+    """What the raylet hears from the GCS, and what it tells when it registers."""
+
+    def actor_leases(self) -> list[gcs_pb2.ActorLease]: ...
+
+    def disowned(self, lease_ids: Sequence[bytes]) -> None: ...
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
 
@@ -71,6 +78,7 @@ class GcsClient:
         self._outbox: deque[tuple[str, Any]] = deque()
         self._outbox_filled = asyncio.Event()
         self._changed = asyncio.Event()
+        self._must_register = asyncio.Event()
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         self._registered = asyncio.Event()
@@ -86,6 +94,10 @@ class GcsClient:
     def resources_changed(self) -> None:
         """They may have: a report follows if they have."""
         self._changed.set()
+
+    def register_again(self) -> None:
+        """Some lease for an actor may have lost whoever wanted it."""
+        self._must_register.set()
 
     def add_worker(self, worker: common_pb2.WorkerInfo) -> None:
         self._post("AddWorker", worker)
@@ -149,14 +161,19 @@ class GcsClient:
     async def _session(self, channel: AsyncChannel) -> None:
         """One connection's work. Raises the RpcError that ended it."""
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
-        await stub.RegisterNode(gcs_pb2.RegisterNodeRequest(node=self._node), timeout_s=CALL_TIMEOUT_S)
+        await self._register(stub)
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
         self._changed.set()
         self._registered.set()
         loops = [
             asyncio.ensure_future(loop)
-            for loop in (self._listen(stub), self._report(stub), self._empty_outbox(stub))
+            for loop in (
+                self._listen(stub),
+                self._report(stub),
+                self._empty_outbox(stub),
+                self._keep_registered(stub),
+            )
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -167,6 +184,17 @@ class GcsClient:
         for task in loops:
             if task in done:
                 task.result()
+
+    async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        self._must_register.clear()
+        request = gcs_pb2.RegisterNodeRequest(node=self._node, actor_leases=self._events.actor_leases())
+        reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
+        self._events.disowned(reply.unwanted_lease_ids)
+
+    async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        while True:
+            await self._must_register.wait()
+            await self._register(stub)
 
     async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         """Rows first, then changes. Jobs have no rows on their channel: those that ended meanwhile are asked

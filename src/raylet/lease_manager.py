@@ -6,8 +6,9 @@ death, a block, a report from another node) ends in a scheduling pass (`lease_sc
 say who was granted what or sent where.
 
 Who ends a lease: its requester (return, cancel), the end of the requester's connection, the death of the
-worker. An actor's lease has no requester once granted: it ends with the worker. Resources of a worker that is
-told to end stay held until the process is gone.
+worker. An actor's lease outlives the connection it was asked for on, and ends with the worker: when that
+connection ends, and whenever the raylet registers, the GCS says which of them nobody wants (`disowned`).
+Resources of a worker that is told to end stay held until the process is gone.
 
 Invariants: a lease is in exactly one of queue (QUEUED), reservations (RESERVED), or has a worker (GRANTED);
 it holds resources in the ledger unless QUEUED; a worker has at most one lease.
@@ -16,12 +17,13 @@ it holds resources in the ledger unless QUEUED; a worker has at most one lease.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ray_mono.common.resources import ResourceSet
 from ray_mono.raylet import explanations
 from ray_mono.raylet.cluster_view import ClusterView
-from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, WarnJob
+from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
 from ray_mono.raylet.instances import indivisible
 from ray_mono.raylet.lease_scheduler import LeaseScheduler
 from ray_mono.raylet.leases import Lease, LeaseRequest, LeaseState
@@ -117,15 +119,17 @@ class LeaseManager:
         ]
 
     def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
-        """The requester is done with the worker; `dispose` (and an actor's lease always) ends the process
-        instead of reusing it; one that is `leaving` ends by itself.
+        """The requester is done with the worker; `dispose` ends the process instead of reusing it; one that is
+        `leaving` ends by itself. An actor that is given back is half made, and killed before another begins.
         """
         lease = self._leases.get(lease_id)
         worker = self._worker_of(lease)
         if lease is None or worker is None or worker.state is WorkerState.ENDING:
             return []
-        if dispose or worker.state is WorkerState.ACTOR:
-            return self._pool.end(worker, EndMode.TERMINATE, "it was given back not to be used again", now_s)
+        is_actor = worker.state is WorkerState.ACTOR
+        if dispose or is_actor:
+            mode = EndMode.KILL if is_actor else EndMode.TERMINATE
+            return self._pool.end(worker, mode, "it was given back not to be used again", now_s)
         if leaving:
             self._pool.leaves(worker, now_s)
         else:
@@ -137,13 +141,30 @@ class LeaseManager:
         return effects + self._schedule(now_s)
 
     def requester_gone(self, requester: int, now_s: float) -> list[Effect]:
-        """A connection ended: nothing that was asked through it is wanted any more, except actors."""
+        """A connection ended: nothing that was asked through it is wanted any more, except perhaps actors."""
         effects: list[Effect] = []
         for lease_id in list(self._by_requester.pop(requester, {})):
             effects += self._abandon(
                 self._leases[lease_id], RejectionKind.CANCELLED, "whoever leased it is gone", now_s
             )
         return effects + self._schedule(now_s)
+
+    def actor_leases(self) -> list[Lease]:
+        """What is granted for actors."""
+        return [
+            lease
+            for lease in self._leases.values()
+            if lease.request.for_actor and lease.state is LeaseState.GRANTED
+        ]
+
+    def disowned(self, lease_ids: Iterable[bytes], now_s: float) -> list[Effect]:
+        """The GCS wants none of these leases, and nobody else could ever end them."""
+        effects: list[Effect] = []
+        for lease_id in lease_ids:
+            worker = self._worker_of(self._leases.get(lease_id))
+            if worker is not None and worker.state is not WorkerState.ENDING:
+                effects += self._pool.end(worker, EndMode.KILL, "the GCS has no actor for it", now_s)
+        return effects
 
     # ---- workers
 
@@ -333,15 +354,17 @@ class LeaseManager:
                 del self._by_requester[lease.request.requester]
 
     def _abandon(self, lease: Lease, kind: RejectionKind, reason: str, now_s: float) -> list[Effect]:
-        """Nobody wants it any more. An actor stays; any other worker may be in the middle of a task and is
-        ended.
+        """Nobody wants it any more. Whether an actor is wanted the GCS knows; any other worker may be in the
+        middle of a task and is ended.
         """
         if lease.state is not LeaseState.GRANTED:
             self._drop(lease)
             return [Rejected(lease.lease_id, kind, reason)]
         worker = self._worker_of(lease)
-        if worker is None or worker.state is WorkerState.ACTOR:
+        if worker is None:
             return []
+        if worker.state is WorkerState.ACTOR:
+            return [Unclaimed(lease.lease_id)]
         return self._pool.end(worker, EndMode.KILL, reason, now_s)
 
     def _worker_of(self, lease: Lease | None) -> Worker | None:

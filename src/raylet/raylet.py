@@ -1,13 +1,11 @@
-"""The raylet: one per node. Grants leases on workers, feeds the worker pool, keeps the node's ledger of
-resources.
+"""The raylet: one per node. Grants leases on workers, feeds the worker pool, keeps the node's ledger of resources.
 
-This is the shell: it turns what connections, the launcher, the GCS and the clock say into events for the
-machines (`lease_manager`, and below it ledger, queue, policy, pool), and carries out the effects that come
-back. It decides nothing. One thread, one loop; no event waits for another.
+This is the shell: it turns what connections, the launcher, the GCS and the clock say into events for the machines
+(`lease_manager`, and below it ledger, queue, policy, pool), and carries out the effects that come back. It decides
+nothing. One thread, one loop; no event waits for another.
 
-Who dies and what follows: a worker's death (its connection or its process, whichever ends first) frees its
-lease and is reported; a driver's ends its job on this node; the object manager's, or a GCS that stays away,
-ends the raylet, and the node with it.
+Who dies and what follows: a worker's death (its connection or its process, whichever ends first) frees its lease and is
+reported; a driver's ends its job on this node; the object manager's, or a GCS that stays away, ends raylet and node.
 """
 
 from __future__ import annotations
@@ -33,7 +31,16 @@ from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.deaths import Exits, death_cause, remove_socket
 from ray_mono.raylet.dump import dump_raylet
-from ray_mono.raylet.effects import Effect, EndWorker, Granted, Rejected, SpilledBack, StartWorker, WarnJob
+from ray_mono.raylet.effects import (
+    Effect,
+    EndWorker,
+    Granted,
+    Rejected,
+    SpilledBack,
+    StartWorker,
+    Unclaimed,
+    WarnJob,
+)
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerLauncher, WorkerOrder
 from ray_mono.raylet.lease_answers import LeaseAnswers
@@ -50,8 +57,7 @@ from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import Connection, Listener, RpcError, StatusCode, Transport
 
 CHECK_EVERY_TICKS = 40
-"""How often a running raylet recounts its books: some seconds, since that costs as much as there are leases.
-"""
+"""How often a running raylet recounts its books: some seconds, since that costs as much as there are leases."""
 UNREGISTER_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -109,9 +115,7 @@ class Raylet:
     # ---- its life
 
     async def start(self) -> None:
-        """Listens, finds its object manager and the GCS, and starts workers. Raises RpcError or OSError where
-        that fails.
-        """
+        """Listens, finds its object manager and the GCS, and starts workers. Raises RpcError or OSError where that fails."""
         config = self.config
         await self._launcher.open(self._worker_exited, self.tasks)
         handlers = raylet_service_handlers(RayletServicer(self))
@@ -213,6 +217,8 @@ class Raylet:
                             time_s=self.clock.wall_s(),
                         )
                     )
+                case Unclaimed():
+                    self.gcs.register_again()
                 case _:
                     assert_never(effect)
         self.gcs.resources_changed()
@@ -232,9 +238,7 @@ class Raylet:
         self.apply(self.leases.requester_gone(requester, self.clock.time_s()))
 
     async def lease(self, request: LeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
-        """Answers when the lease is granted, refused or cancelled. Raises RpcError while stopping, and above
-        lease_queue_max.
-        """
+        """Answers when the lease is granted, refused or cancelled. Raises RpcError while stopping, and above lease_queue_max."""
         if self._is_stopping:
             raise RpcError(StatusCode.UNAVAILABLE, "the raylet is stopping")
         if self.leases.num_queued >= self.config.lease_queue_max:
@@ -247,8 +251,7 @@ class Raylet:
         try:
             return await answer
         except asyncio.CancelledError:
-            # The call was cancelled, or its connection ended: nobody will read the answer, whatever it is by
-            # now.
+            # The call was cancelled, or its connection ended: nobody will read the answer, whatever it is by now.
             if self._answers.forget(request.lease_id, answer):
                 self.apply(self.leases.cancel(request.lease_id, self.clock.time_s()))
             elif answer.done() and not answer.cancelled() and answer.result().HasField("grant"):

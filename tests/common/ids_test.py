@@ -40,6 +40,14 @@ def test_ids_are_derived_and_differ_by_counter_and_kind() -> None:
     assert not {task[:8] for task in made} & {actor_id[:8] for actor_id in actors}
 
 
+def test_what_each_attempt_of_a_task_makes_has_ids_of_its_own_in_the_same_job_and_actor() -> None:
+    task = DRIVER.binary()
+    made = [ids.of_attempt(task, attempt) for attempt in range(4)]
+    assert made[0] == task and len(set(made)) == 4
+    assert {task_id[8:] for task_id in made} == {task[8:]}
+    assert ids.of_attempt(task, 2) == made[2]
+
+
 def test_puts_and_returns_never_share_an_index() -> None:
     task = bytes(24)
     assert ids.object_id_bytes(task, ids.PUT_INDEX_BASE) != ids.object_id_bytes(task, ids.PUT_INDEX_BASE - 1)

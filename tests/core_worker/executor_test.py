@@ -27,7 +27,7 @@ def executor_of() -> Executor:
         getter=SimpleNamespace(lease_id=b"", arrivals=None),
         reactor=SimpleNamespace(wake=lambda: None),
     )
-    return Executor(core, lambda job_id: None)
+    return Executor(core, lambda spec: None)
 
 
 def push(executor: Executor, connection: Any, task_id: bytes, lease_id: bytes = b"") -> FakeCall:

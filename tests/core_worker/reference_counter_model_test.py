@@ -160,12 +160,11 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
 
     @rule(object_id=objects)
     def look(self, object_id: bytes) -> None:
-        """Who asks for a row gets one that counts what was counted."""
-        reference = self.counter.get(object_id)
-        assert (reference is not None) == (object_id in self.alive())
+        """Who asks for a row to change gets the one that counts."""
+        assert (self.counter.get(object_id) is not None) == (object_id in self.alive())
+        reference = self.counter.row(object_id)
         assert reference is not ALONE
-        if reference is not None:
-            assert self.counter.get(object_id) is reference
+        assert self.counter.get(object_id) is reference
 
     # ---- going out
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.visible_devices import VARIABLE, VisibleDevices
+from ray_mono.core_worker.visible_devices import LEFT_ALONE_BY, VARIABLE, VisibleDevices
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,12 @@ def test_a_task_with_gpus_sees_their_names_and_the_next_one_what_was_there(
         assert (given["GPU"], os.environ[VARIABLE], devices.is_set) == (told, visible, True)
     devices.show({})
     assert (os.environ.get(VARIABLE), devices.is_set) == (before, False)
+
+
+def test_the_variable_is_left_alone_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "4,5,6")
+    monkeypatch.setenv(LEFT_ALONE_BY, "1")
+    given: dict[str, list[Any]] = {"GPU": [0, 2]}
+    devices = VisibleDevices()
+    devices.show(given)
+    assert (given["GPU"], os.environ[VARIABLE], devices.is_set) == (["4", "6"], "4,5,6", False)

@@ -203,6 +203,37 @@ def test_a_worker_whose_death_nobody_reports_is_noticed_by_its_connection() -> N
     play(script)
 
 
+def test_another_incarnation_waits_until_the_raylet_has_taken_back_a_worker_that_cannot_be_reached() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4}, "far")
+        network = scene.world.network
+
+        async def hang_first(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            if len(scene.pushed) == 1:
+                await asyncio.sleep(1000)
+            return await create_actor(request)
+
+        scene.push = hang_first
+        await gcs.RegisterActor(registration(max_restarts=1))
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        network.partition("head", "far")
+        for connection in network.connections_between_hosts():
+            network.break_connection(connection)
+        await asyncio.sleep(3)
+        [row] = (await gcs.GetAllActors(common_pb2.Empty())).actors
+        assert (row.state, row.num_restarts) == (PENDING, 0)
+        network.heal()
+        await node.process.spawn(node.join())
+        info = await until_state(gcs, ALIVE, num_restarts=1)
+        [first, second] = node.leases
+        assert [returned.lease_id for returned in node.returned] == [first.lease_id]
+        assert info.address.worker_id == scene.pushed[1].intended_worker_id
+
+    play(script)
+
+
 def test_a_living_actor_is_restarted_elsewhere_when_its_node_dies() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

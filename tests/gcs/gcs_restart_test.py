@@ -77,6 +77,33 @@ def test_a_creation_under_way_when_the_gcs_was_killed_is_ended_and_begun_again()
     play(script)
 
 
+def test_a_lease_is_wanted_while_it_is_awaited_or_its_worker_is_an_actors_and_by_no_other_gcs() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.RegisterActor(registration(1))
+        alive = (await until_state(gcs, common_pb2.ALIVE)).address.worker_id
+
+        async def never(request: object) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+        node.grant = never  # type: ignore[assignment]
+        await gcs.RegisterActor(registration(2))
+        while len(node.leases) < 2:
+            await asyncio.sleep(0.01)
+        granted, awaited = (request.lease_id for request in node.leases)
+        held = {granted: alive, awaited: b"b" * 28, b"of nobody": b"c" * 28}
+        assert await node.process.spawn(node.join(held)) == [b"of nobody"]
+
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        assert await node.process.spawn(node.join(held)) == [awaited, b"of nobody"]
+        await gcs.KillActor(gcs_pb2.KillActorRequest(actor_id=actor_id(1), force=True, no_restart=True))
+        assert await node.process.spawn(node.join(held)) == [granted, awaited, b"of nobody"]
+
+    play(script)
+
+
 def test_an_actor_that_was_asked_to_finish_is_asked_again_and_not_restarted() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

@@ -101,13 +101,18 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         )
         await self.join()
 
-    async def join(self) -> None:
-        """Registers with the GCS that there is now."""
+    async def join(self, actor_leases: Mapping[bytes, bytes] | None = None) -> list[bytes]:
+        """Registers with the GCS that there is now; actor_leases: workers by lease. Returns the leases that the GCS does not want."""
         channel = await self.scene.world.transport(self.process).connect(
             self.scene.address, CONNECT_TIMEOUT_S
         )
         self.gcs = gcs_rpc.GcsServiceAsyncStub(channel)
-        await self.gcs.RegisterNode(gcs_pb2.RegisterNodeRequest(node=self.info))
+        leases = [
+            gcs_pb2.ActorLease(lease_id=lease_id, worker_id=worker_id)
+            for lease_id, worker_id in (actor_leases or {}).items()
+        ]
+        request = gcs_pb2.RegisterNodeRequest(node=self.info, actor_leases=leases)
+        return list((await self.gcs.RegisterNode(request)).unwanted_lease_ids)
 
     async def report(self, version: int, free: Mapping[str, float]) -> None:
         assert self.gcs is not None

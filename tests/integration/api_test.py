@@ -62,7 +62,7 @@ def test_code_knows_where_it_runs(shared_cluster: Any) -> None:
     assert (told["job"], told["namespace"]) == (context.get_job_id(), context.namespace)
     assert told["node"] == shared_cluster["node_id"] and told["gcs"] == shared_cluster["address"]
     assert (told["task"], told["name"]) == (reference.task_id().hex(), "task")
-    assert told["function"].endswith("test_code_knows_where_it_runs.<locals>.task")
+    assert told["function"].endswith("api_test.task")
     assert told["resources"] == {"CPU": 0.5} and told["actor"] is None and told["initialized"]
     assert told["accelerators"] == {"GPU": []} and told["gpus"] == []
     assert context.get_task_id() is None and context.get_assigned_resources() == {}

@@ -32,6 +32,7 @@ def test_nodes_are_added_used_and_removed(cluster: Cluster) -> None:
     head = cluster.add_node(num_cpus=1)
     second = cluster.add_node(num_cpus=2, resources={"there": 1})
     cluster.wait_for_nodes()
+    assert cluster.redis_address == cluster.address
     ray.init(address=cluster.address)
     assert ray.cluster_resources()["CPU"] == 3
     there = where.options(resources={"there": 1}).remote()

@@ -155,6 +155,55 @@ def test_what_workers_write_appears_at_their_driver_with_who_wrote_it(driver: An
     script.check_ended_well()
 
 
+def test_actors_go_by_their_repr_and_bars_prompts_and_last_words_come_whole(driver: Any) -> None:
+    source = """
+        import os
+        import sys
+        import ray_mono as ray
+
+        @ray.remote(num_cpus=0)
+        class Learner:
+            def __init__(self, number):
+                self.number = number
+                print("constructing", number)
+
+            def __repr__(self):
+                return f"Learner({self.number})"
+
+            def work(self):
+                print("working")
+                for share in (0, 50, 100):
+                    print(f"\\r{share}%|{'#' * (share // 10)}|", end="", flush=True)
+                print()
+                print("a prompt? ", end="", flush=True)
+
+            def end(self):
+                print("last words", end="", flush=True)
+                os._exit(1)
+
+        ray.init("auto")
+        learner = Learner.remote(7)
+        ray.get(learner.work.remote())
+        input()
+        ray.wait([learner.end.remote()])
+        input()
+        ray.shutdown()
+    """
+    script = driver(source)
+    script.wait_for_line("a prompt? ")
+    script.say("go on")
+    script.wait_for_line("last words")
+    script.say("go on")
+    lines = [re.sub(r"pid=\d+", "pid=", line) for line in script.check_ended_well().splitlines() if " pid=" in line]
+    assert lines[:4] == [
+        "(Learner pid=) constructing 7",
+        "(Learner(7) pid=) working",
+        "(Learner(7) pid=) 100%|##########|",
+        "(Learner(7) pid=) a prompt? ",
+    ]
+    assert "(Learner(7) pid=) last words" in lines
+
+
 def test_a_driver_hears_nothing_of_others_and_nothing_at_all_if_it_says_so(driver: Any) -> None:
     other = driver(TALKER.format(more=""), name="other.py")
     silent = driver(TALKER.format(more=", log_to_driver=False"), name="silent.py")

@@ -219,7 +219,37 @@ def test_a_dynamic_generators_dead_worker_is_its_value() -> None:
 def test_a_fixed_number_of_returns_takes_the_first_items() -> None:
     assert get(numbers.options(num_returns=2).remote(3)) == [0, 1]
     assert get(numbers.options(num_returns=1).remote(3)) == 0
-    assert [outcome(each) for each in numbers.options(num_returns=2).remote(1)] == ["ValueError"] * 2
+
+
+@pytest.mark.parametrize("size", [1, 50_000])
+def test_a_fixed_number_of_returns_keeps_those_before_the_error(size: int, tmp_path: Path) -> None:
+    def arrays(fails: bool) -> Iterator[Any]:
+        (tmp_path / str(len(list(tmp_path.iterdir())))).touch()
+        yield np.zeros(size), ray.put(np.ones(size))
+        if fails:
+            raise KeyError("midway")
+
+    class Maker:
+        def arrays(self, fails: bool) -> Iterator[Any]:
+            yield from arrays(fails)
+
+    actor = ray.remote(num_cpus=0)(Maker).remote()
+    for make in (ray.remote(arrays), actor.arrays):
+        for fails, error in ((True, KeyError), (False, ValueError)):
+            first, *others = make.options(num_returns=3).remote(fails)
+            array, inner = get(first)
+            assert len(array) == size == get(inner).sum()
+            for reference in others:
+                with pytest.raises(error):
+                    get(reference)
+    # What is run again yields everything again.
+    num_runs = len(list(tmp_path.iterdir()))
+    retried = ray.remote(num_returns=2, max_retries=2, retry_exceptions=True)(arrays)
+    assert [outcome(each) for each in retried.remote(True)] == ["KeyError"] * 2
+    assert len(list(tmp_path.iterdir())) == num_runs + 3
+    retried_call = actor.arrays.options(num_returns=2, max_task_retries=1, retry_exceptions=[KeyError])
+    assert [outcome(each) for each in retried_call.remote(True)] == ["KeyError"] * 2
+    assert len(list(tmp_path.iterdir())) == num_runs + 5
 
 
 def test_a_streaming_generator_cannot_be_pickled() -> None:

@@ -17,21 +17,28 @@ def test_log_lines_of_workers_are_as_the_logging_config_says(start: Callable[...
         def logs():
             logging.getLogger("mine").info("from the task")
 
+        @ray.remote
+        class Logs:
+            def method(self):
+                logging.getLogger("mine").info("from the actor")
+
         ray.init(num_cpus=1, logging_config=ray.LoggingConfig(encoding="JSON", log_level="INFO"))
         logging.getLogger("mine").info("from the driver")
-        ray.get(logs.remote())
+        ray.get([logs.remote(), Logs.options(name="scribe", num_cpus=0).remote().method.remote()])
         import sys
         sys.stdin.readline()
         ray.shutdown()
     """
     script = start(source)
     told = {}
-    for part in ("from the driver", "from the task"):
-        line = script.wait_for_line(part)
-        told[part] = json.loads(line[line.index("{") :])
+    # Lines that say themselves who wrote them have nothing in front.
+    while len(told) < 3:
+        line = script.wait_for_line("from the")
+        told[json.loads(line)["message"]] = json.loads(line)
     script.say("end")
     script.check_ended_well()
     assert told["from the task"]["task_name"] == "logs" and "task_name" not in told["from the driver"]
+    assert told["from the actor"]["actor_name"] == "scribe" and "actor_name" not in told["from the task"]
     assert told["from the task"]["job_id"] == told["from the driver"]["job_id"]
 
 

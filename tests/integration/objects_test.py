@@ -58,6 +58,8 @@ def test_put_of_a_reference_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="is a reference already"):
         ray.put(ray.put(1))
     assert get(get(ray.put([ray.put(1)]))) == [1]
+    with pytest.raises(ValueError, match="_owner must be None"):
+        ray.put(1, _owner=object())
 
 
 def test_get_takes_repeats_and_nothing() -> None:
@@ -98,9 +100,16 @@ def test_wait_refuses_repeats_and_numbers_that_cannot_be() -> None:
     references = [ray.put(1), ray.put(2)]
     with pytest.raises(ValueError, match="has repeats"):
         ray.wait([references[0], references[0]])
-    for number in (0, -1, 3):
+    for number in (0, -1, 3, 1.5):
         with pytest.raises(ValueError, match="num_returns must be from 1 to"):
-            ray.wait(references, num_returns=number)
+            ray.wait(references, num_returns=number)  # type: ignore[arg-type]
+    for wrong in (None, "1"):
+        with pytest.raises(TypeError, match="num_returns must be a whole number"):
+            ray.wait(references, num_returns=wrong)  # type: ignore[arg-type]
+    # len(references) / 2 is a float.
+    assert ray.wait(references, num_returns=2 / 2) == ([references[0]], [references[1]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout must be at least 0"):
+        ray.wait(references, timeout=-1)
     with pytest.raises(TypeError, match="takes a list"):
         ray.wait(references[0])  # type: ignore[arg-type]
     assert ray.wait([]) == ([], [])
@@ -260,6 +269,21 @@ def test_references_are_awaited_in_every_way_of_asyncio(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(run(), GET_TIMEOUT_S))
 
 
+def test_an_async_actor_awaits_what_others_own(tmp_path: Path) -> None:
+    class Waiting:
+        async def read(self, gate: str, boxed: list[Any]) -> tuple[int, list[int], list[int]]:
+            done, pending = await asyncio.wait(
+                [each.as_future() for each in boxed], return_when=asyncio.FIRST_COMPLETED
+            )
+            Path(gate).touch()
+            found = [await each for each in asyncio.as_completed(boxed)]
+            return len(done), sorted(found), await asyncio.gather(*boxed)
+
+    gate = tmp_path / "gate"
+    boxed = [after.remote(str(gate), 2), ray.put(1)]
+    assert get(ray.remote(num_cpus=0)(Waiting).remote().read.remote(str(gate), boxed)) == (1, [1, 2], [2, 1])
+
+
 # ---------------------------------------------------------------- what pickles, and how
 
 
@@ -287,7 +311,7 @@ def test_a_custom_serializer_is_used_on_the_way_to_tasks_and_back() -> None:
         assert handle.name == "a?!" and get(ray.put(handle)).name == "a?!?"
     finally:
         deregister_serializer(Handle)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"the value of put\(\) \(a Handle\) does not pickle"):
         ray.put(Handle("a"))
 
 

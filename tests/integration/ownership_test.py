@@ -383,3 +383,15 @@ def test_errors_do_not_keep_what_the_failed_call_was_given() -> None:
 
     with pytest.raises(RayTaskError):
         get(fails.remote([ray.put(large(1))]))
+
+
+def test_an_error_that_its_own_frame_holds_keeps_nothing_when_the_worker_rests() -> None:
+    @ray.remote(max_retries=0)
+    def fails() -> None:
+        error = ValueError("on purpose")
+        error.detail = ray.put(large(3))  # type: ignore[attr-defined]
+        raise error
+
+    with pytest.raises(ValueError) as caught:
+        get(fails.remote())
+    assert get(caught.value.detail)[0] == 3  # type: ignore[attr-defined]

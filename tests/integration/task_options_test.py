@@ -104,7 +104,32 @@ def test_a_retry_keeps_the_id_of_its_task(tmp_path: Path) -> None:
     assert reference.task_id().hex() == task_id
 
 
-# ---------------------------------------------------------------- returns, names
+def test_max_calls_recycles_the_worker() -> None:
+    work = ray.remote(max_calls=2)(os.getpid)
+    first, second, third, fourth = [get(work.remote()) for _ in range(4)]
+    assert first == second != third == fourth
+    wait_until(lambda: not Path(f"/proc/{first}").exists(), "the first worker is gone")
+
+
+def test_a_function_with_gpus_leaves_its_worker_after_one_call() -> None:
+    gpu = ray.remote(num_gpus=1)(os.getpid)
+    for work in (gpu, gpu.options(num_gpus=0)):
+        assert len({get(work.remote()) for _ in range(3)}) == 3
+    for work in (gpu.options(max_calls=0), ray.remote(os.getpid).options(num_gpus=1)):
+        assert len({get(work.remote()) for _ in range(3)}) == 1
+
+
+# ---------------------------------------------------------------- arguments, returns, names
+
+
+def test_arguments_may_have_any_name() -> None:
+    class Taker:
+        def take(self, /, **named: int) -> dict[str, int]:
+            return named
+
+    named = {"self": 1, "args": 2, "kwargs": 3, "timeout": 4}
+    assert get(ray.remote(lambda **named: named).remote(**named)) == named
+    assert get(ray.remote(num_cpus=0)(Taker).remote().take.remote(**named)) == named
 
 
 def test_a_task_may_return_nothing_one_or_several_values() -> None:
@@ -118,6 +143,9 @@ def test_a_task_may_return_nothing_one_or_several_values() -> None:
         for reference in count.options(num_returns=3).remote(number):
             with pytest.raises(ValueError, match=f"num_returns=3 but returned {number} values"):
                 get(reference)
+    for reference in ray.remote(num_returns=2)(lambda: 5).remote():
+        with pytest.raises(TypeError, match="num_returns=2 but returned a int"):
+            get(reference)
 
 
 def title_of(pid: int) -> str:
@@ -137,7 +165,37 @@ def test_a_worker_bears_the_name_of_its_task_while_it_has_one() -> None:
         wait_until(lambda: title_of(pid) == "ray_mono::IDLE", "the worker rests")  # noqa: B023
 
 
+def test_an_actor_bears_the_name_of_its_call_while_it_has_one() -> None:
+    class Worker:
+        def work(self) -> tuple[int, str]:
+            return os.getpid(), title_of(os.getpid())
+
+    for max_concurrency in (1, 2):
+        worker = ray.remote(num_cpus=0)(Worker).options(max_concurrency=max_concurrency).remote()
+        for _ in range(2):
+            pid, title = get(worker.work.remote())
+            assert title == "ray_mono::Worker.work"
+            assert get(worker.work.options(name="a nice name").remote()) == (pid, "ray_mono::a nice name")
+        wait_until(lambda: title_of(pid) == "ray_mono::Worker", "the actor rests")  # noqa: B023
+
+
 # ---------------------------------------------------------------- resources
+
+
+def test_libraries_may_start_as_many_threads_as_a_task_has_cpus() -> None:
+    @ray.remote
+    def look() -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    class Worker:
+        def look(self) -> str | None:
+            return os.environ.get("OMP_NUM_THREADS")
+
+    for cpus, threads in ((2, "2"), (0, "1"), (1, "1"), (0.5, "1")):
+        assert get(look.options(num_cpus=cpus).remote()) == threads
+        assert get(ray.remote(num_cpus=cpus)(Worker).remote().look.remote()) == threads
+    env = {"env_vars": {"OMP_NUM_THREADS": "7"}}
+    assert get(look.options(num_cpus=2, runtime_env=env).remote()) == "7"
 
 
 def test_tasks_without_cpus_run_beside_any_number_of_each_other(tmp_path: Path) -> None:
@@ -222,4 +280,4 @@ def test_tasks_that_wait_for_tasks_go_as_deep_as_they_like() -> None:
     def dive(depth: int) -> int:
         return 1 + ray.get(dive.remote(depth - 1), timeout=GET_TIMEOUT_S) if depth else 0
 
-    assert get(dive.remote(15)) == 15
+    assert get(dive.remote(50)) == 50

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +92,93 @@ def test_workers_that_end_in_order_leave_their_events() -> None:
 
     ray.get([last_words.remote() for _ in range(3)])
     calls_when(lambda names: sum("last_words" in name for name in names) == 3)
+
+
+def test_a_call_that_wants_no_events_is_not_in_the_timeline() -> None:
+    @ray.remote(enable_task_events=False)
+    def hidden() -> None: ...
+
+    @ray.remote(enable_task_events=False)
+    class Hidden:
+        def method(self) -> None: ...
+
+        @ray.method(enable_task_events=True)
+        def shown_method(self) -> None: ...
+
+    @ray.remote
+    class Shown:
+        async def shown_last(self) -> None: ...
+
+        @ray.method(enable_task_events=False)
+        async def hidden_method(self) -> None: ...
+
+    actor, asynchronous = Hidden.remote(), Shown.remote()
+    ray.get([hidden.remote(), actor.method.remote(), asynchronous.hidden_method.remote()])
+    ray.get([actor.shown_method.remote(), asynchronous.shown_last.remote()])
+    calls = calls_when(
+        lambda names: {"shown_method", "shown_last"} <= {name.rpartition(".")[2] for name in names}
+    )
+    assert not [call["name"] for call in calls if "idden" in call["name"] and "shown" not in call["name"]]
+
+
+def refuse(text: str) -> None:
+    raise AssertionError(f"{text} is not JSON")
+
+
+def check_trace(text: str) -> list[dict[str, Any]]:
+    """The complete events of a trace in the JSON array format, as strictly as viewers take it."""
+    events = json.loads(text, parse_constant=refuse)
+    assert isinstance(events, list)
+    named: dict[tuple[int, int | None], str] = {}
+    threads: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for event in events:
+        assert event["ph"] in ("M", "X") and isinstance(event["name"], str) and event["name"], event
+        for number in (event["pid"], event["tid"]):
+            # They are shown as 32 bits, and 0 stands for none.
+            assert type(number) is int and 0 <= number < 1 << 31, event
+        if event["ph"] == "M":
+            assert event.keys() == {"ph", "name", "pid", "tid", "args"}
+            key = (event["pid"], None if event["name"] == "process_name" else event["tid"])
+            assert event["name"] in ("process_name", "thread_name") and key not in named
+            named[key] = event["args"]["name"]
+            continue
+        assert event.keys() == KEYS and isinstance(event["cat"], str) and isinstance(event["args"], dict)
+        for time_us in (event["ts"], event["dur"]):
+            assert type(time_us) in (int, float) and 0 <= time_us < 1 << 53, event
+        assert (event["pid"], None) in named and (event["pid"], event["tid"]) in named, "names come first"
+        threads.setdefault((event["pid"], event["tid"]), []).append(event)
+    for of_thread in threads.values():
+        for one, other in itertools.pairwise(of_thread):
+            assert one["ts"] + one["dur"] <= other["ts"], "viewers throw away what overlaps on one thread"
+    assert all(isinstance(name, str) and name for name in named.values())
+    return [event for of_thread in threads.values() for event in of_thread]
+
+
+def test_a_viewer_takes_every_call_also_those_that_ran_beside_each_other(tmp_path: Path) -> None:
+    class Meeting:
+        """Its calls are under way until all have come."""
+
+        def __init__(self) -> None:
+            self.barrier = threading.Barrier(4)
+            self.come = 0
+            self.all_come = asyncio.Event()
+
+        def meet(self) -> None:
+            self.barrier.wait()
+
+        async def meet_later(self) -> None:
+            self.come += 1
+            if self.come == 4:
+                self.all_come.set()
+            await self.all_come.wait()
+
+    class Threaded(Meeting):
+        meet_later = None  # type: ignore[assignment]
+
+    actors = [ray.remote(Threaded).options(max_concurrency=4).remote(), ray.remote(Meeting).remote()]
+    ray.get([actors[0].meet.remote() for _ in range(4)] + [actors[1].meet_later.remote() for _ in range(4)])
+    calls_when(lambda names: sum("meet" in name for name in names) == 8)
+    path = tmp_path / "timeline.json"
+    ray.timeline(path)
+    met = [call for call in check_trace(path.read_text()) if "meet" in call["name"]]
+    assert len(met) == 8 and len({call["tid"] for call in met}) == 8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.integration.clusters import Done, run_python
 
 
@@ -98,6 +100,40 @@ def test_a_script_runs_as_main_with_its_own_arguments_and_directory(tmp_path: Pa
     )
     done = run_script(script)
     assert (done.status, done.out, done.error) == (5, "__main__ True ['one', '--two'] ray_mono 4\n", "")
+
+
+def test_a_script_is_compiled_and_told_of_as_by_python_itself(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import dataclasses, ray\n"
+        "@dataclasses.dataclass\n"
+        "class Point:\n"
+        "    x: int = 0\n"
+        "print(dataclasses.fields(Point)[0].type, __spec__, __annotations__, __builtins__.len)\n"
+        "raise ValueError('of the program')\n"
+    )
+    by_compat = run_script(script)
+    assert by_compat.out == "<class 'int'> None {} <built-in function len>\n"
+    script.write_text(script.read_text().replace(", ray", ""))
+    by_python = run_python(str(script), "one", "--two")
+    assert (by_compat.status, by_compat.error) == (by_python.status, by_python.error) == (1, by_python.error)
+    assert by_compat.error.startswith("Traceback (most recent call last):\n")
+
+
+def test_threads_outlive_the_module_that_started_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(
+        "import threading\n"
+        "VALUE = 'of the module'\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    print(__name__, VALUE)\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = run_python("-m", "ray_mono.compat", "-m", "program")
+    assert (done.status, done.out, done.error) == (0, "__main__ of the module\n", "")
 
 
 def test_a_module_runs_with_m(tmp_path: Path) -> None:

@@ -33,8 +33,15 @@ from ray_mono._private import connection, init_arguments
         ({"address": ""}, ValueError, "address must be"),
         ({"address": "ray://host:10001"}, NotImplementedError, "client server"),
         ({"include_dashboard": True}, NotImplementedError, "dashboard"),
+        ({"dashboard_host": "0.0.0.0"}, NotImplementedError, r"dashboard_host='0.0.0.0'\): the dashboard"),
+        ({"cgroup_path": "/x"}, NotImplementedError, "resource isolation"),
+        ({"_node_name": "n"}, NotImplementedError, "_node_name='n'"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "pip"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
+        ({"labels": {"zone": 3}}, TypeError, "labels must be a dict from strings to strings, got"),
+        ({"job_config": 3}, TypeError, "job_config must be a JobConfig or a dict, got 3"),
+        ({"logging_config": 3}, TypeError, "logging_config must be a LoggingConfig, got 3"),
+        ({"logging_format": 3}, TypeError, "logging_format must be .* got 3"),
         ({"logging_level": "loud"}, ValueError, "logging_level must be one of debug"),
         ({"job_config": {"default_actor_lifetime": "x"}}, ValueError, "default_actor_lifetime"),
     ],
@@ -43,6 +50,11 @@ def test_a_wrong_argument_is_refused(arguments: dict[str, Any], error: type[Exce
     with pytest.raises(error, match=message):
         ray.init(**{"local_mode": True, **arguments})
     assert not ray.is_initialized()
+
+
+def test_arguments_of_parts_that_are_not_here_may_ask_for_nothing() -> None:
+    nothing = {"enable_resource_isolation": False, "cgroup_path": None, "proxy_server_url": None}
+    init_arguments.refuse_what_is_not_here(False, "127.0.0.1", None, nothing)
 
 
 def test_a_cluster_that_runs_is_not_given_resources() -> None:

@@ -116,7 +116,7 @@ def test_methods_stream_in_both_kinds_of_actors() -> None:
 
 def test_an_actor_that_leaves_ends_its_generator() -> None:
     actor = ray.remote(Streamer).remote()
-    assert [outcome(reference) for reference in actor.leaves.remote()] == [1]
+    assert [outcome(reference) for reference in actor.leaves.remote()] == [1, ActorDiedError.__name__]
     assert [outcome(reference) for reference in actor.numbers.remote(2)] == [ActorDiedError.__name__]
 
 
@@ -127,7 +127,9 @@ def test_dynamic_generators_have_one_reference() -> None:
 
 def test_a_fixed_number_of_returns_takes_the_first_items() -> None:
     assert ray.get(numbers.options(num_returns=2).remote(3)) == [0, 1]
-    assert [outcome(each) for each in numbers.options(num_returns=2).remote(1)] == ["ValueError"] * 2
+    assert [outcome(each) for each in numbers.options(num_returns=3).remote(1)] == [0, "ValueError", "ValueError"]
+    retried = numbers.options(num_returns=2, retry_exceptions=True)
+    assert [outcome(each) for each in retried.remote(1)] == ["ValueError"] * 2
 
 
 def test_wait_takes_generators() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray_mono._private import log_files
-from ray_mono._private.log_files import LINE_BYTES_MAX, READ_BYTES_MAX, Lines, LogDirectory
+from ray_mono._private.log_files import LINE_BYTES_MAX, READ_BYTES_MAX, STATE_PREFIX, Lines, LogDirectory
 
 JOB = bytes.fromhex("01000000")
 LABEL = ":job_id:01000000\n"
@@ -57,6 +57,16 @@ def test_long_lines_are_cut_and_say_so(tmp_path: Path) -> None:
     assert short == "short"
 
 
+def test_a_bar_that_was_drawn_again_and_again_is_its_last_state(tmp_path: Path) -> None:
+    log, directory = tmp_path / "worker-ab-7.err", LogDirectory(tmp_path)
+    append(log, LABEL + "".join(f"\r{share:3}%|{'#' * 100}|" for share in range(100)) + "\r")
+    assert list(directory.read_new()) == []
+    append(log, "".join(f"\r{share:3}%|{'#' * LINE_BYTES_MAX}|" for share in range(50)))
+    assert list(directory.read_new()) == []
+    append(log, "\r100%|##|\nfrom windows\r\n\rwhole\r\n")
+    assert [batch.lines for batch in directory.read_new()] == [("100%|##|", "from windows", "whole")]
+
+
 def test_one_chatty_file_does_not_starve_the_others(tmp_path: Path) -> None:
     line = "x" * 1023 + "\n"
     append(tmp_path / "worker-ab-7.out", LABEL + line * (2 * READ_BYTES_MAX // 1024))
@@ -65,6 +75,42 @@ def test_one_chatty_file_does_not_starve_the_others(tmp_path: Path) -> None:
     assert batches[-1].lines == ("patient",)
     assert sum(len(batch.lines) for batch in batches) <= READ_BYTES_MAX // 1024 + 1
     assert max(len(batch.lines) for batch in batches) <= log_files.BATCH_LINES_MAX
+
+
+def test_a_begun_line_is_passed_on_when_its_process_is_gone(tmp_path: Path) -> None:
+    alive = {7}
+    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path, is_alive=alive.__contains__)
+    append(log, f"{LABEL}:task_name:f\none\nlast wor")
+    assert [batch.lines for batch in directory.read_new()] == [("one",)]
+    assert list(directory.read_new()) == []
+    append(log, "ds")
+    alive.clear()
+    assert list(directory.read_new()) == []
+    assert list(directory.read_new()) == [Lines(JOB, 7, "f", False, ("last words",))]
+    assert list(directory.read_new()) == []
+
+
+def test_a_prompt_is_passed_on_when_it_is_asked_for_and_a_bar_stays_whole(tmp_path: Path) -> None:
+    directory = LogDirectory(tmp_path, is_alive=lambda pid: True)
+    append(tmp_path / "worker-ab-7.out", f"{LABEL}name? ")
+    append(tmp_path / "worker-cd-8.out", f"{LABEL}\r 50%|# |")
+    assert list(directory.read_new(with_begun=True)) == []
+    assert [batch.lines for batch in directory.read_new(with_begun=True)] == [("name? ",)]
+    append(tmp_path / "worker-ab-7.out", "thanks\n")
+    append(tmp_path / "worker-cd-8.out", "\r100%|##|\n")
+    assert [batch.lines for batch in directory.read_new()] == [("thanks",), ("100%|##|",)]
+
+
+def test_the_end_of_a_process_that_showed_bars_is_told_once(tmp_path: Path) -> None:
+    alive = {7, 8}
+    directory = LogDirectory(tmp_path, is_alive=alive.__contains__)
+    append(tmp_path / "worker-ab-7.out", f"{LABEL}:task_name:f\n{STATE_PREFIX}{{}}\n")
+    append(tmp_path / "worker-cd-8.out", f"{LABEL}one\n")
+    assert len(list(directory.read_new())) == 2
+    assert list(directory.read_new()) == []
+    alive.clear()
+    assert list(directory.read_new()) == [Lines(JOB, 7, "f", False, (), is_end=True)]
+    assert list(directory.read_new()) == []
 
 
 def test_what_was_there_before_can_be_left_out(tmp_path: Path) -> None:

@@ -88,6 +88,55 @@ print(ray.worker.get is ray.get)
     }
 
 
+def test_get_and_wait_and_put_take_what_they_took() -> None:
+    code = """
+ray.init(local_mode=True)
+refs = [ray.put(number, weakref=False) for number in range(3)]
+print(ray.get(refs, 10), ray.get(object_ids=refs), ray.get(object_refs=refs))
+print(*[[len(part) for part in parts] for parts in (ray.wait(refs, 2, 10), ray.wait(object_ids=refs, num_returns=3))])
+try:
+    ray.wait(refs, 1, num_returns=2)
+except TypeError as error:
+    print(error)
+"""
+    found = run(code)
+    assert found[:3] == [
+        "[0, 1, 2] [0, 1, 2] [0, 1, 2]",
+        "[2, 1] [3, 0]",
+        "wait() was given num_returns twice, by position and by name",
+    ]
+    assert {line.partition(" is a name")[0] for line in found[3:] if "is a name" in line} == {
+        "get() with 2 arguments by position",
+        "object_ids of get",
+        "wait() with 3 arguments by position",
+        "wait() with 2 arguments by position",
+        "object_ids of wait",
+    }
+    assert "weakref, an argument of put in Ray 0.8 to 1.x, has no effect any more" in found
+
+
+def test_what_had_only_an_effect_inside_of_ray_is_accepted() -> None:
+    code = """
+import asyncio, ray.internal, ray.profiling
+from ray.experimental import async_api
+from ray.memory_monitor import RayOutOfMemoryError
+ray.init(local_mode=True)
+ref = ray.put(3)
+with ray.profile("task"), ray.profiling.profile("task", extra_data={"a": "b"}):
+    ray.internal.free([ref])
+print(asyncio.run(async_api.as_future(ref)), RayOutOfMemoryError is ray.exceptions.OutOfMemoryError)
+"""
+    found = run(code)
+    assert found[0] == "3 True"
+    assert {line.partition(" is a name")[0] for line in found[1:]} >= {
+        "ray.experimental.async_api",
+        "ray.internal",
+        "ray.memory_monitor",
+        "ray.profile",
+        "ray.profiling",
+    }
+
+
 def test_the_global_worker_answers() -> None:
     code = """
 import ray.worker

@@ -28,13 +28,7 @@ def test_each_node_is_a_process_and_each_worker_a_thread() -> None:
     ]
     events = trace_events(batches)
     names = [event for event in events if event["ph"] == "M"]
-    assert [event["name"] for event in names] == [
-        "process_name",
-        "thread_name",
-        "thread_name",
-        "process_name",
-        "thread_name",
-    ]
+    assert [event["name"] for event in names] == ["process_name"] * 2 + ["thread_name"] * 3
     calls = [event for event in events if event["ph"] == "X"]
     assert [(call["name"], call["ts"], call["dur"]) for call in calls] == [
         *(("f", (10.0 + worker) * 1e6, 0.25e6) for worker in (3, 4, 5)),

@@ -220,6 +220,7 @@ def test_the_end_of_a_requesters_connection_ends_what_it_asked_for_except_actors
     scene.ask("queued", requester=1)
     scene.do(lambda now_s: scene.manager.requester_gone(1, now_s))
     assert scene.rejected == {"queued": RejectionKind.CANCELLED}
+    assert scene.unclaimed == [b"actor"]
     assert [(effect.worker_id, effect.mode) for effect in scene.ended] == [
         (scene.granted["task"].worker_id, EndMode.KILL)
     ]
@@ -228,6 +229,19 @@ def test_the_end_of_a_requesters_connection_ends_what_it_asked_for_except_actors
     scene.worker_dies("task")
     assert scene.running == ["actor", "of another"]
     assert scene.ledger.available == units(CPU=1)
+
+
+def test_what_the_gcs_disowns_is_killed_once_and_held_until_it_is_gone() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("actor", for_actor=True)
+    scene.ask("waits", for_actor=True)
+    assert [lease.lease_id for lease in scene.manager.actor_leases()] == [b"actor"]
+    for _ in range(2):
+        scene.do(lambda now_s: scene.manager.disowned([b"actor", b"waits", b"unknown"], now_s))
+    assert [effect.mode for effect in scene.ended] == [EndMode.KILL]
+    assert scene.running == ["actor"]
+    scene.worker_dies("actor")
+    assert scene.running == ["waits"]
 
 
 def test_the_death_of_a_worker_frees_its_lease() -> None:

@@ -17,6 +17,7 @@ from ray_mono.raylet.effects import (
     RejectionKind,
     SpilledBack,
     StartWorker,
+    Unclaimed,
     WarnJob,
 )
 from ray_mono.raylet.lease_manager import LeaseLimits, LeaseManager
@@ -54,6 +55,7 @@ class Scene:
         self.messages: dict[str, str] = {}
         self.ended: list[EndWorker] = []
         self.warnings: list[WarnJob] = []
+        self.unclaimed: list[bytes] = []
         self.starts: list[StartWorker] = []
         self.hold_starts = False
 
@@ -139,6 +141,8 @@ class Scene:
                     self.ended.append(effect)
                 case WarnJob():
                     self.warnings.append(effect)
+                case Unclaimed():
+                    self.unclaimed.append(effect.lease_id)
         self.manager.check_invariants()
         while self.starts and not self.hold_starts:
             self.register()

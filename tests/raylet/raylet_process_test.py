@@ -156,6 +156,22 @@ def test_the_end_of_a_driver_ends_its_workers_and_its_job(cluster: Cluster) -> N
     run(test())
 
 
+def test_an_actors_lease_that_the_gcs_does_not_know_ends_with_the_connection_that_asked(
+    cluster: Cluster,
+) -> None:
+    raylet = cluster.raylet("a", {"CPU": 1})
+
+    async def test() -> None:
+        async with driver_of(cluster, raylet) as watcher:
+            async with driver_of(cluster, raylet) as driver:
+                actor = await driver.lease(for_actor=True)
+            row = await watcher.dead_worker(actor.worker.worker_id)
+            assert "the GCS has no actor for it" in row.death_cause.message
+            await watcher.until(lambda state: state["resources"]["available"] == {"CPU": 1.0})
+
+    run(test())
+
+
 def test_blocked_workers_lend_their_cpus(cluster: Cluster) -> None:
     raylet = cluster.raylet("a", {"CPU": 1})
 

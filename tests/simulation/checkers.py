@@ -26,6 +26,7 @@ from ray_mono.common.ids import JobID
 from ray_mono.common.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
+from tests.simulation.object_checkers import ObjectJournal
 
 DRIVER_DIED = "its driver died"
 
@@ -69,6 +70,7 @@ class Journal:
     running: dict[bytes, bytes] = field(default_factory=dict)
     grants: int = 0
     actors: ActorJournal = field(default_factory=ActorJournal)
+    objects: ObjectJournal = field(default_factory=ObjectJournal)
     # Ordered sets.
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
     _have_waited: dict[bytes, None] = field(default_factory=dict)

@@ -197,6 +197,7 @@ class SimCluster:
         if gcs is not None and process is not None and process.is_alive and process.has_run:
             process.has_run = False
             gcs.cluster.actors.check_invariants()
+        self.journal.objects.check_invariants()
         for node in self.nodes:
             if not node.process.has_run:
                 continue

@@ -7,16 +7,21 @@ say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from ray_mono.common.ids import TaskID, WorkerID
 from ray_mono.common.resources import ResourceSet
-from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc, raylet_pb2
+from ray_mono.protobuf import common_pb2, core_worker_rpc, gcs_pb2, gcs_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 from tests.simulation.actors import ActorScript, Owner, SimActor
 from tests.simulation.checkers import Journal
+from tests.simulation.object_programs import ObjectScript
+from tests.simulation.object_tasks import ObjectServicer, ObjectTasks
+from tests.simulation.objects import SimObjects
+from tests.simulation.peers import Peers
 from tests.simulation.process import SimProcess
 from tests.simulation.scripts import TaskScript
 from tests.simulation.submitter import CONNECT_TIMEOUT_S, RETRY_PAUSE_S, Submitter
@@ -27,7 +32,7 @@ logger = logging.getLogger(__name__)
 GCS_TIMEOUT_S = 10.0
 
 
-class SimDriver:
+class SimDriver(ObjectServicer):
     """One driver process. `start` and then `submit`; `stop` at the end."""
 
     def __init__(
@@ -48,16 +53,24 @@ class SimDriver:
         self._journal = journal
         self._counter = 0
         rng = world.rng(f"{process.name} lease ids")
+        peers = Peers(process, self._transport, node_id)
         self._submitter = Submitter(
-            process, self._transport, journal, rng, raylet_socket, self.worker_id, node_id
+            process, self._transport, journal, rng, raylet_socket, self.worker_id, node_id, peers
         )
+        self.objects = SimObjects(process, peers, journal.objects)
+        self._object_tasks = ObjectTasks(self.objects, self._submitter)
+        self._ip = world.network.ip_of(process.host_name)
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     # ---- life
 
     async def start(self) -> None:
         """Joins: a job from the GCS, a registration at the node's raylet, news of dead nodes."""
-        address = common_pb2.Address(node_id=self.node_id, worker_id=self.worker_id)
+        handlers = core_worker_rpc.core_worker_service_handlers(self)
+        listener = await self._transport.serve(f"{self._ip}:0", handlers)
+        port = int(listener.address.rpartition(":")[2])
+        address = common_pb2.Address(node_id=self.node_id, worker_id=self.worker_id, host=self._ip, port=port)
+        self._submitter.address = address
         job = common_pb2.JobInfo(
             entrypoint="simulated",
             driver=address,
@@ -68,6 +81,8 @@ class SimDriver:
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
         self.job_id = (await stub.AddJob(gcs_pb2.AddJobRequest(job=job))).job_id
         channel.close()
+        self.objects.job_id = self.job_id
+        self.objects.joins(address)
         raylet = await self._submitter.open(self.job_id)
         await raylet.stub.RegisterClient(
             raylet_pb2.RegisterClientRequest(
@@ -104,6 +119,14 @@ class SimDriver:
         self._counter += 1
         parent = TaskID.for_driver(self.job_id).binary()
         return self._submitter.submit(parent, self._counter, script, resources, max_retries).done
+
+    async def play(self, script: ObjectScript) -> None:
+        """Plays a program over objects, and lets go of what it has."""
+        self._counter += 1
+        parent = TaskID.for_driver(self.job_id).binary() + self._counter.to_bytes(4, "little")
+        program = self._object_tasks.program(script, parent, contextlib.nullcontext)
+        await program.play()
+        program.let_go()
 
     async def live_with_actor(self, script: ActorScript) -> None:
         """Creates an actor, makes its calls, lets go of it, and returns when it is dead."""

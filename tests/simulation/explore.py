@@ -73,6 +73,7 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
             messages += result.num_messages
             totals.update(result.outcomes)
             totals.update(retries=result.retries, grants=result.grants, restarts=result.actor_restarts)
+            totals.update(object_reads=result.object_reads[0], object_errors=result.object_reads[1])
             totals.update(actor_calls=result.actor_calls[0], failed_actor_calls=result.actor_calls[1])
         if time.monotonic() - start_s > seconds:
             break

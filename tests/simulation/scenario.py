@@ -1,8 +1,8 @@
 """What a seed draws: a cluster, its work, and what goes wrong with it; and the run of it under the checkers.
 
 First safety: under faults nothing may be wrong. Then liveness: the faults end, everything that was cut heals,
-and all work has to end within LIVENESS_S virtual seconds. Last the books: no lease, no task, no resource may
-be left over.
+and all work has to end within LIVENESS_S virtual seconds. Last the books: no object, no lease, no task, no
+resource may be left over.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.driver import SimDriver
 from tests.simulation.network import NetworkKnobs
+from tests.simulation.object_programs import ObjectScript
+from tests.simulation.peers import raise_failure
 from tests.simulation.scripts import TaskScript
 from tests.simulation.world import World
 
@@ -29,6 +31,10 @@ minute.
 SETTLE_S = 120.0
 """Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
 end when the host is declared dead, or with TCP's keepalive.
+"""
+OBJECTS_SETTLE_S = 300.0
+"""Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose results nobody wants
+run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end with TCP's keepalive.
 """
 PAUSE_S_MAX = 2.0
 """The longest a driver rests between two bursts of tasks."""
@@ -65,6 +71,8 @@ class Scenario:
     num_drivers: int
     tasks: tuple[tuple[TaskScript, ResourceSet], ...]
     actors: tuple[ActorScript, ...] = ()
+    programs: tuple[ObjectScript, ...] = ()
+    """Over objects, of the drivers."""
     max_retries: int = 4
     pauses: int = 0
     """The drivers submit in about one burst more than this."""
@@ -75,7 +83,14 @@ class Scenario:
     def is_harmless(self) -> bool:
         """Whether nothing goes wrong that could cost a task an attempt."""
         is_deadly = any(script.dies_in_attempts or script.is_cancelled_by_force for script, _ in self.tasks)
+        is_deadly = is_deadly or any(script.dies for script in self.programs)
         return not self.faults and not is_deadly and not self.knobs.break_probability
+
+    @property
+    def connections_break(self) -> bool:
+        """Whether a process that lives may count as dead to another."""
+        breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST)
+        return bool(self.knobs.break_probability) or any(fault.kind in breaking for fault in self.faults)
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,8 @@ class Outcome:
     actor_calls: tuple[int, int]
     """Answered, and not."""
     actor_restarts: int
+    object_reads: tuple[int, int]
+    """Of values, and of errors: owners and workers that died, cancels."""
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
@@ -116,6 +133,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> 
         num_drivers=rng.randint(1, 2),
         tasks=tasks,
         actors=tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10]))),
+        programs=_draw_programs(random.Random(f"{seed}/programs"), with_faults),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
         pauses=rng.choice([0, 2, 6]),
@@ -157,6 +175,18 @@ def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
     )
 
 
+def _draw_programs(rng: random.Random, with_faults: bool) -> tuple[ObjectScript, ...]:
+    return tuple(
+        ObjectScript(
+            rng.getrandbits(32),
+            rng.choice([5, 20, 60]),
+            levels=rng.randint(1, 3),
+            dies=with_faults and rng.random() < 0.5,
+        )
+        for _ in range(rng.choice([0, 1, 4]))
+    )
+
+
 def _draw_fault(rng: random.Random) -> Fault:
     kind = rng.choice(list(FaultKind))
     lasts_s = rng.choice([0.05, 0.5, 3.0, 30.0])
@@ -171,6 +201,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
     """
     with World(seed, scenario.knobs) as world:
         journal = Journal()
+        journal.objects.connections_break = scenario.connections_break
         cluster = SimCluster(world, journal)
         if check_internals:
             world.check(cluster.check_services)
@@ -188,6 +219,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
             journal.retries(),
             (journal.actors.calls_done, journal.actors.calls_failed),
             journal.actors.restarts(),
+            (journal.objects.values_read, journal.objects.errors_read),
         )
 
 
@@ -228,14 +260,20 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
             asyncio.ensure_future(driver.live_with_actor(script))
             for script in scenario.actors[number :: scenario.num_drivers]
         ]
+        programs = [
+            asyncio.ensure_future(driver.play(script))
+            for script in scenario.programs[number :: scenario.num_drivers]
+        ]
         for script, resources in scenario.tasks[number :: scenario.num_drivers]:
             if rng.random() < scenario.pauses / len(scenario.tasks):
                 await asyncio.sleep(rng.uniform(0.0, PAUSE_S_MAX))
             results.append(driver.submit(script, resources, scenario.max_retries))
-        await asyncio.gather(*results, *actors)
+        await asyncio.gather(*results, *actors, *programs)
+        await journal.objects.until_nothing_is_left(driver.job_id, OBJECTS_SETTLE_S)
         await driver.stop()
 
     working = driver.process.spawn(work(), name="the driver's program")
+    working.add_done_callback(raise_failure)
     await died.wait()
     if not working.done():
         journal.driver_died(driver.job_id)

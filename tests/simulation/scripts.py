@@ -4,6 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from ray_mono.common.resources import ResourceSet
+
+CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
+"""Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them."""
+CHILD_RETRIES = 4
+
+
+class Script(Protocol):
+    """What every kind of task says of itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cancelled_after_s(self) -> float: ...
+
+    @property
+    def is_cancelled_by_force(self) -> bool: ...
+
+    def to_bytes(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,10 @@ class TaskScript:
     """Its owner cancels it so long after it was submitted; negative: never."""
     is_cancelled_by_force: bool = False
     """With `force` and `recursive`."""
+
+    @property
+    def name(self) -> str:
+        return "simulated"
 
     @property
     def child(self) -> TaskScript:

@@ -17,6 +17,7 @@ from ray_mono.common.resources import ResourceSet
 from ray_mono.gcs.actor_effects import Effect
 from ray_mono.gcs.actor_manager import ActorManager
 from ray_mono.gcs.actor_state import ActorRegistration
+from ray_mono.raylet.lease_manager import LeaseManager
 from ray_mono.raylet.leases import Binding
 from ray_mono.raylet.ledger import ResourceLedger
 from ray_mono.raylet.worker_pool import WorkerPool
@@ -140,6 +141,24 @@ def test_messages_that_are_slow_and_connections_that_break_cost_no_task() -> Non
     scenario = two_nodes(100)
     outcome = run_scenario(3, Scenario(scenario.node_units, 1, scenario.tasks, max_retries=20, knobs=knobs))
     assert outcome.outcomes == {"done": 100}
+
+
+def the_gcs_dies_after(seconds: float) -> Scenario:
+    """Ten actors, and a GCS that is away for half a second while it places them."""
+    fault = Fault(at_s=seconds, kind=FaultKind.RESTART_GCS, lasts_s=0.5, choice=0)
+    return dataclasses.replace(two_nodes(0, fault), actors=(ActorScript(num_calls=3),) * 10)
+
+
+def test_no_actors_lease_outlives_the_gcs_that_asked_for_it_and_never_heard() -> None:
+    for milliseconds in range(0, 70, 4):
+        outcome = run_scenario(0, the_gcs_dies_after(milliseconds / 1000))
+        assert outcome.actor_calls == (30, 0), f"the GCS died after {milliseconds} ms"
+
+
+def test_a_raylet_that_keeps_what_the_gcs_does_not_want_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LeaseManager, "disowned", lambda manager, lease_ids, now_s: [])
+    with pytest.raises(SimulationError, match="has 1 leases, the first .*for_actor=True"):
+        run_with_bug(the_gcs_dies_after(0.02))
 
 
 # ---- tasks of tasks, and cancels

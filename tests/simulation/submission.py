@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.resources import ResourceSet
-from ray_mono.protobuf import core_worker_rpc, raylet_rpc
+from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_rpc
 from ray_mono.rpc.surface import AsyncChannel
-from tests.simulation.scripts import TaskScript
+from tests.simulation.scripts import Script
+
+Reply = core_worker_pb2.PushTaskReply
+OnEnd = Callable[[Reply | None, common_pb2.Address | None], None]
+"""Of a task: the answer and who gave it; None where there will be none."""
 
 
 @dataclass(eq=False)
@@ -19,9 +24,11 @@ class PendingTask:
     """A task that has not ended."""
 
     task_id: bytes
-    script: TaskScript
+    script: Script
     resources: ResourceSet
     max_retries: int
+    args: Sequence[common_pb2.TaskArg] = ()
+    on_end: OnEnd = lambda reply, executor: None
     attempt: int = 0
     is_cancelled: bool = False
     # Whom it was pushed to and who has not answered.

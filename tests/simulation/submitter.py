@@ -19,11 +19,12 @@ from typing import Any
 from ray_mono.common.ids import child_task_id, nil_actor_of, task_seed
 from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
-from ray_mono.rpc.surface import AsyncChannel, RpcError
+from ray_mono.rpc.surface import RpcError
 from tests.simulation.checkers import HeldLease, Journal
+from tests.simulation.peers import Peers
 from tests.simulation.process import SimProcess
 from tests.simulation.scripts import TaskScript
-from tests.simulation.submission import PendingTask, Raylet, ShapeQueue
+from tests.simulation.submission import PendingTask, Raylet, Reply, ShapeQueue
 from tests.simulation.transport import SimTransport
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,10 @@ class Submitter:
         raylet_socket: str,
         worker_id: bytes,
         node_id: bytes,
+        peers: Peers,
     ) -> None:
         self._process = process
+        self._peers = peers
         self._transport = transport
         self._journal = journal
         self._rng = rng
@@ -55,10 +58,10 @@ class Submitter:
         self._worker_id = worker_id
         self._node_id = node_id
         self._job_id = b""
+        # Of this process; in the end its tasks' caller.
+        self.address = common_pb2.Address(worker_id=worker_id, node_id=node_id)
         self._shapes: dict[ResourceSet, ShapeQueue] = {}
         self._raylets: dict[str, Raylet] = {}
-        self._workers_of_node: dict[bytes, dict[AsyncChannel, None]] = {}
-        self._dead_nodes: dict[bytes, None] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._is_stopping = False
         # An ordered set.
@@ -88,12 +91,15 @@ class Submitter:
         "cancelled", or "crashed": its worker died more often than it may be retried.
         """
         task_id = child_task_id(task_seed(parent), counter, nil_actor_of(self._job_id))
-        task = PendingTask(task_id, script, resources, max_retries)
+        return self.start(PendingTask(task_id, script, resources, max_retries))
+
+    def start(self, task: PendingTask) -> PendingTask:
+        task_id, resources, max_retries = task.task_id, task.resources, task.max_retries
         self._journal.task_submitted(task_id, max_retries, self._worker_id)
         self._unfinished[task] = None
         self._queue(resources).tasks.append(task)
         self._pump(self._queue(resources))
-        if script.cancelled_after_s >= 0.0:
+        if task.script.cancelled_after_s >= 0.0:
             self._spawn(self._cancel_later(task), "cancel later")
         return task
 
@@ -127,9 +133,16 @@ class Submitter:
         except RpcError as error:
             logger.debug("cancel task: %s", error)
 
-    def _end(self, task: PendingTask, outcome: str) -> None:
+    def _end(
+        self,
+        task: PendingTask,
+        outcome: str,
+        reply: Reply | None = None,
+        executor: common_pb2.Address | None = None,
+    ) -> None:
         self._journal.task_ended(task.task_id, outcome)
         self._unfinished.pop(task)
+        task.on_end(reply, executor)
         task.done.set_result(outcome)
 
     # ---- leases
@@ -229,10 +242,8 @@ class Submitter:
     async def _use(self, queue: ShapeQueue, raylet: Raylet, grant: raylet_pb2.Grant) -> None:
         """Runs tasks on a leased worker until none waits or it breaks; then gives it back."""
         is_broken = False
-        channel: AsyncChannel | None = None
         try:
-            channel = await self._connect_worker(grant.worker)
-            stub = core_worker_rpc.CoreWorkerServiceAsyncStub(channel)
+            stub = await self._peers.stub(grant.worker)
             while await self._wait_for_task(queue):
                 task = queue.tasks.popleft()
                 if not queue.tasks:
@@ -245,18 +256,6 @@ class Submitter:
         raylet.stub.ReturnWorker.notify(
             raylet_pb2.ReturnWorkerRequest(lease_id=grant.lease_id, dispose=is_broken)
         )
-        if channel is not None:
-            self._workers_of_node.get(grant.worker.node_id, {}).pop(channel, None)
-            channel.close()
-
-    async def _connect_worker(self, worker: common_pb2.Address) -> AsyncChannel:
-        is_local = worker.node_id == self._node_id
-        address = f"unix:{worker.unix_path}" if is_local else f"{worker.host}:{worker.port}"
-        channel = await self._transport.connect(address, CONNECT_TIMEOUT_S)
-        if worker.node_id in self._dead_nodes:
-            channel.close()
-        self._workers_of_node.setdefault(worker.node_id, {})[channel] = None
-        return channel
 
     async def _wait_for_task(self, queue: ShapeQueue) -> bool:
         """Whether there is a task; lingers a moment for one."""
@@ -291,7 +290,7 @@ class Submitter:
         finally:
             task.worker = None
         if reply.status == core_worker_pb2.PushTaskReply.DONE:
-            self._end(task, "done")
+            self._end(task, "done", reply, grant.worker)
         elif task.is_cancelled:
             self._end(task, "cancelled")
         else:
@@ -310,9 +309,11 @@ class Submitter:
     def _spec(self, task: PendingTask) -> common_pb2.TaskSpec:
         return common_pb2.TaskSpec(
             type=common_pb2.NORMAL_TASK,
-            name="simulated",
+            name=task.script.name,
             job_id=self._job_id,
             task_id=task.task_id,
+            caller=self.address,
+            args=task.args,
             flat_args=task.script.to_bytes(),
             num_returns=1,
             resources=task.resources.to_proto(),
@@ -322,9 +323,7 @@ class Submitter:
 
     def node_died(self, node: common_pb2.NodeInfo) -> None:
         """Closes what leads to it: it counts as gone whatever its connections say."""
-        self._dead_nodes[node.node_id] = None
-        for channel in list(self._workers_of_node.pop(node.node_id, {})):
-            channel.close()
+        self._peers.node_died(node.node_id)
         raylet = self._raylets.get(f"{node.host}:{node.node_manager_port}")
         if raylet is not None:
             raylet.channel.close()

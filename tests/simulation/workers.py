@@ -1,7 +1,8 @@
 """Simulated workers: they register with their raylet and answer PushTask by letting virtual time pass.
 
 A normal task's "function" is a TaskScript in `flat_args`: how long it computes, how long it waits in `get`
-(giving its CPUs back meanwhile), which tasks it submits itself, and whether its worker dies of it. A worker
+(giving its CPUs back meanwhile), which tasks it submits itself, and whether its worker dies of it; or it is an
+ObjectScript, a random program over references (`object_programs.py`). A worker
 runs one task at a time; that it is never asked for two at once is checked here. One that owns unfinished
 tasks, or an object, refuses to end when it is asked.
 """
@@ -9,26 +10,27 @@ tasks, or an object, refuses to end when it is asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ray_mono.common.ids import object_id_bytes
-from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
 from ray_mono.rpc.surface import AsyncChannel, CallContext, RpcError, StatusCode
 from tests.simulation.actors import ActorScript
 from tests.simulation.checkers import Journal
+from tests.simulation.object_programs import OBJECTS, ObjectScript
+from tests.simulation.object_tasks import ObjectServicer, ObjectTasks
+from tests.simulation.objects import Arrived, ReplyTo, SimObjects
+from tests.simulation.peers import Peers, raise_failure
 from tests.simulation.process import SimProcess
-from tests.simulation.scripts import TaskScript
+from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES, TaskScript
 from tests.simulation.submission import PendingTask
 from tests.simulation.submitter import Submitter
 from tests.simulation.world import World
 
 CONNECT_TIMEOUT_S = 10.0
-CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
-"""Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them."""
-CHILD_RETRIES = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class WorkerStart:
     job_id: bytes = b""
 
 
-class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
+class SimWorker(ObjectServicer):
     """One worker process."""
 
     def __init__(self, world: World, process: SimProcess, start: WorkerStart, journal: Journal) -> None:
@@ -52,6 +54,7 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         self._journal = journal
         self._raylet: raylet_rpc.RayletServiceAsyncStub | None = None
         rng = world.rng(f"{process.name} lease ids")
+        peers = Peers(process, world.transport(process), start.node_id)
         self._submitter = Submitter(
             process,
             world.transport(process),
@@ -60,7 +63,10 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
             start.raylet_socket,
             start.worker_id,
             start.node_id,
+            peers,
         )
+        self.objects = SimObjects(process, peers, journal.objects)
+        self._object_tasks = ObjectTasks(self.objects, self._submitter)
         self._owns_until_s = 0.0
         self._turn = asyncio.Lock()
         # Normal tasks that wait for their turn or run; those that were cancelled.
@@ -83,6 +89,15 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
         remote = await transport.serve(f"{ip}:0", handlers)
         channel = await transport.connect(f"unix:{self._start.raylet_socket}", CONNECT_TIMEOUT_S)
         self._raylet = raylet_rpc.RayletServiceAsyncStub(channel)
+        address = common_pb2.Address(
+            worker_id=self._start.worker_id,
+            node_id=self._start.node_id,
+            unix_path=local.address.removeprefix("unix:"),
+            host=ip,
+            port=int(remote.address.rpartition(":")[2]),
+        )
+        self._submitter.address = address
+        self.objects.joins(address)
         await self._raylet.RegisterClient(
             raylet_pb2.RegisterClientRequest(
                 type=common_pb2.WORKER,
@@ -90,12 +105,7 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
                 pid=self._process.pid,
                 job_id=self._start.job_id,
                 startup_token=self._start.startup_token,
-                address=common_pb2.Address(
-                    worker_id=self._start.worker_id,
-                    unix_path=local.address.removeprefix("unix:"),
-                    host=ip,
-                    port=int(remote.address.rpartition(":")[2]),
-                ),
+                address=address,
             )
         )
         await _until_closed(channel)
@@ -111,6 +121,12 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
             return core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER)
         if spec.type == common_pb2.ACTOR_CREATION_TASK:
             return await self._spawned(self._create_actor(spec))
+        if spec.type == common_pb2.NORMAL_TASK and spec.name == OBJECTS:
+            to = ReplyTo()
+            running = self._process.spawn(self._run_program(spec, request.lease_id, to), name="user code")
+            running.add_done_callback(raise_failure)
+            reply: core_worker_pb2.PushTaskReply = await to.answered()
+            return reply
         if spec.type == common_pb2.NORMAL_TASK:
             return await self._spawned(self._run_task(spec, request.lease_id))
         if spec.actor_task.actor_id != self._actor_id:
@@ -169,17 +185,50 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
             self._submitter.submit(parent, number + 1, script.child, CHILD_RESOURCES, CHILD_RETRIES)
             for number in range(script.num_children)
         ]
-        if (children or script.wait_s) and self._raylet is not None:
-            notice = raylet_pb2.NotifyBlockedRequest(worker_id=self._start.worker_id, lease_id=lease_id)
-            self._journal.worker_waits(self._start.worker_id)
-            self._raylet.NotifyBlocked.notify(notice)
-            try:
+        if children or script.wait_s:
+            with self._blocked(lease_id):
                 await asyncio.sleep(script.wait_s)
                 # The tasks go on when the one that waits for them is cancelled.
                 await asyncio.gather(*(asyncio.shield(child.done) for child in children))
-            finally:
-                self._raylet.NotifyUnblocked.notify(notice)
         await asyncio.sleep(script.compute_again_s)
+
+    async def _run_program(self, spec: common_pb2.TaskSpec, lease_id: bytes, to: ReplyTo) -> None:
+        script = ObjectScript.from_bytes(spec.flat_args)
+        arrived = Arrived()
+        running = asyncio.current_task()
+        assert running is not None
+        self.objects.job_id = spec.job_id
+        parent = spec.task_id + spec.attempt.to_bytes(4, "little")
+        program = self._object_tasks.program(script, parent, lambda: self._blocked(lease_id))
+        is_cancelled = False
+        self._normal[spec.task_id] = running
+        try:
+            async with self._turn:
+                with self._journal.execution(self._start.worker_id, spec.task_id, spec.attempt):
+                    await self._submitter.open(spec.job_id)
+                    program.hand += self.objects.arguments(spec, arrived)
+                    await program.play()
+                    if script.dies and spec.attempt == 0:
+                        await self._die("its task killed it")
+        except asyncio.CancelledError:
+            if spec.task_id not in self._cancelled:
+                raise
+            is_cancelled = True
+        finally:
+            del self._normal[spec.task_id]
+        self._object_tasks.answer(spec, arrived, program, is_cancelled, to)
+
+    @contextlib.contextmanager
+    def _blocked(self, lease_id: bytes) -> Iterator[None]:
+        """Its task waits in `get`."""
+        assert self._raylet is not None
+        notice = raylet_pb2.NotifyBlockedRequest(worker_id=self._start.worker_id, lease_id=lease_id)
+        self._journal.worker_waits(self._start.worker_id)
+        self._raylet.NotifyBlocked.notify(notice)
+        try:
+            yield
+        finally:
+            self._raylet.NotifyUnblocked.notify(notice)
 
     async def CancelTask(
         self, request: core_worker_pb2.CancelTaskRequest, context: CallContext
@@ -233,7 +282,11 @@ class SimWorker(core_worker_rpc.CoreWorkerServiceServicer):
     # ---- its end
 
     async def Exit(self, request: core_worker_pb2.ExitRequest, context: CallContext) -> common_pb2.Empty:
-        owns = self._submitter.num_unfinished or self._world.loop.time() < self._owns_until_s
+        owns = (
+            self._submitter.num_unfinished
+            or self._world.loop.time() < self._owns_until_s
+            or self.objects.owns_anything
+        )
         if owns and not self._actor_id and not request.force:
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
         self._process.spawn(self._exit(), name="exit")

@@ -44,6 +44,8 @@ class ActorMetadata:
     methods: Mapping[str, MethodMetadata]
     max_task_retries: int = 0
     """For methods that say nothing themselves."""
+    enable_task_events: bool = True
+    """The same."""
     max_pending_calls: int = -1
     is_unordered: bool = False
     """A caller's calls may overtake each other."""

@@ -5,6 +5,7 @@ as with Ray.
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from ray_mono.core_worker import current
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 AUTO_CONNECT_VARIABLE = "RAY_MONO_ENABLE_AUTO_CONNECT"
 """"0": only `init` connects."""
+
+_first_use = threading.Lock()
 
 
 def connected_core() -> CoreWorker:
@@ -27,6 +30,9 @@ def connected_core() -> CoreWorker:
         # Imported here, because it imports the modules that import this one.
         from ray_mono._private.worker import init
 
-        init()
+        # Several threads may come here at once, and one that says `init` itself may come between.
+        with _first_use:
+            if current.get() is None:
+                init(ignore_reinit_error=True)
         core = current.require()
     return core

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.logging_config import JOB_CONFIG_KEY, LoggingConfig
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.exceptions import AuthenticationError, RaySystemError
 from ray_mono.job_config import JobConfig
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
     from ray_mono._private.log_printing import LogPrinter
+    from ray_mono._private.parameter import RayParams
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.node import Node
 
@@ -88,8 +89,8 @@ def anonymous_namespace() -> str:
 def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     """Starts or finds the cluster, and joins it as a driver.
 
-    Raises ConnectionError where no cluster answers, ValueError for arguments that cannot be, RuntimeError for
-    a cluster of another version, and what Node raises. Nothing is left behind then.
+    Raises ConnectionError where no cluster answers, AuthenticationError where it refuses the secret, ValueError for arguments that
+    cannot be, RuntimeError for a cluster of another version, and what Node raises. Nothing is left behind then.
     """
     from ray_mono._private.bootstrap import find_cluster
     from ray_mono._private.parameter import RayParams
@@ -120,10 +121,10 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     else:
         arguments.check_joining()
         params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)
-        node = Node(params, connect_only=True, session_dir=cluster.session_dir)
+        node = _join(params, cluster.session_dir)
     driver = _import_core_worker()
     try:
-        printer = _log_printer(node.node_ip_address) if arguments.log_to_driver else None
+        printer = _log_printer(node.node_ip_address, arguments) if arguments.log_to_driver else None
         job_config = _job_config(arguments)
         core = driver.connect_driver(
             driver.DriverConfig(
@@ -148,6 +149,18 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     if printer is not None:
         core.on_shutdown.append(printer.close)
     return core, node
+
+
+def _join(params: RayParams, session_dir: str | None) -> Node:
+    # Not at the top: a cluster of one's own is started without what these import.
+    from ray_mono._private.gcs_query import SecretRefusedError
+    from ray_mono.node import Node
+    from ray_mono.rpc.auth import SecretNotFoundError
+
+    try:
+        return Node(params, connect_only=True, session_dir=session_dir)
+    except (SecretNotFoundError, SecretRefusedError) as error:
+        raise AuthenticationError(str(error)) from error
 
 
 def _import_core_worker() -> types.ModuleType:
@@ -203,10 +216,10 @@ def print_error(error: common_pb2.ErrorInfo) -> None:
         pass
 
 
-def _log_printer(own_host: str) -> LogPrinter:
+def _log_printer(own_host: str, arguments: InitArguments) -> LogPrinter:
     from ray_mono._private.log_printing import LogPrinter
 
-    return LogPrinter(own_host)
+    return LogPrinter(own_host, with_prefix=arguments.logging_config is None)
 
 
 def raise_open_files_limit() -> None:

@@ -15,10 +15,6 @@ from ray_mono._private.logging_config import LoggingConfig
 from ray_mono.job_config import JobConfig
 
 PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
-# Ray's names of things that have no counterpart here; accepted, since they change nothing a program can see.
-IGNORED = frozenset(
-    {"_redis_username", "_node_name", "_metrics_export_port", "_enable_object_reconstruction"}
-)
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
 RUNTIME_ENV_HOOK_VARIABLE = "RAY_MONO_RUNTIME_ENV_HOOK"
@@ -27,15 +23,46 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
 
 
-def refuse_parts_that_do_not_exist(
-    include_dashboard: bool | None, dashboard_port: int | None, private: Mapping[str, Any]
+# Arguments of Ray for what is not here, with the values that ask for nothing.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "include_dashboard": ((None, False), "the dashboard is"),
+    "dashboard_host": ((None, "127.0.0.1", "localhost"), "the dashboard is"),
+    "dashboard_port": ((None,), "the dashboard is"),
+    "enable_resource_isolation": ((None, False), "resource isolation by control groups is"),
+    "cgroup_path": ((None,), "resource isolation by control groups is"),
+    "system_reserved_cpu": ((None,), "resource isolation by control groups is"),
+    "system_reserved_memory": ((None,), "resource isolation by control groups is"),
+    "proxy_server_url": ((None,), "Ray Client is"),
+    "_tracing_startup_hook": ((None,), "tracing is"),
+    "_plasma_directory": ((None,), "a directory of one's own for the object store is"),
+    "_object_spilling_directory": ((None,), "spilling is"),
+    "_node_name": ((None,), "a name of one's own for a node is"),
+    "_metrics_export_port": ((None,), "the export of metrics is"),
+    "_redis_username": ((None, "", "default"), "a user name beside the cluster's secret is"),
+    "_enable_object_reconstruction": ((None, False), "reconstruction of lost objects is"),
+}
+
+
+def refuse_what_is_not_here(
+    include_dashboard: bool | None,
+    dashboard_host: str | None,
+    dashboard_port: int | None,
+    private: Mapping[str, Any],
 ) -> None:
-    """Raises NotImplementedError for the dashboard, and RuntimeError (as Ray does) for unknown arguments."""
-    if include_dashboard or dashboard_port is not None:
-        raise NotImplementedError(
-            "the dashboard is not part of ray_mono yet: leave out include_dashboard and dashboard_port"
-        )
-    unknown = sorted(private.keys() - PRIVATE - IGNORED)
+    """Raises NotImplementedError for arguments of parts that are not here, and RuntimeError (as Ray does) for unknown ones."""
+    dashboard = {
+        "include_dashboard": include_dashboard,
+        "dashboard_host": dashboard_host,
+        "dashboard_port": dashboard_port,
+    }
+    given = {**dashboard, **private}
+    for name, value in given.items():
+        harmless, part = _REFUSED.get(name, ((value,), ""))
+        if value not in harmless:
+            raise NotImplementedError(
+                f"init({name}={value!r}): {part} not part of ray_mono yet: leave it out"
+            )
+    unknown = sorted(given.keys() - PRIVATE - _REFUSED.keys())
     if unknown:
         raise RuntimeError(f"init() has no argument {', '.join(unknown)}")
 
@@ -56,13 +83,16 @@ def make(
     """
     _check_address(node["address"])
     runtime_env = _hooked(runtime_env)
+    if job_config is not None and not isinstance(job_config, JobConfig | Mapping):
+        raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
+    _check_labels(node["labels"])
     config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
     logging_config = config.py_logging_config if logging_config is None else logging_config
     if logging_config is not None and not isinstance(logging_config, LoggingConfig):
         raise TypeError(f"logging_config must be a LoggingConfig, got {logging_config!r}")
     for env in (runtime_env, config.runtime_env):
         if env is not None:
-            runtime_envs.check(env, runtime_envs.OF_JOBS)
+            runtime_envs.check(env)
     for name in ("num_cpus", "num_gpus", "object_store_memory"):
         _check_amount(name, node[name])
     _check_amount("_memory", private.get("_memory"))
@@ -122,6 +152,13 @@ def _check_address(address: Any) -> None:
         )
 
 
+def _check_labels(labels: Any) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, Mapping) or not all(isinstance(text, str) for item in labels.items() for text in item):
+        raise TypeError(f"labels must be a dict from strings to strings, got {labels!r}")
+
+
 def _check_amount(name: str, amount: Any) -> None:
     if amount is None:
         return
@@ -156,6 +193,8 @@ def configure_logger(logger: logging.Logger, level: int | str, log_format: str |
     """Has ray_mono's messages in this process printed on stderr, unless the program has arranged for them
     already.
     """
+    if log_format is not None and not isinstance(log_format, str):
+        raise TypeError(f"logging_format must be a format of logging's, a string, got {log_format!r}")
     logger.setLevel(level_name(level).upper())
     if logger.handlers or logging.getLogger().handlers:
         return

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common.exceptions import ActorDiedError
-from ray_mono.core_worker.executor import ActorExit
+from ray_mono._private.local_call import LocalCall, describe
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.core_worker.call_template import MethodTemplate
+from ray_mono.core_worker.executor import ActorExit, TaskFailed
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import ActorOptions
 from ray_mono.protobuf import common_pb2
@@ -38,9 +41,35 @@ class LocalActor:
         self._instance: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def creation(self) -> LocalCall:
+        return self._call(self.construct, MethodTemplate("__init__"))
+
+    def call_of(self, template: MethodTemplate) -> LocalCall:
+        return self._call(lambda args, kwargs: self.call(template.name, args, kwargs), template)
+
+    def _call(self, function: Callable[[Any, Any], Any], template: MethodTemplate) -> LocalCall:
+        options = self.options
+        return LocalCall(
+            function,
+            template.task_name or f"{options.class_name}.{template.name}",
+            template.num_returns,
+            template.max_task_retries if template.retry_exceptions else 0,
+            template.retry_exceptions,
+            self.actor_id,
+            describe(self._class, options.class_name, template.name),
+            options.resources,
+            template.generator_backpressure_num_objects,
+        )
+
     def construct(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Raises what the constructor raises; TaskFailed with its death where that ends the actor."""
         self._arguments = (args, kwargs)
-        self._instance = self._class(*args, **kwargs)
+        try:
+            self._instance = self._class(*args, **kwargs)
+        except (ActorExit, SystemExit) as end:
+            death = self.dead_because("its constructor ended its process")
+            self.die(death)
+            raise TaskFailed(death) from end
 
     def restart(self) -> bool:
         """Constructs the instance again; False where no restart is left."""
@@ -51,7 +80,7 @@ class LocalActor:
         return True
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Runs a method to its end. Raises what it raises; exit_actor() ends the actor."""
+        """Runs a method to its end. Raises what it raises; TaskFailed with its death where it ends the actor."""
         try:
             if name == "__ray_ready__":
                 return True
@@ -68,12 +97,25 @@ class LocalActor:
                 if inspect.isgenerator(result) or inspect.isasyncgen(result)
                 else result
             )
-        except ActorExit:
-            self._exit()
-            return None
+        except (ActorExit, SystemExit) as end:
+            raise self._ended_by(end) from None
 
-    def _exit(self) -> None:
-        self.die(ActorDiedError("The actor is dead because it called exit_actor().", self.actor_id.hex()))
+    def _ended_by(self, end: BaseException) -> TaskFailed:
+        """exit_actor() ends it for good, and so does sys.exit(0); another exit is a crash, after which it may begin anew."""
+        death = self.dead_because(
+            f"its code raised SystemExit({end.code!r})" if isinstance(end, SystemExit) else "exit_actor() was called"
+        )
+        if not (isinstance(end, SystemExit) and end.code and self.restart()):
+            self.die(death)
+            return TaskFailed(death)
+        return TaskFailed(ActorUnavailableError("it is restarting", self.actor_id))
+
+    def dead_because(self, cause: str) -> ActorDiedError:
+        """Says which actor it is, as a cluster does."""
+        options, actor_id = self.options, self.actor_id.hex()
+        name = f"\tname: {options.name}\n" if options.name else ""
+        text = f"\tclass_name: {options.class_name}\n\tactor_id: {actor_id}\n{name}\tnamespace: {options.namespace}\n\tcause: {cause}"
+        return ActorDiedError(text, actor_id)
 
     def _items_of(self, generator: Any) -> Iterator[Any]:
         """Of a method that is a generator, of either kind."""
@@ -84,8 +126,8 @@ class LocalActor:
             end = object()
             while (item := self._run_on_loop(_next_of(generator, end))) is not end:
                 yield item
-        except ActorExit:
-            self._exit()
+        except (ActorExit, SystemExit) as end:
+            raise self._ended_by(end) from None
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         # A thread of its own: the caller may be in a loop itself, where a coroutine cannot be waited for.
@@ -93,7 +135,18 @@ class LocalActor:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="ray_mono local actor", daemon=True).start()
         context = contextvars.copy_context()
-        return asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop)
+        try:
+            # Not result(): the frames of that would stand between ours, which tracebacks leave out, and the user's.
+            error = future.exception()
+        except concurrent.futures.CancelledError:
+            raise TaskCancelledError from None
+        result = future.result() if error is None else None
+        if isinstance(result, _LoopEnd):
+            error = result.error
+        if error is not None:
+            raise error
+        return result
 
     def die(self, death: ActorDiedError) -> None:
         self.death = death
@@ -124,4 +177,18 @@ async def _next_of(generator: AsyncIterator[Any], end: object) -> Any:
 
 async def _in_context(coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
     # The task that the coroutine belongs to is in the caller's context.
-    return await asyncio.get_running_loop().create_task(coroutine, context=context)
+    return await asyncio.get_running_loop().create_task(_guarded(coroutine), context=context)
+
+
+async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _LoopEnd(error)
+
+
+@dataclass(frozen=True)
+class _LoopEnd:
+    """What would end the loop if it left the coroutine, and the program would wait for ever."""
+
+    error: BaseException

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker import generator_runner
-
-# Between `.remote()` and the user's function: not shown in tracebacks.
-_OUR_FILES = {
-    *(os.path.join(os.path.dirname(__file__), f"local_{part}.py") for part in ("mode", "actor", "streams")),
-    generator_runner.__file__,
-}
+from ray_mono.common.exceptions import WorkerCrashedError
+from ray_mono.common.resources import ResourceSet
+from ray_mono.common.task_error import RayError, RayTaskError
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.executor import TaskFailed
+from ray_mono.core_worker.function_manager import module_name
+from ray_mono.core_worker.task_failure import ARGUMENT_FAILED, unreadable, users_traceback
+from ray_mono.protobuf import common_pb2
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,62 @@ class LocalCall:
     retries: int
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     actor_id: bytes = b""
-    actor_id_hex: str | None = None
+    function_descriptor: common_pb2.FunctionDescriptor | None = None
+    resources: ResourceSet | None = None
     backpressure: int = 0
     """Items of a generator that may wait to be taken; 0: any number."""
 
-    def error_of(self, error: BaseException) -> RayTaskError:
-        """What the caller gets for an exception of the function."""
-        return RayTaskError(self.name, _user_traceback(error), error, actor_id=self.actor_id_hex)
+    def error_of(self, error: BaseException) -> BaseException:
+        """What the caller gets for what left the function. Raises KeyboardInterrupt again: here it is the terminal's Ctrl-C."""
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        if isinstance(error, TaskFailed):
+            return error.error
+        if isinstance(error, SystemExit):
+            return WorkerCrashedError(f"its code raised SystemExit({error.code!r}), which ends a worker")
+        return RayTaskError(
+            self.name, users_traceback(error), error, actor_id=self.actor_id.hex() if self.actor_id else None
+        )
 
-    def covers(self, error: RayTaskError) -> bool:
+    def argument_error(self, error: RayError) -> RayTaskError:
+        """What the caller gets where an argument is an error."""
+        text = f"{ARGUMENT_FAILED}:\n{error}"
+        return RayTaskError(self.name, text, error, actor_id=self.actor_id.hex() if self.actor_id else None)
+
+    def covers(self, error: BaseException) -> bool:
         """Whether its options say that it runs again after `error`, if retries are left."""
         retried = self.retry_exceptions
+        if not isinstance(error, RayTaskError):
+            return False
         return retried is True or bool(retried and isinstance(error.cause, retried))
 
 
-def _user_traceback(error: BaseException) -> str:
-    """The traceback as text, from the first frame that is not ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in _OUR_FILES:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
+    """Raises TypeError saying which argument does not pickle."""
+    packed = []
+    for position, value in enumerate(flat_args):
+        try:
+            packed.append(serialization.serialize(value))
+        except Exception as error:
+            which = flat_args[position - 1] or f"number {position // 2}"
+            raise TypeError(
+                f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since it"
+                f" does not pickle: {error}"
+            ) from error
+    return packed
+
+
+def read(serialized: serialization.Serialized) -> Any:
+    """The value. Raises RaySystemError where its code does not let it be unpickled."""
+    try:
+        return serialization.deserialize(serialized.metadata, serialized.to_bytes())
+    except Exception as error:
+        raise unreadable(error) from error
+
+
+def describe(target: Any, class_name: str = "", function_name: str = "") -> common_pb2.FunctionDescriptor:
+    """What the runtime context calls a function, or a method of a class."""
+    python = common_pb2.PythonFunctionDescriptor(
+        module_name=module_name(target), class_name=class_name, function_name=function_name
+    )
+    return common_pb2.FunctionDescriptor(python=python)

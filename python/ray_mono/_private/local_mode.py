@@ -21,17 +21,24 @@ from types import GeneratorType
 from typing import Any
 
 from ray_mono._private.cancellation import LocalCancellation
+from ray_mono._private.exported_code import display_name
 from ray_mono._private.local_actor import LocalActor, LocalActorState
-from ray_mono._private.local_call import LocalCall
+from ray_mono._private.local_call import LocalCall, describe, pack, read
 from ray_mono._private.local_gcs import LocalGcs
 from ray_mono._private.local_streams import LocalStream
 from ray_mono._private.signature import recover
 from ray_mono.common import ids
-from ray_mono.common.exceptions import ActorDiedError, ReferenceCountingAssertionError
-from ray_mono.common.task_error import RayTaskError
+from ray_mono.common.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ReferenceCountingAssertionError,
+)
+from ray_mono.common.task_error import RayError, RayTaskError
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.generator_runner import first_items
+from ray_mono.core_worker.executor import TaskFailed
+from ray_mono.core_worker.generator_runner import Failed, first_items
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, TaskOptions
@@ -58,19 +65,6 @@ class LocalTask:
     options: TaskOptions
 
 
-@dataclass(frozen=True)
-class LocalMethod:
-    """What calls of one actor method share."""
-
-    name: str
-    num_returns: int = 1
-    generator_backpressure_num_objects: int = 0
-    max_task_retries: int = 0
-    retry_exceptions: bool | tuple[type[BaseException], ...] = False
-    concurrency_group: str = ""
-    task_name: str = ""
-
-
 class LocalCore:
     """The parts of CoreWorker's interface that the API uses, in one process."""
 
@@ -84,7 +78,7 @@ class LocalCore:
         self.job_id = ids.JobID.from_random(rng).binary()
         self.namespace = namespace
         self.session_dir = ""
-        self.runtime_env = ""
+        self.runtime_env = self.task_runtime_env = ""
         self.default_actor_lifetime = ""
         self.context = WorkerContext(TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id))
         self.node = common_pb2.NodeInfo(
@@ -149,7 +143,8 @@ class LocalCore:
     # ---- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
-        return self._new_ref(self.context.get().next_put_id(), serialization.serialize(value))
+        serialized = serialization.serialize(value, "the value of put()")
+        return self._new_ref(self.context.get().next_put_id(), serialized)
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         for ref in refs:
@@ -170,7 +165,7 @@ class LocalCore:
             serialized, stream = row.serialized, row.stream
         if stream is not None:
             stream.run_out()
-        return serialization.deserialize(serialized.metadata, serialized.to_bytes())
+        return read(serialized)
 
     def _is_error(self, ref: ObjectRef[Any]) -> bool:
         return self._objects[ref.binary()].serialized.metadata == serialization.ERROR
@@ -205,6 +200,8 @@ class LocalCore:
             options.num_returns,
             options.max_retries if options.retry_exceptions else 0,
             options.retry_exceptions,
+            function_descriptor=describe(template.function, function_name=display_name(template.function)),
+            resources=options.resources,
             backpressure=options.generator_backpressure_num_objects,
         )
         return self._run(call, self._next_task_id(ids.nil_actor_of(self.job_id)), flat_args)
@@ -214,9 +211,17 @@ class LocalCore:
             return self.context.get().next_task_id(actor_id)
 
     def _run(self, call: LocalCall, task_id: bytes, flat_args: list[Any]) -> list[ObjectRef[Any]]:
-        packed = self._pack(call.name, flat_args)
+        packed = pack(call.name, flat_args)
         parent = self.context.get()
-        task = TaskContext(task_id, self.job_id, call.name, parent.depth + 1, actor_id=call.actor_id)
+        task = TaskContext(
+            task_id,
+            self.job_id,
+            call.name,
+            parent.depth + 1,
+            actor_id=call.actor_id,
+            resources=call.resources,
+            function=call.function_descriptor,
+        )
         if call.num_returns < 0:
             return self._run_generator(call, task, packed)
         token = self.context.enter(task)
@@ -235,7 +240,7 @@ class LocalCore:
         """error: the value of its only item, instead of running it."""
         retries = iter(range(call.retries) if call.retries >= 0 else itertools.count())
 
-        def failed(failure: Exception) -> serialization.Serialized | None:
+        def failed(failure: BaseException) -> serialization.Serialized | None:
             wrapped = call.error_of(failure)
             if call.covers(wrapped) and next(retries, None) is not None:
                 return None
@@ -257,38 +262,27 @@ class LocalCore:
             self._objects[end_id].stream = stream
         return [ObjectRefGenerator(stream, end, None)]
 
-    def _pack(self, name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
-        """Raises TypeError saying which argument does not pickle."""
-        packed = []
-        for position, value in enumerate(flat_args):
-            try:
-                packed.append(serialization.serialize(value))
-            except Exception as error:
-                which = flat_args[position - 1] or f"number {position // 2}"
-                raise TypeError(
-                    f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since it"
-                    f" does not pickle: {error}"
-                ) from error
-        return packed
-
     def _attempts(
         self, call: LocalCall, packed: list[serialization.Serialized]
     ) -> list[serialization.Serialized]:
         while True:
             try:
                 return self._attempt(call, packed)
-            except Exception as error:
+            except BaseException as error:
                 wrapped = call.error_of(error)
                 if not call.retries or not call.covers(wrapped):
                     return [serialization.serialize_error(wrapped)] * call.num_returns
                 call = LocalCall(**{**vars(call), "retries": call.retries - 1})
 
     def _call_function(self, call: LocalCall, packed: list[serialization.Serialized]) -> Any:
-        flat = [serialization.deserialize(each.metadata, each.to_bytes()) for each in packed]
-        for position, value in enumerate(flat):
-            if isinstance(value, ObjectRef):
-                # Raises what failed where the argument was made.
-                flat[position] = self.get([value], None)[0]
+        try:
+            flat = [read(each) for each in packed]
+            for position, value in enumerate(flat):
+                if isinstance(value, ObjectRef):
+                    # Raises what failed where the argument was made.
+                    flat[position] = self.get([value], None)[0]
+        except RayError as error:
+            raise TaskFailed(call.argument_error(error)) from None
         return call.function(*recover(flat))
 
     def _attempt(
@@ -296,7 +290,7 @@ class LocalCore:
     ) -> list[serialization.Serialized]:
         result = self._call_function(call, packed)
         if isinstance(result, GeneratorType):
-            result = first_items(result, call.num_returns, call.name)
+            result = first_items(result, call.num_returns, call.name, keeps_first=not call.retry_exceptions)
         if call.num_returns == 0:
             return []
         if call.num_returns == 1:
@@ -304,7 +298,10 @@ class LocalCore:
         values = list(result)
         if len(values) != call.num_returns:
             raise ValueError(f"the task returned {len(values)} values, but num_returns is {call.num_returns}")
-        return [serialization.serialize(value) for value in values]
+        return [
+            serialization.serialize_error(call.error_of(value.error)) if isinstance(value, Failed) else serialization.serialize(value)
+            for value in values
+        ]
 
     # ---- actors
 
@@ -314,16 +311,15 @@ class LocalCore:
             if existing is not None:
                 if options.get_if_exists:
                     return LocalActorState(existing.actor_id, self._creation_ref(existing))
-                raise ValueError(
+                raise ActorAlreadyExistsError(
                     f"the name {options.name!r} is taken by another actor of namespace {options.namespace!r}"
                 )
         actor_id = self.context.get().next_actor_id()
         actor = LocalActor(actor_id, descriptor, options)
         self.actors[actor_id] = actor
-        call = LocalCall(actor.construct, f"{options.class_name}.__init__", 1, 0, actor_id=actor_id)
         task_id = ids.TaskID.for_actor_creation(actor_id).binary()
-        creation_ref = self._run(call, task_id, flat_args)[0]
-        if self._is_error(creation_ref):
+        creation_ref = self._run(actor.creation(), task_id, flat_args)[0]
+        if self._is_error(creation_ref) and actor.death is None:
             actor.die(ActorDiedError(self._load(creation_ref), actor_id.hex()))
         if options.is_detached:
             return LocalActorState(actor_id, None)
@@ -336,24 +332,15 @@ class LocalCore:
                 return self.reference_arrived(object_id, b"")
         return None
 
-    def actor_method_template(self, method_name: str, **options: Any) -> LocalMethod:
-        return LocalMethod(method_name, **options)
+    def actor_method_template(self, method_name: str, **options: Any) -> MethodTemplate:
+        return MethodTemplate(method_name, **options)
 
     def submit_actor_task(
-        self, state: LocalActorState, template: LocalMethod, flat_args: list[Any]
+        self, state: LocalActorState, template: MethodTemplate, flat_args: list[Any]
     ) -> list[ObjectRef[Any]]:
         actor = self.actors[state.actor_id]
         task_id = self._next_task_id(actor.actor_id)
-        call = LocalCall(
-            lambda args, kwargs: actor.call(template.name, args, kwargs),
-            template.task_name or f"{actor.options.class_name}.{template.name}",
-            template.num_returns,
-            template.max_task_retries if template.retry_exceptions else 0,
-            template.retry_exceptions,
-            actor.actor_id,
-            actor.actor_id.hex(),
-            template.generator_backpressure_num_objects,
-        )
+        call = actor.call_of(template)
         if actor.death is not None:
             error = serialization.serialize_error(actor.death)
             if call.num_returns < 0:
@@ -383,12 +370,12 @@ class LocalCore:
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         actor = self.actors[actor_id]
         if actor.death is None and not (not no_restart and actor.restart()):
-            self._end_actor(actor_id, "it was killed by kill()")
+            self._end_actor(actor_id, "killed by kill()")
 
     def _end_actor(self, actor_id: bytes, why: str) -> None:
         actor = self.actors[actor_id]
         if actor.death is None:
-            actor.die(ActorDiedError(f"The actor is dead because {why}.", actor_id.hex()))
+            actor.die(actor.dead_because(why))
 
     # ---- the rest
 

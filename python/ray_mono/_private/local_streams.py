@@ -28,7 +28,7 @@ class LocalStream:
         core: LocalCore,
         task: TaskContext,
         begin: Callable[[], Iterator[Any]],
-        failed: Callable[[Exception], serialization.Serialized | None],
+        failed: Callable[[BaseException], serialization.Serialized | None],
         backpressure: int,
     ) -> None:
         """begin: calls the user's function. failed: the error's value, or None where the task is to run again."""
@@ -73,7 +73,7 @@ class LocalStream:
                 self._items.append(self._core._new_ref(self._item_id(self._num_made), item))
         except StopIteration:
             self._is_ended = True
-        except Exception as error:
+        except BaseException as error:
             self._generator = None
             self._num_yielded = 0
             value = self._failed(error)

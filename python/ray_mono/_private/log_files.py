@@ -5,21 +5,26 @@ the following ones belong to, and are not shown:
 
     :job_id:<hex>      :task_name:<name>      :actor_name:<name>
 
-The files are the buffer: what cannot be passed on yet is simply not read yet.
+The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when all is quiet, or its process
+gone; and where a process showed progress bars, that it is gone is passed on too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ray_mono.common.process import is_alive
 
 # Read from one file before the others get their turn.
 READ_BYTES_MAX = 1 << 20
 # Longer lines are cut: they are data that somebody printed by mistake.
 LINE_BYTES_MAX = 16 << 10
+# What a worker writes before the state of a progress bar.
+STATE_PREFIX = "::ray_mono_progress::"
 # One message to the drivers.
 BATCH_LINES_MAX = 200
 BATCH_BYTES_MAX = 256 << 10
@@ -38,6 +43,8 @@ class Lines:
     """Of the task or actor; may be empty."""
     is_error: bool
     lines: tuple[str, ...]
+    is_end: bool = False
+    """The process is gone, and it has shown progress bars."""
 
 
 @dataclass
@@ -53,8 +60,11 @@ class _LogFile:
     """The begun line at the end of what was read; at most LINE_BYTES_MAX of it."""
     cut_bytes: int = 0
     """How much of the begun line was thrown away."""
+    is_redrawn: bool = False
+    """Whether the begun line has had a carriage return: a progress bar."""
     job_id: bytes = b""
     name: str = ""
+    has_bars: bool = False
     is_labelled: bool = False
     """Whether this file has had a label of its own; without one it goes by its sibling's."""
 
@@ -64,6 +74,8 @@ class LogDirectory:
     """All workers' files in a logs directory."""
 
     path: Path
+    is_alive: Callable[[int], bool] = is_alive
+    """Of a process of this machine."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
 
     def skip_existing(self) -> None:
@@ -71,13 +83,14 @@ class LogDirectory:
         for file in self._list_files():
             file.offset = _size(file.path)
 
-    def read_new(self) -> Iterator[Lines]:
-        """What was written since, of each file at most READ_BYTES_MAX, without begun lines. Lines of no job are left out.
+    def read_new(self, with_begun: bool = False) -> Iterator[Lines]:
+        """What was written since, of each file at most READ_BYTES_MAX. Lines of no job are left out, and so are begun lines, but, where
+        they are asked for, of files that have nothing new: a prompt, say. A progress bar that draws itself stays whole all the same.
 
         Each batch counts as passed on when the next one is asked for.
         """
         for file in self._list_files():
-            yield from self._read_file(file)
+            yield from self._read_file(file, with_begun)
 
     def _list_files(self) -> list[_LogFile]:
         # Labels are in the .out files, so these come first.
@@ -88,9 +101,13 @@ class LogDirectory:
                 self._files[entry] = _LogFile(self.path / entry, worker_id, int(pid), kind == "err")
         return list(self._files.values())
 
-    def _read_file(self, file: _LogFile) -> Iterator[Lines]:
+    def _read_file(self, file: _LogFile, with_begun: bool) -> Iterator[Lines]:
+        # Asked first: what it wrote before its end is in the file then.
+        is_over = (file.partial or file.has_bars) and not self.is_alive(file.pid)
         size = _size(file.path)
         if size == file.offset:
+            if is_over or (with_begun and file.partial and not file.is_redrawn):
+                yield from self._break_line(file, is_over)
             return
         if size < file.offset:
             # Truncated from outside: what is there is new.
@@ -116,24 +133,35 @@ class LogDirectory:
                 self._set_label(file, text)
             else:
                 gathered.append(text.decode(errors="replace").removesuffix("\r"))
+                file.has_bars |= STATE_PREFIX in gathered[-1]
                 gathered_bytes += len(text)
         yield from self._batch(file, gathered)
         self._begin_line(file, rest)
+
+    def _break_line(self, file: _LogFile, is_over: bool) -> Iterator[Lines]:
+        is_end = is_over and file.has_bars
+        lines = [self._finish_line(file, b"")[0].decode(errors="replace")] if file.partial else []
+        file.has_bars &= not is_over
+        yield from self._batch(file, lines, is_end)
 
     def _finish_line(self, file: _LogFile, data: bytes) -> tuple[bytes, bool]:
         """(the line, whether it is a label)"""
         self._begin_line(file, data)
         line, cut_bytes = file.partial, file.cut_bytes
-        file.partial, file.cut_bytes = b"", 0
+        file.partial, file.cut_bytes, file.is_redrawn = b"", 0, False
         if cut_bytes:
             return line + f" … [{cut_bytes} more bytes]".encode(), False
         return line, _LABEL.fullmatch(line) is not None
 
     @staticmethod
     def _begin_line(file: _LogFile, data: bytes) -> None:
-        room = LINE_BYTES_MAX - len(file.partial)
-        file.partial += data[:room]
-        file.cut_bytes += max(0, len(data) - room)
+        line = file.partial + data
+        # What a progress bar drew is overwritten by what follows a carriage return; one at the end may belong to the line break.
+        start = line.rstrip(b"\r").rfind(b"\r") + 1
+        if start:
+            line, file.cut_bytes, file.is_redrawn = line[start:], 0, True
+        file.partial = line[:LINE_BYTES_MAX]
+        file.cut_bytes += len(line) - len(file.partial)
 
     @staticmethod
     def _set_label(file: _LogFile, line: bytes) -> None:
@@ -150,14 +178,14 @@ class LogDirectory:
         else:
             file.name = value
 
-    def _batch(self, file: _LogFile, lines: list[str]) -> Iterator[Lines]:
+    def _batch(self, file: _LogFile, lines: list[str], is_end: bool = False) -> Iterator[Lines]:
         labels = file
         if not file.is_labelled:
             for other in self._files.values():
                 if other.worker_id == file.worker_id and other.is_labelled:
                     labels = other
-        if lines and labels.job_id:
-            yield Lines(labels.job_id, file.pid, labels.name, file.is_error, tuple(lines))
+        if (lines or is_end) and labels.job_id:
+            yield Lines(labels.job_id, file.pid, labels.name, file.is_error, tuple(lines), is_end)
 
 
 def _size(path: Path) -> int:

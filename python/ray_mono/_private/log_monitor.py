@@ -57,10 +57,10 @@ class LogMonitor:
         self._channel: AsyncChannel | None = None
         self.published_lines = 0
 
-    async def round(self) -> int:
-        """Passes on what is new; returns how many lines. Waits while the GCS is away."""
+    async def round(self, with_begun: bool = False) -> int:
+        """Passes on what is new, with_begun as for LogDirectory.read_new; returns how many lines. Waits while the GCS is away."""
         count = 0
-        for lines in self._directory.read_new():
+        for lines in self._directory.read_new(with_begun):
             await self._publish(lines)
             count += len(lines.lines)
         self.published_lines += count
@@ -75,6 +75,7 @@ class LogMonitor:
             name=lines.name,
             is_error=lines.is_error,
             lines=lines.lines,
+            is_end=lines.is_end,
         )
         message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=lines.job_id, payload=batch.SerializeToString())
         request = gcs_pb2.PublishRequest(message=message)
@@ -127,12 +128,14 @@ async def follow(
     try:
         if had_one:
             directory.skip_existing()
-        is_last = False
+        is_last = is_quiet = False
         while not is_last:
             is_last = stop.is_set()
-            await monitor.round()
-            if not is_last and await watch.wait(LOOK_PERIOD_S):
-                await asyncio.sleep(GATHER_S)
+            await monitor.round(with_begun=is_quiet or is_last)
+            if not is_last:
+                is_quiet = not await watch.wait(LOOK_PERIOD_S)
+                if not is_quiet:
+                    await asyncio.sleep(GATHER_S)
     finally:
         os.close(descriptor)
 

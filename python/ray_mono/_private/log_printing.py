@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from ray_mono._private.log_deduplication import LogDeduplicator, Origin
+from ray_mono._private.log_files import STATE_PREFIX
 from ray_mono.protobuf import common_pb2
 
-# What a worker writes before the state of a progress bar.
-STATE_PREFIX = "::ray_mono_progress::"
 STATE_KEYS = {"uuid", "x", "total", "desc", "unit", "pos", "pid", "ip", "closed"}
 # Prefixes stand out from the program's own output; errors' a little more.
 _COLOUR = "\033[36m"
@@ -50,9 +49,12 @@ class LogPrinter:
         deduplicator: LogDeduplicator | None = None,
         out: TextIO | None = None,
         error: TextIO | None = None,
+        with_prefix: bool = True,
     ) -> None:
-        """The deduplicator is what the environment says where None is given. out, error: as for print_log_batch."""
+        """The deduplicator is what the environment says where None is given. out, error: as for print_log_batch. with_prefix: say who
+        wrote a line; as in Ray, one that a LoggingConfig has formatted tells that itself."""
         self._own_host = own_host
+        self._with_prefix = with_prefix
         self._deduplicator = deduplicator or LogDeduplicator.from_environment()
         self._streams = (out, error)
         self._lock = threading.Lock()
@@ -79,7 +81,7 @@ class LogPrinter:
 
     def _show(self, shown: list[tuple[Origin, list[str]]]) -> None:
         for origin, lines in shown:
-            _print(origin, lines, self._own_host, *self._streams)
+            _print(origin, lines, self._own_host, *self._streams, self._with_prefix)
         due_s = self._deduplicator.due_s
         if due_s is not None and self._timer is None:
             self._timer = threading.Timer(max(0.0, due_s - time.monotonic()), self._tell_repetitions)
@@ -91,18 +93,25 @@ def _origin(batch: common_pb2.LogBatch) -> Origin:
     return Origin(batch.name, batch.pid, batch.host, batch.is_error)
 
 
-def _print(origin: Origin, lines: list[str], own_host: str, out: TextIO | None, error: TextIO | None) -> None:
+def _print(
+    origin: Origin,
+    lines: list[str],
+    own_host: str,
+    out: TextIO | None,
+    error: TextIO | None,
+    with_prefix: bool = True,
+) -> None:
     stream = (error or sys.stderr) if origin.is_error else (out or sys.stdout)
     who = f"{origin.name} pid={origin.pid}".lstrip()
     if origin.host and origin.host != own_host:
         who += f", ip={origin.host}"
-    prefix = f"({who})"
+    prefix = f"({who}) " if with_prefix else ""
     with contextlib.suppress(ValueError):
-        if stream.isatty():
-            prefix = f"{_ERROR_COLOUR if origin.is_error else _COLOUR}{prefix}{_RESET}"
+        if prefix and stream.isatty():
+            prefix = f"{_ERROR_COLOUR if origin.is_error else _COLOUR}{prefix[:-1]}{_RESET} "
         if lines:
             with _bars_hidden():
-                stream.write("".join(f"{prefix} {line}\n" for line in lines))
+                stream.write("".join(f"{prefix}{line}\n" for line in lines))
                 stream.flush()
 
 
@@ -112,6 +121,9 @@ def _draw(batch: common_pb2.LogBatch, states: list[dict[str, Any]]) -> None:
 
         for state in states:
             progress_bars.manager().process_state_update({**state, "name": batch.name})
+    shown = sys.modules.get("ray_mono._private.progress_bars")
+    if batch.is_end and shown is not None:
+        shown.manager().end_process(batch.host, batch.pid)
 
 
 def _without_states(lines: Sequence[str]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -43,10 +43,12 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         if self.encoding not in ("TEXT", "JSON"):
             raise ValueError(f"encoding must be 'TEXT' or 'JSON', got {self.encoding!r}")
+        if not isinstance(logging.getLevelName(self.log_level), int):
+            raise ValueError(f"log_level must be the name of a level, e.g. 'INFO', got {self.log_level!r}")
         for name in self.additional_log_standard_attrs:
             if name not in STANDARD_ATTRIBUTES:
                 known = ", ".join(sorted(STANDARD_ATTRIBUTES))
-                raise ValueError(f"additional_log_standard_attrs has {name!r}; there are {known}")
+                raise ValueError(f"additional_log_standard_attrs has {name!r}; accepted are {known}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,6 +91,9 @@ def add_context(record: logging.LogRecord) -> bool:
     record.node_id = core.node_id.hex()
     if context.actor_id():
         record.actor_id = context.actor_id().hex()
+        actor = context.get().actor
+        if actor is not None and actor.name:
+            record.actor_name = actor.name
     if not core.is_driver or context.get() is not context.main:
         record.task_id = context.task_id().hex()
         record.task_name = context.task_name()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ray_mono._private.auto_init import connected_core
+from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.protobuf import common_pb2
 
 TIMEOUT_S = 30.0
@@ -35,6 +37,39 @@ def jobs() -> list[dict[str, Any]]:
         {"JobID": job.job_id.hex(), "IsDead": job.is_finished, "Entrypoint": job.entrypoint}
         for job in reply.jobs
     ]
+
+
+def actors(actor_id: str | None = None) -> dict[str, Any]:
+    """The actors that the cluster knows, by id in hex; or the one of that id, {} where there is none."""
+    reply = connected_core().gcs.GetAllActors(common_pb2.Empty(), timeout_s=TIMEOUT_S)
+    found = {
+        actor.actor_id.hex(): {
+            "ActorID": actor.actor_id.hex(),
+            "ActorClassName": actor.class_name,
+            "JobID": actor.job_id.hex(),
+            "Name": actor.name,
+            "NumRestarts": actor.num_restarts,
+            "Pid": actor.pid,
+            "State": common_pb2.ActorState.Name(actor.state),
+        }
+        for actor in reply.actors
+    }
+    return found if actor_id is None else found.get(actor_id, {})
+
+
+@contextlib.contextmanager
+def profile(event_type: str, extra_data: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Has no effect: the timeline shows calls, and nothing of what is inside them."""
+    yield
+
+
+def free(object_refs: Any, local_only: bool = False, delete_creating_tasks: bool = False) -> None:
+    """Has no effect: an object goes when nothing refers to it any more."""
+
+
+async def as_future(object_ref: ObjectRef[Any]) -> Any:
+    """The value; a reference can be awaited itself."""
+    return await object_ref
 
 
 def register_custom_serializer(

@@ -19,12 +19,15 @@ from ray_mono._private import ray_environment
 # Below `ray`: where it was -> where it is.
 MOVED_MODULES = {
     "experimental.actor_pool": "util.actor_pool",
-    "experimental.iter": "util.iter",
+    "experimental.async_api": "_private.old_functions",
     "experimental.joblib": "util.joblib",
     "experimental.multiprocessing": "util.multiprocessing",
     "experimental.named_actors": "_private.named_handles",
     "experimental.queue": "util.queue",
+    "internal": "_private.old_functions",
+    "memory_monitor": "exceptions",
     "parameter": "_private.parameter",
+    "profiling": "_private.old_functions",
     "ray_logging": "_private.log_printing",
     "services": "util",
     "state": "_private.state",
@@ -34,30 +37,45 @@ MOVED_MODULES = {
 _GLOBAL_WORKER = {
     "global_worker": ("ray_mono._private.global_worker", "global_worker", "ray.get_runtime_context()")
 }
+_OLD_FUNCTIONS = "ray_mono._private.old_functions"
+_STATE_TABLES = {
+    "actors": (_OLD_FUNCTIONS, "actors", "ray.util.state.list_actors"),
+    "jobs": (_OLD_FUNCTIONS, "jobs", "ray.util.state.list_jobs"),
+}
 _NAMED_HANDLES = "ray_mono._private.named_handles"
 _GET_ACTOR = "options(name=...) and get_actor(name)"
 # module -> old name -> (module that has it now, its name there, what to write instead)
 _NAMES: dict[str, dict[str, tuple[str, str, str]]] = {
     "ray_mono": {
-        "get_dashboard_url": ("ray_mono._private.old_functions", "get_dashboard_url", "init().dashboard_url"),
+        "get_dashboard_url": (_OLD_FUNCTIONS, "get_dashboard_url", "init().dashboard_url"),
         "get_resource_ids": (
-            "ray_mono._private.old_functions",
+            _OLD_FUNCTIONS,
             "get_resource_ids",
             "get_runtime_context().get_accelerator_ids()",
         ),
-        "get_webui_url": ("ray_mono._private.old_functions", "get_dashboard_url", "init().dashboard_url"),
-        "jobs": ("ray_mono._private.old_functions", "jobs", "ray.util.state.list_jobs"),
+        "get_webui_url": (_OLD_FUNCTIONS, "get_dashboard_url", "init().dashboard_url"),
+        **_STATE_TABLES,
+        "profile": (
+            _OLD_FUNCTIONS,
+            "profile",
+            "ray.timeline(), which has every call; profile() has no effect",
+        ),
         "register_custom_serializer": (
-            "ray_mono._private.old_functions",
+            _OLD_FUNCTIONS,
             "register_custom_serializer",
             "ray.util.register_serializer",
         ),
+    },
+    "ray_mono._private.state": {
+        **_STATE_TABLES,
+        "timeline": ("ray_mono._private.timeline", "timeline", "ray.timeline"),
     },
     "ray_mono._private.worker": _GLOBAL_WORKER,
     "ray_mono.worker": _GLOBAL_WORKER,
     "ray_mono.exceptions": {
         "RayCancellationError": ("ray_mono.exceptions", "TaskCancelledError", "TaskCancelledError"),
         "RayConnectionError": ("ray_mono.exceptions", "RaySystemError", "RaySystemError"),
+        "RayOutOfMemoryError": ("ray_mono.exceptions", "OutOfMemoryError", "OutOfMemoryError"),
         "RayTimeoutError": ("ray_mono.exceptions", "GetTimeoutError", "GetTimeoutError"),
         "RayWorkerError": ("ray_mono.exceptions", "WorkerCrashedError", "WorkerCrashedError"),
         "RayletError": ("ray_mono.exceptions", "RaySystemError", "RaySystemError"),
@@ -85,6 +103,15 @@ INIT_ARGUMENTS = {
     "temp_dir": "_temp_dir",
     "webui_host": "dashboard_host",
 }
+GET_ARGUMENTS = {"object_id": "object_refs", "object_ids": "object_refs"}
+WAIT_ARGUMENTS = {
+    "object_ids": "ray_waitables",
+    "object_id": "ray_waitables",
+    "object_refs": "ray_waitables",
+}
+# Which could be given by position, after the first argument.
+GET_ORDER = ("timeout",)
+WAIT_ORDER = ("num_returns", "timeout")
 OPTIONS = {"max_reconstructions": "max_restarts", "num_return_vals": "num_returns"}
 # They tuned what is not here: several Redis shards, an object store that is a process of its own, the raylet transport.
 DROPPED_INIT_ARGUMENTS = frozenset(
@@ -93,6 +120,7 @@ DROPPED_INIT_ARGUMENTS = frozenset(
     " redis_max_memory use_pickle use_raylet".split()
 )
 DROPPED_OPTIONS = frozenset({"is_asyncio", "is_direct_call"})
+DROPPED_PUT_ARGUMENTS = frozenset({"weakref"})
 
 
 def warn(old: str, new: str) -> None:
@@ -122,7 +150,18 @@ def warn_of_module(old: str) -> None:
     warn(f"ray.{old}", _instead_of(old, MOVED_MODULES[old]))
 
 
+_ADVICE = {
+    "experimental.async_api": "`await` of the reference itself",
+    "experimental.named_actors": "options(name=...) and get_actor(name)",
+    "internal": "nothing: an object goes when nothing refers to it, so free() has no effect",
+    "parameter": "the arguments of init and start",
+    "profiling": "ray.timeline(), which has every call; profile() has no effect",
+}
+
+
 def _instead_of(old: str, new: str) -> str:
+    if old in _ADVICE:
+        return _ADVICE[old]
     return "the names of ray itself" if new == old else f"ray.{new}"
 
 
@@ -197,6 +236,9 @@ def _translate_at_the_doors() -> None:
     _replace_method(actor.ActorMethod, "options", _with_options_by_name)
     _replace_function(actor, "method", _with_options_by_name)
     _replace_function(worker, "init", _with_init_arguments)
+    _replace_function(worker, "get", _with_old_arguments("get", GET_ARGUMENTS, GET_ORDER))
+    _replace_function(worker, "wait", _with_old_arguments("wait", WAIT_ARGUMENTS, WAIT_ORDER))
+    _replace_function(worker, "put", _with_old_arguments("put", {}, (), DROPPED_PUT_ARGUMENTS))
 
 
 def _with_options_second(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,6 +264,29 @@ def _with_init_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **translate(arguments, INIT_ARGUMENTS, DROPPED_INIT_ARGUMENTS, "init"))
 
     return init
+
+
+def _with_old_arguments(
+    where: str, renamed: Mapping[str, str], order: tuple[str, ...], dropped: frozenset[str] = frozenset()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Of a function with one argument by position. order: those that could follow it there."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **arguments: Any) -> Any:
+            if 1 < len(args) <= len(order) + 1:
+                warn(f"{where}() with {len(args)} arguments by position", f"{', '.join(order)} by name")
+                by_name = dict(zip(order, args[1:], strict=False))
+                if both := by_name.keys() & arguments.keys():
+                    raise TypeError(f"{where}() was given {', '.join(both)} twice, by position and by name")
+                args, arguments = args[:1], {**by_name, **arguments}
+            if arguments and arguments.keys() & (renamed.keys() | dropped):
+                arguments = translate(arguments, renamed, dropped, where)
+            return function(*args, **arguments)
+
+        return call
+
+    return wrap
 
 
 def _replace_method(kind: type, name: str, wrap: Callable[[Any], Any]) -> None:

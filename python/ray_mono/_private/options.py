@@ -17,7 +17,11 @@ from ray_mono._private import runtime_env
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, STREAMING_RETURNS, ActorOptions, TaskOptions
 from ray_mono.protobuf import common_pb2
-from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray_mono.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 # As in Ray: so many calls at once where the methods are coroutines and the user says nothing.
 ASYNC_MAX_CONCURRENCY = 1000
@@ -59,7 +63,7 @@ def _is_accelerator_amount(value: Any) -> bool:
 
 
 def _is_retry_list(value: Any) -> bool:
-    return isinstance(value, bool) or all(isinstance(e, type) and issubclass(e, BaseException) for e in value)
+    return isinstance(value, bool) or all(isinstance(e, type) and issubclass(e, Exception) for e in value)
 
 
 _AMOUNT = _Option((int, float), "a number of at least 0", _is_amount)
@@ -180,7 +184,7 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
     _check_resources(options.get("resources"))
     _strategy(options.get("scheduling_strategy"))
     if options.get("runtime_env") is not None:
-        runtime_env.check(options["runtime_env"], runtime_env.OF_TASKS)
+        runtime_env.check(options["runtime_env"])
 
 
 def check_generator(options: Options, is_generator: bool, name: str) -> None:
@@ -236,6 +240,8 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
     if isinstance(given, NodeAffinitySchedulingStrategy):
         affinity = common_pb2.NodeAffinity(node_id=bytes.fromhex(given.node_id), soft=bool(given.soft))
         return common_pb2.SchedulingStrategy(node_affinity=affinity)
+    if not isinstance(given, NodeLabelSchedulingStrategy | PlacementGroupSchedulingStrategy):
+        raise TypeError(f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r} of type {type(given).__name__}")
     raise NotImplementedError(
         f"scheduling_strategy={given!r}: only 'DEFAULT', 'SPREAD' and NodeAffinitySchedulingStrategy are part of ray_mono yet"
     )
@@ -259,8 +265,9 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
         max_retries=_or(options.get("max_retries"), 3),
         retry_exceptions=_retries(options.get("retry_exceptions")),
         max_calls=options.get("max_calls") or 0,
+        hides_events=options.get("enable_task_events") is False,
         strategy=_strategy(options.get("scheduling_strategy")),
-        runtime_env=runtime_env.serialize(options.get("runtime_env")),
+        runtime_env=runtime_env.inherited(options.get("runtime_env")),
     )
 
 
@@ -300,10 +307,11 @@ def actor_options(
         max_concurrency=options.get("max_concurrency") or (ASYNC_MAX_CONCURRENCY if is_asyncio else 1),
         is_asyncio=is_asyncio,
         max_pending_calls=options.get("max_pending_calls") or -1,
+        hides_events=options.get("enable_task_events") is False,
         allow_out_of_order_execution=is_unordered(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
         strategy=_strategy(options.get("scheduling_strategy")),
-        runtime_env=runtime_env.serialize(options.get("runtime_env")),
+        runtime_env=runtime_env.inherited(options.get("runtime_env")),
         handle_metadata=handle_metadata,
     )
 
@@ -320,7 +328,10 @@ def is_unordered(options: Options, is_asyncio: bool) -> bool:
 
 
 def method_options(
-    options: Options, actor_max_task_retries: int, is_generator: bool = False
+    options: Options,
+    actor_max_task_retries: int,
+    is_generator: bool = False,
+    actor_enable_task_events: bool = True,
 ) -> dict[str, Any]:
     """Keyword arguments of CoreWorker.actor_method_template, for checked options of a method."""
     return {
@@ -329,6 +340,7 @@ def method_options(
         "max_task_retries": _or(options.get("max_task_retries"), actor_max_task_retries),
         "retry_exceptions": _retries(options.get("retry_exceptions")),
         "concurrency_group": options.get("concurrency_group") or "",
+        "hides_events": not _or(options.get("enable_task_events"), actor_enable_task_events),
         "task_name": options.get("name") or "",
     }
 

@@ -82,6 +82,13 @@ class BarManager:
             with contextlib.suppress(OSError, ValueError):  # the program has closed the stream
                 self._show(bar, now_s)
 
+    def end_process(self, ip: str, pid: int) -> None:
+        """A process is gone: the bars that it left open stay above the block as they are."""
+        with self._lock:
+            for bar in list(self._bars.values()):
+                if (bar.state["ip"], bar.state["pid"]) == (ip, pid):
+                    self.process_state_update({**bar.state, "closed": True})
+
     def _show(self, bar: _Bar, now_s: float) -> None:
         stream = self._out()
         if not stream.isatty():

@@ -81,6 +81,7 @@ class Reaper:
         self._is_detached = False
         self._childless = True
         self._end_reason = ""
+        self._is_ending = False
         """Why everything ends; empty while nothing does."""
         self._hurried = False
         self._poll = select.poll()
@@ -150,23 +151,26 @@ class Reaper:
         self._reap()
 
     def _reap(self) -> None:
-        while True:
+        ended = {}
+        pid = -1
+        while pid:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 self._childless = True
-                return
-            if pid == 0:
-                return
-            for service in [service for service in self._services if service.pid == pid]:
-                self._on_exit(service, describe_status(status))
+                break
+            ended[pid] = status
+        # What failed or was killed first: what else ended at once ended because of it.
+        for service in sorted(self._services, key=lambda service: not ended.get(service.pid)):
+            if service.pid in ended:
+                self._on_exit(service, describe_status(ended[service.pid]))
 
     def _on_exit(self, service: Service, how: str) -> None:
         self._services.remove(service)
         if service.ready_fd >= 0:
             self._on_ready_pipe(service)
         self._close_ready_pipe(service)
-        if self._end_reason:
+        if self._is_ending:
             return
         log(f"{service.name} ({service.pid}) ended: {how}")
         self._tell(
@@ -327,6 +331,7 @@ class Reaper:
             self._end_reason = reason
 
     def _end_everything(self) -> None:
+        self._is_ending = True
         log(f"ending the node: {self._end_reason}")
         deadline_s = time.monotonic() + self._grace_period_s
         for service in self._services[::-1]:

@@ -54,7 +54,7 @@ def remote(*targets: Any, **options: Any) -> Any:
     that does.
 
     Options of both: num_cpus, num_gpus, memory, resources, accelerator_type, name, runtime_env,
-    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls,
+    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls (1 with num_gpus, by default),
     _generator_backpressure_num_objects. Of classes:
     namespace, lifetime, get_if_exists, max_restarts, max_task_retries, max_concurrency, concurrency_groups,
     max_pending_calls, allow_out_of_order_execution.

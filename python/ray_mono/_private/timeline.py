@@ -1,12 +1,14 @@
 """`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and chrome://tracing show.
 
-Each node is a process of the trace and each worker a thread of it. A call
-appears when it is over, about a second later; core_worker/task_events.py
-and gcs/task_event_log.py say how many are kept.
+Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each other are on further
+threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on one thread. A call appears when it is over,
+about a second later; core_worker/task_events.py and gcs/task_event_log.py say how many are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import json
 import os
 from typing import Any
@@ -30,6 +32,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         RuntimeError: this process is not connected.
         OSError: the file cannot be written.
     """
+    if filename is not None and not isinstance(filename, str | os.PathLike):
+        raise TypeError(f"filename must be a path or None, got {filename!r} of type {type(filename).__name__}")
     try:
         core = current.require()
     except RaySystemError as error:
@@ -45,23 +49,22 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
 
 def trace_events(batches: Any) -> list[dict[str, Any]]:
     """The batches (TaskEvents) as trace events: names of nodes and workers, then calls in the order of their starts."""
-    names: dict[tuple[str, str], dict[str, Any]] = {}
-    calls: list[dict[str, Any]] = []
+    names: dict[int, dict[str, Any]] = {}
+    calls: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
     for batch in batches:
-        node, worker = f"Node {batch.host}", f"worker {batch.pid}"
         # Two nodes of one machine have one address, two machines' workers may have one number.
-        pid, tid = _number(batch.node_id), _number(batch.worker_id)
-        names[(str(pid), "")] = _named("process_name", node, pid, 0)
-        names[(str(pid), str(tid))] = _named("thread_name", worker, pid, tid)
+        pid = _number(batch.node_id)
+        names[pid] = _named("process_name", f"Node {batch.host}", pid, 0)
+        of_worker = calls.setdefault((f"worker {batch.pid}", batch.worker_id), [])
         for index, (start_s, end_s) in enumerate(zip(batch.start_time_s, batch.end_time_s, strict=True)):
             task_id = batch.task_ids[index * TaskID.SIZE : (index + 1) * TaskID.SIZE]
-            calls.append(
+            of_worker.append(
                 {
                     "cat": "task",
                     "name": batch.names[batch.name_indices[index]],
                     "ph": "X",
                     "pid": pid,
-                    "tid": tid,
+                    "tid": 0,
                     "ts": start_s * _MICROSECONDS,
                     "dur": (end_s - start_s) * _MICROSECONDS,
                     "args": {
@@ -72,7 +75,32 @@ def trace_events(batches: Any) -> list[dict[str, Any]]:
                     },
                 }
             )
-    return [*names.values(), *sorted(calls, key=lambda call: call["ts"])]
+    threads = []
+    for (worker, worker_id), of_worker in calls.items():
+        for number, lane in enumerate(_lanes(of_worker), 1):
+            tid = _number(hashlib.blake2b(worker_id + number.to_bytes(4, "little"), digest_size=4).digest())
+            name = worker if number == 1 else f"{worker} ({number})"
+            threads.append(_named("thread_name", name, lane[0]["pid"], tid))
+            for call in lane:
+                call["tid"] = tid
+    everything = [call for of_worker in calls.values() for call in of_worker]
+    return [*names.values(), *threads, *sorted(everything, key=lambda call: call["ts"])]
+
+
+def _lanes(calls: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The calls of one worker, in as few lists as have none that overlap."""
+    lanes: list[list[dict[str, Any]]] = []
+    free: list[tuple[float, int]] = []
+    """(when its last call ended, lane): a heap."""
+    for call in sorted(calls, key=lambda call: call["ts"]):
+        if free and free[0][0] <= call["ts"]:
+            number = heapq.heappop(free)[1]
+        else:
+            number = len(lanes)
+            lanes.append([])
+        lanes[number].append(call)
+        heapq.heappush(free, (call["ts"] + call["dur"], number))
+    return lanes
 
 
 def _named(kind: str, name: str, pid: int, tid: int) -> dict[str, Any]:

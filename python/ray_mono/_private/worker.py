@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
 from ray_mono._private.auto_init import connected_core
 from ray_mono._private.ray_context import RayContext
@@ -93,7 +94,7 @@ def init(
         ignore_reinit_error: return the present context where this process is connected already.
         log_to_driver: print here what workers of this job print; default True.
         namespace: where this driver's named actors live; a name of its own by default.
-        runtime_env: of workers of this job; "env_vars" so far.
+        runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are refused.
         configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
         logging_config: of all log messages, here and in workers; see LoggingConfig.
         private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory.
@@ -106,7 +107,7 @@ def init(
     with _lock:
         if is_initialized():
             return _present_context(ignore_reinit_error)
-        init_arguments.refuse_parts_that_do_not_exist(include_dashboard, dashboard_port, private)
+        init_arguments.refuse_what_is_not_here(include_dashboard, dashboard_host, dashboard_port, private)
         if configure_logging:
             init_arguments.configure_logger(logger, logging_level, logging_format)
         arguments = init_arguments.make(
@@ -232,7 +233,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
     """
     core = connected_core()
-    timeout_s = _timeout_s(timeout)
+    timeout_s = _timeout_s(timeout, "get")
     if isinstance(object_refs, ObjectRef):
         return core.get([object_refs], timeout_s)[0]
     if isinstance(object_refs, ObjectRefGenerator):
@@ -260,8 +261,9 @@ def _check_references(caller: str, values: list[Any], accepted: frozenset[type])
             )
 
 
-def _timeout_s(timeout: float | None) -> float | None:
-    if timeout is None or timeout == -1:
+def _timeout_s(timeout: float | None, caller: str) -> float | None:
+    # As in Ray, get() takes -1 for None, and wait() refuses it.
+    if timeout is None or (timeout == -1 and caller == "get"):
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
@@ -282,7 +284,9 @@ def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
             f"put() was given {value!r}, which is a reference already; to store it as such, put it in a list"
         )
     if _owner is not None:
-        raise NotImplementedError("put(_owner=...) is not part of ray_mono yet")
+        raise ValueError(
+            f"_owner must be None, as Ray has it since 2.56: who puts a value owns it; got {_owner!r}"
+        )
     return connected_core().put(value)
 
 
@@ -310,19 +314,23 @@ def wait(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
     _check_references("wait", ray_waitables, _WAITABLES)
-    timeout_s = _timeout_s(timeout)
+    timeout_s = _timeout_s(timeout, "wait")
     core = connected_core()
     if not ray_waitables:
         return [], []
     if len({ref._id for ref in ray_waitables}) != len(ray_waitables):
         raise ValueError(f"wait() takes different ObjectRefs, but the list has repeats: {ray_waitables!r}")
-    if not isinstance(num_returns, int) or not 1 <= num_returns <= len(ray_waitables):
+    if not isinstance(num_returns, (int, float)):
+        raise TypeError(
+            f"num_returns must be a whole number, got {num_returns!r} of type {type(num_returns).__name__}"
+        )
+    if not 1 <= num_returns <= len(ray_waitables) or num_returns != int(num_returns):
         raise ValueError(
             f"num_returns must be from 1 to the number of references ({len(ray_waitables)}), got {num_returns!r}"
         )
     # A generator has the id of its next item.
     waitables: Any = ray_waitables
-    return core.wait(waitables, num_returns, timeout_s, fetch_local)  # type: ignore[return-value]
+    return core.wait(waitables, int(num_returns), timeout_s, fetch_local)  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------- actors and workers
@@ -374,6 +382,8 @@ def run_function_on_all_workers(function: Callable[[dict[str, Any]], None]) -> N
     `worker_info` is a dict with "worker". Before `init` it is kept, and run by the next and every later one.
     Raises what the function raises here; then no worker runs it.
     """
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {function!r} of type {type(function).__name__}")
     with _lock:
         core = current.get()
         if core is not None:

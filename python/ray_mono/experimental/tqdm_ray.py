@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ray_mono._private import progress_bars
-from ray_mono._private.log_printing import STATE_PREFIX
+from ray_mono._private.log_files import STATE_PREFIX
 from ray_mono._private.progress_bars import BarManager
 from ray_mono._private.progress_bars import safe_print as safe_print
 from ray_mono._private.worker import WORKER_MODE, mode
@@ -30,7 +30,7 @@ from ray_mono.core_worker import current
 __all__ = ["instance", "safe_print", "tqdm"]
 
 
-if mode() != WORKER_MODE:
+if mode() != WORKER_MODE and sys.stderr is not None and sys.stderr.isatty():
     # Early: `print(get(...))` looks print up before the first bar is there.
     progress_bars.patch_print()
 
@@ -63,6 +63,8 @@ class tqdm:
             position: its place among the bars of this process.
             flush_interval_s: the least time between two states that are sent; 1 by default.
         """
+        if total is not None and (isinstance(total, bool) or not isinstance(total, int | float)):
+            raise TypeError(f"total must be a number or None, got {total!r} of type {type(total).__name__}")
         if total is None and hasattr(iterable, "__len__"):
             total = len(iterable)  # type: ignore[arg-type]
         self._iterable = iterable

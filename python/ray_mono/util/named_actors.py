@@ -12,6 +12,8 @@ TIMEOUT_S = 30.0
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of the living named actors of this namespace; for all, dicts with "name" and "namespace"."""
+    if not isinstance(all_namespaces, bool):
+        raise TypeError(f"all_namespaces must be True or False, got {all_namespaces!r}")
     core = connected_core()
     request = gcs_pb2.ListNamedActorsRequest(all_namespaces=all_namespaces, namespace=core.namespace)
     actors = core.gcs.ListNamedActors(request, timeout_s=TIMEOUT_S).actors

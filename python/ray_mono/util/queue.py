@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from ray_mono._private.remote_decorator import remote
 from ray_mono._private.worker import get, kill, wait
+from ray_mono.exceptions import RayTaskError
 
 
 class Empty(queue.Empty):
@@ -81,7 +82,11 @@ class Queue:
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """As `put`, in an event loop."""
         actor = self._actor()
-        await (actor.put.remote(item, _checked(timeout)) if block else actor.put_nowait.remote(item))
+        if block:
+            await actor.put.remote(item, _checked(timeout))
+            return
+        with _told_plainly():
+            await actor.put_nowait.remote(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Takes the first item.
@@ -99,11 +104,15 @@ class Queue:
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As `get`, in an event loop."""
         actor = self._actor()
-        return await (actor.get.remote(_checked(timeout)) if block else actor.get_nowait.remote())
+        if block:
+            return await actor.get.remote(_checked(timeout))
+        with _told_plainly():
+            return await actor.get_nowait.remote()
 
     def put_nowait(self, item: Any) -> None:
         """Adds an item, or raises Full at once."""
-        get(self._actor().put_nowait.remote(item))
+        with _told_plainly():
+            get(self._actor().put_nowait.remote(item))
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Adds all items, or, if they do not all fit, none and raises Full. Raises TypeError for what is not iterable."""
@@ -113,7 +122,8 @@ class Queue:
 
     def get_nowait(self) -> Any:
         """Takes the first item, or raises Empty at once."""
-        return get(self._actor().get_nowait.remote())
+        with _told_plainly():
+            return get(self._actor().get_nowait.remote())
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Takes the first num_items items, or, if there are fewer, none and raises Empty. Raises TypeError or ValueError for
@@ -146,6 +156,18 @@ class Queue:
         if self.actor is None:
             raise RuntimeError("this queue was shut down: make a new one")
         return self.actor
+
+
+@contextlib.contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Full and Empty as such, as in Ray: that it was the actor who said it tells nobody anything."""
+    try:
+        yield
+    except (Full, Empty) as error:
+        plain = error.cause if isinstance(error, RayTaskError) else error
+    else:
+        return
+    raise plain
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -79,6 +79,19 @@ def test_an_empty_queue_says_so_in_every_form() -> None:
             take()
 
 
+def test_without_waiting_full_and_empty_come_as_such() -> None:
+    line = Queue(maxsize=1)
+    for take in (lambda: line.get(block=False), lambda: asyncio.run(line.get_async(block=False))):
+        with pytest.raises(Empty, match="1 asked for") as empty:
+            take()
+        assert type(empty.value) is Empty
+    line.put(1)
+    for put in (lambda: line.put_nowait(2), lambda: asyncio.run(line.put_async(2, block=False))):
+        with pytest.raises(Full, match="no room for 1 more") as full:
+            put()
+        assert type(full.value) is Full
+
+
 def test_a_timeout_of_0_takes_and_puts_what_it_can() -> None:
     line = Queue(maxsize=1)
     line.put(1, timeout=0)

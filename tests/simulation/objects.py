@@ -1,0 +1,258 @@
+"""The objects of a simulated driver or worker: the core worker's own reference counter, memory store, task table, ownership
+protocol and end of a task, over simulated connections.
+
+SimObjects stands where these parts expect their CoreWorker. References are explicit: whoever holds one calls `drop`, which is
+what an ObjectRef's finalizer does. A value is nothing but the references inside it, and small: there are no stores here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.answers import Answers
+from ray_mono.core_worker.arrivals import Arrivals
+from ray_mono.core_worker.memory_store import MemoryStore
+from ray_mono.core_worker.ownership import Ownership
+from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.task_manager import PendingTask, TaskManager
+
+# From here, since it gives its classes the names under which they are pickled: a run repeats whatever else was imported.
+from ray_mono.exceptions import RayError
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from tests.simulation.object_checkers import ObjectJournal
+from tests.simulation.peers import Calls, Peers
+from tests.simulation.process import SimProcess
+
+PLAIN = b"simulated"
+_TEMPLATE = SimpleNamespace(number=0, name="simulated", num_returns=1, on_part=None)
+
+
+@dataclass
+class Arrived:
+    """A task as `Answers` wants it: what came with its arguments."""
+
+    arrived: dict[bytes, bytes] = field(default_factory=dict)
+    held: list[bytes] = field(default_factory=list)
+    items: None = None
+
+
+class Handed:
+    """The references inside a value that is on its way out: one local reference each, until `clear`."""
+
+    def __init__(self, objects: SimObjects, object_ids: Iterable[bytes]) -> None:
+        self._objects = objects
+        self.nested = self
+        self._ids = list(object_ids)
+
+    def __iter__(self) -> Any:
+        return (SimpleNamespace(_id=object_id) for object_id in self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def clear(self) -> None:
+        ids, self._ids = self._ids, []
+        for object_id in ids:
+            self._objects.drop(object_id)
+
+
+class ReplyTo:
+    """A served call: what is answered goes to whoever awaits `reply_of`."""
+
+    def __init__(self) -> None:
+        self._answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def reply(self, message: Any) -> None:
+        if not self._answer.done():
+            self._answer.set_result(message)
+
+    async def answered(self) -> Any:
+        return await self._answer
+
+
+class SimObjects:
+    """One process's references, values, and conversation with other owners."""
+
+    # What the parts ask of those neighbours that are not here.
+    has_queued = False
+    actor = None
+
+    def __init__(self, process: SimProcess, peers: Peers, journal: ObjectJournal) -> None:
+        self.process = process
+        self.job_id = b""
+        self.address = common_pb2.Address()
+        self.worker_id = b""
+        self.owner_address = b""
+        self.lock = contextlib.nullcontext()
+        self.references = ReferenceCounter(self._out_of_scope)
+        self.memory_store = MemoryStore()
+        self.ownership = Ownership(self)  # type: ignore[arg-type]
+        self.arrivals = Arrivals(self)  # type: ignore[arg-type]
+        self.tasks = TaskManager(self)  # type: ignore[arg-type]
+        self.answers = Answers(self, self)  # type: ignore[arg-type]
+        self.streams = self.unhandled = self.reactor = self
+        self._peers = peers
+        self._journal = journal
+
+    def joins(self, address: common_pb2.Address) -> None:
+        """The process is reached here."""
+        self.address = address
+        self.worker_id = address.worker_id
+        self.owner_address = address.SerializeToString(deterministic=True)
+        self._journal.joined(self)
+
+    # ---- what the parts ask of a CoreWorker
+
+    def stub_for(self, address: common_pb2.Address) -> Calls:
+        return self._peers.calls_to(address)
+
+    def drain(self) -> None:
+        """Nothing waits: `drop` counts at once."""
+
+    def flush(self) -> None:
+        """Messages leave at once."""
+
+    def expect(self, object_id: bytes) -> None:
+        """There are no streams."""
+
+    def note(self, object_id: bytes, data: bytes) -> None:
+        """An error that nobody looked at."""
+
+    def reference_message(self, object_id: bytes) -> common_pb2.ObjectReference:
+        row = self.references.get(object_id)
+        owner = self.address if row is None or row.owner is None else common_pb2.Address.FromString(row.owner)
+        return common_pb2.ObjectReference(object_id=object_id, owner=owner)
+
+    def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
+        self.memory_store.remove(object_id)
+        for answer in row.removal_waiters or ():
+            answer()
+
+    # ---- what a program does
+
+    def put(self, object_id: bytes, nested: Iterable[bytes]) -> None:
+        """A new object with references inside; one local reference to it."""
+        inside = tuple(dict.fromkeys(nested))
+        self.references.add_owned(object_id, inside)
+        self.memory_store.put_inline(object_id, PLAIN, self._value(inside))
+
+    def drop(self, object_id: bytes) -> None:
+        self.references.remove_local(object_id)
+
+    async def get(self, object_id: bytes) -> list[bytes]:
+        """The references inside, one local reference each; none where it is an error, which is judged. The caller holds it."""
+        self.ownership.ask_owner(object_id)
+        ready = ReplyTo()
+        if not self.memory_store.when_ready(object_id, lambda: ready.reply(None)):
+            await ready.answered()
+        entry = self.memory_store.get(object_id)
+        if entry is None or entry.data is None:
+            raise AssertionError(f"a value without data: {self.references.story(object_id)}")
+        if entry.metadata == serialization.ERROR:
+            self._journal.error_read(self, serialization.deserialize(entry.metadata, entry.data))
+            return []
+        self._journal.value_read()
+        outer = self.arrivals.begin(object_id)
+        try:
+            return self._read(entry.data)
+        finally:
+            self.arrivals.end(outer)
+
+    def arguments(self, spec: common_pb2.TaskSpec, task: Arrived) -> list[bytes]:
+        """The references inside a task's arguments, one local reference each."""
+        arrived: list[bytes] = []
+        self.arrivals.collect_into(task.arrived)
+        for arg in spec.args:
+            if arg.value.metadata == PLAIN:
+                arrived += self._read(arg.value.data)
+            else:
+                error = serialization.deserialize(arg.value.metadata, arg.value.data)
+                self._journal.error_read(self, error)
+        self.arrivals.collect_into(None)
+        return arrived
+
+    def answer(
+        self,
+        spec: common_pb2.TaskSpec,
+        task: Arrived,
+        reply: core_worker_pb2.PushTaskReply,
+        inside: list[bytes],
+        to: ReplyTo,
+    ) -> None:
+        """The task's one return has these references inside: takes over one local reference to each. `to` hears when owners know."""
+        call: Any = SimpleNamespace(spec=spec, to=to)
+        self.answers._settle(call, task, reply, [Handed(self, inside)])  # type: ignore[arg-type]
+
+    # ---- tasks
+
+    def submit(
+        self,
+        task_id: bytes,
+        by_value: list[bytes],
+        by_reference: list[bytes],
+        push: Callable[[PendingTask], None],
+    ) -> bytes:
+        """A task with these in an argument's value and as arguments; push(task) follows when they are there. Returns the object
+        that it makes, with one local reference.
+        """
+        self.references.add_submitted([*by_value, *by_reference])
+        args = [common_pb2.TaskArg(reference=self.reference_message(object_id)) for object_id in by_reference]
+        args.append(common_pb2.TaskArg(value=self.value_of(by_value)))
+        task = PendingTask(task_id, _TEMPLATE, b"", args, 0, [*by_value, *by_reference])  # type: ignore[arg-type]
+        [made] = task.return_ids
+        self.references.add_owned(made)
+        self.memory_store.expect(made)
+        self.tasks.add(task)
+        self.tasks.resolve(task, push)
+        return made
+
+    def ended(
+        self,
+        task: PendingTask,
+        reply: core_worker_pb2.PushTaskReply | None,
+        executor: common_pb2.Address | None,
+    ) -> None:
+        """The answer came, or none will."""
+        if reply is None or executor is None:
+            self.tasks.fail(task, RayError("its workers died, or it was cancelled"))
+        else:
+            self.tasks.complete(task, reply, executor)
+
+    # ---- values
+
+    def value_of(self, inside: Iterable[bytes]) -> common_pb2.SerializedObject:
+        """With these references inside."""
+        nested = [self.reference_message(object_id) for object_id in inside]
+        return common_pb2.SerializedObject(metadata=PLAIN, data=self._value(inside), nested=nested)
+
+    def _value(self, inside: Iterable[bytes]) -> bytes:
+        nested = [self.reference_message(object_id) for object_id in inside]
+        return common_pb2.SerializedObject(nested=nested).SerializeToString(deterministic=True)
+
+    def _read(self, data: bytes) -> list[bytes]:
+        return [
+            self._arrived(reference.object_id, reference.owner.SerializeToString(deterministic=True))
+            for reference in common_pb2.SerializedObject.FromString(data).nested
+        ]
+
+    def _arrived(self, object_id: bytes, owner: bytes) -> bytes:
+        """As CoreWorker.reference_arrived."""
+        row = self.references.get(object_id)
+        if row is None:
+            row = self.references.borrow(object_id, owner)
+            if owner == self.owner_address:
+                row.owner, row.registered = owner, True
+        row.local += 1
+        if row.owner is not None:
+            self.arrivals.note(object_id, owner)
+        return object_id
+
+    @property
+    def owns_anything(self) -> bool:
+        return any(row.owner is None for _, row in self.references.items())

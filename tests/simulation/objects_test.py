@@ -1,0 +1,77 @@
+"""Random programs of puts, nested references and tasks, on the core worker's own ownership protocol: what somebody holds is never
+freed, what nobody holds does not stay, and the judges find planted bugs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ray_mono.core_worker.ownership import Ownership
+from ray_mono.core_worker.reference_counter import ReferenceCounter
+from tests.simulation.loop import SimulationError
+from tests.simulation.object_programs import ObjectScript
+from tests.simulation.scenario import Outcome, Scenario, run_scenario
+
+
+def run_programs(seed: int, dies: bool = False) -> Outcome:
+    """Four programs of two drivers, on two nodes with two CPUs each."""
+    programs = tuple(ObjectScript(10 * seed + number, 40, dies=dies) for number in range(4))
+    return run_scenario(seed, Scenario(({"CPU": 2}, {"CPU": 2}), num_drivers=2, tasks=(), programs=programs))
+
+
+def test_programs_read_what_they_hold_and_leave_nothing() -> None:
+    for seed in range(10):
+        outcome = run_programs(seed)
+        values, errors = outcome.object_reads
+        assert values > 0 and outcome.retries == 0
+        # Of tasks that were cancelled.
+        assert errors <= values
+
+
+def test_programs_whose_workers_die_read_what_the_living_hold() -> None:
+    for seed in range(10):
+        assert run_programs(seed, dies=True).object_reads[0] > 0
+
+
+def test_a_run_with_objects_repeats() -> None:
+    assert run_programs(3, dies=True) == run_programs(3, dies=True)
+
+
+# ---- planted bugs
+
+
+def is_found(message: str) -> None:
+    with pytest.raises(SimulationError, match=message):
+        for seed in range(90, 100):
+            run_programs(seed, dies=True)
+
+
+def test_an_owner_that_forgets_its_borrowers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Ownership, "watch_borrower", lambda ownership, object_id, borrower, contained_in: None
+    )
+    is_found("reads what was held and is freed")
+
+
+def test_an_answer_that_overtakes_a_registration_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(ownership: Ownership, object_id: bytes, then: Callable[[], None]) -> None:
+        then()
+
+    monkeypatch.setattr(Ownership, "_once_acknowledged", at_once)
+    is_found("reads what was held and is freed")
+
+
+def test_arguments_that_are_never_let_go_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceCounter, "remove_submitted", lambda counter, object_ids: None)
+    is_found("s after the programs ended")
+
+
+def test_a_borrow_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(ownership: Ownership, request: Any, call: Any) -> None:
+        """Not answered."""
+
+    monkeypatch.setattr(Ownership, "WaitForRefRemoved", never)
+    is_found("s after the programs ended")
