@@ -81,8 +81,8 @@ class Reaper:
         self._is_detached = False
         self._childless = True
         self._end_reason = ""
-        self._is_ending = False
         """Why everything ends; empty while nothing does."""
+        self._is_ending = False
         self._hurried = False
         self._poll = select.poll()
         self._wakeup, wakeup_writer = socket.socketpair()
