@@ -130,7 +130,8 @@ class _Jobs:
             # ${NAME} in a value is what NAME is on this node.
             os.environ[name] = re.sub(r"\$\{\w+\}", "", os.path.expandvars(value))
         merged = {**jobs_env, **runtime_env, "env_vars": {**jobs_env.get("env_vars", {}), **variables}}
-        self._core.runtime_env = json.dumps({name: value for name, value in merged.items() if value})
+        told = {name: value for name, value in merged.items() if value}
+        self._core.runtime_env = json.dumps(told) if told else "{}"
         self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
         for name in job_config.get("setup", []):
             module_name, _, function_name = name.partition(":")
