@@ -1,4 +1,4 @@
-"""One real cluster of 2 CPUs for all tests of a file that say so, and what their programs share.
+"""One real cluster of 2 CPUs, or one of two nodes, for all tests of a file that say so, and what their programs share.
 
 Whatever has to happen in some order is arranged by files that tasks make and wait for, never by time.
 """
@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono._private.session import NodeRecord
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
-from tests.integration.nothing_left import wait_for_nothing_left
+from tests.integration.clusters import CommandLineCluster
+from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 from tests.integration.scripts import Script
 
 NUM_CPUS = 2
@@ -54,6 +56,33 @@ def leaves_nothing(shared_cluster: Any) -> Iterator[None]:
     """The test is a program on the shared cluster that lets go of everything."""
     yield
     wait_for_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
+    """Started from the command line: the head, with 1 CPU and 4 of "here"; `second` adds the other node."""
+    cluster = CommandLineCluster(shared_base, num_cpus=1, resources={"here": 4})
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def second(cluster: CommandLineCluster) -> NodeRecord:
+    """The other node, with 2 CPUs and 4 of "there". From here on the tests' process is a driver on the head."""
+    node = cluster.add_node(num_cpus=2, resources={"there": 4})
+    ray.init(address=cluster.address)
+    return node
+
+
+@pytest.fixture
+def leaves_nothing_on_both(cluster: CommandLineCluster, second: NodeRecord) -> Iterator[None]:
+    """As leaves_nothing, for both nodes."""
+    yield
+    wait_for_nothing_left()
+    wait_until(lambda: not cluster.stats(second).num_objects, "an empty store on the second node")
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ray_mono as ray
-from ray_mono._private.session import NodeRecord
-from tests.integration.clusters import CommandLineCluster
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
 
 GET_TIMEOUT_S = 60
 HERE, THERE = {"here": 0.1}, {"there": 0.1}
@@ -22,31 +20,6 @@ NUM_ITEMS = 5
 
 def get(references: Any) -> Any:
     return ray.get(references, timeout=GET_TIMEOUT_S)
-
-
-@pytest.fixture(scope="module")
-def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
-    cluster = CommandLineCluster(shared_base, num_cpus=1, resources={"here": 1})
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
-
-
-@pytest.fixture(scope="module")
-def second(cluster: CommandLineCluster) -> NodeRecord:
-    """The other node. From here on the tests' process is a driver on the head."""
-    node = cluster.add_node(num_cpus=1, resources={"there": 1})
-    ray.init(address=cluster.address)
-    return node
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing(cluster: CommandLineCluster, second: NodeRecord) -> Iterator[None]:
-    yield
-    wait_for_nothing_left()
-    wait_until(lambda: not cluster.stats(second).num_objects, "an empty store on the second node")
 
 
 @ray.remote(num_cpus=0, resources=THERE)

@@ -21,7 +21,9 @@ from tests.integration.clusters import (
     processes_of_node,
     run_command,
 )
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_until
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
 
 GET_TIMEOUT_S = 60
 MIB = 1 << 20
@@ -32,32 +34,6 @@ PICKLE_BYTES_MAX = 64 << 10
 
 def get(references: Any) -> Any:
     return ray.get(references, timeout=GET_TIMEOUT_S)
-
-
-@pytest.fixture(scope="module")
-def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
-    """The head, with 1 CPU and 4 of "here"; `second` adds the other node."""
-    cluster = CommandLineCluster(shared_base, num_cpus=1, resources={"here": 4})
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
-
-
-@pytest.fixture(scope="module")
-def second(cluster: CommandLineCluster) -> NodeRecord:
-    """The other node, with 2 CPUs and 4 of "there". From here on the tests' process is a driver on the head."""
-    node = cluster.add_node(num_cpus=2, resources={"there": 4})
-    ray.init(address=cluster.address)
-    return node
-
-
-@pytest.fixture(autouse=True)
-def leaves_nothing(cluster: CommandLineCluster, second: NodeRecord) -> Iterator[None]:
-    yield
-    wait_for_nothing_left()
-    wait_until(lambda: not cluster.stats(second).num_objects, "an empty store on the second node")
 
 
 @ray.remote
