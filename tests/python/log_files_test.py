@@ -11,6 +11,11 @@ JOB = bytes.fromhex("01000000")
 LABEL = ":job_id:01000000\n"
 
 
+def running(path: Path) -> LogDirectory:
+    """Of workers that run, whatever their process ids are on this machine."""
+    return LogDirectory(path, is_alive=lambda pid: True)
+
+
 def append(path: Path, text: str) -> None:
     with path.open("a") as file:
         file.write(text)
@@ -23,7 +28,7 @@ def test_labels_name_what_follows_and_are_not_shown(tmp_path: Path) -> None:
         f"before any job\n{LABEL}:task_name:f\none\ntwo\n:task_name:g\nthree\n:actor_name:Counter\nfour\n",
     )
     (tmp_path / "raylet.out").write_text("not a worker's\n")
-    assert list(LogDirectory(tmp_path).read_new()) == [
+    assert list(running(tmp_path).read_new()) == [
         Lines(JOB, 7, "f", False, ("one", "two")),
         Lines(JOB, 7, "g", False, ("three",)),
         Lines(JOB, 7, "Counter", False, ("four",)),
@@ -31,7 +36,7 @@ def test_labels_name_what_follows_and_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_each_line_is_passed_on_once_and_whole(tmp_path: Path) -> None:
-    log, directory = tmp_path / "worker-ab-01000000-7.out", LogDirectory(tmp_path)
+    log, directory = tmp_path / "worker-ab-01000000-7.out", running(tmp_path)
     append(log, f"{LABEL}one\ntw")
     assert [batch.lines for batch in directory.read_new()] == [("one",)]
     assert list(directory.read_new()) == []
@@ -43,11 +48,11 @@ def test_errors_go_by_the_labels_of_the_workers_other_file(tmp_path: Path) -> No
     append(tmp_path / "worker-ab-7.out", f"{LABEL}:task_name:f\n")
     append(tmp_path / "worker-ab-7.err", "oh\n")
     append(tmp_path / "worker-cd-8.err", "of no job\n")
-    assert list(LogDirectory(tmp_path).read_new()) == [Lines(JOB, 7, "f", True, ("oh",))]
+    assert list(running(tmp_path).read_new()) == [Lines(JOB, 7, "f", True, ("oh",))]
 
 
 def test_long_lines_are_cut_and_say_so(tmp_path: Path) -> None:
-    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    log, directory = tmp_path / "worker-ab-7.out", running(tmp_path)
     append(log, LABEL + "x" * (READ_BYTES_MAX + LINE_BYTES_MAX))
     assert list(directory.read_new()) == []
     assert list(directory.read_new()) == []
@@ -58,7 +63,7 @@ def test_long_lines_are_cut_and_say_so(tmp_path: Path) -> None:
 
 
 def test_a_bar_that_was_drawn_again_and_again_is_its_last_state(tmp_path: Path) -> None:
-    log, directory = tmp_path / "worker-ab-7.err", LogDirectory(tmp_path)
+    log, directory = tmp_path / "worker-ab-7.err", running(tmp_path)
     append(log, LABEL + "".join(f"\r{share:3}%|{'#' * 100}|" for share in range(100)) + "\r")
     assert list(directory.read_new()) == []
     append(log, "".join(f"\r{share:3}%|{'#' * LINE_BYTES_MAX}|" for share in range(50)))
@@ -71,7 +76,7 @@ def test_one_chatty_file_does_not_starve_the_others(tmp_path: Path) -> None:
     line = "x" * 1023 + "\n"
     append(tmp_path / "worker-ab-7.out", LABEL + line * (2 * READ_BYTES_MAX // 1024))
     append(tmp_path / "worker-cd-8.out", LABEL + "patient\n")
-    batches = list(LogDirectory(tmp_path).read_new())
+    batches = list(running(tmp_path).read_new())
     assert batches[-1].lines == ("patient",)
     assert sum(len(batch.lines) for batch in batches) <= READ_BYTES_MAX // 1024 + 1
     assert max(len(batch.lines) for batch in batches) <= log_files.BATCH_LINES_MAX
@@ -91,7 +96,7 @@ def test_a_begun_line_is_passed_on_when_its_process_is_gone(tmp_path: Path) -> N
 
 
 def test_a_prompt_is_passed_on_when_it_is_asked_for_and_a_bar_stays_whole(tmp_path: Path) -> None:
-    directory = LogDirectory(tmp_path, is_alive=lambda pid: True)
+    directory = running(tmp_path)
     append(tmp_path / "worker-ab-7.out", f"{LABEL}name? ")
     append(tmp_path / "worker-cd-8.out", f"{LABEL}\r 50%|# |")
     assert list(directory.read_new(with_begun=True)) == []
@@ -114,7 +119,7 @@ def test_the_end_of_a_process_that_showed_bars_is_told_once(tmp_path: Path) -> N
 
 
 def test_what_was_there_before_can_be_left_out(tmp_path: Path) -> None:
-    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    log, directory = tmp_path / "worker-ab-7.out", running(tmp_path)
     append(log, f"{LABEL}old\n")
     directory.skip_existing()
     append(log, f"{LABEL}new\n")
@@ -122,7 +127,7 @@ def test_what_was_there_before_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_emptied_is_read_from_its_start(tmp_path: Path) -> None:
-    log, directory = tmp_path / "worker-ab-7.out", LogDirectory(tmp_path)
+    log, directory = tmp_path / "worker-ab-7.out", running(tmp_path)
     append(log, f"{LABEL}one\n")
     assert len(list(directory.read_new())) == 1
     log.write_text("two\n")
