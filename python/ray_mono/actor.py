@@ -63,6 +63,14 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         for name in ("__name__", "__qualname__", "__module__", "__doc__"):
             setattr(self, name, getattr(code.target, name, None))
 
+    if not TYPE_CHECKING:  # which would take it for a sign that every name exists
+
+        def __getattr__(self, name: str) -> Any:
+            """What the plain class has: constants, class and static methods, and methods as functions."""
+            if "_code" not in self.__dict__ or name.startswith("__"):
+                return super().__getattr__(name)
+            return getattr(self._code.target, name)
+
     @property
     def __ray_actor_class__(self) -> type[T]:
         """The plain class."""

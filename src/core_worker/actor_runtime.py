@@ -221,6 +221,12 @@ class ActorRuntime:
         started.wait()
 
     def close(self) -> None:
-        """Lets calls under way finish for a moment; the process ends anyway."""
+        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray. Calls under way end with the process."""
+        hook = getattr(self.instance, "__ray_shutdown__", None)
+        if hook is not None:
+            try:
+                hook()
+            except BaseException:
+                logger.exception("__ray_shutdown__ of %s failed", self.class_name)
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)

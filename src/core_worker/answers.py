@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ERROR_BYTES_MAX = 16 << 20
 UNFLUSHED_MAX = 16
 """Answers that may share one send."""
+ALONE_US = 200
+"""The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
 
 
 class Answers:
@@ -199,6 +201,7 @@ class Answers:
             if (
                 not self._executor.has_queued
                 or spec.type != common_pb2.ACTOR_TASK
+                or task.run_us >= ALONE_US
                 or self._num_unflushed >= UNFLUSHED_MAX
             ):
                 self._num_unflushed = 0

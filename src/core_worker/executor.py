@@ -75,7 +75,7 @@ class Executor:
         # What the main thread has taken from the queue and not finished.
         self.running: TaskContext | None = None
         self._exiting = False
-        # By exit_actor() on a thread of the user's.
+        # By exit_actor() on a thread of the user's; the GCS is not told yet.
         self._left = False
         # Somebody waits for a call that will not be answered: the end of this process is what tells them.
         self.owes_answer = False
@@ -187,6 +187,9 @@ class Executor:
         with core.lock:
             self._exiting = True
             self._give_back(None)
+            core.reactor.flush()
+        if self._left:
+            self._report_exit(ActorExit())
         leave(core, self)
 
     def _handle(self, call: Call) -> None:
@@ -248,8 +251,6 @@ class Executor:
             if not call.spec.hides_events:
                 self.events.add(task, started_s)
         del args, kwargs
-        if self._left:
-            return
         if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
             # It could not be stopped, but nobody wants its value.
             self.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
@@ -361,12 +362,12 @@ class Executor:
         The GCS is told first, so that an intended end is not taken for a crash.
         """
         if self.core.context.get().actor_id:
-            self._report_exit(error)
+            self._report_exit(ActorExit() if self._left else error)
+            self._left = False
         self.owes_answer = self._exiting = True
 
     def exit_from_thread(self) -> None:
-        """exit_actor() on a thread of the user's: the process ends with the call that runs now, and nothing more is answered."""
-        self._report_exit(ActorExit())
+        """exit_actor() on a thread of the user's: the process ends after the call that runs now, as in Ray."""
         with self.core.lock:
             self._left = self.owes_answer = self._exiting = True
             self._enqueue(None)

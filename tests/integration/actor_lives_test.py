@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ class Leaver(Counter):
         return os.getpid()
 
 
-@pytest.mark.parametrize("method", ["leave", "leave_quietly", "leave_from_a_thread", "leave_from_a_pool"])
+@pytest.mark.parametrize("method", ["leave", "leave_quietly", "leave_from_a_pool"])
 def test_an_actor_that_leaves_is_never_restarted(method: str) -> None:
     actor: Any = ray.remote(Leaver).options(max_restarts=3, max_task_retries=3).remote()
     calls = [actor.pid.remote(), getattr(actor, method).remote(), actor.add.remote()]
@@ -264,3 +265,74 @@ def test_a_task_cannot_leave_as_an_actor() -> None:
 
     with pytest.raises(TypeError, match="outside of an actor"):
         get(task.remote())
+
+
+class Answering(Counter):
+    def slow(self) -> int:
+        time.sleep(0.01)
+        return self.add()
+
+    def crash(self) -> None:
+        os._exit(1)
+
+
+def test_answers_of_calls_that_took_their_time_are_not_lost_with_the_process() -> None:
+    actor: Any = ray.remote(Answering).remote()
+    calls = [actor.slow.remote() for _ in range(5)]
+    crash = actor.crash.remote()
+    with pytest.raises(ActorDiedError):
+        get(crash)
+    assert get(calls) == [1, 2, 3, 4, 5]
+
+
+def test_a_call_from_whose_thread_the_actor_leaves_is_answered() -> None:
+    class Leaving(Counter):
+        def leave(self) -> int:
+            thread = threading.Thread(target=ray.actor.exit_actor)
+            thread.start()
+            thread.join()
+            return 7
+
+    actor: Any = ray.remote(Leaving).options(max_restarts=3).remote()
+    answered, later = actor.leave.remote(), actor.add.remote()
+    assert get(answered) == 7
+    with pytest.raises(ActorDiedError, match="exit_actor"):
+        get(later)
+
+
+@pytest.mark.parametrize("how", ["__ray_terminate__", "leave", "scope"])
+def test_an_actor_that_ends_in_order_runs_its_shutdown_first(how: str, tmp_path: Path) -> None:
+    class Closing(Leaver):
+        def __ray_shutdown__(self) -> None:
+            (tmp_path / "log").write_text("closed")
+
+    actor: Any = ray.remote(Closing).remote()
+    process = get(actor.pid.remote())
+    if how != "scope":
+        getattr(actor, how).remote()
+    del actor
+    process_ends(process)
+    assert (tmp_path / "log").read_text() == "closed"
+
+
+def test_an_actor_class_has_what_its_class_has() -> None:
+    @ray.remote
+    class Rich:
+        LIMIT = 5
+
+        @staticmethod
+        def twice(number: int) -> int:
+            return 2 * number
+
+        @classmethod
+        def limit(cls) -> int:
+            return cls.LIMIT
+
+        def method(self) -> int:
+            return 1
+
+    rich: Any = Rich
+    assert (rich.LIMIT, rich.twice(2), rich.limit(), rich.method(None)) == (5, 4, 5, 1)
+    assert get(rich.remote().twice.remote(3)) == 6
+    with pytest.raises(AttributeError, match="nothing"):
+        rich.nothing  # noqa: B018

@@ -261,6 +261,12 @@ def test_a_bound_class_says_what_it_is_not() -> None:
         Counter.bind([given.x])
 
 
+def test_an_actors_constructor_takes_what_was_made_of_an_input() -> None:
+    with InputNode() as given:
+        graph = Counter.bind(add.bind(given, 1)).add.bind(1)
+    assert [get(graph.execute(number)) for number in (1, 10)] == [3, 12]
+
+
 def test_actors_of_an_execution_end_with_their_results(shared_cluster: Any) -> None:
     assert get(Counter.options(name="of a graph").bind(1).add.bind(1).execute()) == 2
     wait_until(lambda: "of a graph" not in ray.util.list_named_actors(), "the actor has ended")

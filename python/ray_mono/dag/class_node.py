@@ -35,10 +35,10 @@ class ClassNode(DAGNode):
         self._actor_class = cls if isinstance(cls, ActorClass) else ActorClass[Any](cls, dict(cls_options))
         self._last_call: ClassMethodNode | None = None
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
-        if any(isinstance(node, (InputNode, InputAttributeNode)) for node in self._in_order()):
+        if any(isinstance(node, (InputNode, InputAttributeNode)) for node in self._upstream):
             raise ValueError(
-                f"{self._title()}.bind(): an InputNode cannot be an argument of an actor's constructor, since inputs belong to"
-                " an execution; pass it to a method"
+                f"{self._title()}.bind(): an InputNode cannot be an argument of an actor's constructor: pass it to a method, or"
+                " to a function whose result the constructor takes"
             )
 
     def _execute(self, args: Any, kwargs: Any, others: Any, inputs: Any) -> Any:
