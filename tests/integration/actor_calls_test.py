@@ -12,15 +12,11 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import PendingCallsLimitExceeded
+from tests.integration.bounded import GET_TIMEOUT_S, get
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-GET_TIMEOUT_S = 60
 T = TypeVar("T")
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 class Log:

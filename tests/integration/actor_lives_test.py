@@ -14,19 +14,9 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
-from tests.integration.nothing_left import wait_until
+from tests.integration.bounded import get, process_ends
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-GET_TIMEOUT_S = 60
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
-
-
-def process_ends(pid: int) -> None:
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"process {pid} ends")
 
 
 class Counter:

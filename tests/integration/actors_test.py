@@ -16,20 +16,10 @@ import pytest
 import ray_mono as ray
 from ray_mono.core_worker import current
 from ray_mono.exceptions import ActorDiedError, RayActorError, WorkerCrashedError
+from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-GET_TIMEOUT_S = 60
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
-
-
-def process_ends(pid: int) -> None:
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"process {pid} ends")
 
 
 class Leaving:

@@ -15,16 +15,11 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-GET_TIMEOUT_S = 60
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 # ---------------------------------------------------------------- who and where

@@ -12,14 +12,9 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from tests.integration.bounded import get
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-GET_TIMEOUT_S = 60
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 def test_an_error_is_of_the_original_type_and_shows_the_remote_traceback() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, TaskCancelledError, WorkerCrashedError
+from tests.integration.bounded import get
 from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
 from tests.integration.streaming_programs import (
@@ -21,7 +22,6 @@ from tests.integration.streaming_programs import (
     AsyncStreamer,
     GateFunction,
     Streamer,
-    get,
     numbers,
     outcome,
 )

@@ -13,15 +13,14 @@ import pytest
 import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono.core_worker import item_sender
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_until
 from tests.integration.streaming_programs import (
-    GET_TIMEOUT_S,
     LARGE,
     AsyncStreamer,
     GateFunction,
     Streamer,
     gated,
-    get,
     made,
     numbers,
     open_gates,

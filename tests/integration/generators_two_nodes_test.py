@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 
 import ray_mono as ray
+from tests.integration.bounded import GET_TIMEOUT_S, get
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
 
-GET_TIMEOUT_S = 60
 HERE, THERE = {"here": 0.1}, {"there": 0.1}
 NUM_ITEMS = 5
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @ray.remote(num_cpus=0, resources=THERE)

@@ -15,16 +15,12 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private.session import NodeRecord
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import CommandLineCluster, processes_of_node, run_command, service_pid
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 
-GET_TIMEOUT_S = 60
 END_TIMEOUT_S = 60
 BIG_BYTES = 8 << 20
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

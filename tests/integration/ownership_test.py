@@ -18,16 +18,12 @@ import pytest
 import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono.exceptions import OwnerDiedError, RayActorError, RayTaskError
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
-GET_TIMEOUT_S = 60
 ROUNDS = 10
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 def large(number: int) -> np.ndarray:

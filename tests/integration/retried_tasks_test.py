@@ -10,14 +10,9 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import OwnerDiedError
+from tests.integration.bounded import GET_TIMEOUT_S, get
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
-
-GET_TIMEOUT_S = 60
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @ray.remote

@@ -16,9 +16,9 @@ import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono._private.parameter import RayParams
 from ray_mono.node import Node
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 
-GET_TIMEOUT_S = 60
 MIB = 1 << 20
 STORE_BYTES = 64 * MIB
 PIECE_BYTES = 10 * MIB
@@ -29,10 +29,6 @@ WAIT_S = 5
 SETTINGS = {"object_manager": {"create_timeout_s": WAIT_S, "pull_memory_timeout_s": WAIT_S}}
 NEVER_FITS = rf"wanted 1048\d+ bytes, more than the store can hold: capacity {STORE_BYTES} bytes"
 NO_ROOM = rf"wanted 1048\d+ bytes, and no room after {WAIT_S} s: capacity {STORE_BYTES} bytes, used 629\d+"
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

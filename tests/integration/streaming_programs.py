@@ -10,14 +10,10 @@ from typing import Any
 
 import ray_mono as ray
 from ray_mono.exceptions import RayTaskError
+from tests.integration.bounded import get
 
-GET_TIMEOUT_S = 60
 LARGE = 200_000
 GateFunction = Callable[[str | None, str | None], None]
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 def outcome(reference: Any) -> Any:

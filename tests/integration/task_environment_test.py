@@ -11,9 +11,9 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.runtime_env import RuntimeEnv
+from tests.integration.bounded import get
 from tests.integration.nothing_left import wait_for_nothing_left
 
-GET_TIMEOUT_S = 60
 OF_JOB = {"SHARED": "job", "OWN": "job", "EXPANDED": "${HOME}/x:${NOT_SET_ANYWHERE}"}
 
 
@@ -26,10 +26,6 @@ def cluster(shared_base: Path) -> Any:
 def leaves_nothing(cluster: Any) -> Iterator[None]:
     yield
     wait_for_nothing_left()
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 def env(**variables: str) -> dict[str, Any]:

@@ -12,15 +12,11 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import RayTaskError, WorkerCrashedError
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 
-GET_TIMEOUT_S = 60
 NUM_GPUS = 4
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private.session import NodeRecord
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import (
     CommandLineCluster,
     mapped_files,
@@ -25,15 +26,10 @@ from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
 
-GET_TIMEOUT_S = 60
 MIB = 1 << 20
 BIG_BYTES = 30 * MIB
 # Of an object on a stream: its pickle, beside the array's own bytes.
 PICKLE_BYTES_MAX = 64 << 10
-
-
-def get(references: Any) -> Any:
-    return ray.get(references, timeout=GET_TIMEOUT_S)
 
 
 @ray.remote

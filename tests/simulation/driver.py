@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
+from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import TaskID, WorkerID
 from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_rpc, gcs_pb2, gcs_rpc, raylet_pb2
@@ -24,7 +23,7 @@ from tests.simulation.objects import SimObjects
 from tests.simulation.peers import Peers
 from tests.simulation.process import SimProcess
 from tests.simulation.scripts import TaskScript
-from tests.simulation.submitter import CONNECT_TIMEOUT_S, RETRY_PAUSE_S, Submitter
+from tests.simulation.submitter import CONNECT_TIMEOUT_S, RETRY_PAUSE_S, Submitter, fail_the_run
 from tests.simulation.world import World
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class SimDriver(ObjectServicer):
         self.objects = SimObjects(process, peers, journal.objects)
         self._object_tasks = ObjectTasks(self.objects, self._submitter)
         self._ip = world.network.ip_of(process.host_name)
-        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._tasks = BackgroundTasks(fail_the_run)
 
     # ---- life
 
@@ -93,7 +92,7 @@ class SimDriver(ObjectServicer):
                 address=address,
             )
         )
-        self._spawn(self._watch_nodes(), "watch nodes")
+        self._tasks.spawn(self._watch_nodes(), "watch nodes")
 
     async def stop(self) -> None:
         """Leaves in order. All tasks have ended before."""
@@ -149,13 +148,3 @@ class SimDriver(ObjectServicer):
             except RpcError as error:
                 logger.debug("watch nodes: %s", error)
             await asyncio.sleep(RETRY_PAUSE_S)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks[task] = None
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]

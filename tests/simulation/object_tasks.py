@@ -15,7 +15,7 @@ from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc
 from ray_mono.rpc.surface import CallContext
 from tests.simulation import submission
 from tests.simulation.object_programs import ObjectProgram, ObjectScript
-from tests.simulation.objects import Arrived, ReplyTo, SimObjects
+from tests.simulation.objects import Arrived, ReplyTo, SimObjects, answer_of
 from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
 from tests.simulation.submitter import Submitter
 
@@ -30,25 +30,19 @@ class ObjectServicer(core_worker_rpc.CoreWorkerServiceServicer):
     async def GetObjectStatus(
         self, request: core_worker_pb2.GetObjectStatusRequest, context: CallContext
     ) -> core_worker_pb2.GetObjectStatusReply:
-        to = ReplyTo()
-        self.objects.ownership.GetObjectStatus(request, to)  # type: ignore[arg-type]
-        reply: core_worker_pb2.GetObjectStatusReply = await to.answered()
+        reply: core_worker_pb2.GetObjectStatusReply = await answer_of(self.objects.ownership.GetObjectStatus, request)
         return reply
 
     async def AddBorrower(
         self, request: core_worker_pb2.AddBorrowerRequest, context: CallContext
     ) -> common_pb2.Empty:
-        to = ReplyTo()
-        self.objects.ownership.AddBorrower(request, to)  # type: ignore[arg-type]
-        reply: common_pb2.Empty = await to.answered()
+        reply: common_pb2.Empty = await answer_of(self.objects.ownership.AddBorrower, request)
         return reply
 
     async def WaitForRefRemoved(
         self, request: core_worker_pb2.WaitForRefRemovedRequest, context: CallContext
     ) -> common_pb2.Empty:
-        to = ReplyTo()
-        self.objects.ownership.WaitForRefRemoved(request, to)  # type: ignore[arg-type]
-        reply: common_pb2.Empty = await to.answered()
+        reply: common_pb2.Empty = await answer_of(self.objects.ownership.WaitForRefRemoved, request)
         return reply
 
 

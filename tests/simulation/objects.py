@@ -76,6 +76,13 @@ class ReplyTo:
         return await self._answer
 
 
+async def answer_of(method: Callable[[Any, Any], None], request: Any) -> Any:
+    """What a method of the core worker's protocol replies, at once or later."""
+    to = ReplyTo()
+    method(request, to)
+    return await to.answered()
+
+
 class SimObjects:
     """One process's references, values, and conversation with other owners."""
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
-from typing import Any
 
+from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import child_task_id, nil_actor_of, task_seed
 from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
@@ -33,6 +32,11 @@ LEASE_REQUESTS_MAX = 8
 CONNECT_TIMEOUT_S = 5.0
 LINGER_S = 0.01
 RETRY_PAUSE_S = 0.1
+
+
+def fail_the_run(error: BaseException, name: str) -> None:
+    """What a task of a simulated process raises, its loop raises."""
+    raise error
 
 
 class Submitter:
@@ -62,7 +66,7 @@ class Submitter:
         self.address = common_pb2.Address(worker_id=worker_id, node_id=node_id)
         self._shapes: dict[ResourceSet, ShapeQueue] = {}
         self._raylets: dict[str, Raylet] = {}
-        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._tasks = BackgroundTasks(fail_the_run)
         self._is_stopping = False
         # An ordered set.
         self._unfinished: dict[PendingTask, None] = {}
@@ -81,7 +85,7 @@ class Submitter:
         self._is_stopping = True
         for queue in self._shapes.values():
             queue.arrived.set()
-        while any(task.get_name().startswith("lease") for task in self._tasks):
+        while any(name.startswith("lease") for name in self._tasks.names()):
             await asyncio.sleep(LINGER_S)
 
     def submit(
@@ -100,7 +104,7 @@ class Submitter:
         self._queue(resources).tasks.append(task)
         self._pump(self._queue(resources))
         if task.script.cancelled_after_s >= 0.0:
-            self._spawn(self._cancel_later(task), "cancel later")
+            self._tasks.spawn(self._cancel_later(task), "cancel later")
         return task
 
     async def _cancel_later(self, task: PendingTask) -> None:
@@ -119,7 +123,7 @@ class Submitter:
             self._end(task, "cancelled")
             self._cancel_surplus(queue)
         elif task.worker is not None:
-            self._spawn(self._tell_cancelled(task, task.worker), "tell of a cancel")
+            self._tasks.spawn(self._tell_cancelled(task, task.worker), "tell of a cancel")
 
     async def _tell_cancelled(
         self, task: PendingTask, worker: core_worker_rpc.CoreWorkerServiceAsyncStub
@@ -156,13 +160,13 @@ class Submitter:
         while len(queue.requests) < min(len(queue.tasks), LEASE_REQUESTS_MAX):
             lease_id = self._rng.getrandbits(128).to_bytes(16, "little")
             queue.requests[lease_id] = self._raylets[self._raylet_address]
-            self._spawn(self._acquire(queue, lease_id), f"lease {lease_id.hex()[:8]}")
+            self._tasks.spawn(self._acquire(queue, lease_id), f"lease {lease_id.hex()[:8]}")
 
     def _cancel_surplus(self, queue: ShapeQueue) -> None:
         """No task waits: requests under way are not wanted any more."""
         if not queue.tasks:
             for lease_id, raylet in queue.requests.items():
-                self._spawn(self._cancel(lease_id, raylet), f"cancel {lease_id.hex()[:8]}")
+                self._tasks.spawn(self._cancel(lease_id, raylet), f"cancel {lease_id.hex()[:8]}")
 
     async def _cancel(self, lease_id: bytes, raylet: Raylet) -> None:
         try:
@@ -327,13 +331,3 @@ class Submitter:
         raylet = self._raylets.get(f"{node.host}:{node.node_manager_port}")
         if raylet is not None:
             raylet.channel.close()
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        self._tasks[task] = None
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
-        del self._tasks[task]
-        if not task.cancelled() and task.exception() is not None:
-            raise task.exception()  # type: ignore[misc]
