@@ -23,7 +23,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
+from ray_mono.common import code_pickler
+from ray_mono.common.source_lines import add_source_lines
 
 _FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
 """Meant for the process or coroutine where they were raised: they must not pass for one's own elsewhere."""
@@ -37,7 +38,7 @@ class RayError(Exception):
     def to_bytes(self) -> bytes:
         """For from_bytes, here or in another process of the same version."""
         text = "".join(traceback.format_exception(self))
-        return pickle.dumps((cloudpickle.dumps(self), text))
+        return pickle.dumps((code_pickler.dumps(self), text))
 
     @staticmethod
     def from_bytes(b: bytes) -> RayError:
@@ -201,7 +202,7 @@ def _pack_cause(cause: BaseException) -> bytes:
     """The cause as bytes that load, or b"" if there is no way."""
     for reduced in (_as_it_is, _as_parts):
         try:
-            packed = cloudpickle.dumps(reduced(cause))
+            packed = code_pickler.dumps(reduced(cause))
             if "__init__" in _python_methods(type(cause)) or "__new__" in _python_methods(type(cause)):
                 pickle.loads(
                     packed
@@ -246,6 +247,7 @@ def _rebuild(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined
             cause = function(*arguments)
         except Exception:  # whatever the user's unpickling raises, or a module that is not here
             pass
+    fields["traceback_str"] = add_source_lines(fields["traceback_str"])
     error = RayTaskError(cause=cause, **fields)
     return error.as_instanceof_cause() if is_combined else error
 
@@ -256,7 +258,7 @@ def _python_methods(kind: type) -> set[str]:
 
 def _can_be_pickled(value: Any) -> bool:
     try:
-        cloudpickle.dumps(value)
+        code_pickler.dumps(value)
     except Exception:  # whatever the value's pickling raises
         return False
     return True

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
+from ray_mono.common import code_pickler
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -102,7 +102,7 @@ class FunctionManager:
         if code is None:
             code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
         num_before = self._core.getter.arrivals.count
-        loaded = cloudpickle.loads(code)
+        loaded = pickle.loads(code)
         if self._core.getter.arrivals.count == num_before:
             self._loaded[digest] = loaded
         else:
@@ -124,7 +124,7 @@ class FunctionManager:
         exporter of a function exports it.
         """
         function({"worker": self._core})
-        code = cloudpickle.dumps(function, protocol=5)
+        code = code_pickler.dumps(function, protocol=5)
         key = self._core.job_id + hashlib.blake2b(code, digest_size=28).digest()
         request = gcs_pb2.KvPutRequest(namespace=RUN_ON_WORKERS, key=key, value=code, overwrite=False)
         if self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S).added:
@@ -139,7 +139,7 @@ class FunctionManager:
         """A worker's side: runs one, logging what it raises."""
         try:
             code = self._fetch(RUN_ON_WORKERS, key, "run_function_on_all_workers")
-            cloudpickle.loads(code)({"worker": self._core})
+            pickle.loads(code)({"worker": self._core})
         except Exception:
             logger.exception("a function given to run_function_on_all_workers failed on this worker")
 

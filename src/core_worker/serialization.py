@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
+from ray_mono.common import code_pickler
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.object_ref import ObjectRef
@@ -74,7 +74,7 @@ class Serialized:
 
 
 def note_nested(ref: ObjectRef) -> bool:
-    """Called by ObjectRef.__reduce__. False for a ref that is pickled outside (cloudpickle.dumps(ref)): nobody can count it."""
+    """Called by ObjectRef.__reduce__. False for a ref that is pickled outside (code_pickler.dumps(ref)): nobody can count it."""
     if _thread.nested is None:
         return False
     _thread.nested.append(ref)
@@ -100,7 +100,7 @@ def serialize(value: Any, name: str = "") -> Serialized:
     outer, _thread.nested = _thread.nested, nested
     try:
         stream = io.BytesIO()
-        cloudpickle.CloudPickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+        code_pickler.CodePickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
         inband = stream.getvalue()
     except TypeError as error:
         if not name:
@@ -118,7 +118,7 @@ def serialize_code(target: Any) -> tuple[bytes, list[ObjectRef]]:
     captured: list[ObjectRef] = []
     outer, _thread.nested = _thread.nested, captured
     try:
-        return cloudpickle.dumps(target, protocol=5), captured
+        return code_pickler.dumps(target, protocol=5), captured
     finally:
         _thread.nested = outer
 
@@ -142,7 +142,7 @@ def serialize_error(error: BaseException) -> Serialized:
     serialized = serialize(error)
     if serialized.metadata != PLAIN:
         # An exception that carries arrays: errors are small and rare, so one pickle it is.
-        data = cloudpickle.dumps(error, protocol=5)
+        data = code_pickler.dumps(error, protocol=5)
         return Serialized(ERROR, len(data), [(0, data)], serialized.nested)
     serialized.metadata = ERROR
     return serialized

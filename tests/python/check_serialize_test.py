@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import cloudpickle
 import pytest
 
 import ray_mono as ray
+from ray_mono import cloudpickle
 from ray_mono.core_worker import serialization
 from ray_mono.util.check_serialize import inspect_serializability
 

@@ -7,16 +7,16 @@ no code: the class itself is needed only where the actor runs.
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import cloudpickle
 
 from ray_mono._private import signature
 from ray_mono._private.exported_code import display_name
 from ray_mono._private.options import check_method_options
 from ray_mono._private.signature import CallSignature
+from ray_mono.common import code_pickler
 
 # Where @method leaves its options on a function.
 METHOD_OPTIONS_ATTRIBUTE = "__ray_mono_method__"
@@ -63,7 +63,7 @@ class ActorMetadata:
 
     def dumps(self) -> bytes:
         """For the table of actors. By value, since options may hold exception types of the program's."""
-        return cloudpickle.dumps(self, protocol=5)
+        return code_pickler.dumps(self, protocol=5)
 
     @staticmethod
     def loads(data: bytes) -> ActorMetadata:
@@ -72,7 +72,7 @@ class ActorMetadata:
             raise ValueError(
                 "the actor was stored without what a handle of it needs: it is no Python actor of this version"
             )
-        metadata: ActorMetadata = cloudpickle.loads(data)
+        metadata: ActorMetadata = pickle.loads(data)
         return metadata
 
 

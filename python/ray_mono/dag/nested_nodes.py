@@ -12,9 +12,8 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from ray_mono.actor import ActorHandle
+from ray_mono.common.code_pickler import CodePickler
 from ray_mono.core_worker.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class _Search:
         return _Rebuilder(self._stream, self._buffers, self._left_out, substitute).load()
 
 
-class _Searcher(cloudpickle.CloudPickler):
+class _Searcher(CodePickler):
     """Pickles an object without its nodes, references and handles."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

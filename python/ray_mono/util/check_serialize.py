@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-import cloudpickle
+from ray_mono.common import code_pickler
 
 
 class FailureTuple:
@@ -67,7 +67,7 @@ def _search(
     """Adds the deepest culprit below `value`; returns whether there is one."""
     indent = "    " * len(path)
     try:
-        cloudpickle.dumps(value)
+        code_pickler.dumps(value)
         return False
     except Exception as error:  # whatever pickling raises
         print(f"{indent}{path[-1] if path else 'it'} fails: {error}", file=file)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
+from ray_mono.common.code_pickler import CodePickler
 
 
 def register_serializer(
@@ -26,7 +26,7 @@ def register_serializer(
     for name, function in (("serializer", serializer), ("deserializer", deserializer)):
         if not callable(function):
             raise TypeError(f"{name} must be a function of one argument, got {function!r}")
-    cloudpickle.CloudPickler.dispatch_table[cls] = functools.partial(_reduce, serializer, deserializer)
+    CodePickler.dispatch_table[cls] = functools.partial(_reduce, serializer, deserializer)
 
 
 def _reduce(
@@ -37,4 +37,4 @@ def _reduce(
 
 def deregister_serializer(cls: type) -> None:
     """Back to pickle's own way. Does nothing where there is no registration."""
-    cloudpickle.CloudPickler.dispatch_table.pop(cls, None)
+    CodePickler.dispatch_table.pop(cls, None)
