@@ -18,6 +18,7 @@ TEST_FOLDERS = [
     "core_worker",
     "examples",
     "gcs",
+    "installed",
     "integration",
     "object_manager",
     "python",

@@ -29,7 +29,7 @@ NOT_YET = {
 }
 
 
-class Amounts(click.ParamType[Any]):
+class Amounts(click.ParamType):
     """A JSON object of numbers."""
 
     name = "JSON"
@@ -52,7 +52,7 @@ class Amounts(click.ParamType[Any]):
         return amounts
 
 
-class Labels(click.ParamType[Any]):
+class Labels(click.ParamType):
     """name=value,… or a JSON object of texts."""
 
     name = "LABELS"

@@ -1,0 +1,32 @@
+"""The oldest versions that pyproject.toml allows are known, so that they can be tried."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.installed.check import oldest_allowed
+
+ROOT = Path(__file__).absolute().parent.parent.parent
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_package_that_a_user_installs_has_a_lower_bound() -> None:
+    pinned = {pin.partition("==")[0] for pin in oldest_allowed(PROJECT)}
+    extras = PROJECT["optional-dependencies"]
+    for requirement in (*PROJECT["dependencies"], *extras["redis"], *extras["examples"]):
+        assert requirement.partition(">=")[0] in pinned
+
+
+def test_the_oldest_allowed_versions_are_the_lower_bounds_themselves() -> None:
+    project = {"dependencies": ["numpy>=1.26"], "optional-dependencies": {"test": ["pin==3", "types-x"]}}
+    assert oldest_allowed(project) == ("numpy==1.26", "pin==3")
+
+
+@pytest.mark.parametrize("requirement", ["numpy", "numpy<3", "numpy>=1,<3"])
+def test_a_requirement_without_a_lower_bound_is_refused_by_name(requirement: str) -> None:
+    with pytest.raises(ValueError, match="must say the oldest version that works"):
+        oldest_allowed({"dependencies": [requirement], "optional-dependencies": {}})
