@@ -40,6 +40,7 @@ class ActorRuntime:
     def __init__(self, executor: Executor, core: CoreWorker, spec: Any, task: TaskContext) -> None:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
+        self.job_id: bytes = spec.job_id
         self.name: str = creation.name
         self.class_name = spec.name.removesuffix(".__init__")
         self.module_name: str = spec.function.python.module_name

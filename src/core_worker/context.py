@@ -132,9 +132,9 @@ class WorkerContext:
 def context_of(call: Call, actor: ActorRuntime | None) -> TaskContext:
     """Of a call that is about to run, in a worker that may hold an actor."""
     spec, own = call.spec, call.own
-    task = TaskContext(
-        task_id=own.task_id, job_id=spec.job_id, name=spec.name, depth=own.depth, attempt=own.attempt
-    )
+    # A call runs in the actor's job, whoever calls.
+    job_id = spec.job_id if actor is None else actor.job_id
+    task = TaskContext(task_id=own.task_id, job_id=job_id, name=spec.name, depth=own.depth, attempt=own.attempt)
     if spec.type == common_pb2.ACTOR_TASK:
         if actor is not None:
             task.actor_id = actor.actor_id

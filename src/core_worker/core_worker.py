@@ -90,8 +90,8 @@ class CoreWorker:
         self.nil_actor = ids.nil_actor_of(job_id)
         self.namespace = namespace
         self.default_actor_lifetime = ""
-        # JSON: what the job, or what runs here, was given.
-        self.runtime_env = "{}"
+        self.outlives_job = False  # As in TaskSpec: of what runs here, and of what it submits.
+        self.runtime_env = "{}"  # JSON: what the job, or what runs here, was given.
         self.task_runtime_env = ""  # The part of it that is not the job's; what is submitted here inherits it.
         self.session_dir = session_dir
         self.is_driver = is_driver

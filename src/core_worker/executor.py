@@ -194,13 +194,10 @@ class Executor:
 
     def _handle(self, call: Call) -> None:
         spec = call.spec
-        self._bind_job(spec)
         task = self.running = context_of(call, self.actor)
         if spec.type == common_pb2.NORMAL_TASK:
             self.core.getter.task_begins()
             self.interrupts.interruptible = task
-        if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
-            self._devices.show(task.resource_ids)
         try:
             # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
             prepared = list(self._prepare(call, task))
@@ -281,6 +278,9 @@ class Executor:
         """The callable and its arguments. Raises TaskFailed."""
         spec = call.spec
         try:
+            self._bind_job(spec)
+            if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
+                self._devices.show(task.resource_ids)
             if spec.type == common_pb2.ACTOR_TASK:
                 if self.actor is None:
                     raise RayError("this worker holds no actor")

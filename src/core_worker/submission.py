@@ -117,8 +117,7 @@ class Submission:
     # ---- normal tasks
 
     def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
-        core = self._core
-        descriptor = code.descriptor
+        core, descriptor = self._core, code.descriptor
         spec = common_pb2.TaskSpec(
             type=common_pb2.NORMAL_TASK,
             name=options.name or descriptor.python.function_name,
@@ -132,6 +131,7 @@ class Submission:
             retry_exceptions=bool(options.retry_exceptions),
             max_calls=options.max_calls,
             hides_events=options.hides_events,
+            outlives_job=core.outlives_job,
             generator_backpressure_num_objects=options.generator_backpressure_num_objects,
         )
         with core.lock:
@@ -273,8 +273,7 @@ class Submission:
             creation_ref: ObjectRef[Any] = ObjectRef(made[0], core)
             actor = core.actor_submitter.actor(actor_id)
             actor.creation_id = creation_ref.binary()
-            actor.max_pending_calls = options.max_pending_calls
-            actor.is_unordered = options.allow_out_of_order_execution
+            actor.max_pending_calls, actor.is_unordered = options.max_pending_calls, options.allow_out_of_order_execution
             actor.watching = True  # until it is registered
             self.actors[actor.creation_id] = actor_id
             if not options.is_detached:
@@ -385,6 +384,7 @@ class Submission:
             strategy=options.strategy,
             runtime_env=options.runtime_env,
             hides_events=options.hides_events,
+            outlives_job=core.outlives_job or options.is_detached,
             actor_creation=creation,
         )
 

@@ -182,6 +182,7 @@ class TaskSubmitter:
             backlog=max(0, len(queue.tasks) - len(queue.requested)),
             grant_or_reject=spilled,
             task_name=queue.tasks[0].name if queue.tasks else options.name,
+            outlives_job=self._core.outlives_job,
         )
         raylet.RequestWorkerLease.start(request, lambda reply, error: self._on_lease(queue, lease_id, raylet, reply, error))
 

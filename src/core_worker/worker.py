@@ -72,30 +72,36 @@ def _end_with_raylet(reason: str) -> None:
 
 
 class _Jobs:
-    """The job this worker serves: where its modules are, and what every worker of it has to run first."""
+    """The job this worker serves: where its modules are, and what every worker of it has to run first.
+
+    A worker is of one job from its first task on: its raylet leases it to no other, and an actor is of the job that made it,
+    whoever calls. What code of a job leaves behind (modules, variables, threads) ends with the process.
+    """
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._bound = b""
+        self._is_bound = False
         self._pending_runs: list[bytes] = []
 
     def bind(self, spec: Any) -> None:
         """Before each task: the first one makes this worker its job's, and gives it its runtime environment, which all later ones share.
 
-        Raises RpcError if the GCS does not answer.
+        Raises RpcError if the GCS does not answer: the next task tries again.
         """
-        if spec.job_id != self._bound:
+        if not self._is_bound:
             self._bind(spec.job_id, spec.runtime_env)
+            self._core.outlives_job = spec.outlives_job
+            self._is_bound = True
         while self._pending_runs:
             self._core.functions.run_exported(self._pending_runs.pop(0))
 
     def _bind(self, job_id: bytes, runtime_env: str) -> None:
         core = self._core
-        self._bound = core.job_id = job_id
+        job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
+        core.job_id = job_id
         core.nil_actor = ids.nil_actor_of(job_id)
         # For threads that user code starts. Not derived from anything: the driver's root task, and other workers, count from one as well.
         core.context.main = TaskContext(os.urandom(8) + core.nil_actor, job_id)
-        job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
         core.namespace = job.namespace
         core.task_runtime_env = runtime_env
         self._apply(json.loads(job.config_json or "{}"), json.loads(runtime_env or "{}"))

@@ -220,11 +220,11 @@ class ActorManager:
         return effects
 
     def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:
-        """Ends the job's actors, but for the detached ones."""
+        """Ends the job's actors, but for the detached ones and those below them."""
         death = Death(DeathKind.JOB_FINISHED, f"job {job_id.hex()} finished")
         effects: list[Effect] = []
         for actor in self._living():
-            if actor.registration.job_id == job_id and not actor.registration.is_detached:
+            if actor.registration.job_id == job_id and actor.registration.ends_with_job:
                 effects += self._bury(actor, death, now_s)
         return effects
 

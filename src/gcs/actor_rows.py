@@ -24,6 +24,7 @@ def registration_of(spec: common_pb2.TaskSpec, class_name: str) -> ActorRegistra
         namespace=creation.namespace,
         is_detached=creation.is_detached,
         max_restarts=creation.max_restarts,
+        outlives_job=spec.outlives_job,
     )
 
 

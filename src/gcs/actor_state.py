@@ -104,6 +104,12 @@ class ActorRegistration:
     is_detached: bool
     max_restarts: int
     """-1: without end."""
+    outlives_job: bool = False
+    """It is below a detached actor."""
+
+    @property
+    def ends_with_job(self) -> bool:
+        return not (self.is_detached or self.outlives_job)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ray_mono.gcs.actor_ender import ActorEnder
 from ray_mono.gcs.actor_manager import ActorManager
 from ray_mono.gcs.actor_rows import death_from_proto, registration_of
 from ray_mono.gcs.actor_scheduler import ActorScheduler
-from ray_mono.gcs.actor_state import Death, DeathKind
+from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
@@ -32,6 +32,8 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 logger = logging.getLogger(__name__)
 
 NEXT_JOB_NUMBER_KEY = b"next_job_number"
+CODE_NAMESPACES = (b"fun", b"run")
+"""Of the key-value store: keys there begin with a job's id and go with the job."""
 
 
 class Cluster:
@@ -139,17 +141,35 @@ class Cluster:
         return JobID(row.job_id)
 
     def finish_job(self, job_id: JobID) -> None:
-        """Ends a job and its actors. Nothing happens where it is not running."""
+        """Ends a job and those of its actors that end with it. Nothing happens where it is not running."""
         now_s = self._clock.wall_s()
         row = self.jobs.finish(job_id, now_s)
         if row is None:
             return
         logger.info("job %s finished", job_id.hex())
         self._write_job(row)
-        for forgotten in self.jobs.forget_oldest():
-            self._writes.delete(Table.JOB, forgotten.binary())
         self.apply(self.actors.job_finished(job_id, now_s))
         self.scheduler.forget_job(job_id.binary())
+        self._end_jobs_without_actors([job_id])
+
+    def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:
+        """Finished jobs are over when their last actors are: nobody needs their code any more."""
+        living = {
+            actor.registration.job_id for actor in self.actors.all() if actor.state is not ActorState.DEAD
+        }
+        for job_id in job_ids:
+            row = None if job_id in living else self.jobs.over(job_id)
+            if row is None:
+                continue
+            self._write_job(row)
+            for namespace in CODE_NAMESPACES:
+                self.kv.delete(namespace, job_id.binary(), by_prefix=True)
+        for forgotten in self.jobs.forget_oldest():
+            self._writes.delete(Table.JOB, forgotten.binary())
+
+    def is_code_of_ended_job(self, namespace: bytes, key: bytes) -> bool:
+        """Whether a key of the function table would stay for ever."""
+        return namespace in CODE_NAMESPACES and self.jobs.is_over(JobID(key[: JobID.SIZE].ljust(JobID.SIZE)))
 
     def _write_job(self, row: common_pb2.JobInfo) -> None:
         payload = row.SerializeToString()
@@ -195,7 +215,9 @@ class Cluster:
         registration = registration_of(spec, class_name)
         if self.actors.get(registration.actor_id) is not None:
             return registration.actor_id
-        if self.jobs.is_finished(registration.job_id):
+        if self.jobs.is_finished(registration.job_id) and (
+            registration.job_id not in self.jobs.outlived() or not registration.outlives_job
+        ):
             raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {registration.job_id.hex()} has finished")
         if self.workers.is_dead(registration.owner_worker_id) or self.nodes.is_dead(
             registration.owner_node_id
@@ -219,10 +241,14 @@ class Cluster:
 
     def apply(self, effects: list[Effect]) -> None:
         """Carries out what the actor manager decided: rows at once, what others can see of it after their commit."""
+        ended_jobs: set[JobID] = set()
         for effect in effects:
             match effect:
                 case RowChanged(actor, announced):
                     self.actor_table.row_changed(actor, announced)
+                    job_id = actor.registration.job_id
+                    if actor.death is not None and self.jobs.is_finished(job_id):
+                        ended_jobs.add(job_id)
                 case RowForgotten(actor_id):
                     self.actor_table.forget(actor_id)
                 case StopPlacing(actor_id):
@@ -231,6 +257,8 @@ class Cluster:
                     self._after_commit_place(effect)
                 case EndWorker():
                     self._after_commit_end(effect)
+        if ended_jobs:
+            self._end_jobs_without_actors(sorted(ended_jobs))
 
     def _after_commit_place(self, effect: Place) -> None:
         def place() -> None:
@@ -269,6 +297,7 @@ class Cluster:
         self.kv.restore(tables[Table.KV])
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self.apply(self.actors.restore(self.actor_table.restore(rows)))
+        self._end_jobs_without_actors(self.jobs.outlived())
         for node_id in self.nodes.unregistered():
             self.health.watch(node_id)
 

@@ -1,5 +1,10 @@
 """The machine that counts jobs. A job is a driver's time in the cluster: it begins with AddJob and ends when the driver says so, or
-when its process or its node is gone. Job numbers are never used twice, also after a restart: the next one is stored with each job.
+when its process or its node is gone: then it is finished. It is over when its last actor is gone, too: a detached one, and what runs
+below it, live on in the job that they came from. A job's row and code are kept until it is over.
+
+    running ──driver gone──► outlived (finished) ──no actor left──► over ──finished_jobs_max later ones──► forgotten
+
+Job numbers are never used twice, also after a restart: the next one is stored with each job.
 """
 
 from __future__ import annotations
@@ -17,14 +22,16 @@ class JobManager:
         self._finished_jobs_max = finished_jobs_max
         # In the order of their numbers.
         self._running: dict[JobID, common_pb2.JobInfo] = {}
-        # In the order of their ends.
-        self._finished: dict[JobID, common_pb2.JobInfo] = {}
+        # Finished and not over, in the order of their ends: at most as many as there are detached actors.
+        self._outlived: dict[JobID, common_pb2.JobInfo] = {}
+        # Over, the oldest first.
+        self._over: dict[JobID, common_pb2.JobInfo] = {}
         self.next_number = 1
 
     def restore(self, rows: Iterable[common_pb2.JobInfo], next_number: int) -> None:
         """Takes over the rows and the counter of an earlier GCS."""
         for info in sorted(rows, key=lambda info: (info.end_time_s, JobID(info.job_id).int())):
-            jobs = self._finished if info.is_finished else self._running
+            jobs = self._over if info.is_over else self._outlived if info.is_finished else self._running
             jobs[JobID(info.job_id)] = info
         self.next_number = next_number
 
@@ -40,7 +47,7 @@ class JobManager:
         return row
 
     def finish(self, job_id: JobID, now_s: float) -> common_pb2.JobInfo | None:
-        """Ends a job and returns its last row; None where it is not running."""
+        """Its driver is gone. Returns the job's row; None where it is not running."""
         running = self._running.pop(job_id, None)
         if running is None:
             return None
@@ -48,14 +55,29 @@ class JobManager:
         row.CopyFrom(running)
         row.is_finished = True
         row.end_time_s = now_s
-        self._finished[job_id] = row
+        self._outlived[job_id] = row
         return row
 
+    def over(self, job_id: JobID) -> common_pb2.JobInfo | None:
+        """No actor of the job is left. Returns its last row where it is finished, and was not over before."""
+        finished = self._outlived.pop(job_id, None)
+        if finished is None:
+            return None
+        row = common_pb2.JobInfo()
+        row.CopyFrom(finished)
+        row.is_over = True
+        self._over[job_id] = row
+        return row
+
+    def outlived(self) -> list[JobID]:
+        """The finished jobs that are not over."""
+        return list(self._outlived)
+
     def forget_oldest(self) -> list[JobID]:
-        """Drops finished jobs beyond the limit, those that ended first; returns their ids."""
-        forgotten = list(self._finished)[: max(0, len(self._finished) - self._finished_jobs_max)]
+        """Drops jobs that are over beyond the limit, the oldest first; returns their ids."""
+        forgotten = list(self._over)[: max(0, len(self._over) - self._finished_jobs_max)]
         for job_id in forgotten:
-            del self._finished[job_id]
+            del self._over[job_id]
         return forgotten
 
     # ---- questions
@@ -74,16 +96,19 @@ class JobManager:
         ]
 
     def is_known(self, job_id: JobID) -> bool:
-        return job_id in self._running or job_id in self._finished
+        return self.row(job_id) is not None
 
     def row(self, job_id: JobID) -> common_pb2.JobInfo | None:
         """One job, None for an id that was never given out or was forgotten since."""
-        return self._running.get(job_id) or self._finished.get(job_id)
+        return self._running.get(job_id) or self._outlived.get(job_id) or self._over.get(job_id)
 
     def is_finished(self, job_id: JobID) -> bool:
-        return job_id in self._finished
+        return job_id in self._outlived or job_id in self._over
+
+    def is_over(self, job_id: JobID) -> bool:
+        return job_id in self._over
 
     def rows(self) -> list[common_pb2.JobInfo]:
         """Every row, in the order of the numbers."""
-        rows = [*self._running.values(), *self._finished.values()]
+        rows = [*self._running.values(), *self._outlived.values(), *self._over.values()]
         return sorted(rows, key=lambda row: row.job_id)

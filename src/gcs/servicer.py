@@ -238,6 +238,9 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
     # ---- key-value store
 
     async def KvPut(self, request: gcs_pb2.KvPutRequest, context: CallContext) -> gcs_pb2.KvPutReply:
+        if self._cluster.is_code_of_ended_job(request.namespace, request.key):
+            job_id = request.key[: JobID.SIZE].hex()
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {job_id} has finished")
         added = self._cluster.kv.put(request.namespace, request.key, request.value, request.overwrite)
         await self._writes.flushed()
         return gcs_pb2.KvPutReply(added=added)

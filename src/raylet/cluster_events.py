@@ -47,8 +47,11 @@ class ClusterEvents:
             raylet.apply(raylet.leases.cluster_changed(raylet.clock.time_s()))
 
     def job_changed(self, job: common_pb2.JobInfo) -> None:
+        raylet = self._raylet
         if job.is_finished:
-            self._raylet.apply(self._raylet.leases.job_finished(job.job_id, self._raylet.clock.time_s()))
+            raylet.apply(raylet.leases.job_finished(job.job_id, raylet.clock.time_s()))
+        if job.is_over:
+            raylet.apply(raylet.leases.job_over(job.job_id, raylet.clock.time_s()))
 
     def worker_died(self, worker: common_pb2.WorkerInfo) -> None:
         """On another node: what it owned may have copies here. This node's own were told when they died."""

@@ -79,7 +79,7 @@ class LeaseManager:
         known = self._leases.get(request.lease_id)
         if known is not None:
             return self._repeated(known, request)
-        if request.job_id in self._finished_jobs and self._ends_with_job(request):
+        if request.job_id in self._finished_jobs and _ends_with_job(request):
             return [
                 Rejected(request.lease_id, RejectionKind.JOB_FINISHED, f"job {request.job_id.hex()} is over")
             ]
@@ -212,18 +212,22 @@ class LeaseManager:
     # ---- jobs, nodes, time
 
     def job_finished(self, job_id: bytes, now_s: float) -> list[Effect]:
-        """Ends what a job had on this node, except actors: the GCS ends those that are not detached."""
+        """Ends what a job had on this node, but for actors (the GCS ends those that are not detached) and what detached ones need."""
         self._finished_jobs[job_id] = None
         while len(self._finished_jobs) > FINISHED_JOBS_MAX:
             self._finished_jobs.popitem(last=False)
         self._warnings.job_finished(job_id)
         effects: list[Effect] = []
         for lease in list(self._leases.values()):
-            if lease.request.job_id == job_id and self._ends_with_job(lease.request):
+            if lease.request.job_id == job_id and _ends_with_job(lease.request):
                 effects += self._abandon(
                     lease, RejectionKind.JOB_FINISHED, f"job {job_id.hex()} is over", now_s
                 )
         return effects + self._pool.job_finished(job_id, now_s) + self._schedule(now_s)
+
+    def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
+        """The last detached actor of a finished job is gone: nobody needs its workers any more."""
+        return self._pool.job_over(job_id, now_s)
 
     def node_died(self, node_id: bytes, now_s: float) -> list[Effect]:
         """Another node is dead; connections from it may not have noticed."""
@@ -313,20 +317,6 @@ class LeaseManager:
             self._scheduler.queue.add(lease)
         return [self._scheduler.grant_of(lease)] if lease.state is LeaseState.GRANTED else []
 
-    def _ends_with_job(self, request: LeaseRequest) -> bool:
-        """Not what is for an actor, which may be detached; nor what a living actor of this node runs.
-
-        What processes on other nodes asked for ends with their connections: whether they are detached actors
-        is not known here.
-        """
-        requester = self._pool.get(request.requester_worker_id)
-        is_local = request.requester_node_id == self._node.node_id
-        return (
-            is_local
-            and not request.for_actor
-            and (requester is None or requester.state is not WorkerState.ACTOR)
-        )
-
     def _schedule(self, now_s: float) -> list[Effect]:
         return self._concluded(self._scheduler.run(now_s))
 
@@ -388,3 +378,8 @@ class LeaseManager:
             WarnJob(job, "worker_start_failed", explanations.workers_fail(trouble, self._limits.log_dir))
             for job in new
         ]
+
+
+def _ends_with_job(request: LeaseRequest) -> bool:
+    """Not what is for an actor, of which the GCS decides, and not what detached actors and those below them run."""
+    return not request.for_actor and not request.outlives_job

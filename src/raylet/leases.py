@@ -52,6 +52,8 @@ class Binding:
 
     job_id: bytes
     runtime_env: str
+    outlives_job: bool = False
+    """A detached actor's, or of somebody below one: it is needed until the job is over, not only until it is finished."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class LeaseRequest:
     for_actor: bool = False
     grant_or_reject: bool = False
     task_name: str = ""
+    outlives_job: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -84,7 +87,7 @@ class LeaseRequest:
 
     @property
     def binding(self) -> Binding:
-        return Binding(self.job_id, self.runtime_env)
+        return Binding(self.job_id, self.runtime_env, self.outlives_job)
 
 
 @dataclass

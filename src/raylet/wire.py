@@ -43,6 +43,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         for_actor=message.for_actor,
         grant_or_reject=message.grant_or_reject,
         task_name=message.task_name,
+        outlives_job=message.outlives_job,
     )
 
 

@@ -199,13 +199,21 @@ class WorkerPool:
         return effects
 
     def job_finished(self, job_id: bytes, now_s: float) -> list[Effect]:
-        """Ends the workers without a lease that are bound to a job which is over."""
+        """Ends the workers without a lease that are bound to a job whose driver is gone."""
+        return self._end_bound(job_id, False, now_s)
+
+    def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
+        """Ends those as well that served its detached actors."""
+        return self._end_bound(job_id, True, now_s)
+
+    def _end_bound(self, job_id: bytes, outlives_job: bool, now_s: float) -> list[Effect]:
         bound = [
             worker
             for worker in self
             if worker.state in (WorkerState.IDLE, WorkerState.LEAVING)
             and worker.binding is not None
             and worker.binding.job_id == job_id
+            and worker.binding.outlives_job == outlives_job
         ]
         return [
             effect for worker in bound for effect in self.end(worker, EndMode.KILL, "its job is over", now_s)

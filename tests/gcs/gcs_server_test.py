@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ray_mono.common.ids import JobID
 from ray_mono.common.version import VERSION
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import JOB, OWNER, GcsScene, play, registration, until_state
+from tests.gcs.scene import JOB, OWNER, GcsScene, actor_id, play, registration, until_state
 
 EMPTY = common_pb2.Empty()
 
@@ -188,6 +189,49 @@ def test_a_driver_that_dies_ends_its_job_and_its_actors() -> None:
         assert len(node.killed) == 1
         with pytest.raises(RpcError, match="job 01000000 has finished"):
             await gcs.RegisterActor(registration(3))
+
+    play(script)
+
+
+def test_the_code_of_a_job_goes_with_its_last_actor_and_outlives_a_gcs() -> None:
+    def put(key: bytes) -> gcs_pb2.KvPutRequest:
+        return gcs_pb2.KvPutRequest(namespace=b"fun", key=key, value=b"code")
+
+    async def keys(gcs: gcs_rpc.GcsServiceAsyncStub) -> list[bytes]:
+        return list((await gcs.KvKeys(gcs_pb2.KvKeysRequest(namespace=b"fun"))).keys)
+
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        for job_id in (JOB, JobID.from_int(2)):
+            assert (await gcs.AddJob(driver_job(node.node_id))).job_id == job_id.binary()
+            await gcs.KvPut(put(job_id.binary() + b"hash"))
+        await gcs.RegisterActor(registration(1, is_detached=True))
+        await until_state(gcs, common_pb2.ALIVE)
+        await gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=JobID.from_int(2).binary()))
+        assert await keys(gcs) == [JOB.binary() + b"hash"]
+        with pytest.raises(RpcError, match="job 02000000 has finished"):
+            await gcs.KvPut(put(JobID.from_int(2).binary() + b"late"))
+        await gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=JOB.binary()))
+        child = registration(2)
+        with pytest.raises(RpcError, match="job 01000000 has finished"):
+            await gcs.RegisterActor(child)
+        child.creation_spec.outlives_job = True
+        await gcs.RegisterActor(child)
+        await until_state(gcs, common_pb2.ALIVE, 2)
+
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        await node.process.spawn(node.join())
+        assert await keys(gcs) == [JOB.binary() + b"hash"]
+        async with subscription(gcs, gcs_pb2.JOB) as received:
+            for number in (1, 2):
+                assert await keys(gcs) == [JOB.binary() + b"hash"]
+                request = gcs_pb2.KillActorRequest(actor_id=actor_id(number), force=True, no_restart=True)
+                await gcs.KillActor(request)
+            over = common_pb2.JobInfo.FromString((await next_message(received)).payload)
+            assert (over.job_id, over.is_over) == (JOB.binary(), True)
+        assert await keys(gcs) == []
 
     play(script)
 

@@ -29,6 +29,21 @@ def test_a_job_ends_once() -> None:
     assert manager.is_finished(job_id) and manager.is_known(job_id)
 
 
+def test_a_job_is_not_forgotten_before_it_is_over() -> None:
+    manager = JobManager(finished_jobs_max=1)
+    outlived, *others = [add(manager) for _ in range(3)]
+    for job_id in (outlived, *others):
+        manager.finish(job_id, now_s=2.0)
+    for job_id in others:
+        assert manager.over(job_id) is not None
+    assert manager.forget_oldest() == [others[0]]
+    assert (
+        manager.is_finished(outlived) and not manager.is_over(outlived) and manager.row(outlived) is not None
+    )
+    manager.over(outlived)
+    assert manager.forget_oldest() == [others[1]] and manager.over(outlived) is None
+
+
 def test_the_jobs_of_a_driver_and_of_a_node_are_the_running_ones() -> None:
     manager = JobManager(10)
     first, second = add(manager), add(manager, WorkerID(b"e" * 28))
@@ -41,7 +56,9 @@ def test_the_jobs_of_a_driver_and_of_a_node_are_the_running_ones() -> None:
 def test_a_number_is_not_used_again_after_a_restart_even_when_its_job_is_forgotten() -> None:
     before = JobManager(finished_jobs_max=1)
     for _ in range(2):
-        before.finish(add(before), now_s=2.0)
+        job_id = add(before)
+        before.finish(job_id, now_s=2.0)
+        before.over(job_id)
     assert before.forget_oldest() == [JobID.from_int(1)]
     after = JobManager(finished_jobs_max=1)
     after.restore(before.rows(), before.next_number)

@@ -280,36 +280,6 @@ def test_a_worker_that_leaves_holds_nothing_and_is_not_used_again_and_ends_with_
     scene.worker_dies("a")
 
 
-def test_a_worker_of_one_job_is_not_reused_for_another() -> None:
-    scene = Scene(units(CPU=1))
-    scene.ask("a", job=JOB_A)
-    scene.give_back("a")
-    scene.ask("b", job=JOB_B)
-    scene.give_back("b")
-    scene.ask("c", job=JOB_A)
-    assert scene.granted["a"].worker_id == scene.granted["c"].worker_id
-    assert scene.granted["a"].worker_id != scene.granted["b"].worker_id
-
-
-def test_a_finished_job_loses_its_leases_queue_and_idle_workers_but_not_its_actors() -> None:
-    scene = Scene(units(CPU=3))
-    scene.ask("idle")
-    scene.ask("actor", resources=NOTHING, for_actor=True)
-    scene.ask("task")
-    actor = scene.granted["actor"].worker_id
-    scene.ask("of the actor", requester=7, requester_worker=actor)
-    scene.give_back("idle")
-    scene.ask("queued", resources=units(CPU=3))
-    scene.do(lambda now_s: scene.manager.job_finished(JOB_A, now_s))
-    ended = {effect.worker_id for effect in scene.ended}
-    assert ended == {scene.granted["idle"].worker_id, scene.granted["task"].worker_id}
-    assert scene.rejected == {"queued": RejectionKind.JOB_FINISHED}
-    scene.ask("late")
-    assert scene.rejected["late"] is RejectionKind.JOB_FINISHED
-    scene.ask("later of the actor", requester=7, requester_worker=actor)
-    assert "later of the actor" in scene.running
-
-
 def test_leases_of_a_dead_node_end_even_if_its_connections_linger() -> None:
     scene = Scene(units(CPU=1))
     scene.other_node(units(CPU=1))

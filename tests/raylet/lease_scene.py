@@ -71,7 +71,7 @@ class Scene:
         for_actor: bool = False,
         grant_or_reject: bool = False,
         requester_node: bytes = HERE,
-        requester_worker: bytes = b"",
+        outlives_job: bool = False,
         resources: ResourceSet | None = None,
     ) -> None:
         """Asks for one CPU unless `resources` says otherwise."""
@@ -79,7 +79,7 @@ class Scene:
             lease_id=name.encode(),
             requester=requester,
             requester_node_id=requester_node,
-            requester_worker_id=requester_worker,
+            requester_worker_id=b"",
             job_id=job,
             resources=units(CPU=1) if resources is None else resources,
             placement_resources=placement or ResourceSet(),
@@ -87,6 +87,7 @@ class Scene:
             for_actor=for_actor,
             grant_or_reject=grant_or_reject,
             task_name=name,
+            outlives_job=outlives_job,
         )
         self.take(self.manager.request(request, self.now_s))
 
