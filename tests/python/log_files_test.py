@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ray_mono._private import log_files
+from ray_mono._private.ended_logs import BYTES_VARIABLE, FILES_VARIABLE, EndedLogs
 from ray_mono._private.log_files import LINE_BYTES_MAX, READ_BYTES_MAX, STATE_PREFIX, Lines, LogDirectory
 
 JOB = bytes.fromhex("01000000")
@@ -132,3 +135,45 @@ def test_a_file_that_was_emptied_is_read_from_its_start(tmp_path: Path) -> None:
     assert len(list(directory.read_new())) == 1
     log.write_text("two\n")
     assert [batch.lines for batch in directory.read_new()] == [("two",)]
+
+
+def test_files_of_ended_workers_are_dropped_when_both_are_told_and_the_oldest_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FILES_VARIABLE, "2")
+    living = {7, 8, 9}
+    directory = LogDirectory(tmp_path, is_alive=lambda pid: pid in living)
+    ended = EndedLogs(directory)
+    for pid in (7, 8, 9):
+        append(tmp_path / f"worker-ab-{pid}.out", f"{LABEL}{pid}\n")
+        append(tmp_path / f"worker-ab-{pid}.err", "begun")
+    assert len(list(directory.read_new())) == 3 and directory.drop_ended() == []
+    # Its begun line is told first, by the label of its other file.
+    living.remove(7)
+    assert directory.drop_ended() == []
+    assert list(directory.read_new()) == [Lines(JOB, 7, "", True, ("begun",))]
+    dropped = directory.drop_ended()
+    assert sorted(path.name for path in dropped) == ["worker-ab-7.err", "worker-ab-7.out"]
+    ended.add(dropped)
+    assert len(list(tmp_path.iterdir())) == 6
+    # Nobody looks at it any more, and it goes when another ends.
+    append(tmp_path / "worker-ab-7.out", "late\n")
+    living.remove(8)
+    assert [lines.pid for lines in directory.read_new()] == [8]
+    ended.add(directory.drop_ended())
+    assert {path.name.split("-")[2][0] for path in tmp_path.iterdir()} == {"8", "9"}
+    append(tmp_path / "worker-cd-10.out", f"{LABEL}new\n")
+    living.add(10)
+    assert [lines.lines for lines in directory.read_new()] == [("new",)]
+
+
+def test_the_size_of_what_ended_workers_leave_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BYTES_VARIABLE, "10")
+    ended = EndedLogs(running(tmp_path))
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path in paths:
+        append(path, "12345")
+    ended.add(paths)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]

@@ -77,6 +77,11 @@ class LogDirectory:
     is_alive: Callable[[int], bool] = is_alive
     """Of a process of this machine."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
+    # What is not looked at any more, by name.
+    _ended: set[str] = field(default_factory=set)
+    # Of the directory, at the last listing; two files may be made in one tick of its clock, so a change is listed twice.
+    _listed_at_ns: int = -1
+    _lists_again: bool = False
 
     def skip_existing(self) -> None:
         """Leaves out what stands in the files now: somebody else has passed it on."""
@@ -92,10 +97,38 @@ class LogDirectory:
         for file in self._list_files():
             yield from self._read_file(file, with_begun)
 
+    def drop_ended(self) -> list[Path]:
+        """Stops to look at the files of processes that are gone, once all of both was passed on. Returns them, the oldest first."""
+        followed: dict[int, list[_LogFile]] = {}
+        for file in self._files.values():
+            followed.setdefault(file.pid, []).append(file)
+        # Asked first: what it wrote before its end is in the files then.
+        gone = [files for pid, files in followed.items() if not self.is_alive(pid)]
+        ended = [
+            file.path
+            for files in gone
+            if all(not file.partial and not file.has_bars and _size(file.path) == file.offset for file in files)
+            for file in files
+        ]
+        for path in ended:
+            del self._files[path.name]
+            self._ended.add(path.name)
+        return sorted(ended, key=_changed_at_ns)
+
+    def remove(self, path: Path) -> None:
+        """Deletes a file that drop_ended returned."""
+        path.unlink(missing_ok=True)
+        self._ended.discard(path.name)
+
     def _list_files(self) -> list[_LogFile]:
+        changed_at_ns = self.path.stat().st_mtime_ns
+        has_changed, self._listed_at_ns = changed_at_ns != self._listed_at_ns, changed_at_ns
+        entries = os.listdir(self.path) if has_changed or self._lists_again else []
+        self._lists_again = has_changed
         # Labels are in the .out files, so these come first.
-        for entry in sorted(os.listdir(self.path), key=lambda name: (name.endswith(".err"), name)):
-            match = None if entry in self._files else _NAME.fullmatch(entry)
+        for entry in sorted(entries, key=lambda name: (name.endswith(".err"), name)):
+            is_known = entry in self._files or entry in self._ended
+            match = None if is_known else _NAME.fullmatch(entry)
             if match:
                 worker_id, pid, kind = match.groups()
                 self._files[entry] = _LogFile(self.path / entry, worker_id, int(pid), kind == "err")
@@ -191,5 +224,12 @@ class LogDirectory:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _changed_at_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
     except FileNotFoundError:
         return 0

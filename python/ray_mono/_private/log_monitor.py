@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from ray_mono._private.directory_watch import DirectoryWatch
+from ray_mono._private.ended_logs import EndedLogs
 from ray_mono._private.log_files import Lines, LogDirectory
 from ray_mono.common.service import Service, add_common_arguments, run_service
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -32,6 +33,8 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 LOOK_PERIOD_S = 1.0
 # Lines that are written together are told together: a person does not see the difference, the GCS does.
 GATHER_S = 0.03
+# Rounds between two looks for ended workers, where it is never quiet.
+ENDED_ROUNDS = 16
 LOCK_RETRY_PERIOD_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
 # Between attempts to reach a GCS that is away.
@@ -55,7 +58,9 @@ class LogMonitor:
         self._node_ip = node_ip
         self._node_id = node_id
         self._channel: AsyncChannel | None = None
+        self._ended = EndedLogs(directory)
         self.published_lines = 0
+        self._rounds = 0
 
     async def round(self, with_begun: bool = False) -> int:
         """Passes on what is new, with_begun as for LogDirectory.read_new; returns how many lines. Waits while the GCS is away."""
@@ -64,6 +69,9 @@ class LogMonitor:
             await self._publish(lines)
             count += len(lines.lines)
         self.published_lines += count
+        self._rounds += 1
+        if with_begun or self._rounds % ENDED_ROUNDS == 0:
+            self._ended.add(self._directory.drop_ended())
         return count
 
     async def _publish(self, lines: Lines) -> None:
