@@ -25,8 +25,8 @@ from ray_mono.common.exceptions import (
     LocalRayletDiedError,
     RuntimeEnvSetupError,
     TaskUnschedulableError,
-    WorkerCrashedError,
 )
+from ray_mono.core_worker.lost_worker import fail_lost
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, WRONG_WORKER, PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -261,11 +261,13 @@ class TaskSubmitter:
             lease.queue.idle.remove(lease)
             self._drop(lease)
 
-    def _drop(self, lease: Lease, **end: bool) -> None:
-        """end: `dispose` or `leaving`, of ReturnWorkerRequest."""
+    def _drop(self, lease: Lease, leaving: bool = False) -> None:
+        self._forget(lease)
+        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving))
+
+    def _forget(self, lease: Lease) -> None:
         lease.is_over = True
         del lease.queue.leases[lease.lease_id]
-        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, **end))
 
     # ---- tasks
 
@@ -320,8 +322,8 @@ class TaskSubmitter:
         if lease.is_over:
             self._again(lease.queue, task)
         else:
-            self._drop(lease, dispose=True)
-            self._core.tasks.lost(task, WorkerCrashedError)
+            self._forget(lease)
+            fail_lost(self._core, lease.raylet, lease.lease_id, lease.address.worker_id, task)
         self._pump(lease.queue)
 
     def _again(self, queue: SchedulingQueue, task: PendingTask) -> None:

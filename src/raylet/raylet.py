@@ -29,7 +29,8 @@ from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.config import RayletConfig
-from ray_mono.raylet.deaths import Exits, death_cause, remove_socket
+from ray_mono.raylet.death_reports import DeathReports
+from ray_mono.raylet.deaths import remove_socket
 from ray_mono.raylet.dump import dump_raylet
 from ray_mono.raylet.effects import (
     Effect,
@@ -99,7 +100,7 @@ class Raylet:
         self.gcs: GcsClient
         self._store: StoreClient | None = None
         self._answers = LeaseAnswers()
-        self._exits = Exits()
+        self.deaths = DeathReports(self, launcher)
         # Ids of the workers that were started, until their exits.
         self._worker_ids: dict[int, bytes] = {}
         grace_s = config.worker_exit_grace_s
@@ -307,7 +308,7 @@ class Raylet:
 
     def _worker_exited(self, exit_: WorkerExit) -> None:
         worker_id = self._worker_ids.pop(exit_.startup_token, b"")
-        self._exits.happened(exit_)
+        self.deaths.exited(exit_)
         process = self.clients.get(worker_id)
         if process is not None:
             self._died(process, exit_.message)
@@ -329,25 +330,12 @@ class Raylet:
             self.apply(self.leases.worker_died(process.worker_id, reason, self.clock.time_s()))
         self.free_owned_by(process.worker_id)
         name = f"report the death of {process.worker_id.hex()[:8]}"
-        self.tasks.spawn(self._report_death(process, reason, end_reason), name)
+        self.tasks.spawn(self.deaths.report(process, reason, end_reason), name)
 
     def free_owned_by(self, worker_id: bytes) -> None:
         """Has the store drop what a process owned that ended."""
         if self._store is not None:
             self._store.free_owned_by(worker_id)
-
-    async def _report_death(self, process: ClientProcess, reason: str, end_reason: str) -> None:
-        exit_ = None
-        if process.startup_token:
-            exit_ = await self._exits.of(process.startup_token, self.config.exit_status_wait_s)
-            if exit_ is None:
-                self._launcher.kill(process.startup_token, force=True)
-        info = process.info(self.config.node_id)
-        info.is_alive = False
-        info.end_time_s = self.clock.wall_s()
-        info.death_cause.CopyFrom(death_cause(process, exit_, reason, end_reason))
-        logger.info("%s", info.death_cause.message)
-        self.gcs.report_worker_death(info)
 
     # ---- what others may know
 

@@ -88,6 +88,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._raylet.return_lease(request.lease_id, request.dispose, request.leaving)
         return common_pb2.Empty()
 
+    async def LostWorker(
+        self, request: raylet_pb2.LostWorkerRequest, context: CallContext
+    ) -> common_pb2.DeathCause:
+        return await self._raylet.deaths.of_lost(request.lease_id, request.worker_id)
+
     async def KillWorker(
         self, request: raylet_pb2.KillWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:

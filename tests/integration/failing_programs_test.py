@@ -112,8 +112,11 @@ def test_a_worker_that_exits_fails_its_task_and_nothing_else() -> None:
 
     left = leave.remote()
     stayed = [stay.remote() for _ in range(4)]
-    with pytest.raises(ray.exceptions.WorkerCrashedError):
+    with pytest.raises(
+        ray.exceptions.WorkerCrashedError, match=r"pid \d+ exited with code 7; node"
+    ) as crashed:
         get(left)
+    assert Path(str(crashed.value).rpartition("output in ")[2].removesuffix(" and .err")).exists()
     assert get(stayed) == ["here"] * 4 and get(stay.remote()) == "here"
 
 

@@ -89,7 +89,7 @@ def test_the_gcs_hears_of_resources_and_of_a_node_that_leaves(cluster: Cluster) 
     ("end", "code", "signum", "message"),
     [
         ("exit 3", 3, 0, "exited with code 3"),
-        ("kill", 0, 9, "was killed by signal 9 (SIGKILL)"),
+        ("kill", 0, 9, "was killed by signal 9 (SIGKILL), which this cluster did not send"),
     ],
 )
 def test_the_death_of_a_worker_frees_its_lease_and_is_told_with_its_cause(
@@ -111,7 +111,12 @@ def test_the_death_of_a_worker_frees_its_lease_and_is_told_with_its_cause(
             row = await driver.dead_worker(grant.worker.worker_id)
             cause = row.death_cause
             assert (cause.kind, cause.exit_code, cause.signal) == (cause.WORKER_DIED, code, signum)
-            assert cause.message == f"worker pid {grant.worker_pid} {message}"
+            assert cause.message.startswith(
+                f"worker pid {grant.worker_pid} {message}; node 127.0.0.1, output in "
+            )
+            # Whoever leased it is told the same.
+            lost = raylet_pb2.LostWorkerRequest(lease_id=grant.lease_id, worker_id=grant.worker.worker_id)
+            assert await driver.raylet.LostWorker(lost) == cause
 
     run(test())
 

@@ -1,0 +1,43 @@
+"""A worker that was leased here is gone: its raylet is told, and says how it ended, for the error of the task that it ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import WorkerCrashedError
+from ray_mono.core_worker.task_manager import PendingTask
+from ray_mono.protobuf import raylet_pb2
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.surface import RpcError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+ANSWER_S = 10.0
+"""A raylet that takes longer is in trouble itself, and the task fails without a cause."""
+
+
+def fail_lost(
+    core: CoreWorker, raylet: RayletServiceStub, lease_id: bytes, worker_id: bytes, task: PendingTask
+) -> None:
+    """Runs the task again where its retries last, at once; else it fails when the raylet has answered. Lock held."""
+    request = raylet_pb2.LostWorkerRequest(lease_id=lease_id, worker_id=worker_id)
+    if task.retries_left != 0:
+        core.tasks.lost(task, WorkerCrashedError)
+        raylet.LostWorker.start(request, lambda reply, error: None)
+        return
+    is_settled = False
+
+    def settle(message: str) -> None:
+        nonlocal is_settled
+        if not is_settled:
+            is_settled = True
+            timer.cancel()
+            core.tasks.lost(task, lambda: WorkerCrashedError(message))
+
+    def answered(death: Any, error: RpcError | None) -> None:
+        known = "" if error is not None else death.message
+        settle(f"The worker died before it finished the task: {known}" if known else "")
+
+    timer = core.reactor.call_later(ANSWER_S, lambda: settle(""))
+    raylet.LostWorker.start(request, answered)

@@ -1,0 +1,100 @@
+"""What is told of a worker that ended: to everybody, and to whoever had leased it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import ClientProcess
+from ray_mono.raylet.death_reports import DeathReports
+from ray_mono.raylet.deaths import OomKills, death_cause
+from ray_mono.raylet.launcher import WorkerExit
+
+
+@dataclasses.dataclass
+class Config:
+    session_dir: str = "/s"
+    host: str = "10.0.0.1"
+    node_id: bytes = b"n" * 28
+    exit_status_wait_s: float = 0.0
+    worker_exit_grace_s: float = 60.0
+
+
+def process(**fields: Any) -> ClientProcess:
+    ids: dict[str, Any] = {"worker_id": b"w" * 28, "pid": 7, "startup_token": 1, "start_time_s": 0.0}
+    defaults: dict[str, Any] = {"type": common_pb2.WORKER, "language": common_pb2.PYTHON, "job_id": b""}
+    return ClientProcess(
+        **{**ids, **defaults, "address": common_pb2.Address(), "connection": cast("Any", None), **fields}
+    )
+
+
+def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None = None) -> str:
+    config = cast("Any", Config())
+    return death_cause(process(), exit_, "closed", end_reason, config, kills or OomKills("/none")).message
+
+
+@pytest.mark.parametrize(
+    ("exit_", "end_reason", "message"),
+    [
+        (WorkerExit(1, 7, 3, 0, "worker pid 7 exited with code 3"), "", "worker pid 7 exited with code 3"),
+        (None, "", "worker pid 7 lost its connection to the raylet: closed"),
+        (WorkerExit(1, 7, 0, 9, "killed"), "", "killed, which this cluster did not send"),
+        (WorkerExit(1, 7, 0, 9, "killed"), "its job is over", "killed; the raylet ended it: its job is over"),
+    ],
+)
+def test_how_where_and_its_output(exit_: WorkerExit | None, end_reason: str, message: str) -> None:
+    log = f"/s/logs/worker-{(b'w' * 28).hex()}-7"
+    assert told(exit_, end_reason) == f"{message}; node 10.0.0.1, output in {log}.out and .err"
+
+
+def test_the_out_of_memory_killer_is_named_where_it_has_struck_since(tmp_path: Path) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("pgfault 5\noom_kill 2\n")
+    kills = OomKills(str(counters))
+    killed = WorkerExit(1, 7, 0, int(signal.SIGKILL), "killed")
+    assert "out-of-memory" not in told(killed, kills=kills)
+    counters.write_text("pgfault 6\noom_kill 3\n")
+    assert "out-of-memory" not in told(WorkerExit(1, 7, 0, int(signal.SIGSEGV), "killed"), kills=kills)
+    assert "killed, and the kernel's out-of-memory killer has struck" in told(killed, kills=kills)
+    assert "out-of-memory" not in told(killed, kills=kills)
+
+
+def test_a_worker_that_is_lost_and_lives_is_ended_and_only_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mono.raylet.death_reports.LOST_WAIT_S", 0.0)
+    returned: list[bytes] = []
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+
+        def return_lease(lease_id: bytes, dispose: bool) -> None:
+            assert dispose
+            returned.append(lease_id)
+            reports.exited(WorkerExit(1, 7, 0, 15, "ended"))
+            loop.call_soon(
+                lambda: ends.append(asyncio.ensure_future(reports.report(process(), "closed", "lost")))
+            )
+
+        ends: list[asyncio.Future[None]] = []
+        raylet: Any = SimpleNamespace(
+            config=Config(),
+            clock=SimpleNamespace(wall_s=lambda: 1.0),
+            gcs=SimpleNamespace(report_worker_death=lambda info: None),
+            return_lease=return_lease,
+        )
+        reports = DeathReports(raylet, cast("Any", None))
+        cause = await reports.of_lost(b"lease", b"w" * 28)
+        assert cause.message.startswith("ended; the raylet ended it: lost") and returned == [b"lease"]
+        # One whose end is known already is not ended again.
+        reports.exited(WorkerExit(2, 8, 3, 0, "gone"))
+        await reports.report(process(worker_id=b"v" * 28, startup_token=2), "closed", "")
+        assert (await reports.of_lost(b"other", b"v" * 28)).message.startswith("gone")
+        assert returned == [b"lease"]
+
+    asyncio.run(test())
