@@ -24,6 +24,7 @@ import numpy as np
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
 from ray_mono.common.mapped_file import MappedFile
+from ray_mono.common.private_files import open_file
 from ray_mono.core_worker import bulk_write
 from ray_mono.core_worker.serialization import Serialized
 from ray_mono.protobuf import object_manager_pb2
@@ -94,7 +95,7 @@ class PlasmaClient:
 
     def _writable(self) -> MappedFile:
         if self._write_map is None:
-            fd = os.open(self._path, os.O_RDWR)
+            fd = open_file(self._path, os.O_RDWR)
             try:
                 self._write_map = MappedFile(fd, self._capacity_bytes)
             finally:
@@ -125,7 +126,7 @@ class PlasmaClient:
     def view(self, found: Any) -> memoryview:
         """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them."""
         if self._read_map is None:
-            fd = os.open(self._path, os.O_RDONLY)
+            fd = open_file(self._path)
             try:
                 self._read_map = mmap.mmap(fd, self._capacity_bytes, prot=mmap.PROT_READ)
             finally:

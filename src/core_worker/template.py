@@ -262,7 +262,7 @@ def _open_own_files(log_prefix: str) -> None:
 
 def _open_as(descriptor: int, path: str, flags: int) -> None:
     """Without a file object, which would cost each child 0.1 MB of pages (measured)."""
-    opened = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
     os.dup2(opened, descriptor)
     os.close(opened)
 

@@ -9,10 +9,12 @@ The file is locked exclusively while open, so that two heads cannot write over e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Sequence
 
+from ray_mono.common import private_files
 from ray_mono.gcs.storage import StorageError, Table, Write
 
 SCHEMA_VERSION = 1
@@ -29,9 +31,20 @@ class SqliteStorage:
 
     async def open(self) -> None:
         try:
-            # Whoever can read the file reads every job's code and arguments.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Whoever can read the file reads every job's code and arguments; whoever can put another there has his own run.
+            # sqlite opens it by its name, and two more beside it.
+            directory = private_files.open_directory(os.path.dirname(self._path) or ".")
+            try:
+                name = os.path.basename(self._path)
+                os.close(private_files.open_file(name, os.O_RDWR | os.O_CREAT, directory))
+                for suffix in ("-wal", "-shm"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.close(private_files.open_file(name + suffix, os.O_RDWR, directory))
+            finally:
+                os.close(directory)
             self._connection = self._connect()
+        except private_files.UntrustedPathError as error:
+            raise StorageError(f"the GCS's file {self._path} is not to be trusted: {error}") from error
         except OSError as error:
             raise StorageError(f"cannot open the GCS's file {self._path}: {error.strerror}") from error
         except sqlite3.OperationalError as error:

@@ -135,7 +135,7 @@ def _remove_stale(path: str) -> None:
 def _unlink_if_same(path: str, fd: int) -> None:
     """Removes the name unless it stands for another file by now."""
     try:
-        if os.path.samestat(os.stat(path), os.fstat(fd)):
+        if os.path.samestat(os.lstat(path), os.fstat(fd)):
             os.unlink(path)
     except FileNotFoundError:
         pass

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import hmac
 import os
 import secrets
 import socket
 import struct
 from typing import Final, Protocol
+
+from ray_mono.common.private_files import UntrustedPathError, open_file
 
 MAGIC: Final = b"RMF1"
 NONCE_SIZE: Final = 16
@@ -235,23 +238,22 @@ def write_secret(path: str, secret: str) -> None:
         raise
 
 
-def read_secret(path: str) -> str | None:
-    """The secret in a file, or None where there is no such file. An empty file is the empty secret.
+def read_secret(path: str, follow: bool = False) -> str | None:
+    """The secret in a file, or None where there is no such file. An empty file is the empty secret. follow: it may be a link.
 
-    Raises SecretFileError for a file that cannot be read, belongs to another user than ours or root, or is too long to be one.
+    Raises SecretFileError for a file that cannot be read, belongs to another user than ours or root, can be written by everybody, or is
+    too long to be one.
     """
     try:
-        with open(path, "rb") as file:
-            owner = os.fstat(file.fileno()).st_uid
+        with open(open_file(path, follow=follow), "rb") as file:
             content = file.read(SECRET_BYTES_MAX + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UntrustedPathError as error:
+        raise SecretFileError(f"the secret's file is not to be trusted: {error}") from error
     except OSError as error:
-        raise SecretFileError(f"the secret's file {path} cannot be read: {error.strerror}") from error
-    if owner not in (os.getuid(), 0):
-        raise SecretFileError(
-            f"the secret's file {path} belongs to user id {owner}: it must be ours ({os.getuid()}) or root's"
-        )
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise SecretFileError(f"the secret's file {path} cannot be read: {reason}") from error
     if len(content) > SECRET_BYTES_MAX:
         raise SecretFileError(
             f"the secret's file {path} has more than {SECRET_BYTES_MAX} bytes: that is no secret of ours"
@@ -276,12 +278,16 @@ def find_secret(argument: str | None, session_dir: str | None) -> str:
         return value.strip()
     path = os.environ.get(TOKEN_PATH_VARIABLE)
     if path:
-        secret = read_secret(path)
+        # A link there is its user's: so Kubernetes mounts secrets.
+        secret = read_secret(path, follow=True)
         if secret is None:
             raise SecretFileError(f"{TOKEN_PATH_VARIABLE} names {path}, which does not exist")
         return secret
     places = [os.path.join(session_dir, TOKEN_FILE_NAME)] if session_dir else []
-    places.append(os.path.expanduser(USER_TOKEN_PATH))
+    user_path = os.path.expanduser(USER_TOKEN_PATH)
+    # Where there is neither HOME nor an entry in the password file, "~" stays, and would be a directory of whoever made it here.
+    if os.path.isabs(user_path):
+        places.append(user_path)
     for place in places:
         secret = read_secret(place)
         if secret is not None:

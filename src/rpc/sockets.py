@@ -76,10 +76,9 @@ def listen_unix(path: str) -> socket.socket:
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        # Linux makes the file with the socket's own mode, so that it is never there with another one; other kernels need the chmod.
+        # Linux makes the file with the socket's own mode, so that it is never there with another one.
         os.fchmod(sock.fileno(), 0o600)
         sock.bind(path)
-        os.chmod(path, 0o600)
         sock.listen(LISTEN_BACKLOG)
     except OSError as error:
         sock.close()
@@ -89,7 +88,7 @@ def listen_unix(path: str) -> socket.socket:
 
 def _remove_stale(path: str) -> None:
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):

@@ -12,6 +12,7 @@ import pytest
 from ray_mono.rpc.auth import HOW_TO_PASS
 from tests.integration.clusters import CommandLineCluster, run_command, run_python
 from tests.integration.listeners import session_processes
+from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,21 @@ def test_commands_and_drivers_with_another_secret_are_told_what_to_do(cluster: C
     # With nothing said, a driver of the same user finds the session's.
     program = f"import ray_mono; print(len(ray_mono.init({cluster.address!r})['node_id']))"
     assert run_python("-c", program).out == "56\n"
+
+
+@needs_another_user
+def test_a_cluster_is_not_started_where_another_user_could_replace_its_files(session_base: Path) -> None:
+    his = f"{session_base}/his"
+    session_base.chmod(0o1777)
+    run_as_other("import os, sys; os.mkdir(sys.argv[1]); os.chmod(sys.argv[1], 0o1777)", his)
+    for arguments in (["start", "--head", "--port=0", "--temp-dir", his], ["stop", "--temp-dir", his]):
+        done = run_command(*arguments)
+        assert done.status == 1 and f"{his} belongs to user id {OTHER_UID}" in done.error, done
+        assert "Traceback" not in done.error
+    program = PROGRAM.format(arguments=f"address='local', num_cpus=1, _temp_dir={his!r}")
+    done = run_python("-c", program)
+    assert done.status == 1 and f"{his} belongs to user id {OTHER_UID}" in done.error, done.error
+    assert os.listdir(his) == []
 
 
 def test_an_empty_password_is_announced_and_works(session_base: Path) -> None:

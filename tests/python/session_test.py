@@ -11,6 +11,7 @@ import pytest
 from ray_mono._private import bootstrap, session
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.session import NodePaths, NodeRecord, SessionError
+from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 
 def make_record(made: session.Session, reaper: ProcessIdentity, port: int = 7000) -> NodeRecord:
@@ -56,6 +57,98 @@ def test_a_base_that_others_can_change_is_refused(session_base: Path) -> None:
         session.create_session(session_base)
     session_base.chmod(0o1777)
     session.create_session(session_base)
+
+
+@needs_another_user
+def test_a_base_of_another_user_is_refused_even_where_it_is_sticky(session_base: Path) -> None:
+    """He may rename a session away and put one with a prepared database in its place."""
+    made = session.create_session(session_base)
+    session_base.chmod(0o1777)
+    give_away(session_base)
+    his = f"{session_base}.* belongs to user id {OTHER_UID}"
+    for use in (
+        lambda: session.create_session(session_base),
+        lambda: session.create_session(session_base / "deeper"),
+        lambda: session.join_session(made.path),
+        lambda: session.open_session(made.path),
+        lambda: session.list_sessions(session_base),
+    ):
+        with pytest.raises(SessionError, match=his):
+            use()
+    with pytest.raises(SessionError, match=his):
+        bootstrap.local_sessions(str(session_base))
+    bootstrap.record_current_cluster(make_record(made, this_process()))
+    assert bootstrap.read_current_cluster() is None
+
+
+@pytest.fixture
+def default_base(session_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for /tmp/ray_mono; not made yet."""
+    monkeypatch.delenv(session.BASE_VARIABLE)
+    monkeypatch.setattr(session, "DEFAULT_BASE", str(session_base / "d"))
+    session_base.chmod(0o1777)
+    return session_base / "d"
+
+
+def test_the_default_base_is_made_for_all_users_by_root_and_else_for_its_user(default_base: Path) -> None:
+    made = session.create_session(session.base_directory())
+    assert made.path.parent == default_base
+    assert stat.S_IMODE(default_base.stat().st_mode) == (0o1777 if os.getuid() == 0 else 0o700)
+    default_base.chmod(0o755)
+    session.create_session(session.base_directory())
+    assert stat.S_IMODE(default_base.stat().st_mode) == 0o755
+
+
+@needs_another_user
+@pytest.mark.parametrize("kind", ["sticky", "link", "file"])
+def test_beside_another_users_default_base_a_base_of_ones_own_serves_and_is_announced_once(
+    default_base: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    if kind == "sticky":
+        default_base.mkdir()
+        default_base.chmod(0o1777)
+    elif kind == "link":
+        default_base.symlink_to(default_base.parent)
+    else:
+        default_base.touch()
+    give_away(default_base)
+    own = Path(f"{default_base}_{os.getuid()}")
+    for _ in range(2):
+        made = session.create_session(session.base_directory())
+        assert made.path.parent == own
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert caplog.text.count("is another user's") == 1 and str(own) in caplog.text
+    # What was started there is found again, also once the other's is gone.
+    os.chmod(default_base, 0o700, follow_symlinks=True)
+    default_base.rmdir() if kind == "sticky" else default_base.unlink()
+    assert session.base_directory() == own
+
+
+@needs_another_user
+def test_names_that_another_user_has_taken_are_an_error_that_names_them(default_base: Path) -> None:
+    own = Path(f"{default_base}_{os.getuid()}")
+    for path in (default_base, own):
+        path.mkdir()
+        give_away(path)
+    with pytest.raises(
+        SessionError, match=f"cannot use {own} .*belongs to user id {OTHER_UID}.*RAY_MONO_TMPDIR"
+    ):
+        session.create_session(session.base_directory())
+
+
+@needs_another_user
+def test_what_another_user_put_where_the_current_cluster_is_recorded_is_not_believed(
+    session_base: Path,
+) -> None:
+    session_base.chmod(0o1777)
+    path = bootstrap.current_cluster_path()
+    path.write_text("{}")
+    give_away(path)
+    assert bootstrap.read_current_cluster() is None
+    path.unlink()
+    # A pipe that nobody writes to: who opened it as a file would wait for ever.
+    os.mkfifo(path)
+    assert bootstrap.read_current_cluster() is None
 
 
 def test_a_second_node_has_files_of_its_own(session_base: Path) -> None:

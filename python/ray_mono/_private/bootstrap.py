@@ -25,7 +25,6 @@ from ray_mono._private.session import (
     list_nodes,
     list_sessions,
     open_session,
-    read_private,
     write_private,
 )
 from ray_mono.common.version import VERSION
@@ -132,12 +131,8 @@ def record_current_cluster(record: NodeRecord) -> None:
 
 def read_current_cluster() -> NodeRecord | None:
     """A node of this user's current cluster that runs on this machine. None where there is none any more."""
-    path = current_cluster_path()
-    if not path.exists():
-        return None
     try:
-        read_private(path)
-        record = NodeRecord.read(path)
+        record = NodeRecord.read(current_cluster_path())
         open_session(Path(record.session_dir))
     except SessionError:
         # Anybody may put a file there; it only counts when it is ours.
