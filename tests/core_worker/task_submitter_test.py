@@ -55,6 +55,7 @@ class Scene:
             tasks=tasks,
             address=common_pb2.Address(),
             job_id=b"",
+            outlives_job=False,
             new_id=lambda: bytes([len(self._lease) + 1]),
             peer=lambda address: peer,
             reactor=SimpleNamespace(call_later=self._call_later),
