@@ -17,11 +17,11 @@ from typing import Any
 
 from ray_mono._private import services
 from ray_mono._private.bootstrap import check_versions, record_current_cluster
+from ray_mono._private.full_disk import full_disk_explained
 from ray_mono._private.node_plan import NodePlan, plan_head, plan_member
 from ray_mono._private.parameter import RayParams
 from ray_mono._private.reaper_client import ReaperHandle, ServiceStartError
-from ray_mono._private.session import NodeRecord, open_session
-from ray_mono.rpc.auth import find_secret
+from ray_mono._private.session import NodeRecord, base_directory, open_session
 
 # Imports on a machine that is busy with a hundred other things take long; a service that has not answered by then never will.
 SERVICE_START_TIMEOUT_S = 60.0
@@ -57,7 +57,7 @@ class Node:
         if connect_only:
             self._connect(ray_params, session_dir)
             return
-        with contextlib.ExitStack() as reserved:
+        with contextlib.ExitStack() as reserved, full_disk_explained(base_directory(ray_params.temp_dir)):
             plan = plan_head(ray_params, reserved) if head else plan_member(ray_params, session_dir, reserved)
             self._adopt(plan)
             if shutdown_at_exit:
@@ -191,11 +191,12 @@ class Node:
         self.record.write(paths.record)
 
     def _connect(self, params: RayParams, session_dir: str | None) -> None:
+        from ray_mono._private.gcs_query import cluster_secret
         from ray_mono._private.local_node import find_local_node, get_cluster_info
 
         assert params.gcs_address is not None
         self.gcs_address = params.gcs_address
-        self.secret = find_secret(params.redis_password, session_dir)
+        self.secret = cluster_secret(self.gcs_address, params.redis_password, session_dir)
         info = get_cluster_info(self.gcs_address, self.secret)
         check_versions(f"the cluster at {self.gcs_address}", info.version, info.python_version)
         node = find_local_node(self.gcs_address, self.secret)

@@ -18,7 +18,8 @@ from ray_mono.common.object_errors import (
     PlasmaObjectNotAvailable,
     ReferenceCountingAssertionError,
 )
-from ray_mono.common.task_error import RayError, RayTaskError, UnserializableException
+from ray_mono.common.ray_error import RayError, RpcError
+from ray_mono.common.task_error import RayTaskError, UnserializableException
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -151,23 +152,6 @@ class RaySystemError(RayError):
 
     def __str__(self) -> str:
         return f"System error: {self.client_exc}" + (f"\n{self.traceback_str}" if self.traceback_str else "")
-
-
-class RpcError(RayError):
-    """A service did not do what it was asked.
-
-    Args:
-        message: the service's reason.
-        rpc_code: the number of the status, as gRPC counts them.
-    """
-
-    def __init__(self, message: str, rpc_code: int | None = None) -> None:
-        super().__init__(message, rpc_code)
-        self.message = message
-        self.rpc_code = rpc_code
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class AuthenticationError(RayError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.task_error import RayError
+from ray_mono.common.ray_error import RayError
 
 
 class ObjectLostError(RayError):

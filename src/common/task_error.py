@@ -24,31 +24,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_mono.common import code_pickler
+from ray_mono.common.ray_error import RayError
 from ray_mono.common.source_lines import add_source_lines
 
 _FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
 """Meant for the process or coroutine where they were raised: they must not pass for one's own elsewhere."""
 _HEAP_TYPE_FLAG = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not built into the interpreter
 _combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref.WeakValueDictionary()
-
-
-class RayError(Exception):
-    """Whatever ray_mono raises about the cluster, a task, an actor or an object."""
-
-    def to_bytes(self) -> bytes:
-        """For from_bytes, here or in another process of the same version."""
-        text = "".join(traceback.format_exception(self))
-        return pickle.dumps((code_pickler.dumps(self), text))
-
-    @staticmethod
-    def from_bytes(b: bytes) -> RayError:
-        """The error that to_bytes was called on; where that cannot be loaded here, an UnserializableException with its text."""
-        packed, text = pickle.loads(b)
-        try:
-            error: RayError = pickle.loads(packed)
-        except Exception:  # whatever unpickling raises, or a module that is not here
-            return UnserializableException(text)
-        return error
 
 
 class UnserializableException(RayError):

@@ -51,7 +51,7 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
-from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.executor import Executor
@@ -99,8 +99,7 @@ class CoreWorker:
         self.raylet = RayletServiceStub(raylet_channel)
         self.pid = os.getpid()
         self.server = server
-        # A worker's; a driver runs nothing.
-        self.executor: Executor | None = None
+        self.executor: Executor | None = None  # A worker's; a driver runs nothing.
         # Run by shutdown, in order, before the connections close.
         self.unhandled = UnhandledErrors(self)
         self.on_shutdown: list[Callable[[], None]] = [self.unhandled.close]
@@ -334,11 +333,13 @@ class CoreWorker:
                 self.references.drop_nested(object_id)  # its arguments: it starts no more
 
     def get_named_actor(self, name: str, namespace: str) -> common_pb2.ActorInfo:
-        """Raises ValueError where there is none."""
+        """Raises ValueError where there is none, RpcError where the GCS does not answer."""
         request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
         try:
             return self.gcs.GetNamedActor(request, timeout_s=GCS_TIMEOUT_S)
         except RpcError as error:
+            if error.code is not StatusCode.NOT_FOUND:
+                raise
             raise ValueError(f"there is no actor named {name!r} in namespace {namespace!r}: {error.message}") from None
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:

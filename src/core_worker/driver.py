@@ -54,7 +54,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
     membership = Membership(common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host)
     try:
-        gcs = membership.channel(config.gcs_address)
+        gcs = membership.channel(config.gcs_address, "the GCS")
         job_id = _add_job(config, membership, gcs)
         core = membership.join(
             gcs=gcs,

@@ -125,10 +125,13 @@ class Membership:
             port = self.server.listen_tcp(host)
         self.address = common_pb2.Address(worker_id=worker_id, unix_path=unix_path, host=host, port=port)
 
-    def channel(self, address: str) -> ReactorChannel:
-        """Raises RaySystemError where nobody answers on a Unix socket; TCP's failures are told to the calls."""
+    def channel(self, address: str, peer_name: str) -> ReactorChannel:
+        """Raises RaySystemError where nobody answers on a Unix socket; TCP's failures are told to the calls.
+
+        peer_name: who is at the other end, for messages when it is gone.
+        """
         with self.reactor.lock:
-            channel = ReactorChannel(self.reactor, address, self.secret)
+            channel = ReactorChannel(self.reactor, address, self.secret, peer_name)
         if channel.is_closed:
             raise RaySystemError(channel.error().message)
         return channel
@@ -144,7 +147,7 @@ class Membership:
         on_raylet_lost: Callable[[str], None],
     ) -> CoreWorker:
         """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError."""
-        raylet = self.channel(f"unix:{raylet_socket}")
+        raylet = self.channel(f"unix:{raylet_socket}", "this node's raylet")
         request = raylet_pb2.RegisterClientRequest(
             type=self._worker_type,  # type: ignore[arg-type]
             worker_id=self.address.worker_id,
@@ -156,7 +159,7 @@ class Membership:
         try:
             reply = RayletServiceStub(raylet).RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)
             self.address.node_id = reply.node.node_id
-            store = self.channel(f"unix:{reply.node.store_socket}")
+            store = self.channel(f"unix:{reply.node.store_socket}", "this node's object store")
             core = CoreWorker(
                 reactor=self.reactor,
                 address=self.address,

@@ -41,7 +41,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     secret = auth.find_secret(None, config.session_dir)
     membership = Membership(common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host)
     try:
-        gcs = membership.channel(config.gcs_address)
+        gcs = membership.channel(config.gcs_address, "the GCS")
         core = membership.join(
             gcs=gcs,
             raylet_socket=config.raylet_socket,

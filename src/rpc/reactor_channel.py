@@ -32,9 +32,13 @@ OnPart = Callable[[Any], None]
 class ReactorChannel(ReactorSocket):
     """A connection to a peer that this process calls. See surface.Channel."""
 
-    def __init__(self, reactor: Reactor, address: str, secret: str) -> None:
-        """Starts to connect to "unix:/path" or "host:port"; failing is told to the calls. Lock held."""
+    def __init__(self, reactor: Reactor, address: str, secret: str, peer_name: str = "") -> None:
+        """Starts to connect to "unix:/path" or "host:port"; failing is told to the calls. Lock held.
+
+        peer_name: of who answers there, for the message when it is gone: "the GCS".
+        """
         self.address = address
+        self._peer_name = peer_name
         self._pending: dict[int, tuple[Callable[[bytes], Any], OnDone, OnPart | None]] = {}
         self._streams: dict[
             int, tuple[Callable[[bytes], Any], Callable[[Any], None], Callable[[RpcError | None], None]]
@@ -48,7 +52,7 @@ class ReactorChannel(ReactorSocket):
         sock = socket.socket(
             socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
         )
-        super().__init__(reactor, sock, address)
+        super().__init__(reactor, sock, "it" if peer_name else address)
         try:
             if unix:
                 sock.connect(address[len("unix:") :])
@@ -99,7 +103,14 @@ class ReactorChannel(ReactorSocket):
 
     def error(self) -> RpcError:
         """Why calls fail on a closed channel."""
-        return RpcError(StatusCode.UNAUTHENTICATED if self._refused else StatusCode.UNAVAILABLE, self._reason)
+        if self._refused:
+            return RpcError(StatusCode.UNAUTHENTICATED, self._reason)
+        is_named = self._peer_name and not self.reactor.is_closed
+        return RpcError(StatusCode.UNAVAILABLE, f"{self.who} is gone: {self._reason}" if is_named else self._reason)
+
+    @property
+    def who(self) -> str:
+        return f"{self._peer_name} at {self.address}" if self._peer_name else self.address
 
     def send_request(self, kind: int, number: int, payload: bytes) -> int:
         """One frame; returns its call id. Goes out at once if nothing else waits for an answer here."""
@@ -227,7 +238,7 @@ class ReactorMethod:
                 raise RpcError(StatusCode.CANCELLED, f"{self._path}: this process disconnected meanwhile")
             raise RpcError(
                 StatusCode.DEADLINE_EXCEEDED,
-                f"{self._channel.address} did not answer {self._path} within {timeout_s} s",
+                f"{self._channel.who} did not answer {self._path} within {timeout_s} s",
             )
         reply, error = result
         if error is not None:

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from ray_mono.common import ray_error
+
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 RequestIn = TypeVar("RequestIn", contravariant=True)
@@ -44,13 +46,16 @@ class StatusCode(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
-class RpcError(Exception):
-    """A call that did not succeed. A servicer raises it to choose the status that its caller sees."""
+class RpcError(ray_error.RpcError):
+    """A call that did not succeed. A servicer raises it to choose the status that its caller sees.
+
+    Where none of ours has something better to say it reaches the user, as the RayError that it is.
+    """
 
     def __init__(self, code: StatusCode, message: str) -> None:
-        super().__init__(code, message)
+        super().__init__(message, int(code))
+        self.args = (code, message)
         self.code = code
-        self.message = message
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

@@ -6,11 +6,13 @@ Each question opens a connection and closes it again, within a bound.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.rpc.auth import SecretNotFoundError, find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -19,6 +21,27 @@ Answer = TypeVar("Answer")
 
 class SecretRefusedError(ConnectionError):
     """The cluster has another secret than the one given. The message says how to pass it."""
+
+
+def cluster_secret(
+    address: str, password: str | None, session_dir: str | None, timeout_s: float = 10.0
+) -> str:
+    """The secret of the cluster at host:port, as auth.find_secret has it.
+
+    Raises what that raises; but where there is no secret and nobody listens at the address either, ConnectionError.
+    """
+    try:
+        return find_secret(password, session_dir)
+    except SecretNotFoundError:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout_s).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConnectionError(
+                f"no cluster answers at {address}: nothing listens there ({reason})"
+            ) from error
+        raise
 
 
 def query_gcs(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.exceptions import WorkerCrashedError
+from ray_mono.common.ray_error import RayError
 from ray_mono.common.resources import ResourceSet
-from ray_mono.common.task_error import RayError, RayTaskError
+from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.executor import TaskFailed
 from ray_mono.core_worker.function_manager import module_name

@@ -33,7 +33,8 @@ from ray_mono.common.exceptions import (
     ActorDiedError,
     ReferenceCountingAssertionError,
 )
-from ray_mono.common.task_error import RayError, RayTaskError
+from ray_mono.common.ray_error import RayError
+from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.context import TaskContext, WorkerContext

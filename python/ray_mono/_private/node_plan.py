@@ -89,10 +89,11 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     Raises SecretNotFoundError, ConnectionError, VersionMismatchError, and as plan_head.
     """
     # Not at the top: it brings asyncio and protobuf, which a new cluster is started without.
+    from ray_mono._private.gcs_query import cluster_secret
     from ray_mono._private.local_node import get_cluster_info
 
     assert params.gcs_address is not None
-    secret = find_secret(params.redis_password, session_dir)
+    secret = cluster_secret(params.gcs_address, params.redis_password, session_dir)
     info = get_cluster_info(params.gcs_address, secret)
     check_versions(f"the cluster at {params.gcs_address}", info.version, info.python_version)
     host = params.node_ip_address or node_ip_address(parse_address(params.gcs_address)[0])

@@ -22,6 +22,8 @@ from typing import Any
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.reaper import KILL_WAIT_S
 
+NODE_ENDED = "the node has ended; its reaper.log, in the session's logs directory, says why"
+
 
 class ServiceStartError(RuntimeError):
     """A service did not become ready. The message names it, says how it ended, and ends with its log."""
@@ -175,7 +177,10 @@ class ReaperHandle:
         return False
 
     def _send(self, **message: Any) -> None:
-        self._control.sendall(json.dumps(message).encode() + b"\n")
+        try:
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+        except ConnectionError:
+            raise ConnectionError(NODE_ENDED) from None
 
     def _receive(self, deadline_s: float | None) -> bool:
         """Takes in what the reaper says next; False at the deadline. Raises ConnectionError when the node has ended."""
@@ -184,9 +189,12 @@ class ReaperHandle:
         poll.register(self._control, select.POLLIN)
         if not poll.poll(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()) * 1000):
             return False
-        data = self._control.recv(1 << 16)
+        try:
+            data = self._control.recv(1 << 16)
+        except ConnectionError:
+            data = b""
         if not data:
-            raise ConnectionError("the node has ended; its reaper.log says why")
+            raise ConnectionError(NODE_ENDED)
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
             message = json.loads(line)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import click
 
 from ray_mono._private.bootstrap import ClusterAddress, find_cluster
-from ray_mono._private.gcs_query import query_gcs
+from ray_mono._private.gcs_query import cluster_secret, query_gcs
 from ray_mono.common.resources import MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
-from ray_mono.rpc.auth import find_secret
 from ray_mono.scripts import failures
 
 # Of each kind; the state commands will list all.
@@ -39,7 +38,7 @@ def show_status(address: str | None, redis_password: str | None) -> None:
 def check_health(address: str | None, redis_password: str | None, timeout_s: float) -> None:
     with failures.shown():
         cluster = _cluster(address)
-        secret = find_secret(redis_password, cluster.session_dir)
+        secret = cluster_secret(cluster.address, redis_password, cluster.session_dir, timeout_s)
 
         async def ask(gcs: GcsServiceAsyncStub) -> gcs_pb2.GetAllNodesReply:
             return await gcs.GetAllNodes(common_pb2.Empty())
@@ -69,7 +68,8 @@ def _ask(cluster: ClusterAddress, redis_password: str | None, timeout_s: float) 
             jobs=list((await gcs.GetAllJobs(empty)).jobs),
         )
 
-    return query_gcs(cluster.address, find_secret(redis_password, cluster.session_dir), ask, timeout_s)
+    secret = cluster_secret(cluster.address, redis_password, cluster.session_dir, timeout_s)
+    return query_gcs(cluster.address, secret, ask, timeout_s)
 
 
 def render(snapshot: Snapshot, now_s: float) -> str:
