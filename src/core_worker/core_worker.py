@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.core_worker import serialization
+from ray_mono.core_worker import putting, serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
 from ray_mono.core_worker.cancellation import Cancellation
@@ -35,7 +35,7 @@ from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_wait import ObjectWait
-from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
+from ray_mono.core_worker.options import ActorOptions, TaskOptions
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
@@ -156,11 +156,11 @@ class CoreWorker:
                 peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
         return peer
 
-    def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
-        return self.peer(address).stub
-
     def _forget_peer(self, worker_id: bytes) -> None:
         self._peers.pop(worker_id, None)
+
+    def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
+        return self.peer(address).stub
 
     def raylet_at(self, target: str) -> RayletServiceStub:
         """Another node's raylet."""
@@ -258,22 +258,15 @@ class CoreWorker:
     def put(self, value: Any) -> ObjectRef[Any]:
         """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and ObjectStoreFullError."""
         serialized = serialization.serialize(value, "the value of put()")
-        with self.lock:
-            object_id = self.context.get().next_put_id()
-        return self.put_serialized(object_id, serialized)
+        return self.put_serialized(serialized)
 
-    def put_serialized(self, object_id: bytes, serialized: serialization.Serialized) -> ObjectRef[Any]:
-        in_store = serialized.size_bytes > INLINE_BYTES_MAX
-        if in_store:
-            self.store.put(object_id, serialized, self.worker_id)
-        with self.lock:
-            self.drain()
-            self.references.add_owned(object_id, tuple(dict.fromkeys(ref._id for ref in serialized.nested)))
-            if in_store:
-                self.memory_store.put_in_store(object_id, [self.node_id], serialized.size_bytes)
-            else:
-                self.memory_store.put_inline(object_id, serialized.metadata, serialized.to_bytes())
-        return ObjectRef(object_id, self)
+    def put_serialized(self, serialized: serialization.Serialized) -> ObjectRef[Any]:
+        return putting.put(self, serialized)
+
+    def check_connected(self) -> None:
+        """Raises RaySystemError where this process has left."""
+        if self.reactor.is_closed:
+            raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
 
     def check_session(self, refs: Iterable[ObjectRef[Any]]) -> None:
         """Raises RaySystemError for references of another session, in which other objects may have had the same ids."""
@@ -396,5 +389,3 @@ class CoreWorker:
         self.is_leaving = True
         self.reactor.abandon()
         self.lock = self.reactor.lock
-
-

@@ -17,6 +17,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
 from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -116,10 +117,25 @@ def _install_interrupt(core: CoreWorker) -> None:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
 
+    reactor, is_again = core.reactor, False
+
     def on_interrupt(signum: int, frame: Any) -> None:
-        if core.reactor.is_closed:
+        nonlocal is_again
+        is_repeated, is_again = is_again, False
+        if is_repeated and not reactor.interrupted:
+            return  # a wait has raised it
+        if reactor.is_closed:
             raise KeyboardInterrupt
-        core.reactor.interrupt()
+        reactor.interrupt(frame)
+        with reactor.lock:
+            reactor.call_later(AGAIN_S, again)
+
+    def again() -> None:
+        """For code that does not wait."""
+        nonlocal is_again
+        if reactor.interrupted and signal.getsignal(signal.SIGINT) is on_interrupt:
+            is_again = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     signal.signal(signal.SIGINT, on_interrupt)
     core.on_shutdown.append(lambda: _restore_interrupt(on_interrupt))

@@ -32,19 +32,25 @@ class ObjectFutures:
         core = self._core
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with core.lock:
-            if core.reactor.is_closed:
-                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+            core.check_connected()
             if self._ready is None:
                 self._ready = queue.SimpleQueue()
                 threading.Thread(target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True).start()
             ready = self._ready
             self._open.add(future)
-            future.add_done_callback(self._open.discard)
             core.ownership.ask_owner(ref._id)
 
             def now() -> None:
                 ready.put((future, ref))
 
+            def ended(future: concurrent.futures.Future[Any]) -> None:
+                self._open.discard(future)
+                if future.cancelled():
+                    # It may be asked for again and again before it is there.
+                    with core.lock:
+                        core.memory_store.forget_waiter(ref._id, now)
+
+            future.add_done_callback(ended)
             if core.memory_store.when_ready(ref._id, now):
                 now()
         return future

@@ -66,16 +66,17 @@ class Getter:
         tells = self.tells_raylet
         if self.before_blocking is not None:
             self.before_blocking()
-        if tells:
-            with core.lock:
-                epoch = self._blocked_epoch
-                self._num_blocked += 1
-                if self._num_blocked == 1:
-                    core.raylet.NotifyBlocked.notify(self._notice())
+        epoch = -1
         try:
+            if tells:
+                with core.lock:
+                    epoch = self._blocked_epoch
+                    self._num_blocked += 1
+                    if self._num_blocked == 1:
+                        core.raylet.NotifyBlocked.notify(self._notice())
             return core.reactor.wait(waiter, timeout_s)
         finally:
-            if tells:
+            if epoch >= 0:
                 with core.lock:
                     if epoch == self._blocked_epoch:
                         self._num_blocked -= 1
@@ -129,7 +130,7 @@ class Getter:
                 values.update(again)
             copies.add(object_id)
             result.append(values[object_id])
-        core.reactor._raise_if_interrupted()
+        core.reactor.raise_if_interrupted()
         return result
 
     def await_ready(self, object_ids: list[bytes], timeout_s: float | None) -> None:
@@ -140,8 +141,7 @@ class Getter:
         core = self._core
         with core.lock:
             core.drain()
-            if core.reactor.is_closed:
-                raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+            core.check_connected()
             for object_id in object_ids:
                 core.ownership.ask_owner(object_id)
         # In turn: all must come anyway, and a watched value costs two objects, which a million of them would feel.
@@ -163,14 +163,15 @@ class Getter:
             if missing == 0:
                 waiter.set()
 
-        with core.lock:
-            for object_id in object_ids:
-                if not core.memory_store.when_ready(object_id, one_ready):
-                    missing += 1
-            if missing == 0:
-                return True
-        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         try:
+            with core.lock:
+                for object_id in object_ids:
+                    if not core.memory_store.when_ready(object_id, one_ready):
+                        missing += 1
+                if missing == 0:
+                    waiter.done = True
+                    return True
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
             finished = self.blocking_wait(waiter, left_s)
         finally:
             if not waiter.done:
@@ -206,26 +207,28 @@ class Getter:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
             return []
-        found = self.fetch(in_stores, deadline_s)
+        found = self._fetch(in_stores, deadline_s)
         return self._read_found(found, values, len(object_ids), timeout_s)
 
     def _read_found(
-        self, found: list[Any], values: dict[bytes, Any], num_wanted: int, timeout_s: float | None
+        self,
+        found: list[tuple[Any, memoryview | None]],
+        values: dict[bytes, Any],
+        num_wanted: int,
+        timeout_s: float | None,
     ) -> list[bytes]:
-        core = self._core
         lost = []
         not_here = 0
-        # Views first: from here on every pin has an owner, whatever is raised.
-        views = [(item, core.store.view(item)) for item in found if item.state == FOUND]
-        for item in found:
+        for item, _ in found:
             if item.state == _NOT_HERE:
                 not_here += 1
             elif item.state != FOUND:
                 lost.append(item.object_id)
         if not_here:
             raise self._timeout(not_here, num_wanted, timeout_s)
-        for item, view in views:
-            values[item.object_id] = self.read(item.object_id, item.metadata, view)
+        for item, view in found:
+            if view is not None:
+                values[item.object_id] = self.read(item.object_id, item.metadata, view)
         return lost
 
     def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
@@ -246,44 +249,35 @@ class Getter:
                 del value
         return value
 
-    def fetch(self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None) -> list[Any]:
-        """Asks the node's store, which pulls from other nodes. Every object found is pinned for the caller to take over."""
+    def _fetch(
+        self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None
+    ) -> list[tuple[Any, memoryview | None]]:
+        """Asks the node's store, which pulls from other nodes. (ObjectFound, its bytes where it was found) of each."""
         core = self._core
         waiter = Waiter(core.reactor)
-        answer: list[Any] = []
+        answer: list[tuple[Any, memoryview | None]] = []
+        failure: list[RpcError] = []
 
         def done(found: list[Any], error: RpcError | None) -> None:
-            answer.append((found, error))
-            if waiter_gone:
-                for item in found:
-                    if item.state == FOUND:
-                        core.store.release(item.object_id)
-            waiter.set()
-
-        waiter_gone = False
-        timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
-        core.store.start_get(wanted, timeout_ms, done)
-        try:
-            self.blocking_wait(waiter, None)
-        except BaseException:
-            with core.lock:
-                waiter_gone = True
-                for item in answer[0][0] if answer else ():
-                    if item.state == FOUND:
-                        core.store.release(item.object_id)
-            raise
-        if not answer:
-            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-        found, error = answer[0]
-        if error is not None:
-            if error.code is StatusCode.RESOURCE_EXHAUSTED:
-                raise ObjectStoreFullError(error.message)
-            raise RaySystemError(f"the object store failed: {error}")
-        with core.lock:
+            # A view is its pin's owner from the first moment, also if nobody waits any more.
+            answer.extend((item, core.store.view(item) if item.state == FOUND else None) for item in found)
             for item in found:
                 if item.state == FOUND and item.pulled:
                     self.tell_location(item.object_id)
-        return list(found)
+            if error is not None:
+                failure.append(error)
+            waiter.set()
+
+        timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
+        core.store.start_get(wanted, timeout_ms, done)
+        self.blocking_wait(waiter, None)
+        if not waiter.done:
+            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
+        if failure:
+            if failure[0].code is StatusCode.RESOURCE_EXHAUSTED:
+                raise ObjectStoreFullError(failure[0].message)
+            raise RaySystemError(f"the object store failed: {failure[0]}")
+        return answer
 
     def tell_location(self, object_id: bytes) -> None:
         """This node's store has a copy now: the owner has to know, to free it. Lock held."""

@@ -5,8 +5,8 @@
     async actor     asyncio.CancelledError in its coroutine
 
 The interrupt is a SIGINT to the main thread, so that it ends a sleep as well; its handler raises only while user code runs
-(`interruptible`), and not where our own state is half changed: under the core worker's lock, or while the reactor takes or leaves the
-lead. There it is noted (Reactor.interrupted), to be raised by the next wait, and sent again after AGAIN_S for code that does not wait.
+(`interruptible`), and not where our own state may be half changed (rpc/interruption.py). There it is noted (Reactor.interrupted), to be
+raised by the next wait, and sent again after AGAIN_S for code that does not wait.
 It is raised once per request. A SIGINT that nobody here sent is the terminal's Ctrl-C, which is the driver's.
 """
 
@@ -87,7 +87,7 @@ class Interrupts:
             return
         if self._is_noted and not reactor.interrupted:
             self._wanted = None  # a wait has raised it
-        elif reactor.is_interruptible:
+        elif reactor.may_interrupt(frame):
             self._wanted = None
             reactor.interrupted = False
             raise KeyboardInterrupt

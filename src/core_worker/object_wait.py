@@ -83,7 +83,7 @@ class ObjectWait:
                 with core.lock:
                     for object_id in pending:
                         core.memory_store.forget_waiter(object_id, one_more)
-        core.reactor._raise_if_interrupted()
+        core.reactor.raise_if_interrupted()
         if ready == refs[: len(ready)]:
             return ready, refs[len(ready) :]
         chosen = {ref._id for ref in ready}

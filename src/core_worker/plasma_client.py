@@ -64,34 +64,43 @@ class PlasmaClient:
 
     # ---- writing
 
-    def put(self, object_id: bytes, value: Serialized, owner_worker_id: bytes) -> None:
+    def put(
+        self, object_id: bytes, value: Serialized, owner_worker_id: bytes, stored: Callable[[], None] | None = None
+    ) -> None:
         """Stores a value as the primary copy, kept until its owner frees it. Waits while the store is full.
 
-        Raises ObjectStoreFullError naming sizes. A copy that is there already is left as it is: a task that runs again.
+        stored() runs under the lock, in one step with the seal. Until then whatever is raised, also while this waits for
+        room, gives the room back. Raises ObjectStoreFullError naming sizes. A copy that is there already is left as it
+        is: a task that runs again.
         """
         request = object_manager_pb2.CreateRequest(
             object_id=object_id, size_bytes=value.size_bytes, metadata=value.metadata, owner_worker_id=owner_worker_id
         )
         try:
             offset = self._stub.Create(request).offset
+            target = self._writable()
+            for start, part in value.parts:
+                bulk_write.write(target, offset + start, part)
+            with self._reactor.lock:
+                self._stub.Seal.notify(
+                    object_manager_pb2.SealRequest(
+                        object_id=object_id, size_bytes=value.size_bytes, metadata=value.metadata, owner_worker_id=owner_worker_id
+                    )
+                )
+                if stored is not None:
+                    stored()
         except RpcError as error:
             if error.code is StatusCode.ALREADY_EXISTS:
+                if stored is not None:
+                    with self._reactor.lock:
+                        stored()
                 return
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
                 raise ObjectStoreFullError(error.message) from None
             raise RaySystemError(f"the object store did not take an object of {value.size_bytes} bytes: {error}") from None
-        try:
-            target = self._writable()
-            for start, part in value.parts:
-                bulk_write.write(target, offset + start, part)
         except BaseException:
             self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
             raise
-        self._stub.Seal.notify(
-            object_manager_pb2.SealRequest(
-                object_id=object_id, size_bytes=value.size_bytes, metadata=value.metadata, owner_worker_id=owner_worker_id
-            )
-        )
 
     def _writable(self) -> MappedFile:
         if self._write_map is None:
@@ -110,9 +119,10 @@ class PlasmaClient:
         timeout_ms: int,
         on_done: Callable[[list[Any], RpcError | None], None],
     ) -> None:
-        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None) when all are here, lost, or the time is over.
+        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when all are here, lost, or
+        the time is over.
 
-        Each one found is pinned: `view` takes the pin over, or `release` ends it.
+        Each one found is pinned: on_done has to have `view` take the pin over, or `release` end it.
         """
         request = object_manager_pb2.GetRequest(
             timeout_ms=timeout_ms,

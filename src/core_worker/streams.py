@@ -24,7 +24,6 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -187,7 +186,7 @@ class Stream:
                 self._acknowledge()
                 # The generator rests until it hears of it, and the user may be busy with this item for long.
                 core.reactor.flush()
-        return ObjectRef(self.item_id(self.num_taken), core)
+            return ObjectRef(self.item_id(self.num_taken), core)
 
     def await_next(self, timeout_s: float | None) -> None:
         """Until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
@@ -196,10 +195,7 @@ class Stream:
     def when_next(self, callback: Callable[[], None]) -> bool:
         """True if await_next would return at once; else callback() runs once when it would, under the lock."""
         with self._core.lock:
-            if self._core.reactor.is_closed:
-                raise RaySystemError(
-                    "this process is disconnected from its cluster: call ray_mono.init() again"
-                )
+            self._core.check_connected()
             return self._core.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
 
     def forget_waiter(self, callback: Callable[[], None]) -> None:

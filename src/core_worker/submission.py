@@ -11,7 +11,7 @@ Pickling runs user code and happens outside of the lock; then everything is coun
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +100,10 @@ class Submission:
                     f"argument {name} of {what}() (a {kind.__name__}) cannot be sent to a worker, since it does not pickle: {error}"
                 ) from error
             if serialized.size_bytes > INLINE_BYTES_MAX:
-                with core.lock:
-                    object_id = core.context.get().next_put_id()
-                ref = core.put_serialized(object_id, serialized)
+                ref = core.put_serialized(serialized)
                 packed.refs.append(ref)
                 packed.args.append(
-                    common_pb2.TaskArg(reference=core.reference_message(object_id), position=position)
+                    common_pb2.TaskArg(reference=core.reference_message(ref._id), position=position)
                 )
                 continue
             packed.refs.extend(serialized.nested)
@@ -147,7 +145,7 @@ class Submission:
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         core = self._core
-        self._check_connected()
+        core.check_connected()
         options = template.options
         packed = self.pack(flat_args, template.call.name)
         if template.captured:
@@ -165,9 +163,9 @@ class Submission:
                 core.tasks.resolve(task, template.resubmit)
             else:
                 core.task_submitter.submit(template.queue, task)
-        if opened is not None:
-            return opened
-        return [ObjectRef(object_id, core) for object_id in made]
+            refs = opened if opened is not None else [ObjectRef(object_id, core) for object_id in made]
+        core.reactor.raise_if_interrupted()
+        return refs
 
     def _register(
         self, call: CallTemplate, task_id: bytes, parent: Any, packed: _Arguments
@@ -185,10 +183,6 @@ class Submission:
         task = PendingTask(task_id, call, packed.flat, packed.args or (), parent.depth + 1, arg_ids)
         core.tasks.add(task)
         return task, made
-
-    def _check_connected(self) -> None:
-        if self._core.reactor.is_closed:
-            raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
 
     # ---- actors
 
@@ -233,7 +227,7 @@ class Submission:
         self, state: ActorState, template: MethodTemplate, flat_args: list[Any]
     ) -> list[ObjectRef[Any]]:
         core = self._core
-        self._check_connected()
+        core.check_connected()
         actor = state.actor
         call = template.call or self._method_call(actor, template)
         packed = self.pack(flat_args, call.name)
@@ -251,9 +245,9 @@ class Submission:
             task.resubmit = template.resubmit
             opened = core.streams.open(task) if call.on_part is not None else None
             core.actor_submitter.submit(actor, task)
-        if opened is not None:
-            return opened
-        return [ObjectRef(object_id, core) for object_id in made]
+            refs = opened if opened is not None else [ObjectRef(object_id, core) for object_id in made]
+        core.reactor.raise_if_interrupted()
+        return refs
 
     def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
         """Registers the actor with the GCS, which places it; only a named one waits for the answer.
@@ -261,7 +255,7 @@ class Submission:
         Raises ActorAlreadyExistsError where the name is taken.
         """
         core = self._core
-        self._check_connected()
+        core.check_connected()
         packed = self.pack(flat_args, options.class_name)
         packed.refs.extend(code.captured)
         with core.lock:
@@ -284,61 +278,66 @@ class Submission:
                 return existing
         else:
             with core.lock:
-                core.tasks.resolve(task, lambda ready: self._register_later(ready, actor, options))
+                core.tasks.resolve(task, lambda ready: self._register_actor(ready, actor, options))
         return ActorState(actor, None if options.is_detached else creation_ref)
 
     def _registration(self, task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
         spec, request = task.template.spec, task.request
         spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
         spec.args.extend(request.args)
-        return gcs_pb2.RegisterActorRequest(
-            creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists
-        )
+        return gcs_pb2.RegisterActorRequest(creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists)
 
-    def _register_later(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
+    def _register_actor(
+        self, task: PendingTask, actor: Actor, options: ActorOptions, then: Callable[[Any, RpcError | None], None] | None = None
+    ) -> None:
+        """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits for it. Lock held."""
         core = self._core
-        if actor.creation_id not in core.references:
-            core.tasks.fail(task, RaySystemError("no handle is left"))
-            return
 
         def done(reply: Any, error: RpcError | None) -> None:
-            if error is None:
+            if error is None and reply.created:
                 self._registered(task, actor, options)
             else:
+                # Where another caller was first, ours never existed.
+                message = error.message if error is not None else "another caller created the actor first"
                 actor.watching = False
-                core.actor_submitter.fail_creation(
-                    actor, f"the actor {options.class_name} could not be registered: {error}"
-                )
+                self._owned_actors.pop(actor.creation_id, None)
+                core.tasks.fail(task, RaySystemError(message))
+                core.actor_submitter.fail_creation(actor, f"the actor {options.class_name} could not be registered: {message}")
+            if then is not None:
+                then(reply, error)
 
-        core.gcs.RegisterActor.start(self._registration(task, options), done)
+        if actor.creation_id in core.references:
+            core.gcs.RegisterActor.start(self._registration(task, options), done)
+        else:
+            done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
 
     def _register_named(self, task: PendingTask, actor: Actor, options: ActorOptions) -> ActorState | None:
         """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists found one."""
         core = self._core
-        waiter = Waiter(core.reactor)
+        asked, answered = Waiter(core.reactor), Waiter(core.reactor)
+        answer: list[Any] = []
+
+        def ask(ready: PendingTask) -> None:
+            asked.set()
+            self._register_actor(ready, actor, options, then)
+
+        def then(reply: Any, error: RpcError | None) -> None:
+            answer.extend((reply, error))
+            answered.set()
+
         with core.lock:
-            core.tasks.resolve(task, lambda ready: waiter.set())
-        core.blocking_wait(waiter, None)
-        try:
-            reply = core.gcs.RegisterActor(self._registration(task, options), timeout_s=GCS_TIMEOUT_S)
-        except RpcError as error:
-            with core.lock:
-                self._owned_actors.pop(actor.creation_id, None)
-                core.actor_submitter.fail_creation(actor, error.message)
-                core.tasks.fail(task, RaySystemError(error.message))
+            core.tasks.resolve(task, ask)
+        core.blocking_wait(asked, None)
+        core.reactor.wait(answered, GCS_TIMEOUT_S)
+        reply: Any
+        reply, error = answer or (None, RpcError(StatusCode.DEADLINE_EXCEEDED, "the GCS did not answer"))
+        if error is not None:
             if error.code is StatusCode.ALREADY_EXISTS:
                 raise ActorAlreadyExistsError(error.message) from None
             raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
-        with core.lock:
-            if reply.created:
-                self._registered(task, actor, options)
-                return None
-            # Another caller was first: ours never existed.
-            self._owned_actors.pop(actor.creation_id, None)
-            core.tasks.fail(task, RaySystemError("another caller created the actor first"))
-            return self.actor_state(
-                reply.actor.actor_id, None, options.max_pending_calls, options.allow_out_of_order_execution
-            )
+        if reply.created:
+            return None
+        return self.actor_state(reply.actor.actor_id, None, options.max_pending_calls, options.allow_out_of_order_execution)
 
     def _registered(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
         """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""

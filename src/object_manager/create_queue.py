@@ -124,6 +124,14 @@ class CreateQueue:
             effects += self.cancel(waiting.number, now_s)
         return effects
 
+    def give_up(self, object_id: ObjectKey, client: ClientKey, now_s: float) -> list[CreateDone | BackMemory]:
+        """The client wants no room for the object any more: what it asked for and did not get is answered, and forgotten."""
+        for waiting in self._waiting:
+            if waiting.wanted.object_id == object_id and waiting.wanted.client == client:
+                done = CreateDone(waiting.number, 0, StoreFull("the client gave it up"))
+                return [done, *self.cancel(waiting.number, now_s)]
+        return []
+
     def cancel(self, number: int, now_s: float) -> list[CreateDone | BackMemory]:
         """The client does not wait for this any more."""
         for waiting in self._waiting:

@@ -134,9 +134,12 @@ class NodeStore:
         self._sealed(object_id, kept, pulled=False)
 
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
-        """Raises ObjectUnknown."""
-        self.store.abort(object_id, client)
-        self._do_get_effects(self.gets.given_up([object_id]))
+        """The client gives up an object that it made, or wanted to make. Raises ObjectUnknown."""
+        waited = self.creates.give_up(object_id, client, self._clock.time_s())
+        if not waited:
+            self.store.abort(object_id, client)
+            self._do_get_effects(self.gets.given_up([object_id]))
+        self._do_create_effects(waited)
         self._settle()
 
     async def get(self, client: ClientKey, wanted: Sequence[Wanted], timeout_s: float | None) -> tuple[Found, ...]:

@@ -15,9 +15,9 @@ in a long poll (an idle worker), it sleeps without waking.
 never do. Writes are collected per connection and sent at the end of a turn, when a caller starts to wait, or at once
 when nothing else is in flight there.
 
-KeyboardInterrupt: on the main thread the handler may strike anywhere. The poll itself is a safe place (events are
-level-triggered, the parse state lives in the connections); under the lock, and while the lead is taken or left, it
-is not: a driver's SIGINT handler (`interrupt`) only notes it then, and `wait` raises it.
+KeyboardInterrupt: a signal's handler runs on the main thread, anywhere. The poll itself is a safe place to raise it
+(events are level-triggered, the parse state lives in the connections); under the lock, and wherever else our code runs,
+it is not: `interrupt` only notes it then, and `wait` raises it (interruption.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Protocol
+
+from ray_mono.rpc.interruption import is_in_runtime
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +100,8 @@ class Reactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
-        # The main thread is in `wait`, and not where an interrupt may be raised.
-        self._is_shielded = False
+        # The main thread is in `wait`, where an interrupt may be raised.
+        self._is_at_rest = False
         # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what finalizers queued.
         self.after_turn: Callable[[], None] | None = None
         self._epoll = select.epoll()
@@ -130,16 +133,9 @@ class Reactor:
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         me = threading.get_ident()
-        on_main = me == self._main_ident
-        if on_main:
-            self._is_shielded = True
-        try:
-            self._wait(waiter, deadline_s, me, on_main)
-        finally:
-            if on_main:
-                self._is_shielded = False
+        self._wait(waiter, deadline_s, me, me == self._main_ident)
         if self.interrupted:
-            self._raise_if_interrupted()
+            self.raise_if_interrupted()
         return waiter.done
 
     def _wait(self, waiter: Waiter, deadline_s: float | None, me: int, on_main: bool) -> None:
@@ -167,7 +163,7 @@ class Reactor:
                     self._sleep(waiter, left_s, on_main)
         finally:
             if on_main:
-                self._is_shielded = True
+                self._is_at_rest = False
             with self.lock:
                 if leads:
                     self._leave()
@@ -176,11 +172,11 @@ class Reactor:
     def _sleep(self, waiter: Waiter, timeout_s: float | None, on_main: bool) -> None:
         assert waiter._event is not None
         if on_main:
-            self._is_shielded = False
-            self._raise_if_interrupted()
+            self._is_at_rest = True
+            self.raise_if_interrupted()
         waiter._event.wait(timeout_s)
         if on_main:
-            self._is_shielded = True
+            self._is_at_rest = False
 
     def _leave(self) -> None:
         self._leader = 0
@@ -191,21 +187,26 @@ class Reactor:
             self._wake_on_leave = False
             self._standby.set()
 
-    def _raise_if_interrupted(self) -> None:
+    def raise_if_interrupted(self) -> None:
         if self.interrupted and threading.get_ident() == self._main_ident:
             self.interrupted = False
             raise KeyboardInterrupt
 
-    def interrupt(self) -> None:
+    def interrupt(self, frame: FrameType | None) -> None:
         """For a SIGINT handler on the main thread: raises KeyboardInterrupt here and now where that is safe, else notes it for `wait`."""
-        if self.is_interruptible:
+        if self.may_interrupt(frame):
+            self.interrupted = False
             raise KeyboardInterrupt
         self.interrupted = True
 
-    @property
-    def is_interruptible(self) -> bool:
-        """For a signal handler on the main thread: whether it may raise, and leaves nothing of ours half changed."""
-        return not self._is_shielded and not self.lock._is_owned()  # type: ignore[attr-defined]
+    def may_interrupt(self, frame: FrameType | None) -> bool:
+        """For a signal handler on the main thread that interrupted `frame`: whether it may raise, and leaves nothing of ours half
+        changed. True in a wait once: then it has to raise.
+        """
+        if self._is_at_rest:
+            self._is_at_rest = False
+            return True
+        return not self.lock._is_owned() and not is_in_runtime(frame)  # type: ignore[attr-defined]
 
     # ---- one turn
 
@@ -218,12 +219,12 @@ class Reactor:
                 until_s = self._timers[0][0]
             self._poll_until_s = until_s
         if on_main:
-            self._is_shielded = False
+            self._is_at_rest = True
             if self.interrupted:
-                self._raise_if_interrupted()
+                self.raise_if_interrupted()
         events = self._epoll.poll(max(0.0, until_s - now_s))
         if on_main:
-            self._is_shielded = True
+            self._is_at_rest = False
         with self.lock:
             for fd, mask in events:
                 if fd == self._wake_fd:

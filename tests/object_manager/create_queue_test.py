@@ -141,3 +141,18 @@ def test_slabs_stand_in_the_same_queue(store: Store) -> None:
     assert effects == []
     free(store, "a")
     assert granted(queue.pump(now_s=1)) == [slab]
+
+
+def test_a_create_that_its_client_gives_up_is_answered_and_lets_others_pass(store: Store) -> None:
+    queue = CreateQueue(store, timeout_s=10)
+    queue.submit(wanted("a", 512), now_s=0)
+    large, _ = queue.submit(wanted("b", 1024, BERT), now_s=0)
+    small, _ = queue.submit(wanted("c", 256), now_s=0)
+    assert queue.give_up(ObjectKey(b"b"), ANNA, now_s=1) == []
+    given_up, next_one = queue.give_up(ObjectKey(b"b"), BERT, now_s=1)
+    assert (
+        isinstance(given_up, CreateDone)
+        and given_up.number == large
+        and isinstance(given_up.error, StoreFull)
+    )
+    assert granted([next_one]) == [small] and not len(queue)

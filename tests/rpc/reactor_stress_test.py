@@ -199,7 +199,7 @@ def test_interrupts_at_any_moment_leave_a_reactor_that_others_can_use(served: An
     _, unix, _ = served
     reactor = Reactor("caller")
     channel, stub = connected(reactor, unix)
-    before = signal.signal(signal.SIGINT, lambda signum, frame: reactor.interrupt())
+    before = signal.signal(signal.SIGINT, lambda signum, frame: reactor.interrupt(frame))
     stop = threading.Event()
     sent = threading.Semaphore(0)
 
@@ -224,7 +224,7 @@ def test_interrupts_at_any_moment_leave_a_reactor_that_others_can_use(served: An
             )
             other.start()
             other.join(WAIT_S)
-            assert answered and not reactor._is_shielded
+            assert answered and not reactor._is_at_rest
     finally:
         stop.set()
         sent.release()

@@ -1,0 +1,26 @@
+"""Where a signal handler may raise KeyboardInterrupt: in the user's code, and nowhere in ours but at rest in a wait.
+
+A handler runs between any two steps of the main thread. In our code it would leave things half done: a pin without a
+view, a count without its reference. So an interrupt that comes while our code runs is noted, to be raised by the next
+wait, or as soon as the user's code runs again. What our code calls of the standard library counts as ours, what the
+user's code calls of it as the user's; pickling runs code of the user's, and other libraries'.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+_OURS = ("ray_mono.core_worker.", "ray_mono.rpc.", "ray_mono.common.", "ray_mono.protobuf.")
+
+
+def is_in_runtime(frame: FrameType | None) -> bool:
+    """Whether the code that a signal interrupted is the runtime's."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if name.startswith(_OURS):
+            return True
+        if name.partition(".")[0] not in sys.stdlib_module_names:
+            return False
+        frame = frame.f_back
+    return False
