@@ -1,9 +1,11 @@
 """Reading objects: `get`, and what blocking means. Blocks in user code's name, with the lock released.
 
-A get has two steps: wait until the memory store knows each value or its whereabouts; then fetch from the node's
-store those that live in stores, all in one request. Unpickling runs user code and happens outside of the lock.
-References that come out of a value are registered with their owners while the value itself is held (ARCHITECTURE,
-rule 3); those that come with a task's arguments wait for its end.
+A get has two steps: wait until the memory store knows each value or its whereabouts, or that one of them is an error,
+which is raised at once (of several the first in the order that was asked for, as in Ray); then fetch from the node's
+store those that live in stores, all in one request. What is in this node's store already is no reason to say that this
+task waits. Unpickling runs user code and happens outside of the lock. References that come out of a value are
+registered with their owners while the value itself is held (ARCHITECTURE, rule 3); those that come with a task's
+arguments wait for its end.
 """
 
 from __future__ import annotations
@@ -36,6 +38,24 @@ WATCHED_MAX = 10_000
 """How many missing values one `get` has itself told of at a time."""
 FOUND = 0
 _NOT_HERE = 1
+# (ObjectFound, its bytes where it was found)
+_Found = tuple[Any, memoryview | None]
+
+
+class _Wanted:
+    """What one `get` waits for, to be asked when an error comes."""
+
+    __slots__ = ("_ids", "_set", "waiter")
+
+    def __init__(self, object_ids: list[bytes], waiter: Waiter) -> None:
+        self._ids = object_ids
+        self._set: set[bytes] | None = None
+        self.waiter = waiter
+
+    def __contains__(self, object_id: bytes) -> bool:
+        if self._set is None:
+            self._set = set(self._ids)
+        return object_id in self._set
 
 
 class Getter:
@@ -53,6 +73,9 @@ class Getter:
         self.lease_id = b""
         # Worker: what else to do before a task's wait.
         self.before_blocking: Callable[[], None] | None = None
+        # The gets that wait for several values: an error of one ends each.
+        self._ended_by_errors: list[_Wanted] = []
+        core.memory_store.on_error = self._error_came
 
     # ---- waiting in user code's name
 
@@ -114,8 +137,9 @@ class Getter:
         values: dict[bytes, Any] = {}
         wanted = list(dict.fromkeys(object_ids))
         for attempt in range(FETCH_ATTEMPTS_MAX):
-            self._await_ready(wanted, deadline_s, timeout_s)
-            missing = self._read_ready(wanted, values, deadline_s, timeout_s)
+            failed = self._await_ready(wanted, deadline_s, timeout_s)
+            # Raises the error, if there is one.
+            missing = self._read_ready(wanted if failed is None else [failed], values, deadline_s, timeout_s)
             if not missing:
                 break
             self._ask_again(missing, attempt)
@@ -137,7 +161,10 @@ class Getter:
         """Until the memory store knows each. Raises GetTimeoutError, and RaySystemError where this process has left."""
         self._await_ready(object_ids, None if timeout_s is None else time.monotonic() + timeout_s, timeout_s)
 
-    def _await_ready(self, object_ids: list[bytes], deadline_s: float | None, timeout_s: float | None) -> None:
+    def _await_ready(
+        self, object_ids: list[bytes], deadline_s: float | None, timeout_s: float | None
+    ) -> bytes | None:
+        """Until all are there, or one that is an error: its id."""
         core = self._core
         with core.lock:
             core.drain()
@@ -146,15 +173,20 @@ class Getter:
                 core.ownership.ask_owner(object_id)
         # In turn: all must come anyway, and a watched value costs two objects, which a million of them would feel.
         for begin in range(0, len(object_ids), WATCHED_MAX):
-            if not self._await_some(object_ids[begin : begin + WATCHED_MAX], deadline_s):
+            if not self._await_some(object_ids[begin : begin + WATCHED_MAX], object_ids, deadline_s):
                 with core.lock:
+                    failed = core.memory_store.first_error(object_ids)
                     missing = sum(not core.memory_store.is_ready(object_id) for object_id in object_ids)
-                raise self._timeout(missing, len(object_ids), timeout_s)
+                if failed is None:
+                    raise self._timeout(missing, len(object_ids), timeout_s)
+                return failed
+        return None
 
-    def _await_some(self, object_ids: list[bytes], deadline_s: float | None) -> bool:
-        """False where the time was up first."""
+    def _await_some(self, object_ids: list[bytes], wanted: list[bytes], deadline_s: float | None) -> bool:
+        """False where the time was up first, or one of all that are wanted is an error."""
         core = self._core
         waiter = Waiter(core.reactor)
+        ends = _Wanted(wanted, waiter)
         missing = 0
 
         def one_ready() -> None:
@@ -169,18 +201,28 @@ class Getter:
                     if not core.memory_store.when_ready(object_id, one_ready):
                         missing += 1
                 if missing == 0:
-                    waiter.done = True
                     return True
+                if len(wanted) > 1:
+                    if core.memory_store.first_error(wanted) is not None:
+                        return False
+                    self._ended_by_errors.append(ends)
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            finished = self.blocking_wait(waiter, left_s)
+            self.blocking_wait(waiter, left_s)
         finally:
-            if not waiter.done:
-                with core.lock:
+            with core.lock:
+                if ends in self._ended_by_errors:
+                    self._ended_by_errors.remove(ends)
+                if missing > 0:
                     for object_id in object_ids:
                         core.memory_store.forget_waiter(object_id, one_ready)
-        if not finished and core.reactor.is_closed:
+        if not waiter.done and core.reactor.is_closed:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-        return finished
+        return missing == 0
+
+    def _error_came(self, object_id: bytes) -> None:
+        for wanted in self._ended_by_errors:
+            if object_id in wanted:
+                wanted.waiter.set()
 
     def _timeout(self, num_missing: int, num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
         return GetTimeoutError(f"{num_missing} of {num_wanted} objects were not there after {timeout_s:g} s")
@@ -207,12 +249,12 @@ class Getter:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
             return []
-        found = self._fetch(in_stores, deadline_s)
+        found = self._fetch_all(in_stores, deadline_s)
         return self._read_found(found, values, len(object_ids), timeout_s)
 
     def _read_found(
         self,
-        found: list[tuple[Any, memoryview | None]],
+        found: list[_Found],
         values: dict[bytes, Any],
         num_wanted: int,
         timeout_s: float | None,
@@ -249,13 +291,22 @@ class Getter:
                 del value
         return value
 
+    def _fetch_all(self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None) -> list[_Found]:
+        """From the node's store, which pulls from other nodes."""
+        node_id = self._core.node_id
+        if all(node_id in locations for _, locations in wanted):
+            found = self._fetch(wanted, 0, self._core.reactor.wait)
+            if all(view is not None for _, view in found):
+                return found
+        timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
+        return self._fetch(wanted, timeout_ms, self.blocking_wait)
+
     def _fetch(
-        self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None
-    ) -> list[tuple[Any, memoryview | None]]:
-        """Asks the node's store, which pulls from other nodes. (ObjectFound, its bytes where it was found) of each."""
+        self, wanted: list[tuple[bytes, list[bytes]]], timeout_ms: int, wait: Callable[[Waiter, None], bool]
+    ) -> list[_Found]:
         core = self._core
         waiter = Waiter(core.reactor)
-        answer: list[tuple[Any, memoryview | None]] = []
+        answer: list[_Found] = []
         failure: list[RpcError] = []
 
         def done(found: list[Any], error: RpcError | None) -> None:
@@ -268,9 +319,8 @@ class Getter:
                 failure.append(error)
             waiter.set()
 
-        timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
         core.store.start_get(wanted, timeout_ms, done)
-        self.blocking_wait(waiter, None)
+        wait(waiter, None)
         if not waiter.done:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
         if failure:

@@ -10,7 +10,9 @@ two `get`s give independent objects. Entries live exactly as long as the referen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from ray_mono.core_worker.serialization import ERROR
 
 Callback = Callable[[], None]
 
@@ -41,6 +43,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
+        # Called with the id of each value that turns out to be an error, before its waiters.
+        self.on_error: Callable[[bytes], None] | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -61,6 +65,8 @@ class MemoryStore:
         entry.data = data
         entry.locations = None
         entry.size_bytes = len(data)
+        if metadata == ERROR and self.on_error is not None:
+            self.on_error(object_id)
         self._wake(entry)
 
     def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
@@ -74,6 +80,14 @@ class MemoryStore:
         """Or was removed."""
         entry = self._entries.get(object_id)
         return entry is None or entry.ready
+
+    def first_error(self, object_ids: Iterable[bytes]) -> bytes | None:
+        """Of these, the first whose value is there and is an error."""
+        for object_id in object_ids:
+            entry = self._entries.get(object_id)
+            if entry is not None and entry.ready and entry.metadata == ERROR:
+                return object_id
+        return None
 
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
         """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was removed)."""
