@@ -19,15 +19,24 @@ class GatedStorage(MemoryStorage):
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
+        self.closes_again = False
         self.batches: list[list[tuple[bytes, bytes | None]]] = []
         self.failure: StorageError | None = None
 
     async def commit(self, writes: Sequence[Write]) -> None:
         self.batches.append([(write.key, write.value) for write in writes])
         await self.gate.wait()
+        if self.closes_again:
+            self.gate.clear()
         if self.failure is not None:
             raise self.failure
         await super().commit(writes)
+
+
+async def settle() -> None:
+    """Whoever can be answered has been."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 class Scene:
@@ -54,17 +63,25 @@ def test_the_writes_of_one_turn_share_a_commit_and_the_last_of_a_row_counts() ->
 def test_nobody_is_answered_before_the_commit_that_holds_his_write() -> None:
     async def scene() -> None:
         it = Scene()
-        it.writes.put(Table.KV, b"a", b"1")
-        first = asyncio.create_task(it.writes.flushed())
-        while not it.storage.batches:
-            await asyncio.sleep(0)
-        it.writes.put(Table.KV, b"b", b"1")
-        second = asyncio.create_task(it.writes.flushed())
-        done, _ = await asyncio.wait({first, second}, timeout=0)
-        assert not done
+        it.storage.closes_again = True
+        ran: list[str] = []
+
+        async def answers(key: bytes) -> None:
+            it.writes.put(Table.KV, key, b"1")
+            it.writes.after_commit(lambda: ran.append(key.decode()))
+            await it.writes.flushed()
+
+        first = asyncio.create_task(answers(b"a"))
+        await settle()
+        second = asyncio.create_task(answers(b"b"))
+        await settle()
+        assert not first.done() and not second.done() and ran == []
+        it.storage.gate.set()
+        await settle()
+        assert first.done() and not second.done() and ran == ["a"]
         it.storage.gate.set()
         await second
-        assert first.done()
+        assert ran == ["a", "b"]
         assert it.storage.batches == [[(b"a", b"1")], [(b"b", b"1")]]
 
     asyncio.run(scene())

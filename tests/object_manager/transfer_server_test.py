@@ -1,0 +1,103 @@
+"""The giving side of a transfer: whatever becomes of it, the object is pinned no longer than it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.keys import ObjectKey
+from ray_mono.object_manager.transfer_server import TransferServer
+from ray_mono.object_manager.transfer_wire import receive_message, send_message, shake_hands
+from ray_mono.protobuf import object_manager_pb2
+from ray_mono.rpc.auth import ClientHandshake
+
+SECRET = "secret"
+SIZE_BYTES = 64 << 20
+"""More than sockets hold: the sender waits for its reader."""
+LARGE = b"large".ljust(28)
+TIMEOUT_S = 60.0
+
+
+class PinnedStore:
+    """A NodeStore with one object, and the pins of transfers on it."""
+
+    def __init__(self) -> None:
+        self.pins: dict[ObjectKey, int] = {}
+        self.changed = asyncio.Event()
+        data = memoryview(bytes(SIZE_BYTES))
+        self.memory = SimpleNamespace(view=lambda offset, length: data[offset : offset + length])
+
+    def read_for_transfer(self, object_id: ObjectKey) -> Any:
+        if object_id != ObjectKey(LARGE):
+            return None
+        self.pins[object_id] = self.pins.get(object_id, 0) + 1
+        return SimpleNamespace(size_bytes=SIZE_BYTES, offset=0, metadata=b"", owner=b"")
+
+    def release(self, object_id: ObjectKey, client: object) -> None:
+        self.pins[object_id] -= 1
+        self.changed.set()
+
+    async def until_released(self) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while any(self.pins.values()):
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def fetching(
+    store: PinnedStore, object_id: bytes = LARGE, idle_timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[tuple[TransferServer, socket.socket, object_manager_pb2.FetchHeader]]:
+    """A server, a peer's connection to it, and the first of its answer to a fetch."""
+    failures: list[BaseException] = []
+    tasks = BackgroundTasks(lambda error, name: failures.append(error))
+    config = cast("Any", SimpleNamespace(idle_transfer_timeout_s=idle_timeout_s, send_slice_bytes=1 << 20))
+    assert {"idle_transfer_timeout_s", "send_slice_bytes"} <= set(ObjectManagerConfig.__dataclass_fields__)
+    server = TransferServer(cast("Any", store), SECRET, config, lambda count: None, tasks.spawn)
+    host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        await shake_hands(sock, ClientHandshake(SECRET))
+        fetch = object_manager_pb2.FetchRequest(object_id=object_id)
+        await send_message(sock, object_manager_pb2.TransferRequest(fetch=fetch), TIMEOUT_S)
+        message = await receive_message(sock, TIMEOUT_S)
+        assert message is not None
+        yield server, sock, object_manager_pb2.FetchHeader.FromString(message)
+    server.close()
+    await tasks.close()
+    assert not failures and not any(store.pins.values())
+
+
+@pytest.mark.parametrize("how", ["its peer goes", "its peer reads nothing", "the server closes"])
+def test_a_transfer_that_is_broken_off_leaves_no_pin(how: str) -> None:
+    async def scene() -> None:
+        store = PinnedStore()
+        idle_timeout_s = 0.1 if how == "its peer reads nothing" else TIMEOUT_S
+        async with fetching(store, idle_timeout_s=idle_timeout_s) as (server, sock, header):
+            assert header.found and store.pins == {ObjectKey(LARGE): 1}
+            if how == "its peer goes":
+                sock.close()
+            elif how == "the server closes":
+                server.close()
+            await store.until_released()
+            assert store.pins == {ObjectKey(LARGE): 0}
+
+    asyncio.run(scene())
+
+
+def test_what_is_not_there_is_not_pinned() -> None:
+    async def scene() -> None:
+        store = PinnedStore()
+        async with fetching(store, b"absent".ljust(28)) as (_, _, header):
+            assert not header.found and store.pins == {}
+
+    asyncio.run(scene())

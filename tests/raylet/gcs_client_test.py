@@ -1,0 +1,261 @@
+"""The raylet's side of the GCS in virtual time: nothing that it has to tell or to hear is lost while the GCS is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.raylet import gcs_client
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.gcs_client import GcsClient
+from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
+from tests.simulation.process import SimProcess
+from tests.simulation.world import World
+
+NODE_ID = b"n" * 28
+LIMIT_S = 300.0
+EMPTY = common_pb2.Empty()
+
+
+class FakeGcs(gcs_rpc.GcsServiceServicer):
+    """Records what it is told, and answers when it is not told to hold its answers back."""
+
+    def __init__(self) -> None:
+        self.registrations: list[list[bytes]] = []
+        self.unwanted: list[bytes] = []
+        self.deaths: list[bytes] = []
+        self.reports: list[common_pb2.NodeResources] = []
+        self.holds_answers = False
+        self.refuses: set[bytes] = set()
+        self.jobs: list[common_pb2.JobInfo] = []
+        self.published: asyncio.Queue[gcs_pb2.PubMessage | None] = asyncio.Queue()
+
+    async def RegisterNode(
+        self, request: gcs_pb2.RegisterNodeRequest, context: CallContext
+    ) -> gcs_pb2.RegisterNodeReply:
+        self.registrations.append([lease.lease_id for lease in request.actor_leases])
+        return gcs_pb2.RegisterNodeReply(unwanted_lease_ids=self.unwanted)
+
+    async def ReportResources(
+        self, request: common_pb2.NodeResources, context: CallContext
+    ) -> common_pb2.Empty:
+        self.reports.append(request)
+        return EMPTY
+
+    async def ReportWorkerDeath(
+        self, request: common_pb2.WorkerInfo, context: CallContext
+    ) -> common_pb2.Empty:
+        self.deaths.append(request.worker_id)
+        if self.holds_answers:
+            await asyncio.Event().wait()
+        if request.worker_id in self.refuses:
+            raise RpcError(StatusCode.NOT_FOUND, "no such worker")
+        return EMPTY
+
+    async def GetAllJobs(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllJobsReply:
+        return gcs_pb2.GetAllJobsReply(jobs=self.jobs)
+
+    async def Subscribe(
+        self, request: gcs_pb2.SubscribeRequest, context: CallContext
+    ) -> AsyncIterator[gcs_pb2.PubMessage]:
+        row = common_pb2.NodeInfo(node_id=NODE_ID)
+        yield gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=NODE_ID, payload=row.SerializeToString())
+        while (message := await self.published.get()) is not None:
+            yield message
+
+
+class Heard:
+    """GcsEvents: what the raylet would do."""
+
+    def __init__(self) -> None:
+        self.leases = [b"lease"]
+        self.disowned_leases: list[bytes] = []
+        self.finished: list[bytes] = []
+
+    def actor_leases(self) -> list[gcs_pb2.ActorLease]:
+        return [gcs_pb2.ActorLease(lease_id=lease_id) for lease_id in self.leases]
+
+    def disowned(self, lease_ids: Sequence[bytes]) -> None:
+        self.disowned_leases += lease_ids
+
+    def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
+
+    def resources_changed(self, resources: common_pb2.NodeResources) -> None: ...
+
+    def job_changed(self, job: common_pb2.JobInfo) -> None:
+        if job.is_finished:
+            self.finished.append(job.job_id)
+
+    def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
+
+
+class Scene:
+    """One GcsClient that runs, and the GCS, which goes and comes."""
+
+    def __init__(self, world: World, outbox_max: int) -> None:
+        self.world = world
+        self.heard = Heard()
+        self.available = ResourceSet.from_units({"CPU": 2})
+        self._outbox_max = outbox_max
+        world.network.add_host("head")
+        self.address = f"{world.network.ip_of('head')}:6379"
+        self._gcs_process: SimProcess | None = None
+        self.client: GcsClient
+
+    async def start_gcs(self) -> FakeGcs:
+        """Another one than before, which knows nothing, at the same address."""
+        gcs = FakeGcs()
+        self._gcs_process = process = self.world.network.start_process("head", "gcs")
+        await process.spawn(
+            self.world.transport(process).serve(self.address, gcs_rpc.gcs_service_handlers(gcs))
+        )
+        return gcs
+
+    def kill_gcs(self) -> None:
+        assert self._gcs_process is not None
+        self._gcs_process.kill("SIGKILL")
+
+    async def start_client(self) -> None:
+        process = self.world.network.start_process("head", "raylet")
+        total = ResourceSet.from_units({"CPU": 2})
+        config = RayletConfig(NODE_ID, self.address, "/s", "h", "/d", total, gcs_outbox_max=self._outbox_max)
+        transport, clock = self.world.transport(process), self.world.clock
+        node = common_pb2.NodeInfo(node_id=NODE_ID)
+        self.client = GcsClient(config, transport, clock, node, self._resources, self.heard)
+        process.spawn(self.client.run())
+        await self.client.until_registered()
+
+    def _resources(self) -> common_pb2.NodeResources:
+        return common_pb2.NodeResources(node_id=NODE_ID, available=self.available.to_proto())
+
+    def dies(self, name: str) -> None:
+        self.client.report_worker_death(common_pb2.WorkerInfo(worker_id=name.encode()))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Errors in its log, which a world takes for failures."""
+    errors: list[str] = []
+    monkeypatch.setattr(gcs_client.logger, "error", lambda text, *values: errors.append(text % values))
+    return errors
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.01)
+
+
+def play(script: Callable[[Scene], Awaitable[None]], outbox_max: int = 100) -> None:
+    async def run(scene: Scene) -> None:
+        await script(scene)
+
+    with World(seed=1) as world:
+        world.run(run(Scene(world, outbox_max)), LIMIT_S)
+
+
+def test_a_report_in_flight_when_the_connection_breaks_is_told_again_before_later_ones() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.holds_answers = True
+        await scene.start_client()
+        scene.dies("in flight")
+        await until(lambda: gcs.deaths == [b"in flight"])
+        scene.dies("behind it")
+        scene.kill_gcs()
+        scene.dies("while it is away")
+        gcs = await scene.start_gcs()
+        await until(lambda: len(gcs.deaths) == 3)
+        assert gcs.deaths == [b"in flight", b"behind it", b"while it is away"]
+
+    play(script)
+
+
+def test_a_report_in_flight_when_the_subscription_ends_is_told_again() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.holds_answers = True
+        await scene.start_client()
+        scene.dies("in flight")
+        await until(lambda: gcs.deaths == [b"in flight"])
+        scene.dies("behind it")
+        gcs.holds_answers = False
+        await gcs.published.put(None)
+        await until(lambda: len(gcs.deaths) == 3)
+        assert gcs.deaths == [b"in flight", b"in flight", b"behind it"] and len(gcs.registrations) == 2
+
+    play(script)
+
+
+def test_a_report_that_is_refused_holds_no_other_back(said: list[str]) -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.refuses = {b"unknown"}
+        await scene.start_client()
+        scene.dies("unknown")
+        scene.dies("known")
+        await until(lambda: gcs.deaths == [b"unknown", b"known"])
+        assert said == ["the GCS refused ReportWorkerDeath: NOT_FOUND: no such worker"]
+
+    play(script)
+
+
+def test_the_outbox_is_bounded_and_loses_the_oldest(said: list[str]) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.start_gcs()
+        await scene.start_client()
+        scene.kill_gcs()
+        await asyncio.sleep(1)
+        for name in ("a", "b", "c"):
+            scene.dies(name)
+        gcs = await scene.start_gcs()
+        await until(lambda: len(gcs.deaths) == 2)
+        assert gcs.deaths == [b"b", b"c"]
+        assert len(said) == 1 and "dropped the oldest, a ReportWorkerDeath" in said[0]
+
+    play(script, outbox_max=2)
+
+
+def test_jobs_that_ended_while_the_raylet_was_cut_off_are_learned_and_later_ones_as_they_end() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.start_gcs()
+        await scene.start_client()
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        gcs.jobs = [
+            common_pb2.JobInfo(job_id=b"gone", is_finished=True),
+            common_pb2.JobInfo(job_id=b"runs"),
+        ]
+        await until(lambda: scene.heard.finished == [b"gone"])
+        ended = common_pb2.JobInfo(job_id=b"runs", is_finished=True).SerializeToString()
+        await gcs.published.put(gcs_pb2.PubMessage(channel=gcs_pb2.JOB, key=b"runs", payload=ended))
+        await until(lambda: scene.heard.finished == [b"gone", b"runs"])
+
+    play(script)
+
+
+def test_a_gcs_that_is_new_hears_of_the_leases_for_actors_and_of_the_resources_again() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.start_client()
+        await until(lambda: len(gcs.reports) == 1)
+        version = gcs.reports[0].version
+        # Nothing has changed: nothing is told.
+        scene.client.resources_changed()
+        await asyncio.sleep(1)
+        assert len(gcs.reports) == 1
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        gcs.unwanted = [b"lease"]
+        await until(lambda: bool(gcs.reports))
+        assert gcs.registrations == [[b"lease"]] and scene.heard.disowned_leases == [b"lease"]
+        assert gcs.reports[0].version > version and dict(gcs.reports[0].available.amounts) == {"CPU": 20000}
+        # A lease that may have lost whoever wanted it.
+        scene.heard.leases = []
+        scene.client.register_again()
+        await until(lambda: gcs.registrations == [[b"lease"], []])
+
+    play(script)
