@@ -20,9 +20,12 @@ ANSWER_S = 10.0
 def fail_lost(
     core: CoreWorker, raylet: RayletServiceStub, lease_id: bytes, worker_id: bytes, task: PendingTask
 ) -> None:
-    """Runs the task again where its retries last, at once; else it fails when the raylet has answered. Lock held."""
+    """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails when the raylet has answered.
+
+    Lock held.
+    """
     request = raylet_pb2.LostWorkerRequest(lease_id=lease_id, worker_id=worker_id)
-    if task.retries_left != 0:
+    if task.retries_left != 0 or task.task_id in core.tasks.cancelled:
         core.tasks.lost(task, WorkerCrashedError)
         raylet.LostWorker.start(request, lambda reply, error: None)
         return

@@ -149,7 +149,6 @@ class Cluster:
         logger.info("job %s finished", job_id.hex())
         self._write_job(row)
         self.apply(self.actors.job_finished(job_id, now_s))
-        self.scheduler.forget_job(job_id.binary())
         self._end_jobs_without_actors([job_id])
 
     def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:
@@ -162,6 +161,7 @@ class Cluster:
             if row is None:
                 continue
             self._write_job(row)
+            self.scheduler.forget_job(job_id.binary())
             for namespace in CODE_NAMESPACES:
                 self.kv.delete(namespace, job_id.binary(), by_prefix=True)
         for forgotten in self.jobs.forget_oldest():

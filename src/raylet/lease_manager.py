@@ -227,6 +227,7 @@ class LeaseManager:
 
     def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
         """The last detached actor of a finished job is gone: nobody needs its workers any more."""
+        self._warnings.job_finished(job_id)
         return self._pool.job_over(job_id, now_s)
 
     def node_died(self, node_id: bytes, now_s: float) -> list[Effect]:
