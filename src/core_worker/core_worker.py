@@ -15,7 +15,6 @@ Finalizers of ObjectRef run anywhere; they append to `_dropped`, which every ent
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from collections import deque
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
+from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import putting, serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
@@ -55,8 +55,6 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.executor import Executor
-
-logger = logging.getLogger(__name__)
 
 GCS_TIMEOUT_S = 60.0
 
@@ -363,15 +361,11 @@ class CoreWorker:
         }
 
     def shutdown(self) -> None:
-        """Leaves: every wait in this process ends, every connection closes."""
+        """Leaves: every wait in this process ends, every connection closes. A Ctrl-C shortens it, and is raised at its end."""
         if self.is_leaving:
             return
         self.is_leaving = True
-        for callback in self.on_shutdown:
-            try:
-                callback()
-            except Exception:
-                logger.exception("leaving the cluster: a step failed")
+        interrupt = run_steps(self.on_shutdown, "leaving the cluster")
         with self.lock:
             self.drain()
             self.reactor.flush()
@@ -383,6 +377,8 @@ class CoreWorker:
         with self.lock:
             self.streams.close()
             self._kept.clear()
+        if interrupt is not None:
+            raise interrupt
 
     def abandon(self) -> None:
         """In a fork: forgets everything without a word to anybody. The sockets and the lock are the parent's."""

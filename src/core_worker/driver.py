@@ -1,14 +1,12 @@
-"""A driver's membership: its job, the messages it prints, and Ctrl-C."""
+"""A driver's membership: its job and Ctrl-C. What it prints for others is in driver_messages.py."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import queue
 import random
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
 from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.driver_messages import DriverMessages
 from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -74,8 +73,9 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     def core_or_none() -> CoreWorker | None:
         return held[0] if held else None
 
-    core.on_shutdown.append(lambda: _finish_job(core))
-    _Messages(core, config).subscribe()
+    messages = DriverMessages(core, config.on_error, config.on_log)
+    messages.subscribe()
+    core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
     _install_interrupt(core)
     return core
 
@@ -144,49 +144,3 @@ def _install_interrupt(core: CoreWorker) -> None:
 def _restore_interrupt(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class _Messages:
-    """Errors of the job and output of its workers, printed by a thread of their own: standard output may block."""
-
-    def __init__(self, core: CoreWorker, config: DriverConfig) -> None:
-        self._core = core
-        self._config = config
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def subscribe(self) -> None:
-        config, job_id = self._config, self._core.job_id
-        channels = []
-        if config.on_error is not None:
-            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[job_id, b""]))
-        if config.on_log is not None:
-            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG, keys=[job_id]))
-        if not channels:
-            return
-        thread = threading.Thread(target=self._print, name="ray_mono-messages", daemon=True)
-        thread.start()
-        self._core.gcs.Subscribe.start(gcs_pb2.SubscribeRequest(channels=channels), self._queue.put, lambda error: None)
-
-        def stop() -> None:
-            self._queue.put(None)
-            thread.join(timeout=5.0)
-
-        self._core.on_shutdown.append(stop)
-
-    def _print(self) -> None:
-        while True:
-            message = self._queue.get()
-            if message is None:
-                return
-            try:
-                self._show(message)
-            except Exception as error:
-                print(f"a message of the cluster could not be shown: {error}", file=sys.stderr)
-
-    def _show(self, message: gcs_pb2.PubMessage) -> None:
-        if message.channel == gcs_pb2.ERROR:
-            assert self._config.on_error is not None
-            self._config.on_error(common_pb2.ErrorInfo.FromString(message.payload))
-        else:
-            assert self._config.on_log is not None
-            self._config.on_log(common_pb2.LogBatch.FromString(message.payload))

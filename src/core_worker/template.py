@@ -252,12 +252,11 @@ class Template:
 
 
 def _open_own_files(log_prefix: str) -> None:
-    """Output to <log_prefix>-<pid>.out and .err, line by line; no input."""
+    """Output to <log_prefix>-<pid>.out and .err; no input."""
     _open_as(0, os.devnull, os.O_RDONLY)
     pid = os.getpid()
     for descriptor, suffix in ((1, "out"), (2, "err")):
         _open_as(descriptor, f"{log_prefix}-{pid}.{suffix}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _open_as(descriptor: int, path: str, flags: int) -> None:
@@ -295,6 +294,12 @@ def load_hook(name: str) -> Hook:
         raise ValueError(f"--worker-module takes MODULE:FUNCTION, got {name!r}")
     hook: Hook = getattr(importlib.import_module(module_name), function_name)
     return hook
+
+
+def _prepare_output() -> None:
+    """Standard output and error as the workers have them: their files are read as UTF-8 whatever the locale is, and line by line."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
 
 
 def warm_up(worker_module: str) -> Hook:
@@ -356,6 +361,7 @@ def main() -> int:
     process.set_child_subreaper()
     # Where a launcher started us, it has tied our life to its own; our children's parent is another.
     process.parent_pid_from_environment()
+    _prepare_output()
     hook = warm_up(arguments.worker_module)
     _set_title("ray_mono::TEMPLATE")
     Template(arguments, hook).serve()

@@ -15,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
+from ray_mono.common.output import write_text
 from ray_mono.core_worker import serialization
 
 if TYPE_CHECKING:
@@ -67,12 +68,11 @@ class UnhandledErrors:
         while (data := self._queue.get()) is not None:
             text = self._text_of(data)
             if text:
-                _print(
-                    f"(ray_mono) Nobody asked for the result of a task that failed ({SILENCED_BY}=1 hides this):\n{text}"
-                )
+                lead = f"(ray_mono) Nobody asked for the result of a task that failed ({SILENCED_BY}=1 hides this)"
+                write_text(sys.stderr, f"{lead}:\n{text}\n")
             if self._num_left_out and self._queue.empty():
                 left_out, self._num_left_out = self._num_left_out, 0
-                _print(f"(ray_mono) {left_out} more errors that nobody asked for are not shown")
+                write_text(sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n")
 
     def _text_of(self, data: bytes) -> str:
         """What to print for a serialized error; empty for what is not the user's, or was told."""
@@ -90,10 +90,3 @@ class UnhandledErrors:
             return ""
         self._actors_told.add(error.actor_id)
         return str(error)
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # the program has closed its stderr
-        pass

@@ -58,18 +58,24 @@ class Publisher:
 
     def publish(self, message: Message) -> list[int]:
         """Queues the message for everyone who wants it; returns their numbers: each has something to take."""
-        reached = []
-        for subscription in self._subscriptions.values():
-            keys = subscription.wanted.get(message.channel)
-            if (
-                keys is None
-                or (keys and message.key and message.key not in keys)
-                or subscription.overflowed_on is not None
-            ):
-                continue
+        reached = self._reached(message.channel, message.key)
+        for subscription in reached:
             self._enqueue(subscription, message)
-            reached.append(subscription.subscriber_id)
-        return reached
+        return [subscription.subscriber_id for subscription in reached]
+
+    def reach(self, channel: int, key: bytes) -> tuple[int, int]:
+        """(how many subscriptions want messages of this key, how many messages wait in the longest of their queues)"""
+        reached = self._reached(channel, key)
+        return len(reached), max((len(subscription.queue) for subscription in reached), default=0)
+
+    def _reached(self, channel: int, key: bytes) -> list[Subscription]:
+        return [
+            subscription
+            for subscription in self._subscriptions.values()
+            if (keys := subscription.wanted.get(channel)) is not None
+            and (not keys or not key or key in keys)
+            and subscription.overflowed_on is None
+        ]
 
     def _enqueue(self, subscription: Subscription, message: Message) -> None:
         queue = subscription.queue

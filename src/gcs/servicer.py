@@ -24,7 +24,7 @@ from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 AnyID = TypeVar("AnyID", bound=BaseID)
 
 # What others may publish; the rows of the other channels are the GCS's own to tell.
-OPEN_CHANNELS = (gcs_pb2.ERROR, gcs_pb2.LOG, gcs_pb2.RUN_ON_WORKERS)
+OPEN_CHANNELS = (gcs_pb2.ERROR, gcs_pb2.LOG, gcs_pb2.RUN_ON_WORKERS, gcs_pb2.LOG_FLUSH)
 
 
 def parse_id(kind: type[AnyID], field: str, value: bytes) -> AnyID:
@@ -301,7 +301,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
             ]
         return messages
 
-    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> common_pb2.Empty:
+    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> gcs_pb2.PublishReply:
         message = request.message
         if message.channel not in OPEN_CHANNELS:
             accepted = ", ".join(gcs_pb2.Channel.Name(channel) for channel in OPEN_CHANNELS)
@@ -309,8 +309,11 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
             raise RpcError(
                 StatusCode.INVALID_ARGUMENT, f"message.channel must be one of {accepted}, got {name}"
             )
-        self._cluster.subscriptions.publish(message.channel, message.key, message.payload)
-        return common_pb2.Empty()
+        subscriptions = self._cluster.subscriptions
+        if message.payload:
+            subscriptions.publish(message.channel, message.key, message.payload)
+        reached, backlog = subscriptions.publisher.reach(message.channel, message.key)
+        return gcs_pb2.PublishReply(reached=reached, backlog=backlog)
 
     # ---- task events
 

@@ -43,6 +43,18 @@ def test_filters_of_one_channel_add_up() -> None:
     assert publisher.publish(message(ROWS, 2, b"c")) == [every_key]
 
 
+def test_a_publisher_learns_how_many_it_reaches_and_how_far_behind_they_are() -> None:
+    publisher = make()
+    slow = publisher.subscribe([(LOSSY, [b"a"]), (ROWS, [])])
+    publisher.subscribe([(LOSSY, [b"a", b"b"])])
+    assert publisher.reach(LOSSY, b"a") == (2, 0) and publisher.reach(LOSSY, b"c") == (0, 0)
+    publisher.publish(message(ROWS, 1))
+    publisher.publish(message(LOSSY, 2, b"a"))
+    assert publisher.reach(LOSSY, b"a") == (2, 2) and publisher.reach(LOSSY, b"b") == (1, 1)
+    publisher.take(slow)
+    assert publisher.reach(LOSSY, b"a") == (2, 1)
+
+
 def test_a_full_queue_loses_the_oldest_message_that_may_be_lost() -> None:
     publisher = make()
     subscriber = publisher.subscribe([(LOSSY, []), (ROWS, [])])

@@ -177,3 +177,46 @@ def test_the_size_of_what_ended_workers_leave_is_bounded(
         append(path, "12345")
     ended.add(paths)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_what_a_job_has_written_so_far_can_be_told_from_what_comes_later(tmp_path: Path) -> None:
+    directory = running(tmp_path)
+    mine, idle = tmp_path / "worker-ab-7.out", tmp_path / "worker-ef-9.out"
+    append(mine, LABEL + "x\n" * READ_BYTES_MAX)
+    append(tmp_path / "worker-cd-8.out", ":job_id:02000000\nanother's\n")
+    append(idle, "")
+    for _ in directory.read_new():
+        pass
+    append(tmp_path / "worker-cd-8.out", "more\n")
+    sizes = directory.sizes_of(JOB)
+    assert sizes == {mine.name: len(LABEL) + 2 * READ_BYTES_MAX}
+    assert directory.has_more and directory.unread_bytes(JOB, sizes) == sizes[mine.name] - READ_BYTES_MAX
+    append(mine, "later\nbegun")
+    while directory.unread_bytes(JOB, sizes):
+        assert list(directory.read_new())
+    assert not directory.has_more
+    assert [batch.lines for batch in directory.read_begun(JOB)] == [("begun",)]
+    assert list(directory.read_begun(JOB)) == []
+
+
+def test_what_turns_out_to_be_anothers_is_not_waited_for(tmp_path: Path) -> None:
+    directory = running(tmp_path)
+    append(tmp_path / "worker-ab-7.out", ":job_id:02000000\n" + "x\n" * READ_BYTES_MAX)
+    sizes = directory.sizes_of(JOB)
+    assert directory.unread_bytes(JOB, sizes)
+    for _ in directory.read_new():
+        pass
+    assert directory.has_more and not directory.unread_bytes(JOB, sizes)
+
+
+def test_a_job_that_is_held_back_is_left_unread(tmp_path: Path) -> None:
+    directory, held = running(tmp_path), set[bytes]()
+    append(tmp_path / "worker-ab-7.out", f"{LABEL}one\n")
+    append(tmp_path / "worker-ab-7.err", "oh\n")
+    append(tmp_path / "worker-cd-8.out", ":job_id:02000000\ntwo\n")
+    batches = []
+    for batch in directory.read_new(held_jobs=held):
+        batches.append(batch.lines)
+        held.add(JOB)
+    assert batches == [("one",), ("two",)] and not directory.has_more
+    assert [batch.lines for batch in directory.read_new()] == [("oh",)]

@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from ray_mono._private.log_files import READ_BYTES_MAX
 from ray_mono._private.log_printing import print_log_batch
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
@@ -28,15 +29,33 @@ class Gcs(GcsServiceServicer):
     def __init__(self) -> None:
         self.batches: list[common_pb2.LogBatch] = []
         self.published = asyncio.Condition()
+        self.listens = asyncio.Event()
+        self.requests: asyncio.Queue[common_pb2.LogFlush] = asyncio.Queue()
+        self.backlog = 0
+        self.num_asked = 0
 
-    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> common_pb2.Empty:
+    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> gcs_pb2.PublishReply:
         assert request.message.channel == gcs_pb2.LOG
+        if not request.message.payload:
+            self.num_asked += 1
+            async with self.published:
+                self.published.notify_all()
+            return gcs_pb2.PublishReply(reached=1, backlog=self.backlog)
         batch = common_pb2.LogBatch.FromString(request.message.payload)
         assert batch.job_id == request.message.key
         async with self.published:
             self.batches.append(batch)
             self.published.notify_all()
-        return common_pb2.Empty()
+        return gcs_pb2.PublishReply(reached=1, backlog=self.backlog)
+
+    async def Subscribe(
+        self, request: gcs_pb2.SubscribeRequest, context: CallContext
+    ) -> AsyncIterator[gcs_pb2.PubMessage]:
+        assert [wanted.channel for wanted in request.channels] == [gcs_pb2.LOG_FLUSH]
+        self.listens.set()
+        while True:
+            flush = await self.requests.get()
+            yield gcs_pb2.PubMessage(channel=gcs_pb2.LOG_FLUSH, payload=flush.SerializeToString())
 
     async def until(self, is_enough: Callable[[list[str]], bool]) -> list[str]:
         async with asyncio.timeout(TIMEOUT_S), self.published:
@@ -101,6 +120,60 @@ def test_waits_for_a_gcs_that_is_away_and_loses_nothing(session_base: Path) -> N
         append(logs / "worker-ab-7.out", "two\n")
         listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
         await gcs.until(lambda lines: lines == ["one", "two"])
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    asyncio.run(scene())
+
+
+def test_a_driver_that_leaves_is_told_when_all_that_was_written_has_been_sent(session_base: Path) -> None:
+    num_lines = 3 * READ_BYTES_MAX // 100
+
+    async def scene() -> None:
+        gcs = Gcs()
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        await gcs.listens.wait()
+        append(logs / "worker-ab-7.out", ":job_id:01000000\n" + "x" * 99 + ("\n" + "x" * 99) * num_lines)
+        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=b"\x01\0\0\0", token=b"token"))
+        async with asyncio.timeout(TIMEOUT_S), gcs.published:
+            await gcs.published.wait_for(
+                lambda: any(
+                    batch.HasField("flushed") and not batch.flushed.unread_bytes for batch in gcs.batches
+                )
+            )
+        # The begun line as well.
+        assert len(gcs.lines()) == num_lines + 1 and set(gcs.lines()) == {"x" * 99}
+        told = [batch.flushed for batch in gcs.batches if batch.HasField("flushed")]
+        unread_bytes = [flushed.unread_bytes for flushed in told]
+        assert {flushed.token for flushed in told} == {b"token"}
+        assert unread_bytes == sorted(unread_bytes, reverse=True) and gcs.batches[-1].job_id == b"\x01\0\0\0"
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    asyncio.run(scene())
+
+
+def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs = Gcs()
+        gcs.backlog = 1000
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        append(logs / "worker-ab-7.out", ":job_id:01000000\none\n")
+        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        await gcs.until(lambda lines: lines == ["one"])
+        append(logs / "worker-ab-7.out", "two\n")
+        await gcs.until(lambda lines: gcs.num_asked > 3)
+        append(logs / "worker-cd-8.out", ":job_id:02000000\nanother's\n")
+        await gcs.until(lambda lines: lines == ["one", "another's"])
+        gcs.backlog = 0
+        await gcs.until(lambda lines: lines == ["one", "another's", "two"])
         monitor.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
         await listener.close()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.logging_config import JOB_CONFIG_KEY, LoggingConfig
 from ray_mono.common.exceptions import AuthenticationError, RaySystemError
+from ray_mono.common.output import write_text
 from ray_mono.job_config import JobConfig
 from ray_mono.protobuf import common_pb2
 
@@ -210,10 +211,7 @@ def print_error(error: common_pb2.ErrorInfo) -> None:
     """Shows a message of the cluster for this job to the user: a task that waits for what there is not, and
     the like.
     """
-    try:
-        print(f"(ray_mono) {error.message}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # the program has closed its stderr
-        pass
+    write_text(sys.stderr, f"(ray_mono) {error.message}\n")
 
 
 def _log_printer(own_host: str, arguments: InitArguments) -> LogPrinter:

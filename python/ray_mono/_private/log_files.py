@@ -5,15 +5,15 @@ the following ones belong to, and are not shown:
 
     :job_id:<hex>      :task_name:<name>      :actor_name:<name>
 
-The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when all is quiet, or its process
-gone; and where a process showed progress bars, that it is gone is passed on too.
+The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when all is quiet, when its job
+ends, or its process is gone; and where a process showed progress bars, that it is gone is passed on too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,10 +26,10 @@ LINE_BYTES_MAX = 16 << 10
 # What a worker writes before the state of a progress bar.
 STATE_PREFIX = "::ray_mono_progress::"
 # One message to the drivers.
-BATCH_LINES_MAX = 200
+BATCH_LINES_MAX = 1000
 BATCH_BYTES_MAX = 256 << 10
 
-_NAME = re.compile(r"worker-([0-9a-f]+)-(?:.*-)?(\d+)\.(out|err)")
+_NAME = re.compile(r"worker-[0-9a-f]+-(?:.*-)?(\d+)\.(out|err)")
 _LABEL = re.compile(rb":(job_id|task_name|actor_name):(.*)")
 
 
@@ -52,7 +52,6 @@ class _LogFile:
     """One file and how far it was read."""
 
     path: Path
-    worker_id: str
     pid: int
     is_error: bool
     offset: int = 0
@@ -76,6 +75,8 @@ class LogDirectory:
     path: Path
     is_alive: Callable[[int], bool] = is_alive
     """Of a process of this machine."""
+    has_more: bool = False
+    """Whether read_new left something that is not held back."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
     # What is not looked at any more, by name.
     _ended: set[str] = field(default_factory=set)
@@ -88,14 +89,40 @@ class LogDirectory:
         for file in self._list_files():
             file.offset = _size(file.path)
 
-    def read_new(self, with_begun: bool = False) -> Iterator[Lines]:
-        """What was written since, of each file at most READ_BYTES_MAX. Lines of no job are left out, and so are begun lines, but, where
-        they are asked for, of files that have nothing new: a prompt, say. A progress bar that draws itself stays whole all the same.
+    def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
+        """What was written since, of each file at most READ_BYTES_MAX, and nothing of the jobs that are held back; those may become more
+        while this runs. Lines of no job are left out, and so are begun lines, but, where they are asked for, of files that have nothing
+        new: a prompt, say. A progress bar that draws itself stays whole all the same.
 
         Each batch counts as passed on when the next one is asked for.
         """
+        self.has_more = False
         for file in self._list_files():
-            yield from self._read_file(file, with_begun)
+            if not held_jobs or self._labels(file).job_id not in held_jobs:
+                yield from self._read_file(file, with_begun)
+
+    def sizes_of(self, job_id: bytes) -> dict[str, int]:
+        """How long the files are now that may have something of the job which was not read: those of no other job."""
+        return {
+            file.path.name: size
+            for file in self._list_files()
+            if self._labels(file).job_id in (job_id, b"") and (size := _size(file.path)) > file.offset
+        }
+
+    def unread_bytes(self, job_id: bytes, sizes: dict[str, int]) -> int:
+        """How much of what sizes_of told was not read yet."""
+        files = [(self._files[name], size) for name, size in sizes.items() if name in self._files]
+        return sum(
+            max(0, min(size, _size(file.path)) - file.offset)
+            for file, size in files
+            if self._labels(file).job_id in (job_id, b"")
+        )
+
+    def read_begun(self, job_id: bytes) -> Iterator[Lines]:
+        """The begun lines of a job, which is about to end."""
+        for file in list(self._files.values()):
+            if file.partial and self._labels(file).job_id == job_id:
+                yield from self._break_line(file, is_over=False)
 
     def drop_ended(self) -> list[Path]:
         """Stops to look at the files of processes that are gone, once all of both was passed on. Returns them, the oldest first."""
@@ -130,8 +157,8 @@ class LogDirectory:
             is_known = entry in self._files or entry in self._ended
             match = None if is_known else _NAME.fullmatch(entry)
             if match:
-                worker_id, pid, kind = match.groups()
-                self._files[entry] = _LogFile(self.path / entry, worker_id, int(pid), kind == "err")
+                pid, kind = match.groups()
+                self._files[entry] = _LogFile(self.path / entry, int(pid), kind == "err")
         return list(self._files.values())
 
     def _read_file(self, file: _LogFile, with_begun: bool) -> Iterator[Lines]:
@@ -152,6 +179,7 @@ class LogDirectory:
         except FileNotFoundError:
             return
         file.offset += len(data)
+        self.has_more |= file.offset < size
         *lines, rest = data.split(b"\n")
         gathered: list[str] = []
         gathered_bytes = 0
@@ -211,12 +239,15 @@ class LogDirectory:
         else:
             file.name = value
 
+    def _labels(self, file: _LogFile) -> _LogFile:
+        """The file that says whose the lines are: itself, or its sibling."""
+        if file.is_labelled:
+            return file
+        sibling = self._files.get(file.path.with_suffix(".out" if file.is_error else ".err").name)
+        return sibling if sibling is not None and sibling.is_labelled else file
+
     def _batch(self, file: _LogFile, lines: list[str], is_end: bool = False) -> Iterator[Lines]:
-        labels = file
-        if not file.is_labelled:
-            for other in self._files.values():
-                if other.worker_id == file.worker_id and other.is_labelled:
-                    labels = other
+        labels = self._labels(file)
         if (lines or is_end) and labels.job_id:
             yield Lines(labels.job_id, file.pid, labels.name, file.is_error, tuple(lines), is_end)
 

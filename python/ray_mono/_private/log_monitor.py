@@ -1,8 +1,14 @@
 """The log monitor: tells each driver what its workers write.
 
 It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the GCS's LOG channel under their
-job's id. While the GCS is away nothing is read, so nothing is lost and nothing piles up. Nodes of one session on the same machine share
-the directory: the first monitor there holds a lock and works for all of them, the others wait for its end.
+job's id. While the GCS is away nothing is read, so nothing is lost and nothing piles up; nor of a job whose driver is BACKLOG_MAX messages
+behind. Nodes of one session on the same machine share the directory: the first monitor there holds a lock and works for all of them,
+the others wait for its end.
+
+A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/driver_messages.py):
+
+    LogFlush(job, token) ──► how long are its files now ──► rounds, as ever; LogFlushed(token, unread bytes) behind each
+                         ──► all read: begun lines too, then LogFlushed(token, 0)
 
     python -m ray_mono._private.log_monitor --session-dir DIR --gcs-address ADDRESS --node-ip IP --node-id HEX
 """
@@ -17,6 +23,8 @@ import functools
 import logging
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_mono._private.directory_watch import DirectoryWatch
@@ -29,6 +37,9 @@ from ray_mono.rpc.auth import find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
+# A driver that many messages wait for at the GCS gets no more for a while: its lines wait in their files.
+BACKLOG_MAX = 64
+HELD_RETRY_PERIOD_S = 0.02
 # Where nothing says that a file has changed, they are looked at anyway.
 LOOK_PERIOD_S = 1.0
 # Lines that are written together are told together: a person does not see the difference, the GCS does.
@@ -46,6 +57,16 @@ LOCK_FILE = ".log_monitor.lock"
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _Flush:
+    """What a driver asked for: the files with something of its job, and how long they were then."""
+
+    job_id: bytes
+    token: bytes
+    sizes: dict[str, int]
+    told_bytes: int = -1
+
+
 class LogMonitor:
     """One monitor of one logs directory."""
 
@@ -59,22 +80,64 @@ class LogMonitor:
         self._node_id = node_id
         self._channel: AsyncChannel | None = None
         self._ended = EndedLogs(directory)
+        self._connecting = asyncio.Lock()
+        # Jobs whose drivers are behind.
+        self._held: set[bytes] = set()
+        self._flushes: list[_Flush] = []
+        self.flush_wanted = asyncio.Event()
         self.published_lines = 0
         self._rounds = 0
 
-    async def round(self, with_begun: bool = False) -> int:
-        """Passes on what is new, with_begun as for LogDirectory.read_new; returns how many lines. Waits while the GCS is away."""
-        count = 0
-        for lines in self._directory.read_new(with_begun):
-            await self._publish(lines)
-            count += len(lines.lines)
-        self.published_lines += count
+    @property
+    def is_held(self) -> bool:
+        """Whether something was left unread because its driver is behind."""
+        return bool(self._held)
+
+    async def round(self, with_begun: bool = False) -> bool:
+        """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more. Waits while the GCS is away."""
+        self.flush_wanted.clear()
+        for job_id in list(self._held):
+            # Nothing is published: it asks.
+            if (await self._publish(job_id, b"")).backlog <= BACKLOG_MAX:
+                self._held.discard(job_id)
+        for lines in self._directory.read_new(with_begun, self._held):
+            await self._tell(lines)
+        for flush in list(self._flushes):
+            await self._flush(flush)
         self._rounds += 1
         if with_begun or self._rounds % ENDED_ROUNDS == 0:
             self._ended.add(self._directory.drop_ended())
-        return count
+        return self._directory.has_more
 
-    async def _publish(self, lines: Lines) -> None:
+    async def _flush(self, flush: _Flush) -> None:
+        unread_bytes = self._directory.unread_bytes(flush.job_id, flush.sizes)
+        if not unread_bytes:
+            for lines in self._directory.read_begun(flush.job_id):
+                await self._tell(lines)
+            self._flushes.remove(flush)
+        elif unread_bytes == flush.told_bytes:
+            return
+        flush.told_bytes = unread_bytes
+        flushed = common_pb2.LogFlushed(token=flush.token, unread_bytes=unread_bytes)
+        batch = common_pb2.LogBatch(job_id=flush.job_id, node_id=self._node_id, flushed=flushed)
+        await self._publish(flush.job_id, batch.SerializeToString())
+
+    async def listen(self, wake: Callable[[], None]) -> None:
+        """Takes what drivers ask for, as long as this monitor lives. wake() has another round begin."""
+        wanted = gcs_pb2.SubscribeRequest(channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG_FLUSH)])
+        while True:
+            try:
+                async for message in GcsServiceAsyncStub(await self._connected()).Subscribe(wanted):
+                    request = common_pb2.LogFlush.FromString(message.payload)
+                    sizes = self._directory.sizes_of(request.job_id)
+                    self._flushes.append(_Flush(request.job_id, request.token, sizes))
+                    self.flush_wanted.set()
+                    wake()
+            except RpcError as error:
+                logger.info("cannot listen to drivers: %s", error.message)
+            await asyncio.sleep(RECONNECT_PERIOD_S)
+
+    async def _tell(self, lines: Lines) -> None:
         batch = common_pb2.LogBatch(
             job_id=lines.job_id,
             node_id=self._node_id,
@@ -85,12 +148,16 @@ class LogMonitor:
             lines=lines.lines,
             is_end=lines.is_end,
         )
-        message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=lines.job_id, payload=batch.SerializeToString())
+        if (await self._publish(lines.job_id, batch.SerializeToString())).backlog > BACKLOG_MAX:
+            self._held.add(lines.job_id)
+        self.published_lines += len(lines.lines)
+
+    async def _publish(self, job_id: bytes, payload: bytes) -> gcs_pb2.PublishReply:
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=job_id, payload=payload)
         request = gcs_pb2.PublishRequest(message=message)
         while True:
             try:
-                await GcsServiceAsyncStub(await self._connected()).Publish(request)
-                return
+                return await GcsServiceAsyncStub(await self._connected()).Publish(request)
             except RpcError as error:
                 if error.code is not StatusCode.UNAVAILABLE:
                     raise
@@ -98,9 +165,10 @@ class LogMonitor:
                 await asyncio.sleep(RECONNECT_PERIOD_S)
 
     async def _connected(self) -> AsyncChannel:
-        if self._channel is None or self._channel.is_closed:
-            self._channel = await self._transport.connect(self._gcs_address, CONNECT_TIMEOUT_S)
-        return self._channel
+        async with self._connecting:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self._transport.connect(self._gcs_address, CONNECT_TIMEOUT_S)
+            return self._channel
 
     def close(self) -> None:
         if self._channel is not None:
@@ -136,16 +204,28 @@ async def follow(
     try:
         if had_one:
             directory.skip_existing()
-        is_last = is_quiet = False
-        while not is_last:
-            is_last = stop.is_set()
-            await monitor.round(with_begun=is_quiet or is_last)
-            if not is_last:
-                is_quiet = not await watch.wait(LOOK_PERIOD_S)
-                if not is_quiet:
-                    await asyncio.sleep(GATHER_S)
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(monitor.listen(watch.wake))
+            await _rounds(monitor, watch, stop)
+            listener.cancel()
     finally:
         os.close(descriptor)
+
+
+async def _rounds(monitor: LogMonitor, watch: DirectoryWatch, stop: asyncio.Event) -> None:
+    is_quiet = False
+    while True:
+        is_last = stop.is_set()
+        if await monitor.round(with_begun=is_quiet or is_last):
+            is_quiet = False
+            continue
+        if is_last:
+            return
+        is_changed = await watch.wait(HELD_RETRY_PERIOD_S if monitor.is_held else LOOK_PERIOD_S)
+        is_quiet = not is_changed and not monitor.is_held
+        if is_changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(monitor.flush_wanted.wait(), GATHER_S)
 
 
 async def serve(service: Service, arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from ray_mono._private.log_deduplication import LogDeduplicator, Origin
 from ray_mono._private.log_files import STATE_PREFIX
+from ray_mono.common.output import write_text
 from ray_mono.protobuf import common_pb2
 
 STATE_KEYS = {"uuid", "x", "total", "desc", "unit", "pos", "pid", "ip", "closed"}
@@ -106,13 +107,13 @@ def _print(
     if origin.host and origin.host != own_host:
         who += f", ip={origin.host}"
     prefix = f"({who}) " if with_prefix else ""
-    with contextlib.suppress(ValueError):
+    if not lines or stream is None:
+        return
+    with contextlib.suppress(AttributeError, ValueError):  # a stand-in of the user's; one that is closed
         if prefix and stream.isatty():
             prefix = f"{_ERROR_COLOUR if origin.is_error else _COLOUR}{prefix[:-1]}{_RESET} "
-        if lines:
-            with _bars_hidden():
-                stream.write("".join(f"{prefix}{line}\n" for line in lines))
-                stream.flush()
+    with _bars_hidden():
+        write_text(stream, "".join(f"{prefix}{line}\n" for line in lines))
 
 
 def _draw(batch: common_pb2.LogBatch, states: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ what they were given and hand it to the core worker.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -126,7 +127,7 @@ def init(
             private=private,
         )
         _session = _start(arguments, local_mode)
-        atexit.register(shutdown)
+        atexit.register(_shutdown_at_exit)
         _run_kept_functions(_session.core)
         return _session.context
 
@@ -193,13 +194,19 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         if session is None or session.pid != os.getpid():
             return
         _session = None
-        atexit.unregister(shutdown)
+        atexit.unregister(_shutdown_at_exit)
         current.set(None)
         try:
             session.core.shutdown()
         finally:
             if session.node is not None:
                 session.node.kill_all_processes()
+
+
+def _shutdown_at_exit() -> None:
+    # A Ctrl-C has done what it should: the end was shortened.
+    with contextlib.suppress(KeyboardInterrupt):
+        shutdown()
 
 
 def is_initialized() -> bool:

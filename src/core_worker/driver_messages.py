@@ -1,0 +1,196 @@
+"""What the cluster has to say to a driver: errors of its job and the output of its workers, shown by a thread of their own, since standard
+output may block.
+
+What was written before the driver leaves is shown before it is gone. Workers write line by line into files and flush them before they
+answer, so all of it is in files by then; log monitors publish what is in them. The end is asked for, not waited for:
+
+    shutdown ──LogFlush(token)──► GCS ──► every log monitor        the GCS says how many were reached
+    screen ◄── lines … ◄── GCS ◄── lines …, LogFlushed(token, 0)   behind the last line; told from all of them: nothing is left
+
+It waits while something comes, but no longer than FLUSH_TIMEOUT_S in all; what was left out then is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ray_mono.common.output import write_text
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+FLUSH_TIMEOUT_S = 30.0
+# When nothing is shown for so long, nothing more will be.
+SILENCE_S = 5.0
+# A node's log monitor is its last process to start, and nobody waits for it: a short program may have to ask again.
+NO_MONITOR_S = 3.0
+ASK_AGAIN_PERIOD_S = 0.02
+# For the thread to put away what it does not show any more.
+STOP_TIMEOUT_S = 2.0
+
+
+class DriverMessages:
+    """Of one driver."""
+
+    def __init__(
+        self,
+        core: CoreWorker,
+        on_error: Callable[[common_pb2.ErrorInfo], None] | None,
+        on_log: Callable[[common_pb2.LogBatch], None] | None,
+    ) -> None:
+        """What is None is not asked for, and not shown."""
+        self._core = core
+        self._on_error = on_error
+        self._on_log = on_log
+        self._queue: queue.SimpleQueue[gcs_pb2.PubMessage | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ray_mono-messages", daemon=True)
+        self._is_cut_off = False
+        self._token = b""
+        # What each log monitor that answers has still to read, in bytes, by its node.
+        self._unread: dict[bytes, int] = {}
+        self._waiter: Waiter | None = None
+        self._num_handled = 0
+        # From now on lines are counted, not shown.
+        self._is_over = False
+        self._lines_left = 0
+
+    def subscribe(self) -> None:
+        job_id = self._core.job_id
+        channels = []
+        if self._on_error is not None:
+            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[job_id, b""]))
+        if self._on_log is not None:
+            channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG, keys=[job_id]))
+        if channels:
+            self._thread.start()
+            self._core.gcs.Subscribe.start(
+                gcs_pb2.SubscribeRequest(channels=channels), self._queue.put, self._ended
+            )
+
+    def flush(self) -> None:
+        """Shows what the job's workers have written so far, or says what was left out. Raises KeyboardInterrupt, after that."""
+        if self._on_log is None or self._core.reactor.is_closed:
+            return
+        try:
+            why = self._flush()
+        except RpcError as error:
+            why = f"the GCS does not answer: {error.message}"
+        except KeyboardInterrupt:
+            self._give_up("it was interrupted")
+            raise
+        if why:
+            self._give_up(why)
+
+    def stop(self) -> None:
+        """Shows what is here already."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(STOP_TIMEOUT_S)
+
+    # ---- the end
+
+    def _flush(self) -> str:
+        """Why not everything was shown; empty if it was. Raises RpcError."""
+        deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
+        num_monitors = self._ask()
+        num_handled = -1
+        while not self._is_flushed(num_monitors):
+            left_s = deadline_s - time.monotonic()
+            if self._is_cut_off:
+                return "the connection to the GCS is lost"
+            if left_s <= 0 or num_handled == self._num_handled:
+                return f"it did not come within {SILENCE_S if left_s > 0 else FLUSH_TIMEOUT_S:g} s"
+            num_handled = self._num_handled
+            waiter = Waiter(self._core.reactor)
+            self._waiter = waiter
+            if not self._is_flushed(num_monitors):
+                self._core.reactor.wait(waiter, min(SILENCE_S, left_s))
+        return ""
+
+    def _ask(self) -> int:
+        """How many log monitors were asked; 0 where there is none. Raises RpcError."""
+        core = self._core
+        self._token = os.urandom(8)
+        flush = common_pb2.LogFlush(job_id=core.job_id, token=self._token)
+        message = gcs_pb2.PubMessage(
+            channel=gcs_pb2.LOG_FLUSH, key=core.job_id, payload=flush.SerializeToString()
+        )
+        request = gcs_pb2.PublishRequest(message=message)
+        give_up_s = time.monotonic() + NO_MONITOR_S
+        while not (reached := core.gcs.Publish(request, timeout_s=SILENCE_S).reached):
+            if time.monotonic() > give_up_s:
+                return 0
+            core.reactor.wait(Waiter(core.reactor), ASK_AGAIN_PERIOD_S)
+        return reached
+
+    def _is_flushed(self, num_monitors: int) -> bool:
+        return list(self._unread.values()).count(0) >= num_monitors
+
+    def _give_up(self, why: str) -> None:
+        self._is_over = True
+        self.stop()
+        with contextlib.suppress(queue.Empty):
+            while True:  # The thread hangs in its last write.
+                self._count(self._queue.get_nowait())
+        left = [f"{self._lines_left:,} lines"] if self._lines_left else []
+        if unread_bytes := sum(self._unread.values()):
+            left.append(f"{unread_bytes:,} bytes that were not sent yet")
+        what = f"{' and '.join(left)} were not shown" if left else "what they wrote last may be missing here"
+        text = f"Not all output of workers came here, since {why}: {what}. All of it is in {self._core.session_dir}/logs of each node."
+        if self._on_error is not None:
+            self._on_error(common_pb2.ErrorInfo(message=text))
+
+    # ---- the thread
+
+    def _ended(self, error: RpcError | None) -> None:
+        self._is_cut_off = True
+
+    def _run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            if self._is_over:
+                self._count(message)
+                continue
+            try:
+                self._show(message)
+            except Exception as error:
+                write_text(sys.stderr, f"(ray_mono) a message of the cluster could not be shown: {error}\n")
+            self._num_handled += 1
+
+    def _show(self, message: gcs_pb2.PubMessage) -> None:
+        if message.channel == gcs_pb2.ERROR:
+            assert self._on_error is not None
+            self._on_error(common_pb2.ErrorInfo.FromString(message.payload))
+            return
+        batch = common_pb2.LogBatch.FromString(message.payload)
+        if batch.HasField("flushed"):
+            self._note(batch)
+        else:
+            assert self._on_log is not None
+            self._on_log(batch)
+
+    def _note(self, batch: common_pb2.LogBatch) -> None:
+        """A log monitor tells how far it is."""
+        if batch.flushed.token != self._token:
+            return
+        self._unread[batch.node_id] = batch.flushed.unread_bytes
+        waiter = self._waiter
+        if waiter is not None and not batch.flushed.unread_bytes:
+            with self._core.lock:
+                waiter.set()
+
+    def _count(self, message: gcs_pb2.PubMessage | None) -> None:
+        if message is not None and message.channel == gcs_pb2.LOG:
+            batch = common_pb2.LogBatch.FromString(message.payload)
+            self._lines_left += len(batch.lines)
+            if batch.HasField("flushed"):
+                self._note(batch)

@@ -1,0 +1,38 @@
+"""Text reaches a stream whatever that can take."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from ray_mono.common.output import write_text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_does_not_have_is_escaped(encoding: str) -> None:
+    data = io.BytesIO()
+    stream = io.TextIOWrapper(data, encoding=encoding, errors="strict", newline="")
+    write_text(stream, "na\u00efve \u2713 \udc80\n")
+    shown = data.getvalue().decode(encoding)
+    assert (
+        shown
+        == {
+            "ascii": "na\\xefve \\u2713 \\udc80\n",
+            "latin-1": "na\u00efve \\u2713 \\udc80\n",
+            "utf-8": "na\u00efve \u2713 \\udc80\n",
+        }[encoding]
+    )
+
+
+def test_a_stream_without_a_reader_or_that_is_closed_is_ignored() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as stream:
+        write_text(stream, "nobody reads this\n")
+        # What stays in its buffer could not be written at its end either.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+    write_text(stream, "closed\n")
+    write_text(None, "there is none\n")
