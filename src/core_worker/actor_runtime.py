@@ -169,11 +169,15 @@ class ActorRuntime:
             self._core.context.enter(task)
             started_s = time.perf_counter()
             try:
-                value = target(*args, **kwargs)
-                if inspect.isawaitable(value):
-                    value = await value
-                if type(value) in GENERATORS:
-                    value = await self._executor.generators.run_async(call, task, value)
+                try:
+                    value = target(*args, **kwargs)
+                    if inspect.isawaitable(value):
+                        value = await value
+                    if type(value) in GENERATORS:
+                        value = await self._executor.generators.run_async(call, task, value)
+                finally:
+                    if not call.spec.hides_events:
+                        self._executor.events.add(task, started_s)
                 if task.is_cancelled:
                     # The method made the best of it, but nobody wants its value.
                     raise asyncio.CancelledError
@@ -186,8 +190,6 @@ class ActorRuntime:
                 return
             finally:
                 del args, kwargs
-                if not call.spec.hides_events:
-                    self._executor.events.add(task, started_s)
             try:
                 self._executor.answers.finish(call, task, value)
             except BaseException as error:

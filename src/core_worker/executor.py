@@ -234,6 +234,9 @@ class Executor:
                 self.interrupts.interruptible = None
                 if task.is_cancelled:
                     self.interrupts.over()
+                if not call.spec.hides_events:
+                    # Before the answer: who has that may ask for the timeline.
+                    self.events.add(task, started_s)
         except (ActorExit, SystemExit) as error:
             del args, kwargs
             self.finish_exit(error)
@@ -245,8 +248,6 @@ class Executor:
             return
         finally:
             core.context.leave(token)
-            if not call.spec.hides_events:
-                self.events.add(task, started_s)
         del args, kwargs
         if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
             # It could not be stopped, but nobody wants its value.

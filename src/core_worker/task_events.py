@@ -1,6 +1,6 @@
-"""What this worker ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second at most.
-
-Between two sends the latest EVENTS_MAX are kept and the others counted; a worker that is killed takes those of its last second with it.
+"""What this worker ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second at most, and when
+somebody asks for the timeline. Between two sends the latest EVENTS_MAX are kept and the others counted; a worker that is killed takes
+those of its last second with it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class TaskEvents:
             with self._core.lock:
                 self._core.reactor.call_later(SEND_PERIOD_S, self.send)
 
-    def send(self) -> None:
-        """Lock held."""
-        self._is_armed = False
-        if not self._events or self._core.reactor.is_closed:
+    def send(self, collection: bytes = b"") -> None:
+        """collection: somebody asked and waits for an answer, even an empty one. Lock held."""
+        if not collection:
+            self._is_armed = False
+        if not (self._events or collection) or self._core.reactor.is_closed:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
         dropped, self._num_added = max(0, self._num_added - len(events)), 0
@@ -69,5 +70,6 @@ class TaskEvents:
             end_time_s=[self._epoch_s + ended_s for _, _, _, _, ended_s in events],
             task_ids=b"".join(task_id for _, _, task_id, _, _ in events),
             dropped=dropped,
+            collection=collection,
         )
         core.gcs.AddTaskEvents.notify(message)

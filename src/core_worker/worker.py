@@ -108,12 +108,18 @@ class _Jobs:
         for stream in (sys.stdout, sys.stderr):
             print(f":job_id:{job_id.hex()}", file=stream, flush=True)
         subscription = gcs_pb2.SubscribeRequest(
-            channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id])]
+            channels=[
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id]),
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS),
+            ]
         )
         seen: set[bytes] = set()
 
         def published(message: Any) -> None:
-            if message.payload not in seen:
+            if message.channel == gcs_pb2.COLLECT_EVENTS:
+                assert core.executor is not None
+                core.executor.events.send(message.payload)
+            elif message.payload not in seen:
                 seen.add(message.payload)
                 self._pending_runs.append(message.payload)
 

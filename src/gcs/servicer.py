@@ -14,6 +14,7 @@ from ray_mono.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
 from ray_mono.gcs.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor_table import unknown_actor
 from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.collections import Collections
 from ray_mono.gcs.node_manager import NodeIsDead, UnknownNode
 from ray_mono.gcs.pubsub import Message
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -49,6 +50,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         self._cluster_info = cluster_info
         self._dump_state = dump_state
         self._task_events = TaskEventLog()
+        self._collections = Collections(cluster.subscriptions)
 
     async def GetClusterInfo(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.ClusterInfo:
         await self._writes.flushed()
@@ -88,17 +90,23 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         self, request: common_pb2.NodeResources, context: CallContext
     ) -> common_pb2.Empty:
         parse_id(NodeID, "node_id", request.node_id)
+        collections = list(request.collections)
+        request.ClearField("collections")
         try:
             self._cluster.report_resources(request)
         except UnknownNode as error:
             raise RpcError(StatusCode.NOT_FOUND, str(error)) from error
         except NodeIsDead as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
+        for number in collections:
+            self._collections.answered(number)
         return common_pb2.Empty()
 
     async def GetAllResources(
-        self, request: common_pb2.Empty, context: CallContext
+        self, request: gcs_pb2.GetAllResourcesRequest, context: CallContext
     ) -> gcs_pb2.GetAllResourcesReply:
+        if request.collect:
+            await self._collections.collect(gcs_pb2.COLLECT_RESOURCES)
         return gcs_pb2.GetAllResourcesReply(nodes=self._cluster.nodes.resources())
 
     # ---- jobs
@@ -319,11 +327,14 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
 
     async def AddTaskEvents(self, request: gcs_pb2.TaskEvents, context: CallContext) -> common_pb2.Empty:
         self._task_events.add(request)
+        self._collections.answered(request.collection)
         return common_pb2.Empty()
 
     async def GetTaskEvents(
         self, request: gcs_pb2.GetTaskEventsRequest, context: CallContext
     ) -> gcs_pb2.GetTaskEventsReply:
+        if request.collect:
+            await self._collections.collect(gcs_pb2.COLLECT_EVENTS)
         return gcs_pb2.GetTaskEventsReply(
             batches=self._task_events.of_job(request.job_id), dropped=self._task_events.dropped
         )

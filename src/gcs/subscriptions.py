@@ -21,9 +21,12 @@ class Subscriptions:
         self._queue_max = queue_max
         self._wake_ups: dict[int, asyncio.Event] = {}
 
-    def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> None:
-        for subscriber_id in self.publisher.publish(Message(channel, key, payload)):
+    def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> int:
+        """Returns how many subscriptions the message reached."""
+        reached = self.publisher.publish(Message(channel, key, payload))
+        for subscriber_id in reached:
             self._wake_ups[subscriber_id].set()
+        return len(reached)
 
     async def stream(
         self,

@@ -20,7 +20,8 @@ class TaskEventLog:
         self.dropped = 0
 
     def add(self, batch: gcs_pb2.TaskEvents) -> None:
-        self._batches.append(batch)
+        if batch.name_indices:
+            self._batches.append(batch)
         self._num_events += len(batch.name_indices)
         self.dropped += batch.dropped
         while self._num_events > self._events_max and len(self._batches) > 1:

@@ -26,7 +26,7 @@ class WriteThrough:
         self._failure: Exception | None = None
         # The last write of a row within a batch is the one that counts.
         self._writes: dict[tuple[Table, bytes], bytes | None] = {}
-        self._actions: list[Callable[[], None]] = []
+        self._actions: list[Callable[[], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -38,7 +38,7 @@ class WriteThrough:
         self._writes[table, key] = None
         self._start()
 
-    def after_commit(self, action: Callable[[], None]) -> None:
+    def after_commit(self, action: Callable[[], object]) -> None:
         """action() runs when everything written up to now is durable, after the actions handed in before it; never at once."""
         self._actions.append(action)
         self._start()

@@ -14,6 +14,7 @@ longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,7 +35,13 @@ CALL_TIMEOUT_S = 30.0
 """
 
 # What the raylet has to know of the cluster.
-CHANNELS = (gcs_pb2.NODE, gcs_pb2.NODE_RESOURCES, gcs_pb2.JOB, gcs_pb2.WORKER_DEATH)
+CHANNELS = (
+    gcs_pb2.NODE,
+    gcs_pb2.NODE_RESOURCES,
+    gcs_pb2.JOB,
+    gcs_pb2.WORKER_DEATH,
+    gcs_pb2.COLLECT_RESOURCES,
+)
 
 # Whether the GCS has it is unknown: it is told again, which it takes once.
 LOST_CODES = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
@@ -78,6 +85,9 @@ class GcsClient:
         self._outbox: deque[tuple[str, Any]] = deque()
         self._outbox_filled = asyncio.Event()
         self._changed = asyncio.Event()
+        # The numbers of those who want a report at once.
+        self._asked: list[bytes] = []
+        self._is_asked = asyncio.Event()
         self._must_register = asyncio.Event()
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
@@ -214,6 +224,10 @@ class GcsClient:
                     self._events.resources_changed(common_pb2.NodeResources.FromString(message.payload))
                 case gcs_pb2.JOB:
                     self._events.job_changed(common_pb2.JobInfo.FromString(message.payload))
+                case gcs_pb2.COLLECT_RESOURCES:
+                    self._asked.append(message.payload)
+                    self._is_asked.set()
+                    self._changed.set()
                 case gcs_pb2.WORKER_DEATH:
                     self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
         raise RpcError(StatusCode.UNAVAILABLE, "the GCS ended the subscription")
@@ -222,13 +236,20 @@ class GcsClient:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            report = self._current_resources()
-            report.version = self._last_report.version
-            if report != self._last_report:
-                report.version += 1
-                self._last_report = report
+            self._is_asked.clear()
+            asked, self._asked = self._asked, []
+            current = self._current_resources()
+            current.version = self._last_report.version
+            has_changed = current != self._last_report
+            if has_changed:
+                current.version += 1
+                self._last_report = current
+            if has_changed or asked:
+                report = common_pb2.NodeResources(collections=asked)
+                report.MergeFrom(current)
                 await stub.ReportResources(report, timeout_s=CALL_TIMEOUT_S)
-            await asyncio.sleep(self._config.report_period_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_asked.wait(), self._config.report_period_s)
 
     async def _empty_outbox(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:

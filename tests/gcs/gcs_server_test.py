@@ -101,7 +101,7 @@ def test_a_machine_that_falls_silent_is_dead_after_the_checks_that_may_fail() ->
             scene.world.network.crash_host("far")
             await next_message(received)
             assert 5 < scene.world.clock.time_s() - began_s < 45
-            assert not (await gcs.GetAllResources(EMPTY)).nodes
+            assert not (await gcs.GetAllResources(gcs_pb2.GetAllResourcesRequest())).nodes
 
     play(script)
 

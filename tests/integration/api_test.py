@@ -32,6 +32,20 @@ def test_the_cluster_tells_what_it_has(shared_cluster: Any) -> None:
     wait_until(lambda: ray.available_resources().get("CPU") == NUM_CPUS, "all CPUs are free")
 
 
+def test_what_is_free_is_what_is_free_now() -> None:
+    class Holder:
+        def ready(self) -> float:
+            return ray.available_resources()["CPU"]
+
+    wait_until(lambda: ray.available_resources().get("CPU") == NUM_CPUS, "all CPUs are free")
+    for _ in range(4):
+        holder = ray.remote(Holder).options(num_cpus=0.25).remote()
+        # Asked there and here.
+        assert get(holder.ready.remote()) == ray.available_resources()["CPU"] == NUM_CPUS - 0.25
+        ray.kill(holder)
+        wait_until(lambda: ray.available_resources().get("CPU") == NUM_CPUS, "all CPUs are free")
+
+
 def test_code_knows_where_it_runs(shared_cluster: Any) -> None:
     @ray.remote(num_cpus=0.5)
     def task() -> dict[str, Any]:

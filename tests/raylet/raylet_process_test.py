@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from ray_mono.common.process import is_alive
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.raylet.fake_worker import FAILS_TO_START, REFUSES_TO_EXIT
 from tests.raylet.node_processes import JOB, Cluster, ServiceProcess, driver_of, run
@@ -67,7 +67,7 @@ def test_the_gcs_hears_of_resources_and_of_a_node_that_leaves(cluster: Cluster) 
             await driver.lease()
             waiting = driver.ask({"CPU": 0.5})
             while True:
-                [report] = (await driver.gcs.GetAllResources(common_pb2.Empty())).nodes
+                [report] = (await driver.gcs.GetAllResources(gcs_pb2.GetAllResourcesRequest())).nodes
                 if report.queued:
                     break
                 await asyncio.sleep(0.01)
@@ -193,7 +193,7 @@ def test_blocked_workers_lend_their_cpus(cluster: Cluster) -> None:
                 "available": {"CPU": -1.0},
                 "is_overdrawn": True,
             }
-            [report] = (await driver.gcs.GetAllResources(common_pb2.Empty())).nodes
+            [report] = (await driver.gcs.GetAllResources(gcs_pb2.GetAllResourcesRequest())).nodes
             assert all(amount >= 0 for amount in report.available.amounts.values())
             driver.give_back(child)
             await driver.until(lambda state: not state["resources"]["is_overdrawn"])

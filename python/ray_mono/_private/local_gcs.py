@@ -27,7 +27,9 @@ class LocalGcs:
         node.MergeFrom(self._core.node)
         return gcs_pb2.GetAllNodesReply(nodes=[node])
 
-    def GetAllResources(self, request: common_pb2.Empty, timeout_s: float) -> gcs_pb2.GetAllResourcesReply:
+    def GetAllResources(
+        self, request: gcs_pb2.GetAllResourcesRequest, timeout_s: float
+    ) -> gcs_pb2.GetAllResourcesReply:
         """Everything is free always: tasks end before anybody can ask."""
         row = common_pb2.NodeResources(
             node_id=self._core.node_id, total=self._resources, available=self._resources

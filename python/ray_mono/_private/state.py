@@ -47,15 +47,13 @@ def cluster_resources() -> dict[str, float]:
 
 
 def available_resources() -> dict[str, float]:
-    """What of it is free, as last reported by the nodes (up to a second old). Raises RaySystemError where not
-    connected.
-    """
-    return _sum(lambda node: node.available)
+    """What of it is free now, in units, by name. Raises RaySystemError where not connected."""
+    return _sum(lambda node: node.available, collect=True)
 
 
-def _sum(part: Any) -> dict[str, float]:
+def _sum(part: Any, collect: bool = False) -> dict[str, float]:
     reply: gcs_pb2.GetAllResourcesReply = current.require().gcs.GetAllResources(
-        common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S
+        gcs_pb2.GetAllResourcesRequest(collect=collect), timeout_s=GCS_TIMEOUT_S
     )
     total = ResourceSet()
     for node in reply.nodes:

@@ -1,8 +1,8 @@
 """`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and chrome://tracing show.
 
 Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each other are on further
-threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on one thread. A call appears when it is over,
-about a second later; core_worker/task_events.py and gcs/task_event_log.py say how many are kept.
+threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on one thread. A call appears when it is
+over; what workers still hold is collected first. core_worker/task_events.py and gcs/task_event_log.py say how many are kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         core = current.require()
     except RaySystemError as error:
         raise RuntimeError(f"timeline() needs a cluster: {error}") from None
-    reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(), timeout_s=GCS_TIMEOUT_S)
+    reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(collect=True), timeout_s=GCS_TIMEOUT_S)
     events = trace_events(reply.batches)
     if filename is None:
         return events

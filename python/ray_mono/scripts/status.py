@@ -63,7 +63,7 @@ def _ask(cluster: ClusterAddress, redis_password: str | None, timeout_s: float) 
         return Snapshot(
             cluster=await gcs.GetClusterInfo(empty),
             nodes=list((await gcs.GetAllNodes(empty)).nodes),
-            resources=list((await gcs.GetAllResources(empty)).nodes),
+            resources=list((await gcs.GetAllResources(gcs_pb2.GetAllResourcesRequest(collect=True))).nodes),
             actors=list((await gcs.GetAllActors(empty)).actors),
             jobs=list((await gcs.GetAllJobs(empty)).jobs),
         )
