@@ -60,6 +60,10 @@ class RpcError(ray_error.RpcError):
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
+    def __reduce__(self) -> Any:
+        """Elsewhere it is only the user's."""
+        return ray_error.RpcError, (str(self), int(self.code))
+
 
 class UnaryUnary(Protocol[RequestIn, ReplyOut]):
     """A method of a reactor channel (threads)."""

@@ -14,6 +14,8 @@ import pytest
 
 from ray_mono.common import exceptions
 from ray_mono.common.exceptions import RayError, RayTaskError, UnserializableException
+from ray_mono.rpc.surface import RpcError as SurfaceError
+from ray_mono.rpc.surface import StatusCode
 
 
 class OddConstructor(Exception):
@@ -246,3 +248,11 @@ def test_an_actor_whose_constructor_raised_shows_that_traceback() -> None:
         RayTaskError("A.__init__", "the traceback", ValueError("v"), actor_id="cd" * 16)
     )
     assert "the traceback" in str(error) and error.actor_id == "cd" * 16
+
+
+def test_a_call_that_failed_is_an_error_of_ours_and_travels_as_one() -> None:
+    error = SurfaceError(StatusCode.UNAVAILABLE, "the GCS is gone")
+    assert isinstance(error, exceptions.RpcError) and isinstance(error, exceptions.RayError)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is exceptions.RpcError
+    assert (str(again), again.rpc_code) == (str(error), error.rpc_code) == ("UNAVAILABLE: the GCS is gone", 14)
