@@ -111,12 +111,6 @@ class ActorSubmitter:
         """The actor could not be registered: it is dead before it lived."""
         self._dead(actor, common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message))
 
-    def forget(self, actor_id: bytes) -> None:
-        """Its last handle here is gone and nothing is under way."""
-        actor = self.actors.get(actor_id)
-        if actor is not None and not actor.queue and not actor.in_flight and not actor.unresolved:
-            del self.actors[actor_id]
-
     def check_pending(self, actor: Actor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
         waiting = len(actor.queue) + len(actor.in_flight) + len(actor.unresolved)

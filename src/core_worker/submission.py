@@ -396,4 +396,3 @@ class Submission:
             self._core.gcs.ActorOutOfScope.start(
                 gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id), lambda reply, error: None
             )
-        self._core.actor_submitter.forget(actor_id)

@@ -111,3 +111,29 @@ def test_actors_make_actors_five_deep() -> None:
             return 1 + (int(get(self.child.depth.remote())) if self.child else 0)
 
     assert get(ray.remote(Deep).options(num_cpus=0).remote(4).depth.remote()) == 5
+
+
+def test_a_worker_that_is_given_a_handle_again_and_again_keeps_one_actor_for_it() -> None:
+    @ray.remote(num_cpus=0)
+    class Called:
+        def method(self) -> int:
+            return 1
+
+    @ray.remote
+    def calls(handles: list[Any]) -> tuple[int, int]:
+        import gc
+
+        from ray_mono.core_worker.actor_submitter import Actor
+
+        assert ray.get(handles[0].method.remote()) == 1
+        called_id = handles[0]._actor_id.binary()
+        return os.getpid(), sum(
+            isinstance(kept, Actor) and kept.actor_id == called_id for kept in gc.get_objects()
+        )
+
+    called = Called.remote()
+    times: dict[int, int] = {}
+    while max(times.values(), default=0) < 4:
+        pid, count = get(calls.remote([called]))
+        assert count == 1
+        times[pid] = times.get(pid, 0) + 1
