@@ -14,11 +14,16 @@ Workers are told by the job's configuration, and install this before they run an
 
 from __future__ import annotations
 
+import sys
+
+# With -m that is the current directory, whose files may have the names of modules that we import. A script's program does not search it.
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]
+
 import argparse
 import builtins
 import os
 import runpy
-import sys
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
@@ -93,7 +98,7 @@ def _run_script(given_path: str) -> None:
     except OSError as error:
         sys.exit(f"{sys.executable}: can't open file {path!r}: {error.strerror}")
     if not sys.flags.safe_path:
-        sys.path[0] = os.path.dirname(os.path.realpath(path))
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     names = _new_main()
     names.update(__file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path))
     exec(
@@ -103,6 +108,8 @@ def _run_script(given_path: str) -> None:
 
 def _run_module(name: str) -> None:
     """As `python -m name` does. (run_module would clear the module when it returns, while its threads may still run.)"""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
     _new_main()
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 

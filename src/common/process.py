@@ -1,4 +1,5 @@
-"""What a process can tell Linux about its own end: die with the parent, adopt the orphans below, and wait for a process without polling.
+"""How processes of ours are started from Python, and what one can tell Linux about its own end: die with the parent, adopt the orphans
+below, and wait for a process without polling.
 
 Parents die between a fork and the child's first line, so every function that ties a life to a parent also looks whether it is still
 there. ctypes is imported only when it is needed, since it costs every process milliseconds, and what it makes is kept: to make it anew
@@ -10,13 +11,47 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable
+
+
+def _own_interpreter() -> str:
+    """The path of the interpreter that runs this, as other processes can use it. A link to it is not followed: it makes the virtualenv."""
+    folder, name = os.path.split(sys.executable)
+    # The interpreter itself drops the dots in `../venv/bin/python`, so one process of it would not know the path of another for its own.
+    return (
+        os.path.join(os.path.realpath(folder), name)
+        if name and os.pardir in folder.split(os.sep)
+        else sys.executable
+    )
+
+
+# At import: a program may change the current directory, or sys.executable, later.
+INTERPRETER = _own_interpreter()
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 PARENT_PID_VARIABLE = "RAY_MONO_PARENT_PID"
 """A launcher sets it to its own process id for the service that it starts, so that the service can tell a parent that died early."""
+
+
+def module_command(module: str) -> list[str]:
+    """How a module of ours is run as a process by this interpreter. Raises RuntimeError where Python runs inside of another program, which
+    names no interpreter.
+
+    -P: not with the current directory on its path, where a file of the user's may have the name of a module that it imports.
+    """
+    if not INTERPRETER:
+        raise RuntimeError(
+            "sys.executable is empty: processes of a cluster are started by the Python interpreter that it names"
+        )
+    return [INTERPRETER, "-P", "-m", module]
+
+
+def num_threads() -> int:
+    """Threads of this process, also those that Python does not know. Only a process with one can be forked and go on safely."""
+    return len(os.listdir("/proc/self/task"))
 
 
 @functools.cache

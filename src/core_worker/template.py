@@ -6,13 +6,16 @@ collector of the children off the shared pages. Its raylet tells it over a socke
 child (TemplateCommand) and hears what became of each (TemplateEvent); both are preceded by their length, u32
 little-endian.
 
-    poll ─┬─ command: fork ──► child: its own session of files, environment, titles; then run_worker, which never returns
+    poll ─┬─ command: fork ──► child: its own session of files, environment, titles (template_child); then run_worker, which never returns
           ├─ SIGCHLD: reap, kill what is left of the child's process group, tell the raylet
           └─ SIGTERM, or the raylet's end closed: end every child, then what they left behind, then itself
 
 Children die with the template (PDEATHSIG). What a child started and did not take along (its process group, or
 for those that left the group, whatever is reparented to the template, a subreaper) is killed when the child,
 or the template, ends.
+
+Where something else (a tracer, a .pth file, a library) has started a thread in this interpreter, it does not fork: each worker is an
+interpreter of its own, which takes longer and works the same. That is said once in the log.
 
 It does not know jobs, leases or the GCS. `--worker-module` puts another function in run_worker's place: for
 tests, and for workers with another main.
@@ -30,16 +33,21 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Callable
-from typing import NoReturn
 
 from ray_mono.common import process
-from ray_mono.core_worker.config import WorkerConfig
+from ray_mono.core_worker.template_child import (
+    Fork,
+    Hook,
+    Node,
+    become_worker,
+    load_hook,
+    prepare_output,
+    set_title,
+    start_interpreter,
+)
 from ray_mono.protobuf import raylet_pb2
-
-Hook = Callable[[WorkerConfig], object]
 
 DEFAULT_WORKER = "ray_mono.core_worker.worker:run_worker"
 # Imported for the children's sake; importing them is what makes a first task slow. Not numpy.random: it would have to be seeded anew in
@@ -57,12 +65,22 @@ HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 class Template:
     """Forks workers on command."""
 
-    def __init__(self, arguments: argparse.Namespace, hook: Hook) -> None:
+    def __init__(self, arguments: argparse.Namespace, hook: Hook | None) -> None:
+        """hook: what a fork calls; None where this process may not be forked."""
         self._arguments = arguments
+        self._node = Node(
+            raylet_socket=arguments.raylet_socket,
+            gcs_address=arguments.gcs_address,
+            session_dir=arguments.session_dir,
+            node_host=arguments.node_host,
+            log_level=arguments.log_level,
+            worker_module=arguments.worker_module,
+        )
         self._hook = hook
         self._raylet = socket.socket(fileno=arguments.command_fd)
+        self._raylet.set_inheritable(False)
         # Living children by pid, with what they were told.
-        self._children: dict[int, raylet_pb2.TemplateCommand.Fork] = {}
+        self._children: dict[int, Fork] = {}
         self._is_stopping = False
         self._wakeup_out, self._wakeup_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -122,7 +140,23 @@ class Template:
 
     # ---- children
 
-    def _fork(self, fork: raylet_pb2.TemplateCommand.Fork) -> None:
+    def _fork(self, fork: Fork) -> None:
+        try:
+            pid = self._start_child(fork)
+        except (OSError, ValueError) as error:
+            failed = raylet_pb2.TemplateEvent.ForkFailed(startup_token=fork.startup_token, message=str(error))
+            self._tell(raylet_pb2.TemplateEvent(fork_failed=failed))
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)  # the child does it too: whoever comes first
+        self._children[pid] = fork
+        forked = raylet_pb2.TemplateEvent.Forked(startup_token=fork.startup_token, pid=pid)
+        self._tell(raylet_pb2.TemplateEvent(forked=forked))
+
+    def _start_child(self, fork: Fork) -> int:
+        hook = self._hook
+        if hook is None:
+            return start_interpreter(self._node, fork)
         sys.stdout.flush()
         sys.stderr.flush()
         template_pid = os.getpid()
@@ -131,40 +165,13 @@ class Template:
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_worker(fork, template_pid)
-        except OSError as error:
-            failed = raylet_pb2.TemplateEvent.ForkFailed(startup_token=fork.startup_token, message=str(error))
-            self._tell(raylet_pb2.TemplateEvent(fork_failed=failed))
-            return
+                self._let_go_in_child()
+                become_worker(self._node, fork, template_pid, lambda: hook)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(pid, pid)  # the child does it too: whoever comes first
-        self._children[pid] = fork
-        forked = raylet_pb2.TemplateEvent.Forked(startup_token=fork.startup_token, pid=pid)
-        self._tell(raylet_pb2.TemplateEvent(forked=forked))
+        return pid
 
-    def _become_worker(self, fork: raylet_pb2.TemplateCommand.Fork, template_pid: int) -> NoReturn:
-        """In the child: a process of its own, then the worker, then the end, whatever happens."""
-        code = 1
-        try:
-            config = self._make_child(fork, template_pid)
-            self._hook(config)
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
-
-    def _make_child(self, fork: raylet_pb2.TemplateCommand.Fork, template_pid: int) -> WorkerConfig:
-        arguments = self._arguments
-        os.setpgid(0, 0)
-        process.set_pdeathsig(signal.SIGKILL, template_pid)
+    def _let_go_in_child(self) -> None:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(signum, signal.SIG_DFL)
@@ -174,24 +181,6 @@ class Template:
         os.close(self._wakeup_out)
         os.close(self._wakeup_in)
         # self._children stays as it is: to let go of its messages would cost the child 0.1 MB of pages (measured).
-        _open_own_files(os.path.join(arguments.session_dir, fork.log_prefix))
-        for name, value in fork.env_vars.items():  # an update() of nothing costs each child 0.15 MB of pages (measured)
-            os.environ[name] = value
-        sys.path[:0] = fork.sys_path
-        if fork.working_dir:
-            os.chdir(fork.working_dir)
-        _set_title("ray_mono::IDLE")
-        gc.enable()
-        return WorkerConfig(
-            raylet_socket=arguments.raylet_socket,
-            gcs_address=arguments.gcs_address,
-            session_dir=arguments.session_dir,
-            worker_id=fork.worker_id,
-            job_id=fork.job_id,
-            startup_token=fork.startup_token,
-            log_level=arguments.log_level,
-            node_host=arguments.node_host,
-        )
 
     def _signal_child(self, startup_token: int, signum: int) -> None:
         """Nothing where the child is gone: its Exited is on the way."""
@@ -251,21 +240,6 @@ class Template:
             self._reap()
 
 
-def _open_own_files(log_prefix: str) -> None:
-    """Output to <log_prefix>-<pid>.out and .err; no input."""
-    _open_as(0, os.devnull, os.O_RDONLY)
-    pid = os.getpid()
-    for descriptor, suffix in ((1, "out"), (2, "err")):
-        _open_as(descriptor, f"{log_prefix}-{pid}.{suffix}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
-def _open_as(descriptor: int, path: str, flags: int) -> None:
-    """Without a file object, which would cost each child 0.1 MB of pages (measured)."""
-    opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    os.dup2(opened, descriptor)
-    os.close(opened)
-
-
 def _children_of(parent_pid: int) -> list[int]:
     """Living children, our own and those that were reparented to us."""
     found = []
@@ -279,36 +253,27 @@ def _children_of(parent_pid: int) -> list[int]:
     return found
 
 
-def _set_title(title: str) -> None:
-    import setproctitle
-
-    setproctitle.setproctitle(title)
-
-
-def load_hook(name: str) -> Hook:
-    """The function named "module:function". Raises ImportError, AttributeError, or ValueError for another
-    form.
-    """
-    module_name, separator, function_name = name.partition(":")
-    if not separator:
-        raise ValueError(f"--worker-module takes MODULE:FUNCTION, got {name!r}")
-    hook: Hook = getattr(importlib.import_module(module_name), function_name)
-    return hook
-
-
-def _prepare_output() -> None:
-    """Standard output and error as the workers have them: their files are read as UTF-8 whatever the locale is, and line by line."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+def warm_up(worker_module: str) -> Hook | None:
+    """Imports what the children need. Returns what they run; None where this process has several threads, which a fork would break."""
+    if process.num_threads() == 1:
+        hook = _import_for_children(worker_module)
+        if process.num_threads() == 1:
+            gc.collect()
+            gc.freeze()
+            return hook
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    print(
+        f"Workers are started as interpreters of their own, which takes longer than to fork them: something started threads in this one"
+        f" ({process.num_threads() - 1}{': ' + ', '.join(names) if names else ', none of them Python threads'}).",
+        file=sys.stderr,
+        flush=True,
+    )
+    return None
 
 
-def warm_up(worker_module: str) -> Hook:
-    """Imports what the children need. Raises RuntimeError naming the threads that an import started: a fork
-    would break them.
-    """
+def _import_for_children(worker_module: str) -> Hook:
     gc.disable()
-    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there
-    # is.
+    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there is.
     chosen = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     for name in WARM_MODULES:
@@ -317,14 +282,6 @@ def warm_up(worker_module: str) -> Hook:
     del os.environ[BLAS_THREADS]
     if chosen is not None:
         os.environ[BLAS_THREADS] = chosen
-    threads = os.listdir("/proc/self/task")
-    if len(threads) != 1:
-        import threading
-
-        names = [thread.name for thread in threading.enumerate()]
-        raise RuntimeError(f"the template must have one thread to fork from, and has {len(threads)}: {names}")
-    gc.collect()
-    gc.freeze()
     return hook
 
 
@@ -361,9 +318,9 @@ def main() -> int:
     process.set_child_subreaper()
     # Where a launcher started us, it has tied our life to its own; our children's parent is another.
     process.parent_pid_from_environment()
-    _prepare_output()
+    prepare_output()
     hook = warm_up(arguments.worker_module)
-    _set_title("ray_mono::TEMPLATE")
+    set_title("ray_mono::TEMPLATE")
     Template(arguments, hook).serve()
     return 0
 

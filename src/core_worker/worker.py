@@ -16,6 +16,7 @@ import random
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ray_mono.common import ids
@@ -130,13 +131,17 @@ class _Jobs:
                 self._pending_runs.append(key)
 
     def _apply(self, job_config: dict[str, Any], runtime_env: dict[str, Any]) -> None:
-        """sys_path: the driver's script directory first, as it is on the driver. setup: what to call, as "module:function".
+        """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes after all others.
+        setup: what to call, as "module:function".
 
         runtime_env: of what runs here; it goes beside the job's, and its variables win.
         """
+        # Imported while no file of the user's can stand in for what they import.
+        setup = [load_function(name) for name in job_config.get("setup", [])]
         for path in reversed(job_config.get("sys_path", [])):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        sys.path += [path for path in job_config.get("sys_path_last", []) if path not in sys.path]
         jobs_env, variables = job_config.get("runtime_env") or {}, runtime_env.get("env_vars", {})
         for name, value in (*job_config.get("env_vars", {}).items(), *variables.items()):
             # ${NAME} in a value is what NAME is on this node.
@@ -145,9 +150,15 @@ class _Jobs:
         told = {name: value for name, value in merged.items() if value}
         self._core.runtime_env = json.dumps(told) if told else "{}"
         self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
-        for name in job_config.get("setup", []):
-            module_name, _, function_name = name.partition(":")
-            getattr(importlib.import_module(module_name), function_name)(job_config)
+        for function in setup:
+            function(job_config)
+
+
+def load_function(name: str) -> Callable[[dict[str, Any]], object]:
+    """What "module:function" names."""
+    module_name, _, function_name = name.partition(":")
+    function: Callable[[dict[str, Any]], object] = getattr(importlib.import_module(module_name), function_name)
+    return function
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import socket
-import sys
 from dataclasses import dataclass
 
+from ray_mono.common import process
 from ray_mono.common.ids import NodeID
 from ray_mono.common.resources import ResourceSet
 from ray_mono.common.service import add_common_arguments
@@ -154,7 +154,7 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
 def template_command(arguments: Arguments) -> list[str]:
     """How the worker template is started. A service knows another only by its command line."""
     config = arguments.config
-    command = [sys.executable, "-m", TEMPLATE_MODULE]
+    command = process.module_command(TEMPLATE_MODULE)
     command += ["--raylet-socket", config.socket_path, "--gcs-address", config.gcs_address]
     command += ["--session-dir", config.session_dir, "--log-level", arguments.common.log_level]
     command += ["--node-host", config.host]

@@ -32,6 +32,8 @@ LENGTH = struct.Struct("<I")
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 5.0
 """Pauses before another template: doubled from the first to this while they die before they are warm."""
+READY_TIMEOUT_S = 60.0
+"""A template that is not warm by then (an import that waits for something) is given up, and said to be."""
 END_POLL_S = 0.01
 END_MARGIN_S = 2.0
 """Beyond its grace period a template gets this long to end before it is killed."""
@@ -129,7 +131,12 @@ class TemplateLauncher:
     """WorkerLauncher by a template process."""
 
     def __init__(
-        self, command: Sequence[str], log_prefix: str, exit_grace_s: float, first_fd: int | None = None
+        self,
+        command: Sequence[str],
+        log_prefix: str,
+        exit_grace_s: float,
+        first_fd: int | None = None,
+        ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> None:
         """command: the template's, without --command-fd and --exit-grace-s. log_prefix: of the workers'
         files, in the session directory. first_fd: of a socket to a template that runs already.
@@ -138,6 +145,7 @@ class TemplateLauncher:
         self._first_fd = first_fd
         self._log_prefix = log_prefix
         self._exit_grace_s = exit_grace_s
+        self._ready_timeout_s = ready_timeout_s
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
         self._template: TemplateProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -212,12 +220,20 @@ class TemplateLauncher:
         return template, reader
 
     async def _read_events(self, reader: asyncio.StreamReader) -> None:
-        """Until the template's end of the socket closes."""
+        """Until the template's end of the socket closes, or it is not warm in time."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            try:
+                async with asyncio.timeout(self._ready_timeout_s):
+                    await self._read_event(reader)
+            except TimeoutError:
+                logger.error("the worker template was not ready within %g s", self._ready_timeout_s)
+                return
             while True:
-                (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                event = raylet_pb2.TemplateEvent.FromString(await reader.readexactly(size))
-                self._on_event(event)
+                await self._read_event(reader)
+
+    async def _read_event(self, reader: asyncio.StreamReader) -> None:
+        (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        self._on_event(raylet_pb2.TemplateEvent.FromString(await reader.readexactly(size)))
 
     def _on_event(self, event: raylet_pb2.TemplateEvent) -> None:
         kind = event.WhichOneof("event")
@@ -246,6 +262,8 @@ class TemplateLauncher:
 
     def _template_ended(self, message: str) -> None:
         self._is_warm = False
+        if self._writer is not None:
+            self._writer.close()
         self._writer = None
         ended = {**self._living, **dict.fromkeys(self._pending, 0)}
         self._living.clear()

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import ray_mono
 from ray_mono.common import process
 
 # A parent that forks a child tied to it, tells the child's id, and waits.
@@ -103,3 +105,25 @@ def test_the_launchers_id_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.parent_pid_from_environment() == 12
     assert process.PARENT_PID_VARIABLE not in os.environ
     assert process.parent_pid_from_environment() is None
+
+
+def test_the_interpreter_of_a_virtualenv_is_known_without_dots_and_stays_the_virtualenv_s(
+    tmp_path: Path,
+) -> None:
+    real = tmp_path / "real" / "bin"
+    real.mkdir(parents=True)
+    (real / "python").symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / "link").symlink_to(real.parent)
+    source = "from ray_mono.common.process import INTERPRETER; print(INTERPRETER)"
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(ray_mono.__file__))}
+    for start, name in (("link/../real/bin/python", real / "python"), ("real/bin/python", real / "python")):
+        done = subprocess.run(
+            [tmp_path / start, "-c", source], env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.strip() == str(name), done.stderr
+
+
+def test_a_program_without_an_interpreter_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "INTERPRETER", "")
+    with pytest.raises(RuntimeError, match="sys.executable is empty"):
+        process.module_command("ray_mono.x")

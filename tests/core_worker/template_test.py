@@ -90,6 +90,15 @@ async def scene(directory: Path, worker: str, exit_grace_s: float = 5.0) -> Asyn
     assert failures == []
 
 
+@pytest.fixture
+def thread_in_every_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a tracer, or a line in a .pth file, may start one."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
 def order(token: int, **more: Any) -> WorkerOrder:
     return WorkerOrder(token, token.to_bytes(28, "big"), **more)
 
@@ -212,5 +221,65 @@ def test_many_workers_start_together(session_base: Path) -> None:
                 it.launcher.start(order(token))
             pids = {(await it.facts_of(token))["pid"] for token in range(1, 31)}
             assert len(pids) == 30
+
+    run(test)
+
+
+def test_a_template_that_may_not_fork_starts_interpreters(
+    session_base: Path, thread_in_every_interpreter: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            extra = {"env_vars": {"TEMPLATE_TEST": "set"}, "working_dir": "/", "sys_path": ["/first"]}
+            for token in (1, 2):
+                it.launcher.start(order(token, job_id=b"\0\0\0\1", **extra))
+            for token in (1, 2):
+                facts = await it.facts_of(token)
+                assert facts["parent"] == it.template_pid
+                assert (facts["group"], facts["title"]) == (facts["pid"], "ray_mono::IDLE")
+                assert facts["threads"] >= 2
+                assert (facts["worker_id"], facts["job_id"]) == (token.to_bytes(28, "big").hex(), "00000001")
+                assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
+                assert (facts["working_dir"], facts["first_path"], facts["variable"]) == (
+                    "/",
+                    "/first",
+                    "set",
+                )
+                name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
+                assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
+            it.launcher.kill(1, force=True)
+            assert (await it.exit_of(1)).signal == signal.SIGKILL
+
+    run(test)
+    assert capfd.readouterr().err.count("something started threads in this one (1: agent)") == 1
+
+
+def test_a_start_that_fails_in_an_interpreter_of_its_own_fails_alone(
+    session_base: Path, thread_in_every_interpreter: None
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1, working_dir="/nowhere/at/all"))
+            assert (await it.exit_of(1)).exit_code == 1
+            it.launcher.start(order(2))
+            assert (await it.facts_of(2))["parent"] == it.template_pid
+
+    run(test)
+
+
+def test_a_template_that_is_never_ready_is_given_up_and_its_orders_are_told(session_base: Path) -> None:
+    async def test() -> None:
+        launcher = TemplateLauncher(
+            [sys.executable, "-c", "import signal; signal.pause()"], "logs/w-", 5.0, ready_timeout_s=0.2
+        )
+        tasks = BackgroundTasks(lambda error, name: None)
+        made = Scene(launcher, session_base)
+        await launcher.open(made.on_exit, tasks)
+        try:
+            launcher.start(order(1))
+            assert "the worker template was killed" in (await made.exit_of(1)).message
+        finally:
+            await launcher.close()
+            await tasks.close()
 
     run(test)

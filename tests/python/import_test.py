@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ PACKAGE = Path(ray_mono.__file__).parent
 HEAVY = ("numpy", "google.protobuf", "grpc", "cloudpickle", "asyncio", "typing")
 
 
-def run(code: str, *arguments: str, path: Path = PACKAGE.parent) -> subprocess.CompletedProcess[str]:
+def run(
+    code: str, *arguments: str, path: Path = PACKAGE.parent, flags: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(path)!r})\n{code}", *arguments],
+        [sys.executable, *flags, "-c", f"import sys; sys.path.insert(0, {str(path)!r})\n{code}", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -78,7 +81,13 @@ def test_a_checkout_without_generated_code_says_in_one_line_what_to_run(tmp_path
             sources / component, tmp_path / "src" / component, ignore=shutil.ignore_patterns("__pycache__")
         )
     (tmp_path / "src" / "protobuf").mkdir()
-    done = run("import ray_mono\nray_mono.init()", path=tmp_path / "python")
+    # Without `site`, whose editable install of another checkout would lend its generated code.
+    lines = [
+        f"sys.path += {[path for path in sys.path if 'site-packages' in path]}",
+        "import ray_mono",
+        "ray_mono.init()",
+    ]
+    done = run("\n".join(lines), path=tmp_path / "python", flags=["-S"])
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "pip install -e ." in last and "./bazelw run //:demo" in last

@@ -29,6 +29,7 @@ def main() -> None:
         "variable": os.environ.get("MODULE_SERVICE_TEST"),
         "outside": os.environ.get("OUTSIDE"),
         "parent": os.getppid(),
+        "threads": len(os.listdir("/proc/self/task")),
         "descriptors": descriptors(),
         "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         "pipes_break_writes": signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,
@@ -37,3 +38,7 @@ def main() -> None:
     os.write(ready_fd, json.dumps(facts).encode() + b"\n")
     os.close(ready_fd)
     signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ import pytest
 
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
+from ray_mono.common.process import INTERPRETER, module_command
 from tests.python import stand_in
 from tests.python.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
 
@@ -88,9 +89,10 @@ def test_a_service_that_closes_its_pipe_without_a_word_is_ended(session_base: Pa
 
 def module_spec(name: str, directory: Path, *arguments: str, **more: Any) -> ServiceSpec:
     plain = spec(name, "", directory)
-    argv = [sys.executable, "-m", "tests.python.module_service", *arguments]
+    argv = [*module_command("tests.python.module_service"), *arguments]
     env = {**stand_in.reaper_environment(), "MODULE_SERVICE_TEST": "set"}
-    return replace(plain, argv=argv, env=env, imports=["tests.python.module_service"], **more)
+    module = "tests.python.module_service"
+    return replace(plain, argv=argv, env=env, module=module, imports=[module], **more)
 
 
 def launch_beside_tests(directory: Path) -> ReaperHandle:
@@ -109,7 +111,7 @@ def test_a_service_in_python_is_a_process_like_any_other(session_base: Path) -> 
     one, two = (reaper.wait_ready(name, READY_TIMEOUT_S) for name in ("one", "two"))
     assert (one["heard"], two["heard"]) == ("and to you", "hello")
     for facts in (one, two):
-        assert facts["title"].startswith(f"{sys.executable} -m tests.python.module_service --say")
+        assert facts["title"].startswith(f"{INTERPRETER} -P -m tests.python.module_service --say")
         assert (facts["variable"], facts["outside"]) == ("set", None)
         assert facts["parent"] == reaper.identity.pid
         # Standard input, output and error, and the pipe that this was told through: nothing of the reaper's.
@@ -126,6 +128,27 @@ def test_a_service_in_python_is_a_process_like_any_other(session_base: Path) -> 
 
 def facts_name(facts: dict[str, Any]) -> str:
     return "one" if facts["heard"] == "and to you" else "two"
+
+
+def test_services_are_executed_where_something_started_a_thread_in_the_reaper(session_base: Path) -> None:
+    """A fork would copy the locks that the thread holds at that moment."""
+    (session_base / "sitecustomize.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
+    )
+    root = Path(__file__).absolute().parent.parent.parent
+    env = stand_in.reaper_environment()
+    env["PYTHONPATH"] = os.pathsep.join([str(session_base), str(root), env["PYTHONPATH"]])
+    reaper = ReaperHandle.launch(session_base, session_base / "reaper.log", env)
+    link = ("between", "--link-fd")
+    for name in ("one", "two"):
+        reaper.start(replace(module_spec(name, session_base, "--say", name, link=link), env=env))
+    one, two = (reaper.wait_ready(name, READY_TIMEOUT_S) for name in ("one", "two"))
+    assert (one["heard"], two["heard"]) == ("two", "one")
+    assert one["parent"] == two["parent"] == reaper.identity.pid
+    # The thread is in these interpreters too: they are no copies of the reaper's only thread that could go on.
+    assert one["threads"] == two["threads"] == 2
+    assert (session_base / "reaper.log").read_text().count("services are executed") == 1
+    reaper.shutdown()
 
 
 def test_a_service_in_python_that_raises_is_told_with_its_traceback(session_base: Path) -> None:

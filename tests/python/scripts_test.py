@@ -201,7 +201,8 @@ def test_a_checkout_without_generated_code_says_in_one_line_what_to_run(tmp_path
     shutil.copytree(Path(ray_mono.__path__[-1], "common"), tmp_path / "src" / "common", ignore=ignore)
     paths = [str(tmp_path / "python"), *(path for path in sys.path if "site-packages" in path)]
     done = subprocess.run(
-        [sys.executable, "-m", "ray_mono.scripts", "start", "--head"],
+        # -S: an editable install of another checkout would lend its generated code.
+        [sys.executable, "-S", "-m", "ray_mono.scripts", "start", "--head"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         cwd=tmp_path,
         capture_output=True,

@@ -175,8 +175,10 @@ def _job_config(arguments: InitArguments) -> dict[str, Any]:
     env = arguments.runtime_env if arguments.runtime_env is not None else config.runtime_env
     serialized = runtime_envs.serialize(env)
     fields = json.loads(serialized) if serialized else {}
+    first, last = driver_sys_path()
     return {
-        "sys_path": [*config.code_search_path, *driver_sys_path()],
+        "sys_path": [*config.code_search_path, *first],
+        "sys_path_last": last,
         "env_vars": fields.get("env_vars", {}),
         "runtime_env": fields,
         "metadata": dict(config.metadata),
@@ -186,25 +188,29 @@ def _job_config(arguments: InitArguments) -> dict[str, Any]:
     }
 
 
-def driver_sys_path() -> list[str]:
-    """Directories whose modules the driver can import and its workers should: the script's, and the current
-    one.
+def driver_sys_path() -> tuple[list[str], list[str]]:
+    """Directories whose modules the driver can import and its workers should: those that come first, and those after all others.
 
-    An interactive driver has no script; with `python -P` neither directory is searched, so workers do not
-    either.
+    First comes the script's, as on the driver; an interactive driver has none. The current one comes first too where it does on the driver.
+    Else it comes last: what lies there by chance must not stand in for modules that the driver has from elsewhere. With `python -P`
+    neither is searched, so workers do not either.
     """
     if sys.flags.safe_path:
-        return []
-    paths = []
+        return [], []
+    first = []
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     if script and getattr(main, "__spec__", None) is None and not hasattr(sys, "ps1"):
-        paths.append(os.path.dirname(os.path.realpath(script)))
+        first.append(os.path.dirname(os.path.realpath(script)))
     try:
-        paths.append(os.getcwd())
-    except FileNotFoundError:  # the current directory was removed
-        pass
-    return list(dict.fromkeys(paths))
+        current = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return first, []
+    if current in first:
+        return first, []
+    if "" in sys.path or current in sys.path:
+        return [*first, current], []
+    return first, [current]
 
 
 def print_error(error: common_pb2.ErrorInfo) -> None:

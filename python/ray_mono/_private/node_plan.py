@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import site
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +111,11 @@ def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict
     """This process's environment, with what a service needs to find the package and to prove who it is."""
     # Not resolved: a link may be all that keeps Bazel's runfiles together.
     root = os.path.dirname(os.path.dirname(os.path.abspath(ray_mono.__file__)))
-    paths = [root] + [
-        path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root
-    ]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    # A folder of PYTHONPATH comes before the standard library. Every interpreter searches its site-packages by itself, and after it: some
+    # hold packages with names of standard modules.
+    if root not in {*site.getsitepackages(), site.getusersitepackages()}:
+        paths.insert(0, root)
     return {
         **os.environ,
         **(env_vars or {}),

@@ -7,9 +7,10 @@ them it is told to import before, once, which is most of what a service's start 
 
 Control: JSON lines over a socket pair that the starter passes down.
 
-    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link", "imports"}
+    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link", "module", "imports"}
         -> {"name", "pid", "ready": {...}}              what it wrote to its --ready-fd ({} where wants_ready is false)
         -> {"name", "pid", "exit": "...", "log_tail"}   when it ended, before that or at any later time
+           module: of a service in Python, what argv runs; it is forked where that is safe
            imports: modules that the reaper imports first, for this service and for those after it
            link: [name, flag]: of the two services that name the same link, each is given one end of a socket pair, as `flag N`
     {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that nobody has bound
@@ -44,9 +45,9 @@ from ray_mono._private.service_process import (
     Service,
     become,
     describe_status,
-    import_for_services,
     libc,
     log_tail,
+    prepare_to_fork,
     raise_descriptor_limit,
 )
 
@@ -267,13 +268,10 @@ class Reaper:
         wants_ready: bool,
         ends_node: bool,
         link: tuple[str, str] | None,
+        module: str,
         imports: list[str],
     ) -> None:
-        try:
-            import_for_services(imports)
-        except Exception:
-            # The service will fail at the same place, and that is told.
-            log(traceback.format_exc())
+        forked_module = module if module and prepare_to_fork(imports, log) else ""
         ready_reader, ready_writer = os.pipe()
         kept_fds = []
         if wants_ready:
@@ -298,6 +296,7 @@ class Reaper:
                     stderr,
                     cwd,
                     kept_fds,
+                    forked_module,
                 )
             finally:
                 os._exit(127)

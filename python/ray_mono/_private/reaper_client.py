@@ -11,7 +11,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.reaper import KILL_WAIT_S
+from ray_mono.common.process import module_command
 
 NODE_ENDED = "the node has ended; its reaper.log, in the session's logs directory, says why"
 
@@ -48,6 +48,8 @@ class ServiceSpec:
     """Whether the node ends when it does."""
     link: tuple[str, str] | None = None
     """A name and a flag: with the other service that has a link of this name it shares a socket pair; its end comes as `flag N`."""
+    module: str = ""
+    """For a service in Python: the module that argv runs. The reaper may fork it instead of executing argv."""
     imports: Sequence[str] = ()
     """Modules that the reaper imports before it forks this one, for it and for those after it."""
 
@@ -87,7 +89,7 @@ class ReaperHandle:
         """Starts a reaper that ends with this process. Raises OSError where no process can be made."""
         ours, theirs = socket.socketpair()
         command = [
-            *(sys.executable, "-m", "ray_mono._private.reaper"),
+            *module_command("ray_mono._private.reaper"),
             *("--control-fd", str(theirs.fileno()), "--starter-pid", str(os.getpid())),
             *("--session-dir", str(session_dir), "--grace-period-s", str(grace_period_s)),
         ]

@@ -1,14 +1,15 @@
 """One process below a reaper: what is known of it, how a fork becomes it, and its end in words.
 
-A service in Python, `INTERPRETER -m MODULE …` under the reaper's own interpreter, is not executed: the fork runs the module's main()
-itself, and so shares, in time and in memory, what the reaper has imported. It is told apart by its title, which is the command line.
-Everything else (a Redis) is executed.
+A service in Python, whose start names its module, is not executed: the fork runs the module's main() itself, and so shares, in time and in
+memory, what the reaper has imported. It is told apart by its title, which is the command line. Everything else (a Redis) is executed, and
+where something (a tracer, a .pth file) has started a thread in the reaper, services are too: a fork would copy the locks that it holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import os
@@ -16,11 +17,11 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ray_mono.common.process import PARENT_PID_VARIABLE
+from ray_mono.common.process import PARENT_PID_VARIABLE, num_threads
 
 PR_SET_PDEATHSIG = 1
 # Ray's.
@@ -78,16 +79,34 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def import_for_services(names: list[str]) -> None:
-    """What was imported is left out of the children's garbage collections, which would otherwise copy its pages."""
-    if all(name in sys.modules for name in names):
-        return
-    gc.disable()
-    for name in names:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+def prepare_to_fork(names: Sequence[str], log: Callable[[str], None]) -> bool:
+    """Imports what the next services are made of; says whether they may be forked from this process.
+
+    What was imported is left out of the children's garbage collections, which would otherwise copy its pages.
+    """
+    if num_threads() == 1 and not all(name in sys.modules for name in names):
+        gc.disable()
+        try:
+            for name in names:
+                importlib.import_module(name)
+        except Exception:
+            # The service will fail at the same place, and that is told.
+            log(traceback.format_exc())
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+    if num_threads() == 1:
+        return True
+    _tell_of_threads(log)
+    return False
+
+
+@functools.cache
+def _tell_of_threads(log: Callable[[str], None]) -> None:
+    """Once."""
+    log(
+        f"something started {num_threads() - 1} threads in this interpreter: services are executed, which takes longer than to fork them"
+    )
 
 
 def become(
@@ -99,9 +118,11 @@ def become(
     stderr: str,
     cwd: str | None,
     kept_fds: list[int],
+    module: str,
 ) -> None:
     """In the child of a fork, where all signals are blocked: becomes the service. Returns only where it cannot, having said why in its
-    log. changed_signals: those that the parent handles or ignores. kept_fds: what it inherits besides the standard descriptors."""
+    log. changed_signals: those that the parent handles or ignores. kept_fds: what it inherits besides the standard descriptors.
+    module: whose main() this process runs; "" executes argv."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         return
@@ -121,7 +142,7 @@ def become(
             os.set_inheritable(fd, True)
         if cwd is not None:
             os.chdir(cwd)
-        if argv[:2] != [sys.executable, "-m"]:
+        if not module:
             os.execve(argv[0], argv, env)
     except OSError as error:
         os.write(2, f"cannot start {argv[0]} in {cwd or os.getcwd()}: {error}\n".encode())
@@ -130,7 +151,7 @@ def become(
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _close_descriptors({0, 1, 2, *kept_fds})
-    _run_module(argv, env)
+    _run_module(module, argv, env)
 
 
 def _close_descriptors(kept: set[int]) -> None:
@@ -141,8 +162,8 @@ def _close_descriptors(kept: set[int]) -> None:
                 os.close(int(name))
 
 
-def _run_module(argv: list[str], env: dict[str, str]) -> NoReturn:
-    """The main() of the module that the command line names, with the rest as its arguments; then the end of the process."""
+def _run_module(module: str, argv: list[str], env: dict[str, str]) -> NoReturn:
+    """The main() of the module that the command line runs, with the rest as its arguments; then the end of the process."""
     code: object = 1
     try:
         import setproctitle
@@ -151,8 +172,8 @@ def _run_module(argv: list[str], env: dict[str, str]) -> NoReturn:
         # After the title, which is written where the old variables lay.
         os.environ.clear()
         os.environ.update(env)
-        sys.argv = argv[2:]
-        code = importlib.import_module(argv[2]).main()
+        sys.argv = argv[argv.index(module) :]
+        code = importlib.import_module(module).main()
     except SystemExit as end:
         code = end.code
     except BaseException:

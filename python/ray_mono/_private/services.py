@@ -8,12 +8,12 @@ users cannot read; a command line they can.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 
 from ray_mono._private.node_plan import NodePlan
 from ray_mono._private.reaper_client import ReaperHandle, ServiceSpec
 from ray_mono._private.session import NodePaths
+from ray_mono.common.process import module_command
 
 REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
 
@@ -51,11 +51,12 @@ def start_ray_process(
     wants_ready: bool = True,
     fate_share: bool = True,
     link: tuple[str, str] | None = None,
+    module: str = "",
     imports: Sequence[str] = (),
 ) -> None:
     """Has the reaper start a process, and does not wait for it. Its output goes to logs/<name>.out and .err.
 
-    fate_share: whether the node ends when this process does. cwd: None is this process's. link, imports: as in ServiceSpec.
+    fate_share: whether the node ends when this process does. cwd: None is this process's. link, module, imports: as in ServiceSpec.
     """
     reaper.start(
         ServiceSpec(
@@ -68,6 +69,7 @@ def start_ray_process(
             wants_ready=wants_ready,
             ends_node=fate_share,
             link=link,
+            module=module,
             imports=list(imports),
         )
     )
@@ -94,6 +96,7 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
         plan.paths,
         env,
         fate_share=not params.keep_node_without_gcs,
+        module=_MODULES[GCS],
         imports=(_MODULES[GCS], *_SERVICE_MODULES),
     )
 
@@ -109,7 +112,15 @@ def start_object_manager(reaper: ReaperHandle, plan: NodePlan) -> None:
     if settings:
         arguments += ["--config", json.dumps(settings)]
     argv = _module(_MODULES[OBJECT_MANAGER], plan, arguments)
-    start_ray_process(reaper, OBJECT_MANAGER, argv, plan.paths, plan.env, imports=_SERVICE_MODULES)
+    start_ray_process(
+        reaper,
+        OBJECT_MANAGER,
+        argv,
+        plan.paths,
+        plan.env,
+        module=_MODULES[OBJECT_MANAGER],
+        imports=_SERVICE_MODULES,
+    )
 
 
 def start_worker_template(reaper: ReaperHandle, plan: NodePlan) -> None:
@@ -130,6 +141,7 @@ def start_worker_template(reaper: ReaperHandle, plan: NodePlan) -> None:
         wants_ready=False,
         fate_share=False,
         link=link,
+        module=_MODULES[TEMPLATE],
         imports=_COMMON_MODULES,
     )
 
@@ -150,7 +162,9 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
     if params.num_prestart_workers is not None:
         arguments += ["--num-prestart-workers", str(params.num_prestart_workers)]
     argv = _module(_MODULES[RAYLET], plan, arguments)
-    start_ray_process(reaper, RAYLET, argv, plan.paths, plan.env, link=(TEMPLATE, "--template-fd"))
+    start_ray_process(
+        reaper, RAYLET, argv, plan.paths, plan.env, link=(TEMPLATE, "--template-fd"), module=_MODULES[RAYLET]
+    )
 
 
 def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
@@ -160,9 +174,18 @@ def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
         *("--node-ip", plan.node_ip_address, "--node-id", plan.paths.node_id),
     ]
     argv = _module(_MODULES[LOG_MONITOR], plan, arguments)
-    start_ray_process(reaper, LOG_MONITOR, argv, plan.paths, plan.env, wants_ready=False, fate_share=False)
+    start_ray_process(
+        reaper,
+        LOG_MONITOR,
+        argv,
+        plan.paths,
+        plan.env,
+        wants_ready=False,
+        fate_share=False,
+        module=_MODULES[LOG_MONITOR],
+    )
 
 
 def _module(module: str, plan: NodePlan, arguments: Sequence[str]) -> list[str]:
     common = ["--session-dir", str(plan.paths.session.path), "--log-level", plan.params.log_level]
-    return [sys.executable, "-m", module, *arguments, *common]
+    return [*module_command(module), *arguments, *common]
