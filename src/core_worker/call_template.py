@@ -7,7 +7,7 @@ functions that are made again and again (unpickled in every task, say) do not ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -91,26 +91,32 @@ class MethodTemplate:
 
 
 class Peer:
-    """Another core worker, as this one calls it: one connection, and the templates that it has carried."""
+    """Another core worker, as this one calls it: one connection, and what it has carried: templates, and functions for all workers."""
 
-    __slots__ = ("_carried", "channel", "stub", "worker_id")
+    __slots__ = ("_carried", "_num_told", "_worker_runs", "channel", "stub", "worker_id")
 
-    def __init__(self, channel: ReactorChannel, worker_id: bytes) -> None:
+    def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
+        """worker_runs: keys of functions that every worker runs before what is pushed after them; only appended to (worker_runs.py)."""
         self.channel = channel
         self.stub = CoreWorkerServiceStub(channel)
         self.worker_id = worker_id
         self._carried: set[int] = set()
+        self._worker_runs = worker_runs
+        self._num_told = 0
 
     def push(self, template: CallTemplate, request: Any, on_done: Any) -> None:
         """PushTask, with the template where the peer has not seen it. Lock held."""
         number = template.number
         on_part = None if template.on_part is None else partial(template.on_part, self, request.task_id)
-        if number in self._carried:
+        if number in self._carried and self._num_told == len(self._worker_runs):
             self.stub.PushTask.start(request, on_done, on_part)
             return
         self._carried.add(number)
         request.spec.CopyFrom(template.spec)
         request.intended_worker_id = self.worker_id
+        request.run_first.extend(self._worker_runs[self._num_told :])
+        self._num_told = len(self._worker_runs)
         self.stub.PushTask.start(request, on_done, on_part)
         request.ClearField("spec")
         request.ClearField("intended_worker_id")
+        request.ClearField("run_first")

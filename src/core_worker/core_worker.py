@@ -44,6 +44,7 @@ from ray_mono.core_worker.submission import ActorState, Submission
 from ray_mono.core_worker.task_manager import TaskManager
 from ray_mono.core_worker.task_submitter import TaskSubmitter
 from ray_mono.core_worker.unhandled_errors import UnhandledErrors
+from ray_mono.core_worker.worker_runs import WorkerRuns
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -123,6 +124,7 @@ class CoreWorker:
         self.task_submitter = TaskSubmitter(self)
         self.actor_submitter = ActorSubmitter(self)
         self.functions = FunctionManager(self)
+        self.worker_runs = WorkerRuns(self)
         self.store = PlasmaClient(store_channel, self.worker_id, self._is_referenced)
         self.templates = CallTemplates()
         self._submission = Submission(self)
@@ -148,7 +150,7 @@ class CoreWorker:
                 target = f"unix:{address.unix_path}"
             else:
                 target = f"{address.host}:{address.port}"
-            peer = Peer(ReactorChannel(self.reactor, target, self._secret), worker_id)
+            peer = Peer(ReactorChannel(self.reactor, target, self._secret), worker_id, self.worker_runs.known)
             if not peer.channel.is_closed:
                 self._peers[worker_id] = peer
                 peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
@@ -340,7 +342,7 @@ class CoreWorker:
             self.actor_submitter.killed(actor_id)
 
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
-        self.functions.run_on_all_workers(function)
+        self.worker_runs.export(function)
 
     # ---- for people
 

@@ -101,6 +101,7 @@ class Executor:
             spec = KnownSpec(request.spec)
         elif request.HasField("spec"):
             spec = call.connection.state[number] = KnownSpec(request.spec)
+            self.core.worker_runs.learn(request.run_first)
         else:
             spec = call.connection.state[number]
         self._enqueue(Call(spec, request, call))
@@ -119,11 +120,7 @@ class Executor:
             return
         kept: deque[Call | None] = deque()
         for item in self._queue:
-            if (
-                item is not None
-                and item.spec.type == common_pb2.NORMAL_TASK
-                and connection in (None, item.to.connection)
-            ):
+            if item is not None and item.spec.type == common_pb2.NORMAL_TASK and connection in (None, item.to.connection):
                 item.to.reply(Reply(status=Reply.NOT_STARTED))
             else:
                 kept.append(item)

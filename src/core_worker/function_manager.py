@@ -1,8 +1,7 @@
 """Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded once per worker.
 
 A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and object:
-redefining a function makes another object with another hash, so that workers never run stale code. "run" holds
-functions that every worker of a job runs once.
+redefining a function makes another object with another hash, so that workers never run stale code.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common import code_pickler
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FUNCTIONS = b"fun"
-RUN_ON_WORKERS = b"run"
 WARN_BYTES = 10 << 20
 """Ray's FUNCTION_SIZE_WARN_THRESHOLD: above it a large object is probably captured by accident."""
 MAX_BYTES = 95 << 20
@@ -114,34 +111,6 @@ class FunctionManager:
         if not reply.found:
             raise RaySystemError(f"the code of {name!r} is not in the cluster's function table (key {key.hex()})")
         return bytes(reply.value)
-
-    # ---- functions that every worker runs
-
-    def run_on_all_workers(self, function: Any) -> None:
-        """Runs `function(worker_info)` here and then once on every worker of this job, present and future.
-
-        `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the first
-        exporter of a function exports it.
-        """
-        function({"worker": self._core})
-        code = code_pickler.dumps(function, protocol=5)
-        key = self._core.job_id + hashlib.blake2b(code, digest_size=28).digest()
-        request = gcs_pb2.KvPutRequest(namespace=RUN_ON_WORKERS, key=key, value=code, overwrite=False)
-        if self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S).added:
-            message = gcs_pb2.PubMessage(channel=gcs_pb2.RUN_ON_WORKERS, key=self._core.job_id, payload=key)
-            self._core.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=KV_TIMEOUT_S)
-
-    def keys_to_run(self, job_id: bytes) -> list[bytes]:
-        request = gcs_pb2.KvKeysRequest(namespace=RUN_ON_WORKERS, prefix=job_id)
-        return list(self._core.gcs.KvKeys(request, timeout_s=KV_TIMEOUT_S).keys)
-
-    def run_exported(self, key: bytes) -> None:
-        """A worker's side: runs one, logging what it raises."""
-        try:
-            code = self._fetch(RUN_ON_WORKERS, key, "run_function_on_all_workers")
-            pickle.loads(code)({"worker": self._core})
-        except Exception:
-            logger.exception("a function given to run_function_on_all_workers failed on this worker")
 
 
 def module_name(target: Any) -> str:

@@ -82,7 +82,6 @@ class _Jobs:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._is_bound = False
-        self._pending_runs: list[bytes] = []
 
     def bind(self, spec: Any) -> None:
         """Before each task: the first one makes this worker its job's, and gives it its runtime environment, which all later ones share.
@@ -93,8 +92,7 @@ class _Jobs:
             self._bind(spec.job_id, spec.runtime_env)
             self._core.outlives_job = spec.outlives_job
             self._is_bound = True
-        while self._pending_runs:
-            self._core.functions.run_exported(self._pending_runs.pop(0))
+        self._core.worker_runs.run_pending()
 
     def _bind(self, job_id: bytes, runtime_env: str) -> None:
         core = self._core
@@ -114,21 +112,16 @@ class _Jobs:
                 gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS),
             ]
         )
-        seen: set[bytes] = set()
 
         def published(message: Any) -> None:
             if message.channel == gcs_pb2.COLLECT_EVENTS:
                 assert core.executor is not None
                 core.executor.events.send(message.payload)
-            elif message.payload not in seen:
-                seen.add(message.payload)
-                self._pending_runs.append(message.payload)
+            else:
+                core.worker_runs.learn([message.payload])
 
         core.gcs.Subscribe.start(subscription, published, lambda error: None)
-        for key in core.functions.keys_to_run(job_id):
-            if key not in seen:
-                seen.add(key)
-                self._pending_runs.append(key)
+        core.worker_runs.read(job_id)
 
     def _apply(self, job_config: dict[str, Any], runtime_env: dict[str, Any]) -> None:
         """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes after all others.

@@ -26,6 +26,7 @@ def executor_of() -> Executor:
         worker_id=b"worker",
         getter=SimpleNamespace(lease_id=b"", arrivals=None),
         reactor=SimpleNamespace(wake=lambda: None),
+        worker_runs=SimpleNamespace(learn=lambda keys: None),
     )
     return Executor(core, lambda spec: None)
 
