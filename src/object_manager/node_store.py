@@ -12,6 +12,7 @@ store alone.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -74,6 +75,7 @@ class NodeStore:
         self.node_id = node_id
         self.memory = memory
         self.store = Store(config.capacity_bytes, config.dead_owners_max)
+        self.store.directory = os.path.dirname(memory.path)
         self.creates = CreateQueue(self.store, config.create_timeout_s)
         self.gets = GetQueue(self.store, node_id)
         self.pulls = PullManager(config.pulls_active_max, config.pull_memory_timeout_s)

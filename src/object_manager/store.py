@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from ray_mono.common.store_messages import FILE_SYSTEM_FULL
 from ray_mono.object_manager.allocator import ALIGNMENT, Allocator, aligned
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreError, StoreFull, require
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
@@ -51,6 +52,8 @@ class Store:
         self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
         # False while the system has no pages for a longer file: then room is made by eviction, as in a full store.
         self.can_grow = True
+        # Where the store's file lies, for messages.
+        self.directory = ""
         # Grows whenever memory comes free or evictable: who waits for room compares it.
         self.releases = 0
         self.num_evicted = 0
@@ -259,9 +262,12 @@ class Store:
         pinned = sum(entry.size_bytes for entry in self._objects.values() if entry.num_pins)
         primary = sum(entry.size_bytes for entry in self._objects.values() if entry.is_primary)
         slabs = sum(sum(client.slabs.values()) for client in self._clients.values())
+        refused = "" if self.can_grow else (
+            f"; {FILE_SYSTEM_FULL}: other files in {self.directory} leave room for {self.allocator.limit_bytes} bytes of the store"
+        )
         return (
             f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
-            f" (primary copies {primary}, pinned by readers {pinned}, slabs {slabs}, can be evicted {self._evictable_bytes})"
+            f" (primary copies {primary}, pinned by readers {pinned}, slabs {slabs}, can be evicted {self._evictable_bytes}){refused}"
         )
 
     def objects(self) -> list[StoredObject]:

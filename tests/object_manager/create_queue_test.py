@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_mono.common.exceptions import ObjectStoreFullError
 from ray_mono.object_manager.create_queue import BackMemory, CreateDone, CreateQueue, RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
@@ -131,7 +132,12 @@ def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
     store.can_grow = False
     assert queue.pump(now_s=1) == []
     assert queue.next_deadline_s == 5
-    assert isinstance(failure(queue.expire(now_s=5)), StoreFull)
+    store.directory = "/the/files"
+    error = failure(queue.expire(now_s=5))
+    # It says so, and whoever shows it does not blame the store's objects.
+    assert isinstance(error, StoreFull) and "other files in /the/files leave room for 0 bytes" in str(error)
+    told = str(ObjectStoreFullError(str(error)))
+    assert "Remove some of them" in told and "All that is in it is in use" not in told
 
 
 def test_slabs_stand_in_the_same_queue(store: Store) -> None:

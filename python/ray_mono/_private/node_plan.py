@@ -17,7 +17,7 @@ import ray_mono
 from ray_mono._private.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.parameter import RayParams
 from ray_mono._private.ports import reserve_port
-from ray_mono._private.resource_spec import node_resources
+from ray_mono._private.resource_spec import available_memory_bytes, node_resources
 from ray_mono._private.session import (
     NodePaths,
     Session,
@@ -27,6 +27,7 @@ from ray_mono._private.session import (
     join_session,
     open_session,
 )
+from ray_mono._private.store_place import StorePlace, place_store
 from ray_mono.common.ids import NodeID
 from ray_mono.rpc.auth import (
     TOKEN_FILE_NAME,
@@ -78,10 +79,12 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
     except SecretNotFoundError:
         secret = generate_secret()
     port = _reserve(host, params.gcs_server_port, reserved)
-    resources, ports = _resources(params, host, is_head=True), _ports(params, host, reserved)
-    session = create_session(base_directory(params.temp_dir))
+    base = base_directory(params.temp_dir)
+    store = place_store(params.object_store_memory, available_memory_bytes(), base)
+    resources, ports = _resources(params, host, store, is_head=True), _ports(params, host, reserved)
+    session = create_session(base)
     write_secret(str(session.path / TOKEN_FILE_NAME), secret)
-    return _plan(session, params, secret, host, f"{host}:{port}", ports, resources)
+    return _plan(session, params, secret, host, f"{host}:{port}", ports, resources, store)
 
 
 def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib.ExitStack) -> NodePlan:
@@ -98,13 +101,15 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     info = get_cluster_info(params.gcs_address, secret)
     check_versions(f"the cluster at {params.gcs_address}", info.version, info.python_version)
     host = params.node_ip_address or node_ip_address(parse_address(params.gcs_address)[0])
-    resources, ports = _resources(params, host, is_head=False), _ports(params, host, reserved)
     base = base_directory(params.temp_dir)
+    store = place_store(params.object_store_memory, available_memory_bytes(), base)
+    resources, ports = _resources(params, host, store, is_head=False), _ports(params, host, reserved)
     try:
         session: Session | None = open_session(Path(session_dir or info.session_dir))
     except SessionError:
         session = join_session(base / info.session_name)
-    return _plan(session or create_session(base), params, secret, host, params.gcs_address, ports, resources)
+    session = session or create_session(base)
+    return _plan(session, params, secret, host, params.gcs_address, ports, resources, store)
 
 
 def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict[str, str]:
@@ -132,9 +137,11 @@ def _plan(
     gcs_address: str,
     ports: tuple[int, int],
     resources: Mapping[str, float],
+    store: StorePlace,
 ) -> NodePlan:
     is_head = params.gcs_address is None
-    paths = NodePaths(session, NodeID.from_random(random.SystemRandom()).hex(), is_head)
+    node_id = NodeID.from_random(random.SystemRandom()).hex()
+    paths = NodePaths(session, node_id, is_head, store.is_in_shared_memory)
     return NodePlan(
         paths=paths,
         params=params,
@@ -149,12 +156,12 @@ def _plan(
     )
 
 
-def _resources(params: RayParams, host: str, is_head: bool) -> dict[str, float]:
+def _resources(params: RayParams, host: str, store: StorePlace, is_head: bool) -> dict[str, float]:
     return node_resources(
         num_cpus=params.num_cpus,
         num_gpus=params.num_gpus,
         memory_bytes=params.memory,
-        object_store_bytes=params.object_store_memory,
+        object_store_bytes=store.size_bytes,
         custom=params.resources,
         node_ip_address=host,
         is_head=is_head,

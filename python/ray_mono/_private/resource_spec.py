@@ -6,27 +6,16 @@ container's limits. Amounts are in user units: CPUs, GPUs, bytes.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
-
 CGROUP = Path("/sys/fs/cgroup")
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-SHARED_MEMORY = "/dev/shm"
 
-# Of the memory that is free at the start; Ray's shares.
+# Of the memory that is free at the start; Ray's share.
 MEMORY_SHARE = 0.7
-STORE_SHARE = 0.3
-# Ray's bound: more is only used by programs that ask for it.
-STORE_BYTES_MAX = 200 * 10**9
-# Below this not even a few objects fit beside the allocator's own pages.
-STORE_BYTES_MIN = 1 << 20
-# The rest is left to other users of /dev/shm.
-SHARED_MEMORY_SHARE = 0.95
 
 HAVE_OPTIONS = {
     "CPU": "num_cpus",
@@ -41,18 +30,17 @@ def node_resources(
     num_cpus: float | None,
     num_gpus: float | None,
     memory_bytes: int | None,
-    object_store_bytes: int | None,
+    object_store_bytes: int,
     custom: Mapping[str, float] | None,
     node_ip_address: str,
     is_head: bool,
 ) -> dict[str, float]:
     """Everything that the node offers, in units. Raises ValueError naming the argument that is out of range."""
-    free_bytes = available_memory_bytes()
     amounts: dict[str, float] = {
         "CPU": usable_cpus() if num_cpus is None else num_cpus,
         "GPU": visible_gpus() if num_gpus is None else num_gpus,
-        "memory": int(free_bytes * MEMORY_SHARE) if memory_bytes is None else memory_bytes,
-        "object_store_memory": store_bytes(object_store_bytes, free_bytes),
+        "memory": int(available_memory_bytes() * MEMORY_SHARE) if memory_bytes is None else memory_bytes,
+        "object_store_memory": object_store_bytes,
     }
     for name in custom or {}:
         if name in HAVE_OPTIONS:
@@ -70,29 +58,6 @@ def node_resources(
     if is_head:
         amounts["node:__internal_head__"] = 1.0
     return {name: amount for name, amount in amounts.items() if amount}
-
-
-def store_bytes(wanted: int | None, free_bytes: int) -> int:
-    """The object store's capacity. wanted: None for the default. Raises ValueError."""
-    statistics = os.statvfs(SHARED_MEMORY)
-    if wanted is None:
-        room = int(statistics.f_bavail * statistics.f_frsize * SHARED_MEMORY_SHARE)
-        return max(STORE_BYTES_MIN, min(int(free_bytes * STORE_SHARE), room, STORE_BYTES_MAX))
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or wanted < STORE_BYTES_MIN:
-        raise ValueError(f"object_store_memory must be at least {STORE_BYTES_MIN} bytes, got {wanted!r}")
-    size = statistics.f_blocks * statistics.f_frsize
-    if wanted > size:
-        raise ValueError(
-            f"object_store_memory is {wanted} bytes, but {SHARED_MEMORY} holds only {size}: ask for less, or"
-            " enlarge it (in Docker: --shm-size)"
-        )
-    if wanted > statistics.f_bavail * statistics.f_frsize:
-        logger.warning(
-            "object_store_memory is %d bytes, of which only %d are free in %s now: puts may fail before the"
-            " store is full",
-            *(wanted, statistics.f_bavail * statistics.f_frsize, SHARED_MEMORY),
-        )
-    return int(wanted)
 
 
 def usable_cpus() -> int:

@@ -96,6 +96,7 @@ class NodePaths:
     node_id: str
     """In hex."""
     is_head: bool
+    is_store_in_shared_memory: bool = True
 
     @property
     def _suffix(self) -> str:
@@ -118,6 +119,8 @@ class NodePaths:
 
     @property
     def store_file(self) -> str:
+        if not self.is_store_in_shared_memory:
+            return str(self.session.path / f"plasma.{self.node_id[:8]}")
         return str(SHARED_MEMORY / f"ray_mono.{self.session.name}.{self.node_id[:8]}")
 
     @property

@@ -155,7 +155,7 @@ def cli() -> None:
     "--object-store-memory",
     type=click.IntRange(1),
     metavar="BYTES",
-    help="[default: 30% of the free memory, and what /dev/shm holds, at most]",
+    help="[default: 30% of the free memory, at most 10 GB unless /dev/shm has room for more]",
 )
 @click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
 @click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")

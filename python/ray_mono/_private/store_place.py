@@ -1,0 +1,98 @@
+"""How large a node's object store is, and where its file lies, by Ray's rules.
+
+The file lies in shared memory if that has room for the whole store, and else in the session's directory, with one
+warning: a disk is slower, and a store that is smaller than it says fails far from its cause. What nobody asked for is
+30 % of the free memory, but not more than 10 GB unless shared memory has room for it. Who asks for more than 10 GB
+that would lie on a disk has to say that slow storage is meant.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")
+# Of the memory that is free at the start; Ray's share.
+STORE_SHARE = 0.3
+# Ray's bound: more is only used by programs that ask for it.
+STORE_BYTES_MAX = 200 * 10**9
+# Below this not even a few objects fit beside the allocator's own pages.
+STORE_BYTES_MIN = 1 << 20
+# So much of a file system is taken where nobody asked: the rest is left to its other users.
+ROOM_SHARE = 0.95
+# Ray's REQUIRE_SHM_SIZE_THRESHOLD.
+SLOW_BYTES_MAX = 10**10
+ALLOW_SLOW_VARIABLE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"
+
+
+@dataclass(frozen=True)
+class StorePlace:
+    """Where a node's objects go."""
+
+    size_bytes: int
+    is_in_shared_memory: bool
+    """Else the file lies in the session's directory."""
+
+
+def place_store(wanted_bytes: Any, free_memory_bytes: int, base: Path) -> StorePlace:
+    """wanted_bytes: None for the default. base: where sessions lie.
+
+    Raises ValueError naming object_store_memory where nothing can hold so much.
+    """
+    in_memory, on_disk = room_bytes(SHARED_MEMORY), room_bytes(_existing(base))
+    if wanted_bytes is None:
+        size_bytes = min(int(free_memory_bytes * STORE_SHARE), STORE_BYTES_MAX)
+        size_bytes = min(size_bytes, max(SLOW_BYTES_MAX, int(in_memory * ROOM_SHARE)))
+        if size_bytes > max(in_memory, on_disk * ROOM_SHARE):
+            size_bytes = int(max(in_memory, on_disk) * ROOM_SHARE)
+        size_bytes = max(size_bytes, STORE_BYTES_MIN)
+    else:
+        size_bytes = _checked(wanted_bytes)
+    if size_bytes <= in_memory:
+        return StorePlace(size_bytes, True)
+    if size_bytes > on_disk:
+        raise ValueError(
+            f"object_store_memory is {size_bytes} bytes, but {SHARED_MEMORY} has room for {in_memory} and {base} for {on_disk}:"
+            f" ask for less, or enlarge {SHARED_MEMORY} (in Docker: --shm-size)"
+        )
+    if size_bytes > SLOW_BYTES_MAX and not os.environ.get(ALLOW_SLOW_VARIABLE):
+        raise ValueError(
+            f"object_store_memory is {size_bytes} bytes, but {SHARED_MEMORY} has room for {in_memory}: ask for less, or enlarge it"
+            f" (in Docker: --shm-size); {ALLOW_SLOW_VARIABLE}=1 uses a file below {base}, which is slower"
+        )
+    logger.warning(
+        "The object store of %d bytes uses a file below %s, which is slower, since %s has room for only %d: free some of it, or"
+        " enlarge it (in Docker: --shm-size).",
+        *(size_bytes, base, SHARED_MEMORY, in_memory),
+    )
+    return StorePlace(size_bytes, False)
+
+
+def room_bytes(directory: Path) -> int:
+    """What can still be written there: nothing where it is missing or not writable."""
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return 0
+    statistics = os.statvfs(directory)
+    return statistics.f_bavail * statistics.f_frsize
+
+
+def _checked(wanted: Any) -> int:
+    is_number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and math.isfinite(wanted)
+    if not is_number or wanted < STORE_BYTES_MIN:
+        raise ValueError(
+            f"object_store_memory must be a number of bytes, at least {STORE_BYTES_MIN}, got {wanted!r}"
+        )
+    return int(wanted)
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the next above it that exists."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
