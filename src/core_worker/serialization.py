@@ -9,7 +9,7 @@ A serialized value is `metadata` (which kind) and `data`:
     b"X"  the actor's constructor succeeded: no value
 
 Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store are
-aligned and not copied.
+aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
 
 References inside values: while a value is pickled, every ObjectRef met is noted in the thread's current `nested`
 list; while one is unpickled, every ObjectRef met is told to the core worker through `on_reference`. This module
@@ -25,6 +25,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ray_mono.common import code_pickler
 
@@ -156,7 +158,7 @@ def deserialize(metadata: bytes, data: Any) -> Any:
     if metadata == PLAIN or metadata == ERROR:
         return pickle.loads(data)
     if metadata == BUFFERS:
-        view = memoryview(data)
+        view = _aligned(data) if type(data) is bytes else memoryview(data)
         count, _, inband_size = _HEAD.unpack_from(view)
         head_size = _HEAD.size + _BUFFER.size * count
         entries = [_BUFFER.unpack_from(view, _HEAD.size + _BUFFER.size * i) for i in range(count)]
@@ -169,6 +171,18 @@ def deserialize(metadata: bytes, data: Any) -> Any:
     if metadata == CREATED:
         return None
     raise ValueError(f"unknown kind of value {metadata!r}: written by another version of ray_mono?")
+
+
+def _aligned(data: bytes) -> memoryview:
+    """The same bytes at a multiple of ALIGNMENT, which vector code and other libraries expect of arrays."""
+    array = np.frombuffer(data, np.uint8)
+    if not array.__array_interface__["data"][0] % ALIGNMENT:
+        return memoryview(data)
+    room = np.empty(len(array) + ALIGNMENT, np.uint8)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    moved = room[start : start + len(array)]
+    moved[:] = array
+    return memoryview(moved)  # type: ignore[arg-type]
 
 
 def find_unpicklable(values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize) -> str | None:

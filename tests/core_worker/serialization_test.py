@@ -14,7 +14,12 @@ from ray_mono.core_worker import serialization
 from ray_mono.core_worker.serialization import ALIGNMENT, deserialize, find_unpicklable, serialize
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=3000),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(max_size=3000),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
 )
 
@@ -97,3 +102,12 @@ def test_what_does_not_pickle_is_named() -> None:
 def test_a_kind_of_value_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown kind"):
         deserialize(b"?", b"")
+
+
+def test_arrays_of_values_that_came_inline_are_aligned_wherever_the_bytes_lie() -> None:
+    values = [[np.arange(size), {"inner": np.ones(size, "f4")}] for size in range(100, 4000, 80)]
+    messages = [(value.metadata, value.to_bytes()) for value in map(serialize, values)]
+    for before, (metadata, data) in zip(values, messages, strict=True):
+        first, second = deserialize(metadata, data)
+        assert (first == before[0]).all() and not first.flags.writeable
+        assert first.ctypes.data % ALIGNMENT == second["inner"].ctypes.data % ALIGNMENT == 0

@@ -12,6 +12,7 @@ from typing import Any
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logging_config import LoggingConfig
+from ray_mono._private.number_checks import AMOUNT_MAX, is_number, plain
 from ray_mono.job_config import JobConfig
 
 PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
@@ -94,13 +95,12 @@ def make(
         if env is not None:
             runtime_envs.check(env)
     for name in ("num_cpus", "num_gpus", "object_store_memory"):
-        _check_amount(name, node[name])
-    _check_amount("_memory", private.get("_memory"))
+        node[name] = _amount(name, node[name])
     if node["resources"] is not None:
         if not isinstance(node["resources"], Mapping):
             raise TypeError(f"resources must be a dict from names to numbers, got {node['resources']!r}")
-        for name, amount in node["resources"].items():
-            _check_amount(f"resources[{name!r}]", amount)
+        resources = node["resources"].items()
+        node["resources"] = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources}
     namespace = config.ray_namespace if namespace is None else namespace
     if namespace is None:
         namespace = os.environ.get(NAMESPACE_VARIABLE) or None
@@ -110,7 +110,7 @@ def make(
         check_namespace(namespace)
     return InitArguments(
         **node,
-        memory=private.get("_memory"),
+        memory=_amount("_memory", private.get("_memory")),
         node_ip_address=private.get("_node_ip_address"),
         password=private.get("_redis_password"),
         temp_dir=private.get("_temp_dir"),
@@ -159,13 +159,18 @@ def _check_labels(labels: Any) -> None:
         raise TypeError(f"labels must be a dict from strings to strings, got {labels!r}")
 
 
-def _check_amount(name: str, amount: Any) -> None:
+def _amount(name: str, amount: Any) -> Any:
+    amount = plain(amount)
     if amount is None:
-        return
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
-        raise TypeError(f"{name} must be a number of at least 0, got {amount!r}")
-    if not 0 <= amount < float("inf"):
-        raise ValueError(f"{name} must be a number of at least 0, got {amount!r}")
+        return None
+    accepted = "a number of at least 0"
+    if not is_number(amount):
+        raise TypeError(f"{name} must be {accepted}, got {amount!r}")
+    if amount > AMOUNT_MAX:
+        accepted += f" and at most {AMOUNT_MAX}"
+    if not 0 <= amount <= AMOUNT_MAX:
+        raise ValueError(f"{name} must be {accepted}, got {amount!r}")
+    return amount
 
 
 def check_namespace(namespace: Any) -> None:

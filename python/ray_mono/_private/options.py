@@ -9,11 +9,13 @@ the default.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ray_mono._private import runtime_env
+from ray_mono._private.number_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, STREAMING_RETURNS, ActorOptions, TaskOptions
 from ray_mono.protobuf import common_pb2
@@ -44,34 +46,40 @@ class _Option:
     accepts: str
     is_valid: Callable[[Any], bool] = lambda value: True
     takes_bool: bool = False
+    most: int | None = None
 
     def check(self, name: str, value: Any) -> None:
         if value is None:
             return
         if not isinstance(value, self.types) or (isinstance(value, bool) and not self.takes_bool):
             raise TypeError(f"{name} must be {self.accepts}, got {value!r} of type {type(value).__name__}")
+        if self.most is not None and isinstance(value, (int, float)) and value > self.most:
+            raise ValueError(f"{name} must be {self.accepts}, and at most {self.most}, got {value!r}")
         if not self.is_valid(value):
             raise ValueError(f"{name} must be {self.accepts}, got {value!r}")
 
 
-def _is_amount(value: Any) -> bool:
-    return 0 <= value < float("inf")
-
-
 def _is_accelerator_amount(value: Any) -> bool:
-    return _is_amount(value) and (value <= 1 or value == int(value))
+    return 0 <= value <= 1 or (1 < value < math.inf and value == int(value))
+
+
+def _count(accepts: str, least: int, forever: bool = False) -> _Option:
+    def is_valid(value: Any) -> bool:
+        return value >= least or (forever and value == -1)
+
+    return _Option((int,), accepts, is_valid, most=COUNT_MAX)
 
 
 def _is_retry_list(value: Any) -> bool:
     return isinstance(value, bool) or all(isinstance(e, type) and issubclass(e, Exception) for e in value)
 
 
-_AMOUNT = _Option((int, float), "a number of at least 0", _is_amount)
-_BYTES = _Option((int, float), "a number of bytes, at least 0", _is_amount)
+_AMOUNT = _Option((int, float), "a number of at least 0", lambda value: value >= 0, most=AMOUNT_MAX)
+_BYTES = _Option((int, float), "a number of bytes, at least 0", lambda value: value >= 0, most=AMOUNT_MAX)
 _FLAG = _Option((bool,), "True or False", takes_bool=True)
-_COUNT_OR_FOREVER = _Option(
-    (int,), "0, a positive whole number, or -1 for no limit", lambda value: value >= -1
-)
+_COUNT_OR_FOREVER = _count("0, a positive whole number, or -1 for no limit", 0, forever=True)
+_LIMIT = _count("a positive whole number, or -1 for no limit", 1, forever=True)
+_POSITIVE = _count("a positive whole number", 1)
 _NAME = _Option((str,), "a string that is not empty", bool)
 _RETRY_EXCEPTIONS = _Option(
     (bool, list, tuple), "True, False or a list of exception types", _is_retry_list, takes_bool=True
@@ -80,15 +88,12 @@ _NUM_RETURNS = _Option(
     (int, str),
     "a whole number of at least 0, 'dynamic' or 'streaming'",
     lambda value: value in ("dynamic", "streaming") if isinstance(value, str) else value >= 0,
-)
-
-_BACKPRESSURE = _Option(
-    (int,), "a positive whole number, or -1 for no limit", lambda value: value == -1 or value >= 1
+    most=RETURNS_MAX,
 )
 
 _COMMON = {
     "num_cpus": _AMOUNT,
-    "num_gpus": _Option((int, float), "a whole number, or a part of 1", _is_accelerator_amount),
+    "num_gpus": _Option((int, float), "a whole number, or a part of 1", _is_accelerator_amount, most=AMOUNT_MAX),
     "memory": _BYTES,
     "object_store_memory": _BYTES,
     "resources": _Option((dict,), "a dict from names to numbers of at least 0"),
@@ -105,7 +110,7 @@ _COMMON = {
 }
 _METHOD = {
     "num_returns": _NUM_RETURNS,
-    "_generator_backpressure_num_objects": _BACKPRESSURE,
+    "_generator_backpressure_num_objects": _LIMIT,
     "max_task_retries": _COUNT_OR_FOREVER,
     "retry_exceptions": _RETRY_EXCEPTIONS,
     "concurrency_group": _NAME,
@@ -116,10 +121,10 @@ _TASK = {
     **_COMMON,
     "name": _Option((str,), "a string"),
     "num_returns": _NUM_RETURNS,
-    "_generator_backpressure_num_objects": _BACKPRESSURE,
+    "_generator_backpressure_num_objects": _LIMIT,
     "max_retries": _COUNT_OR_FOREVER,
     "retry_exceptions": _RETRY_EXCEPTIONS,
-    "max_calls": _Option((int,), "a whole number of at least 0", lambda value: value >= 0),
+    "max_calls": _count("a whole number of at least 0", 0),
 }
 _ACTOR = {
     **_COMMON,
@@ -130,15 +135,13 @@ _ACTOR = {
     "get_if_exists": _FLAG,
     "max_restarts": _COUNT_OR_FOREVER,
     "max_task_retries": _COUNT_OR_FOREVER,
-    "max_concurrency": _Option((int,), "a positive whole number", lambda value: value >= 1),
-    "max_pending_calls": _Option(
-        (int,), "a positive whole number, or -1 for no limit", lambda value: value == -1 or value >= 1
-    ),
+    "max_concurrency": _POSITIVE,
+    "max_pending_calls": _LIMIT,
     "concurrency_groups": _Option(
         (dict,),
         "a dict from names to positive whole numbers",
         lambda value: all(
-            isinstance(name, str) and name and isinstance(most, int) and most >= 1
+            isinstance(name, str) and name and type(most) is int and 1 <= most <= COUNT_MAX
             for name, most in value.items()
         ),
     ),
@@ -154,7 +157,9 @@ _LATER = {
 
 
 def check_task_options(options: Options) -> None:
-    """Raises TypeError, ValueError or NotImplementedError, naming the option, unless all are right."""
+    """Raises TypeError, ValueError or NotImplementedError, naming the option, unless all are right. Numbers of other libraries
+    among them become Python's.
+    """
     _check(options, _TASK, "remote functions")
 
 
@@ -171,6 +176,7 @@ def check_method_options(options: Options) -> None:
 
 
 def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None:
+    _make_plain(options)
     for name, value in options.items():
         option = table.get(name)
         if option is None:
@@ -185,6 +191,16 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
     _strategy(options.get("scheduling_strategy"))
     if options.get("runtime_env") is not None:
         runtime_env.check(options["runtime_env"])
+
+
+def _make_plain(options: Options) -> None:
+    for name, value in list(options.items()):
+        if name in ("resources", "concurrency_groups") and isinstance(value, dict):
+            changed: Any = {key: plain(amount) for key, amount in value.items()}
+        else:
+            changed = plain(value)
+        if changed is not value and isinstance(options, dict):
+            options[name] = changed
 
 
 def check_generator(options: Options, is_generator: bool, name: str) -> None:

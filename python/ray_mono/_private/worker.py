@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
 from ray_mono._private.auto_init import connected_core
+from ray_mono._private.number_checks import is_number, plain, seconds
 from ray_mono._private.ray_context import RayContext
 from ray_mono.core_worker import current
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -270,15 +271,7 @@ def _check_references(caller: str, values: list[Any], accepted: frozenset[type])
 
 def _timeout_s(timeout: float | None, caller: str) -> float | None:
     # As in Ray, get() takes -1 for None, and wait() refuses it.
-    if timeout is None or (timeout == -1 and caller == "get"):
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
-    if not timeout >= 0:
-        raise ValueError(
-            f"timeout must be at least 0 seconds, or None to wait without a bound, got {timeout!r}"
-        )
-    return timeout
+    return None if caller == "get" and timeout == -1 else seconds(timeout)
 
 
 def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
@@ -327,7 +320,8 @@ def wait(
         return [], []
     if len({ref._id for ref in ray_waitables}) != len(ray_waitables):
         raise ValueError(f"wait() takes different ObjectRefs, but the list has repeats: {ray_waitables!r}")
-    if not isinstance(num_returns, (int, float)):
+    num_returns = plain(num_returns)
+    if not is_number(num_returns):
         raise TypeError(
             f"num_returns must be a whole number, got {num_returns!r} of type {type(num_returns).__name__}"
         )

@@ -12,6 +12,7 @@ import queue
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
+from ray_mono._private.number_checks import plain, seconds
 from ray_mono._private.remote_decorator import remote
 from ray_mono._private.worker import get, kill, wait
 from ray_mono.exceptions import RayTaskError
@@ -37,6 +38,7 @@ class Queue:
 
         Raises TypeError for a maxsize that is no whole number, and what `.options()` raises.
         """
+        maxsize = plain(maxsize)
         if isinstance(maxsize, bool) or not isinstance(maxsize, int):
             raise TypeError(
                 f"maxsize must be a whole number, got {maxsize!r} of type {type(maxsize).__name__}"
@@ -77,13 +79,13 @@ class Queue:
         if not block:
             self.put_nowait(item)
             return
-        get(self._actor().put.remote(item, _checked(timeout)))
+        get(self._actor().put.remote(item, seconds(timeout)))
 
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """As `put`, in an event loop."""
         actor = self._actor()
         if block:
-            await actor.put.remote(item, _checked(timeout))
+            await actor.put.remote(item, seconds(timeout))
             return
         with _told_plainly():
             await actor.put_nowait.remote(item)
@@ -99,13 +101,13 @@ class Queue:
         """
         if not block:
             return self.get_nowait()
-        return get(self._actor().get.remote(_checked(timeout)))
+        return get(self._actor().get.remote(seconds(timeout)))
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As `get`, in an event loop."""
         actor = self._actor()
         if block:
-            return await actor.get.remote(_checked(timeout))
+            return await actor.get.remote(seconds(timeout))
         with _told_plainly():
             return await actor.get_nowait.remote()
 
@@ -128,6 +130,7 @@ class Queue:
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Takes the first num_items items, or, if there are fewer, none and raises Empty. Raises TypeError or ValueError for
         anything but a whole number of at least 0."""
+        num_items = plain(num_items)
         if isinstance(num_items, bool) or not isinstance(num_items, int):
             raise TypeError(
                 f"num_items must be a whole number, got {num_items!r} of type {type(num_items).__name__}"
@@ -168,14 +171,6 @@ def _told_plainly() -> Iterator[None]:
     else:
         return
     raise plain
-
-
-def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and timeout < 0:
-        raise ValueError(
-            f"timeout must be at least 0 seconds, or None to wait without a bound, got {timeout!r}"
-        )
-    return timeout
 
 
 class _QueueActor:

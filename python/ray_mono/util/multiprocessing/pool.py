@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ray_mono._private import bootstrap
+from ray_mono._private.number_checks import plain
 from ray_mono._private.remote_decorator import remote
 from ray_mono._private.state import cluster_resources
 from ray_mono._private.worker import init, is_initialized
@@ -68,6 +70,7 @@ class Pool:
         Raises ValueError for processes below 1 or beyond the cluster's CPUs, TypeError for what is not callable, ActorDiedError
         where the initializer raised, and what `init` raises.
         """
+        processes, maxtasksperchild = plain(processes), plain(maxtasksperchild)
         if processes is not None and (not isinstance(processes, int) or processes < 1):
             raise ValueError(
                 f"processes must be a positive whole number, or None for one per CPU, got {processes!r}"
@@ -277,9 +280,10 @@ def _connect(processes: int | None, ray_address: str | None) -> int:
 
 
 def _check_chunksize(chunksize: Any) -> int:
+    chunksize = plain(chunksize)
     if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
         raise ValueError(f"chunksize must be a whole number of at least 1, got {chunksize!r}")
-    return chunksize
+    return min(chunksize, sys.maxsize)
 
 
 def _batches(calls: Iterator[Any], chunksize: int) -> Iterator[Calls]:

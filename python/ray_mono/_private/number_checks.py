@@ -1,0 +1,44 @@
+"""Numbers that users give: what they may be, in which range, and those of numpy and its like as Python's own."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+COUNT_MAX = 2**31 - 1
+"""Of counts: what a message holds."""
+RETURNS_MAX = 1_000_000
+"""Of one task: each is an object of its own, made at the call."""
+AMOUNT_MAX = 9 * 10**14
+"""Of a resource, in units: a ledger counts ten-thousandths in 64 bits."""
+FOREVER_S = 10.0**9
+"""Waits that are longer (30 years) have no bound."""
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy, pandas or another library as an int or a float; anything else as it is."""
+    if type(value) in (int, float, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Of a plain value. True and False are none: who gives them meant another argument."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def seconds(value: Any, name: str = "timeout") -> float | None:
+    """A time to wait; None for no bound, also where it is longer than anybody lives. Raises TypeError, ValueError."""
+    number = plain(value)
+    if number is None:
+        return None
+    if not is_number(number):
+        raise TypeError(f"{name} must be a number of seconds or None, got {value!r}")
+    if math.isnan(number) or number < 0:
+        raise ValueError(f"{name} must be at least 0 seconds, or None to wait without a bound, got {value!r}")
+    return None if number > FOREVER_S else number
