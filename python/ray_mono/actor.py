@@ -24,10 +24,10 @@ from ray_mono._private.exported_code import ACTOR_CLASS, CompleteWhenUsed, Expor
 from ray_mono._private.method_decorator import method as method
 from ray_mono._private.options import (
     actor_options,
+    call_rules,
     check_actor_options,
     check_generator,
     check_method_options,
-    is_unordered,
     method_options,
 )
 from ray_mono.common.exceptions import ActorHandleNotFoundError
@@ -97,8 +97,8 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
             self._metadata,
             max_task_retries=options.get("max_task_retries") or 0,
             enable_task_events=options.get("enable_task_events") is not False,
-            max_pending_calls=options.get("max_pending_calls") or -1,
-            is_unordered=is_unordered(options, self._metadata.is_asyncio),
+            rules=call_rules(options, self._metadata.is_asyncio),
+            concurrency_groups=tuple(options.get("concurrency_groups") or ()),
         )
         state = core.create_actor(
             self._code.exported(core),
@@ -239,13 +239,13 @@ def _handle_arrived(
     actor_id: bytes, creation_ref: ObjectRef[Any] | None, metadata: ActorMetadata
 ) -> ActorHandle[Any]:
     core = current.require()
-    state = core.actor_state(actor_id, creation_ref, metadata.max_pending_calls, metadata.is_unordered)
+    state = core.actor_state(actor_id, creation_ref, metadata.rules)
     return ActorHandle(core, state, creation_ref, metadata)
 
 
 def weak_handle(core: CoreWorker, actor_id: bytes, metadata: ActorMetadata) -> ActorHandle[Any]:
     """A handle that does not keep the actor alive: from get_actor, and an actor's own."""
-    state = core.actor_state(actor_id, None, metadata.max_pending_calls, metadata.is_unordered)
+    state = core.actor_state(actor_id, None, metadata.rules)
     return ActorHandle(core, state, None, metadata)
 
 
@@ -286,6 +286,7 @@ class ActorMethod:
         """The same method with other options. Raises as `@method(**options)` does."""
         check_method_options(options)
         check_generator(options, self._metadata.is_generator, f"{self._metadata.signature.name}()")
+        self._handle._ray_metadata.check_group(options.get("concurrency_group"))
         return ActorMethod(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,7 +2,9 @@
 
     plain      one call at a time, on the main thread
     threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
-    asyncio    coroutine methods: calls start in order on one event loop thread; at most max_concurrency (per group) are under way
+    asyncio    coroutine methods: calls start in order on the event loop of their group (async_group.py)
+
+Methods are the class's, whatever the instance has under the same name, as in Ray.
 """
 
 from __future__ import annotations
@@ -12,16 +14,14 @@ import concurrent.futures
 import inspect
 import itertools
 import logging
-import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker.async_group import AsyncGroup, construct, on_thread
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
-from ray_mono.core_worker.generator_runner import GENERATORS
 from ray_mono.core_worker.task_failure import cancelled_error, describe_error
 
 if TYPE_CHECKING:
@@ -55,25 +55,32 @@ class ActorRuntime:
             self._groups[group.name] = group.max_concurrency
             for method in group.method_names:
                 self._group_of_method[method] = group.name
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._semaphores: dict[str, asyncio.Semaphore] = {}
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._loops: dict[str, AsyncGroup] = {}
         self._pools: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
-        self._running: dict[bytes, asyncio.Task[None]] = {}
-        # Calls that were dispatched and are not over, by task id.
+        # Calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         if creation.is_asyncio:
-            self._start_loop()
+            for name, limit in self._groups.items():
+                self._loops[name] = AsyncGroup(self, executor, core, name, limit)
         elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
             for name, limit in self._groups.items():
                 self._pools[name] = concurrent.futures.ThreadPoolExecutor(limit, thread_name_prefix=f"actor-{name or 'calls'}")
 
+    def construct(self, cls: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Makes the instance. Raises what the constructor raises."""
+        if self.is_asyncio:
+            self.instance = self._loops[DEFAULT_GROUP].run(construct(cls, args, kwargs))
+        else:
+            self.instance = cls(*args, **kwargs)
+
     @property
     def is_asyncio(self) -> bool:
-        return self._loop is not None
+        return bool(self._loops)
 
     @property
     def is_concurrent(self) -> bool:
-        return self._loop is not None or bool(self._pools)
+        return bool(self._loops or self._pools)
 
     def repr_name(self) -> str:
         """repr() of the instance where the class defines one, else the class name."""
@@ -86,24 +93,36 @@ class ActorRuntime:
 
     def method(self, name: str) -> Callable[..., Any]:
         """A method of the instance, or one of those every actor has. Raises AttributeError."""
+        found = self._methods.get(name)
+        if found is None:
+            found = self._methods[name] = self._find_method(name)
+        return found
+
+    def _find_method(self, name: str) -> Callable[..., Any]:
         if name == "__ray_ready__":
             return lambda: True
         if name == "__ray_terminate__":
-            return self._terminate if self._loop is None else self._terminate_after_earlier_calls
+            return self._terminate_after_earlier_calls if self.is_asyncio else self._terminate
         if name == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
-        bound: Callable[..., Any] = getattr(self.instance, name)
-        return bound
+            return self._call_on_thread if self.is_asyncio else self._call
+        return method_of(self.instance, name)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(self.instance, *args, **kwargs)
+
+    async def _call_on_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        value = await on_thread(lambda: function(self.instance, *args, **kwargs))
+        return await value if inspect.isawaitable(value) else value
 
     def _terminate(self) -> None:
         raise ActorExit
 
     async def _terminate_after_earlier_calls(self) -> None:
         """Waits for calls that came before this one, which run beside it or wait for their turn; for as long as they take."""
-        this = asyncio.current_task()
-        earlier = list(itertools.takewhile(lambda running: running is not this, self._running.values()))
-        if earlier:
-            await asyncio.wait(earlier)
+        this = self._core.context.task_id()
+        earlier = set(itertools.takewhile(lambda task_id: task_id != this, list(self.calls)))
+        for group in self._loops.values():
+            await group.ended(earlier)
         raise ActorExit
 
     # ---- concurrency
@@ -112,14 +131,9 @@ class ActorRuntime:
         """Starts a call beside others. On the main thread, in the order of the calls."""
         spec = call.spec
         group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
-        if group not in self._groups:
-            known = ", ".join(sorted(name for name in self._groups if name)) or "none"
-            error = ValueError(f"{self.class_name} has no concurrency group {group!r}; it has: {known}")
-            self._executor.answers.finish_error(call, task, describe_error(spec, error, self, self._core))
-            return
         self.calls[task.task_id] = task
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._start, group, call, task, prepared)
+        if self._loops:
+            self._loops[group].start(call, task, prepared)
         else:
             self._pools[group].submit(self._run_threaded, call, task, prepared)
 
@@ -127,101 +141,40 @@ class ActorRuntime:
         try:
             self._executor.run_here(call, task, prepared)
         except BaseException as error:
-            self._failed(call, task, error)
+            self.could_not_answer(call, task, error)
         self.calls.pop(task.task_id, None)
         self._check_exit()
 
     def cancel(self, task_id: bytes) -> None:
         """A coroutine is cancelled; threads have only been told. Lock held."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel, task_id)
+        for group in self._loops.values():
+            group.cancel(task_id)
 
-    def _cancel(self, task_id: bytes) -> None:
-        running = self._running.get(task_id)
-        if running is not None:
-            running.cancel()
-
-    def _failed(self, call: Call, task: TaskContext, error: BaseException) -> None:
+    def could_not_answer(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """The user's method is over, but its answer could not be made: the caller must not wait for it."""
         logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
         self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
 
-    def _start(self, group: str, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        assert self._loop is not None
-        running = self._loop.create_task(self._run_async(group, call, task, prepared))
-        self._running[task.task_id] = running
-
-        def ended(running: asyncio.Task[None]) -> None:
-            del self._running[task.task_id]
-            self.calls.pop(task.task_id, None)
-            if running.cancelled():
-                # Before its turn came.
-                prepared.clear()
-                error = self._end_by(call, task, asyncio.CancelledError())
-                self._executor.answers.finish_error(call, task, error)
-
-        running.add_done_callback(ended)
-
-    async def _run_async(self, group: str, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        async with self._semaphores[group]:
-            target, args, kwargs = prepared
-            prepared.clear()
-            self._core.context.enter(task)
-            started_s = time.perf_counter()
-            try:
-                try:
-                    value = target(*args, **kwargs)
-                    if inspect.isawaitable(value):
-                        value = await value
-                    if type(value) in GENERATORS:
-                        value = await self._executor.generators.run_async(call, task, value)
-                finally:
-                    if not call.spec.hides_events:
-                        self._executor.events.add(task, started_s)
-                if task.is_cancelled:
-                    # The method made the best of it, but nobody wants its value.
-                    raise asyncio.CancelledError
-            except (ActorExit, SystemExit) as error:
-                self._executor.finish_exit(error)
-                self._check_exit()
-                return
-            except BaseException as error:
-                self._executor.answers.finish_error(call, task, self._end_by(call, task, error))
-                return
-            finally:
-                del args, kwargs
-            try:
-                self._executor.answers.finish(call, task, value)
-            except BaseException as error:
-                self._failed(call, task, error)
-
-    def _end_by(self, call: Call, task: TaskContext, error: BaseException) -> BaseException:
-        """What the caller gets. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
+    def answer_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
         if isinstance(error, KeyboardInterrupt | asyncio.CancelledError) or (
             task.is_cancelled and isinstance(error, TaskCancelledError)
         ):
-            return cancelled_error(call.spec, task, error, self, self._core)
-        return describe_error(call.spec, error, self, self._core)
+            described = cancelled_error(call.spec, task, error, self, self._core)
+        else:
+            described = describe_error(call.spec, error, self, self._core)
+        self._executor.answers.finish_error(call, task, described)
+
+    def exit_by(self, error: BaseException) -> None:
+        """A coroutine ended the actor."""
+        self._executor.finish_exit(error)
+        self._check_exit()
 
     def _check_exit(self) -> None:
         """After exit_actor() on another thread: the main thread sits in its queue."""
         if self._executor.is_exiting:
             with self._core.lock:
                 self._executor.exit_after_queue()
-
-    def _start_loop(self) -> None:
-        started = threading.Event()
-
-        def run() -> None:
-            self._loop = loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-            for name, limit in self._groups.items():
-                self._semaphores[name] = asyncio.Semaphore(limit)
-            loop.call_soon(started.set)
-            loop.run_forever()
-
-        threading.Thread(target=run, name="actor-loop", daemon=True).start()
-        started.wait()
 
     def close(self) -> None:
         """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray. Calls under way end with the process."""
@@ -233,3 +186,14 @@ class ActorRuntime:
                 logger.exception("__ray_shutdown__ of %s failed", self.class_name)
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def method_of(instance: Any, name: str) -> Any:
+    """A method as the instance's class has it, bound. Raises AttributeError."""
+    kind = type(instance)
+    try:
+        static = inspect.getattr_static(kind, name)
+    except AttributeError:
+        return getattr(instance, name)
+    bind = getattr(type(static), "__get__", None)
+    return static if bind is None else bind(static, instance, kind)

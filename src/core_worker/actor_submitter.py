@@ -6,91 +6,41 @@ The GCS says where the actor lives (WatchActor, a long poll by version). A call 
 holds later ones back: a caller's calls run in the order in which it made them, unless the actor allows otherwise.
 
     actor   UNKNOWN ──ALIVE──► CONNECTED ──connection lost──► UNCERTAIN ──ALIVE again──► CONNECTED
-                                                                 │──RESTARTING──► waiting calls stay queued, sent
-                                                                 ones fail or retry
-                                └──DEAD──► DEAD: every call fails with the cause
+                                                                 │──RESTARTING──► calls fail, or wait where
+                                                                 │                the actor has retries
+                                                                 └──DEAD──► DEAD: every call fails with the cause
 
 A call that was sent when the connection broke is answered when the GCS has said what became of the actor:
-ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent again.
+ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent again. A call
+that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray: only actors with
+max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the first creation, also if
+that takes several processes.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import (
-    ActorDiedError,
     ActorUnavailableError,
-    ActorUnschedulableError,
     PendingCallsLimitExceeded,
 )
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.actor_calls import Actor, story_of
 from ray_mono.core_worker.task_manager import CANCELLED, DONE, PendingTask
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import CallTemplate, Peer
     from ray_mono.core_worker.core_worker import CoreWorker
 
-IN_FLIGHT_MAX = 1000
-"""Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here."""
+RESTARTING = "it is restarting"
 WATCH_RETRY_S = 0.2
 PROBE_S = 1.0
 """How long a lost actor's death may take to become known before its last address is tried again."""
-
-
-class Actor:
-    """One actor as this process sees it."""
-
-    __slots__ = (
-        "__weakref__",
-        "actor_id",
-        "creation_id",
-        "death",
-        "in_flight",
-        "is_unordered",
-        "max_pending_calls",
-        "num_restarts",
-        "peer",
-        "pending_reason",
-        "queue",
-        "sequence_number",
-        "state",
-        "story",
-        "templates",
-        "unresolved",
-        "version",
-        "watching",
-        "worker",
-    )
-
-    def __init__(self, actor_id: bytes) -> None:
-        self.actor_id = actor_id
-        # Of the object that stands for the actor; empty where only the name is known.
-        self.creation_id = b""
-        self.state: int = common_pb2.PENDING_CREATION
-        self.version = 0
-        self.num_restarts = 0
-        self.death: common_pb2.DeathCause | None = None
-        # Which actor is dead: lines for people.
-        self.story = ""
-        self.pending_reason = ""
-        self.worker: common_pb2.Address | None = None
-        self.peer: Peer | None = None
-        # Of its methods, by name and options.
-        self.templates: dict[bytes, CallTemplate] = {}
-        self.queue: deque[PendingTask] = deque()
-        self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
-        self.sequence_number = 0
-        self.watching = False
-        self.max_pending_calls = -1
-        # A call that waits for its arguments holds no other back: it stays in `unresolved`, by task id, and joins the queue then.
-        self.is_unordered = False
-        self.unresolved: dict[bytes, PendingTask] = {}
 
 
 class ActorSubmitter:
@@ -114,9 +64,10 @@ class ActorSubmitter:
     def check_pending(self, actor: Actor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
         waiting = len(actor.queue) + len(actor.in_flight) + len(actor.unresolved)
-        if 0 <= actor.max_pending_calls <= waiting:
+        limit = actor.rules.max_pending_calls
+        if 0 <= limit <= waiting:
             raise PendingCallsLimitExceeded(
-                f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={actor.max_pending_calls}"
+                f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={limit}"
             )
 
     def submit(self, actor: Actor, task: PendingTask) -> None:
@@ -126,11 +77,11 @@ class ActorSubmitter:
             return
         if actor.peer is None:
             self.watch(actor)
-        elif not actor.queue and not task.has_args and len(actor.in_flight) < IN_FLIGHT_MAX:
+        elif not actor.queue and not task.has_args and actor.has_room:
             # The usual case, kept short: nothing is before it, and nothing has to be waited for.
             self._push(actor, task)
             return
-        if actor.is_unordered and task.has_args:
+        if actor.rules.is_unordered and task.has_args:
             actor.unresolved[task.task_id] = task
         else:
             actor.queue.append(task)
@@ -141,10 +92,13 @@ class ActorSubmitter:
         task.num_unresolved = 0
         if actor.unresolved.pop(task.task_id, None) is not None:
             actor.queue.append(task)
+        if actor.state == common_pb2.RESTARTING and not actor.waits_for_restart(task):
+            actor.unqueue(task)
+            self._fail(task, ActorUnavailableError(RESTARTING, actor.actor_id))
         self._pump(actor)
 
     def _pump(self, actor: Actor) -> None:
-        while actor.queue and actor.peer is not None and len(actor.in_flight) < IN_FLIGHT_MAX:
+        while actor.queue and actor.peer is not None and actor.has_room:
             if actor.queue[0].num_unresolved:
                 return
             self._push(actor, actor.queue.popleft())
@@ -153,7 +107,7 @@ class ActorSubmitter:
         assert actor.peer is not None and actor.worker is not None
         task.request.sequence_number = actor.sequence_number
         actor.sequence_number += 1
-        actor.in_flight[task.task_id] = task
+        actor.sent(task)
         worker = actor.worker
         actor.peer.push(
             task.template,
@@ -167,11 +121,11 @@ class ActorSubmitter:
         if error is not None or reply.status != DONE:
             if error is not None or reply.status != CANCELLED:
                 self._disconnected(actor, worker)
-            elif actor.in_flight.pop(task.task_id, None) is not None:
+            elif actor.answered(task):
                 self._core.tasks.fail_cancelled(task)
                 self._pump(actor)
             return
-        if actor.in_flight.pop(task.task_id, None) is None:
+        if not actor.answered(task):
             # The GCS said sooner that its process is gone: it has failed since, or waits to be sent again.
             return
         self._core.tasks.complete(task, reply, worker)
@@ -184,7 +138,7 @@ class ActorSubmitter:
         if task.task_id in actor.in_flight and actor.peer is not None:
             actor.peer.stub.CancelTask.start(request, lambda reply, error: None)
             return
-        actor.in_flight.pop(task.task_id, None)
+        actor.answered(task)
         actor.unresolved.pop(task.task_id, None)
         with contextlib.suppress(ValueError):
             actor.queue.remove(task)
@@ -254,20 +208,23 @@ class ActorSubmitter:
             actor.state = info.state
             self._alive(actor, info)
         elif info.state == common_pb2.DEAD:
-            actor.story = _story_of(info)
+            actor.story = story_of(info)
             self._dead(actor, info.death_cause)
         else:
+            lived = actor.state != common_pb2.PENDING_CREATION
             actor.state = info.state
             if info.state == common_pb2.RESTARTING:
                 actor.peer = actor.worker = None
-                self._settle_sent(actor, "it is restarting")
+                self._settle_sent(actor, RESTARTING)
+                if lived:
+                    self._fail_unsent(actor)
             self.watch(actor)
 
     def _gcs_lost(self, actor: Actor) -> None:
         """Nobody is left to say where the actor lives."""
         if actor.peer is not None:
             return
-        for task in self._take_all(actor):
+        for task in actor.take_all():
             self._fail(task, ActorUnavailableError("the connection to the GCS is lost", actor.actor_id))
 
     def _registers_later(self, actor: Actor) -> bool:
@@ -304,7 +261,7 @@ class ActorSubmitter:
     def _settle_sent(self, actor: Actor, why: str) -> None:
         """Calls that the lost incarnation did not answer: again where retries allow, else ActorUnavailableError."""
         sent = list(actor.in_flight.values())
-        actor.in_flight.clear()
+        actor.nothing_in_flight()
         again = []
         for task in sent:
             if task.retries_left:
@@ -314,6 +271,15 @@ class ActorSubmitter:
             else:
                 self._fail(task, ActorUnavailableError(why, actor.actor_id))
         actor.queue.extendleft(reversed(again))
+
+    def _fail_unsent(self, actor: Actor) -> None:
+        """The actor restarts: what could have been sent does not wait for it."""
+        waiting, actor.queue = actor.queue, deque()
+        for task in waiting:
+            if actor.waits_for_restart(task):
+                actor.queue.append(task)
+            else:
+                self._fail(task, ActorUnavailableError(RESTARTING, actor.actor_id))
 
     def _fail(self, task: PendingTask, error: BaseException) -> None:
         """Its actor is out of reach."""
@@ -327,53 +293,17 @@ class ActorSubmitter:
         actor.death = common_pb2.DeathCause()
         actor.death.CopyFrom(cause)
         actor.peer = actor.worker = None
-        waiting = self._take_all(actor)
+        waiting = actor.take_all()
         for task in waiting:
             self._fail_dead(actor, task)
-        metadata, data = self._death_value(actor)
+        metadata, data = actor.death_value()
         self._core.creation_done(actor.creation_id, metadata, data)
         if waiting:
             self._core.memory_store.mark_seen(actor.creation_id)
-
-    def _take_all(self, actor: Actor) -> list[PendingTask]:
-        """Every call that has no answer."""
-        waiting = [*actor.in_flight.values(), *actor.queue, *actor.unresolved.values()]
-        actor.in_flight.clear()
-        actor.queue.clear()
-        actor.unresolved.clear()
-        return waiting
 
     def _fail_dead(self, actor: Actor, task: PendingTask) -> None:
         if task.task_id in self._core.tasks.cancelled:
             self._core.tasks.fail_cancelled(task)
             return
-        metadata, data = self._death_value(actor)
+        metadata, data = actor.death_value()
         self._core.tasks.fail_serialized(task, metadata, data)
-
-    def _death_value(self, actor: Actor) -> tuple[bytes, bytes]:
-        """The error value of calls to a dead actor."""
-        assert actor.death is not None
-        if actor.death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
-            serialized = serialization.serialize_error(ActorUnschedulableError(actor.death.message))
-            return serialized.metadata, serialized.to_bytes()
-        cause: Any = f"{actor.story}\tcause: {actor.death.message or 'unknown'}"
-        if actor.death.HasField("error"):
-            try:
-                cause = serialization.deserialize(actor.death.error.metadata, actor.death.error.data)
-            except Exception:
-                cause = actor.death.message or "its constructor raised an error that cannot be read here"
-        serialized = serialization.serialize_error(ActorDiedError(cause, actor.actor_id.hex()))
-        return serialized.metadata, serialized.to_bytes()
-
-
-def _story_of(info: common_pb2.ActorInfo) -> str:
-    """Which actor it is, a line for each thing that is known."""
-    lines = {
-        "class_name": info.class_name,
-        "actor_id": info.actor_id.hex(),
-        "pid": info.pid,
-        "name": info.name,
-        "namespace": info.namespace,
-        "ip": info.host,
-    }
-    return "".join(f"\t{name}: {value}\n" for name, value in lines.items() if value)

@@ -35,7 +35,7 @@ from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_wait import ObjectWait
-from ray_mono.core_worker.options import ActorOptions, TaskOptions
+from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
@@ -313,8 +313,8 @@ class CoreWorker:
     def submit_actor_task(self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         return self._submission.submit_actor_task(actor, template, flat_args)
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, max_pending_calls: int, is_unordered: bool) -> ActorState:
-        return self._submission.actor_state(actor_id, creation_ref, max_pending_calls, is_unordered)
+    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> ActorState:
+        return self._submission.actor_state(actor_id, creation_ref, rules)
 
     def creation_done(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
         """An actor that is owned here is alive or dead: its creation object gets its value. Lock held."""

@@ -2,7 +2,7 @@
 
 The main thread takes tasks from one queue in the order of arrival and runs them itself: normal tasks, and the calls
 of a plain actor. For an actor with concurrency it only prepares a call (fetches and unpickles its arguments, in
-order) and hands it to the actor's threads or event loop (concurrency.py). While user code runs, the reactor's
+order) and hands it to the actor's threads or event loops (actor_runtime.py). While user code runs, the reactor's
 background thread answers peers.
 
     PushTask ──queue──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over ──► reply
@@ -344,7 +344,7 @@ class Executor:
         def create(*args: Any, **kwargs: Any) -> None:
             # Made before the constructor runs, which may call methods of its own actor's handle.
             runtime = ActorRuntime(self, self.core, spec, task)
-            runtime.instance = cls(*args, **kwargs)
+            runtime.construct(cls, args, kwargs)
             self.actor = runtime
             self._title.name_actor(runtime.repr_name())
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,20 +76,16 @@ class GeneratorRunner:
             self._close(sender, call)
         return STREAMED
 
-    async def run_async(self, call: Call, task: TaskContext, generator: Any) -> Any:
-        """The same on an event loop, which goes on while the generator rests."""
+    async def run_async(self, call: Call, task: TaskContext, generator: AsyncGeneratorType[Any, None]) -> Any:
+        """Runs an async generator on an event loop, which goes on while the generator rests."""
         if call.spec.num_returns >= 0:
-            if isinstance(generator, AsyncGeneratorType):
-                raise TypeError(
-                    f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
-                )
-            return first_items(
-                generator, call.spec.num_returns, call.spec.name, not call.spec.retry_exceptions
+            raise TypeError(
+                f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
             )
         sender = self._open(call, task)
         try:
-            async with contextlib.aclosing(_steps(generator)) as steps:
-                async for value in steps:
+            async with contextlib.aclosing(generator):
+                async for value in generator:
                     if not sender.is_stopped:
                         sender.put(value)
                     del value
@@ -149,20 +144,6 @@ def _stop_all(senders: set[ItemSender], reason: str) -> None:
     """Their connection is over."""
     for sender in list(senders):
         sender.stop()
-
-
-async def _steps(generator: Any) -> AsyncGenerator[Any, None]:
-    """The items of either kind of generator, which is closed with this one."""
-    if isinstance(generator, AsyncGeneratorType):
-        async with contextlib.aclosing(generator):
-            async for value in generator:
-                yield value
-                del value
-    else:
-        with contextlib.closing(generator):
-            for value in generator:
-                yield value
-                del value
 
 
 class Failed(NamedTuple):

@@ -38,6 +38,19 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
+class CallRules:
+    """What its options say of the calls to an actor: every handle knows, for callers keep to them."""
+
+    max_pending_calls: int = -1
+    is_unordered: bool = False
+    """A caller's calls may overtake each other."""
+    is_concurrent: bool = False
+    """It runs several calls at once, which may wait for each other."""
+    waits_for_restart: bool = False
+    """As in Ray, a call that was not sent waits for a restart only if the actor has max_task_retries."""
+
+
+@dataclass(frozen=True)
 class ActorOptions:
     """Options of an actor class. `resources` are held while it lives, `placement_resources` must be free to place it."""
 
@@ -52,10 +65,9 @@ class ActorOptions:
     max_task_retries: int = 0
     max_concurrency: int = 1
     is_asyncio: bool = False
-    max_pending_calls: int = -1
+    rules: CallRules = CallRules()
     hides_events: bool = False
     """Of its constructor."""
-    allow_out_of_order_execution: bool = False
     concurrency_groups: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     """(group, calls at once, method names)."""
     strategy: common_pb2.SchedulingStrategy | None = None

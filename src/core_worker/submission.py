@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common import ids
 from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.actor_submitter import Actor
+from ray_mono.core_worker.actor_calls import Actor
 from ray_mono.core_worker.call_template import CallTemplate, MethodTemplate, TaskTemplate
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, TaskOptions
+from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.task_manager import PendingTask, return_ids
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -187,12 +187,12 @@ class Submission:
     # ---- actors
 
     def actor_state(
-        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, max_pending_calls: int, is_unordered: bool
+        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules
     ) -> ActorState:
         """For a handle that arrived, or was looked up by name."""
         with self._core.lock:
             actor = self._core.actor_submitter.actor(actor_id)
-            actor.max_pending_calls, actor.is_unordered = max_pending_calls, is_unordered
+            actor.rules = rules
             if creation_ref is not None:
                 actor.creation_id = creation_ref.binary()
                 self.actors[actor.creation_id] = actor_id
@@ -235,7 +235,7 @@ class Submission:
             packed.refs.append(state.creation_ref)
         with core.lock:
             core.drain()
-            if actor.max_pending_calls >= 0:
+            if actor.rules.max_pending_calls >= 0:
                 core.actor_submitter.check_pending(actor)
             parent = core.context.get()
             task_id = parent.next_task_id(actor.actor_id)
@@ -267,7 +267,8 @@ class Submission:
             creation_ref: ObjectRef[Any] = ObjectRef(made[0], core)
             actor = core.actor_submitter.actor(actor_id)
             actor.creation_id = creation_ref.binary()
-            actor.max_pending_calls, actor.is_unordered = options.max_pending_calls, options.allow_out_of_order_execution
+            actor.rules = options.rules
+            actor.state = common_pb2.PENDING_CREATION
             actor.watching = True  # until it is registered
             self.actors[actor.creation_id] = actor_id
             if not options.is_detached:
@@ -337,7 +338,7 @@ class Submission:
             raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
         if reply.created:
             return None
-        return self.actor_state(reply.actor.actor_id, None, options.max_pending_calls, options.allow_out_of_order_execution)
+        return self.actor_state(reply.actor.actor_id, None, options.rules)
 
     def _registered(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
         """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
@@ -364,8 +365,8 @@ class Submission:
             name=options.name,
             namespace=options.namespace or core.namespace,
             serialized_handle=options.handle_metadata,
-            max_pending_calls=options.max_pending_calls,
-            allow_out_of_order_execution=options.allow_out_of_order_execution,
+            max_pending_calls=options.rules.max_pending_calls,
+            allow_out_of_order_execution=options.rules.is_unordered,
             concurrency_groups=[
                 common_pb2.ConcurrencyGroup(name=name, max_concurrency=limit, method_names=methods)
                 for name, limit, methods in options.concurrency_groups

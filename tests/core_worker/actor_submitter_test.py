@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ray_mono.common.exceptions import ActorDiedError, TaskCancelledError
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.actor_calls import EXCESS_BYTES_MAX, IN_FLIGHT_MAX
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
-from tests.core_worker.called_actor import Call, CalledActor
+from ray_mono.core_worker.options import CallRules
+from ray_mono.protobuf import common_pb2
+from tests.core_worker.called_actor import Call, CalledActor, Line
 
 
 def test_an_actor_that_only_its_name_led_to_is_forgotten_with_its_handle() -> None:
@@ -83,7 +86,7 @@ def test_a_cancelled_call_of_an_actor_that_dies_was_cancelled() -> None:
 def unordered_actor() -> tuple[CalledActor, Call]:
     """One whose calls may overtake each other, and a call that waits for its argument."""
     world = running_actor()
-    world.actor.is_unordered = True
+    world.actor.rules = CallRules(is_unordered=True)
     return world, world.submit(max_retries=0, has_argument=True)
 
 
@@ -110,3 +113,76 @@ def test_a_call_that_waits_outside_of_the_queue_can_be_cancelled() -> None:
     world.cancel(waiting)
     assert isinstance(outcome(world, waiting), TaskCancelledError)
     assert not world.actor.unresolved and not world.tasks.pending
+
+
+def send_many(world: CalledActor, count: int) -> Line:
+    for _ in range(count):
+        world.submit(max_retries=0, has_argument=False)
+    (line,) = world.lines
+    return line
+
+
+def test_calls_that_may_wait_for_each_other_are_held_back_by_their_bytes_and_not_by_their_number() -> None:
+    world = running_actor()
+    world.actor.rules = CallRules(is_concurrent=True)
+    line = send_many(world, IN_FLIGHT_MAX + 100)
+    assert len(line.to_run) == IN_FLIGHT_MAX + 100 and not world.actor.queue
+    world.actor.excess_bytes += EXCESS_BYTES_MAX
+    last = world.submit(max_retries=0, has_argument=False)
+    assert last.task in world.actor.queue
+    world.actor.excess_bytes -= EXCESS_BYTES_MAX
+    while line.to_run or line.answers:
+        world.run(line)
+        line.deliver()
+    assert outcome(world, last) and not world.actor.excess and not world.actor.excess_bytes
+
+
+def test_calls_of_an_actor_that_runs_one_at_a_time_wait_here_beyond_a_number() -> None:
+    world = running_actor()
+    assert len(send_many(world, IN_FLIGHT_MAX + 100).to_run) == IN_FLIGHT_MAX
+
+
+def restarting_actor(rules: CallRules) -> CalledActor:
+    world = running_actor()
+    world.actor.rules = rules
+    lose_actor(world, will_restart=True)
+    return world
+
+
+def test_a_call_to_an_actor_that_restarts_fails_unless_it_may_run_again() -> None:
+    world = restarting_actor(CallRules())
+    fails, waits = (world.submit(max_retries=retries, has_argument=False) for retries in (0, 1))
+    late = world.submit(max_retries=0, has_argument=True)
+    assert isinstance(outcome(world, fails), ActorUnavailableError)
+    assert list(world.actor.queue) == [waits.task, late.task]
+    # What could not be sent anyway fails if the restart is not over by then.
+    world.argument_arrives(late)
+    assert isinstance(outcome(world, late), ActorUnavailableError)
+    world.gcs.start_actor()
+    world.gcs.answer()
+    world.run(world.lines[-1])
+    world.lines[-1].deliver()
+    assert outcome(world, waits) == b"2, run 1"
+
+
+def test_a_call_to_an_actor_with_task_retries_waits_for_its_restart() -> None:
+    world = restarting_actor(CallRules(waits_for_restart=True))
+    call = world.submit(max_retries=0, has_argument=False)
+    assert list(world.actor.queue) == [call.task]
+
+
+def test_calls_wait_for_the_first_creation_though_a_process_dies_in_it() -> None:
+    world = CalledActor()
+    world.actor.state = common_pb2.PENDING_CREATION
+    call = world.submit(max_retries=0, has_argument=False)
+    world.die(will_restart=True)
+    world.gcs.answer()
+    assert list(world.actor.queue) == [call.task]
+
+
+def test_the_calls_of_one_who_first_hears_that_the_actor_restarts_fail() -> None:
+    world = CalledActor()
+    call = world.submit(max_retries=0, has_argument=False)
+    world.die(will_restart=True)
+    world.gcs.answer()
+    assert isinstance(outcome(world, call), ActorUnavailableError)

@@ -145,9 +145,32 @@ def test_a_concurrency_group_is_chosen_by_the_decorator_or_by_the_call() -> None
     actor.wake_too.options(concurrency_group="control").remote()
     assert get(waiting)
     with pytest.raises(ValueError, match=r"no concurrency group 'other'.*control"):
-        get(actor.wait.options(concurrency_group="other").remote())
+        actor.wait.options(concurrency_group="other")
+    with pytest.raises(ValueError, match=r"no concurrency group 'other'; it has: none"):
+        ray.remote(Log).remote().note.options(concurrency_group="other")
     with pytest.raises(ValueError, match="'control', which the actor does not have"):
         ray.remote(Grouped).remote()
+
+
+def test_a_method_is_the_classs_whatever_the_instance_has_under_its_name() -> None:
+    class Flag:
+        def __init__(self) -> None:
+            self.lit: Any = False
+            self.static: Any = 1
+
+        def lit(self) -> str:  # type: ignore[no-redef]
+            return f"lit of {self.lit}"
+
+        @staticmethod
+        def static() -> str:  # type: ignore[no-redef]
+            return "static"
+
+        @classmethod
+        def of_class(cls) -> str:
+            return cls.__name__
+
+    flag = ray.remote(Flag).remote()
+    assert get([flag.lit.remote(), flag.static.remote(), flag.of_class.remote()]) == ["lit of False", "static", "Flag"]
 
 
 # ---------------------------------------------------------------- order and limits

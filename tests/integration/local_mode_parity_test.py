@@ -103,9 +103,16 @@ PROGRAM = """
 
     @ray.remote(num_cpus=0)
     class Later:
+        async def __init__(self):
+            self.loop = asyncio.get_running_loop()
+            self.plain = "an attribute"
+
         async def value(self, x):
             await asyncio.sleep(0)
             return x
+
+        def plain(self):
+            return asyncio.get_running_loop() is self.loop
 
         async def fail(self, kind):
             raise KINDS[kind]("on purpose")

@@ -17,6 +17,7 @@ from ray_mono._private.exported_code import display_name
 from ray_mono._private.options import check_method_options
 from ray_mono._private.signature import CallSignature
 from ray_mono.common import code_pickler
+from ray_mono.core_worker.options import CallRules
 
 # Where @method leaves its options on a function.
 METHOD_OPTIONS_ATTRIBUTE = "__ray_mono_method__"
@@ -46,9 +47,8 @@ class ActorMetadata:
     """For methods that say nothing themselves."""
     enable_task_events: bool = True
     """The same."""
-    max_pending_calls: int = -1
-    is_unordered: bool = False
-    """A caller's calls may overtake each other."""
+    rules: CallRules = CallRules()
+    concurrency_groups: tuple[str, ...] = ()
 
     def method(self, name: str) -> MethodMetadata | None:
         found = self.methods.get(name)
@@ -60,6 +60,12 @@ class ActorMetadata:
         """Concurrency group by name of the methods that have one."""
         groups = ((name, method.options.get("concurrency_group")) for name, method in self.methods.items())
         return {name: group for name, group in groups if group}
+
+    def check_group(self, name: str | None) -> None:
+        """Raises ValueError for a concurrency group that the actor does not have."""
+        if name and name not in self.concurrency_groups:
+            known = ", ".join(sorted(self.concurrency_groups)) or "none"
+            raise ValueError(f"{self.class_name} has no concurrency group {name!r}; it has: {known}")
 
     def dumps(self) -> bytes:
         """For the table of actors. By value, since options may hold exception types of the program's."""
@@ -96,7 +102,7 @@ def of_class(actor_class: type) -> ActorMetadata:
     return ActorMetadata(
         module_name=actor_class.__module__,
         class_name=class_name,
-        is_asyncio=any(_is_async(actor_class, name) for name in methods),
+        is_asyncio=any(_is_async(actor_class, name) for name in ("__init__", *methods)),
         methods=methods,
     )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from ray_mono._private.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.core_worker.actor_runtime import method_of
+from ray_mono.core_worker.async_group import construct
 from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.executor import ActorExit, TaskFailed
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -65,7 +67,10 @@ class LocalActor:
         """Raises what the constructor raises; TaskFailed with its death where that ends the actor."""
         self._arguments = (args, kwargs)
         try:
-            self._instance = self._class(*args, **kwargs)
+            if self.options.is_asyncio:
+                self._instance = self._run_on_loop(construct(self._class, args, kwargs))
+            else:
+                self._instance = self._class(*args, **kwargs)
         except (ActorExit, SystemExit) as end:
             death = self.dead_because("its constructor ended its process")
             self.die(death)
@@ -89,8 +94,9 @@ class LocalActor:
             if name == "__ray_call__":
                 result = args[0](self._instance, *args[1:], **kwargs)
             else:
-                result = getattr(self._instance, name)(*args, **kwargs)
-            if inspect.iscoroutine(result):
+                method = method_of(self._instance, name)
+                result = self._run_on_loop(_call(method, args, kwargs)) if self.options.is_asyncio else method(*args, **kwargs)
+            if inspect.iscoroutine(result):  # of __ray_call__, or of a method that is no `async def`
                 result = self._run_on_loop(result)
             return (
                 self._items_of(result)
@@ -169,6 +175,11 @@ class LocalActor:
             max_restarts=options.max_restarts,
             serialized_handle=options.handle_metadata,
         )
+
+
+async def _call(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    result = method(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
 
 
 async def _next_of(generator: AsyncIterator[Any], end: object) -> Any:

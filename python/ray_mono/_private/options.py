@@ -17,7 +17,13 @@ from typing import Any
 from ray_mono._private import runtime_env
 from ray_mono._private.number_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
-from ray_mono.core_worker.options import DYNAMIC_RETURNS, STREAMING_RETURNS, ActorOptions, TaskOptions
+from ray_mono.core_worker.options import (
+    DYNAMIC_RETURNS,
+    STREAMING_RETURNS,
+    ActorOptions,
+    CallRules,
+    TaskOptions,
+)
 from ray_mono.protobuf import common_pb2
 from ray_mono.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -322,9 +328,8 @@ def actor_options(
         max_task_retries=options.get("max_task_retries") or 0,
         max_concurrency=options.get("max_concurrency") or (ASYNC_MAX_CONCURRENCY if is_asyncio else 1),
         is_asyncio=is_asyncio,
-        max_pending_calls=options.get("max_pending_calls") or -1,
         hides_events=options.get("enable_task_events") is False,
-        allow_out_of_order_execution=is_unordered(options, is_asyncio),
+        rules=call_rules(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
         strategy=_strategy(options.get("scheduling_strategy")),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
@@ -332,7 +337,17 @@ def actor_options(
     )
 
 
-def is_unordered(options: Options, is_asyncio: bool) -> bool:
+def call_rules(options: Options, is_asyncio: bool) -> CallRules:
+    """Of an actor class. Raises ValueError as _is_unordered does."""
+    return CallRules(
+        max_pending_calls=options.get("max_pending_calls") or -1,
+        is_unordered=_is_unordered(options, is_asyncio),
+        is_concurrent=is_asyncio or (options.get("max_concurrency") or 1) > 1 or bool(options.get("concurrency_groups")),
+        waits_for_restart=bool(options.get("max_task_retries")),
+    )
+
+
+def _is_unordered(options: Options, is_asyncio: bool) -> bool:
     """Whether calls of one caller may overtake each other. Raises ValueError where their order is asked for and cannot be kept."""
     given: bool | None = options.get("allow_out_of_order_execution")
     is_concurrent = is_asyncio or (options.get("max_concurrency") or 1) > 1
