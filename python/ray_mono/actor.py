@@ -13,6 +13,7 @@ alive.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -66,8 +67,13 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
     if not TYPE_CHECKING:  # which would take it for a sign that every name exists
 
         def __getattr__(self, name: str) -> Any:
-            """What the plain class has: constants, class and static methods, and methods as functions."""
-            if "_code" not in self.__dict__ or name.startswith("__"):
+            """What the plain class has: constants, class and static methods, and methods as functions.
+
+            But not where pickle asks whether code can be found by its name: what would be found on a worker is the file's, if it
+            can be imported there at all, and hangs below a decorated class. So all of an actor class travels by value.
+            """
+            is_pickle = sys._getframe(1).f_code.co_name == "_getattribute"
+            if "_code" not in self.__dict__ or name.startswith("__") or is_pickle:
                 return super().__getattr__(name)
             return getattr(self._code.target, name)
 

@@ -14,6 +14,9 @@ import concurrent.futures
 import inspect
 import itertools
 import logging
+import queue
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_GROUP = ""
+CALLS_POLL_S = 0.01
+CLOSE_TIMEOUT_S = 5.0
+"""For coroutines that are cancelled at the end; one may block its thread."""
 
 
 class ActorRuntime:
@@ -57,7 +63,7 @@ class ActorRuntime:
                 self._group_of_method[method] = group.name
         self._methods: dict[str, Callable[..., Any]] = {}
         self._loops: dict[str, AsyncGroup] = {}
-        self._pools: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
+        self._pools: dict[str, ThreadGroup] = {}
         # Calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         if creation.is_asyncio:
@@ -65,7 +71,7 @@ class ActorRuntime:
                 self._loops[name] = AsyncGroup(self, executor, core, name, limit)
         elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
             for name, limit in self._groups.items():
-                self._pools[name] = concurrent.futures.ThreadPoolExecutor(limit, thread_name_prefix=f"actor-{name or 'calls'}")
+                self._pools[name] = ThreadGroup(name, limit)
 
     def construct(self, cls: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Makes the instance. Raises what the constructor raises."""
@@ -115,15 +121,22 @@ class ActorRuntime:
         return await value if inspect.isawaitable(value) else value
 
     def _terminate(self) -> None:
+        """Of a threaded actor as below."""
+        earlier = self._earlier_calls()
+        while not earlier.isdisjoint(self.calls):
+            time.sleep(CALLS_POLL_S)
         raise ActorExit
 
     async def _terminate_after_earlier_calls(self) -> None:
         """Waits for calls that came before this one, which run beside it or wait for their turn; for as long as they take."""
-        this = self._core.context.task_id()
-        earlier = set(itertools.takewhile(lambda task_id: task_id != this, list(self.calls)))
+        earlier = self._earlier_calls()
         for group in self._loops.values():
             await group.ended(earlier)
         raise ActorExit
+
+    def _earlier_calls(self) -> set[bytes]:
+        this = self._core.context.task_id()
+        return set(itertools.takewhile(lambda task_id: task_id != this, list(self.calls)))
 
     # ---- concurrency
 
@@ -177,15 +190,18 @@ class ActorRuntime:
                 self._executor.exit_after_queue()
 
     def close(self) -> None:
-        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray. Calls under way end with the process."""
+        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines are cancelled, and the instance
+        is let go. Calls under way on threads end with the process."""
         hook = getattr(self.instance, "__ray_shutdown__", None)
         if hook is not None:
             try:
                 hook()
             except BaseException:
                 logger.exception("__ray_shutdown__ of %s failed", self.class_name)
-        for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        del hook
+        concurrent.futures.wait([group.close() for group in self._loops.values()], CLOSE_TIMEOUT_S)
+        self._methods.clear()
+        self.instance = None
 
 
 def method_of(instance: Any, name: str) -> Any:
@@ -197,3 +213,29 @@ def method_of(instance: Any, name: str) -> Any:
         return getattr(instance, name)
     bind = getattr(type(static), "__get__", None)
     return static if bind is None else bind(static, instance, kind)
+
+
+class ThreadGroup:
+    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when they are needed. As daemons: the
+    end of the actor does not wait for the calls that they run."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = f"actor-{name or 'calls'}"
+        self._limit = limit
+        self._num_threads = 0
+        self._idle = threading.Semaphore(0)
+        self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        """On the main thread."""
+        self._calls.put((function, args))
+        if not self._idle.acquire(blocking=False) and self._num_threads < self._limit:
+            self._num_threads += 1
+            threading.Thread(target=self._run, name=f"{self._name}-{self._num_threads}", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            function, args = self._calls.get()
+            function(*args)
+            del function, args
+            self._idle.release()

@@ -11,6 +11,7 @@ Every group has a loop, as in Ray: a coroutine that blocks its thread holds up i
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import inspect
 import threading
@@ -51,6 +52,7 @@ class AsyncGroup:
         self._core = core
         self._loop = asyncio.new_event_loop()
         self._limit = limit
+        self._is_closed = False
         self._running: dict[bytes, asyncio.Task[None]] = {}
         # By task id, in order. Not coroutines yet: there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
@@ -82,6 +84,18 @@ class AsyncGroup:
         if failure:
             raise failure.pop()
         return outcome.pop()
+
+    def close(self) -> concurrent.futures.Future[None]:
+        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is. Done when that is over."""
+        return asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+
+    async def _close(self) -> None:
+        self._is_closed = True
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
     # ---- calls
 
@@ -123,14 +137,14 @@ class AsyncGroup:
             del self._running[task.task_id]
             # Cancelled before it began: it has answered nothing.
             self._over(call, task, asyncio.CancelledError() if running.cancelled() else None)
-            if self._waiting:
+            if self._waiting and not self._is_closed:
                 self._start(*self._waiting.popitem(last=False)[1])
 
         running.add_done_callback(ended)
 
     def _over(self, call: Call, task: TaskContext, error: BaseException | None) -> None:
         self._actor.calls.pop(task.task_id, None)
-        if error is not None:
+        if error is not None and not self._is_closed:
             self._actor.answer_error(call, task, error)
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
@@ -158,7 +172,9 @@ class AsyncGroup:
             actor.exit_by(error)
             return
         except BaseException as error:
-            actor.answer_error(call, task, error)
+            # Callers of what the end of the actor cancels hear of that end.
+            if not self._is_closed:
+                actor.answer_error(call, task, error)
             return
         finally:
             del args, kwargs

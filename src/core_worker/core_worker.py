@@ -328,6 +328,8 @@ class CoreWorker:
     def get_named_actor(self, name: str, namespace: str) -> common_pb2.ActorInfo:
         """Raises ValueError where there is none, RpcError where the GCS does not answer."""
         request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
+        with self.lock:
+            self.drain()  # handles that went before: the GCS hears of them first
         try:
             return self.gcs.GetNamedActor(request, timeout_s=GCS_TIMEOUT_S)
         except RpcError as error:

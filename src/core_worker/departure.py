@@ -1,19 +1,21 @@
-"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, exit handlers run.
+"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, and then user code sees what it
+sees at the end of any Python process (process_end.py).
 
-    last answers out ──► nobody needs what it owns ──► exit handlers ──► gone
+    last answers out ──► nobody needs what it owns ──► __ray_shutdown__ ──► the end of a process ──► gone
 
 Its lease ended with the last answer (max_calls), so that a worker that stays for what it owns holds memory and nothing
-else; the raylet ends it with its job. An actor that leaves takes what it owns with it.
+else; the raylet ends it with its job. An actor that nobody has a handle of stays, as in Ray, until the tasks that it
+submitted are over, and takes the values that it owns with it; one that leaves by itself does not wait for either.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from ray_mono.core_worker import process_end
 from ray_mono.core_worker.answers import flush_output
 from ray_mono.rpc.reactor import Waiter
 
@@ -35,14 +37,11 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
     with core.lock:
         executor.events.send()
     _let_answers_out(core, executor)
+    if not executor.owes_answer:
+        _stay_while_needed(core, is_actor=executor.actor is not None)
     if executor.actor is not None:
         executor.actor.close()
-    elif not executor.owes_answer:
-        _stay_while_needed(core)
-    try:
-        atexit._run_exitfuncs()
-    except BaseException:
-        logger.exception("an exit handler failed")
+    process_end.run()
     core.shutdown()
     flush_output()
     os._exit(0)
@@ -59,15 +58,15 @@ def _let_answers_out(core: CoreWorker, executor: Executor) -> None:
         core.reactor.wait(Waiter(core.reactor), ANSWERS_POLL_S)
 
 
-def _stay_while_needed(core: CoreWorker) -> None:
-    """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
-    hold goes with it.
+def _stay_while_needed(core: CoreWorker, is_actor: bool) -> None:
+    """Until no task that this worker submitted is under way and, but for an actor, nobody elsewhere holds an object of its. What only its
+    own variables hold goes with it.
     """
     is_told = False
     while not core.reactor.is_closed:
         with core.lock:
             core.drain()
-            if not core.tasks.pending and not core.references.is_borrowed:
+            if not core.tasks.pending and (is_actor or not core.references.is_borrowed):
                 return
         if not is_told:
             is_told = True

@@ -259,6 +259,7 @@ class Submission:
         packed = self.pack(flat_args, options.class_name)
         packed.refs.extend(code.captured)
         with core.lock:
+            core.drain()  # with the last handle goes a name
             parent = core.context.get()
             actor_id = parent.next_actor_id()
             spec = self._creation_spec(code.descriptor, options, actor_id)

@@ -55,7 +55,7 @@ class ActorManager:
         self._dead_actors_max = dead_actors_max
         # In the order of registration.
         self._actors: dict[ActorID, Actor] = {}
-        # Invariant: exactly the named actors that are not dead.
+        # Invariant: exactly the named actors that are neither dead nor asked to end: a name never leads to one that goes.
         self._by_name: dict[tuple[str, str], ActorID] = {}
         # Invariant: exactly the actors that have a worker_id, and each worker serves one actor.
         self._by_worker: dict[WorkerID, ActorID] = {}
@@ -72,12 +72,12 @@ class ActorManager:
         return self._actors.get(actor_id)
 
     def named(self, namespace: str, name: str) -> Actor | None:
-        """The actor that has the name and is not dead."""
+        """The actor that has the name: not dead, and not on its way out."""
         actor_id = self._by_name.get((namespace, name))
         return None if actor_id is None else self._actors[actor_id]
 
     def names(self) -> list[tuple[str, str]]:
-        """(namespace, name) of all named actors that are not dead, sorted."""
+        """(namespace, name) of all actors that have one, sorted."""
         return sorted(self._by_name)
 
     def has_worker(self, worker_id: WorkerID) -> bool:
@@ -100,11 +100,11 @@ class ActorManager:
             start_time_s=now_s,
             story=("registered",),
         )
-        if actor.full_name is not None:
-            holder = self._by_name.get(actor.full_name)
+        if actor.held_name is not None:
+            holder = self._by_name.get(actor.held_name)
             if holder is not None:
                 raise ActorNameTaken(self._actors[holder])
-            self._by_name[actor.full_name] = actor.actor_id
+            self._by_name[actor.held_name] = actor.actor_id
         self._actors[actor.actor_id] = actor
         self._own(actor)
         # The executor fetches the arguments, so nothing has to be ready before the placement.
@@ -119,8 +119,8 @@ class ActorManager:
             self._actors[actor.actor_id] = actor
             if actor.state is not ActorState.DEAD:
                 self._own(actor)
-                if actor.full_name is not None:
-                    self._by_name[actor.full_name] = actor.actor_id
+                if actor.held_name is not None:
+                    self._by_name[actor.held_name] = actor.actor_id
             if actor.worker_id is not None:
                 self._by_worker[actor.worker_id] = actor.actor_id
             if actor.ending is not None:
@@ -307,8 +307,6 @@ class ActorManager:
             node_id=None,
             worker_id=None,
         )
-        if actor.full_name is not None:
-            del self._by_name[actor.full_name]
         if not actor.registration.is_detached:
             owned = self._owned[actor.registration.owner_worker_id]
             del owned[actor.actor_id]
@@ -350,12 +348,14 @@ class ActorManager:
         return moved
 
     def _save(self, actor: Actor, **changes: object) -> Actor:
-        """Replaces the row, and keeps the index of workers with it."""
+        """Replaces the row, and keeps the indices of names and workers with it."""
         saved: Actor = replace(actor, **changes)  # type: ignore[arg-type]
         if saved.state is not actor.state:
             saved = replace(
                 saved, story=(*actor.story, f"{saved.state.name}#{saved.num_restarts}")[-STORY_MAX:]
             )
+        if actor.held_name is not None and saved.held_name is None:
+            del self._by_name[actor.held_name]
         if actor.worker_id is not None and saved.worker_id != actor.worker_id:
             del self._by_worker[actor.worker_id]
         if saved.worker_id is not None:
@@ -368,7 +368,7 @@ class ActorManager:
     def check_invariants(self) -> None:
         """Recounts what is kept twice. Raises GcsInternalError."""
         living = self._living()
-        names = {actor.full_name: actor.actor_id for actor in living if actor.full_name is not None}
+        names = {actor.held_name: actor.actor_id for actor in living if actor.held_name is not None}
         rows = self.all()
         workers = {actor.worker_id: actor.actor_id for actor in rows if actor.worker_id is not None}
         dead = {actor.actor_id for actor in rows if actor.state is ActorState.DEAD}

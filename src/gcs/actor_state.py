@@ -141,9 +141,11 @@ class Actor:
         return self.registration.actor_id
 
     @property
-    def full_name(self) -> tuple[str, str] | None:
-        """(namespace, name), or None where it has no name."""
-        return (self.registration.namespace, self.registration.name) if self.registration.name else None
+    def held_name(self) -> tuple[str, str] | None:
+        """(namespace, name) that leads to it; None where it has no name, is dead, or was asked to end."""
+        if not self.registration.name or self.state is ActorState.DEAD or self.ending is not None:
+            return None
+        return self.registration.namespace, self.registration.name
 
     @property
     def is_waiting_for_place(self) -> bool:

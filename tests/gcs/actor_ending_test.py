@@ -95,6 +95,27 @@ def test_an_actor_without_handles_is_asked_to_finish() -> None:
     play(script)
 
 
+def test_the_name_of_an_actor_without_handles_is_free_before_it_has_finished() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        by_name = gcs_pb2.GetNamedActorRequest(name="one", namespace="space")
+        await gcs.RegisterActor(registration(name="one"))
+        first = await until_state(gcs, ALIVE)
+        assert (await gcs.GetNamedActor(by_name)).actor_id == actor_id()
+        await gcs.ActorOutOfScope(gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id()))
+        with pytest.raises(RpcError, match="no actor named 'one'"):
+            await gcs.GetNamedActor(by_name)
+        assert not (await gcs.ListNamedActors(gcs_pb2.ListNamedActorsRequest(all_namespaces=True))).actors
+        assert (await gcs.RegisterActor(registration(2, name="one", get_if_exists=True))).created
+        # The first one's end takes nothing from the second.
+        await node.process.spawn(node.crash(node.workers[first.address.worker_id]))
+        await until_state(gcs, DEAD)
+        assert (await gcs.GetNamedActor(by_name)).actor_id == actor_id(2)
+
+    play(script)
+
+
 def test_a_worker_that_cannot_be_asked_to_finish_is_killed() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

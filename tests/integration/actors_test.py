@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -197,3 +199,55 @@ def test_an_actor_whose_connection_broke_is_reached_again() -> None:
         for peer in list(core._peers.values()):
             peer.channel.close("cut by the test")
     assert ray.get(actor.say.remote("two"), timeout=60) == "two"
+
+
+def test_an_actor_class_of_a_module_that_workers_cannot_import_travels_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        import dataclasses
+        import ray_mono as ray
+
+        class Plain:
+            pass
+
+        @ray.remote
+        @dataclasses.dataclass
+        class Late:
+            x: int = 1
+
+            class Inner:
+                value = 2
+
+            def method(self):
+                return self.x, self.inner().value, self.static(), self.named(), self.prop
+
+            def inner(self):
+                return self.Inner()
+
+            @staticmethod
+            def static():
+                return 3
+
+            @classmethod
+            def named(cls):
+                return cls.__name__
+
+            @property
+            def prop(self):
+                return 4
+
+        @ray.remote
+        def makes():
+            return ray.get(Late.remote().method.remote())
+    """
+    (tmp_path / "late_module.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    module: Any = importlib.import_module("late_module")
+    actor = module.Late.remote()
+    assert get([actor.method.remote(), module.makes.remote()]) == [(1, 2, 3, "Late", 4)] * 2
+    assert isinstance(get(actor.inner.remote()), module.Late.Inner)
+    # What is not the actor's own is found by its name, as elsewhere, and the worker has no such module.
+    with pytest.raises(ActorDiedError, match="late_module"):
+        get(ray.remote(module.Plain).remote().__ray_ready__.remote())
+    monkeypatch.delitem(sys.modules, "late_module")

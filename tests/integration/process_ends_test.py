@@ -1,0 +1,185 @@
+"""What user code sees of the end of its process, by the way in which it ends: as in Ray, and as in any Python process."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
+from tests.integration.nothing_left import wait_until
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+THREAD, EXIT, LAST, FILE = "a thread", "atexit", "finalize", "a file"
+OF_PYTHON = {THREAD, EXIT, LAST, FILE}
+OF_ACTOR = {"__ray_shutdown__", "__del__"}
+CANCELLED = "a coroutine's finally"
+
+
+class Marks:
+    """Notes, in a directory, what ran."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, what: str) -> None:
+        (self.path / what).touch()
+
+    def seen(self) -> set[str]:
+        return {file.name for file in self.path.iterdir() if file.name != FILE or file.read_text()} - {"go"}
+
+
+def use_process(owner: Any, mark: Marks) -> Any:
+    """Leaves in the process what its end has to see to. Returns a file that is open, and written to."""
+
+    def late() -> None:
+        deadline_s = time.monotonic() + GET_TIMEOUT_S
+        while not (mark.path / "go").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        mark(THREAD)
+
+    atexit.register(mark, EXIT)
+    weakref.finalize(owner, mark, LAST)
+    threading.Thread(target=late).start()
+    file = (mark.path / FILE).open("w")
+    file.write("written")
+    return file
+
+
+class Plain:
+    def __init__(self, mark: Marks) -> None:
+        self.mark = mark
+        self.file = use_process(self, mark)
+
+    def __del__(self) -> None:
+        self.mark("__del__")
+
+    def __ray_shutdown__(self) -> None:
+        self.mark("__ray_shutdown__")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def exit_actor(self) -> None:
+        ray.actor.exit_actor()
+
+    def sys_exit(self) -> None:
+        sys.exit(0)
+
+
+class Async(Plain):
+    async def pid(self) -> int:  # type: ignore[override]
+        self.task = asyncio.create_task(self.wait())
+        await asyncio.sleep(0)
+        return os.getpid()
+
+    async def wait(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.mark(CANCELLED)
+
+
+def call(name: str) -> Callable[[list[Any]], None]:
+    def end(handles: list[Any]) -> None:
+        getattr(handles[0], name).remote()
+
+    return end
+
+
+WAYS: dict[str, tuple[Callable[[list[Any]], None], bool]] = {
+    "the last handle goes": (lambda handles: handles.clear(), True),
+    "exit_actor()": (call("exit_actor"), True),
+    "sys.exit(0)": (call("sys_exit"), True),
+    "__ray_terminate__": (call("__ray_terminate__"), True),
+    "kill()": (lambda handles: ray.kill(handles[0]), False),
+}
+"""Each with whether it is in order."""
+KINDS: dict[str, tuple[type, dict[str, Any]]] = {
+    "plain": (Plain, {}),
+    "threaded": (Plain, {"max_concurrency": 2}),
+    "async": (Async, {}),
+}
+
+
+def test_an_actor_that_ends_in_order_ends_as_a_python_process(tmp_path: Path) -> None:
+    actors: dict[tuple[str, str], tuple[Marks, list[Any]]] = {}
+    for kind, (cls, options) in KINDS.items():
+        for way in WAYS if kind != "threaded" else ["the last handle goes", "__ray_terminate__"]:
+            mark = Marks(tmp_path / f"{kind}, {way}")
+            mark.path.mkdir()
+            actors[kind, way] = mark, [ray.remote(cls).options(num_cpus=0, **options).remote(mark)]
+    pids = {case: get(handles[0].pid.remote()) for case, (_, handles) in actors.items()}
+    for (_, way), (mark, handles) in actors.items():
+        end, is_in_order = WAYS[way]
+        end(handles)
+        if is_in_order:
+            mark("go")
+    found, expected = {}, {}
+    for (kind, way), (mark, _) in actors.items():
+        process_ends(pids[kind, way])
+        found[kind, way] = mark.seen()
+        of_kind = OF_PYTHON | OF_ACTOR | ({CANCELLED} if kind == "async" else set())
+        expected[kind, way] = of_kind if WAYS[way][1] else set()
+    assert found == expected
+
+
+class Owner:
+    file: Any = None
+
+
+def test_the_worker_of_a_last_call_ends_as_a_python_process_and_one_that_stays_does_not(
+    tmp_path: Path,
+) -> None:
+    def use(mark: Marks) -> int:
+        kept = sys.modules["__main__"].kept = Owner()  # type: ignore[attr-defined]
+        kept.file = use_process(kept, mark)
+        return os.getpid()
+
+    last, stays = Marks(tmp_path / "last"), Marks(tmp_path / "stays")
+    for mark in (last, stays):
+        mark.path.mkdir()
+        mark("go")
+    task = ray.remote(num_cpus=0)(use)
+    get(task.remote(stays))
+    process_ends(get(task.options(max_calls=1).remote(last)))
+    assert last.seen() == OF_PYTHON
+    wait_until(lambda: THREAD in stays.seen(), "the thread ends")
+    assert stays.seen() == {THREAD}
+
+
+def test_an_actor_that_nobody_has_a_handle_of_stays_until_its_tasks_are_over(tmp_path: Path) -> None:
+    @ray.remote(num_cpus=0)
+    def wait() -> int:
+        deadline_s = time.monotonic() + GET_TIMEOUT_S
+        while not (tmp_path / "go").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return 9
+
+    class Submits:
+        def submit(self) -> list[Any]:
+            return [wait.remote()]
+
+        def __ray_shutdown__(self) -> None:
+            (tmp_path / "ended").touch()
+
+    actor = ray.remote(Submits).options(num_cpus=0, name="submits").remote()
+    (reference,) = get(actor.submit.remote())
+    del actor
+    # Its name is free at once.
+    with pytest.raises(ValueError, match="no actor named"):
+        ray.get_actor("submits")
+    assert not (tmp_path / "ended").exists()
+    (tmp_path / "go").touch()
+    assert get(reference) == 9
