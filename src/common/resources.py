@@ -15,6 +15,8 @@ CPU = "CPU"
 GPU = "GPU"
 MEMORY = "memory"
 OBJECT_STORE_MEMORY = "object_store_memory"
+NODE_PREFIX = "node:"
+"""Each node has one of "node:<its address>", to be asked for by name."""
 # Whole numbers above one only: a task cannot hold 1.5 accelerators (Ray's rule).
 UNIT_INSTANCE_RESOURCES = frozenset({GPU})
 
@@ -89,7 +91,23 @@ class ResourceSet:
         return hash(tuple(self._amounts.items()))
 
     def __str__(self) -> str:
-        """For people: {CPU: 1, A: 0.5}."""
-        return "{" + ", ".join(f"{name}: {amount / SCALE:g}" for name, amount in self._amounts.items()) + "}"
+        """For people: {CPU: 1, A: 0.5, memory: 1.5 GiB}."""
+        return "{" + ", ".join(_told(name, amount) for name, amount in self._amounts.items()) + "}"
+
+    def beside(self, asked_for: ResourceSet) -> str:
+        """For people, beside what somebody asks for: {A: 0, CPU: 8}. Everything asked for, zero included, and what else there is, except
+        memory and the markers of single nodes, which say nothing to one who did not ask for them.
+        """
+        names = {name for name in self._amounts if not name.startswith(NODE_PREFIX)}
+        names -= {MEMORY, OBJECT_STORE_MEMORY}
+        return "{" + ", ".join(_told(name, self.get(name)) for name in sorted(names | set(asked_for._amounts))) + "}"
 
     __repr__ = __str__
+
+
+def _told(name: str, amount: int) -> str:
+    units = amount / SCALE
+    if name in (MEMORY, OBJECT_STORE_MEMORY) and units >= 1 << 20:
+        power, unit = (30, "GiB") if units >= 1 << 30 else (20, "MiB")
+        return f"{name}: {units / (1 << power):.4g} {unit}"
+    return f"{name}: {units:g}"

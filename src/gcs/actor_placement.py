@@ -84,14 +84,14 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[PlacementNode]) -> 
         if demand.affinity_node_id is not None and not demand.affinity_is_soft:
             needs += f" on node {demand.affinity_node_id.hex()}"
         return Shortage(
-            f"{needs}, which no node has; the cluster has {_told(nodes, False)}.", is_for_the_driver=True
+            f"{needs}, which no node has; the cluster has {_told(nodes, demand, False)}.", is_for_the_driver=True
         )
     if any(demand.resources.fits_in(node.available) for node in able):
         return Shortage(
             f"{needs}, which is there: a worker is being started for it.", is_for_the_driver=False
         )
     return Shortage(
-        f"{needs}, which is in use; the cluster has {_told(nodes, True)}.", is_for_the_driver=True
+        f"{needs}, which is in use; the cluster has {_told(nodes, demand, True)}.", is_for_the_driver=True
     )
 
 
@@ -104,10 +104,11 @@ def _able(demand: Demand, nodes: Sequence[PlacementNode]) -> list[PlacementNode]
     return wanted or (able if demand.affinity_is_soft else [])
 
 
-def _told(nodes: Sequence[PlacementNode], with_free: bool) -> str:
+def _told(nodes: Sequence[PlacementNode], demand: Demand, with_free: bool) -> str:
+    asked_for = demand.resources
     told = [
-        f"node {node.node_id.hex()[:8]} ({node.host}) {node.total}"
-        + (f" with {node.available} free" if with_free else "")
+        f"node {node.node_id.hex()[:8]} ({node.host}) {node.total.beside(asked_for)}"
+        + (f" with {node.available.beside(asked_for)} free" if with_free else "")
         for node in sorted(nodes, key=lambda node: node.node_id)[:NODES_TOLD_MAX]
     ]
     more = len(nodes) - NODES_TOLD_MAX

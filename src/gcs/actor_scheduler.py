@@ -22,7 +22,7 @@ from ray_mono.gcs.actor_effects import Effect
 from ray_mono.gcs.actor_manager import ActorManager
 from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain
 from ray_mono.gcs.actor_rows import demand_of
-from ray_mono.gcs.actor_state import Death, DeathKind
+from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager
@@ -352,14 +352,23 @@ class ActorScheduler:
         key = (registration.job_id.binary(), registration.class_name, demand.resources)
         if shortage.is_for_the_driver and key not in self._warned:
             self._warned[key] = None
+            held = self._held_by_living()
+            holders = f" Living actors hold {held.beside(demand.resources)} until they end." if held else ""
             self._warn_driver(
                 common_pb2.ErrorInfo(
                     job_id=registration.job_id.binary(),
                     type="scheduling",
-                    message=shortage.message,
+                    message=shortage.message + holders,
                     time_s=self._environment.clock.wall_s(),
                 )
             )
+
+    def _held_by_living(self) -> ResourceSet:
+        held = ResourceSet()
+        for actor in self._actors.all():
+            if actor.state is ActorState.ALIVE:
+                held = held + ResourceSet.from_proto(self._table.spec(actor.actor_id).resources)
+        return held
 
 
 def _creation_death(reply: core_worker_pb2.PushTaskReply) -> Death:

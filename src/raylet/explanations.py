@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_mono.common.resources import MEMORY, OBJECT_STORE_MEMORY, SCALE, ResourceSet
+from ray_mono.common.resources import ResourceSet
 from ray_mono.raylet.leases import Shape
 from ray_mono.raylet.scheduling_policy import (
     Decision,
@@ -16,19 +16,6 @@ from ray_mono.raylet.scheduling_policy import (
     Wait,
     best_node,
 )
-
-NODE_PREFIX = "node:"
-"""Each node has one of "node:<its address>", to be asked for by name."""
-
-
-def amounts(resources: ResourceSet, asked_for: ResourceSet) -> str:
-    """{A: 0, CPU: 8}: everything asked for, zero included, and what else there is, except memory, which
-    nobody reads in bytes, and the markers of single nodes.
-    """
-    names = {name for name, _ in resources.items() if not name.startswith(NODE_PREFIX)}
-    names -= {MEMORY, OBJECT_STORE_MEMORY}
-    names |= {name for name, _ in asked_for.items()}
-    return "{" + ", ".join(f"{name}: {resources.get(name) / SCALE:g}" for name in sorted(names)) + "}"
 
 
 def queued(
@@ -61,19 +48,19 @@ def infeasible(
         total = named[0].total if named else ResourceSet()
         return (
             f"{task_name} needs {required} on node {strategy.node_id.hex()[:8]}, which has "
-            f"{amounts(total, required)} in all: it waits for ever unless it asks for less or for another node."
+            f"{total.beside(required)} in all: it waits for ever unless it asks for less or for another node."
         )
     together = ResourceSet()
     for node in alive:
         together = together + node.total
     best = best_node(required, alive)
     best_text = (
-        f"; the nearest, node {best.node_id.hex()[:8]}, has {amounts(best.total, required)}" if best else ""
+        f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}" if best else ""
     )
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
         f"{task_name} needs {required}, and no node of the cluster has that much: {nodes_text} "
-        f"{amounts(together, required)}{best_text if len(alive) > 1 else ''}. It waits until a node with "
+        f"{together.beside(required)}{best_text if len(alive) > 1 else ''}. It waits until a node with "
         f"{required} joins: start one, ask for less, or cancel it."
     )
 
@@ -83,8 +70,8 @@ def held_by_actors(
 ) -> str:
     """It fits this node, but not beside the actors that live there."""
     return (
-        f"{task_name} has waited {waited_s:.0f} s for {required}: this node has {amounts(total, required)}, of "
-        f"which living actors hold {amounts(held, required)} until they end. Add a node, or give the actors less."
+        f"{task_name} has waited {waited_s:.0f} s for {required}: this node has {total.beside(required)}, of "
+        f"which living actors hold {held.beside(required)} until they end. Add a node, or give the actors less."
     )
 
 
@@ -97,7 +84,7 @@ def waiting(
             f"tasks that resumed after a wait hold more than there is (free: {available}): nothing is granted"
         )
     elsewhere = f", and none of the {others} other nodes that could hold it has it free" if others else ""
-    free = f"{amounts(available, required)} free of {amounts(total, required)}"
+    free = f"{available.beside(required)} free of {total.beside(required)}"
     return f"needs {required}; this node has {free}{elsewhere}"
 
 

@@ -94,7 +94,7 @@ class LeaseManager:
         self._arrivals += 1
         lease = Lease(request, shape, now_s, self._arrivals)
         if request.grant_or_reject and not self._ledger.can_grant(shape.required):
-            available = explanations.amounts(self._ledger.available, shape.required)
+            available = self._ledger.available.beside(shape.required)
             message = f"it needs {shape.required}, node {self._node.node_id.hex()[:8]} has {available} free"
             return [Rejected(request.lease_id, RejectionKind.NOT_HERE, message)]
         self._leases[request.lease_id] = lease

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from tests.gcs.scene import (
     GcsScene,
@@ -292,7 +293,7 @@ def test_an_actor_that_fits_nowhere_says_why_and_its_driver_is_told_once() -> No
         assert info.state == PENDING
         assert info.pending_reason == (
             f"Actor Counter needs {{A: 2}}, which no node has; the cluster has node {node.node_id.hex()[:8]} "
-            f"({node.info.host}) {{CPU: 4}}."
+            f"({node.info.host}) {{A: 0, CPU: 4}}."
         )
         await asyncio.sleep(60)
         [error] = errors
@@ -302,6 +303,39 @@ def test_an_actor_that_fits_nowhere_says_why_and_its_driver_is_told_once() -> No
         await scene.add_node({"A": 2})
         for number in (1, 2):
             assert (await until_state(gcs, ALIVE, number)).pending_reason == ""
+
+    play(script)
+
+
+def test_the_driver_of_an_actor_that_waits_is_told_what_living_actors_hold() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4, "memory": 8 << 30, "node:10.0.0.1": 1})
+        told: list[str] = []
+
+        async def listen() -> None:
+            wanted = gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[registration().creation_spec.job_id])
+            async for message in gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=[wanted])):
+                told.append(common_pb2.ErrorInfo.FromString(message.payload).message)
+
+        listening = asyncio.create_task(listen())
+        holder = registration(1)
+        holder.creation_spec.resources.CopyFrom(ResourceSet.from_units({"CPU": 3}).to_proto())
+        await gcs.RegisterActor(holder)
+        await until_state(gcs, ALIVE)
+        await node.process.spawn(node.report(version=1, free={"CPU": 1}))
+
+        async def never(request: raylet_pb2.RequestWorkerLeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
+            return await asyncio.get_running_loop().create_future()
+
+        node.grant = never
+        await gcs.RegisterActor(registration(2, {"CPU": 2}))
+        await asyncio.sleep(60)
+        listening.cancel()
+        assert told == [
+            f"Actor Counter needs {{CPU: 2}}, which is in use; the cluster has node {node.node_id.hex()[:8]} ({node.info.host}) "
+            "{CPU: 4} with {CPU: 1} free. Living actors hold {CPU: 3} until they end."
+        ]
 
     play(script)
 
