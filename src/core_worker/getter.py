@@ -36,6 +36,8 @@ FETCH_ATTEMPTS_MAX = 5
 """How often owners are asked anew where an object is, before it counts as lost."""
 WATCHED_MAX = 10_000
 """How many missing values one `get` has itself told of at a time."""
+CALLS_TOLD_MAX = 3
+"""How many calls an error names."""
 FOUND = 0
 _NOT_HERE = 1
 # (ObjectFound, its bytes where it was found)
@@ -176,7 +178,7 @@ class Getter:
             if not self._await_some(object_ids[begin : begin + WATCHED_MAX], object_ids, deadline_s):
                 with core.lock:
                     failed = core.memory_store.first_error(object_ids)
-                    missing = sum(not core.memory_store.is_ready(object_id) for object_id in object_ids)
+                    missing = [object_id for object_id in object_ids if not core.memory_store.is_ready(object_id)]
                 if failed is None:
                     raise self._timeout(missing, len(object_ids), timeout_s)
                 return failed
@@ -224,8 +226,11 @@ class Getter:
             if object_id in wanted:
                 wanted.waiter.set()
 
-    def _timeout(self, num_missing: int, num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
-        return GetTimeoutError(f"{num_missing} of {num_wanted} objects were not there after {timeout_s:g} s")
+    def _timeout(self, missing: list[bytes], num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
+        with self._core.lock:
+            calls = self._core.tasks.stories_of(missing, CALLS_TOLD_MAX)
+        told = f"; not over: {', '.join(calls)}" if calls else ""
+        return GetTimeoutError(f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}")
 
     def _read_ready(
         self, object_ids: list[bytes], values: dict[bytes, Any], deadline_s: float | None, timeout_s: float | None
@@ -260,10 +265,10 @@ class Getter:
         timeout_s: float | None,
     ) -> list[bytes]:
         lost = []
-        not_here = 0
+        not_here: list[bytes] = []
         for item, _ in found:
             if item.state == _NOT_HERE:
-                not_here += 1
+                not_here.append(item.object_id)
             elif item.state != FOUND:
                 lost.append(item.object_id)
         if not_here:

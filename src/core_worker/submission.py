@@ -268,8 +268,7 @@ class Submission:
             creation_ref: ObjectRef[Any] = ObjectRef(made[0], core)
             actor = core.actor_submitter.actor(actor_id)
             actor.creation_id = creation_ref.binary()
-            actor.rules = options.rules
-            actor.state = common_pb2.PENDING_CREATION
+            actor.rules, actor.state = options.rules, common_pb2.PENDING_CREATION
             actor.watching = True  # until it is registered
             self.actors[actor.creation_id] = actor_id
             if not options.is_detached:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
 
-_FIRST = (1).to_bytes(4, "little")
+INDEX_BYTES = 4
+"""Of an object's id: which of its task's returns it is. The rest is the task's id."""
+_FIRST = (1).to_bytes(INDEX_BYTES, "little")
 
 
 def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
@@ -106,6 +108,26 @@ class TaskManager:
 
     def add(self, task: PendingTask) -> None:
         self.pending[task.task_id] = task
+
+    def stories_of(self, object_ids: Sequence[bytes], most: int) -> list[str]:
+        """For people: the calls whose values these are, as far as they were made here, each name once; "…" for those beyond `most`."""
+        names: dict[str, None] = {}
+        for object_id in object_ids:
+            task = self.pending.get(object_id[:-INDEX_BYTES])
+            if task is None:
+                continue
+            if len(names) == most:
+                return [*names, "…"]
+            names[self._story_of(task)] = None
+        return list(names)
+
+    def _story_of(self, task: PendingTask) -> str:
+        spec = task.template.spec
+        if spec.type != common_pb2.ACTOR_TASK:
+            return f"{task.name}()"
+        actor = self._core.actor_submitter.actor(spec.actor_task.actor_id)
+        why = f" ({actor.pending_reason})" if actor.pending_reason else ""
+        return f"{task.name}() of actor {actor.actor_id.hex()[:8]}{why}"
 
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
         """The executor answered: values or errors of the function, which may be run again if the task's options say so."""

@@ -12,9 +12,12 @@ import pytest
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.core_worker import getter as getter_module
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.actor_calls import Actor
+from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.memory_store import MemoryStore
-from ray_mono.protobuf import object_manager_pb2
+from ray_mono.core_worker.task_manager import PendingTask, TaskManager, return_ids
+from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.rpc.reactor import Reactor
 
 HERE, THERE = b"this node", b"another"
@@ -78,6 +81,7 @@ def core() -> Iterator[Any]:
         drain=lambda: None,
         check_connected=lambda: None,
     )
+    core.tasks = TaskManager(core)
     core.getter = Getter(core)
     core.getter.tells_raylet = True
     yield core
@@ -157,3 +161,24 @@ def test_a_task_that_needs_a_copy_says_that_it_waits(core: Any, locations: list[
     core.getter.before_blocking = core.store.is_blocked.set
     assert core.getter.get_ids([b"large"], None) == [b"large"]
     assert core.raylet.told == ["NotifyBlocked", "NotifyUnblocked"]
+
+
+def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any) -> None:
+    waiting = Actor(b"\xaa" * 16)
+    waiting.pending_reason = "Actor Counter needs {CPU: 1}, which is in use"
+    core.actor_submitter = SimpleNamespace(actor=lambda actor_id: waiting)
+    specs = [common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK, name=name, num_returns=2) for name in ("slow", "f", "g", "h")]
+    specs[1] = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name="add", num_returns=2)
+    wanted: list[bytes] = [b"of another process, which nobody here knows"]
+    for number, spec in enumerate(specs):
+        task = PendingTask(bytes([number]) * 24, CallTemplate(spec, 0), b"", [], 0, [])
+        core.tasks.add(task)
+        wanted += return_ids(task.task_id, 2)
+    expect(core, *wanted)
+    core.memory_store.put_inline(wanted[-1], serialization.PLAIN, serialization.serialize(1).to_bytes())
+    with pytest.raises(GetTimeoutError) as caught:
+        core.getter.get_ids(wanted, 0.02)
+    assert str(caught.value) == (
+        "8 of 9 objects were not there after 0.02 s; not over: slow(),"
+        " add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use), g(), …"
+    )
