@@ -1,7 +1,7 @@
 """The giving side of transfers: a TCP listener of its own, where other object managers fetch objects and free copies.
 
-Nobody is heard before the handshake. A connection is then served request by request until its peer ends it. An object is pinned while
-it is sent, straight from the store's pages.
+Nobody is heard before the handshake (rpc/tcp_door). A connection is then served request by request until its peer ends it. An object is
+pinned while it is sent, straight from the store's pages.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from ray_mono.common.limited_log import LimitedLog
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
@@ -22,13 +23,12 @@ from ray_mono.object_manager.transfer_wire import (
     receive_message,
     send_bytes,
     send_message,
-    shake_hands,
 )
 from ray_mono.protobuf import common_pb2, object_manager_pb2
-from ray_mono.rpc.auth import HANDSHAKE_TIMEOUT_S, ServerHandshake
-from ray_mono.rpc.sockets import TcpAddress, listen_tcp, tune_tcp
+from ray_mono.rpc.sockets import TcpAddress, listen_tcp
+from ray_mono.rpc.tcp_door import TcpDoor
 
-# Connections at once, strangers included: a peer uses a few, a cluster has a thousand nodes.
+# Connections at once: a peer uses a few, a cluster has a thousand nodes.
 CONNECTIONS_MAX = 8192
 
 logger = logging.getLogger(__name__)
@@ -51,49 +51,36 @@ class TransferServer:
         self._config = config
         self._count_sent = count_sent
         self._spawn = spawn
-        self._listener: socket.socket | None = None
+        self._door: TcpDoor | None = None
+        self._log = LimitedLog(logger)
         self._connections: dict[socket.socket, asyncio.Task[Any]] = {}
 
     def listen(self, host: str, port: int) -> str:
         """Starts to serve; returns "host:port" with the real port. Raises OSError as bind does."""
-        self._listener = listen_tcp(host, port)
-        self._spawn(self._accept(self._listener), "accept transfers")
-        return str(TcpAddress(host, self._listener.getsockname()[1]))
+        listener = listen_tcp(host, port)
+        self._door = TcpDoor(self._secret, self._admit, None)
+        self._door.open(listener)
+        return str(TcpAddress(host, listener.getsockname()[1]))
 
     def close(self) -> None:
         """Stops listening and ends every connection."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._door is not None:
+            self._door.close()
         for task in self._connections.values():
             task.cancel()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while self._listener is not None:
-            try:
-                sock, peer = await loop.sock_accept(listener)
-            except OSError as error:
-                # Out of descriptors, or the client was gone at once.
-                logger.warning("a transfer connection could not be accepted: %s", error)
-                await asyncio.sleep(0.1)
-                continue
-            if len(self._connections) >= CONNECTIONS_MAX:
-                logger.warning("refused %s: %d transfer connections are open", peer, CONNECTIONS_MAX)
-                sock.close()
-                continue
-            name = str(TcpAddress(peer[0], peer[1]))
-            self._connections[sock] = self._spawn(self._serve(sock, name), f"transfers to {name}")
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        """A client that has shown the secret."""
+        if len(self._connections) >= CONNECTIONS_MAX:
+            self._log.warning("refused %s: %d transfer connections are open", peer, CONNECTIONS_MAX)
+            sock.close()
+            return
+        self._connections[sock] = self._spawn(self._serve(sock, peer), f"transfers to {peer}")
 
     async def _serve(self, sock: socket.socket, peer: str) -> None:
         try:
-            tune_tcp(sock)
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                await shake_hands(sock, ServerHandshake(self._secret))
             while (message := await receive_message(sock, None)) is not None:
                 await self._answer(sock, object_manager_pb2.TransferRequest.FromString(message))
-        except TimeoutError:
-            logger.warning("refused %s: no handshake within %g s", peer, HANDSHAKE_TIMEOUT_S)
         except WireError as error:
             logger.warning("transfer connection of %s: %s", peer, error)
         except DecodeError as error:

@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import Protocol
 
-from ray_mono.rpc.auth import ClientHandshake, HandshakeState, ServerHandshake
+from ray_mono.rpc.auth import ClientHandshake, HandshakeState
 
 _LENGTH = struct.Struct("<I")
 # Metadata and lists of ids; never an object's bytes.
@@ -28,11 +28,10 @@ class _Message(Protocol):
     def SerializeToString(self) -> bytes: ...
 
 
-async def shake_hands(sock: socket.socket, handshake: ClientHandshake | ServerHandshake) -> None:
+async def shake_hands(sock: socket.socket, handshake: ClientHandshake) -> None:
     """Runs the handshake to its end. Raises WireError where one side refuses. Unbounded in time: the caller's timeout."""
     loop = asyncio.get_running_loop()
-    if isinstance(handshake, ClientHandshake):
-        await loop.sock_sendall(sock, handshake.start())
+    await loop.sock_sendall(sock, handshake.start())
     while handshake.state is HandshakeState.PENDING:
         data = await loop.sock_recv(sock, handshake.missing_bytes)
         if data:

@@ -174,6 +174,11 @@ class ServerHandshake(_Handshake):
         self._client_nonce = b""
         self._wanted = len(MAGIC)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the client has said enough to be answered."""
+        return self._step >= 2
+
     def _take(self, message: bytes) -> bytes:
         self._step += 1
         if self._step == 1:

@@ -1,7 +1,7 @@
 """The framed transport on asyncio: what every service connects and listens with.
 
 Unix sockets carry frames from the first byte: the kernel says who the peer is, and both ends ask it. TCP begins with the handshake
-of `auth`, and its listeners hand HTTP/2 clients to the gRPC door (`grpc_door`), which is imported when the first one comes.
+of `auth` (`tcp_door`), and its listeners hand HTTP/2 clients to the gRPC door (`grpc_door`), which is imported when the first one comes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from ray_mono.rpc import sockets
 from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
-from ray_mono.rpc.framed_handshake import ClientDoor, ServerDoor
+from ray_mono.rpc.framed_handshake import ClientDoor
 from ray_mono.rpc.framed_server import Handlers, ServerConnection
 from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.tcp_door import TcpDoor
 
-# Strangers that may be in the handshake at once; it takes an honest one milliseconds.
-HANDSHAKES_MAX = 1024
 # How long a closing listener waits for handlers that do not end when they are cancelled.
 CLOSE_TIMEOUT_S = 5.0
 
@@ -106,10 +105,13 @@ class FramedListener:
         self._secret = secret
         self._handlers = handlers
         self._server: asyncio.Server | None = None
-        # Ordered sets: strangers in the handshake, and clients.
-        self._doors: dict[ServerDoor, None] = {}
+        # Of a TCP listener: where clients show the secret, and those that have.
+        self._door: TcpDoor | None = None
+        self._admissions: set[asyncio.Task[None]] = set()
+        # An ordered set.
         self._connections: dict[ServerConnection, None] = {}
         self._grpc = GrpcSplice(secret, handlers, private_dir)
+        self._is_closed = False
         self._unix_file: tuple[str, int] | None = None
 
     async def listen(self, sock: socket.socket, address: UnixAddress | TcpAddress) -> None:
@@ -122,18 +124,19 @@ class FramedListener:
                 lambda: _UnixDoor(self._connect_peer), sock=sock, backlog=sockets.LISTEN_BACKLOG
             )
         else:
-            self._server = await loop.create_server(
-                lambda: _TcpDoor(self._open_door), sock=sock, backlog=sockets.LISTEN_BACKLOG
-            )
+            self._door = TcpDoor(self._secret, self._admit, self._grpc.take)
+            self._door.open(sock)
 
     async def close(self) -> None:
         """Stops listening and ends every connection: their handlers are cancelled and waited for, at most CLOSE_TIMEOUT_S."""
+        self._is_closed = True
         if self._server is not None:
             self._server.close()
             self._server = None
+        if self._door is not None:
+            self._door.close()
         self._remove_file()
-        for door in list(self._doors):
-            door.abort()
+        await asyncio.gather(*self._admissions)
         connections = list(self._connections)
         for connection in connections:
             connection.close()
@@ -164,19 +167,21 @@ class FramedListener:
         self._connections.pop(connection, None)
         logger.debug("%s: client %s left: %s", self.address, connection.peer, reason)
 
-    def _open_door(self, peer: str) -> ServerDoor | None:
-        if len(self._doors) >= HANDSHAKES_MAX:
-            logger.warning("refused %s: %d clients are in the handshake already", peer, HANDSHAKES_MAX)
-            return None
-        door = ServerDoor(
-            self._secret,
-            peer,
-            lambda: self._connect_peer(peer),
-            self._grpc.take,
-            lambda door: self._doors.pop(door, None),
-        )
-        self._doors[door] = None
-        return door
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        """A TCP client that has shown the secret."""
+
+        async def connect() -> None:
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: _AdmittedDoor(lambda: None if self._is_closed else self._connect_peer(peer)), sock
+                )
+            except OSError as error:
+                sock.close()
+                logger.debug("%s: client %s is gone already: %s", self.address, peer, error)
+
+        task = asyncio.get_running_loop().create_task(connect(), name=f"admit {peer}")
+        self._admissions.add(task)
+        task.add_done_callback(self._admissions.discard)
 
 
 class _UnixDoor(asyncio.Protocol):
@@ -200,26 +205,21 @@ class _UnixDoor(asyncio.Protocol):
         _put(transport, self._accept("unix:pid={},uid={}".format(*peer_of(sock))))
 
 
-class _TcpDoor(asyncio.Protocol):
-    """Puts the handshake in its place, now that the peer's address is known."""
+class _AdmittedDoor(asyncio.Protocol):
+    """Puts a client that came in by TCP in its place, now that it has a transport."""
 
-    def __init__(self, accept: Callable[[str], ServerDoor | None]) -> None:
+    def __init__(self, accept: Callable[[], ServerConnection | None]) -> None:
         self._accept = accept
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
-        name: Any = transport.get_extra_info("peername")
-        if not name:
-            transport.abort()  # gone already
-            return
-        door = self._accept(str(TcpAddress(name[0], name[1])))
-        if door is None:
+        connection = self._accept()
+        if connection is None:
             transport.abort()
-            return
-        sockets.tune_tcp(transport.get_extra_info("socket"))
-        _put(transport, door)
+        else:
+            _put(transport, connection)
 
 
-def _put(transport: asyncio.Transport, protocol: FramedConnection | ServerDoor) -> None:
+def _put(transport: asyncio.Transport, protocol: FramedConnection) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)

@@ -1,8 +1,10 @@
 """A gRPC server over the same table of handlers that the framed server answers from. The only module that imports grpc.
 
-For outsiders and tools: every call must carry the metadata `authorization: Bearer <secret>`. What differs for a servicer: gRPC hides its
-connections, so each call has a Connection of its own, which ends with the call. State that must live as long as its client (a
-registered node, a pinned object) therefore cannot be held by a gRPC client.
+For outsiders and tools: every call must carry the metadata `authorization: Bearer <secret>`. It is looked at before the message is read:
+to gRPC all methods take streams, of which one message is asked for once the call is let in; of what others send, gRPC takes the little
+that HTTP/2 lets them send unasked. What differs for a servicer: gRPC hides its connections, so each call has a Connection of its own,
+which ends with the call. State that must live as long as its client (a registered node, a pinned object) therefore cannot be held by a
+gRPC client.
 """
 
 from __future__ import annotations
@@ -22,8 +24,14 @@ from ray_mono.rpc.framing import FRAME_BYTES_MAX
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 
 BEARER = "Bearer "
+# So gRPC writes the name of a socket that has no file.
+ABSTRACT = "unix-abstract:"
 # Calls that run get this long when the server stops.
 STOP_GRACE_S = 0.5
+# At once on one connection; a client waits with more.
+STREAMS_MAX = 256
+# Of each call, before its message is asked for. Where gRPC probes the network it grants 4 MiB, to strangers as well.
+WINDOW_BYTES = 64 << 10
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -33,11 +41,22 @@ logger = logging.getLogger(__name__)
 class GrpcDoor:
     """A gRPC server on a private Unix socket; `path` is the socket's."""
 
-    def __init__(self, secret: str, handlers: Mapping[str, Handler[Any, Any]], path: str) -> None:
+    def __init__(
+        self,
+        secret: str,
+        handlers: Mapping[str, Handler[Any, Any]],
+        path: str,
+        on_authorized: Callable[[str], None],
+    ) -> None:
+        """on_authorized(name): a call with the secret came on the connection whose other end has this abstract name; before anything but
+        the metadata of that call was read."""
         self.path = path
         self._server = grpc.aio.server(
-            handlers=[_Table(secret, handlers)],
+            handlers=[_Table(secret, handlers, on_authorized)],
             options=[
+                ("grpc.max_concurrent_streams", STREAMS_MAX),
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
                 ("grpc.max_receive_message_length", FRAME_BYTES_MAX),
                 ("grpc.max_send_message_length", FRAME_BYTES_MAX),
             ],
@@ -93,9 +112,12 @@ class _GrpcCallContext:
 class _Table(grpc.GenericRpcHandler):
     """Finds the handler of a path, or the refusal."""
 
-    def __init__(self, secret: str, handlers: Mapping[str, Handler[Any, Any]]) -> None:
+    def __init__(
+        self, secret: str, handlers: Mapping[str, Handler[Any, Any]], on_authorized: Callable[[str], None]
+    ) -> None:
         self._secret = secret
         self._handlers = handlers
+        self._on_authorized = on_authorized
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         path = handler_call_details.method
@@ -108,10 +130,10 @@ class _Table(grpc.GenericRpcHandler):
             )
         handler = self._handlers.get(path)
         if handler is None:
-            return _refusal(unknown_method(path))
+            return _refusal(unknown_method(path), self._on_authorized)
         if handler.streaming:
-            return grpc.unary_stream_rpc_method_handler(_stream_method(path, handler))
-        return grpc.unary_unary_rpc_method_handler(_unary_method(path, handler))
+            return grpc.stream_stream_rpc_method_handler(_stream_method(path, handler, self._on_authorized))
+        return grpc.stream_unary_rpc_method_handler(_unary_method(path, handler, self._on_authorized))
 
     def _is_authorized(self, details: grpc.HandlerCallDetails) -> bool:
         given = ""
@@ -121,23 +143,30 @@ class _Table(grpc.GenericRpcHandler):
         return secret_matches(self._secret, given)
 
 
-def _refusal(error: RpcError) -> grpc.RpcMethodHandler[Any, Any]:
-    async def refuse(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+def _refusal(
+    error: RpcError, on_authorized: Callable[[str], None] | None = None
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        if on_authorized is not None:
+            on_authorized(context.peer().removeprefix(ABSTRACT))
         await _abort(context, error)
         return b""
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: RpcError) -> None:
     await context.abort(_GRPC_CODES[error.code], error.message)
 
 
-def _unary_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
-    async def call(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+def _unary_method(
+    path: str, handler: Handler[Any, Any], on_authorized: Callable[[str], None]
+) -> Callable[..., Any]:
+    async def call(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         connection = _GrpcConnection(context.peer())
+        on_authorized(connection.peer.removeprefix(ABSTRACT))
         try:
-            request = _parse(path, handler, payload)
+            request = await _read(path, handler, requests)
             reply = await handler.function(request, _GrpcCallContext(connection))
             return serialize_reply(handler, reply)
         except Exception as exception:
@@ -150,11 +179,16 @@ def _unary_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
     return call
 
 
-def _stream_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
-    async def call(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
+def _stream_method(
+    path: str, handler: Handler[Any, Any], on_authorized: Callable[[str], None]
+) -> Callable[..., Any]:
+    async def call(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[bytes]:
         connection = _GrpcConnection(context.peer())
+        on_authorized(connection.peer.removeprefix(ABSTRACT))
         try:
-            request = _parse(path, handler, payload)
+            request = await _read(path, handler, requests)
             async for item in handler.function(request, _GrpcCallContext(connection)):
                 yield serialize_reply(handler, item)
             return
@@ -167,8 +201,10 @@ def _stream_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
     return call
 
 
-def _parse(path: str, handler: Handler[Any, Any], payload: bytes) -> Any:
+async def _read(path: str, handler: Handler[Any, Any], requests: AsyncIterator[bytes]) -> Any:
+    """The call's one message."""
     try:
+        payload = await anext(requests)
         return handler.request_type.FromString(payload)
     except Exception as error:
         raise unparsable_request(path, error) from None

@@ -2,6 +2,13 @@
 
 The server (`grpc_door`) is imported and started when the first HTTP/2 client comes, on a Unix socket in a directory that only this user
 can enter, so that no process pays for gRPC that nobody uses. It demands the secret itself, from every call.
+
+    stranger ──► opening ──► spliced ──► in ──► over          a splice is one socket here, one to the server, and the server's end of it
+
+Until the server has seen the secret on a connection, that is a stranger's: it may be ended at any time (tcp_door), and no more than
+STRANGER_BYTES_MAX of it are read. The server knows a connection by the name of our socket to it, which the kernel chose. The first call
+with the secret lets it in. A splice is over when either side ends: neither has a use for half a connection. What was on its way is
+delivered within LINGER_S.
 """
 
 from __future__ import annotations
@@ -10,14 +17,22 @@ import asyncio
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from ray_mono.common.limited_log import LimitedLog
+from ray_mono.rpc.framed_connection import LINGER_S
+from ray_mono.rpc.sockets import tune_tcp
 from ray_mono.rpc.surface import Handler
+from ray_mono.rpc.tcp_door import HTTP2_PREFACE, Stranger
 
 if TYPE_CHECKING:
     from ray_mono.rpc.grpc_door import GrpcDoor
+
+# HTTP/2 lets a client send 64 KiB before it is answered, besides the metadata of its calls, in which the secret stands.
+STRANGER_BYTES_MAX = 128 << 10
 
 logger = logging.getLogger(__name__)
 
@@ -34,31 +49,28 @@ class GrpcSplice:
         self._directory = ""
         # Started by the first client, shared by all; None before.
         self._door: asyncio.Task[GrpcDoor] | None = None
-        self._openings: dict[asyncio.Task[None], None] = {}
-        self._pipes: dict[_Pipe, None] = {}
+        self._openings: set[asyncio.Task[None]] = set()
+        # By the name of our socket to the server.
+        self._splices: dict[str, _Splice] = {}
         self._is_closed = False
+        self._log = LimitedLog(logger)
 
-    def take(self, transport: asyncio.Transport, first_bytes: bytes) -> None:
-        """Takes over a client's connection, of which these bytes have been read."""
-        if self._is_closed:
-            transport.abort()
-            return
-        transport.pause_reading()
-        task = asyncio.get_running_loop().create_task(self._open(transport, first_bytes), name="grpc splice")
-        self._openings[task] = None
-        task.add_done_callback(lambda done: self._openings.pop(done, None))
+    def take(self, stranger: Stranger) -> None:
+        """Takes over a connection of which HTTP2_PREFACE was read."""
+        task = asyncio.get_running_loop().create_task(self._open(stranger), name="grpc splice")
+        self._openings.add(task)
+        task.add_done_callback(self._openings.discard)
 
     async def close(self) -> None:
-        """Ends every client's connection and the server, if it was started."""
+        """Ends every client's connection and the server, if it was started. The listener's strangers were ended before."""
         self._is_closed = True
-        for task in list(self._openings):
-            task.cancel()
-        for pipe in list(self._pipes):
-            pipe.abort()
         door, self._door = self._door, None
+        if door is not None and not door.done():
+            door.cancel()
+        await asyncio.gather(*self._openings, return_exceptions=True)
+        for splice in list(self._splices.values()):
+            splice.abort()
         if door is not None:
-            if not door.done():
-                door.cancel()
             results = await asyncio.gather(door, return_exceptions=True)
             if not isinstance(results[0], BaseException):
                 await results[0].stop()
@@ -66,88 +78,161 @@ class GrpcSplice:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = ""
 
-    async def _open(self, transport: asyncio.Transport, first_bytes: bytes) -> None:
-        inner = None
+    async def _open(self, stranger: Stranger) -> None:
         try:
+            if self._is_closed:
+                raise ConnectionAbortedError("the listener is closed")
             if self._door is None:
                 self._door = asyncio.get_running_loop().create_task(self._start_door(), name="grpc door")
             # Others wait for the same start: the end of this one must not end it.
             door = await asyncio.shield(self._door)
-            inner, pipe = await asyncio.get_running_loop().create_unix_connection(_Pipe, door.path)
-            if transport.is_closing() or self._is_closed:
-                inner.abort()
-                transport.abort()
+            await self._splice(stranger, door.path)
+        except (Exception, asyncio.CancelledError) as error:
+            if not self._is_closed and not stranger.is_gone:
+                self._log.warning("a gRPC client cannot be served: %r", error)
+            stranger.let_in()
+            stranger.end()
+            stranger.sock.close()
+
+    async def _splice(self, stranger: Stranger, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            inner.bind("")  # any free abstract name
+            await loop.sock_connect(inner, path)
+            if stranger.is_gone or self._is_closed:
+                inner.close()
                 return
-        except Exception:
-            logger.exception("a gRPC client cannot be served")
-            transport.abort()
-            return
-        except asyncio.CancelledError:
-            transport.abort()
+            tune_tcp(stranger.sock)
+        except BaseException:
+            inner.close()
             raise
-        outer_pipe = _Pipe()
-        transport.set_protocol(outer_pipe)
-        outer_pipe.connection_made(transport)
-        for one, other in ((pipe, outer_pipe), (outer_pipe, pipe)):
-            one.join(other)
-            self._pipes[one] = None
-            one.on_end = self._forget
-        inner.write(first_bytes)
-        transport.resume_reading()
+        name = inner.getsockname()[1:].decode()
+        splice = self._splices[name] = _Splice(stranger, lambda: self._splices.pop(name, None))
+        try:
+            # A stranger may be sent away between these: each end that comes is then ended at once.
+            await loop.create_unix_connection(lambda: splice.inner, sock=inner)
+            await loop.connect_accepted_socket(lambda: splice.outer, stranger.sock)
+        except BaseException:
+            self._splices.pop(name, None)
+            raise
+
+    def _let_in(self, name: str) -> None:
+        """The server has seen the secret on this connection."""
+        splice = self._splices.get(name)
+        if splice is not None:
+            splice.let_in()
 
     async def _start_door(self) -> GrpcDoor:
         from ray_mono.rpc.grpc_door import GrpcDoor
 
         self._directory = tempfile.mkdtemp(prefix="grpc_", dir=self._private_dir)  # 0700
-        door = GrpcDoor(self._secret, self._handlers, os.path.join(self._directory, "grpc"))
+        path = os.path.join(self._directory, "grpc")
+        door = GrpcDoor(self._secret, self._handlers, path, self._let_in)
         await door.start()
         return door
 
-    def _forget(self, pipe: _Pipe) -> None:
-        self._pipes.pop(pipe, None)
 
+class _Splice:
+    """Two ends that are joined."""
 
-class _Pipe(asyncio.Protocol):
-    """One end of a splice. A side that is not read from stops the reading of the other."""
+    def __init__(self, stranger: Stranger, on_over: Callable[[], object]) -> None:
+        self._stranger: Stranger | None = stranger
+        self._on_over = on_over
+        self._is_ending = False
+        self._linger: asyncio.TimerHandle | None = None
+        self.inner, self.outer = _End(self), _End(self)
+        self.inner.other, self.outer.other = self.outer, self.inner
+        self.outer.bytes_max = STRANGER_BYTES_MAX
+        stranger.end = self.abort
 
-    def __init__(self) -> None:
-        self._other: _Pipe | None = None
-        self._transport: asyncio.Transport | None = None
-        self.on_end: Callable[[_Pipe], None] = lambda pipe: None
+    def let_in(self) -> None:
+        if self._stranger is not None:
+            self._stranger.let_in()
+            self._stranger = None
+            self.outer.bytes_max = None
+            self.outer.release("a stranger has said enough")
 
-    def join(self, other: _Pipe) -> None:
-        self._other = other
+    def connected(self) -> None:
+        if self._is_ending:
+            self.abort()
+        elif self.inner.transport is not None and self.outer.transport is not None:
+            self.inner.transport.write(HTTP2_PREFACE)
+            self.inner.release("its other end is not there yet")
+
+    def end(self) -> None:
+        """Delivers what is on its way, as long as that takes LINGER_S at most."""
+        if not self._is_ending:
+            self._is_ending = True
+            for end in (self.inner, self.outer):
+                if end.transport is not None:
+                    end.transport.close()
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self._is_ending = True
+        for end in (self.inner, self.outer):
+            if end.transport is not None:
+                end.transport.abort()
+
+    def lost(self) -> None:
+        self.end()
+        if self.inner.is_over and self.outer.is_over:
+            if self._linger is not None:
+                self._linger.cancel()
+            if self._stranger is not None:
+                self._stranger.let_in()
+            self._on_over()
+
+
+class _End(asyncio.Protocol):
+    """One end of a splice. Reading rests for as long as anything holds it."""
+
+    other: _End
+
+    def __init__(self, splice: _Splice) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.is_over = False
+        self.bytes_max: int | None = None
+        """How much more of it is read; None: all."""
+        self._splice = splice
+        self._holds: set[str] = set()
+
+    def hold(self, why: str) -> None:
+        if not self._holds and self.transport is not None:
+            self.transport.pause_reading()
+        self._holds.add(why)
+
+    def release(self, why: str) -> None:
+        if why in self._holds:
+            self._holds.remove(why)
+            if not self._holds and self.transport is not None:
+                self.transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
+        if self.other.transport is None:
+            self.hold("its other end is not there yet")
+        self._splice.connected()
 
     def data_received(self, data: bytes) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.write(data)
+        assert self.other.transport is not None
+        self.other.transport.write(data)
+        if self.bytes_max is not None:
+            self.bytes_max -= len(data)
+            if self.bytes_max <= 0:
+                self.hold("a stranger has said enough")
 
     def eof_received(self) -> bool:
-        if (
-            self._other is not None
-            and self._other._transport is not None
-            and not self._other._transport.is_closing()
-        ):
-            self._other._transport.write_eof()
-        return True
+        self._splice.end()
+        return False
 
     def pause_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.pause_reading()
+        self.other.hold("its other end is full")
 
     def resume_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.resume_reading()
+        self.other.release("its other end is full")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.on_end(self)
-        self._transport = None
-        if self._other is not None and self._other._transport is not None:
-            self._other._transport.close()
+        self.is_over = True
+        self._splice.lost()

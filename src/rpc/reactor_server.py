@@ -10,20 +10,24 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import HEADER, ITEM, REPLY
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Timer
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
-from ray_mono.rpc.sockets import tune_tcp
+from ray_mono.rpc.sockets import LISTEN_BACKLOG, listen_unix, tune_tcp
+from ray_mono.rpc.strangers import Stage, Strangers
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
 _REST = framing.HEADER_SIZE - 4
 ACCEPT_RETRY_S = 0.5
+ACCEPTS_PER_TURN = 16
 
 
 class ServerCall:
@@ -64,12 +68,19 @@ class ServerConnection(ReactorSocket):
         self._paths = framing.MethodPaths()
         self._handlers: dict[int, Handler[Any, Any]] = {}
         self._handshake = handshake
-        if handshake is not None:
-            server.reactor.call_later(auth.HANDSHAKE_TIMEOUT_S, self._check_entered)
 
-    def _check_entered(self) -> None:
-        if self._handshake is not None:
-            self.close("the client did not finish the handshake")
+    def _shake(self, data: bytes) -> bytes:
+        handshake = self._handshake
+        rest = super()._shake(data)
+        if self.is_closed:
+            return b""
+        if self._handshake is None:
+            self._server.let_in(self)
+            with contextlib.suppress(OSError):
+                tune_tcp(self._sock)
+        elif isinstance(handshake, auth.ServerHandshake) and handshake.has_answered:
+            self._server.advance(self)
+        return rest
 
     def _take(self, frame: framing.Frame) -> None:
         kind, number, call_id, payload = frame
@@ -95,7 +106,7 @@ class ServerConnection(ReactorSocket):
             call.fail(RpcError(StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     def _ended(self, reason: str) -> None:
-        self._server.connections.discard(self)
+        self._server.ended(self)
 
 
 class ReactorServer:
@@ -105,15 +116,15 @@ class ReactorServer:
         self.reactor = reactor
         self.handlers = handlers
         self.connections: set[ServerConnection] = set()
+        self._strangers: Strangers[ServerConnection] = Strangers()
+        self._sweep: Timer | None = None
+        self._log = LimitedLog(logger)
         self._secret = secret
         self._listeners: list[_Listening] = []
 
     def listen_unix(self, path: str) -> None:
         """Raises OSError as bind does. Lock held."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.bind(path)
-        os.chmod(path, 0o600)
-        self._listeners.append(_Listening(self, sock, path))
+        self._listeners.append(_Listening(self, listen_unix(path), path))
 
     def listen_tcp(self, host: str) -> int:
         """Listens on any port of `host` and returns it. Lock held."""
@@ -127,16 +138,50 @@ class ReactorServer:
             try:
                 auth.check_peer_uid(sock)
             except auth.PeerRefusedError as error:
-                logger.warning("refused a connection: %s", error)
+                self._log.warning("refused a connection: %s", error)
                 sock.close()
                 return
             connection = ServerConnection(self, sock, "a process of this node", None)
         else:
-            tune_tcp(sock)
             host, port = sock.getpeername()[:2]
             connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret))
+            _send_away(self._strangers.enter(connection, host, time.monotonic()))
+            if self._sweep is None:
+                self._plan_sweep()
         self.connections.add(connection)
         self.reactor.add(connection, READABLE)
+        if not is_unix:
+            # It may have spoken already: before others push it out.
+            connection.on_events(READABLE)
+
+    def advance(self, stranger: ServerConnection) -> None:
+        _send_away(self._strangers.advance(stranger, Stage.SHAKING, time.monotonic()))
+
+    def let_in(self, stranger: ServerConnection) -> None:
+        self._strangers.leave(stranger)
+
+    def ended(self, connection: ServerConnection) -> None:
+        self.connections.discard(connection)
+        self._strangers.leave(connection)
+
+    def cannot_accept(self, error: OSError) -> bool:
+        """Out of descriptors, say: whether a stranger went for it. The peer's connection waits in any case."""
+        self._log.warning("cannot accept a connection: %s", error.strerror)
+        victim = self._strangers.give_up()
+        _send_away(victim)
+        return victim is not None
+
+    def _plan_sweep(self) -> None:
+        end_s = self._strangers.next_end_s
+        self._sweep = (
+            None if end_s is None else self.reactor.call_later(end_s - time.monotonic(), self._sweep_now)
+        )
+
+    def _sweep_now(self) -> None:
+        for connection in self._strangers.expired(time.monotonic()):
+            connection.close("the client did not finish the handshake")
+        self._log.settle()
+        self._plan_sweep()
 
     @property
     def has_unsent(self) -> bool:
@@ -150,6 +195,11 @@ class ReactorServer:
             connection.close()
 
 
+def _send_away(stranger: ServerConnection | None) -> None:
+    if stranger is not None:
+        stranger.close("there are too many clients that have not shown the secret")
+
+
 class _Listening:
     """A listening socket in the epoll."""
 
@@ -158,24 +208,25 @@ class _Listening:
         self._sock = sock
         self._unix_path = unix_path
         sock.setblocking(False)
-        sock.listen(1024)
+        sock.listen(LISTEN_BACKLOG)
         server.reactor.add(self, READABLE)
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def on_events(self, events: int) -> None:
-        while True:
+        # What else waits has its turn: the process has its own work to do, and those who came and speak are to be heard first.
+        for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = self._sock.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except (BlockingIOError, ConnectionError):
                 return
             except OSError as error:
-                # Out of descriptors, say: the peer's connection waits, and we go on. Not at once, or this would be all we do.
-                logger.error("cannot accept a connection: %s", error)
-                reactor = self._server.reactor
-                reactor.modify(self, 0)
-                reactor.call_later(ACCEPT_RETRY_S, self._accept_again)
+                if not self._server.cannot_accept(error):
+                    # Not at once again, or this would be all we do.
+                    reactor = self._server.reactor
+                    reactor.modify(self, 0)
+                    reactor.call_later(ACCEPT_RETRY_S, self._accept_again)
                 return
             with contextlib.suppress(OSError):
                 self._server.accept(sock, self._unix_path is not None)

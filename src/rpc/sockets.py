@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 # The kernel's sun_path is 108 bytes with the terminating zero.
 UNIX_PATH_BYTES_MAX = 107
-# A thousand nodes may come back to a restarted head at once.
-LISTEN_BACKLOG = 1024
+# A thousand nodes may come back to a restarted head at once, while strangers come too. (The kernel may have a lower limit of its own.)
+LISTEN_BACKLOG = 4096
 # A peer whose machine is gone is noticed after 30 + 3 * 10 s, also on a connection that says nothing.
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import pytest
 
 from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.memory_storage import MemoryStorage
 from ray_mono.gcs.redis_storage import RedisStorage
 from ray_mono.gcs.sqlite_storage import SqliteStorage
 from ray_mono.gcs.storage import Table, TableStorage, Write
+from ray_mono.gcs.write_through import WriteThrough
 
 
 @dataclass
@@ -90,6 +92,35 @@ def test_the_last_write_of_a_row_counts(store: Store) -> None:
         assert await storage.load_all(Table.JOB) == {b"1": b"new", b"3": b"x"}
 
     store.run(scene)
+
+
+def test_keys_that_are_written_again_have_their_last_value_after_a_restart(store: Store) -> None:
+    """Through all that lies between a caller and the store."""
+    failures: list[BaseException] = []
+
+    def write(round: bytes) -> Callable[[TableStorage], Awaitable[None]]:
+        async def scene(storage: TableStorage) -> None:
+            writes = WriteThrough(storage, failures.append)
+            values = KeyValueStore(writes)
+            values.restore(await storage.load_all(Table.KV))
+            for number in range(3):
+                values.put(b"ns", b"%d" % number, b"%s of %d" % (round, number), overwrite=True)
+                await writes.flushed()
+            await writes.close()
+
+        return scene
+
+    async def read(storage: TableStorage) -> None:
+        values = KeyValueStore(WriteThrough(storage, failures.append))
+        values.restore(await storage.load_all(Table.KV))
+        assert [values.get(b"ns", b"%d" % number) for number in range(3)] == [
+            b"third of %d" % number for number in range(3)
+        ]
+
+    for round in (b"first", b"second", b"third"):
+        store.run(write(round))
+    store.run(read)
+    assert not failures
 
 
 def test_deleting_what_is_not_there_is_nothing(store: Store) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import processes_of
 class Listener:
     """One TCP socket that listens."""
 
+    pid: int
     process: str
     host: str
     port: int
@@ -35,7 +36,7 @@ def tcp_listeners(base: Path) -> list[Listener]:
     for process in session_processes(base):
         for connection in process.net_connections(kind="tcp"):
             if connection.status == psutil.CONN_LISTEN:
-                found[connection.laddr] = Listener(_title(process), *connection.laddr)
+                found[connection.laddr] = Listener(process.pid, _title(process), *connection.laddr)
     return list(found.values())
 
 

@@ -71,6 +71,21 @@ def test_a_proof_that_is_wrong_or_replayed_is_refused_with_the_reason() -> None:
         client._wanted, client._step = 1, 1
 
 
+def test_a_proof_with_any_one_bit_flipped_is_refused() -> None:
+    """The proofs of both sides, from the first bit to the last."""
+    for bit in range(8 * auth.PROOF_SIZE):
+        mask = (1 << bit).to_bytes(auth.PROOF_SIZE, "little")
+        client, server = ClientHandshake("s"), ServerHandshake("s")
+        proof = client.feed(server.feed(client.start()))
+        server.feed(bytes(one ^ other for one, other in zip(proof, mask, strict=True)))
+        assert server.state is HandshakeState.REFUSED, f"bit {bit} of the client's proof"
+        client, server = ClientHandshake("s"), ServerHandshake("s")
+        answer = server.feed(client.start())
+        nonce, proof = answer[: auth.NONCE_SIZE], answer[auth.NONCE_SIZE :]
+        sent = client.feed(nonce + bytes(one ^ other for one, other in zip(proof, mask, strict=True)))
+        assert client.state is HandshakeState.REFUSED and sent == b"", f"bit {bit} of the server's proof"
+
+
 def test_a_server_that_reflects_the_clients_bytes_proves_nothing() -> None:
     client = ClientHandshake("s")
     nonce = client.start()[len(auth.MAGIC) :]
@@ -207,3 +222,47 @@ def test_a_file_that_cannot_hold_the_secret_is_named(
 def test_a_secret_that_arrives_is_compared() -> None:
     assert auth.secret_matches("s", "s") and auth.secret_matches("", "anything")
     assert not auth.secret_matches("s", "") and not auth.secret_matches("s", "S")
+    secret = auth.generate_secret()
+    assert auth.secret_matches(secret, secret)
+    for number, letter in enumerate(secret):
+        other = "0" if letter != "0" else "1"
+        assert not auth.secret_matches(secret, secret[:number] + other + secret[number + 1 :])
+        assert not auth.secret_matches(secret, secret[:number])
+    assert not auth.secret_matches(secret, secret + "0")
+
+
+def test_where_there_is_no_home_the_secret_is_not_looked_for_below_the_current_directory(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (no_secret_around / "~" / ".ray_mono").mkdir(parents=True)
+    auth.write_secret(
+        str(no_secret_around / "~" / ".ray_mono" / "auth_token"), "of whoever made this directory"
+    )
+    monkeypatch.chdir(no_secret_around)
+    monkeypatch.delenv("HOME")
+    # As for a user id that the password file does not have.
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(auth.SecretNotFoundError):
+        auth.find_secret(None, None)
+
+
+def test_a_secrets_file_that_another_put_there_is_refused(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = no_secret_around / "real"
+    auth.write_secret(str(real), "s")
+    user = no_secret_around / ".ray_mono"
+    user.mkdir()
+    (user / "auth_token").symlink_to(real)
+    with pytest.raises(auth.SecretFileError, match="auth_token cannot be read: it is a link"):
+        auth.find_secret(None, None)
+    # The one that the environment names may be a link: so Kubernetes mounts secrets.
+    monkeypatch.setenv(auth.TOKEN_PATH_VARIABLE, str(user / "auth_token"))
+    assert auth.find_secret(None, None) == "s"
+    real.chmod(0o666)
+    with pytest.raises(auth.SecretFileError, match="every user can write"):
+        auth.find_secret(None, None)
+    real.unlink()
+    os.mkfifo(real)
+    with pytest.raises(auth.SecretFileError, match="no regular file"):
+        auth.find_secret(None, None)

@@ -80,7 +80,12 @@ def test_a_stream_waits_for_its_client(directory: Path) -> None:
             [connection] = await _connections(listener)
             while not connection.is_write_paused:
                 await asyncio.sleep(0)
-            assert connection.unsent_bytes() < 2 * framed_connection.WRITE_HIGH_BYTES
+            unsent_bytes = connection.unsent_bytes()
+            assert unsent_bytes < 2 * framed_connection.WRITE_HIGH_BYTES
+            # It never reads, and the stream could go on: not one more item.
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert connection.unsent_bytes() == unsent_bytes
         await listener.close()
 
     run_quietly(scene())

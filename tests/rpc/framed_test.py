@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
-from ray_mono.rpc import auth, framed, framed_handshake, framing
+from ray_mono.rpc import auth, framed, framing, strangers
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
 from tests.rpc.quiet import WAIT_S, run_quietly
@@ -134,7 +134,7 @@ def test_a_client_that_lies_about_the_secret_is_told_why(caplog: pytest.LogCaptu
 
 
 def test_a_client_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framed_handshake, "HANDSHAKE_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(strangers, "STAY_S", 0.02)
 
     async def scene() -> None:
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", {})
@@ -146,24 +146,6 @@ def test_a_client_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
             except ConnectionResetError:
                 pass
             writer.close()
-        await listener.close()
-
-    run_quietly(scene())
-
-
-def test_strangers_in_the_handshake_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framed, "HANDSHAKES_MAX", 1)
-
-    async def scene() -> None:
-        transport = FramedTransport(SECRET)
-        listener = await transport.serve("127.0.0.1:0", {})
-        reader, writer = await asyncio.open_connection(*listener.address.split(":"))
-        writer.write(auth.MAGIC + bytes(16))
-        await reader.readexactly(48)
-        assert (await error_of(transport.connect(listener.address, WAIT_S))).code is StatusCode.UNAVAILABLE
-        writer.close()
-        await reader.read()
-        (await transport.connect(listener.address, WAIT_S)).close()
         await listener.close()
 
     run_quietly(scene())

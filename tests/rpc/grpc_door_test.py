@@ -120,6 +120,9 @@ def test_a_grpc_call_without_the_secret_is_refused_with_what_to_do(
             for call in calls:
                 code, details = await refused(call)
                 assert code is grpc.StatusCode.UNAUTHENTICATED and "authorization: Bearer" in details
+            stream = stub.Subscribe(gcs_pb2.SubscribeRequest(), metadata=metadata)
+            code, details = await refused(anext(aiter(stream)))
+            assert code is grpc.StatusCode.UNAUTHENTICATED and "authorization: Bearer" in details
             assert servicer.values == {}
 
     run(scene)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,9 +15,11 @@ import pytest
 
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, GcsServiceStub, gcs_service_handlers
+from ray_mono.rpc import strangers
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
+from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 SECRET = "a secret"
@@ -216,6 +219,37 @@ def test_bytes_that_are_no_handshake_get_no_answer(tmp_path: Any) -> None:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert sock.recv(100) == b""
     os.rmdir(directory)
+
+
+@pytest.mark.parametrize(
+    ("data", "most"),
+    [(b"", ADDRESS_MAX[Stage.SILENT]), (b"RMF1" + bytes(16), ADDRESS_MAX[Stage.SHAKING])],
+    ids=["silent", "hello"],
+)
+def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, data: bytes, most: int
+) -> None:
+    monkeypatch.setattr(strangers, "STAY_S", 0.6)
+    with served(str(tmp_path)) as (_, server, _, address), contextlib.ExitStack() as stack:
+        host, port = address.split(":")
+        knocked = [
+            stack.enter_context(socket.create_connection((host, int(port)), WAIT_S)) for _ in range(most + 50)
+        ]
+        for sock in knocked:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data)
+        with caller(address) as (_, _, stub):
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+            with server.reactor.lock:
+                assert len(server.connections) <= most + 1
+            for sock in knocked:
+                with contextlib.suppress(ConnectionError):
+                    while sock.recv(4096):
+                        pass
+            # The client has shown it, and stays.
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+            with server.reactor.lock:
+                assert len(server.connections) == 1 and len(server._strangers) == 0
 
 
 def test_nobody_at_the_address_is_told_to_the_call() -> None:

@@ -1,0 +1,277 @@
+"""Strangers at a TCP port: they cost little, they go, and who knows the secret gets in beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+
+from ray_mono.common import limited_log
+from ray_mono.protobuf import gcs_pb2_grpc
+from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
+from ray_mono.rpc import auth, grpc_splice, strangers
+from ray_mono.rpc.framed import FramedListener, FramedTransport
+from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
+from ray_mono.rpc.tcp_door import HTTP2_PREFACE, TcpDoor
+from tests.rpc.quiet import WAIT_S, run_quietly
+from tests.rpc.toy_servicer import ToyServicer, get
+
+SECRET = "open sesame"
+METADATA = (("authorization", f"Bearer {SECRET}"),)
+SETTINGS = bytes.fromhex("000000040000000000")
+HELLO = auth.MAGIC + bytes(auth.NONCE_SIZE)
+# What strangers say, and how many of one address may stay with it.
+KINDS = {
+    "silent": (b"", ADDRESS_MAX[Stage.SILENT]),
+    "half a preface": (HTTP2_PREFACE[:20], ADDRESS_MAX[Stage.SILENT]),
+    "hello": (HELLO, ADDRESS_MAX[Stage.SHAKING]),
+    "http2": (HTTP2_PREFACE + SETTINGS, ADDRESS_MAX[Stage.HTTP2]),
+}
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[FramedListener]:
+    listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(ToyServicer()))
+    try:
+        yield listener
+    finally:
+        await listener.close()
+
+
+async def knock(listener: FramedListener, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*listener.address.split(":"))
+    writer.write(data)
+    return reader, writer
+
+
+async def until_sent_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await reader.read()
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+async def until(condition: object) -> None:
+    assert callable(condition)
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def strangers_of(listener: FramedListener) -> int:
+    assert listener._door is not None
+    return len(listener._door._strangers)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(strangers, "STAY_S", 0.6)
+    data, most = KINDS[kind]
+
+    async def scene() -> None:
+        async with serving() as listener:
+            before = descriptors()
+            knocked = [await knock(listener, data) for _ in range(most + 50)]
+            await until(lambda: strangers_of(listener) == most)
+            (await FramedTransport(SECRET).connect(listener.address, WAIT_S)).close()
+            await asyncio.gather(*(until_sent_away(*one) for one in knocked))
+            assert strangers_of(listener) == 0
+            # gRPC has some of its own, once and for all.
+            await until(lambda: descriptors() <= before + (20 if kind == "http2" else 0))
+
+    run_quietly(scene())
+    lines = [line for line in caplog.messages if line.startswith("refused")]
+    assert 0 < len(lines) <= limited_log.LINES_MAX and "127.0.0.1" in lines[0]
+
+
+def test_an_http2_client_is_a_stranger_until_its_first_call_with_the_secret() -> None:
+    async def scene() -> None:
+        async with serving() as listener, grpc.aio.insecure_channel(listener.address) as channel:
+            stub = gcs_pb2_grpc.GcsServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.KvGet(get(b"k"))
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert strangers_of(listener) == 1
+            assert (await stub.KvGet(get(b"k"), metadata=METADATA)).value == b"k"
+            assert strangers_of(listener) == 0 and len(listener._grpc._splices) == 1
+
+    run_quietly(scene())
+
+
+def test_an_http2_client_without_the_secret_goes_though_it_calls_and_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(strangers, "STAY_S", 0.3)
+
+    async def scene() -> None:
+        async with serving() as listener, grpc.aio.insecure_channel(listener.address) as channel:
+            stub = gcs_pb2_grpc.GcsServiceStub(channel)
+            names: set[str] = set()
+            while len(names) < 2:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.KvGet(get(b"k"), wait_for_ready=True)
+                names |= set(listener._grpc._splices)
+
+    run_quietly(scene())
+
+
+@pytest.mark.parametrize("method", ["KvGet", "Subscribe", "NoSuchMethod"])
+def test_of_a_message_without_the_secret_next_to_nothing_is_read(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried: list[int] = []
+    data_received = grpc_splice._End.data_received
+
+    def count(end: grpc_splice._End, data: bytes) -> None:
+        carried.append(len(data))
+        data_received(end, data)
+
+    monkeypatch.setattr(grpc_splice._End, "data_received", count)
+
+    async def scene() -> None:
+        path = f"/ray_mono.rpc.GcsService/{method}"
+        options = [("grpc.max_send_message_length", -1)]
+        async with serving() as listener:
+            for metadata, is_read in (((), False), (METADATA, method != "NoSuchMethod")):
+                carried.clear()
+                async with grpc.aio.insecure_channel(listener.address, options=options) as channel:
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await channel.unary_unary(path)(b"\xff" * (16 << 20), metadata=metadata)
+                is_unknown = caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert is_unknown == (not metadata)
+                assert sum(carried) > 16 << 20 if is_read else sum(carried) < 1 << 20
+
+    run_quietly(scene())
+
+
+def test_a_stranger_that_goes_on_to_send_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "STAY_S", 0.5)
+    # Frames that HTTP/2 has to ignore, without an end.
+    unknown = bytes.fromhex("003fff") + b"\xbb" + bytes(5) + bytes(0x3FFF)
+    read = 0
+    data_received = grpc_splice._End.data_received
+
+    def count(end: grpc_splice._End, data: bytes) -> None:
+        nonlocal read
+        read += len(data) if end.bytes_max is not None else 0
+        data_received(end, data)
+
+    monkeypatch.setattr(grpc_splice._End, "data_received", count)
+
+    async def scene() -> None:
+        async with serving() as listener:
+            reader, writer = await knock(listener, HTTP2_PREFACE + SETTINGS)
+
+            async def send() -> None:
+                for _ in range(2000):
+                    writer.write(unknown)
+                    await writer.drain()
+
+            results = await asyncio.gather(send(), until_sent_away(reader, writer), return_exceptions=True)
+            assert isinstance(results[0], ConnectionError)
+            # One read may go beyond.
+            assert read <= grpc_splice.STRANGER_BYTES_MAX + (256 << 10)
+
+    run_quietly(scene())
+
+
+@pytest.mark.parametrize("how", ["both ends", "one half", "half and no reading"])
+def test_nothing_is_left_of_grpc_clients_that_have_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_splice, "LINGER_S", 0.2)
+
+    async def scene() -> None:
+        async with serving() as listener:
+            # The first one starts gRPC, which has descriptors of its own.
+            async with grpc.aio.insecure_channel(listener.address) as channel:
+                await gcs_pb2_grpc.GcsServiceStub(channel).KvGet(get(b"k"), metadata=METADATA)
+            await until(lambda: not listener._grpc._splices)
+            before = descriptors()
+            for _ in range(8):
+                if how == "both ends":
+                    async with grpc.aio.insecure_channel(listener.address) as channel:
+                        await gcs_pb2_grpc.GcsServiceStub(channel).KvGet(get(b"k"), metadata=METADATA)
+                else:
+                    reader, writer = await knock(listener, HTTP2_PREFACE + SETTINGS)
+                    await reader.readexactly(9)
+                    writer.write_eof()
+                    if how == "one half":
+                        await reader.read()
+                    else:
+                        await until(lambda: not listener._grpc._splices)
+                    writer.close()
+            await until(lambda: not listener._grpc._splices and strangers_of(listener) == 0)
+            await until(lambda: descriptors() <= before)
+
+    run_quietly(scene())
+
+
+class _OutOfDescriptors:
+    """A listening socket whose accept fails for as long as it is told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.fails = 1
+        self.fileno, self.close = sock.fileno, sock.close
+
+    def accept(self) -> object:
+        if self.fails:
+            self.fails -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._sock.accept()
+
+
+@pytest.mark.parametrize("has_stranger", [True, False])
+def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_again(
+    has_stranger: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        listening = _OutOfDescriptors(sock)
+        came: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def take(client: socket.socket, peer: str) -> None:
+            client.close()
+            came.set_result(peer)
+
+        door = TcpDoor(SECRET, take, None)
+        listening.fails = 0
+        door.open(listening)  # type: ignore[arg-type]
+        loop = asyncio.get_running_loop()
+        with socket.socket() as silent, socket.socket() as client:
+            for one in (silent, client):
+                one.setblocking(False)
+            if has_stranger:
+                await loop.sock_connect(silent, sock.getsockname())
+                await until(lambda: len(door._strangers) == 1)
+            listening.fails = 1
+            await loop.sock_connect(client, sock.getsockname())
+            handshake = auth.ClientHandshake(SECRET)
+            await loop.sock_sendall(client, handshake.start())
+            while handshake.state is auth.HandshakeState.PENDING:
+                await loop.sock_sendall(
+                    client, handshake.feed(await loop.sock_recv(client, handshake.missing_bytes))
+                )
+            await came
+            if has_stranger:
+                # It had to make room.
+                assert await loop.sock_recv(silent, 1) == b""
+        door.close()
+
+    with caplog.at_level(logging.WARNING):
+        run_quietly(scene())
+    assert "cannot accept a connection: Too many open files" in caplog.text
