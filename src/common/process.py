@@ -93,6 +93,31 @@ def parent_pid_from_environment() -> int | None:
     return int(value) if value.isdecimal() else None
 
 
+def hide_argument(option: str) -> None:
+    """Has the values of `option` ("--name X" and "--name=X") shown as asterisks where every user can read this process's command line.
+
+    Not in sys.argv. What stood there before this call may have been read.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return
+    # arg_start and arg_end are fields 48 and 49; the first one here is field 3.
+    start, end = int(fields[45]), int(fields[46])
+    if not start < end or not any(argument.startswith(option) for argument in sys.argv):
+        return
+    import ctypes
+
+    position, is_value = start, False
+    name = option.encode()
+    for argument in ctypes.string_at(start, end - start).split(b"\0"):
+        shown = 0 if is_value else len(name) + 1 if argument.startswith(name + b"=") else len(argument)
+        ctypes.memset(position + shown, ord("*"), len(argument) - shown)
+        is_value = argument == name and not is_value
+        position += len(argument) + 1
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so ask soon."""
     try:

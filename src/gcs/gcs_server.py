@@ -17,6 +17,7 @@ import random
 import sys
 from typing import Any
 
+from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import ClusterID
 from ray_mono.common.service import Service, add_common_arguments, run_service
@@ -209,6 +210,7 @@ async def serve(service: Service, arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
+    process.hide_argument("--redis-password")
     arguments = parse_arguments()
     return run_service("gcs_server", functools.partial(serve, arguments=arguments), arguments)
 

@@ -36,7 +36,8 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--redis-password",
         metavar="PASSWORD",
-        help=f"for redis; every user of the machine can read it here, so better in the variable {REDIS_PASSWORD_VARIABLE}",
+        help="for redis; better in the variable "
+        f"{REDIS_PASSWORD_VARIABLE}: every user of the machine can read a command line until the program has hidden it",
     )
     group.add_argument(
         "--redis-namespace",

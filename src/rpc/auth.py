@@ -43,8 +43,8 @@ TOKEN_FILE_NAME: Final = "auth_token"
 USER_TOKEN_PATH: Final = "~/.ray_mono/auth_token"
 
 HOW_TO_PASS: Final = (
-    "pass the cluster's secret as --redis-password (in Python: _redis_password=...), or in the environment variable "
-    f"{TOKEN_VARIABLE}, or in a file that {TOKEN_PATH_VARIABLE} names, or in {USER_TOKEN_PATH}; "
+    f"pass the cluster's secret in the environment variable {TOKEN_VARIABLE}, or in a file that {TOKEN_PATH_VARIABLE} names, "
+    f"or in {USER_TOKEN_PATH}, or as --redis-password (in Python: _redis_password=...); "
     f"on the head it is in the session directory's file {TOKEN_FILE_NAME}"
 )
 

@@ -127,3 +127,34 @@ def test_a_program_without_an_interpreter_is_told_what_is_missing(monkeypatch: p
     monkeypatch.setattr(process, "INTERPRETER", "")
     with pytest.raises(RuntimeError, match="sys.executable is empty"):
         process.module_command("ray_mono.x")
+
+
+# Starts as `python -c PROGRAM ARGUMENTS…`, hides, and shows what others see of it and what it sees itself.
+HIDER = """
+import sys
+from ray_mono.common.process import hide_argument
+hide_argument("--password")
+sys.stdout.write(open("/proc/self/cmdline").read().split(chr(0), 3)[3].replace(chr(0), " ").rstrip() + "|" + " ".join(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["start", "--password", "hunter2", "--block"], "start --password ******* --block"),
+        (["--password=hunter2"], "--password=*******"),
+        (["--password=", "--password=a=b", "x"], "--password= --password=*** x"),
+        (["--password"], "--password"),
+        (["--password", "--password", "--password", "x"], "--password ********** --password *"),
+        (["--passwords=x", "password"], "--passwords=x password"),
+    ],
+)
+def test_a_secret_on_the_command_line_is_hidden_from_others(arguments: list[str], shown: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDER, *arguments],
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{shown}|{' '.join(arguments)}"

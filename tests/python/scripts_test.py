@@ -96,6 +96,25 @@ def test_stop_with_nothing_to_stop_is_content(session_base: Path) -> None:
     assert (done.exit_code, done.output) == (0, "Nothing runs.\n")
 
 
+# The command line's program, whose command shows what others see of it.
+SHOWN = """
+from ray_mono.scripts import scripts
+scripts.cli = lambda prog_name: print(open("/proc/self/cmdline").read().replace(chr(0), " "))
+scripts.main()
+"""
+
+
+def test_a_password_on_the_command_line_is_hidden_before_anything_else_is_done() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWN, "start", "--block", "--redis-password", "hunter2"],
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "start --block --redis-password *******" in done.stdout and "hunter2" not in done.stdout
+
+
 def make_node(base: Path, reaper: ProcessIdentity) -> tuple[NodePaths, NodeRecord]:
     paths = NodePaths(session.create_session(base), "ab" * 28, True)
     owned = paths.session.sockets / "raylet"

@@ -275,3 +275,4 @@ def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_aga
     with caplog.at_level(logging.WARNING):
         run_quietly(scene())
     assert "cannot accept a connection: Too many open files" in caplog.text
+    assert ("goes for it" if has_stranger else "trying again") in caplog.text

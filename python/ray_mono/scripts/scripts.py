@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ray_mono.common.process import hide_argument
 from ray_mono.common.version import VERSION
 
 PORT = click.IntRange(0, 65535)
@@ -104,7 +105,8 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--redis-password",
         metavar="SECRET",
-        help="The cluster's secret; needed only where RAY_MONO_AUTH_TOKEN, the session and ~/.ray_mono/auth_token have none.",
+        help="The cluster's secret; needed only where RAY_MONO_AUTH_TOKEN, the session and ~/.ray_mono/auth_token have none,"
+        " which are better places: every user of the machine can read a command line until the program has hidden it.",
     )(function)
     return click.option(
         "--address",
@@ -130,8 +132,9 @@ def cli() -> None:
 @click.option(
     "--redis-password",
     metavar="SECRET",
-    help="The cluster's secret. A new cluster draws one where none is given; '' lets everybody in. With --redis-address"
-    " it is that Redis's password too.",
+    help="The cluster's secret; better in the variable RAY_MONO_AUTH_TOKEN or the file that RAY_MONO_AUTH_TOKEN_PATH names,"
+    " since every user of the machine can read a command line until the program has hidden it. A new cluster draws one"
+    " where none is given; '' lets everybody in. With --redis-address it is that Redis's password too.",
 )
 @click.option(
     "--redis-address",
@@ -245,6 +248,7 @@ def microbenchmark(**options: Any) -> None:
 
 def main() -> None:
     """Runs the command line of this process; does not return."""
+    hide_argument("--redis-password")
     if importlib.util.find_spec("ray_mono.protobuf") is None or (
         importlib.util.find_spec("ray_mono.protobuf.gcs_pb2") is None
     ):

@@ -130,6 +130,8 @@ def _say_what_now(node: Node, params: RayParams, block: bool) -> None:
             fg="red",
             err=True,
         )
+    if not node.node_ip_address.startswith("127."):
+        click.echo("What goes over the network is not encrypted: let only machines that you trust reach this one's ports.\n")
     if node.is_head():
         _say_how_to_join(node, params)
     click.echo('In Python on this machine:\n    import ray_mono\n    ray_mono.init(address="auto")\n')
@@ -147,7 +149,8 @@ def _say_how_to_join(node: Node, params: RayParams) -> None:
         click.echo("(Other machines cannot reach it: it listens on loopback; see --node-ip-address.)\n")
     elif params.redis_password:
         click.echo(
-            f"on another:\n{there} --redis-password=<the password that this cluster was started with>\n"
+            f"on another, with the password that this cluster was started with in {TOKEN_VARIABLE} or in"
+            f" {USER_TOKEN_PATH} there:\n{there}\n"
         )
     elif node.secret:
         secret_file = f"{node.session_dir}/{TOKEN_FILE_NAME}"
