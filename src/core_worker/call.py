@@ -36,7 +36,7 @@ class KnownSpec:
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 
-    __slots__ = ("own", "request", "spec", "to")
+    __slots__ = ("number", "own", "request", "spec", "to")
 
     def __init__(self, spec: Any, request: Any, to: ServerCall) -> None:
         self.spec = spec
@@ -44,3 +44,5 @@ class Call:
         # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
         self.own = request if request.template_id else spec
         self.to = to
+        # Of a normal task: see common/start_board.py.
+        self.number = 0

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ray_mono.core_worker import process_end
 from ray_mono.core_worker.answers import flush_output
+from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GCS_TIMEOUT_S = 60.0
 ANSWERS_TIMEOUT_S = 10.0
 """For the last answers of a worker that ends."""
 ANSWERS_POLL_S = 0.01
@@ -76,3 +79,17 @@ def _stay_while_needed(core: CoreWorker, is_actor: bool) -> None:
                 len(core.tasks.pending),
             )
         core.reactor.wait(Waiter(core.reactor), STAY_POLL_S)
+
+
+def report_exit(core: CoreWorker, error: BaseException) -> None:
+    """Tells the GCS of an actor that ends by its own code: exit_actor(), or SystemExit."""
+    if isinstance(error, SystemExit):
+        kind = common_pb2.DeathCause.EXITED if error.code == 0 else common_pb2.DeathCause.WORKER_DIED
+        cause = common_pb2.DeathCause(kind=kind, message=f"its code raised SystemExit({error.code!r})")
+    else:
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
+    info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
+    try:
+        core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
+    except RpcError as failure:
+        logger.error("the GCS was not told of the actor's exit: %s", failure)

@@ -14,7 +14,6 @@ references that stay here are named or registered, and only then the reply goes 
 from __future__ import annotations
 
 import gc
-import logging
 import pickle
 import time
 from collections import deque
@@ -22,10 +21,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RayError, TaskCancelledError
+from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.answers import Answers
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.context import TaskContext, context_of
-from ray_mono.core_worker.departure import leave
+from ray_mono.core_worker.departure import leave, report_exit
 from ray_mono.core_worker.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.interrupts import Interrupts
 from ray_mono.core_worker.task_events import TaskEvents
@@ -34,16 +34,12 @@ from ray_mono.core_worker.task_title import TaskTitle
 from ray_mono.core_worker.visible_devices import VisibleDevices
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
-from ray_mono.rpc.surface import RpcError
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.rpc.reactor_server import ServerCall
 
-logger = logging.getLogger(__name__)
-
-GCS_TIMEOUT_S = 60.0
 IDLE_TITLE_S = 0.2
 """How long a worker's title still names its last task."""
 
@@ -62,8 +58,10 @@ class TaskFailed(Exception):
 class Executor:
     """The queue and the main loop of one worker."""
 
-    def __init__(self, core: CoreWorker, bind_job: Callable[[Any], None]) -> None:
+    def __init__(self, core: CoreWorker, bind_job: Callable[[Any], None], board: StartBoard) -> None:
         self.core = core
+        self._board = board
+        self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
         self._bind_job = bind_job
         self._queue: deque[Call | None] = deque()
         self._waiter: Waiter | None = None
@@ -96,6 +94,7 @@ class Executor:
         if request.lease_id:
             # Not when it runs: it may be given back before, and then no other task of the lease names it.
             self.core.getter.lease_id = request.lease_id
+            self._next_number = (request.lease_number << LEASE_SHIFT) + 1 if request.lease_number else 0
         number = request.template_id
         if not number:
             spec = KnownSpec(request.spec)
@@ -104,7 +103,11 @@ class Executor:
             self.core.worker_runs.learn(request.run_first)
         else:
             spec = call.connection.state[number]
-        self._enqueue(Call(spec, request, call))
+        pushed = Call(spec, request, call)
+        if self._next_number:
+            pushed.number = self._next_number
+            self._next_number += 1
+        self._enqueue(pushed)
 
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
         self._give_back(call.connection)
@@ -163,6 +166,7 @@ class Executor:
             with core.lock:
                 if self._queue:
                     item = self._queue.popleft()
+                    self.running = None if item is None else context_of(item, self.actor)  # a cancel finds it here now
                     waiter = None
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
@@ -177,7 +181,8 @@ class Executor:
             if item is None:
                 break
             try:
-                self._handle(item)
+                assert self.running is not None
+                self._handle(item, self.running)
             except KeyboardInterrupt as error:
                 self._cancelled_early(item, error)
             self.running = item = None
@@ -186,15 +191,18 @@ class Executor:
             self._give_back(None)
             core.reactor.flush()
         if self._left:
-            self._report_exit(ActorExit())
+            report_exit(self.core, ActorExit())
         leave(core, self)
 
-    def _handle(self, call: Call) -> None:
+    def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec
-        task = self.running = context_of(call, self.actor)
         if spec.type == common_pb2.NORMAL_TASK:
+            if not self._board.may_begin(call.number):
+                with self.core.lock:
+                    call.to.reply(Reply(status=Reply.NOT_STARTED))
+                    self.core.reactor.flush()
+                return
             self.core.getter.task_begins()
-            self.interrupts.interruptible = task
         try:
             # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
             prepared = list(self._prepare(call, task))
@@ -277,6 +285,11 @@ class Executor:
         spec = call.spec
         try:
             self._bind_job(spec)
+            if spec.type == common_pb2.NORMAL_TASK:
+                # Not before: half set up, this worker would serve nobody.
+                self.interrupts.interruptible = task
+                if task.is_cancelled:
+                    raise KeyboardInterrupt
             if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
                 self._devices.show(task.resource_ids)
             if spec.type == common_pb2.ACTOR_TASK:
@@ -360,7 +373,7 @@ class Executor:
         The GCS is told first, so that an intended end is not taken for a crash.
         """
         if self.core.context.get().actor_id:
-            self._report_exit(ActorExit() if self._left else error)
+            report_exit(self.core, ActorExit() if self._left else error)
             self._left = False
         self.owes_answer = self._exiting = True
 
@@ -369,19 +382,6 @@ class Executor:
         with self.core.lock:
             self._left = self.owes_answer = self._exiting = True
             self._enqueue(None)
-
-    def _report_exit(self, error: BaseException) -> None:
-        core = self.core
-        if isinstance(error, SystemExit):
-            kind = common_pb2.DeathCause.EXITED if error.code == 0 else common_pb2.DeathCause.WORKER_DIED
-            cause = common_pb2.DeathCause(kind=kind, message=f"its code raised SystemExit({error.code!r})")
-        else:
-            cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
-        info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
-        try:
-            core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
-        except RpcError as failure:
-            logger.error("the GCS was not told of the actor's exit: %s", failure)
 
     @property
     def has_queued(self) -> bool:

@@ -7,27 +7,29 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import WorkerCrashedError
 from ray_mono.core_worker.task_manager import PendingTask
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.lease import Lease
 
 ANSWER_S = 10.0
 """A raylet that takes longer is in trouble itself, and the task fails without a cause."""
 
 
-def fail_lost(
-    core: CoreWorker, raylet: RayletServiceStub, lease_id: bytes, worker_id: bytes, task: PendingTask
-) -> None:
+def tell_lost(lease: Lease) -> None:
+    """It ran nothing of ours."""
+    lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
+
+
+def fail_lost(core: CoreWorker, lease: Lease, task: PendingTask) -> None:
     """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails when the raylet has answered.
 
     Lock held.
     """
-    request = raylet_pb2.LostWorkerRequest(lease_id=lease_id, worker_id=worker_id)
     if task.retries_left != 0 or task.task_id in core.tasks.cancelled:
         core.tasks.lost(task, WorkerCrashedError)
-        raylet.LostWorker.start(request, lambda reply, error: None)
+        tell_lost(lease)
         return
     is_settled = False
 
@@ -43,4 +45,8 @@ def fail_lost(
         settle(f"The worker died before it finished the task: {known}" if known else "")
 
     timer = core.reactor.call_later(ANSWER_S, lambda: settle(""))
-    raylet.LostWorker.start(request, answered)
+    lease.raylet.LostWorker.start(_request(lease), answered)
+
+
+def _request(lease: Lease) -> raylet_pb2.LostWorkerRequest:
+    return raylet_pb2.LostWorkerRequest(lease_id=lease.lease_id, worker_id=lease.address.worker_id)

@@ -37,31 +37,36 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def __init__(self, is_worker: bool) -> None:
         self.core: CoreWorker | None = None
         self.executor: Executor | None = None
-        # Calls that came before the executor was there; a driver executes nothing.
-        self._early: list[tuple[Any, ServerCall]] | None = [] if is_worker else None
+        # What came before the executor was there, in order; a driver executes nothing.
+        self._early: list[Callable[[], None]] | None = [] if is_worker else None
 
     def set_executor(self, executor: Executor) -> None:
         """Lock held."""
         self.executor = executor
-        for request, call in self._early or ():
-            executor.PushTask(request, call)
-        self._early = None
+        early, self._early = self._early, None
+        for handle in early or ():
+            handle()
 
     def PushTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         if self.executor is not None:
             self.executor.PushTask(request, call)
         elif self._early is not None:
-            self._early.append((request, call))
+            self._early.append(lambda: self.PushTask(request, call))
         else:
             call.reply(core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER))
 
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         if self.executor is not None:
             self.executor.GiveBackTasks(request, call)
+        elif self._early is not None:
+            self._early.append(lambda: self.GiveBackTasks(request, call))
 
     def CancelTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         if request.to_owner:
             found = self._core().cancellation.cancel_own(request.task_id, request.force, request.recursive)
+        elif self._early is not None:
+            self._early.append(lambda: self.CancelTask(request, call))
+            return
         else:
             found = self.executor is not None and self.executor.interrupts.cancel(request)
         call.reply(core_worker_pb2.CancelTaskReply(found=found))
@@ -143,6 +148,7 @@ class Membership:
         raylet_socket: str,
         job_id: bytes,
         startup_token: int = 0,
+        board_fd: int = 0,
         namespace: str = "",
         on_raylet_lost: Callable[[str], None],
     ) -> CoreWorker:
@@ -155,6 +161,7 @@ class Membership:
             job_id=job_id,
             address=self.address,
             startup_token=startup_token,
+            board_fd=board_fd,
         )
         try:
             reply = RayletServiceStub(raylet).RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)

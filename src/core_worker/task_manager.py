@@ -46,9 +46,11 @@ class PendingTask:
         "flat_args",
         "has_args",
         "num_unresolved",
+        "place",
         "resubmit",
         "retries_left",
         "retry_exceptions",
+        "submission",
         "task_id",
         "template",
     )
@@ -73,6 +75,8 @@ class PendingTask:
         # Every reference that the submission holds: arguments and what is inside them.
         self.arg_ids = arg_ids
         self.num_unresolved = 0
+        # Normal tasks: the order of submission in its queue, and of pushes on its lease.
+        self.submission = self.place = 0
         self.retries_left = 0
         self.retry_exceptions: bool | tuple[type[BaseException], ...] = False
         self.resubmit: Callable[[PendingTask], None] | None = None

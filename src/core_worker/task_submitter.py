@@ -5,14 +5,16 @@ LEASE_REQUESTS_MAX at a time; a worker that was granted runs one task after anot
 next one, and goes back to its raylet.
 
     lease   REQUESTED ──grant──► BUSY ◄──► IDLE (lingers) ──► returned
-                │  └──spillback──► REQUESTED at another raylet, which grants or rejects
+                │  └──spillback──► REQUESTED at another raylet, which grants or rejects; or has it wait, where it fits nowhere else
                 └──rejected──► gone (asked for again while tasks wait)
-            BUSY ──worker lost──► disposed; its first task is retried or fails, the others were not started
+            BUSY ──others wait (WatchReclaims), or it does not answer──► ENDING ──all answered──► returned
+            BUSY, ENDING ──worker lost──► disposed; its first task is retried or fails, the others were not started
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in AHEAD_US, by what the queue's
 tasks took lately. A task behind another could wait too long, or for ever, if the first waits for it. So a worker that blocks in `get` gives
-its unstarted tasks back, and so does one whose first task takes longer than STALL_S (GiveBackTasks); it gets no more before
-that one ends. A worker answers each task before it starts the next, so that after a crash only the first can have run.
+its unstarted tasks back, and from one whose first task is long they are taken (stalls.py); it gets no more before
+that one ends. What comes back keeps its place in the order of submission. A worker answers each task before it starts the next, so that
+after a crash only the first can have run.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ from ray_mono.common.exceptions import (
     RuntimeEnvSetupError,
     TaskUnschedulableError,
 )
-from ray_mono.core_worker.lost_worker import fail_lost
+from ray_mono.core_worker.lease import Lease, SchedulingQueue
+from ray_mono.core_worker.lost_worker import fail_lost, tell_lost
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.stalls import Stalls
 from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, WRONG_WORKER, PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import Peer
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.rpc.reactor import Timer
 
 LEASE_REQUESTS_MAX = 16
 """Per scheduling key. More would only queue at the raylet, in front of other clients."""
@@ -48,63 +50,6 @@ AHEAD_US = 2000.0
 AHEAD_MAX = 64
 OVERHEAD_US = 30.0
 """What a task costs its worker besides the function itself."""
-STALL_S = 0.01
-"""A first task that is still running after it is long."""
-
-
-class Lease:
-    """A worker that this process may push tasks to."""
-
-    __slots__ = (
-        "address",
-        "gives_back",
-        "is_announced",
-        "is_over",
-        "lease_id",
-        "linger",
-        "peer",
-        "queue",
-        "raylet",
-        "resource_ids",
-        "seen_first",
-        "tasks",
-    )
-
-    def __init__(self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer) -> None:
-        self.lease_id = lease_id
-        self.queue = queue
-        self.raylet = raylet
-        self.address: common_pb2.Address = grant.worker
-        self.resource_ids = grant.resource_ids
-        self.peer = peer
-        # Pushed and not answered, in order: the worker runs the first.
-        self.tasks: deque[PendingTask] = deque()
-        self.linger: Timer | None = None
-        # Its first task is long: nothing is pushed behind it.
-        self.gives_back = False
-        # The first task at the last look for stalls.
-        self.seen_first: PendingTask | None = None
-        self.is_over = False
-        # Its worker knows the lease by the first task's message.
-        self.is_announced = False
-
-
-class SchedulingQueue:
-    """The tasks and leases of one scheduling key."""
-
-    __slots__ = ("idle", "leases", "options", "requested", "retry", "run_us", "stall_check", "tasks")
-
-    def __init__(self, options: TaskOptions) -> None:
-        self.options = options
-        self.tasks: deque[PendingTask] = deque()
-        self.idle: list[Lease] = []
-        self.leases: dict[bytes, Lease] = {}
-        # Smoothed duration of its tasks; None before the first.
-        self.run_us: float | None = None
-        self.stall_check: Timer | None = None
-        # Lease ids asked for, with the raylet that was asked.
-        self.requested: dict[bytes, RayletServiceStub] = {}
-        self.retry: Timer | None = None
 
 
 class TaskSubmitter:
@@ -113,6 +58,9 @@ class TaskSubmitter:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._queues: dict[Any, SchedulingQueue] = {}
+        self._stalls = Stalls(core, self._on_closed)
+        # Raylets that tell which of our leases others wait for.
+        self._watched: set[RayletServiceStub] = set()
 
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
         """The queue of tasks like this one; looked up once per remote function."""
@@ -121,11 +69,11 @@ class TaskSubmitter:
         key = (options.resources, strategy, options.runtime_env, bool(options.max_calls))
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = SchedulingQueue(options)
+            queue = self._queues[key] = SchedulingQueue(options, len(self._queues))
         return queue
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        queue.tasks.append(task)
+        queue.submit(task)
         if queue.idle or len(queue.requested) < LEASE_REQUESTS_MAX:
             self._pump(queue)
 
@@ -144,31 +92,17 @@ class TaskSubmitter:
 
     def _push_ahead(self, lease: Lease) -> None:
         queue = lease.queue
-        if queue.run_us is None or lease.gives_back or not lease.tasks or queue.options.max_calls:
+        if queue.run_us is None or lease.gives_back or lease.is_ending or not lease.tasks or queue.options.max_calls:
             return
         limit = min(AHEAD_MAX, int(AHEAD_US / (queue.run_us + OVERHEAD_US)))
         while queue.tasks and len(lease.tasks) < limit:
             self._push(lease, queue.tasks.popleft())
-        if len(lease.tasks) > 1 and queue.stall_check is None:
-            queue.stall_check = self._core.reactor.call_later(STALL_S, lambda: self._check_stalls(queue))
-
-    def _check_stalls(self, queue: SchedulingQueue) -> None:
-        """Has workers whose first task is still the one of the last look give back what waits behind it."""
-        queue.stall_check = None
-        for lease in queue.leases.values():
-            if len(lease.tasks) < 2:
-                continue
-            if lease.tasks[0] is lease.seen_first:
-                # Also where it gave something back: what was pushed meanwhile came after that, and the first may wait for it.
-                lease.gives_back = True
-                lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
-            lease.seen_first = lease.tasks[0]
-            if queue.stall_check is None:
-                queue.stall_check = self._core.reactor.call_later(STALL_S, lambda: self._check_stalls(queue))
 
     # ---- leases
 
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
+        if raylet not in self._watched:
+            self._watch(raylet)
         lease_id = self._core.new_id()
         queue.requested[lease_id] = raylet
         options = queue.options
@@ -181,6 +115,7 @@ class TaskSubmitter:
             requester=self._core.address,
             backlog=max(0, len(queue.tasks) - len(queue.requested)),
             grant_or_reject=spilled,
+            scheduling_key=queue.number,
             task_name=queue.tasks[0].name if queue.tasks else options.name,
             outlives_job=self._core.outlives_job,
         )
@@ -205,9 +140,39 @@ class TaskSubmitter:
         elif outcome == "spillback":
             if queue.tasks:
                 target = reply.spillback
-                self._request(queue, self._core.raylet_at(f"{target.host}:{target.port}"), True)
+                self._request(queue, self._core.raylet_at(f"{target.host}:{target.port}"), not target.may_wait)
         else:
             self._on_rejection(queue, reply.rejection)
+
+    def _watch(self, raylet: RayletServiceStub) -> None:
+        self._watched.add(raylet)
+        raylet.WatchReclaims.start(common_pb2.Empty(), self._on_reclaimed, lambda error: self._watched.discard(raylet))
+
+    def _on_reclaimed(self, named: Any) -> None:
+        """Others wait for these leases."""
+        for lease_id in named.lease_ids:
+            for queue in self._queues.values():
+                lease = queue.leases.get(lease_id)
+                if lease is not None and not lease.is_ending:
+                    lease.is_ending = True
+                    if len(lease.tasks) > 1:
+                        lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
+                    self._end_if_answered(lease)
+
+    def _on_closed(self, lease: Lease, begun: int) -> None:
+        """The raylet has taken back what a worker that does not answer had not begun."""
+        lease.is_ending = True
+        taken = [task for task in lease.tasks if task.place > begun]
+        for task in taken:
+            lease.tasks.remove(task)
+            self._again(lease.queue, task)
+        self._end_if_answered(lease)
+        self._pump(lease.queue)
+
+    def _end_if_answered(self, lease: Lease) -> None:
+        if not lease.num_unanswered:
+            self._give_back(lease)
+            self._pump(lease.queue)
 
     def _on_rejection(self, queue: SchedulingQueue, rejection: Any) -> None:
         kind = rejection.kind
@@ -259,6 +224,9 @@ class TaskSubmitter:
     def _give_back(self, lease: Lease) -> None:
         if lease in lease.queue.idle:
             lease.queue.idle.remove(lease)
+            if lease.linger is not None:
+                lease.linger.cancel()
+        if not lease.is_over:
             self._drop(lease)
 
     def _drop(self, lease: Lease, leaving: bool = False) -> None:
@@ -272,10 +240,16 @@ class TaskSubmitter:
     # ---- tasks
 
     def _push(self, lease: Lease, task: PendingTask) -> None:
+        queue = lease.queue
         lease.tasks.append(task)
-        if not lease.is_announced:
+        lease.num_unanswered += 1
+        lease.num_pushed += 1
+        task.place = lease.num_pushed
+        is_new = not lease.is_announced
+        if is_new:
             lease.is_announced = True
             task.request.lease_id = lease.lease_id
+            task.request.lease_number = lease.number
         if lease.resource_ids:
             task.request.ClearField("resource_ids")
             for name, ids in lease.resource_ids.items():
@@ -283,18 +257,26 @@ class TaskSubmitter:
         lease.peer.push(
             task.template, task.request, lambda reply, error: self._on_reply(lease, task, reply, error)
         )
-        task.request.ClearField("lease_id")
+        if is_new:
+            task.request.ClearField("lease_id")
+            task.request.ClearField("lease_number")
+        if queue.stall_check is None:
+            self._stalls.watch(queue)
 
     def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
-        queue = lease.queue
+        lease.num_unanswered -= 1
         is_first = bool(lease.tasks) and lease.tasks[0] is task
         if is_first:
             lease.tasks.popleft()
         elif task in lease.tasks:
             lease.tasks.remove(task)
+        else:
+            self._on_late_reply(lease, error)
+            return
         if error is not None:
             self._on_worker_lost(lease, task)
             return
+        queue = lease.queue
         if reply.status == DONE:
             queue.run_us = reply.run_us if queue.run_us is None else 0.8 * queue.run_us + 0.2 * reply.run_us
             self._core.tasks.complete(task, reply, lease.address)
@@ -306,6 +288,10 @@ class TaskSubmitter:
             # Not told to end: others may need what it owns, and its answer may be on its way still.
             self._drop(lease, leaving=True)
             self._pump(queue)
+        elif lease.is_ending:
+            self._end_if_answered(lease)
+            if reply.status == NOT_STARTED:
+                self._pump(queue)
         elif not lease.tasks:
             lease.gives_back = False
             self._next(lease)
@@ -317,21 +303,32 @@ class TaskSubmitter:
                 lease.gives_back = False
             self._push_ahead(lease)
 
+    def _on_late_reply(self, lease: Lease, error: RpcError | None) -> None:
+        """Of a task that was taken back: it did not start there."""
+        if lease.is_over:
+            return
+        if error is not None:
+            self._forget(lease)
+            tell_lost(lease)
+            self._pump(lease.queue)
+        else:
+            self._end_if_answered(lease)
+
     def _on_worker_lost(self, lease: Lease, task: PendingTask) -> None:
         """The worker ran `task`; what it was sent behind that one was not started."""
         if lease.is_over:
             self._again(lease.queue, task)
         else:
             self._forget(lease)
-            fail_lost(self._core, lease.raylet, lease.lease_id, lease.address.worker_id, task)
+            fail_lost(self._core, lease, task)
         self._pump(lease.queue)
 
     def _again(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        """A pushed task did not start: it is the next one, unless it was cancelled meanwhile."""
+        """A pushed task did not start: it waits again, unless it was cancelled meanwhile."""
         if task.task_id in self._core.tasks.cancelled:
             self._core.tasks.fail_cancelled(task)
         else:
-            queue.tasks.appendleft(task)
+            queue.take_back(task)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that was pushed."""

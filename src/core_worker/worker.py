@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker import current
 from ray_mono.core_worker.config import WorkerConfig
 from ray_mono.core_worker.context import TaskContext
@@ -41,6 +42,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
     secret = auth.find_secret(None, config.session_dir)
     membership = Membership(common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host)
+    board = StartBoard(config.worker_id)
     try:
         gcs = membership.channel(config.gcs_address, "the GCS")
         core = membership.join(
@@ -48,13 +50,14 @@ def run_worker(config: WorkerConfig) -> NoReturn:
             raylet_socket=config.raylet_socket,
             job_id=config.job_id,
             startup_token=config.startup_token,
+            board_fd=board.fd,
             on_raylet_lost=_end_with_raylet,
         )
     except RaySystemError as error:
         logger.error("%s", error)
         os._exit(1)
     jobs = _Jobs(core)
-    executor = Executor(core, jobs.bind)
+    executor = Executor(core, jobs.bind, board)
     core.executor = executor
     signal.signal(signal.SIGINT, executor.interrupts.on_signal)
     current.set(core)

@@ -30,6 +30,8 @@ class ClientProcess:
     startup_token: int
     start_time_s: float
     """Since the epoch."""
+    board_fd: int = 0
+    """0 where the worker has no board."""
     ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
     """Why somebody had it killed; empty where nobody had."""
 

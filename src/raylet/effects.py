@@ -28,16 +28,19 @@ class Granted:
     lease_id: bytes
     worker_id: bytes
     instances: Mapping[str, tuple[int, ...]]
+    number: int = 0
+    """Of the lease: no other of this raylet has it."""
 
 
 @dataclass(frozen=True)
 class SpilledBack:
-    """The requester should ask that node instead, with grant_or_reject."""
+    """The requester should ask that node instead: with grant_or_reject, or to wait there."""
 
     lease_id: bytes
     node_id: bytes
     host: str
     port: int
+    may_wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,4 +90,12 @@ class Unclaimed:
     lease_id: bytes
 
 
-Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed
+@dataclass(frozen=True)
+class ReclaimLease:
+    """Others wait for what the lease holds: its holder is asked to end it."""
+
+    lease_id: bytes
+    requester: int
+
+
+Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed | ReclaimLease

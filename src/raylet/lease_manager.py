@@ -93,7 +93,7 @@ class LeaseManager:
             ]
         self._arrivals += 1
         lease = Lease(request, shape, now_s, self._arrivals)
-        if request.grant_or_reject and not self._ledger.can_grant(shape.required):
+        if request.grant_or_reject and not self._scheduler.fits_here(shape):
             available = self._ledger.available.beside(shape.required)
             message = f"it needs {shape.required}, node {self._node.node_id.hex()[:8]} has {available} free"
             return [Rejected(request.lease_id, RejectionKind.NOT_HERE, message)]
@@ -135,10 +135,7 @@ class LeaseManager:
         else:
             self._pool.give_back(worker, now_s)
         self._drop(lease)
-        effects: list[Effect] = []
-        if lease.request.job_id in self._finished_jobs:
-            effects = self._pool.job_finished(lease.request.job_id, now_s)
-        return effects + self._schedule(now_s)
+        return self._schedule(now_s)
 
     def requester_gone(self, requester: int, now_s: float) -> list[Effect]:
         """A connection ended: nothing that was asked through it is wanted any more, except perhaps actors."""
@@ -244,6 +241,11 @@ class LeaseManager:
         """Another node joined or reported: what waits may fit there."""
         return self._schedule(now_s)
 
+    def look(self, now_s: float) -> list[Effect]:
+        """What waits for others' leases: call it every LOOK_S while leases are queued."""
+        leased = [self._leases[worker.lease_id] for worker in self._pool if worker.lease_id and worker.state is WorkerState.LEASED]
+        return [*self._concluded(self._scheduler.look(leased, now_s)), *self._schedule(now_s)]
+
     def tick(self, now_s: float) -> list[Effect]:
         """Timeouts: call it several times a second."""
         self._cluster.tick(now_s)
@@ -264,11 +266,14 @@ class LeaseManager:
         """All of them, in order of arrival."""
         return list(self._leases.values())
 
+    def granted(self, lease_id: bytes) -> Lease | None:
+        lease = self._leases.get(lease_id)
+        return lease if lease is not None and lease.state is LeaseState.GRANTED else None
+
     def queued_demand(self) -> list[tuple[ResourceSet, int]]:
         """What waits for resources, by shape: for the GCS and the autoscaler."""
-        return [
-            (shape.required, self._scheduler.queue.count(shape)) for shape in self._scheduler.queue.shapes()
-        ]
+        queue = self._scheduler.queue
+        return [(shape.required, queue.count(shape)) for shape in queue.shapes()]
 
     def explain(self, lease: Lease) -> str:
         """Why a lease is not granted yet, or that it is, in one sentence."""

@@ -1,12 +1,11 @@
-"""Leases that wait for resources: first come first served within one shape and requester, in turn between
-both.
+"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, the lines of a shape in turn, and first
+come first served within a line.
 
-Each shape has a line per requester. Taking a lease moves its requester to the end of the shape's round, and
-`rotate` moves the shape to the end of the shapes' round, so that neither a requester with ten thousand tasks
-nor a shape that keeps fitting starves the others. Every step costs the same however long the queue is.
+A line is what one requester asks for alike: its tasks of one scheduling key (shape, environment). The job that was
+served longest ago is next, also where it waits anew: so neither a job with ten thousand tasks, nor a shape that keeps
+fitting, nor a requester starves the others. Every step costs the same however long the lines are.
 
-A shape that needs much can still be overtaken by ones that need little: nothing is held back for it, because
-what holds the resources (an actor, a parent that waits for the very tasks behind it) may never give them up.
+What a shape that needs much waits for is kept for it by the scheduler, not here (fair_share.py).
 """
 
 from __future__ import annotations
@@ -16,32 +15,50 @@ from collections.abc import Iterator
 
 from ray_mono.raylet.leases import Lease, Shape
 
+JOBS_REMEMBERED_MAX = 1000
+"""Of how many jobs it is known when they had their last turn; one that is forgotten is next."""
+
 _Line = OrderedDict[bytes, Lease]
+_Lines = OrderedDict[tuple[int, int], _Line]
 
 
 class LeaseQueue:
-    """A queue of leases by shape and requester."""
+    """A queue of leases by job, shape and line."""
 
     def __init__(self) -> None:
-        # Invariant: no empty line and no shape without a line; _length counts the leases in them.
-        self._shapes: OrderedDict[Shape, OrderedDict[int, _Line]] = OrderedDict()
+        # Invariant: no empty line, no shape without a line, no job without a shape; _length counts the leases in them.
+        self._jobs: dict[bytes, OrderedDict[Shape, _Lines]] = {}
         self._length = 0
+        # Jobs that had a turn, the last one last.
+        self._served: OrderedDict[bytes, None] = OrderedDict()
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Lease]:
-        for lines in self._shapes.values():
-            for line in lines.values():
-                yield from line.values()
+        for shapes in self._jobs.values():
+            for lines in shapes.values():
+                for line in lines.values():
+                    yield from line.values()
+
+    def jobs(self) -> list[bytes]:
+        """Every job that waits, the one whose turn it is first."""
+        if len(self._jobs) < 2:
+            return list(self._jobs)
+        new = [job for job in self._jobs if job not in self._served]
+        return new + [job for job in self._served if job in self._jobs]
+
+    def shapes_of(self, job_id: bytes) -> list[Shape]:
+        """Every shape that waits in a job, the one whose turn it is first."""
+        return list(self._jobs.get(job_id, ()))
 
     def shapes(self) -> list[Shape]:
-        """Every shape that waits, the one whose turn it is first."""
-        return list(self._shapes)
+        """Every shape that waits."""
+        return list(dict.fromkeys(shape for shapes in self._jobs.values() for shape in shapes))
 
     def add(self, lease: Lease) -> None:
-        lines = self._shapes.setdefault(lease.shape, OrderedDict())
-        line = lines.setdefault(lease.request.requester, OrderedDict())
+        lines = self._jobs.setdefault(lease.request.job_id, OrderedDict()).setdefault(lease.shape, OrderedDict())
+        line = lines.setdefault(lease.request.line, OrderedDict())
         if lease.lease_id in line:
             raise RuntimeError(f"lease {lease.lease_id.hex()} is queued already")
         line[lease.lease_id] = lease
@@ -49,49 +66,57 @@ class LeaseQueue:
 
     def remove(self, lease: Lease) -> None:
         """Takes out one that is queued. Raises KeyError where it is not."""
-        requester = lease.request.requester
-        lines = self._shapes[lease.shape]
-        del lines[requester][lease.lease_id]
+        job_id, name = lease.request.job_id, lease.request.line
+        shapes = self._jobs[job_id]
+        lines = shapes[lease.shape]
+        del lines[name][lease.lease_id]
         self._length -= 1
-        if not lines[requester]:
-            del lines[requester]
+        if not lines[name]:
+            del lines[name]
         if not lines:
-            del self._shapes[lease.shape]
+            del shapes[lease.shape]
+        if not shapes:
+            del self._jobs[job_id]
 
-    def peek(self, shape: Shape) -> Lease | None:
+    def peek(self, job_id: bytes, shape: Shape) -> Lease | None:
         """The next of a shape, left where it is."""
-        lines = self._shapes.get(shape)
+        lines = self._jobs[job_id].get(shape) if job_id in self._jobs else None
         return next(iter(next(iter(lines.values())).values())) if lines else None
 
-    def pop(self, shape: Shape) -> Lease:
-        """Takes the next of a shape; its requester goes to the end of the round."""
-        lease = self.peek(shape)
+    def pop(self, job_id: bytes, shape: Shape) -> Lease:
+        """Takes the next of a shape. Job, shape and line had their turn."""
+        lease = self.peek(job_id, shape)
         if lease is None:
             raise RuntimeError(f"nothing of the shape {shape} is queued")
-        self._shapes[shape].move_to_end(lease.request.requester)
+        shapes = self._jobs[job_id]
+        shapes[shape].move_to_end(lease.request.line)
+        shapes.move_to_end(shape)
+        self._served[job_id] = None
+        self._served.move_to_end(job_id)
+        if len(self._served) > JOBS_REMEMBERED_MAX:
+            self._served.popitem(last=False)
         self.remove(lease)
         return lease
 
-    def rotate(self, shape: Shape) -> None:
-        """The shape had its turn."""
-        if shape in self._shapes:
-            self._shapes.move_to_end(shape)
-
     def leases_of(self, shape: Shape) -> Iterator[Lease]:
-        for line in self._shapes.get(shape, OrderedDict()).values():
-            yield from line.values()
+        for shapes in self._jobs.values():
+            for line in shapes.get(shape, OrderedDict()).values():
+                yield from line.values()
 
     def heads(self, shape: Shape) -> list[Lease]:
-        """The oldest of each requester's line."""
-        return [next(iter(line.values())) for line in self._shapes.get(shape, OrderedDict()).values()]
+        """The oldest of each line of a shape, in the order of the jobs' turns."""
+        jobs = [self._jobs[job_id] for job_id in self.jobs()]
+        lines = [line for shapes in jobs for line in shapes.get(shape, OrderedDict()).values()]
+        return [next(iter(line.values())) for line in lines]
 
     def count(self, shape: Shape) -> int:
-        return sum(len(line) for line in self._shapes.get(shape, OrderedDict()).values())
+        return sum(len(line) for shapes in self._jobs.values() for line in shapes.get(shape, OrderedDict()).values())
 
     def check_invariants(self) -> None:
         """Recounts. Raises RuntimeError."""
-        lines = [line for shape_lines in self._shapes.values() for line in shape_lines.values()]
-        if not all(lines) or not all(self._shapes.values()) or sum(map(len, lines)) != self._length:
+        shapes = [lines for shapes in self._jobs.values() for lines in shapes.values()]
+        lines = [line for shape_lines in shapes for line in shape_lines.values()]
+        if not all(lines) or not all(shapes) or not all(self._jobs.values()) or sum(map(len, lines)) != self._length:
             raise RuntimeError(
                 f"the queue counts {self._length} leases in lines of {[len(line) for line in lines]}"
             )

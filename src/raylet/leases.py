@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.resources import GPU, ResourceSet
 from ray_mono.raylet.scheduling_policy import Strategy
 
 
@@ -47,13 +47,14 @@ class Shape:
 @dataclass(frozen=True)
 class Binding:
     """Whom a worker belongs to after its first lease: code, sys.path and environment of a job stay in its
-    process.
+    process. So does what a library decided when it looked for GPUs: a process either has some, or never had.
     """
 
     job_id: bytes
     runtime_env: str
     outlives_job: bool = False
     """A detached actor's, or of somebody below one: it is needed until the job is over, not only until it is finished."""
+    has_gpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ class LeaseRequest:
     grant_or_reject: bool = False
     task_name: str = ""
     outlives_job: bool = False
+    scheduling_key: int = 0
+    """The requester's own number of what it asks for alike."""
+
+    @property
+    def line(self) -> tuple[int, int]:
+        """Requests that may be served by each other's leases."""
+        return self.requester, self.scheduling_key
 
     @property
     def shape(self) -> Shape:
@@ -87,7 +95,7 @@ class LeaseRequest:
 
     @property
     def binding(self) -> Binding:
-        return Binding(self.job_id, self.runtime_env, self.outlives_job)
+        return Binding(self.job_id, self.runtime_env, self.outlives_job, bool(self.resources.get(GPU)))
 
 
 @dataclass
@@ -102,6 +110,9 @@ class Lease:
     state: LeaseState = LeaseState.QUEUED
     # Set exactly while GRANTED.
     worker_id: bytes | None = None
+    granted_at_s: float = 0.0
+    # When its holder was asked to end it.
+    asked_at_s: float | None = None
 
     @property
     def lease_id(self) -> bytes:

@@ -74,9 +74,7 @@ class PendingWarnings:
 
     @staticmethod
     def _oldest_per_job(queue: LeaseQueue, shape: Shape) -> dict[bytes, Lease]:
-        """The head of each requester's line is its oldest; a line rarely mixes jobs, and then only its head
-        counts.
-        """
+        """The head of each line is its oldest."""
         oldest: dict[bytes, Lease] = {}
         for lease in queue.heads(shape):
             known = oldest.get(lease.request.job_id)

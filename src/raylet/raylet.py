@@ -24,6 +24,7 @@ from ray_mono.common.service import Service, run_service
 from ray_mono.common.world import Clock, SystemClock, system_rng
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import raylet_service_handlers
+from ray_mono.raylet import wire
 from ray_mono.raylet.arguments import Arguments, parse_arguments, template_command
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
@@ -36,22 +37,24 @@ from ray_mono.raylet.effects import (
     Effect,
     EndWorker,
     Granted,
+    ReclaimLease,
     Rejected,
     SpilledBack,
     StartWorker,
     Unclaimed,
     WarnJob,
 )
+from ray_mono.raylet.fair_share import LOOK_S
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerLauncher, WorkerOrder
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_manager import LeaseLimits, LeaseManager
 from ray_mono.raylet.leases import LeaseRequest
 from ray_mono.raylet.ledger import ResourceLedger
+from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling_policy import NodeSnapshot
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
-from ray_mono.raylet.wire import grant_reply, node_info, refusal_reply, shown_available
 from ray_mono.raylet.worker_ender import WorkerEnder
 from ray_mono.raylet.worker_pool import PoolLimits, WorkerPool
 from ray_mono.rpc.framed import FramedTransport
@@ -101,6 +104,8 @@ class Raylet:
         self._store: StoreClient | None = None
         self._answers = LeaseAnswers()
         self.deaths = DeathReports(self, launcher)
+        self.reclaims = ReclaimStreams()
+        self._will_look = False
         # Ids of the workers that were started, until their exits.
         self._worker_ids: dict[int, bytes] = {}
         grace_s = config.worker_exit_grace_s
@@ -122,7 +127,7 @@ class Raylet:
         handlers = raylet_service_handlers(RayletServicer(self))
         tcp = await self._transport.serve(f"{config.host}:{config.port}", handlers)
         self._listeners.append(tcp)
-        self.node = node_info(config, int(tcp.address.rpartition(":")[2]), self.clock.wall_s())
+        self.node = wire.node_info(config, int(tcp.address.rpartition(":")[2]), self.clock.wall_s())
         events = ClusterEvents(self)
         self.gcs = GcsClient(config, self._transport, self.clock, self.node, self._current_resources, events)
         self._listeners.append(await self._transport.serve(f"unix:{config.socket_path}", handlers))
@@ -202,7 +207,7 @@ class Raylet:
                 case Granted():
                     self._grant(effect)
                 case SpilledBack() | Rejected():
-                    self._answers.answer(effect.lease_id, refusal_reply(effect))
+                    self._answers.answer(effect.lease_id, wire.refusal_reply(effect))
                 case StartWorker():
                     self._worker_ids[effect.startup_token] = effect.worker_id
                     self._launcher.start(WorkerOrder(effect.startup_token, effect.worker_id))
@@ -210,25 +215,28 @@ class Raylet:
                     self._ender.end(effect)
                 case WarnJob():
                     logger.warning("job %s: %s", effect.job_id.hex(), effect.message)
-                    self.gcs.publish_error(
-                        common_pb2.ErrorInfo(
-                            job_id=effect.job_id,
-                            type=effect.type,
-                            message=effect.message,
-                            time_s=self.clock.wall_s(),
-                        )
-                    )
+                    self.gcs.publish_error(wire.error_info(effect, self.clock.wall_s()))
                 case Unclaimed():
                     self.gcs.register_again()
+                case ReclaimLease():
+                    self.reclaims.tell(effect)
                 case _:
                     assert_never(effect)
         self.gcs.resources_changed()
+        if self.leases.num_queued and not self._will_look:
+            self._will_look = True
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._will_look = False
+        if not self._is_stopping:
+            self.apply(self.leases.look(self.clock.time_s()))
 
     def _grant(self, effect: Granted) -> None:
         client = self.clients.get(effect.worker_id)
         if client is None:
             raise RuntimeError(f"worker {effect.worker_id.hex()} was granted and is not connected")
-        self._answers.answer(effect.lease_id, grant_reply(effect, client.address, client.pid))
+        self._answers.answer(effect.lease_id, wire.grant_reply(effect, client.address, client.pid))
 
     # ---- what requesters say
 
@@ -340,19 +348,10 @@ class Raylet:
     # ---- what others may know
 
     def shown_available(self) -> ResourceSet:
-        return shown_available(self.ledger.available)
+        return wire.shown_available(self.ledger.available)
 
     def _current_resources(self) -> common_pb2.NodeResources:
-        queued = [
-            common_pb2.ResourceDemand(resources=required.to_proto(), count=count)
-            for required, count in self.leases.queued_demand()
-        ]
-        return common_pb2.NodeResources(
-            node_id=self.config.node_id,
-            total=self.config.total.to_proto(),
-            available=self.shown_available().to_proto(),
-            queued=queued,
-        )
+        return wire.node_resources(self.config, self.shown_available(), self.leases.queued_demand())
 
     def dump(self) -> dict[str, Any]:
         """Ledger, leases with the reason why each waits, pool and cluster view, as JSON can carry it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from ray_mono.common.ids import JobID, WorkerID
@@ -10,6 +12,7 @@ from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.wire import UnsupportedStrategy, lease_request_from, refusal_reply
+from ray_mono.raylet.withdrawals import withdraw
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
             connection=context.connection,
             startup_token=request.startup_token,
             start_time_s=raylet.clock.wall_s(),
+            board_fd=request.board_fd,
         )
         process.address.node_id = raylet.config.node_id
         process.address.worker_id = request.worker_id
@@ -92,6 +96,23 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.LostWorkerRequest, context: CallContext
     ) -> common_pb2.DeathCause:
         return await self._raylet.deaths.of_lost(request.lease_id, request.worker_id)
+    async def WithdrawTasks(
+        self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
+    ) -> raylet_pb2.WithdrawTasksReply:
+        raylet = self._raylet
+        lease = raylet.leases.granted(request.lease_id)
+        process = raylet.clients.get(lease.worker_id) if lease is not None and lease.worker_id else None
+        if lease is None or process is None or not process.board_fd:
+            return raylet_pb2.WithdrawTasksReply()
+        return await withdraw(process, lease.number, request.last)
+
+    async def WatchReclaims(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> AsyncIterator[raylet_pb2.ReclaimedLeases]:
+        requester = self._raylet.requester_of(context.connection)
+        async with contextlib.aclosing(self._raylet.reclaims.stream(requester)) as stream:
+            async for named in stream:
+                yield named
 
     async def KillWorker(
         self, request: raylet_pb2.KillWorkerRequest, context: CallContext

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ray_mono.common.resources import ResourceSet
+from ray_mono.common.start_board import LEASES_MASK
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.config import RayletConfig
-from ray_mono.raylet.effects import Granted, Rejected, SpilledBack
+from ray_mono.raylet.effects import Granted, Rejected, SpilledBack, WarnJob
 from ray_mono.raylet.leases import LeaseRequest
 from ray_mono.raylet.scheduling_policy import Strategy, StrategyKind
 
@@ -44,13 +47,19 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         grant_or_reject=message.grant_or_reject,
         task_name=message.task_name,
         outlives_job=message.outlives_job,
+        scheduling_key=message.scheduling_key,
     )
+
+
+def lease_number(number: int) -> int:
+    """A lease's number as it travels, in 32 bits: two leases of one worker at a time never have the same."""
+    return number & LEASES_MASK
 
 
 def grant_reply(
     effect: Granted, worker_address: common_pb2.Address, worker_pid: int
 ) -> raylet_pb2.RequestWorkerLeaseReply:
-    grant = raylet_pb2.Grant(lease_id=effect.lease_id, worker=worker_address, worker_pid=worker_pid)
+    grant = raylet_pb2.Grant(lease_id=effect.lease_id, worker=worker_address, worker_pid=worker_pid, number=lease_number(effect.number))
     for name, ids in effect.instances.items():
         grant.resource_ids[name].ids.extend(ids)
     return raylet_pb2.RequestWorkerLeaseReply(grant=grant)
@@ -58,7 +67,9 @@ def grant_reply(
 
 def refusal_reply(effect: SpilledBack | Rejected) -> raylet_pb2.RequestWorkerLeaseReply:
     if isinstance(effect, SpilledBack):
-        spillback = raylet_pb2.Spillback(node_id=effect.node_id, host=effect.host, port=effect.port)
+        spillback = raylet_pb2.Spillback(
+            node_id=effect.node_id, host=effect.host, port=effect.port, may_wait=effect.may_wait
+        )
         return raylet_pb2.RequestWorkerLeaseReply(spillback=spillback)
     rejection = raylet_pb2.Rejection(kind=effect.kind.name, message=effect.message)
     return raylet_pb2.RequestWorkerLeaseReply(rejection=rejection)
@@ -83,6 +94,25 @@ def node_info(config: RayletConfig, port: int, start_time_s: float) -> common_pb
         session_dir=config.session_dir,
         raylet_pid=config.pid,
     )
+
+
+def node_resources(
+    config: RayletConfig, available: ResourceSet, queued: Iterable[tuple[ResourceSet, int]]
+) -> common_pb2.NodeResources:
+    """A report. available: what others are told; queued: how many wait for what."""
+    return common_pb2.NodeResources(
+        node_id=config.node_id,
+        total=config.total.to_proto(),
+        available=available.to_proto(),
+        queued=[
+            common_pb2.ResourceDemand(resources=required.to_proto(), count=count) for required, count in queued
+        ],
+    )
+
+
+def error_info(effect: WarnJob, time_s: float) -> common_pb2.ErrorInfo:
+    """time_s: since the epoch."""
+    return common_pb2.ErrorInfo(job_id=effect.job_id, type=effect.type, message=effect.message, time_s=time_s)
 
 
 def shown_available(available: ResourceSet) -> ResourceSet:

@@ -1,7 +1,8 @@
 """The worker pool: which processes there are, which are free, and when to start or end some. Pure.
 
-Workers start without a job and are bound by their first lease to its job and runtime environment; from then
-on they serve only that (their sys.path, modules and environment are the job's). `take` prefers the worker of
+Workers start without a job and are bound by their first lease to its job, its runtime environment, and whether it
+has GPUs; from then on they serve only that (their sys.path, modules and environment are the job's, and a library
+that found no GPU looks no second time). `take` prefers the worker of
 that binding that was used last, whose caches are warm, then one that is not bound yet. An actor gets one that
 was never used: its worker ends with it, and with a used one would end what earlier tasks left behind there
 (objects that it owns).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.call import Reply
 from ray_mono.core_worker.executor import Executor
 from ray_mono.protobuf import common_pb2, core_worker_pb2
@@ -28,13 +29,17 @@ def executor_of() -> Executor:
         reactor=SimpleNamespace(wake=lambda: None),
         worker_runs=SimpleNamespace(learn=lambda keys: None),
     )
-    return Executor(core, lambda spec: None)
+    return Executor(core, lambda spec: None, StartBoard(b"w" * 28))
 
 
-def push(executor: Executor, connection: Any, task_id: bytes, lease_id: bytes = b"") -> FakeCall:
+def push(
+    executor: Executor, connection: Any, task_id: bytes, lease_id: bytes = b"", lease_number: int = 0
+) -> FakeCall:
     call = FakeCall(connection)
     spec = common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK)
-    request = core_worker_pb2.PushTaskRequest(spec=spec, template_id=1, task_id=task_id, lease_id=lease_id)
+    request = core_worker_pb2.PushTaskRequest(
+        spec=spec, template_id=1, task_id=task_id, lease_id=lease_id, lease_number=lease_number
+    )
     executor.PushTask(request, call)  # type: ignore[arg-type]
     return call
 
@@ -58,3 +63,17 @@ def test_a_cancelled_call_is_answered_and_never_runs() -> None:
     assert [call.replies for call in calls] == [[], [Reply.CANCELLED], []]
     assert not executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
     assert executor.has_queued
+
+
+def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them() -> None:
+    executor = executor_of()
+    connection = SimpleNamespace(state={})
+    push(executor, connection, b"a", b"first", lease_number=7)
+    push(executor, connection, b"b")
+    executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
+    push(executor, connection, b"c")
+    calls = [executor.take_queued(name) for name in (b"a", b"c")]
+    assert [call.number for call in calls if call] == [(7 << 32) + 1, (7 << 32) + 3]
+    push(executor, connection, b"d", b"second", lease_number=9)
+    (call,) = [executor.take_queued(b"d")]
+    assert call is not None and call.number == (9 << 32) + 1

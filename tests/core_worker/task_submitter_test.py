@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.stalls import ALONE_LOOKS, ASKED_LOOKS
 from ray_mono.core_worker.task_manager import NOT_STARTED
 from ray_mono.core_worker.task_submitter import TaskSubmitter
 from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 Reply = core_worker_pb2.PushTaskReply
 
@@ -22,41 +25,68 @@ class FakeTask:
         self.name = f"task {number}"
         self.template = SimpleNamespace()
         self.request = core_worker_pb2.PushTaskRequest()
+        self.retries_left = 1
+
+
+class FakeRaylet:
+    """What the submitter says to its raylet; the test answers."""
+
+    def __init__(self) -> None:
+        self.asked: dict[bytes, Callable[[Any, Any], None]] = {}
+        self.returned: list[raylet_pb2.ReturnWorkerRequest] = []
+        self.cancelled: list[bytes] = []
+        self.withdrawals: list[tuple[Any, Callable[[Any, Any], None]]] = []
+        self.lost: list[bytes] = []
+        self.reclaim: Callable[[Any], None] | None = None
+        self.RequestWorkerLease = SimpleNamespace(start=self._request)
+        self.CancelWorkerLease = SimpleNamespace(
+            start=lambda request, done: self.cancelled.append(request.lease_id)
+        )
+        self.ReturnWorker = SimpleNamespace(notify=self.returned.append)
+        self.WithdrawTasks = SimpleNamespace(
+            start=lambda request, done: self.withdrawals.append((request, done))
+        )
+        self.LostWorker = SimpleNamespace(start=lambda request, done: self.lost.append(request.lease_id))
+        self.WatchReclaims = SimpleNamespace(start=self._watch)
+
+    def _request(self, request: Any, done: Callable[[Any, Any], None]) -> None:
+        self.asked[request.lease_id] = done
+
+    def _watch(self, request: Any, on_item: Callable[[Any], None], on_end: Any) -> None:
+        self.reclaim = on_item
 
 
 class Scene:
-    """One submitter, one worker, and time that passes by `fire`."""
+    """One submitter, workers, and time that passes by `fire`."""
 
     def __init__(self) -> None:
         self.timers: list[Callable[[], None]] = []
         self.completed: list[Any] = []
         self.cancelled: list[Any] = []
+        self.lost: list[Any] = []
         self.given_back = 0
         self.pushed: dict[str, Callable[[Any, Any], None]] = {}
         self.told: list[bytes] = []
+        self._ids = itertools.count(1)
         tasks = SimpleNamespace(
             cancelled=set(),
             complete=lambda task, reply, address: self.completed.append(task),
             fail_cancelled=self.cancelled.append,
+            lost=lambda task, error: self.lost.append(task),
         )
         stub = SimpleNamespace(
             GiveBackTasks=SimpleNamespace(notify=self._on_give_back),
             CancelTask=SimpleNamespace(start=lambda request, done: self.told.append(request.task_id)),
         )
         peer = SimpleNamespace(stub=stub, push=self._on_push)
-        self._lease: list[Callable[[Any, Any], None]] = []
-        raylet = SimpleNamespace(
-            RequestWorkerLease=SimpleNamespace(start=lambda request, done: self._lease.append(done)),
-            CancelWorkerLease=SimpleNamespace(start=lambda request, done: self._lease.pop()),
-            ReturnWorker=SimpleNamespace(notify=lambda request: None),
-        )
+        self.raylet = FakeRaylet()
         self.core: Any = SimpleNamespace(
-            raylet=raylet,
+            raylet=self.raylet,
             tasks=tasks,
             address=common_pb2.Address(),
             job_id=b"",
             outlives_job=False,
-            new_id=lambda: bytes([len(self._lease) + 1]),
+            new_id=lambda: bytes([next(self._ids)]),
             peer=lambda address: peer,
             reactor=SimpleNamespace(call_later=self._call_later),
         )
@@ -80,13 +110,20 @@ class Scene:
         return tasks
 
     def grant(self) -> None:
-        self._lease.pop(0)(raylet_pb2.RequestWorkerLeaseReply(grant=raylet_pb2.Grant()), None)
+        """The oldest request."""
+        lease_id = next(iter(self.raylet.asked))
+        grant = raylet_pb2.Grant(lease_id=lease_id)
+        self.raylet.asked.pop(lease_id)(raylet_pb2.RequestWorkerLeaseReply(grant=grant), None)
 
-    def fire(self) -> None:
+    def fire(self, times: int = 1) -> None:
         """Every timer that is set now."""
-        timers, self.timers = self.timers, []
-        for callback in timers:
-            callback()
+        for _ in range(times):
+            timers, self.timers = self.timers, []
+            for callback in timers:
+                callback()
+
+    def answer(self, push: int, status: int = Reply.DONE) -> None:
+        self.pushed[f"push {push}"](Reply(status=status), None)  # type: ignore[arg-type]
 
     @property
     def lease(self) -> Any:
@@ -140,3 +177,151 @@ def test_a_cancelled_task_that_was_pushed_is_not_pushed_again() -> None:
     scene.pushed["push 1"](Reply(status=NOT_STARTED), None)
     assert scene.cancelled == [second]
     assert not scene.queue.tasks and list(scene.lease.tasks) == [first]
+
+
+def test_tasks_that_come_back_keep_their_places_in_the_order_of_submission() -> None:
+    scene = Scene()
+    a_worker_with(scene, 1, 2, 3, 4)
+    for push in (1, 2, 3):
+        scene.answer(push, NOT_STARTED)
+    scene.submit(5)
+    assert [task.name for task in scene.queue.tasks] == ["task 2", "task 3", "task 4", "task 5"]
+
+
+def test_what_waited_behind_a_task_that_its_worker_died_of_pays_nothing() -> None:
+    scene = Scene()
+    first, *others = a_worker_with(scene, 1, 2, 3)
+    gone = RpcError(StatusCode.UNAVAILABLE, "gone")
+    for push in range(3):
+        scene.pushed[f"push {push}"](None, gone)
+    assert scene.lost == [first]
+    assert list(scene.queue.tasks) == others
+    assert len(scene.raylet.lost) == 1 and scene.raylet.returned == []
+
+
+def test_lease_requests_that_nobody_waits_for_are_cancelled() -> None:
+    scene = Scene()
+    scene.submit(1, 2, 3)
+    asked = list(scene.raylet.asked)
+    assert len(asked) == 3
+    for push in range(3):
+        if push == 0:
+            scene.grant()
+        scene.answer(push)
+    assert scene.raylet.cancelled == asked[1:]
+
+
+def test_requests_are_cancelled_when_the_last_task_that_waits_is() -> None:
+    scene = Scene()
+    tasks = scene.submit(1, 2)
+    for task in tasks:
+        assert scene.raylet.cancelled == []
+        scene.submitter.cancel(task, core_worker_pb2.CancelTaskRequest(task_id=task.task_id))
+    assert scene.raylet.cancelled == list(scene.raylet.asked)
+
+
+# ---- others wait
+
+
+def reclaim(scene: Scene) -> None:
+    assert scene.raylet.reclaim is not None
+    scene.raylet.reclaim(raylet_pb2.ReclaimedLeases(lease_ids=[scene.lease.lease_id]))
+
+
+def test_a_lease_that_others_wait_for_ends_with_what_was_pushed() -> None:
+    scene = Scene()
+    first, second = a_worker_with(scene, 1, 2)
+    reclaim(scene)
+    assert scene.given_back == 1
+    (third,) = scene.submit(3)
+    scene.answer(1, NOT_STARTED)
+    assert scene.raylet.returned == []
+    scene.answer(0)
+    assert scene.completed == [first]
+    assert len(scene.raylet.returned) == 1 and not scene.queue.leases
+    # And is asked for again, for what is left.
+    assert list(scene.queue.tasks) == [second, third]
+    scene.grant()
+    assert [task.name for task in scene.lease.tasks] == ["task 2", "task 3"]
+
+
+def test_an_idle_lease_that_others_wait_for_ends_at_once() -> None:
+    scene = Scene()
+    a_worker_with(scene, 1)
+    scene.answer(0)
+    assert scene.queue.idle
+    reclaim(scene)
+    assert not scene.queue.idle and len(scene.raylet.returned) == 1
+    scene.fire()
+    assert len(scene.raylet.returned) == 1
+
+
+# ---- a worker that does not answer
+
+
+def withdraw(scene: Scene, begun: int) -> None:
+    ((request, done),) = scene.raylet.withdrawals
+    assert request.last == len(scene.lease.tasks)
+    done(raylet_pb2.WithdrawTasksReply(is_closed=True, begun=begun), None)
+
+
+def test_what_waits_behind_a_frozen_task_runs_elsewhere_and_the_worker_stays_leased_until_it_answers() -> (
+    None
+):
+    scene = Scene()
+    first, second, third = a_worker_with(scene, 1, 2, 3)
+    frozen = scene.lease
+    scene.fire(1 + ASKED_LOOKS)
+    withdraw(scene, begun=1)
+    assert list(frozen.tasks) == [first] and list(scene.queue.tasks) == [second, third]
+    scene.grant()
+    assert scene.raylet.returned == []
+    # Thawed: it finishes the first, and gives back what it may not start.
+    scene.answer(0)
+    assert scene.completed == [first] and scene.raylet.returned == []
+    scene.answer(1, NOT_STARTED)
+    scene.answer(2, NOT_STARTED)
+    assert [request.lease_id for request in scene.raylet.returned] == [frozen.lease_id]
+    scene.answer(3)
+    scene.answer(4)
+    assert scene.completed == [first, second, third]
+
+
+def test_a_first_task_that_a_stopped_worker_has_not_begun_runs_elsewhere() -> None:
+    scene = Scene()
+    (first,) = a_worker_with(scene, 1)
+    stopped = scene.lease
+    scene.fire(1 + ALONE_LOOKS)
+    withdraw(scene, begun=0)
+    assert list(scene.queue.tasks) == [first] and not stopped.tasks
+    scene.grant()
+    scene.answer(1)
+    assert scene.completed == [first]
+    # Its end costs nobody a retry.
+    scene.pushed["push 0"](None, RpcError(StatusCode.UNAVAILABLE, "gone"))
+    assert scene.lost == []
+    assert scene.raylet.lost == [stopped.lease_id]
+
+
+def test_a_long_task_that_has_begun_is_asked_about_once_and_gets_nothing_behind_it() -> None:
+    scene = Scene()
+    (first,) = a_worker_with(scene, 1)
+    scene.fire(1 + ALONE_LOOKS)
+    ((_, done),) = scene.raylet.withdrawals
+    done(raylet_pb2.WithdrawTasksReply(), None)
+    (second,) = scene.submit(2)
+    assert list(scene.lease.tasks) == [first] and list(scene.queue.tasks) == [second]
+    scene.fire(50)
+    assert len(scene.raylet.withdrawals) == 1 and not scene.timers
+    scene.answer(0)
+    assert list(scene.lease.tasks) == [second]
+
+
+def test_a_task_that_is_cancelled_while_it_is_taken_back_does_not_run() -> None:
+    scene = Scene()
+    first, second = a_worker_with(scene, 1, 2)
+    scene.fire(1 + ASKED_LOOKS)
+    scene.core.tasks.cancelled.add(second.task_id)
+    withdraw(scene, begun=1)
+    assert scene.cancelled == [second] and not scene.queue.tasks
+    assert list(scene.lease.tasks) == [first]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
+from ray_mono.common.resources import SCALE
 from ray_mono.core_worker.config import WorkerConfig
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
 from ray_mono.rpc.auth import find_secret
@@ -53,16 +55,31 @@ class FakeWorker(core_worker_rpc.CoreWorkerServiceServicer):
     async def PushTask(
         self, request: core_worker_pb2.PushTaskRequest, context: CallContext
     ) -> core_worker_pb2.PushTaskReply:
-        """The task's name says what to do: "exit N", "block", "unblock"."""
+        """The task's name says what to do: "exit N", "block", "unblock", "leave_child"."""
         words = request.spec.name.split()
         notice = raylet_pb2.NotifyBlockedRequest(worker_id=self._config.worker_id)
         if words[0] == "exit":
             os._exit(int(words[1]))
+        elif words[0] == "leave_child":
+            await self._lease_and_leave_child()
         elif words[0] == "block":
             await self._raylet.NotifyBlocked(notice)
         elif words[0] == "unblock":
             await self._raylet.NotifyUnblocked(notice)
         return core_worker_pb2.PushTaskReply(pid=os.getpid())
+
+    async def _lease_and_leave_child(self) -> None:
+        """Ends with a lease on another worker, and a child that has this one's sockets."""
+        request = raylet_pb2.RequestWorkerLeaseRequest(lease_id=b"of a worker that ends")
+        request.resources.amounts["CPU"] = SCALE
+        await self._raylet.RequestWorkerLease(request)
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.setsid()  # what is left in the worker's group is killed
+            os.write(writing, b".")
+            signal.pause()
+        os.read(reading, 1)
+        os._exit(0)
 
     async def Exit(self, request: core_worker_pb2.ExitRequest, context: CallContext) -> common_pb2.Empty:
         if (Path(self._config.session_dir) / REFUSES_TO_EXIT).exists():

@@ -13,6 +13,7 @@ from ray_mono.raylet.effects import (
     Effect,
     EndWorker,
     Granted,
+    ReclaimLease,
     Rejected,
     RejectionKind,
     SpilledBack,
@@ -20,6 +21,7 @@ from ray_mono.raylet.effects import (
     Unclaimed,
     WarnJob,
 )
+from ray_mono.raylet.fair_share import LOOK_S
 from ray_mono.raylet.lease_manager import LeaseLimits, LeaseManager
 from ray_mono.raylet.leases import LeaseRequest
 from ray_mono.raylet.ledger import ResourceLedger
@@ -56,6 +58,10 @@ class Scene:
         self.ended: list[EndWorker] = []
         self.warnings: list[WarnJob] = []
         self.unclaimed: list[bytes] = []
+        # Leases whose holders were asked to end them.
+        self.reclaimed: list[str] = []
+        # Of those that were sent elsewhere: not to be granted or rejected at once.
+        self.may_wait: list[str] = []
         self.starts: list[StartWorker] = []
         self.hold_starts = False
 
@@ -73,6 +79,7 @@ class Scene:
         requester_node: bytes = HERE,
         outlives_job: bool = False,
         resources: ResourceSet | None = None,
+        key: int = 0,
     ) -> None:
         """Asks for one CPU unless `resources` says otherwise."""
         request = LeaseRequest(
@@ -88,6 +95,7 @@ class Scene:
             grant_or_reject=grant_or_reject,
             task_name=name,
             outlives_job=outlives_job,
+            scheduling_key=key,
         )
         self.take(self.manager.request(request, self.now_s))
 
@@ -107,11 +115,16 @@ class Scene:
         self.take(self.manager.cluster_changed(self.now_s))
 
     def wait(self, seconds: float) -> None:
-        """Time passes, with ticks."""
+        """Time passes, with ticks, and with looks while something waits."""
         end_s = self.now_s + seconds
+        next_tick_s = self.now_s + 0.25
         while self.now_s < end_s:
-            self.now_s = min(self.now_s + 0.25, end_s)
-            self.take(self.manager.tick(self.now_s))
+            self.now_s = min(self.now_s + LOOK_S, end_s)
+            if self.now_s >= next_tick_s or self.now_s == end_s:
+                next_tick_s = self.now_s + 0.25
+                self.take(self.manager.tick(self.now_s))
+            if self.manager.num_queued:
+                self.take(self.manager.look(self.now_s))
 
     def register(self, number: int = 1) -> None:
         """The oldest starts become workers."""
@@ -133,6 +146,8 @@ class Scene:
                     self.granted[effect.lease_id.decode()] = effect
                 case SpilledBack():
                     self.spilled[effect.lease_id.decode()] = effect.node_id
+                    if effect.may_wait:
+                        self.may_wait.append(effect.lease_id.decode())
                 case Rejected():
                     self.rejected[effect.lease_id.decode()] = effect.kind
                     self.messages[effect.lease_id.decode()] = effect.message
@@ -144,6 +159,8 @@ class Scene:
                     self.warnings.append(effect)
                 case Unclaimed():
                     self.unclaimed.append(effect.lease_id)
+                case ReclaimLease():
+                    self.reclaimed.append(effect.lease_id.decode())
         self.manager.check_invariants()
         while self.starts and not self.hold_starts:
             self.register()

@@ -2,10 +2,10 @@
 
 Per shape of resources it keeps a queue of tasks and asks its raylet for leases while tasks wait, at most
 LEASE_REQUESTS_MAX at a time; goes to the node that a spillback names; pushes one task at a time to each
-leased worker; lingers a moment on an empty queue; gives the worker back; cancels requests that it needs no
-more. A worker that cannot be reached, or whose connection ends, costs its task an attempt, and is given back
-as broken. A task that is cancelled is dropped where it waits here, and its worker told where it was pushed;
-it is not tried again.
+leased worker; lingers a moment on an empty queue; gives the worker back, sooner where its raylet asks for it;
+cancels requests that it needs no more. A worker that cannot be reached, or whose connection ends, costs its
+task an attempt, and is given back as broken. A task that is cancelled is dropped where it waits here, and its
+worker told where it was pushed; it is not tried again.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ class Submitter:
         self._raylets: dict[str, Raylet] = {}
         self._tasks = BackgroundTasks(fail_the_run)
         self._is_stopping = False
+        # Leases that others wait for.
+        self._reclaimed: set[bytes] = set()
         # An ordered set.
         self._unfinished: dict[PendingTask, None] = {}
 
@@ -217,7 +219,8 @@ class Submitter:
                 )
                 return raylet, reply.grant
             if outcome == "spillback":
-                address, spilled = f"{reply.spillback.host}:{reply.spillback.port}", True
+                spilled = not reply.spillback.may_wait
+                address = f"{reply.spillback.host}:{reply.spillback.port}"
             elif reply.rejection.kind == raylet_pb2.Rejection.NOT_HERE:
                 address, spilled = self._raylet_address, False
             else:
@@ -239,7 +242,15 @@ class Submitter:
         self._raylets[address] = Raylet(address, channel, raylet_rpc.RayletServiceAsyncStub(channel))
         if address == self._raylet_address:
             channel.on_close(lambda _reason: self._process.kill("its raylet is gone"))
+        self._tasks.spawn(self._watch_reclaims(self._raylets[address]), "watch reclaims")
         return self._raylets[address]
+
+    async def _watch_reclaims(self, raylet: Raylet) -> None:
+        try:
+            async for named in raylet.stub.WatchReclaims(common_pb2.Empty()):
+                self._reclaimed.update(named.lease_ids)
+        except RpcError as error:
+            logger.debug("watch reclaims: %s", error)
 
     # ---- workers
 
@@ -248,7 +259,7 @@ class Submitter:
         is_broken = False
         try:
             stub = await self._peers.stub(grant.worker)
-            while await self._wait_for_task(queue):
+            while grant.lease_id not in self._reclaimed and await self._wait_for_task(queue):
                 task = queue.tasks.popleft()
                 if not queue.tasks:
                     self._cancel_surplus(queue)
@@ -256,6 +267,7 @@ class Submitter:
         except RpcError as error:
             logger.debug("worker %s: %s", grant.worker.worker_id.hex()[:8], error)
             is_broken = True
+        self._reclaimed.discard(grant.lease_id)
         self._journal.lease_ended(grant.lease_id)
         raylet.stub.ReturnWorker.notify(
             raylet_pb2.ReturnWorkerRequest(lease_id=grant.lease_id, dispose=is_broken)

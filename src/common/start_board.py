@@ -1,0 +1,74 @@
+"""What a worker has begun, where its raylet can read it without asking: three numbers in memory that both map.
+
+    worker, before a normal task starts    begun := the task's number; is its lease closed? then it does not start
+    raylet, to take back what waits        closed := the lease; a moment later: which task of the lease has begun?
+
+A task's number is its lease's number and its place among what was pushed on that lease, from 1. Each side writes first and
+reads then. So a task that is taken back never starts: either its worker saw that the lease is closed, or the raylet saw that
+it has begun. A write of one processor may be seen late by another, by microseconds, also where the writer is stopped right
+after it: for that the raylet waits SETTLE_S. The answer is exact whether the worker runs, is frozen, stopped or dead.
+
+The memory is the worker's (memfd); its raylet opens it by /proc when it needs it, which is seldom. Cost to a task: 0.1 µs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+SETTLE_S = 0.005
+_BYTES = 4096
+_BEGUN, _CLOSED, _IDENTITY = 0, 1, 2
+_NO_LEASE = (1 << 64) - 1
+LEASE_SHIFT = 32
+LEASES_MASK = (1 << 32) - 1
+
+
+class StartBoard:
+    """The worker's side, made once by each worker."""
+
+    def __init__(self, worker_id: bytes) -> None:
+        self.fd = os.memfd_create("ray_mono-start-board", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, _BYTES)
+        self._cells = memoryview(mmap.mmap(self.fd, _BYTES)).cast("Q")
+        self._cells[_CLOSED] = _NO_LEASE
+        self._cells[_IDENTITY] = _identity(worker_id)
+
+    def may_begin(self, number: int) -> bool:
+        """The task of this number is about to start: whether it may."""
+        cells = self._cells
+        cells[_BEGUN] = number
+        return cells[_CLOSED] != number >> LEASE_SHIFT
+
+
+class BoardOfAnother:
+    """The raylet's side. Raises OSError where there is no such worker, ValueError where it is another's."""
+
+    def __init__(self, pid: int, fd: int, worker_id: bytes) -> None:
+        # Not blocking: whatever else may have that number.
+        opened = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._memory = mmap.mmap(opened, _BYTES)
+        finally:
+            os.close(opened)
+        self._cells = memoryview(self._memory).cast("Q")
+        if self._cells[_IDENTITY] != _identity(worker_id):
+            self.close()
+            raise ValueError(f"process {pid} is not worker {worker_id.hex()}")
+
+    def begun(self, lease_number: int) -> int:
+        """The place of the task of this lease that began last; 0 for none."""
+        begun = self._cells[_BEGUN]
+        return begun & LEASES_MASK if begun >> LEASE_SHIFT == lease_number else 0
+
+    def close_lease(self, lease_number: int) -> None:
+        """No task of this lease begins any more. What has begun is certain after SETTLE_S."""
+        self._cells[_CLOSED] = lease_number
+
+    def close(self) -> None:
+        self._cells.release()
+        self._memory.close()
+
+
+def _identity(worker_id: bytes) -> int:
+    return int.from_bytes(worker_id[:8], "little")

@@ -1,0 +1,74 @@
+"""What a worker has begun, read by another: exact whatever the worker does."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from ray_mono.common.start_board import LEASE_SHIFT, SETTLE_S, BoardOfAnother, StartBoard
+
+WORKER = b"w" * 28
+
+
+def pair() -> tuple[StartBoard, BoardOfAnother]:
+    board = StartBoard(WORKER)
+    return board, BoardOfAnother(os.getpid(), board.fd, WORKER)
+
+
+def number(lease: int, place: int) -> int:
+    return (lease << LEASE_SHIFT) + place
+
+
+def test_what_began_last_is_seen_for_its_lease_only() -> None:
+    board, seen = pair()
+    assert seen.begun(7) == 0
+    assert board.may_begin(number(7, 1)) and board.may_begin(number(7, 3))
+    assert (seen.begun(7), seen.begun(6), seen.begun(8)) == (3, 0, 0)
+
+
+def test_nothing_of_a_closed_lease_begins_and_all_of_the_next_does() -> None:
+    board, seen = pair()
+    assert board.may_begin(number(7, 1))
+    seen.close_lease(7)
+    assert seen.begun(7) == 1
+    assert not board.may_begin(number(7, 2))
+    # A lease that was asked for earlier, and granted later.
+    assert board.may_begin(number(5, 1))
+
+
+def test_a_board_is_opened_for_its_own_worker_only() -> None:
+    board = StartBoard(WORKER)
+    with pytest.raises(ValueError, match="is not worker"):
+        BoardOfAnother(os.getpid(), board.fd, b"x" * 28)
+    with pytest.raises(OSError):
+        BoardOfAnother(os.getpid(), 10_000, WORKER)
+    reading, writing = os.pipe()
+    with pytest.raises(OSError):
+        BoardOfAnother(os.getpid(), reading, WORKER)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_no_task_both_begins_and_is_taken_back() -> None:
+    board, seen = pair()
+    for lease in range(1, 21):
+        begun: list[int] = []
+
+        def work(lease: int = lease, begun: list[int] = begun) -> None:
+            place = 1
+            while board.may_begin(number(lease, place)):
+                begun.append(place)
+                place += 1
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        while not begun:
+            pass
+        seen.close_lease(lease)
+        worker.join(SETTLE_S)
+        answer = seen.begun(lease)
+        worker.join()
+        # The last may have been written down and not begun: it is given back by the worker itself.
+        assert begun[-1] <= answer
