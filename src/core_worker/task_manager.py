@@ -11,6 +11,7 @@ failure; it does not know how tasks reach workers (the submitters do).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import TaskCancelledError
@@ -236,7 +237,9 @@ class TaskManager:
     # ---- arguments
 
     def resolve(self, task: PendingTask, when_ready: Callable[[PendingTask], None]) -> None:
-        """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification."""
+        """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification; or
+        one of them is an error, with which the task will fail whatever becomes of the others.
+        """
         unresolved = []
         for arg in task.request.args if task.has_args else ():
             if arg.WhichOneof("arg") == "reference":
@@ -248,17 +251,27 @@ class TaskManager:
             return
         task.num_unresolved = 1
 
-        def one_ready() -> None:
+        store = self._core.memory_store
+        is_over = False
+
+        def one_ready(object_id: bytes) -> None:
+            nonlocal is_over
+            if is_over:
+                return  # it went on without this one
             task.num_unresolved -= 1
+            if store.first_error((object_id,)) is not None:
+                task.num_unresolved = 0
+            is_over = task.num_unresolved == 0
             # Else it failed meanwhile: cancelled, or the node is gone.
-            if task.num_unresolved == 0 and task.task_id in self.pending:
+            if is_over and task.task_id in self.pending:
                 self._inline(task)
                 when_ready(task)
 
-        for object_id in unresolved:
-            if not self._core.memory_store.when_ready(object_id, one_ready):
+        failed = store.first_error(unresolved)
+        for object_id in unresolved if failed is None else ():
+            if not store.when_ready(object_id, partial(one_ready, object_id)):
                 task.num_unresolved += 1
-        one_ready()
+        one_ready(failed or b"")
 
     def _inline(self, task: PendingTask) -> None:
         for arg in task.request.args:
