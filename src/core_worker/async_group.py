@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
 
@@ -124,7 +125,7 @@ class AsyncGroup:
         elif (waiting := self._waiting.pop(task_id, None)) is not None:
             call, task, prepared = waiting
             prepared.clear()
-            self._over(call, task, asyncio.CancelledError())
+            self._over(call, task, has_run=False)
 
     def _start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         if len(self._running) >= self._limit:
@@ -135,17 +136,17 @@ class AsyncGroup:
 
         def ended(running: asyncio.Task[None]) -> None:
             del self._running[task.task_id]
-            # Cancelled before it began: it has answered nothing.
-            self._over(call, task, asyncio.CancelledError() if running.cancelled() else None)
+            self._over(call, task, has_run=not running.cancelled())
             if self._waiting and not self._is_closed:
                 self._start(*self._waiting.popitem(last=False)[1])
 
         running.add_done_callback(ended)
 
-    def _over(self, call: Call, task: TaskContext, error: BaseException | None) -> None:
+    def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
         self._actor.calls.pop(task.task_id, None)
-        if error is not None and not self._is_closed:
-            self._actor.answer_error(call, task, error)
+        if not (has_run or self._is_closed):
+            # Cancelled before it began: it has answered nothing, and no code of the user's was stopped.
+            self._executor.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         actor, executor = self._actor, self._executor
