@@ -14,7 +14,7 @@ import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError
 from tests.integration.bounded import GET_TIMEOUT_S, get
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("leaves_nothing", "by_value")
 
 Place = tuple[int, bool]
 

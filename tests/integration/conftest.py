@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono import cloudpickle
 from ray_mono._private.session import NodeRecord
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
 from tests.integration.clusters import CommandLineCluster
@@ -49,6 +50,14 @@ def shared_base() -> Iterator[Path]:
 def shared_cluster(shared_base: Path) -> Any:
     """What `init` returned."""
     return ray.init(address="local", num_cpus=NUM_CPUS)
+
+
+@pytest.fixture(scope="module")
+def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Many workers of the file need not import it, and pytest with it."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture

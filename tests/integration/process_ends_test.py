@@ -19,7 +19,8 @@ import ray_mono as ray
 from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.nothing_left import wait_until
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("leaves_nothing", "by_value")
+
 
 THREAD, EXIT, LAST, FILE = "a thread", "atexit", "finalize", "a file"
 OF_PYTHON = {THREAD, EXIT, LAST, FILE}
