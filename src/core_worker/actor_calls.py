@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError
 from ray_mono.core_worker import serialization
@@ -66,7 +67,7 @@ class Actor:
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
         # Of its methods, by name and options.
-        self.templates: dict[bytes, CallTemplate] = {}
+        self.templates: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0

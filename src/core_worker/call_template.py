@@ -3,18 +3,23 @@
 A TaskSpec is some twenty fields; a call differs from the next in three or four. So the constant part is a template with a number that is
 unique in its process, and a Peer remembers which templates its connection has carried. Equal templates are one: handles and remote
 functions that are made again and again (unpickled in every task, say) do not make the receivers' tables grow.
+
+A template lives while somebody who may call with it does, and as one of the latest RECENT_MAX; functions and methods with options of
+their own for each call (a name, say) make as many as there are calls. Of those that have ended the peers are told, ENDED_MAX at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel
 
@@ -24,26 +29,39 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.task_submitter import SchedulingQueue
 
 
+RECENT_MAX = 1000
+ENDED_MAX = 256
+
+
 class CallTemplate:
     """The constant part of calls."""
 
-    __slots__ = ("name", "num_returns", "number", "on_part", "spec")
+    __slots__ = ("__weakref__", "_ended", "name", "num_returns", "number", "on_part", "spec")
 
-    def __init__(self, spec: common_pb2.TaskSpec, number: int) -> None:
+    def __init__(self, spec: common_pb2.TaskSpec, number: int, ended: deque[int] | None = None) -> None:
+        """ended: takes the number when it is gone, on whichever thread that happens."""
         self.spec = spec
         self.number = number
+        self._ended = ended
         self.name: str = spec.name
         # References that a call returns at once.
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
         # Of generators: takes (executor, task id, part of the answer) as items arrive.
         self.on_part: Callable[[Peer, bytes, Any], None] | None = None
 
+    def __del__(self) -> None:
+        if self._ended is not None:
+            self._ended.append(self.number)
+
 
 class CallTemplates:
     """The templates of one process. Lock held."""
 
-    def __init__(self) -> None:
-        self._functions: dict[bytes, CallTemplate] = {}
+    def __init__(self, peers: Callable[[], Iterable[Peer]]) -> None:
+        self._peers = peers
+        self._functions: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
+        self._recent: deque[CallTemplate] = deque(maxlen=RECENT_MAX)
+        self._ended: deque[int] = deque()
         self._num_made = 0
 
     def of_function(self, spec: common_pb2.TaskSpec) -> CallTemplate:
@@ -56,8 +74,14 @@ class CallTemplates:
 
     def new(self, spec: common_pb2.TaskSpec) -> CallTemplate:
         """For a method of an actor, who keeps it."""
+        if len(self._ended) >= ENDED_MAX:
+            ended = {self._ended.popleft() for _ in range(len(self._ended))}
+            for peer in list(self._peers()):
+                peer.forget(ended)
         self._num_made += 1
-        return CallTemplate(spec, self._num_made)
+        made = CallTemplate(spec, self._num_made, self._ended)
+        self._recent.append(made)
+        return made
 
 
 @dataclass(frozen=True)
@@ -120,3 +144,11 @@ class Peer:
         request.ClearField("spec")
         request.ClearField("intended_worker_id")
         request.ClearField("run_first")
+
+    def forget(self, ended: set[int]) -> None:
+        """These templates are gone here. Lock held."""
+        numbers = self._carried & ended
+        if numbers:
+            self._carried -= numbers
+            request = core_worker_pb2.ForgetTemplatesRequest(template_ids=numbers)
+            self.stub.ForgetTemplates.notify(request)

@@ -126,7 +126,7 @@ class CoreWorker:
         self.functions = FunctionManager(self)
         self.worker_runs = WorkerRuns(self)
         self.store = PlasmaClient(store_channel, self.worker_id, self._is_referenced)
-        self.templates = CallTemplates()
+        self.templates = CallTemplates(self._peers.values)
         self._submission = Submission(self)
         self.cancellation = Cancellation(self)
         self.getter = Getter(self)

@@ -61,6 +61,10 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         elif self._early is not None:
             self._early.append(lambda: self.GiveBackTasks(request, call))
 
+    def ForgetTemplates(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        for number in request.template_ids:
+            call.connection.state.pop(number, None)
+
     def CancelTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         if request.to_owner:
             found = self._core().cancellation.cancel_own(request.task_id, request.force, request.recursive)
