@@ -72,6 +72,8 @@ class ActorTable:
         write_fields(actor, info)
         if actor.state is ActorState.DEAD:
             self._specs.pop(actor.actor_id, None)
+            # Nobody looks it up any more, and thousands of the dead are kept.
+            info.ClearField("serialized_handle")
         stored = common_pb2.ActorInfo()
         stored.CopyFrom(info)
         if actor.actor_id in self._specs:

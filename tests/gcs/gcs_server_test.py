@@ -184,7 +184,7 @@ def test_a_driver_that_dies_ends_its_job_and_its_actors() -> None:
             job = common_pb2.JobInfo.FromString(finished.payload)
             assert (job.job_id, job.is_finished) == (JOB.binary(), True)
         dead = await until_state(gcs, common_pb2.DEAD, 1)
-        assert dead.death_cause.kind == common_pb2.DeathCause.JOB_FINISHED
+        assert dead.death_cause.kind == common_pb2.DeathCause.JOB_FINISHED and not dead.serialized_handle
         await asyncio.sleep(1)
         assert len(node.killed) == 1
         with pytest.raises(RpcError, match="job 01000000 has finished"):
