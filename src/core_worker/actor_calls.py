@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IN_FLIGHT_MAX = 1000
 """Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here. An actor that runs several at once
 gets more, since they may wait for each other, and how many run is its own decision: there EXCESS_BYTES_MAX is the bound."""
+WAITING_WARNED = 5000
+"""When so many calls have no answer the driver is told, and again each time that they have doubled."""
 EXCESS_BYTES_MAX = 256 << 20
 EXCESS_BYTES_EACH = 2 << 10
 """What a waiting call takes there besides its message."""
@@ -48,6 +50,7 @@ class Actor:
         "templates",
         "unresolved",
         "version",
+        "warn_at",
         "watching",
         "worker",
     )
@@ -73,6 +76,7 @@ class Actor:
         self.sequence_number = 0
         self.watching = False
         self.rules = CallRules()
+        self.warn_at = WAITING_WARNED
         # Bytes of what was sent beyond IN_FLIGHT_MAX, by task id, and their sum.
         self.excess: dict[bytes, int] = {}
         self.excess_bytes = 0
@@ -80,6 +84,11 @@ class Actor:
         self.unresolved: dict[bytes, PendingTask] = {}
 
     # ---- its calls
+
+    @property
+    def num_waiting(self) -> int:
+        """How many have no answer."""
+        return len(self.queue) + len(self.in_flight) + len(self.unresolved)
 
     @property
     def has_room(self) -> bool:

@@ -63,7 +63,7 @@ class ActorSubmitter:
 
     def check_pending(self, actor: Actor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
-        waiting = len(actor.queue) + len(actor.in_flight) + len(actor.unresolved)
+        waiting = actor.num_waiting
         limit = actor.rules.max_pending_calls
         if 0 <= limit <= waiting:
             raise PendingCallsLimitExceeded(
@@ -79,14 +79,26 @@ class ActorSubmitter:
             self.watch(actor)
         elif not actor.queue and not task.has_args and actor.has_room:
             # The usual case, kept short: nothing is before it, and nothing has to be waited for.
+            if actor.excess:
+                self._warn_of_many(actor, task)
             self._push(actor, task)
             return
+        self._warn_of_many(actor, task)
         if actor.rules.is_unordered and task.has_args:
             actor.unresolved[task.task_id] = task
         else:
             actor.queue.append(task)
         task.num_unresolved = -1
         self._core.tasks.resolve(task, lambda resolved: self._resolved(actor, resolved))
+
+    def _warn_of_many(self, actor: Actor, task: PendingTask) -> None:
+        waiting = actor.num_waiting
+        if waiting < actor.warn_at:
+            return
+        actor.warn_at = 2 * waiting
+        what = f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of {task.name}()"
+        advice = "Each holds its arguments: get results before more calls are made, or give the actor max_pending_calls."
+        self._core.warn_driver("excess_queueing_warning", f"{what}. {advice}")
 
     def _resolved(self, actor: Actor, task: PendingTask) -> None:
         task.num_unresolved = 0

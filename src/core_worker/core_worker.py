@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -342,6 +343,12 @@ class CoreWorker:
         self.gcs.KillActor(request, timeout_s=GCS_TIMEOUT_S)
         with self.lock:
             self.actor_submitter.killed(actor_id)
+
+    def warn_driver(self, kind: str, message: str) -> None:
+        """Has the driver of this process's job show a message."""
+        error = common_pb2.ErrorInfo(job_id=self.job_id, type=kind, message=message, time_s=time.time())
+        told = gcs_pb2.PubMessage(channel=gcs_pb2.ERROR, key=self.job_id, payload=error.SerializeToString())
+        self.gcs.Publish.notify(gcs_pb2.PublishRequest(message=told))
 
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
         self.worker_runs.export(function)

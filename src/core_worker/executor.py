@@ -240,8 +240,7 @@ class Executor:
                 if task.is_cancelled:
                     self.interrupts.over()
                 if not call.spec.hides_events:
-                    # Before the answer: who has that may ask for the timeline.
-                    self.events.add(task, started_s)
+                    self.events.add(task, started_s)  # before the answer: who has that may ask for the timeline
         except (ActorExit, SystemExit) as error:
             del args, kwargs
             self.finish_exit(error)

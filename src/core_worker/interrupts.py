@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.core_worker.call import Reply
+from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.context import TaskContext
@@ -57,6 +58,7 @@ class Interrupts:
         if request.recursive:
             self._core.cancellation.cancel_children(task, request.force)
         if request.force:
+            self._tell_forced_end()
             self._core.reactor.flush()
             os._exit(1)
         if actor is not None:
@@ -65,6 +67,16 @@ class Interrupts:
         elif self.interruptible is task:
             self._interrupt(task)
         return True
+
+    def _tell_forced_end(self) -> None:
+        """Before its raylet takes it for a crash."""
+        core = self._core
+        cause = common_pb2.DeathCause(
+            kind=common_pb2.DeathCause.KILLED, message="its task was cancelled with force=True"
+        )
+        core.gcs.ReportWorkerDeath.notify(
+            common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
+        )
 
     def _interrupt(self, task: TaskContext) -> None:
         self._wanted = task

@@ -23,6 +23,7 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker import current
+from ray_mono.core_worker.blocking_notice import before_blocking
 from ray_mono.core_worker.config import WorkerConfig
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.core_worker import CoreWorker
@@ -62,7 +63,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     signal.signal(signal.SIGINT, executor.interrupts.on_signal)
     current.set(core)
     core.getter.tells_raylet = True
-    core.getter.before_blocking = executor.give_back_all
+    core.getter.before_blocking = before_blocking(executor)
     signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
     with core.lock:
         membership.servicer.set_executor(executor)

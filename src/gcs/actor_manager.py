@@ -80,9 +80,9 @@ class ActorManager:
         """(namespace, name) of all actors that have one, sorted."""
         return sorted(self._by_name)
 
-    def has_worker(self, worker_id: WorkerID) -> bool:
-        """Whether the worker is an actor's, alive or in the making."""
-        return worker_id in self._by_worker
+    def of_worker(self, worker_id: WorkerID) -> Actor | None:
+        """The actor, alive or in the making, whose worker this is."""
+        return self._actors[self._by_worker[worker_id]] if worker_id in self._by_worker else None
 
     def all(self) -> list[Actor]:
         return list(self._actors.values())

@@ -18,6 +18,7 @@ from ray_mono.gcs.actor_rows import death_from_proto, registration_of
 from ray_mono.gcs.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor_table import ActorTable
+from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
@@ -55,6 +56,7 @@ class Cluster:
         self.scheduler = ActorScheduler(
             environment, self.actors, self.actor_table, self.nodes, self.apply, self._warn_driver
         )
+        self._warnings = DriverWarnings()
         self._ender = ActorEnder(
             environment, self.nodes, lambda worker_id: self.apply(self.actors.half_made_ended(worker_id))
         )
@@ -86,7 +88,7 @@ class Cluster:
         return [
             lease.lease_id
             for lease in actor_leases
-            if not self.actors.has_worker(WorkerID(lease.worker_id))
+            if self.actors.of_worker(WorkerID(lease.worker_id)) is None
             and not self.scheduler.awaits(lease.lease_id)
         ]
 
@@ -106,6 +108,7 @@ class Cluster:
         row = self.nodes.died(node_id, cause, now_s)
         if row is None:
             return
+        self._warn(self._warnings.node_died(row))
         logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
         self._write_node(row)
         for forgotten in self.nodes.forget_oldest():
@@ -148,6 +151,7 @@ class Cluster:
             return
         logger.info("job %s finished", job_id.hex())
         self._write_job(row)
+        self._warnings.job_finished(job_id)
         self.apply(self.actors.job_finished(job_id, now_s))
         self._end_jobs_without_actors([job_id])
 
@@ -194,6 +198,7 @@ class Cluster:
             death = Death(DeathKind.WORKER_DIED, message, death.exit_code, death.signal)
         for job_id in self.jobs.of_driver(worker_id):
             self.finish_job(job_id)
+        self._warn(self._warnings.worker_died(info, death, self.actors.of_worker(worker_id)))
         self.apply(self.actors.worker_died(worker_id, death, self._clock.wall_s()))
 
     def _bury_worker(self, info: common_pb2.WorkerInfo) -> bool:
@@ -227,6 +232,7 @@ class Cluster:
                 f"worker {registration.owner_worker_id.hex()}, the owner, is dead",
             )
         effects = self.actors.register(registration, self._clock.wall_s())
+        self._warn(self._warnings.actor_registered(registration))
         self.actor_table.add(registration, spec)
         self.apply(effects)
         return registration.actor_id
@@ -279,6 +285,11 @@ class Cluster:
 
     def _publish_actor(self, info: common_pb2.ActorInfo) -> None:
         self.subscriptions.publish(gcs_pb2.ACTOR, info.actor_id, info.SerializeToString())
+
+    def _warn(self, warning: common_pb2.ErrorInfo | None) -> None:
+        if warning is not None:
+            warning.time_s = self._clock.wall_s()
+            self._warn_driver(warning)
 
     def _warn_driver(self, error: common_pb2.ErrorInfo) -> None:
         logger.warning("job %s is told: %s", error.job_id.hex(), error.message)

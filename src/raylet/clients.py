@@ -34,6 +34,8 @@ class ClientProcess:
     """0 where the worker has no board."""
     ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
     """Why somebody had it killed; empty where nobody had."""
+    ran: str = ""
+    """The task that it ran when it died by itself."""
 
     @property
     def is_driver(self) -> bool:
@@ -51,6 +53,7 @@ class ClientProcess:
             is_alive=True,
             start_time_s=self.start_time_s,
             address=self.address,
+            ran=self.ran,
         )
 
 

@@ -121,11 +121,12 @@ class GcsClient:
         )
         self._post("Publish", gcs_pb2.PublishRequest(message=message))
 
-    async def unregister(self, message: str, timeout_s: float) -> None:
-        """The node leaves in order. Best effort: the GCS will notice anyway."""
+    async def unregister(self, reason: str, timeout_s: float) -> None:
+        """The node leaves in order, for a reason, or because it was told to. Best effort: the GCS will notice anyway."""
         if self._stub is None:
             return
-        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message)
+        kind = common_pb2.DeathCause.NODE_DIED if reason else common_pb2.DeathCause.KILLED
+        cause = common_pb2.DeathCause(kind=kind, message=reason or "its raylet was stopped")
         try:
             request = gcs_pb2.UnregisterNodeRequest(node_id=self._node.node_id, cause=cause)
             await self._stub.UnregisterNode(request, timeout_s=timeout_s)

@@ -113,6 +113,9 @@ class ResourceLedger:
         self._available = self._available - holding.resources.only(CPU)
         return bool(holding.resources.get(CPU))
 
+    def count_blocked(self) -> int:
+        return sum(holding.is_blocked for holding in self._holdings.values())
+
     def is_blocked(self, lease_id: bytes) -> bool:
         holding = self._holdings.get(lease_id)
         return holding is not None and holding.is_blocked

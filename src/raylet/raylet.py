@@ -30,6 +30,7 @@ from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.crowd_warnings import CrowdWarnings
 from ray_mono.raylet.death_reports import DeathReports
 from ray_mono.raylet.deaths import remove_socket
 from ray_mono.raylet.dump import dump_raylet
@@ -98,6 +99,7 @@ class Raylet:
         limits = LeaseLimits(
             config.infeasible_warning_s, config.pending_warning_s, f"{config.session_dir}/logs"
         )
+        self._crowd = CrowdWarnings(config.num_cpus, config.host)
         self.leases = LeaseManager(here, self.ledger, self.cluster, self.pool, limits)
         self.node = common_pb2.NodeInfo()
         self.gcs: GcsClient
@@ -155,7 +157,7 @@ class Raylet:
         return [listener.address for listener in self._listeners]
 
     def end(self, reason: str) -> None:
-        """Makes until_ended() return; the first reason counts."""
+        """Makes until_ended() return; the first reason counts. An empty one: it was told to."""
         if not self._ended.is_set():
             self._end_reason = reason
             self._ended.set()
@@ -172,7 +174,7 @@ class Raylet:
         self._is_stopping = True
         self._answers.fail_all(RpcError(StatusCode.UNAVAILABLE, "the raylet is stopping"))
         if self.node.node_id:
-            await self.gcs.unregister(self._end_reason or "its raylet was stopped", UNREGISTER_TIMEOUT_S)
+            await self.gcs.unregister(self._end_reason, UNREGISTER_TIMEOUT_S)
         await self._launcher.close()
         for listener in self._listeners:
             await listener.close()
@@ -187,6 +189,7 @@ class Raylet:
         ticks = 0
         while True:
             self.apply(self.leases.tick(self.clock.time_s()))
+            self.apply(self._crowd.due(len(self.pool), self.pool.num_actors, self.ledger.count_blocked()))
             ticks += 1
             if ticks % CHECK_EVERY_TICKS == 0:
                 self.leases.check_invariants()
@@ -331,6 +334,7 @@ class Raylet:
         end_reason = worker.end_reason if worker is not None else ""
         if worker is not None and worker.binding is not None:
             process.job_id = worker.binding.job_id
+            process.ran = self.leases.task_of(worker)
         if process.is_driver:
             remove_socket(process, self.config.session_dir)
             self.apply(self.leases.job_finished(process.job_id, self.clock.time_s()))
@@ -366,7 +370,7 @@ async def serve(service: Service, arguments: Arguments) -> None:
     raylet = Raylet(config, FramedTransport(arguments.secret), launcher, SystemClock(), system_rng())
 
     async def end() -> None:
-        service.stop(await raylet.until_ended())
+        service.stop(await raylet.until_ended() or "it was told to by Shutdown")
 
     try:
         await raylet.start()

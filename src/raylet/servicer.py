@@ -124,7 +124,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         return raylet_pb2.CheckAliveReply(resources_version=self._raylet.gcs.resources_version)
 
     async def Shutdown(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
-        self._raylet.end("it was told to by Shutdown")
+        self._raylet.end("")
         return common_pb2.Empty()
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:

@@ -52,11 +52,14 @@ class WorkerPool:
         # `check_invariants` recounts them.
         self._idle: dict[Binding | None, dict[bytes, None]] = {}
         self._starting: dict[bytes, None] = {}
-        self._num_actors = 0
+        self.num_actors = 0
         self._failures = 0
         self._next_start_s = 0.0
         self.start_trouble = ""
         """What the last start died of; empty once one succeeds."""
+
+    def __len__(self) -> int:
+        return len(self._workers)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -84,7 +87,7 @@ class WorkerPool:
         worker.step(WorkerEvent.LEASED_FOR_ACTOR if for_actor else WorkerEvent.LEASED, now_s)
         worker.binding = binding
         worker.lease_id = lease_id
-        self._num_actors += for_actor
+        self.num_actors += for_actor
         return worker
 
     def _candidates(self, binding: Binding, for_actor: bool) -> dict[bytes, None] | None:
@@ -106,7 +109,7 @@ class WorkerPool:
         if worker.state is WorkerState.IDLE:
             self._forget_idle(worker)
         self._starting.pop(worker.worker_id, None)
-        self._num_actors -= worker.state is WorkerState.ACTOR
+        self.num_actors -= worker.state is WorkerState.ACTOR
         worker.step(WorkerEvent.TOLD_TO_END, now_s)
         worker.end_reason = worker.end_reason or reason
         return [EndWorker(worker.worker_id, worker.startup_token, mode, reason)]
@@ -144,7 +147,7 @@ class WorkerPool:
             self._forget_idle(worker)
         if worker.state is WorkerState.STARTING:
             self._start_failed(worker, reason, now_s)
-        self._num_actors -= worker.state is WorkerState.ACTOR
+        self.num_actors -= worker.state is WorkerState.ACTOR
         worker.step(WorkerEvent.DIED, now_s)
         return worker
 
@@ -162,7 +165,7 @@ class WorkerPool:
         """Starts what `num_waiting` leases and the prestart ask for, within the limits."""
         if now_s < self._next_start_s:
             return []
-        beside_actors = len(self._workers) - self._num_actors
+        beside_actors = len(self._workers) - self.num_actors
         wanted = max(num_waiting - len(self._starting), self._limits.prestart - beside_actors)
         room = self._limits.startup_concurrency - len(self._starting)
         if self._failures:
@@ -231,7 +234,7 @@ class WorkerPool:
             worker.worker_id for worker in self if worker.state is WorkerState.STARTING
         }:
             raise RuntimeError("the pool's starting workers are miscounted")
-        if self._num_actors != sum(worker.state is WorkerState.ACTOR for worker in self):
+        if self.num_actors != sum(worker.state is WorkerState.ACTOR for worker in self):
             raise RuntimeError("the pool's actors are miscounted")
         leases = [worker.lease_id for worker in self if worker.lease_id is not None]
         if len(leases) != len(set(leases)):

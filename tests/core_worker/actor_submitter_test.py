@@ -7,7 +7,7 @@ from typing import Any
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.actor_calls import EXCESS_BYTES_MAX, IN_FLIGHT_MAX
+from ray_mono.core_worker.actor_calls import EXCESS_BYTES_MAX, IN_FLIGHT_MAX, WAITING_WARNED
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.options import CallRules
 from ray_mono.protobuf import common_pb2
@@ -186,3 +186,14 @@ def test_the_calls_of_one_who_first_hears_that_the_actor_restarts_fail() -> None
     world.die(will_restart=True)
     world.gcs.answer()
     assert isinstance(outcome(world, call), ActorUnavailableError)
+
+
+def test_the_driver_is_told_when_thousands_of_calls_wait_and_again_when_they_have_doubled() -> None:
+    world = CalledActor()
+    told = []
+    for number in range(1, 4 * WAITING_WARNED):
+        world.submit(max_retries=0, has_argument=False)
+        if len(world.warnings) > len(told):
+            told.append(number)
+    assert told == [WAITING_WARNED + 1, 2 * WAITING_WARNED + 1]
+    assert "10,000 calls" in world.warnings[1] and world.actor.actor_id.hex() in world.warnings[1]

@@ -172,6 +172,7 @@ class CalledActor:
     def __post_init__(self) -> None:
         self.memory_store = MemoryStore()
         self.references = ReferenceCounter(self._out_of_scope)
+        self.warnings: list[str] = []
         core: Any = SimpleNamespace(
             references=self.references,
             memory_store=self.memory_store,
@@ -181,6 +182,7 @@ class CalledActor:
             reactor=SimpleNamespace(
                 is_closed=False, call_later=lambda delay_s, then: self.timers.append(then)
             ),
+            warn_driver=lambda kind, message: self.warnings.append(message),
             gcs=SimpleNamespace(WatchActor=SimpleNamespace(start=self.gcs.open_watch)),
             peer=self._line_to,
             stub_for=self._stub_for,

@@ -114,6 +114,75 @@ def test_a_function_that_carries_too_much_is_warned_of_and_then_refused(driver: 
     assert re.search(r"refused: .*96 MiB.* at most 95 MiB", output), output
 
 
+def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a_loop(
+    driver: Any, tmp_path: Path
+) -> None:
+    source = """
+        import os, signal, time
+        import ray_mono as ray
+
+        ray.init("auto")
+
+        @ray.remote(max_retries=1)
+        def crash_once(path):
+            if not os.path.exists(path):
+                open(path, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return os.getpid()
+
+        @ray.remote(num_cpus=0)
+        class Actor:
+            def pid(self):
+                return os.getpid()
+
+            def end(self, how):
+                how()
+
+        @ray.remote(num_cpus=0)
+        class Loop:
+            async def wait(self, actor):
+                return ray.get([actor.pid.remote(), slow.remote()])
+
+        @ray.remote
+        def slow():
+            time.sleep(0.2)
+
+        @ray.remote
+        def never(path):
+            open(path, "w").close()
+            time.sleep(1000)
+
+        ray.get(crash_once.remote(os.path.abspath("crashed")), timeout=60)
+        crashing, leaving, killed = [Actor.remote() for _ in range(3)]
+        pid = ray.get(crashing.pid.remote(), timeout=60)
+        for actor, how in ((crashing, lambda: os._exit(7)), (leaving, ray.actor.exit_actor)):
+            ray.wait([actor.end.remote(how)], timeout=60)
+        ray.get(killed.pid.remote(), timeout=60)
+        ray.kill(killed)
+        cancelled = never.remote(os.path.abspath("never"))
+        while not os.path.exists("never"):
+            time.sleep(0.01)
+        ray.cancel(cancelled, force=True)
+        ray.wait([cancelled], timeout=60)
+        loops, actor = Loop.remote(), Actor.options(name="lost", lifetime="detached").remote()
+        for _ in range(2):
+            ray.get(loops.wait.remote(actor), timeout=60)
+        ray.kill(actor)
+        print("crashed was", pid, flush=True)
+        input()
+    """
+    script = driver(source, cwd=tmp_path)
+    pid = script.wait_for_line("crashed was").split()[-1]
+    script.say("go on")
+    output = script.check_ended_well()
+    deaths = [line for line in output.splitlines() if "worker died" in line]
+    assert len(deaths) == 2, output
+    assert "crash_once" in deaths[0] and "SIGKILL" in deaths[0] and "node 127.0.0.1" in deaths[0]
+    assert f"actor Actor: worker pid {pid} exited with code 7" in deaths[1]
+    assert output.count("blocks its event loop") == 1
+    assert len(re.findall(r"detached actor lost .*init\(namespace='", output)) == 1
+
+
 # ---------------------------------------------------------------- output of workers
 
 
@@ -155,55 +224,6 @@ def test_what_workers_write_appears_at_their_driver_with_who_wrote_it(driver: An
     script.check_ended_well()
 
 
-def test_actors_go_by_their_repr_and_bars_prompts_and_last_words_come_whole(driver: Any) -> None:
-    source = """
-        import os
-        import sys
-        import ray_mono as ray
-
-        @ray.remote(num_cpus=0)
-        class Learner:
-            def __init__(self, number):
-                self.number = number
-                print("constructing", number)
-
-            def __repr__(self):
-                return f"Learner({self.number})"
-
-            def work(self):
-                print("working")
-                for share in (0, 50, 100):
-                    print(f"\\r{share}%|{'#' * (share // 10)}|", end="", flush=True)
-                print()
-                print("a prompt? ", end="", flush=True)
-
-            def end(self):
-                print("last words", end="", flush=True)
-                os._exit(1)
-
-        ray.init("auto")
-        learner = Learner.remote(7)
-        ray.get(learner.work.remote())
-        input()
-        ray.wait([learner.end.remote()])
-        input()
-        ray.shutdown()
-    """
-    script = driver(source)
-    script.wait_for_line("a prompt? ")
-    script.say("go on")
-    script.wait_for_line("last words")
-    script.say("go on")
-    lines = [re.sub(r"pid=\d+", "pid=", line) for line in script.check_ended_well().splitlines() if " pid=" in line]
-    assert lines[:4] == [
-        "(Learner pid=) constructing 7",
-        "(Learner(7) pid=) working",
-        "(Learner(7) pid=) 100%|##########|",
-        "(Learner(7) pid=) a prompt? ",
-    ]
-    assert "(Learner(7) pid=) last words" in lines
-
-
 def test_a_driver_hears_nothing_of_others_and_nothing_at_all_if_it_says_so(driver: Any) -> None:
     other = driver(TALKER.format(more=""), name="other.py")
     silent = driver(TALKER.format(more=", log_to_driver=False"), name="silent.py")
@@ -216,31 +236,6 @@ def test_a_driver_hears_nothing_of_others_and_nothing_at_all_if_it_says_so(drive
         script.say("go on")
     assert " pid=" not in silent.check_ended_well()
     assert other.check_ended_well().count(" pid=") == 3
-
-
-def test_a_line_of_many_workers_appears_once_with_their_number(driver: Any) -> None:
-    source = """
-        import ray_mono as ray
-
-        ray.init("auto")
-
-        @ray.remote
-        class Worker:
-            def hello(self, number):
-                print("hello from worker", number)
-
-        workers = [Worker.options(num_cpus=0).remote() for _ in range(4)]
-        for number, worker in enumerate(workers):
-            ray.get(worker.hello.remote(number), timeout=60)
-        print("all have said it", flush=True)
-        input()
-        ray.shutdown()
-    """
-    script = driver(source)
-    script.wait_for_line("(Worker pid=")
-    script.wait_for_line("[repeated 3x across cluster]")
-    script.say("go on")
-    assert script.check_ended_well().count("hello from worker") == 2
 
 
 # ---------------------------------------------------------------- refusals

@@ -99,3 +99,83 @@ ray.get([talk.remote(number) for number in range(50)])
     done = run_python("-c", source)
     numbers = [int(number) for number in re.findall(r"line (\d+)\n", done.out)]
     assert sorted(numbers) == list(range(50)), done
+
+
+def test_actors_go_by_their_repr_and_bars_prompts_and_last_words_come_whole(
+    cluster: CommandLineCluster, start_script: Any
+) -> None:
+    source = """
+        import os
+        import sys
+        import ray_mono as ray
+
+        @ray.remote(num_cpus=0)
+        class Learner:
+            def __init__(self, number):
+                self.number = number
+                print("constructing", number)
+
+            def __repr__(self):
+                return f"Learner({self.number})"
+
+            def work(self):
+                print("working")
+                for share in (0, 50, 100):
+                    print(f"\\r{share}%|{'#' * (share // 10)}|", end="", flush=True)
+                print()
+                print("a prompt? ", end="", flush=True)
+
+            def end(self):
+                print("last words", end="", flush=True)
+                os._exit(1)
+
+        ray.init("auto")
+        learner = Learner.remote(7)
+        ray.get(learner.work.remote())
+        input()
+        ray.wait([learner.end.remote()])
+        input()
+        ray.shutdown()
+    """
+    script = start_script(source)
+    script.wait_for_line("a prompt? ")
+    script.say("go on")
+    script.wait_for_line("last words")
+    script.say("go on")
+    lines = [
+        re.sub(r"pid=\d+", "pid=", line) for line in script.check_ended_well().splitlines() if " pid=" in line
+    ]
+    assert lines[:4] == [
+        "(Learner pid=) constructing 7",
+        "(Learner(7) pid=) working",
+        "(Learner(7) pid=) 100%|##########|",
+        "(Learner(7) pid=) a prompt? ",
+    ]
+    assert "(Learner(7) pid=) last words" in lines
+
+
+def test_a_line_of_many_workers_appears_once_with_their_number(
+    cluster: CommandLineCluster, start_script: Any
+) -> None:
+    source = """
+        import ray_mono as ray
+
+        ray.init("auto")
+
+        @ray.remote
+        class Worker:
+            def hello(self, number):
+                print("hello from worker", number)
+
+        workers = [Worker.options(num_cpus=0).remote() for _ in range(4)]
+        for number, worker in enumerate(workers):
+            ray.get(worker.hello.remote(number), timeout=60)
+        print("all have said it", flush=True)
+        input()
+        ray.shutdown()
+    """
+    script = start_script(source)
+    script.wait_for_line("(Worker pid=")
+    script.wait_for_line("[repeated 3x across cluster]")
+    script.say("go on")
+    assert script.check_ended_well().count("hello from worker") == 2
