@@ -28,7 +28,7 @@ from ray_mono.object_manager.transfer_wire import (
 )
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.rpc.auth import ClientHandshake
-from ray_mono.rpc.sockets import tune_tcp
+from ray_mono.rpc.sockets import speaks_first, tune_tcp
 
 T = TypeVar("T")
 
@@ -191,6 +191,7 @@ class TcpTransferStreams:
                 sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
                 try:
                     tune_tcp(sock)
+                    speaks_first(sock)
                     await loop.sock_connect(sock, target)
                     await shake_hands(sock, ClientHandshake(self._secret))
                 except BaseException:

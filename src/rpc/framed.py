@@ -25,6 +25,9 @@ from ray_mono.rpc.sockets import TcpAddress, UnixAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.tcp_door import TcpDoor
 
+# How often a handshake is begun that the server ends without a word, and how long is waited between, doubled each time.
+SHAKES_MAX = 4
+SHAKE_AGAIN_S = 0.02
 # How long a closing listener waits for handlers that do not end when they are cancelled.
 CLOSE_TIMEOUT_S = 5.0
 
@@ -74,16 +77,21 @@ class FramedTransport:
             ) from None
 
     async def _connect_tcp(self, address: TcpAddress, channel: FramedChannel) -> None:
-        loop = asyncio.get_running_loop()
-        transport, door = await loop.create_connection(
-            lambda: ClientDoor(self._secret, str(address), channel), address.host, address.port
-        )
-        sockets.tune_tcp(transport.get_extra_info("socket"))
-        try:
-            await door.done
-        except BaseException:
-            transport.abort()
-            raise
+        for attempt in range(SHAKES_MAX):
+            sock = await _connected(address)
+            transport, door = await asyncio.get_running_loop().create_connection(
+                lambda: ClientDoor(self._secret, str(address), channel), sock=sock
+            )
+            try:
+                await door.done
+                return
+            except BaseException as error:
+                transport.abort()
+                # A port that strangers flood sends away some that only were not quick enough.
+                is_lost = isinstance(error, RpcError) and error.code is StatusCode.UNAVAILABLE
+                if not is_lost or attempt == SHAKES_MAX - 1:
+                    raise
+            await asyncio.sleep(SHAKE_AGAIN_S * 2**attempt)
 
     async def serve(self, address: str, handlers: Handlers) -> FramedListener:
         """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""
@@ -95,6 +103,24 @@ class FramedTransport:
             sock = sockets.listen_tcp(parsed.host, parsed.port)
             await listener.listen(sock, TcpAddress(parsed.host, sock.getsockname()[1]))
         return listener
+
+
+async def _connected(address: TcpAddress) -> socket.socket:
+    """A connection to the first of the host's addresses that answers. Raises OSError, of the last."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, target) in enumerate(found):
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        try:
+            sockets.tune_tcp(sock)
+            sockets.speaks_first(sock)
+            await loop.sock_connect(sock, target)
+            return sock
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError) or number == len(found) - 1:
+                raise
+    raise OSError(f"{address.host} has no address")
 
 
 class FramedListener:

@@ -8,21 +8,27 @@ call gets RpcError UNAVAILABLE, once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
+from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor, Timer, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
-from ray_mono.rpc.sockets import tune_tcp
+from ray_mono.rpc.sockets import speaks_first, tune_tcp
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
+# One line says it for all connections that are tried again and again.
+_log = LimitedLog(logger, lines_max=1)
 
 CONNECT_TIMEOUT_S = 10.0
+# Where there was no descriptor for a socket.
+OPEN_RETRY_S = 0.2
 _REST = framing.HEADER_SIZE - 4
 
 OnDone = Callable[[Any, RpcError | None], None]
@@ -48,31 +54,57 @@ class ReactorChannel(ReactorSocket):
         self._reason = ""
         self._refused = False
         self._timer: Timer | None = None
-        unix = address.startswith("unix:")
-        sock = socket.socket(
-            socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
-        )
-        super().__init__(reactor, sock, "it" if peer_name else address)
+        self._is_unix = address.startswith("unix:")
+        super().__init__(reactor, None, "it" if peer_name else address)
+        if not self._is_unix:
+            self._handshake = auth.ClientHandshake(secret)
+        self._connecting = True
+        self._open()
+        if self._connecting:
+            self._timer = reactor.call_later(CONNECT_TIMEOUT_S, self._check_connected)
+
+    def _open(self) -> None:
+        """Starts to connect. Where there is no descriptor left, says so and tries again; it is bounded as connecting is. Lock held."""
+        if self.is_closed:
+            return
         try:
-            if unix:
-                sock.connect(address[len("unix:") :])
-                auth.check_peer_uid(sock)
-                reactor.add(self, READABLE)
-            else:
-                host, _, port = address.rpartition(":")
-                tune_tcp(sock)
-                self._handshake = auth.ClientHandshake(secret)
-                self._connecting = True
-                with contextlib.suppress(BlockingIOError):
-                    sock.connect((host, int(port)))
-                reactor.add(self, WRITABLE)
-                self._timer = reactor.call_later(CONNECT_TIMEOUT_S, self._check_connected)
+            family = socket.AF_UNIX if self._is_unix else socket.AF_INET
+            self._adopt(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+            self._reason = ""
+            self._connect()
         except (OSError, auth.PeerRefusedError) as error:
-            self.close(f"cannot connect to {address}: {error}")
+            if self._fd < 0 and isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                _log.warning(
+                    "%s: no connection to %s can be made before some files are closed (or the limit is raised: ulimit -n)",
+                    error.strerror,
+                    self.address,
+                )
+                self._reason = f"cannot connect to {self.address}: {error.strerror}"
+                self.reactor.call_later(OPEN_RETRY_S, self._open)
+                return
+            self._connecting = False
+            self.close(f"cannot connect to {self.address}: {error}")
+
+    def _connect(self) -> None:
+        if self._is_unix:
+            self._sock.connect(self.address[len("unix:") :])
+            auth.check_peer_uid(self._sock)
+            self.reactor.add(self, READABLE)
+            self._connecting = False
+            self._send()
+            return
+        host, _, port = self.address.rpartition(":")
+        tune_tcp(self._sock)
+        speaks_first(self._sock)
+        with contextlib.suppress(BlockingIOError):
+            self._sock.connect((host, int(port)))
+        self.reactor.add(self, WRITABLE)
 
     def _check_connected(self) -> None:
         if self._connecting or self._handshake is not None:
-            self.close(f"cannot connect to {self.address}: no answer within {CONNECT_TIMEOUT_S:g} s")
+            self.close(
+                self._reason or f"cannot connect to {self.address}: no answer within {CONNECT_TIMEOUT_S:g} s"
+            )
 
     @property
     def num_pending(self) -> int:

@@ -30,12 +30,13 @@ WRITABLE = select.EPOLLOUT
 class ReactorSocket:
     """One non-blocking socket with a parser and an out-buffer. Subclasses say what a frame means."""
 
-    def __init__(self, reactor: Reactor, sock: socket.socket, peer: str) -> None:
+    def __init__(self, reactor: Reactor, sock: socket.socket | None, peer: str) -> None:
+        """sock: None where `_adopt` follows."""
         self.reactor = reactor
         self.peer = peer
         self.is_closed = False
-        self._sock = sock
-        self._fd = sock.fileno()
+        self._sock: socket.socket
+        self._fd = -1
         self._parser = framing.FrameParser()
         self._out: deque[bytes] = deque()
         self._out_bytes = 0
@@ -45,6 +46,12 @@ class ReactorSocket:
         self._handshake: auth.ClientHandshake | auth.ServerHandshake | None = None
         self._connecting = False
         self._close_callbacks: list[Callable[[str], None]] = []
+        if sock is not None:
+            self._adopt(sock)
+
+    def _adopt(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
         sock.setblocking(False)
 
     def fileno(self) -> int:
@@ -62,8 +69,9 @@ class ReactorSocket:
             return
         self.is_closed = True
         self.reactor.remove(self._fd)
-        with contextlib.suppress(OSError):
-            self._sock.close()
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self._sock.close()
         self._out.clear()
         self._out_bytes = 0
         self._ended(reason)
@@ -78,8 +86,9 @@ class ReactorSocket:
         """In a fork: the connection is the parent's."""
         self.is_closed = True
         self._out.clear()
-        with contextlib.suppress(OSError):
-            self._sock.close()
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self._sock.close()
 
     def _ended(self, reason: str) -> None:
         """For subclasses: the connection is over."""

@@ -63,6 +63,14 @@ def tune_tcp(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MAX_S * 1000)
 
 
+def speaks_first(sock: socket.socket) -> None:
+    """For the connecting end, before it connects: the end of TCP's own handshake waits a moment for our first bytes and goes with them.
+
+    So a listener sees us and our words at once, and not a silent stranger among others, of whom it keeps few (strangers).
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+
+
 def listen_unix(path: str) -> socket.socket:
     """Listens at `path`, which only this user can connect to (0600).
 

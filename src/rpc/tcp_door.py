@@ -40,6 +40,8 @@ class Stranger:
         self.peer = peer
         self.end: Callable[[], None] = self.close
         """Ends the connection. Whoever takes it over puts another function in its place."""
+        self.is_taken = False
+        """Whether it is somebody else's to read from."""
         self._door = door
         self._handshake = ServerHandshake(secret)
         self._head = b""
@@ -173,8 +175,9 @@ class TcpDoor:
             sock.setblocking(False)
             stranger = Stranger(self, sock, str(TcpAddress(address[0], address[1])), self._secret)
             self._end(self._strangers.enter(stranger, address[0], self._loop.time()))
-            self._loop.add_reader(sock, stranger.read)
             stranger.read()
+            if stranger in self._strangers and not stranger.is_taken:
+                self._loop.add_reader(sock, stranger.read)
             if self._sweep is None:
                 self._plan_sweep()
 
@@ -212,6 +215,7 @@ class TcpDoor:
         self.unwatch(stranger)
         self.advance(stranger, Stage.HTTP2)
         if stranger in self._strangers:
+            stranger.is_taken = True
             self._on_http2(stranger)
 
     def advance(self, stranger: Stranger, stage: Stage) -> None:

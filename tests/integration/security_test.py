@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ray_mono.rpc.auth import HANDSHAKE_TIMEOUT_S, HOW_TO_PASS
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.integration.clusters import CommandLineCluster
+from tests.integration.flood import GRPC_DESCRIPTORS, Figures, flood
 from tests.integration.listeners import Listener, tcp_listeners, unix_listeners
 
 GET_TIMEOUT_S = 60
@@ -106,7 +108,32 @@ def test_a_request_to_another_object_manager_needs_the_handshake_first(listeners
         assert talk(listener, len(message).to_bytes(4, "little") + message + b"\x00" * 64) == b"", listener
 
 
-def test_clients_that_say_nothing_are_sent_away(listeners: list[Listener]) -> None:
+def test_a_flood_of_silent_strangers_costs_little_and_keeps_no_rightful_client_out(
+    cluster: CommandLineCluster, listeners: list[Listener]
+) -> None:
+    flooded = [
+        next(listener for listener in listeners if part in listener.process)
+        for part in ("gcs_server", "raylet.raylet", "object_manager", "ray_mono::Resident")
+    ]
+
+    def flood_one(listener: Listener) -> Figures:
+        return flood(listener, "silent", 1100, cluster.secret, cluster.session_dir / "logs")
+
+    # Meanwhile those that come to all of them, and say nothing or too little, are sent away.
+    with ThreadPoolExecutor() as threads:
+        floods = [threads.submit(flood_one, listener) for listener in flooded]
+        _be_sent_away(listeners)
+        for listener, future in zip(flooded, floods, strict=True):
+            figures = future.result()
+            assert figures.opened == 1100, (listener, figures)
+            assert figures.memory_bytes <= 64 << 20 and figures.descriptors <= 512, (listener, figures)
+            assert figures.descriptors_left <= GRPC_DESCRIPTORS and figures.log_bytes <= 1 << 20, (
+                listener,
+                figures,
+            )
+
+
+def _be_sent_away(listeners: list[Listener]) -> None:
     opened = [
         (listener, socket.create_connection((listener.host, listener.port), CONNECT_TIMEOUT_S))
         for listener in listeners
