@@ -191,12 +191,12 @@ class Answers:
         with core.lock:
             core.drain()
             if not task.held and not task.arrived and not any(value.nested for value in serialized):
-                call.to.reply(reply)
+                call.to.reply(reply, rings=False)
             else:
                 self.num_unsettled += 1
                 self._hand_over(call, reply, serialized, kept, handed_over)
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
-            # of an actor's short calls may share a send; the background thread sees to those that would wait.
+            # of an actor's short calls may share a send, which does not wait for the end of the next call.
             self._num_unflushed += 1
             if (
                 not self._executor.has_queued
@@ -206,6 +206,8 @@ class Answers:
             ):
                 self._num_unflushed = 0
                 core.reactor.flush()
+            else:
+                core.reactor.flush_soon()
 
     def _hand_over(
         self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]

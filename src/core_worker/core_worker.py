@@ -111,7 +111,7 @@ class CoreWorker:
         self._owned_channels = [gcs_channel, raylet_channel, store_channel]
         self._dropped: deque[bytes] = deque()
         self._kept: dict[bytes, ObjectRef[Any]] = {}
-        self._freed: list[tuple[bytes, list[bytes]]] = []
+        self._freed: deque[tuple[bytes, list[bytes]]] = deque()
         self._rng = random.SystemRandom()
         self._id_prefix = self._rng.randbytes(20)
         self._id_counter = 0
@@ -131,9 +131,9 @@ class CoreWorker:
         self._submission = Submission(self)
         self.cancellation = Cancellation(self)
         self.getter = Getter(self)
-        self._waits = ObjectWait(self, self.getter)
+        self.waits = ObjectWait(self, self.getter)
         self.futures = ObjectFutures(self)
-        reactor.after_turn = self.drain
+        reactor.after_turn, reactor.queues = self.drain, (self._dropped, self._freed, *self.store.queues)
 
     # ---- small things that the parts share; lock held
 
@@ -195,8 +195,8 @@ class CoreWorker:
             self.references.remove_local(dropped.popleft())
         self.store.drain()
         if self._freed:
-            freed, self._freed = self._freed, []
-            self.store.free(freed)
+            self.store.free(list(self._freed))
+            self._freed.clear()
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
         """Raises RaySystemError for a reference of a session that is over."""
@@ -234,7 +234,7 @@ class CoreWorker:
             if entry is None:
                 self.streams.handle_ended(object_id)
             elif entry.locations:
-                self._freed.append((object_id, entry.locations))
+                self.free_in_stores(object_id, entry.locations)
             elif entry.metadata == serialization.ERROR and not entry.is_seen:
                 self.unhandled.note(object_id, entry.data)
         elif row.removal_waiters:
@@ -247,6 +247,7 @@ class CoreWorker:
 
     def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
         self._freed.append((object_id, node_ids))
+        self.reactor.wake()
 
     def reference_counts(self) -> int:
         """Rows in the table of references, after what was dropped was counted."""
@@ -285,7 +286,7 @@ class CoreWorker:
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
         self.check_session(refs)
-        return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
+        return self.waits.wait(refs, num_returns, timeout_s, fetch_local)
 
     def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
         """Waits in user code's name: a worker tells its raylet that its CPUs are free meanwhile."""

@@ -128,7 +128,6 @@ class Executor:
             else:
                 kept.append(item)
         self._queue = kept
-        self.core.reactor.wake()
 
     def take_queued(self, task_id: bytes) -> Call | None:
         """Takes a call that has not begun out of the queue."""

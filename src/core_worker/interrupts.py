@@ -46,7 +46,6 @@ class Interrupts:
         call = executor.take_queued(request.task_id)
         if call is not None:
             call.to.reply(Reply(status=Reply.CANCELLED))
-            self._core.reactor.wake()
             return True
         task = executor.running
         actor = executor.actor

@@ -112,7 +112,6 @@ class ItemSender:
             elif not self._is_dirty:
                 self._is_dirty = True
                 core.reactor.mark_dirty(self)
-                core.reactor.wake()
 
     def _item_id(self, number: int) -> bytes:
         return object_id_bytes(self._task_id, number + 1)

@@ -12,7 +12,7 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.call_template import Peer
-    from ray_mono.rpc.reactor import Timer
+    from ray_mono.rpc.timers import Timer
 
 
 class Lease:

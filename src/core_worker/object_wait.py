@@ -66,7 +66,7 @@ class ObjectWait:
                     for object_id in pending:
                         core.ownership.ask_owner(object_id)
                     for object_id in elsewhere:
-                        self._pull(object_id, None)
+                        self.pull(object_id, None)
                     break
                 missing = num_returns - len(ready)
                 for object_id in pending:
@@ -76,7 +76,7 @@ class ObjectWait:
                 for object_id in elsewhere:
                     if object_id not in pulling:
                         pulling.add(object_id)
-                        self._pull(object_id, partial(pulled, object_id))
+                        self.pull(object_id, partial(pulled, object_id))
             try:
                 self._getter.blocking_wait(waiter, left_s)
             finally:
@@ -115,7 +115,7 @@ class ObjectWait:
                     break
         return ready, pending, elsewhere
 
-    def _pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
+    def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
         """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same: `get` says why. Lock held."""
         core = self._core
         entry = core.memory_store.get(object_id)

@@ -57,6 +57,8 @@ class PlasmaClient:
         # Views that ended; lock-free, and gone through by `drain`.
         self._ended: deque[Any] = deque()
         self._released: deque[bytes] = deque()
+        self.queues = (self._ended, self._released)
+        """What `drain` sees to."""
         self._views: dict[bytes, tuple[weakref.ref[Any], Any]] = {}
         """The last made exporter of an object's memory, and its ObjectFound."""
         self._idle: dict[bytes, tuple[Any, float]] = {}
@@ -142,7 +144,7 @@ class PlasmaClient:
             finally:
                 os.close(fd)
         if not found.size_bytes:
-            self._released.append(found.object_id)
+            self.release(found.object_id)
             return memoryview(b"")
         array = np.frombuffer(self._read_map, np.uint8, found.size_bytes, found.offset)
         weakref.finalize(array, self._view_ended, found).atexit = False
@@ -163,7 +165,7 @@ class PlasmaClient:
         """The last reference of this process is gone. Lock held."""
         found, _ = self._idle.pop(object_id, (None, 0.0))
         if found is not None:
-            self._released.append(object_id)
+            self.release(object_id)
 
     def _view_ended(self, found: Any) -> None:
         self._ended.append(found)
@@ -171,6 +173,7 @@ class PlasmaClient:
 
     def release(self, object_id: bytes) -> None:
         self._released.append(object_id)
+        self._reactor.wake()
 
     def drain(self) -> None:
         """Sends the releases that finalizers left. Lock held."""

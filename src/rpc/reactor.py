@@ -2,7 +2,8 @@
 
 A round trip through a reader thread costs two thread switches; here a caller that waits takes the *lead*: it polls
 the one epoll, parses and runs the handlers inline until its own answer is there. At most one thread leads. Others
-that wait meanwhile sleep on an event of their own, which a handler sets.
+that wait meanwhile sleep on an event of their own, which a handler sets. Who may do what when, and who wakes whom, is
+decided in lead.py: its table is the theory of this file.
 
 A background thread leads while nobody else does, so that a process whose user code computes still answers its peers.
 It must not get in the way of a caller that waits again and again, so it stands by for STANDBY_S after each time
@@ -12,8 +13,9 @@ in a long poll (an idle worker), it sleeps without waking.
     lead:      nobody ──wait()──► caller ──answer──► nobody ──STANDBY_S quiet, or waiters──► background ──step down──► nobody
 
 `lock` is the lock of the whole core worker. Handlers run under it, on whichever thread leads; polling and user code
-never do. Writes are collected per connection and sent at the end of a turn, when a caller starts to wait, or at once
-when nothing else is in flight there.
+never do. Writes are collected per connection and sent at the end of a turn, or when a caller starts to wait. A write
+by a thread that does not lead rings the leader, unless that thread says that it sends by itself (`rings=False`): then
+it calls `flush`, or `flush_soon`, before it lets go of the lock.
 
 KeyboardInterrupt: a signal's handler runs on the main thread, anywhere. The poll itself is a safe place to raise it
 (events are level-triggered, the parse state lives in the connections); under the lock, and wherever else our code runs,
@@ -23,24 +25,28 @@ it is not: `interrupt` only notes it then, and `wait` raises it (interruption.py
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
+import math
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_mono.rpc.interruption import is_in_runtime
+from ray_mono.rpc.lead import LEADS, NESTED, NO_PART, SLEEPS, SLEEPS_LONG, Lead
+from ray_mono.rpc.timers import Timer, Timers
 
 logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 5.0
 STANDBY_S = 0.002
-"""How long the background thread leaves the sockets to callers: also the longest delay of a buffered write."""
+"""How long the background thread leaves the sockets to callers."""
+LATE_FLUSH_S = 0.001
+"""The longest delay of a write that nobody rang for."""
 
 
 class Pollable(Protocol):
@@ -73,24 +79,11 @@ class Waiter:
         """Ends the wait. Lock held."""
         self.done = True
         if self._event is not None:
-            self._reactor._sleepers.discard(self)
+            self._reactor._lead.sleepers.discard(self)
             self._event.set()
         else:
-            # Its thread leads, or is on its way to: the poll ends, unless this is that very thread.
+            # Its thread leads, or is on its way to: the poll ends.
             self._reactor.wake()
-
-
-class Timer:
-    """A call at a time to come. Lock held for everything."""
-
-    __slots__ = ("callback", "time_s")
-
-    def __init__(self, time_s: float, callback: Callable[[], None]) -> None:
-        self.time_s = time_s
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
 
 
 class Reactor:
@@ -102,23 +95,25 @@ class Reactor:
         self.interrupted = False
         # The main thread is in `wait`, where an interrupt may be raised.
         self._is_at_rest = False
-        # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what finalizers queued.
+        # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what was left in `queues`.
         self.after_turn: Callable[[], None] | None = None
+        # Where finalizers and others leave what `after_turn` sees to; then they call `wake`.
+        self.queues: Sequence[Any] = ()
         self._epoll = select.epoll()
         self._pollables: dict[int, Pollable] = {}
+        # Added since the leader looked: what its poll says of such a descriptor may be of the one that had its number before.
+        self._new: set[int] = set()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # With this object and not before: whoever is about to ring would write into somebody else's descriptor.
+        self._close_wake_fd = weakref.finalize(self, os.close, self._wake_fd)
+        self._close_wake_fd.atexit = False
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._wake_sent = False
         self._dirty: list[Flushable] = []
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._timer_counter = itertools.count()
+        self._timers = Timers()
+        self._late_flush: Timer | None = None
         self._main_ident = threading.main_thread().ident
-        self._leader = 0  # thread ident
-        self._lead_count = 0  # grows whenever a caller leads or stops
+        self._lead = Lead()
         self._poll_until_s = 0.0  # when the leader's poll ends by itself
-        self._sleepers: set[Waiter] = set()
-        self._step_down = False
-        self._wake_on_leave = False
         self._is_freed = False
         self._standby = threading.Event()
         self._thread = threading.Thread(target=self._background, name=f"{name}-reader", daemon=True)
@@ -139,53 +134,58 @@ class Reactor:
         return waiter.done
 
     def _wait(self, waiter: Waiter, deadline_s: float | None, me: int, on_main: bool) -> None:
-        with self.lock:
-            self._settle()
-            if waiter.done:
-                return
-            # A second interrupt, or a signal handler that waits too, can find itself here.
-            leads = self._leader in (0, me)
-            if leads:
-                self._leader = me
-                self._lead_count += 1
-            else:
-                waiter._event = threading.Event()
-                self._sleepers.add(waiter)
-                self._step_down = True
+        part = NO_PART
+        until_s: float | None = None
         try:
-            while not waiter.done and not self.is_closed:
-                left_s = None if deadline_s is None else deadline_s - time.monotonic()
-                if left_s is not None and left_s <= 0:
+            with self.lock:
+                self._settle()
+                if (
+                    waiter.done
+                    or self.is_closed
+                    or (deadline_s is not None and deadline_s <= time.monotonic())
+                ):
                     return
-                if leads:
-                    self._turn(left_s, on_main)
+                part = self._lead.take(me)
+                if part == SLEEPS:
+                    waiter._event = threading.Event()
+                    self._lead.sleepers.add(waiter)
                 else:
-                    self._sleep(waiter, left_s, on_main)
+                    until_s = self._doze(deadline_s)
+            if part == SLEEPS:
+                self._sleep(waiter, deadline_s, on_main)
+            while until_s is not None:
+                until_s = self._turn(until_s, deadline_s, waiter, on_main)
         finally:
             if on_main:
                 self._is_at_rest = False
-            with self.lock:
-                if leads:
-                    self._leave()
-                self._sleepers.discard(waiter)
+            if part != NO_PART:
+                with self.lock:
+                    self._end_part(part, waiter)
 
-    def _sleep(self, waiter: Waiter, timeout_s: float | None, on_main: bool) -> None:
+    def _end_part(self, part: int, waiter: Waiter) -> None:
+        if part == LEADS:
+            if self._dirty:
+                self.flush()
+            wakes = self._lead.leave()
+            if self.is_closed:
+                self._free()
+            if wakes:
+                self._standby.set()
+        elif part == SLEEPS:
+            self._lead.sleepers.discard(waiter)
+        elif part == NESTED and not self._is_freed:
+            # The wait below this one looks as well: what was rung for it may have ended our polls.
+            self._lead.rise()
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _sleep(self, waiter: Waiter, deadline_s: float | None, on_main: bool) -> None:
         assert waiter._event is not None
         if on_main:
             self._is_at_rest = True
             self.raise_if_interrupted()
-        waiter._event.wait(timeout_s)
+        waiter._event.wait(None if deadline_s is None else deadline_s - time.monotonic())
         if on_main:
             self._is_at_rest = False
-
-    def _leave(self) -> None:
-        self._leader = 0
-        self._lead_count += 1
-        if self.is_closed:
-            self._free()
-        if self._wake_on_leave or self._sleepers:
-            self._wake_on_leave = False
-            self._standby.set()
 
     def raise_if_interrupted(self) -> None:
         if self.interrupted and threading.get_ident() == self._main_ident:
@@ -210,39 +210,52 @@ class Reactor:
 
     # ---- one turn
 
-    def _turn(self, timeout_s: float | None, on_main: bool = False) -> None:
-        """Polls once and runs what came. Only the leader calls it, without the lock. On the main thread it may raise KeyboardInterrupt."""
-        now_s = time.monotonic()
-        until_s = now_s + 3600.0 if timeout_s is None else now_s + timeout_s
-        with self.lock:
-            if self._timers and self._timers[0][0] < until_s:
-                until_s = self._timers[0][0]
-            self._poll_until_s = until_s
+    def _doze(self, deadline_s: float | None) -> float:
+        """The last look before a poll; returns when that ends by itself. From here on whoever leaves a thing rings. Lock held."""
+        self._lead.doze()
+        if self._dirty or any(self.queues):
+            self._settle()
+        self._poll_until_s = until_s = self._timers.first_before(math.inf if deadline_s is None else deadline_s)
+        return until_s
+
+    def _turn(
+        self, until_s: float, deadline_s: float | None, waiter: Waiter | None, on_main: bool = False
+    ) -> float | None:
+        """Polls once, after `_doze`, and runs what came. Returns when the next poll ends by itself, None if there is to be none.
+
+        Only the leader calls it, without the lock; the background has no waiter. On the main thread it may raise KeyboardInterrupt.
+        """
         if on_main:
             self._is_at_rest = True
             if self.interrupted:
                 self.raise_if_interrupted()
-        events = self._epoll.poll(max(0.0, until_s - now_s))
+        events = self._epoll.poll(None if until_s == math.inf else max(0.0, until_s - time.monotonic()))
         if on_main:
             self._is_at_rest = False
+        self._lead.rise()
         with self.lock:
             for fd, mask in events:
                 if fd == self._wake_fd:
-                    self._wake_sent = False
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._wake_fd)
                     continue
                 pollable = self._pollables.get(fd)
-                if pollable is not None:
+                if pollable is not None and fd not in self._new:
                     try:
                         pollable.on_events(mask)
                     except Exception:
                         logger.exception("a handler failed; this is a bug of ray_mono")
-            self._run_timers()
+            self._new.clear()
+            self._timers.run()
             self._settle()
+            if self.is_closed or (self._lead.is_relieved if waiter is None else waiter.done):
+                return None
+            if deadline_s is not None and deadline_s <= time.monotonic():
+                return None
+            return self._doze(deadline_s)
 
     def _settle(self) -> None:
-        """What handlers and finalizers left goes out. Also before a first poll: finalizers do not wake a reactor that nobody leads."""
+        """What handlers, finalizers and others left goes out. Also before a first poll: nobody wakes a reactor that nobody leads."""
         if self.after_turn is not None:
             try:
                 self.after_turn()
@@ -251,52 +264,35 @@ class Reactor:
                 logger.exception("the end of a turn failed; this is a bug of ray_mono")
         self.flush()
 
-    def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            timer = heapq.heappop(self._timers)[2]
-            if timer.callback is not None:
-                try:
-                    timer.callback()
-                except Exception:
-                    logger.exception("a timer failed; this is a bug of ray_mono")
-
     def _background(self) -> None:
         me = threading.get_ident()
-        seen = -1
         while not self.is_closed:
+            until_s: float | None = None
             with self.lock:
-                free = self._leader == 0
-                quiet = self._lead_count == seen
-                seen = self._lead_count
-                take = free and (quiet or bool(self._sleepers))
-                sleep_long = not free and quiet and not self._sleepers
+                part = self._lead.look(me)
                 self._standby.clear()
-                if take:
-                    self._leader = me
-                    self._step_down = False
+                if part == LEADS:
                     self._settle()
-                else:
-                    self._wake_on_leave = sleep_long
-            if not take:
-                self._standby.wait(None if sleep_long else STANDBY_S)
+                    until_s = self._doze(None)
+            if until_s is None:
+                self._standby.wait(None if part == SLEEPS_LONG else STANDBY_S)
                 continue
-            while not self.is_closed and not (self._step_down and not self._sleepers):
+            while until_s is not None:
                 try:
-                    self._turn(None)
+                    until_s = self._turn(until_s, None, None)
                 except (OSError, ValueError):
                     if not self.is_closed:
                         logger.exception("polling failed")
                         os._exit(1)
+                    until_s = None
             with self.lock:
-                if self._leader == me:
-                    self._leader = 0
-                self._lead_count += 1
-                seen = self._lead_count - 1
+                self._lead.step_down()
 
     # ---- what connections use; the lock is held
 
     def add(self, pollable: Pollable, events: int) -> None:
         self._pollables[pollable.fileno()] = pollable
+        self._new.add(pollable.fileno())
         self._epoll.register(pollable.fileno(), events)
 
     def modify(self, pollable: Pollable, events: int) -> None:
@@ -307,12 +303,22 @@ class Reactor:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
 
-    def mark_dirty(self, connection: Flushable) -> None:
-        """`connection` has buffered writes: they go at the end of the turn, at the next wait, or with the background thread.
+    def mark_dirty(self, connection: Flushable, rings: bool = True) -> None:
+        """`connection` has buffered writes: they go at the end of this turn, or of one that the leader is woken for.
 
-        Who leaves them to the background thread calls `wake` too, in case that is in a long poll.
+        Who says rings=False calls `flush` or `flush_soon` before it lets go of the lock.
         """
         self._dirty.append(connection)
+        if rings and self._lead.nap:
+            self.wake()
+
+    def flush_soon(self) -> None:
+        """What was buffered without a ring goes within LATE_FLUSH_S; what others buffer meanwhile goes with it."""
+        if self._lead.nap and self._late_flush is None:
+            self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._late_flush = None  # the turn that this runs in flushes
 
     def flush(self) -> None:
         while self._dirty:
@@ -324,18 +330,20 @@ class Reactor:
                     logger.exception("a connection could not be flushed; this is a bug of ray_mono")
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
-        timer = Timer(time.monotonic() + delay_s, callback)
-        heapq.heappush(self._timers, (timer.time_s, next(self._timer_counter), timer))
-        if self._leader and timer.time_s < self._poll_until_s:
+        timer = self._timers.add(delay_s, callback)
+        if self._lead.nap and timer.time_s < self._poll_until_s:
             self.wake()
         return timer
 
     def wake(self) -> None:
-        """Ends the leader's poll. Safe in a finalizer and in any thread: takes no lock. A no-op on the leader itself."""
-        if not self._wake_sent and not self._is_freed and self._leader not in (0, threading.get_ident()):
-            self._wake_sent = True
+        """Ends the leader's poll, if it sleeps. Takes no lock: for finalizers and any thread, the leader's too (a signal handler of the
+        user's, say, while it polls).
+        """
+        nap = self._lead.bell()
+        if nap:
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
+            self._lead.rang(nap)
 
     def abandon(self) -> None:
         """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent.
@@ -345,15 +353,13 @@ class Reactor:
         """
         self.lock = threading.RLock()
         self.is_closed = True
-        self._leader = 0
+        self._lead = Lead()
         self._dirty = []
         pollables, self._pollables = self._pollables, {}
         for pollable in pollables.values():
             pollable.abandon()
-        if not self._is_freed:
-            self._is_freed = True
-            self._epoll.close()
-            os.close(self._wake_fd)
+        self._free()
+        self._close_wake_fd()
 
     def close(self) -> None:
         """Stops the background thread and wakes every waiter; connections are their owner's to close first."""
@@ -362,7 +368,7 @@ class Reactor:
                 return
             self.flush()
             self.is_closed = True
-            for waiter in list(self._sleepers):
+            for waiter in list(self._lead.sleepers):
                 assert waiter._event is not None
                 waiter._event.set()
             self._standby.set()
@@ -371,13 +377,13 @@ class Reactor:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=JOIN_TIMEOUT_S)
         with self.lock:
-            if self._leader in (0, threading.get_ident()):
+            if self._lead.leader in (0, threading.get_ident()):
                 self._free()
             # Else a caller still polls: it frees what it polls when it leaves.
 
     def _free(self) -> None:
-        """The descriptors go, once, when nobody polls any more. Lock held."""
+        """The epoll goes, once, when nobody polls any more. Lock held."""
         if not self._is_freed:
             self._is_freed = True
+            self._lead.rise()
             self._epoll.close()
-            os.close(self._wake_fd)

@@ -17,10 +17,11 @@ from typing import Any
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
-from ray_mono.rpc.reactor import Reactor, Timer, Waiter
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
 # One line says it for all connections that are tried again and again.
@@ -144,8 +145,8 @@ class ReactorChannel(ReactorSocket):
     def who(self) -> str:
         return f"{self._peer_name} at {self.address}" if self._peer_name else self.address
 
-    def send_request(self, kind: int, number: int, payload: bytes) -> int:
-        """One frame; returns its call id. Goes out at once if nothing else waits for an answer here."""
+    def send_request(self, kind: int, number: int, payload: bytes, rings: bool = True) -> int:
+        """One frame; returns its call id. rings: see ReactorSocket.write."""
         call_id = self._next_id
         self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
         if len(payload) > framing.PAYLOAD_BYTES_MAX:
@@ -153,7 +154,7 @@ class ReactorChannel(ReactorSocket):
                 StatusCode.INVALID_ARGUMENT,
                 f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}",
             )
-        self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload)
+        self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload, rings)
         return call_id
 
     def _take(self, frame: framing.Frame) -> None:
@@ -230,8 +231,10 @@ class ReactorMethod:
                 return
             if self._number < 0:
                 self._number = channel.number_of(self._path)
+            # Goes out at once if nothing else waits for an answer here.
+            is_alone = not channel._pending
             try:
-                call_id = channel.send_request(framing.REQUEST, self._number, payload)
+                call_id = channel.send_request(framing.REQUEST, self._number, payload, rings=not is_alone)
             except RpcError as error:
                 on_done(None, error)
                 return
@@ -240,10 +243,8 @@ class ReactorMethod:
                 on_done(None, channel.error())
                 return
             channel._pending[call_id] = (self._deserialize, on_done, on_part)
-            if len(channel._pending) == 1:
+            if is_alone:
                 channel.flush()
-            else:
-                channel.reactor.wake()
 
     def notify(self, request: Any) -> None:
         channel = self._channel
@@ -253,7 +254,6 @@ class ReactorMethod:
                 if self._number < 0:
                     self._number = channel.number_of(self._path)
                 channel.send_request(framing.ONEWAY, self._number, payload)
-                channel.reactor.wake()
 
     def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
         reactor = self._channel.reactor

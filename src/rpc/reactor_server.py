@@ -17,11 +17,12 @@ from typing import Any
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import HEADER, ITEM, REPLY
-from ray_mono.rpc.reactor import Reactor, Timer
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
 from ray_mono.rpc.sockets import LISTEN_BACKLOG, listen_unix, tune_tcp
 from ray_mono.rpc.strangers import Stage, Strangers
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +41,18 @@ class ServerCall:
         self._call_id = call_id
         self.is_oneway = is_oneway
 
-    def reply(self, message: Any) -> None:
-        """Answers. Lost if the connection ended, as the caller knows by itself. Lock held."""
+    def reply(self, message: Any, rings: bool = True) -> None:
+        """Answers. Lost if the connection ended, as the caller knows by itself. Lock held. rings: see ReactorSocket.write."""
         if not self.is_oneway:
             payload = message.SerializeToString()
-            self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
+            self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
 
     def part(self, message: Any) -> None:
-        """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held."""
+        """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held. Whoever calls it flushes."""
         payload = message.SerializeToString()
-        self.connection.write(HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload)
+        self.connection.write(
+            HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings=False
+        )
 
     def fail(self, error: RpcError) -> None:
         if not self.is_oneway:

@@ -98,15 +98,15 @@ class ReactorSocket:
 
     # ---- sending
 
-    def write(self, data: bytes) -> None:
-        """Buffers; the reactor flushes."""
+    def write(self, data: bytes, rings: bool = True) -> None:
+        """Buffers; the reactor flushes. Who says rings=False sees to that: Reactor.mark_dirty."""
         if self.is_closed:
             return
         self._out.append(data)
         self._out_bytes += len(data)
         if not self._is_dirty:
             self._is_dirty = True
-            self.reactor.mark_dirty(self)
+            self.reactor.mark_dirty(self, rings)
         if self._out_bytes > OUT_BYTES_MAX:
             self.close(f"{self.peer} reads too slowly: {self._out_bytes} bytes wait for it")
 
