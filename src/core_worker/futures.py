@@ -1,7 +1,8 @@
 """Standard futures for references: what `await` and concurrent.futures wait on.
 
-They are completed by one thread of their own, since unpickling runs user code, which the thread that leads the
-reactor must not do. With the session every open future ends.
+What is here as bytes is read by whoever asks for its future. Others are completed by one thread of their own, since unpickling runs
+user code, which the thread that leads the reactor must not do; what lies on another node is brought here first, so that nothing waits
+behind it. With the session every open future ends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RaySystemError
@@ -33,27 +35,45 @@ class ObjectFutures:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with core.lock:
             core.check_connected()
-            if self._ready is None:
-                self._ready = queue.SimpleQueue()
-                threading.Thread(target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True).start()
-            ready = self._ready
-            self._open.add(future)
             core.ownership.ask_owner(ref._id)
-
-            def now() -> None:
-                ready.put((future, ref))
-
-            def ended(future: concurrent.futures.Future[Any]) -> None:
-                self._open.discard(future)
-                if future.cancelled():
-                    # It may be asked for again and again before it is there.
-                    with core.lock:
-                        core.memory_store.forget_waiter(ref._id, now)
-
-            future.add_done_callback(ended)
-            if core.memory_store.when_ready(ref._id, now):
-                now()
+            entry = core.memory_store.get(ref._id)
+            is_here = entry is not None and entry.ready and entry.data is not None
+            if not is_here:
+                self._open.add(future)
+                self._complete_later(future, ref)
+        if is_here:
+            self._read(future, ref)
         return future
+
+    def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+        """When the value is here, or cannot be brought here. Lock held."""
+        core = self._core
+        if self._ready is None:
+            self._ready = queue.SimpleQueue()
+            threading.Thread(target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True).start()
+        complete = partial(self._ready.put, (future, ref))
+        object_id = ref._id
+
+        def known() -> None:
+            entry = core.memory_store.get(object_id)
+            if entry is not None and entry.locations and core.node_id not in entry.locations:
+                core.waits.pull(object_id, complete)
+            else:
+                complete()
+
+        def ended(future: concurrent.futures.Future[Any]) -> None:
+            self._open.discard(future)
+            callback = waiting.pop()
+            if future.cancelled():
+                # It may be asked for again and again before it is there.
+                with core.lock:
+                    core.memory_store.forget_waiter(object_id, callback)
+
+        # Emptied at the end, or the future would hold itself, and the reference.
+        waiting = [known]
+        future.add_done_callback(ended)
+        if core.memory_store.when_ready(object_id, known):
+            known()
 
     def close(self) -> None:
         """Leaving: what was not there by now will not come."""
@@ -78,6 +98,9 @@ class ObjectFutures:
     def _read(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
         try:
             value = self._core.getter.get([ref], None)[0]
+        except StopIteration as error:
+            # No future takes it, nor does a coroutine let it through.
+            future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
         except BaseException as error:
             # Without the frames, which hold the future and the reference: a cycle that would keep both.
             future.set_exception(error.with_traceback(None))

@@ -61,15 +61,27 @@ class ObjectRef(Generic[T_co]):
         return JobID(self._id[20:24])
 
     def future(self) -> concurrent.futures.Future[T_co]:
-        """A standard future that gets the value or the error."""
+        """A standard future that gets the value or the error: at once, where that is here."""
         return self._core.as_future(self)
 
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of the running event loop. Raises RuntimeError where none runs."""
-        return asyncio.wrap_future(self.future())
+        loop = asyncio.get_running_loop()
+        future = self.future()
+        if not future.done():
+            return asyncio.wrap_future(future, loop=loop)
+        done = loop.create_future()
+        error = future.exception()
+        if error is None:
+            done.set_result(future.result())
+        else:
+            done.set_exception(error)
+        return done
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        return self.as_future().__await__()
+        """Goes on without a turn of the loop where the value is here, as with a future that is done."""
+        future = self.future()
+        return _result(future) if future.done() else asyncio.wrap_future(future).__await__()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self._id == other._id
@@ -96,6 +108,15 @@ class ObjectRef(Generic[T_co]):
         core = getattr(self, "_core", None)
         if core is not None:
             core.reference_dropped(self._id)
+
+
+def _result(future: concurrent.futures.Future[T_co]) -> Generator[Any, None, T_co]:
+    try:
+        return future.result()
+    finally:
+        # Its error holds this frame.
+        del future
+    yield
 
 
 def _arrived(object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:

@@ -173,6 +173,55 @@ def test_async_for_takes_the_items(tmp_path: Path, touch_and_wait: GateFunction)
     assert asyncio.run(take()) == [0, 1, 2]
 
 
+def test_items_that_are_here_cost_a_subscriber_no_turn_of_its_loop() -> None:
+    """So it does not fall behind where the loop is busy."""
+
+    async def take() -> list[int]:
+        generator = numbers.remote(200)
+        await asyncio.wait_for(generator.completed(), GET_TIMEOUT_S)
+        turns: list[int] = []
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        values = [await reference async for reference in generator]
+        assert not turns
+        return values
+
+    assert asyncio.run(take()) == list(range(200))
+
+
+def test_calls_beside_a_stream_of_the_same_actor_are_answered() -> None:
+    class Bus:
+        def __init__(self) -> None:
+            self.queues: list[asyncio.Queue[Any]] = []
+
+        async def publish(self, item: Any) -> None:
+            for queue in self.queues:
+                queue.put_nowait(item)
+
+        async def subscribe(self) -> Any:
+            queue: asyncio.Queue[Any] = asyncio.Queue()
+            self.queues.append(queue)
+            yield -1
+            while (item := await queue.get()) is not None:
+                yield item
+
+    async def publish_and_listen() -> list[int]:
+        bus = ray.remote(Bus).options(num_cpus=0).remote()
+        stream = bus.subscribe.remote()
+        seen = [await (await anext(stream))]
+
+        async def listen() -> None:
+            async for reference in stream:
+                seen.append(await reference)
+
+        listener = asyncio.create_task(listen())
+        for number in [*range(300), None]:
+            await asyncio.wait_for(bus.publish.remote(number), GET_TIMEOUT_S)
+        await asyncio.wait_for(listener, GET_TIMEOUT_S)
+        return seen
+
+    assert asyncio.run(publish_and_listen()) == list(range(-1, 300))
+
+
 # ---------------------------------------------------------------- limits, and what is left
 
 
