@@ -128,6 +128,11 @@ class AsyncGroup:
             self._over(call, task, has_run=False)
 
     def _start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        if task.is_cancelled:
+            # While its arguments were fetched: there was nothing to cancel here yet.
+            prepared.clear()
+            self._over(call, task, has_run=False)
+            return
         if len(self._running) >= self._limit:
             self._waiting[task.task_id] = call, task, prepared
             return

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ray_mono.core_worker.call import Call
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.item_sender import ItemSender
+from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class GeneratorRunner:
                 senders = connection.state["senders"] = set()
                 connection.on_close(partial(_stop_all, senders))
             senders.add(sender)
+            if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
+                sender.stop()  # meanwhile, when there was nothing to stop yet
         return sender
 
     def _close(self, sender: ItemSender, call: Call) -> None:

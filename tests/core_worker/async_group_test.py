@@ -31,7 +31,7 @@ class Scene:
         core: Any = SimpleNamespace(context=WorkerContext(TaskContext(b"", b"")))
         self.group = AsyncGroup(self.actor, executor, core, "", 1)
 
-    def start(self, name: bytes) -> None:
+    def start(self, name: bytes, is_cancelled: bool = False) -> None:
         async def method() -> bytes:
             self.ran.put(name)
             try:
@@ -40,7 +40,7 @@ class Scene:
                 self.ran.put(b"end of " + name)
             return b"value of " + name
 
-        task = TaskContext(name, b"")
+        task = TaskContext(name, b"", is_cancelled=is_cancelled)
         self.actor.calls[name] = task
         self.group.start(CALL, task, [method, [], {}])
 
@@ -62,6 +62,21 @@ def test_a_call_that_is_cancelled_before_its_turn_never_runs_and_the_next_gets_t
     scene.let_go()
     answers = [scene.answers.get(timeout=WAIT_S) for _ in range(2)]
     assert answers == [(b"first", b"value of first"), (b"third", b"value of third")]
+    assert b"second" not in scene.ran.queue
+    scene.group.close().result(WAIT_S)
+    assert not scene.actor.calls
+
+
+def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs() -> None:
+    """While the main thread fetches its arguments, the one that reads the sockets may hear of the cancel."""
+    scene = Scene()
+    scene.start(b"first")
+    scene.group.cancel(b"second")
+    scene.start(b"second", is_cancelled=True)
+    name, error = scene.answers.get(timeout=WAIT_S)
+    assert (name, type(error)) == (b"second", TaskCancelledError)
+    scene.let_go()
+    assert scene.answers.get(timeout=WAIT_S) == (b"first", b"value of first")
     assert b"second" not in scene.ran.queue
     scene.group.close().result(WAIT_S)
     assert not scene.actor.calls
