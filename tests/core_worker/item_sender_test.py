@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker import item_sender
 from ray_mono.core_worker.item_sender import (
     IN_FLIGHT_BYTES_MAX,
@@ -15,6 +16,7 @@ from ray_mono.core_worker.item_sender import (
     PART_ITEMS_MAX,
     ItemSender,
 )
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 TASK_ID = b"t" * 24
@@ -23,17 +25,25 @@ TASK_ID = b"t" * 24
 class FakeCore:
     """What a sender asks of the core worker; `turn` is the end of the reactor's turn."""
 
+    node_id = b"n" * 28
+
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.reactor = self.ownership = self.references = self
+        self.reactor = self.ownership = self.references = self.store = self
         self.dirty: list[ItemSender] = []
+        self.stored: list[bytes] = []
+        self.freed: list[tuple[bytes, list[bytes]]] = []
         self.acknowledge_owner: list[Callable[[], None]] = []
         self.released: list[bytes] = []
 
     def mark_dirty(self, sender: ItemSender) -> None:
         self.dirty.append(sender)
 
-    def wake(self) -> None: ...
+    def put(self, object_id: bytes, value: Any, owner_worker_id: bytes) -> None:
+        self.stored.append(object_id)
+
+    def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
+        self.freed.append((object_id, node_ids))
 
     def flush(self) -> None:
         while self.dirty:
@@ -182,3 +192,50 @@ def test_an_item_waits_for_its_references_and_what_follows_waits_behind_it(
     assert [len(item.nested) for part in call.parts for item in part.items] == [0, 1, 0]
     # Held here until it is on its way, since the receiver owns it.
     assert core.released == [Ref._id]
+
+
+LARGE = b"x" * (INLINE_BYTES_MAX + 1)
+
+
+def item_ids(*numbers: int) -> list[bytes]:
+    return [object_id_bytes(TASK_ID, number + 1) for number in numbers]
+
+
+def test_large_items_that_nobody_wants_any_more_leave_the_store(still_clock: None) -> None:
+    core, call, sender = make()
+    for value in (1, LARGE, 2, LARGE):
+        sender.put(value)
+    # Collected and not sent when the generator object goes.
+    sender.acknowledge(acknowledged(is_dropped=True))
+    core.flush()
+    assert core.stored == item_ids(2, 4)
+    assert core.freed == [(object_id, [core.node_id]) for object_id in item_ids(2, 4)]
+    assert not call.parts
+    # What comes later is not even stored.
+    sender.put(LARGE)
+    core.flush()
+    assert core.stored == item_ids(2, 4) and not call.parts
+
+
+def test_a_large_item_that_was_sent_is_its_owners(still_clock: None) -> None:
+    core, call, sender = make()
+    sender.put(LARGE)
+    core.flush()
+    assert [(item.in_plasma, item.node_id) for item in call.parts[0].items] == [(True, core.node_id)]
+    sender.acknowledge(acknowledged(is_dropped=True))
+    sender.close()
+    assert not core.freed
+
+
+def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(still_clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    core, call, sender = make()
+
+    def store(*args: Any) -> None:
+        FakeCore.put(core, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core, "put", store)
+    with pytest.raises(KeyboardInterrupt):
+        sender.put(LARGE)
+    sender.close()
+    assert core.freed == [(item_ids(1)[0], [core.node_id])]
