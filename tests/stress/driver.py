@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_mono as ray
-from tests.stress import actor_scenes  # noqa: F401  its scenes are on the list too
+from tests.stress import actor_scenes, stream_scenes  # noqa: F401  their scenes are on the list too
 from tests.stress.program import Caller, Program, check, state_of_process
 from tests.stress.scenes import SCENES
 
@@ -37,8 +37,9 @@ def say(kind: str, **what: Any) -> None:
 class _Threads:
     """The threads of one driver, and the first failure among them."""
 
-    def __init__(self, program: Program, num_threads: int) -> None:
+    def __init__(self, program: Program, num_threads: int, only: str) -> None:
         self._program = program
+        self._scenes = [scene for scene in SCENES if only in f"{scene.__module__}.{scene.__name__}"]
         self._stop = threading.Event()
         self.failure = ""
         self.playing: dict[str, str] = {}
@@ -53,7 +54,7 @@ class _Threads:
         name = ""
         try:
             while not self._stop.is_set():
-                play = caller.rng.choice(SCENES)
+                play = caller.rng.choice(self._scenes)
                 name = play.__name__
                 self.playing[caller.name] = name
                 play(caller)
@@ -100,8 +101,8 @@ def _wait_until_let_go() -> None:
         time.sleep(POLL_S)
 
 
-def _play_until_told(program: Program, num_threads: int) -> None:
-    threads = _Threads(program, num_threads)
+def _play_until_told(program: Program, num_threads: int, only: str) -> None:
+    threads = _Threads(program, num_threads, only)
     heard = threading.Event()
 
     def listen() -> None:
@@ -124,6 +125,7 @@ def main() -> int:
     parser.add_argument("--seed", required=True)
     parser.add_argument("--actors", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--only", default="", help="scenes whose names have this in them")
     parser.add_argument("--scratch", type=Path, required=True)
     arguments = parser.parse_args()
     faulthandler.register(signal.SIGUSR2, all_threads=True)
@@ -132,7 +134,7 @@ def main() -> int:
         program = Program(arguments.seed, arguments.actors, arguments.scratch)
         program.check_actors()
         say("started")
-        _play_until_told(program, arguments.threads)
+        _play_until_told(program, arguments.threads, arguments.only)
         program.check_actors()
         scenes, calls = program.num_scenes, program.num_calls
         del program

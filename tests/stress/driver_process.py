@@ -29,14 +29,14 @@ class Stuck(Exception):
 class DriverProcess:
     """One driver.py."""
 
-    def __init__(self, address: str, seed: str, actors: int, threads: int, scratch: Path) -> None:
+    def __init__(self, address: str, seed: str, actors: int, threads: int, only: str, scratch: Path) -> None:
         self.seed = seed
         self.progress: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.stress.driver", f"--address={address}", f"--seed={seed}"),
-                *(f"--actors={actors}", f"--threads={threads}", f"--scratch={scratch}"),
+                *(f"--actors={actors}", f"--threads={threads}", f"--only={only}", f"--scratch={scratch}"),
             ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             stdin=subprocess.PIPE,

@@ -61,6 +61,8 @@ class Options:
     seed: str
     threads: int = 3
     """Of each driver."""
+    only: str = ""
+    """Scenes whose names (module.scene) have this in them; empty: all."""
     num_cpus: int = 2
     """What the cluster is told that it has."""
 
@@ -145,7 +147,9 @@ class Stress:
             seed = f"{options.seed}.{self._num_started}"
             self._num_started += 1
             actors = max(1, options.actors // options.drivers)
-            started.append(DriverProcess(self._cluster.address, seed, actors, options.threads, self._scratch))
+            started.append(
+                DriverProcess(self._cluster.address, seed, actors, options.threads, options.only, self._scratch)
+            )
         self._drivers += started
         for driver in started:
             driver.wait_for("started")
@@ -188,12 +192,12 @@ class Stress:
             )
 
     def _settled_counts(self) -> dict[str, int]:
-        """Of the new cluster, once the workers that it keeps ready have started, and its raylet and object manager listen to the GCS."""
+        """Of the new cluster, once the workers that it keeps ready have started, and its services listen to the GCS."""
 
         def missing() -> str:
             states = [worker["state"] for worker in self._outside.raylet()["workers"]]
             num_subscribers = len(self._outside.gcs()["subscribers"])
-            is_settled = states == ["idle"] * self._options.num_cpus and num_subscribers == 2
+            is_settled = states == ["idle"] * self._options.num_cpus and num_subscribers == 3
             return "" if is_settled else f"workers are {states}, and {num_subscribers} services listen to the GCS"
 
         unsettled = self._wait(missing)
@@ -260,11 +264,14 @@ def main() -> int:
         "--actors", type=int, default=50, help="of all drivers together (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=3, help="of each driver (default: %(default)s)")
+    parser.add_argument("--only", default="", help="scenes whose names have this in them, as stream_scenes")
     parser.add_argument("--seed", default=None, help="of all choices (default: a new one, printed)")
     arguments = parser.parse_args()
     seed = arguments.seed or str(random.SystemRandom().randrange(10**6))
     print(f"seed {seed}", flush=True)
-    options = Options(60 * arguments.minutes, arguments.drivers, arguments.actors, seed, arguments.threads)
+    options = Options(
+        60 * arguments.minutes, arguments.drivers, arguments.actors, seed, arguments.threads, arguments.only
+    )
     with own_base() as base:
         report = Stress(options, base).run()
         print(report)

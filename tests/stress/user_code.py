@@ -105,6 +105,12 @@ def die_once(marker: str, value: int) -> int:
 
 
 @ray.remote
+def items(count: int, size_bytes: int) -> Any:
+    for number in range(count):
+        yield number, b"x" * size_bytes
+
+
+@ray.remote
 def fail(value: int) -> None:
     raise KeyError(value)
 
@@ -226,6 +232,45 @@ class Async:
 
     async def drop(self, key: str) -> None:
         del self._counts.kept[key]
+
+
+class Bus:
+    """Streams what is published to whoever subscribed."""
+
+    def __init__(self) -> None:
+        self._queues: list[asyncio.Queue[Any]] = []
+
+    async def publish(self, item: Any) -> None:
+        for queue in self._queues:
+            queue.put_nowait(item)
+
+    async def count(self) -> int:
+        return len(self._queues)
+
+    async def subscribe(self, size_bytes: int) -> Any:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._queues.append(queue)
+        while (item := await queue.get()) is not None:
+            yield item, b"x" * size_bytes
+
+    async def items(self, count: int, size_bytes: int) -> Any:
+        for number in range(count):
+            yield number, b"x" * size_bytes
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+
+
+class Gate:
+    """Calls that take as long as they are told."""
+
+    def nap(self, seconds: float) -> float:
+        threading.Event().wait(seconds)
+        return seconds
+
+    def until(self, path: str) -> str:
+        while not os.path.exists(path):
+            threading.Event().wait(0.01)
+        return path
 
 
 class Mortal:
