@@ -12,8 +12,10 @@ of the object lives, asks nobody (`here`). That delays an eviction by so much at
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
+import threading
 import time
 import weakref
 from collections import deque
@@ -27,7 +29,7 @@ from ray_mono.common.mapped_file import MappedFile
 from ray_mono.common.private_files import open_file
 from ray_mono.core_worker import bulk_write
 from ray_mono.core_worker.serialization import Serialized
-from ray_mono.protobuf import object_manager_pb2
+from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -52,6 +54,8 @@ class PlasmaClient:
         self.node_id: bytes = hello.node_id
         self._path: str = hello.store_file
         self._capacity_bytes: int = hello.capacity_bytes
+        self._collector: threading.Thread | None = None
+        self._stub.WatchPressure.start(common_pb2.Empty(), self._on_pressure, lambda error: None)
         self._write_map: MappedFile | None = None
         self._read_map: mmap.mmap | None = None
         # Views that ended; lock-free, and gone through by `drain`.
@@ -112,6 +116,12 @@ class PlasmaClient:
             finally:
                 os.close(fd)
         return self._write_map
+
+    def _on_pressure(self, pressure: Any) -> None:
+        """The store is full: references in cycles of garbage here may be what holds it. Not on this thread: finalizers run user code."""
+        if self._collector is None or not self._collector.is_alive():
+            self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
+            self._collector.start()
 
     # ---- reading
 
@@ -226,6 +236,4 @@ class PlasmaClient:
 
     def stats(self) -> Any:
         """StoreStats of the node."""
-        from ray_mono.protobuf import common_pb2
-
         return self._stub.GetStats(common_pb2.Empty(), timeout_s=30)

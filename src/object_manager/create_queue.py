@@ -70,6 +70,16 @@ class CreateQueue:
         """When expire() has something to do: deadlines are in order of arrival."""
         return self._waiting[0].deadline_s if self._waiting and not self._backing else None
 
+    @property
+    def oldest_s(self) -> float | None:
+        """Since when the head waits for others to let go; None where nothing does."""
+        return self._waiting[0].deadline_s - self._timeout_s if self._waiting and not self._backing else None
+
+    @property
+    def wanted_bytes(self) -> int:
+        """Of all that wait."""
+        return sum(waiting.wanted.size_bytes for waiting in self._waiting)
+
     def submit(self, wanted: RoomWanted, now_s: float) -> tuple[int, list[CreateDone | BackMemory]]:
         """Takes a request. Returns its number and what follows; its CreateDone is among that unless it has to wait."""
         number = self._next_number

@@ -32,6 +32,7 @@ from ray_mono.object_manager.get_queue import (
     Wanted,
 )
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.pressure import Pressure
 from ray_mono.object_manager.pull_manager import (
     PullEffect,
     PullLost,
@@ -82,6 +83,9 @@ class NodeStore:
         self.fetcher: Fetcher | None = None
         self._clock = clock
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
+        self._pressure = Pressure()
+        # Told when the store is full for a while: (what to tell people, or "" for clients to collect garbage).
+        self.on_pressure: set[Callable[[str], None]] = set()
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._next_client = TRANSFERS + 1
         self._settled = (0, 0, 0)  # of what _settle looks at, what it last saw
@@ -342,7 +346,8 @@ class NodeStore:
 
     def _set_timer(self) -> None:
         """One timer, for the earliest deadline of all machines."""
-        deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, self.pulls.next_deadline_s)
+        pressure_s = self._pressure.next_deadline_s(self.creates.oldest_s)
+        deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, self.pulls.next_deadline_s, pressure_s)
         earliest_s = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._timer is not None:
             if earliest_s is not None and self._timer_s <= earliest_s:
@@ -357,10 +362,23 @@ class NodeStore:
     def _on_timer(self) -> None:
         self._timer = None
         now_s = self._clock.time_s()
+        self._ask_for_help(now_s)
         self._do_create_effects(self.creates.expire(now_s))
         self._do_get_effects(self.gets.expire(now_s))
         self._do_pull_effects(self.pulls.expire(now_s))
         self._settle()
+
+    def _ask_for_help(self, now_s: float) -> None:
+        due = self._pressure.expire(self.creates.oldest_s, now_s)
+        text = (
+            f"The object store is full: {len(self.creates)} objects of together {self.creates.wanted_bytes} bytes have waited for room,"
+            f" the first for {now_s - (self.creates.oldest_s or now_s):.0f} s. {self.store.describe_memory()}."
+            f" What gets none within {self.config.create_timeout_s:g} s fails: drop references, or start with a larger object_store_memory."
+            if due.tell
+            else ""
+        )
+        for listener in list(self.on_pressure) if due.collect or due.tell else ():
+            listener(text)
 
     def close(self) -> None:
         """Stops the timers. Requests that wait are cancelled with their callers."""

@@ -5,8 +5,9 @@ A connection becomes a client with its first request; what it owns ends with it.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 from ray_mono.common.ids import ObjectID
@@ -163,6 +164,18 @@ class StoreServicer(ObjectStoreServiceServicer):
             _refuse(error)
         length = self._node_store.store.allocator.length_of(offset)
         return object_manager_pb2.LeaseSlabReply(offset=offset, size_bytes=length)
+
+    async def WatchPressure(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> AsyncIterator[object_manager_pb2.StorePressure]:
+        messages: asyncio.Queue[str] = asyncio.Queue()
+        listener = messages.put_nowait
+        self._node_store.on_pressure.add(listener)
+        try:
+            while True:
+                yield object_manager_pb2.StorePressure(message=await messages.get())
+        finally:
+            self._node_store.on_pressure.discard(listener)
 
     async def GetStats(self, request: common_pb2.Empty, context: CallContext) -> object_manager_pb2.StoreStats:
         return self._stats()

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from ray_mono.common.world import Clock
@@ -72,7 +72,7 @@ class GcsClient:
         transport: Transport,
         clock: Clock,
         node: common_pb2.NodeInfo,
-        current_resources: Callable[[], common_pb2.NodeResources],
+        current_resources: Callable[[], Awaitable[common_pb2.NodeResources]],
         events: GcsEvents,
     ) -> None:
         """current_resources(): without a version; that is counted here."""
@@ -239,7 +239,7 @@ class GcsClient:
             self._changed.clear()
             self._is_asked.clear()
             asked, self._asked = self._asked, []
-            current = self._current_resources()
+            current = await self._current_resources()
             current.version = self._last_report.version
             has_changed = current != self._last_report
             if has_changed:

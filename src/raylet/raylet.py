@@ -142,6 +142,7 @@ class Raylet:
                 config.connect_timeout_s,
                 self.end,
             )
+            self.tasks.spawn(self._store.watch_pressure(self._store_is_full), "store's pressure")
         self.tasks.spawn(self._keep_gcs(), "gcs")
         self.tasks.spawn(self._tick(), "tick")
         registered = self.tasks.spawn(self.gcs.until_registered(), "registration")
@@ -234,6 +235,9 @@ class Raylet:
         self._will_look = False
         if not self._is_stopping:
             self.apply(self.leases.look(self.clock.time_s()))
+
+    def _store_is_full(self, message: str) -> None:
+        self.apply([WarnJob(b"", "object_store_full", f"{self.config.host}: {message}")])
 
     def _grant(self, effect: Granted) -> None:
         client = self.clients.get(effect.worker_id)
@@ -354,8 +358,11 @@ class Raylet:
     def shown_available(self) -> ResourceSet:
         return wire.shown_available(self.ledger.available)
 
-    def _current_resources(self) -> common_pb2.NodeResources:
-        return wire.node_resources(self.config, self.shown_available(), self.leases.queued_demand())
+    async def _current_resources(self) -> common_pb2.NodeResources:
+        available = self.shown_available()
+        if self._store is not None:
+            available = await self._store.without_used(available)
+        return wire.node_resources(self.config, available, self.leases.queued_demand())
 
     def dump(self) -> dict[str, Any]:
         """Ledger, leases with the reason why each waits, pool and cluster view, as JSON can carry it."""

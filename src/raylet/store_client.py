@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
+from ray_mono.common.resources import OBJECT_STORE_MEMORY, SCALE, ResourceSet
 from ray_mono.common.world import Clock
-from ray_mono.protobuf import object_manager_pb2, object_manager_rpc
+from ray_mono.protobuf import common_pb2, object_manager_pb2, object_manager_rpc
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
 logger = logging.getLogger(__name__)
@@ -15,6 +17,7 @@ logger = logging.getLogger(__name__)
 RETRY_PERIOD_S = 0.05
 """Both are started at the same time, and the object manager takes some tenths of a second to listen."""
 TELL_AFTER_S = 1.0
+STATS_TIMEOUT_S = 5.0
 
 
 class StoreClient:
@@ -57,6 +60,22 @@ class StoreClient:
         await client._store.ConnectClient(request, timeout_s=timeout_s)
         channel.on_close(lambda reason: on_end(f"the object manager at {address} is gone: {reason}"))
         return client
+
+    async def watch_pressure(self, on_message: Callable[[str], None]) -> None:
+        """While the connection lasts: on_message(text) when the store has been full for a while."""
+        with contextlib.suppress(RpcError):
+            async for pressure in self._store.WatchPressure(common_pb2.Empty()):
+                if pressure.message:
+                    on_message(pressure.message)
+
+    async def without_used(self, available: ResourceSet) -> ResourceSet:
+        """What is available of a node, less the memory that the store's objects take."""
+        try:
+            stats = await self._store.GetStats(common_pb2.Empty(), timeout_s=STATS_TIMEOUT_S)
+        except RpcError:
+            return available
+        free = max(0, available.get(OBJECT_STORE_MEMORY) - stats.used_bytes * SCALE)
+        return ResourceSet({**dict(available.items()), OBJECT_STORE_MEMORY: free})
 
     def free_owned_by(self, worker_id: bytes) -> None:
         """A worker or driver ended: nobody can ask for what it owned."""

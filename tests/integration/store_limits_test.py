@@ -317,3 +317,28 @@ def test_a_worker_that_is_killed_while_it_reads_or_waits_leaves_nothing(
             get(lost)
     wait_until(lambda: internal_state.store_stats().num_pins == 0, "nobody reads")
     wait_until(lambda: internal_state.store_stats().num_waiting_creates == 0, "nobody waits")
+
+
+def test_what_the_store_has_is_not_available_any_more(cluster: Any) -> None:
+    total = ray.cluster_resources()["object_store_memory"]
+    assert ray.available_resources()["object_store_memory"] == total == STORE_BYTES
+    kept = ray.put(piece(1))
+    assert PIECE_BYTES <= total - ray.available_resources()["object_store_memory"] < PIECE_BYTES + MIB
+    del kept
+
+
+def test_references_in_cycles_of_garbage_elsewhere_make_room_when_the_store_is_full(cluster: Any) -> None:
+    @ray.remote
+    class Careless:
+        def litter(self) -> None:
+            import gc
+
+            gc.disable()
+            for value in range(PIECES):
+                cycle: list[Any] = [ray.put(piece(value))]
+                cycle.append(cycle)
+
+    actor = Careless.remote()
+    get(actor.litter.remote())
+    assert internal_state.store_stats().used_bytes > PIECES * PIECE_BYTES
+    assert len(get(ray.put(piece(1)))) == PIECE_BYTES

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ray_mono.object_manager import pressure
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import StoreError, StoreFull
@@ -75,6 +76,30 @@ def test_a_cancelled_create_leaves_the_queue_and_lets_the_next_one_pass() -> Non
         await small
         assert node.store.num_unsealed == 1
         await cluster.close()
+
+    run(scene())
+
+
+def test_a_create_that_waits_has_the_store_ask_for_help_and_say_who_waits_for_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pressure, "COLLECT_AFTER_S", 0.0)
+    monkeypatch.setattr(pressure, "TELL_AFTER_S", 0.01)
+
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config(create_timeout_s=20))
+        client = node.connect()
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        node.on_pressure.add(heard.put_nowait)
+        await put(node, client, A, 1000)
+        waiting = [await started(node.create(room(client, ObjectKey(name), 100))) for name in (b"b", b"c")]
+        assert await heard.get() == ""
+        told = await heard.get()
+        assert "2 objects of together 200 bytes have waited for room" in told and "primary copies 1000" in told
+        assert "within 20 s fails" in told
+        node.free([A])
+        await asyncio.gather(*waiting)
 
     run(scene())
 

@@ -129,7 +129,7 @@ class Scene:
         process.spawn(self.client.run())
         await self.client.until_registered()
 
-    def _resources(self) -> common_pb2.NodeResources:
+    async def _resources(self) -> common_pb2.NodeResources:
         return common_pb2.NodeResources(node_id=NODE_ID, available=self.available.to_proto())
 
     def dies(self, name: str) -> None:
