@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_mono.common import code_pickler
+from ray_mono.core_worker import library_reducers
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.object_ref import ObjectRef
@@ -97,6 +98,7 @@ def serialize(value: Any, name: str = "") -> Serialized:
         return Serialized(PLAIN, len(data), [(0, data)])
     if kind is bytes and len(value) >= _RAW_MIN_BYTES:
         return Serialized(RAW, len(value), [(0, value)])
+    library_reducers.register()
     buffers: list[pickle.PickleBuffer] = []
     nested: list[ObjectRef] = []
     outer, _thread.nested = _thread.nested, nested
