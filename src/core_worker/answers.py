@@ -95,7 +95,7 @@ class Answers:
 
     def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
         if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
-            return [serialization.serialize(value)]
+            return [self._serialize(spec, value)]
         if spec.num_returns < 0:
             if value is not STREAMED:
                 raise TypeError(
@@ -119,7 +119,10 @@ class Answers:
             return serialization.serialize_error(
                 describe_error(spec, value.error, self._executor.actor, self._core)
             )
-        return serialization.serialize(value)
+        try:
+            return serialization.serialize(value)
+        except TypeError as error:
+            raise serialization.unpicklable(f"what {spec.name}() returned", value, error) from error
 
     def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
         core = self._core

@@ -86,7 +86,10 @@ class ItemSender:
         if self.is_dropped:
             return
         core = self._core
-        serialized = serialization.serialize(value)
+        try:
+            serialized = serialization.serialize(value)
+        except TypeError as error:
+            raise serialization.unpicklable(f"what {self._call.spec.name}() yielded", value, error) from error
         number = self._num_made + 1
         size_bytes = serialized.size_bytes
         if size_bytes > INLINE_BYTES_MAX:

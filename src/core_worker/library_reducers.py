@@ -42,7 +42,7 @@ def _register_arrow(arrow: Any) -> bool:
     return True
 
 
-def _with_subclasses(cls: type) -> Iterator[type]:
+def _with_subclasses(cls: Any) -> Iterator[Any]:
     yield cls
     for subclass in cls.__subclasses__():
         yield from _with_subclasses(subclass)

@@ -109,12 +109,19 @@ def serialize(value: Any, name: str = "") -> Serialized:
     except TypeError as error:
         if not name:
             raise
-        raise TypeError(f"{name} (a {kind.__name__}) does not pickle: {error}") from error
+        raise unpicklable(name, value, error) from error
     finally:
         _thread.nested = outer
     if not buffers:
         return Serialized(PLAIN, len(inband), [(0, inband)], nested)
     return _lay_out(inband, buffers, nested)
+
+
+def unpicklable(name: str, value: Any, error: Exception) -> TypeError:
+    """Says which part of `value` it is."""
+    from ray_mono.core_worker import unpicklable as search
+
+    return TypeError(f"{name} (a {type(value).__name__}) does not pickle: {error}{search.where(value)}")
 
 
 def serialize_code(target: Any) -> tuple[bytes, list[ObjectRef]]:

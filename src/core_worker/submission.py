@@ -96,9 +96,7 @@ class Submission:
                 serialized = serialization.serialize(value)
             except Exception as error:
                 name = flat_args[position - 1] or f"number {position // 2}"
-                raise TypeError(
-                    f"argument {name} of {what}() (a {kind.__name__}) cannot be sent to a worker, since it does not pickle: {error}"
-                ) from error
+                raise serialization.unpicklable(f"argument {name} of {what}()", value, error) from error
             if serialized.size_bytes > INLINE_BYTES_MAX:
                 ref = core.put_serialized(serialized)
                 packed.refs.append(ref)

@@ -99,6 +99,25 @@ def test_what_does_not_pickle_is_named() -> None:
     assert find_unpicklable([("x", 1)]) is None
 
 
+class Engine:
+    def __init__(self) -> None:
+        self.name = "engine"
+        self.locks = {"inner": [1, threading.Lock()]}
+
+
+def test_what_does_not_pickle_inside_of_a_value_is_named_with_its_path() -> None:
+    with pytest.raises(TypeError) as failed:
+        serialize([Engine()], "the value of put()")
+    said = str(failed.value)
+    assert said.startswith("the value of put() (a list) does not pickle: cannot pickle '_thread.lock' object")
+    assert said.endswith("; its [0].locks['inner'][1] (a lock) does not")
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"\(a lock\) does not pickle: cannot pickle '_thread.lock' object$"):
+        serialize(lock, "it")
+    with pytest.raises(TypeError, match=r"its variable lock \(a lock\) does not$"):
+        serialize(lambda: lock, "it")
+
+
 def test_a_kind_of_value_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown kind"):
         deserialize(b"?", b"")

@@ -310,6 +310,23 @@ def test_a_custom_serializer_is_used_on_the_way_to_tasks_and_back() -> None:
         ray.put(Handle("a"))
 
 
+def test_a_result_that_does_not_pickle_is_named() -> None:
+    @ray.remote
+    def make(*arguments: Any) -> Any:
+        return {"lock": threading.Lock()}
+
+    @ray.remote
+    def make_several() -> Any:
+        yield [threading.Lock()]
+
+    with pytest.raises(TypeError, match=r"what .*make\(\) returned \(a dict\) does not pickle.*its \['lock'\] \(a lock\)"):
+        get(make.remote())
+    with pytest.raises(TypeError, match=r"what .*make_several\(\) yielded \(a list\) does not pickle.*its \[0\]"):
+        get(next(make_several.remote()))
+    with pytest.raises(TypeError, match=r"argument number 0 of .*make\(\) \(a list\) does not pickle.*its \[0\]"):
+        make.remote([threading.Lock()])
+
+
 def test_an_exception_that_does_not_pickle_arrives_as_text() -> None:
     class Stubborn(Exception):
         def __init__(self, text: str) -> None:

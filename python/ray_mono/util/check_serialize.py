@@ -7,11 +7,10 @@ the first that fails is taken apart in turn.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from ray_mono.common import code_pickler
+from ray_mono.core_worker.unpicklable import parts
 
 
 class FailureTuple:
@@ -72,23 +71,8 @@ def _search(
     except Exception as error:  # whatever pickling raises
         print(f"{indent}{path[-1] if path else 'it'} fails: {error}", file=file)
     if depth > 0:
-        for name, part in _parts(value):
+        for _, name, part in parts(value):
             if _search(part, (*path, name), value, depth - 1, failures, file):
                 return True
     failures.add(FailureTuple(value, path, parent))
     return True
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if inspect.isfunction(value):
-        used = inspect.getclosurevars(value)
-        yield from used.globals.items()
-        yield from used.nonlocals.items()
-        return
-    if isinstance(value, Mapping):
-        yield from ((repr(key), part) for key, part in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    for name, part in inspect.getmembers(value):
-        if not (name.startswith("__") and name.endswith("__")) and not inspect.isbuiltin(part):
-            yield name, part
