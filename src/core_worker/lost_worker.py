@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.exceptions import WorkerCrashedError
+from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
 from ray_mono.core_worker.task_manager import PendingTask
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.surface import RpcError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.lease import Lease
 
 ANSWER_S = 10.0
-"""A raylet that takes longer is in trouble itself, and the task fails without a cause."""
+"""A raylet that takes longer is in trouble itself."""
 
 
 def tell_lost(lease: Lease) -> None:
@@ -33,20 +33,32 @@ def fail_lost(core: CoreWorker, lease: Lease, task: PendingTask) -> None:
         return
     is_settled = False
 
-    def settle(message: str) -> None:
+    def settle(error: BaseException) -> None:
         nonlocal is_settled
         if not is_settled:
             is_settled = True
             timer.cancel()
-            core.tasks.lost(task, lambda: WorkerCrashedError(message))
+            core.tasks.lost(task, lambda: error)
 
     def answered(death: Any, error: RpcError | None) -> None:
-        known = "" if error is not None else death.message
-        settle(f"The worker died before it finished the task: {known}" if known else "")
+        if error is not None:
+            settle(_node_died(lease, error.message))
+        elif death.message:
+            settle(WorkerCrashedError(f"The worker died before it finished the task: {death.message}"))
+        else:
+            settle(WorkerCrashedError())
 
-    timer = core.reactor.call_later(ANSWER_S, lambda: settle(""))
+    silence = f"its raylet did not answer within {ANSWER_S:g} s"
+    timer = core.reactor.call_later(ANSWER_S, lambda: settle(_node_died(lease, silence)))
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 
 def _request(lease: Lease) -> raylet_pb2.LostWorkerRequest:
     return raylet_pb2.LostWorkerRequest(lease_id=lease.lease_id, worker_id=lease.address.worker_id)
+
+
+def _node_died(lease: Lease, reason: str) -> NodeDiedError:
+    node = f"node {lease.address.node_id.hex()} ({lease.address.host})"
+    return NodeDiedError(
+        f"The worker died before it finished the task, and its {node} is gone, or cannot be reached: {reason}"
+    )

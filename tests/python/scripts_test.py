@@ -77,7 +77,7 @@ def test_a_command_line_that_makes_no_sense_is_refused(
         (["start", "--address=nonsense"], "address must be host:port"),
         (["start", "--address=auto"], "no cluster of this user's runs on this machine"),
         (["start", "--address=127.0.0.1:1", "--redis-password=x"], "no cluster answers at 127.0.0.1:1"),
-        (["start", "--address=127.0.0.1:1"], "this cluster has a secret"),
+        (["start", "--address=127.0.0.1:1"], "no cluster answers at 127.0.0.1:1: nothing listens there"),
         (["start", "--head", '--resources={"CPU": 1}'], "use num_cpus instead"),
         (["start", "--head", "--node-ip-address=192.0.2.1"], "cannot use port 6379 of 192.0.2.1"),
         (["status"], "no cluster of this user's runs on this machine"),
