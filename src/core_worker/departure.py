@@ -1,15 +1,16 @@
 """The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, and then user code sees what it
 sees at the end of any Python process (process_end.py).
 
-    last answers out ──► nobody needs what it owns ──► __ray_shutdown__ ──► the end of a process ──► gone
+    last answers out ──► __ray_shutdown__, the actor's instance let go ──► nobody needs what it owns ──► the end of a process ──► gone
 
-Its lease ended with the last answer (max_calls), so that a worker that stays for what it owns holds memory and nothing
-else; the raylet ends it with its job. An actor that nobody has a handle of stays, as in Ray, until the tasks that it
-submitted are over, and takes the values that it owns with it; one that leaves by itself does not wait for either.
+Its lease ended with the last answer (max_calls), or is given back here by an actor that nobody has a handle of, so that a worker that
+stays for what it owns holds memory and nothing else; the raylet ends it with its job. An actor with accelerators, whose memory the process
+holds, stays only until the tasks that it submitted are over. One that leaves by itself does not wait for either.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ray_mono.core_worker import process_end
 from ray_mono.core_worker.answers import flush_output
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
 if TYPE_CHECKING:
+    from ray_mono.core_worker.actor_runtime import ActorRuntime
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.executor import Executor
 
@@ -40,10 +42,10 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
     with core.lock:
         executor.events.send()
     _let_answers_out(core, executor)
-    if not executor.owes_answer:
-        _stay_while_needed(core, is_actor=executor.actor is not None)
     if executor.actor is not None:
         executor.actor.close()
+    if not executor.owes_answer:
+        _stay_while_needed(core, executor.actor)
     process_end.run()
     core.shutdown()
     flush_output()
@@ -61,24 +63,35 @@ def _let_answers_out(core: CoreWorker, executor: Executor) -> None:
         core.reactor.wait(Waiter(core.reactor), ANSWERS_POLL_S)
 
 
-def _stay_while_needed(core: CoreWorker, is_actor: bool) -> None:
-    """Until no task that this worker submitted is under way and, but for an actor, nobody elsewhere holds an object of its. What only its
-    own variables hold goes with it.
+def _stay_while_needed(core: CoreWorker, actor: ActorRuntime | None) -> None:
+    """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
+    hold goes with it.
     """
+    holds_devices = actor is not None and bool(actor.resource_ids)
     is_told = False
     while not core.reactor.is_closed:
         with core.lock:
             core.drain()
-            if not core.tasks.pending and (is_actor or not core.references.is_borrowed):
+            if not core.tasks.pending and (holds_devices or not core.references.is_borrowed):
                 return
         if not is_told:
             is_told = True
+            gc.collect()  # cycles of the actor's may hold what others own, who stay for that
+            if actor is not None and not holds_devices:
+                _give_lease_back(core)
             logger.info(
                 "made all its calls and stays while others need what it owns: %d references, %d tasks",
                 len(core.references),
                 len(core.tasks.pending),
             )
         core.reactor.wait(Waiter(core.reactor), STAY_POLL_S)
+
+
+def _give_lease_back(core: CoreWorker) -> None:
+    request = raylet_pb2.ReturnWorkerRequest(lease_id=core.getter.lease_id, leaving=True)
+    with core.lock:
+        core.raylet.ReturnWorker.start(request, lambda reply, error: None)
+        core.reactor.flush()
 
 
 def report_exit(core: CoreWorker, error: BaseException) -> None:

@@ -120,14 +120,14 @@ class LeaseManager:
 
     def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
         """The requester is done with the worker; `dispose` ends the process instead of reusing it; one that is
-        `leaving` ends by itself. An actor that is given back is half made, and killed before another begins.
+        `leaving` ends by itself. An actor that is given back otherwise is half made, and killed before another begins.
         """
         lease = self._leases.get(lease_id)
         worker = self._worker_of(lease)
         if lease is None or worker is None or worker.state is WorkerState.ENDING:
             return []
         is_actor = worker.state is WorkerState.ACTOR
-        if dispose or is_actor:
+        if dispose or (is_actor and not leaving):
             mode = EndMode.KILL if is_actor else EndMode.TERMINATE
             return self._pool.end(worker, mode, "it was given back not to be used again", now_s)
         if leaving:

@@ -45,6 +45,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (_S.LEASED, _E.LEAVES): _S.LEAVING,
     (_S.LEASED, _E.TOLD_TO_END): _S.ENDING,
     (_S.LEASED, _E.DIED): _S.DEAD,
+    (_S.ACTOR, _E.LEAVES): _S.LEAVING,
     (_S.ACTOR, _E.TOLD_TO_END): _S.ENDING,
     (_S.ACTOR, _E.DIED): _S.DEAD,
     (_S.LEAVING, _E.TOLD_TO_END): _S.ENDING,

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ray_mono as ray
 from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
+from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing", "by_value")
@@ -160,7 +162,9 @@ def test_the_worker_of_a_last_call_ends_as_a_python_process_and_one_that_stays_d
     assert stays.seen() == {THREAD}
 
 
-def test_an_actor_that_nobody_has_a_handle_of_stays_until_its_tasks_are_over(tmp_path: Path) -> None:
+def test_an_actor_that_nobody_has_a_handle_of_stays_for_what_it_owns_and_holds_nothing_else(
+    tmp_path: Path,
+) -> None:
     @ray.remote(num_cpus=0)
     def wait() -> int:
         deadline_s = time.monotonic() + GET_TIMEOUT_S
@@ -168,19 +172,23 @@ def test_an_actor_that_nobody_has_a_handle_of_stays_until_its_tasks_are_over(tmp
             time.sleep(0.01)
         return 9
 
-    class Submits:
-        def submit(self) -> list[Any]:
-            return [wait.remote()]
+    class Owner:
+        def make(self) -> list[Any]:
+            return [os.getpid(), ray.put("small"), ray.put(np.ones(1_000_000)), wait.remote()]
 
         def __ray_shutdown__(self) -> None:
             (tmp_path / "ended").touch()
 
-    actor = ray.remote(Submits).options(num_cpus=0, name="submits").remote()
-    (reference,) = get(actor.submit.remote())
-    del actor
-    # Its name is free at once.
+    owner = ray.remote(Owner).options(num_cpus=NUM_CPUS, name="owner").remote()
+    pid, small, large, late = get(owner.make.remote())
+    del owner
+    # Its name is free at once, and its CPUs.
     with pytest.raises(ValueError, match="no actor named"):
-        ray.get_actor("submits")
-    assert not (tmp_path / "ended").exists()
+        ray.get_actor("owner")
+    assert get(ray.remote(num_cpus=NUM_CPUS)(lambda: 1).remote()) == 1
+    assert (tmp_path / "ended").exists()
+    assert get(small) == "small" and get(large).sum() == 1_000_000
     (tmp_path / "go").touch()
-    assert get(reference) == 9
+    assert get(late) == 9
+    del small, large, late
+    process_ends(pid)

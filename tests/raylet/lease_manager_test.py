@@ -280,6 +280,17 @@ def test_a_worker_that_leaves_holds_nothing_and_is_not_used_again_and_ends_with_
     scene.worker_dies("a")
 
 
+def test_an_actor_that_stays_for_what_it_owns_holds_nothing_and_ends_with_its_job() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("actor", for_actor=True)
+    scene.ask("waits", for_actor=True)
+    scene.give_back("actor", leaving=True)
+    assert scene.running == ["waits"] and scene.ended == []
+    scene.do(lambda now_s: scene.manager.job_finished(JOB_A, now_s))
+    assert scene.granted["actor"].worker_id in [effect.worker_id for effect in scene.ended]
+    scene.worker_dies("actor")
+
+
 def test_leases_of_a_dead_node_end_even_if_its_connections_linger() -> None:
     scene = Scene(units(CPU=1))
     scene.other_node(units(CPU=1))
