@@ -128,11 +128,18 @@ def __getattr__(name: str) -> object:
     if place is None:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib.util
+
+        # Somebody may have brought it: a package that adds its own folder to ours.
+        if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
         message = f"ray.{name} is not part of ray_mono yet"
         # `from ray_mono import tune` would forget what an AttributeError says; hasattr() and getattr() want one. Where compat's old
-        # names are asked first, the caller is one further up.
+        # names are asked first, the caller is some further up.
         caller = sys._getframe(1)
-        if "_handle_fromlist" in (caller.f_code.co_name, caller.f_back and caller.f_back.f_code.co_name):
+        while caller.f_back is not None and caller.f_code.co_name in ("__getattr__", "get_attribute"):
+            caller = caller.f_back
+        if caller.f_code.co_name == "_handle_fromlist":
             raise ImportError(message, name=f"{__name__}.{name}")
         raise AttributeError(message)
     import importlib

@@ -4,10 +4,11 @@
     python -m ray_mono.compat -m package [args]     runs a module so
     ray_mono.compat.install()                       the same for the rest of this process, and for the workers of its jobs
 
-`ray` and everything below it are then the very modules of ray_mono: `ray.exceptions.RayTaskError is
-ray_mono.exceptions.RayTaskError`, and pickles that name either load. Ray's environment variables are honoured
-(`_private/ray_environment.py`), and names of Ray 0.8 to 1.x work and warn (`_private/old_names.py`). Nothing of this happens in a
-process that does not ask for it.
+Everything below `ray` is then the very thing of ray_mono: `ray.exceptions.RayTaskError is ray_mono.exceptions.RayTaskError`, and pickles
+that name either load. `ray.__version__` is that of Ray's API ("2.60.0"). Ray's environment variables are honoured
+(`_private/ray_environment.py`), names of Ray 0.8 to 1.x work and warn (`_private/old_names.py`), modules that only libraries need are there
+(`_private/ray_modules`), and a shell that the program starts finds `ray`, the command line (`_private/ray_command.py`). Nothing of this
+happens in a process that does not ask for it.
 
 Workers are told by the job's configuration, and install this before they run anything of the job.
 """
@@ -28,12 +29,14 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from ray_mono._private import connection, old_names, ray_environment
+from ray_mono._private import connection, old_names, ray_command, ray_environment, ray_modules
 from ray_mono._private.module_alias import AliasFinder, installed
 from ray_mono.core_worker import current
 
 ALIAS = "ray"
 PACKAGE = "ray_mono"
+# What programs that need some version of Ray are told; ours stays ray_mono.__version__.
+API_VERSION = "2.60.0"
 WORKER_SETUP = "ray_mono.compat:install_in_worker"
 
 
@@ -50,8 +53,11 @@ def install() -> None:
             f"ray itself is imported in this process already, from {getattr(real, '__file__', None)}: install ray_mono.compat"
             " before anything imports ray"
         )
-    sys.meta_path.insert(0, AliasFinder(ALIAS, PACKAGE, old_names.MOVED_MODULES, old_names.warn_of_module))
+    own = {"__version__": API_VERSION}
+    finder = AliasFinder(ALIAS, PACKAGE, old_names.MOVED_MODULES, old_names.warn_of_module, own, ray_modules.PLACES)
+    sys.meta_path.insert(0, finder)
     ray_environment.take_over()
+    ray_modules.install()
     old_names.install()
     connection.worker_setup.append(WORKER_SETUP)
     core = current.get()
@@ -78,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own")
     given = parser.parse_args(arguments)
     install()
+    ray_command.put_on_path()
     sys.argv = [given.program, *given.arguments]
     run = _run_module if given.is_module else _run_script
     try:

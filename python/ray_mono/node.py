@@ -37,15 +37,20 @@ class Node:
         *,
         connect_only: bool = False,
         shutdown_at_exit: bool = True,
+        spawn_reaper: bool = True,
         session_dir: str | None = None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Returns when the node can be used. session_dir: of the cluster on this machine, where it is known: holds the secret.
         meanwhile: called while the services start, which leaves a core free.
 
+        spawn_reaper: there is always one, so False is refused; detach() lets the node outlive this process.
+
         Raises ValueError for parameters that cannot be, SessionError, PortInUseError, SecretNotFoundError, ConnectionError,
         VersionMismatchError, and ServiceStartError with the log of a service that did not start. No process is left behind then.
         """
+        if not spawn_reaper:
+            raise ValueError("spawn_reaper=False: there is always a reaper; detach() lets the node outlive this process")
         ray_params.check(head)
         self._head = head
         self._pid = os.getpid()
@@ -212,3 +217,12 @@ class Node:
         self.sockets_dir = str(session_path / "sockets")
         self.raylet_socket_name = raylet_socket
         self.plasma_store_socket_name = store_socket
+
+
+class LocalNode:
+    """Stands for the node in local mode, which has no processes."""
+
+    address_info: dict[str, Any] = {}
+
+    def kill_all_processes(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing."""

@@ -47,6 +47,15 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._default_options = dict(options)
         self._signature = code.signature
         self._template: TaskTemplate | None = None
+        # Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that is called instead.
+        decorator = getattr(code.target, "__ray_invocation_decorator__", None)
+        if decorator is not None:
+            submit = self.remote
+
+            def remote(*args: Any, **kwargs: Any) -> Any:
+                return decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
+
+            self.remote = remote  # type: ignore[method-assign]
         self._is_generator = inspect.isgeneratorfunction(code.target)
         check_generator(options, self._is_generator, f"{code.signature.name}()")
         num_returns = options.get("num_returns")

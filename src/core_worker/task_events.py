@@ -36,14 +36,19 @@ class TaskEvents:
     def add(self, task: TaskContext, started_s: float) -> None:
         """A call is over. started_s is perf_counter()'s. Any thread. What it is called is put together when it is sent."""
         given = task.given_name
-        self._events.append(
-            (None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter())
-        )
+        self._append((None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter()))
+
+    def _append(self, event: tuple[ActorRuntime | None, str, bytes, float, float]) -> None:
+        self._events.append(event)
         self._num_added += 1
         if not self._is_armed:
             self._is_armed = True
             with self._core.lock:
                 self._core.reactor.call_later(SEND_PERIOD_S, self.send)
+
+    def add_span(self, name: str, task_id: bytes, started_s: float) -> None:
+        """A span that the user marked is over; otherwise as add."""
+        self._append((None, name, task_id, started_s, time.perf_counter()))
 
     def send(self, collection: bytes = b"") -> None:
         """collection: somebody asked and waits for an answer, even an empty one. Lock held."""

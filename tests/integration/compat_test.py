@@ -28,7 +28,7 @@ def imports_in_the_task():
     import ray
     import ray.util.scheduling_strategies
     import ray_mono
-    return ray is ray_mono and ray.exceptions.GetTimeoutError is ray_mono.exceptions.GetTimeoutError
+    return ray.get is ray_mono.get and ray.exceptions.GetTimeoutError is ray_mono.exceptions.GetTimeoutError
 
 @ray.remote
 class Actor:
@@ -86,7 +86,7 @@ ray_mono.compat.install()
 print(ray_mono.get(imports.remote()))
 ray_mono.shutdown()
 """
-    assert start(source).check_ended_well().split() == ["ray_mono"]
+    assert start(source).check_ended_well().split() == ["ray"]
 
 
 def test_old_options_work_in_tasks_that_submit_tasks(start: Start) -> None:
@@ -171,3 +171,57 @@ except ray.exceptions.RaySystemError as error:
     print("refused:", error)
 """
     assert start(INSTALL + source).check_ended_well().startswith("refused:")
+
+
+def test_what_libraries_and_tracers_use_of_ray_works(start: Start) -> None:
+    source = """
+import ray
+from ray._private.profiling import profile
+from ray.util.actor_group import ActorGroup
+
+ray.init(num_cpus=2)
+hooks = []
+ray._private.worker._post_init_hooks.append(lambda: hooks.append("called"))
+ray.shutdown()
+ray.init(num_cpus=2)
+assert hooks == ["called"] and ray._private.worker._global_node.head
+
+def traced(submit):
+    def call(args, kwargs):
+        hooks.append(args)
+        return submit(args, kwargs)
+    return call
+
+def plain(x):
+    with profile("inside"):
+        return x + 1
+
+plain.__ray_invocation_decorator__ = traced
+f = ray.remote(plain)
+assert ray.get([f.remote(1), f.options(num_cpus=1).remote(2)], timeout=60) == [2, 3]
+assert hooks[1:] == [(1,), (2,)]
+here = ray.get_runtime_context().get_node_id()
+tagged = f.options(_labels={"a": "b"}, _metadata={}, label_selector={"ray.io/node-id": here})
+assert ray.get(tagged.remote(3), timeout=60) == 4
+
+with profile("of the driver", {"name": "named"}):
+    large = ray.put(bytes(1 << 20))
+small = f.remote(4)
+ray.get(small, timeout=60)
+found = ray.experimental.get_object_locations([large, small])
+assert found[large]["node_ids"] == [here] and found[large]["object_size"] >= 1 << 20, found
+assert found[small]["node_ids"] == [] and found[small]["object_size"] > 0, found
+
+class Adder:
+    def __init__(self, n):
+        self.n = n
+    def add(self, x):
+        return self.n + x
+
+group = ActorGroup(Adder, num_actors=2, num_cpus_per_actor=0, init_args=[5])
+assert ray.get(group.add.remote(1), timeout=60) == [6, 6] and len(group) == 2
+group.shutdown()
+spans = {event["name"] for event in ray.timeline()}
+assert {"inside", "named", "plain"} <= spans, spans
+"""
+    start(INSTALL + source + SHUTDOWN).check_ended_well()

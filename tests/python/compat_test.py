@@ -18,12 +18,16 @@ def run(code: str, *flags: str) -> str:
 
 def test_every_name_below_ray_is_the_object_of_ray_mono() -> None:
     code = """
+import sys
 import ray
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as mine
 import ray.exceptions
-import ray_mono, ray_mono.util.scheduling_strategies
-assert ray is ray_mono and ray.util is ray_mono.util
+import ray_mono, ray_mono.common.version, ray_mono.util.scheduling_strategies
+assert ray.util is ray_mono.util and sys.modules["ray"] is ray
+assert ray.__version__ == "2.60.0" and ray_mono.__version__ == ray_mono.common.version.VERSION
+ray.get = ray_mono.put
+assert ray_mono.get is ray_mono.put is ray.get
 assert mine is ray_mono.util.scheduling_strategies.NodeAffinitySchedulingStrategy
 assert ray.exceptions.RayTaskError is ray_mono.exceptions.RayTaskError
 assert ray.remote is ray_mono.remote and ray.init is ray_mono.init
@@ -99,7 +103,7 @@ def test_a_script_runs_as_main_with_its_own_arguments_and_directory(tmp_path: Pa
         "sys.exit(5)\n"
     )
     done = run_script(script)
-    assert (done.status, done.out, done.error) == (5, "__main__ True ['one', '--two'] ray_mono 4\n", "")
+    assert (done.status, done.out, done.error) == (5, "__main__ True ['one', '--two'] ray 4\n", "")
 
 
 def test_a_script_is_compiled_and_told_of_as_by_python_itself(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"scheduling_strategy": "nearby"}, ValueError, "'DEFAULT', 'SPREAD' or a strategy, got 'nearby'"),
         ({"scheduling_strategy": object()}, TypeError, "must be 'DEFAULT', 'SPREAD' or a strategy, got <object"),
         ({"placement_group": object()}, NotImplementedError, "placement groups are not part"),
-        ({"label_selector": {"a": "b"}}, NotImplementedError, "labels are not part"),
+        ({"label_selector": {"a": "b"}}, NotImplementedError, "only .*node-id.* is part"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, r"runtime_env\['pip'\]"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
         ({"runtime_env": {"pipp": 1}}, ValueError, "no field 'pipp'"),

@@ -1,9 +1,9 @@
 """Imports of one package that give the modules of another: what makes `import ray` mean `ray_mono`.
 
 A finder at the front of sys.meta_path answers for the other name. The module that it hands out is the very module of the package, not a
-second copy, so that `isinstance`, pickles and monkeypatches agree whichever name a program used. The import system stamps a module that
-it was handed with the spec it was found by; the module's own is put back, since everything that the module imports relative to itself
-depends on it.
+second copy, so `isinstance`, pickles and monkeypatches agree whichever name a program used. Of the package itself it is a view, which
+differs in the names that it was given. The import system stamps a module that it was handed with the spec it was found by; the
+module's own is put back, since everything that the module imports relative to itself depends on it.
 
 Finder and loader do not inherit from importlib.abc, which would load thirty modules into every worker.
 """
@@ -23,13 +23,21 @@ class AliasFinder:
     """`alias` and everything below it is `package` and what lies below that."""
 
     def __init__(
-        self, alias: str, package: str, moved: Mapping[str, str], on_moved: Callable[[str], None]
+        self,
+        alias: str,
+        package: str,
+        moved: Mapping[str, str],
+        on_moved: Callable[[str], None],
+        own: Mapping[str, object],
+        hidden: Mapping[str, str],
     ) -> None:
-        """moved: modules of the alias alone, each with its place in the package; both named below these. on_moved hears of each that
-        is imported."""
+        """moved, hidden: modules of the alias alone, each with its place in the package; both named below these. on_moved hears of each of
+        `moved` that is imported. own: names of the alias itself that differ from the package's."""
         self.alias = alias
         self._package = package
         self._moved = moved
+        self._hidden = hidden
+        self._own = own
         self._on_moved = on_moved
 
     def find_spec(
@@ -39,7 +47,7 @@ class AliasFinder:
         top, _, rest = fullname.partition(".")
         if top != self.alias:
             return None
-        place = self._moved.get(rest, rest)
+        place = self._hidden.get(rest) or self._moved.get(rest, rest)
         name = f"{self._package}.{place}" if place else self._package
         if name not in sys.modules:
             try:
@@ -49,24 +57,58 @@ class AliasFinder:
                 return None
         if rest in self._moved:
             self._on_moved(rest)
-        loader: Any = _AliasLoader(name)
+        loader: Any = _AliasLoader(name, None if rest else self._own)
         return ModuleSpec(fullname, loader, is_package=hasattr(sys.modules.get(name), "__path__"))
 
 
 class _AliasLoader:
     """Hands out a module of another name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, own: Mapping[str, object] | None) -> None:
+        """own: for the package itself: what its view has of its own."""
         self._name = name
+        self._own = own
         self._own_spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self._name)
+        if self._own is not None:
+            return _View(spec.name, module, self._own)
         self._own_spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own_spec
+        if self._own is None:
+            module.__spec__ = self._own_spec
+
+
+class _View(ModuleType):
+    """Another module under another name. Every name is that module's, also to set and delete, but those that were given, and what Python
+    keeps about a module.
+    """
+
+    def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:
+        super().__init__(name, module.__doc__)
+        vars(self).update(own, _module=module, __file__=module.__file__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_module"], name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self) or name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._module, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name, as cloudpickle has it of other modules."""
+        return importlib.import_module, (self.__name__,)
 
 
 def installed(alias: str) -> AliasFinder | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray_mono._private.auto_init import connected_core
@@ -55,12 +54,6 @@ def actors(actor_id: str | None = None) -> dict[str, Any]:
         for actor in reply.actors
     }
     return found if actor_id is None else found.get(actor_id, {})
-
-
-@contextlib.contextmanager
-def profile(event_type: str, extra_data: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Has no effect: the timeline shows calls, and nothing of what is inside them."""
-    yield
 
 
 def free(object_refs: Any, local_only: bool = False, delete_creating_tasks: bool = False) -> None:

@@ -27,7 +27,7 @@ MOVED_MODULES = {
     "internal": "_private.old_functions",
     "memory_monitor": "exceptions",
     "parameter": "_private.parameter",
-    "profiling": "_private.old_functions",
+    "profiling": "_private.profiling",
     "ray_logging": "_private.log_printing",
     "services": "util",
     "state": "_private.state",
@@ -55,11 +55,7 @@ _NAMES: dict[str, dict[str, tuple[str, str, str]]] = {
         ),
         "get_webui_url": (_OLD_FUNCTIONS, "get_dashboard_url", "init().dashboard_url"),
         **_STATE_TABLES,
-        "profile": (
-            _OLD_FUNCTIONS,
-            "profile",
-            "ray.timeline(), which has every call; profile() has no effect",
-        ),
+        "profile": ("ray_mono._private.profiling", "profile", "ray._private.profiling.profile"),
         "register_custom_serializer": (
             _OLD_FUNCTIONS,
             "register_custom_serializer",
@@ -155,7 +151,7 @@ _ADVICE = {
     "experimental.named_actors": "options(name=...) and get_actor(name)",
     "internal": "nothing: an object goes when nothing refers to it, so free() has no effect",
     "parameter": "the arguments of init and start",
-    "profiling": "ray.timeline(), which has every call; profile() has no effect",
+    "profiling": "ray._private.profiling",
 }
 
 
@@ -260,8 +256,13 @@ def _with_options_by_name(function: Callable[..., Any]) -> Callable[..., Any]:
 def _with_init_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def init(*args: Any, **arguments: Any) -> Any:
+        from ray_mono._private.ray_modules.worker import _post_init_hooks
+
         ray_environment.take_over()
-        return function(*args, **translate(arguments, INIT_ARGUMENTS, DROPPED_INIT_ARGUMENTS, "init"))
+        context = function(*args, **translate(arguments, INIT_ARGUMENTS, DROPPED_INIT_ARGUMENTS, "init"))
+        for hook in _post_init_hooks:
+            hook()
+        return context
 
     return init
 

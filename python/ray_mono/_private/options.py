@@ -36,6 +36,7 @@ ASYNC_MAX_CONCURRENCY = 1000
 # A node with such an accelerator has 1 of this resource; asking for a little places the task there.
 ACCELERATOR_RESOURCE_PREFIX = "accelerator_type:"
 ACCELERATOR_AMOUNT = 0.001
+NODE_ID_LABEL = "ray.io/node-id"
 RESOURCE_KEYWORDS = {
     CPU: "num_cpus",
     GPU: "num_gpus",
@@ -113,6 +114,9 @@ _COMMON = {
     "label_selector": _Option((dict,), "a dict"),
     "fallback_strategy": _Option((list,), "a list of dicts"),
     "enable_task_events": _FLAG,
+    # Ray's libraries describe their tasks so; nothing is done with it, as in Ray's core.
+    "_labels": _Option((dict,), "a dict"),
+    "_metadata": _Option((dict,), "a dict"),
 }
 _METHOD = {
     "num_returns": _NUM_RETURNS,
@@ -139,6 +143,7 @@ _ACTOR = {
         (str,), "'detached', 'non_detached' or None", lambda value: value in ("detached", "non_detached")
     ),
     "get_if_exists": _FLAG,
+    "_actor_generator_backpressure_num_objects": _BACKPRESSURE,
     "max_restarts": _COUNT_OR_FOREVER,
     "max_task_retries": _COUNT_OR_FOREVER,
     "max_concurrency": _POSITIVE,
@@ -157,7 +162,6 @@ _LATER = {
     "placement_group": ("placement groups", ("default", None)),
     "placement_group_bundle_index": ("placement groups", (-1, None)),
     "placement_group_capture_child_tasks": ("placement groups", (False, None)),
-    "label_selector": ("scheduling by labels", ({}, None)),
     "fallback_strategy": ("scheduling by labels", ([], None)),
 }
 
@@ -194,7 +198,7 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
             if not any(value == each for each in harmless):
                 raise NotImplementedError(f"{name}={value!r}: {part} are not part of ray_mono yet")
     _check_resources(options.get("resources"))
-    _strategy(options.get("scheduling_strategy"))
+    _strategy_of(options)
     if options.get("runtime_env") is not None:
         runtime_env.check(options["runtime_env"])
 
@@ -269,6 +273,22 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
     )
 
 
+def _strategy_of(options: Options) -> common_pb2.SchedulingStrategy | None:
+    """Of label selectors the one that names a node is there: as NodeAffinitySchedulingStrategy(node_id, soft=False)."""
+    selector = options.get("label_selector") or {}
+    given = options.get("scheduling_strategy")
+    if not selector:
+        return _strategy(given)
+    value = selector.get(NODE_ID_LABEL)
+    if set(selector) != {NODE_ID_LABEL} or not isinstance(value, str) or not set(value) <= set("0123456789abcdef"):
+        raise NotImplementedError(
+            f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of ray_mono yet"
+        )
+    if given not in (None, "DEFAULT"):
+        raise ValueError(f"label_selector and scheduling_strategy={given!r} both say where: give one of them")
+    return _strategy(NodeAffinitySchedulingStrategy(value, soft=False))
+
+
 def _retries(given: Any) -> bool | tuple[type[BaseException], ...]:
     return tuple(given) if isinstance(given, (list, tuple)) else bool(given)
 
@@ -288,7 +308,7 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
         retry_exceptions=_retries(options.get("retry_exceptions")),
         max_calls=options.get("max_calls") or 0,
         hides_events=options.get("enable_task_events") is False,
-        strategy=_strategy(options.get("scheduling_strategy")),
+        strategy=_strategy_of(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
     )
 
@@ -331,7 +351,7 @@ def actor_options(
         hides_events=options.get("enable_task_events") is False,
         rules=call_rules(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
-        strategy=_strategy(options.get("scheduling_strategy")),
+        strategy=_strategy_of(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
         handle_metadata=handle_metadata,
     )

@@ -13,6 +13,7 @@ import json
 import os
 from typing import Any
 
+from ray_mono._private import profiling
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import TaskID
 from ray_mono.core_worker import current
@@ -38,6 +39,7 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         core = current.require()
     except RaySystemError as error:
         raise RuntimeError(f"timeline() needs a cluster: {error}") from None
+    profiling.send_own(core)
     reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(collect=True), timeout_s=GCS_TIMEOUT_S)
     events = trace_events(reply.batches)
     if filename is None:

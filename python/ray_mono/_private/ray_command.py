@@ -1,0 +1,39 @@
+"""`ray`, the command line, for what a program under `ray_mono.compat` starts: a folder of its own on its PATH, which goes when it ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import shutil
+import tempfile
+
+from ray_mono.common.process import INTERPRETER
+
+_PROGRAM = "from ray_mono._private import ray_command; ray_command.main()"
+
+
+def put_on_path() -> None:
+    """`ray` is then `ray-mono`, before any other `ray` on the PATH."""
+    folder = tempfile.mkdtemp(prefix="ray_mono_bin_")
+    creator = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == creator:  # not in a fork
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    path = os.path.join(folder, "ray")
+    with open(path, "w") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.quote(INTERPRETER)} -P -c {shlex.quote(_PROGRAM)} "$@"\n')
+    os.chmod(path, 0o700)
+    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+
+
+def main() -> None:
+    """The command line, which honours Ray's environment variables too."""
+    from ray_mono._private import ray_environment
+    from ray_mono.scripts.scripts import cli
+
+    ray_environment.take_over()
+    cli(prog_name="ray")

@@ -1,0 +1,64 @@
+"""Modules of Ray's that libraries import, and that nobody needs under ray_mono's own name: `ray_mono.compat` alone shows them.
+
+`PLACES`: below `ray` -> below `ray_mono`. `NAMES`: module -> names that are added to it, each with the module that has it. None warns,
+as the old names (old_names.py) do: these are Ray 2.60's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+_HERE = "_private.ray_modules"
+PLACES = {
+    "_private.node": "node",
+    "_raylet": f"{_HERE}.raylet",
+    "autoscaler": f"{_HERE}.autoscaler",
+    "autoscaler.sdk": f"{_HERE}.autoscaler_sdk",
+    "data": f"{_HERE}.data",
+    "util.actor_group": f"{_HERE}.actor_group",
+    "util.client": f"{_HERE}.client",
+    "util.iter": f"{_HERE}.iter",
+}
+_WORKER_NAMES = {
+    "BaseContext": f"{_HERE}.worker",
+    "RESTORE_WORKER_MODE": f"{_HERE}.worker",
+    "SPILL_WORKER_MODE": f"{_HERE}.worker",
+    "_global_node": f"{_HERE}.worker",
+    "_post_init_hooks": f"{_HERE}.worker",
+}
+NAMES = {
+    "ray_mono._private.services": {"get_node_ip_address": "util.node_addresses"},
+    "ray_mono._private.worker": _WORKER_NAMES,
+    "ray_mono.worker": _WORKER_NAMES,
+    "ray_mono.cloudpickle": dict.fromkeys(("dump_debug", "dumps_debug"), f"{_HERE}.pickle_debug"),
+}
+
+
+def install() -> None:
+    """Adds them to this process. To be called once."""
+    modules: dict[str, dict[str, str]] = {}
+    for place in PLACES:
+        parent, _, name = place.rpartition(".")
+        if parent not in PLACES:
+            modules.setdefault(f"ray_mono.{parent}".rstrip("."), {})[name] = ""
+    for module_name in {*modules, *NAMES}:
+        _add(module_name, modules.get(module_name, {}), NAMES.get(module_name, {}))
+
+
+def _add(module_name: str, modules: dict[str, str], names: dict[str, str]) -> None:
+    module = importlib.import_module(module_name)
+    otherwise: Callable[[str], Any] | None = vars(module).get("__getattr__")
+
+    def get_attribute(name: str) -> Any:
+        if name in names:
+            return getattr(importlib.import_module(f"ray_mono.{names[name]}"), name)
+        if name in modules:
+            below = f"{module_name}.{name}".removeprefix("ray_mono.")
+            return importlib.import_module(f"ray_mono.{PLACES[below]}")
+        if otherwise is not None:
+            return otherwise(name)
+        raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
+
+    module.__dict__["__getattr__"] = get_attribute

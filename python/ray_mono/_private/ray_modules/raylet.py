@@ -1,0 +1,37 @@
+"""`ray._raylet`: what libraries take from Ray's compiled core, which is Python here."""
+
+from ray_mono.common.ids import (
+    ActorClassID,
+    ActorID,
+    FunctionID,
+    JobID,
+    NodeID,
+    PlacementGroupID,
+    TaskID,
+    UniqueID,
+    WorkerID,
+)
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+
+ObjectID = ObjectRef
+StreamingObjectRefGenerator = ObjectRefGenerator
+RAY_NODE_ID_KEY = "ray.io/node-id"
+
+__all__ = [
+    "ActorClassID",
+    "ActorID",
+    "DynamicObjectRefGenerator",
+    "FunctionID",
+    "JobID",
+    "NodeID",
+    "ObjectID",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "PlacementGroupID",
+    "RAY_NODE_ID_KEY",
+    "StreamingObjectRefGenerator",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
+]
