@@ -101,7 +101,7 @@ class WorkerPool:
 
     def leaves(self, worker: Worker, now_s: float) -> None:
         """A lease ended with the last call that its worker takes."""
-        self._num_actors -= worker.state is WorkerState.ACTOR
+        self.num_actors -= worker.state is WorkerState.ACTOR
         worker.step(WorkerEvent.LEAVES, now_s)
         worker.lease_id = None
 
