@@ -77,6 +77,9 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
                 return super().__getattr__(name)
             return getattr(self._code.target, name)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._code.target)})
+
     @property
     def __ray_actor_class__(self) -> type[T]:
         """The plain class."""

@@ -113,3 +113,21 @@ def test_the_limit_of_open_files_is_raised() -> None:
         assert soft > 256 and hard == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ({"gcs": {}, "task_retry_delay_ms": 1}, TypeError, "dict from services to dicts"),
+        ({"nobody": {}}, ValueError, "no part 'nobody'; accepted are gcs, object_manager"),
+        ([1], TypeError, "_system_config must be a dict"),
+    ],
+)
+def test_settings_that_nobody_reads_are_refused(config: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make(private={"_system_config": config})
+
+
+def test_a_flag_that_is_no_boolean_is_refused() -> None:
+    with pytest.raises(TypeError, match="log_to_driver must be True or False, got 'no' of type str"):
+        make(log_to_driver="no")

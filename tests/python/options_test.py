@@ -50,6 +50,9 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"label_selector": {"a": "b"}}, NotImplementedError, "only .*node-id.* is part"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, r"runtime_env\['pip'\]"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
+        ({"runtime_env": {"env_vars": {"A=B": "1"}}}, ValueError, "no .=., and no NUL anywhere, got .A=B.: .1."),
+        ({"runtime_env": {"env_vars": {"A": "1\0"}}}, ValueError, "no NUL anywhere"),
+        ({"runtime_env": {"env_vars": {"": "1"}}}, ValueError, "not empty"),
         ({"runtime_env": {"pipp": 1}}, ValueError, "no field 'pipp'"),
         ({"numcpus": 1}, ValueError, "'numcpus' is not an option of .*num_cpus"),
     ],
@@ -188,3 +191,21 @@ def test_a_method_in_a_group_that_the_actor_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="Grouped.read is in the concurrency group 'io'"):
         option_rules._groups({}, metadata.method_groups(), "Grouped")
     assert option_rules._groups({"io": 2}, metadata.method_groups(), "Grouped") == (("io", 2, ("read",)),)
+
+
+def test_parts_of_a_byte_are_left_out() -> None:
+    assert option_rules.task_options({"memory": 2.9, "object_store_memory": 1.5}, "f").resources == option_rules.task_options(
+        {"memory": 2, "object_store_memory": 1}, "f"
+    ).resources
+
+
+def test_a_node_in_a_label_selector_is_where_the_task_runs() -> None:
+    node = "ab" * 28
+    strategy = option_rules.task_options({"label_selector": {"ray.io/node-id": node}}, "f").strategy
+    assert strategy is not None and strategy.node_affinity.node_id.hex() == node and not strategy.node_affinity.soft
+    with pytest.raises(ValueError, match="both say where"):
+        option_rules.check_task_options({"label_selector": {"ray.io/node-id": node}, "scheduling_strategy": "SPREAD"})
+
+
+def test_an_actor_class_lists_its_methods() -> None:
+    assert {"remote", "options"} <= set(dir(ray.remote(Class))) and set(dir(Class)) <= set(dir(ray.remote(Class)))

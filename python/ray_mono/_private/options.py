@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono._private import runtime_env
+from ray_mono._private import runtime_env, scheduling_option
 from ray_mono._private.number_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import (
@@ -24,19 +24,12 @@ from ray_mono.core_worker.options import (
     CallRules,
     TaskOptions,
 )
-from ray_mono.protobuf import common_pb2
-from ray_mono.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    NodeLabelSchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
 
 # As in Ray: so many calls at once where the methods are coroutines and the user says nothing.
 ASYNC_MAX_CONCURRENCY = 1000
 # A node with such an accelerator has 1 of this resource; asking for a little places the task there.
 ACCELERATOR_RESOURCE_PREFIX = "accelerator_type:"
 ACCELERATOR_AMOUNT = 0.001
-NODE_ID_LABEL = "ray.io/node-id"
 RESOURCE_KEYWORDS = {
     CPU: "num_cpus",
     GPU: "num_gpus",
@@ -143,7 +136,7 @@ _ACTOR = {
         (str,), "'detached', 'non_detached' or None", lambda value: value in ("detached", "non_detached")
     ),
     "get_if_exists": _FLAG,
-    "_actor_generator_backpressure_num_objects": _BACKPRESSURE,
+    "_actor_generator_backpressure_num_objects": _LIMIT,
     "max_restarts": _COUNT_OR_FOREVER,
     "max_task_retries": _COUNT_OR_FOREVER,
     "max_concurrency": _POSITIVE,
@@ -198,7 +191,7 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
             if not any(value == each for each in harmless):
                 raise NotImplementedError(f"{name}={value!r}: {part} are not part of ray_mono yet")
     _check_resources(options.get("resources"))
-    _strategy_of(options)
+    scheduling_option.strategy_of(options)
     if options.get("runtime_env") is not None:
         runtime_env.check(options["runtime_env"])
 
@@ -250,43 +243,11 @@ def _resources(options: Options) -> dict[str, float]:
     amounts: dict[str, float] = dict(options.get("resources") or {})
     for name, keyword in RESOURCE_KEYWORDS.items():
         if options.get(keyword) is not None:
-            amounts[name] = options[keyword]
+            # Of a byte there are no parts: Ray leaves them out.
+            amounts[name] = int(options[keyword]) if name in (MEMORY, OBJECT_STORE_MEMORY) else options[keyword]
     if options.get("accelerator_type"):
         amounts[ACCELERATOR_RESOURCE_PREFIX + options["accelerator_type"]] = ACCELERATOR_AMOUNT
     return amounts
-
-
-def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
-    if given is None or given == "DEFAULT":
-        return None
-    if given == "SPREAD":
-        return common_pb2.SchedulingStrategy(spread=True)
-    if isinstance(given, str):
-        raise ValueError(f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r}")
-    if isinstance(given, NodeAffinitySchedulingStrategy):
-        affinity = common_pb2.NodeAffinity(node_id=bytes.fromhex(given.node_id), soft=bool(given.soft))
-        return common_pb2.SchedulingStrategy(node_affinity=affinity)
-    if not isinstance(given, NodeLabelSchedulingStrategy | PlacementGroupSchedulingStrategy):
-        raise TypeError(f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r} of type {type(given).__name__}")
-    raise NotImplementedError(
-        f"scheduling_strategy={given!r}: only 'DEFAULT', 'SPREAD' and NodeAffinitySchedulingStrategy are part of ray_mono yet"
-    )
-
-
-def _strategy_of(options: Options) -> common_pb2.SchedulingStrategy | None:
-    """Of label selectors the one that names a node is there: as NodeAffinitySchedulingStrategy(node_id, soft=False)."""
-    selector = options.get("label_selector") or {}
-    given = options.get("scheduling_strategy")
-    if not selector:
-        return _strategy(given)
-    value = selector.get(NODE_ID_LABEL)
-    if set(selector) != {NODE_ID_LABEL} or not isinstance(value, str) or not set(value) <= set("0123456789abcdef"):
-        raise NotImplementedError(
-            f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of ray_mono yet"
-        )
-    if given not in (None, "DEFAULT"):
-        raise ValueError(f"label_selector and scheduling_strategy={given!r} both say where: give one of them")
-    return _strategy(NodeAffinitySchedulingStrategy(value, soft=False))
 
 
 def _retries(given: Any) -> bool | tuple[type[BaseException], ...]:
@@ -308,7 +269,7 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
         retry_exceptions=_retries(options.get("retry_exceptions")),
         max_calls=options.get("max_calls") or 0,
         hides_events=options.get("enable_task_events") is False,
-        strategy=_strategy_of(options),
+        strategy=scheduling_option.strategy_of(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
     )
 
@@ -351,7 +312,7 @@ def actor_options(
         hides_events=options.get("enable_task_events") is False,
         rules=call_rules(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
-        strategy=_strategy_of(options),
+        strategy=scheduling_option.strategy_of(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
         handle_metadata=handle_metadata,
     )

@@ -75,6 +75,10 @@ def _env_vars(name: str, value: Any) -> dict[str, str]:
     for key, each in value.items():
         if not isinstance(key, str) or not isinstance(each, str):
             raise TypeError(f"runtime_env[{name!r}] must map strings to strings, got {key!r}: {each!r}")
+        if not key or "=" in key or "\0" in key + each:
+            raise ValueError(
+                f"runtime_env[{name!r}] must have names that are not empty and hold no '=', and no NUL anywhere, got {key!r}: {each!r}"
+            )
     return dict(value)
 
 
