@@ -8,6 +8,7 @@ Every LOOK_S, while anything is pushed, each lease is looked at. What counts is 
 
 The raylet reads what the worker has begun (common/start_board.py). What has not is this process's again, at once, and runs elsewhere;
 the lease is over as soon as the worker, should it ever go on, has given back its copies. Until then it keeps worker and resources.
+A frozen worker whose task is cancelled by force is ended by its raylet, a second later (task_submitter.py).
 """
 
 from __future__ import annotations

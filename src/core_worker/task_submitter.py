@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import (
@@ -48,6 +49,8 @@ REJECTED_RETRY_S = 0.05
 AHEAD_US = 2000.0
 """How much work a worker is given ahead: a few round trips of a busy machine."""
 AHEAD_MAX = 64
+FORCE_S = 1.0
+"""After a cancel by force a worker that still has the task is ended by its raylet."""
 OVERHEAD_US = 30.0
 """What a task costs its worker besides the function itself."""
 
@@ -336,6 +339,8 @@ class TaskSubmitter:
             for lease in queue.leases.values():
                 if task in lease.tasks:
                     lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
+                    if request.force:
+                        self._core.reactor.call_later(FORCE_S, partial(self._kill_if_it_runs, lease, task))
                     return
             with contextlib.suppress(ValueError):
                 queue.tasks.remove(task)
@@ -343,6 +348,13 @@ class TaskSubmitter:
                     self._cancel_requests(queue)
                 break
         self._core.tasks.fail_cancelled(task)
+
+    def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
+        """A worker that was told to end for this task lives: it is frozen."""
+        if lease.tasks and lease.tasks[0] is task and not lease.is_over:
+            cause = common_pb2.DeathCause(message="its task was cancelled with force=True, and it did not answer")
+            request = raylet_pb2.KillWorkerRequest(worker_id=lease.address.worker_id, force=True, cause=cause)
+            lease.raylet.KillWorker.start(request, lambda reply, error: None)
 
     def describe(self) -> list[dict[str, Any]]:
         """What waits and what is leased, for DumpState."""

@@ -8,6 +8,7 @@ from typing import Any
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.call import Reply
 from ray_mono.core_worker.executor import Executor
+from ray_mono.core_worker.membership import CoreWorkerServicer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 
@@ -77,3 +78,26 @@ def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them() ->
     push(executor, connection, b"d", b"second", lease_number=9)
     (call,) = [executor.take_queued(b"d")]
     assert call is not None and call.number == (9 << 32) + 1
+
+
+def test_a_cancel_that_comes_before_the_worker_is_ready_is_not_lost_and_the_others_keep_their_numbers() -> (
+    None
+):
+    servicer: Any = CoreWorkerServicer(is_worker=True)
+    connection = SimpleNamespace(state={})
+    calls = {}
+    for task_id in (b"a", b"b", b"c"):
+        spec = common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK)
+        request = core_worker_pb2.PushTaskRequest(spec=spec, template_id=1, task_id=task_id)
+        if task_id == b"a":
+            request.lease_id, request.lease_number = b"lease", 7
+        calls[task_id] = FakeCall(connection)
+        servicer.PushTask(request, calls[task_id])
+    answer = SimpleNamespace(replies=[], reply=lambda message: answer.replies.append(message.found))
+    servicer.CancelTask(core_worker_pb2.CancelTaskRequest(task_id=b"b"), answer)
+    assert answer.replies == []
+    executor = executor_of()
+    servicer.set_executor(executor)
+    assert answer.replies == [True] and calls[b"b"].replies == [Reply.CANCELLED]
+    last = executor.take_queued(b"c")
+    assert last is not None and last.number & 0xFFFF == 3

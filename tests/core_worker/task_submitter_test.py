@@ -46,6 +46,8 @@ class FakeRaylet:
         self.WithdrawTasks = SimpleNamespace(
             start=lambda request, done: self.withdrawals.append((request, done))
         )
+        self.killed: list[bytes] = []
+        self.KillWorker = SimpleNamespace(start=lambda request, done: self.killed.append(request.worker_id))
         self.LostWorker = SimpleNamespace(start=lambda request, done: self.lost.append(request.lease_id))
         self.WatchReclaims = SimpleNamespace(start=self._watch)
 
@@ -325,3 +327,24 @@ def test_a_task_that_is_cancelled_while_it_is_taken_back_does_not_run() -> None:
     withdraw(scene, begun=1)
     assert scene.cancelled == [second] and not scene.queue.tasks
     assert list(scene.lease.tasks) == [first]
+
+
+def test_a_worker_that_does_not_answer_a_cancel_by_force_is_ended_by_its_raylet() -> None:
+    scene = Scene()
+    first, second = a_worker_with(scene, 1, 2)
+    for task in (first, second):
+        request = core_worker_pb2.CancelTaskRequest(task_id=task.task_id, force=True)
+        scene.submitter.cancel(task, request)
+    assert len(scene.told) == 2 and scene.raylet.killed == []
+    scene.fire()
+    # Once, for the one that runs.
+    assert len(scene.raylet.killed) == 1
+
+
+def test_a_worker_that_answered_a_cancel_by_force_is_left_alone() -> None:
+    scene = Scene()
+    (first,) = a_worker_with(scene, 1)
+    scene.submitter.cancel(first, core_worker_pb2.CancelTaskRequest(task_id=first.task_id, force=True))
+    scene.answer(0)
+    scene.fire()
+    assert scene.raylet.killed == []

@@ -37,6 +37,7 @@ def note(folder: Path, number: int) -> int:
 def freeze(folder: Path) -> str:
     """Holds the interpreter's lock until somebody writes to the pipe."""
     descriptor = os.open(folder / "pipe", os.O_RDWR)
+    (folder / "freezes").touch()
     ctypes.PyDLL(None).read(descriptor, ctypes.create_string_buffer(1), 1)
     return "thawed"
 
@@ -157,6 +158,15 @@ def test_the_death_of_a_stopped_worker_costs_what_was_taken_back_no_retry(tmp_pa
             get(reference)
     runs = num_runs(tmp_path)
     assert runs == [1] * len(runs) and len(runs) >= 300
+
+
+def test_a_frozen_task_can_be_cancelled_by_force(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    frozen = freeze.remote(tmp_path)
+    wait_until((tmp_path / "freezes").exists, "it runs")
+    ray.cancel(frozen, force=True)
+    with pytest.raises(TaskCancelledError):
+        get(frozen)
 
 
 def test_a_cancel_is_not_lost_while_the_worker_sets_itself_up(
