@@ -319,6 +319,7 @@ class LeaseManager:
         if lease.state is LeaseState.QUEUED:
             self._scheduler.queue.remove(lease)
         lease.request = replace(lease.request, requester=request.requester)
+        lease.asked_at_s = None
         if lease.state is LeaseState.QUEUED:
             self._scheduler.queue.add(lease)
         return [self._scheduler.grant_of(lease)] if lease.state is LeaseState.GRANTED else []

@@ -205,3 +205,15 @@ def test_what_fits_on_another_node_only_goes_there_to_wait() -> None:
     assert scene.spilled == {}
     scene.wait(RECLAIM_AFTER_S)
     assert scene.spilled == {"there": THERE} and scene.may_wait == ["there"]
+
+
+def test_whoever_takes_a_lease_over_with_another_connection_is_asked_for_it_again() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("held", requester=1)
+    scene.wait(1)
+    scene.ask("call", job=JOB_B, requester=2)
+    scene.wait(1)
+    assert scene.reclaimed == ["held"]
+    scene.ask("held", requester=3)
+    scene.wait(1)
+    assert scene.reclaimed == ["held", "held"]
