@@ -25,6 +25,7 @@ from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.async_group import AsyncGroup, construct, on_thread
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
+from ray_mono.core_worker.process_end import CallThread
 from ray_mono.core_worker.task_failure import cancelled_error, describe_error
 
 if TYPE_CHECKING:
@@ -216,8 +217,8 @@ def method_of(instance: Any, name: str) -> Any:
 
 
 class ThreadGroup:
-    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when they are needed. As daemons: the
-    end of the actor does not wait for the calls that they run."""
+    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when they are needed. The end
+    of the actor does not wait for the calls that they run."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = f"actor-{name or 'calls'}"
@@ -231,7 +232,7 @@ class ThreadGroup:
         self._calls.put((function, args))
         if not self._idle.acquire(blocking=False) and self._num_threads < self._limit:
             self._num_threads += 1
-            threading.Thread(target=self._run, name=f"{self._name}-{self._num_threads}", daemon=True).start()
+            CallThread(self._run, f"{self._name}-{self._num_threads}").start()
 
     def _run(self) -> None:
         while True:

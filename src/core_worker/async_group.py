@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
+from ray_mono.core_worker.process_end import CallThread
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
@@ -57,14 +59,12 @@ class AsyncGroup:
         self._running: dict[bytes, asyncio.Task[None]] = {}
         # By task id, in order. Not coroutines yet: there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
-        self._thread = threading.Thread(
-            target=self._run_loop, name=f"actor-loop-{name}" if name else "actor-loop", daemon=True
-        )
-        self._thread.start()
+        CallThread(self._run_loop, f"actor-loop-{name}" if name else "actor-loop").start()
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        self._loop.close()
 
     def run(self, coroutine: Any) -> Any:
         """Runs a coroutine to its end, on the loop; returns what it returns and raises what it raises, here."""
@@ -87,7 +87,8 @@ class AsyncGroup:
         return outcome.pop()
 
     def close(self) -> concurrent.futures.Future[None]:
-        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is. Done when that is over."""
+        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is. Done when that is over,
+        and the loop with it."""
         return asyncio.run_coroutine_threadsafe(self._close(), self._loop)
 
     async def _close(self) -> None:
@@ -97,6 +98,7 @@ class AsyncGroup:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
+        self._loop.call_soon(self._loop.stop)
 
     # ---- calls
 
@@ -105,7 +107,8 @@ class AsyncGroup:
         self._loop.call_soon_threadsafe(self._start, call, task, prepared)
 
     def cancel(self, task_id: bytes) -> None:
-        self._loop.call_soon_threadsafe(self._cancel, task_id)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel, task_id)
 
     async def ended(self, task_ids: set[bytes]) -> None:
         """Returns when these calls are over, as far as they are this group's. On any loop."""
@@ -211,7 +214,7 @@ async def on_thread(function: Callable[..., Any], *args: Any) -> Any:
         del function, args
         loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=run, name="actor-call", daemon=True).start()
+    CallThread(run, "actor-call").start()
     is_cancelled = False
     while not done.is_set():
         try:

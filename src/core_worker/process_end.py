@@ -16,12 +16,21 @@ import io
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
 THREADS_TIMEOUT_S = 30.0
 """Beyond it the process ends all the same: what waits for its name or its resources has to go on."""
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+
+class CallThread(threading.Thread):
+    """A thread of ours on which user code runs. No daemon, for the threads that user code starts there would be daemons too; but the end of
+    the process does not wait for it."""
+
+    def __init__(self, target: Callable[..., None], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=False)
 
 
 def run() -> None:
@@ -43,7 +52,8 @@ def _join_threads() -> None:
     joiner.start()
     deadline_s = time.monotonic() + THREADS_TIMEOUT_S
     for thread in [joiner, *threading.enumerate()]:
-        if thread is joiner or not (thread.daemon or thread is threading.main_thread()):
+        is_users = not (thread.daemon or thread is threading.main_thread() or isinstance(thread, CallThread))
+        if thread is joiner or is_users:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
                 logger.warning(

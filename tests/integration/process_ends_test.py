@@ -155,9 +155,9 @@ def test_the_worker_of_a_last_call_ends_as_a_python_process_and_one_that_stays_d
         mark.path.mkdir()
         mark("go")
     task = ray.remote(num_cpus=0)(use)
-    get(task.remote(stays))
     process_ends(get(task.options(max_calls=1).remote(last)))
     assert last.seen() == OF_PYTHON
+    get(task.remote(stays))
     wait_until(lambda: THREAD in stays.seen(), "the thread ends")
     assert stays.seen() == {THREAD}
 
