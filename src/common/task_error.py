@@ -117,7 +117,7 @@ class RayTaskError(RayError):
             combined = _combined_types.get(cause_type) or _make_combined_type(cause_type)
             error = _new_without_user_code(combined, self.cause)
             error._fill(**_fields(self))
-            object.__setattr__(error, "args", (self.cause,))
+            _set_arguments(error, (self.cause,))
         except Exception:  # the user's metaclass, __init_subclass__ or slots refuse: whatever they raise
             return self
         return error
@@ -201,7 +201,7 @@ def _as_it_is(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]
 
 def _as_parts(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     attributes = {name: value for name, value in vars(cause).items() if _can_be_pickled(value)}
-    arguments = tuple(value if _can_be_pickled(value) else repr(value) for value in cause.args)
+    arguments = tuple(value if _can_be_pickled(value) else repr(value) for value in _arguments(cause))
     return _from_parts, (type(cause), arguments, attributes)
 
 
@@ -216,7 +216,7 @@ def _from_parts(
     while built_in.__flags__ & _HEAP_TYPE_FLAG:
         built_in = built_in.__base__
     cause: BaseException = built_in.__new__(cause_type, *arguments)
-    object.__setattr__(cause, "args", arguments)
+    _set_arguments(cause, arguments)
     vars(cause).update(attributes)
     return cause
 
@@ -232,6 +232,16 @@ def _rebuild(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined
     fields["traceback_str"] = add_source_lines(fields["traceback_str"])
     error = RayTaskError(cause=cause, **fields)
     return error.as_instanceof_cause() if is_combined else error
+
+
+def _arguments(error: BaseException) -> tuple[Any, ...]:
+    """Those that the interpreter keeps, whatever the user's type makes of the name `args`."""
+    arguments: tuple[Any, ...] = BaseException.args.__get__(error)  # type: ignore[attr-defined]
+    return arguments
+
+
+def _set_arguments(error: BaseException, arguments: tuple[Any, ...]) -> None:
+    BaseException.args.__set__(error, arguments)  # type: ignore[attr-defined]
 
 
 def _python_methods(kind: type) -> set[str]:

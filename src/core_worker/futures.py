@@ -7,6 +7,7 @@ behind it. With the session every open future ends.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import queue
@@ -19,6 +20,14 @@ from ray_mono.common.exceptions import RaySystemError
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.object_ref import ObjectRef
+
+
+class SessionEnded(RaySystemError, asyncio.CancelledError):
+    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their asyncio task, so that nothing
+    is printed where nobody asks for the task's result; who does gets this error."""
+
+    def __init__(self) -> None:
+        super().__init__("this process is disconnected from its cluster: call ray_mono.init() again")
 
 
 class ObjectFutures:
@@ -34,7 +43,8 @@ class ObjectFutures:
         core = self._core
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with core.lock:
-            core.check_connected()
+            if core.reactor.is_closed:
+                raise SessionEnded
             core.ownership.ask_owner(ref._id)
             entry = core.memory_store.get(ref._id)
             is_here = entry is not None and entry.ready and entry.data is not None
@@ -81,7 +91,7 @@ class ObjectFutures:
             self._ready.put(None)
         for future in list(self._open):
             with contextlib.suppress(concurrent.futures.InvalidStateError):
-                future.set_exception(RaySystemError("this process was disconnected from its cluster"))
+                future.set_exception(SessionEnded())
 
     def _complete(self, ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None]) -> None:
         while True:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from ray_mono.common.exceptions import GetTimeoutError
+from ray_mono.core_worker.futures import SessionEnded
 from ray_mono.core_worker.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class ObjectRefGenerator(Generic[T_co]):
             self._source.forget_waiter(wake)
         if not self._source.is_ready and not self._source.is_finished:
             # Woken, but by the end of the session.
-            self._source.await_next(0)
+            raise SessionEnded
         return True
 
     def next_ready(self) -> bool:

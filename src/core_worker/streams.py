@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.futures import SessionEnded
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS
@@ -195,7 +196,8 @@ class Stream:
     def when_next(self, callback: Callable[[], None]) -> bool:
         """True if await_next would return at once; else callback() runs once when it would, under the lock."""
         with self._core.lock:
-            self._core.check_connected()
+            if self._core.reactor.is_closed:
+                raise SessionEnded
             return self._core.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
 
     def forget_waiter(self, callback: Callable[[], None]) -> None:

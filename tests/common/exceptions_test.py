@@ -61,6 +61,14 @@ class HidesNames(Exception):
         return "mine"
 
 
+class OwnArgs(Exception):
+    """Its `args` cannot be set, and are not what the constructor was given."""
+
+    @property
+    def args(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("fixed",)
+
+
 class BadText(Exception):
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -96,6 +104,8 @@ def travelled(error: BaseException) -> Any:
         OwnReduce("x"),
         Frozen(7),
         HidesNames(),
+        OwnArgs("x"),
+        OwnArgs(threading.Lock()),
     ]
     + [
         ExceptionGroup("many", [ValueError("a")]),

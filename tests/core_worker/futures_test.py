@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.futures import ObjectFutures
+from ray_mono.core_worker.futures import ObjectFutures, SessionEnded
 from ray_mono.core_worker.object_ref import ObjectRef
 from tests.core_worker.fake_core import FakeCore
 
@@ -115,3 +116,25 @@ def test_nothing_waits_behind_a_value_that_is_still_on_its_way_from_another_node
     core.arrive(far, "far")
     core.pulls[far._id]()
     assert slow.result(WAIT_S) == "far"
+
+
+def test_a_coroutine_that_outlives_the_session_is_cancelled_and_who_asks_for_it_hears_why() -> None:
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    async def wait() -> None:
+        await asyncio.wrap_future(future)
+
+    async def scene() -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        waiting, forgotten = asyncio.create_task(wait()), asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        future.set_exception(SessionEnded())
+        with pytest.raises(RaySystemError, match="disconnected"):
+            await waiting
+        await asyncio.wait({forgotten})
+        assert forgotten.cancelled()
+        del forgotten
+        assert not complaints
+
+    asyncio.run(scene())

@@ -43,15 +43,15 @@ class CallSignature:
     def _check_in_full(self, count: int, kwargs: dict[str, Any]) -> None:
         if count > len(self.positional) and not self.has_var_positional:
             most = len(self.positional)
-            raise self._wrong(f"too many positional arguments: takes {most}, got {count}")
+            raise self._wrong(f"takes {most or 'no'} positional argument{'' if most == 1 else 's'}, got {count}")
         by_keyword = self.positional[self.num_positional_only :]
         for key in kwargs:
             if key in by_keyword:
                 if self.positional.index(key) < count:
-                    raise self._wrong(f"multiple values for argument {key!r}")
+                    raise self._wrong(f"got several values for argument {key!r}")
             elif key not in self.keyword_only and not self.has_var_keyword:
                 if key in self.positional:
-                    raise self._wrong(f"{key!r} is positional only, but was given as a keyword")
+                    raise self._wrong(f"takes {key!r} by position only, but it was given as a keyword")
                 raise self._wrong(f"got an unexpected keyword argument {key!r}")
         for index in range(count, self.num_required):
             name = self.positional[index]

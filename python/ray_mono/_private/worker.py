@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
 from ray_mono._private.auto_init import connected_core
-from ray_mono._private.number_checks import is_number, plain, seconds
+from ray_mono._private.number_checks import is_number, plain
 from ray_mono._private.ray_context import RayContext
+from ray_mono._private.short_tracebacks import shortened
+from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.core_worker import current
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
@@ -241,37 +243,23 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
     """
     core = connected_core()
-    timeout_s = _timeout_s(timeout, "get")
+    timeout_s = checked_timeout_s(timeout, "get")
     if isinstance(object_refs, ObjectRef):
-        return core.get([object_refs], timeout_s)[0]
+        try:
+            return core.get([object_refs], timeout_s)[0]
+        except BaseException as error:
+            raise shortened(error)  # noqa: B904
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs  # as in Ray: what it yields is what has values
     if not isinstance(object_refs, list):
         raise ValueError(
             f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type {type(object_refs).__name__}"
         )
-    _check_references("get", object_refs, _REFERENCES)
-    return core.get(object_refs, timeout_s)
-
-
-_REFERENCES = frozenset({ObjectRef})
-_WAITABLES = frozenset({ObjectRef, ObjectRefGenerator})
-
-
-def _check_references(caller: str, values: list[Any], accepted: frozenset[type]) -> None:
-    """Raises TypeError naming what is no reference. By type first: lists of thousands are waited for again and again."""
-    if accepted.issuperset(map(type, values)):
-        return
-    for value in values:
-        if not isinstance(value, tuple(accepted)):
-            raise TypeError(
-                f"{caller}() takes ObjectRefs, but the list has {value!r} of type {type(value).__name__}"
-            )
-
-
-def _timeout_s(timeout: float | None, caller: str) -> float | None:
-    # As in Ray, get() takes -1 for None, and wait() refuses it.
-    return None if caller == "get" and timeout == -1 else seconds(timeout)
+    check_references("get", object_refs, REFERENCES)
+    try:
+        return core.get(object_refs, timeout_s)
+    except BaseException as error:
+        raise shortened(error)  # noqa: B904
 
 
 def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
@@ -313,8 +301,8 @@ def wait(
         raise TypeError(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
-    _check_references("wait", ray_waitables, _WAITABLES)
-    timeout_s = _timeout_s(timeout, "wait")
+    check_references("wait", ray_waitables, WAITABLES)
+    timeout_s = checked_timeout_s(timeout, "wait")
     core = connected_core()
     if not ray_waitables:
         return [], []
@@ -331,7 +319,10 @@ def wait(
         )
     # A generator has the id of its next item.
     waitables: Any = ray_waitables
-    return core.wait(waitables, int(num_returns), timeout_s, fetch_local)  # type: ignore[return-value]
+    try:
+        return core.wait(waitables, int(num_returns), timeout_s, fetch_local)  # type: ignore[return-value]
+    except BaseException as error:
+        raise shortened(error)  # noqa: B904
 
 
 # ---------------------------------------------------------------- actors and workers

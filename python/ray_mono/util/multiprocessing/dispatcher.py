@@ -191,8 +191,9 @@ class Dispatcher:
             _check_session()
             self._idle.append(_Worker(self.make_actor()))
         except RayError:
-            # The session is over, and with it all that waits: nobody is left to run it.
-            logger.exception("a process of a pool cannot be replaced")
+            # Nobody is left to run what waits. At the end of a session that is as it should be.
+            if is_initialized():
+                logger.exception("a process of a pool cannot be replaced")
             self._terminate()
 
     def _add_feeder(self, window: Window) -> None:
