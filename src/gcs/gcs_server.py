@@ -197,7 +197,7 @@ def make_config(arguments: argparse.Namespace) -> GcsConfig:
 
 
 async def serve(service: Service, arguments: argparse.Namespace) -> None:
-    transport = FramedTransport(arguments.secret)
+    transport = FramedTransport(arguments.secret, arguments.session_dir)
     server = GcsServer(arguments.gcs_config, arguments.table_storage, transport, SystemClock(), system_rng())
     try:
         await server.start()

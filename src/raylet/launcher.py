@@ -188,7 +188,16 @@ class TemplateLauncher:
     async def _keep_template(self) -> None:
         pause_s = RESTART_FIRST_S
         while not self._is_closing:
-            template, reader = await self._start_template()
+            try:
+                template, reader = await self._start_template()
+            except OSError as error:
+                # Out of processes or descriptors: others may give some back.
+                pause_s = min(2 * pause_s, RESTART_MAX_S)
+                message = f"the worker template could not be started: {error.strerror}"
+                logger.error("%s; tried again in %.1f s", message, pause_s)
+                self._template_ended(message)
+                await asyncio.sleep(pause_s)
+                continue
             await self._read_events(reader)
             if self._is_closing:
                 return
@@ -206,7 +215,8 @@ class TemplateLauncher:
             reader, self._writer = await asyncio.open_unix_connection(sock=sock)
             return self._template, reader
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as stack, theirs:
+            stack.callback(ours.close)
             arguments = ["--command-fd", str(theirs.fileno()), "--exit-grace-s", str(self._exit_grace_s)]
             template = subprocess.Popen(
                 [*self._command, *arguments],
@@ -214,6 +224,7 @@ class TemplateLauncher:
                 stdin=subprocess.DEVNULL,
                 env=os.environ,
             )
+            stack.pop_all()
         self._template = template
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         logger.info("started the worker template, pid %d", template.pid)

@@ -374,7 +374,7 @@ async def serve(service: Service, arguments: Arguments) -> None:
     launcher = TemplateLauncher(
         template_command(arguments), "logs/worker-", arguments.exit_grace_s, arguments.template_fd
     )
-    raylet = Raylet(config, FramedTransport(arguments.secret), launcher, SystemClock(), system_rng())
+    raylet = Raylet(config, FramedTransport(arguments.secret, config.session_dir), launcher, SystemClock(), system_rng())
 
     async def end() -> None:
         service.stop(await raylet.until_ended() or "it was told to by Shutdown")

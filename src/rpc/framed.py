@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import sockets
 from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
 from ray_mono.rpc.framed_channel import FramedChannel
@@ -32,6 +33,7 @@ SHAKE_AGAIN_S = 0.02
 CLOSE_TIMEOUT_S = 5.0
 
 logger = logging.getLogger(__name__)
+_log = LimitedLog(logger)
 
 
 class FramedTransport:
@@ -222,7 +224,7 @@ class _UnixDoor(asyncio.Protocol):
         try:
             check_peer_uid(sock)
         except PeerRefusedError as error:
-            logger.warning("refused: %s", error)
+            _log.warning("refused: %s", error)
             transport.abort()
             return
         except OSError:

@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ray_mono.common.limited_log import LimitedLog
+from ray_mono.rpc.auth import check_peer_uid
 from ray_mono.rpc.framed_connection import LINGER_S
-from ray_mono.rpc.sockets import tune_tcp
+from ray_mono.rpc.sockets import UNIX_PATH_BYTES_MAX, tune_tcp
 from ray_mono.rpc.surface import Handler
 from ray_mono.rpc.tcp_door import HTTP2_PREFACE, Stranger
 
@@ -100,6 +101,7 @@ class GrpcSplice:
         try:
             inner.bind("")  # any free abstract name
             await loop.sock_connect(inner, path)
+            check_peer_uid(inner)
             if stranger.is_gone or self._is_closed:
                 inner.close()
                 return
@@ -127,7 +129,11 @@ class GrpcSplice:
         from ray_mono.rpc.grpc_door import GrpcDoor
 
         self._directory = tempfile.mkdtemp(prefix="grpc_", dir=self._private_dir)  # 0700
-        path = os.path.join(self._directory, "grpc")
+        path = os.path.join(self._directory, "s")
+        if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+            os.rmdir(self._directory)
+            self._directory = tempfile.mkdtemp(prefix="grpc_", dir="/tmp")
+            path = os.path.join(self._directory, "s")
         door = GrpcDoor(self._secret, self._handlers, path, self._let_in)
         await door.start()
         return door

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -261,6 +263,29 @@ def test_a_start_that_fails_in_an_interpreter_of_its_own_fails_alone(
         async with scene(session_base, "report") as it:
             it.launcher.start(order(1, working_dir="/nowhere/at/all"))
             assert (await it.exit_of(1)).exit_code == 1
+            it.launcher.start(order(2))
+            assert (await it.facts_of(2))["parent"] == it.template_pid
+
+    run(test)
+
+
+def test_a_template_for_which_there_is_no_process_is_told_and_started_when_there_is(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = subprocess.Popen, [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+
+    def start(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            told = (await it.exit_of(1)).message
+            assert "the worker template could not be started: Resource temporarily unavailable" in told
             it.launcher.start(order(2))
             assert (await it.facts_of(2))["parent"] == it.template_pid
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_mono._private.process_identity import ProcessIdentity
+from ray_mono._private.reaper import Reaper
 from ray_mono._private.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
 from ray_mono.common.process import INTERPRETER, module_command
 from tests.python import stand_in
@@ -76,6 +79,25 @@ def test_a_program_that_does_not_exist_is_a_service_that_fails(session_base: Pat
     with pytest.raises(ServiceStartError, match=r"(?s)exit status 127.*cannot start /nowhere/program"):
         reaper.wait_ready("missing", READY_TIMEOUT_S)
     reaper.shutdown()
+
+
+def test_a_service_for_which_there_is_no_process_is_told_and_the_reaper_goes_on(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    reaper = Reaper(theirs, 1.0)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with ours, theirs:
+        reaper._on_message({"op": "start", **asdict(spec("one", stand_in.SERVE, session_base))})
+        told = json.loads(ours.recv(65536))
+    assert told["name"] == "one" and "Resource temporarily unavailable" in told["exit"]
+    # Else it could not be told to end any more.
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 
 def test_a_service_that_closes_its_pipe_without_a_word_is_ended(session_base: Path) -> None:

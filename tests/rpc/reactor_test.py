@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.limited_log import LimitedLog
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc import strangers
+from ray_mono.rpc import reactor_channel, strangers
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
 from tests.rpc.reactor_pair import WAIT_S, caller, served
 
 
@@ -178,6 +180,42 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
             assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
             with server.reactor.lock:
                 assert len(server.connections) == 1 and len(server._strangers) == 0
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["unix", "tcp"])
+def test_a_connection_that_finds_no_descriptor_is_told_and_made_when_there_is_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: int
+) -> None:
+    monkeypatch.setattr(reactor_channel, "socket", SocketModule(fails=2))
+    monkeypatch.setattr(reactor_channel, "_log", LimitedLog(reactor_channel.logger, lines_max=1))
+    monkeypatch.setattr(reactor_channel, "OPEN_RETRY_S", 0.01)
+    with served(str(tmp_path)) as (_, _, *addresses):
+        with caller(addresses[kind]) as (_, _, stub):
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+    assert caplog.text.count("Too many open files") == 1 and addresses[kind] in caplog.text
+
+
+def test_a_connection_that_never_finds_a_descriptor_fails_with_the_reason(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reactor_channel, "socket", SocketModule(fails=10**9))
+    monkeypatch.setattr(reactor_channel, "CONNECT_TIMEOUT_S", 0.1)
+    with caller(f"unix:{tmp_path}/s") as (_, _, stub):
+        with pytest.raises(RpcError, match="cannot connect to unix:.*: Too many open files") as caught:
+            stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
+        assert caught.value.code is StatusCode.UNAVAILABLE
+
+
+def test_a_listener_without_descriptors_says_so_and_accepts_when_there_are_some(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(str(tmp_path)) as (_, server, _, address):
+        with server.reactor.lock:
+            listening = server._listeners[1]
+            listening._sock = OutOfDescriptors(listening._sock, fails=1)  # type: ignore[assignment]
+        with caller(address) as (_, _, stub):
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+    assert "cannot accept a connection: Too many open files" in caplog.text
 
 
 def test_nobody_at_the_address_is_told_to_the_call() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import socket
@@ -21,6 +20,7 @@ from ray_mono.rpc import auth, grpc_splice, strangers
 from ray_mono.rpc.framed import FramedListener, FramedTransport
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.tcp_door import HTTP2_PREFACE, TcpDoor
+from tests.rpc.out_of_descriptors import OutOfDescriptors
 from tests.rpc.quiet import WAIT_S, run_quietly
 from tests.rpc.toy_servicer import ToyServicer, get
 
@@ -219,21 +219,6 @@ def test_nothing_is_left_of_grpc_clients_that_have_ended(how: str, monkeypatch: 
     run_quietly(scene())
 
 
-class _OutOfDescriptors:
-    """A listening socket whose accept fails for as long as it is told to."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self.fails = 1
-        self.fileno, self.close = sock.fileno, sock.close
-
-    def accept(self) -> object:
-        if self.fails:
-            self.fails -= 1
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return self._sock.accept()
-
-
 @pytest.mark.parametrize("has_stranger", [True, False])
 def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_again(
     has_stranger: bool, caplog: pytest.LogCaptureFixture
@@ -241,7 +226,7 @@ def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_aga
     async def scene() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
-        listening = _OutOfDescriptors(sock)
+        listening = OutOfDescriptors(sock)
         came: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def take(client: socket.socket, peer: str) -> None:
@@ -249,7 +234,6 @@ def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_aga
             came.set_result(peer)
 
         door = TcpDoor(SECRET, take, None)
-        listening.fails = 0
         door.open(listening)  # type: ignore[arg-type]
         loop = asyncio.get_running_loop()
         with socket.socket() as silent, socket.socket() as client:

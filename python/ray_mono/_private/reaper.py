@@ -43,6 +43,7 @@ from ray_mono._private.process_identity import descendants
 from ray_mono._private.remains import remove_files, remove_stale_sockets
 from ray_mono._private.service_process import (
     Service,
+    all_signals_blocked,
     become,
     describe_status,
     libc,
@@ -227,7 +228,11 @@ class Reaper:
         if self._end_reason:
             return
         if op == "start":
-            self._start(**message)
+            try:
+                self._start(**message)
+            except OSError as error:
+                # Out of processes or descriptors.
+                self._tell(name=message["name"], pid=0, exit=f"it was not started: {error}", log_tail="")
         elif op == "own_files":
             self._owned_files += message["paths"]
             self._socket_dir = message["socket_dir"]
@@ -283,24 +288,14 @@ class Reaper:
             kept_fds.append(link_fd)
         parent_pid = os.getpid()
         # A signal that reaches the child before it is itself must not run our handlers: they would take it for ours.
-        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pid = os.fork()
-        if pid == 0:
-            try:
-                become(
-                    parent_pid,
-                    (*HANDLED_SIGNALS, *IGNORED_SIGNALS),
-                    argv,
-                    env,
-                    stdout,
-                    stderr,
-                    cwd,
-                    kept_fds,
-                    forked_module,
-                )
-            finally:
-                os._exit(127)
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        with all_signals_blocked():
+            pid = os.fork()
+            if pid == 0:
+                handled = (*HANDLED_SIGNALS, *IGNORED_SIGNALS)
+                try:
+                    become(parent_pid, handled, argv, env, stdout, stderr, cwd, kept_fds, forked_module)
+                finally:
+                    os._exit(127)
         os.close(ready_writer)
         if link is not None:
             os.close(link_fd)

@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -107,6 +107,16 @@ def _tell_of_threads(log: Callable[[str], None]) -> None:
     log(
         f"something started {num_threads() - 1} threads in this interpreter: services are executed, which takes longer than to fork them"
     )
+
+
+@contextlib.contextmanager
+def all_signals_blocked() -> Iterator[None]:
+    """For a fork: the child goes on with them blocked."""
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 def become(
