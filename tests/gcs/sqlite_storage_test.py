@@ -9,11 +9,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ray_mono.gcs.sqlite_storage import SqliteStorage
 from ray_mono.gcs.storage import StorageError, Table, Write
+from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 COMMITS_BEFORE_KILL = 300
 
@@ -47,6 +49,24 @@ async def load(path: str, table: Table) -> dict[bytes, bytes]:
         return await opened.load_all(table)
     finally:
         await opened.close()
+
+
+@needs_another_user
+@pytest.mark.parametrize("name", ["gcs.sqlite", "gcs.sqlite-wal", "gcs.sqlite-shm", ""])
+def test_a_file_that_another_user_prepared_is_not_used(short_dir: str, name: str) -> None:
+    path = Path(short_dir, name)
+    path.touch()
+    give_away(path)
+    with pytest.raises(StorageError, match=f"not to be trusted.*belongs to user id {OTHER_UID}"):
+        asyncio.run(storage(f"{short_dir}/gcs.sqlite").open())
+    os.chown(path, os.getuid(), -1)
+
+
+def test_a_link_is_not_followed_to_what_it_names(short_dir: str) -> None:
+    Path(short_dir, "gcs.sqlite").symlink_to(f"{short_dir}/elsewhere")
+    with pytest.raises(StorageError, match="cannot open"):
+        asyncio.run(storage(f"{short_dir}/gcs.sqlite").open())
+    assert not Path(short_dir, "elsewhere").exists()
 
 
 def test_a_commit_that_returned_survives_sigkill(short_dir: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from ray_mono._private import bootstrap, session
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.session import NodePaths, NodeRecord, SessionError
+from ray_mono.common import private_files
 from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 
@@ -79,6 +80,23 @@ def test_a_base_of_another_user_is_refused_even_where_it_is_sticky(session_base:
         bootstrap.local_sessions(str(session_base))
     bootstrap.record_current_cluster(make_record(made, this_process()))
     assert bootstrap.read_current_cluster() is None
+
+
+@needs_another_user
+def test_a_base_of_a_user_without_a_number_here_may_be_anybodys(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace; on the way to a base such an owner is taken for root."""
+    monkeypatch.setattr(private_files, "_is_unmapped", lambda uid: uid == OTHER_UID)
+    base = session_base / "base"
+    base.mkdir()
+    give_away(session_base)
+    session.create_session(base)
+    give_away(base)
+    for use in (session.create_session, session.list_sessions):
+        with pytest.raises(SessionError, match=f"belongs to user id {OTHER_UID}, neither"):
+            use(base)
+    os.chown(session_base, os.getuid(), -1)
 
 
 @pytest.fixture
