@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.other_user import give_away, needs_another_user
 class Channel:
     """To a store that has this file."""
 
-    reactor = None
+    reactor = SimpleNamespace(wake=lambda: None)
 
     def __init__(self, path: Path) -> None:
         self._hello = object_manager_pb2.ConnectClientReply(store_file=str(path), capacity_bytes=4096)
@@ -25,7 +26,8 @@ class Channel:
     def unary_unary(self, *_: Any, **__: Any) -> Callable[..., Any]:
         return lambda *_, **__: self._hello
 
-    unary_stream = unary_unary
+    def unary_stream(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(start=lambda *_: None)
 
 
 def client_of(path: Path) -> PlasmaClient:
