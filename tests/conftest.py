@@ -84,7 +84,7 @@ def processes_of(base: Path, before: set[psutil.Process]) -> list[psutil.Process
 
 
 def _belongs_to(process: psutil.Process, base: Path) -> bool:
-    """A worker's title lies where its environment was, but its output goes to a log of its session."""
+    """By its environment or, where a title lies over that, by the log of its session to which its output goes."""
     return process.environ().get("RAY_MONO_TMPDIR") == str(base) or any(
         file.path.startswith(f"{base}/") for file in process.open_files()
     )

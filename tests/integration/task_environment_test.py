@@ -80,3 +80,14 @@ def test_an_actor_that_is_restarted_has_them_again() -> None:
     assert get(restarted.told.remote())[0] == "actor"
     ray.kill(restarted, no_restart=False)
     assert get(restarted.told.remote())[0] == "actor"
+
+
+def test_what_looks_at_a_worker_from_outside_sees_the_environment_of_its_node(shared_base: Path) -> None:
+    @ray.remote
+    def named() -> tuple[dict[str, str], str]:
+        shown = Path("/proc/self/environ").read_text().split("\0")
+        return dict(item.split("=", 1) for item in shown if item), Path("/proc/self/cmdline").read_text()
+
+    seen, title = get(named.remote())
+    assert seen["RAY_MONO_TMPDIR"] == str(shared_base) and seen["PATH"] == os.environ["PATH"]
+    assert title.rstrip("\0").startswith("ray_mono::") and title.rstrip("\0").endswith("named")

@@ -65,6 +65,10 @@ class ServiceExit:
     log_tail: str
 
 
+TITLE_ROOM = 1024
+"""Bytes: command lines of services, and names of tasks."""
+
+
 class ReaperHandle:
     """A reaper of this process. Belongs to one thread, and to the process that launched it (not to its forks)."""
 
@@ -92,11 +96,14 @@ class ReaperHandle:
             *module_command("ray_mono._private.reaper"),
             *("--control-fd", str(theirs.fileno()), "--starter-pid", str(os.getpid())),
             *("--session-dir", str(session_dir), "--grace-period-s", str(grace_period_s)),
+            # The titles of its children lie where its command line was.
+            *("--title-room", " " * TITLE_ROOM),
         ]
         with theirs, open(log_path, "ab", opener=_private_file) as log:
             process = subprocess.Popen(
                 command,
-                env=env,
+                # And not, as setproctitle would have it, where its environment was: /proc/PID/environ shows that.
+                env={**env, "SPT_NOENV": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
