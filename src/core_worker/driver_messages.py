@@ -7,6 +7,8 @@ answer, so all of it is in files by then; log monitors publish what is in them. 
     shutdown ──LogFlush(token)──► GCS ──► every log monitor        the GCS says how many were reached
     screen ◄── lines … ◄── GCS ◄── lines …, LogFlushed(token, 0)   behind the last line; told from all of them: nothing is left
 
+A driver that shows lines more slowly than they come (a terminal that is stopped) has them wait in their files: LogFlush(hold).
+
 It waits while something comes, but no longer than FLUSH_TIMEOUT_S in all; what was left out then is told.
 """
 
@@ -35,6 +37,9 @@ SILENCE_S = 5.0
 # A node's log monitor is its last process to start, and nobody waits for it: a short program may have to ask again.
 NO_MONITOR_S = 3.0
 ASK_AGAIN_PERIOD_S = 0.02
+# Messages that wait to be shown, each of 256 KiB at most: at so many the driver asks for no more, and at so few for more again.
+WAITING_MAX = 200
+WAITING_MIN = 20
 # For the thread to put away what it does not show any more.
 STOP_TIMEOUT_S = 2.0
 
@@ -55,6 +60,7 @@ class DriverMessages:
         self._queue: queue.SimpleQueue[gcs_pb2.PubMessage | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ray_mono-messages", daemon=True)
         self._is_cut_off = False
+        self._is_behind = False
         self._token = b""
         # What each log monitor that answers has still to read, in bytes, by its node.
         self._unread: dict[bytes, int] = {}
@@ -74,7 +80,7 @@ class DriverMessages:
         if channels:
             self._thread.start()
             self._core.gcs.Subscribe.start(
-                gcs_pb2.SubscribeRequest(channels=channels), self._queue.put, self._ended
+                gcs_pb2.SubscribeRequest(channels=channels), self._came, self._ended
             )
 
     def flush(self) -> None:
@@ -121,11 +127,7 @@ class DriverMessages:
         """How many log monitors were asked; 0 where there is none. Raises RpcError."""
         core = self._core
         self._token = os.urandom(8)
-        flush = common_pb2.LogFlush(job_id=core.job_id, token=self._token)
-        message = gcs_pb2.PubMessage(
-            channel=gcs_pb2.LOG_FLUSH, key=core.job_id, payload=flush.SerializeToString()
-        )
-        request = gcs_pb2.PublishRequest(message=message)
+        request = self._request(token=self._token)
         give_up_s = time.monotonic() + NO_MONITOR_S
         while not (reached := core.gcs.Publish(request, timeout_s=SILENCE_S).reached):
             if time.monotonic() > give_up_s:
@@ -150,6 +152,29 @@ class DriverMessages:
         if self._on_error is not None:
             self._on_error(common_pb2.ErrorInfo(message=text))
 
+    def _request(self, token: bytes = b"", hold: bool = False) -> gcs_pb2.PublishRequest:
+        """To every log monitor."""
+        job_id = self._core.job_id
+        flush = common_pb2.LogFlush(job_id=job_id, token=token, hold=hold)
+        message = gcs_pb2.PubMessage(
+            channel=gcs_pb2.LOG_FLUSH, key=job_id, payload=flush.SerializeToString()
+        )
+        return gcs_pb2.PublishRequest(message=message)
+
+    # ---- what comes
+
+    def _came(self, message: gcs_pb2.PubMessage) -> None:
+        """Lock held."""
+        self._queue.put(message)
+        if not self._is_behind and self._queue.qsize() > WAITING_MAX:
+            self._is_behind = True
+            self._core.gcs.Publish.notify(self._request(hold=True))
+
+    def _caught_up(self) -> None:
+        with self._core.lock:
+            self._is_behind = False
+            self._core.gcs.Publish.notify(self._request(hold=False))
+
     # ---- the thread
 
     def _ended(self, error: RpcError | None) -> None:
@@ -165,6 +190,8 @@ class DriverMessages:
             except Exception as error:
                 write_text(sys.stderr, f"(ray_mono) a message of the cluster could not be shown: {error}\n")
             self._num_handled += 1
+            if self._is_behind and self._queue.qsize() < WAITING_MIN:
+                self._caught_up()
 
     def _show(self, message: gcs_pb2.PubMessage) -> None:
         if message.channel == gcs_pb2.ERROR:

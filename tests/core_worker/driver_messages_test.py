@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -29,15 +30,14 @@ class Cluster:
         self.job_id, self.session_dir = JOB, "/session"
         self.lock = threading.RLock()
         self.reactor: Any = SimpleNamespace(is_closed=False, wait=self._wait, wake=lambda: None)
-        self.gcs: Any = SimpleNamespace(
-            Publish=self._publish, Subscribe=SimpleNamespace(start=self._subscribe)
-        )
+        self.gcs: Any = SimpleNamespace(Publish=self, Subscribe=SimpleNamespace(start=self._subscribe))
+        self.holds: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.num_asked = 0
 
     def _subscribe(self, request: Any, on_item: Any, on_end: Any) -> None:
         self.on_item, self.on_end = on_item, on_end
 
-    def _publish(self, request: Any, timeout_s: float) -> Any:
+    def __call__(self, request: Any, timeout_s: float) -> Any:
         self.num_asked += 1
         if self.refusal is not None:
             raise self.refusal
@@ -50,6 +50,11 @@ class Cluster:
             self.send(common_pb2.LogBatch(job_id=JOB, lines=lines))
             self.send(common_pb2.LogBatch(job_id=JOB, node_id=bytes([number]), flushed=flushed))
         return gcs_pb2.PublishReply(reached=self.reached)
+
+    def notify(self, request: Any) -> None:
+        flush = common_pb2.LogFlush.FromString(request.message.payload)
+        assert request.message.channel == gcs_pb2.LOG_FLUSH and not flush.token
+        self.holds.put(flush.hold)
 
     def send(self, batch: common_pb2.LogBatch) -> None:
         self.on_item(gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=JOB, payload=batch.SerializeToString()))
@@ -140,3 +145,17 @@ def test_a_driver_that_shows_no_output_asks_for_none() -> None:
     messages.flush()
     messages.stop()
     assert cluster.num_asked == 0
+
+
+def test_a_driver_that_cannot_keep_up_asks_for_no_more_and_then_for_more_again() -> None:
+    cluster = Cluster()
+    goes_on = threading.Event()
+    messages = DriverMessages(cluster, None, lambda batch: goes_on.wait(TIMEOUT_S))  # type: ignore[arg-type]
+    messages.subscribe()
+    for _ in range(driver_messages.WAITING_MAX + 50):
+        cluster.send(common_pb2.LogBatch(job_id=JOB, lines=["line"]))
+    assert cluster.holds.get(timeout=TIMEOUT_S) and cluster.holds.empty()
+    goes_on.set()
+    assert not cluster.holds.get(timeout=TIMEOUT_S)
+    messages.stop()
+    assert cluster.holds.empty()

@@ -31,7 +31,7 @@ class Gcs(GcsServiceServicer):
         self.published = asyncio.Condition()
         self.listens = asyncio.Event()
         self.requests: asyncio.Queue[common_pb2.LogFlush] = asyncio.Queue()
-        self.backlog = 0
+        self.reached, self.backlog = 1, 0
         self.num_asked = 0
 
     async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> gcs_pb2.PublishReply:
@@ -40,13 +40,13 @@ class Gcs(GcsServiceServicer):
             self.num_asked += 1
             async with self.published:
                 self.published.notify_all()
-            return gcs_pb2.PublishReply(reached=1, backlog=self.backlog)
+            return gcs_pb2.PublishReply(reached=self.reached, backlog=self.backlog)
         batch = common_pb2.LogBatch.FromString(request.message.payload)
         assert batch.job_id == request.message.key
         async with self.published:
             self.batches.append(batch)
             self.published.notify_all()
-        return gcs_pb2.PublishReply(reached=1, backlog=self.backlog)
+        return gcs_pb2.PublishReply(reached=self.reached, backlog=self.backlog)
 
     async def Subscribe(
         self, request: gcs_pb2.SubscribeRequest, context: CallContext
@@ -174,6 +174,37 @@ def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) ->
         await gcs.until(lambda lines: lines == ["one", "another's"])
         gcs.backlog = 0
         await gcs.until(lambda lines: lines == ["one", "another's", "two"])
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    asyncio.run(scene())
+
+
+def test_a_driver_that_has_enough_to_show_gets_no_more_until_it_asks_or_is_gone(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs = Gcs()
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        await gcs.listens.wait()
+        log, job_id = logs / "worker-ab-7.out", b"\x01\0\0\0"
+        append(log, ":job_id:01000000\none\n")
+        await gcs.until(lambda lines: lines == ["one"])
+        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
+        await gcs.until(lambda lines: gcs.num_asked > 1)
+        append(log, "two\n")
+        asked = gcs.num_asked
+        await gcs.until(lambda lines: gcs.num_asked > asked + 3)
+        assert gcs.lines() == ["one"]
+        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id))
+        await gcs.until(lambda lines: lines == ["one", "two"])
+        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
+        await gcs.until(lambda lines: gcs.num_asked > asked + 10)
+        append(log, "three\n")
+        gcs.reached = 0
+        await gcs.until(lambda lines: lines == ["one", "two", "three"])
         monitor.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
         await listener.close()

@@ -2,8 +2,8 @@
 
 It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the GCS's LOG channel under their
 job's id. While the GCS is away nothing is read, so nothing is lost and nothing piles up; nor of a job whose driver is BACKLOG_MAX messages
-behind. Nodes of one session on the same machine share the directory: the first monitor there holds a lock and works for all of them,
-the others wait for its end.
+behind at the GCS, or says that it shows lines more slowly than they come. Nodes of one session on the same machine share the directory:
+the first monitor there holds a lock and works for all of them, the others wait for its end.
 
 A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/driver_messages.py):
 
@@ -81,8 +81,9 @@ class LogMonitor:
         self._channel: AsyncChannel | None = None
         self._ended = EndedLogs(directory)
         self._connecting = asyncio.Lock()
-        # Jobs whose drivers are behind.
+        # Jobs whose drivers are behind: messages wait for them at the GCS; they have said so.
         self._held: set[bytes] = set()
+        self._held_by_driver: set[bytes] = set()
         self._flushes: list[_Flush] = []
         self.flush_wanted = asyncio.Event()
         self.published_lines = 0
@@ -91,17 +92,22 @@ class LogMonitor:
     @property
     def is_held(self) -> bool:
         """Whether something was left unread because its driver is behind."""
-        return bool(self._held)
+        return bool(self._held or self._held_by_driver)
 
     async def round(self, with_begun: bool = False) -> bool:
         """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more. Waits while the GCS is away."""
         self.flush_wanted.clear()
-        for job_id in list(self._held):
+        for job_id in self._held | self._held_by_driver:
             # Nothing is published: it asks.
-            if (await self._publish(job_id, b"")).backlog <= BACKLOG_MAX:
+            reply = await self._publish(job_id, b"")
+            if reply.backlog <= BACKLOG_MAX:
                 self._held.discard(job_id)
-        for lines in self._directory.read_new(with_begun, self._held):
+            if not reply.reached:
+                self._held_by_driver.discard(job_id)
+        held = self._held | self._held_by_driver
+        for lines in self._directory.read_new(with_begun, held):
             await self._tell(lines)
+            held |= self._held | self._held_by_driver
         for flush in list(self._flushes):
             await self._flush(flush)
         self._rounds += 1
@@ -128,14 +134,21 @@ class LogMonitor:
         while True:
             try:
                 async for message in GcsServiceAsyncStub(await self._connected()).Subscribe(wanted):
-                    request = common_pb2.LogFlush.FromString(message.payload)
-                    sizes = self._directory.sizes_of(request.job_id)
-                    self._flushes.append(_Flush(request.job_id, request.token, sizes))
-                    self.flush_wanted.set()
+                    self._asked(common_pb2.LogFlush.FromString(message.payload))
                     wake()
             except RpcError as error:
                 logger.info("cannot listen to drivers: %s", error.message)
             await asyncio.sleep(RECONNECT_PERIOD_S)
+
+    def _asked(self, request: common_pb2.LogFlush) -> None:
+        job_id = request.job_id
+        if request.token:
+            self._flushes.append(_Flush(job_id, request.token, self._directory.sizes_of(job_id)))
+            self.flush_wanted.set()
+        elif request.hold:
+            self._held_by_driver.add(job_id)
+        else:
+            self._held_by_driver.discard(job_id)
 
     async def _tell(self, lines: Lines) -> None:
         batch = common_pb2.LogBatch(
