@@ -21,6 +21,7 @@ WINDOW_S = 5.0
 PATTERNS_MAX = 10_000
 """Kept at once; beyond it the oldest are settled early."""
 VARIABLE = "RAY_MONO_DEDUP_LOGS"
+_has_digit = re.compile(r"\d").search
 _HINT = f" (lines that several workers write are shown once; {VARIABLE}=0 shows all of them)"
 
 
@@ -112,7 +113,7 @@ class LogDeduplicator:
             return True
         if self._never is not None and self._never.search(line):
             return False
-        key = " ".join(word for word in line.split() if not any(letter.isdigit() for letter in word))
+        key = " ".join([word for word in line.split() if not _has_digit(word)])
         if not key or self._window_s <= 0:
             return True
         pattern = self._patterns.get(key)
