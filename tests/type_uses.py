@@ -56,7 +56,9 @@ def tasks() -> None:
 def several_values() -> None:
     first, rest = split.remote("abc")
     both = double.options(num_returns=2).remote(1)
-    assert_type(both, Any)
+    assert_type(ray.get(both), list[Any])
+    assert_type(ray.get(double.options(num_returns=1).remote(1)), int)
+    assert_type(both, list[ray.ObjectRef[Any]])
     assert_type(ray.get([first, rest]), list[Any])
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ray_mono._private import signature
 from ray_mono._private.auto_init import connected_core
@@ -17,6 +17,7 @@ from ray_mono.core_worker import current
 if TYPE_CHECKING:
     from ray_mono.core_worker.call_template import TaskTemplate
     from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.dag.function_node import FunctionNode
 
 Out = TypeVar("Out")
@@ -86,6 +87,10 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
             return refs[0]
         return refs or None  # type: ignore[return-value]
 
+    @overload
+    def options(self, *, num_returns: Literal[1], **options: Any) -> RemoteFunction[Out]: ...
+    @overload
+    def options(self, *, num_returns: int, **options: Any) -> RemoteFunction[list[ObjectRef[Any]]]: ...
     @overload
     def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[Any]: ...
     @overload
