@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -106,10 +107,14 @@ def test_an_error_that_is_too_large_for_the_store_still_is_an_error(cluster: Any
     del kept
 
 
-def test_a_put_into_a_store_full_of_referenced_objects_fails_after_a_while(cluster: Any) -> None:
+def test_a_put_into_a_store_full_of_referenced_objects_fails_after_a_while_and_it_is_said_before(
+    cluster: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     kept = fill()
     with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NO_ROOM):
         ray.put(piece(99))
+    told = re.search("The object store is full: .*", capfd.readouterr().err)
+    assert told and re.search(r"1 objects of together 1048\d+ bytes .* for 2 s\..* used 629\d+", told[0]), told
     # Nothing was lost for it, and smaller things still fit.
     assert [int(array[0]) for array in get(kept)] == list(range(PIECES))
     small = ray.put(piece(98, MIB))
