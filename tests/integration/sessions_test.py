@@ -90,7 +90,7 @@ def test_when_a_service_is_killed_everything_that_waits_is_told(service: str) ->
     assert ray.get(actor.ready.remote(), timeout=GET_TIMEOUT_S)
     before = [sleep.remote(), actor.sleep.remote()]
     processes = psutil.Process().children(recursive=True)
-    (victim,) = [process for process in processes if any(part.endswith(f".{service}") for part in process.cmdline())]
+    (victim,) = [process for process in processes if f".{service} " in " ".join(process.cmdline())]
     victim.kill()
     psutil.wait_procs([victim], timeout=GET_TIMEOUT_S)
     for reference in before:
