@@ -3,7 +3,8 @@
     submit ──► waiting ──► an idle worker's run_batch ──► result.add_batch        (every arrow is an event in one queue)
 
 A worker has one batch at a time: no task waits behind another while there is an idle process, as in the standard library. A process that
-dies is restarted as an actor; the batch that it had fails, since it may have run. After `maxtasksperchild` batches a worker is replaced.
+dies is restarted as an actor; the batch that it had fails, since it may have run, and it is idle again when it has answered. After
+`maxtasksperchild` batches a worker is replaced.
 
 close() lets everything end that was submitted, feeders of imap included; terminate() ends the processes at once and fails the rest.
 """
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_mono._private.worker import get, is_initialized, kill, put
-from ray_mono.common.exceptions import ActorDiedError, RayError, RaySystemError
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, RayError, RaySystemError
 from ray_mono.util.multiprocessing.pool_actor import Calls, Failure
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Dispatcher:
     _events: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     _idle: deque[_Worker] = field(default_factory=deque)
     _busy: dict[_Worker, Batch] = field(default_factory=dict)
+    _restarting: set[_Worker] = field(default_factory=set)
     _waiting: deque[Batch] = field(default_factory=deque)
     _windows: set[Window] = field(default_factory=set)
     """Of the feeders that have not come to their end."""
@@ -141,7 +143,13 @@ class Dispatcher:
     # ---- the thread
 
     def _run(self) -> None:
-        while not (self._is_closed and not self._busy and not self._waiting and not self._windows):
+        while not (
+            self._is_closed
+            and not self._busy
+            and not self._restarting
+            and not self._waiting
+            and not self._windows
+        ):
             self._events.get()()
             while not self._events.empty():
                 self._events.get()()
@@ -183,6 +191,29 @@ class Dispatcher:
             batch.fail(error)
         if self._is_terminated:
             return
+        if isinstance(error, ActorUnavailableError):
+            self._await_restart(worker)
+            return
+        self._make_idle(worker)
+
+    def _await_restart(self, worker: _Worker) -> None:
+        """Its process died: what it is given while it is restarted would fail. Only a call with retries waits for it."""
+        try:
+            _check_session()
+            future = worker.actor.__ray_ready__.options(max_task_retries=-1).remote().future()
+        except RayError:
+            self._make_idle(worker)
+            return
+        self._restarting.add(worker)
+        future.add_done_callback(lambda done: self._events.put(lambda: self._restarted(worker)))
+
+    def _restarted(self, worker: _Worker) -> None:
+        """Or not: then the next batch fails, and says why."""
+        if worker in self._restarting:
+            self._restarting.remove(worker)
+            self._make_idle(worker)
+
+    def _make_idle(self, worker: _Worker) -> None:
         if self.batches_per_worker_max is None or worker.num_batches < self.batches_per_worker_max:
             self._idle.append(worker)
             return
@@ -212,10 +243,11 @@ class Dispatcher:
         self._is_closed = self._is_terminated = True
         for window in self._windows:
             window.close()
-        for worker in (*self._idle, *self._busy):
+        for worker in (*self._idle, *self._busy, *self._restarting):
             with contextlib.suppress(RayError):  # the session is over
                 kill(worker.actor)
         self._idle.clear()
+        self._restarting.clear()
 
     def _end(self, worker: _Worker) -> None:
         with contextlib.suppress(RayError):
