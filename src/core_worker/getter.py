@@ -312,11 +312,17 @@ class Getter:
         core = self._core
         waiter = Waiter(core.reactor)
         answer: list[_Found] = []
-        failure: list[RpcError] = []
+        failure: list[RpcError | RaySystemError] = []
 
-        def done(found: list[Any], error: RpcError | None) -> None:
-            # A view is its pin's owner from the first moment, also if nobody waits any more.
-            answer.extend((item, core.store.view(item) if item.state == FOUND else None) for item in found)
+        def done(found: list[Any], error: RpcError | RaySystemError | None) -> None:
+            try:
+                # A view is its pin's owner from the first moment, also if nobody waits any more.
+                answer.extend((item, core.store.view(item) if item.state == FOUND else None) for item in found)
+            except RaySystemError as not_opened:
+                error = not_opened
+                for item in found[len(answer) :]:
+                    if item.state == FOUND:
+                        core.store.release(item.object_id)
             for item in found:
                 if item.state == FOUND and item.pulled:
                     self.tell_location(item.object_id)
@@ -328,10 +334,12 @@ class Getter:
         wait(waiter, None)
         if not waiter.done:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-        if failure:
-            if failure[0].code is StatusCode.RESOURCE_EXHAUSTED:
-                raise ObjectStoreFullError(failure[0].message)
-            raise RaySystemError(f"the object store failed: {failure[0]}")
+        for error in failure:
+            if isinstance(error, RaySystemError):
+                raise error
+            if error.code is StatusCode.RESOURCE_EXHAUSTED:
+                raise ObjectStoreFullError(error.message)
+            raise RaySystemError(f"the object store failed: {error}")
         return answer
 
     def tell_location(self, object_id: bytes) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
 from ray_mono.common.mapped_file import MappedFile
-from ray_mono.common.private_files import open_file
+from ray_mono.common.private_files import UntrustedPathError, open_file
 from ray_mono.core_worker import bulk_write
 from ray_mono.core_worker.serialization import Serialized
 from ray_mono.protobuf import common_pb2, object_manager_pb2
@@ -110,12 +110,18 @@ class PlasmaClient:
 
     def _writable(self) -> MappedFile:
         if self._write_map is None:
-            fd = open_file(self._path, os.O_RDWR)
+            fd = self._open(os.O_RDWR)
             try:
                 self._write_map = MappedFile(fd, self._capacity_bytes)
             finally:
                 os.close(fd)
         return self._write_map
+
+    def _open(self, flags: int) -> int:
+        try:
+            return open_file(self._path, flags)
+        except (OSError, UntrustedPathError) as error:  # its node is going, or no descriptor is left, or it is not ours
+            raise RaySystemError(f"the memory of this node's object store cannot be opened: {error}") from None
 
     def _on_pressure(self, pressure: Any) -> None:
         """The store is full: references in cycles of garbage here may be what holds it. Not on this thread: finalizers run user code."""
@@ -146,9 +152,9 @@ class PlasmaClient:
         self._stub.Get.start(request, lambda reply, error: on_done(list(reply.objects) if reply is not None else [], error))
 
     def view(self, found: Any) -> memoryview:
-        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them."""
+        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them. Raises RaySystemError."""
         if self._read_map is None:
-            fd = open_file(self._path)
+            fd = self._open(os.O_RDONLY)
             try:
                 self._read_map = mmap.mmap(fd, self._capacity_bytes, prot=mmap.PROT_READ)
             finally:

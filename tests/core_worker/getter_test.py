@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import GetTimeoutError
+from ray_mono.common.exceptions import GetTimeoutError, RaySystemError
 from ray_mono.core_worker import getter as getter_module
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_calls import Actor
@@ -161,6 +161,21 @@ def test_a_task_that_needs_a_copy_says_that_it_waits(core: Any, locations: list[
     core.getter.before_blocking = core.store.is_blocked.set
     assert core.getter.get_ids([b"large"], None) == [b"large"]
     assert core.raylet.told == ["NotifyBlocked", "NotifyUnblocked"]
+
+
+def test_a_store_whose_memory_cannot_be_opened_ends_the_get_and_keeps_no_pin(core: Any) -> None:
+    released: list[bytes] = []
+
+    def view(found: Any) -> bytes:
+        raise RaySystemError("the memory of this node's object store cannot be opened")
+
+    core.store.view, core.store.release = view, released.append
+    core.store.has = {b"one", b"other"}
+    for name in core.store.has:
+        core.memory_store.put_in_store(name, [HERE], 1)
+    with pytest.raises(RaySystemError, match="cannot be opened"):
+        core.getter.get_ids([b"one", b"other"], None)
+    assert released == [b"one", b"other"]
 
 
 def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any) -> None:

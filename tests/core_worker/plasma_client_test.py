@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.private_files import UntrustedPathError
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.plasma_client import PlasmaClient
 from ray_mono.protobuf import object_manager_pb2
 from tests.other_user import give_away, needs_another_user
@@ -55,12 +55,20 @@ def test_one_that_another_user_put_in_its_place_is_neither_read_nor_written(stor
     give_away(store_file)
     client = client_of(store_file)
     for use in (lambda: client.view(FOUND), client._writable):
-        with pytest.raises(UntrustedPathError, match="belongs to user id"):
+        with pytest.raises(RaySystemError, match="belongs to user id"):
             use()
 
 
 def test_a_link_in_its_place_is_not_followed(store_file: Path) -> None:
     link = store_file.with_name("link")
     link.symlink_to(store_file)
-    with pytest.raises(OSError, match="Too many levels"):
+    with pytest.raises(RaySystemError, match="Too many levels"):
         client_of(link).view(FOUND)
+
+
+def test_one_that_is_gone_is_told_as_that(store_file: Path) -> None:
+    client = client_of(store_file)
+    store_file.unlink()
+    for use in (lambda: client.view(FOUND), client._writable):
+        with pytest.raises(RaySystemError, match="cannot be opened"):
+            use()
