@@ -68,7 +68,7 @@ class ReplyTo:
     def __init__(self) -> None:
         self._answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    def reply(self, message: Any) -> None:
+    def reply(self, message: Any, rings: bool = True) -> None:
         if not self._answer.done():
             self._answer.set_result(message)
 
