@@ -1,4 +1,4 @@
-"""Every number that the API takes: what cannot be is refused at once by its name, and numbers of numpy are numbers."""
+"""Every number and flag that the API takes: what cannot be is refused at once by its name, and numbers of numpy are numbers."""
 
 from __future__ import annotations
 
@@ -104,6 +104,29 @@ TWO, HALF = np.int64(2), np.float32(0.5)
 )
 def test_numbers_of_numpy_are_numbers(call: Callable[[], Any]) -> None:
     assert call()
+
+
+FLAGS: dict[str, Callable[[Any], object]] = {
+    "fetch_local": lambda value: ray.wait([ray.put(1)], fetch_local=value),
+    "no_restart": lambda value: ray.kill(Actor.remote(), no_restart=value),
+    "force": lambda value: ray.cancel(function.remote(), force=value),
+    "recursive": lambda value: ray.cancel(function.remote(), recursive=value),
+    "all_namespaces": lambda value: ray.util.list_named_actors(all_namespaces=value),
+    "local_mode": lambda value: ray.init(local_mode=value),
+    "ignore_reinit_error": lambda value: ray.init(ignore_reinit_error=value),
+    "configure_logging": lambda value: ray.init(configure_logging=value, ignore_reinit_error=True),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_is_true_or_false(name: str) -> None:
+    for value in ("no", "", 0, 1, None, [True]):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got "):
+            FLAGS[name](value)
+
+
+def test_a_flag_of_numpy_is_a_flag() -> None:
+    assert ray.wait([ray.put(1)], fetch_local=np.bool_(False))[1] == []
 
 
 @pytest.mark.parametrize("forever", [math.inf, 1e30, HUGE, 1e9, np.float64(np.inf)])

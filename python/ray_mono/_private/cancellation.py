@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono._private.auto_init import connected_core
+from ray_mono._private.number_checks import flag
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 
@@ -32,7 +33,7 @@ def cancel(
             f"cancel() takes an ObjectRef or an ObjectRefGenerator, got {ray_waitable!r} of type {type(ray_waitable).__name__};"
             " kill() ends an actor"
         )
-    core.cancellation.cancel(ref, bool(force), bool(recursive))
+    core.cancellation.cancel(ref, flag("force", force), flag("recursive", recursive))
 
 
 class LocalCancellation:

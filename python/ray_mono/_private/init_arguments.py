@@ -12,7 +12,7 @@ from typing import Any
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logging_config import LoggingConfig
-from ray_mono._private.number_checks import AMOUNT_MAX, is_number, plain
+from ray_mono._private.number_checks import AMOUNT_MAX, flag, is_number, plain
 from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.
@@ -90,8 +90,8 @@ def make(
         raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
-    if log_to_driver is not None and not isinstance(log_to_driver, bool):
-        raise TypeError(f"log_to_driver must be True or False, got {log_to_driver!r} of type {type(log_to_driver).__name__}")
+    if log_to_driver is not None:
+        log_to_driver = flag("log_to_driver", log_to_driver)
     config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
     logging_config = config.py_logging_config if logging_config is None else logging_config
     if logging_config is not None and not isinstance(logging_config, LoggingConfig):

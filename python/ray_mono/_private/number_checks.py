@@ -1,4 +1,4 @@
-"""Numbers that users give: what they may be, in which range, and those of numpy and its like as Python's own."""
+"""Numbers and flags that users give: what they may be, in which range, and those of numpy and its like as Python's own."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ def plain(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """Of a plain value. True and False are none: who gives them meant another argument."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False. Raises TypeError: whoever gives "no", 0 or None may mean the other one."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
+
+
+def flags(**named: Any) -> None:
+    """Checks several."""
+    for name, value in named.items():
+        flag(name, value)
 
 
 def seconds(value: Any, name: str = "timeout") -> float | None:

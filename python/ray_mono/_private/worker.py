@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
 from ray_mono._private.auto_init import connected_core
-from ray_mono._private.number_checks import is_number, plain
+from ray_mono._private.number_checks import flag, flags, is_number, plain
 from ray_mono._private.ray_context import RayContext
 from ray_mono._private.short_tracebacks import shortened
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
@@ -92,8 +92,7 @@ def init(
         address: "host:port" or "auto" joins a cluster that runs; "local" starts one; None means
             RAY_MONO_ADDRESS, else this user's cluster on this machine that `start` made, else a new one,
             which ends with this process.
-        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by
-            default what the machine has.
+        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by default what is there.
         local_mode: tasks run in this process, one after another, without a cluster.
         ignore_reinit_error: return the present context where this process is connected already.
         log_to_driver: print here what workers of this job print; default True.
@@ -104,10 +103,11 @@ def init(
         private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory.
 
     Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
-    Raises RuntimeError if the process is connected already, or the cluster runs another version;
-    ConnectionError if no cluster answers; ValueError or TypeError for arguments that cannot be.
+    Raises RuntimeError if the process is connected already, or the cluster runs another version; ConnectionError if no
+    cluster answers; ValueError or TypeError for arguments that cannot be.
     """
     global _session
+    flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)
     with _lock:
         if is_initialized():
             return _present_context(ignore_reinit_error)
@@ -302,7 +302,7 @@ def wait(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
     check_references("wait", ray_waitables, WAITABLES)
-    timeout_s = checked_timeout_s(timeout, "wait")
+    timeout_s, fetch_local = checked_timeout_s(timeout, "wait"), flag("fetch_local", fetch_local)
     core = connected_core()
     if not ray_waitables:
         return [], []
@@ -340,7 +340,7 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill() takes an actor's handle, got {actor!r} of type {type(actor).__name__}")
-    actor._ray_connected_core().kill_actor(actor._ray_state.actor_id, no_restart)
+    actor._ray_connected_core().kill_actor(actor._ray_state.actor_id, flag("no_restart", no_restart))
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:

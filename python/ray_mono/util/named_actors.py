@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono._private.auto_init import connected_core
+from ray_mono._private.number_checks import flag
 from ray_mono.protobuf import gcs_pb2
 
 TIMEOUT_S = 30.0
@@ -12,8 +13,7 @@ TIMEOUT_S = 30.0
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of the living named actors of this namespace; for all, dicts with "name" and "namespace"."""
-    if not isinstance(all_namespaces, bool):
-        raise TypeError(f"all_namespaces must be True or False, got {all_namespaces!r}")
+    all_namespaces = flag("all_namespaces", all_namespaces)
     core = connected_core()
     request = gcs_pb2.ListNamedActorsRequest(all_namespaces=all_namespaces, namespace=core.namespace)
     actors = core.gcs.ListNamedActors(request, timeout_s=TIMEOUT_S).actors
