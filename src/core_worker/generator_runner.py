@@ -6,7 +6,7 @@
 
 How items travel, and what is too much, is item_sender.py's. A generator that rests frees its task's CPUs, as a `get` does. If the owner's
 process goes, or an actor's call is cancelled, the generator is closed between two items; if only the user's generator object goes, it
-runs to its end, as in Ray, and what it yields is thrown away.
+runs to its end, as in Ray, and what it yields is thrown away. What `yield` gives the user's code is a StreamingGeneratorStats.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ray_mono.core_worker.call import Call
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.item_sender import ItemSender
+from ray_mono.core_worker.object_ref_generator import StreamingGeneratorStats
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 
@@ -63,10 +65,17 @@ class GeneratorRunner:
         if spec.num_returns >= 0:
             return first_items(generator, spec.num_returns, spec.name, not spec.retry_exceptions)
         sender = self._open(call, task)
+        stats: StreamingGeneratorStats | None = None
         try:
-            for value in generator:
+            while True:
+                try:
+                    value = generator.send(stats if _takes(generator) else None)
+                except StopIteration:
+                    break
+                started_s = time.perf_counter()
                 if not sender.is_stopped:
                     sender.put(value)
+                stats = StreamingGeneratorStats(time.perf_counter() - started_s)
                 del value
                 if sender.is_full:
                     self._rest(sender)
@@ -77,18 +86,25 @@ class GeneratorRunner:
             self._close(sender, call)
         return STREAMED
 
-    async def run_async(self, call: Call, task: TaskContext, generator: AsyncGeneratorType[Any, None]) -> Any:
+    async def run_async(self, call: Call, task: TaskContext, generator: AsyncGeneratorType[Any, Any]) -> Any:
         """Runs an async generator on an event loop, which goes on while the generator rests."""
         if call.spec.num_returns >= 0:
             raise TypeError(
                 f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
             )
         sender = self._open(call, task)
+        stats: StreamingGeneratorStats | None = None
         try:
             async with contextlib.aclosing(generator):
-                async for value in generator:
+                while True:
+                    try:
+                        value = await generator.asend(stats)
+                    except StopAsyncIteration:
+                        break
+                    started_s = time.perf_counter()
                     if not sender.is_stopped:
                         sender.put(value)
+                    stats = StreamingGeneratorStats(time.perf_counter() - started_s)
                     del value
                     if sender.is_full:
                         await self._rest_async(sender)
@@ -137,6 +153,14 @@ class GeneratorRunner:
                 if sender.start_wait(partial(_set_on, loop, room)):
                     return
             await room.wait()
+
+
+def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:
+    """Whether it may be sent a value. One that is in `yield from` hands it on, and not every iterator takes any."""
+    inner = generator.gi_yieldfrom
+    while type(inner) is GeneratorType:
+        inner = inner.gi_yieldfrom
+    return inner is None or hasattr(inner, "send")
 
 
 def _set_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

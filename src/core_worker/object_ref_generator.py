@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.core_worker.futures import SessionEnded
@@ -40,6 +40,13 @@ class ItemSource(Protocol):
     def when_next(self, callback: Callable[[], None]) -> bool: ...
 
     def forget_waiter(self, callback: Callable[[], None]) -> None: ...
+
+
+class StreamingGeneratorStats(NamedTuple):
+    """What a generator gets from its `yield` where it runs as a task: about the item that it yielded. In local mode it gets None."""
+
+    object_creation_dur_s: float
+    """How long it took to make an object of it."""
 
 
 class ObjectRefGenerator(Generic[T_co]):
@@ -126,6 +133,9 @@ class ObjectRefGenerator(Generic[T_co]):
     def is_finished(self) -> bool:
         """Whether the task has ended and every item was taken."""
         return self._source.is_finished
+
+    _stream_exhausted = is_finished
+    """The name by which Ray's libraries ask."""
 
     def completed(self) -> ObjectRef[Any]:
         """A reference that is ready when the task ends: its value is None, or the error if it did not end by itself."""

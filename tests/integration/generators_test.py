@@ -222,6 +222,24 @@ def test_calls_beside_a_stream_of_the_same_actor_are_answered() -> None:
     assert asyncio.run(publish_and_listen()) == list(range(-1, 300))
 
 
+def test_a_generator_is_told_how_long_its_items_took_to_become_objects() -> None:
+    def told() -> Any:
+        before = yield "first"
+        yield before
+        yield from (2, 3)
+        yield (yield np.zeros(LARGE)).object_creation_dur_s > 0
+
+    class Teller:
+        async def told(self) -> Any:
+            yield (yield "first")
+
+    for stream in (ray.remote(told).remote(), ray.remote(Teller).remote().told.remote()):
+        first, before, *rest = [ray.get(reference) for reference in stream]
+        assert first == "first" and before.object_creation_dur_s > 0
+        assert rest == [] or (rest[:2], rest[3:]) == ([2, 3], [True])
+        assert stream._stream_exhausted()
+
+
 # ---------------------------------------------------------------- limits, and what is left
 
 

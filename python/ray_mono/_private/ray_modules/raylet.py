@@ -12,7 +12,11 @@ from ray_mono.common.ids import (
     WorkerID,
 )
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_mono.core_worker.object_ref_generator import (
+    DynamicObjectRefGenerator,
+    ObjectRefGenerator,
+    StreamingGeneratorStats,
+)
 
 ObjectID = ObjectRef
 StreamingObjectRefGenerator = ObjectRefGenerator
@@ -30,6 +34,7 @@ __all__ = [
     "ObjectRefGenerator",
     "PlacementGroupID",
     "RAY_NODE_ID_KEY",
+    "StreamingGeneratorStats",
     "StreamingObjectRefGenerator",
     "TaskID",
     "UniqueID",
