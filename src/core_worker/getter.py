@@ -2,16 +2,16 @@
 
 A get has two steps: wait until the memory store knows each value or its whereabouts, or that one of them is an error,
 which is raised at once (of several the first in the order that was asked for, as in Ray); then fetch from the node's
-store those that live in stores, all in one request. What is in this node's store already is no reason to say that this
-task waits. Unpickling runs user code and happens outside of the lock. References that come out of a value are
-registered with their owners while the value itself is held (ARCHITECTURE, rule 3); those that come with a task's
-arguments wait for its end.
+stores those that live in stores, all in one request. What is in this node's store already, or is there and only its
+owner knows it, is no reason to say that this task waits. Unpickling runs user code and happens outside of the lock.
+References that come out of a value are registered with their owners while the value itself is held (ARCHITECTURE,
+rule 3); those that come with a task's arguments wait for its end.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import (
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 FETCH_ATTEMPTS_MAX = 5
 """How often owners are asked anew where an object is, before it counts as lost."""
+OWNERS_ANSWER_S = 0.01
+"""How long owners may take to say that a value is there, without the task counting as one that waits."""
 WATCHED_MAX = 10_000
 """How many missing values one `get` has itself told of at a time."""
 CALLS_TOLD_MAX = 3
@@ -107,6 +109,28 @@ class Getter:
                         self._num_blocked -= 1
                         if self._num_blocked == 0:
                             core.raylet.NotifyUnblocked.notify(self._notice())
+
+    def wait_for(self, object_ids: Iterable[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
+        """blocking_wait for values. Where all that is missing belongs to others, it may be there already: their owners are given the time
+        to say so before the task's CPUs are told to be free."""
+        if self.tells_raylet and not waiter.done and self._asks_owners_only(object_ids):
+            if timeout_s is not None and timeout_s <= OWNERS_ANSWER_S:
+                return self._core.reactor.wait(waiter, timeout_s)
+            if self._core.reactor.wait(waiter, OWNERS_ANSWER_S):
+                return True
+            if timeout_s is not None:
+                timeout_s -= OWNERS_ANSWER_S
+        return self.blocking_wait(waiter, timeout_s)
+
+    def _asks_owners_only(self, object_ids: Iterable[bytes]) -> bool:
+        core = self._core
+        with core.lock:
+            for object_id in object_ids:
+                if not core.memory_store.is_ready(object_id):
+                    row = core.references.get(object_id)
+                    if row is None or row.owner is None:
+                        return False
+        return True
 
     def task_begins(self) -> None:
         """A worker starts a normal task: waits of threads that earlier tasks left behind are not this one's."""
@@ -209,7 +233,7 @@ class Getter:
                         return False
                     self._ended_by_errors.append(ends)
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            self.blocking_wait(waiter, left_s)
+            self.wait_for(object_ids, waiter, left_s)
         finally:
             with core.lock:
                 if ends in self._ended_by_errors:

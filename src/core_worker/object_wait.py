@@ -78,7 +78,7 @@ class ObjectWait:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
             try:
-                self._getter.blocking_wait(waiter, left_s)
+                self._getter.wait_for(pending + elsewhere, waiter, left_s)
             finally:
                 with core.lock:
                     for object_id in pending:

@@ -173,6 +173,7 @@ class Reactor:
                 self._standby.set()
         elif part == SLEEPS:
             self._lead.sleepers.discard(waiter)
+            waiter._event = None  # it may wait again, and lead then
         elif part == NESTED and not self._is_freed:
             # The wait below this one looks as well: what was rung for it may have ended our polls.
             self._lead.rise()

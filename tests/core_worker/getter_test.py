@@ -75,6 +75,7 @@ def core() -> Iterator[Any]:
         node_id=HERE,
         worker_id=b"me",
         memory_store=MemoryStore(),
+        references={},
         store=FakeStore(reactor.lock),
         raylet=Notices(),
         ownership=SimpleNamespace(ask_owner=lambda object_id: None),
@@ -91,6 +92,11 @@ def core() -> Iterator[Any]:
 def fail(core: Any, object_id: bytes, error: BaseException) -> None:
     value = serialization.serialize_error(error)
     core.memory_store.put_inline(object_id, value.metadata, value.to_bytes())
+
+
+def small(value: Any) -> tuple[bytes, bytes]:
+    serialized = serialization.serialize(value)
+    return serialized.metadata, serialized.to_bytes()
 
 
 def expect(core: Any, *object_ids: bytes) -> None:
@@ -176,6 +182,27 @@ def test_a_store_whose_memory_cannot_be_opened_ends_the_get_and_keeps_no_pin(cor
     with pytest.raises(RaySystemError, match="cannot be opened"):
         core.getter.get_ids([b"one", b"other"], None)
     assert released == [b"one", b"other"]
+
+
+def test_a_task_that_asks_an_owner_for_what_is_there_does_not_say_that_it_waits(core: Any) -> None:
+    def answer() -> None:
+        with core.lock:
+            core.memory_store.put_inline(b"its", *small(b"value"))
+
+    expect(core, b"its")
+    core.references[b"its"] = SimpleNamespace(owner=b"another worker")
+    core.ownership.ask_owner = lambda object_id: threading.Thread(target=answer).start()
+    assert core.getter.get_ids([b"its"], None) == [b"value"]
+    assert core.raylet.told == []
+
+
+@pytest.mark.parametrize("owner", [b"another worker", None])
+def test_a_task_whose_value_is_not_made_yet_says_that_it_waits(core: Any, owner: bytes | None) -> None:
+    expect(core, b"later")
+    core.references[b"later"] = SimpleNamespace(owner=owner)
+    while_it_waits(core, lambda: core.memory_store.put_inline(b"later", *small(b"value")))
+    assert core.getter.get_ids([b"later"], None) == [b"value"]
+    assert core.raylet.told == ["NotifyBlocked", "NotifyUnblocked"]
 
 
 def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any) -> None:
