@@ -25,9 +25,13 @@ class CrowdWarnings:
         if num_workers < self._warn_at:
             return []
         self._warn_at = 2 * num_workers
-        message = (
-            f"Node {self._host} runs {num_workers} worker processes and has {self._num_cpus} CPUs: {num_actors} are actors, and"
-            f" {num_blocked} wait in get() or wait(), so that others were started to do their work. Each takes memory: nest fewer"
-            " waits, make fewer actors, or let tasks ask for more CPUs."
-        )
+        message = f"Node {self._host} runs {num_workers} worker processes and has {self._num_cpus} CPUs: {num_actors} are actors"
+        if num_blocked:
+            message += f", and {num_blocked} wait in get() or wait(), so that others were started to do their work"
+        num_others = num_workers - num_actors - num_blocked
+        if num_others > self._num_cpus:
+            message += f"; {num_others} are kept for the jobs and runtime environments that they served"
+        advice = ["nest fewer waits"] * bool(num_blocked) + ["make fewer actors"] * bool(num_actors)
+        advice += ["use fewer runtime environments"] * (num_others > self._num_cpus) + ["let tasks ask for more CPUs"]
+        message += f". Each takes memory: {', or '.join(advice)}."
         return [WarnJob(b"", "worker_pool_large", message)]
