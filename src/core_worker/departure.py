@@ -46,6 +46,9 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
         executor.actor.close()
     if not executor.owes_answer:
         _stay_while_needed(core, executor.actor)
+    if executor.actor is None:
+        # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
+        core.raylet.NotifyLeaving.notify(raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id))
     process_end.run()
     core.shutdown()
     flush_output()

@@ -105,7 +105,7 @@ def _finish_job(core: CoreWorker) -> None:
 
 def _on_raylet_lost(core: CoreWorker | None, reason: str) -> None:
     """The node died under this driver: everything that waits fails. Lock held."""
-    if core is None or core.reactor.is_closed or core.is_leaving:
+    if core is None or core.reactor.is_closed:
         return
     logger.error("The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.", reason, core.session_dir)
     for task in list(core.tasks.pending.values()):

@@ -189,5 +189,5 @@ class Membership:
             raise RaySystemError(f"this process could not join the cluster at {raylet_socket}: {error}") from None
         with self.reactor.lock:
             self.servicer.core = core
-            raylet.on_close(on_raylet_lost)
+            raylet.on_close(lambda reason: None if core.is_leaving else on_raylet_lost(reason))
         return core

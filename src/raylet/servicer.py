@@ -67,6 +67,14 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._raylet.worker_blocked(request.worker_id, request.lease_id, False)
         return common_pb2.Empty()
 
+    async def NotifyLeaving(
+        self, request: raylet_pb2.NotifyLeavingRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        client = self._raylet.clients.get(request.worker_id)
+        if client is not None and not client.ordered_cause.kind:
+            client.ordered_cause.kind = common_pb2.DeathCause.EXITED
+        return common_pb2.Empty()
+
     async def RequestWorkerLease(
         self, request: raylet_pb2.RequestWorkerLeaseRequest, context: CallContext
     ) -> raylet_pb2.RequestWorkerLeaseReply:

@@ -114,6 +114,28 @@ def test_a_function_that_carries_too_much_is_warned_of_and_then_refused(driver: 
     assert re.search(r"refused: .*96 MiB.* at most 95 MiB", output), output
 
 
+def test_workers_that_end_after_their_last_call_are_no_news(driver: Any) -> None:
+    source = """
+        import os, time
+        import ray_mono as ray
+
+        session_dir = ray.init("auto").address_info["session_dir"]
+
+        @ray.remote(max_calls=1)
+        def once():
+            return os.getpid()
+
+        pids = ray.get([once.remote() for _ in range(20)], timeout=60)
+        log = open(os.path.join(session_dir, "logs", "raylet.err"))
+        seen = ""
+        while not all(f"pid {pid} exited" in seen for pid in pids):
+            seen += log.read()
+            time.sleep(0.01)
+        assert all(f"pid {pid} exited with code 0" in seen for pid in pids), seen
+    """
+    assert "worker died" not in driver(source).check_ended_well()
+
+
 def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a_loop(
     driver: Any, tmp_path: Path
 ) -> None:
