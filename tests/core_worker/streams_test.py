@@ -8,7 +8,7 @@ from typing import Any
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call import Reply
-from ray_mono.core_worker.streams import Stream
+from ray_mono.core_worker.streams import Stream, Streams
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.fake_core import FakeCore
 
@@ -138,3 +138,9 @@ def test_an_error_is_the_last_item() -> None:
     assert values(core, 2) == [b"one", b"why"] and stream.is_finished
     assert len(core.references) == 3  # with the one in the error
     del refs
+
+
+def test_items_of_a_task_that_nobody_knows_any_more_leave_the_store() -> None:
+    core, executor, _ = make()
+    Streams(core).received(executor, TASK_ID, part(4, b"inline", None, None))  # type: ignore[arg-type]
+    assert core.freed == [(item_id(5), [ELSEWHERE]), (item_id(6), [ELSEWHERE])]

@@ -54,13 +54,15 @@ def test_a_restored_store_has_what_was_written() -> None:
     before.put(b"\x00ns", b"\xffkey", b"first value", overwrite=True)
     before.put(b"\x00ns", b"\xffkey", b"value", overwrite=True)
     before.put(b"\x00ns", b"\xffkey", b"not written", overwrite=False)
-    before.put(b"ns", b"gone", b"value", overwrite=True)
+    for key in (b"gone", b"job:1", b"job:2", b"job:3", b"stays"):
+        before.put(b"ns", key, b"value", overwrite=True)
     before.delete(b"ns", b"gone", by_prefix=False)
+    before.delete(b"ns", b"job:", by_prefix=True)
     after = KeyValueStore(Rows())
     after.restore(rows.rows)
     assert after.get(b"", b"") == b"empty names"
     assert after.get(b"\x00ns", b"\xffkey") == b"value"
-    assert after.get(b"ns", b"gone") is None
+    assert after.keys(b"ns", b"") == [b"stays"]
 
 
 def test_row_keys_can_be_taken_apart() -> None:
