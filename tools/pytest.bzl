@@ -36,7 +36,7 @@ def pytest_test(name, srcs, deps = [], size = "small", whole_machine = False, **
         **kwargs
     )
 
-def pytest_directory(deps = [], size = "small", sizes = {}, exclude = [], **kwargs):
+def pytest_directory(deps = [], size = "small", sizes = {}, exclude = [], other_users = [], **kwargs):
     """A test target for every *_test.py of the folder; a new file needs no line here.
 
     What else is in the folder (conftest.py, helpers) becomes the library `support`, which all tests get.
@@ -46,12 +46,13 @@ def pytest_directory(deps = [], size = "small", sizes = {}, exclude = [], **kwar
       size: of those that `sizes` does not name.
       sizes: by target name: what takes longer than the others.
       exclude: test files that have a target of their own.
+      other_users: names of targets that act as another user where root runs them: Bazel's sandbox has only one.
       **kwargs: of pytest_test.
     """
     files = native.glob(["**/*_test.py"], exclude = exclude)
-    unknown = [name for name in sizes if name + ".py" not in files]
+    unknown = [name for name in list(sizes) + other_users if name + ".py" not in files]
     if unknown:
-        fail("sizes names tests that are not there: {}".format(unknown))
+        fail("sizes or other_users name tests that are not there: {}".format(unknown))
     native.py_library(
         name = "support",
         srcs = native.glob(["**/*.py"], exclude = ["**/*_test.py"]),
@@ -66,6 +67,7 @@ def pytest_directory(deps = [], size = "small", sizes = {}, exclude = [], **kwar
             size = sizes.get(name, size),
             srcs = [file],
             deps = [":support", "//tests:every_support"],
+            tags = ["no-sandbox"] if name in other_users else [],
             **kwargs
         )
     sources()
