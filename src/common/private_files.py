@@ -2,7 +2,7 @@
 
 Who may rename an entry of a directory decides what a path through it means: the directory's owner, and whoever may write it, unless it
 is sticky. So a path is trusted when each directory and each link on its way belongs to us or to root, and none of them can be written
-by everybody, or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
+by others (others_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
 descriptors, and may be used by its name from then on. What is opened in a directory that others may write, like /dev/shm, is looked at
 through its descriptor before it is believed.
 
@@ -61,15 +61,15 @@ def check_on_the_way(path: Path, status: os.stat_result) -> None:
     """Raises UntrustedPathError unless only we and root decide what a directory's entries are, or where a link leads."""
     if not is_trusted_owner(status.st_uid) and not _is_unmapped(status.st_uid):
         raise UntrustedPathError(f"{path} belongs to user id {status.st_uid}, who can replace what is in it")
-    is_open_to_all = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-    if stat.S_ISDIR(status.st_mode) and is_open_to_all:
-        raise UntrustedPathError(f"every user can replace what is in {path}: it is not sticky")
+    if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and others_can_write(status):
+        whose = "every user" if status.st_mode & stat.S_IWOTH else f"each member of group {status.st_gid}"
+        raise UntrustedPathError(f"{whose} can replace what is in {path}: it is not sticky")
 
 
 def open_file(
     path: str | Path, flags: int = os.O_RDONLY, dir_fd: int | None = None, follow: bool = False
 ) -> int:
-    """A descriptor of a regular file of ours or root's that not everybody can write. Never waits, and follows no link but where asked to.
+    """A descriptor of a regular file of ours or root's that no other can write. Never waits, and follows no link but where asked to.
 
     Raises UntrustedPathError, OSError (ELOOP for a link).
     """
@@ -83,12 +83,20 @@ def open_file(
             raise UntrustedPathError(
                 f"{path} belongs to user id {status.st_uid}: it must be ours ({os.getuid()}) or root's"
             )
-        if status.st_mode & stat.S_IWOTH:
-            raise UntrustedPathError(f"every user can write {path}: it is not trusted")
+        if others_can_write(status):
+            raise UntrustedPathError(f"other users can write {path}: it is not trusted")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Whether somebody besides us and root may write it. Group 0 is root's, and a group with our own number is ours alone, as systems
+    that give each user a group make it."""
+    is_of_own_group = status.st_gid == os.getuid() == os.getegid()
+    by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not is_of_own_group
+    return bool(status.st_mode & stat.S_IWOTH or by_group)
 
 
 def is_trusted_owner(uid: int) -> bool:

@@ -65,6 +65,41 @@ def test_a_directory_that_everybody_writes_is_trusted_only_where_it_is_sticky(pl
 
 
 @needs_another_user
+def test_a_directory_whose_group_can_write_it_is_trusted_where_that_is_roots_or_our_own(place: Path) -> None:
+    above = place.parent
+    (place / "file").touch(0o600)
+    for path, mode in ((above, 0o775), (place / "file", 0o660)):
+        os.chown(path, -1, OTHER_UID)
+        path.chmod(mode)
+    with pytest.raises(UntrustedPathError, match=f"each member of group {OTHER_UID} can replace .*{above}"):
+        open_directory(place)
+    with pytest.raises(UntrustedPathError, match="other users can write"):
+        open_file(place / "file")
+    above.chmod(0o1775)
+    assert opened(place) == place
+    for path, mode in ((above, 0o775), (place / "file", 0o660)):
+        os.chown(path, -1, 0)
+        path.chmod(mode)
+    assert opened(place) == place
+    os.close(open_file(place / "file"))
+
+
+@pytest.mark.parametrize(
+    ("uid", "egid", "gid", "is_refused"),
+    [(7, 7, 7, False), (7, 7, 8, True), (7, 8, 7, True), (7, 8, 8, True), (7, 7, 0, False)],
+)
+def test_a_group_is_ones_own_where_it_has_the_users_number(
+    place: Path, monkeypatch: pytest.MonkeyPatch, uid: int, egid: int, gid: int, is_refused: bool
+) -> None:
+    place.chmod(0o770)
+    status = place.stat()
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setattr(os, "getegid", lambda: egid)
+    given = os.stat_result((*status[:5], gid, *status[6:]))
+    assert private_files.others_can_write(given) == is_refused
+
+
+@needs_another_user
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
 @pytest.mark.parametrize("level", [0, 1])
 def test_another_users_directory_is_not_trusted_wherever_it_is_on_the_way(
@@ -106,7 +141,7 @@ def test_a_file_is_opened_only_where_it_is_one_and_ours(place: Path) -> None:
         open_file(place / "link")
     os.close(open_file(place / "link", follow=True))
     path.chmod(0o606)
-    with pytest.raises(UntrustedPathError, match="every user can write"):
+    with pytest.raises(UntrustedPathError, match="other users can write"):
         open_file(path)
     # Nobody writes to it: who opened it as a file would wait for ever.
     os.mkfifo(place / "pipe")

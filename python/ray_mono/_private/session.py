@@ -33,6 +33,7 @@ from ray_mono.common.private_files import (
     is_trusted_owner,
     open_directory,
     open_file,
+    others_can_write,
 )
 
 BASE_VARIABLE = "RAY_MONO_TMPDIR"
@@ -270,7 +271,7 @@ def _check_base(status: os.stat_result) -> None:
             f"it belongs to user id {status.st_uid}, neither to this user ({os.getuid()}) nor to root, and its owner"
             " can replace what is in it"
         )
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+    if others_can_write(status) and not status.st_mode & stat.S_ISVTX:
         raise UntrustedPathError("other users can replace what is in it: make it sticky")
 
 
@@ -297,11 +298,9 @@ def read_private(path: Path) -> str:
     """The text of a file that is ours and that no one else can write. Raises SessionError."""
     try:
         with open(open_file(path), encoding="utf-8", errors="replace") as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid != os.getuid() or status.st_mode & 0o022:
-                raise UntrustedPathError(
-                    f"{path} belongs to another user, or others can write it: it is not trusted"
-                )
+            owner = os.fstat(file.fileno()).st_uid
+            if owner != os.getuid():
+                raise UntrustedPathError(f"{path} belongs to user id {owner}: it is not trusted")
             return file.read()
     except UntrustedPathError as error:
         raise SessionError(str(error)) from error
