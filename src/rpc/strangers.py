@@ -6,12 +6,14 @@ milliseconds; so few strangers may stay, those that said less fewer, and the old
     stage      what it has said                                          at most, of one address
     SILENT     nothing, or less than a protocol's first message          128
     SHAKING    the handshake's first message                             256
-    HTTP2      HTTP/2's first message                                    24, and each of them half a second
+    WAITING    HTTP/2's first message                                    128
+    HTTP2      the same, and it is served                                16
 
-    enter ─► SILENT ─┬─► SHAKING ──► in (leave)          each of them ──► sent away: by a newer one, or STAY_S after it entered
-                     └─► HTTP2 ────► in (leave)
+    enter ─► SILENT ─┬─► SHAKING ───────────► in (leave)     each of them ──► sent away: by a newer one, or STAY_S after it entered
+                     └─► WAITING ─► HTTP2 ──► in (leave)
 
-HTTP/2 is dear: three descriptors, and gRPC's work to begin and end a connection. So there the newest goes while all are new.
+HTTP/2 is dear: three descriptors, and gRPC's work to begin and end a connection. So few are served at once, and the others wait in
+line: who was refused would only come back at once. Whoever is served has SERVED_S for himself; then he goes if others wait.
 A flood from one address only takes places from itself. Floods from many share TOTAL_MAX: there the address that has most gives one
 up. Addresses of IPv6 are counted by their network of 64 bits, which one machine can have all of.
 """
@@ -37,19 +39,27 @@ class Stage(enum.Enum):
     """In the order in which they are given up."""
 
     SILENT = "silent"
+    WAITING = "waiting"
     HTTP2 = "http2"
     SHAKING = "shaking"
 
 
-ADDRESS_MAX: Mapping[Stage, int] = {Stage.SILENT: 128, Stage.HTTP2: 24, Stage.SHAKING: 256}
-# How long the oldest is kept, though a newer one came.
-KEEP_S: Mapping[Stage, float] = {Stage.SILENT: 0.0, Stage.HTTP2: 0.5, Stage.SHAKING: 0.0}
+ADDRESS_MAX: Mapping[Stage, int] = {
+    Stage.SILENT: 128,
+    Stage.WAITING: 128,
+    Stage.HTTP2: 16,
+    Stage.SHAKING: 256,
+}
+# Enough for the round trips of a client that has the secret, on a busy machine.
+SERVED_S = 0.2
 
 
 @dataclass
 class _Entry:
     network: str
     stage: Stage
+    since_s: float
+    """When that stage began."""
     end_s: float
 
 
@@ -62,6 +72,8 @@ class Strangers(Generic[T]):
         # In the order of their entering, and so of their ends. Invariant: the same connections as in _by_network.
         self._entries: dict[T, _Entry] = {}
         self._by_network: dict[str, dict[Stage, dict[T, None]]] = {}
+        # Networks of which somebody waits, or did until a moment ago.
+        self._lines: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,20 +86,47 @@ class Strangers(Generic[T]):
         network = network_of(host)
         full = self._crowded() if len(self._entries) >= self._total_max else None
         victim = self._give_up_one(full) if full is not None else None
-        self._entries[stranger] = _Entry(network, Stage.SILENT, now_s + STAY_S)
+        self._entries[stranger] = _Entry(network, Stage.SILENT, now_s, now_s + STAY_S)
         self._by_network.setdefault(network, {stage: {} for stage in Stage})[Stage.SILENT][stranger] = None
-        return victim if victim is not None else self._bound(network, Stage.SILENT, now_s)
+        return victim if victim is not None else self._bound(network, Stage.SILENT)
 
     def advance(self, stranger: T, stage: Stage, now_s: float) -> T | None:
-        """It has said what that stage asks for. Its end stays the same. Returns who has to go, as enter does; it may be this one."""
+        """It has said what that stage asks for. Its end stays the same. Returns who has to go, as enter does."""
         entry = self._entries[stranger]
         if entry.stage is stage:
             return None
         stages = self._by_network[entry.network]
         del stages[entry.stage][stranger]
-        entry.stage = stage
+        entry.stage, entry.since_s = stage, now_s
         stages[stage][stranger] = None
-        return self._bound(entry.network, stage, now_s)
+        if stage is Stage.WAITING:
+            self._lines.add(entry.network)
+        return self._bound(entry.network, stage)
+
+    def serve(self, now_s: float) -> tuple[list[T], list[T]]:
+        """Lets those that wait be served while there are places. Returns them, and those that have to go for them. To be called when
+        somebody waits or goes, and every now and then while is_anyone_waiting."""
+        served, victims = [], []
+        for network in list(self._lines):
+            stages = self._by_network.get(network, {})
+            waiting, places = stages.get(Stage.WAITING, {}), stages.get(Stage.HTTP2, {})
+            while waiting:
+                if len(places) >= self._address_max[Stage.HTTP2]:
+                    oldest = next(iter(places))
+                    if now_s < self._entries[oldest].since_s + SERVED_S:
+                        break
+                    self.leave(oldest)
+                    victims.append(oldest)
+                first = next(iter(waiting))
+                self.advance(first, Stage.HTTP2, now_s)
+                served.append(first)
+            if not waiting:
+                self._lines.discard(network)
+        return served, victims
+
+    @property
+    def is_anyone_waiting(self) -> bool:
+        return bool(self._lines)
 
     def leave(self, stranger: T) -> None:
         """It is no stranger any more, or gone; nothing where it is not on the books."""
@@ -125,17 +164,16 @@ class Strangers(Generic[T]):
         everybody = list(self._entries)
         self._entries.clear()
         self._by_network.clear()
+        self._lines.clear()
         return everybody
 
-    def _bound(self, network: str, stage: Stage, now_s: float) -> T | None:
+    def _bound(self, network: str, stage: Stage) -> T | None:
         those = self._by_network[network][stage]
         if len(those) <= self._address_max[stage]:
             return None
-        victim = next(iter(those))
-        if now_s < self._entries[victim].end_s - STAY_S + KEEP_S[stage]:
-            victim = next(reversed(those))
-        self.leave(victim)
-        return victim
+        oldest = next(iter(those))
+        self.leave(oldest)
+        return oldest
 
     def _crowded(self) -> str | None:
         """The network that has most; the first of several."""

@@ -26,6 +26,8 @@ from ray_mono.rpc.strangers import STAY_S, Stage, Strangers
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ACCEPTS_PER_TURN = 32
 ACCEPT_RETRY_S = 0.5
+# How often HTTP/2 clients that wait are looked at.
+SERVE_S = 0.05
 # Of what follows a refused handshake.
 REST_BYTES_MAX = 64 << 10
 
@@ -135,6 +137,7 @@ class TcpDoor:
         self._strangers: Strangers[Stranger] = Strangers()
         self._sweep: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._serving: asyncio.TimerHandle | None = None
         self._log = LimitedLog(logger, self._loop.time)
 
     @property
@@ -148,7 +151,7 @@ class TcpDoor:
 
     def close(self) -> None:
         """Stops listening and ends every stranger."""
-        for timer in (self._sweep, self._retry):
+        for timer in (self._sweep, self._retry, self._serving):
             if timer is not None:
                 timer.cancel()
         if self._listener is not None:
@@ -211,12 +214,26 @@ class TcpDoor:
         self._on_client(stranger.sock, stranger.peer)
 
     def take_http2(self, stranger: Stranger) -> None:
-        assert self._on_http2 is not None
         self.unwatch(stranger)
-        self.advance(stranger, Stage.HTTP2)
-        if stranger in self._strangers:
-            stranger.is_taken = True
+        stranger.is_taken = True
+        self.advance(stranger, Stage.WAITING)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Hands on those HTTP/2 clients whose turn it is."""
+        if self._on_http2 is None or self._listener is None:
+            return
+        served, victims = self._strangers.serve(self._loop.time())
+        for victim in victims:
+            self._end(victim)
+        for stranger in served:
             self._on_http2(stranger)
+        if self._serving is None and self._strangers.is_anyone_waiting:
+            self._serving = self._loop.call_later(SERVE_S, self._serve_again)
+
+    def _serve_again(self) -> None:
+        self._serving = None
+        self._serve()
 
     def advance(self, stranger: Stranger, stage: Stage) -> None:
         self._end(self._strangers.advance(stranger, stage, self._loop.time()))
@@ -232,6 +249,7 @@ class TcpDoor:
 
     def forget(self, stranger: Stranger) -> None:
         self._strangers.leave(stranger)
+        self._serve()
 
     def unwatch(self, stranger: Stranger) -> None:
         if not stranger.is_gone:

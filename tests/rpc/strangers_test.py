@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mono.rpc.strangers import ADDRESS_MAX, KEEP_S, STAY_S, TOTAL_MAX, Stage, Strangers, network_of
+from ray_mono.rpc.strangers import ADDRESS_MAX, SERVED_S, STAY_S, TOTAL_MAX, Stage, Strangers, network_of
 
-SMALL = {Stage.SILENT: 2, Stage.SHAKING: 2, Stage.HTTP2: 1}
-KEPT_S = KEEP_S[Stage.HTTP2]
+SMALL = {Stage.SILENT: 2, Stage.SHAKING: 2, Stage.WAITING: 2, Stage.HTTP2: 1}
 
 
 def test_the_oldest_of_the_same_address_and_stage_makes_room() -> None:
@@ -33,13 +32,24 @@ def test_saying_the_same_again_makes_nobody_younger() -> None:
     assert "1" not in table and "2" in table
 
 
-def test_an_http2_client_is_kept_a_while_and_the_newest_goes_meanwhile() -> None:
+def test_http2_clients_wait_in_line_and_who_is_served_has_a_while_for_himself() -> None:
     table: Strangers[str] = Strangers({**SMALL, Stage.SILENT: 9})
-    for name in ("1", "2", "3"):
+    for name in ("1", "2", "3", "4"):
         table.enter(name, "a", 0.0)
-    assert table.advance("1", Stage.HTTP2, 0.0) is None
-    assert table.advance("2", Stage.HTTP2, KEPT_S / 2) == "2"
-    assert table.advance("3", Stage.HTTP2, KEPT_S) == "1"
+    table.enter("other", "b", 0.0)
+    for name in ("1", "2", "3"):
+        assert table.advance(name, Stage.WAITING, 0.0) is None
+        assert table.serve(0.0) == ((["1"], []) if name == "1" else ([], []))
+    # The line of one address is bounded as all else, and keeps nobody of another waiting.
+    assert table.advance("4", Stage.WAITING, 0.0) == "2"
+    table.advance("other", Stage.WAITING, 0.0)
+    assert table.serve(SERVED_S / 2) == (["other"], []) and table.is_anyone_waiting
+    # He is counted from when he is served.
+    assert table.serve(SERVED_S) == (["3"], ["1"]) and table.serve(SERVED_S * 1.5) == ([], [])
+    table.leave("3")
+    assert table.serve(SERVED_S * 1.5) == (["4"], []) and not table.is_anyone_waiting
+    # Nobody waits: he may stay.
+    assert table.serve(STAY_S - 1) == ([], []) and "4" in table
 
 
 def test_floods_from_many_addresses_share_what_there_is_and_the_largest_gives_way() -> None:
@@ -70,7 +80,13 @@ def test_a_thousand_nodes_may_come_at_once_and_one_address_may_not_take_everythi
     ] * 1000
     assert TOTAL_MAX > 1000
     # Descriptors: one each, and three for HTTP/2.
-    assert ADDRESS_MAX[Stage.SILENT] + ADDRESS_MAX[Stage.SHAKING] + 3 * ADDRESS_MAX[Stage.HTTP2] < 512
+    assert (
+        ADDRESS_MAX[Stage.SILENT]
+        + ADDRESS_MAX[Stage.SHAKING]
+        + ADDRESS_MAX[Stage.WAITING]
+        + 3 * ADDRESS_MAX[Stage.HTTP2]
+        < 600
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +107,7 @@ def test_what_is_counted_as_one_address(host: str, network: str) -> None:
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["enter", "shake", "http2", "leave", "time"]),
+            st.sampled_from(["enter", "shake", "http2", "serve", "leave", "time"]),
             st.integers(0, 30),
             st.sampled_from("abc"),
         )
@@ -109,7 +125,9 @@ def test_the_bounds_hold_and_nobody_is_lost_whatever_comes(steps: list[tuple[str
         elif step == "shake" and number in inside:
             gone = [victim for victim in [table.advance(number, Stage.SHAKING, now_s)] if victim is not None]
         elif step == "http2" and number in inside:
-            gone = [victim for victim in [table.advance(number, Stage.HTTP2, now_s)] if victim is not None]
+            gone = [victim for victim in [table.advance(number, Stage.WAITING, now_s)] if victim is not None]
+        elif step == "serve":
+            gone = table.serve(now_s)[1]
         elif step == "leave":
             table.leave(number)
             inside.discard(number)

@@ -33,7 +33,7 @@ KINDS = {
     "silent": (b"", ADDRESS_MAX[Stage.SILENT]),
     "half a preface": (HTTP2_PREFACE[:20], ADDRESS_MAX[Stage.SILENT]),
     "hello": (HELLO, ADDRESS_MAX[Stage.SHAKING]),
-    "http2": (HTTP2_PREFACE + SETTINGS, ADDRESS_MAX[Stage.HTTP2]),
+    "http2": (HTTP2_PREFACE + SETTINGS, ADDRESS_MAX[Stage.WAITING] + ADDRESS_MAX[Stage.HTTP2]),
 }
 
 
