@@ -1,4 +1,4 @@
-"""From a TCP listener to the gRPC server behind it: bytes are carried both ways and not looked at. Knows no gRPC.
+"""From a TCP listener to the gRPC server behind it: bytes are carried both ways. Knows no gRPC.
 
 The server (`grpc_door`) is imported and started when the first HTTP/2 client comes, on a Unix socket in a directory that only this user
 can enter, so that no process pays for gRPC that nobody uses. It demands the secret itself, from every call.
@@ -6,9 +6,9 @@ can enter, so that no process pays for gRPC that nobody uses. It demands the sec
     stranger ──► opening ──► spliced ──► in ──► over          a splice is one socket here, one to the server, and the server's end of it
 
 Until the server has seen the secret on a connection, that is a stranger's: it may be ended at any time (tcp_door), and no more than
-STRANGER_BYTES_MAX of it are read. The server knows a connection by the name of our socket to it, which the kernel chose. The first call
-with the secret lets it in. A splice is over when either side ends: neither has a use for half a connection. What was on its way is
-delivered within LINGER_S.
+STRANGER_BYTES_MAX and STRANGER_CALLS_MAX of it get to the server, for which its frames are counted; the rest of what was read waits
+here. The server knows a connection by the name of our socket to it, which the kernel chose. The first call with the secret lets it in.
+A splice is over when either side ends: neither has a use for half a connection. What was on its way is delivered within LINGER_S.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ from ray_mono.rpc.tcp_door import HTTP2_PREFACE, Stranger
 if TYPE_CHECKING:
     from ray_mono.rpc.grpc_door import GrpcDoor
 
-# HTTP/2 lets a client send 64 KiB before it is answered, besides the metadata of its calls, in which the secret stands.
-STRANGER_BYTES_MAX = 128 << 10
+# For the metadata of the first calls, in which the secret stands; gRPC takes 8 KiB of each.
+STRANGER_BYTES_MAX = 12 << 10
+# Calls may be refused before one has the secret. To begin and end one costs the server most of all that a stranger can do.
+STRANGER_CALLS_MAX = 4
+_FRAME_HEAD_BYTES, _HEADERS = 9, 1
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +159,7 @@ class _Splice:
         if self._stranger is not None:
             self._stranger.let_in()
             self._stranger = None
-            self.outer.bytes_max = None
-            self.outer.release("a stranger has said enough")
+            self.outer.lift()
 
     def connected(self) -> None:
         if self._is_ending:
@@ -200,7 +202,11 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.is_over = False
         self.bytes_max: int | None = None
-        """How much more of it is read; None: all."""
+        """How much more of it is passed on; None: all."""
+        self._rest = b""
+        self._calls = 0
+        self._frame_head = b""
+        self._frame_rest = 0
         self._splice = splice
         self._holds: set[str] = set()
 
@@ -223,11 +229,41 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self.other.transport is not None
-        self.other.transport.write(data)
         if self.bytes_max is not None:
-            self.bytes_max -= len(data)
-            if self.bytes_max <= 0:
+            size = self._allowed(data[: self.bytes_max])
+            self.bytes_max -= size
+            if size < len(data) or self.bytes_max <= 0 or self._calls > STRANGER_CALLS_MAX:
+                self.bytes_max = 0
+                self._rest += data[size:]
                 self.hold("a stranger has said enough")
+            data = data[:size]
+        self.other.transport.write(data)
+
+    def _allowed(self, data: bytes) -> int:
+        """How much of a stranger's next bytes may pass: up to the frame that would begin one call too many."""
+        at = 0
+        while at < len(data):
+            step = min(self._frame_rest, len(data) - at)
+            self._frame_rest -= step
+            at += step
+            head = data[at : at + _FRAME_HEAD_BYTES - len(self._frame_head)]
+            self._frame_head += head
+            at += len(head)
+            if len(self._frame_head) == _FRAME_HEAD_BYTES:
+                self._frame_rest = int.from_bytes(self._frame_head[:3], "big")
+                self._calls += self._frame_head[3] == _HEADERS
+                self._frame_head = b""
+                if self._calls > STRANGER_CALLS_MAX:
+                    break
+        return at
+
+    def lift(self) -> None:
+        """All of it is passed on from now on."""
+        self.bytes_max = None
+        rest, self._rest = self._rest, b""
+        if rest and self.other.transport is not None:
+            self.other.transport.write(rest)
+        self.release("a stranger has said enough")
 
     def eof_received(self) -> bool:
         self._splice.end()

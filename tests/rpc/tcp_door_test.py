@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -187,6 +188,25 @@ def test_a_stranger_that_goes_on_to_send_is_not_read_from(monkeypatch: pytest.Mo
             assert read <= grpc_splice.STRANGER_BYTES_MAX + (256 << 10)
 
     run_quietly(scene())
+
+
+@pytest.mark.parametrize("piece", [1, 7, 9, 4096])
+def test_a_stranger_begins_few_calls_and_the_rest_is_passed_on_when_it_is_in(piece: int) -> None:
+    call = bytes.fromhex("000003 01 04 00000001") + b"abc" + bytes.fromhex("000004 03 00 00000001") + bytes(4)
+    said = SETTINGS + call * 20
+    passed, ends = bytearray(), (Mock(), Mock())
+    splice = grpc_splice._Splice(Mock(), Mock())
+    splice.inner.transport, splice.outer.transport = ends
+    ends[0].write = passed.extend
+    for at in range(0, len(said), piece):
+        splice.outer.data_received(said[at : at + piece])
+    allowed = len(SETTINGS) + grpc_splice.STRANGER_CALLS_MAX * len(call)
+    # Of the next call's frame the head alone.
+    assert passed == said[: allowed + 9]
+    ends[1].pause_reading.assert_called_once()
+    splice.let_in()
+    assert passed == said
+    ends[1].resume_reading.assert_called_once()
 
 
 @pytest.mark.parametrize("how", ["both ends", "one half", "half and no reading"])
