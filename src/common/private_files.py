@@ -1,8 +1,8 @@
 """Directories and files that no other user can have put there: how one is told from one that somebody else prepared.
 
 Who may rename an entry of a directory decides what a path through it means: the directory's owner, and whoever may write it, unless it
-is sticky. So a path is trusted when each directory and each link on its way belongs to us or to root, and none of them can be written
-by others (others_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
+is sticky. So a path is trusted when each directory and each link on its way belongs to us or to root, and nobody else can write it
+(others_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
 descriptors, and may be used by its name from then on. What is opened in a directory that others may write, like /dev/shm, is looked at
 through its descriptor before it is believed.
 
