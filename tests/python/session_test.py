@@ -169,6 +169,25 @@ def test_what_another_user_put_where_the_current_cluster_is_recorded_is_not_beli
     assert bootstrap.read_current_cluster() is None
 
 
+@needs_another_user
+def test_a_cluster_starts_though_another_user_has_taken_the_name_of_its_record(
+    session_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session_base.chmod(0o1777)
+    record = make_record(session.create_session(session_base), this_process())
+    path = bootstrap.current_cluster_path()
+    # A directory is not replaced by a file, not even by root.
+    path.mkdir()
+    give_away(path)
+    bootstrap.record_current_cluster(record)
+    (line,) = caplog.messages
+    assert f"{path} belongs to user id {OTHER_UID}" in line and record.gcs_address in line
+    os.chown(path, os.getuid(), -1)
+    with pytest.raises(SessionError, match=f"cannot write {path}"):
+        bootstrap.record_current_cluster(record)
+    assert [one.name for one in session_base.iterdir() if one.name.startswith(".")] == []
+
+
 def test_a_second_node_has_files_of_its_own(session_base: Path) -> None:
     made = session.create_session(session_base)
     again = session.join_session(made.path)

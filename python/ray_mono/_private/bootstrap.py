@@ -10,6 +10,7 @@ What is found here is only an address: whether somebody answers there is seen by
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -31,6 +32,8 @@ from ray_mono.common.version import VERSION
 
 ADDRESS_VARIABLE = "RAY_MONO_ADDRESS"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+logger = logging.getLogger(__name__)
 
 
 class VersionMismatchError(RuntimeError):
@@ -125,8 +128,24 @@ def current_cluster_path() -> Path:
 
 
 def record_current_cluster(record: NodeRecord) -> None:
-    """Makes this node's cluster the one that `auto` means."""
-    write_private(current_cluster_path(), _to_json(record))
+    """Makes this node's cluster the one that `auto` means. Where another user has taken the record's name, only warns: he must not be
+    able to keep us from starting. Raises SessionError where it cannot be written for another reason."""
+    path = current_cluster_path()
+    try:
+        write_private(path, _to_json(record))
+    except SessionError as error:
+        try:
+            owner = os.lstat(path).st_uid
+        except OSError:
+            raise error from None
+        if owner == os.getuid():
+            raise
+        logger.warning(
+            "%s belongs to user id %d, so 'auto' may not find this cluster: its address is %s",
+            path,
+            owner,
+            record.gcs_address,
+        )
 
 
 def read_current_cluster() -> NodeRecord | None:
