@@ -209,6 +209,21 @@ def test_a_stranger_begins_few_calls_and_the_rest_is_passed_on_when_it_is_in(pie
     ends[1].resume_reading.assert_called_once()
 
 
+def test_an_end_that_is_lost_by_a_reset_ends_the_other() -> None:
+    async def scene() -> None:
+        is_over = Mock()
+        splice = grpc_splice._Splice(Mock(), is_over)
+        splice.inner.transport, splice.outer.transport = ends = (Mock(), Mock())
+        # No EOF came before.
+        splice.outer.connection_lost(ConnectionResetError())
+        ends[0].close.assert_called_once()
+        is_over.assert_not_called()
+        splice.inner.connection_lost(None)
+        is_over.assert_called_once()
+
+    run_quietly(scene())
+
+
 @pytest.mark.parametrize("how", ["both ends", "one half", "half and no reading"])
 def test_nothing_is_left_of_grpc_clients_that_have_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_splice, "LINGER_S", 0.2)
