@@ -28,11 +28,16 @@ def give_away(path: Path) -> None:
     os.chown(path, OTHER_UID, OTHER_UID, follow_symlinks=False)
 
 
-BECOME = f"import os; os.setgroups([]); os.setgid({OTHER_UID}); os.setuid({OTHER_UID})\n"
+# He cannot read our library: what he needs of it is imported before.
+BECOME = f"import os, socket, sys; os.setgroups([]); os.setgid({OTHER_UID}); os.setuid({OTHER_UID})\n"
 
 
-def run_as_other(program: str, *arguments: str) -> None:
+def run_as_other(program: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
     """Runs a Python program as the other user, to its end. (He may not be able to start our interpreter: so he takes over a process.)"""
     subprocess.run(
-        [sys.executable, "-I", "-c", BECOME + program, *arguments], cwd="/", check=True, timeout=60
+        [sys.executable, "-I", "-c", BECOME + program, *arguments],
+        cwd="/",
+        check=True,
+        timeout=60,
+        pass_fds=pass_fds,
     )

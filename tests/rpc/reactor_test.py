@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import tempfile
 import threading
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray_mono.rpc import reactor_channel, strangers
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
 from tests.rpc.reactor_pair import WAIT_S, caller, served
 
@@ -284,3 +286,15 @@ def test_what_finalizers_left_is_settled_before_a_wait() -> None:
         left.append(waiter)
         assert reactor.wait(waiter, WAIT_S)
     reactor.close()
+
+
+@needs_another_user
+def test_a_unix_peer_of_another_user_is_not_called() -> None:
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as his:
+        his.bind(f"{directory}/s")
+        # The kernel names who listens.
+        listen = "socket.socket(fileno=int(sys.argv[1])).listen()"
+        run_as_other(listen, str(his.fileno()), pass_fds=(his.fileno(),))
+        with caller(f"unix:{directory}/s") as (_, channel, _):
+            assert channel.is_closed
+            assert f"user id {OTHER_UID}" in channel.error().message
