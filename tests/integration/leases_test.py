@@ -157,7 +157,8 @@ def test_the_death_of_a_stopped_worker_costs_what_was_taken_back_no_retry(tmp_pa
         with contextlib.suppress(WorkerCrashedError):
             get(reference)
     runs = num_runs(tmp_path)
-    assert runs == [1] * len(runs) and len(runs) >= 300
+    # It may have died between making its note and writing it.
+    assert sorted(runs) in ([1] * len(runs), [0] * len(late) + [1] * (len(runs) - 1)) and len(runs) >= 300
 
 
 def test_a_frozen_task_can_be_cancelled_by_force(tmp_path: Path) -> None:
