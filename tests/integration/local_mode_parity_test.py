@@ -19,7 +19,7 @@ PROGRAM = """
         except BaseException as error:
             files = {line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith("File ")}
             seen = f"{[kind.__name__ for kind in type(error).__mro__]} {all(file == __file__ for file in files)}"
-        print(f"SEEN {name} {seen}\n", end="")  # in one piece: warnings come at any time
+        print(f"SEEN {name} {seen}\\n", end="")  # in one piece: warnings come at any time
 
     def outcomes(references):
         for reference in references:
