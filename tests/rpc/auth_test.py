@@ -260,7 +260,7 @@ def test_a_secrets_file_that_another_put_there_is_refused(
     monkeypatch.setenv(auth.TOKEN_PATH_VARIABLE, str(user / "auth_token"))
     assert auth.find_secret(None, None) == "s"
     real.chmod(0o666)
-    with pytest.raises(auth.SecretFileError, match="every user can write"):
+    with pytest.raises(auth.SecretFileError, match="other users can write"):
         auth.find_secret(None, None)
     real.unlink()
     os.mkfifo(real)
