@@ -49,9 +49,9 @@ def flags(**named: Any) -> None:
 
 def seconds(value: Any, name: str = "timeout") -> float | None:
     """A time to wait; None for no bound, also where it is longer than anybody lives. Raises TypeError, ValueError."""
-    number = plain(value)
-    if number is None:
+    if value is None:
         return None
+    number = plain(value)
     if not is_number(number):
         raise TypeError(f"{name} must be a number of seconds or None, got {value!r}")
     if math.isnan(number) or number < 0:

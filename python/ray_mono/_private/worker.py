@@ -243,7 +243,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
     """
     core = connected_core()
-    timeout_s = checked_timeout_s(timeout, "get")
+    timeout_s = None if timeout is None else checked_timeout_s(timeout, "get")
     if isinstance(object_refs, ObjectRef):
         try:
             return core.get([object_refs], timeout_s)[0]
