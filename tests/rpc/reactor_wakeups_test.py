@@ -90,23 +90,36 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
 
 
 @contextmanager
-def handled(signum: int, handler: Any) -> Iterator[None]:
-    before = signal.signal(signum, lambda signum, frame: handler())
+def handled(signum: int, handler: Any) -> Iterator[threading.Event]:
+    """Runs handler() at the first signal; the event says that it has begun."""
+    begun = threading.Event()
+
+    def once(signum: int, frame: Any) -> None:
+        if not begun.is_set():
+            begun.set()
+            handler()
+
+    before = signal.signal(signum, once)
     try:
-        yield
+        yield begun
     finally:
         signal.signal(signum, before)
 
 
-def strike_when_asleep(reactor: Reactor, signum: int) -> threading.Thread:
-    """A signal for the main thread, once that polls."""
+def strike_when_asleep(reactor: Reactor, signum: int, begun: threading.Event) -> threading.Thread:
+    """A signal for the main thread, once that waits. Again where it came just before the system call: its handler runs after that."""
 
     def strike() -> None:
         for _ in range(3000):
-            if reactor._lead.nap and reactor._lead.leader == threading.main_thread().ident:
+            # It leads, or sleeps where the background had taken the lead before.
+            if reactor._lead.nap and (
+                reactor._lead.leader == threading.main_thread().ident or reactor._lead.sleepers
+            ):
                 break
             threading.Event().wait(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signum)
+        while not begun.wait(0.05):
+            signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
     thread = threading.Thread(target=strike)
     thread.start()
@@ -129,8 +142,8 @@ def test_what_a_signal_handler_leaves_on_the_thread_that_polls_is_seen_to() -> N
         left.append(waiter)  # as a finalizer does
         reactor.wake()
 
-    with handled(signal.SIGUSR1, collect):
-        striker = strike_when_asleep(reactor, signal.SIGUSR1)
+    with handled(signal.SIGUSR1, collect) as begun:
+        striker = strike_when_asleep(reactor, signal.SIGUSR1, begun)
         assert ends_before_its_time(reactor, waiter)
         striker.join()
     reactor.close()
@@ -146,8 +159,8 @@ def test_a_signal_handler_that_waits_takes_no_answer_from_the_wait_below(both: A
                 waiter.set()
             assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
 
-        with handled(signal.SIGUSR1, call):
-            striker = strike_when_asleep(reactor, signal.SIGUSR1)
+        with handled(signal.SIGUSR1, call) as begun:
+            striker = strike_when_asleep(reactor, signal.SIGUSR1, begun)
             assert ends_before_its_time(reactor, waiter)
             striker.join()
 
