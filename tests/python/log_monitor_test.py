@@ -20,6 +20,8 @@ from ray_mono.rpc.surface import CallContext
 from tests.python.stand_in import reaper_environment
 
 TIMEOUT_S = 30.0
+# Of a process that lives: files of others are not followed for long.
+LOG, OTHER_LOG = (f"worker-{name}-{os.getpid()}.out" for name in ("ab", "cd"))
 SECRET = "secret"
 
 
@@ -90,7 +92,7 @@ def test_passes_on_what_workers_write(session_base: Path) -> None:
     async def scene() -> None:
         gcs = Gcs()
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
-        log = logs / "worker-ab-7.out"
+        log = logs / LOG
         append(log, ":job_id:01000000\n:task_name:f\nwritten before\n")
         monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
         await gcs.until(lambda lines: lines == ["written before"])
@@ -101,7 +103,7 @@ def test_passes_on_what_workers_write(session_base: Path) -> None:
         assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
         assert gcs.lines()[-1] == "written last"
         batch = gcs.batches[0]
-        assert (batch.pid, batch.name, batch.host, batch.is_error) == (7, "f", "10.0.0.1", False)
+        assert (batch.pid, batch.name, batch.host, batch.is_error) == (os.getpid(), "f", "10.0.0.1", False)
         await listener.close()
 
     logs = session_base / "logs"
@@ -112,12 +114,12 @@ def test_passes_on_what_workers_write(session_base: Path) -> None:
 def test_waits_for_a_gcs_that_is_away_and_loses_nothing(session_base: Path) -> None:
     async def scene() -> None:
         gcs, address = Gcs(), f"unix:{session_base}/gcs"
-        append(logs / "worker-ab-7.out", ":job_id:01000000\none\n")
+        append(logs / LOG, ":job_id:01000000\none\n")
         monitor = await asyncio.to_thread(start_monitor, session_base, address)
         listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
         await gcs.until(lambda lines: lines == ["one"])
         await listener.close()
-        append(logs / "worker-ab-7.out", "two\n")
+        append(logs / LOG, "two\n")
         listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
         await gcs.until(lambda lines: lines == ["one", "two"])
         monitor.send_signal(signal.SIGTERM)
@@ -137,7 +139,7 @@ def test_a_driver_that_leaves_is_told_when_all_that_was_written_has_been_sent(se
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
         monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
         await gcs.listens.wait()
-        append(logs / "worker-ab-7.out", ":job_id:01000000\n" + "x" * 99 + ("\n" + "x" * 99) * num_lines)
+        append(logs / LOG, ":job_id:01000000\n" + "x" * 99 + ("\n" + "x" * 99) * num_lines)
         gcs.requests.put_nowait(common_pb2.LogFlush(job_id=b"\x01\0\0\0", token=b"token"))
         async with asyncio.timeout(TIMEOUT_S), gcs.published:
             await gcs.published.wait_for(
@@ -165,12 +167,12 @@ def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) ->
         gcs = Gcs()
         gcs.backlog = 1000
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
-        append(logs / "worker-ab-7.out", ":job_id:01000000\none\n")
+        append(logs / LOG, ":job_id:01000000\none\n")
         monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
         await gcs.until(lambda lines: lines == ["one"])
-        append(logs / "worker-ab-7.out", "two\n")
+        append(logs / LOG, "two\n")
         await gcs.until(lambda lines: gcs.num_asked > 3)
-        append(logs / "worker-cd-8.out", ":job_id:02000000\nanother's\n")
+        append(logs / OTHER_LOG, ":job_id:02000000\nanother's\n")
         await gcs.until(lambda lines: lines == ["one", "another's"])
         gcs.backlog = 0
         await gcs.until(lambda lines: lines == ["one", "another's", "two"])
@@ -189,7 +191,7 @@ def test_a_driver_that_has_enough_to_show_gets_no_more_until_it_asks_or_is_gone(
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
         monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
         await gcs.listens.wait()
-        log, job_id = logs / "worker-ab-7.out", b"\x01\0\0\0"
+        log, job_id = logs / LOG, b"\x01\0\0\0"
         append(log, ":job_id:01000000\none\n")
         await gcs.until(lambda lines: lines == ["one"])
         gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
@@ -239,7 +241,7 @@ def test_one_monitor_of_a_directory_works_and_the_next_takes_over(session_base: 
 
     logs = session_base / "logs"
     logs.mkdir()
-    log = logs / "worker-ab-7.out"
+    log = logs / LOG
     asyncio.run(scene())
 
 
