@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -88,23 +89,30 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+@contextlib.asynccontextmanager
+async def following(base: Path, gcs: Gcs) -> AsyncIterator[None]:
+    """A monitor that passes on to this GCS, until it is asked to end: then it does."""
+    listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+    monitor = await asyncio.to_thread(start_monitor, base, listener.address)
+    yield
+    monitor.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+    await listener.close()
+
+
 def test_passes_on_what_workers_write(session_base: Path) -> None:
     async def scene() -> None:
         gcs = Gcs()
-        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
         log = logs / LOG
         append(log, ":job_id:01000000\n:task_name:f\nwritten before\n")
-        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
-        await gcs.until(lambda lines: lines == ["written before"])
-        append(log, "written after\n")
-        await gcs.until(lambda lines: lines == ["written before", "written after"])
-        append(log, "written last\n")
-        monitor.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
+        async with following(session_base, gcs):
+            await gcs.until(lambda lines: lines == ["written before"])
+            append(log, "written after\n")
+            await gcs.until(lambda lines: lines == ["written before", "written after"])
+            append(log, "written last\n")
         assert gcs.lines()[-1] == "written last"
         batch = gcs.batches[0]
         assert (batch.pid, batch.name, batch.host, batch.is_error) == (os.getpid(), "f", "10.0.0.1", False)
-        await listener.close()
 
     logs = session_base / "logs"
     logs.mkdir()
@@ -136,26 +144,24 @@ def test_a_driver_that_leaves_is_told_when_all_that_was_written_has_been_sent(se
 
     async def scene() -> None:
         gcs = Gcs()
-        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
-        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
-        await gcs.listens.wait()
-        append(logs / LOG, ":job_id:01000000\n" + "x" * 99 + ("\n" + "x" * 99) * num_lines)
-        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=b"\x01\0\0\0", token=b"token"))
-        async with asyncio.timeout(TIMEOUT_S), gcs.published:
-            await gcs.published.wait_for(
-                lambda: any(
-                    batch.HasField("flushed") and not batch.flushed.unread_bytes for batch in gcs.batches
+        async with following(session_base, gcs):
+            await gcs.listens.wait()
+            append(logs / LOG, ":job_id:01000000\n" + "x" * 99 + ("\n" + "x" * 99) * num_lines)
+            gcs.requests.put_nowait(common_pb2.LogFlush(job_id=b"\x01\0\0\0", token=b"token"))
+            async with asyncio.timeout(TIMEOUT_S), gcs.published:
+                await gcs.published.wait_for(
+                    lambda: any(
+                        batch.HasField("flushed") and not batch.flushed.unread_bytes for batch in gcs.batches
+                    )
                 )
+            # The begun line as well.
+            assert len(gcs.lines()) == num_lines + 1 and set(gcs.lines()) == {"x" * 99}
+            told = [batch.flushed for batch in gcs.batches if batch.HasField("flushed")]
+            unread_bytes = [flushed.unread_bytes for flushed in told]
+            assert {flushed.token for flushed in told} == {b"token"}
+            assert (
+                unread_bytes == sorted(unread_bytes, reverse=True) and gcs.batches[-1].job_id == b"\x01\0\0\0"
             )
-        # The begun line as well.
-        assert len(gcs.lines()) == num_lines + 1 and set(gcs.lines()) == {"x" * 99}
-        told = [batch.flushed for batch in gcs.batches if batch.HasField("flushed")]
-        unread_bytes = [flushed.unread_bytes for flushed in told]
-        assert {flushed.token for flushed in told} == {b"token"}
-        assert unread_bytes == sorted(unread_bytes, reverse=True) and gcs.batches[-1].job_id == b"\x01\0\0\0"
-        monitor.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
-        await listener.close()
 
     logs = session_base / "logs"
     logs.mkdir()
@@ -166,19 +172,15 @@ def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) ->
     async def scene() -> None:
         gcs = Gcs()
         gcs.backlog = 1000
-        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
         append(logs / LOG, ":job_id:01000000\none\n")
-        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
-        await gcs.until(lambda lines: lines == ["one"])
-        append(logs / LOG, "two\n")
-        await gcs.until(lambda lines: gcs.num_asked > 3)
-        append(logs / OTHER_LOG, ":job_id:02000000\nanother's\n")
-        await gcs.until(lambda lines: lines == ["one", "another's"])
-        gcs.backlog = 0
-        await gcs.until(lambda lines: lines == ["one", "another's", "two"])
-        monitor.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
-        await listener.close()
+        async with following(session_base, gcs):
+            await gcs.until(lambda lines: lines == ["one"])
+            append(logs / LOG, "two\n")
+            await gcs.until(lambda lines: gcs.num_asked > 3)
+            append(logs / OTHER_LOG, ":job_id:02000000\nanother's\n")
+            await gcs.until(lambda lines: lines == ["one", "another's"])
+            gcs.backlog = 0
+            await gcs.until(lambda lines: lines == ["one", "another's", "two"])
 
     logs = session_base / "logs"
     logs.mkdir()
@@ -188,28 +190,24 @@ def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) ->
 def test_a_driver_that_has_enough_to_show_gets_no_more_until_it_asks_or_is_gone(session_base: Path) -> None:
     async def scene() -> None:
         gcs = Gcs()
-        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
-        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
-        await gcs.listens.wait()
-        log, job_id = logs / LOG, b"\x01\0\0\0"
-        append(log, ":job_id:01000000\none\n")
-        await gcs.until(lambda lines: lines == ["one"])
-        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
-        await gcs.until(lambda lines: gcs.num_asked > 1)
-        append(log, "two\n")
-        asked = gcs.num_asked
-        await gcs.until(lambda lines: gcs.num_asked > asked + 3)
-        assert gcs.lines() == ["one"]
-        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id))
-        await gcs.until(lambda lines: lines == ["one", "two"])
-        gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
-        await gcs.until(lambda lines: gcs.num_asked > asked + 10)
-        append(log, "three\n")
-        gcs.reached = 0
-        await gcs.until(lambda lines: lines == ["one", "two", "three"])
-        monitor.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
-        await listener.close()
+        async with following(session_base, gcs):
+            await gcs.listens.wait()
+            log, job_id = logs / LOG, b"\x01\0\0\0"
+            append(log, ":job_id:01000000\none\n")
+            await gcs.until(lambda lines: lines == ["one"])
+            gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
+            await gcs.until(lambda lines: gcs.num_asked > 1)
+            append(log, "two\n")
+            asked = gcs.num_asked
+            await gcs.until(lambda lines: gcs.num_asked > asked + 3)
+            assert gcs.lines() == ["one"]
+            gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id))
+            await gcs.until(lambda lines: lines == ["one", "two"])
+            gcs.requests.put_nowait(common_pb2.LogFlush(job_id=job_id, hold=True))
+            await gcs.until(lambda lines: gcs.num_asked > asked + 10)
+            append(log, "three\n")
+            gcs.reached = 0
+            await gcs.until(lambda lines: lines == ["one", "two", "three"])
 
     logs = session_base / "logs"
     logs.mkdir()
