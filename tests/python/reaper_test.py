@@ -267,6 +267,22 @@ def test_ends_the_node_when_a_service_of_it_dies(session_base: Path) -> None:
     reaper.shutdown()
 
 
+def test_a_service_that_dies_while_the_node_ends_is_told_too(session_base: Path) -> None:
+    reaper = launch(session_base)
+    reaper.start(spec("raylet", stand_in.SERVE, session_base))
+    raylet_pid = reaper.wait_ready("raylet", READY_TIMEOUT_S)["pid"]
+    reaper.start(spec("first", stand_in.SERVE, session_base))
+    first_pid = reaper.wait_ready("first", READY_TIMEOUT_S)["pid"]
+    # Asked to end before the raylet is: started after it.
+    reaper.start(spec("last", stand_in.kill_on_sigterm(raylet_pid), session_base))
+    reaper.wait_ready("last", READY_TIMEOUT_S)
+    os.kill(first_pid, signal.SIGKILL)
+    assert reaper.wait_ended(READY_TIMEOUT_S)
+    ends = [(end.name, end.how) for end in reaper.exits()]
+    assert ends == [("first", "killed by SIGKILL"), ("raylet", "killed by SIGKILL")]
+    reaper.shutdown()
+
+
 def test_the_node_survives_a_service_that_is_not_vital(session_base: Path) -> None:
     reaper = launch(session_base)
     reaper.start(spec("extra", stand_in.FAIL, session_base, wants_ready=False, ends_node=False))

@@ -25,6 +25,21 @@ SERVE_STUBBORNLY = (
 FAIL = "import sys; print('no luck today', file=sys.stderr); sys.exit(3)"
 
 
+def kill_on_sigterm(pid: int) -> str:
+    """A program that kills the other process when it is asked to end, and ends."""
+    return (
+        ANNOUNCE
+        + f"""
+def end(*_):
+    os.kill({pid}, signal.SIGKILL)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+announce()
+signal.pause()
+"""
+    )
+
+
 def write_on_sigterm(path: Path, text: str) -> str:
     """A program that appends the text to the file when it is asked to end, and ends."""
     return (

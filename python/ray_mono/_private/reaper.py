@@ -59,6 +59,8 @@ MESSAGE_BYTES_MAX = 16 << 20
 READY_BYTES_MAX = 1 << 20
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1)
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+ASKED_ENDS = ("exit status 0", "killed by SIGTERM")
+KILLED_ENDS = (*ASKED_ENDS, "killed by SIGKILL")
 STARTER_ENDED = "the process that started this node ended"
 
 
@@ -84,7 +86,6 @@ class Reaper:
         self._childless = True
         self._end_reason = ""
         """Why everything ends; empty while nothing does."""
-        self._is_ending = False
         self._hurried = False
         self._poll = select.poll()
         self._wakeup, wakeup_writer = socket.socketpair()
@@ -172,8 +173,9 @@ class Reaper:
         if service.ready_fd >= 0:
             self._on_ready_pipe(service)
         self._close_ready_pipe(service)
-        if self._is_ending:
+        if how in service.asked_ends:
             return
+        # Even while the node ends: another service may have noticed its death, and ended, before this process could.
         log(f"{service.name} ({service.pid}) ended: {how}")
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
@@ -325,15 +327,16 @@ class Reaper:
             self._end_reason = reason
 
     def _end_everything(self) -> None:
-        self._is_ending = True
         log(f"ending the node: {self._end_reason}")
         deadline_s = time.monotonic() + self._grace_period_s
         for service in self._services[::-1]:
+            service.asked_ends = ASKED_ENDS
             self._signal(service, signal.SIGTERM)
             while service in self._services and not self._hurried and time.monotonic() < deadline_s:
                 self._turn(deadline_s - time.monotonic())
         for service in self._services:
             log(f"{service.name} ({service.pid}) did not end in time: killing it")
+            service.asked_ends = KILLED_ENDS
         self._kill_the_rest()
         remove_files(self._owned_files)
         remove_stale_sockets(self._socket_dir)

@@ -45,6 +45,8 @@ class Service:
     received: bytes = b""
     answered: bool = False
     """Whether the starter was told that it is ready."""
+    asked_ends: tuple[str, ...] = ()
+    """How it may end, in describe_status's words, because it was asked to. Any other end is its own."""
 
 
 def describe_status(status: int) -> str:
