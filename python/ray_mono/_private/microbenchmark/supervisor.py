@@ -50,6 +50,8 @@ class Side:
     """The module whose GROUPS the child looks in."""
     catalogue_path: str = ""
     """Where that module lies, if not in the package."""
+    brings_package: bool = False
+    """Whether the interpreter has this package itself, of a version of its own, which is what runs then."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,12 @@ class Supervisor:
 
     def _environment(self, side: Side, sessions: Path) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if name not in OUTSIDE_VARIABLES}
-        path = [item for item in sys.path if item] if side.python == sys.executable else [str(self._packages)]
+        if side.brings_package:
+            path = []
+        elif side.python == sys.executable:
+            path = [item for item in sys.path if item]
+        else:
+            path = [str(self._packages)]
         if side.catalogue_path:
             path.append(side.catalogue_path)
         return {
