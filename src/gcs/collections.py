@@ -1,7 +1,7 @@
 """Has others send what they still hold (workers their task events, nodes the state of their resources) for whoever asks for it: what
 happened before the question is in the answer.
 
-    collect ──number──► everybody who listens on the channel ──their report(number)──► answered; by all of them: done
+    collect ──number──► everybody who listens on the channel ──their report(number), or their end──► by all of them: done
 
 Who cannot answer (its code holds the interpreter, its process is stopped) is not waited for longer than COLLECT_TIMEOUT_S.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 
 from ray_mono.gcs.subscriptions import Subscriptions
 from ray_mono.protobuf import gcs_pb2
+from ray_mono.rpc.surface import Connection
 
 COLLECT_TIMEOUT_S = 2.0
 
@@ -22,29 +24,36 @@ class Collections:
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
+        subscriptions.on_end = self._ended
         self._next_number = 0
-        # How many have not answered, and what the last one sets.
-        self._awaited: dict[bytes, tuple[int, asyncio.Event]] = {}
+        # Who has not answered, once for each subscription, and what the last one sets.
+        self._awaited: dict[bytes, tuple[Counter[Connection], asyncio.Event]] = {}
 
     async def collect(self, channel: gcs_pb2.Channel) -> None:
-        """Returns when everybody has answered."""
+        """Returns when everybody has answered, or is gone."""
         self._next_number += 1
         number = str(self._next_number).encode()
-        num_reached = self._subscriptions.publish(channel, b"", number)
-        if not num_reached:
+        reached = self._subscriptions.publish(channel, b"", number)
+        if not reached:
             return
         done = asyncio.Event()
-        self._awaited[number] = (num_reached, done)
+        self._awaited[number] = (Counter(reached), done)
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(done.wait(), COLLECT_TIMEOUT_S)
         finally:
             del self._awaited[number]
 
-    def answered(self, number: bytes) -> None:
+    def answered(self, number: bytes, connection: Connection) -> None:
         """By one of them. Nothing happens where nobody waits for it."""
         if number in self._awaited:
-            num_left, done = self._awaited[number]
-            self._awaited[number] = (num_left - 1, done)
-            if num_left == 1:
+            left, done = self._awaited[number]
+            left[connection] -= 1
+            if left[connection] <= 0:
+                del left[connection]
+            if not left:
                 done.set()
+
+    def _ended(self, connection: Connection) -> None:
+        for number in self._awaited:
+            self.answered(number, connection)

@@ -99,7 +99,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         except NodeIsDead as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         for number in collections:
-            self._collections.answered(number)
+            self._collections.answered(number, context.connection)
         return common_pb2.Empty()
 
     async def GetAllResources(
@@ -288,7 +288,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         await self._writes.flushed()
         filters = [(wanted.channel, list(wanted.keys)) for wanted in request.channels]
         async with contextlib.aclosing(
-            self._cluster.subscriptions.stream(filters, lambda: self._rows(request))
+            self._cluster.subscriptions.stream(filters, lambda: self._rows(request), context.connection)
         ) as stream:
             async for message in stream:
                 yield message
@@ -327,7 +327,7 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
 
     async def AddTaskEvents(self, request: gcs_pb2.TaskEvents, context: CallContext) -> common_pb2.Empty:
         self._task_events.add(request)
-        self._collections.answered(request.collection)
+        self._collections.answered(request.collection, context.connection)
         return common_pb2.Empty()
 
     async def GetTaskEvents(

@@ -8,7 +8,7 @@ from typing import cast
 
 from ray_mono.gcs.pubsub import Message, Publisher
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import Connection, RpcError, StatusCode
 
 LOSSY_CHANNELS = (gcs_pb2.LOG, gcs_pb2.NODE_RESOURCES)
 
@@ -20,23 +20,28 @@ class Subscriptions:
         self.publisher = Publisher(queue_max, LOSSY_CHANNELS)
         self._queue_max = queue_max
         self._wake_ups: dict[int, asyncio.Event] = {}
+        self._connections: dict[int, Connection] = {}
+        self.on_end: Callable[[Connection], None] = lambda connection: None
+        """A subscription of this connection is over."""
 
-    def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> int:
-        """Returns how many subscriptions the message reached."""
+    def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> list[Connection]:
+        """Returns the connection of each subscription that the message reached."""
         reached = self.publisher.publish(Message(channel, key, payload))
         for subscriber_id in reached:
             self._wake_ups[subscriber_id].set()
-        return len(reached)
+        return [self._connections[subscriber_id] for subscriber_id in reached]
 
     async def stream(
         self,
         filters: Sequence[tuple[gcs_pb2.Channel, Sequence[bytes]]],
         rows: Callable[[], list[Message]],
+        connection: Connection,
     ) -> AsyncGenerator[gcs_pb2.PubMessage, None]:
         """rows() first, then every change since, until the caller leaves. Raises RpcError RESOURCE_EXHAUSTED for one who reads
         too slowly."""
         subscriber_id = self.publisher.subscribe(filters)
         wake_up = self._wake_ups[subscriber_id] = asyncio.Event()
+        self._connections[subscriber_id] = connection
         try:
             # In the same turn as the subscription: no change falls between.
             messages = rows()
@@ -56,7 +61,8 @@ class Subscriptions:
                 messages = self.publisher.take(subscriber_id)
         finally:
             self.publisher.unsubscribe(subscriber_id)
-            del self._wake_ups[subscriber_id]
+            del self._wake_ups[subscriber_id], self._connections[subscriber_id]
+            self.on_end(connection)
 
 
 def to_proto(message: Message) -> gcs_pb2.PubMessage:
