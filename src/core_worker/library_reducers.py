@@ -1,21 +1,38 @@
 """How values of some libraries are pickled where their own way costs too much or does not work.
 
-    pyarrow     a slice of an array goes with all that it was cut from: it is copied out first, if it is less than half of that
-    starlette   State, which every FastAPI application has, asks itself for an attribute before it has any, without end
+    pyarrow     a slice goes with all that it was cut from     its copy goes in its place
+    torch       so does a view of a tensor                     likewise
+    polars      so do texts inside of lists and structs        likewise
+    pandas      a MultiIndex goes with values that none of     those are left out
+                its rows has any more
+    starlette   State, which every FastAPI application has,    it goes as its constructor and what is in it
+                asks itself for an attribute before it has any
+
+A copy is made where at least half of what would go is not seen, so a value costs less than twice what it holds. numpy and scipy
+need nothing: they leave out by themselves what is not seen. What is seen stays: an index's or an array's categories are part of its
+type, used or not.
 
 Registered when the library is there: nothing is imported for it.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ray_mono.common.code_pickler import CodePickler
 
-# Below this a copy is not worth its time.
-_ARROW_SPARED_MIN_BYTES = 64 << 10
+# Below this a copy is not worth its time. It is low, since a table has as many arrays as columns.
+_SPARED_MIN_BYTES = 1024
+
+# numpy loads this when somebody asks for it, and a class whose module is not loaded is pickled by value: a recarray would come back
+# as one of another class.
+_ = np.rec
 
 _num_modules = 0
 _done: set[str] = set()
@@ -50,20 +67,144 @@ def _with_subclasses(cls: Any) -> Iterator[Any]:
 
 def _reduce_array(array: Any) -> Any:
     held_bytes = array.get_total_buffer_size()
-    if held_bytes - array.nbytes >= max(array.nbytes, _ARROW_SPARED_MIN_BYTES):
-        array = _copied_out(array)
+    if _is_worth_a_copy(held_bytes, _seen_bytes(array)):
+        copied = _copied_out(array)
+        # Of some types nobody knows before.
+        if _is_worth_a_copy(held_bytes, copied.get_total_buffer_size()):
+            array = copied
     return array.__reduce__()
 
 
+def _is_worth_a_copy(held_bytes: int, seen_bytes: int) -> bool:
+    return held_bytes - seen_bytes >= max(seen_bytes, _SPARED_MIN_BYTES)
+
+
+# Names of types, as Arrow writes them also where they are inside of another: not every version has classes for them.
+_VIEWS_OF_BYTES = ("string_view", "binary_view")
+
+
+def _seen_bytes(array: Any) -> int:
+    """0 if only a copy can tell: Arrow's own number is that of all buffers as soon as one of them is seen by views."""
+    name = str(array.type)
+    if name in _VIEWS_OF_BYTES:
+        views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)
+        lengths = views[array.offset : array.offset + len(array), 0]
+        # Up to 12 bytes lie in the view itself.
+        return 16 * len(array) + int(lengths[lengths > 12].sum(dtype=np.int64))
+    return 0 if "_view" in name else int(array.nbytes)
+
+
 def _copied_out(array: Any) -> Any:
-    """Arrow's stream format holds what is seen of an array, and is read without another copy."""
+    """What is seen of an array, or of it as much as Arrow can leave out."""
     import pyarrow
 
-    batch = pyarrow.record_batch([array], names=[""])
-    stream = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(stream, batch.schema) as writer:
-        writer.write_batch(batch)
-    return pyarrow.ipc.open_stream(stream.getvalue()).read_next_batch().column(0)
+    name = str(array.type)
+    if "dense_union" in name:
+        # The only way that leaves out what is not seen of a union's children.
+        return array.take(pyarrow.array(range(len(array)), pyarrow.int64()))
+    copied = pyarrow.concat_arrays([array])
+    if any(view in name for view in _VIEWS_OF_BYTES):
+        try:
+            compact = copied.cast(_without_views(array.type)).cast(array.type)
+        except pyarrow.ArrowException:
+            return copied  # not inside of every type, and not above 2 GiB
+        if compact.type == array.type:
+            return compact
+    return copied
+
+
+def _without_views(arrow_type: Any) -> Any:
+    import pyarrow as pa
+
+    def inside(field: Any) -> Any:
+        return field.with_type(_without_views(field.type))
+
+    if str(arrow_type) in _VIEWS_OF_BYTES:
+        return pa.large_string() if str(arrow_type) == "string_view" else pa.large_binary()
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([inside(field) for field in arrow_type])
+    if pa.types.is_list(arrow_type):
+        return pa.list_(inside(arrow_type.value_field))
+    if pa.types.is_large_list(arrow_type):
+        return pa.large_list(inside(arrow_type.value_field))
+    if pa.types.is_fixed_size_list(arrow_type):
+        return pa.list_(inside(arrow_type.value_field), arrow_type.list_size)
+    if pa.types.is_map(arrow_type):
+        return pa.map_(inside(arrow_type.key_field), inside(arrow_type.item_field))
+    return arrow_type
+
+
+def _register_torch(torch: Any) -> bool:
+    tensor_type = getattr(torch, "Tensor", None)
+    if tensor_type is None:
+        return False
+    CodePickler.dispatch_table[tensor_type] = _reduce_tensor
+    return True
+
+
+def _reduce_tensor(tensor: Any) -> Any:
+    """Parameters and the parts of sparse tensors come here too. Two tensors of one storage are two afterwards, as in pickle; one that
+    is met twice stays one.
+    """
+    import torch
+
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        seen = tensor.detach()
+        for dim, stride in enumerate(tensor.stride()):
+            if stride == 0 and tensor.shape[dim] > 1:
+                seen = seen.narrow(dim, 0, 1)  # one for all: expanded again below
+        if _is_worth_a_copy(tensor.untyped_storage().nbytes(), seen.nbytes):
+            copied = seen.clone().expand(tensor.shape).requires_grad_(tensor.requires_grad)
+            copied._backward_hooks = tensor._backward_hooks
+            copied.__dict__.update(tensor.__dict__)
+            tensor = copied
+    return tensor.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def _register_polars(polars: Any) -> bool:
+    if not hasattr(polars, "CompatLevel"):
+        return False
+    CodePickler.dispatch_table[polars.DataFrame] = lambda frame: _reduce_polars(frame, _rebuilt)
+    CodePickler.dispatch_table[polars.Series] = lambda series: _reduce_polars(
+        series, lambda series: _rebuilt(series.to_frame()).to_series()
+    )
+    return True
+
+
+def _reduce_polars(value: Any, rebuilt: Callable[[Any], Any]) -> Any:
+    reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    if _is_worth_a_copy(len(reduced[2]), value.estimated_size()):
+        smaller = rebuilt(value)
+        if smaller.equals(value):
+            return smaller.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    return reduced
+
+
+def _rebuilt(frame: Any) -> Any:
+    """Through a form that has no views of texts."""
+    import polars
+
+    stream = io.BytesIO()
+    frame.write_ipc_stream(stream, compat_level=polars.CompatLevel.oldest())
+    rebuilt = polars.read_ipc_stream(stream.getvalue())
+    return rebuilt if rebuilt.schema == frame.schema else frame
+
+
+def _register_pandas(pandas: Any) -> bool:
+    if not hasattr(pandas, "MultiIndex"):
+        return False
+    CodePickler.dispatch_table[pandas.MultiIndex] = _reduce_multi_index
+    return True
+
+
+def _reduce_multi_index(index: Any) -> Any:
+    # A level has each of its values once, and a row has one of them.
+    if any(
+        _is_worth_a_copy(level.nbytes, level.nbytes * len(index) // max(len(level), 1))
+        for level in index.levels
+    ):
+        index = index.remove_unused_levels()
+    return index.__reduce__()
 
 
 def _register_starlette(datastructures: Any) -> bool:
@@ -75,6 +216,9 @@ def _register_starlette(datastructures: Any) -> bool:
 
 
 _LIBRARIES: dict[str, Callable[[Any], bool]] = {
+    "pandas": _register_pandas,
+    "polars": _register_polars,
     "pyarrow": _register_arrow,
     "starlette.datastructures": _register_starlette,
+    "torch": _register_torch,
 }
