@@ -1,4 +1,4 @@
-"""What a worker has begun, where its raylet can read it without asking: three numbers in memory that both map.
+"""What a worker has begun and runs, where its raylet can read it without asking: a page of memory that both map.
 
     worker, before a normal task starts    begun := the task's number; is its lease closed? then it does not start
     raylet, to take back what waits        closed := the lease; a moment later: which task of the lease has begun?
@@ -8,7 +8,10 @@ reads then. So a task that is taken back never starts: either its worker saw tha
 it has begun. A write of one processor may be seen late by another, by microseconds, also where the writer is stopped right
 after it: for that the raylet waits SETTLE_S. The answer is exact whether the worker runs, is frozen, stopped or dead.
 
-The memory is the worker's (memfd); its raylet opens it by /proc when it needs it, which is seldom. Cost to a task: 0.1 µs.
+Beside that the worker says the name of the task that it runs, until it has nothing to do: so the raylet knows what a worker
+ran that died. A name is written when it is another than the last.
+
+The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task: 0.2 µs.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import os
 
 SETTLE_S = 0.005
 _BYTES = 4096
-_BEGUN, _CLOSED, _IDENTITY = 0, 1, 2
+_BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES = 0, 1, 2, 3
+_NAME_START = 32
+_NAME_BYTES_MAX = _BYTES - _NAME_START
 _NO_LEASE = (1 << 64) - 1
 LEASE_SHIFT = 32
 LEASES_MASK = (1 << 32) - 1
@@ -30,15 +35,33 @@ class StartBoard:
     def __init__(self, worker_id: bytes) -> None:
         self.fd = os.memfd_create("ray_mono-start-board", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, _BYTES)
-        self._cells = memoryview(mmap.mmap(self.fd, _BYTES)).cast("Q")
+        self._memory = mmap.mmap(self.fd, _BYTES)
+        self._cells = memoryview(self._memory).cast("Q")
         self._cells[_CLOSED] = _NO_LEASE
         self._cells[_IDENTITY] = _identity(worker_id)
+        self._name: str | None = None
+        self._name_bytes = 0
 
-    def may_begin(self, number: int) -> bool:
-        """The task of this number is about to start: whether it may."""
+    def may_begin(self, number: int, name: str) -> bool:
+        """The task of this number and name is about to start: whether it may."""
         cells = self._cells
         cells[_BEGUN] = number
-        return cells[_CLOSED] != number >> LEASE_SHIFT
+        if cells[_CLOSED] == number >> LEASE_SHIFT:
+            return False
+        if name is not self._name:
+            self._write(name)
+        cells[_NAME_BYTES] = self._name_bytes
+        return True
+
+    def rest(self) -> None:
+        """Nothing runs."""
+        self._cells[_NAME_BYTES] = 0
+
+    def _write(self, name: str) -> None:
+        self.rest()  # half a name is none
+        written = name.encode(errors="replace")[:_NAME_BYTES_MAX]
+        self._memory[_NAME_START : _NAME_START + len(written)] = written
+        self._name, self._name_bytes = name, len(written)
 
 
 class BoardOfAnother:
@@ -60,6 +83,11 @@ class BoardOfAnother:
         """The place of the task of this lease that began last; 0 for none."""
         begun = self._cells[_BEGUN]
         return begun & LEASES_MASK if begun >> LEASE_SHIFT == lease_number else 0
+
+    def running(self) -> str:
+        """The name of the task that it runs, or ran when it died; empty for none."""
+        num_bytes = min(self._cells[_NAME_BYTES], _NAME_BYTES_MAX)
+        return self._memory[_NAME_START : _NAME_START + num_bytes].decode(errors="ignore")
 
     def close_lease(self, lease_number: int) -> None:
         """No task of this lease begins any more. What has begun is certain after SETTLE_S."""

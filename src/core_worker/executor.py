@@ -169,6 +169,7 @@ class Executor:
                     waiter = None
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
+                    self._board.rest()
             if waiter is not None:
                 if not core.reactor.wait(waiter, None if self._title.is_idle else IDLE_TITLE_S):
                     self._title.show_idle()
@@ -196,7 +197,7 @@ class Executor:
     def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec
         if spec.type == common_pb2.NORMAL_TASK:
-            if not self._board.may_begin(call.number):
+            if not self._board.may_begin(call.number, spec.name):
                 with self.core.lock:
                     call.to.reply(Reply(status=Reply.NOT_STARTED))
                     self.core.reactor.flush()

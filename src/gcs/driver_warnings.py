@@ -32,7 +32,7 @@ class DriverWarnings:
             job_id = actor.registration.job_id.binary()
             ran = f"actor {actor.registration.class_name}"
         else:
-            job_id, ran = info.job_id, info.ran and f"task {info.ran}"
+            job_id, ran = info.job_id, info.ran
         if not ran:
             return None
         told = self._deaths[job_id] = self._deaths.get(job_id, 0) + 1

@@ -7,13 +7,17 @@ nothing about what that means.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import Connection
 
 _REQUESTER = "raylet.requester"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,16 +34,21 @@ class ClientProcess:
     startup_token: int
     start_time_s: float
     """Since the epoch."""
-    board_fd: int = 0
-    """0 where the worker has no board."""
+    board: BoardOfAnother | None = None
+    """None where the worker has none, or it cannot be read."""
     ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
     """Why somebody had it killed; empty where nobody had."""
     ran: str = ""
-    """The task that it ran when it died by itself."""
+    """What it ran when it died by itself, as a sentence has it."""
 
     @property
     def is_driver(self) -> bool:
         return self.type == common_pb2.DRIVER
+
+    def note_what_ran(self) -> None:
+        """It died while it was leased for tasks."""
+        name = self.board.running() if self.board is not None else ""
+        self.ran = f"task {name}" if name else "" if self.board is not None else "a task"
 
     def info(self, node_id: bytes) -> common_pb2.WorkerInfo:
         """Its row at the GCS."""
@@ -87,3 +96,12 @@ class Clients:
             self._next_requester += 1
             connection.on_close(lambda reason: on_gone(number))
         return number
+
+
+def open_board(worker_id: bytes, pid: int, fd: int) -> BoardOfAnother | None:
+    """fd: 0 where the worker has none. Its descriptor is not needed for long: what is mapped outlives the worker."""
+    try:
+        return BoardOfAnother(pid, fd, worker_id) if fd else None
+    except (OSError, ValueError) as error:
+        logger.warning("worker %s: what it has begun cannot be read: %s", worker_id.hex()[:8], error)
+        return None

@@ -367,12 +367,10 @@ class LeaseManager:
     def _worker_of(self, lease: Lease | None) -> Worker | None:
         return self._pool.get(lease.worker_id) if lease is not None and lease.worker_id is not None else None
 
-    def task_of(self, worker: Worker) -> str:
-        """The task that it was leased for; empty where it has no lease, is an actor's, or was told to end."""
+    def is_for_tasks(self, worker: Worker) -> bool:
+        """Whether it is leased for tasks, and not told to end."""
         lease = self._leases.get(worker.lease_id or b"")
-        if lease is None or lease.request.for_actor or worker.end_reason:
-            return ""
-        return lease.request.task_name or "a task"
+        return lease is not None and not lease.request.for_actor and not worker.end_reason
 
     def _held_by_actors(self) -> ResourceSet:
         actors = [worker.lease_id for worker in self._pool if worker.state is WorkerState.ACTOR]

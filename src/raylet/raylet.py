@@ -338,7 +338,8 @@ class Raylet:
         end_reason = worker.end_reason if worker is not None else ""
         if worker is not None and worker.binding is not None:
             process.job_id = worker.binding.job_id
-            process.ran = self.leases.task_of(worker)
+            if self.leases.is_for_tasks(worker):
+                process.note_what_ran()
         if process.is_driver:
             remove_socket(process, self.config.session_dir)
             self.apply(self.leases.job_finished(process.job_id, self.clock.time_s()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ray_mono.common.ids import JobID, WorkerID
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
-from ray_mono.raylet.clients import ClientProcess
+from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.wire import UnsupportedStrategy, lease_request_from, refusal_reply
 from ray_mono.raylet.withdrawals import withdraw
@@ -45,7 +45,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
             connection=context.connection,
             startup_token=request.startup_token,
             start_time_s=raylet.clock.wall_s(),
-            board_fd=request.board_fd,
+            board=open_board(request.worker_id, request.pid, request.board_fd),
         )
         process.address.node_id = raylet.config.node_id
         process.address.worker_id = request.worker_id
@@ -110,9 +110,9 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         raylet = self._raylet
         lease = raylet.leases.granted(request.lease_id)
         process = raylet.clients.get(lease.worker_id) if lease is not None and lease.worker_id else None
-        if lease is None or process is None or not process.board_fd:
+        if lease is None or process is None or process.board is None:
             return raylet_pb2.WithdrawTasksReply()
-        return await withdraw(process, lease.number, request.last)
+        return await withdraw(process.board, lease.number, request.last)
 
     async def WatchReclaims(
         self, request: common_pb2.Empty, context: CallContext

@@ -24,18 +24,33 @@ def number(lease: int, place: int) -> int:
 def test_what_began_last_is_seen_for_its_lease_only() -> None:
     board, seen = pair()
     assert seen.begun(7) == 0
-    assert board.may_begin(number(7, 1)) and board.may_begin(number(7, 3))
+    assert board.may_begin(number(7, 1), "f") and board.may_begin(number(7, 3), "f")
     assert (seen.begun(7), seen.begun(6), seen.begun(8)) == (3, 0, 0)
 
 
 def test_nothing_of_a_closed_lease_begins_and_all_of_the_next_does() -> None:
     board, seen = pair()
-    assert board.may_begin(number(7, 1))
+    assert board.may_begin(number(7, 1), "f")
     seen.close_lease(7)
     assert seen.begun(7) == 1
-    assert not board.may_begin(number(7, 2))
+    assert not board.may_begin(number(7, 2), "f")
     # A lease that was asked for earlier, and granted later.
-    assert board.may_begin(number(5, 1))
+    assert board.may_begin(number(5, 1), "f")
+
+
+def test_what_runs_is_read_also_when_its_worker_is_gone_and_at_rest_it_is_nothing() -> None:
+    board, seen = pair()
+    assert seen.running() == ""
+    board.may_begin(number(7, 1), "first")
+    board.may_begin(number(7, 2), "größer" * 1000)
+    assert seen.running().startswith("größergrößer")
+    board.may_begin(number(7, 3), "last")
+    seen.close_lease(7)
+    assert not board.may_begin(number(7, 4), "taken back")
+    os.close(board.fd)
+    assert seen.running() == "last"
+    board.rest()
+    assert seen.running() == ""
 
 
 def test_a_board_is_opened_for_its_own_worker_only() -> None:
@@ -58,7 +73,7 @@ def test_no_task_both_begins_and_is_taken_back() -> None:
 
         def work(lease: int = lease, begun: list[int] = begun) -> None:
             place = 1
-            while board.may_begin(number(lease, place)):
+            while board.may_begin(number(lease, place), "f"):
                 begun.append(place)
                 place += 1
 

@@ -15,7 +15,7 @@ from tests.gcs.actor_scene import registration
 JOB = JobID.from_int(1)
 KILLED = Death(DeathKind.WORKER_DIED, "worker pid 7 was killed by signal 9", signal=9)
 ASKED = Death(DeathKind.EXITED, "exit_actor() was called")
-TASKS = common_pb2.WorkerInfo(worker_id=b"w" * 28, job_id=JOB.binary(), ran="f")
+TASKS = common_pb2.WorkerInfo(worker_id=b"w" * 28, job_id=JOB.binary(), ran="task f")
 ANONYMOUS = "4f782f09-152c-49a5-968b-2ce63b471bca"
 
 

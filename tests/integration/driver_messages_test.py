@@ -174,7 +174,8 @@ def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a
             open(path, "w").close()
             time.sleep(1000)
 
-        ray.get(crash_once.remote(os.path.abspath("crashed")), timeout=60)
+        in_front = ray.remote(lambda: None).remote()  # for which the lease is asked
+        ray.get(crash_once.options(name="renamed").remote(os.path.abspath("crashed")), timeout=60)
         crashing, leaving, killed = [Actor.remote() for _ in range(3)]
         pid = ray.get(crashing.pid.remote(), timeout=60)
         for actor, how in ((crashing, lambda: os._exit(7)), (leaving, ray.actor.exit_actor)):
@@ -199,7 +200,7 @@ def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a
     output = script.check_ended_well()
     deaths = [line for line in output.splitlines() if "worker died" in line]
     assert len(deaths) == 2, output
-    assert "crash_once" in deaths[0] and "SIGKILL" in deaths[0] and "node 127.0.0.1" in deaths[0]
+    assert "ran task renamed" in deaths[0] and "SIGKILL" in deaths[0] and "node 127.0.0.1" in deaths[0]
     assert f"actor Actor: worker pid {pid} exited with code 7" in deaths[1]
     assert output.count("blocks its event loop") == 1
     assert len(re.findall(r"detached actor lost .*init\(namespace='", output)) == 1

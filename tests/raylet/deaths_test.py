@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,9 @@ from typing import Any, cast
 
 import pytest
 
+from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.protobuf import common_pb2
-from ray_mono.raylet.clients import ClientProcess
+from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.death_reports import DeathReports
 from ray_mono.raylet.deaths import OomKills, death_cause
 from ray_mono.raylet.launcher import WorkerExit
@@ -52,6 +54,20 @@ def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None 
 def test_how_where_and_its_output(exit_: WorkerExit | None, end_reason: str, message: str) -> None:
     log = f"/s/logs/worker-{(b'w' * 28).hex()}-7"
     assert told(exit_, end_reason) == f"{message}; node 10.0.0.1, output in {log}.out and .err"
+
+
+def test_of_a_dead_worker_the_task_is_named_that_ran_and_none_where_that_is_not_known() -> None:
+    board = StartBoard(b"w" * 28)
+    dead = process(board=open_board(b"w" * 28, os.getpid(), board.fd))
+    board.may_begin(1 << LEASE_SHIFT, "f")
+    dead.note_what_ran()
+    assert dead.info(b"n" * 28).ran == "task f"
+    board.rest()
+    dead.note_what_ran()
+    assert dead.ran == ""
+    without = process(board=open_board(b"w" * 28, os.getpid(), 0))
+    without.note_what_ran()
+    assert without.ran == "a task"
 
 
 def test_the_out_of_memory_killer_is_named_where_it_has_struck_since(tmp_path: Path) -> None:
