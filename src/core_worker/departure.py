@@ -16,7 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from ray_mono.core_worker import process_end
+from ray_mono.core_worker import process_end, termination
 from ray_mono.core_worker.answers import flush_output
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -46,12 +46,15 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
         executor.actor.close()
     if not executor.owes_answer:
         _stay_while_needed(core, executor.actor)
-    if executor.actor is None:
+    is_killed = executor.termination.is_wanted
+    if executor.actor is None and not is_killed:
         # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
         core.raylet.NotifyLeaving.notify(raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id))
     process_end.run()
     core.shutdown()
     flush_output()
+    if is_killed:
+        termination.die()
     os._exit(0)
 
 

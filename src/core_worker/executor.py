@@ -13,8 +13,8 @@ references that stay here are named or registered, and only then the reply goes 
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import pickle
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from ray_mono.common.exceptions import RayError, TaskCancelledError
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.answers import Answers
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
+from ray_mono.core_worker.call_arguments import read_arguments
 from ray_mono.core_worker.context import TaskContext, context_of
 from ray_mono.core_worker.departure import leave, report_exit
 from ray_mono.core_worker.generator_runner import GENERATORS, GeneratorRunner
@@ -31,6 +32,7 @@ from ray_mono.core_worker.interrupts import Interrupts
 from ray_mono.core_worker.task_events import TaskEvents
 from ray_mono.core_worker.task_failure import argument_error, cancelled_error, describe_error
 from ray_mono.core_worker.task_title import TaskTitle
+from ray_mono.core_worker.termination import Termination
 from ray_mono.core_worker.visible_devices import VisibleDevices
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -70,6 +72,7 @@ class Executor:
         self.events = TaskEvents(core)
         self.generators = GeneratorRunner(core)
         self.interrupts = Interrupts(core, self)
+        self.termination = Termination(core, self)
         # What the main thread has taken from the queue and not finished.
         self.running: TaskContext | None = None
         self._exiting = False
@@ -159,7 +162,19 @@ class Executor:
     # ---- the main thread
 
     def run(self) -> None:
-        """Until the process is told to end."""
+        """Until the process is told to end, which it does then."""
+        with contextlib.suppress(SystemExit):  # of a SIGTERM, at rest
+            self._run_calls()
+        self.termination.await_calls()
+        with self.core.lock:
+            self._exiting = True
+            self._give_back(None)
+            self.core.reactor.flush()
+        if self._left:
+            report_exit(self.core, ActorExit())
+        leave(self.core, self)
+
+    def _run_calls(self) -> None:
         core = self.core
         while not self._exiting and not core.reactor.is_closed:
             with core.lock:
@@ -186,13 +201,6 @@ class Executor:
             except KeyboardInterrupt as error:
                 self._cancelled_early(item, error)
             self.running = item = None
-        with core.lock:
-            self._exiting = True
-            self._give_back(None)
-            core.reactor.flush()
-        if self._left:
-            report_exit(self.core, ActorExit())
-        leave(core, self)
 
     def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec
@@ -207,6 +215,8 @@ class Executor:
             # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
             prepared = list(self._prepare(call, task))
         except TaskFailed as failed:
+            if self.termination.has_struck:
+                raise SystemExit(1) from None
             error = failed.error
             self.interrupts.interruptible = None
             if task.is_cancelled:
@@ -308,47 +318,10 @@ class Executor:
         if not call.own.flat_args:
             return target, [], {}
         try:
-            args, kwargs = self._arguments(call.own, task)
+            args, kwargs = read_arguments(self.core, call.own, task)
         except BaseException as error:
             raise TaskFailed(argument_error(spec, error, self.actor, self.core)) from None
         return target, args, kwargs
-
-    def _arguments(self, own: Any, task: TaskContext) -> tuple[list[Any], dict[str, Any]]:
-        core = self.core
-        core.getter.arrivals.collect_into(task.arrived)
-        try:
-            flat = pickle.loads(own.flat_args)
-            references = []
-            for arg in own.args:
-                if arg.WhichOneof("arg") == "value":
-                    flat[arg.position] = core.getter.read(b"", arg.value.metadata, arg.value.data)
-                else:
-                    references.append(arg)
-            if references:
-                values = self._fetch(references, task)
-                for arg, value in zip(references, values, strict=True):
-                    flat[arg.position] = value
-        finally:
-            core.getter.arrivals.collect_into(None)
-        args = [flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is None]
-        if 2 * len(args) == len(flat):
-            return args, {}
-        return args, {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
-
-    def _fetch(self, references: list[Any], task: TaskContext) -> list[Any]:
-        """Values of arguments by reference. The caller holds them until our reply, so no owner is told."""
-        core = self.core
-        with core.lock:
-            for arg in references:
-                object_id = arg.reference.object_id
-                if object_id not in core.references:
-                    core.references.borrow(object_id, arg.reference.owner.SerializeToString(deterministic=True))
-                if object_id not in task.held:
-                    core.references.add_submitted([object_id])
-                    task.held.append(object_id)
-                if arg.location_node_ids and core.memory_store.get(object_id) is None:
-                    core.memory_store.put_in_store(object_id, list(arg.location_node_ids), 0)
-        return core.getter.get_ids([arg.reference.object_id for arg in references], None)
 
     def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:
         from ray_mono.core_worker.actor_runtime import ActorRuntime
@@ -371,7 +344,7 @@ class Executor:
 
         The GCS is told first, so that an intended end is not taken for a crash.
         """
-        if self.core.context.get().actor_id:
+        if self.core.context.get().actor_id and not self.termination.is_wanted:
             report_exit(self.core, ActorExit() if self._left else error)
             self._left = False
         self.owes_answer = self._exiting = True
@@ -381,6 +354,10 @@ class Executor:
         with self.core.lock:
             self._left = self.owes_answer = self._exiting = True
             self._enqueue(None)
+
+    def end_after_this(self) -> None:
+        """SIGTERM: no other call begins, and who waits for one hears of it by the end of the process."""
+        self.owes_answer = self._exiting = True
 
     @property
     def has_queued(self) -> bool:

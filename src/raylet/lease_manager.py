@@ -128,8 +128,8 @@ class LeaseManager:
             return []
         is_actor = worker.state is WorkerState.ACTOR
         if dispose or (is_actor and not leaving):
-            mode = EndMode.KILL if is_actor else EndMode.TERMINATE
-            return self._pool.end(worker, mode, "it was given back not to be used again", now_s)
+            # At once: what it runs may be begun again elsewhere.
+            return self._pool.end(worker, EndMode.KILL, "it was given back not to be used again", now_s)
         if leaving:
             self._pool.leaves(worker, now_s)
         else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 import ray_mono as ray
+from ray_mono.exceptions import ActorDiedError, WorkerCrashedError
 from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
@@ -106,6 +109,7 @@ WAYS: dict[str, tuple[Callable[[list[Any]], None], bool]] = {
     "exit_actor()": (call("exit_actor"), True),
     "sys.exit(0)": (call("sys_exit"), True),
     "__ray_terminate__": (call("__ray_terminate__"), True),
+    "SIGTERM": (lambda handles: os.kill(get(handles[0].pid.remote()), signal.SIGTERM), True),
     "kill()": (lambda handles: ray.kill(handles[0]), False),
 }
 """Each with whether it is in order."""
@@ -119,7 +123,7 @@ KINDS: dict[str, tuple[type, dict[str, Any]]] = {
 def test_an_actor_that_ends_in_order_ends_as_a_python_process(tmp_path: Path) -> None:
     actors: dict[tuple[str, str], tuple[Marks, list[Any]]] = {}
     for kind, (cls, options) in KINDS.items():
-        for way in WAYS if kind != "threaded" else ["the last handle goes", "__ray_terminate__"]:
+        for way in WAYS if kind != "threaded" else ["the last handle goes", "__ray_terminate__", "SIGTERM"]:
             mark = Marks(tmp_path / f"{kind}, {way}")
             mark.path.mkdir()
             actors[kind, way] = mark, [ray.remote(cls).options(num_cpus=0, **options).remote(mark)]
@@ -136,6 +140,66 @@ def test_an_actor_that_ends_in_order_ends_as_a_python_process(tmp_path: Path) ->
         of_kind = OF_PYTHON | OF_ACTOR | ({CANCELLED} if kind == "async" else set())
         expected[kind, way] = of_kind if WAYS[way][1] else set()
     assert found == expected
+
+
+class Busy:
+    """What it runs says that it began, and waits for the file "go"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self) -> str:
+        (self.path / str(os.getpid())).touch()
+        try:
+            while not (self.path / "go").exists():
+                time.sleep(0.01)
+        except SystemExit as error:
+            (self.path / "struck").write_text(str(error.code))
+            raise
+        return "ran"
+
+    def begun(self) -> int:
+        """The pid of the process that began it."""
+        wait_until(lambda: any(self.path.iterdir()), "it begins")
+        return int(next(self.path.iterdir()).name)
+
+
+def test_sigterm_strikes_what_runs_on_the_main_thread_and_calls_on_others_end_first(tmp_path: Path) -> None:
+    busy = {kind: Busy(tmp_path / kind) for kind in ("task", "plain", "threaded")}
+    for one in busy.values():
+        one.path.mkdir()
+    actor = ray.remote(num_cpus=0)(Busy)
+    handles = [
+        actor.remote(busy["plain"].path),
+        actor.options(max_concurrency=2).remote(busy["threaded"].path),
+    ]
+    refs = [
+        ray.remote(max_retries=0)(busy["task"].run).remote(),
+        *(handle.run.remote() for handle in handles),
+    ]
+    for one in busy.values():
+        os.kill(one.begun(), signal.SIGTERM)
+    for ref, error in zip(refs, (WorkerCrashedError, ActorDiedError), strict=False):
+        with pytest.raises(error, match="SIGTERM"):
+            get(ref)
+    (busy["threaded"].path / "go").touch()
+    assert get(refs[2]) == "ran"
+    assert {kind: (one.path / "struck").exists() for kind, one in busy.items()} == {
+        "task": True,
+        "plain": True,
+        "threaded": False,
+    }
+
+
+def test_a_process_that_a_task_forks_is_ended_by_sigterm() -> None:
+    def fork() -> int | None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(GET_TIMEOUT_S,))
+        child.start()
+        child.terminate()
+        child.join()
+        return child.exitcode
+
+    assert get(ray.remote(fork).remote()) == -signal.SIGTERM
 
 
 class Owner:

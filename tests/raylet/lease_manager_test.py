@@ -259,7 +259,7 @@ def test_a_disposed_worker_ends_and_its_resources_come_back_with_its_death() -> 
     scene.ask("a")
     scene.ask("b")
     scene.give_back("a", dispose=True)
-    assert [effect.mode for effect in scene.ended] == [EndMode.TERMINATE]
+    assert [effect.mode for effect in scene.ended] == [EndMode.KILL]
     assert scene.running == ["a"]
     scene.worker_dies("a")
     assert scene.running == ["b"]
