@@ -65,7 +65,9 @@ def test_a_driver_is_told_what_its_own_tasks_and_actors_wait_for(driver: Any) ->
 
         task, actor = greedy.remote(), Greedy.remote()
         input()
-        assert ray.get(ray.remote(lambda: 1).remote(), timeout=60) == 1
+        # It waits, and keeps nobody.
+        assert ray.wait([task], timeout=0) == ([], [task])
+        assert ray.get(greedy.options(resources={"B": 3}).remote(), timeout=60) is None
     """
     script = driver(source)
     told = [script.wait_for_line("(ray_mono) ") for _ in range(2)]

@@ -155,8 +155,9 @@ def test_actors_go_by_their_repr_and_bars_prompts_and_last_words_come_whole(
 
 
 def test_a_line_of_many_workers_appears_once_with_their_number(
-    cluster: CommandLineCluster, start_script: Any
+    cluster: CommandLineCluster, start_script: Any, monkeypatch: Any
 ) -> None:
+    monkeypatch.setenv("RAY_MONO_DEDUP_LOGS_AGG_WINDOW_S", "2")
     source = """
         import ray_mono as ray
 
@@ -168,8 +169,9 @@ def test_a_line_of_many_workers_appears_once_with_their_number(
                 print("hello from worker", number)
 
         workers = [Worker.options(num_cpus=0).remote() for _ in range(4)]
-        for number, worker in enumerate(workers):
-            ray.get(worker.hello.remote(number), timeout=60)
+        # Their starts are no part of the window.
+        ray.get([worker.__ray_ready__.remote() for worker in workers], timeout=60)
+        ray.get([worker.hello.remote(number) for number, worker in enumerate(workers)], timeout=60)
         print("all have said it", flush=True)
         input()
         ray.shutdown()

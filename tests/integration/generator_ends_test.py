@@ -22,6 +22,7 @@ from tests.integration.streaming_programs import (
     AsyncStreamer,
     GateFunction,
     Streamer,
+    endless,
     numbers,
     outcome,
 )
@@ -143,13 +144,12 @@ def test_a_cancelled_generator_ends_with_the_cancellation(
     tmp_path: Path, touch_and_wait: GateFunction
 ) -> None:
     actors = [ray.remote(Streamer).remote(), ray.remote(Streamer).options(max_concurrency=2).remote()]
-    endless = 1 << 40
     generators = [
-        numbers.remote(endless),
-        numbers.options(_generator_backpressure_num_objects=1).remote(endless),
-        *[actor.numbers.remote(endless) for actor in actors],
-        *[actor.numbers.options(_generator_backpressure_num_objects=1).remote(endless) for actor in actors],
-        ray.remote(AsyncStreamer).remote().numbers.remote(endless),
+        endless.remote(),
+        endless.options(_generator_backpressure_num_objects=1).remote(),
+        *[actor.endless.remote() for actor in actors],
+        *[actor.endless.options(_generator_backpressure_num_objects=1).remote() for actor in actors],
+        ray.remote(AsyncStreamer).remote().endless.remote(),
     ]
     for generator in generators:
         assert get(next(generator)) == 0

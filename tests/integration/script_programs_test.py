@@ -83,35 +83,6 @@ def test_a_module_beside_the_script_can_be_imported_in_tasks(start: Any, tmp_pat
     start(textwrap.dedent(source) + FOOTER, cwd=elsewhere).check_ended_well()
 
 
-def test_a_task_that_needs_what_there_is_not_waits_and_the_driver_says_why(start: Any) -> None:
-    source = """
-        import ray_mono as ray
-
-        context = ray.init(num_cpus=8, resources={"A": 1, "B": 4})
-        assert context["node_id"] == ray.nodes()[0]["NodeID"]
-        total = ray.cluster_resources()
-        assert (total["CPU"], total["A"], total["B"]) == (8, 1, 4)
-
-        @ray.remote
-        def f():
-            return "ran"
-
-        assert ray.get(f.options(resources={"B": 3}).remote(), timeout=60) == "ran"
-        pending = f.options(resources={"A": 2}).remote()
-        print("submitted", flush=True)
-        input()
-        assert ray.wait([pending], timeout=0) == ([], [pending])
-        assert ray.get(f.remote(), timeout=60) == "ran"
-        del pending
-    """
-    script = start(textwrap.dedent(source) + FOOTER)
-    script.wait_for_line("submitted")
-    warning = script.wait_for_line("A: 2")
-    assert "A: 1" in warning and "CPU: 8" in warning
-    script.say("go on")
-    script.check_ended_well()
-
-
 def test_ctrl_c_interrupts_get_and_the_driver_goes_on(start: Any, tmp_path: Path) -> None:
     source = """
         import sys, time

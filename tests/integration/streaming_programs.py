@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,9 +52,20 @@ def made(folder: Path) -> int:
     return len(list(folder.glob("made-*")))
 
 
+@ray.remote
+def endless() -> Iterator[int]:
+    """Not as fast as it can: who stops it reads all of them."""
+    for number in itertools.count():
+        yield number
+        time.sleep(0.001)
+
+
 class Streamer:
     def numbers(self, count: int) -> Iterator[int]:
         yield from range(count)
+
+    def endless(self) -> Iterator[int]:
+        yield from endless._function()
 
     def die_after(self, count: int) -> Iterator[int]:
         yield from range(count)
@@ -75,6 +88,11 @@ class AsyncStreamer:
             if number == fails_at:
                 raise KeyError(number)
             yield number
+
+    async def endless(self) -> AsyncIterator[int]:
+        for number in itertools.count():
+            yield number
+            await asyncio.sleep(0.001)
 
     async def until_opened(self) -> AsyncIterator[str]:
         yield "closed"
