@@ -48,7 +48,7 @@ class RayletConfig:
     """From the fork to the registration. A healthy start takes 0.1 s; a machine that swaps takes long."""
     worker_exit_grace_s: float = 5.0
     """Between a polite end and SIGKILL."""
-    exit_status_wait_s: float = 0.5
+    exit_status_wait_s: float = 1.0
     """After a worker's connection ended: how long the report of its death waits for the exit status."""
     # ---- leases
     lease_queue_max: int = 200_000

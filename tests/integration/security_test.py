@@ -211,7 +211,7 @@ def test_grpc_without_the_secret_is_refused_wherever_it_is_spoken(
     cluster: CommandLineCluster, listeners: list[Listener], credential: str | None
 ) -> None:
     metadata = [] if credential is None else [("authorization", credential)]
-    speaking = []
+    speaking, silent = [], []
 
     async def try_all() -> None:
         for listener in listeners:
@@ -226,9 +226,10 @@ def test_grpc_without_the_secret_is_refused_wherever_it_is_spoken(
                         speaking.append(listener.process)
                     else:
                         assert code is grpc.StatusCode.UNAVAILABLE, (listener, code, details)
+                        silent.append((listener.process, details))
 
     asyncio.run(try_all())
-    assert len(speaking) == 2 * 3 and "gcs_server" in " ".join(speaking), speaking
+    assert len(speaking) == 2 * 3 and "gcs_server" in " ".join(speaking), (speaking, silent)
 
 
 def test_grpc_with_the_secret_is_let_in(cluster: CommandLineCluster) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 # A scene waits for events; this is when it is given up.
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def run_quietly(scene: Coroutine[Any, Any, None]) -> None:

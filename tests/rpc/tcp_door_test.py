@@ -80,7 +80,9 @@ def descriptors() -> int:
 def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(strangers, "STAY_S", 0.6)
+    stay_s = 30.0
+    for module, name in ((strangers, "STAY_S"), (strangers, "SERVED_S"), (limited_log, "PERIOD_S")):
+        monkeypatch.setattr(module, name, stay_s)
     data, most = KINDS[kind]
 
     async def scene() -> None:
@@ -89,6 +91,10 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
             knocked = [await knock(listener, data) for _ in range(most + 50)]
             await until(lambda: strangers_of(listener) == most)
             (await FramedTransport(SECRET).connect(listener.address, WAIT_S)).close()
+            # Their time is over.
+            loop = asyncio.get_running_loop()
+            time = loop.time
+            monkeypatch.setattr(loop, "time", lambda: time() + stay_s)
             await asyncio.gather(*(until_sent_away(*one) for one in knocked))
             assert strangers_of(listener) == 0
             # gRPC has some of its own, once and for all.
