@@ -142,13 +142,13 @@ def test_a_put_that_was_interrupted_while_it_waited_for_room_takes_none(cluster:
         with pytest.raises(KeyboardInterrupt):
             ray.put(needs_all)
         striker.join()
-    wait_until(lambda: not internal_state.store_stats().num_waiting_creates, "nothing waits")
+        wait_until(lambda: not internal_state.store_stats().num_waiting_creates, "nothing waits")
     del held
     assert get(ray.put(needs_all))[-1] == 1
 
 
 def test_an_interrupt_ends_a_loop_of_calls_that_never_waits(cluster: Any) -> None:
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         while True:
             ray.put(1)

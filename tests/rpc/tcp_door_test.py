@@ -151,7 +151,7 @@ def test_of_a_message_without_the_secret_next_to_nothing_is_read(
 
     async def scene() -> None:
         path = f"/ray_mono.rpc.GcsService/{method}"
-        options = [("grpc.max_send_message_length", -1)]
+        options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         async with serving() as listener:
             for metadata, is_read in (((), False), (METADATA, method != "NoSuchMethod")):
                 carried.clear()
