@@ -47,6 +47,17 @@ class ObjectJournal:
         if bytes.fromhex(error.object_ref_hex) not in self._held_by_dead:
             raise ObjectCheckFailed(f"{reader.process.name} reads what was held and is freed: {error}")
 
+    def freed(self, owner: SimObjects, object_id: bytes) -> None:
+        """Its owner does not have an object any more: judged at once, since not everything that is held is read."""
+        if self.connections_break:
+            return
+        holders = [objects for objects in self._living() if object_id in objects.references]
+        if holders and object_id not in self._held_by_dead:
+            story = holders[0].references.story(object_id)
+            raise ObjectCheckFailed(
+                f"{owner.process.name} frees what {holders[0].process.name} holds: {story}"
+            )
+
     def _living(self) -> list[SimObjects]:
         for objects in self._tables:
             if not objects.process.is_alive:

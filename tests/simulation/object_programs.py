@@ -35,6 +35,8 @@ class ObjectScript:
     """The worker of a task's first attempt dies after its moves; its tasks die now and then."""
     cancelled_after_s: float = -1.0
     is_cancelled_by_force: bool = False
+    moves: tuple[tuple[str, ...], ...] = ()
+    """In order, instead of random ones: the program's own, its tasks', and so on down."""
 
     @property
     def name(self) -> str:
@@ -75,6 +77,10 @@ class ObjectProgram:
 
     async def play(self) -> None:
         """All moves. What is in the hand then is the caller's to drop."""
+        if self._script.moves:
+            for name in self._script.moves[0]:
+                await getattr(self, f"_{name}")()
+            return
         moves = [self._put, self._get, self._get, self._drop, self._keep, self._pause]
         if self._script.levels:
             moves += [self._task, self._task]
@@ -122,10 +128,30 @@ class ObjectProgram:
             object_id = self.hand.pop(self._rng.randrange(len(self.hand)))
             asyncio.get_running_loop().call_later(self._rng.choice(KEEPS_S), self._objects.drop, object_id)
 
+    async def _hand_over(self) -> None:
+        """To a task, which alone has it then."""
+        by_value = self._some(INSIDE_MAX)
+        self._start_task(by_value, [])
+        for object_id in by_value:
+            self.hand.remove(object_id)
+            self._objects.drop(object_id)
+
+    async def _meet_again(self) -> None:
+        """In an object of its own, and keep it all beyond the program."""
+        await self._put()
+        with self._waiting():
+            self.hand += await self._objects.get(self.hand[-1])
+        while self.hand:
+            await self._keep()
+
     async def _pause(self) -> None:
         await asyncio.sleep(self._rng.choice([0.0, 0.001, 0.05]))
 
     async def _task(self) -> None:
+        by_value, by_reference = self._some(INSIDE_MAX), self._some(1)
+        self._start_task(by_value, by_reference)
+
+    def _start_task(self, by_value: list[bytes], by_reference: list[bytes]) -> None:
         self._count += 1
         script = replace(
             self._script,
@@ -135,6 +161,6 @@ class ObjectProgram:
             dies=self._script.dies and self._rng.random() < 0.1,
             cancelled_after_s=self._rng.choice(CANCELLED_AFTER_S) if self._rng.random() < 0.1 else -1.0,
             is_cancelled_by_force=self._script.dies and self._rng.random() < 0.5,
+            moves=self._script.moves[1:],
         )
-        by_value, by_reference = self._some(INSIDE_MAX), self._some(1)
         self.hand.append(self._submit(self._parent, self._count, script, by_value, by_reference))

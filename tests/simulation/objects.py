@@ -138,6 +138,8 @@ class SimObjects:
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         self.memory_store.remove(object_id)
+        if row.owner is None:
+            self._journal.freed(self, object_id)
         for answer in row.removal_waiters or ():
             answer()
 

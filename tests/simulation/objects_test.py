@@ -12,6 +12,7 @@ import pytest
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.reference_counter import ReferenceCounter
 from tests.simulation.loop import SimulationError
+from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
 from tests.simulation.scenario import Outcome, Scenario, run_scenario
 
@@ -20,6 +21,17 @@ def run_programs(seed: int, dies: bool = False) -> Outcome:
     """Four programs of two drivers, on two nodes with two CPUs each."""
     programs = tuple(ObjectScript(10 * seed + number, 40, dies=dies) for number in range(4))
     return run_scenario(seed, Scenario(({"CPU": 2}, {"CPU": 2}), num_drivers=2, tasks=(), programs=programs))
+
+
+def run_relays(seed: int) -> Outcome:
+    """Objects are handed from task to task while messages overtake each other. Only the last task has them then, and gets them twice."""
+    handed_on = ("put", "put", "put", "hand_over", "pause") * 10
+    moves = (handed_on, ("hand_over",), ("meet_again",))
+    programs = tuple(ObjectScript(10 * seed + number, 0, moves=moves) for number in range(4))
+    knobs = NetworkKnobs(slow_probability=0.3)
+    return run_scenario(
+        seed, Scenario(({"CPU": 2},) * 2, num_drivers=2, tasks=(), programs=programs, knobs=knobs)
+    )
 
 
 def test_programs_read_what_they_hold_and_leave_nothing() -> None:
@@ -36,6 +48,11 @@ def test_programs_whose_workers_die_read_what_the_living_hold() -> None:
         assert run_programs(seed, dies=True).object_reads[0] > 0
 
 
+def test_what_is_handed_from_task_to_task_is_held_by_the_last() -> None:
+    for seed in range(3):
+        assert run_relays(seed).object_reads[0] > 0
+
+
 def test_a_run_with_objects_repeats() -> None:
     assert run_programs(3, dies=True) == run_programs(3, dies=True)
 
@@ -43,10 +60,14 @@ def test_a_run_with_objects_repeats() -> None:
 # ---- planted bugs
 
 
-def is_found(message: str) -> None:
+def run_programs_that_die(seed: int) -> None:
+    run_programs(seed, dies=True)
+
+
+def is_found(message: str, run: Callable[[int], object] = run_programs_that_die) -> None:
     with pytest.raises(SimulationError, match=message):
         for seed in range(10):
-            run_programs(seed, dies=True)
+            run(seed)
 
 
 def test_an_owner_that_forgets_its_borrowers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +82,7 @@ def test_an_answer_that_overtakes_a_registration_is_found(monkeypatch: pytest.Mo
         then()
 
     monkeypatch.setattr(Ownership, "_once_acknowledged", at_once)
-    is_found("reads what was held and is freed")
+    is_found("frees what worker .* holds", run_relays)
 
 
 def test_arguments_that_are_never_let_go_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
