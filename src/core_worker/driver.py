@@ -61,18 +61,13 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
             raylet_socket=config.raylet_socket,
             job_id=job_id,
             namespace=config.namespace,
-            on_raylet_lost=lambda reason: _on_raylet_lost(core_or_none(), reason),
+            on_raylet_lost=_on_raylet_lost,
         )
     except BaseException:
         with membership.reactor.lock:
             membership.server.close()
         membership.reactor.close()
         raise
-    held: list[CoreWorker] = [core]
-
-    def core_or_none() -> CoreWorker | None:
-        return held[0] if held else None
-
     messages = DriverMessages(core, config.on_error, config.on_log)
     messages.subscribe()
     core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
@@ -103,9 +98,9 @@ def _finish_job(core: CoreWorker) -> None:
         logger.debug("the GCS was not told of the job's end: %s", error)
 
 
-def _on_raylet_lost(core: CoreWorker | None, reason: str) -> None:
+def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
     """The node died under this driver: everything that waits fails. Lock held."""
-    if core is None or core.reactor.is_closed:
+    if core.reactor.is_closed:
         return
     logger.error("The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.", reason, core.session_dir)
     for task in list(core.tasks.pending.values()):

@@ -154,9 +154,12 @@ class Membership:
         startup_token: int = 0,
         board_fd: int = 0,
         namespace: str = "",
-        on_raylet_lost: Callable[[str], None],
+        on_raylet_lost: Callable[[CoreWorker, str], None],
     ) -> CoreWorker:
-        """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError."""
+        """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError.
+
+        on_raylet_lost(core, reason): under the lock, also before this returns.
+        """
         raylet = self.channel(f"unix:{raylet_socket}", "this node's raylet")
         request = raylet_pb2.RegisterClientRequest(
             type=self._worker_type,  # type: ignore[arg-type]
@@ -189,5 +192,5 @@ class Membership:
             raise RaySystemError(f"this process could not join the cluster at {raylet_socket}: {error}") from None
         with self.reactor.lock:
             self.servicer.core = core
-            raylet.on_close(lambda reason: None if core.is_leaving else on_raylet_lost(reason))
+            raylet.on_close(lambda reason: None if core.is_leaving else on_raylet_lost(core, reason))
         return core

@@ -72,7 +72,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     os._exit(0)
 
 
-def _end_with_raylet(reason: str) -> None:
+def _end_with_raylet(core: CoreWorker, reason: str) -> None:
     """Nothing that this worker could do reaches anybody any more."""
     os._exit(1)
 

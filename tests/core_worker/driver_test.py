@@ -1,0 +1,68 @@
+"""A driver on its way into a cluster that is going."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_mono.core_worker import driver, membership
+from ray_mono.core_worker.driver import DriverConfig, connect_driver
+from ray_mono.protobuf import raylet_pb2
+
+
+class Gone:
+    """A connection that ended after the answer, before anybody listened."""
+
+    is_closed = False
+
+    def on_close(self, told: Any) -> None:
+        told("it was killed")
+
+
+class CutOff(membership.Membership):
+    """Whoever it talks to goes at once."""
+
+    made: list[CutOff] = []
+
+    def channel(self, address: str, peer_name: str) -> Any:
+        self.made.append(self)
+        return Gone()
+
+    def close(self) -> None:
+        with self.reactor.lock:
+            self.server.close()
+        self.reactor.close()
+
+
+def test_a_raylet_that_goes_while_a_driver_joins_is_told_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sockets").mkdir()
+    core = SimpleNamespace(
+        is_leaving=False,
+        reactor=SimpleNamespace(is_closed=False),
+        session_dir=str(tmp_path),
+        tasks=SimpleNamespace(pending={}),
+        on_shutdown=[],
+    )
+    raylet = SimpleNamespace(RegisterClient=lambda request, timeout_s: raylet_pb2.RegisterClientReply())
+    quiet = SimpleNamespace(subscribe=lambda: None, flush=None, stop=None)
+    for module, name, stand_in in (
+        (driver, "Membership", CutOff),
+        (membership, "RayletServiceStub", lambda channel: raylet),
+        (membership, "CoreWorker", lambda **_: core),
+        (driver, "DriverMessages", lambda *_: quiet),
+        (driver, "_add_job", lambda *_: b"job"),
+        (driver, "_install_interrupt", lambda core: None),
+    ):
+        monkeypatch.setattr(module, name, stand_in)
+    try:
+        joined = connect_driver(DriverConfig("/none", "unix:/none", str(tmp_path), secret=""))
+        assert joined is core  # type: ignore[comparison-overlap]
+        assert "The node's raylet is gone (it was killed)" in caplog.text
+    finally:
+        CutOff.made.pop().close()
+        CutOff.made.clear()
