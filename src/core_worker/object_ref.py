@@ -66,22 +66,12 @@ class ObjectRef(Generic[T_co]):
 
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of the running event loop. Raises RuntimeError where none runs."""
-        loop = asyncio.get_running_loop()
-        future = self.future()
-        if not future.done():
-            return asyncio.wrap_future(future, loop=loop)
-        done = loop.create_future()
-        error = future.exception()
-        if error is None:
-            done.set_result(future.result())
-        else:
-            done.set_exception(error)
-        return done
+        return _on_loop(self.future())
 
     def __await__(self) -> Generator[Any, None, T_co]:
         """Goes on without a turn of the loop where the value is here, as with a future that is done."""
         future = self.future()
-        return _result(future) if future.done() else asyncio.wrap_future(future).__await__()
+        return _result(future) if future.done() and future.exception() is None else _on_loop(future).__await__()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self._id == other._id
@@ -110,12 +100,22 @@ class ObjectRef(Generic[T_co]):
             core.reference_dropped(self._id)
 
 
+def _on_loop(future: concurrent.futures.Future[T_co]) -> asyncio.Future[T_co]:
+    loop = asyncio.get_running_loop()
+    if not future.done():
+        return asyncio.wrap_future(future, loop=loop)
+    done: asyncio.Future[T_co] = loop.create_future()
+    error = future.exception()
+    if error is None:
+        done.set_result(future.result())
+    else:
+        # Raised by the interpreter: no frame of a future's stands in its traceback.
+        done.set_exception(error)
+    return done
+
+
 def _result(future: concurrent.futures.Future[T_co]) -> Generator[Any, None, T_co]:
-    try:
-        return future.result()
-    finally:
-        # Its error holds this frame.
-        del future
+    return future.result()
     yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import traceback
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -104,6 +105,24 @@ def test_an_error_is_raised_whether_it_is_here_or_comes(core: Core) -> None:
 
             with pytest.raises(seen):
                 asyncio.run(take())
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_traceback_of_an_error_ends_where_it_was_awaited(core: Core, is_late: bool) -> None:
+    ref = core.ref(b"a")
+
+    async def take() -> list[str]:
+        if is_late:
+            asyncio.get_running_loop().call_later(0.01, core.arrive, ref, KeyError("k"))
+        else:
+            core.arrive(ref, KeyError("k"))
+        try:
+            await ref
+        except KeyError as error:
+            return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        return []
+
+    assert asyncio.run(asyncio.wait_for(take(), WAIT_S)) == ["take"]
 
 
 def test_nothing_waits_behind_a_value_that_is_still_on_its_way_from_another_node(core: Core) -> None:
