@@ -1,8 +1,8 @@
 """A gRPC server over the same table of handlers that the framed server answers from. The only module that imports grpc.
 
 For outsiders and tools: every call must carry the metadata `authorization: Bearer <secret>`. It is looked at before the message is read:
-to gRPC all methods take streams, of which one message is asked for once the call is let in; of what others send, gRPC takes the little
-that HTTP/2 lets them send unasked. What differs for a servicer: gRPC hides its connections, so each call has a Connection of its own,
+to gRPC all methods take streams, of which one message is asked for once the call is let in. Only connections come here whose first call
+has the secret (http2_greeting). What differs for a servicer: gRPC hides its connections, so each call has a Connection of its own,
 which ends with the call. State that must live as long as its client (a registered node, a pinned object) therefore cannot be held by a
 gRPC client.
 """
@@ -18,14 +18,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from ray_mono.rpc.auth import HOW_TO_PASS, secret_matches
+from ray_mono.rpc.auth import secret_matches
 from ray_mono.rpc.errors import error_of_handler, serialize_reply, unknown_method, unparsable_request
 from ray_mono.rpc.framing import FRAME_BYTES_MAX
+from ray_mono.rpc.http2_greeting import BEARER, HOW_TO_CALL
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 
-BEARER = "Bearer "
-# So gRPC writes the name of a socket that has no file.
-ABSTRACT = "unix-abstract:"
 # Calls that run get this long when the server stops.
 STOP_GRACE_S = 0.5
 # At once on one connection; a client waits with more.
@@ -46,13 +44,10 @@ class GrpcDoor:
         secret: str,
         handlers: Mapping[str, Handler[Any, Any]],
         path: str,
-        on_authorized: Callable[[str], None],
     ) -> None:
-        """on_authorized(name): a call with the secret came on the connection whose other end has this abstract name; before anything but
-        the metadata of that call was read."""
         self.path = path
         self._server = grpc.aio.server(
-            handlers=[_Table(secret, handlers, on_authorized)],
+            handlers=[_Table(secret, handlers)],
             options=[
                 ("grpc.max_concurrent_streams", STREAMS_MAX),
                 ("grpc.http2.bdp_probe", 0),
@@ -112,28 +107,20 @@ class _GrpcCallContext:
 class _Table(grpc.GenericRpcHandler):
     """Finds the handler of a path, or the refusal."""
 
-    def __init__(
-        self, secret: str, handlers: Mapping[str, Handler[Any, Any]], on_authorized: Callable[[str], None]
-    ) -> None:
+    def __init__(self, secret: str, handlers: Mapping[str, Handler[Any, Any]]) -> None:
         self._secret = secret
         self._handlers = handlers
-        self._on_authorized = on_authorized
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         path = handler_call_details.method
         if not self._is_authorized(handler_call_details):
-            return _refusal(
-                RpcError(
-                    StatusCode.UNAUTHENTICATED,
-                    f"send the metadata 'authorization: {BEARER}<secret>' with the cluster's secret: {HOW_TO_PASS}",
-                )
-            )
+            return _refusal(RpcError(StatusCode.UNAUTHENTICATED, HOW_TO_CALL))
         handler = self._handlers.get(path)
         if handler is None:
-            return _refusal(unknown_method(path), self._on_authorized)
+            return _refusal(unknown_method(path))
         if handler.streaming:
-            return grpc.stream_stream_rpc_method_handler(_stream_method(path, handler, self._on_authorized))
-        return grpc.stream_unary_rpc_method_handler(_unary_method(path, handler, self._on_authorized))
+            return grpc.stream_stream_rpc_method_handler(_stream_method(path, handler))
+        return grpc.stream_unary_rpc_method_handler(_unary_method(path, handler))
 
     def _is_authorized(self, details: grpc.HandlerCallDetails) -> bool:
         given = ""
@@ -143,12 +130,8 @@ class _Table(grpc.GenericRpcHandler):
         return secret_matches(self._secret, given)
 
 
-def _refusal(
-    error: RpcError, on_authorized: Callable[[str], None] | None = None
-) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusal(error: RpcError) -> grpc.RpcMethodHandler[Any, Any]:
     async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        if on_authorized is not None:
-            on_authorized(context.peer().removeprefix(ABSTRACT))
         await _abort(context, error)
         return b""
 
@@ -159,12 +142,9 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: RpcError) -
     await context.abort(_GRPC_CODES[error.code], error.message)
 
 
-def _unary_method(
-    path: str, handler: Handler[Any, Any], on_authorized: Callable[[str], None]
-) -> Callable[..., Any]:
+def _unary_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
     async def call(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         connection = _GrpcConnection(context.peer())
-        on_authorized(connection.peer.removeprefix(ABSTRACT))
         try:
             request = await _read(path, handler, requests)
             reply = await handler.function(request, _GrpcCallContext(connection))
@@ -179,14 +159,11 @@ def _unary_method(
     return call
 
 
-def _stream_method(
-    path: str, handler: Handler[Any, Any], on_authorized: Callable[[str], None]
-) -> Callable[..., Any]:
+def _stream_method(path: str, handler: Handler[Any, Any]) -> Callable[..., Any]:
     async def call(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[bytes]:
         connection = _GrpcConnection(context.peer())
-        on_authorized(connection.peer.removeprefix(ABSTRACT))
         try:
             request = await _read(path, handler, requests)
             async for item in handler.function(request, _GrpcCallContext(connection)):

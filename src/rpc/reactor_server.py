@@ -158,7 +158,7 @@ class ReactorServer:
             connection.on_events(READABLE)
 
     def advance(self, stranger: ServerConnection) -> None:
-        _send_away(self._strangers.advance(stranger, Stage.SHAKING, time.monotonic()))
+        _send_away(self._strangers.advance(stranger, Stage.SHAKING))
 
     def let_in(self, stranger: ServerConnection) -> None:
         self._strangers.leave(stranger)

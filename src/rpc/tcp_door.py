@@ -1,8 +1,8 @@
 """The door of a TCP listener on asyncio: who knocks is asked for the secret, and only who has it becomes a client.
 
 A stranger is a plain socket, a handshake (auth) and an entry in the table that says how long it may stay (strangers); it becomes a
-client, with a transport and all that a client has, when the handshake is done. HTTP/2 clients show the secret later, with their first
-call: they are handed on as strangers, and whoever takes them over says when they are in (grpc_splice).
+client, with a transport and all that a client has, when the handshake is done; an HTTP/2 client when its first call has the secret
+(http2_greeting).
 
 A turn of the loop accepts a few connections: those of them that speak are heard in the next turn, before others push them out. What
 strangers make us log is bounded (common/limited_log). Out of descriptors: a stranger goes, and where there is none, nobody is accepted
@@ -12,24 +12,21 @@ for a while.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Callable
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc.auth import MAGIC, HandshakeState, ServerHandshake
+from ray_mono.rpc.http2_greeting import HTTP2_PREFACE, Http2Greeting
 from ray_mono.rpc.sockets import TcpAddress, tune_tcp
 from ray_mono.rpc.strangers import STAY_S, Stage, Strangers
 
-# The first bytes of HTTP/2, which gRPC speaks.
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ACCEPTS_PER_TURN = 32
 ACCEPT_RETRY_S = 0.5
-# How often HTTP/2 clients that wait are looked at.
-SERVE_S = 0.05
-# Of what follows a refused handshake.
-REST_BYTES_MAX = 64 << 10
+# Of what follows a refused handshake: an HTTP/2 client may send so much before it hears of it.
+REST_BYTES_MAX = 128 << 10
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +34,22 @@ logger = logging.getLogger(__name__)
 class Stranger:
     """One connection that has not shown the secret."""
 
-    def __init__(self, door: TcpDoor, sock: socket.socket, peer: str, secret: str) -> None:
+    def __init__(self, door: TcpDoor, sock: socket.socket, address: tuple[str, int]) -> None:
         self.sock = sock
-        self.peer = peer
-        self.end: Callable[[], None] = self.close
-        """Ends the connection. Whoever takes it over puts another function in its place."""
-        self.is_taken = False
-        """Whether it is somebody else's to read from."""
+        self._address = address
         self._door = door
-        self._handshake = ServerHandshake(secret)
         self._head = b""
-        """The first bytes, until they tell the protocol; of HTTP/2 all of its preface."""
+        """The first bytes, until they tell the protocol."""
+        self._handshake: ServerHandshake | Http2Greeting | None = None
+        self._rest_bytes = REST_BYTES_MAX
+        """How much more is read of one that was refused, and may still have to read why."""
+
+    def __str__(self) -> str:
+        return str(TcpAddress(*self._address))
 
     @property
     def is_gone(self) -> bool:
         return self.sock.fileno() < 0
-
-    def let_in(self) -> None:
-        """It has shown the secret, or is gone."""
-        self._door.forget(self)
 
     def close(self) -> None:
         self._door.unwatch(self)
@@ -67,55 +61,62 @@ class Stranger:
             while size := self._wanted():
                 data = self.sock.recv(size)
                 if not data:
-                    self._door.dismiss(self)
-                    return
+                    break
                 self._take(data)
-                if self.is_gone:
+                if (
+                    self._handshake is not None
+                    and self._handshake.state is HandshakeState.DONE
+                    or self.is_gone
+                ):
                     return
         except BlockingIOError:
             return
         except OSError:
-            self._door.dismiss(self)
+            pass
+        self._door.dismiss(self)
 
     def _wanted(self) -> int:
-        if len(self._head) < len(MAGIC):
+        handshake = self._handshake
+        if handshake is None:
             return len(MAGIC) - len(self._head)
-        if self._is_http2():
-            return len(HTTP2_PREFACE) - len(self._head)
-        return self._handshake.missing_bytes
-
-    def _is_http2(self) -> bool:
-        return self._head.startswith(HTTP2_PREFACE[: len(MAGIC)]) and self._door.serves_http2
+        return self._rest_bytes if handshake.state is HandshakeState.REFUSED else handshake.missing_bytes
 
     def _take(self, data: bytes) -> None:
-        if len(self._head) < len(MAGIC) or self._is_http2():
+        if self._handshake is None:
             self._head += data
             if len(self._head) < len(MAGIC):
                 return
-            if self._is_http2():
-                if self._head == HTTP2_PREFACE:
-                    self._door.take_http2(self)
-                elif not HTTP2_PREFACE.startswith(self._head):
-                    self._door.refuse(self, "it begins like HTTP/2 and is not")
-                return
-            data = self._head
-        self._shake(data)
+            self._handshake, data = self._door.greet(self._head), self._head
+        if self._handshake.state is HandshakeState.REFUSED:
+            self._rest_bytes -= len(data)
+            if isinstance(self._handshake, Http2Greeting):
+                self._send(self._handshake.feed(data))
+                if self._handshake.is_exhausted:
+                    self._rest_bytes = 0
+            return
+        self._shake(self._handshake, data)
 
-    def _shake(self, data: bytes) -> None:
-        handshake = self._handshake
+    def _shake(self, handshake: ServerHandshake | Http2Greeting, data: bytes) -> None:
         answer = handshake.feed(data)
-        if answer:
-            # The handshake's few bytes always fit into an empty socket buffer.
-            self.sock.send(answer)
+        self._send(answer)
         if handshake.state is HandshakeState.REFUSED:
-            # What it said beyond would have the kernel throw our answer away.
-            with contextlib.suppress(OSError):
-                self.sock.recv(REST_BYTES_MAX)
             self._door.refuse(self, handshake.reason)
+            if answer:
+                # What it says beyond would have the kernel throw our answer away, if we closed at once.
+                if isinstance(handshake, ServerHandshake):
+                    self.sock.shutdown(socket.SHUT_WR)
+                self._door.advance(self, Stage.TOLD)
+            else:
+                self._door.dismiss(self)
         elif handshake.state is HandshakeState.DONE:
-            self._door.take_framed(self)
+            self._door.take(self, handshake)
         elif answer:
             self._door.advance(self, Stage.SHAKING)
+
+    def _send(self, answer: bytes) -> None:
+        if answer and self.sock.send(answer) < len(answer):
+            # The few bytes of a handshake fit into the socket's buffer, if the peer reads what it is told.
+            raise OSError(errno.ENOBUFS, "it does not read")
 
 
 class TcpDoor:
@@ -125,10 +126,9 @@ class TcpDoor:
         self,
         secret: str,
         on_client: Callable[[socket.socket, str], None],
-        on_http2: Callable[[Stranger], None] | None,
+        on_http2: Callable[[socket.socket, Http2Greeting], None] | None,
     ) -> None:
-        """on_client(socket, peer) is given who came in. on_http2(stranger) is given one of whose bytes HTTP2_PREFACE was read: it sets
-        `end` and calls `let_in` (None: HTTP/2 is refused)."""
+        """on_client(socket, peer) is given who came in, on_http2 an HTTP/2 client that did (None: HTTP/2 is refused)."""
         self._secret = secret
         self._on_client = on_client
         self._on_http2 = on_http2
@@ -137,12 +137,7 @@ class TcpDoor:
         self._strangers: Strangers[Stranger] = Strangers()
         self._sweep: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._serving: asyncio.TimerHandle | None = None
         self._log = LimitedLog(logger, self._loop.time)
-
-    @property
-    def serves_http2(self) -> bool:
-        return self._on_http2 is not None
 
     def open(self, listener: socket.socket) -> None:
         """Takes a listening, non-blocking socket over; once."""
@@ -151,7 +146,7 @@ class TcpDoor:
 
     def close(self) -> None:
         """Stops listening and ends every stranger."""
-        for timer in (self._sweep, self._retry, self._serving):
+        for timer in (self._sweep, self._retry):
             if timer is not None:
                 timer.cancel()
         if self._listener is not None:
@@ -159,7 +154,7 @@ class TcpDoor:
             self._listener.close()
             self._listener = None
         for stranger in self._strangers.clear():
-            stranger.end()
+            stranger.close()
 
     # ---- knocking
 
@@ -176,11 +171,12 @@ class TcpDoor:
                 self._cannot_accept(error)
                 return
             sock.setblocking(False)
-            stranger = Stranger(self, sock, str(TcpAddress(address[0], address[1])), self._secret)
+            stranger = Stranger(self, sock, address[:2])
             self._end(self._strangers.enter(stranger, address[0], self._loop.time()))
             stranger.read()
-            if stranger in self._strangers and not stranger.is_taken:
-                self._loop.add_reader(sock, stranger.read)
+            if stranger in self._strangers:
+                # By its number: the loop would write a socket's name, with system calls, for an error that it catches.
+                self._loop.add_reader(sock.fileno(), stranger.read)
             if self._sweep is None:
                 self._plan_sweep()
 
@@ -189,10 +185,10 @@ class TcpDoor:
         self._log.warning(
             "cannot accept a connection: %s; %s",
             error.strerror,
-            f"trying again in {ACCEPT_RETRY_S:g} s" if victim is None else f"{victim.peer} goes for it",
+            f"trying again in {ACCEPT_RETRY_S:g} s" if victim is None else f"{victim} goes for it",
         )
         if victim is not None:
-            victim.end()
+            victim.close()
             return
         assert self._listener is not None
         self._loop.remove_reader(self._listener)
@@ -203,64 +199,44 @@ class TcpDoor:
 
     # ---- what becomes of a stranger
 
-    def take_framed(self, stranger: Stranger) -> None:
+    def greet(self, head: bytes) -> ServerHandshake | Http2Greeting:
+        """What a stranger that begins so is asked."""
+        is_http2 = self._on_http2 is not None and HTTP2_PREFACE.startswith(head)
+        return Http2Greeting(self._secret) if is_http2 else ServerHandshake(self._secret)
+
+    def take(self, stranger: Stranger, handshake: ServerHandshake | Http2Greeting) -> None:
+        """It is in."""
         self.unwatch(stranger)
-        self.forget(stranger)
+        self._strangers.leave(stranger)
         try:
             tune_tcp(stranger.sock)
         except OSError:
             stranger.sock.close()  # gone already
             return
-        self._on_client(stranger.sock, stranger.peer)
-
-    def take_http2(self, stranger: Stranger) -> None:
-        self.unwatch(stranger)
-        stranger.is_taken = True
-        self.advance(stranger, Stage.WAITING)
-        self._serve()
-
-    def _serve(self) -> None:
-        """Hands on those HTTP/2 clients whose turn it is."""
-        if self._on_http2 is None or self._listener is None:
-            return
-        served, victims = self._strangers.serve(self._loop.time())
-        for victim in victims:
-            self._end(victim)
-        for stranger in served:
-            self._on_http2(stranger)
-        if self._serving is None and self._strangers.is_anyone_waiting:
-            self._serving = self._loop.call_later(SERVE_S, self._serve_again)
-
-    def _serve_again(self) -> None:
-        self._serving = None
-        self._serve()
+        if isinstance(handshake, ServerHandshake):
+            self._on_client(stranger.sock, str(stranger))
+        elif self._on_http2 is not None:
+            self._on_http2(stranger.sock, handshake)
 
     def advance(self, stranger: Stranger, stage: Stage) -> None:
-        self._end(self._strangers.advance(stranger, stage, self._loop.time()))
+        self._end(self._strangers.advance(stranger, stage))
 
     def refuse(self, stranger: Stranger, reason: str) -> None:
-        self._log.warning("refused %s: %s", stranger.peer, reason)
-        self.dismiss(stranger)
+        self._log.warning("refused %s: %s", stranger, reason)
 
     def dismiss(self, stranger: Stranger) -> None:
         """Sends one away, in silence."""
-        self.forget(stranger)
-        stranger.end()
-
-    def forget(self, stranger: Stranger) -> None:
         self._strangers.leave(stranger)
-        self._serve()
+        stranger.close()
 
     def unwatch(self, stranger: Stranger) -> None:
         if not stranger.is_gone:
-            self._loop.remove_reader(stranger.sock)
+            self._loop.remove_reader(stranger.sock.fileno())
 
     def _end(self, victim: Stranger | None) -> None:
         if victim is not None:
-            self._log.warning(
-                "refused %s: there are too many clients that have not shown the secret", victim.peer
-            )
-            victim.end()
+            self.refuse(victim, "there are too many clients that have not shown the secret")
+            victim.close()
 
     # ---- time
 
@@ -270,7 +246,7 @@ class TcpDoor:
 
     def _sweep_now(self) -> None:
         for stranger in self._strangers.expired(self._loop.time()):
-            self._log.warning("refused %s: it did not show the secret within %g s", stranger.peer, STAY_S)
-            stranger.end()
+            self.refuse(stranger, f"it did not show the secret within {STAY_S:g} s")
+            stranger.close()
         self._log.settle()
         self._plan_sweep()

@@ -27,6 +27,7 @@ import psutil
 
 from ray_mono.rpc.framed import FramedTransport
 from tests.integration.listeners import Listener
+from tests.rpc.http2_calls import RST_STREAM, call, frame
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # What a stranger says, by the name of its kind.
@@ -37,12 +38,15 @@ KINDS = {
     "PRI": b"PRI ",
     "http2": PREFACE,
     "http2 with settings": PREFACE + bytes.fromhex("000000040000000000"),
+    "http2 call": PREFACE + bytes.fromhex("000000040000000000") + call("wrong"),
+    "http2 resets": PREFACE
+    + b"".join(call("wrong", 2 * n + 1) + frame(RST_STREAM, 0, 2 * n + 1, bytes(4)) for n in range(500)),
     "wrong proof": b"RMF1" + b"n" * 16 + b"p" * 32,
     "garbage": b"\x00" * 64,
 }
 GONE_TIMEOUT_S = 30.0
-# gRPC's own, which the first such client brings, stay.
-GRPC_DESCRIPTORS = 10
+# A peer may connect meanwhile.
+OTHER_DESCRIPTORS = 10
 SAMPLE_PERIOD_S = 0.02
 
 
@@ -133,7 +137,7 @@ class _Watch:
         deadline_s = time.monotonic() + GONE_TIMEOUT_S
         while (
             left := self._look()[1] - self._descriptors
-        ) > GRPC_DESCRIPTORS and time.monotonic() < deadline_s:
+        ) > OTHER_DESCRIPTORS and time.monotonic() < deadline_s:
             time.sleep(SAMPLE_PERIOD_S)
         return left
 

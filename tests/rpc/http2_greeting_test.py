@@ -1,0 +1,139 @@
+"""Who has the secret in the first call of an HTTP/2 connection."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_mono.rpc.auth import HandshakeState
+from ray_mono.rpc.http2_greeting import (
+    GREETING_BYTES_MAX,
+    HTTP2_PREFACE,
+    REFUSALS_MAX,
+    Http2Greeting,
+    OneAckLess,
+)
+from tests.rpc.http2_calls import (
+    ACK,
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PADDED,
+    PRIORITY,
+    SETTINGS,
+    block,
+    call,
+    frame,
+    text,
+)
+
+SECRET = "open sesame"
+MINE = frame(SETTINGS, 0, 0, bytes.fromhex("000300000064"))
+MY_ACK = frame(SETTINGS, ACK, 0)
+# By a coder that is not ours (RFC 7541, appendix B).
+HUFFMAN_AUTHORIZATION = bytes.fromhex("1d a9 9c f6 1b d8 d2 63 d5")
+
+
+def greet(said: bytes, secret: str = SECRET, piece: int = 1 << 20) -> tuple[Http2Greeting, bytes]:
+    greeting, answer = Http2Greeting(secret), b""
+    for at in range(0, len(said), piece):
+        answer += greeting.feed(said[at : at + piece])
+    return greeting, answer
+
+
+@pytest.mark.parametrize("piece", [1, 7, 9, 4096])
+def test_a_call_with_the_secret_gets_in_and_what_was_said_is_passed_on_but_for_one_ack(piece: int) -> None:
+    said = HTTP2_PREFACE + MINE + MY_ACK + call(SECRET)
+    greeting, answer = greet(said, piece=piece)
+    assert greeting.state is HandshakeState.DONE and answer == frame(SETTINGS, 0, 0)
+    assert greeting.take_rest() == HTTP2_PREFACE + MINE + call(SECRET) and greeting.acks.is_done
+    assert greeting.missing_bytes == 0
+
+
+def test_a_client_that_does_not_wait_for_our_settings_acknowledges_them_later() -> None:
+    greeting, _ = greet(HTTP2_PREFACE + MINE + call(SECRET))
+    assert greeting.take_rest() == HTTP2_PREFACE + MINE + call(SECRET)
+    later = frame(0, 0, 1, b"message") + MY_ACK + frame(0, 0, 1, b"more") + MY_ACK
+    passed = b"".join(greeting.acks.feed(later[at : at + 1]) for at in range(len(later)))
+    assert passed == frame(0, 0, 1, b"message") + frame(0, 0, 1, b"more") + MY_ACK
+
+
+@pytest.mark.parametrize("secret", ["wrong", "open sesam", "open sesame!", ""])
+def test_a_call_without_the_secret_is_refused_in_words_that_grpc_understands(secret: str) -> None:
+    greeting, answer = greet(HTTP2_PREFACE + MINE + call(secret, stream=5))
+    assert greeting.state is HandshakeState.REFUSED and "has not the secret" in greeting.reason
+    assert b"grpc-status" + text(b"16") in answer and b"authorization: Bearer <secret>" in answer
+    # GOAWAY; what the client sent before it read that is refused as well.
+    assert answer.endswith(frame(7, 0, 0, b"\x7f\xff\xff\xff" + bytes(4)))
+    later = b"".join(call(SECRET, stream) for stream in range(7, 407, 2))
+    said = b"".join(greeting.feed(later[at : at + 100]) for at in range(0, len(later), 100))
+    assert said.count(text(b"grpc-status") + text(b"16")) == REFUSALS_MAX - 1
+    assert greeting.is_exhausted
+
+
+def test_where_there_is_no_secret_every_call_gets_in() -> None:
+    assert greet(HTTP2_PREFACE + MINE + call("anything"), secret="")[0].state is HandshakeState.DONE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"\x0f\x08" + text(b"Bearer abc"),
+        b"\x57" + text(b"Bearer abc"),
+        b"\x00" + text(b"authorization") + text(b"Bearer abc"),
+        b"\x10" + bytes((0x80 | len(HUFFMAN_AUTHORIZATION),)) + HUFFMAN_AUTHORIZATION + text(b"Bearer abc"),
+        b"\x3f\xe1\x1f\x57" + text(b"Bearer no") + b"\x57" + text(b"Bearer abc"),
+        # All of it as Go and nghttp2 write it: "Bearer abc" in Huffman code.
+        b"\x57\x87" + bytes.fromhex("ba 51 d8 5b 14 1c 64"),
+    ],
+    ids=["known name", "to be remembered", "a name", "a name in code", "the second of two", "in code"],
+)
+def test_the_secret_is_found_however_its_header_is_written(headers: bytes) -> None:
+    said = HTTP2_PREFACE + MINE + frame(HEADERS, END_HEADERS, 1, b"\x83\x86" + headers)
+    assert greet(said, "abc")[0].state is HandshakeState.DONE
+    assert greet(said, "abd")[0].state is HandshakeState.REFUSED
+
+
+def test_headers_may_be_padded_prioritized_and_continued() -> None:
+    whole = block(SECRET)
+    padded = b"\x03" + bytes(5) + whole[:20] + bytes(3)
+    said = frame(HEADERS, PADDED | PRIORITY | END_STREAM, 1, padded)
+    said += frame(CONTINUATION, 0, 1, whole[20:30]) + frame(CONTINUATION, END_HEADERS, 1, whole[30:])
+    assert greet(HTTP2_PREFACE + said)[0].state is HandshakeState.DONE
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"PRI * HTTP/1.1\r\n\r\n",
+        HTTP2_PREFACE + frame(HEADERS, 0, 1, b"\x83") + MINE,
+        HTTP2_PREFACE + frame(HEADERS, END_HEADERS, 1, b"\x57\x7f\xff\xff\xff\xff\xff\x01"),
+        HTTP2_PREFACE + frame(HEADERS, END_HEADERS, 1, b"\x57\x20abc"),
+        HTTP2_PREFACE + frame(HEADERS, END_HEADERS, 1, b"\x57"),
+        HTTP2_PREFACE + frame(HEADERS, END_HEADERS | PADDED, 1),
+    ],
+    ids=["HTTP/1", "interrupted", "endless number", "too long", "too short", "padded nothing"],
+)
+def test_what_is_no_http2_is_refused(said: bytes) -> None:
+    assert greet(said)[0].state is HandshakeState.REFUSED
+
+
+def test_who_says_much_and_never_calls_is_refused() -> None:
+    said = HTTP2_PREFACE + MINE * (GREETING_BYTES_MAX // len(MINE) + 1)
+    assert greet(said[: GREETING_BYTES_MAX - 1])[0].missing_bytes == 1
+    assert greet(said[:GREETING_BYTES_MAX])[0].state is HandshakeState.REFUSED
+
+
+@given(said=st.binary(max_size=200), piece=st.integers(1, 50))
+def test_nobody_gets_in_by_chance(said: bytes, piece: int) -> None:
+    for data in (said, HTTP2_PREFACE + said, HTTP2_PREFACE + frame(HEADERS, END_HEADERS, 1, said)):
+        assert greet(data, piece=piece)[0].state is not HandshakeState.DONE
+
+
+@given(st.lists(st.sampled_from([MINE, call("x"), frame(0, 0, 1, bytes(20))])), st.integers(1, 40))
+def test_frames_are_passed_on_as_they_came(frames: list[bytes], piece: int) -> None:
+    said, acks = b"".join(frames), OneAckLess()
+    sent = said + MY_ACK + said
+    assert b"".join(acks.feed(sent[at : at + piece]) for at in range(0, len(sent), piece)) == said * 2
