@@ -51,6 +51,8 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
         # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
         core.raylet.NotifyLeaving.notify(raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id))
     process_end.run()
+    with core.lock:
+        executor.events.send()
     core.shutdown()
     flush_output()
     if is_killed:

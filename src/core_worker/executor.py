@@ -188,6 +188,8 @@ class Executor:
             if waiter is not None:
                 if not core.reactor.wait(waiter, None if self._title.is_idle else IDLE_TITLE_S):
                     self._title.show_idle()
+                    with core.lock:
+                        self.events.send()
                     if self._left_cycles and self.actor is None:
                         self._left_cycles = False
                         gc.collect()

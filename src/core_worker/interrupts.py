@@ -58,6 +58,7 @@ class Interrupts:
             self._core.cancellation.cancel_children(task, request.force)
         if request.force:
             self._tell_forced_end()
+            executor.events.send()
             self._core.reactor.flush()
             os._exit(1)
         if actor is not None:

@@ -103,6 +103,7 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
         call.reply(common_pb2.Empty())
         if request.force:
+            executor.events.send()
             executor.core.reactor.flush()
             os._exit(1)
         executor.exit_after_queue()

@@ -1,6 +1,6 @@
-"""What this worker ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second at most, and when
-somebody asks for the timeline. Between two sends the latest EVENTS_MAX are kept and the others counted; a worker that is killed takes
-those of its last second with it.
+"""What this worker ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second while there are calls,
+when the worker becomes idle, when somebody asks for the timeline, and before the worker ends or is killed by its cluster. Between two
+sends the latest EVENTS_MAX are kept and the others counted. One that crashes takes those of its last second with it.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class _Jobs:
         subscription = gcs_pb2.SubscribeRequest(
             channels=[
                 gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id]),
-                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS),
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS, keys=[core.worker_id]),
             ]
         )
 

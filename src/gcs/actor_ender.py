@@ -1,6 +1,7 @@
 """The shell that ends the workers of actors.
 
-Without force the worker itself is asked, to finish the calls it has queued first; by force its raylet is, which can always kill. A raylet
+Without force the worker itself is asked, to finish the calls it has queued first; by force its raylet is, which can always kill, once the
+worker has sent what it has to tell, or does not answer. A raylet
 that cannot be reached is asked again until it answers or its node is dead, so that no actor outlives its row. Then `on_killed` is told.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ray_mono.common.ids import WorkerID
 from ray_mono.gcs.actor_effects import EndWorker
@@ -25,10 +26,16 @@ class ActorEnder:
     """Carries out EndWorker."""
 
     def __init__(
-        self, environment: Environment, nodes: NodeManager, on_killed: Callable[[WorkerID], None]
+        self,
+        environment: Environment,
+        nodes: NodeManager,
+        last_words: Callable[[bytes], Awaitable[None]],
+        on_killed: Callable[[WorkerID], None],
     ) -> None:
+        """last_words(worker_id) waits for them, shortly."""
         self._environment = environment
         self._nodes = nodes
+        self._last_words = last_words
         self._on_killed = on_killed
 
     def end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
@@ -43,6 +50,7 @@ class ActorEnder:
             except RpcError as error:
                 # Dead already, or deaf: its raylet knows how to tell, and what to do.
                 logger.info("worker %s did not answer Exit: %s", effect.worker_id.hex(), error)
+        await self._last_words(effect.worker_id.binary())
         await self._have_killed(effect)
         self._on_killed(effect.worker_id)
 

@@ -18,6 +18,7 @@ from ray_mono.gcs.actor_rows import death_from_proto, registration_of
 from ray_mono.gcs.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor_table import ActorTable
+from ray_mono.gcs.collections import Collections
 from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
@@ -57,8 +58,12 @@ class Cluster:
             environment, self.actors, self.actor_table, self.nodes, self.apply, self._warn_driver
         )
         self._warnings = DriverWarnings()
+        self.collections = Collections(self.subscriptions)
         self._ender = ActorEnder(
-            environment, self.nodes, lambda worker_id: self.apply(self.actors.half_made_ended(worker_id))
+            environment,
+            self.nodes,
+            self.collections.last_words,
+            lambda worker_id: self.apply(self.actors.half_made_ended(worker_id)),
         )
         self._peers.on_end(self.health.hint_address)
 

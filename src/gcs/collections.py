@@ -3,7 +3,8 @@ happened before the question is in the answer.
 
     collect ──number──► everybody who listens on the channel ──their report(number), or their end──► by all of them: done
 
-Who cannot answer (its code holds the interpreter, its process is stopped) is not waited for longer than COLLECT_TIMEOUT_S.
+Who cannot answer (its code holds the interpreter, its process is stopped) is not waited for longer than COLLECT_TIMEOUT_S; nor, before a
+worker is killed, longer than LAST_WORDS_S.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc.surface import Connection
 
 COLLECT_TIMEOUT_S = 2.0
+LAST_WORDS_S = 0.1
 
 
 class Collections:
@@ -29,18 +31,24 @@ class Collections:
         # Who has not answered, once for each subscription, and what the last one sets.
         self._awaited: dict[bytes, tuple[Counter[Connection], asyncio.Event]] = {}
 
-    async def collect(self, channel: gcs_pb2.Channel) -> None:
-        """Returns when everybody has answered, or is gone."""
+    async def last_words(self, worker_id: bytes) -> None:
+        """Of a worker that is about to be killed: what it ran."""
+        await self.collect(gcs_pb2.COLLECT_EVENTS, worker_id, LAST_WORDS_S)
+
+    async def collect(
+        self, channel: gcs_pb2.Channel, key: bytes = b"", timeout_s: float = COLLECT_TIMEOUT_S
+    ) -> None:
+        """Returns when everybody has answered who listens for the key, or is gone; empty: for any."""
         self._next_number += 1
         number = str(self._next_number).encode()
-        reached = self._subscriptions.publish(channel, b"", number)
+        reached = self._subscriptions.publish(channel, key, number)
         if not reached:
             return
         done = asyncio.Event()
         self._awaited[number] = (Counter(reached), done)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(done.wait(), COLLECT_TIMEOUT_S)
+                await asyncio.wait_for(done.wait(), timeout_s)
         finally:
             del self._awaited[number]
 

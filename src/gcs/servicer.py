@@ -14,7 +14,6 @@ from ray_mono.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
 from ray_mono.gcs.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor_table import unknown_actor
 from ray_mono.gcs.cluster import Cluster
-from ray_mono.gcs.collections import Collections
 from ray_mono.gcs.node_manager import NodeIsDead, UnknownNode
 from ray_mono.gcs.pubsub import Message
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -50,7 +49,6 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         self._cluster_info = cluster_info
         self._dump_state = dump_state
         self._task_events = TaskEventLog()
-        self._collections = Collections(cluster.subscriptions)
 
     async def GetClusterInfo(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.ClusterInfo:
         await self._writes.flushed()
@@ -99,14 +97,14 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
         except NodeIsDead as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         for number in collections:
-            self._collections.answered(number, context.connection)
+            self._cluster.collections.answered(number, context.connection)
         return common_pb2.Empty()
 
     async def GetAllResources(
         self, request: gcs_pb2.GetAllResourcesRequest, context: CallContext
     ) -> gcs_pb2.GetAllResourcesReply:
         if request.collect:
-            await self._collections.collect(gcs_pb2.COLLECT_RESOURCES)
+            await self._cluster.collections.collect(gcs_pb2.COLLECT_RESOURCES)
         return gcs_pb2.GetAllResourcesReply(nodes=self._cluster.nodes.resources())
 
     # ---- jobs
@@ -327,14 +325,14 @@ class GcsServicer(gcs_rpc.GcsServiceServicer):
 
     async def AddTaskEvents(self, request: gcs_pb2.TaskEvents, context: CallContext) -> common_pb2.Empty:
         self._task_events.add(request)
-        self._collections.answered(request.collection, context.connection)
+        self._cluster.collections.answered(request.collection, context.connection)
         return common_pb2.Empty()
 
     async def GetTaskEvents(
         self, request: gcs_pb2.GetTaskEventsRequest, context: CallContext
     ) -> gcs_pb2.GetTaskEventsReply:
         if request.collect:
-            await self._collections.collect(gcs_pb2.COLLECT_EVENTS)
+            await self._cluster.collections.collect(gcs_pb2.COLLECT_EVENTS)
         return gcs_pb2.GetTaskEventsReply(
             batches=self._task_events.of_job(request.job_id), dropped=self._task_events.dropped
         )

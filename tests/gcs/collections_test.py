@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
+from ray_mono.gcs.collections import Collections
+from ray_mono.gcs.subscriptions import Subscriptions
 from ray_mono.protobuf import gcs_pb2, gcs_rpc
+from ray_mono.rpc.surface import Connection
 from tests.gcs.scene import GcsScene, play
 from tests.simulation.process import SimProcess
 
@@ -69,3 +73,30 @@ def test_a_worker_that_cannot_answer_is_not_waited_for_for_long() -> None:
         assert num_batches == 2 and 1 < took_s < 5
 
     play(script)
+
+
+def test_the_last_words_of_one_worker_are_asked_of_that_one_and_not_awaited_for_long() -> None:
+    async def script() -> None:
+        subscriptions = Subscriptions(10)
+        collections = Collections(subscriptions)
+        connections = {key: cast("Connection", object()) for key in (b"dying", b"other")}
+        heard: dict[bytes, list[bytes]] = {key: [] for key in connections}
+
+        async def listen(key: bytes) -> None:
+            async for message in subscriptions.stream(
+                [(gcs_pb2.COLLECT_EVENTS, [key])], list, connections[key]
+            ):
+                heard[key].append(message.payload)
+                if len(heard[key]) == 1:  # later it is deaf
+                    collections.answered(message.payload, connections[key])
+
+        listeners = [asyncio.create_task(listen(key)) for key in connections]
+        await asyncio.sleep(0)
+        for number in (1, 2):
+            await collections.last_words(b"dying")
+            assert (len(heard[b"dying"]), len(heard[b"other"])) == (number, 0)
+        for listener in listeners:
+            listener.cancel()
+        await asyncio.wait(listeners)
+
+    asyncio.run(script())

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono._private.profiling import profile
+from tests.integration.bounded import GET_TIMEOUT_S
+from tests.integration.nothing_left import wait_until
 
 pytestmark = pytest.mark.usefixtures("shared_cluster")
 KEYS = {"cat", "name", "ph", "pid", "tid", "ts", "dur", "args"}
@@ -87,6 +90,29 @@ def test_workers_that_end_in_order_leave_their_events() -> None:
 
     ray.get([last_words.remote() for _ in range(3)])
     calls_told(lambda names: sum("last_words" in name for name in names) == 3)
+
+
+def test_workers_that_the_cluster_kills_leave_their_events(tmp_path: Path) -> None:
+    class Killed:
+        def before_its_end(self) -> None: ...
+
+    class KilledAsync:
+        async def before_its_end(self) -> None: ...
+
+    def stuck() -> None:
+        with profile("before its end"):
+            (tmp_path / "stuck").touch()
+        time.sleep(GET_TIMEOUT_S)
+
+    actors = [ray.remote(cls).remote() for cls in (Killed, KilledAsync)]
+    ray.get([actor.before_its_end.remote() for actor in actors])
+    for actor in actors:
+        ray.kill(actor)
+    cancelled = ray.remote(stuck).remote()
+    wait_until((tmp_path / "stuck").exists, "it is stuck")
+    ray.cancel(cancelled, force=True)
+    ray.wait([cancelled])
+    calls_told(lambda names: sum("before" in name and "end" in name for name in names) == 3)
 
 
 def test_a_call_that_wants_no_events_is_not_in_the_timeline() -> None:

@@ -39,7 +39,10 @@ def profile(event_type: str, extra_data: Mapping[str, str] | None = None) -> Ite
 def _events_of(core: CoreWorker) -> TaskEvents:
     if core.executor is not None:
         return core.executor.events
-    return _of_drivers.setdefault(core, TaskEvents(core))
+    if core not in _of_drivers:
+        _of_drivers[core] = TaskEvents(core)
+        core.on_shutdown.append(lambda: send_own(core))
+    return _of_drivers[core]
 
 
 def send_own(core: CoreWorker) -> None:
