@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray_mono._private import services
+from ray_mono._private import elsewhere, services
 from ray_mono._private.bootstrap import check_versions, record_current_cluster
 from ray_mono._private.full_disk import full_disk_explained
 from ray_mono._private.node_plan import NodePlan, plan_head, plan_member
@@ -194,6 +194,7 @@ class Node:
             owned_files=plan.owned_files,
         )
         self.record.write(paths.record)
+        elsewhere.write_down(self.record)
 
     def _connect(self, params: RayParams, session_dir: str | None) -> None:
         from ray_mono._private.gcs_query import cluster_secret

@@ -26,6 +26,9 @@ def test_an_address_at_which_nobody_listens_is_told_as_such() -> None:
         with pytest.raises(SecretNotFoundError):
             cluster_secret(address, None, None)
     for ask in (lambda: cluster_secret(address, None, None), lambda: ray_mono.init(address)):
-        with pytest.raises(ConnectionError, match=f"no cluster answers at {address}: nothing listens there"):
+        with pytest.raises(
+            ConnectionError, match=f"no cluster answers at {address}: nothing listens there"
+        ) as raised:
             ask()
+        assert raised.value.__suppress_context__, "one traceback"
     assert cluster_secret(address, "given", None) == "given"

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_mono._private import bootstrap, session
+from ray_mono._private import bootstrap, elsewhere, session
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.session import NodePaths, NodeRecord, SessionError
 from ray_mono.common import private_files
+from ray_mono.scripts import stop
 from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 
@@ -260,6 +261,32 @@ def test_localhost_means_the_head_on_this_machine(session_base: Path) -> None:
         "10.1.2.3:7000", str(made.path)
     )
     assert bootstrap.find_cluster("localhost:7001") == bootstrap.ClusterAddress("127.0.0.1:7001", None)
+
+
+def test_a_cluster_in_another_base_is_found_by_its_address_whatever_was_started_since(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "DEFAULT_BASE", str(session_base / "usual"))
+    monkeypatch.delenv(session.BASE_VARIABLE)
+    first, second = (session.create_session(session_base / name) for name in ("first", "second"))
+    for made, port, node_id in ((first, 7001, "ab" * 28), (second, 7002, "cd" * 28)):
+        record = make_record(made, this_process(), port)
+        record = NodeRecord(**{**vars(record), "node_id": node_id})
+        elsewhere.write_down(record)
+        bootstrap.record_current_cluster(record)
+    assert bootstrap.find_cluster("127.0.0.1:7001") == bootstrap.ClusterAddress(
+        "127.0.0.1:7001", str(first.path)
+    )
+    assert bootstrap.find_cluster("auto") == bootstrap.ClusterAddress("127.0.0.1:7002", str(second.path))
+    assert [record.session_dir for record in stop._find("localhost:7001", None)] == [str(first.path)]
+    # One that has ended is not found, and not looked at again.
+    gone = make_record(first, ProcessIdentity(os.getpid(), 1), 7001)
+    elsewhere.write_down(gone)
+    assert bootstrap.find_cluster("127.0.0.1:7001") == bootstrap.ClusterAddress("127.0.0.1:7001", None)
+    entry = elsewhere.entry_of(gone.session_dir, gone.node_id)
+    assert entry is not None and not entry.exists()
+    in_usual_base = session.create_session(session_base / "usual")
+    assert elsewhere.entry_of(in_usual_base.path, "ab" * 28) is None
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:", ":1", "host:0", "host:65536", "ray://host:10001"])

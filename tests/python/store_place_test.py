@@ -68,11 +68,11 @@ def test_shared_memory_if_it_has_room_for_all_and_else_the_disk_with_a_warning(
     [
         (
             50 * GB,
-            r"object_store_memory is 50000000000 bytes, but /dev/shm has room for 1000000000 and .*--shm-size",
+            r"object_store_memory is 50000000000 bytes, but /dev/shm has room for only 1000000000 and .*--shm-size",
         ),
         (
             20 * GB,
-            r"has room for 1000000000: ask for less.*RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 uses a file",
+            r"has room for only 1000000000: ask for less.*RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1 uses a file",
         ),
         (10, "object_store_memory must be a number of bytes, at least 1048576, got 10"),
         (math.nan, "object_store_memory must be a number of bytes"),
@@ -95,6 +95,14 @@ def test_slow_storage_that_is_meant_is_used(
     assert machine(20 * GB, 10 * GB, 1 * GB, 30 * GB) == StorePlace(20 * GB, False)
 
 
-def test_a_directory_that_is_missing_has_no_room(tmp_path: Path) -> None:
+def test_shared_memory_that_is_missing_has_no_room_and_is_told_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert room_bytes(tmp_path) > 0
     assert room_bytes(tmp_path / "missing") == 0
+    monkeypatch.setattr(store_place, "SHARED_MEMORY", tmp_path / "missing")
+    with caplog.at_level(logging.WARNING):
+        assert not place_store(2 << 20, 10 * GB, tmp_path).is_in_shared_memory
+    assert len(caplog.messages) == 1 and f"{tmp_path}/missing is missing" in caplog.messages[0]
+    with pytest.raises(ValueError, match="missing is missing"):
+        place_store(1 << 60, 10 * GB, tmp_path)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ray_mono._private.elsewhere import nodes_elsewhere
 from ray_mono._private.session import (
     NodeRecord,
     Session,
@@ -103,7 +104,7 @@ def resolve_host(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError as error:
-        raise ConnectionError(f"cannot find the address of host {host!r}: {error}") from error
+        raise ConnectionError(f"cannot find the address of host {host!r}: {error}") from None
 
 
 def node_ip_address(towards: str = "8.8.8.8") -> str:
@@ -175,6 +176,7 @@ def _local_records() -> Iterator[NodeRecord]:
         except SessionError:
             continue
         yield from (record for record in records if record.reaper.is_alive())
+    yield from nodes_elsewhere()
 
 
 def _to_json(record: NodeRecord) -> str:

@@ -161,7 +161,7 @@ def _join(params: RayParams, session_dir: str | None) -> Node:
     try:
         return Node(params, connect_only=True, session_dir=session_dir)
     except (SecretNotFoundError, SecretRefusedError) as error:
-        raise AuthenticationError(str(error)) from error
+        raise AuthenticationError(str(error)) from None
 
 
 def _import_core_worker() -> types.ModuleType:

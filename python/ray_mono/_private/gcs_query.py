@@ -40,7 +40,7 @@ def cluster_secret(
             reason = error.strerror or error
             raise ConnectionError(
                 f"no cluster answers at {address}: nothing listens there ({reason})"
-            ) from error
+            ) from None
         raise
 
 
@@ -70,9 +70,9 @@ def query_gcs(
             raise ConnectionError(f"the GCS at {address} did not answer within {timeout_s:g} s") from None
         except RpcError as error:
             if error.code is StatusCode.UNAUTHENTICATED:
-                raise SecretRefusedError(f"the cluster at {address} refused: {error.message}") from error
+                raise SecretRefusedError(f"the cluster at {address} refused: {error.message}") from None
             if error.code is StatusCode.UNAVAILABLE:
-                raise ConnectionError(f"no cluster answers at {address}: {error.message}") from error
+                raise ConnectionError(f"no cluster answers at {address}: {error.message}") from None
             raise
 
     return _run(ask_in_time())

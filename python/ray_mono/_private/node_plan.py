@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray_mono
+from ray_mono._private import elsewhere
 from ray_mono._private.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.parameter import RayParams
 from ray_mono._private.ports import reserve_port
@@ -65,6 +66,9 @@ class NodePlan:
         owned = [paths.socket("raylet"), paths.socket("plasma_store"), paths.store_file, str(paths.record)]
         if paths.is_head:
             owned += [paths.socket("gcs"), paths.socket("redis"), str(paths.session.path / TOKEN_FILE_NAME)]
+        entry = elsewhere.entry_of(paths.session.path, paths.node_id)
+        if entry is not None:
+            owned.append(str(entry))
         return owned
 
 

@@ -3,6 +3,7 @@
     <base>/session_<date>_<time>_<microseconds>_<pid>/      0700
         logs/  sockets/{gcs,raylet,plasma_store}  auth_token  nodes/<node id>.json  gcs.sqlite
     <base>/current_cluster.<uid>.json                       this user's latest cluster made by `start --head`
+    <usual base>/elsewhere.<uid>.<node>.json                a node whose base is another (_private/elsewhere.py)
 
 The base is what --temp-dir or RAY_MONO_TMPDIR name, or /tmp/ray_mono, which users share where root made it: root's sticky directory lets
 nobody touch another's entries. Where it is another user's, who could replace all that is in it, /tmp/ray_mono_<uid> serves, from then on
@@ -53,8 +54,11 @@ class SessionError(Exception):
 def base_directory(temp_dir: str | None = None) -> Path:
     """Where sessions lie: temp_dir, else RAY_MONO_TMPDIR, else /tmp/ray_mono, else /tmp/ray_mono_<uid> (see above). Absolute."""
     named = temp_dir or os.environ.get(BASE_VARIABLE)
-    if named:
-        return Path(named).absolute()
+    return Path(named).absolute() if named else usual_base()
+
+
+def usual_base() -> Path:
+    """Where they lie if nobody names a directory."""
     own = Path(f"{DEFAULT_BASE}_{os.getuid()}")
     with contextlib.suppress(OSError):
         if own.lstat().st_uid == os.getuid():
@@ -169,7 +173,7 @@ class NodeRecord:
 
 def create_session(base: Path) -> Session:
     """Makes a new session directory. Raises SessionError where the base cannot be used."""
-    with _prepared(base) as base_fd:
+    with prepared(base) as base_fd:
         while True:
             now = datetime.datetime.now()
             name = f"session_{now:%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
@@ -185,7 +189,7 @@ def create_session(base: Path) -> Session:
 def join_session(path: Path) -> Session | None:
     """The session directory of a cluster that a node on this machine joins: the one that is there and ours, or a new one of that
     name, for the first node here. None where another user has it. Raises SessionError as create_session does."""
-    with _prepared(path.parent) as base_fd:
+    with prepared(path.parent) as base_fd:
         try:
             os.mkdir(path.name, 0o700, dir_fd=base_fd)
         except FileExistsError:
@@ -234,7 +238,7 @@ def list_nodes(session: Session) -> list[NodeRecord]:
 
 
 @contextlib.contextmanager
-def _prepared(base: Path) -> Iterator[int]:
+def prepared(base: Path) -> Iterator[int]:
     """A descriptor of the base directory, which is made where it is missing; the default one sticky and for all users where root makes
     it, else for us. Raises SessionError."""
     try:

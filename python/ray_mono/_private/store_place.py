@@ -29,6 +29,7 @@ ROOM_SHARE = 0.95
 # Ray's REQUIRE_SHM_SIZE_THRESHOLD.
 SLOW_BYTES_MAX = 10**10
 ALLOW_SLOW_VARIABLE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"
+_REMEDY = f"enlarge {SHARED_MEMORY} (in Docker: --shm-size)"
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,27 @@ def place_store(wanted_bytes: Any, free_memory_bytes: int, base: Path) -> StoreP
         return StorePlace(size_bytes, True)
     if size_bytes > on_disk:
         raise ValueError(
-            f"object_store_memory is {size_bytes} bytes, but {SHARED_MEMORY} has room for {in_memory} and {base} for {on_disk}:"
-            f" ask for less, or enlarge {SHARED_MEMORY} (in Docker: --shm-size)"
+            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)} and {base} has room for {on_disk}:"
+            f" ask for less, or {_REMEDY}"
         )
     if size_bytes > SLOW_BYTES_MAX and not os.environ.get(ALLOW_SLOW_VARIABLE):
         raise ValueError(
-            f"object_store_memory is {size_bytes} bytes, but {SHARED_MEMORY} has room for {in_memory}: ask for less, or enlarge it"
-            f" (in Docker: --shm-size); {ALLOW_SLOW_VARIABLE}=1 uses a file below {base}, which is slower"
+            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)}: ask for less, or {_REMEDY};"
+            f" {ALLOW_SLOW_VARIABLE}=1 uses a file below {base}, which is slower"
         )
     logger.warning(
-        "The object store of %d bytes uses a file below %s, which is slower, since %s has room for only %d: free some of it, or"
-        " enlarge it (in Docker: --shm-size).",
-        *(size_bytes, base, SHARED_MEMORY, in_memory),
+        "The object store of %d bytes uses a file below %s, which is slower, since %s: %s.",
+        *(size_bytes, base, _state(SHARED_MEMORY, in_memory), _REMEDY),
     )
     return StorePlace(size_bytes, False)
+
+
+def _state(directory: Path, num_bytes: int) -> str:
+    if not directory.is_dir():
+        return f"{directory} is missing"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{directory} cannot be written to"
+    return f"{directory} has room for only {num_bytes}"
 
 
 def room_bytes(directory: Path) -> int:

@@ -17,6 +17,7 @@ from ray_mono._private.bootstrap import (
     local_sessions,
     read_current_cluster,
 )
+from ray_mono._private.elsewhere import nodes_elsewhere
 from ray_mono._private.reaper import KILL_WAIT_S
 from ray_mono._private.remains import remove_files, remove_stale_sockets
 from ray_mono._private.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
@@ -64,7 +65,10 @@ def _find(address: str | None, temp_dir: str | None) -> list[NodeRecord]:
             records += list_nodes(session)
         except SessionError as error:
             click.echo(f"{error}", err=True)
-    return [record for record in records if wanted in (None, record.gcs_address)]
+    if wanted is None:
+        return records
+    by_id = {record.node_id: record for record in [*records, *nodes_elsewhere()]}
+    return [record for record in by_id.values() if record.gcs_address == wanted]
 
 
 def _stop(record: NodeRecord, grace_period_s: float, force: bool) -> bool:
