@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from ray_mono.common.ids import UniqueID as UniqueID
     from ray_mono.common.ids import WorkerID as WorkerID
 
+    __commit__: str
     __version__: str
     from ray_mono.client_builder import ClientBuilder as ClientBuilder
     from ray_mono.client_builder import client as client
@@ -112,6 +113,7 @@ _EXPORTS = {
     **dict.fromkeys(
         "DynamicObjectRefGenerator ObjectRefGenerator".split(), "core_worker.object_ref_generator"
     ),
+    "__commit__": "common.version:COMMIT",
     "__version__": "common.version:VERSION",
     "get_runtime_context": "runtime_context",
 }

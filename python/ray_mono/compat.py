@@ -7,8 +7,9 @@
 Everything below `ray` is then the very thing of ray_mono: `ray.exceptions.RayTaskError is ray_mono.exceptions.RayTaskError`, and pickles
 that name either load. `ray.__version__` is that of Ray's API ("2.60.0"). Ray's environment variables are honoured
 (`_private/ray_environment.py`), names of Ray 0.8 to 1.x work and warn (`_private/old_names.py`), modules that only libraries need are there
-(`_private/ray_modules`), and a shell that the program starts finds `ray`, the command line (`_private/ray_command.py`). Nothing of this
-happens in a process that does not ask for it.
+(`_private/ray_modules`). Python processes that it starts import `ray` alike (`_private/ray_children.py`), and with `-m ray_mono.compat`
+shells find `ray`, the command line (`_private/ray_command.py`). Nothing of this happens in a process that does not ask for it, nor was
+started by one that did.
 
 Workers are told by the job's configuration, and install this before they run anything of the job.
 """
@@ -29,7 +30,7 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from ray_mono._private import connection, old_names, ray_command, ray_environment, ray_modules
+from ray_mono._private import connection, old_names, ray_children, ray_command, ray_environment, ray_modules
 from ray_mono._private.module_alias import AliasFinder, installed
 from ray_mono.core_worker import current
 
@@ -59,6 +60,7 @@ def install() -> None:
     ray_environment.take_over()
     ray_modules.install()
     old_names.install()
+    ray_children.put_on_python_path()
     connection.worker_setup.append(WORKER_SETUP)
     core = current.get()
     if core is not None and core.is_driver:

@@ -225,3 +225,35 @@ spans = {event["name"] for event in ray.timeline()}
 assert {"inside", "named", "plain"} <= spans, spans
 """
     start(INSTALL + source + SHUTDOWN).check_ended_well()
+
+
+def test_processes_that_programs_and_tasks_start_find_ray_too(start: Start) -> None:
+    source = """
+import multiprocessing
+import subprocess
+import sys
+
+import ray
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.split()
+
+def spawned(results):
+    results.put(ray.__version__)
+
+if __name__ == "__main__":
+    version = "import ray.util; print(ray.__version__)"
+    assert run("-c", version) == ["2.60.0"]
+    assert "version" in run("-m", "ray.scripts.scripts", "--version")
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    child = context.Process(target=spawned, args=(results,))
+    child.start()
+    assert results.get(timeout=60) == "2.60.0"
+    child.join()
+    ray.init(num_cpus=1)
+    assert ray.get(ray.remote(run).remote("-c", version), timeout=60) == ["2.60.0"]
+    ray.shutdown()
+"""
+    start(INSTALL + source).check_ended_well()

@@ -46,7 +46,7 @@ def test_every_exported_name_is_there_and_listed() -> None:
     for name in ray_mono.__all__:
         assert getattr(ray_mono, name) is not None
         assert name in dir(ray_mono)
-    assert ray_mono.__version__ == "0.1.0"
+    assert ray_mono.__version__ == "0.1.0" and ray_mono.__commit__
     assert isinstance(ray_mono.exceptions.RayTaskError, type)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ray_mono.nothing  # type: ignore[attr-defined]  # noqa: B018

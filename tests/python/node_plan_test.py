@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import site
+import sys
 from pathlib import Path
 
 import pytest
 
 import ray_mono
+from ray_mono._private import ray_children
 from ray_mono._private.node_plan import service_environment
 
 ROOT = str(Path(os.path.abspath(ray_mono.__file__)).parent.parent)
@@ -21,6 +23,16 @@ def python_path() -> list[str]:
 def test_a_package_outside_of_site_packages_is_found_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/one", "", ROOT, "/two"]))
     assert python_path() == [ROOT, "/one", "/two"]
+
+
+def test_a_cluster_that_a_program_under_compat_starts_serves_others_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/one")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    ray_children.put_on_python_path()
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [ray_children.FOLDER, "/one"]
+    assert python_path() == [ROOT, "/one"]
 
 
 def test_site_packages_stay_behind_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,16 +49,23 @@ class AliasFinder:
             return None
         place = self._hidden.get(rest) or self._moved.get(rest, rest)
         name = f"{self._package}.{place}" if place else self._package
-        if name not in sys.modules:
-            try:
-                if find_spec(name) is None:
-                    return None
-            except ModuleNotFoundError:  # no such parent
-                return None
+        try:
+            found = find_spec(name)
+        except (
+            ModuleNotFoundError,
+            ValueError,
+        ):  # no such parent; a module without a specification, which some make themselves
+            found = None
+        if found is None and name not in sys.modules:
+            return None
         if rest in self._moved:
             self._on_moved(rest)
         loader: Any = _AliasLoader(name, None if rest else self._own)
-        return ModuleSpec(fullname, loader, is_package=hasattr(sys.modules.get(name), "__path__"))
+        is_package = hasattr(sys.modules.get(name), "__path__")
+        # `python -m` gives the program its origin as its name.
+        return ModuleSpec(
+            fullname, loader, origin=None if found is None else found.origin, is_package=is_package
+        )
 
 
 class _AliasLoader:
@@ -80,6 +87,11 @@ class _AliasLoader:
     def exec_module(self, module: ModuleType) -> None:
         if self._own is None:
             module.__spec__ = self._own_spec
+
+    def get_code(self, fullname: str) -> Any:
+        """For `python -m`."""
+        spec: Any = find_spec(self._name)
+        return spec.loader.get_code(self._name)
 
 
 class _View(ModuleType):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray_mono
-from ray_mono._private import elsewhere
+from ray_mono._private import elsewhere, ray_children
 from ray_mono._private.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.parameter import RayParams
 from ray_mono._private.ports import reserve_port
@@ -120,7 +120,11 @@ def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict
     """This process's environment, with what a service needs to find the package and to prove who it is."""
     # Not resolved: a link may be all that keeps Bazel's runfiles together.
     root = os.path.dirname(os.path.dirname(os.path.abspath(ray_mono.__file__)))
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != root]
+    paths = [
+        path
+        for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if path not in ("", root, ray_children.FOLDER)
+    ]
     # A folder of PYTHONPATH comes before the standard library. Every interpreter searches its site-packages by itself, and after it: some
     # hold packages with names of standard modules.
     if root not in {*site.getsitepackages(), site.getusersitepackages()}:
