@@ -9,27 +9,52 @@ the nearest built-in type, and whatever they lack is looked up on the cause.
 An error must always arrive, whatever is inside it. Pickling tries, in this order: the cause as it is; its
 type, arguments and those attributes that can be pickled; its text (UnserializableException). The cause
 travels as bytes of its own, so that a receiver that cannot load it (a module is missing there) still gets the
-text.
+text. Nor may it fail where it is shown: what the interpreter and `traceback` read off an exception comes from the
+interpreter's own classes, whatever the cause's type makes of those names.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
-import traceback
 import types
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ray_mono.common import code_pickler
+from ray_mono.common import code_pickler, raw_error
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.source_lines import add_source_lines
 
 _FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
 """Meant for the process or coroutine where they were raised: they must not pass for one's own elsewhere."""
 _HEAP_TYPE_FLAG = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not built into the interpreter
+_PLAIN: dict[str, Any] = {
+    **{name: vars(object)[name] for name in ("__class__", "__format__")},
+    **{
+        name: vars(BaseException)[name]
+        for name in (
+            *("__getattribute__", "__setattr__", "__delattr__", "__dict__", "with_traceback", "add_note"),
+            *("__cause__", "__context__", "__suppress_context__", "__traceback__"),
+        )
+    },
+    "__notes__": (),
+    "__bool__": lambda self: True,
+    "__len__": lambda self: 1,
+    "__del__": lambda self: None,  # no constructor of the type ran
+}
+"""What a combined error has of its own where its cause's type has it: whoever raises, holds or shows an error asks it for these."""
+_MAY_LOAD_OTHERWISE = {
+    "__init__",
+    "__new__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__setstate__",
+    "__getnewargs__",
+    "__getnewargs_ex__",
+}
 _combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref.WeakValueDictionary()
 
 
@@ -83,8 +108,8 @@ class RayTaskError(RayError):
         actor_repr: str | None = None,
         actor_id: str | None = None,
     ) -> None:
-        while isinstance(cause, RayTaskError):
-            cause = cause.cause
+        while raw_error.is_a(cause, RayTaskError):
+            cause = raw_error.attributes_of(cause)["cause"]
         self._fill(
             function_name=function_name,
             traceback_str=traceback_str,
@@ -100,7 +125,7 @@ class RayTaskError(RayError):
     def _fill(self, **fields: Any) -> None:
         # Not by assignment: the cause's type, which a combined error also is, may forbid that (a frozen
         # dataclass).
-        vars(self).update(fields)
+        raw_error.attributes_of(self).update(fields)
 
     def as_instanceof_cause(self) -> RayTaskError:
         """This error as one that `except` clauses for the cause's type catch too.
@@ -109,16 +134,18 @@ class RayTaskError(RayError):
         cannot be subclassed, or it is one of those that end whoever waits (`_FOR_THAT_PROCESS`).
         """
         cause_type = type(self.cause)
-        if isinstance(self.cause, _FOR_THAT_PROCESS) or issubclass(RayTaskError, cause_type):
+        if issubclass(cause_type, _FOR_THAT_PROCESS) or issubclass(RayTaskError, cause_type):
             return self
-        if isinstance(self, cause_type) or cause_type is UnserializableException:
+        if issubclass(type(self), cause_type) or cause_type is UnserializableException:
             return self
         try:
-            combined = _combined_types.get(cause_type) or _make_combined_type(cause_type)
+            combined = _combined_types.get(cause_type)
+            if combined is None:
+                combined = _make_combined_type(cause_type)
             error = _new_without_user_code(combined, self.cause)
             error._fill(**_fields(self))
-            _set_arguments(error, (self.cause,))
-        except Exception:  # the user's metaclass, __init_subclass__ or slots refuse: whatever they raise
+            raw_error.set_arguments(error, (self.cause,))
+        except BaseException:  # the user's metaclass, __init_subclass__ or slots refuse: whatever they raise
             return self
         return error
 
@@ -129,10 +156,16 @@ class RayTaskError(RayError):
         place += [f"repr={self.actor_repr}"] if self.actor_repr else []
         return f"{self.proctitle} ({', '.join(place)})\n{self.traceback_str.rstrip()}"
 
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except BaseException:  # the cause's
+            return f"RayTaskError({self.function_name!r}, {raw_error.repr_of(self.cause)})"
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Not __reduce__: a cause's type may define __reduce_ex__, which pickle prefers.
         fields = _fields(self)
-        text = _text_of(fields.pop("cause"))
+        text = raw_error.text_of(fields.pop("cause"))
         return _rebuild, (fields, _pack_cause(self.cause), text, type(self) is not RayTaskError)
 
 
@@ -145,10 +178,15 @@ def _make_combined_type(cause_type: type[BaseException]) -> type[RayTaskError]:
 
     def look_up_on_cause(self: RayTaskError, attribute: str) -> Any:
         # Called for what the instance lacks, since no constructor of the cause's type ran.
+        if attribute.startswith("__") and attribute.endswith("__"):
+            # The interpreter asks: for notes, say.
+            with contextlib.suppress(KeyError):
+                return raw_error.attributes_of(self.cause)[attribute]
+            raise AttributeError(f"{name} has no attribute {attribute!r}")
         return getattr(self.cause, attribute)
 
     def show(self: RayTaskError) -> str:
-        return f"{name}({self.cause!r})"
+        return f"{name}({raw_error.repr_of(self.cause)})"
 
     body = {
         "__module__": "ray_mono.exceptions",
@@ -158,6 +196,7 @@ def _make_combined_type(cause_type: type[BaseException]) -> type[RayTaskError]:
         "__repr__": show,
         "__str__": RayTaskError.__str__,
         "__reduce_ex__": RayTaskError.__reduce_ex__,
+        **{own: _PLAIN[own] for own in _python_methods(cause_type) & _PLAIN.keys()},
     }
     combined = types.new_class(name, (RayTaskError, cause_type), {}, lambda namespace: namespace.update(body))
     _combined_types[cause_type] = combined
@@ -185,12 +224,12 @@ def _pack_cause(cause: BaseException) -> bytes:
     for reduced in (_as_it_is, _as_parts):
         try:
             packed = code_pickler.dumps(reduced(cause))
-            if "__init__" in _python_methods(type(cause)) or "__new__" in _python_methods(type(cause)):
-                pickle.loads(
-                    packed
-                )  # a constructor that wants other arguments than it handed on fails only here
+            if _python_methods(type(cause)) & _MAY_LOAD_OTHERWISE:
+                function, arguments = pickle.loads(packed)
+                # A constructor that wants other arguments than it handed on fails only here.
+                function(*arguments)
             return packed
-        except Exception:  # whatever the user's pickling raises
+        except BaseException:  # whatever the user's pickling raises
             continue
     return b""
 
@@ -200,8 +239,12 @@ def _as_it_is(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]
 
 
 def _as_parts(cause: BaseException) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    attributes = {name: value for name, value in vars(cause).items() if _can_be_pickled(value)}
-    arguments = tuple(value if _can_be_pickled(value) else repr(value) for value in _arguments(cause))
+    attributes = {
+        name: value for name, value in raw_error.attributes_of(cause).items() if _can_be_pickled(value)
+    }
+    arguments = tuple(
+        value if _can_be_pickled(value) else repr(value) for value in raw_error.arguments_of(cause)
+    )
     return _from_parts, (type(cause), arguments, attributes)
 
 
@@ -216,8 +259,8 @@ def _from_parts(
     while built_in.__flags__ & _HEAP_TYPE_FLAG:
         built_in = built_in.__base__
     cause: BaseException = built_in.__new__(cause_type, *arguments)
-    _set_arguments(cause, arguments)
-    vars(cause).update(attributes)
+    raw_error.set_arguments(cause, arguments)
+    raw_error.attributes_of(cause).update(attributes)
     return cause
 
 
@@ -226,22 +269,16 @@ def _rebuild(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined
     if packed_cause:
         try:
             function, arguments = pickle.loads(packed_cause)
-            cause = function(*arguments)
-        except Exception:  # whatever the user's unpickling raises, or a module that is not here
+            found = function(*arguments)
+            if raw_error.is_a(found, BaseException):
+                cause = found
+        except KeyboardInterrupt:  # the user's, of whom imports may take long
+            raise
+        except BaseException:  # whatever the user's unpickling raises, or a module that is not here
             pass
     fields["traceback_str"] = add_source_lines(fields["traceback_str"])
     error = RayTaskError(cause=cause, **fields)
     return error.as_instanceof_cause() if is_combined else error
-
-
-def _arguments(error: BaseException) -> tuple[Any, ...]:
-    """Those that the interpreter keeps, whatever the user's type makes of the name `args`."""
-    arguments: tuple[Any, ...] = BaseException.args.__get__(error)  # type: ignore[attr-defined]
-    return arguments
-
-
-def _set_arguments(error: BaseException, arguments: tuple[Any, ...]) -> None:
-    BaseException.args.__set__(error, arguments)  # type: ignore[attr-defined]
 
 
 def _python_methods(kind: type) -> set[str]:
@@ -251,13 +288,6 @@ def _python_methods(kind: type) -> set[str]:
 def _can_be_pickled(value: Any) -> bool:
     try:
         code_pickler.dumps(value)
-    except Exception:  # whatever the value's pickling raises
+    except BaseException:  # whatever the value's pickling raises
         return False
     return True
-
-
-def _text_of(cause: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception_only(cause)).rstrip()
-    except Exception:  # a __str__ that fails
-        return f"<{type(cause).__name__}, which has no text>"

@@ -145,7 +145,7 @@ class Actor:
         if self.death.HasField("error"):
             try:
                 cause = serialization.deserialize(self.death.error.metadata, self.death.error.data)
-            except Exception:
+            except BaseException:  # whatever unpickling raises, or a module that is not here
                 cause = self.death.message or "its constructor raised an error that cannot be read here"
         serialized = serialization.serialize_error(ActorDiedError(cause, self.actor_id.hex()))
         return serialized.metadata, serialized.to_bytes()

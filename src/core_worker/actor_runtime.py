@@ -21,12 +21,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.common.raw_error import is_a
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.async_group import AsyncGroup, construct, on_thread
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
 from ray_mono.core_worker.process_end import CallThread
-from ray_mono.core_worker.task_failure import cancelled_error, describe_error
+from ray_mono.core_worker.task_failure import cancelled_error, describe_error, users_traceback
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.call import Call
@@ -95,7 +96,7 @@ class ActorRuntime:
             return self.class_name
         try:
             return repr(self.instance)
-        except Exception:
+        except BaseException:
             return self.class_name
 
     def method(self, name: str) -> Callable[..., Any]:
@@ -155,7 +156,7 @@ class ActorRuntime:
         try:
             self._executor.run_here(call, task, prepared)
         except BaseException as error:
-            self.could_not_answer(call, task, error)
+            self._executor.answers.answer_anyhow(call, task, error)
         self.calls.pop(task.task_id, None)
         self._check_exit()
 
@@ -164,15 +165,10 @@ class ActorRuntime:
         for group in self._loops.values():
             group.cancel(task_id)
 
-    def could_not_answer(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """The user's method is over, but its answer could not be made: the caller must not wait for it."""
-        logger.exception("running %s failed; this is a bug of ray_mono", call.spec.name)
-        self._executor.answers.finish_error(call, task, describe_error(call.spec, error, self, self._core))
-
     def answer_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
-        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError) or (
-            task.is_cancelled and isinstance(error, TaskCancelledError)
+        if is_a(error, KeyboardInterrupt | asyncio.CancelledError) or (
+            task.is_cancelled and is_a(error, TaskCancelledError)
         ):
             described = cancelled_error(call.spec, task, error, self, self._core)
         else:
@@ -197,8 +193,8 @@ class ActorRuntime:
         if hook is not None:
             try:
                 hook()
-            except BaseException:
-                logger.exception("__ray_shutdown__ of %s failed", self.class_name)
+            except BaseException as error:
+                logger.error("__ray_shutdown__ of %s failed: %s", self.class_name, users_traceback(error))
         del hook
         concurrent.futures.wait([group.close() for group in self._loops.values()], CLOSE_TIMEOUT_S)
         self._methods.clear()

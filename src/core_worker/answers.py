@@ -9,28 +9,35 @@ A reply may have to wait until owners have acknowledged; the worker goes on mean
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.raw_error import let_frames_go, name_of, str_of, text_of
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call import Call, Reply
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.generator_runner import STREAMED, Failed
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
-from ray_mono.core_worker.task_failure import describe_error
+from ray_mono.core_worker.task_failure import describe_error, users_traceback
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.executor import Executor
 
+logger = logging.getLogger(__name__)
+
 ERROR_BYTES_MAX = 16 << 20
 UNFLUSHED_MAX = 16
 """Answers that may share one send."""
 ALONE_US = 200
 """The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
+ANSWERS_NOBODY = 70
+"""How a worker exits that cannot answer: EX_SOFTWARE."""
 
 
 class Answers:
@@ -78,17 +85,38 @@ class Answers:
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
-        serialized = serialization.serialize_error(error)
-        if serialized.size_bytes > ERROR_BYTES_MAX:
-            what = f"{call.spec.name}() raised {type(error).__name__}, an error of {serialized.size_bytes >> 20} MiB"
-            serialized = serialization.serialize_error(
-                RaySystemError(f"{what}, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)")
-            )
-        # A generator's caller makes it the last item.
-        num_returns = call.spec.num_returns if call.spec.num_returns >= 0 else 1
-        returns = [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
+        serialized = serialized_error(call.spec.name, error)
+        returns = self._error_returns(call, serialized)
         reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
         self._send(call, task, reply, [serialized] * len(returns))
+
+    def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """Our own code failed between the user's and the answer, by a fault of ours or since there is no memory. The caller must not wait
+        for ever: it gets that, and at the worst the end of this process. Who has the answer already throws this one away.
+        """
+        try:
+            let_frames_go(error)
+            text = (
+                f"answering {call.spec.name}() failed; this is a bug of ray_mono, or there is no memory left"
+            )
+            serialized = serialized_error(call.spec.name, RaySystemError(text, users_traceback(error)))
+            reply = Reply(
+                status=Reply.DONE, returns=self._error_returns(call, serialized), is_application_error=True
+            )
+            with self._core.lock:
+                if task.items is not None:
+                    task.items.flush()
+                call.to.reply(reply)
+                self._core.reactor.flush()
+            logger.error("%s\n%s", text, users_traceback(error))
+        except BaseException:
+            os.write(2, b"a call could not be answered, so this worker ends\n")
+            os._exit(ANSWERS_NOBODY)
+
+    def _error_returns(self, call: Call, serialized: serialization.Serialized) -> list[Any]:
+        # A generator's caller makes it the last item.
+        num_returns = call.spec.num_returns if call.spec.num_returns >= 0 else 1
+        return [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
 
     def _is_plain(self, value: serialization.Serialized) -> bool:
         return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
@@ -115,7 +143,7 @@ class Answers:
         return [self._serialize(spec, item) for item in values]
 
     def _serialize(self, spec: Any, value: Any) -> serialization.Serialized:
-        if isinstance(value, Failed):
+        if type(value) is Failed:
             return serialization.serialize_error(
                 describe_error(spec, value.error, self._executor.actor, self._core)
             )
@@ -234,5 +262,17 @@ class Answers:
 def flush_output() -> None:
     """User code may have closed or replaced its output, which is no reason to lose an answer."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             stream.flush()
+
+
+def serialized_error(name: str, error: BaseException) -> serialization.Serialized:
+    """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot be made to, what is known."""
+    try:
+        serialized = serialization.serialize_error(error)
+        if serialized.size_bytes <= ERROR_BYTES_MAX:
+            return serialized
+        why = f"an error of {serialized.size_bytes >> 20} MiB, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)"
+    except BaseException as failure:
+        why = f"an error that cannot be sent ({text_of(failure)}): {str_of(error)}"
+    return serialization.serialize_error(RaySystemError(f"{name}() raised {name_of(error)}, {why}"))

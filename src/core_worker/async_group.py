@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import inspect
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -26,12 +27,15 @@ from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import ActorExit
 from ray_mono.core_worker.process_end import CallThread
+from ray_mono.core_worker.task_failure import users_traceback
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
     from ray_mono.core_worker.call import Call
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.executor import Executor
+
+logger = logging.getLogger(__name__)
 
 
 async def construct(cls: type, args: Iterable[Any], kwargs: dict[str, Any]) -> Any:
@@ -56,6 +60,7 @@ class AsyncGroup:
         self._loop = asyncio.new_event_loop()
         self._limit = limit
         self._is_closed = False
+        self._has_ended = False
         self._running: dict[bytes, asyncio.Task[None]] = {}
         # By task id, in order. Not coroutines yet: there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
@@ -63,7 +68,14 @@ class AsyncGroup:
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._has_ended:
+            # What the actor's code starts on the loop by itself may stop it, but not for the calls that run there.
+            try:
+                self._loop.run_forever()
+            except SystemExit as error:
+                self._actor.exit_by(error)
+            except BaseException as error:
+                logger.error("a callback or task on an actor's loop failed: %s", users_traceback(error))
         self._loop.close()
 
     def run(self, coroutine: Any) -> Any:
@@ -98,6 +110,7 @@ class AsyncGroup:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
+        self._has_ended = True
         self._loop.call_soon(self._loop.stop)
 
     # ---- calls
@@ -164,33 +177,30 @@ class AsyncGroup:
         started_s = time.perf_counter()
         try:
             try:
-                value = target(*args, **kwargs)
-                if inspect.isawaitable(value):
-                    value = await value
-                if type(value) is AsyncGeneratorType:
-                    value = await executor.generators.run_async(call, task, value)
-                elif type(value) is GeneratorType:
-                    value = await on_thread(executor.generators.run, call, task, value)
-            finally:
-                if not call.spec.hides_events:
-                    executor.events.add(task, started_s)
-            if task.is_cancelled:
-                # The method made the best of it, but nobody wants its value.
-                raise asyncio.CancelledError
-        except (ActorExit, SystemExit) as error:
-            actor.exit_by(error)
-            return
+                try:
+                    value = target(*args, **kwargs)
+                    if inspect.isawaitable(value):
+                        value = await value
+                    if type(value) is AsyncGeneratorType:
+                        value = await executor.generators.run_async(call, task, value)
+                    elif type(value) is GeneratorType:
+                        value = await on_thread(executor.generators.run, call, task, value)
+                finally:
+                    if not call.spec.hides_events:
+                        executor.events.add(task, started_s)
+                if task.is_cancelled:
+                    # The method made the best of it, but nobody wants its value.
+                    raise asyncio.CancelledError
+            except (ActorExit, SystemExit) as error:
+                actor.exit_by(error)
+            except BaseException as error:
+                # Callers of what the end of the actor cancels hear of that end.
+                if not self._is_closed:
+                    actor.answer_error(call, task, error)
+            else:
+                executor.answers.finish(call, task, value)
         except BaseException as error:
-            # Callers of what the end of the actor cancels hear of that end.
-            if not self._is_closed:
-                actor.answer_error(call, task, error)
-            return
-        finally:
-            del args, kwargs
-        try:
-            executor.answers.finish(call, task, value)
-        except BaseException as error:
-            actor.could_not_answer(call, task, error)
+            executor.answers.answer_anyhow(call, task, error)
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:

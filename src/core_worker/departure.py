@@ -16,6 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker import process_end, termination
 from ray_mono.core_worker.answers import flush_output
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -49,7 +50,9 @@ def leave(core: CoreWorker, executor: Executor) -> NoReturn:
     is_killed = executor.termination.is_wanted
     if executor.actor is None and not is_killed:
         # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
-        core.raylet.NotifyLeaving.notify(raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id))
+        core.raylet.NotifyLeaving.notify(
+            raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id, because=executor.exit_cause)
+        )
     process_end.run()
     with core.lock:
         executor.events.send()
@@ -102,11 +105,17 @@ def _give_lease_back(core: CoreWorker) -> None:
         core.reactor.flush()
 
 
+def cause_of_exit(error: BaseException) -> str:
+    return f"its code raised SystemExit({repr_of(exit_code_of(error))})"
+
+
 def report_exit(core: CoreWorker, error: BaseException) -> None:
     """Tells the GCS of an actor that ends by its own code: exit_actor(), or SystemExit."""
     if isinstance(error, SystemExit):
-        kind = common_pb2.DeathCause.EXITED if error.code == 0 else common_pb2.DeathCause.WORKER_DIED
-        cause = common_pb2.DeathCause(kind=kind, message=f"its code raised SystemExit({error.code!r})")
+        code = exit_code_of(error)
+        is_orderly = isinstance(code, int) and code == 0
+        kind = common_pb2.DeathCause.EXITED if is_orderly else common_pb2.DeathCause.WORKER_DIED
+        cause = common_pb2.DeathCause(kind=kind, message=cause_of_exit(error))
     else:
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
     info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)

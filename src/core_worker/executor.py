@@ -7,8 +7,7 @@ background thread answers peers.
 
     PushTask ──queue──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over ──► reply
 
-The end of a task is ARCHITECTURE's rules 1 and 2: nested references of returns are registered for the caller,
-references that stay here are named or registered, and only then the reply goes out.
+The end of a task is ARCHITECTURE's rules 1 and 2 (answers.py).
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RayError, TaskCancelledError
+from ray_mono.common.raw_error import is_a
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.answers import Answers
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.call_arguments import read_arguments
 from ray_mono.core_worker.context import TaskContext, context_of
-from ray_mono.core_worker.departure import leave, report_exit
+from ray_mono.core_worker.departure import cause_of_exit, leave, report_exit
 from ray_mono.core_worker.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.interrupts import Interrupts
 from ray_mono.core_worker.task_events import TaskEvents
@@ -80,6 +80,8 @@ class Executor:
         self._left = False
         # Somebody waits for a call that will not be answered: the end of this process is what tells them.
         self.owes_answer = False
+        # What a task did to end its worker.
+        self.exit_cause = ""
         self._title = TaskTitle()
         # An error holds the frames of its task, and often one of them the error: references in there would stay until enough else is made.
         self._left_cycles = False
@@ -197,11 +199,13 @@ class Executor:
                 continue
             if item is None:
                 break
+            assert self.running is not None
             try:
-                assert self.running is not None
                 self._handle(item, self.running)
-            except KeyboardInterrupt as error:
-                self._cancelled_early(item, error)
+            except BaseException as error:
+                if self.termination.has_struck and is_a(error, SystemExit):
+                    raise
+                self._failed_early(item, self.running, error)
             self.running = item = None
 
     def _handle(self, call: Call, task: TaskContext) -> None:
@@ -273,21 +277,21 @@ class Executor:
 
     def _end_by(self, call: Call, task: TaskContext, error: BaseException) -> BaseException:
         """What the caller gets for what left the user's code."""
-        if isinstance(error, KeyboardInterrupt):
+        if is_a(error, KeyboardInterrupt):
             # Also one that the user's code raised by itself, as in Ray.
             return cancelled_error(call.spec, task, error, self.actor, self.core)
-        if task.is_cancelled and self.actor is not None and isinstance(error, TaskCancelledError):
+        if task.is_cancelled and self.actor is not None and is_a(error, TaskCancelledError):
             return TaskCancelledError(task.task_id.hex())
         return describe_error(call.spec, error, self.actor, self.core)
 
-    def _cancelled_early(self, call: Call, error: BaseException) -> None:
-        """An interrupt struck between the steps before the user's code."""
-        task = self.running
-        if task is None or not task.is_cancelled:
-            raise error
+    def _failed_early(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """An interrupt struck between the steps before the user's code, or our own code failed."""
         self.interrupts.interruptible = None
         self.interrupts.over()
-        self.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+        if task.is_cancelled and is_a(error, KeyboardInterrupt):
+            self.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+        else:
+            self.answers.answer_anyhow(call, task, error)
 
     # ---- preparing
 
@@ -346,9 +350,11 @@ class Executor:
 
         The GCS is told first, so that an intended end is not taken for a crash.
         """
-        if self.core.context.get().actor_id and not self.termination.is_wanted:
+        if (self.actor is not None or self.core.context.get().actor_id) and not self.termination.is_wanted:
             report_exit(self.core, ActorExit() if self._left else error)
             self._left = False
+        elif isinstance(error, SystemExit):
+            self.exit_cause = cause_of_exit(error)
         self.owes_answer = self._exiting = True
 
     def exit_from_thread(self) -> None:

@@ -15,6 +15,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common import raw_error
 from ray_mono.common.exceptions import RaySystemError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class ObjectFutures:
             future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
         except BaseException as error:
             # Without the frames, which hold the future and the reference: a cycle that would keep both.
-            future.set_exception(error.with_traceback(None))
+            raw_error.set_traceback(error, None)
+            future.set_exception(error)
         else:
             future.set_result(value)

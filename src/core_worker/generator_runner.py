@@ -19,6 +19,7 @@ from functools import partial
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ray_mono.common import raw_error
 from ray_mono.core_worker.call import Call
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.item_sender import ItemSender
@@ -196,6 +197,7 @@ def first_items(generator: Any, num_returns: int, name: str, keeps_first: bool) 
         if not (values and keeps_first):
             raise
         # Without this frame, which holds the values: they would stay as long as the error.
-        trace = error.__traceback__ and error.__traceback__.tb_next
-        values += [Failed(error.with_traceback(trace))] * (num_returns - len(values))
+        trace = raw_error.traceback_of(error)
+        raw_error.set_traceback(error, trace and trace.tb_next)
+        values += [Failed(error)] * (num_returns - len(values))
     return values[0] if num_returns == 1 else values

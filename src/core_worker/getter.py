@@ -308,7 +308,7 @@ class Getter:
         try:
             value = serialization.deserialize(metadata, data)
         except Exception as error:  # whatever the user's unpickling raises
-            raise unreadable(error) from error
+            raise unreadable(error) from None  # it tells of that error, which may not let itself be shown
         finally:
             self.arrivals.end(outer)
         if metadata == serialization.ERROR:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common import raw_error
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
 from ray_mono.protobuf import common_pb2
 
@@ -26,28 +27,40 @@ def describe_error(
     spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
 ) -> BaseException:
     """For an exception that left the user's function."""
+    if raw_error.is_a(error, MemoryError):
+        raw_error.let_frames_go(error)  # or what took the memory would take the answer's too
     return _task_error(spec, users_traceback(error), _root(error), actor, core)
 
 
-def unreadable(error: Exception) -> RaySystemError:
+def unreadable(error: BaseException) -> RaySystemError:
     """For what unpickling a value raised: as in Ray, not the error itself, which would pass for one of the function that is called."""
-    return RaySystemError(f"a value cannot be unpickled: {error!r}", users_traceback(error))
+    return RaySystemError(f"a value cannot be unpickled: {raw_error.repr_of(error)}", users_traceback(error))
 
 
 def users_traceback(error: BaseException) -> str:
-    """The traceback with the user's frames only; also those of what it was raised from."""
-    shown = traceback.TracebackException(type(error), error, error.__traceback__)
-    todo = [shown]
-    while todo:
-        one = todo.pop()
-        one.stack[:] = [frame for frame in one.stack if not os.path.abspath(frame.filename).startswith(_OURS)]
-        if not one.stack:
+    """The traceback with the user's frames only; also those of what it was raised from. Where their classes do not let these be
+    found, the error's own frames."""
+    try:
+        shown = traceback.TracebackException(type(error), error, raw_error.traceback_of(error))
+        todo = [shown]
+        while todo:
+            one = todo.pop()
             # No heading over nothing.
-            one.stack = None  # type: ignore[assignment]
-        todo += [
-            other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other is not None
-        ]
-    return "".join(shown.format())
+            one.stack = _users_frames(one.stack) or None  # type: ignore[assignment]
+            causes = (one.__cause__, one.__context__, *(one.exceptions or ()))
+            todo += [other for other in causes if other is not None]
+        return "".join(shown.format())
+    except BaseException:
+        frames = _users_frames(traceback.extract_tb(raw_error.traceback_of(error)))
+        heading = "Traceback (most recent call last):\n" if frames else ""
+        return f"{heading}{''.join(frames.format())}{raw_error.text_of(error)}\n"
+
+
+def _users_frames(stack: traceback.StackSummary) -> traceback.StackSummary:
+    # Not abspath: the current directory may be gone, and a name that is relative to it is none of ours.
+    return traceback.StackSummary.from_list(
+        frame for frame in stack if not os.path.normpath(frame.filename).startswith(_OURS)
+    )
 
 
 def cancelled_error(
@@ -55,25 +68,24 @@ def cancelled_error(
 ) -> BaseException:
     """For user code that was stopped by `error`, an interrupt: where it was, and what it is to its caller."""
     cancelled = TaskCancelledError(task.task_id.hex())
-    return describe_error(spec, cancelled.with_traceback(error.__traceback__), actor, core)
+    return describe_error(spec, cancelled.with_traceback(raw_error.traceback_of(error)), actor, core)
 
 
 def argument_error(
     spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
 ) -> BaseException:
     """For an argument that is an error itself, or cannot be read: both hops are shown."""
-    if isinstance(error, Exception) and not isinstance(error, RayError):
+    if raw_error.is_a(error, Exception) and not raw_error.is_a(error, RayError):
         error = unreadable(error)
-    if not isinstance(error, RayError):
-        return describe_error(spec, error, actor, core)
-    return _task_error(spec, f"{ARGUMENT_FAILED}:\n{error}", _root(error), actor, core)
+    if raw_error.is_a(error, RayError):
+        return _task_error(spec, f"{ARGUMENT_FAILED}:\n{raw_error.str_of(error)}", _root(error), actor, core)
+    return describe_error(spec, error, actor, core)
 
 
 def _root(error: BaseException) -> BaseException:
     """The user's own exception, through the hops it came."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        return error.cause
-    return error
+    cause = raw_error.attributes_of(error).get("cause") if raw_error.is_a(error, RayTaskError) else None
+    return cause if raw_error.is_a(cause, BaseException) else error  # type: ignore[return-value]
 
 
 def _task_error(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
@@ -187,9 +188,9 @@ class TaskManager:
         try:
             value = reply.returns[0].value
             error = serialization.deserialize(value.metadata, value.data)
-        except Exception:
+        except BaseException:
             return False
-        return isinstance(getattr(error, "cause", error), task.retry_exceptions)
+        return raw_error.is_a(getattr(error, "cause", error), task.retry_exceptions)
 
     def lost(self, task: PendingTask, error: Callable[[], BaseException]) -> None:
         """The worker is gone before it answered: again, or `error()`."""

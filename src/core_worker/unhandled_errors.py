@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from ray_mono.common import raw_error
 from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray_mono.common.output import write_text
 from ray_mono.core_worker import serialization
@@ -78,10 +79,10 @@ class UnhandledErrors:
         """What to print for a serialized error; empty for what is not the user's, or was told."""
         try:
             error = serialization.deserialize(serialization.ERROR, data)
-        except Exception as failure:  # whatever unpickling raises, or a module that is not here
-            return f"an error that cannot be read here: {failure!r}"
+        except BaseException as failure:  # whatever unpickling raises, or a module that is not here
+            return f"an error that cannot be read here: {raw_error.repr_of(failure)}"
         if isinstance(error, RayTaskError):
-            return "" if isinstance(error.cause, TaskCancelledError) else str(error)
+            return "" if raw_error.is_a(error.cause, TaskCancelledError) else str(error)
         if (
             not isinstance(error, ActorDiedError)
             or not error.actor_init_failed

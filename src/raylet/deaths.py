@@ -96,6 +96,8 @@ def death_cause(
         message = f"driver pid {client.pid} disconnected: {connection_end}"
     else:
         message = f"worker pid {client.pid} lost its connection to the raylet: {connection_end}"
+    if client.left_because:
+        message = f"worker pid {client.pid} ended: {client.left_because}"
     is_ordered = bool(client.ordered_cause.message or client.ordered_cause.kind)
     if end_reason:
         message += f"; the raylet ended it: {end_reason}"

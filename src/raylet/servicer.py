@@ -71,8 +71,10 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.NotifyLeavingRequest, context: CallContext
     ) -> common_pb2.Empty:
         client = self._raylet.clients.get(request.worker_id)
-        if client is not None and not client.ordered_cause.kind:
-            client.ordered_cause.kind = common_pb2.DeathCause.EXITED
+        if client is not None:
+            client.left_because = request.because
+            if not request.because and not client.ordered_cause.kind:
+                client.ordered_cause.kind = common_pb2.DeathCause.EXITED
         return common_pb2.Empty()
 
     async def RequestWorkerLease(

@@ -7,6 +7,8 @@ import queue
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.async_group import AsyncGroup
 from ray_mono.core_worker.context import TaskContext, WorkerContext
@@ -26,8 +28,10 @@ class Scene:
         def answer(call: Any, task: TaskContext, value: Any) -> None:
             self.answers.put((task.task_id, value))
 
-        self.actor: Any = SimpleNamespace(calls={}, answer_error=answer, exit_by=None)
-        executor: Any = SimpleNamespace(answers=SimpleNamespace(finish=answer, finish_error=answer))
+        self.exits: queue.Queue[BaseException] = queue.Queue()
+        self.actor: Any = SimpleNamespace(calls={}, answer_error=answer, exit_by=self.exits.put)
+        answers = SimpleNamespace(finish=answer, finish_error=answer, answer_anyhow=answer)
+        executor: Any = SimpleNamespace(answers=answers)
         core: Any = SimpleNamespace(context=WorkerContext(TaskContext(b"", b"")))
         self.group = AsyncGroup(self.actor, executor, core, "", 1)
 
@@ -90,3 +94,38 @@ def test_the_end_of_the_actor_cancels_what_runs_and_answers_nothing() -> None:
     scene.group.close().result(WAIT_S)
     assert scene.ran.get_nowait() == b"end of runs"
     assert scene.ran.empty() and scene.answers.empty()
+
+
+def test_a_call_whose_answer_fails_is_answered_anyhow() -> None:
+    def fail(call: Any, task: TaskContext, error: BaseException) -> None:
+        raise LookupError(type(error).__name__)
+
+    async def method() -> None:
+        raise KeyError
+
+    scene = Scene()
+    scene.actor.answer_error = fail
+    scene.group.start(CALL, TaskContext(b"call", b""), [method, [], {}])
+    name, error = scene.answers.get(timeout=WAIT_S)
+    assert (name, str(error)) == (b"call", "KeyError") and isinstance(error, LookupError)
+    scene.group.close().result(WAIT_S)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3), None], ids=repr)
+def test_what_the_actor_starts_on_its_loop_does_not_end_the_loop(raised: BaseException | None) -> None:
+    def strike() -> None:
+        if raised is None:
+            asyncio.get_running_loop().stop()
+        else:
+            raise raised
+
+    async def start() -> None:
+        asyncio.get_running_loop().call_soon(strike)
+
+    scene = Scene()
+    scene.group.run(start())
+    scene.let_go()
+    scene.start(b"next")
+    assert scene.answers.get(timeout=WAIT_S) == (b"next", b"value of next")
+    scene.group.close().result(WAIT_S)
+    assert scene.exits.qsize() == isinstance(raised, SystemExit)

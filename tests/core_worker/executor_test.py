@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.call import Reply
@@ -101,3 +104,32 @@ def test_a_cancel_that_comes_before_the_worker_is_ready_is_not_lost_and_the_othe
     assert answer.replies == [True] and calls[b"b"].replies == [Reply.CANCELLED]
     last = executor.take_queued(b"c")
     assert last is not None and last.number & 0xFFFF == 3
+
+
+def test_a_call_in_which_our_own_code_fails_is_answered_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor = executor_of()
+    executor.core.reactor.is_closed = False
+    executor.core.lock = threading.Lock()  # type: ignore[assignment]
+    connection = SimpleNamespace(state={})
+    for name in (b"first", b"last"):
+        push(executor, connection, name)
+    executor.exit_after_queue()
+    answered: list[Any] = []
+
+    def fail(call: Any, task: Any) -> None:
+        raise SystemExit(3)
+
+    def end(core: Any, executor: Any) -> None: ...
+
+    monkeypatch.setattr(executor, "_handle", fail)
+    monkeypatch.setattr(
+        executor.answers,
+        "answer_anyhow",
+        lambda call, task, error: answered.append((task.task_id, error.code)),
+    )
+    monkeypatch.setattr("ray_mono.core_worker.executor.leave", end)
+    executor.core.reactor.flush = lambda: None  # type: ignore[method-assign]
+    executor.run()
+    assert answered == [(b"first", 3), (b"last", 3)]

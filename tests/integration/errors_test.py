@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -51,14 +52,10 @@ class Unreadable:
         return int, ("no number",)
 
 
-class UnreadableError(Exception):
-    def __reduce__(self) -> Any:
-        return int, ("no number",)
-
-
 @ray.remote
 def fail_unreadably() -> None:
-    raise UnreadableError("text")
+    # Neither the class can be found there, nor sent.
+    raise type("UnreadableError", (Exception,), {"lock": threading.Lock()})("text")
 
 
 NOWHERE = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)

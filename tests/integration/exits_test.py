@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -47,13 +48,15 @@ class AsyncActor:
         return os.getpid()
 
 
-@pytest.mark.parametrize("code", [0, 1, None, "text"])
-def test_sys_exit_in_a_task_ends_its_worker_and_the_task_has_crashed(code: Any) -> None:
+@pytest.mark.parametrize("code", [0, 7, None, "text"])
+def test_sys_exit_in_a_task_ends_its_worker_and_the_task_has_crashed_and_says_how(code: Any) -> None:
     @ray.remote(max_retries=0)
     def leave() -> None:
         sys.exit(code)
 
-    with pytest.raises(exceptions.WorkerCrashedError):
+    with pytest.raises(
+        exceptions.WorkerCrashedError, match=re.escape(f"SystemExit({code!r}); node 127.0.0.1")
+    ):
         ray.get(leave.remote(), timeout=TIMEOUT_S)
 
 

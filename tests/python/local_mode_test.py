@@ -13,6 +13,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private import worker
+from tests.hostile_errors import FailsToLoad, throw
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +140,15 @@ def test_errors_are_of_the_original_type_and_travel_through_arguments() -> None:
         assert isinstance(caught.value, ray.exceptions.RayTaskError)
         assert "local_mode.py" not in str(caught.value.traceback_str.splitlines()[1])
         del caught
+
+
+@pytest.mark.parametrize("name", ["GetattributeRaises", "StrAndReprExit", "ReduceExits", "LoadExits", "hash", "after"])
+def test_errors_whose_own_code_fails_are_errors_like_others(name: str) -> None:
+    task, take = ray.remote(throw), ray.remote(id)
+    for call in (task.remote(name), take.remote(FailsToLoad(name))):
+        with pytest.raises(ray.exceptions.RayTaskError, match="in throw") as caught:
+            ray.get(call)
+        assert repr(caught.value)
 
 
 def test_an_argument_that_does_not_pickle_is_named() -> None:

@@ -70,6 +70,16 @@ def test_of_a_dead_worker_the_task_is_named_that_ran_and_none_where_that_is_not_
     assert without.ran == "a task"
 
 
+def test_a_worker_that_its_task_ended_says_how() -> None:
+    left = process(left_because="its code raised SystemExit(7)")
+    exit_ = WorkerExit(1, 7, 0, 0, "worker pid 7 exited with code 0")
+    cause = death_cause(left, exit_, "closed", "", cast("Any", Config()), OomKills("/none"))
+    assert cause.message.startswith(
+        "worker pid 7 ended: its code raised SystemExit(7); node 10.0.0.1, output in /s/"
+    )
+    assert cause.kind == common_pb2.DeathCause.WORKER_DIED
+
+
 def test_the_out_of_memory_killer_is_named_where_it_has_struck_since(tmp_path: Path) -> None:
     counters = tmp_path / "vmstat"
     counters.write_text("pgfault 5\noom_kill 2\n")

@@ -13,9 +13,11 @@ from typing import Any
 
 from ray_mono._private.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.common.raw_error import exit_code_of
 from ray_mono.core_worker.actor_runtime import method_of
 from ray_mono.core_worker.async_group import construct
 from ray_mono.core_worker.call_template import MethodTemplate
+from ray_mono.core_worker.departure import cause_of_exit
 from ray_mono.core_worker.executor import ActorExit, TaskFailed
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import ActorOptions
@@ -109,9 +111,9 @@ class LocalActor:
     def _ended_by(self, end: BaseException) -> TaskFailed:
         """exit_actor() ends it for good, and so does sys.exit(0); another exit is a crash, after which it may begin anew."""
         death = self.dead_because(
-            f"its code raised SystemExit({end.code!r})" if isinstance(end, SystemExit) else "exit_actor() was called"
+            cause_of_exit(end) if isinstance(end, SystemExit) else "exit_actor() was called"
         )
-        if not (isinstance(end, SystemExit) and end.code and self.restart()):
+        if not (isinstance(end, SystemExit) and exit_code_of(end) and self.restart()):
             self.die(death)
             return TaskFailed(death)
         return TaskFailed(ActorUnavailableError("it is restarting", self.actor_id))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.exceptions import WorkerCrashedError
+from ray_mono.common.raw_error import is_a
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.resources import ResourceSet
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.departure import cause_of_exit
 from ray_mono.core_worker.executor import TaskFailed
 from ray_mono.core_worker.function_manager import module_name
 from ray_mono.core_worker.task_failure import ARGUMENT_FAILED, unreadable, users_traceback
@@ -35,12 +37,12 @@ class LocalCall:
 
     def error_of(self, error: BaseException) -> BaseException:
         """What the caller gets for what left the function. Raises KeyboardInterrupt again: here it is the terminal's Ctrl-C."""
-        if isinstance(error, KeyboardInterrupt):
+        if is_a(error, KeyboardInterrupt):
             raise error
-        if isinstance(error, TaskFailed):
-            return error.error
-        if isinstance(error, SystemExit):
-            return WorkerCrashedError(f"its code raised SystemExit({error.code!r}), which ends a worker")
+        if is_a(error, TaskFailed):
+            return error.error  # type: ignore[attr-defined]
+        if is_a(error, SystemExit):
+            return WorkerCrashedError(f"{cause_of_exit(error)}, which ends a worker")
         return RayTaskError(
             self.name, users_traceback(error), error, actor_id=self.actor_id.hex() if self.actor_id else None
         )
@@ -55,7 +57,7 @@ class LocalCall:
         retried = self.retry_exceptions
         if not isinstance(error, RayTaskError):
             return False
-        return retried is True or bool(retried and isinstance(error.cause, retried))
+        return retried is True or bool(retried and is_a(error.cause, retried))
 
 
 def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
@@ -78,7 +80,7 @@ def read(serialized: serialization.Serialized) -> Any:
     try:
         return serialization.deserialize(serialized.metadata, serialized.to_bytes())
     except Exception as error:
-        raise unreadable(error) from error
+        raise unreadable(error) from None
 
 
 def describe(target: Any, class_name: str = "", function_name: str = "") -> common_pb2.FunctionDescriptor:
