@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.core_worker import serialization
+from ray_mono.core_worker import serialization, unpicklable
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class FunctionManager:
         try:
             code, captured = serialization.serialize_code(target)
         except Exception as error:
-            raise TypeError(f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}") from error
+            what = f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}"
+            raise TypeError(f"{what}{unpicklable.where(target)}. Make it inside of what uses it.") from error
         self._check_size(kind, name, len(code))
         digest = hashlib.blake2b(code, digest_size=28).digest()
         key = self._core.job_id + digest

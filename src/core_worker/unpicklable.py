@@ -1,4 +1,5 @@
-"""Which part of a value keeps it from being pickled: the value is taken apart, and what fails by itself is taken apart in turn.
+"""Which part of a value keeps it from being pickled: the value is taken apart as pickling does, and the first part that fails by itself is
+taken apart in turn. What cannot be taken apart (a lock, a generator) is the culprit.
 
 Only for errors: it pickles the value again, several times.
 """
@@ -6,56 +7,136 @@ Only for errors: it pickles the value again, several times.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import dis
+import functools
 import itertools
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray_mono.common import code_pickler
 
-DEPTH_MAX = 4
+DEPTH_MAX = 10
 # Of one value, so many parts are tried.
 PARTS_MAX = 1000
+# Of a class's body, what no pickle of the class has.
+_LEFT_OUT = ("__dict__", "__weakref__", "_abc_impl")
+# (how a path goes on to it, its name, it)
+_Part = tuple[str, str, Any]
 
 
 def where(value: Any) -> str:
     """For the end of a message, e.g. "; its .engine.lock (a lock) does not". Empty where no part of it is the culprit."""
     path, culprit = "", value
-    # A property of the value's may raise anything: what was found until then is said.
+    above = [value]
+    # Its own code is run, which may raise anything: what was found until then is said.
     with contextlib.suppress(Exception):
         for _ in range(DEPTH_MAX):
-            step, part = _failing_part(culprit)
-            path, culprit = path + step, part
+            step, culprit = _failing_part(culprit, above)
+            path += step if step[0] in ".[" or not path else f", its {step}"
+            above.append(culprit)
     return f"; its {path} (a {type(culprit).__name__}) does not" if path else ""
 
 
-def _failing_part(value: Any) -> tuple[str, Any]:
+def _failing_part(value: Any, above: list[Any]) -> tuple[str, Any]:
     """Raises StopIteration where each part by itself can be pickled."""
     tried = itertools.islice(parts(value), PARTS_MAX)
-    return next((step, part) for step, _, part in tried if not pickles(part))
+    return next(
+        (step, part)
+        for step, _, part in tried
+        if not any(part is known for known in above) and not pickles(part)
+    )
 
 
 def pickles(value: Any) -> bool:
     try:
-        code_pickler.dumps(value)
+        code_pickler.dumps(value, 5, lambda buffer: False)
     except Exception:  # whatever pickling raises
         return False
     return True
 
 
-def parts(value: Any) -> Iterator[tuple[str, str, Any]]:
-    """(how a path goes on to it, its name, it): of a function what it uses, of a container its elements, of all their attributes."""
-    if inspect.isfunction(value):
-        used = inspect.getclosurevars(value)
-        for name, part in (*used.globals.items(), *used.nonlocals.items()):
-            yield f"variable {name}", name, part
-        return
+def parts(value: Any) -> Iterator[_Part]:
+    """What pickling it pickles: of a function what it uses, of a class its body, of a container its elements, of others their state."""
+    if isinstance(value, types.FunctionType):
+        yield from _used_by(value)
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", "__self__", value.__self__
+        yield ".__func__", "__func__", value.__func__
+    elif isinstance(value, staticmethod | classmethod):
+        yield ".__func__", "__func__", value.__func__
+    elif isinstance(value, property):
+        yield from ((f".{name}", name, getattr(value, name)) for name in ("fget", "fset", "fdel"))
+    elif isinstance(value, functools.partial):
+        yield from ((f".{name}", name, getattr(value, name)) for name in ("func", "args", "keywords"))
+    elif isinstance(value, type):
+        yield from ((f".{name}", name, part) for name, part in vars(value).items() if name not in _LEFT_OUT)
+        yield from (("base class", base.__name__, base) for base in value.__bases__)
+    else:
+        yield from _elements(value)
+        yield from _state(value)
+
+
+def _used_by(function: types.FunctionType) -> Iterator[_Part]:
+    used = {
+        name: function.__globals__[name]
+        for name in _global_names(function.__code__)
+        if name in function.__globals__
+    }
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not filled yet
+            used[name] = cell.cell_contents
+    for name, part in used.items():
+        yield f"variable {name}", name, part
+    positional = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    for name, part in (
+        *zip(reversed(positional), reversed(defaults), strict=False),
+        *(function.__kwdefaults__ or {}).items(),
+    ):
+        yield f"default of {name}", name, part
+    for name, part in vars(function).items():
+        yield f".{name}", name, part
+
+
+def _global_names(code: types.CodeType) -> dict[str, None]:
+    """Also of the functions inside."""
+    names = {step.argval: None for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            names |= _global_names(inner)
+    return names
+
+
+def _elements(value: Any) -> Iterator[_Part]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield f"[{key!r}]", repr(key), part
+        for key in value:
+            yield f"key {key!r}", repr(key), key
     elif isinstance(value, list | tuple | set | frozenset):
         for index, part in enumerate(value):
             yield f"[{index}]", f"[{index}]", part
-    for name, part in inspect.getmembers(value):
-        if not (name.startswith("__") and name.endswith("__")) and not inspect.isbuiltin(part):
-            yield f".{name}", name, part
+
+
+def _state(value: Any) -> Iterator[_Part]:
+    """As it gives it out to be pickled. Nothing of what gives out nothing."""
+    try:
+        reduced = value.__reduce_ex__(5)
+    except Exception:  # whatever its pickling raises
+        return
+    if not isinstance(reduced, tuple):
+        return
+    made_of, state, items = reduced[1], *(*reduced[2:4], None, None)[:2]
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
+        state = {**(state[0] or {}), **state[1]}  # of a class with slots
+    if isinstance(state, dict):
+        for name, part in state.items():
+            yield f".{name}", str(name), part
+    elif state is not None:
+        yield ".__getstate__()", "__getstate__()", state
+    if not isinstance(value, list):
+        for index, part in enumerate(items or ()):
+            yield f"[{index}]", f"[{index}]", part
+    for index, part in enumerate(made_of):
+        yield f".__reduce__()[1][{index}]", f"__reduce__()[1][{index}]", part

@@ -16,6 +16,7 @@ from ray_mono.core_worker.departure import cause_of_exit
 from ray_mono.core_worker.executor import TaskFailed
 from ray_mono.core_worker.function_manager import module_name
 from ray_mono.core_worker.task_failure import ARGUMENT_FAILED, unreadable, users_traceback
+from ray_mono.core_worker.unpicklable import where
 from ray_mono.protobuf import common_pb2
 
 
@@ -70,7 +71,7 @@ def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
             which = flat_args[position - 1] or f"number {position // 2}"
             raise TypeError(
                 f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since it"
-                f" does not pickle: {error}"
+                f" does not pickle: {error}{where(value)}"
             ) from error
     return packed
 
