@@ -7,9 +7,11 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from ray_mono.common import ids
@@ -20,6 +22,7 @@ from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError
 
@@ -87,13 +90,17 @@ def _add_job(config: DriverConfig, membership: Membership, gcs: ReactorChannel) 
     try:
         return GcsServiceStub(gcs).AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
     except RpcError as error:
-        raise RaySystemError(f"the cluster at {config.gcs_address} did not take this driver: {error}") from None
+        raise RaySystemError(
+            f"the cluster at {config.gcs_address} did not take this driver: {error}"
+        ) from None
 
 
 def _finish_job(core: CoreWorker) -> None:
     """The end of the connection says it too, if this cannot."""
     try:
-        core.gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S)
+        core.gcs.MarkJobFinished(
+            gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S
+        )
     except RpcError as error:
         logger.debug("the GCS was not told of the job's end: %s", error)
 
@@ -102,38 +109,64 @@ def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
     """The node died under this driver: everything that waits fails. Lock held."""
     if core.reactor.is_closed:
         return
-    logger.error("The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.", reason, core.session_dir)
+    logger.error(
+        "The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.",
+        reason,
+        core.session_dir,
+    )
     for task in list(core.tasks.pending.values()):
         core.tasks.fail(task, LocalRayletDiedError())
 
 
 def _install_interrupt(core: CoreWorker) -> None:
     """Ctrl-C must not strike while our state is half changed. Only where nobody else handles it."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
         return
 
-    reactor, is_again = core.reactor, False
+    handler: Any = InterruptHandler(core.reactor)
+    signal.signal(signal.SIGINT, handler)
+    core.on_shutdown.append(lambda: _restore_interrupt(handler))
 
-    def on_interrupt(signum: int, frame: Any) -> None:
-        nonlocal is_again
-        is_repeated, is_again = is_again, False
+
+class InterruptHandler:
+    """A driver's handler of SIGINT.
+
+    The interpreter looks up its `__call__`, which decides, and calls what that gives: the interpreter's own handler raises, so that no
+    frame of ours stands below the user's in the traceback of a Ctrl-C.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._is_again = False
+
+    @property
+    def __call__(self) -> Callable[[int, FrameType | None], object]:
+        return self.decide(sys._getframe(1))
+
+    def decide(self, frame: FrameType | None) -> Callable[[int, FrameType | None], object]:
+        """What handles an interrupt that came while `frame` ran."""
+        reactor = self._reactor
+        is_repeated, self._is_again = self._is_again, False
         if is_repeated and not reactor.interrupted:
-            return  # a wait has raised it
-        if reactor.is_closed:
-            raise KeyboardInterrupt
-        reactor.interrupt(frame)
+            return _has_come  # a wait has raised it
+        if reactor.is_closed or reactor.takes_interrupt(frame):
+            return signal.default_int_handler
         with reactor.lock:
-            reactor.call_later(AGAIN_S, again)
+            reactor.call_later(AGAIN_S, self._again)
+        return _has_come
 
-    def again() -> None:
+    def _again(self) -> None:
         """For code that does not wait."""
-        nonlocal is_again
-        if reactor.interrupted and signal.getsignal(signal.SIGINT) is on_interrupt:
-            is_again = True
+        present: Any = signal.getsignal(signal.SIGINT)
+        if self._reactor.interrupted and present is self:
+            self._is_again = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    signal.signal(signal.SIGINT, on_interrupt)
-    core.on_shutdown.append(lambda: _restore_interrupt(on_interrupt))
+
+def _has_come(signum: int, frame: FrameType | None) -> None: ...
 
 
 def _restore_interrupt(handler: Any) -> None:

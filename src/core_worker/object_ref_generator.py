@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, 
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.core_worker.futures import SessionEnded
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.short_tracebacks import shortened
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
 
 T_co = TypeVar("T_co", covariant=True)
+__tracebackhide__ = True
 
 
 class ItemSource(Protocol):
@@ -77,7 +79,10 @@ class ObjectRefGenerator(Generic[T_co]):
         """The reference to the next item, once that is ready. Raises StopIteration after the last."""
         if self._source.is_ready:
             return self._source.take()
-        return self._next_sync()
+        try:
+            return self._next_sync()
+        except BaseException as error:
+            raise shortened(error)  # noqa: B904
 
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
         """As next(), but returns a nil reference if the item is not ready within `timeout_s` seconds (None: waits as long as it takes)."""

@@ -52,7 +52,7 @@ from ray_mono.protobuf import raylet_pb2
 DEFAULT_WORKER = "ray_mono.core_worker.worker:run_worker"
 # Imported for the children's sake; importing them is what makes a first task slow. Not numpy.random: it would have to be seeded anew in
 # each child, which costs it 0.3 MB (measured), and few use it.
-WARM_MODULES = ("cloudpickle", "numpy", "ray_mono.core_worker.actor_runtime")
+WARM_MODULES = ("cloudpickle", "numpy", "ray_mono.core_worker.actor_runtime", "ray_mono.exceptions")
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LENGTH = struct.Struct("<I")
 RECEIVE_BYTES = 1 << 16

@@ -193,12 +193,10 @@ class Reactor:
             self.interrupted = False
             raise KeyboardInterrupt
 
-    def interrupt(self, frame: FrameType | None) -> None:
-        """For a SIGINT handler on the main thread: raises KeyboardInterrupt here and now where that is safe, else notes it for `wait`."""
-        if self.may_interrupt(frame):
-            self.interrupted = False
-            raise KeyboardInterrupt
-        self.interrupted = True
+    def takes_interrupt(self, frame: FrameType | None) -> bool:
+        """For a SIGINT handler on the main thread: whether it is to raise KeyboardInterrupt here and now. Else that is noted for `wait`."""
+        self.interrupted = not self.may_interrupt(frame)
+        return not self.interrupted
 
     def may_interrupt(self, frame: FrameType | None) -> bool:
         """For a signal handler on the main thread that interrupted `frame`: whether it may raise, and leaves nothing of ours half

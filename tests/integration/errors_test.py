@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 import time
 import traceback
@@ -274,6 +275,13 @@ def through(actor: Any) -> None:
 def through_stream(actor: Any) -> None:
     for reference in actor.stream.options(num_returns="streaming").remote():
         get(reference)
+
+
+def test_errors_are_called_by_their_public_names_in_workers_that_never_imported_these() -> None:
+    interrupt = ray.remote(signal.default_int_handler).options(runtime_env={"env_vars": {"WORKER": "of its own"}})
+    with pytest.raises(exceptions.TaskCancelledError) as caught:
+        get(interrupt.remote(signal.SIGINT, None))
+    assert "\nray_mono.exceptions.TaskCancelledError: " in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [Plain, Later], ids=["plain", "async"])

@@ -52,7 +52,7 @@ def strike(call: Callable[[], Any], line: int) -> bool:
         if event == "line":
             left -= 1
             if not left:
-                handler(signal.SIGINT, frame)
+                handler.decide(frame)(signal.SIGINT, frame)
         return trace
 
     before = sys.gettrace()

@@ -84,7 +84,10 @@ class Work:
 
     def call(self) -> None:
         key = self._random.randbytes(self._random.choice([1, 100, 300_000]))
-        assert self._random.choice(self._stubs).KvGet(gcs_pb2.KvGetRequest(key=key), timeout_s=WAIT_S).value == key
+        assert (
+            self._random.choice(self._stubs).KvGet(gcs_pb2.KvGetRequest(key=key), timeout_s=WAIT_S).value
+            == key
+        )
 
     def start(self) -> None:
         number = self.expected
@@ -112,7 +115,9 @@ class Work:
         for _ in range(5):
             number = self.expected
             self.expected += 1
-            stub.KvGet.start(gcs_pb2.KvGetRequest(key=b"k"), lambda reply, error, n=number: self.happened.update([n]))
+            stub.KvGet.start(
+                gcs_pb2.KvGetRequest(key=b"k"), lambda reply, error, n=number: self.happened.update([n])
+            )
         with self._reactor.lock:
             channel.close()
         with pytest.raises(RpcError) as gone:
@@ -199,7 +204,9 @@ def test_interrupts_at_any_moment_leave_a_reactor_that_others_can_use(served: An
     _, unix, _ = served
     reactor = Reactor("caller")
     channel, stub = connected(reactor, unix)
-    before = signal.signal(signal.SIGINT, lambda signum, frame: reactor.interrupt(frame))
+    before = signal.signal(
+        signal.SIGINT, lambda *given: reactor.takes_interrupt(given[1]) and signal.default_int_handler(*given)
+    )
     stop = threading.Event()
     sent = threading.Semaphore(0)
 

@@ -243,7 +243,10 @@ def test_timers_run_in_order_and_not_when_cancelled() -> None:
 def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any) -> None:
     _, _, address = both
     with caller(address) as (reactor, _, stub):
-        before = signal.signal(signal.SIGINT, lambda signum, frame: reactor.interrupt(frame))
+        before = signal.signal(
+            signal.SIGINT,
+            lambda *given: reactor.takes_interrupt(given[1]) and signal.default_int_handler(*given),
+        )
         try:
             for _ in range(20):
                 threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()

@@ -22,11 +22,11 @@ from ray_mono._private import init_arguments
 from ray_mono._private.auto_init import connected_core
 from ray_mono._private.number_checks import flag, flags, is_number, plain
 from ray_mono._private.ray_context import RayContext
-from ray_mono._private.short_tracebacks import shortened
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.core_worker import current
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
+from ray_mono.core_worker.short_tracebacks import shortened
 
 if TYPE_CHECKING:
     from ray_mono._private.logging_config import LoggingConfig
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Waitable = TypeVar("Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
 logger = logging.getLogger("ray_mono")
+__tracebackhide__ = True  # for pytest: the line that called one of these says more
 
 # What a process is to its cluster. Only a driver (SCRIPT_MODE) prints the failures of its job.
 SCRIPT_MODE = 0
@@ -275,7 +276,10 @@ def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
         raise ValueError(
             f"_owner must be None, as Ray has it since 2.56: who puts a value owns it; got {_owner!r}"
         )
-    return connected_core().put(value)
+    try:
+        return connected_core().put(value)
+    except BaseException as error:
+        raise shortened(error)  # noqa: B904
 
 
 def wait(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
 
 V = TypeVar("V")
+__tracebackhide__ = True
 _Call = Callable[["ActorHandle[Any]", V], Any]
 
 

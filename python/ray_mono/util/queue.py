@@ -17,6 +17,8 @@ from ray_mono._private.remote_decorator import remote
 from ray_mono._private.worker import get, kill, wait
 from ray_mono.exceptions import RayTaskError
 
+__tracebackhide__ = True
+
 
 class Empty(queue.Empty):
     """There is nothing to get: at once, in time, or not that many."""

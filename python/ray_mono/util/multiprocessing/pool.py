@@ -33,6 +33,7 @@ from ray_mono.util.multiprocessing.results import (
 )
 
 logger = logging.getLogger("ray_mono")
+__tracebackhide__ = True
 
 I = TypeVar("I", bound=IMapIterator)  # noqa: E741
 _Callback = Callable[[Any], Any] | None

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any
 
+from ray_mono.core_worker.short_tracebacks import shortened
 from ray_mono.util.multiprocessing.pool_actor import Failure
 
 logger = logging.getLogger(__name__)
+__tracebackhide__ = True
 
 
 class AsyncResult:
@@ -72,7 +74,11 @@ class AsyncResult:
 
         Raises multiprocessing.TimeoutError, the first error of the calls, or RayActorError where a process of the pool died.
         """
-        if not self._ended.wait(timeout):
+        try:
+            has_ended = self._ended.wait(timeout)
+        except KeyboardInterrupt as error:
+            raise shortened(error)  # noqa: B904
+        if not has_ended:
             raise TimeoutError(f"no result within {timeout!r} s")
         if self._failure is not None:
             raise self._failure.exception()

@@ -1,4 +1,6 @@
-"""Tracebacks of what `get` and `wait` raise end where the user called them: ten frames of how we waited hide the one that matters."""
+"""Tracebacks of what `get`, `wait`, `put` and `next` raise end where the user called them: ten frames of how we waited hide the one that
+matters. Modules where users enter also say `__tracebackhide__`, so that pytest shows the user's line and not ours.
+"""
 
 from __future__ import annotations
 
