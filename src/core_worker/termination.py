@@ -7,6 +7,9 @@
 
 From the first signal on no other call begins. Where our own state may be half changed nothing is raised (rpc/interruption.py): the
 signal is sent again after AGAIN_S, by a thread, until it strikes user code or rest.
+
+A process that user code forks dies of SIGTERM, as if it had no handler. Python forgets the signals that come to a child before it has
+set itself up, so SIGTERM waits in the kernel until the child has the default action.
 """
 
 from __future__ import annotations
@@ -38,10 +41,18 @@ class Termination:
         self.is_wanted = False
         self.has_struck = False
 
+    def install(self) -> None:
+        """Once, where workers run. From here on SIGTERM comes here."""
+        signal.signal(signal.SIGTERM, self.on_signal)
+        os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        if signal.getsignal(signal.SIGTERM) == self.on_signal:  # no handler of the user's
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _let_go()
+
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler. Raises SystemExit."""
-        if os.getpid() != self._core.pid:
-            die()  # a process that the user's code forked
         if not self.is_wanted:
             self.is_wanted = True
             self._executor.end_after_this()
@@ -64,6 +75,18 @@ class Termination:
             logger.info("SIGTERM: ends after the %d calls that run", len(actor.calls))
             while actor.calls:
                 time.sleep(CALLS_POLL_S)
+
+
+# Of each thread that forks: what it blocked before.
+_held = threading.local()
+
+
+def _hold() -> None:
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
 
 
 def die() -> NoReturn:

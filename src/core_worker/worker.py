@@ -61,7 +61,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     executor = Executor(core, jobs.bind, board)
     core.executor = executor
     signal.signal(signal.SIGINT, executor.interrupts.on_signal)
-    signal.signal(signal.SIGTERM, executor.termination.on_signal)
+    executor.termination.install()
     current.set(core)
     core.getter.tells_raylet = True
     core.getter.before_blocking = before_blocking(executor)
