@@ -185,6 +185,10 @@ ray._private.worker._post_init_hooks.append(lambda: hooks.append("called"))
 ray.shutdown()
 ray.init(num_cpus=2)
 assert hooks == ["called"] and ray._private.worker._global_node.head
+assert ray.get_runtime_context().worker.node.session_dir == ray._private.worker._global_node.get_session_dir_path()
+[of_node] = ray._private.state.total_resources_per_node().values()
+[free] = ray._private.state.available_resources_per_node().values()
+assert of_node["CPU"] == free["CPU"] == 2
 
 def traced(submit):
     def call(args, kwargs):

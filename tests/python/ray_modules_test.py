@@ -32,7 +32,13 @@ LINES = [
     "from ray.util.client import ray as client; assert not client.is_connected()",
     "import ray.autoscaler.sdk; assert ray.autoscaler.sdk.request_resources(num_cpus=4) is None",
     "assert ray.cloudpickle.loads(ray.cloudpickle.dumps_debug([1])) == [1]",
+    "from ray.util.client.common import ClientActorHandle; assert not isinstance(1, ClientActorHandle)",
+    "from ray._private.ray_constants import MIN_RESOURCE_GRANULARITY; from ray import ray_constants; ray_constants.DEFAULT_PORT",
+    "from ray._private.state import available_resources_per_node, total_resources_per_node",
+    "from ray import logger; from ray.util import PublicAPI; assert ray.cloudpickle.pickle.loads",
     "assert ray.__version__ == '2.60.0'",
+    "from ray.runtime_context import RuntimeContext; assert not RuntimeContext().worker.connected",
+    "import sys; sys.modules['ray.train'] = sys; from ray import train; assert train is ray.train is sys",
     "import pickle; assert pickle.loads(ray.cloudpickle.dumps(lambda: ray))() is ray",
 ]
 

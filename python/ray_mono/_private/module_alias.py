@@ -104,7 +104,13 @@ class _View(ModuleType):
         vars(self).update(own, _module=module, __file__=module.__file__)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_module"], name)
+        try:
+            return getattr(vars(self)["_module"], name)
+        except (AttributeError, ImportError):
+            # Of a module that somebody put there by hand, the package knows nothing.
+            if (brought := sys.modules.get(f"{self.__name__}.{name}")) is not None:
+                return brought
+            raise
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self) or name.startswith("__"):

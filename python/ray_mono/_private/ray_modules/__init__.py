@@ -13,12 +13,15 @@ from typing import Any
 _HERE = "_private.ray_modules"
 PLACES = {
     "_private.node": "node",
+    "_private.ray_constants": f"{_HERE}.ray_constants",
     "_raylet": f"{_HERE}.raylet",
     "autoscaler": f"{_HERE}.autoscaler",
     "autoscaler.sdk": f"{_HERE}.autoscaler_sdk",
     "data": f"{_HERE}.data",
+    "ray_constants": f"{_HERE}.ray_constants",
     "util.actor_group": f"{_HERE}.actor_group",
     "util.client": f"{_HERE}.client",
+    "util.client.common": f"{_HERE}.client_types",
     "util.iter": f"{_HERE}.iter",
 }
 _WORKER_NAMES = {
@@ -29,10 +32,15 @@ _WORKER_NAMES = {
     "_post_init_hooks": f"{_HERE}.worker",
 }
 NAMES = {
+    "ray_mono": {"logger": "_private.worker"},
     "ray_mono._private.services": {"get_node_ip_address": "util.node_addresses"},
     "ray_mono._private.worker": _WORKER_NAMES,
     "ray_mono.worker": _WORKER_NAMES,
-    "ray_mono.cloudpickle": dict.fromkeys(("dump_debug", "dumps_debug"), f"{_HERE}.pickle_debug"),
+    "ray_mono.cloudpickle": dict.fromkeys(("dump_debug", "dumps_debug", "pickle"), f"{_HERE}.pickle_debug"),
+    "ray_mono._private.state": dict.fromkeys(
+        ("available_resources_per_node", "total_resources_per_node"), f"{_HERE}.state"
+    ),
+    "ray_mono.util": {"PublicAPI": "util.annotations"},
 }
 
 
@@ -45,6 +53,12 @@ def install() -> None:
             modules.setdefault(f"ray_mono.{parent}".rstrip("."), {})[name] = ""
     for module_name in {*modules, *NAMES}:
         _add(module_name, modules.get(module_name, {}), NAMES.get(module_name, {}))
+    context_type: Any = importlib.import_module("ray_mono.runtime_context").RuntimeContext
+    context_type.worker = property(_global_worker)
+
+
+def _global_worker(context: object) -> Any:
+    return importlib.import_module("ray_mono._private.global_worker").global_worker
 
 
 def _add(module_name: str, modules: dict[str, str], names: dict[str, str]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+# A package: it has `common`.
+__path__: list[str] = []
+
 
 def num_connected_contexts() -> int:
     return 0

@@ -1,8 +1,9 @@
-"""`ray.cloudpickle.dumps_debug`: an error of pickling that names the culprit."""
+"""`ray.cloudpickle.dumps_debug`: an error of pickling that names the culprit. And `pickle`, which programs take from there."""
 
 from __future__ import annotations
 
 import io
+import pickle  # noqa: F401
 from typing import Any
 
 from ray_mono.common import code_pickler

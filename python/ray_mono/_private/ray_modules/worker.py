@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ray_mono._private import worker
 from ray_mono._private.ray_context import RayContext as BaseContext
-
-if TYPE_CHECKING:
-    from ray_mono.node import Node
+from ray_mono.core_worker import current
 
 __all__ = ["BaseContext", "RESTORE_WORKER_MODE", "SPILL_WORKER_MODE", "_global_node", "_post_init_hooks"]
 
@@ -18,11 +17,23 @@ SPILL_WORKER_MODE = 3
 RESTORE_WORKER_MODE = 4
 _post_init_hooks: list[Callable[[], object]] = []
 """Called after each `init`."""
-_global_node: Node | None
+_global_node: _GlobalNode | None
+
+
+class _GlobalNode:
+    """The node of this process. What it has beside the paths is the driver's Node."""
+
+    def get_session_dir_path(self) -> str:
+        return current.require().session_dir
+
+    def get_logs_dir_path(self) -> str:
+        return os.path.join(current.require().session_dir, "logs")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(None if worker._session is None else worker._session.node, name)
 
 
 def __getattr__(name: str) -> object:
     if name == "_global_node":
-        session = worker._session
-        return None if session is None else session.node
+        return _GlobalNode() if worker.is_initialized() else None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
