@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray_mono._private import actor_metadata, signature
@@ -205,7 +205,7 @@ class ActorHandle(Generic[T]):
                 f"{metadata.class_name!r} actors have no method {name!r} (attributes are not visible from outside);"
                 f" methods: {known}"
             )
-        return ActorMethod(self, name, method, None)
+        return (ActorMethod if method.decorator is None else _DecoratedMethod)(self, name, method, None)
 
     def __dir__(self) -> list[str]:
         return sorted([*self._ray_metadata.methods, *BUILT_IN_METHODS])
@@ -296,7 +296,7 @@ class ActorMethod:
         check_method_options(options)
         check_generator(options, self._metadata.is_generator, f"{self._metadata.signature.name}()")
         self._handle._ray_metadata.check_group(options.get("concurrency_group"))
-        return ActorMethod(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
+        return type(self)(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph (ray_mono.dag): a call to be made when the graph is executed; a tuple of nodes for num_returns > 1.
@@ -337,6 +337,19 @@ class ActorMethod:
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._handle!r}>"
+
+
+class _DecoratedMethod(ActorMethod):
+    """One with an invocation decorator, which is called for each call."""
+
+    __slots__ = ()
+
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+        def submit(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            return ActorMethod.remote(self, *args, **kwargs)
+
+        assert self._metadata.decorator is not None
+        return self._metadata.decorator(submit)(args or [], kwargs)  # a list, as in Ray
 
 
 def exit_actor() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -328,3 +329,64 @@ def test_methods_that_every_actor_has() -> None:
     assert get(actor.__ray_call__.remote(lambda self, y, z=0: self.x + y + z, 4, z=1)) == 8
     with pytest.raises(ZeroDivisionError):
         get(actor.__ray_call__.remote(lambda self: 1 / 0))
+
+
+def passing_on(function: Any) -> Any:
+    @functools.wraps(function)
+    def passed_on(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return passed_on
+
+
+def tracing(submit: Any) -> Any:
+    """Around a call, where it is made: what it got goes beside the reference."""
+    return lambda args, kwargs: (args, kwargs, submit(args, kwargs))
+
+
+class Decorated:
+    @ray.method(num_returns=2)
+    @passing_on
+    def pair(self) -> tuple[int, int]:
+        return 1, 2
+
+    @passing_on
+    def count(self, end: int) -> Iterator[int]:
+        yield from range(end)
+
+    @passing_on
+    async def count_async(self, end: int) -> AsyncIterator[int]:
+        for number in range(end):
+            yield number
+
+    async def is_asynchronous(self) -> None: ...
+
+    def traced(self, number: int) -> int:
+        return number + 1
+
+    traced.__ray_invocation_decorator__ = tracing  # type: ignore[attr-defined]
+
+
+class CallsTraced:
+    def call(self, actor: Any) -> Any:
+        args, _, ref = actor.traced.remote(7)
+        return args, get(ref)
+
+
+def test_what_decorators_are_put_on_stays_what_it_is() -> None:
+    actor: Any = ray.remote(Decorated).remote()
+    assert get(actor.pair.remote()) == [1, 2]
+    for counting in (actor.count, actor.count_async):
+        assert [get(ref) for ref in counting.remote(2)] == [0, 1]
+    with pytest.raises(TypeError, match=r"goes on a method, got <property"):
+        ray.method(num_returns=2)(property(len))
+
+
+def test_an_invocation_decorator_is_around_each_call_of_a_method_wherever_it_is_made() -> None:
+    actor: Any = ray.remote(Decorated).options(name="traced").remote()
+    for handle in (actor, ray.get_actor("traced")):
+        args, kwargs, ref = handle.traced.remote(1)
+        assert (list(args), kwargs, get(ref)) == ([1], {}, 2)
+        args, kwargs, ref = handle.traced.options(num_returns=1).remote(number=2)
+        assert (list(args), kwargs, get(ref)) == ([], {"number": 2}, 3)
+    assert get(ray.remote(CallsTraced).remote().call.remote(actor)) == ((7,), 8)

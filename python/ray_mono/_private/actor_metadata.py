@@ -1,7 +1,7 @@
 """What a handle must know about an actor's class: its methods, how they may be called, and their options.
 
 It is made once from the class, travels inside handles, and is stored with the actor for `get_actor`. It holds
-no code: the class itself is needed only where the actor runs.
+no code but what the program has put around calls: the class itself is needed only where the actor runs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class MethodMetadata:
     options: Mapping[str, Any] = field(default_factory=dict)
     """As given to @method: checked, defaults left out."""
     is_generator: bool = False
+    decorator: Callable[..., Any] | None = None
+    """Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that is called instead."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def of_class(actor_class: type) -> ActorMetadata:
             signature.of_method(actor_class, name, f"{class_name}.{name}"),
             options,
             is_generator_function(function),
+            getattr(function, "__ray_invocation_decorator__", None),
         )
     return ActorMetadata(
         module_name=actor_class.__module__,
@@ -107,7 +110,9 @@ def of_class(actor_class: type) -> ActorMetadata:
     )
 
 
-def is_generator_function(function: Any) -> bool:
+def is_generator_function(method: Any) -> bool:
+    """Of a method that a decorator has wrapped (functools.wraps), as in Ray, what it wrapped says so."""
+    function = inspect.unwrap(method)
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 

@@ -84,7 +84,7 @@ def method(*args: Any, **options: Any) -> Any:
     """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries, retry_exceptions,
     _generator_backpressure_num_objects. Bare, as `@method`, it only declares the method to type checkers.
 
-    Raises TypeError or ValueError naming the option.
+    Raises TypeError or ValueError naming the option, or what it was put on.
     """
     check_method_options(options)
     if len(args) == 1 and callable(args[0]) and not options:
@@ -98,6 +98,8 @@ def method(*args: Any, **options: Any) -> Any:
 
     def annotate(function: Any) -> Any:
         target = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+        if not callable(target):
+            raise TypeError(f"@method(...) goes on a method, got {target!r} of type {type(target).__name__}")
         check_generator(options, is_generator_function(target), display_name(target))
         setattr(target, METHOD_OPTIONS_ATTRIBUTE, dict(options))
         return function
