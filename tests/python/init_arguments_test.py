@@ -115,6 +115,26 @@ def test_the_limit_of_open_files_is_raised() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.parametrize(("limit", "is_told"), [(256, True), (4096, False), (resource.RLIM_INFINITY, False)])
+def test_a_limit_of_few_open_files_is_told(
+    limit: int, is_told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    connection.raise_open_files_limit()
+    assert [f"Only {limit} files" in message for message in caplog.messages] == [True] * is_told
+
+
+def test_what_has_no_effect_is_told_and_the_hook_can_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(init_arguments.RUNTIME_ENV_HOOK_VARIABLE, "nowhere.hook")
+    init_arguments.refuse_what_is_not_here(False, "127.0.0.1", None, {"_driver_object_store_memory": 1})
+    make(private={"_driver_object_store_memory": 1, "_skip_env_hook": True})
+    assert "_driver_object_store_memory" in caplog.text and "no effect" in caplog.text
+    with pytest.raises(ValueError, match="nowhere.hook"):
+        make(private={"_skip_env_hook": False})
+
+
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [

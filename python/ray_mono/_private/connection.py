@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono._private import runtime_env as runtime_envs
 from ray_mono._private.logging_config import JOB_CONFIG_KEY, LoggingConfig
-from ray_mono.common.exceptions import AuthenticationError, RaySystemError
+from ray_mono.common.exceptions import AuthenticationError
 from ray_mono.common.output import write_text
 from ray_mono.job_config import JobConfig
 from ray_mono.protobuf import common_pb2
@@ -36,6 +36,8 @@ logger = logging.getLogger("ray_mono")
 
 # Sockets to workers and mapped files add up; shells often start programs with 1024.
 OPEN_FILES_WANTED = 65536
+OPEN_FILES_FEW = 4096
+"""Ray's bound as well: each worker, driver and node that this process talks to takes one or two."""
 LOOPBACK = "127.0.0.1"
 # "module:function" that every worker of this process's jobs calls, with the job's configuration, before it runs anything of the job.
 worker_setup: list[str] = []
@@ -227,13 +229,18 @@ def _log_printer(own_host: str, arguments: InitArguments) -> LogPrinter:
 
 
 def raise_open_files_limit() -> None:
-    """Raises the soft limit of open files as far as is useful and allowed."""
+    """Raises the soft limit of open files as far as is useful and allowed; warns where that is not far."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
         except (OSError, ValueError) as error:
-            raise RaySystemError(
-                f"the limit of open files could not be raised to {wanted}: {error}"
-            ) from error
+            logger.debug("the limit of open files could not be raised to %d: %s", wanted, error)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES_FEW:
+        logger.warning(
+            "Only %d files may be open in this process, and connections count: large programs will fail. Have 'ulimit -n' say"
+            " 8192 or more.",
+            soft,
+        )

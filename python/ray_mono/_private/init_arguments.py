@@ -17,11 +17,15 @@ from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.
 CONFIGURED_SERVICES = frozenset({"gcs", "object_manager"})
-PRIVATE = frozenset({"_node_ip_address", "_redis_password", "_temp_dir", "_system_config", "_memory"})
+PRIVATE = frozenset(
+    "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config _temp_dir".split()
+)
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
 RUNTIME_ENV_HOOK_VARIABLE = "RAY_MONO_RUNTIME_ENV_HOOK"
 """module.function, given what `init` was given as runtime_env (None where nothing), returns what counts."""
+logger = logging.getLogger("ray_mono")
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
 
@@ -38,7 +42,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "proxy_server_url": ((None,), "Ray Client is"),
     "_tracing_startup_hook": ((None,), "tracing is"),
     "_plasma_directory": ((None,), "a directory of one's own for the object store is"),
-    "_object_spilling_directory": ((None,), "spilling is"),
+    "object_spilling_directory": ((None,), "spilling is"),
     "_node_name": ((None,), "a name of one's own for a node is"),
     "_metrics_export_port": ((None,), "the export of metrics is"),
     "_redis_username": ((None, "", "default"), "a user name beside the cluster's secret is"),
@@ -85,7 +89,10 @@ def make(
     ValueError.
     """
     _check_address(node["address"])
-    runtime_env = _hooked(runtime_env)
+    if private.get("_driver_object_store_memory") is not None:
+        logger.warning("init(_driver_object_store_memory=...) is deprecated in Ray, and has no effect: leave it out")
+    if not flag("_skip_env_hook", private.get("_skip_env_hook", False)):
+        runtime_env = _hooked(runtime_env)
     if job_config is not None and not isinstance(job_config, JobConfig | Mapping):
         raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
     _check_labels(node["labels"])

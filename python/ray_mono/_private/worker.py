@@ -101,7 +101,7 @@ def init(
         runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are refused.
         configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
         logging_config: of all log messages, here and in workers; see LoggingConfig.
-        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory.
+        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory, _skip_env_hook.
 
     Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
     Raises RuntimeError if the process is connected already, or the cluster runs another version; ConnectionError if no
