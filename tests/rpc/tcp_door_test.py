@@ -83,7 +83,7 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stay_s = 30.0
-    for module, name in ((strangers, "STAY_S"), (strangers, "SERVED_S"), (limited_log, "PERIOD_S")):
+    for module, name in ((strangers, "STAY_S"), (limited_log, "PERIOD_S")):
         monkeypatch.setattr(module, name, stay_s)
     data, most = KINDS[kind]
 
