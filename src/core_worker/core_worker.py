@@ -50,10 +50,11 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
-from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.executor import Executor

@@ -20,8 +20,8 @@ from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker import process_end, termination
 from ray_mono.core_worker.answers import flush_output
 from ray_mono.protobuf import common_pb2, raylet_pb2
-from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime

@@ -22,6 +22,7 @@ from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.rpc import signal_handlers
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError
@@ -75,6 +76,8 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     messages.subscribe()
     core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
     _install_interrupt(core)
+    core.reactor.look_s = signal_handlers.LOOK_S
+    core.on_shutdown.append(signal_handlers.install(core.reactor))
     return core
 
 

@@ -35,7 +35,7 @@ from ray_mono.core_worker.task_title import TaskTitle
 from ray_mono.core_worker.termination import Termination
 from ray_mono.core_worker.visible_devices import VisibleDevices
 from ray_mono.protobuf import common_pb2
-from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime

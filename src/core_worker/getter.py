@@ -26,8 +26,8 @@ from ray_mono.core_worker.arrivals import Arrivals
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_failure import unreadable
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
-from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.getter import FOUND, Getter
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

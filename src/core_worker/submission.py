@@ -25,8 +25,8 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.task_manager import PendingTask, return_ids
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

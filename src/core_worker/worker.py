@@ -31,7 +31,7 @@ from ray_mono.core_worker.executor import Executor
 from ray_mono.core_worker.membership import Membership
 from ray_mono.core_worker.task_failure import TITLE
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.rpc import auth
+from ray_mono.rpc import auth, signal_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     core.executor = executor
     signal.signal(signal.SIGINT, executor.interrupts.on_signal)
     executor.termination.install()
+    signal_handlers.install(core.reactor)
     current.set(core)
     core.getter.tells_raylet = True
     core.getter.before_blocking = before_blocking(executor)

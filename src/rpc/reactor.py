@@ -39,6 +39,7 @@ from typing import Any, Protocol
 from ray_mono.rpc.interruption import is_in_runtime
 from ray_mono.rpc.lead import LEADS, NESTED, NO_PART, SLEEPS, SLEEPS_LONG, Lead
 from ray_mono.rpc.timers import Timer, Timers
+from ray_mono.rpc.waiter import Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +66,6 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
-class Waiter:
-    """One thread's wait: `set` by a handler, under the lock."""
-
-    __slots__ = ("_event", "_reactor", "done")
-
-    def __init__(self, reactor: Reactor) -> None:
-        self.done = False
-        self._reactor = reactor
-        self._event: threading.Event | None = None
-
-    def set(self) -> None:
-        """Ends the wait. Lock held."""
-        self.done = True
-        if self._event is not None:
-            self._reactor._lead.sleepers.discard(self)
-            self._event.set()
-        else:
-            # Its thread leads, or is on its way to: the poll ends.
-            self._reactor.wake()
-
-
 class Reactor:
     """One epoll, one lock, any number of threads. Connections are in reactor_channel.py."""
 
@@ -93,6 +73,8 @@ class Reactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
+        # How long the main thread waits at most without a look for signals (signal_handlers.py).
+        self.look_s = math.inf
         # The main thread is in `wait`, where an interrupt may be raised.
         self._is_at_rest = False
         # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what was left in `queues`.
@@ -147,7 +129,8 @@ class Reactor:
                     return
                 part = self._lead.take(me)
                 if part == SLEEPS:
-                    waiter._event = threading.Event()
+                    waiter.gate = threading.Lock()
+                    waiter.gate.acquire()
                     self._lead.sleepers.add(waiter)
                 else:
                     until_s = self._doze(deadline_s)
@@ -173,18 +156,23 @@ class Reactor:
                 self._standby.set()
         elif part == SLEEPS:
             self._lead.sleepers.discard(waiter)
-            waiter._event = None  # it may wait again, and lead then
+            waiter.gate = None  # it may wait again, and lead then
         elif part == NESTED and not self._is_freed:
             # The wait below this one looks as well: what was rung for it may have ended our polls.
             self._lead.rise()
             os.eventfd_write(self._wake_fd, 1)
 
     def _sleep(self, waiter: Waiter, deadline_s: float | None, on_main: bool) -> None:
-        assert waiter._event is not None
+        gate = waiter.gate
+        assert gate is not None
         if on_main:
             self._is_at_rest = True
             self.raise_if_interrupted()
-        waiter._event.wait(None if deadline_s is None else deadline_s - time.monotonic())
+        is_over = False
+        while not is_over:
+            left_s = math.inf if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            step_s = min(left_s, self.look_s) if on_main else left_s
+            is_over = gate.acquire(timeout=-1 if step_s > threading.TIMEOUT_MAX else step_s) or left_s <= step_s
         if on_main:
             self._is_at_rest = False
 
@@ -207,6 +195,21 @@ class Reactor:
             return True
         return not self.lock._is_owned() and not is_in_runtime(frame)  # type: ignore[attr-defined]
 
+    def may_run_handler(self, frame: FrameType | None) -> bool:
+        """The same for a handler that may raise, call the API, or neither."""
+        return self._is_at_rest or not (self.lock._is_owned() or is_in_runtime(frame))  # type: ignore[attr-defined]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the main thread is in a wait, and nothing of ours half changed."""
+        return self._is_at_rest
+
+    def run_at_rest(self, handler: Callable[[], Any]) -> None:
+        """Runs what came in a wait. If it raises, that ends; else it goes on."""
+        self._is_at_rest = False
+        handler()
+        self._is_at_rest = True
+
     # ---- one turn
 
     def _doze(self, deadline_s: float | None) -> float:
@@ -228,7 +231,10 @@ class Reactor:
             self._is_at_rest = True
             if self.interrupted:
                 self.raise_if_interrupted()
-        events = self._epoll.poll(None if until_s == math.inf else max(0.0, until_s - time.monotonic()))
+        left_s = math.inf if until_s == math.inf else max(0.0, until_s - time.monotonic())
+        if on_main and left_s > self.look_s:
+            left_s = self.look_s
+        events = self._epoll.poll(None if left_s == math.inf else left_s)
         if on_main:
             self._is_at_rest = False
         self._lead.rise()
@@ -368,8 +374,7 @@ class Reactor:
             self.flush()
             self.is_closed = True
             for waiter in list(self._lead.sleepers):
-                assert waiter._event is not None
-                waiter._event.set()
+                waiter.open()
             self._standby.set()
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)

@@ -17,11 +17,12 @@ from typing import Any
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
-from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
 from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
+from ray_mono.rpc.waiter import Waiter
 
 logger = logging.getLogger(__name__)
 # One line says it for all connections that are tried again and again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import contextlib
 import itertools
 import os
@@ -40,10 +41,11 @@ def leaves_nothing(cluster: Any) -> Iterator[None]:
     assert internal_state.store_stats().used_bytes == 0
 
 
-def strike(call: Callable[[], Any], line: int) -> bool:
-    """Runs call() with a SIGINT at that line of the runtime's that this thread runs. False where it runs fewer."""
+def strike(call: Callable[[], Any], line: int, signum: int = signal.SIGINT) -> bool:
+    """Runs call() with a signal at that line of the runtime's that this thread runs. False where it runs fewer."""
     left = line
-    handler: Any = signal.getsignal(signal.SIGINT)
+    # What Python calls, not what signal.getsignal says that it does.
+    handler: Any = _signal.getsignal(signum)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
@@ -52,7 +54,7 @@ def strike(call: Callable[[], Any], line: int) -> bool:
         if event == "line":
             left -= 1
             if not left:
-                handler.decide(frame)(signal.SIGINT, frame)
+                handler.decide(frame)(signum, frame)
         return trace
 
     before = sys.gettrace()
@@ -145,6 +147,41 @@ def test_a_put_that_was_interrupted_while_it_waited_for_room_takes_none(cluster:
         wait_until(lambda: not internal_state.store_stats().num_waiting_creates, "nothing waits")
     del held
     assert get(ray.put(needs_all))[-1] == 1
+
+
+class LateError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("what", ["it raises", "it calls"])
+def test_a_handler_of_the_users_may_raise_or_call_whatever_it_interrupts(cluster: Any, what: str) -> None:
+    """At every n-th line of the runtime, by which another handler would have broken connections."""
+    runs: list[Any] = []
+
+    def on_signal(signum: int, frame: Any) -> None:
+        runs.append(None)
+        if what == "it raises":
+            raise LateError
+        runs[-1] = ray.get(length_of.remote([1, 2]), timeout=30)
+
+    def strike_and_see(call: Callable[[], Any], line: int) -> bool:
+        runs.clear()
+        with contextlib.suppress(LateError):
+            has_struck = strike(call, line, signal.SIGUSR1)
+            wait_until(lambda: bool(runs) or not has_struck, "the handler has run")
+            assert not runs or runs == [2]
+        return bool(runs)
+
+    before = signal.signal(signal.SIGUSR1, on_signal)
+    try:
+        for call, step in ((lambda: ray.get(ray.put(LARGE)), 19), (lambda: ray.get(length_of.remote([1])), 11)):
+            line = 1
+            while strike_and_see(call, line):
+                line += step
+            assert line > 5 * step
+    finally:
+        assert signal.signal(signal.SIGUSR1, before) is on_signal
+    assert ray.get([length_of.remote([n]) for n in range(100)], timeout=60) == [1] * 100
 
 
 def test_an_interrupt_ends_a_loop_of_calls_that_never_waits(cluster: Any) -> None:

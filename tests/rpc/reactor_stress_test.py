@@ -17,10 +17,11 @@ import pytest
 
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, GcsServiceStub, gcs_service_handlers
-from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.waiter import Waiter
 
 WAIT_S = 60.0
 THREADS = 8

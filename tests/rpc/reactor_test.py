@@ -15,9 +15,10 @@ import pytest
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc import reactor_channel, strangers
-from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.waiter import Waiter
 from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
 from tests.rpc.reactor_pair import WAIT_S, caller, served

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc.reactor import Reactor, Waiter
+from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.waiter import Waiter
 from tests.rpc.reactor_pair import WAIT_S, caller
 
 
@@ -81,11 +82,11 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
     for _ in range(3):
         asleep(reactor)
         waiter = Waiter(reactor)
-        heard = threading.Event()
-        waiter._event = heard
+        waiter.gate = gate = threading.Lock()
+        gate.acquire()
         left.append(waiter)
         reactor.wake()
-        assert heard.wait(WAIT_S)
+        assert gate.acquire(timeout=WAIT_S)
     reactor.close()
 
 

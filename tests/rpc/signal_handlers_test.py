@@ -1,0 +1,152 @@
+"""The user's signal handlers beside a reactor: when they run, and that none is late."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ray_mono.rpc import signal_handlers
+from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.waiter import Waiter
+
+WAIT_S = 30.0
+SIGNAL = signal.SIGUSR2
+
+
+@pytest.fixture
+def reactor() -> Iterator[Reactor]:
+    reactor = Reactor("test")
+    uninstall = signal_handlers.install(reactor)
+    before = signal.getsignal(SIGNAL)
+    yield reactor
+    signal.signal(SIGNAL, before)
+    uninstall()
+    reactor.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def test_a_handler_runs_when_the_runtime_has_let_go_of_its_lock(reactor: Reactor) -> None:
+    owned: list[bool] = []
+    signal.signal(SIGNAL, lambda *_: owned.append(reactor.lock._is_owned()))  # type: ignore[attr-defined]
+    with reactor.lock:
+        signal.raise_signal(SIGNAL)
+        assert not owned
+    until(lambda: owned)
+    assert owned == [False]
+    # In the user's code at once.
+    signal.raise_signal(SIGNAL)
+    assert owned == [False, False]
+
+
+def test_one_that_waits_for_ever_is_called_in_the_end(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal_handlers, "LATE_S", 0.05)
+    called: list[int] = []
+    signal.signal(SIGNAL, lambda signum, frame: called.append(signum))
+    with reactor.lock:
+        signal.raise_signal(SIGNAL)
+        until(lambda: called)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_signal_that_does_not_end_the_wait_is_handled_nevertheless(reactor: Reactor, leads: bool) -> None:
+    # Another thread takes it: the system call of this one goes on, as where it comes just before that.
+    reactor.look_s = 0.05
+    waiter, other = Waiter(reactor), Waiter(reactor)
+
+    def on_signal(signum: int, frame: Any) -> None:
+        with reactor.lock:
+            waiter.set()
+
+    signal.signal(SIGNAL, on_signal)
+    leader = threading.Thread(target=reactor.wait, args=(other,))
+    if not leads:
+        leader.start()
+        until(lambda: reactor._lead.leader == leader.ident)
+
+    def strike() -> None:
+        until(lambda: reactor._is_at_rest)
+        time.sleep(0.01)
+        signal.pthread_kill(threading.get_ident(), SIGNAL)
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    striker = threading.Thread(target=strike)
+    striker.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [SIGNAL])
+    try:
+        assert reactor.wait(waiter, WAIT_S)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        striker.join()
+        with reactor.lock:
+            other.set()
+        if not leads:
+            leader.join()
+
+
+def test_a_wait_goes_on_after_a_handler_that_waited_itself_and_the_next_is_not_deferred(
+    reactor: Reactor,
+) -> None:
+    waiter, seen = Waiter(reactor), []
+
+    def on_signal(signum: int, frame: Any) -> None:
+        seen.append(reactor.wait(Waiter(reactor), 0.01))
+        if len(seen) == 2:
+            with reactor.lock:
+                waiter.set()
+
+    def strike() -> None:
+        for number in range(2):
+            until(lambda: len(seen) == number and reactor._is_at_rest)  # noqa: B023
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+
+    signal.signal(SIGNAL, on_signal)
+    striker = threading.Thread(target=strike)
+    striker.start()
+    assert reactor.wait(waiter, WAIT_S) and seen == [False, False]
+    striker.join()
+
+
+def test_what_the_user_set_is_what_the_user_sees(reactor: Reactor) -> None:
+    def first(signum: int, frame: Any) -> None: ...
+
+    def second(signum: int, frame: Any) -> None: ...
+
+    before = signal.signal(SIGNAL, first)
+    assert signal.getsignal(SIGNAL) is first and signal.signal(SIGNAL, second) is first
+    assert signal.signal(SIGNAL, signal.SIG_IGN) is second and signal.getsignal(SIGNAL) is signal.SIG_IGN
+    signal.signal(SIGNAL, before)
+    assert signal.getsignal(SIGNAL) is before
+
+
+def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
+    def early(signum: int, frame: Any) -> None: ...
+
+    def meanwhile(signum: int, frame: Any) -> None: ...
+
+    functions = signal.signal, signal.getsignal
+    before = [signal.signal(one, early) for one in (signal.SIGUSR1, SIGNAL)]
+    reactor = Reactor("test")
+    try:
+        uninstall = signal_handlers.install(reactor)
+        assert signal.getsignal(signal.SIGUSR1) is early
+        signal.signal(SIGNAL, meanwhile)
+        uninstall()
+        assert (signal.signal, signal.getsignal) == functions
+        assert signal.getsignal(signal.SIGUSR1) is early and signal.getsignal(SIGNAL) is meanwhile
+    finally:
+        reactor.close()
+        for one, handler in zip((signal.SIGUSR1, SIGNAL), before, strict=True):
+            signal.signal(one, handler)
