@@ -4,7 +4,7 @@ A lease lasts as long as its holder has tasks, which may be for ever. So where a
 leases hold what it lacks, the holders of as many as it takes are asked to end them: they push nothing more, and give the
 worker back when what was pushed is answered. Nothing that runs is stopped.
 
-    request waits ──RECLAIM_AFTER_S──► holders are asked ──HOLD_AFTER_S──► what is free is kept for it, half of the time
+    request waits ──RECLAIM_AFTER_S──► holders are asked ──HOLD_AFTER_S──► what is free is kept for it ──DRAIN_S──► half of the time
 
 Asked first are those of the job that holds most, the oldest first. Never asked: a lease of the request's own line, whose tasks
 are the same; an actor's, which stays; one whose worker is blocked, which waits itself; one younger than SLICE_S, so that
@@ -12,11 +12,12 @@ those who take turns get something done. A holder that was asked ASK_AGAIN_S ago
 Nobody is asked in vain: if all of them together would not do, the request waits for something else.
 
 A request that needs more than one lease sets free could be overtaken for ever by ones that need little. So what is free is
-kept for the one that has waited longest, by the same test: not for what waits for an actor, a blocked worker or another node.
-What it waits for may take long, and how long nobody knows. So the free part of the node idles for it during half of the time
-only: while it is 0.1 to 0.2 s old, 0.4 to 0.8 s, 1.6 to 3.2 s and so on. Where no task takes longer than D, one of these times
-sees all of them end: it has its turn within 8 (D + LOOK_S). Its age counts anew when its line was served, or the next in
-line would have the node at once.
+kept for the one of these that has waited longest, by the same test: not for what waits for an actor, a blocked worker or another
+node, nor for what one lease would do, which needs no more than its turn: a flood's own next request, say, the oldest of all.
+Where no task takes longer than D, and D is below DRAIN_S, all of them end meanwhile, and it has its turn within D + 4 LOOK_S.
+What it waits for may take longer, and how long nobody knows. So from then on the free part of the node idles for it during half of
+the time only: while it is 4 to 8 s old, 16 to 32 s and so on. One of these times sees all of them end: it has its turn within
+8 (D + LOOK_S). Its age counts anew when its line was served, or the next in line would have the node at once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ RECLAIM_AFTER_S = 0.05
 SLICE_S = 0.1
 ASK_AGAIN_S = 0.1
 HOLD_AFTER_S = 0.1
+DRAIN_S = 2.0
+"""How old a request is until when all that is free is kept for it. So long the rest of a node may idle beside an endless task."""
 WAITING_MAX = 100
 """Of how many lines the first request is looked at: the others have their turn when these have had theirs."""
 
@@ -84,16 +87,20 @@ def shape_to_hold_for(
     now_s: float,
 ) -> Shape | None:
     """What is free is kept for requests of this shape now. served_at_s: when the last of a shape got its resources."""
+    sizes = {lease.shape: lease.shape.resources for lease in endable}.values()
     for request in _oldest(waiting, now_s):
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
         if age_s < HOLD_AFTER_S:
             continue
-        within_reach = available
+        required, within_reach = request.shape.required, available
+        if any(required.fits_in(available + resources) for resources in sizes):
+            continue  # it needs its turn and nothing else
         for lease in endable:
-            within_reach = within_reach + lease.shape.resources
-        if request.shape.required.fits_in(within_reach):
+            if not _is_same_line(lease, request):
+                within_reach = within_reach + lease.shape.resources
+        if required.fits_in(within_reach):
             # Only for one at a time: what is kept for two may serve neither.
-            is_its_time = int(math.log2(age_s / HOLD_AFTER_S)) % 2 == 0
+            is_its_time = age_s < DRAIN_S or int(math.log2(age_s / DRAIN_S)) % 2 == 1
             return request.shape if is_its_time else None
     return None
 

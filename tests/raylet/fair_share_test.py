@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.common.resources import ResourceSet
-from ray_mono.raylet.fair_share import ASK_AGAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
+from ray_mono.raylet.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
 from tests.raylet.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
 
 
@@ -140,17 +140,20 @@ def test_an_actor_that_waits_has_a_lease_ended_for_it() -> None:
     run_until_granted(scene, "actor", [flood], within_s=0.5)
 
 
-@pytest.mark.parametrize("task_s", [0.01, 0.3, 2.0])
-def test_a_large_request_has_its_turn_beside_small_ones_within_eight_times_what_they_take(
-    task_s: float,
+@pytest.mark.parametrize("task_s", [0.01, 0.3, 0.4, 1.0, DRAIN_S - 4 * LOOK_S, 2.5, 5.0])
+@pytest.mark.parametrize("begins_s", [0.0, 0.15, 0.35])
+def test_a_large_request_has_its_turn_when_the_small_ones_that_run_have_ended(
+    task_s: float, begins_s: float
 ) -> None:
     scene = Scene(units(CPU=4))
     flood = Flood(scene, "small", task_s)
     # The small ones do not all end at once.
     other = Flood(scene, "other", task_s * 0.7, job=JOB_B, requester=2)
-    scene.wait(1)
+    scene.wait(1 + begins_s)
     scene.ask("large", resources=units(CPU=4), requester=3)
-    run_until_granted(scene, "large", [flood, other], within_s=8 * (task_s + LOOK_S) + 0.1)
+    is_short = task_s + 4 * LOOK_S <= DRAIN_S + 1e-9
+    within_s = task_s + 4 * LOOK_S if is_short else 8 * (task_s + LOOK_S)
+    run_until_granted(scene, "large", [flood, other], within_s=within_s + 1e-9)
 
 
 def test_what_is_free_is_kept_for_a_large_request_from_other_nodes_too() -> None:
