@@ -57,6 +57,21 @@ def open_directory(path: str | Path) -> int:
         os.close(here)
 
 
+def make_directory(path: str | Path, mode: int = 0o700) -> None:
+    """Makes a directory, and those above it that are missing (0755): each in one whose path is trusted, so that nobody else says where.
+    One that is there by then is left as it is. Raises UntrustedPathError, OSError."""
+    path = Path(os.path.abspath(path))
+    if not os.path.lexists(path.parent):
+        make_directory(path.parent, 0o755)
+    parent = open_directory(path.parent)
+    try:
+        os.mkdir(path.name, mode, dir_fd=parent)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(parent)
+
+
 def check_on_the_way(path: Path, status: os.stat_result) -> None:
     """Raises UntrustedPathError unless only we and root decide what a directory's entries are, or where a link leads."""
     if not is_trusted_owner(status.st_uid) and not _is_unmapped(status.st_uid):

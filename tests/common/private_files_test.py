@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_mono.common import private_files
-from ray_mono.common.private_files import UntrustedPathError, open_directory, open_file
+from ray_mono.common.private_files import UntrustedPathError, make_directory, open_directory, open_file
 from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 
@@ -119,6 +119,17 @@ def test_another_users_link_is_not_followed_even_to_what_is_ours(place: Path) ->
     give_away(link)
     with pytest.raises(UntrustedPathError, match=f"{link} belongs to"):
         open_directory(link)
+    # Nor is anything made where he says.
+    with pytest.raises(UntrustedPathError, match=f"{link} belongs to"):
+        make_directory(link / "new" / "newer")
+    assert not (place.parent / "new").exists()
+
+
+def test_a_directory_is_made_with_those_above_it_and_left_where_it_is_there(place: Path) -> None:
+    for _ in range(2):
+        make_directory(place / "c" / "d" / "e")
+    modes = [(place / path).stat().st_mode & 0o777 for path in ("c", "c/d", "c/d/e")]
+    assert modes == [0o755, 0o755, 0o700]
 
 
 def test_users_without_a_number_are_taken_for_root_on_the_way_only(

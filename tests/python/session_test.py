@@ -77,6 +77,7 @@ def test_a_base_of_another_user_is_refused_even_where_it_is_sticky(session_base:
     ):
         with pytest.raises(SessionError, match=his):
             use()
+    assert not (session_base / "deeper").exists()
     with pytest.raises(SessionError, match=his):
         bootstrap.local_sessions(str(session_base))
     bootstrap.record_current_cluster(make_record(made, this_process()))

@@ -32,6 +32,7 @@ from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono.common.private_files import (
     UntrustedPathError,
     is_trusted_owner,
+    make_directory,
     open_directory,
     open_file,
     others_can_write,
@@ -244,11 +245,9 @@ def prepared(base: Path) -> Iterator[int]:
     try:
         is_new = not base.exists()
         if is_new:
-            base.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                base.mkdir(mode=0o700)
-                if base == Path(f"{DEFAULT_BASE}_{os.getuid()}"):
-                    logger.warning("%s is another user's: sessions lie in %s", DEFAULT_BASE, base)
+            make_directory(base)
+            if base == Path(f"{DEFAULT_BASE}_{os.getuid()}"):
+                logger.warning("%s is another user's: sessions lie in %s", DEFAULT_BASE, base)
         with _opened(base) as base_fd:
             status = os.fstat(base_fd)
             _check_base(status)
