@@ -174,7 +174,10 @@ def test_a_handler_of_the_users_may_raise_or_call_whatever_it_interrupts(cluster
 
     before = signal.signal(signal.SIGUSR1, on_signal)
     try:
-        for call, step in ((lambda: ray.get(ray.put(LARGE)), 19), (lambda: ray.get(length_of.remote([1])), 11)):
+        for call, step in (
+            (lambda: ray.get(ray.put(LARGE)), 19),
+            (lambda: ray.get(length_of.remote([1])), 11),
+        ):
             line = 1
             while strike_and_see(call, line):
                 line += step
