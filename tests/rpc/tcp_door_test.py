@@ -74,6 +74,13 @@ def strangers_of(listener: FramedListener) -> int:
     return len(listener._door._strangers)
 
 
+def end_their_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all strangers that there are: the loop's clock is moved on."""
+    loop = asyncio.get_running_loop()
+    time, stay_s = loop.time, strangers.STAY_S
+    monkeypatch.setattr(loop, "time", lambda: time() + stay_s)
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -82,9 +89,8 @@ def descriptors() -> int:
 def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stay_s = 30.0
-    for module, name in ((strangers, "STAY_S"), (limited_log, "PERIOD_S")):
-        monkeypatch.setattr(module, name, stay_s)
+    monkeypatch.setattr(strangers, "STAY_S", 30.0)
+    monkeypatch.setattr(limited_log, "PERIOD_S", 60.0)
     data, most = KINDS[kind]
 
     async def scene() -> None:
@@ -93,10 +99,7 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
             knocked = [await knock(listener, data) for _ in range(most + 50)]
             await until(lambda: strangers_of(listener) == most)
             (await FramedTransport(SECRET).connect(listener.address, WAIT_S)).close()
-            # Their time is over.
-            loop = asyncio.get_running_loop()
-            time = loop.time
-            monkeypatch.setattr(loop, "time", lambda: time() + stay_s)
+            end_their_stay(monkeypatch)
             await asyncio.gather(*(until_sent_away(*one) for one in knocked))
             assert strangers_of(listener) == 0
             await until(lambda: descriptors() <= before)
@@ -108,7 +111,9 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
     assert 0 < len(lines) <= limited_log.LINES_MAX and "127.0.0.1" in lines[0]
 
 
-def test_an_http2_client_is_a_stranger_until_its_first_call_with_the_secret() -> None:
+def test_an_http2_client_is_a_stranger_until_its_first_call_with_the_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def scene() -> None:
         async with serving() as listener, grpc.aio.insecure_channel(listener.address) as channel:
             stub = gcs_pb2_grpc.GcsServiceStub(channel)
@@ -122,7 +127,8 @@ def test_an_http2_client_is_a_stranger_until_its_first_call_with_the_secret() ->
             # The channel makes connections as it needs them: who makes a mistake once is not kept out.
             assert (await stub.KvGet(get(b"k"), metadata=METADATA)).value == b"k"
             assert len(listener._grpc._splices) == 1
-            # A client that was refused ends its connection.
+            # Connections whose first call was refused are strangers', whether their client ends them or not.
+            end_their_stay(monkeypatch)
             await until(lambda: strangers_of(listener) == 0)
 
     run_quietly(scene())
