@@ -36,6 +36,7 @@ Handler = Callable[[int, FrameType | None], Any]
 AGAIN_S: Final = 0.002
 LATE_S: Final = 2.0
 LOOK_S: Final = 0.5
+_HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
 
 
 class Deferred:
@@ -82,9 +83,10 @@ def _send_again(signum: int) -> None:
 
 
 def _is_users(handler: Any) -> bool:
-    """Whether it is code, and not ours, which knows when it may raise."""
-    is_ours = (getattr(handler, "__module__", None) or "").startswith("ray_mono.core_worker.")
-    return callable(handler) and not isinstance(handler, signal.Handlers | Deferred) and not is_ours
+    """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does nothing: the loop hears of the
+    signal by its wake-up descriptor, and of one that is sent again a second time."""
+    is_known = (getattr(handler, "__module__", None) or "").startswith(_HARMLESS)
+    return callable(handler) and not isinstance(handler, signal.Handlers | Deferred) and not is_known
 
 
 def _users(handler: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -117,6 +118,23 @@ def test_a_wait_goes_on_after_a_handler_that_waited_itself_and_the_next_is_not_d
     striker.start()
     assert reactor.wait(waiter, WAIT_S) and seen == [False, False]
     striker.join()
+
+
+def test_an_event_loop_hears_of_a_signal_once(reactor: Reactor) -> None:
+    heard: list[None] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(SIGNAL, heard.append, None)
+        with reactor.lock:
+            signal.raise_signal(SIGNAL)
+            time.sleep(10 * signal_handlers.AGAIN_S)
+        while not heard:
+            await asyncio.sleep(0)
+        await asyncio.sleep(10 * signal_handlers.AGAIN_S)
+
+    asyncio.run(scene())
+    assert len(heard) == 1
 
 
 def test_what_the_user_set_is_what_the_user_sees(reactor: Reactor) -> None:
