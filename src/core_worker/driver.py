@@ -20,6 +20,7 @@ from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.driver_messages import DriverMessages
 from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
+from ray_mono.core_worker.termination import DriverExit
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc import signal_handlers
@@ -76,6 +77,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     messages.subscribe()
     core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
     _install_interrupt(core)
+    DriverExit(core)
     core.reactor.look_s = signal_handlers.LOOK_S
     core.on_shutdown.append(signal_handlers.install(core.reactor))
     return core

@@ -1,20 +1,26 @@
-"""SIGTERM to a worker: it ends in order, as in Ray, and for its cluster it is killed by that signal, which is a crash.
+"""SIGTERM to a worker or a driver: its end is in order, as in Ray.
+
+A worker, for its cluster, is then killed by that signal, which is a crash:
 
     user code on the main thread       SystemExit is raised in it, once; its call is not answered
     nothing to do                      the worker ends
     calls of an actor beside others    run to their end, however long that takes, and are answered
     the end itself, a second SIGTERM   nothing: the end goes on
 
-From the first signal on no other call begins. Where our own state may be half changed nothing is raised (rpc/interruption.py): the
-signal is sent again after AGAIN_S, by a thread, until it strikes user code or rest.
+From the first signal on no other call begins. In a driver SystemExit(15) is raised on the main thread, once, unless the program handles the
+signal; later ones have no effect.
 
-A process that user code forks dies of SIGTERM, as if it had no handler. Python forgets the signals that come to a child before it has
-set itself up, so SIGTERM waits in the kernel until the child has the default action.
+A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also when it comes before the fork
+has returned, when Python forgets signals that it has a handler for.
+
+Where our own state may be half changed nothing is raised (rpc/interruption.py): the signal is sent again after AGAIN_S, by a thread, until
+it strikes user code or rest.
 """
 
 from __future__ import annotations
 
 import _thread
+import functools
 import logging
 import os
 import signal
@@ -32,40 +38,73 @@ AGAIN_S = 0.01
 CALLS_POLL_S = 0.01
 
 
-class Termination:
-    """Of one worker. On the main thread."""
+# Of each thread that forks: what it blocked before.
+_held = threading.local()
 
-    def __init__(self, core: CoreWorker, executor: Executor) -> None:
+
+def _hold() -> None:
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+def _let_go_in_child() -> None:
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), SafeExit):  # no handler of the user's
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_go()
+
+
+@functools.cache
+def _see_to_forks() -> None:
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go_in_child)
+
+
+class SafeExit:
+    """A handler of SIGTERM for the main thread. Raises SystemExit(status) once, where it may."""
+
+    def __init__(self, core: CoreWorker, status: int) -> None:
         self._core = core
-        self._executor = executor
+        self._status = status
         self.is_wanted = False
         self.has_struck = False
 
     def install(self) -> None:
-        """Once, where workers run. From here on SIGTERM comes here."""
+        """From here on SIGTERM comes here."""
         signal.signal(signal.SIGTERM, self.on_signal)
-        os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=self._in_child)
-
-    def _in_child(self) -> None:
-        if signal.getsignal(signal.SIGTERM) == self.on_signal:  # no handler of the user's
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _let_go()
+        _see_to_forks()
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler. Raises SystemExit."""
         if not self.is_wanted:
             self.is_wanted = True
-            self._executor.end_after_this()
+            self.begin()
             _thread.start_new_thread(self._insist, ())  # threading's own may hold its locks right now
         if not self.has_struck and self._core.reactor.may_interrupt(frame):
             self.has_struck = True
-            raise SystemExit(1)
+            raise SystemExit(self._status)
+
+    def begin(self) -> None:
+        """At the first signal."""
 
     def _insist(self) -> None:
         main = threading.main_thread().ident or 0
+        time.sleep(AGAIN_S)
         while not self.has_struck:
-            time.sleep(AGAIN_S)
             signal.pthread_kill(main, signal.SIGTERM)
+            time.sleep(AGAIN_S)
+
+
+class Termination(SafeExit):
+    """Of one worker."""
+
+    def __init__(self, core: CoreWorker, executor: Executor) -> None:
+        super().__init__(core, status=1)
+        self._executor = executor
+
+    def begin(self) -> None:
+        self._executor.end_after_this()
 
     def await_calls(self) -> None:
         """No call begins any more: those that an actor runs on other threads end."""
@@ -77,16 +116,27 @@ class Termination:
                 time.sleep(CALLS_POLL_S)
 
 
-# Of each thread that forks: what it blocked before.
-_held = threading.local()
+class DriverExit(SafeExit):
+    """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main thread."""
 
+    def __init__(self, core: CoreWorker) -> None:
+        super().__init__(core, status=int(signal.SIGTERM))
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        ):
+            self.install()
+            core.on_shutdown.insert(0, self._restore)
 
-def _hold() -> None:
-    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-
-def _let_go() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+    def _restore(self) -> None:
+        """Not after a signal: _insist may have sent another."""
+        self.has_struck = True
+        is_ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) == self.on_signal
+        )
+        if is_ours and not self.is_wanted:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def die() -> NoReturn:

@@ -138,6 +138,31 @@ def test_ctrl_c_that_nobody_catches_ends_the_driver_and_its_cluster(start: Any) 
     assert "KeyboardInterrupt" in script.output
 
 
+def test_sigterm_ends_a_driver_in_order_and_a_process_that_it_forked_at_once(start: Any) -> None:
+    script = start("""
+import atexit, os, signal, time
+import ray_mono as ray
+
+ray.init(num_cpus=1)
+child = os.fork()
+if not child:
+    signal.pause()
+os.kill(child, signal.SIGTERM)
+print("child", os.waitpid(child, 0)[1], flush=True)
+atexit.register(lambda: print("at exit", ray.is_initialized()))
+try:
+    print("waits", flush=True)
+    ray.get(ray.remote(time.sleep).remote(1000))
+finally:
+    print("finally")
+""")
+    assert script.wait_for_line("child").split()[-1] == str(int(signal.SIGTERM))
+    script.wait_for_line("waits")
+    os.kill(script.pid, signal.SIGTERM)
+    assert script.wait() == signal.SIGTERM
+    assert script.output.split()[-4:] == ["finally", "at", "exit", "True"]
+
+
 def test_everything_a_driver_started_is_gone_when_it_is_killed(start: Any, session_base: Path) -> None:
     source = """
         import os, subprocess, sys, time
