@@ -9,7 +9,9 @@ Job numbers are never used twice, also after a restart: the next one is stored w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
+from typing import Any
 
 from ray_mono.common.ids import JobID, NodeID, WorkerID
 from ray_mono.protobuf import common_pb2
@@ -48,26 +50,11 @@ class JobManager:
 
     def finish(self, job_id: JobID, now_s: float) -> common_pb2.JobInfo | None:
         """Its driver is gone. Returns the job's row; None where it is not running."""
-        running = self._running.pop(job_id, None)
-        if running is None:
-            return None
-        row = common_pb2.JobInfo()
-        row.CopyFrom(running)
-        row.is_finished = True
-        row.end_time_s = now_s
-        self._outlived[job_id] = row
-        return row
+        return _moved(job_id, self._running, self._outlived, is_finished=True, end_time_s=now_s)
 
     def over(self, job_id: JobID) -> common_pb2.JobInfo | None:
         """No actor of the job is left. Returns its last row where it is finished, and was not over before."""
-        finished = self._outlived.pop(job_id, None)
-        if finished is None:
-            return None
-        row = common_pb2.JobInfo()
-        row.CopyFrom(finished)
-        row.is_over = True
-        self._over[job_id] = row
-        return row
+        return _moved(job_id, self._outlived, self._over, is_over=True)
 
     def outlived(self) -> list[JobID]:
         """The finished jobs that are not over."""
@@ -112,3 +99,18 @@ class JobManager:
         """Every row, in the order of the numbers."""
         rows = [*self._running.values(), *self._outlived.values(), *self._over.values()]
         return sorted(rows, key=lambda row: row.job_id)
+
+
+def _moved(
+    job_id: JobID,
+    source: dict[JobID, common_pb2.JobInfo],
+    target: dict[JobID, common_pb2.JobInfo],
+    **changed: Any,
+) -> common_pb2.JobInfo | None:
+    """The job's row with these fields, in its new place; None where it is not in the old one. A new message: others may hold the old."""
+    row = source.pop(job_id, None)
+    if row is not None:
+        row = target[job_id] = copy.copy(row)
+        for name, value in changed.items():
+            setattr(row, name, value)
+    return row
