@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_mono._private import runtime_env as runtime_envs
+from ray_mono._private.argument_checks import AMOUNT_MAX, flag, is_number, plain
 from ray_mono._private.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logging_config import LoggingConfig
-from ray_mono._private.number_checks import AMOUNT_MAX, flag, is_number, plain
 from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.

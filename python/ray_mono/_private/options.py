@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono._private import runtime_env, scheduling_option
-from ray_mono._private.number_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
+from ray_mono._private.argument_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,

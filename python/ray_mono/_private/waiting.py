@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_mono._private.number_checks import seconds
+from ray_mono._private.argument_checks import seconds
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
+from ray_mono._private.argument_checks import flag, flags, is_number, plain
 from ray_mono._private.auto_init import connected_core
-from ray_mono._private.number_checks import flag, flags, is_number, plain
 from ray_mono._private.ray_context import RayContext
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.core_worker import current
