@@ -29,6 +29,7 @@ from ray_mono.core_worker import putting, serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
 from ray_mono.core_worker.cancellation import Cancellation
+from ray_mono.core_worker.config import GCS_TIMEOUT_S
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.function_manager import Exported, FunctionManager
 from ray_mono.core_worker.futures import ObjectFutures
@@ -58,8 +59,6 @@ from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.executor import Executor
-
-GCS_TIMEOUT_S = 60.0
 
 
 class CoreWorker:

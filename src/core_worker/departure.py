@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker import process_end, termination
 from ray_mono.core_worker.answers import flush_output
+from ray_mono.core_worker.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 from ray_mono.rpc.waiter import Waiter
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GCS_TIMEOUT_S = 60.0
 ANSWERS_TIMEOUT_S = 10.0
 """For the last answers of a worker that ends."""
 ANSWERS_POLL_S = 0.01

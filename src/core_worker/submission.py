@@ -20,6 +20,7 @@ from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_calls import Actor
 from ray_mono.core_worker.call_template import CallTemplate, MethodTemplate, TaskTemplate
+from ray_mono.core_worker.config import GCS_TIMEOUT_S
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, CallRules, TaskOptions
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 # Stay in the list's own pickle: exact types, nothing inside.
 _INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
 _TEXT_MAX = 4096
-GCS_TIMEOUT_S = 60.0
 
 
 class ActorState:

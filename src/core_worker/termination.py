@@ -51,7 +51,9 @@ def _let_go() -> None:
 
 
 def _let_go_in_child() -> None:
-    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), SafeExit):  # no handler of the user's
+    if isinstance(
+        getattr(signal.getsignal(signal.SIGTERM), "__self__", None), SafeExit
+    ):  # no handler of the user's
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _let_go()
 

@@ -24,7 +24,7 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker import current
 from ray_mono.core_worker.blocking_notice import before_blocking
-from ray_mono.core_worker.config import WorkerConfig
+from ray_mono.core_worker.config import GCS_TIMEOUT_S, WorkerConfig
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.executor import Executor
@@ -34,8 +34,6 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc import auth, signal_handlers
 
 logger = logging.getLogger(__name__)
-
-GCS_TIMEOUT_S = 60.0
 
 
 def run_worker(config: WorkerConfig) -> NoReturn:
