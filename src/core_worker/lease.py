@@ -102,7 +102,7 @@ class SchedulingQueue:
 
     def take_back(self, task: PendingTask) -> None:
         """A task that was pushed and did not start. It goes before all that were submitted after it."""
-        place = 0
+        place = task.place = 0
         for other in self.tasks:
             if other.submission > task.submission:
                 break

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -77,7 +78,7 @@ class PendingTask:
         # Every reference that the submission holds: arguments and what is inside them.
         self.arg_ids = arg_ids
         self.num_unresolved = 0
-        # Normal tasks: the order of submission in its queue, and of pushes on its lease.
+        # Normal tasks: the order of submission in its queue, and of pushes on its lease; 0 where it has none.
         self.submission = self.place = 0
         self.retries_left = 0
         self.retry_exceptions: bool | tuple[type[BaseException], ...] = False
@@ -129,11 +130,19 @@ class TaskManager:
 
     def _story_of(self, task: PendingTask) -> str:
         spec = task.template.spec
-        if spec.type != common_pb2.ACTOR_TASK:
-            return f"{task.name}()"
-        actor = self._core.actor_submitter.actor(spec.actor_task.actor_id)
-        why = f" ({actor.pending_reason})" if actor.pending_reason else ""
-        return f"{task.name}() of actor {actor.actor_id.hex()[:8]}{why}"
+        told = f"{task.name}()"
+        if spec.type == common_pb2.ACTOR_TASK:
+            actor = self._core.actor_submitter.actor(spec.actor_task.actor_id)
+            told += f" of actor {actor.actor_id.hex()[:8]}"
+            why = actor.pending_reason or (actor.peer.channel.trouble if actor.peer is not None else "")
+        elif task.place:
+            why = self._core.task_submitter.trouble_with(task)
+        else:
+            resources = ResourceSet.from_proto(spec.resources)
+            why = f"it waits for a worker, and needs {resources}" if resources else "it waits for a worker"
+        if task.num_unresolved:
+            why = "its arguments are not there"
+        return f"{told} ({why})" if why else told
 
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
         """The executor answered: values or errors of the function, which may be run again if the task's options say so."""
@@ -205,6 +214,7 @@ class TaskManager:
         if task.retries_left > 0:
             task.retries_left -= 1
         task.request.attempt += 1
+        task.place = 0
         assert task.resubmit is not None
         task.resubmit(task)
 

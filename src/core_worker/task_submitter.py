@@ -356,6 +356,14 @@ class TaskSubmitter:
             request = raylet_pb2.KillWorkerRequest(worker_id=lease.address.worker_id, force=True, cause=cause)
             lease.raylet.KillWorker.start(request, lambda reply, error: None)
 
+    def trouble_with(self, task: PendingTask) -> str:
+        """What keeps a task that was pushed from reaching its worker; empty where it is there."""
+        for queue in self._queues.values():
+            for lease in queue.leases.values():
+                if task in lease.tasks:
+                    return lease.peer.channel.trouble
+        return ""
+
     def describe(self) -> list[dict[str, Any]]:
         """What waits and what is leased, for DumpState."""
         return [

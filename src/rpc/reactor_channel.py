@@ -109,6 +109,11 @@ class ReactorChannel(ReactorSocket):
             )
 
     @property
+    def trouble(self) -> str:
+        """Why it is not connected yet, where that is known; for people."""
+        return self._reason if self._connecting else ""
+
+    @property
     def num_pending(self) -> int:
         return len(self._pending)
 

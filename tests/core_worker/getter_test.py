@@ -212,8 +212,11 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any)
     specs = [common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK, name=name, num_returns=2) for name in ("slow", "f", "g", "h")]
     specs[1] = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name="add", num_returns=2)
     wanted: list[bytes] = [b"of another process, which nobody here knows"]
+    specs[0].resources.amounts["CPU"] = 10_000
+    core.task_submitter = SimpleNamespace(trouble_with=lambda task: f"cannot connect to {task.name}'s worker")
     for number, spec in enumerate(specs):
         task = PendingTask(bytes([number]) * 24, CallTemplate(spec, 0), b"", [], 0, [])
+        task.place = number == 2
         core.tasks.add(task)
         wanted += return_ids(task.task_id, 2)
     expect(core, *wanted)
@@ -221,6 +224,6 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any)
     with pytest.raises(GetTimeoutError) as caught:
         core.getter.get_ids(wanted, 0.02)
     assert str(caught.value) == (
-        "8 of 9 objects were not there after 0.02 s; not over: slow(),"
-        " add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use), g(), …"
+        "8 of 9 objects were not there after 0.02 s; not over: slow() (it waits for a worker, and needs {CPU: 1}),"
+        " add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use), g() (cannot connect to g's worker), …"
     )

@@ -153,6 +153,7 @@ def test_a_stalled_worker_is_told_again_when_more_was_pushed_while_it_gave_back(
     assert list(scene.lease.tasks) == [first, second, third]
     scene.pushed["push 1"](Reply(status=NOT_STARTED), None)
     assert list(scene.lease.tasks) == [first, third] and list(scene.queue.tasks) == [second]
+    assert third.place and not second.place, "it is on no lease"
     scene.fire()
     scene.fire()
     assert scene.given_back == 1

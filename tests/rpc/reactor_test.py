@@ -203,7 +203,8 @@ def test_a_connection_that_never_finds_a_descriptor_fails_with_the_reason(
 ) -> None:
     monkeypatch.setattr(reactor_channel, "socket", SocketModule(fails=10**9))
     monkeypatch.setattr(reactor_channel, "CONNECT_TIMEOUT_S", 0.1)
-    with caller(f"unix:{tmp_path}/s") as (_, _, stub):
+    with caller(f"unix:{tmp_path}/s") as (_, channel, stub):
+        assert channel.trouble == f"cannot connect to unix:{tmp_path}/s: Too many open files"
         with pytest.raises(RpcError, match="cannot connect to unix:.*: Too many open files") as caught:
             stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
         assert caught.value.code is StatusCode.UNAVAILABLE
