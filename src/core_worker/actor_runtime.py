@@ -4,7 +4,7 @@
     threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
     asyncio    coroutine methods: calls start in order on the event loop of their group (async_group.py)
 
-Methods are the class's, whatever the instance has under the same name, as in Ray.
+Methods are the class's as it is before the constructor runs, whatever the instance, or the class, has under the same name later, as in Ray.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class ActorRuntime:
         self.resources = ResourceSet.from_proto(spec.resources)
         self.resource_ids = task.resource_ids
         self.instance: Any = None
+        self._body: dict[str, Any] = {}
         self._executor = executor
         self._core = core
         self._groups = {DEFAULT_GROUP: max(1, creation.max_concurrency)}
@@ -77,6 +78,7 @@ class ActorRuntime:
 
     def construct(self, cls: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Makes the instance. Raises what the constructor raises."""
+        self._body = body_of(cls)
         if self.is_asyncio:
             self.instance = self._loops[DEFAULT_GROUP].run(construct(cls, args, kwargs))
         else:
@@ -113,7 +115,7 @@ class ActorRuntime:
             return self._terminate_after_earlier_calls if self.is_asyncio else self._terminate
         if name == "__ray_call__":
             return self._call_on_thread if self.is_asyncio else self._call
-        return method_of(self.instance, name)
+        return method_of(self.instance, name, self._body)
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(self.instance, *args, **kwargs)
@@ -201,13 +203,17 @@ class ActorRuntime:
         self.instance = None
 
 
-def method_of(instance: Any, name: str) -> Any:
-    """A method as the instance's class has it, bound. Raises AttributeError."""
+def body_of(cls: type) -> dict[str, Any]:
+    """What a class has now, with what it inherits."""
+    return {name: value for kind in reversed(cls.__mro__) for name, value in vars(kind).items()}
+
+
+def method_of(instance: Any, name: str, body: dict[str, Any]) -> Any:
+    """A method of the class's `body`, bound. Raises AttributeError."""
     kind = type(instance)
-    try:
-        static = inspect.getattr_static(kind, name)
-    except AttributeError:
+    if name not in body:
         return getattr(instance, name)
+    static = body[name]
     bind = getattr(type(static), "__get__", None)
     return static if bind is None else bind(static, instance, kind)
 

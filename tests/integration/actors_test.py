@@ -251,3 +251,20 @@ def test_an_actor_class_of_a_module_that_workers_cannot_import_travels_whole(
     with pytest.raises(ActorDiedError, match="late_module"):
         get(ray.remote(module.Plain).remote().__ray_ready__.remote())
     monkeypatch.delitem(sys.modules, "late_module")
+
+
+class Patched:
+    def __init__(self) -> None:
+        type(self).told = lambda self: "patched"  # type: ignore[method-assign]
+
+    def told(self) -> str:
+        return "the class's"
+
+
+class PatchedAsync(Patched):
+    async def later(self) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Patched, PatchedAsync])
+def test_calls_run_the_methods_that_the_class_had_before_the_constructor(kind: Any) -> None:
+    assert get(ray.remote(num_cpus=0)(kind).remote().told.remote()) == "the class's"

@@ -14,7 +14,7 @@ from typing import Any
 from ray_mono._private.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.common.raw_error import exit_code_of
-from ray_mono.core_worker.actor_runtime import method_of
+from ray_mono.core_worker.actor_runtime import body_of, method_of
 from ray_mono.core_worker.async_group import construct
 from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.departure import cause_of_exit
@@ -68,6 +68,7 @@ class LocalActor:
     def construct(self, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Raises what the constructor raises; TaskFailed with its death where that ends the actor."""
         self._arguments = (args, kwargs)
+        self._body = body_of(self._class)
         try:
             if self.options.is_asyncio:
                 self._instance = self._run_on_loop(construct(self._class, args, kwargs))
@@ -96,7 +97,7 @@ class LocalActor:
             if name == "__ray_call__":
                 result = args[0](self._instance, *args[1:], **kwargs)
             else:
-                method = method_of(self._instance, name)
+                method = method_of(self._instance, name, self._body)
                 result = self._run_on_loop(_call(method, args, kwargs)) if self.options.is_asyncio else method(*args, **kwargs)
             if inspect.iscoroutine(result):  # of __ray_call__, or of a method that is no `async def`
                 result = self._run_on_loop(result)
