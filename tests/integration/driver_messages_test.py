@@ -5,6 +5,7 @@ All programs here are drivers of one cluster that the command line made.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from tests.integration.clusters import CommandLineCluster, processes_of_node, run_python
 from tests.integration.scripts import Script
+from tests.integration.titles import title_of
 
 OPEN_FILES_SMALL = 256
 
@@ -330,10 +332,10 @@ def test_every_process_of_a_node_has_room_for_files(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
-        limits = {
-            " ".join(process.cmdline())[:100]: process.rlimit(psutil.RLIMIT_NOFILE)[0]
-            for process in processes_of_node(node)
-        }
+        limits = {}
+        for process in processes_of_node(node):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                limits[title_of(process)[:100]] = process.rlimit(psutil.RLIMIT_NOFILE)[0]
     finally:
         cluster.remove_node(node)
     assert set(limits.values()) == {min(hard, 65536)}, limits

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from tests.integration.scripts import Script
 
 PROGRAM = """
-import psutil
 import ray_mono as ray
 from ray_mono import exceptions, util
 from ray_mono.experimental import internal_kv
+from tests.integration.titles import processes_below
 
 context = ray.init(address="local", num_cpus=2, namespace="n", log_to_driver=False)
 gcs = "the GCS at " + context.address_info["gcs_address"]
@@ -35,7 +35,7 @@ class New:
 actor, silent = Actor.options(name="actor").remote(), Actor.remote()
 ray.get([actor.method.remote(), silent.method.remote(), known.remote()])
 reference = ray.put(3)
-[server] = [child for child in psutil.Process().children(recursive=True) if "gcs_server" in " ".join(child.cmdline())]
+[server] = processes_below("gcs_server")
 server.kill()
 server.wait(60)
 try:

@@ -69,10 +69,9 @@ def test_workers_start_where_something_starts_a_thread_in_every_interpreter(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "executable", os.path.join(tmp_path, os.path.relpath(sys.executable, tmp_path)))
     killed = textwrap.dedent("""
-        import psutil
+        from tests.integration.titles import processes_below
 
-        below = psutil.Process().children(recursive=True)
-        (template,) = (process for process in below if "ray_mono::TEMPLATE" in " ".join(process.cmdline()))
+        (template,) = processes_below("ray_mono::TEMPLATE")
         template.kill()
         template.wait(30)
         assert ray.get(f.options(max_retries=5).remote(1), timeout=60) == 2

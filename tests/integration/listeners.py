@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import processes_of
+from tests.integration.titles import title_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ def tcp_listeners(base: Path) -> list[Listener]:
     """One for each address that any of them listens at."""
     found = {}
     for process in session_processes(base):
-        for connection in process.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                found[connection.laddr] = Listener(process.pid, _title(process), *connection.laddr)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found[connection.laddr] = Listener(process.pid, _title(process), *connection.laddr)
     return list(found.values())
 
 
@@ -50,10 +53,14 @@ def unix_listeners(base: Path) -> dict[str, str]:
             inodes[fields[6]] = fields[7] if len(fields) > 7 else ""
     found = {}
     for process in session_processes(base):
-        for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            fds = os.listdir(f"/proc/{process.pid}/fd")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for fd in fds:
             try:
-                target = os.readlink(fd)
-            except FileNotFoundError:
+                target = os.readlink(f"/proc/{process.pid}/fd/{fd}")
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             inode = target.removeprefix("socket:[").removesuffix("]")
             if inode in inodes:
@@ -62,4 +69,4 @@ def unix_listeners(base: Path) -> dict[str, str]:
 
 
 def _title(process: psutil.Process) -> str:
-    return f"{process.pid} {' '.join(process.cmdline()).strip()}"
+    return f"{process.pid} {title_of(process).strip()}"

@@ -12,6 +12,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import RayError
+from tests.integration.titles import processes_below
 
 pytestmark = pytest.mark.usefixtures("session_base")
 
@@ -89,8 +90,7 @@ def test_when_a_service_is_killed_everything_that_waits_is_told(service: str) ->
     actor = ray.remote(Sleeper).remote()
     assert ray.get(actor.ready.remote(), timeout=GET_TIMEOUT_S)
     before = [sleep.remote(), actor.sleep.remote()]
-    processes = psutil.Process().children(recursive=True)
-    (victim,) = [process for process in processes if f".{service} " in " ".join(process.cmdline())]
+    (victim,) = processes_below(f".{service} ")
     victim.kill()
     psutil.wait_procs([victim], timeout=GET_TIMEOUT_S)
     for reference in before:
@@ -107,4 +107,6 @@ def test_a_session_can_end_and_begin_in_a_process_with_open_futures(session_base
         ray.init(address="local", num_cpus=1)
         assert echo.remote(number).future().result(GET_TIMEOUT_S) == number
         ray.shutdown()
-    assert sum(thread.name == "ray_mono-futures" and thread.is_alive() for thread in threading.enumerate()) <= 1
+    assert (
+        sum(thread.name == "ray_mono-futures" and thread.is_alive() for thread in threading.enumerate()) <= 1
+    )

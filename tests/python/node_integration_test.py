@@ -170,7 +170,7 @@ def start_blocked() -> tuple[subprocess.Popen[str], dict[str, int]]:
         if "Ctrl-C ends the node" in line:
             break
     below = psutil.Process(starter.pid).children(recursive=True)
-    return starter, {process.name() + str(process.pid): process.pid for process in below}
+    return starter, {str(process): process.pid for process in below}
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
