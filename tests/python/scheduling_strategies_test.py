@@ -51,10 +51,21 @@ def test_wrong_values_are_named(make: Callable[[], object], message: str) -> Non
 @pytest.mark.parametrize(
     "strategy",
     [
-        PlacementGroupSchedulingStrategy(None),
+        PlacementGroupSchedulingStrategy(object()),
         NodeLabelSchedulingStrategy({"a": In("b"), "c": Exists()}, soft={"d": DoesNotExist()}),
     ],
 )
 def test_strategies_of_parts_that_do_not_exist_yet_are_refused_when_used(strategy: object) -> None:
     with pytest.raises(NotImplementedError, match="scheduling_strategy="):
         task_options({"scheduling_strategy": strategy}, "f")
+
+
+@pytest.mark.parametrize("group", [None, "default"])
+def test_no_placement_group_is_the_default(group: object) -> None:
+    in_none = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+    assert task_options({"scheduling_strategy": in_none}, "f").strategy is None
+    in_its_first = PlacementGroupSchedulingStrategy(group, 0)
+    with pytest.raises(
+        ValueError, match="placement_group_bundle_index must be -1 without a placement group, got 0"
+    ):
+        task_options({"scheduling_strategy": in_its_first}, "f")

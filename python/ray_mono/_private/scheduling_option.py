@@ -45,6 +45,13 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
     if isinstance(given, NodeAffinitySchedulingStrategy):
         affinity = common_pb2.NodeAffinity(node_id=bytes.fromhex(given.node_id), soft=bool(given.soft))
         return common_pb2.SchedulingStrategy(node_affinity=affinity)
+    if isinstance(given, PlacementGroupSchedulingStrategy) and given.placement_group in (None, "default"):
+        # In no group: libraries say so where they make none.
+        if given.placement_group_bundle_index != -1:
+            raise ValueError(
+                f"placement_group_bundle_index must be -1 without a placement group, got {given.placement_group_bundle_index!r}"
+            )
+        return None
     if not isinstance(given, NodeLabelSchedulingStrategy | PlacementGroupSchedulingStrategy):
         raise TypeError(
             f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r} of type {type(given).__name__}"
