@@ -118,6 +118,10 @@ class Answers:
         num_returns = call.spec.num_returns if call.spec.num_returns >= 0 else 1
         return [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
 
+    def finish_unstarted(self, call: Call, task: TaskContext) -> None:
+        """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every end."""
+        self._settle(call, task, Reply(status=Reply.NO_ROOM), [])
+
     def _is_plain(self, value: serialization.Serialized) -> bool:
         return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
 

@@ -29,6 +29,7 @@ from ray_mono.core_worker.context import TaskContext, context_of
 from ray_mono.core_worker.departure import cause_of_exit, leave, report_exit
 from ray_mono.core_worker.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.interrupts import Interrupts
+from ray_mono.core_worker.store_reads import NoRoomHere
 from ray_mono.core_worker.task_events import TaskEvents
 from ray_mono.core_worker.task_failure import argument_error, cancelled_error, describe_error
 from ray_mono.core_worker.task_title import TaskTitle
@@ -228,7 +229,10 @@ class Executor:
             if task.is_cancelled:
                 self.interrupts.over()
                 error = TaskCancelledError(task.task_id.hex())
-            self.answers.finish_error(call, task, error)
+            if isinstance(error, NoRoomHere):
+                self.answers.finish_unstarted(call, task)
+            else:
+                self.answers.finish_error(call, task, error)
             return
         self._title.show(spec)
         if self.actor is not None and self.actor.is_concurrent and spec.type == common_pb2.ACTOR_TASK:
@@ -324,7 +328,9 @@ class Executor:
         if not call.own.flat_args:
             return target, [], {}
         try:
-            args, kwargs = read_arguments(self.core, call.own, task)
+            args, kwargs = read_arguments(self.core, call.own, task, may_go_elsewhere=_may_go_elsewhere(call))
+        except NoRoomHere as error:
+            raise TaskFailed(error) from None
         except BaseException as error:
             raise TaskFailed(argument_error(spec, error, self.actor, self.core)) from None
         return target, args, kwargs
@@ -380,3 +386,7 @@ class Executor:
         if self._num_calls[digest] >= spec.max_calls:
             self._exiting = True
         return self._exiting
+
+
+def _may_go_elsewhere(call: Call) -> bool:
+    return call.spec.type != common_pb2.ACTOR_TASK and not call.request.waits_for_room

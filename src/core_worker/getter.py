@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import (
     GetTimeoutError,
     ObjectLostError,
-    ObjectStoreFullError,
     RaySystemError,
     RayTaskError,
 )
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.arrivals import Arrivals
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.store_reads import FOUND, NOT_HERE, Found, StoreReads
 from ray_mono.core_worker.task_failure import unreadable
-from ray_mono.protobuf import core_worker_pb2, raylet_pb2
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -40,10 +39,6 @@ WATCHED_MAX = 10_000
 """How many missing values one `get` has itself told of at a time."""
 CALLS_TOLD_MAX = 3
 """How many calls an error names."""
-FOUND = 0
-_NOT_HERE = 1
-# (ObjectFound, its bytes where it was found)
-_Found = tuple[Any, memoryview | None]
 
 
 class _Wanted:
@@ -68,6 +63,7 @@ class Getter:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self.arrivals = Arrivals(core)
+        self.stores = StoreReads(core)
         # Worker: set while a task of a lease runs, so that waiting can be told to the raylet.
         self.tells_raylet = False
         self._num_blocked = 0
@@ -156,8 +152,8 @@ class Getter:
                 return [self.read(refs[0]._id, entry.metadata, entry.data)]
         return self.get_ids([ref._id for ref in refs], timeout_s)
 
-    def get_ids(self, object_ids: list[bytes], timeout_s: float | None) -> list[Any]:
-        """Like get, for objects that the caller holds otherwise."""
+    def get_ids(self, object_ids: list[bytes], timeout_s: float | None, may_go_elsewhere: bool = False) -> list[Any]:
+        """Like get, for objects that the caller holds otherwise. Raises NoRoomHere if may_go_elsewhere."""
         core = self._core
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         values: dict[bytes, Any] = {}
@@ -165,7 +161,8 @@ class Getter:
         for attempt in range(FETCH_ATTEMPTS_MAX):
             failed = self._await_ready(wanted, deadline_s, timeout_s)
             # Raises the error, if there is one.
-            missing = self._read_ready(wanted if failed is None else [failed], values, deadline_s, timeout_s)
+            ready = wanted if failed is None else [failed]
+            missing = self._read_ready(ready, values, deadline_s, timeout_s, may_go_elsewhere)
             if not missing:
                 break
             self._ask_again(missing, attempt)
@@ -257,7 +254,12 @@ class Getter:
         return GetTimeoutError(f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}")
 
     def _read_ready(
-        self, object_ids: list[bytes], values: dict[bytes, Any], deadline_s: float | None, timeout_s: float | None
+        self,
+        object_ids: list[bytes],
+        values: dict[bytes, Any],
+        deadline_s: float | None,
+        timeout_s: float | None,
+        may_go_elsewhere: bool = False,
     ) -> list[bytes]:
         """Puts the values of ready objects into `values`. Returns those that no store had. Raises error values."""
         core = self._core
@@ -278,12 +280,12 @@ class Getter:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
             return []
-        found = self._fetch_all(in_stores, deadline_s)
+        found = self._fetch_all(in_stores, deadline_s, may_go_elsewhere)
         return self._read_found(found, values, len(object_ids), timeout_s)
 
     def _read_found(
         self,
-        found: list[_Found],
+        found: list[Found],
         values: dict[bytes, Any],
         num_wanted: int,
         timeout_s: float | None,
@@ -291,7 +293,7 @@ class Getter:
         lost = []
         not_here: list[bytes] = []
         for item, _ in found:
-            if item.state == _NOT_HERE:
+            if item.state == NOT_HERE:
                 not_here.append(item.object_id)
             elif item.state != FOUND:
                 lost.append(item.object_id)
@@ -320,67 +322,17 @@ class Getter:
                 del value
         return value
 
-    def _fetch_all(self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None) -> list[_Found]:
+    def _fetch_all(
+        self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None, may_go_elsewhere: bool
+    ) -> list[Found]:
         """From the node's store, which pulls from other nodes."""
         node_id = self._core.node_id
         if all(node_id in locations for _, locations in wanted):
-            found = self._fetch(wanted, 0, self._core.reactor.wait)
+            found = self.stores.fetch(wanted, 0, self._core.reactor.wait, may_go_elsewhere)
             if all(view is not None for _, view in found):
                 return found
         timeout_ms = -1 if deadline_s is None else max(0, round((deadline_s - time.monotonic()) * 1000))
-        return self._fetch(wanted, timeout_ms, self.blocking_wait)
-
-    def _fetch(
-        self, wanted: list[tuple[bytes, list[bytes]]], timeout_ms: int, wait: Callable[[Waiter, None], bool]
-    ) -> list[_Found]:
-        core = self._core
-        waiter = Waiter(core.reactor)
-        answer: list[_Found] = []
-        failure: list[RpcError | RaySystemError] = []
-
-        def done(found: list[Any], error: RpcError | RaySystemError | None) -> None:
-            try:
-                # A view is its pin's owner from the first moment, also if nobody waits any more.
-                answer.extend((item, core.store.view(item) if item.state == FOUND else None) for item in found)
-            except RaySystemError as not_opened:
-                error = not_opened
-                for item in found[len(answer) :]:
-                    if item.state == FOUND:
-                        core.store.release(item.object_id)
-            for item in found:
-                if item.state == FOUND and item.pulled:
-                    self.tell_location(item.object_id)
-            if error is not None:
-                failure.append(error)
-            waiter.set()
-
-        core.store.start_get(wanted, timeout_ms, done)
-        wait(waiter, None)
-        if not waiter.done:
-            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-        for error in failure:
-            if isinstance(error, RaySystemError):
-                raise error
-            if error.code is StatusCode.RESOURCE_EXHAUSTED:
-                raise ObjectStoreFullError(error.message)
-            raise RaySystemError(f"the object store failed: {error}")
-        return answer
-
-    def tell_location(self, object_id: bytes) -> None:
-        """This node's store has a copy now: the owner has to know, to free it. Lock held."""
-        core = self._core
-        row = core.references.get(object_id)
-        if row is None:
-            core.free_in_stores(object_id, [core.node_id])
-            return
-        entry = core.memory_store.get(object_id)
-        if entry is not None and entry.locations is not None and core.node_id not in entry.locations:
-            entry.locations.append(core.node_id)
-        if row.owner is not None:
-            owner = core.stub_for(core.ownership.parse_owner(row.owner))
-            owner.AddObjectLocation.notify(
-                core_worker_pb2.ObjectLocationRequest(object_id=object_id, node_id=core.node_id)
-            )
+        return self.stores.fetch(wanted, timeout_ms, self.blocking_wait, may_go_elsewhere)
 
     def _ask_again(self, lost: list[bytes], attempt: int) -> None:
         core = self._core

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.getter import FOUND, Getter
+from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.store_reads import FOUND
 from ray_mono.rpc.surface import RpcError
 from ray_mono.rpc.waiter import Waiter
 
@@ -130,7 +131,7 @@ class ObjectWait:
                 if item.state == FOUND:
                     core.store.release(item.object_id)
                     if item.pulled:
-                        self._getter.tell_location(object_id)
+                        self._getter.stores.tell_location(object_id)
             for one in self._pulls.pop(object_id):
                 one()
 

@@ -136,6 +136,7 @@ class PlasmaClient:
         wanted: list[tuple[bytes, list[bytes]]],
         timeout_ms: int,
         on_done: Callable[[list[Any], RpcError | None], None],
+        may_go_elsewhere: bool = False,
     ) -> None:
         """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when all are here, lost, or
         the time is over.
@@ -144,6 +145,7 @@ class PlasmaClient:
         """
         request = object_manager_pb2.GetRequest(
             timeout_ms=timeout_ms,
+            may_go_elsewhere=may_go_elsewhere,
             objects=[
                 object_manager_pb2.ObjectWanted(object_id=object_id, location_node_ids=locations)
                 for object_id, locations in wanted

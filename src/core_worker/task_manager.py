@@ -148,7 +148,7 @@ class TaskManager:
         """The executor answered: values or errors of the function, which may be run again if the task's options say so."""
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
             # What this attempt left behind in its worker is borrowed all the same.
-            self._note_borrows(reply, executor)
+            self.note_borrows(reply, executor)
             self._retry(task)
             return
         core = self._core
@@ -163,10 +163,10 @@ class TaskManager:
             for returned in reply.returns:
                 self._store_return(returned, core)
         if reply.borrowed:
-            self._note_borrows(reply, executor)
+            self.note_borrows(reply, executor)
         self._finish(task)
 
-    def _note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
+    def note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
         for borrowed in reply.borrowed:
             self._core.ownership.watch_borrower(borrowed.object_id, executor, b"")
 
@@ -215,6 +215,7 @@ class TaskManager:
             task.retries_left -= 1
         task.request.attempt += 1
         task.place = 0
+        task.request.waits_for_room = False
         assert task.resubmit is not None
         task.resubmit(task)
 
@@ -299,9 +300,11 @@ class TaskManager:
                 arg.value.CopyFrom(common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested))
             elif entry.locations:
                 arg.location_node_ids.extend(entry.locations)
+                arg.size_bytes = entry.size_bytes
 
 
 DONE = core_worker_pb2.PushTaskReply.DONE
 NOT_STARTED = core_worker_pb2.PushTaskReply.NOT_STARTED
 CANCELLED = core_worker_pb2.PushTaskReply.CANCELLED
 WRONG_WORKER = core_worker_pb2.PushTaskReply.WRONG_WORKER
+NO_ROOM = core_worker_pb2.PushTaskReply.NO_ROOM

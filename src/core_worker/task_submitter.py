@@ -15,15 +15,19 @@ tasks took lately. A task behind another could wait too long, or for ever, if th
 its unstarted tasks back, and from one whose first task is long they are taken (stalls.py); it gets no more before
 that one ends. What comes back keeps its place in the order of submission. A worker answers each task before it starts the next, so that
 after a crash only the first can have run.
+
+A task of which an argument finds no room on the worker's node goes to the queue of those that want to be where it lies (call_arguments.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.argument_nodes import node_with_most
 from ray_mono.common.exceptions import (
     LocalRayletDiedError,
     RuntimeEnvSetupError,
@@ -33,7 +37,7 @@ from ray_mono.core_worker.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.lost_worker import fail_lost, tell_lost
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.stalls import Stalls
-from ray_mono.core_worker.task_manager import DONE, NOT_STARTED, WRONG_WORKER, PendingTask
+from ray_mono.core_worker.task_manager import DONE, NO_ROOM, WRONG_WORKER, PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -283,6 +287,9 @@ class TaskSubmitter:
         if reply.status == DONE:
             queue.run_us = reply.run_us if queue.run_us is None else 0.8 * queue.run_us + 0.2 * reply.run_us
             self._core.tasks.complete(task, reply, lease.address)
+        elif reply.status == NO_ROOM:
+            self._core.tasks.note_borrows(reply, lease.address)
+            self._move(queue, task, lease.address.node_id)
         else:
             self._again(queue, task)
         if lease.is_over:
@@ -293,12 +300,12 @@ class TaskSubmitter:
             self._pump(queue)
         elif lease.is_ending:
             self._end_if_answered(lease)
-            if reply.status == NOT_STARTED:
+            if reply.status != DONE:
                 self._pump(queue)
         elif not lease.tasks:
             lease.gives_back = False
             self._next(lease)
-        elif reply.status == NOT_STARTED:
+        elif reply.status != DONE:
             lease.gives_back = True
             self._pump(queue)
         else:
@@ -332,6 +339,19 @@ class TaskSubmitter:
             self._core.tasks.fail_cancelled(task)
         else:
             queue.take_back(task)
+
+    def _move(self, queue: SchedulingQueue, task: PendingTask, from_node_id: bytes) -> None:
+        """One of its arguments has no room there: it goes where most of them lie, if its options allow that, and waits for room then."""
+        task.request.waits_for_room = True
+        node_id = node_with_most(task.request.args, except_node_id=from_node_id)
+        strategy = queue.options.strategy
+        is_bound = strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
+        if node_id is None or is_bound or task.task_id in self._core.tasks.cancelled:
+            self._again(queue, task)
+            return
+        there = common_pb2.NodeAffinity(node_id=node_id, soft=True)
+        options = replace(queue.options, strategy=common_pb2.SchedulingStrategy(node_affinity=there))
+        self.submit(self.queue_for(options), task)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that was pushed."""

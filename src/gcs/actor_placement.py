@@ -6,7 +6,7 @@ The GCS only chooses the raylet that is asked first. That raylet knows its worke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_mono.common.ids import NodeID
 from ray_mono.common.resources import ResourceSet
@@ -38,6 +38,13 @@ class Demand:
     affinity_node_id: NodeID | None = None
     affinity_is_soft: bool = False
     is_spread: bool = False
+
+
+def moved_to(demand: Demand, node_id: bytes | None) -> Demand:
+    """The demand of an actor whose arguments lie on this node (None: nowhere else) and had no room where it was."""
+    if node_id is None or (demand.affinity_node_id is not None and not demand.affinity_is_soft):
+        return demand
+    return replace(demand, affinity_node_id=NodeID(node_id), affinity_is_soft=True, is_spread=False)
 
 
 @dataclass(frozen=True)

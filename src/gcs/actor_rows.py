@@ -42,6 +42,14 @@ def demand_of(spec: common_pb2.TaskSpec) -> Demand:
     )
 
 
+def strategy_of(demand: Demand, spec: common_pb2.TaskSpec) -> common_pb2.SchedulingStrategy:
+    """For the raylet that is asked: what the demand says, which may have moved since it was the specification's."""
+    if demand.affinity_node_id is None:
+        return spec.strategy
+    affinity = common_pb2.NodeAffinity(node_id=demand.affinity_node_id.binary(), soft=demand.affinity_is_soft)
+    return common_pb2.SchedulingStrategy(node_affinity=affinity)
+
+
 def without_arguments(spec: common_pb2.TaskSpec) -> common_pb2.TaskSpec:
     """The creation task as others may see it: what it is and needs, not what it is called with."""
     bare = common_pb2.TaskSpec()

@@ -16,12 +16,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ray_mono.common.argument_nodes import node_with_most
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.resources import ResourceSet
 from ray_mono.gcs.actor_effects import Effect
 from ray_mono.gcs.actor_manager import ActorManager
-from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain
-from ray_mono.gcs.actor_rows import demand_of
+from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain, moved_to
+from ray_mono.gcs.actor_rows import demand_of, strategy_of
 from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
@@ -44,6 +45,10 @@ class Lease:
 
 class PlaceGone(Exception):
     """This attempt came to nothing; the message says why. The next may fare better."""
+
+
+class NoRoomThere(Exception):
+    """An argument of the constructor has no room on the node; it did not run."""
 
 
 class NoPlaceEver(Exception):
@@ -125,12 +130,18 @@ class ActorScheduler:
     async def _place(self, actor_id: ActorID, incarnation: int, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         demand = demand_of(self._table.spec(actor_id))
+        waits_for_room = False
         retry_period_s = self._config.lease_retry_period_s
         while True:
             try:
                 lease = await self._lease(actor_id, demand)
-                await self._create(actor_id, incarnation, lease)
+                await self._create(actor_id, incarnation, lease, waits_for_room)
                 return
+            except NoRoomThere:
+                waits_for_room = True
+                args = self._table.spec(actor_id).args
+                demand = moved_to(demand, node_with_most(args, except_node_id=lease.grant.worker.node_id))
+                continue
             except NoPlaceEver as never:
                 self._apply(
                     self._actors.creation_failed(actor_id, never.death, self._environment.clock.wall_s())
@@ -206,7 +217,7 @@ class ActorScheduler:
             job_id=spec.job_id,
             resources=spec.resources,
             placement_resources=demand.resources.to_proto(),
-            strategy=spec.strategy,
+            strategy=strategy_of(demand, spec),
             runtime_env=spec.runtime_env,
             for_actor=True,
             actor_id=actor_id.binary(),
@@ -270,8 +281,8 @@ class ActorScheduler:
 
     # ---- the creation
 
-    async def _create(self, actor_id: ActorID, incarnation: int, lease: Lease) -> None:
-        """Creates the actor on the worker and tells the manager what came of it. Raises PlaceGone."""
+    async def _create(self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool) -> None:
+        """Creates the actor on the worker and tells the manager what came of it. Raises PlaceGone, NoRoomThere."""
         worker = lease.grant.worker
         worker_id = WorkerID(worker.worker_id)
         effects = self._actors.leased(actor_id, incarnation, NodeID(worker.node_id), worker_id)
@@ -283,7 +294,7 @@ class ActorScheduler:
         # A GCS that starts again has to know of this worker before the worker knows of the actor.
         await self._environment.writes.flushed()
         try:
-            reply = await self._push(actor_id, incarnation, lease)
+            reply = await self._push(actor_id, incarnation, lease, waits_for_room)
         except RpcError as error:
             # The worker may live on behind a connection that broke: it is on its way out before another begins.
             await asyncio.shield(self._give_back(lease))
@@ -306,10 +317,14 @@ class ActorScheduler:
         else:
             self._give_back(lease)
             self._apply(self._actors.given_back(actor_id, worker_id))
+            if reply.status == core_worker_pb2.PushTaskReply.NO_ROOM:
+                raise NoRoomThere
             status = core_worker_pb2.PushTaskReply.Status.Name(reply.status)
             raise PlaceGone(f"worker {worker_id.hex()} did not start the creation: {status}")
 
-    async def _push(self, actor_id: ActorID, incarnation: int, lease: Lease) -> core_worker_pb2.PushTaskReply:
+    async def _push(
+        self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool
+    ) -> core_worker_pb2.PushTaskReply:
         """Runs the constructor, as long as it takes. Raises RpcError where the worker ended first."""
         worker = lease.grant.worker
         channel = await self._environment.transport.connect(
@@ -324,6 +339,7 @@ class ActorScheduler:
                 intended_worker_id=worker.worker_id,
                 resource_ids=lease.grant.resource_ids,
                 lease_id=lease.grant.lease_id,
+                waits_for_room=waits_for_room,
             )
             reply = await core_worker_rpc.CoreWorkerServiceAsyncStub(channel).PushTask(request)
             if (

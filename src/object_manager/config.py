@@ -17,6 +17,8 @@ class ObjectManagerConfig:
     """How long a Create waits in a full store before it fails: time for readers to let go, not for a user to give up. 0: not at all."""
     pull_memory_timeout_s: float = 60.0
     """How long a copy from another node waits for room. Longer than a Create: arguments wait while other tasks read theirs."""
+    elsewhere_timeout_s: float = 2.0
+    """The same for who can as well go to a node that has the object. Longer than most tasks read their arguments."""
     unknown_node_timeout_s: float = 5.0
     """How long a pull waits for the GCS to tell of a node that an owner has already named."""
     connect_timeout_s: float = 5.0
@@ -56,6 +58,7 @@ class ObjectManagerConfig:
         for name in (
             "create_timeout_s",
             "pull_memory_timeout_s",
+            "elsewhere_timeout_s",
             "unknown_node_timeout_s",
             "connect_timeout_s",
             "idle_transfer_timeout_s",

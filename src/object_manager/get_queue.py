@@ -3,13 +3,14 @@
 A machine without I/O over the Store. A Get is answered when each of its objects is here or lost, or at its deadline with what there
 is. What is here is pinned for the client at once, so that it cannot be evicted while the rest is awaited; each FOUND in an answer is
 one pin. It does not know how an object comes from elsewhere: it says which are to be pulled, and is told how that ended.
+A Get with a room_timeout_s fails, whole, where one of its objects has waited so long for room: whoever asks has another place to go.
 """
 
 from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.object_manager.errors import require
@@ -76,6 +77,8 @@ class _Get:
     number: int
     client: ClientKey
     wanted: Sequence[Wanted]
+    started_s: float
+    room_timeout_s: float | None
     found: dict[ObjectKey, Found] = field(default_factory=dict)
     missing: dict[ObjectKey, tuple[NodeKey, ...]] = field(default_factory=dict)  # with the locations named
 
@@ -88,6 +91,7 @@ class GetQueue:
         self._node_id = node_id
         self._next_number = 1
         self._gets: dict[int, _Get] = {}
+        self._may_leave: dict[int, _Get] = {}  # those that have a room_timeout_s, and perhaps some that are over
         self._waiting_for: dict[ObjectKey, dict[int, None]] = {}
         self._deadlines: list[tuple[float, int]] = []
 
@@ -101,10 +105,15 @@ class GetQueue:
         return self._deadlines[0][0] if self._deadlines else None
 
     def start(
-        self, client: ClientKey, wanted: Sequence[Wanted], timeout_s: float | None, now_s: float
+        self,
+        client: ClientKey,
+        wanted: Sequence[Wanted],
+        timeout_s: float | None,
+        now_s: float,
+        room_timeout_s: float | None = None,
     ) -> tuple[int, list[GetEffect]]:
         """Takes a Get. timeout_s None: no bound; 0: what is here now, nothing is pulled. Returns its number and what follows."""
-        get = _Get(self._next_number, client, wanted)
+        get = _Get(self._next_number, client, wanted, now_s, room_timeout_s)
         self._next_number += 1
         effects: list[GetEffect] = []
         for item in wanted:
@@ -125,6 +134,8 @@ class GetQueue:
             self._waiting_for.setdefault(object_id, {})[get.number] = None
         if timeout_s is not None:
             heapq.heappush(self._deadlines, (now_s + timeout_s, get.number))
+        if room_timeout_s is not None:
+            self._may_leave[get.number] = get
         return get.number, effects
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> list[GetEffect]:
@@ -174,6 +185,34 @@ class GetQueue:
             del self._gets[get.number]
             effects.append(self._answer(get))
         return effects
+
+    def next_room_deadline_s(self, short_since_s: Callable[[ObjectKey], float | None]) -> float | None:
+        """When `give_up_on_room` has something to do. short_since_s: PullManager's."""
+        return min((deadline_s for deadline_s, _, _ in self._room_deadlines(short_since_s)), default=None)
+
+    def give_up_on_room(
+        self, now_s: float, short_since_s: Callable[[ObjectKey], float | None]
+    ) -> list[GetEffect]:
+        """Fails those that had to wait too long for room, and lets go of what they had."""
+        effects: list[GetEffect] = []
+        for deadline_s, get, object_id in list(self._room_deadlines(short_since_s)):
+            if deadline_s <= now_s:
+                effects += self._end(get)
+                del self._gets[get.number]
+                effects.append(self._fail(get, f"object {object_id.hex()} waits for room here"))
+        return effects
+
+    def _room_deadlines(
+        self, short_since_s: Callable[[ObjectKey], float | None]
+    ) -> Iterator[tuple[float, _Get, ObjectKey]]:
+        for number, get in list(self._may_leave.items()):
+            if number not in self._gets:
+                del self._may_leave[number]
+                continue
+            short = [(since, object_id) for object_id in get.missing if (since := short_since_s(object_id)) is not None]
+            if short and get.room_timeout_s is not None:
+                since, object_id = min(short)
+                yield max(since, get.started_s) + get.room_timeout_s, get, object_id
 
     def client_gone(self, client: ClientKey) -> list[GetEffect]:
         """Ends the Gets of a client; its pins end with its connection."""

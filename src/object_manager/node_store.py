@@ -32,12 +32,12 @@ from ray_mono.object_manager.get_queue import (
     Wanted,
 )
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pressure import Pressure
 from ray_mono.object_manager.pull_manager import (
     PullEffect,
     PullLost,
     PullManager,
-    PullUnobtainable,
     StartFetch,
     StopFetch,
 )
@@ -84,6 +84,7 @@ class NodeStore:
         self._clock = clock
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._pressure = Pressure()
+        self._no_room = NoRoom(config, node_id, self.store, self.creates)
         # Told when the store is full for a while: (what to tell people, or "" for clients to collect garbage).
         self.on_pressure: set[Callable[[str], None]] = set()
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
@@ -148,9 +149,12 @@ class NodeStore:
         self._do_create_effects(waited)
         self._settle()
 
-    async def get(self, client: ClientKey, wanted: Sequence[Wanted], timeout_s: float | None) -> tuple[Found, ...]:
+    async def get(
+        self, client: ClientKey, wanted: Sequence[Wanted], timeout_s: float | None, may_go_elsewhere: bool = False
+    ) -> tuple[Found, ...]:
         """See GetQueue. Raises StoreFull where an object that is elsewhere found no room here in time."""
-        number, effects = self.gets.start(client, wanted, timeout_s, self._clock.time_s())
+        room_timeout_s = self.config.elsewhere_timeout_s if may_go_elsewhere else None
+        number, effects = self.gets.start(client, wanted, timeout_s, self._clock.time_s(), room_timeout_s)
         if len(effects) == 1 and isinstance(effects[0], GetDone):
             return effects[0].objects
         answer = self._expect("get", number)
@@ -236,9 +240,10 @@ class NodeStore:
         self._settle()
 
     def never_fits(self, object_id: ObjectKey, error: StoreFull) -> None:
+        text = self._no_room.ever(object_id, self.pulls.asked(object_id), error)
         self._do_pull_effects(self.pulls.cancel(object_id))
         self._forget_pull(object_id)
-        self._do_get_effects(self.gets.unobtainable(object_id, str(error)))
+        self._do_get_effects(self.gets.unobtainable(object_id, text))
         self._settle()
 
     def read_for_transfer(self, object_id: ObjectKey) -> StoredObject | None:
@@ -298,13 +303,7 @@ class NodeStore:
                 self._do_get_effects(self.gets.lost(effect.object_id, effect.reason))
             else:
                 self._forget_pull(effect.object_id)
-                self._do_get_effects(self.gets.unobtainable(effect.object_id, self._no_room_for(effect)))
-
-    def _no_room_for(self, pull: PullUnobtainable) -> str:
-        return (
-            f"object {pull.object_id.hex()} of {pull.size_bytes} bytes lies on another node, and there was no room to copy it here for"
-            f" {self.config.pull_memory_timeout_s:g} s: {self.store.describe_memory()}"
-        )
+                self._do_get_effects(self.gets.unobtainable(effect.object_id, self._no_room.for_copy(effect)))
 
     def _forget_pull(self, object_id: ObjectKey) -> None:
         if self.fetcher is not None:
@@ -347,7 +346,8 @@ class NodeStore:
     def _set_timer(self) -> None:
         """One timer, for the earliest deadline of all machines."""
         pressure_s = self._pressure.next_deadline_s(self.creates.oldest_s)
-        deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, self.pulls.next_deadline_s, pressure_s)
+        room_s = self.gets.next_room_deadline_s(self.pulls.short_since_s)
+        deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, room_s, self.pulls.next_deadline_s, pressure_s)
         earliest_s = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._timer is not None:
             if earliest_s is not None and self._timer_s <= earliest_s:
@@ -365,18 +365,13 @@ class NodeStore:
         self._ask_for_help(now_s)
         self._do_create_effects(self.creates.expire(now_s))
         self._do_get_effects(self.gets.expire(now_s))
+        self._do_get_effects(self.gets.give_up_on_room(now_s, self.pulls.short_since_s))
         self._do_pull_effects(self.pulls.expire(now_s))
         self._settle()
 
     def _ask_for_help(self, now_s: float) -> None:
         due = self._pressure.expire(self.creates.oldest_s, now_s)
-        text = (
-            f"The object store is full: {len(self.creates)} objects of together {self.creates.wanted_bytes} bytes have waited for room,"
-            f" the first for {now_s - (self.creates.oldest_s or now_s):.0f} s. {self.store.describe_memory()}."
-            f" What gets none within {self.config.create_timeout_s:g} s fails: drop references, or start with a larger object_store_memory."
-            if due.tell
-            else ""
-        )
+        text = self._no_room.for_creates(now_s) if due.tell else ""
         for listener in list(self.on_pressure) if due.collect or due.tell else ():
             listener(text)
 
@@ -392,7 +387,6 @@ class NodeStore:
         self.store.check_invariants()
         self.gets.check_invariants()
         self.pulls.check_invariants()
-
 
 
 def _has_value(answer: asyncio.Future[Any]) -> bool:

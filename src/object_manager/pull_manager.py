@@ -59,6 +59,7 @@ class PullUnobtainable:
 
     object_id: ObjectKey
     size_bytes: int
+    holder: NodeKey
 
 
 PullEffect = StartFetch | StopFetch | PullLost | PullUnobtainable
@@ -99,6 +100,18 @@ class PullManager:
     @property
     def next_deadline_s(self) -> float | None:
         return min((pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None), default=None)
+
+    def short_since_s(self, object_id: ObjectKey) -> float | None:
+        """Since when the object waits for room, or behind one that does; None where it waits for something else."""
+        pull = self._pulls.get(object_id)
+        if pull is None or pull.state is PullState.FETCHING or not self._short_of_memory:
+            return None
+        return min(pull.deadline_s or 0.0 for pull in self._short_of_memory.values()) - self._memory_timeout_s
+
+    def asked(self, object_id: ObjectKey) -> NodeKey | None:
+        """Which node sends the object now."""
+        pull = self._pulls.get(object_id)
+        return None if pull is None else pull.current
 
     def want(self, object_id: ObjectKey, locations: Iterable[NodeKey]) -> None:
         """Somebody waits for the object; locations that are new to its pull are tried last."""
@@ -203,7 +216,7 @@ class PullManager:
         ]
         for pull in late:
             self._forget(pull.object_id)
-        return [PullUnobtainable(pull.object_id, pull.needed_bytes) for pull in late]
+        return [PullUnobtainable(pull.object_id, pull.needed_bytes, pull.holders[0]) for pull in late]
 
     def pulls(self) -> list[Pull]:
         """Every pull, for people."""

@@ -107,7 +107,7 @@ class StoreServicer(ObjectStoreServiceServicer):
         ]
         timeout_s = None if request.timeout_ms < 0 else request.timeout_ms / 1000
         try:
-            found = await self._node_store.get(self._client(context), wanted, timeout_s)
+            found = await self._node_store.get(self._client(context), wanted, timeout_s, request.may_go_elsewhere)
         except StoreError as error:
             _refuse(error)
         return object_manager_pb2.GetReply(objects=[_found_message(item) for item in found])

@@ -35,7 +35,9 @@ class FakeStore:
     def here(self, object_id: bytes) -> None:
         return None
 
-    def start_get(self, wanted: list[Any], timeout_ms: int, on_done: Callable[..., None]) -> None:
+    def start_get(
+        self, wanted: list[Any], timeout_ms: int, on_done: Callable[..., None], may_go_elsewhere: bool = False
+    ) -> None:
         found = [
             Found(
                 object_id=name,

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.stalls import ALONE_LOOKS, ASKED_LOOKS
-from ray_mono.core_worker.task_manager import NOT_STARTED
+from ray_mono.core_worker.task_manager import NO_ROOM, NOT_STARTED
 from ray_mono.core_worker.task_submitter import TaskSubmitter
 from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -33,6 +35,7 @@ class FakeRaylet:
 
     def __init__(self) -> None:
         self.asked: dict[bytes, Callable[[Any, Any], None]] = {}
+        self.strategies: list[common_pb2.SchedulingStrategy] = []
         self.returned: list[raylet_pb2.ReturnWorkerRequest] = []
         self.cancelled: list[bytes] = []
         self.withdrawals: list[tuple[Any, Callable[[Any, Any], None]]] = []
@@ -53,6 +56,7 @@ class FakeRaylet:
 
     def _request(self, request: Any, done: Callable[[Any, Any], None]) -> None:
         self.asked[request.lease_id] = done
+        self.strategies.append(request.strategy)
 
     def _watch(self, request: Any, on_item: Callable[[Any], None], on_end: Any) -> None:
         self.reclaim = on_item
@@ -75,6 +79,7 @@ class Scene:
             complete=lambda task, reply, address: self.completed.append(task),
             fail_cancelled=self.cancelled.append,
             lost=lambda task, error: self.lost.append(task),
+            note_borrows=lambda reply, address: None,
         )
         stub = SimpleNamespace(
             GiveBackTasks=SimpleNamespace(notify=self._on_give_back),
@@ -111,10 +116,10 @@ class Scene:
             self.submitter.submit(self.queue, task)  # type: ignore[arg-type]
         return tasks
 
-    def grant(self) -> None:
+    def grant(self, node_id: bytes = b"") -> None:
         """The oldest request."""
         lease_id = next(iter(self.raylet.asked))
-        grant = raylet_pb2.Grant(lease_id=lease_id)
+        grant = raylet_pb2.Grant(lease_id=lease_id, worker=common_pb2.Address(node_id=node_id))
         self.raylet.asked.pop(lease_id)(raylet_pb2.RequestWorkerLeaseReply(grant=grant), None)
 
     def fire(self, times: int = 1) -> None:
@@ -221,6 +226,48 @@ def test_requests_are_cancelled_when_the_last_task_that_waits_is() -> None:
         assert scene.raylet.cancelled == []
         scene.submitter.cancel(task, core_worker_pb2.CancelTaskRequest(task_id=task.task_id))
     assert scene.raylet.cancelled == list(scene.raylet.asked)
+
+
+# ---- an argument has no room
+
+
+def in_need_of_room(scene: Scene, *, is_bound: bool = False, lies: bytes = b"far") -> Any:
+    """A task that a worker refused: its argument lies elsewhere, and finds no room."""
+    affinity = common_pb2.NodeAffinity(node_id=b"here", soft=not is_bound)
+    strategy = common_pb2.SchedulingStrategy(node_affinity=affinity)
+    scene.queue = scene.submitter.queue_for(TaskOptions(strategy=strategy))
+    (task,) = scene.submit(1)
+    task.request.args.add(location_node_ids=[lies], size_bytes=10)
+    scene.grant(b"here")
+    scene.answer(0, NO_ROOM)
+    return task
+
+
+def test_a_task_whose_argument_has_no_room_is_placed_once_where_it_lies() -> None:
+    scene = Scene()
+    task = in_need_of_room(scene)
+    assert not scene.queue.tasks and scene.raylet.strategies[-1].node_affinity.node_id == b"far"
+    assert scene.raylet.strategies[-1].node_affinity.soft
+    assert task.request.waits_for_room and task.retries_left == 1
+    # The worker that refused it is free for others.
+    assert len(scene.queue.idle) == 1
+    scene.grant(b"far")
+    scene.answer(1)
+    assert scene.completed == [task] and scene.lost == []
+
+
+@pytest.mark.parametrize("where", [{"is_bound": True}, {"lies": b"here"}])
+def test_a_task_that_may_run_nowhere_else_waits_for_room_here(where: Any) -> None:
+    scene = Scene()
+    task = in_need_of_room(scene, **where)
+    assert list(scene.lease.tasks) == [task] and task.request.waits_for_room
+    assert not scene.raylet.asked
+
+
+def test_a_cancelled_task_is_not_placed_elsewhere() -> None:
+    scene = Scene()
+    scene.core.tasks.cancelled.add(FakeTask(1).task_id)
+    assert scene.cancelled == [in_need_of_room(scene)] and not scene.raylet.asked
 
 
 # ---- others wait

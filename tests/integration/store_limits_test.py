@@ -17,6 +17,7 @@ import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono._private.parameter import RayParams
 from ray_mono.node import Node
+from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 
@@ -28,7 +29,13 @@ PIECES = STORE_BYTES // PIECE_BYTES
 # machine. Copies from another node wait only where a test has them fail.
 WAIT_S = 5
 COPY_WAIT_S = 2
-SETTINGS = {"object_manager": {"create_timeout_s": WAIT_S, "pull_memory_timeout_s": COPY_WAIT_S}}
+SETTINGS = {
+    "object_manager": {
+        "create_timeout_s": WAIT_S,
+        "pull_memory_timeout_s": COPY_WAIT_S,
+        "elsewhere_timeout_s": 0.1,
+    }
+}
 NEVER_FITS = rf"wanted 1048\d+ bytes, more than the store can hold: capacity {STORE_BYTES} bytes"
 NO_ROOM = rf"wanted 1048\d+ bytes, and no room after {WAIT_S} s: capacity {STORE_BYTES} bytes, used 629\d+"
 
@@ -242,7 +249,7 @@ def test_copies_make_room_for_others_unless_somebody_reads_them(cluster: Any, ot
     assert (read == 0).all()
     # Now nothing can be evicted any more: a copy waits for room, and says so in the end.
     with pytest.raises(
-        ray.exceptions.ObjectStoreFullError, match=rf"of 1048\d+ bytes.*no room to copy it here for {COPY_WAIT_S} s"
+        ray.exceptions.ObjectStoreFullError, match=rf"of 1048\d+ bytes.*no room to copy it to .* for {COPY_WAIT_S} s"
     ):
         get(references[2])
     del read, own
@@ -265,6 +272,46 @@ def test_wait_brings_what_lies_elsewhere_here_only_where_it_shall(cluster: Any, 
     wait_until(lambda: ray.wait(references[1:2], timeout=0)[0] == references[1:2], "a copy comes by looking again and again")
     assert internal_state.store_stats().num_objects == 2
     assert get(references[1])[0] == 1
+
+
+@pytest.mark.parametrize("size_bytes", [PIECE_BYTES, 2 * STORE_BYTES])
+def test_what_has_no_room_for_its_argument_here_runs_where_that_lies(
+    cluster: Any, other_node: Node, size_bytes: int
+) -> None:
+    @ray.remote(num_cpus=0, resources={"there": 1})
+    def make() -> Any:
+        return piece(7, size_bytes)
+
+    @ray.remote(max_retries=0)
+    def use(array: Any, number: int) -> tuple[int, str]:
+        return int(array[0]) + number, ray.get_runtime_context().get_node_id()
+
+    @ray.remote
+    class Use:
+        def __init__(self, array: Any) -> None:
+            self.length = len(array)
+
+        def where(self, array: Any = None) -> tuple[int, str]:
+            return self.length, ray.get_runtime_context().get_node_id()
+
+    kept, far = fill(), make.remote()
+    ray.wait([far], timeout=GET_TIMEOUT_S, fetch_local=False)
+    # More than the other node has CPUs: they wait for it.
+    assert get([use.remote(far, number) for number in range(3)]) == [(7 + n, other_node.node_id) for n in range(3)]
+    assert get(Use.remote(far).where.remote()) == (size_bytes, other_node.node_id)
+    if size_bytes > STORE_BYTES:
+        # What has to be here says which node lacks the room, and which has the object.
+        here = {"scheduling_strategy": NodeAffinitySchedulingStrategy(cluster["node_id"], soft=False)}
+        told = rf"(?s)lies on node {other_node.node_id} and cannot .* node {cluster['node_id']}: wanted 134\d+ bytes"
+        actor = Use.options(**here).remote([])
+        bound = [use.options(**here).remote(far, 0), actor.where.remote(far), far]
+        for failed in bound:
+            with pytest.raises(ray.exceptions.ObjectStoreFullError, match=told):
+                get(failed)
+        with pytest.raises(ray.exceptions.ActorDiedError, match=told):
+            get(Use.options(**here).remote(far).where.remote())
+        assert ray.wait([far], timeout=GET_TIMEOUT_S) == ([far], [])
+    del kept
 
 
 # ---------------------------------------------------------------- who dies

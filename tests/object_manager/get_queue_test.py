@@ -151,6 +151,21 @@ def test_a_get_for_whose_objects_there_is_no_room_fails_and_lets_go_of_the_rest(
     assert scene.store.num_pins == 0
 
 
+def test_who_may_go_elsewhere_waits_for_room_only_for_a_while(scene: Scene) -> None:
+    scene.put(B)
+    scene.get(Wanted(A, (FAR,)), now_s=5)
+    scene.checked(scene.queue.start(BERT, (Wanted(A, (FAR,)), Wanted(B)), None, 5, room_timeout_s=2)[1])
+    # What is on its way has all the time that it needs.
+    assert scene.queue.next_room_deadline_s(lambda object_id: None) is None
+    assert scene.queue.next_room_deadline_s(lambda object_id: 1) == 7
+    assert scene.checked(scene.queue.give_up_on_room(6.9, lambda object_id: 1)) == []
+    (done,) = scene.checked(scene.queue.give_up_on_room(7, lambda object_id: 1))
+    assert isinstance(done, GetDone) and A.hex() in done.error
+    assert scene.store.num_pins == 0
+    # The other one waits still.
+    assert len(scene.queue) == 1 and scene.queue.next_room_deadline_s(lambda object_id: 1) is None
+
+
 def test_an_object_that_is_named_twice_is_pinned_twice(scene: Scene) -> None:
     assert scene.get(Wanted(A), Wanted(A)) == []
     assert states(scene.put(A)) == ["found", "found"]

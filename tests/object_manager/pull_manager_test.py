@@ -96,8 +96,21 @@ def test_a_pull_gives_up_waiting_for_memory_counted_from_its_first_refusal() -> 
     pulls.no_memory(A, 500, now_s=50)  # there was room by the numbers, not in one piece
     assert pulls.next_deadline_s == 70
     assert pulls.expire(now_s=69) == []
-    assert pulls.expire(now_s=70) == [PullUnobtainable(A, 500)]
+    assert pulls.expire(now_s=70) == [PullUnobtainable(A, 500, FAR)]
     assert pulls.next_deadline_s is None and len(pulls) == 0
+
+
+def test_what_waits_for_room_and_what_waits_behind_it_is_short_since_the_first_refusal() -> None:
+    pulls = make_pulls(active_max=2)
+    for object_id in (A, B, C):
+        pulls.want(object_id, [FAR])
+    pulls.schedule(ROOM)
+    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [None] * 3
+    pulls.no_memory(A, 500, now_s=10)
+    # B is on its way. C would have been next.
+    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [10, None, 10]
+    pulls.schedule(ROOM)
+    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [None] * 3
 
 
 def test_what_nobody_wants_any_more_is_not_started_but_a_running_fetch_goes_on() -> None:

@@ -276,7 +276,7 @@ def test_what_finds_no_room_in_time_or_never_can_fails_with_the_sizes(session_ba
             await reader.put("own", bytes(3 * MIB))
             await writer.put("a", noise(2 * MIB))
             await writer.put("b", noise(5 * MIB))
-            for name, message in (("a", f"of {2 * MIB} bytes lies on another node"), ("b", "more than the store can hold")):
+            for name, message in (("a", f"of {2 * MIB} bytes lies on node {far.node_id.hex()}"), ("b", "more than the store can hold")):
                 with pytest.raises(RpcError, match=f"{message}.*capacity {4 * MIB} bytes") as failure:
                     await reader.find("own", name, locations=(far.node_id,))
                 assert failure.value.code is StatusCode.RESOURCE_EXHAUSTED

@@ -1,0 +1,43 @@
+"""What people are told where the store has no room: who wants how much, and what the store is full of."""
+
+from __future__ import annotations
+
+from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.create_queue import CreateQueue
+from ray_mono.object_manager.errors import StoreFull
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
+from ray_mono.object_manager.pull_manager import PullUnobtainable
+from ray_mono.object_manager.store import Store
+
+
+class NoRoom:
+    """Makes the sentences of one store."""
+
+    def __init__(
+        self, config: ObjectManagerConfig, node_id: NodeKey, store: Store, creates: CreateQueue
+    ) -> None:
+        self._config = config
+        self._node = f"node {node_id.hex()}"
+        self._store = store
+        self._creates = creates
+
+    def for_creates(self, now_s: float) -> str:
+        """They wait, and may get it still."""
+        waited_s = now_s - (self._creates.oldest_s or now_s)
+        return (
+            f"The object store is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes have waited for room,"
+            f" the first for {waited_s:.0f} s. {self._store.describe_memory()}. What gets none within"
+            f" {self._config.create_timeout_s:g} s fails: drop references, or start with a larger object_store_memory."
+        )
+
+    def for_copy(self, pull: PullUnobtainable) -> str:
+        """It was not found in time."""
+        return (
+            f"object {pull.object_id.hex()} of {pull.size_bytes} bytes lies on node {pull.holder.hex()}, and there was no room to copy it"
+            f" to {self._node} for {self._config.pull_memory_timeout_s:g} s: {self._store.describe_memory()}"
+        )
+
+    def ever(self, object_id: ObjectKey, holder: NodeKey | None, error: StoreFull) -> str:
+        """The copy is larger than the store."""
+        lies = f"lies on node {holder.hex()}" if holder is not None else "lies on another node"
+        return f"object {object_id.hex()} {lies} and cannot be copied to {self._node}: {error}"
