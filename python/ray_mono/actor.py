@@ -322,7 +322,7 @@ class ActorMethod:
             self._metadata.is_generator,
             self._handle._ray_metadata.enable_task_events,
         )
-        template = core.actor_method_template(self._name, **chosen)
+        template = core.actor_method_template(self._name, self._handle._ray_metadata.class_name, **chosen)
         if self._options is None:
             self._handle._ray_templates[self._name] = template
         return template

@@ -9,14 +9,16 @@ the nearest built-in type, and whatever they lack is looked up on the cause.
 An error must always arrive, whatever is inside it. Pickling tries, in this order: the cause as it is; its
 type, arguments and those attributes that can be pickled; its text (UnserializableException). The cause
 travels as bytes of its own, so that a receiver that cannot load it (a module is missing there) still gets the
-text. Nor may it fail where it is shown: what the interpreter and `traceback` read off an exception comes from the
-interpreter's own classes, whatever the cause's type makes of those names.
+text, and that one which only hands it on need not run the user's code (PackedCause, load_packed). Nor may it fail where
+it is shown: what the interpreter and `traceback` read off an exception comes from the interpreter's own classes, whatever
+the cause's type makes of those names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import pickle
 import types
@@ -71,6 +73,20 @@ class UnserializableException(RayError):
 
     def __str__(self) -> str:
         return "The exception itself could not be brought here; its text is:\n" + self._original_stack_trace
+
+
+class PackedCause(Exception):
+    """Stands for a cause where errors are only handed on.
+
+    Args:
+        packed: what _pack_cause made of it.
+        text: of the cause.
+    """
+
+    def __init__(self, packed: bytes, text: str) -> None:
+        super().__init__(packed, text)
+        self.packed = packed
+        self.text = text
 
 
 class RayTaskError(RayError):
@@ -165,8 +181,9 @@ class RayTaskError(RayError):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Not __reduce__: a cause's type may define __reduce_ex__, which pickle prefers.
         fields = _fields(self)
-        text = raw_error.text_of(fields.pop("cause"))
-        return _rebuild, (fields, _pack_cause(self.cause), text, type(self) is not RayTaskError)
+        cause = fields.pop("cause")
+        packed = cause if isinstance(cause, PackedCause) else PackedCause(_pack_cause(cause), raw_error.text_of(cause))
+        return _rebuild, (fields, packed.packed, packed.text, type(self) is not RayTaskError)
 
 
 def _fields(error: RayTaskError) -> dict[str, Any]:
@@ -279,6 +296,37 @@ def _rebuild(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined
     fields["traceback_str"] = add_source_lines(fields["traceback_str"])
     error = RayTaskError(cause=cause, **fields)
     return error.as_instanceof_cause() if is_combined else error
+
+
+class _OursOnly(pickle.Unpickler):
+    """Loads errors of ours; whatever else they hold has to be packed."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _rebuild.__name__):
+            return _rebuild_packed
+        if module.partition(".")[0] != __name__.partition(".")[0]:
+            raise pickle.UnpicklingError(f"{module}.{name} is not ours")
+        return super().find_class(module, name)
+
+
+def _rebuild_packed(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined: bool) -> RayTaskError:
+    return RayTaskError(cause=PackedCause(packed_cause, text), **fields)
+
+
+def load_packed(data: bytes) -> RayError | None:
+    """A pickled error, to be handed on: runs no code of the user's, whose causes stay packed. None where that cannot be."""
+    try:
+        error = _OursOnly(io.BytesIO(data)).load()
+    except Exception:  # there is something in it that is not ours
+        return None
+    return error if isinstance(error, RayError) else None
+
+
+def packed_cause_of(error: RayError) -> PackedCause:
+    """Of an error that load_packed made: the exception of the user's at its root, or the error itself."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, PackedCause):
+        return error.cause
+    return PackedCause(code_pickler.dumps(_as_it_is(error)), raw_error.text_of(error))
 
 
 def _python_methods(kind: type) -> set[str]:

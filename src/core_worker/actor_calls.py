@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError
+from ray_mono.common.task_error import load_packed
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.options import CallRules
 from ray_mono.protobuf import common_pb2
@@ -143,10 +144,13 @@ class Actor:
             return serialized.metadata, serialized.to_bytes()
         cause: Any = f"{self.story}\tcause: {self.death.message or 'unknown'}"
         if self.death.HasField("error"):
+            data = self.death.error.data
             try:
-                cause = serialization.deserialize(self.death.error.metadata, self.death.error.data)
+                cause = load_packed(data) or serialization.deserialize(serialization.ERROR, data)
             except BaseException:  # whatever unpickling raises, or a module that is not here
                 cause = self.death.message or "its constructor raised an error that cannot be read here"
+            if isinstance(cause, ActorDiedError):
+                return serialization.ERROR, data
         serialized = serialization.serialize_error(ActorDiedError(cause, self.actor_id.hex()))
         return serialized.metadata, serialized.to_bytes()
 

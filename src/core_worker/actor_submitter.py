@@ -57,9 +57,12 @@ class ActorSubmitter:
             actor = self.actors[actor_id] = Actor(actor_id)
         return actor
 
-    def fail_creation(self, actor: Actor, message: str) -> None:
-        """The actor could not be registered: it is dead before it lived."""
-        self._dead(actor, common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message))
+    def fail_creation(self, actor: Actor, message: str, error: bytes = b"") -> None:
+        """The actor is dead before it lived; error: why, a serialized RayTaskError or ActorDiedError."""
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message)
+        if error:
+            cause.error.CopyFrom(common_pb2.SerializedObject(metadata=serialization.ERROR, data=error))
+        self._dead(actor, cause)
 
     def check_pending(self, actor: Actor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
@@ -89,7 +92,11 @@ class ActorSubmitter:
         else:
             actor.queue.append(task)
         task.num_unresolved = -1
-        self._core.tasks.resolve(task, lambda resolved: self._resolved(actor, resolved))
+        self._core.tasks.resolve(
+            task,
+            lambda resolved: self._resolved(actor, resolved),
+            lambda failed, error: self._not_called(actor, failed),
+        )
 
     def _warn_of_many(self, actor: Actor, task: PendingTask) -> None:
         waiting = actor.num_waiting
@@ -107,6 +114,12 @@ class ActorSubmitter:
         if actor.state == common_pb2.RESTARTING and not actor.waits_for_restart(task):
             actor.unqueue(task)
             self._fail(task, ActorUnavailableError(RESTARTING, actor.actor_id))
+        self._pump(actor)
+
+    def _not_called(self, actor: Actor, task: PendingTask) -> None:
+        """An argument is an error: the call is not made, and holds back none of those behind it."""
+        if actor.unresolved.pop(task.task_id, None) is None:
+            actor.unqueue(task)
         self._pump(actor)
 
     def _pump(self, actor: Actor) -> None:
@@ -203,10 +216,8 @@ class ActorSubmitter:
         actor.watching = False
         if error is not None:
             if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
-                cause = common_pb2.DeathCause(
-                    message="the cluster does not know this actor: it belongs to another session"
-                )
-                self._dead(actor, cause)
+                message = "the cluster does not know this actor: it belongs to another session"
+                self.fail_creation(actor, message, self._why_not_created(actor))
             elif error.code is StatusCode.UNAVAILABLE:
                 # Not here and now: this may be the watch of a call that is not in the queue yet.
                 self._core.reactor.call_later(WATCH_RETRY_S, lambda: self._gcs_lost(actor))
@@ -246,6 +257,11 @@ class ActorSubmitter:
         self._core.ownership.ask_owner(actor.creation_id)
         entry = self._core.memory_store.get(actor.creation_id)
         return entry is not None and not entry.ready
+
+    def _why_not_created(self, actor: Actor) -> bytes:
+        """The error that stands for an actor of which the GCS was never told; empty where it is of another session."""
+        entry = self._core.memory_store.get(actor.creation_id)
+        return entry.data or b"" if entry is not None and entry.metadata == serialization.ERROR else b""
 
     def _alive(self, actor: Actor, info: Any) -> None:
         if actor.worker is not None and actor.worker.worker_id == info.address.worker_id:

@@ -36,7 +36,7 @@ ENDED_MAX = 256
 class CallTemplate:
     """The constant part of calls."""
 
-    __slots__ = ("__weakref__", "_ended", "name", "num_returns", "number", "on_part", "spec")
+    __slots__ = ("__weakref__", "_ended", "name", "num_returns", "number", "on_part", "spec", "title")
 
     def __init__(self, spec: common_pb2.TaskSpec, number: int, ended: deque[int] | None = None) -> None:
         """ended: takes the number when it is gone, on whichever thread that happens."""
@@ -44,6 +44,8 @@ class CallTemplate:
         self.number = number
         self._ended = ended
         self.name: str = spec.name
+        # As errors name it: with the actor's class.
+        self.title: str = spec.name
         # References that a call returns at once.
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
         # Of generators: takes (executor, task id, part of the answer) as items arrive.
@@ -101,6 +103,7 @@ class MethodTemplate:
     """What calls of one method through one handle share."""
 
     name: str
+    class_name: str = ""
     num_returns: int = 1
     generator_backpressure_num_objects: int = 0
     max_task_retries: int = 0

@@ -309,8 +309,8 @@ class CoreWorker:
     def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
         return self._submission.create_actor(code, options, flat_args)
 
-    def actor_method_template(self, method_name: str, **options: Any) -> MethodTemplate:
-        return MethodTemplate(method_name, **options)
+    def actor_method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
+        return MethodTemplate(method_name, class_name, **options)
 
     def submit_actor_task(self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         return self._submission.submit_actor_task(actor, template, flat_args)

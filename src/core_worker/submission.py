@@ -19,11 +19,13 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_calls import Actor
+from ray_mono.core_worker.actor_creation import creation_spec, registration
 from ray_mono.core_worker.call_template import CallTemplate, MethodTemplate, TaskTemplate
 from ray_mono.core_worker.config import GCS_TIMEOUT_S
 from ray_mono.core_worker.function_manager import Exported
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, ActorOptions, CallRules, TaskOptions
+from ray_mono.core_worker.task_failure import ARGUMENT_FAILED
 from ray_mono.core_worker.task_manager import PendingTask, return_ids
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -216,6 +218,7 @@ class Submission:
             call = actor.templates.get(key)
             if call is None:
                 call = actor.templates[key] = core.templates.new(spec)
+                call.title = task_name or f"{template.class_name}.{template.name}"
                 if template.num_returns < 0:
                     call.on_part = core.streams.received
             template.call = call
@@ -260,7 +263,7 @@ class Submission:
             core.drain()  # with the last handle goes a name
             parent = core.context.get()
             actor_id = parent.next_actor_id()
-            spec = self._creation_spec(code.descriptor, options, actor_id)
+            spec = creation_spec(core, code.descriptor, options, actor_id)
             task_id = ids.TaskID.for_actor_creation(actor_id).binary()
             task, made = self._register(CallTemplate(spec, 0), task_id, parent, packed)
             creation_ref: ObjectRef[Any] = ObjectRef(made[0], core)
@@ -277,14 +280,12 @@ class Submission:
                 return existing
         else:
             with core.lock:
-                core.tasks.resolve(task, lambda ready: self._register_actor(ready, actor, options))
+                core.tasks.resolve(
+                    task,
+                    lambda ready: self._register_actor(ready, actor, options),
+                    lambda failed, error: self._not_created(actor, ARGUMENT_FAILED, error),
+                )
         return ActorState(actor, None if options.is_detached else creation_ref)
-
-    def _registration(self, task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
-        spec, request = task.template.spec, task.request
-        spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
-        spec.args.extend(request.args)
-        return gcs_pb2.RegisterActorRequest(creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists)
 
     def _register_actor(
         self, task: PendingTask, actor: Actor, options: ActorOptions, then: Callable[[Any, RpcError | None], None] | None = None
@@ -298,17 +299,21 @@ class Submission:
             else:
                 # Where another caller was first, ours never existed.
                 message = error.message if error is not None else "another caller created the actor first"
-                actor.watching = False
-                self._owned_actors.pop(actor.creation_id, None)
                 core.tasks.fail(task, RaySystemError(message))
-                core.actor_submitter.fail_creation(actor, f"the actor {options.class_name} could not be registered: {message}")
+                self._not_created(actor, f"the actor {options.class_name} could not be registered: {message}")
             if then is not None:
                 then(reply, error)
 
         if actor.creation_id in core.references:
-            core.gcs.RegisterActor.start(self._registration(task, options), done)
+            core.gcs.RegisterActor.start(registration(task, options), done)
         else:
             done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
+
+    def _not_created(self, actor: Actor, message: str, error: bytes = b"") -> None:
+        """It is dead before it lived; error: that of an argument of its constructor, serialized. Lock held."""
+        actor.watching = False
+        self._owned_actors.pop(actor.creation_id, None)
+        self._core.actor_submitter.fail_creation(actor, message, error)
 
     def _register_named(self, task: PendingTask, actor: Actor, options: ActorOptions) -> ActorState | None:
         """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists found one."""
@@ -320,13 +325,20 @@ class Submission:
             asked.set()
             self._register_actor(ready, actor, options, then)
 
+        def failed(task: PendingTask, error: bytes) -> None:
+            asked.set()
+            answered.set()
+            self._not_created(actor, ARGUMENT_FAILED, error)
+
         def then(reply: Any, error: RpcError | None) -> None:
             answer.extend((reply, error))
             answered.set()
 
         with core.lock:
-            core.tasks.resolve(task, ask)
+            core.tasks.resolve(task, ask, failed)
         core.blocking_wait(asked, None)
+        if answered.done and not answer:
+            return self._existing(actor, options)
         core.reactor.wait(answered, GCS_TIMEOUT_S)
         reply: Any
         reply, error = answer or (None, RpcError(StatusCode.DEADLINE_EXCEEDED, "the GCS did not answer"))
@@ -338,6 +350,18 @@ class Submission:
             return None
         return self.actor_state(reply.actor.actor_id, None, options.rules)
 
+    def _existing(self, actor: Actor, options: ActorOptions) -> ActorState | None:
+        """The actor that has the name, where ours was not created and so does not take it. Raises as create_actor does."""
+        try:
+            info = self._core.get_named_actor(options.name, options.namespace or self._core.namespace)
+        except ValueError:
+            return None
+        with self._core.lock:
+            self._core.memory_store.mark_seen(actor.creation_id)
+        if not options.get_if_exists:
+            raise ActorAlreadyExistsError(f"the name {options.name!r} is taken")
+        return self.actor_state(info.actor_id, None, options.rules)
+
     def _registered(self, task: PendingTask, actor: Actor, options: ActorOptions) -> None:
         """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
         core = self._core
@@ -348,43 +372,6 @@ class Submission:
             core.references.remove_submitted(task.arg_ids)
         actor.watching = False
         core.actor_submitter.watch(actor)
-
-    def _creation_spec(
-        self, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, actor_id: bytes
-    ) -> common_pb2.TaskSpec:
-        core = self._core
-        creation = common_pb2.ActorCreationSpec(
-            actor_id=actor_id,
-            max_restarts=options.max_restarts,
-            max_task_retries=options.max_task_retries,
-            max_concurrency=options.max_concurrency,
-            is_asyncio=options.is_asyncio,
-            is_detached=options.is_detached,
-            name=options.name,
-            namespace=options.namespace or core.namespace,
-            serialized_handle=options.handle_metadata,
-            max_pending_calls=options.rules.max_pending_calls,
-            allow_out_of_order_execution=options.rules.is_unordered,
-            concurrency_groups=[
-                common_pb2.ConcurrencyGroup(name=name, max_concurrency=limit, method_names=methods)
-                for name, limit, methods in options.concurrency_groups
-            ],
-        )
-        return common_pb2.TaskSpec(
-            type=common_pb2.ACTOR_CREATION_TASK,
-            name=f"{options.class_name}.__init__",
-            function=descriptor,
-            job_id=core.job_id,
-            caller=core.address,
-            num_returns=1,
-            resources=options.resources.to_proto(),
-            placement_resources=options.placement_resources.to_proto(),
-            strategy=options.strategy,
-            runtime_env=options.runtime_env,
-            hides_events=options.hides_events,
-            outlives_job=core.outlives_job or options.is_detached,
-            actor_creation=creation,
-        )
 
     def reference_ended(self, object_id: bytes) -> None:
         """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the GCS ends it. Lock held."""

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
+from ray_mono.common.task_error import load_packed, packed_cause_of
+from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.call_template import CallTemplate
     from ray_mono.core_worker.context import TaskContext
     from ray_mono.core_worker.core_worker import CoreWorker
 
 TITLE = "ray_mono::"
 ARGUMENT_FAILED = "One of its arguments could not be computed"
+HOPS_MAX = 20
+"""So many calls an error tells that it came through: each holds the texts of those before it."""
 _OURS = tuple(
     os.path.abspath(directory) + os.sep for directory in sys.modules[__name__.partition(".")[0]].__path__
 )
@@ -80,6 +85,28 @@ def argument_error(
     if raw_error.is_a(error, RayError):
         return _task_error(spec, f"{ARGUMENT_FAILED}:\n{raw_error.str_of(error)}", _root(error), actor, core)
     return describe_error(spec, error, actor, core)
+
+
+def handed_on(template: CallTemplate, data: bytes, core: CoreWorker) -> bytes | None:
+    """What a call is worth of which this serialized error is an argument: as argument_error, made by the call's owner, and without running
+    user code. None where that cannot be. Beyond HOPS_MAX calls one behind the other all have the same error.
+    """
+    error = load_packed(data)
+    if error is None:
+        return None
+    if isinstance(error, RayTaskError) and error.traceback_str.count(ARGUMENT_FAILED) >= HOPS_MAX:
+        return data
+    spec = template.spec
+    made = RayTaskError(
+        template.title,
+        f"{ARGUMENT_FAILED}:\n{error}",
+        packed_cause_of(error),
+        proctitle=f"{TITLE}{template.title}",
+        pid=core.pid,
+        ip=core.node.host,
+        actor_id=(spec.actor_task.actor_id or spec.actor_creation.actor_id).hex() or None,
+    )
+    return serialization.serialize_error(made).to_bytes()
 
 
 def _root(error: BaseException) -> BaseException:

@@ -6,10 +6,12 @@ failure; it does not know how tasks reach workers (the submitters do).
     PENDING ──reply──► finished (returns stored, arguments let go)
        │ └──worker lost, retries left; error covered by retry_exceptions──► resubmitted with attempt + 1
        └──worker lost, none left; cannot be placed; cancelled──► failed: every return is the error
+       └──an argument is an error──► failed with it here, no worker is needed for that (task_failure.handed_on)
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker import serialization
+from ray_mono.core_worker.task_failure import handed_on
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 if TYPE_CHECKING:
@@ -104,6 +107,10 @@ class PendingTask:
         return self.template.name
 
 
+WhenFailed = Callable[[PendingTask, bytes], None]
+"""Takes a task that has failed with the error of an argument, and that error, serialized."""
+
+
 class TaskManager:
     """The table of pending tasks of one process."""
 
@@ -112,6 +119,9 @@ class TaskManager:
         self.pending: dict[bytes, PendingTask] = {}
         # Pending, and cancelled: their ends other than by a reply are TaskCancelledErrors.
         self.cancelled: set[bytes] = set()
+        # Fail next, with the error of an argument. Tasks that wait for them come in behind: a chain may be longer than a stack is deep.
+        self._failing: deque[tuple[PendingTask, bytes, WhenFailed | None]] = deque()
+        self._is_failing = False
 
     def add(self, task: PendingTask) -> None:
         self.pending[task.task_id] = task
@@ -234,7 +244,7 @@ class TaskManager:
         for object_id in task.return_ids:
             if object_id in self._core.references:
                 self._core.memory_store.put_inline(object_id, metadata, data)
-            else:
+            elif task.template.on_part is None:
                 self._core.unhandled.note(object_id, data)
         if task.template.on_part is not None:
             self._core.streams.fail(task, metadata, data)
@@ -248,9 +258,16 @@ class TaskManager:
 
     # ---- arguments
 
-    def resolve(self, task: PendingTask, when_ready: Callable[[PendingTask], None]) -> None:
-        """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification; or
-        one of them is an error, with which the task will fail whatever becomes of the others.
+    def resolve(
+        self,
+        task: PendingTask,
+        when_ready: Callable[[PendingTask], None],
+        when_failed: WhenFailed | None = None,
+    ) -> None:
+        """Calls when_ready(task) once every argument by reference is there, with small ones put into the specification.
+
+        As soon as one of them is an error the task fails with it, and when_failed(task, error) is called; where only its executor can read
+        that error, the task goes on to it instead.
         """
         unresolved = []
         for arg in task.request.args if task.has_args else ():
@@ -271,19 +288,49 @@ class TaskManager:
             if is_over:
                 return  # it went on without this one
             task.num_unresolved -= 1
-            if store.first_error((object_id,)) is not None:
-                task.num_unresolved = 0
-            is_over = task.num_unresolved == 0
+            is_error = store.first_error((object_id,)) is not None
+            is_over = is_error or task.num_unresolved == 0
             # Else it failed meanwhile: cancelled, or the node is gone.
-            if is_over and task.task_id in self.pending:
-                self._inline(task)
-                when_ready(task)
+            if not is_over or task.task_id not in self.pending:
+                return
+            if is_error and self._fail_by(task, object_id, when_failed):
+                return
+            task.num_unresolved = 0
+            self._inline(task)
+            when_ready(task)
 
         failed = store.first_error(unresolved)
         for object_id in unresolved if failed is None else ():
             if not store.when_ready(object_id, partial(one_ready, object_id)):
                 task.num_unresolved += 1
         one_ready(failed or b"")
+
+    def _fail_by(self, task: PendingTask, object_id: bytes, when_failed: WhenFailed | None) -> bool:
+        """Whether the task fails here with the error that the object is."""
+        entry = self._core.memory_store.get(object_id)
+        assert entry is not None and entry.data is not None
+        error = handed_on(task.template, entry.data, self._core)
+        if error is None:
+            return False
+        entry.is_seen = True
+        task.num_unresolved = -1  # until it has failed
+        self._failing.append((task, error, when_failed))
+        if not self._is_failing:
+            self._is_failing = True
+            try:
+                self._fail_all()
+            finally:
+                self._is_failing = False
+        return True
+
+    def _fail_all(self) -> None:
+        while self._failing:
+            task, error, when_failed = self._failing.popleft()
+            # Else another's end was its end.
+            if task.task_id in self.pending:
+                self.fail_serialized(task, serialization.ERROR, error)
+                if when_failed is not None:
+                    when_failed(task, error)
 
     def _inline(self, task: PendingTask) -> None:
         for arg in task.request.args:

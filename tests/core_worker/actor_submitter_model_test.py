@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, TaskCancelledError
 from ray_mono.core_worker import serialization
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.called_actor import ACTOR_ID, CREATION_ID, LOST, Call, CalledActor, Line, Process
@@ -46,6 +46,12 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     def argument_arrives(self, choice: int) -> None:
         calls = self.waiting_arguments()
         self.world.argument_arrives(calls[choice % len(calls)])
+
+    @precondition(lambda self: self.waiting_arguments())
+    @rule(choice=choices)
+    def argument_fails(self, choice: int) -> None:
+        calls = self.waiting_arguments()
+        self.world.argument_fails(calls[choice % len(calls)])
 
     @precondition(lambda self: self.world.calls)
     @rule(choice=choices)
@@ -211,6 +217,8 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
         error = serialization.deserialize(metadata, data)
         if call.is_cancelled:
             assert isinstance(error, TaskCancelledError)
+        elif call.has_failed_argument:
+            assert isinstance(error, RayTaskError) and not call.runs
         else:
             assert isinstance(error, ActorDiedError | ActorUnavailableError)
 

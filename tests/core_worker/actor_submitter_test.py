@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.common.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    RayTaskError,
+    TaskCancelledError,
+)
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_calls import EXCESS_BYTES_MAX, IN_FLIGHT_MAX, WAITING_WARNED
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
@@ -81,6 +86,19 @@ def test_a_cancelled_call_of_an_actor_that_dies_was_cancelled() -> None:
     world.cancel(call)
     lose_actor(world, will_restart=False)
     assert isinstance(outcome(world, call), TaskCancelledError)
+
+
+def test_a_call_whose_argument_failed_is_not_made_and_holds_back_none() -> None:
+    world = running_actor()
+    failing = world.submit(max_retries=1, has_argument=True)
+    behind = world.submit(max_retries=0, has_argument=False)
+    assert not world.lines[0].to_run
+    world.argument_fails(failing)
+    assert isinstance(outcome(world, failing), RayTaskError) and world.actor.num_waiting == 1
+    (line,) = world.lines
+    world.run(line)
+    line.deliver()
+    assert outcome(world, behind) == b"2, run 1" and not failing.runs
 
 
 def unordered_actor() -> tuple[CalledActor, Call]:

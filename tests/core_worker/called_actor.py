@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from ray_mono.common.exceptions import RayTaskError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplate
@@ -155,6 +156,7 @@ class Call:
     argument: bytes | None
     runs: int = 0
     is_cancelled: bool = False
+    has_failed_argument: bool = False
     outcome: tuple[bytes, bytes | None] | None = None
     """Metadata and data of its value, once there is one."""
 
@@ -182,6 +184,8 @@ class CalledActor:
             reactor=SimpleNamespace(
                 is_closed=False, call_later=lambda delay_s, then: self.timers.append(then)
             ),
+            pid=1,
+            node=SimpleNamespace(host="host"),
             warn_driver=lambda kind, message: self.warnings.append(message),
             gcs=SimpleNamespace(WatchActor=SimpleNamespace(start=self.gcs.open_watch)),
             peer=self._line_to,
@@ -250,6 +254,12 @@ class CalledActor:
     def argument_arrives(self, call: Call) -> None:
         assert call.argument is not None
         self.memory_store.put_inline(call.argument, b"", b"an argument")
+
+    def argument_fails(self, call: Call) -> None:
+        assert call.argument is not None
+        call.has_failed_argument = True
+        error = serialization.serialize_error(RayTaskError("made", "its traceback", ValueError("lost")))
+        self.memory_store.put_inline(call.argument, error.metadata, error.to_bytes())
 
     # ---- the actor
 

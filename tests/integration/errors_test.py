@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 import ray_mono as ray
 from ray_mono import exceptions
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tests.integration.nothing_left import wait_for_nothing_left
+from tests.integration.nothing_left import wait_for_nothing_left, wait_until
 
 TIMEOUT_S = 60
 
@@ -239,6 +240,50 @@ def test_an_argument_that_could_not_be_computed_is_of_its_errors_type_and_shows_
             get(fail.remote(failed))
         assert isinstance(caught.value, exceptions.RayTaskError) and caught.value.function_name == "fail"
         assert "One of its arguments could not be computed" in str(caught.value)
+
+
+def test_what_a_failed_result_goes_into_fails_though_no_worker_is_free(
+    tmp_path: Path, touch_and_wait: Callable[..., None]
+) -> None:
+    @ray.remote(num_cpus=0)
+    def consume_borrowed(references: list[Any], number: int) -> None:
+        get(fail.remote(references[number]))
+
+    class Made:
+        def __init__(self, value: Any) -> None: ...
+
+        def method(self) -> None: ...
+
+    def generate(value: Any) -> Any:
+        yield value
+
+    def consume(failed: Any) -> list[Any]:
+        stream = ray.remote(generate).remote(failed)
+        named = ray.remote(Made).options(name="never", num_cpus=2).remote(failed)
+        made = ray.remote(Made).options(num_cpus=2).remote(failed)
+        return [fail.remote(fail.remote(failed)), next(stream), made.method.remote(), named.method.remote()]
+
+    actor = Actor.remote()
+    get(actor.own.remote())
+    started = [str(tmp_path / name) for name in "ab"]
+    wait = ray.remote(touch_and_wait)
+    holding = [wait.remote(path, str(tmp_path / "over")) for path in started]
+    wait_until(lambda: all(os.path.exists(path) for path in started), "both CPUs are in use")
+    late = wait.options(num_cpus=0).remote(None, str(tmp_path / "fail"))
+    failed = ray.remote(num_cpus=0, max_retries=0)(lambda waited: 1 / 0).remote(late)
+    consumers = [fail.remote(failed), actor.fail.remote(failed), consume_borrowed.remote([failed], 0)]
+    (tmp_path / "fail").touch()
+    try:
+        for consumer in [*consumers, *consume(failed)]:
+            with pytest.raises((ZeroDivisionError, exceptions.ActorDiedError), match="One of its arguments could not"):
+                get(consumer)
+        # A name is not taken by what was never created.
+        with pytest.raises(ValueError, match="no actor named"):
+            ray.get_actor("never")
+        assert ray.wait(holding, num_returns=2, timeout=0)[0] == []
+    finally:
+        (tmp_path / "over").touch()
+    get(holding)
 
 
 @ray.remote

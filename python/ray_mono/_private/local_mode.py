@@ -333,8 +333,8 @@ class LocalCore:
                 return self.reference_arrived(object_id, b"")
         return None
 
-    def actor_method_template(self, method_name: str, **options: Any) -> MethodTemplate:
-        return MethodTemplate(method_name, **options)
+    def actor_method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
+        return MethodTemplate(method_name, class_name, **options)
 
     def submit_actor_task(
         self, state: LocalActorState, template: MethodTemplate, flat_args: list[Any]
