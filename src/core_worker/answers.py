@@ -3,7 +3,8 @@
     value ──► returns (small ones inline, large ones in the node's store) ──► nested references registered for the caller
           ──► references that stay here named or registered ──► reply
 
-A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before (num_unsettled).
+A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before (num_unsettled). An owner
+that is slow, or stopped, may take for ever: then a task that is over but for its reply uses no CPU, and its raylet hears so.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 ERROR_BYTES_MAX = 16 << 20
 UNFLUSHED_MAX = 16
 """Answers that may share one send."""
+UNSETTLED_S = 0.05
+"""So long a reply may wait without its task's CPUs being lent."""
 ALONE_US = 200
 """The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
 ANSWERS_NOBODY = 70
@@ -209,6 +212,8 @@ class Answers:
         core = self._core
         spec = call.spec
         kept: list[bytes] = []
+        # What to undo when it is settled.
+        lending = contextlib.ExitStack()
 
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
@@ -216,6 +221,7 @@ class Answers:
             call.to.reply(reply)
             core.references.remove_submitted(kept)
             self.num_unsettled -= 1
+            lending.close()
 
         def handed_over() -> None:
             for value in serialized:
@@ -229,6 +235,8 @@ class Answers:
                 call.to.reply(reply, rings=False)
             else:
                 self.num_unsettled += 1
+                if spec.type == common_pb2.NORMAL_TASK:
+                    lending.callback(core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
                 self._hand_over(call, reply, serialized, kept, handed_over)
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
             # of an actor's short calls may share a send, which does not wait for the end of the next call.
@@ -243,6 +251,13 @@ class Answers:
                 core.reactor.flush()
             else:
                 core.reactor.flush_soon()
+
+    def _lend(self, lending: contextlib.ExitStack) -> None:
+        """A reply waits still. Lock held."""
+        if self._executor.is_resting:
+            lending.callback(self._core.getter.unblock, self._core.getter.block())
+        else:
+            lending.callback(self._core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
 
     def _hand_over(
         self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]

@@ -159,6 +159,11 @@ class Executor:
             self._waiter.set()
 
     @property
+    def is_resting(self) -> bool:
+        """Nothing runs or waits on the main thread."""
+        return self._waiter is not None and not self._queue
+
+    @property
     def is_exiting(self) -> bool:
         return self._exiting
 

@@ -93,18 +93,26 @@ class Getter:
         try:
             if tells:
                 with core.lock:
-                    epoch = self._blocked_epoch
-                    self._num_blocked += 1
-                    if self._num_blocked == 1:
-                        core.raylet.NotifyBlocked.notify(self._notice())
+                    epoch = self.block()
             return core.reactor.wait(waiter, timeout_s)
         finally:
             if epoch >= 0:
                 with core.lock:
-                    if epoch == self._blocked_epoch:
-                        self._num_blocked -= 1
-                        if self._num_blocked == 0:
-                            core.raylet.NotifyUnblocked.notify(self._notice())
+                    self.unblock(epoch)
+
+    def block(self) -> int:
+        """The task's CPUs are free from now on. Returns what `unblock` takes. Lock held."""
+        self._num_blocked += 1
+        if self._num_blocked == 1:
+            self._core.raylet.NotifyBlocked.notify(self._notice())
+        return self._blocked_epoch
+
+    def unblock(self, epoch: int) -> None:
+        """They are in use again, if nothing else waits still. Lock held."""
+        if epoch == self._blocked_epoch:
+            self._num_blocked -= 1
+            if self._num_blocked == 0:
+                self._core.raylet.NotifyUnblocked.notify(self._notice())
 
     def wait_for(self, object_ids: Iterable[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
         """blocking_wait for values. Where all that is missing belongs to others, it may be there already: their owners are given the time

@@ -113,6 +113,8 @@ class Lease:
     granted_at_s: float = 0.0
     # When its holder was asked to end it.
     asked_at_s: float | None = None
+    # Since it said nothing: none of its tasks begins any more.
+    is_closed: bool = False
 
     @property
     def lease_id(self) -> bytes:

@@ -56,6 +56,7 @@ from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling_policy import NodeSnapshot
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
+from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.raylet.worker_ender import WorkerEnder
 from ray_mono.raylet.worker_pool import PoolLimits, WorkerPool
 from ray_mono.rpc.framed import FramedTransport
@@ -107,13 +108,12 @@ class Raylet:
         self._answers = LeaseAnswers()
         self.deaths = DeathReports(self, launcher)
         self.reclaims = ReclaimStreams()
+        self.withdrawals = Withdrawals(self)
         self._will_look = False
         # Ids of the workers that were started, until their exits.
         self._worker_ids: dict[int, bytes] = {}
         grace_s = config.worker_exit_grace_s
-        self._ender = WorkerEnder(
-            transport, launcher, self.clients, self.tasks, grace_s, self._refused_to_end
-        )
+        self._ender = WorkerEnder(transport, launcher, self.clients, self.tasks, grace_s, self._refused_to_end)
         self._listeners: list[Listener] = []
         self._ended = asyncio.Event()
         self._end_reason = ""
@@ -235,6 +235,7 @@ class Raylet:
         self._will_look = False
         if not self._is_stopping:
             self.apply(self.leases.look(self.clock.time_s()))
+            self.withdrawals.look(self.clock.time_s())
 
     def _store_is_full(self, message: str) -> None:
         self.apply([WarnJob(b"", "object_store_full", f"{self.config.host}: {message}")])

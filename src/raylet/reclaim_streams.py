@@ -24,6 +24,10 @@ class ReclaimStreams:
         if queue is not None:
             queue.put_nowait(effect.lease_id)
 
+    def listens(self, requester: int) -> bool:
+        """Whether it hears of reclaims at all."""
+        return requester in self._untold
+
     async def stream(self, requester: int) -> AsyncGenerator[raylet_pb2.ReclaimedLeases, None]:
         """Until it is closed; a second one of a requester replaces the first."""
         queue = self._untold[requester] = asyncio.Queue()

@@ -12,7 +12,6 @@ from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.wire import UnsupportedStrategy, lease_request_from, refusal_reply
-from ray_mono.raylet.withdrawals import withdraw
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -109,12 +108,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def WithdrawTasks(
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:
-        raylet = self._raylet
-        lease = raylet.leases.granted(request.lease_id)
-        process = raylet.clients.get(lease.worker_id) if lease is not None and lease.worker_id else None
-        if lease is None or process is None or process.board is None:
-            return raylet_pb2.WithdrawTasksReply()
-        return await withdraw(process.board, lease.number, request.last)
+        return await self._raylet.withdrawals.withdraw(request.lease_id, request.last)
 
     async def WatchReclaims(
         self, request: common_pb2.Empty, context: CallContext

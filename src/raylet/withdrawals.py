@@ -1,22 +1,74 @@
 """Takes back tasks that a worker has not begun, without asking it: it may be frozen, or stopped (common/start_board.py).
 
-The lease stays: its worker runs what it has begun, or nothing moves it; its holder gives it back when all is answered.
+The lease stays: its worker runs what it has begun, or nothing moves it; its holder gives it back when all is answered. As soon as
+nothing of it runs its CPUs are lent to others.
+
+A holder that others wait for, and that was asked and said nothing for UNANSWERED_S, may be stopped itself (Ctrl-Z at a driver, say): its
+leases are closed the same way, and what it waits for is cancelled. When it goes on it gives them back, and asks anew; what it pushes
+until then is answered unstarted.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from ray_mono.common.start_board import SETTLE_S, BoardOfAnother
 from ray_mono.protobuf import raylet_pb2
+from ray_mono.raylet.leases import Lease, LeaseState
 from ray_mono.raylet.wire import lease_number
 
+if TYPE_CHECKING:
+    from ray_mono.raylet.raylet import Raylet
 
-async def withdraw(board: BoardOfAnother, number: int, last: int) -> raylet_pb2.WithdrawTasksReply:
-    """Closes the lease of a worker unless the last task that was pushed on it has begun. number: the lease's."""
-    lease = lease_number(number)
-    if board.begun(lease) >= last:
-        return raylet_pb2.WithdrawTasksReply()
-    board.close_lease(lease)
-    await asyncio.sleep(SETTLE_S)
-    return raylet_pb2.WithdrawTasksReply(is_closed=True, begun=board.begun(lease))
+UNANSWERED_S = 1.0
+"""Longer than a holder that runs takes to hear of anything, on a busy machine."""
+
+
+class Withdrawals:
+    """Of one raylet."""
+
+    def __init__(self, raylet: Raylet) -> None:
+        self._raylet = raylet
+
+    async def withdraw(self, lease_id: bytes, last: int) -> raylet_pb2.WithdrawTasksReply:
+        """Closes the lease of a worker unless the last task that was pushed on it has begun."""
+        lease = self._raylet.leases.granted(lease_id)
+        board = self._board_of(lease) if lease is not None else None
+        if lease is None or board is None or board.begun(lease_number(lease.number)) >= last:
+            return raylet_pb2.WithdrawTasksReply()
+        board.close_lease(lease_number(lease.number))
+        await asyncio.sleep(SETTLE_S)
+        reply = raylet_pb2.WithdrawTasksReply(is_closed=True, begun=board.begun(lease_number(lease.number)))
+        self._lend(lease, board)
+        return reply
+
+    def look(self, now_s: float) -> None:
+        """Sees to holders that do not answer: to be called every LOOK_S while requests wait, and LOOK_S is more than SETTLE_S."""
+        for lease in self._raylet.leases.leases():
+            if lease.asked_at_s is None or now_s - lease.asked_at_s < UNANSWERED_S:
+                continue
+            board = self._board_of(lease)
+            if board is None or not self._raylet.reclaims.listens(lease.request.requester):
+                continue
+            if lease.is_closed:
+                self._lend(lease, board)
+            else:
+                lease.is_closed = True
+                board.close_lease(lease_number(lease.number))
+                self._cancel_requests(lease.request.requester)
+
+    def _cancel_requests(self, requester: int) -> None:
+        """More leases would only lie there. It asks anew when it goes on."""
+        for lease in self._raylet.leases.leases():
+            if lease.request.requester == requester and lease.state is not LeaseState.GRANTED:
+                self._raylet.cancel_lease(lease.lease_id)
+
+    def _lend(self, lease: Lease, board: BoardOfAnother) -> None:
+        """The lease is closed: what does not run by now never will."""
+        if lease.worker_id is not None and not board.running():
+            self._raylet.worker_blocked(lease.worker_id, lease.lease_id, True)
+
+    def _board_of(self, lease: Lease) -> BoardOfAnother | None:
+        process = self._raylet.clients.get(lease.worker_id) if lease.worker_id is not None else None
+        return process.board if process is not None else None

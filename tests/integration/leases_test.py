@@ -21,7 +21,7 @@ from tests.integration.conftest import NUM_CPUS
 from tests.integration.nothing_left import wait_until
 from tests.integration.scripts import Script
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = pytest.mark.usefixtures("by_value", "leaves_nothing")
 
 
 @ray.remote(max_retries=0)
@@ -159,6 +159,67 @@ def test_the_death_of_a_stopped_worker_costs_what_was_taken_back_no_retry(tmp_pa
     runs = num_runs(tmp_path)
     # It may have died between making its note and writing it.
     assert sorted(runs) in ([1] * len(runs), [0] * len(late) + [1] * (len(runs) - 1)) and len(runs) >= 300
+
+
+def test_a_stopped_worker_that_runs_nothing_holds_no_cpu(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as all_stopped:
+        for pid in set(get([note.remote(tmp_path, number) for number in range(20)])):
+            all_stopped.enter_context(stopped(pid))
+        # Whoever gets them has all of it run by others.
+        get(note.options(num_cpus=NUM_CPUS).remote(tmp_path, 20))
+        get([note.remote(tmp_path, number) for number in range(21, 41)])
+    wait_until(everything_is_free, "every lease ended")
+    assert num_runs(tmp_path) == [1] * 41
+
+
+@ray.remote(num_cpus=0)
+class Submitter:
+    """Has tasks and values of its own."""
+
+    def submit(self, folder: Path) -> int:
+        self.kept = [freeze.remote(folder) for number in range(NUM_CPUS)]
+        self.kept += [note.remote(folder, number) for number in range(10)]
+        return os.getpid()
+
+    def own(self) -> tuple[int, list[Any]]:
+        return os.getpid(), [ray.put("a value")]
+
+    def finish(self) -> None:
+        ray.get(self.kept)
+
+
+def test_leases_of_a_holder_that_is_stopped_lend_their_cpus_when_their_tasks_are_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)
+    submitter = Submitter.remote()
+    pid = get(submitter.submit.remote(tmp_path))
+    wait_until(lambda: not ray.available_resources().get("CPU"), "its tasks have all CPUs")
+    with stopped(pid):
+        large = note.options(num_cpus=NUM_CPUS).remote(tmp_path, 10)
+        assert ray.wait([large], timeout=0)[0] == []
+        os.write(pipe, b"." * NUM_CPUS)
+        get(large)
+    get(submitter.finish.remote())
+    os.close(pipe)
+    wait_until(everything_is_free, "every lease ended")
+    assert num_runs(tmp_path) == [1] * 11
+
+
+def test_a_task_whose_answer_waits_for_an_owner_that_is_stopped_holds_no_cpu(tmp_path: Path) -> None:
+    @ray.remote(num_cpus=NUM_CPUS)
+    def keep(references: list[Any], over: Path) -> None:
+        keep.kept = references  # type: ignore[attr-defined]
+        over.touch()
+
+    submitter = Submitter.remote()
+    pid, own = get(submitter.own.remote())
+    with stopped(pid):
+        keeping = keep.remote(own, tmp_path / "over")
+        wait_until((tmp_path / "over").exists, "it is over, but for the registration with the owner")
+        get(note.options(num_cpus=NUM_CPUS).remote(tmp_path, 0))
+        assert ray.wait([keeping], timeout=0)[0] == []
+    get(keeping)
+    ray.kill(submitter)
 
 
 def test_a_frozen_task_can_be_cancelled_by_force(tmp_path: Path) -> None:

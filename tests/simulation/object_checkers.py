@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ray_mono.common.exceptions import ReferenceCountingAssertionError
+from ray_mono.common.exceptions import RayTaskError, ReferenceCountingAssertionError
 from tests.simulation.loop import SimulationError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class ObjectJournal:
     def error_read(self, reader: SimObjects, error: BaseException) -> None:
         """Somebody reads an object that he holds, or is given its value as an argument, and it is an error."""
         self.errors_read += 1
+        if isinstance(error, RayTaskError):
+            error = error.cause  # of a task that had the object as an argument
         if not isinstance(error, ReferenceCountingAssertionError) or self.connections_break:
             return
         self._living()

@@ -17,6 +17,7 @@ from typing import Any
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.answers import Answers
 from ray_mono.core_worker.arrivals import Arrivals
+from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.ownership import Ownership
 from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
@@ -30,7 +31,7 @@ from tests.simulation.peers import Calls, Peers
 from tests.simulation.process import SimProcess
 
 PLAIN = b"simulated"
-_TEMPLATE = SimpleNamespace(number=0, name="simulated", num_returns=1, on_part=None)
+_TEMPLATE = CallTemplate(common_pb2.TaskSpec(name="simulated", num_returns=1), 0)
 
 
 @dataclass
@@ -89,6 +90,8 @@ class SimObjects:
     # What the parts ask of those neighbours that are not here.
     has_queued = False
     actor = None
+    pid = 0
+    node = SimpleNamespace(host="simulated")
 
     def __init__(self, process: SimProcess, peers: Peers, journal: ObjectJournal) -> None:
         self.process = process
@@ -124,6 +127,10 @@ class SimObjects:
 
     def flush(self) -> None:
         """Messages leave at once."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """Nothing is done about answers that wait for long."""
+        return SimpleNamespace(cancel=lambda: None)
 
     def expect(self, object_id: bytes) -> None:
         """There are no streams."""
@@ -213,13 +220,17 @@ class SimObjects:
         self.references.add_submitted([*by_value, *by_reference])
         args = [common_pb2.TaskArg(reference=self.reference_message(object_id)) for object_id in by_reference]
         args.append(common_pb2.TaskArg(value=self.value_of(by_value)))
-        task = PendingTask(task_id, _TEMPLATE, b"", args, 0, [*by_value, *by_reference])  # type: ignore[arg-type]
+        task = PendingTask(task_id, _TEMPLATE, b"", args, 0, [*by_value, *by_reference])
         [made] = task.return_ids
         self.references.add_owned(made)
         self.memory_store.expect(made)
         self.tasks.add(task)
-        self.tasks.resolve(task, push)
+        self.tasks.resolve(task, push, self._failed)
         return made
+
+    def _failed(self, task: PendingTask, error: bytes) -> None:
+        """An argument is an error."""
+        self._journal.error_read(self, serialization.deserialize(serialization.ERROR, error))
 
     def ended(
         self,
