@@ -35,6 +35,21 @@ assert ray.remote is ray_mono.remote and ray.init is ray_mono.init
     run(code)
 
 
+def test_a_lazy_import_gives_the_same_names() -> None:
+    code = """
+import importlib.util, sys
+spec = importlib.util.find_spec("ray")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+ray = sys.modules["ray"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ray)
+import ray_mono
+assert ray.remote is ray_mono.remote and ray.__version__ == "2.60.0"
+import ray.exceptions
+assert ray.exceptions is ray_mono.exceptions
+"""
+    run(code)
+
+
 def test_modules_keep_their_own_names_and_import_relatives() -> None:
     code = """
 import importlib

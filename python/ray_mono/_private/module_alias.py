@@ -101,16 +101,18 @@ class _View(ModuleType):
 
     def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:
         super().__init__(name, module.__doc__)
-        vars(self).update(own, _module=module, __file__=module.__file__)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return getattr(vars(self)["_module"], name)
-        except (AttributeError, ImportError):
-            # Of a module that somebody put there by hand, the package knows nothing.
-            if (brought := sys.modules.get(f"{self.__name__}.{name}")) is not None:
-                return brought
-            raise
+        def get_attribute(attribute: str) -> Any:
+            try:
+                return getattr(module, attribute)
+            except (AttributeError, ImportError):
+                # Of a module that somebody put there by hand, the package knows nothing.
+                if (brought := sys.modules.get(f"{name}.{attribute}")) is not None:
+                    return brought
+                raise
+
+        # In the module, not in its class: importlib's LazyLoader makes it a plain module.
+        vars(self).update(own, _module=module, __file__=module.__file__, __getattr__=get_attribute)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in vars(self) or name.startswith("__"):
