@@ -9,6 +9,7 @@ connection broke) may be in the middle of a task that is run again elsewhere, an
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LAST_WORDS_S = 0.1
 LOST_WAIT_S = 1.0
 """For the end of a worker that its lessee lost; beyond the wait for its exit status."""
 
@@ -40,6 +42,12 @@ class DeathReports:
 
     def exited(self, exit_: WorkerExit) -> None:
         self._exits.happened(exit_.startup_token, exit_)
+
+    async def hear_out(self, process: ClientProcess) -> None:
+        """It has ended. What it said last (that it leaves, say) may not be read yet. After that its connection ends, unless something that
+        it started holds the other end."""
+        await asyncio.sleep(LAST_WORDS_S)
+        process.connection.close()
 
     async def report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:
         """connection_end: how its connection ended. end_reason: why the raylet ended it; empty where it did not."""

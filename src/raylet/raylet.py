@@ -327,9 +327,7 @@ class Raylet:
         self.deaths.exited(exit_)
         process = self.clients.get(worker_id)
         if process is not None:
-            self._died(process, exit_.message)
-            # Something that it started may still hold the other end.
-            process.connection.close()
+            self.tasks.spawn(self.deaths.hear_out(process), f"hear out {worker_id.hex()[:8]}")
         else:
             self.apply(self.leases.worker_died(worker_id, exit_.message, self.clock.time_s()))
 
