@@ -93,18 +93,20 @@ def _unpickle() -> Careful:
 def test_a_task_of_which_an_argument_failed_fails_at_once_and_nobody_runs_it(is_there: bool) -> None:
     scene = Scene()
     error = RayTaskError("make", "its traceback", Careful("of the user's"), pid=3)
+    made = serialization.serialize_error(error)
+    Careful.unpickled = 0
     if is_there:
-        scene.put(b"b", error)
+        scene.store.put_inline(b"b", made.metadata, made.to_bytes())
     scene.resolve()
     if not is_there:
-        scene.put(b"b", error)
+        scene.store.put_inline(b"b", made.metadata, made.to_bytes())
     assert scene.failed == [scene.task] and not scene.went_on and not scene.manager.pending
     # Under our lock: the user's code has not run, and runs when somebody reads the error.
     assert Careful.unpickled == 0
-    made = scene.error()
-    assert isinstance(made, RayTaskError) and isinstance(made.as_instanceof_cause(), Careful)
-    assert (made.function_name, made.pid) == ("use", 7)
-    assert f"{ARGUMENT_FAILED}:\nray_mono::make() (pid=3)\nits traceback" in str(made)
+    read = scene.error()
+    assert isinstance(read, RayTaskError) and isinstance(read.as_instanceof_cause(), Careful)
+    assert (read.function_name, read.pid) == ("use", 7)
+    assert f"{ARGUMENT_FAILED}:\nray_mono::make() (pid=3)\nits traceback" in str(read)
     Careful.unpickled = 0
     scene.put(b"a", 1)
     assert len(scene.failed) == 1
