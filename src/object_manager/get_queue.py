@@ -91,7 +91,6 @@ class GetQueue:
         self._node_id = node_id
         self._next_number = 1
         self._gets: dict[int, _Get] = {}
-        self._may_leave: dict[int, _Get] = {}  # those that have a room_timeout_s, and perhaps some that are over
         self._waiting_for: dict[ObjectKey, dict[int, None]] = {}
         self._deadlines: list[tuple[float, int]] = []
 
@@ -134,8 +133,6 @@ class GetQueue:
             self._waiting_for.setdefault(object_id, {})[get.number] = None
         if timeout_s is not None:
             heapq.heappush(self._deadlines, (now_s + timeout_s, get.number))
-        if room_timeout_s is not None:
-            self._may_leave[get.number] = get
         return get.number, effects
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> list[GetEffect]:
@@ -205,12 +202,11 @@ class GetQueue:
     def _room_deadlines(
         self, short_since_s: Callable[[ObjectKey], float | None]
     ) -> Iterator[tuple[float, _Get, ObjectKey]]:
-        for number, get in list(self._may_leave.items()):
-            if number not in self._gets:
-                del self._may_leave[number]
+        for get in self._gets.values():
+            if get.room_timeout_s is None:
                 continue
             short = [(since, object_id) for object_id in get.missing if (since := short_since_s(object_id)) is not None]
-            if short and get.room_timeout_s is not None:
+            if short:
                 since, object_id = min(short)
                 yield max(since, get.started_s) + get.room_timeout_s, get, object_id
 

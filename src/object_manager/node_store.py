@@ -346,7 +346,8 @@ class NodeStore:
     def _set_timer(self) -> None:
         """One timer, for the earliest deadline of all machines."""
         pressure_s = self._pressure.next_deadline_s(self.creates.oldest_s)
-        room_s = self.gets.next_room_deadline_s(self.pulls.short_since_s)
+        # All waiting Gets are gone through, so only where somebody is.
+        room_s = self.gets.next_room_deadline_s(self.pulls.short_since_s) if self.pulls.is_short_of_memory else None
         deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, room_s, self.pulls.next_deadline_s, pressure_s)
         earliest_s = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._timer is not None:

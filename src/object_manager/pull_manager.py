@@ -101,6 +101,10 @@ class PullManager:
     def next_deadline_s(self) -> float | None:
         return min((pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None), default=None)
 
+    @property
+    def is_short_of_memory(self) -> bool:
+        return bool(self._short_of_memory)
+
     def short_since_s(self, object_id: ObjectKey) -> float | None:
         """Since when the object waits for room, or behind one that does; None where it waits for something else."""
         pull = self._pulls.get(object_id)
