@@ -182,7 +182,8 @@ class RayTaskError(RayError):
         # Not __reduce__: a cause's type may define __reduce_ex__, which pickle prefers.
         fields = _fields(self)
         cause = fields.pop("cause")
-        packed = cause if isinstance(cause, PackedCause) else PackedCause(_pack_cause(cause), raw_error.text_of(cause))
+        is_packed = raw_error.is_a(cause, PackedCause)
+        packed = cause if is_packed else PackedCause(_pack_cause(cause), raw_error.text_of(cause))
         return _rebuild, (fields, packed.packed, packed.text, type(self) is not RayTaskError)
 
 
