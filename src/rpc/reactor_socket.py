@@ -19,7 +19,9 @@ from ray_mono.rpc.reactor import Reactor
 
 logger = logging.getLogger(__name__)
 
-READ_BYTES = 1 << 18
+# Below 128 KiB, from where on malloc maps what it gives: then each read, whatever its size, is mmap, mremap and munmap as well,
+# which cost a call and its answer a quarter of their time.
+READ_BYTES = 1 << 16
 OUT_BYTES_MAX = 1 << 31
 # Frames smaller than this are joined into one send.
 JOIN_BYTES = 1 << 16
