@@ -93,6 +93,8 @@ class Reactor:
         self._dirty: list[Flushable] = []
         self._timers = Timers()
         self._late_flush: Timer | None = None
+        # Since it was last looked at something was left to it.
+        self._flushes_late = False
         self._main_ident = threading.main_thread().ident
         self._lead = Lead()
         self._poll_until_s = 0.0  # when the leader's poll ends by itself
@@ -319,11 +321,14 @@ class Reactor:
 
     def flush_soon(self) -> None:
         """What was buffered without a ring goes within LATE_FLUSH_S; what others buffer meanwhile goes with it."""
+        self._flushes_late = True
         if self._lead.nap and self._late_flush is None:
             self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late)
 
     def _flush_late(self) -> None:
-        self._late_flush = None  # the turn that this runs in flushes
+        """The turn that this runs in flushes. While there is more each time the leader looks by itself: rings cost as much as calls."""
+        is_busy, self._flushes_late = self._flushes_late, False
+        self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late) if is_busy else None
 
     def flush(self) -> None:
         while self._dirty:
