@@ -210,6 +210,29 @@ class Answers:
 
     def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         core = self._core
+        with core.lock:
+            core.drain()
+            if not task.held and not task.arrived and not any(value.nested for value in serialized):
+                call.to.reply(reply, rings=False)
+            else:
+                self._settle_first(call, task, reply, serialized)
+            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
+            # of an actor's short calls may share a send, which does not wait for the end of the next call.
+            self._num_unflushed += 1
+            if (
+                not self._executor.has_queued
+                or call.spec.type != common_pb2.ACTOR_TASK
+                or task.run_us >= ALONE_US
+                or self._num_unflushed >= UNFLUSHED_MAX
+            ):
+                self._num_unflushed = 0
+                core.reactor.flush()
+            else:
+                core.reactor.flush_soon()
+
+    def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """There are references: it is answered when owners know who has them. Lock held."""
+        core = self._core
         spec = call.spec
         kept: list[bytes] = []
         # What to undo when it is settled.
@@ -229,28 +252,10 @@ class Answers:
             core.drain()
             core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
 
-        with core.lock:
-            core.drain()
-            if not task.held and not task.arrived and not any(value.nested for value in serialized):
-                call.to.reply(reply, rings=False)
-            else:
-                self.num_unsettled += 1
-                if spec.type == common_pb2.NORMAL_TASK:
-                    lending.callback(core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
-                self._hand_over(call, reply, serialized, kept, handed_over)
-            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
-            # of an actor's short calls may share a send, which does not wait for the end of the next call.
-            self._num_unflushed += 1
-            if (
-                not self._executor.has_queued
-                or spec.type != common_pb2.ACTOR_TASK
-                or task.run_us >= ALONE_US
-                or self._num_unflushed >= UNFLUSHED_MAX
-            ):
-                self._num_unflushed = 0
-                core.reactor.flush()
-            else:
-                core.reactor.flush_soon()
+        self.num_unsettled += 1
+        if spec.type == common_pb2.NORMAL_TASK:
+            lending.callback(core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
+        self._hand_over(call, reply, serialized, kept, handed_over)
 
     def _lend(self, lending: contextlib.ExitStack) -> None:
         """A reply waits still. Lock held."""

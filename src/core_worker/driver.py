@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from ray_mono.core_worker.termination import DriverExit
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc import signal_handlers
+from ray_mono.rpc.interruption import strike_main_thread
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError
@@ -136,23 +136,14 @@ def _install_interrupt(core: CoreWorker) -> None:
     core.on_shutdown.append(lambda: _restore_interrupt(handler))
 
 
-class InterruptHandler:
-    """A driver's handler of SIGINT.
-
-    The interpreter looks up its `__call__`, which decides, and calls what that gives: the interpreter's own handler raises, so that no
-    frame of ours stands below the user's in the traceback of a Ctrl-C.
-    """
+class InterruptHandler(signal_handlers.DecidingHandler):
+    """A driver's handler of SIGINT: the interpreter's own raises."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
         self._is_again = False
 
-    @property
-    def __call__(self) -> Callable[[int, FrameType | None], object]:
-        return self.decide(sys._getframe(1))
-
-    def decide(self, frame: FrameType | None) -> Callable[[int, FrameType | None], object]:
-        """What handles an interrupt that came while `frame` ran."""
+    def decide(self, frame: FrameType | None) -> signal_handlers.Handler:
         reactor = self._reactor
         is_repeated, self._is_again = self._is_again, False
         if is_repeated and not reactor.interrupted:
@@ -168,7 +159,7 @@ class InterruptHandler:
         present: Any = signal.getsignal(signal.SIGINT)
         if self._reactor.interrupted and present is self:
             self._is_again = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            strike_main_thread(signal.SIGINT)
 
 
 def _has_come(signum: int, frame: FrameType | None) -> None: ...

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.core_worker.call import Reply
 from ray_mono.protobuf import common_pb2
+from ray_mono.rpc.interruption import strike_main_thread
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.context import TaskContext
@@ -89,7 +90,7 @@ class Interrupts:
 
     def _send(self, task: TaskContext) -> None:
         if self._wanted is task and self.interruptible is task:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            strike_main_thread(signal.SIGINT)
             self._core.reactor.call_later(AGAIN_S, lambda: self._send(task))
 
     def on_signal(self, signum: int, frame: Any) -> None:

@@ -28,13 +28,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ray_mono.core_worker.interrupts import AGAIN_S
+from ray_mono.rpc.interruption import strike_main_thread
+
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.executor import Executor
 
 logger = logging.getLogger(__name__)
 
-AGAIN_S = 0.01
 CALLS_POLL_S = 0.01
 
 
@@ -91,10 +93,9 @@ class SafeExit:
         """At the first signal."""
 
     def _insist(self) -> None:
-        main = threading.main_thread().ident or 0
         time.sleep(AGAIN_S)
         while not self.has_struck:
-            signal.pthread_kill(main, signal.SIGTERM)
+            strike_main_thread(signal.SIGTERM)
             time.sleep(AGAIN_S)
 
 

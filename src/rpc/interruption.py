@@ -8,7 +8,9 @@ user's code calls of it as the user's; pickling runs code of the user's, and oth
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from types import FrameType
 
 _OURS = ("ray_mono.core_worker.", "ray_mono.rpc.", "ray_mono.common.", "ray_mono.protobuf.")
@@ -24,3 +26,8 @@ def is_in_runtime(frame: FrameType | None) -> bool:
             return False
         frame = frame.f_back
     return False
+
+
+def strike_main_thread(signum: int) -> None:
+    """Sends this process the signal so that its main thread takes it, whose system call ends."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signum)

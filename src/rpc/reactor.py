@@ -192,10 +192,10 @@ class Reactor:
         """For a signal handler on the main thread that interrupted `frame`: whether it may raise, and leaves nothing of ours half
         changed. True in a wait once: then it has to raise.
         """
-        if self._is_at_rest:
+        may = self.may_run_handler(frame)
+        if may:
             self._is_at_rest = False
-            return True
-        return not self.lock._is_owned() and not is_in_runtime(frame)  # type: ignore[attr-defined]
+        return may
 
     def may_run_handler(self, frame: FrameType | None) -> bool:
         """The same for a handler that may raise, call the API, or neither."""

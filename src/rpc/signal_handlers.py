@@ -29,6 +29,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from ray_mono.rpc.interruption import strike_main_thread
 from ray_mono.rpc.reactor import Reactor
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -39,18 +40,9 @@ LOOK_S: Final = 0.5
 _HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
 
 
-class Deferred:
-    """Stands in a handler's place.
-
-    The interpreter looks up its `__call__`, which decides, and calls what that gives: the user's handler itself, so that no frame of
-    ours stands between the user's in a traceback.
-    """
-
-    def __init__(self, handler: Handler, reactor: Reactor) -> None:
-        self.handler = handler
-        self._reactor = reactor
-        # Since when it waits for its time; None while it does not.
-        self._since_s: float | None = None
+class DecidingHandler:
+    """The interpreter looks up a handler's `__call__`, which decides here, and calls what that gives: so no frame of ours stands in the
+    traceback of what that raises."""
 
     @property
     def __call__(self) -> Handler:
@@ -58,6 +50,19 @@ class Deferred:
 
     def decide(self, frame: FrameType | None) -> Handler:
         """What handles a signal that came while `frame` ran."""
+        raise NotImplementedError
+
+
+class Deferred(DecidingHandler):
+    """Stands in a handler's place."""
+
+    def __init__(self, handler: Handler, reactor: Reactor) -> None:
+        self.handler = handler
+        self._reactor = reactor
+        # Since when it waits for its time; None while it does not.
+        self._since_s: float | None = None
+
+    def decide(self, frame: FrameType | None) -> Handler:
         reactor, now_s = self._reactor, time.monotonic()
         if not (reactor.is_closed or reactor.may_run_handler(frame)):
             if self._since_s is None:
@@ -79,7 +84,7 @@ def _again(signum: int, frame: FrameType | None) -> None:
 def _send_again(signum: int) -> None:
     time.sleep(AGAIN_S)
     with contextlib.suppress(ProcessLookupError):
-        signal.pthread_kill(threading.main_thread().ident or 0, signum)
+        strike_main_thread(signum)
 
 
 def _is_users(handler: Any) -> bool:
