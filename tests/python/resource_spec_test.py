@@ -67,11 +67,12 @@ def test_limits_of_a_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "memory.max").write_text(f"{3 << 20}\n")
     (tmp_path / "memory.current").write_text(f"{1 << 20}\n")
     assert resource_spec.usable_cpus() == 1
-    assert resource_spec.available_memory_bytes() == 2 << 20
+    assert resource_spec.machine_memory() == resource_spec.MachineMemory(total_bytes=3 << 20, available_bytes=2 << 20)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert resource_spec.usable_cpus() == len(os.sched_getaffinity(0))
-    assert resource_spec.available_memory_bytes() > 2 << 20
+    memory = resource_spec.machine_memory()
+    assert memory.total_bytes >= memory.available_bytes > 2 << 20
 
 
 def test_gpus_are_those_that_cuda_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

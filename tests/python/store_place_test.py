@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_mono._private import store_place
+from ray_mono._private.resource_spec import MachineMemory
 from ray_mono._private.store_place import SHARED_MEMORY, StorePlace, place_store, room_bytes
 
 GB = 10**9
@@ -22,11 +23,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., St
     """machine(wanted, free memory, room in shared memory, room on the disk): what place_store says there."""
     monkeypatch.delenv(store_place.ALLOW_SLOW_VARIABLE, raising=False)
 
-    def place(wanted: Any, free: int, in_memory: int, on_disk: int) -> StorePlace:
+    def place(wanted: Any, free: int, in_memory: int, on_disk: int, total: int = 1000 * GB) -> StorePlace:
         monkeypatch.setattr(
             store_place, "room_bytes", lambda path: in_memory if path == SHARED_MEMORY else on_disk
         )
-        return place_store(wanted, free, tmp_path / "not" / "yet")
+        return place_store(wanted, MachineMemory(total, free), tmp_path / "not" / "yet")
 
     return place
 
@@ -102,7 +103,18 @@ def test_shared_memory_that_is_missing_has_no_room_and_is_told_as_missing(
     assert room_bytes(tmp_path / "missing") == 0
     monkeypatch.setattr(store_place, "SHARED_MEMORY", tmp_path / "missing")
     with caplog.at_level(logging.WARNING):
-        assert not place_store(2 << 20, 10 * GB, tmp_path).is_in_shared_memory
+        assert not place_store(2 << 20, MachineMemory(20 * GB, 10 * GB), tmp_path).is_in_shared_memory
     assert len(caplog.messages) == 1 and f"{tmp_path}/missing is missing" in caplog.messages[0]
     with pytest.raises(ValueError, match="missing is missing"):
-        place_store(1 << 60, 10 * GB, tmp_path)
+        place_store(1 << 60, MachineMemory(1 << 61, 10 * GB), tmp_path)
+
+
+def test_more_than_the_machine_has_is_refused_wherever_it_would_lie(
+    machine: Callable[..., StorePlace],
+) -> None:
+    assert machine(4 * GB, 1 * GB, 8 * GB, 30 * GB, total=4 * GB).is_in_shared_memory
+    with pytest.raises(
+        ValueError,
+        match="object_store_memory is 4000000001 bytes.*has only 4000000000 of memory: ask for less",
+    ):
+        machine(4 * GB + 1, 1 * GB, 8 * GB, 30 * GB, total=4 * GB)

@@ -18,7 +18,7 @@ from ray_mono._private import elsewhere, ray_children
 from ray_mono._private.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.parameter import RayParams
 from ray_mono._private.ports import reserve_port
-from ray_mono._private.resource_spec import available_memory_bytes, node_resources
+from ray_mono._private.resource_spec import machine_memory, node_resources
 from ray_mono._private.session import (
     NodePaths,
     Session,
@@ -84,7 +84,7 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
         secret = generate_secret()
     port = _reserve(host, params.gcs_server_port, reserved)
     base = base_directory(params.temp_dir)
-    store = place_store(params.object_store_memory, available_memory_bytes(), base)
+    store = place_store(params.object_store_memory, machine_memory(), base)
     resources, ports = _resources(params, host, store, is_head=True), _ports(params, host, reserved)
     session = create_session(base)
     write_secret(str(session.path / TOKEN_FILE_NAME), secret)
@@ -106,7 +106,7 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     check_versions(f"the cluster at {params.gcs_address}", info.version, info.python_version)
     host = params.node_ip_address or node_ip_address(parse_address(params.gcs_address)[0])
     base = base_directory(params.temp_dir)
-    store = place_store(params.object_store_memory, available_memory_bytes(), base)
+    store = place_store(params.object_store_memory, machine_memory(), base)
     resources, ports = _resources(params, host, store, is_head=False), _ports(params, host, reserved)
     try:
         session: Session | None = open_session(Path(session_dir or info.session_dir))

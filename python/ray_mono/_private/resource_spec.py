@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -39,7 +40,9 @@ def node_resources(
     amounts: dict[str, float] = {
         "CPU": usable_cpus() if num_cpus is None else num_cpus,
         "GPU": visible_gpus() if num_gpus is None else num_gpus,
-        "memory": int(available_memory_bytes() * MEMORY_SHARE) if memory_bytes is None else memory_bytes,
+        "memory": int(machine_memory().available_bytes * MEMORY_SHARE)
+        if memory_bytes is None
+        else memory_bytes,
         "object_store_memory": object_store_bytes,
     }
     for name in custom or {}:
@@ -67,12 +70,19 @@ def usable_cpus() -> int:
     return count if quota is None else max(1, min(count, math.ceil(quota)))
 
 
-def available_memory_bytes() -> int:
-    """Memory that programs can still get, on the machine and in the container."""
-    available = 0
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
+@dataclass(frozen=True)
+class MachineMemory:
+    """What this process may use: of the machine, and in the container."""
+
+    total_bytes: int
+    available_bytes: int
+    """What programs can still get of it."""
+
+
+def machine_memory() -> MachineMemory:
+    """As it is now."""
+    sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     for directory in _cgroup_directories("memory"):
         for limit_name, usage_name in (
             ("memory.max", "memory.current"),
@@ -80,8 +90,9 @@ def available_memory_bytes() -> int:
         ):
             limit, usage = _read(directory / limit_name), _read(directory / usage_name)
             if limit.isdigit() and usage.isdigit():
+                total = min(total, int(limit))
                 available = min(available, max(0, int(limit) - int(usage)))
-    return available
+    return MachineMemory(total, available)
 
 
 def visible_gpus() -> int:

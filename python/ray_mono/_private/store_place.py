@@ -3,7 +3,7 @@
 The file lies in shared memory if that has room for the whole store, and else in the session's directory, with one
 warning: a disk is slower, and a store that is smaller than it says fails far from its cause. What nobody asked for is
 30 % of the free memory, but not more than 10 GB unless shared memory has room for it. Who asks for more than 10 GB
-that would lie on a disk has to say that slow storage is meant.
+that would lie on a disk has to say that slow storage is meant. More than the machine's memory is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ray_mono._private.resource_spec import MachineMemory
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +43,20 @@ class StorePlace:
     """Else the file lies in the session's directory."""
 
 
-def place_store(wanted_bytes: Any, free_memory_bytes: int, base: Path) -> StorePlace:
+def place_store(wanted_bytes: Any, memory: MachineMemory, base: Path) -> StorePlace:
     """wanted_bytes: None for the default. base: where sessions lie.
 
     Raises ValueError naming object_store_memory where nothing can hold so much.
     """
     in_memory, on_disk = room_bytes(SHARED_MEMORY), room_bytes(_existing(base))
     if wanted_bytes is None:
-        size_bytes = min(int(free_memory_bytes * STORE_SHARE), STORE_BYTES_MAX)
+        size_bytes = min(int(memory.available_bytes * STORE_SHARE), STORE_BYTES_MAX)
         size_bytes = min(size_bytes, max(SLOW_BYTES_MAX, int(in_memory * ROOM_SHARE)))
         if size_bytes > max(in_memory, on_disk * ROOM_SHARE):
             size_bytes = int(max(in_memory, on_disk) * ROOM_SHARE)
         size_bytes = max(size_bytes, STORE_BYTES_MIN)
     else:
-        size_bytes = _checked(wanted_bytes)
+        size_bytes = _checked(wanted_bytes, memory)
     if size_bytes <= in_memory:
         return StorePlace(size_bytes, True)
     if size_bytes > on_disk:
@@ -90,11 +92,16 @@ def room_bytes(directory: Path) -> int:
     return statistics.f_bavail * statistics.f_frsize
 
 
-def _checked(wanted: Any) -> int:
+def _checked(wanted: Any, memory: MachineMemory) -> int:
     is_number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool) and math.isfinite(wanted)
     if not is_number or wanted < STORE_BYTES_MIN:
         raise ValueError(
             f"object_store_memory must be a number of bytes, at least {STORE_BYTES_MIN}, got {wanted!r}"
+        )
+    if wanted > memory.total_bytes:
+        raise ValueError(
+            f"object_store_memory is {int(wanted)} bytes, but this machine, or container, has only"
+            f" {memory.total_bytes} of memory: ask for less"
         )
     return int(wanted)
 
