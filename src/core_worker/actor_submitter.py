@@ -130,13 +130,13 @@ class ActorSubmitter:
 
     def _push(self, actor: Actor, task: PendingTask) -> None:
         assert actor.peer is not None and actor.worker is not None
-        task.request.sequence_number = actor.sequence_number
+        request, worker = task.request, actor.worker
+        request.sequence_number = actor.sequence_number
         actor.sequence_number += 1
         actor.sent(task)
-        worker = actor.worker
         actor.peer.push(
             task.template,
-            task.request,
+            request,
             lambda reply, error: self._on_reply(actor, worker, task, reply, error),
         )
 
