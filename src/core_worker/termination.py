@@ -7,8 +7,10 @@ A worker, for its cluster, is then killed by that signal, which is a crash:
     calls of an actor beside others    run to their end, however long that takes, and are answered
     the end itself, a second SIGTERM   nothing: the end goes on
 
-From the first signal on no other call begins. In a driver SystemExit(15) is raised on the main thread, once, unless the program handles the
-signal; later ones have no effect.
+From the first signal on no other call begins.
+
+In a driver SystemExit(15) is raised on the main thread, unless the program handles the signal. If the program catches it and goes on,
+the next signal strikes again. Once the driver leaves its cluster they have no effect.
 
 A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also when it comes before the fork
 has returned, when Python forgets signals that it has a handler for.
@@ -66,13 +68,16 @@ def _see_to_forks() -> None:
 
 
 class SafeExit:
-    """A handler of SIGTERM for the main thread. Raises SystemExit(status) once, where it may."""
+    """A handler of SIGTERM for the main thread. Raises SystemExit(status) where it may: once, or once a signal."""
 
-    def __init__(self, core: CoreWorker, status: int) -> None:
+    def __init__(self, core: CoreWorker, status: int, strikes_again: bool) -> None:
         self._core = core
         self._status = status
+        self._strikes_again = strikes_again
         self.is_wanted = False
         self.has_struck = False
+        # The next signal is the last one, sent again.
+        self._is_echo = False
 
     def install(self) -> None:
         """From here on SIGTERM comes here."""
@@ -81,13 +86,20 @@ class SafeExit:
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler. Raises SystemExit."""
-        if not self.is_wanted:
+        is_echo, self._is_echo = self._is_echo, False
+        is_first = not self.is_wanted
+        if is_first:
             self.is_wanted = True
             self.begin()
-            _thread.start_new_thread(self._insist, ())  # threading's own may hold its locks right now
-        if not self.has_struck and self._core.reactor.may_interrupt(frame):
+        if self.has_struck and self._strikes_again and not is_echo:
+            is_first, self.has_struck = True, False
+        if self.has_struck:
+            return
+        if self._core.reactor.may_interrupt(frame):
             self.has_struck = True
             raise SystemExit(self._status)
+        if is_first:
+            _thread.start_new_thread(self._insist, ())  # threading's own may hold its locks right now
 
     def begin(self) -> None:
         """At the first signal."""
@@ -95,6 +107,7 @@ class SafeExit:
     def _insist(self) -> None:
         time.sleep(AGAIN_S)
         while not self.has_struck:
+            self._is_echo = True
             strike_main_thread(signal.SIGTERM)
             time.sleep(AGAIN_S)
 
@@ -103,7 +116,7 @@ class Termination(SafeExit):
     """Of one worker."""
 
     def __init__(self, core: CoreWorker, executor: Executor) -> None:
-        super().__init__(core, status=1)
+        super().__init__(core, status=1, strikes_again=False)
         self._executor = executor
 
     def begin(self) -> None:
@@ -123,7 +136,7 @@ class DriverExit(SafeExit):
     """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main thread."""
 
     def __init__(self, core: CoreWorker) -> None:
-        super().__init__(core, status=int(signal.SIGTERM))
+        super().__init__(core, status=int(signal.SIGTERM), strikes_again=True)
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -133,7 +146,7 @@ class DriverExit(SafeExit):
 
     def _restore(self) -> None:
         """Not after a signal: _insist may have sent another."""
-        self.has_struck = True
+        self.has_struck, self._strikes_again = True, False
         is_ours = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGTERM) == self.on_signal

@@ -163,6 +163,29 @@ finally:
     assert script.output.split()[-4:] == ["finally", "at", "exit", "True"]
 
 
+def test_a_driver_that_caught_a_sigterm_and_went_on_is_struck_by_the_next(start: Any) -> None:
+    script = start("""
+import time
+import ray_mono as ray
+
+ray.init(num_cpus=1)
+slow = ray.remote(time.sleep).remote(1000)
+for wait in [ray.get, lambda ref: time.sleep(1000), ray.get, ray.get]:
+    try:
+        print("waits", flush=True)
+        wait(slow)
+    except SystemExit as error:
+        print("caught", error.code, flush=True)
+print("ends", flush=True)
+""")
+    for _ in range(4):
+        script.wait_for_line("waits")
+        os.kill(script.pid, signal.SIGTERM)
+        script.wait_for_line("caught 15")
+    script.wait_for_line("ends")
+    assert script.wait() == 0
+
+
 def test_everything_a_driver_started_is_gone_when_it_is_killed(start: Any, session_base: Path) -> None:
     source = """
         import os, subprocess, sys, time
