@@ -1,4 +1,4 @@
-"""A driver's membership: its job and Ctrl-C. What it prints for others is in driver_messages.py."""
+"""A driver's membership and its job. What it prints for others is in driver_messages.py."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import json
 import logging
 import os
 import random
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.driver_messages import DriverMessages
-from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.core_worker.membership import Membership
 from ray_mono.core_worker.termination import DriverExit
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc import signal_handlers
-from ray_mono.rpc.interruption import strike_main_thread
-from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError
 
@@ -76,10 +70,9 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     messages = DriverMessages(core, config.on_error, config.on_log)
     messages.subscribe()
     core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
-    _install_interrupt(core)
     DriverExit(core)
     core.reactor.look_s = signal_handlers.LOOK_S
-    core.on_shutdown.append(signal_handlers.install(core.reactor))
+    core.on_shutdown.append(signal_handlers.install(core.reactor, interrupts=True))
     return core
 
 
@@ -121,50 +114,3 @@ def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
     )
     for task in list(core.tasks.pending.values()):
         core.tasks.fail(task, LocalRayletDiedError())
-
-
-def _install_interrupt(core: CoreWorker) -> None:
-    """Ctrl-C must not strike while our state is half changed. Only where nobody else handles it."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        return
-
-    handler: Any = InterruptHandler(core.reactor)
-    signal.signal(signal.SIGINT, handler)
-    core.on_shutdown.append(lambda: _restore_interrupt(handler))
-
-
-class InterruptHandler(signal_handlers.DecidingHandler):
-    """A driver's handler of SIGINT: the interpreter's own raises."""
-
-    def __init__(self, reactor: Reactor) -> None:
-        self._reactor = reactor
-        self._is_again = False
-
-    def decide(self, frame: FrameType | None) -> signal_handlers.Handler:
-        reactor = self._reactor
-        is_repeated, self._is_again = self._is_again, False
-        if is_repeated and not reactor.interrupted:
-            return _has_come  # a wait has raised it
-        if reactor.is_closed or reactor.takes_interrupt(frame):
-            return signal.default_int_handler
-        with reactor.lock:
-            reactor.call_later(AGAIN_S, self._again)
-        return _has_come
-
-    def _again(self) -> None:
-        """For code that does not wait."""
-        present: Any = signal.getsignal(signal.SIGINT)
-        if self._reactor.interrupted and present is self:
-            self._is_again = True
-            strike_main_thread(signal.SIGINT)
-
-
-def _has_come(signum: int, frame: FrameType | None) -> None: ...
-
-
-def _restore_interrupt(handler: Any) -> None:
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is handler:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

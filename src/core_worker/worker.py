@@ -60,7 +60,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     core.executor = executor
     signal.signal(signal.SIGINT, executor.interrupts.on_signal)
     executor.termination.install()
-    signal_handlers.install(core.reactor)
+    signal_handlers.install(core.reactor, interrupts=False)
     current.set(core)
     core.getter.tells_raylet = True
     core.getter.before_blocking = before_blocking(executor)

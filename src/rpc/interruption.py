@@ -3,7 +3,8 @@
 A handler runs between any two steps of the main thread. In our code it would leave things half done: a pin without a
 view, a count without its reference. So an interrupt that comes while our code runs is noted, to be raised by the next
 wait, or as soon as the user's code runs again. What our code calls of the standard library counts as ours, what the
-user's code calls of it as the user's; pickling runs code of the user's, and other libraries'.
+user's code calls of it as the user's, but for the calls of finalizers: what these raise is shown and dropped, so the
+interrupt would be lost, and what the finalizer was to do. Pickling runs code of the user's, and other libraries'.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import threading
 from types import FrameType
 
 _OURS = ("ray_mono.core_worker.", "ray_mono.rpc.", "ray_mono.common.", "ray_mono.protobuf.")
+_FINALIZING = ("weakref", "_weakrefset")
 
 
 def is_in_runtime(frame: FrameType | None) -> bool:
     """Whether the code that a signal interrupted is the runtime's."""
     while frame is not None:
         name = frame.f_globals.get("__name__") or ""
-        if name.startswith(_OURS):
+        if name.startswith(_OURS) or name in _FINALIZING:
             return True
         if name.partition(".")[0] not in sys.stdlib_module_names:
             return False

@@ -7,9 +7,12 @@ Ray that cannot happen, since its steps are not Python's. So while a core worker
     the main thread is in the user's code, or at rest in a wait ──► at once
     it is in the runtime's code (interruption.py) ──► the same signal again, AGAIN_S later; after LATE_S at once, whatever that breaks
 
-The standard library has no place that hears of new handlers: so signal.signal and signal.getsignal are replaced meanwhile. What they
-take and give is what the user set. What was imported from there before (`from signal import signal`) sets handlers as ever. Handlers
-that were set before `install` are called through Deferred as well, but for our own, which know what they do.
+A driver's SIGINT without a handler of the user's, which raises KeyboardInterrupt, is never late: Interrupts notes it for the next wait.
+
+The standard library has no place that hears of new handlers. But its `signal` module is Python around the C module `_signal`, which it
+looks up at each call: that is replaced in it meanwhile. So also who imported `signal.signal` before sets handlers through here (a
+notebook's kernel does, around each cell). What it takes and gives is what the user set. Handlers that were set before `install` are
+called through here as well, but for our own, which know what they do.
 
 A signal that arrives after the interpreter's last look for one and before the system call of a wait does not end that call (another
 thread may have taken it, too). A wake-up descriptor would; but there is one in a process, and it is asyncio's, or the user's. So a
@@ -18,6 +21,7 @@ driver's main thread looks every LOOK_S where it waits for longer (Reactor.look_
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import contextlib
 import functools
@@ -26,7 +30,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
 from ray_mono.rpc.interruption import strike_main_thread
@@ -35,6 +39,7 @@ from ray_mono.rpc.reactor import Reactor
 Handler = Callable[[int, FrameType | None], Any]
 
 AGAIN_S: Final = 0.002
+INTERRUPT_AGAIN_S: Final = 0.01
 LATE_S: Final = 2.0
 LOOK_S: Final = 0.5
 _HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
@@ -43,6 +48,12 @@ _HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
 class DecidingHandler:
     """The interpreter looks up a handler's `__call__`, which decides here, and calls what that gives: so no frame of ours stands in the
     traceback of what that raises."""
+
+    handler: Handler
+    """What the user set, and sees."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
 
     @property
     def __call__(self) -> Handler:
@@ -54,16 +65,16 @@ class DecidingHandler:
 
 
 class Deferred(DecidingHandler):
-    """Stands in a handler's place."""
+    """Stands in the place of a handler of the user's."""
 
     def __init__(self, handler: Handler, reactor: Reactor) -> None:
+        super().__init__(reactor)
         self.handler = handler
-        self._reactor = reactor
         # Since when it waits for its time; None while it does not.
         self._since_s: float | None = None
 
     def decide(self, frame: FrameType | None) -> Handler:
-        reactor, now_s = self._reactor, time.monotonic()
+        reactor, now_s = self.reactor, time.monotonic()
         if not (reactor.is_closed or reactor.may_run_handler(frame)):
             if self._since_s is None:
                 self._since_s = now_s
@@ -73,7 +84,37 @@ class Deferred(DecidingHandler):
         return self._run_at_rest if reactor.is_at_rest else self.handler
 
     def _run_at_rest(self, signum: int, frame: FrameType | None) -> None:
-        self._reactor.run_at_rest(lambda: self.handler(signum, frame))
+        self.reactor.run_at_rest(lambda: self.handler(signum, frame))
+
+
+class Interrupts(DecidingHandler):
+    """Stands in the place of the interpreter's own handler of SIGINT, which raises KeyboardInterrupt."""
+
+    handler = staticmethod(signal.default_int_handler)
+
+    def __init__(self, reactor: Reactor) -> None:
+        super().__init__(reactor)
+        self._is_again = False
+
+    def decide(self, frame: FrameType | None) -> Handler:
+        reactor = self.reactor
+        is_repeated, self._is_again = self._is_again, False
+        if is_repeated and not reactor.interrupted:
+            return _has_come  # a wait has raised it
+        if reactor.is_closed or reactor.takes_interrupt(frame):
+            return self.handler
+        with reactor.lock:
+            reactor.call_later(INTERRUPT_AGAIN_S, self._again)
+        return _has_come
+
+    def _again(self) -> None:
+        """For code that does not wait."""
+        if self.reactor.interrupted and _signal.getsignal(signal.SIGINT) is self:
+            self._is_again = True
+            strike_main_thread(signal.SIGINT)
+
+
+def _has_come(signum: int, frame: FrameType | None) -> None: ...
 
 
 def _again(signum: int, frame: FrameType | None) -> None:
@@ -91,38 +132,46 @@ def _is_users(handler: Any) -> bool:
     """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does nothing: the loop hears of the
     signal by its wake-up descriptor, and of one that is sent again a second time."""
     is_known = (getattr(handler, "__module__", None) or "").startswith(_HARMLESS)
-    return callable(handler) and not isinstance(handler, signal.Handlers | Deferred) and not is_known
+    return callable(handler) and not isinstance(handler, signal.Handlers | DecidingHandler) and not is_known
 
 
-def _users(handler: Any) -> Any:
-    return handler.handler if isinstance(handler, Deferred) else handler
+def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
+    """From now on handlers are deferred. interrupts: SIGINT's own as well. Returns what undoes it: those that are set then stay, as the
+    user set them."""
+    library = vars(signal)
+    before = library["_signal"]
 
+    def stand_in(signum: int, handler: Any) -> Any:
+        if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
+            return Interrupts(reactor)
+        return Deferred(handler, reactor) if _is_users(handler) else handler
 
-def install(reactor: Reactor) -> Callable[[], None]:
-    """From now on handlers are deferred. Returns what undoes it: those that are set then stay, as the user set them."""
-    set_handler, get_handler = signal.signal, signal.getsignal
+    def users(handler: Any) -> Any:
+        return handler.handler if isinstance(handler, DecidingHandler) else handler
 
-    @functools.wraps(set_handler)
-    def set_deferred(signalnum: Any, handler: Any) -> Any:
-        return _users(set_handler(signalnum, Deferred(handler, reactor) if _is_users(handler) else handler))
+    @functools.wraps(_signal.signal)
+    def set_handler(signum: int, handler: Any, /) -> Any:
+        return users(_signal.signal(signum, stand_in(signum, handler)))
 
-    @functools.wraps(get_handler)
-    def get_users(signalnum: Any) -> Any:
-        return _users(get_handler(signalnum))
+    @functools.wraps(_signal.getsignal)
+    def get_handler(signum: int, /) -> Any:
+        return users(_signal.getsignal(signum))
+
+    replacement = SimpleNamespace(**{**vars(_signal), "signal": set_handler, "getsignal": get_handler})
 
     def uninstall() -> None:
-        if signal.signal is set_deferred:
-            signal.signal, signal.getsignal = set_handler, get_handler
+        if library["_signal"] is replacement:
+            library["_signal"] = before
         if threading.current_thread() is threading.main_thread():
             for signum in signal.valid_signals():
-                handler = get_handler(signum)
-                if isinstance(handler, Deferred) and handler._reactor is reactor:
-                    set_handler(signum, handler.handler)
+                handler = _signal.getsignal(signum)
+                if isinstance(handler, DecidingHandler) and handler.reactor is reactor:
+                    _signal.signal(signum, handler.handler)
 
     if threading.current_thread() is threading.main_thread():
         for signum in signal.valid_signals():
-            handler = get_handler(signum)
-            if _is_users(handler):
-                set_deferred(signum, handler)
-    signal.signal, signal.getsignal = set_deferred, get_users
+            handler = _signal.getsignal(signum)
+            if stand_in(signum, handler) is not handler:
+                set_handler(signum, handler)
+    library["_signal"] = replacement
     return uninstall

@@ -56,8 +56,7 @@ def test_a_raylet_that_goes_while_a_driver_joins_is_told_to_it(
         (membership, "CoreWorker", lambda **_: core),
         (driver, "DriverMessages", lambda *_: quiet),
         (driver, "_add_job", lambda *_: b"job"),
-        (driver, "_install_interrupt", lambda core: None),
-        (driver.signal_handlers, "install", lambda reactor: lambda: None),
+        (driver.signal_handlers, "install", lambda reactor, interrupts: lambda: None),
     ):
         monkeypatch.setattr(module, name, stand_in)
     try:

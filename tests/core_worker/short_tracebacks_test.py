@@ -1,12 +1,9 @@
-"""What `get`, `wait` and `next` raise, and a Ctrl-C, show the user's frames, not ours."""
+"""What `get`, `wait` and `next` raise shows the user's frames, not ours."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import traceback
-from collections.abc import Iterator
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ import pytest
 import ray_mono as ray
 from ray_mono.common.exceptions import GetTimeoutError, RaySystemError, RayTaskError, WorkerCrashedError
 from ray_mono.core_worker import short_tracebacks
-from ray_mono.core_worker.driver import InterruptHandler
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 
 
@@ -68,58 +64,6 @@ def test_the_next_item_of_a_generator_as_well() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         next(generator)
     assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "__next__"
-
-
-class FakeReactor:
-    is_closed = False
-    interrupted = False
-    lock = contextlib.nullcontext()
-
-    def __init__(self, raises: bool) -> None:
-        self.raises = raises
-        self.struck: list[str] = []
-        self.timers: list[Any] = []
-
-    def takes_interrupt(self, frame: FrameType | None) -> bool:
-        assert frame is not None
-        self.struck.append(frame.f_code.co_name)
-        self.interrupted = not self.raises
-        return self.raises
-
-    def call_later(self, delay_s: float, callback: Any) -> None:
-        self.timers.append(callback)
-
-
-@pytest.fixture
-def sigint() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def strike() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def test_a_ctrl_c_in_the_users_code_has_no_frame_of_ours(sigint: None) -> None:
-    reactor: Any = FakeReactor(raises=True)
-    signal.signal(signal.SIGINT, InterruptHandler(reactor))  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt) as caught:
-        strike()
-    assert reactor.struck == ["strike"]
-    assert [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)][-1] == "strike"
-
-
-def test_a_ctrl_c_in_our_code_is_noted_and_comes_again_unless_a_wait_has_raised_it(sigint: None) -> None:
-    reactor: Any = FakeReactor(raises=False)
-    signal.signal(signal.SIGINT, InterruptHandler(reactor))  # type: ignore[arg-type]
-    strike()
-    reactor.timers.pop()()
-    assert reactor.struck == ["strike", reactor.struck[1]], "the timer struck again"
-    (again,) = reactor.timers
-    reactor.interrupted = False
-    again()
-    assert len(reactor.struck) == 2, "a wait has raised it"
 
 
 def test_pytest_shows_the_line_that_called_us() -> None:

@@ -30,6 +30,8 @@ def stack(*modules: str) -> Any:
         (["__main__", "ray_mono.core_worker.serialization", "cloudpickle.cloudpickle"], False),
         (["__main__", "ray_mono.util.multiprocessing.pool", "threading"], False),
         (["threading"], False),
+        (["__main__", "weakref"], True),  # a finalizer is called: an exception would be dropped
+        (["__main__", "weakref", "users_module"], False),
     ],
 )
 def test_the_first_that_is_not_the_standard_librarys_decides(modules: list[str], is_ours: bool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,16 +18,19 @@ from ray_mono.rpc.waiter import Waiter
 
 WAIT_S = 30.0
 SIGNAL = signal.SIGUSR2
+# As a program has it that says `from signal import signal` before it connects.
+set_handler = signal.signal
 
 
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
     reactor = Reactor("test")
-    uninstall = signal_handlers.install(reactor)
-    before = signal.getsignal(SIGNAL)
+    before = [signal.getsignal(one) for one in (SIGNAL, signal.SIGINT)]
+    uninstall = signal_handlers.install(reactor, interrupts=True)
     yield reactor
-    signal.signal(SIGNAL, before)
     uninstall()
+    for one, handler in zip((SIGNAL, signal.SIGINT), before, strict=True):
+        signal.signal(one, handler)
     reactor.close()
 
 
@@ -155,17 +159,60 @@ def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
 
     def meanwhile(signum: int, frame: Any) -> None: ...
 
-    functions = signal.signal, signal.getsignal
+    module = vars(signal)["_signal"]
     before = [signal.signal(one, early) for one in (signal.SIGUSR1, SIGNAL)]
     reactor = Reactor("test")
     try:
-        uninstall = signal_handlers.install(reactor)
+        uninstall = signal_handlers.install(reactor, interrupts=False)
         assert signal.getsignal(signal.SIGUSR1) is early
         signal.signal(SIGNAL, meanwhile)
         uninstall()
-        assert (signal.signal, signal.getsignal) == functions
+        assert vars(signal)["_signal"] is module
         assert signal.getsignal(signal.SIGUSR1) is early and signal.getsignal(SIGNAL) is meanwhile
     finally:
         reactor.close()
         for one, handler in zip((signal.SIGUSR1, SIGNAL), before, strict=True):
             signal.signal(one, handler)
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def ends_by_interrupt(steps: Callable[[], Any]) -> traceback.StackSummary:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        steps()
+    return traceback.extract_tb(caught.value.__traceback__)
+
+
+@pytest.mark.parametrize("is_set_anew", [False, True])
+def test_a_ctrl_c_in_the_users_code_raises_there_without_a_frame_of_ours(
+    reactor: Reactor, is_set_anew: bool
+) -> None:
+    if is_set_anew:  # as a notebook's kernel does around each cell
+        set_handler(signal.SIGINT, signal.SIG_IGN)
+        assert set_handler(signal.SIGINT, signal.default_int_handler) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert ends_by_interrupt(interrupt)[-1].name == "interrupt"
+
+
+@pytest.mark.parametrize("is_set_anew", [False, True])
+def test_a_ctrl_c_in_our_code_is_noted_for_the_users_or_the_next_wait(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch, is_set_anew: bool
+) -> None:
+    if is_set_anew:
+        set_handler(signal.SIGINT, signal.default_int_handler)
+    with reactor.lock:
+        interrupt()
+        assert reactor.interrupted
+    assert ends_by_interrupt(lambda: until(lambda: False))[-1].name in ("until", "<lambda>")
+    assert not reactor.interrupted
+    monkeypatch.setattr(signal_handlers, "INTERRUPT_AGAIN_S", 0.2)
+    with reactor.lock:
+        interrupt()
+    ends_by_interrupt(lambda: reactor.wait(Waiter(reactor), WAIT_S))
+    # It does not come again.
+    waiter = Waiter(reactor)
+    with reactor.lock:
+        reactor.call_later(2 * signal_handlers.INTERRUPT_AGAIN_S, waiter.set)
+    assert reactor.wait(waiter, WAIT_S)
