@@ -27,7 +27,7 @@ import psutil
 
 from ray_mono.rpc.framed import FramedTransport
 from tests.integration.listeners import Listener
-from tests.rpc.http2_calls import RST_STREAM, call, frame
+from tests.rpc.http2_calls import END_HEADERS, HEADERS, RST_STREAM, call, frame
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # What a stranger says, by the name of its kind.
@@ -39,6 +39,7 @@ KINDS = {
     "http2": PREFACE,
     "http2 with settings": PREFACE + bytes.fromhex("000000040000000000"),
     "http2 call": PREFACE + bytes.fromhex("000000040000000000") + call("wrong"),
+    "http2 headers": PREFACE + frame(HEADERS, END_HEADERS, 1, b"\xbe" * 12000),
     "http2 resets": PREFACE
     + b"".join(call("wrong", 2 * n + 1) + frame(RST_STREAM, 0, 2 * n + 1, bytes(4)) for n in range(500)),
     "wrong proof": b"RMF1" + b"n" * 16 + b"p" * 32,
