@@ -193,7 +193,7 @@ class TcpTransferStreams:
                     tune_tcp(sock)
                     speaks_first(sock)
                     await loop.sock_connect(sock, target)
-                    await shake_hands(sock, ClientHandshake(self._secret))
+                    await shake_hands(sock, ClientHandshake(self._secret, address.port))
                 except BaseException:
                     sock.close()
                     raise

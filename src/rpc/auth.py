@@ -1,6 +1,7 @@
 """Who gets in: the secret of a cluster, where it is found, and how both sides prove that they know it. No I/O but reading its files.
 
-TCP, before the first frame (N: 16 random bytes each; the proofs are HMAC-SHA256 under the secret, over a label and both nonces):
+TCP, before the first frame (N: 16 random bytes each; the proofs are HMAC-SHA256 under the secret, over a label, the port that the
+client called and the server listens at, and both nonces):
 
     client  "RMF1" Nc
     server             Ns proof("server")
@@ -8,9 +9,12 @@ TCP, before the first frame (N: 16 random bytes each; the proofs are HMAC-SHA256
     server             1                         or: 0, length u16, why not, and the end
 
 The secret never crosses the wire, a recorded handshake opens nothing, and a server that does not know the secret gets nothing from the
-client. (A short secret can be guessed offline from a server's proof: that is why the generated ones are 256 bits.) The handshakes are
-state machines: `feed` takes what arrived and returns what to send; `state` says how it stands. They do not know time: whoever owns the
-socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none of it: the kernel says who the peer is (check_peer_uid).
+client: not even by passing its handshake on to one that does, for that one listens at another port. So who takes a port that another
+process has left, and that ours still call, is no more than a stranger. The host is left out of it: it has several names, and behind
+another network others still; a tunnel to a port has to keep its number. (A short secret can be guessed offline from a server's proof:
+that is why the generated ones are 256 bits.) The handshakes are state machines: `feed` takes what arrived and returns what to send;
+`state` says how it stands. They do not know time: whoever owns the socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none of it:
+the kernel says who the peer is (check_peer_uid).
 
 An empty secret means that there is no authentication. The bytes are the same, and a client must know it too: one that has a secret does
 not go in, because a server without one proves nothing.
@@ -70,8 +74,10 @@ class HandshakeState(enum.Enum):
     REFUSED = "refused"
 
 
-def _proof(secret: str, label: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    return hmac.digest(secret.encode(), label + client_nonce + server_nonce, "sha256")
+def _proof(secret: str, label: bytes, port: int, client_nonce: bytes, server_nonce: bytes) -> bytes:
+    return hmac.digest(
+        secret.encode(), label + struct.pack("<H", port) + client_nonce + server_nonce, "sha256"
+    )
 
 
 class _Handshake:
@@ -120,9 +126,11 @@ class _Handshake:
 class ClientHandshake(_Handshake):
     """The side that connects: sends start(), then answers what it is fed."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, port: int) -> None:
+        """port: that was called."""
         super().__init__()
         self._secret = secret
+        self._port = port
         self._nonce = os.urandom(NONCE_SIZE)
         self._wanted = NONCE_SIZE + PROOF_SIZE
 
@@ -148,28 +156,33 @@ class ClientHandshake(_Handshake):
 
     def _take_proof(self, message: bytes) -> bytes:
         server_nonce, proof = message[:NONCE_SIZE], message[NONCE_SIZE:]
-        if hmac.compare_digest(proof, _proof(self._secret, b"server", self._nonce, server_nonce)):
+        if hmac.compare_digest(proof, _proof(self._secret, b"server", self._port, self._nonce, server_nonce)):
             self._wanted = 1
-            return _proof(self._secret, b"client", self._nonce, server_nonce)
+            return _proof(self._secret, b"client", self._port, self._nonce, server_nonce)
         if message.startswith(b"HTTP/"):
             self._refuse("the server speaks HTTP: this is not the port of a cluster")
         elif not self._secret:
             self._refuse(f"the server demands a secret and none was given: {HOW_TO_PASS}")
-        elif hmac.compare_digest(proof, _proof("", b"server", self._nonce, server_nonce)):
+        elif hmac.compare_digest(proof, _proof("", b"server", self._port, self._nonce, server_nonce)):
             self._refuse(
                 "the server uses no authentication and so cannot prove who it is; pass an empty secret to enter"
             )
         else:
-            self._refuse(f"the server has another secret than the one given: {HOW_TO_PASS}")
+            self._refuse(
+                f"the server has another secret than the one given (or listens at another port than {self._port}, which was"
+                f" called: a tunnel has to keep the number): {HOW_TO_PASS}"
+            )
         return b""
 
 
 class ServerHandshake(_Handshake):
     """The side that listens."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, port: int) -> None:
+        """port: where it listens."""
         super().__init__()
         self._secret = secret
+        self._port = port
         self._nonce = os.urandom(NONCE_SIZE)
         self._client_nonce = b""
         self._wanted = len(MAGIC)
@@ -190,8 +203,8 @@ class ServerHandshake(_Handshake):
         if self._step == 2:
             self._client_nonce = message
             self._wanted = PROOF_SIZE
-            return self._nonce + _proof(self._secret, b"server", self._client_nonce, self._nonce)
-        expected = _proof(self._secret, b"client", self._client_nonce, self._nonce)
+            return self._nonce + _proof(self._secret, b"server", self._port, self._client_nonce, self._nonce)
+        expected = _proof(self._secret, b"client", self._port, self._client_nonce, self._nonce)
         if not self._secret or hmac.compare_digest(message, expected):
             self.state = HandshakeState.DONE
             return _ACCEPTED

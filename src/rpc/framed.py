@@ -82,7 +82,7 @@ class FramedTransport:
         for attempt in range(SHAKES_MAX):
             sock = await _connected(address)
             transport, door = await asyncio.get_running_loop().create_connection(
-                lambda: ClientDoor(self._secret, str(address), channel), sock=sock
+                lambda: ClientDoor(self._secret, address, channel), sock=sock
             )
             try:
                 await door.done

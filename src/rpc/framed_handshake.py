@@ -9,6 +9,7 @@ from typing import cast
 
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState
 from ray_mono.rpc.framed_connection import FramedConnection
+from ray_mono.rpc.sockets import TcpAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 
@@ -22,9 +23,9 @@ def _hand_over(transport: asyncio.Transport, successor: FramedConnection, rest: 
 class ClientDoor(asyncio.Protocol):
     """Proves this side to a server; `done` then holds None, or an RpcError."""
 
-    def __init__(self, secret: str, address: str, successor: FramedConnection) -> None:
+    def __init__(self, secret: str, address: TcpAddress, successor: FramedConnection) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._handshake = ClientHandshake(secret)
+        self._handshake = ClientHandshake(secret, address.port)
         self._address = address
         self._successor = successor
 

@@ -59,7 +59,7 @@ class ReactorChannel(ReactorSocket):
         self._is_unix = address.startswith("unix:")
         super().__init__(reactor, None, "it" if peer_name else address)
         if not self._is_unix:
-            self._handshake = auth.ClientHandshake(secret)
+            self._handshake = auth.ClientHandshake(secret, int(address.rpartition(":")[2]))
         self._connecting = True
         self._open()
         if self._connecting:

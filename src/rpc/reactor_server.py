@@ -123,6 +123,7 @@ class ReactorServer:
         self._sweep: Timer | None = None
         self._log = LimitedLog(logger)
         self._secret = secret
+        self._port = 0
         self._listeners: list[_Listening] = []
 
     def listen_unix(self, path: str) -> None:
@@ -133,8 +134,9 @@ class ReactorServer:
         """Listens on any port of `host` and returns it. Lock held."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         sock.bind((host, 0))
+        self._port = int(sock.getsockname()[1])
         self._listeners.append(_Listening(self, sock, None))
-        return int(sock.getsockname()[1])
+        return self._port
 
     def accept(self, sock: socket.socket, is_unix: bool) -> None:
         if is_unix:
@@ -147,7 +149,7 @@ class ReactorServer:
             connection = ServerConnection(self, sock, "a process of this node", None)
         else:
             host, port = sock.getpeername()[:2]
-            connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret))
+            connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret, self._port))
             _send_away(self._strangers.enter(connection, host, time.monotonic()))
             if self._sweep is None:
                 self._plan_sweep()

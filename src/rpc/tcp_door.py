@@ -134,6 +134,7 @@ class TcpDoor:
         self._on_http2 = on_http2
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
+        self._port = 0
         self._strangers: Strangers[Stranger] = Strangers()
         self._sweep: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -142,6 +143,7 @@ class TcpDoor:
     def open(self, listener: socket.socket) -> None:
         """Takes a listening, non-blocking socket over; once."""
         self._listener = listener
+        self._port = listener.getsockname()[1]
         self._loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
@@ -202,7 +204,7 @@ class TcpDoor:
     def greet(self, head: bytes) -> ServerHandshake | Http2Greeting:
         """What a stranger that begins so is asked."""
         is_http2 = self._on_http2 is not None and HTTP2_PREFACE.startswith(head)
-        return Http2Greeting(self._secret) if is_http2 else ServerHandshake(self._secret)
+        return Http2Greeting(self._secret) if is_http2 else ServerHandshake(self._secret, self._port)
 
     def take(self, stranger: Stranger, handshake: ServerHandshake | Http2Greeting) -> None:
         """It is in."""

@@ -66,7 +66,7 @@ async def fetching(
     with socket.socket() as sock:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
-        await shake_hands(sock, ClientHandshake(SECRET))
+        await shake_hands(sock, ClientHandshake(SECRET, int(port)))
         fetch = object_manager_pb2.FetchRequest(object_id=object_id)
         await send_message(sock, object_manager_pb2.TransferRequest(fetch=fetch), TIMEOUT_S)
         message = await receive_message(sock, TIMEOUT_S)

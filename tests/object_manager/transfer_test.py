@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import random
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from tests.object_manager.harness import (
     LOST,
     SECRET,
     TIMEOUT_S,
-    SmallGcs,
     StoreProcess,
     connect,
     node,
@@ -30,6 +29,7 @@ from tests.object_manager.harness import (
     small_gcs,
     start,
 )
+from tests.object_manager.proxy import Proxy
 
 MIB = 1 << 20
 
@@ -123,53 +123,6 @@ def test_when_a_holder_has_it_not_the_next_is_asked_and_when_none_has_it_is_lost
             assert f"node {far.node_id.hex()}: it holds no copy" in found.reason
 
     run(scene())
-
-
-class Proxy:
-    """In front of a real object manager: lets `count` bytes of its answers through, and then hangs up or says nothing more."""
-
-    def __init__(self, source: StoreProcess, count: int, hangs_up: bool) -> None:
-        self.node_id = b"proxy".ljust(28)
-        self.spent = asyncio.Event()
-        self._source = source
-        self._left = count
-        self._hangs_up = hangs_up
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @contextlib.asynccontextmanager
-    async def running(self, gcs: SmallGcs) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        gcs.tell_node(common_pb2.NodeInfo(node_id=self.node_id, host="127.0.0.1", object_manager_port=port))
-        try:
-            yield
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, to_there = await asyncio.open_connection("127.0.0.1", self._source.port)
-        forward = asyncio.ensure_future(self._forward(reader, to_there))
-        answer = asyncio.ensure_future(self._answer(there, writer))
-        self._tasks += [forward, answer]
-        await asyncio.wait([forward, answer], return_when=asyncio.FIRST_COMPLETED)
-        for side in (writer, to_there):
-            side.close()
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while self._left > 0 and (data := await reader.read(min(65536, self._left))):
-            self._left -= len(data)
-            writer.write(data)
-            await writer.drain()
-        self.spent.set()
-        if not self._hangs_up:
-            await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
@@ -361,7 +314,7 @@ def test_nobody_fetches_without_the_secret(session_base: Path, secret: str) -> N
     message = object_manager_pb2.TransferRequest(fetch=request).SerializeToString()
 
     def knock(port: int) -> bytes:
-        handshake = ClientHandshake(secret)
+        handshake = ClientHandshake(secret, port)
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as sock:
             sock.sendall(handshake.start())
             answer = sock.recv(1000)

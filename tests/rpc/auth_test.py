@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ray_mono.rpc import auth
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState, ServerHandshake
 
+PORT = 6379
+
 
 def shake(client: ClientHandshake, server: ServerHandshake) -> None:
     """Carries the bytes until nothing more is said; then each side sees the end of the connection."""
@@ -36,7 +38,7 @@ def no_secret_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("secret", ["open sesame", "", "šifra"])
 def test_the_same_secret_opens(secret: str) -> None:
-    client, server = ClientHandshake(secret), ServerHandshake(secret)
+    client, server = ClientHandshake(secret, PORT), ServerHandshake(secret, PORT)
     shake(client, server)
     assert client.state is server.state is HandshakeState.DONE
     assert client.missing_bytes == server.missing_bytes == 0 and client.rest == server.rest == b""
@@ -49,7 +51,7 @@ def test_the_same_secret_opens(secret: str) -> None:
 def test_a_client_with_another_secret_is_told_what_to_do_and_proves_nothing(
     given_secret: str, secret: str, reason: str
 ) -> None:
-    client, server = ClientHandshake(given_secret), ServerHandshake(secret)
+    client, server = ClientHandshake(given_secret, PORT), ServerHandshake(secret, PORT)
     proof = client.feed(server.feed(client.start()))
     assert proof == b"" and client.state is HandshakeState.REFUSED and reason in client.reason
     if secret:
@@ -57,17 +59,17 @@ def test_a_client_with_another_secret_is_told_what_to_do_and_proves_nothing(
 
 
 def test_a_proof_that_is_wrong_or_replayed_is_refused_with_the_reason() -> None:
-    client, server = ClientHandshake("s"), ServerHandshake("s")
+    client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
     hello = client.start()
     recorded = client.feed(server.feed(hello))
     for proof in (recorded, bytes(auth.PROOF_SIZE)):
-        other = ServerHandshake("s")
+        other = ServerHandshake("s", PORT)
         other.feed(hello)
         refusal = other.feed(proof)
         assert other.state is HandshakeState.REFUSED and other.rest == b""
         assert client.feed(refusal) == b"" and client.state is HandshakeState.REFUSED
         assert "not the one of this cluster" in client.reason
-        client = ClientHandshake("s")
+        client = ClientHandshake("s", PORT)
         client._wanted, client._step = 1, 1
 
 
@@ -75,11 +77,11 @@ def test_a_proof_with_any_one_bit_flipped_is_refused() -> None:
     """The proofs of both sides, from the first bit to the last."""
     for bit in range(8 * auth.PROOF_SIZE):
         mask = (1 << bit).to_bytes(auth.PROOF_SIZE, "little")
-        client, server = ClientHandshake("s"), ServerHandshake("s")
+        client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
         proof = client.feed(server.feed(client.start()))
         server.feed(bytes(one ^ other for one, other in zip(proof, mask, strict=True)))
         assert server.state is HandshakeState.REFUSED, f"bit {bit} of the client's proof"
-        client, server = ClientHandshake("s"), ServerHandshake("s")
+        client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
         answer = server.feed(client.start())
         nonce, proof = answer[: auth.NONCE_SIZE], answer[auth.NONCE_SIZE :]
         sent = client.feed(nonce + bytes(one ^ other for one, other in zip(proof, mask, strict=True)))
@@ -87,21 +89,41 @@ def test_a_proof_with_any_one_bit_flipped_is_refused() -> None:
 
 
 def test_a_server_that_reflects_the_clients_bytes_proves_nothing() -> None:
-    client = ClientHandshake("s")
+    client = ClientHandshake("s", PORT)
     nonce = client.start()[len(auth.MAGIC) :]
     client.feed(nonce + bytes(auth.PROOF_SIZE))
     assert client.state is HandshakeState.REFUSED
 
 
+def test_a_handshake_that_is_passed_on_to_another_port_opens_neither_end() -> None:
+    """Who takes a port that ours call, without the secret, has a service at another port answer."""
+    client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT + 1)
+    proof = client.feed(server.feed(client.start()))
+    assert proof == b"" and client.state is HandshakeState.REFUSED and f"port than {PORT}" in client.reason
+    # As if the client did not look.
+    client, here, server = (
+        ClientHandshake("s", PORT),
+        ServerHandshake("s", PORT),
+        ServerHandshake("s", PORT + 1),
+    )
+    hello = client.start()
+    answer = server.feed(hello)
+    here._nonce = server._nonce
+    proof = client.feed(here.feed(hello))
+    assert answer[: auth.NONCE_SIZE] == server._nonce and len(proof) == auth.PROOF_SIZE
+    server.feed(proof)
+    assert server.state is HandshakeState.REFUSED
+
+
 def test_an_empty_secret_lets_everyone_in() -> None:
-    server = ServerHandshake("")
+    server = ServerHandshake("", PORT)
     server.feed(auth.MAGIC + bytes(auth.NONCE_SIZE))
     assert server.feed(bytes(auth.PROOF_SIZE)) == b"\x01" and server.state is HandshakeState.DONE
 
 
 @given(cuts=st.lists(st.integers(1, 20), max_size=40), rest=st.binary(max_size=50))
 def test_any_cutting_of_the_handshake_is_the_same_and_the_rest_is_kept(cuts: list[int], rest: bytes) -> None:
-    client, server = ClientHandshake("s"), ServerHandshake("s")
+    client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
 
     def feed_in_pieces(handshake: ClientHandshake | ServerHandshake, data: bytes) -> bytes:
         answer = b""
@@ -118,7 +140,7 @@ def test_any_cutting_of_the_handshake_is_the_same_and_the_rest_is_kept(cuts: lis
 
 
 def test_reading_only_the_missing_bytes_never_takes_a_frames() -> None:
-    client, server = ClientHandshake("s"), ServerHandshake("s")
+    client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
     to_server = client.start()
     assert server.missing_bytes == len(auth.MAGIC)
     while client.state is HandshakeState.PENDING:
@@ -136,7 +158,7 @@ def test_reading_only_the_missing_bytes_never_takes_a_frames() -> None:
 
 @given(data=st.binary(max_size=300))
 def test_garbage_never_opens(data: bytes) -> None:
-    client, server = ClientHandshake("s"), ServerHandshake("s")
+    client, server = ClientHandshake("s", PORT), ServerHandshake("s", PORT)
     client.feed(data)
     server.feed(data)
     client.end()
@@ -145,7 +167,7 @@ def test_garbage_never_opens(data: bytes) -> None:
 
 
 def test_a_web_servers_answer_is_recognised() -> None:
-    client = ClientHandshake("s")
+    client = ClientHandshake("s", PORT)
     client.feed(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     assert "HTTP" in client.reason
 

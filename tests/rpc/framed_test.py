@@ -15,6 +15,7 @@ from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc import auth, framed, framing, strangers
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
+from tests.rpc.passed_on import passed_on
 from tests.rpc.quiet import WAIT_S, run_quietly
 from tests.rpc.toy_servicer import ToyServicer, error_of
 from tests.rpc.transport_conformance import Scene, TransportConformance
@@ -112,6 +113,17 @@ def test_another_secret_is_refused_with_what_to_do(server: str, client: str) -> 
         error = await error_of(FramedTransport(client).connect(listener.address, WAIT_S))
         assert error.code is StatusCode.UNAUTHENTICATED and listener.address in error.message
         assert auth.TOKEN_VARIABLE in error.message or "empty secret" in error.message
+        await listener.close()
+
+    run_quietly(scene())
+
+
+def test_who_passes_a_handshake_on_from_another_port_gets_nothing() -> None:
+    async def scene() -> None:
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", {})
+        with passed_on(listener.address) as address:
+            error = await error_of(FramedTransport(SECRET).connect(address, WAIT_S))
+        assert error.code is StatusCode.UNAUTHENTICATED and "a tunnel has to keep the number" in error.message
         await listener.close()
 
     run_quietly(scene())

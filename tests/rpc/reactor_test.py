@@ -21,7 +21,8 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.waiter import Waiter
 from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
-from tests.rpc.reactor_pair import WAIT_S, caller, served
+from tests.rpc.passed_on import passed_on
+from tests.rpc.reactor_pair import SECRET, WAIT_S, caller, served
 
 
 def test_a_call_is_answered_on_the_thread_that_waits(both: Any) -> None:
@@ -137,6 +138,17 @@ def test_a_wrong_secret_is_refused_with_a_hint(tmp_path: Any) -> None:
     os.mkdir(directory)
     with served(directory) as (store, _, _, tcp):
         with caller(tcp, "another") as (_, _, stub), pytest.raises(RpcError, match="secret") as refused:
+            stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
+        assert refused.value.code is StatusCode.UNAUTHENTICATED
+        assert store.order == []
+    os.rmdir(directory)
+
+
+def test_a_call_that_is_passed_on_from_another_port_is_refused(tmp_path: Any) -> None:
+    directory = f"/tmp/rt-{os.getpid()}-{os.urandom(3).hex()}"
+    os.mkdir(directory)
+    with served(directory) as (store, _, _, tcp), passed_on(tcp) as address:
+        with caller(address, SECRET) as (_, _, stub), pytest.raises(RpcError, match="tunnel") as refused:
             stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
         assert refused.value.code is StatusCode.UNAUTHENTICATED
         assert store.order == []

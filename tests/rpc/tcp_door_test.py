@@ -258,7 +258,7 @@ def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_aga
                 await until(lambda: len(door._strangers) == 1)
             listening.fails = 1
             await loop.sock_connect(client, sock.getsockname())
-            handshake = auth.ClientHandshake(SECRET)
+            handshake = auth.ClientHandshake(SECRET, sock.getsockname()[1])
             await loop.sock_sendall(client, handshake.start())
             while handshake.state is auth.HandshakeState.PENDING:
                 await loop.sock_sendall(
