@@ -38,6 +38,10 @@ MAGIC: Final = b"RMF1"
 NONCE_SIZE: Final = 16
 PROOF_SIZE: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 5.0
+# A port that strangers flood sends away some who only were not quick enough. So a client whose handshake is ended without a word begins
+# another, on a new connection: so often in all, and after so long, doubled each time.
+SHAKES_MAX: Final = 6
+SHAKE_AGAIN_S: Final = 0.02
 REASON_BYTES_MAX: Final = 1024
 SECRET_BYTES_MAX: Final = 4096
 

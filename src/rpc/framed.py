@@ -16,7 +16,7 @@ from typing import cast
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import sockets
-from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
+from ray_mono.rpc.auth import SHAKE_AGAIN_S, SHAKES_MAX, PeerRefusedError, check_peer_uid, peer_of
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
 from ray_mono.rpc.framed_handshake import ClientDoor
@@ -26,9 +26,6 @@ from ray_mono.rpc.sockets import TcpAddress, UnixAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.tcp_door import TcpDoor
 
-# How often a handshake is begun that the server ends without a word, and how long is waited between, doubled each time.
-SHAKES_MAX = 4
-SHAKE_AGAIN_S = 0.02
 # How long a closing listener waits for handlers that do not end when they are cancelled.
 CLOSE_TIMEOUT_S = 5.0
 
@@ -80,20 +77,25 @@ class FramedTransport:
 
     async def _connect_tcp(self, address: TcpAddress, channel: FramedChannel) -> None:
         for attempt in range(SHAKES_MAX):
-            sock = await _connected(address)
-            transport, door = await asyncio.get_running_loop().create_connection(
-                lambda: ClientDoor(self._secret, address, channel), sock=sock
-            )
             try:
-                await door.done
+                await self._shake(address, channel)
                 return
-            except BaseException as error:
-                transport.abort()
-                # A port that strangers flood sends away some that only were not quick enough.
-                is_lost = isinstance(error, RpcError) and error.code is StatusCode.UNAVAILABLE
+            except (ConnectionResetError, RpcError) as error:
+                is_lost = not isinstance(error, RpcError) or error.code is StatusCode.UNAVAILABLE
                 if not is_lost or attempt == SHAKES_MAX - 1:
                     raise
             await asyncio.sleep(SHAKE_AGAIN_S * 2**attempt)
+
+    async def _shake(self, address: TcpAddress, channel: FramedChannel) -> None:
+        sock = await _connected(address)
+        transport, door = await asyncio.get_running_loop().create_connection(
+            lambda: ClientDoor(self._secret, address, channel), sock=sock
+        )
+        try:
+            await door.done
+        except BaseException:
+            transport.abort()
+            raise
 
     async def serve(self, address: str, handlers: Handlers) -> FramedListener:
         """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""

@@ -56,10 +56,11 @@ class ReactorChannel(ReactorSocket):
         self._reason = ""
         self._refused = False
         self._timer: Timer | None = None
+        self._secret = secret
+        self._shakes = 0
+        """How many handshakes were ended without a word."""
         self._is_unix = address.startswith("unix:")
         super().__init__(reactor, None, "it" if peer_name else address)
-        if not self._is_unix:
-            self._handshake = auth.ClientHandshake(secret, int(address.rpartition(":")[2]))
         self._connecting = True
         self._open()
         if self._connecting:
@@ -96,11 +97,24 @@ class ReactorChannel(ReactorSocket):
             self._send()
             return
         host, _, port = self.address.rpartition(":")
+        self._handshake = auth.ClientHandshake(self._secret, int(port))
         tune_tcp(self._sock)
         speaks_first(self._sock)
         with contextlib.suppress(BlockingIOError):
             self._sock.connect((host, int(port)))
         self.reactor.add(self, WRITABLE)
+
+    def _lose(self, reason: str) -> None:
+        # Nothing was sent yet: it waits for the next handshake.
+        if self._handshake is None or self._shakes == auth.SHAKES_MAX - 1:
+            self.close(reason)
+            return
+        self.reactor.remove(self._fd)
+        self._sock.close()
+        self._fd = -1
+        self._connecting, self._reason = True, reason
+        self.reactor.call_later(auth.SHAKE_AGAIN_S * 2**self._shakes, self._open)
+        self._shakes += 1
 
     def _check_connected(self) -> None:
         if self._connecting or self._handshake is not None:

@@ -7,6 +7,7 @@ peer that does not read are bounded by OUT_BYTES_MAX, above which the connection
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -165,10 +166,10 @@ class ReactorSocket:
         except BlockingIOError:
             return
         except OSError as error:
-            self.close(f"{self.peer}: {error.strerror or error}")
+            self._lose(f"{self.peer}: {error.strerror or error}")
             return
         if not data:
-            self._on_end()
+            self._lose(f"{self.peer} ended the connection")
             return
         if self._handshake is not None:
             data = self._shake(data)
@@ -192,10 +193,9 @@ class ReactorSocket:
             if self.is_closed:
                 return
 
-    def _on_end(self) -> None:
-        if self._handshake is not None:
-            self._handshake.end()
-        self.close(f"{self.peer} ended the connection")
+    def _lose(self, reason: str) -> None:
+        """The peer is gone."""
+        self.close(reason)
 
     def _shake(self, data: bytes) -> bytes:
         handshake = self._handshake
@@ -218,7 +218,8 @@ class ReactorSocket:
     def _on_connected(self) -> None:
         error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            self.close(f"cannot connect to {self.peer}: {os.strerror(error)}")
+            how = self._lose if error == errno.ECONNRESET else self.close
+            how(f"cannot connect to {self.peer}: {os.strerror(error)}")
             return
         self._connecting = False
         self.reactor.modify(self, READABLE)

@@ -15,6 +15,7 @@ from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc import auth, framed, framing, strangers
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
+from ray_mono.rpc.tcp_door import Stranger
 from tests.rpc.passed_on import passed_on
 from tests.rpc.quiet import WAIT_S, run_quietly
 from tests.rpc.toy_servicer import ToyServicer, error_of
@@ -113,6 +114,34 @@ def test_another_secret_is_refused_with_what_to_do(server: str, client: str) -> 
         error = await error_of(FramedTransport(client).connect(listener.address, WAIT_S))
         assert error.code is StatusCode.UNAUTHENTICATED and listener.address in error.message
         assert auth.TOKEN_VARIABLE in error.message or "empty secret" in error.message
+        await listener.close()
+
+    run_quietly(scene())
+
+
+@pytest.mark.parametrize("lost", [1, auth.SHAKES_MAX - 1, auth.SHAKES_MAX])
+def test_a_client_that_a_flooded_port_sends_away_comes_again(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    monkeypatch.setattr(framed, "SHAKE_AGAIN_S", 0.001)
+    read, came = Stranger.read, []
+
+    def read_late(stranger: Stranger) -> None:
+        came.append(stranger)
+        if len(came) > lost:
+            read(stranger)
+        else:
+            stranger._door.dismiss(stranger)
+
+    monkeypatch.setattr(Stranger, "read", read_late)
+
+    async def scene() -> None:
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", {})
+        coming = FramedTransport(SECRET).connect(listener.address, WAIT_S)
+        if lost < auth.SHAKES_MAX:
+            (await coming).close()
+        else:
+            assert (await error_of(coming)).code is StatusCode.UNAVAILABLE and len(came) == lost
         await listener.close()
 
     run_quietly(scene())

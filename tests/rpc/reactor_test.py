@@ -14,8 +14,9 @@ import pytest
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc import reactor_channel, strangers
+from ray_mono.rpc import auth, reactor_channel, strangers
 from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.waiter import Waiter
@@ -195,6 +196,33 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
             assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
             with server.reactor.lock:
                 assert len(server.connections) == 1 and len(server._strangers) == 0
+
+
+@pytest.mark.parametrize("lost", [1, auth.SHAKES_MAX - 1, auth.SHAKES_MAX])
+def test_a_caller_that_a_flooded_port_sends_away_comes_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """A call that was never sent has not failed: or strangers could have actors and owners taken for dead."""
+    monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
+    accept, came = ReactorServer.accept, []
+
+    def accept_late(server: ReactorServer, sock: socket.socket, is_unix: bool) -> None:
+        came.append(sock)
+        if len(came) > lost:
+            accept(server, sock, is_unix)
+        else:
+            sock.close()
+
+    monkeypatch.setattr(ReactorServer, "accept", accept_late)
+    with served(str(tmp_path)) as (store, _, _, tcp), caller(tcp) as (_, _, stub):
+        request = gcs_pb2.KvPutRequest(key=b"k")
+        if lost < auth.SHAKES_MAX:
+            assert stub.KvPut(request, timeout_s=WAIT_S).added and store.order == [b"k"]
+        else:
+            with pytest.raises(RpcError) as caught:
+                stub.KvPut(request, timeout_s=WAIT_S)
+            assert caught.value.code is StatusCode.UNAVAILABLE and tcp in caught.value.message
+        assert len(came) == min(lost + 1, auth.SHAKES_MAX)
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["unix", "tcp"])
