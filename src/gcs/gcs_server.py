@@ -155,6 +155,8 @@ class GcsServer:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="gcs_server",
+        # Half of an option's name is not known to hide its value.
+        allow_abbrev=False,
         description="The cluster's metadata service. By hand: gcs_server --port 6379 --session-dir DIR, with the secret in "
         "RAY_MONO_AUTH_TOKEN (empty: anyone may connect).",
     )

@@ -240,6 +240,8 @@ def test_a_second_gcs_on_the_same_file_does_not_start(start: Start) -> None:
             ["--config", '{"gcs": {"health_check_period_s": 0}}'],
             "health_check_period_s must be above 0, got 0",
         ),
+        # Only of its whole name the value would be hidden.
+        (["--redis-pass", "x"], "unrecognized arguments: --redis-pass"),
         (["--storage", "redis"], "takes one of --redis-address HOST:PORT and --redis-embedded"),
     ],
 )

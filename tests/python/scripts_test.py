@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import ray_mono
-from ray_mono._private import session
+from ray_mono._private import ray_command, session
 from ray_mono._private.process_identity import ProcessIdentity
 from ray_mono._private.session import NodePaths, NodeRecord
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -96,17 +96,19 @@ def test_stop_with_nothing_to_stop_is_content(session_base: Path) -> None:
     assert (done.exit_code, done.output) == (0, "Nothing runs.\n")
 
 
-# The command line's program, whose command shows what others see of it.
+# Has a command line's program show what others see of it.
 SHOWN = """
 from ray_mono.scripts import scripts
 scripts.cli = lambda prog_name: print(open("/proc/self/cmdline").read().replace(chr(0), " "))
-scripts.main()
 """
+# Of Ray's name: what programs under compat start.
+PROGRAMS = {"ray-mono": "scripts.main()", "ray": ray_command._PROGRAM}
 
 
-def test_a_password_on_the_command_line_is_hidden_before_anything_else_is_done() -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_password_on_the_command_line_is_hidden_before_anything_else_is_done(program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SHOWN, "start", "--block", "--redis-password", "hunter2"],
+        [sys.executable, "-c", SHOWN + PROGRAMS[program], "start", "--block", "--redis-password", "hunter2"],
         env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,

@@ -33,7 +33,7 @@ def put_on_path() -> None:
 def main() -> None:
     """The command line, which honours Ray's environment variables too."""
     from ray_mono._private import ray_environment
-    from ray_mono.scripts.scripts import cli
+    from ray_mono.scripts import scripts
 
     ray_environment.take_over()
-    cli(prog_name="ray")
+    scripts.main("ray")

@@ -246,7 +246,7 @@ def microbenchmark(**options: Any) -> None:
     run_microbenchmark(**options)
 
 
-def main() -> None:
+def main(prog_name: str = "ray-mono") -> None:
     """Runs the command line of this process; does not return."""
     hide_argument("--redis-password")
     if importlib.util.find_spec("ray_mono.protobuf") is None or (
@@ -256,7 +256,7 @@ def main() -> None:
             "ray-mono: the code generated from protobuf/ is missing: run `pip install -e .` in the checkout, or use"
             " `./bazelw run //:ray_mono -- …`"
         )
-    cli(prog_name="ray-mono")
+    cli(prog_name=prog_name)
 
 
 if __name__ == "__main__":
