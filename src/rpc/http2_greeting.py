@@ -9,8 +9,10 @@ here, and of HTTP/2 no more is understood than this takes:
     server  nothing: it is in                      or: that call's refusal, as gRPC words it, and GOAWAY
 
 What a client that is in has said is passed on from its first byte (`rest`), but for its ACK of our SETTINGS: whoever takes it over sends
-some too, and must be acknowledged these only (`OneAckLess`). The first call decides for the connection: those that were sent after it
-are refused as well, until the client, which has read GOAWAY, ends it. For its next call a gRPC client makes another connection.
+some too, and must be acknowledged these only (`OneAckLess`). The first call decides for the connection, with what came right behind it:
+gRPC sends at once what was called while it connected. Where that has not the secret, further calls are refused as well, until the client
+has read GOAWAY and makes another connection. One that has the secret is told that nothing was done for it, which gRPC repeats elsewhere,
+and so is what follows it: HPACK may leave out what a call before it said.
 
 Thousands of strangers may stand before a rightful client, who waits for all that is done for them. So headers are not decoded: 12 KiB
 that mean harm take the library `hpack` up to 22 ms, and took a reader of ours 5; a plain refusal takes 0.01. The secret is looked for
@@ -48,6 +50,7 @@ _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _CONTINUATION = 1, 3, 4, 7, 9
 _ACK, _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 # HPACK's static table.
 _STATUS_200, _CONTENT_TYPE = 8, 31
+_REFUSED_STREAM = (7).to_bytes(4, "big")
 _GRPC_UNAUTHENTICATED = b"16"
 
 
@@ -77,6 +80,7 @@ class Http2Greeting:
         self._stream = 0
         self._frames = 0
         self._refusals = 0
+        self._has_shown_secret = False
         self.acks = OneAckLess()
         """What goes on taking our ACK out, when the client is in."""
 
@@ -150,9 +154,11 @@ class Http2Greeting:
         return answer
 
     def _decide(self, block: bytes) -> bytes:
+        said = block if self.state is HandshakeState.REFUSED else block + self._said[self._at :]
+        self._has_shown_secret |= not self._secret or _contains(said, self._secret)
         if self.state is HandshakeState.REFUSED:
             return self._refusal()
-        if not self._secret or _contains(block, self._secret):
+        if self._has_shown_secret:
             self.state = HandshakeState.DONE
             return b""
         self._refuse("its first call has not the secret")
@@ -165,6 +171,8 @@ class Http2Greeting:
     def _refusal(self) -> bytes:
         """Of the call whose headers came last."""
         self._refusals += 1
+        if self._has_shown_secret:
+            return _frame(_RST_STREAM, 0, self._stream, _REFUSED_STREAM)
         # RST_STREAM: its message is not wanted.
         return _frame(_HEADERS, _END_STREAM | _END_HEADERS, self._stream, _refusal_headers()) + _frame(
             _RST_STREAM, 0, self._stream, bytes(4)

@@ -26,6 +26,7 @@ from tests.rpc.http2_calls import (
     HEADERS,
     PADDED,
     PRIORITY,
+    RST_STREAM,
     SETTINGS,
     block,
     call,
@@ -76,10 +77,28 @@ def test_a_call_without_the_secret_is_refused_in_words_that_grpc_understands(sec
     assert b"grpc-status" + text(b"16") in answer and b"authorization: Bearer <secret>" in answer
     # GOAWAY; what the client sent before it read that is refused as well.
     assert answer.endswith(frame(7, 0, 0, b"\x7f\xff\xff\xff" + bytes(4)))
-    later = b"".join(call(SECRET, stream) for stream in range(7, 407, 2))
+    later = b"".join(call(secret, stream) for stream in range(7, 407, 2))
     said = b"".join(greeting.feed(later[at : at + 100]) for at in range(0, len(later), 100))
     assert said.count(text(b"grpc-status") + text(b"16")) == REFUSALS_MAX - 1
     assert greeting.is_exhausted
+
+
+def test_a_client_of_several_calls_gets_in_with_all_of_them_if_one_has_the_secret() -> None:
+    """gRPC sends at once what was called while it connected, and refuses those without it by itself."""
+    said = MINE + call("wrong") + call("", stream=3) + call(SECRET, stream=5)
+    greeting, answer = greet(HTTP2_PREFACE + said)
+    assert greeting.state is HandshakeState.DONE and answer == frame(SETTINGS, 0, 0)
+    assert greeting.take_rest() == HTTP2_PREFACE + said
+
+
+def test_a_call_with_the_secret_on_a_connection_that_was_refused_is_sent_elsewhere() -> None:
+    greeting, _ = greet(HTTP2_PREFACE + MINE + call("wrong"))
+    refused_stream = (7).to_bytes(4, "big")
+    assert b"grpc-status" in greeting.feed(call("wrong", stream=3))
+    assert greeting.feed(call(SECRET, stream=5)) == frame(RST_STREAM, 0, 5, refused_stream)
+    # The next call may stand in HPACK's table, where its header was put by the last one.
+    assert greeting.feed(call("wrong", stream=7)) == frame(RST_STREAM, 0, 7, refused_stream)
+    assert greeting.state is HandshakeState.REFUSED
 
 
 def test_where_there_is_no_secret_every_call_gets_in() -> None:

@@ -134,6 +134,19 @@ def test_an_http2_client_is_a_stranger_until_its_first_call_with_the_secret(
     run_quietly(scene())
 
 
+def test_calls_without_the_secret_take_none_that_have_it_with_them() -> None:
+    async def scene() -> None:
+        async with serving() as listener, grpc.aio.insecure_channel(listener.address) as channel:
+            stub = gcs_pb2_grpc.GcsServiceStub(channel)
+            calls = [stub.KvGet(get(b"k"), metadata=metadata) for metadata in ((), METADATA) * 5]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [reply.value for reply in results[1::2]] == [b"k"] * 5  # type: ignore[union-attr]
+            codes = {error.code() for error in results[::2]}  # type: ignore[union-attr]
+            assert codes == {grpc.StatusCode.UNAUTHENTICATED}
+
+    run_quietly(scene())
+
+
 @pytest.mark.parametrize("method", ["KvGet", "Subscribe", "NoSuchMethod"])
 def test_a_client_that_sends_a_large_message_without_the_secret_hears_why_it_is_refused(method: str) -> None:
     async def scene() -> None:
