@@ -14,6 +14,7 @@ Nobody is asked in vain: if all of them together would not do, the request waits
 A request that needs more than one lease sets free could be overtaken for ever by ones that need little. So what is free is
 kept for the one of these that has waited longest, by the same test: not for what waits for an actor, a blocked worker or another
 node, nor for what one lease would do, which needs no more than its turn: a flood's own next request, say, the oldest of all.
+Once it is kept it stays kept, also when one lease more would do: else the next in turn would have it just then.
 Where no task takes longer than D, and D is below DRAIN_S, all of them end meanwhile, and it has its turn within D + 4 LOOK_S.
 What it waits for may take longer, and how long nobody knows. So from then on the free part of the node idles for it during half of
 the time only: while it is 4 to 8 s old, 16 to 32 s and so on. One of these times sees all of them end: it has its turn within
@@ -56,26 +57,31 @@ def leases_to_end(
     """
     num_of_job = Counter(lease.request.job_id for lease in endable)
     order = sorted(endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number))
-    # What is free, or will be soon; each request takes its part of it.
-    expected = available
+    # What is free, or will be soon: each request takes its part of it. And what was asked for before, and runs long.
+    expected, late = available, ResourceSet()
     for lease in order:
         if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
             expected = expected + lease.shape.resources
+        elif lease.asked_at_s is not None:
+            late = late + lease.shape.resources
     effects: list[ReclaimLease] = []
-    for request in _oldest(waiting, now_s):
-        old_s = 0.0 if request.shape == held_for else SLICE_S
+    for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
+        required, old_s, awaited = request.shape.required, SLICE_S, ResourceSet()
+        if request.shape == held_for:
+            # What comes free is kept for it, so it is the first to count on that, and waits for what runs long too.
+            old_s, awaited, late = 0.0, late, ResourceSet()
         candidates = [
             lease
             for lease in order
             if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s and not _is_same_line(lease, request)
         ]
-        chosen = _enough(request.shape.required, expected, candidates)
+        chosen = _enough(required, expected + awaited, candidates)
         for lease in chosen:
             lease.asked_at_s = now_s
             expected = expected + lease.shape.resources
             effects.append(ReclaimLease(lease.lease_id, lease.request.requester))
-        if request.shape.required.fits_in(expected):
-            expected = expected - request.shape.required
+        if required.fits_in(expected + awaited):
+            expected = expected - required.missing_from(awaited)
     return effects
 
 
@@ -84,16 +90,19 @@ def shape_to_hold_for(
     endable: Sequence[Lease],
     available: ResourceSet,
     served_at_s: Mapping[Shape, float],
+    held_for: Shape | None,
     now_s: float,
 ) -> Shape | None:
-    """What is free is kept for requests of this shape now. served_at_s: when the last of a shape got its resources."""
+    """What is free is kept for requests of this shape now. served_at_s: when the last of a shape got its resources. held_for: the shape
+    that it was kept for until now."""
     sizes = {lease.shape: lease.shape.resources for lease in endable}.values()
     for request in _oldest(waiting, now_s):
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
         if age_s < HOLD_AFTER_S:
             continue
         required, within_reach = request.shape.required, available
-        if any(required.fits_in(available + resources) for resources in sizes):
+        # With what is kept for it already, one lease more may do: it is not yet its turn.
+        if request.shape != held_for and any(required.fits_in(available + resources) for resources in sizes):
             continue  # it needs its turn and nothing else
         for lease in endable:
             if not _is_same_line(lease, request):

@@ -108,7 +108,9 @@ class LeaseScheduler:
             if not lease.request.for_actor and not self._ledger.is_blocked(lease.lease_id)
         ]
         available = self._ledger.available
-        self._held_for = fair_share.shape_to_hold_for(waiting, endable, available, self._served_at_s, now_s)
+        self._held_for = fair_share.shape_to_hold_for(
+            waiting, endable, available, self._served_at_s, self._held_for, now_s
+        )
         return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
 
     def _send_to_wait(self, shape: Shape, decision: Wait, now_s: float) -> list[Effect]:

@@ -31,10 +31,12 @@ class Flood:
         return [name for name in self.scene.running if name.startswith(self._name)]
 
     def answer(self) -> None:
-        """Ends what it was asked for and is between two tasks now: all its tasks began at time 0, one after the other."""
-        at_end = self.scene.now_s % self._task_s < LOOK_S
+        """Ends what it was asked for and is between two tasks now: a lease runs them one after the other, from when it was granted."""
         for name in self.held:
-            if name in self.scene.reclaimed and at_end:
+            lease = self.scene.manager.granted(name.encode())
+            assert lease is not None
+            ran_s = self.scene.now_s - lease.granted_at_s + 1e-9
+            if name in self.scene.reclaimed and ran_s >= self._task_s and ran_s % self._task_s < LOOK_S:
                 self.scene.give_back(name)
                 self.ask(1)
 
@@ -154,6 +156,41 @@ def test_a_large_request_has_its_turn_when_the_small_ones_that_run_have_ended(
     is_short = task_s + 4 * LOOK_S <= DRAIN_S + 1e-9
     within_s = task_s + 4 * LOOK_S if is_short else 8 * (task_s + LOOK_S)
     run_until_granted(scene, "large", [flood, other], within_s=within_s + 1e-9)
+
+
+@pytest.mark.parametrize("task_s", [(0.01, 1.0), (1.0, 0.01), (0.4, 0.9), (1.0, 1.0)])
+def test_a_large_request_is_not_overtaken_by_two_jobs_that_never_have_enough(
+    task_s: tuple[float, float],
+) -> None:
+    scene = Scene(units(CPU=2))
+    floods = [
+        Flood(scene, name, each_s, job=name.encode() * 4, requester=number)
+        for number, (name, each_s) in enumerate(zip("ab", task_s, strict=True))
+    ]
+    for number in range(2):
+        for _ in range(30):
+            scene.wait(LOOK_S)
+            for flood in floods:
+                flood.answer()
+        scene.ask(f"large {number}", resources=units(CPU=2), job=b"cccc", requester=9)
+        run_until_granted(scene, f"large {number}", floods, within_s=max(task_s) + 4 * LOOK_S + 1e-9)
+        scene.give_back(f"large {number}")
+
+
+def test_beside_a_large_request_that_waits_for_long_tasks_a_small_one_has_a_short_one_ended() -> None:
+    scene = Scene(units(CPU=4))
+    scene.ask("long 1")
+    scene.ask("long 2")
+    scene.wait(1)
+    scene.ask("short 1")
+    scene.ask("short 2")
+    scene.wait(1)
+    scene.ask("large", resources=units(CPU=2), job=JOB_B, requester=2)
+    scene.wait(0.5)
+    assert scene.reclaimed == ["long 1", "long 2"]
+    scene.ask("call", job=b"cccc", requester=3)
+    scene.wait(2 * LOOK_S)
+    assert scene.reclaimed[2:] == ["short 1"]
 
 
 def test_what_is_free_is_kept_for_a_large_request_from_other_nodes_too() -> None:
