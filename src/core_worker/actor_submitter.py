@@ -103,7 +103,7 @@ class ActorSubmitter:
         if waiting < actor.warn_at:
             return
         actor.warn_at = 2 * waiting
-        what = f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of {task.name}()"
+        what = f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of {task.template.title}()"
         advice = "Each holds its arguments: get results before more calls are made, or give the actor max_pending_calls."
         self._core.warn_driver("excess_queueing_warning", f"{what}. {advice}")
 
@@ -293,8 +293,7 @@ class ActorSubmitter:
         again = []
         for task in sent:
             if task.retries_left:
-                task.retries_left -= task.retries_left > 0
-                task.request.attempt += 1
+                self._core.tasks.next_attempt(task, f"its actor is unavailable: {why}")
                 again.append(task)
             else:
                 self._fail(task, ActorUnavailableError(why, actor.actor_id))

@@ -78,6 +78,9 @@ def test_an_answer_that_the_news_of_a_restart_overtook_does_not_end_a_call_that_
     world.lines[-1].deliver()
     assert outcome(world, call) == b"1, run 2"
     assert not world.tasks.pending and not world.actor.queue
+    assert world.warnings == [
+        "method() failed and is run again (retries left: 0): its actor is unavailable: it is restarting"
+    ]
 
 
 def test_a_cancelled_call_of_an_actor_that_dies_was_cancelled() -> None:
