@@ -28,6 +28,7 @@ class TaskEvents:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._events: deque[tuple[ActorRuntime | None, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
+        self._spans: deque[tuple[str, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._num_added = 0
         self._is_armed = False
         # What perf_counter() has to be given to be a time of the day.
@@ -36,27 +37,33 @@ class TaskEvents:
     def add(self, task: TaskContext, started_s: float) -> None:
         """A call is over. started_s is perf_counter()'s. Any thread. What it is called is put together when it is sent."""
         given = task.given_name
-        self._append((None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter()))
+        self._events.append(
+            (None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter())
+        )
+        self._added()
 
-    def _append(self, event: tuple[ActorRuntime | None, str, bytes, float, float]) -> None:
-        self._events.append(event)
+    def add_span(self, name: str, extra_data: str, task_id: bytes, started_s: float) -> None:
+        """A span that the user marked is over; otherwise as add. extra_data: a JSON object."""
+        self._spans.append((name, extra_data, task_id, started_s, time.perf_counter()))
+        self._added()
+
+    def _added(self) -> None:
         self._num_added += 1
         if not self._is_armed:
             self._is_armed = True
             with self._core.lock:
                 self._core.reactor.call_later(SEND_PERIOD_S, self.send)
 
-    def add_span(self, name: str, task_id: bytes, started_s: float) -> None:
-        """A span that the user marked is over; otherwise as add."""
-        self._append((None, name, task_id, started_s, time.perf_counter()))
-
     def send(self, collection: bytes = b"") -> None:
         """collection: somebody asked and waits for an answer, even an empty one. Lock held."""
         if not collection:
             self._is_armed = False
-        if not (self._events or collection) or self._core.reactor.is_closed:
+        if not (self._events or self._spans or collection) or self._core.reactor.is_closed:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
+        spans = [self._spans.popleft() for _ in range(len(self._spans))]
+        num_calls = len(events)
+        events += [(None, name, task_id, started_s, ended_s) for name, _, task_id, started_s, ended_s in spans]
         dropped, self._num_added = max(0, self._num_added - len(events)), 0
         core = self._core
         indices: dict[str, int] = {}
@@ -76,5 +83,6 @@ class TaskEvents:
             task_ids=b"".join(task_id for _, _, task_id, _, _ in events),
             dropped=dropped,
             collection=collection,
+            spans={num_calls + number: extra_data for number, (_, extra_data, *_) in enumerate(spans)},
         )
         core.gcs.AddTaskEvents.notify(message)

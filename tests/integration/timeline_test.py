@@ -203,3 +203,51 @@ def test_a_viewer_takes_every_call_also_those_that_ran_beside_each_other(tmp_pat
     ray.timeline(path)
     met = [call for call in check_trace(path.read_text()) if "meet" in call["name"]]
     assert len(met) == 8 and len({call["tid"] for call in met}) == 8
+
+
+def test_a_span_shows_what_the_program_says_of_it(tmp_path: Path) -> None:
+    @ray.remote
+    def spanning() -> str | None:
+        with profile(
+            "loading",
+            {"name": "the table", "cname": "good", "rows": 3, "path": tmp_path, "part": float("nan")},
+        ):
+            pass
+        filled: dict[str, Any] = {}
+        with profile("filled", filled):
+            filled["late"] = "yes"
+        return ray.get_runtime_context().get_task_id()
+
+    with profile("of the driver \ud800", {"long": "x" * 10_000}):
+        task_id = ray.get(spanning.remote())
+    calls = calls_told(lambda names: {"the table", "filled", "of the driver ?"} <= set(names))
+    ids = ("task_id", "job_id", "node_id", "worker_id")
+    told = {
+        call["name"]: (
+            call["cat"],
+            call.get("cname"),
+            {k: v for k, v in call["args"].items() if k not in ids},
+        )
+        for call in calls
+    }
+    said = {"name": "the table", "cname": "good", "rows": 3, "path": str(tmp_path), "part": "nan"}
+    assert told["the table"] == ("loading", "good", said)
+    assert told["filled"] == ("filled", None, {"late": "yes"})
+    assert told["of the driver ?"] == ("of the driver ?", None, {})
+    assert {call["args"]["task_id"] for call in calls if call["cat"] in ("loading", "filled")} == {task_id}
+
+
+def test_a_span_that_is_called_no_text_is_refused_and_spoils_nothing() -> None:
+    @ray.remote
+    def misnamed() -> None:
+        with profile(3):  # type: ignore[arg-type]
+            pass
+
+    with pytest.raises(TypeError, match="event_type must be a string, got 3 of type int"):
+        ray.get(misnamed.remote())
+    with (
+        pytest.raises(TypeError, match="extra_data must be a dict or None, got 'text'"),
+        profile("a", "text"),
+    ):  # type: ignore[arg-type]
+        pass
+    calls_told(lambda names: any(name.endswith("misnamed") for name in names))

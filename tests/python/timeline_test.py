@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ray_mono as ray
+from ray_mono._private.profiling import profile
 from ray_mono._private.timeline import trace_events
 from ray_mono.common.ids import TaskID
 from ray_mono.protobuf import gcs_pb2
@@ -41,8 +42,11 @@ def test_each_node_is_a_process_and_each_worker_a_thread() -> None:
 def test_a_timeline_needs_a_cluster_and_is_empty_in_local_mode() -> None:
     with pytest.raises(RuntimeError, match="timeline"):
         ray.timeline()
+    with profile("outside of a cluster"):
+        assert not ray.is_initialized()
     ray.init(local_mode=True)
     try:
-        assert ray.timeline() == []
+        with profile("in local mode"):
+            assert ray.timeline() == []
     finally:
         ray.shutdown()
