@@ -337,7 +337,7 @@ class CoreWorker:
         except RpcError as error:
             if error.code is not StatusCode.NOT_FOUND:
                 raise
-            raise ValueError(f"there is no actor named {name!r} in namespace {namespace!r}: {error.message}") from None
+            raise ValueError(error.message) from None
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)

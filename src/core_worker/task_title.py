@@ -13,6 +13,14 @@ from ray_mono.core_worker.task_failure import TITLE
 from ray_mono.core_worker.thread_limit import ThreadLimit
 from ray_mono.protobuf import common_pb2
 
+SHOWN_MAX = 500
+"""Characters of a name. Readers of logs and titles want the beginning."""
+
+
+def _on_one_line(name: str) -> str:
+    """On one line, and without NUL, which no title may have."""
+    return " ".join(name.replace("\0", " ").split())[:SHOWN_MAX]
+
 
 class TaskTitle:
     """Of one worker. Written where it changes, by its main thread."""
@@ -34,11 +42,11 @@ class TaskTitle:
             return
         self._shown = spec
         if spec.type == common_pb2.ACTOR_TASK:
-            setproctitle(TITLE + (spec.task_name or f"{self._at_rest}.{spec.name}"))
+            setproctitle(TITLE + _on_one_line(spec.task_name or f"{self._at_rest}.{spec.name}"))
             return
-        kind, name = "task", spec.name
+        kind, name = "task", _on_one_line(spec.name)
         if spec.type == common_pb2.ACTOR_CREATION_TASK:
-            kind, name = "actor", spec.name.removesuffix(".__init__")
+            kind, name = "actor", name.removesuffix(".__init__")
             self._at_rest = name
         setproctitle(TITLE + name)
         self._threads.show(spec.resources)
@@ -46,7 +54,7 @@ class TaskTitle:
 
     def name_actor(self, repr_name: str) -> None:
         """What the actor's output is known by once it is constructed: its repr, where its class defines one."""
-        self._write_label("actor", " ".join(repr_name.split()))
+        self._write_label("actor", _on_one_line(repr_name))
 
     def _write_label(self, kind: str, name: str) -> None:
         label = f":{kind}_name:{name}"

@@ -159,6 +159,7 @@ def test_a_worker_bears_the_name_of_its_task_while_it_has_one() -> None:
         pid, *names = get(work.options(name="a nice name").remote())
         assert names == ["ray_mono::a nice name", "a nice name"]
         wait_until(lambda: title_of(pid) == "ray_mono::IDLE", "the worker rests")  # noqa: B023
+    assert get(work.options(name="a\nb\0c").remote())[1:] == ("ray_mono::a b c", "a\nb\0c")
 
 
 def test_an_actor_bears_the_name_of_its_call_while_it_has_one() -> None:
