@@ -109,6 +109,7 @@ def test_tasks_submit_tasks_and_pass_references_inside_values() -> None:
 def test_values_are_frozen_when_they_are_put_or_passed() -> None:
     value = [1]
     reference = ray.put(value)
+    assert ray.experimental.get_object_locations([reference])[reference]["node_ids"] == []
     value.append(2)
     assert ray.get(reference) == [1] and ray.get(reference) is not ray.get(reference)
 

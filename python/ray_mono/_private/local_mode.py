@@ -135,6 +135,10 @@ class LocalCore:
             row.num_references += 1
         return ObjectRef(object_id, self)  # type: ignore[arg-type]
 
+    def size_bytes(self, ref: ObjectRef[Any]) -> int:
+        with self._lock:
+            return self._objects[ref._id].serialized.size_bytes
+
     def reference_counts(self) -> int:
         """How many objects somebody has a reference to."""
         with self._lock:

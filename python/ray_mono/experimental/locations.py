@@ -3,36 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ray_mono._private.worker import wait
 from ray_mono.core_worker import current
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.object_ref import ObjectRef
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.object_ref import ObjectRef
+OWNER_TIMEOUT_MS = 1000
+"""An owner answers at once, unless there is no value yet."""
 
 
 def get_object_locations(
     obj_refs: Sequence[ObjectRef[Any]], timeout_ms: int = -1
 ) -> dict[ObjectRef[Any], dict[str, Any]]:
     """Of each reference: "node_ids" (hex; empty for small values, which are with their owner), "object_size" (bytes; None while there is no
-    value) and "did_spill". What this process knows: all of what it owns, and of others' values what it has asked for. Does not wait.
+    value) and "did_spill".
 
-    Raises RaySystemError where this process is not connected.
+    Args:
+        timeout_ms: how long to wait for the owners of others' values that this process knows nothing of; negative: OWNER_TIMEOUT_MS.
+
+    Raises TypeError for what is no list of references, RaySystemError where this process is not connected.
     """
-    core = current.require()
-    found = {}
-    with core.lock:
-        for ref in obj_refs:
-            entry = core.memory_store.get(ref.binary())
-            ready = entry is not None and entry.ready
-            size = (entry.size_bytes or len(entry.data or b"")) if entry is not None and ready else None
-            nodes = (
-                [node_id.hex() for node_id in entry.locations or ()] if entry is not None and ready else []
-            )
-            found[ref] = {"node_ids": nodes, "object_size": size, "did_spill": False}
-    return found
+    return _look_up(_checked(obj_refs), OWNER_TIMEOUT_MS if timeout_ms < 0 else timeout_ms)
 
 
 def get_local_object_locations(obj_refs: Sequence[ObjectRef[Any]]) -> dict[ObjectRef[Any], dict[str, Any]]:
-    """As get_object_locations."""
-    return get_object_locations(obj_refs)
+    """The same of what this process knows by itself: all of what it owns, and of others' values what it has asked for. Does not wait."""
+    return _look_up(_checked(obj_refs), None)
+
+
+def _checked(obj_refs: Any) -> list[ObjectRef[Any]]:
+    if isinstance(obj_refs, ObjectRef):
+        raise TypeError(f"obj_refs must be a list of ObjectRefs, got the single {obj_refs!r}")
+    refs = list(obj_refs)
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(
+                f"obj_refs must be a list of ObjectRefs, but has {ref!r} of type {type(ref).__name__}"
+            )
+    return refs
+
+
+def _look_up(refs: list[ObjectRef[Any]], timeout_ms: int | None) -> dict[ObjectRef[Any], dict[str, Any]]:
+    core: Any = current.require()
+    if not isinstance(core, CoreWorker):  # local mode
+        return {ref: _location([], core.size_bytes(ref)) for ref in refs}
+    if timeout_ms is not None and (
+        unknown := [ref for ref in dict.fromkeys(refs) if not _is_known(core, ref)]
+    ):
+        wait(unknown, num_returns=len(unknown), timeout=timeout_ms / 1000, fetch_local=False)
+    with core.lock:
+        return {ref: _known(core, ref) for ref in refs}
+
+
+def _is_known(core: CoreWorker, ref: ObjectRef[Any]) -> bool:
+    with core.lock:
+        row = core.references.get(ref.binary())
+        entry = core.memory_store.get(ref.binary())
+        return row is None or row.owner is None or (entry is not None and entry.ready)
+
+
+def _known(core: CoreWorker, ref: ObjectRef[Any]) -> dict[str, Any]:
+    entry = core.memory_store.get(ref.binary())
+    if entry is None or not entry.ready:
+        return _location([], None)
+    return _location(list(entry.locations or ()), entry.size_bytes or len(entry.data or b""))
+
+
+def _location(node_ids: list[bytes], size_bytes: int | None) -> dict[str, Any]:
+    return {
+        "node_ids": [node_id.hex() for node_id in node_ids],
+        "object_size": size_bytes,
+        "did_spill": False,
+    }
