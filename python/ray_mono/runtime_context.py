@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.auto_init import connected_core
+from ray_mono._private.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
 from ray_mono.core_worker import current
@@ -75,7 +76,8 @@ class RuntimeContext:
         return self._core.session_dir.rstrip("/").rpartition("/")[0]
 
     def get_node_labels(self) -> dict[str, str]:
-        return dict(self._core.node.labels)
+        """Its own, and its id under "ray.io/node-id"."""
+        return {**self._core.node.labels, NODE_ID_LABEL: self.get_node_id()}
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task, or the actor, holds; nothing on a driver."""

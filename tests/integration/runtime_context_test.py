@@ -17,7 +17,9 @@ RUNTIME_ENV = {"env_vars": {"OF_THE_JOB": "1"}}
 
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[Any]:
-    yield ray.init(address="local", num_cpus=2, namespace="of the test", runtime_env=RUNTIME_ENV)
+    yield ray.init(
+        address="local", num_cpus=2, namespace="of the test", runtime_env=RUNTIME_ENV, labels={"zone": "a"}
+    )
 
 
 def answers() -> dict[str, Any]:
@@ -75,6 +77,11 @@ def test_every_answer_is_right_wherever_it_is_asked_for(cluster: Any) -> None:
         assert RuntimeEnv.deserialize(found["get_runtime_env_string"]) == RUNTIME_ENV
         assert found["get_accelerator_ids"] == found["get_resource_ids"] == {"GPU": []}
         assert found["gcs_address"] == driver["gcs_address"]
+        assert (
+            found["get_node_labels"]
+            == ray.nodes()[0]["Labels"]
+            == {"zone": "a", "ray.io/node-id": cluster["node_id"]}
+        )
         assert (
             found["current_placement_group_id"] == PlacementGroupID.nil()
             and found["get_placement_group_id"] is None

@@ -11,6 +11,7 @@ from ray_mono._private import options as option_rules
 from ray_mono._private.actor_metadata import of_class
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.options import ActorOptions
+from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def function() -> None: ...
@@ -203,8 +204,10 @@ def test_a_node_in_a_label_selector_is_where_the_task_runs() -> None:
     node = "ab" * 28
     strategy = option_rules.task_options({"label_selector": {"ray.io/node-id": node}}, "f").strategy
     assert strategy is not None and strategy.node_affinity.node_id.hex() == node and not strategy.node_affinity.soft
+    beside = {"label_selector": {"ray.io/node-id": node}, "scheduling_strategy": "SPREAD"}
+    assert option_rules.task_options(beside, "f").strategy == strategy
     with pytest.raises(ValueError, match="both say where"):
-        option_rules.check_task_options({"label_selector": {"ray.io/node-id": node}, "scheduling_strategy": "SPREAD"})
+        option_rules.check_task_options({**beside, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)})
 
 
 def test_an_actor_class_lists_its_methods() -> None:

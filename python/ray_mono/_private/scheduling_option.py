@@ -30,7 +30,7 @@ def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | N
         raise NotImplementedError(
             f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of ray_mono yet"
         )
-    if given not in (None, "DEFAULT"):
+    if given not in (None, "DEFAULT", "SPREAD"):  # among one node, there is nothing to spread
         raise ValueError(f"label_selector and scheduling_strategy={given!r} both say where: give one of them")
     return _strategy(NodeAffinitySchedulingStrategy(value, soft=False))
 

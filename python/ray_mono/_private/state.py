@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray_mono._private.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker import current
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -37,7 +38,7 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
         "DeathReasonMessage": node.death_cause.message,
         "alive": is_alive,
         "Resources": ResourceSet.from_proto(node.total).to_units() if is_alive else {},
-        "Labels": dict(node.labels),
+        "Labels": {**node.labels, NODE_ID_LABEL: node.node_id.hex()},
     }
 
 

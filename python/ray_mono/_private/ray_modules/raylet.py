@@ -1,5 +1,6 @@
 """`ray._raylet`: what libraries take from Ray's compiled core, which is Python here."""
 
+from ray_mono._private.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import (
     ActorClassID,
     ActorID,
@@ -20,7 +21,7 @@ from ray_mono.core_worker.object_ref_generator import (
 
 ObjectID = ObjectRef
 StreamingObjectRefGenerator = ObjectRefGenerator
-RAY_NODE_ID_KEY = "ray.io/node-id"
+RAY_NODE_ID_KEY = NODE_ID_LABEL
 
 __all__ = [
     "ActorClassID",
