@@ -175,6 +175,7 @@ except ray.exceptions.RaySystemError as error:
 
 def test_what_libraries_and_tracers_use_of_ray_works(start: Start) -> None:
     source = """
+import os
 import ray
 from ray._private.profiling import profile
 from ray.util.actor_group import ActorGroup
@@ -185,10 +186,20 @@ ray._private.worker._post_init_hooks.append(lambda: hooks.append("called"))
 ray.shutdown()
 ray.init(num_cpus=2)
 assert hooks == ["called"] and ray._private.worker._global_node.head
+node = ray._private.worker._global_node
+assert node.address == ray.get_runtime_context().gcs_address and node.get_temp_dir_path() == os.path.dirname(node.session_dir)
 assert ray.get_runtime_context().worker.node.session_dir == ray._private.worker._global_node.get_session_dir_path()
 [of_node] = ray._private.state.total_resources_per_node().values()
 [free] = ray._private.state.available_resources_per_node().values()
 assert of_node["CPU"] == free["CPU"] == 2
+assert len(ray._private.state.state.node_table()) == 1 and ray._private.state.state.actor_table() == {}
+
+@ray.remote
+def told_of_its_node():
+    node = ray._private.worker._global_node
+    return node.get_logs_dir_path(), node.address, node.node_id
+
+assert ray.get(told_of_its_node.remote(), timeout=60) == (node.get_logs_dir_path(), node.address, node.node_id)
 
 def traced(submit):
     def call(args, kwargs):

@@ -150,7 +150,6 @@ print(global_worker.current_job_id.hex() == ray.get_runtime_context().get_job_id
     assert found[:2] == ["True True True", "True"]
     assert {line.partition(" is a name")[0] for line in found[2:]} == {
         "ray.worker",
-        "ray._private.worker.global_worker",
         "ray.worker.global_worker",
     }
 

@@ -34,27 +34,18 @@ MOVED_MODULES = {
     "worker": "worker",
 }
 
-_GLOBAL_WORKER = {
-    "global_worker": ("ray_mono._private.global_worker", "global_worker", "ray.get_runtime_context()")
-}
 _OLD_FUNCTIONS = "ray_mono._private.old_functions"
-_STATE_TABLES = {
-    "actors": (_OLD_FUNCTIONS, "actors", "ray.util.state.list_actors"),
-    "jobs": (_OLD_FUNCTIONS, "jobs", "ray.util.state.list_jobs"),
-}
+_ACCELERATOR_IDS = "get_runtime_context().get_accelerator_ids()"
 _NAMED_HANDLES = "ray_mono._private.named_handles"
 _GET_ACTOR = "options(name=...) and get_actor(name)"
 # module -> old name -> (module that has it now, its name there, what to write instead)
 _NAMES: dict[str, dict[str, tuple[str, str, str]]] = {
     "ray_mono": {
         "get_dashboard_url": (_OLD_FUNCTIONS, "get_dashboard_url", "init().dashboard_url"),
-        "get_resource_ids": (
-            _OLD_FUNCTIONS,
-            "get_resource_ids",
-            "get_runtime_context().get_accelerator_ids()",
-        ),
+        "get_resource_ids": (_OLD_FUNCTIONS, "get_resource_ids", _ACCELERATOR_IDS),
         "get_webui_url": (_OLD_FUNCTIONS, "get_dashboard_url", "init().dashboard_url"),
-        **_STATE_TABLES,
+        "actors": (_OLD_FUNCTIONS, "actors", "ray.util.state.list_actors"),
+        "jobs": (_OLD_FUNCTIONS, "jobs", "ray.util.state.list_jobs"),
         "profile": ("ray_mono._private.profiling", "profile", "ray._private.profiling.profile"),
         "register_custom_serializer": (
             _OLD_FUNCTIONS,
@@ -62,12 +53,10 @@ _NAMES: dict[str, dict[str, tuple[str, str, str]]] = {
             "ray.util.register_serializer",
         ),
     },
-    "ray_mono._private.state": {
-        **_STATE_TABLES,
-        "timeline": ("ray_mono._private.timeline", "timeline", "ray.timeline"),
+    "ray_mono.worker": {
+        "get_resource_ids": (_OLD_FUNCTIONS, "get_resource_ids", _ACCELERATOR_IDS),
+        "global_worker": ("ray_mono._private.global_worker", "global_worker", "ray.get_runtime_context()"),
     },
-    "ray_mono._private.worker": _GLOBAL_WORKER,
-    "ray_mono.worker": _GLOBAL_WORKER,
     "ray_mono.exceptions": {
         "RayCancellationError": ("ray_mono.exceptions", "TaskCancelledError", "TaskCancelledError"),
         "RayConnectionError": ("ray_mono.exceptions", "RaySystemError", "RaySystemError"),

@@ -11,13 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 _HERE = "_private.ray_modules"
+# `import ray` loads these, so programs write ray.util.debug.log_once without an import of their own.
+_LOADED_BY_RAY = (
+    "client_builder",
+    "experimental.internal_kv",
+    "experimental.locations",
+    "experimental.tqdm_ray",
+    "util.actor_pool",
+    "util.client_connect",
+    "util.debug",
+    "util.serialization",
+)
 PLACES = {
+    **{module: module for module in _LOADED_BY_RAY},
+    "_private.client_mode_hook": f"{_HERE}.client_mode_hook",
     "_private.node": "node",
     "_private.ray_constants": f"{_HERE}.ray_constants",
     "_raylet": f"{_HERE}.raylet",
     "autoscaler": f"{_HERE}.autoscaler",
     "autoscaler.sdk": f"{_HERE}.autoscaler_sdk",
     "data": f"{_HERE}.data",
+    "experimental.state": "util.state",
+    "experimental.state.api": "util.state.api",
+    "experimental.state.common": "util.state.common",
+    "experimental.state.exception": "util.state.exception",
     "ray_constants": f"{_HERE}.ray_constants",
     "util.actor_group": f"{_HERE}.actor_group",
     "util.client": f"{_HERE}.client",
@@ -30,16 +47,21 @@ _WORKER_NAMES = {
     "SPILL_WORKER_MODE": f"{_HERE}.worker",
     "_global_node": f"{_HERE}.worker",
     "_post_init_hooks": f"{_HERE}.worker",
+    "get_dashboard_url": "_private.old_functions",
 }
 NAMES = {
     "ray_mono": {"logger": "_private.worker"},
     "ray_mono._private.services": {"get_node_ip_address": "util.node_addresses"},
-    "ray_mono._private.worker": _WORKER_NAMES,
+    "ray_mono._private.worker": {**_WORKER_NAMES, "global_worker": "_private.global_worker"},
     "ray_mono.worker": _WORKER_NAMES,
     "ray_mono.cloudpickle": dict.fromkeys(("dump_debug", "dumps_debug", "pickle"), f"{_HERE}.pickle_debug"),
-    "ray_mono._private.state": dict.fromkeys(
-        ("available_resources_per_node", "total_resources_per_node"), f"{_HERE}.state"
-    ),
+    "ray_mono._private.state": {
+        **dict.fromkeys(
+            ("available_resources_per_node", "state", "total_resources_per_node"), f"{_HERE}.state"
+        ),
+        **dict.fromkeys(("actors", "jobs"), "_private.old_functions"),
+        "timeline": "_private.timeline",
+    },
     "ray_mono.util": {"PublicAPI": "util.annotations"},
 }
 
