@@ -2,4 +2,4 @@
 
 VERSION = "0.1.0"
 COMMIT = "unknown"
-"""The commit that a release is built from, which its build writes here; programs print it."""
+"""The commit that a release is built from: whoever builds one writes it here. Programs print it."""

@@ -98,10 +98,13 @@ def test_a_shell_of_the_program_finds_the_command_line_as_ray(tmp_path: Path) ->
     script = tmp_path / "program.py"
     script.write_text(
         "import os, shutil, subprocess\n"
-        "print(subprocess.run(['ray', '--help'], capture_output=True, text=True, check=True).stdout.split()[1])\n"
+        "def run(*words):\n"
+        "    return subprocess.run(['ray', *words], capture_output=True, text=True, check=True).stdout\n"
+        "print(run('--help').split()[1], run('--version').split()[:3] == ['ray,', 'version', '2.60.0'])\n"
+        "print('--timeout' in run('health-check', '--help'))\n"
         "print(os.path.dirname(shutil.which('ray')))\n"
     )
     done = run_python("-m", "ray_mono.compat", str(script))
-    command, folder = done.out.split()
-    assert (done.status, command) == (0, "ray"), done.error
+    *told, folder = done.out.split()
+    assert (done.status, told) == (0, ["ray", "True", "True"]), done.error
     assert not Path(folder).exists()

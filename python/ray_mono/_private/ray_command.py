@@ -31,9 +31,17 @@ def put_on_path() -> None:
 
 
 def main() -> None:
-    """The command line, which honours Ray's environment variables too."""
+    """The command line, which honours Ray's environment variables too, and says of which version of Ray its programs are."""
+    import click
+
     from ray_mono._private import ray_environment
+    from ray_mono.compat import API_VERSION
     from ray_mono.scripts import scripts
 
     ray_environment.take_over()
+    scripts.cli.params = [option for option in scripts.cli.params if option.name != "version"]
+    click.version_option(API_VERSION, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)")(
+        scripts.cli
+    )
+    scripts.cli.add_command(scripts.healthcheck, "health-check")
     scripts.main("ray")
