@@ -65,6 +65,9 @@ class Gcs(GcsServiceServicer):
             await self.published.wait_for(lambda: is_enough(self.lines()))
         return self.lines()
 
+    def unread(self) -> list[int]:
+        return [batch.flushed.unread_bytes for batch in self.batches if batch.HasField("flushed")]
+
     def lines(self) -> list[str]:
         return [line for batch in self.batches for line in batch.lines]
 
@@ -109,8 +112,8 @@ def test_passes_on_what_workers_write(session_base: Path) -> None:
             await gcs.until(lambda lines: lines == ["written before"])
             append(log, "written after\n")
             await gcs.until(lambda lines: lines == ["written before", "written after"])
-            append(log, "written last\n")
-        assert gcs.lines()[-1] == "written last"
+            append(log, "written last\nbegun")
+        assert gcs.lines()[-2:] == ["written last", "begun"]
         batch = gcs.batches[0]
         assert (batch.pid, batch.name, batch.host, batch.is_error) == (os.getpid(), "f", "10.0.0.1", False)
 
@@ -179,8 +182,14 @@ def test_what_a_driver_cannot_take_yet_waits_in_its_files(session_base: Path) ->
             await gcs.until(lambda lines: gcs.num_asked > 3)
             append(logs / OTHER_LOG, ":job_id:02000000\nanother's\n")
             await gcs.until(lambda lines: lines == ["one", "another's"])
+            gcs.requests.put_nowait(common_pb2.LogFlush(job_id=b"\x01\0\0\0", token=b"token"))
+            await gcs.until(lambda lines: gcs.unread() != [])
+            asked = gcs.num_asked
+            await gcs.until(lambda lines: gcs.num_asked > asked + 3)
             gcs.backlog = 0
-            await gcs.until(lambda lines: lines == ["one", "another's", "two"])
+            await gcs.until(lambda lines: lines == ["one", "another's", "two"] and gcs.unread()[-1] == 0)
+            # Told once, as long as nothing changes.
+            assert gcs.unread() == [len("two\n"), 0]
 
     logs = session_base / "logs"
     logs.mkdir()

@@ -229,10 +229,11 @@ async def _rounds(monitor: LogMonitor, watch: DirectoryWatch, stop: asyncio.Even
     is_quiet = False
     while True:
         is_last = stop.is_set()
-        if await monitor.round(with_begun=is_quiet or is_last):
+        if await monitor.round(with_begun=is_quiet):
             is_quiet = False
             continue
         if is_last:
+            await monitor.round(with_begun=True)  # nothing is new by now
             return
         is_changed = await watch.wait(HELD_RETRY_PERIOD_S if monitor.is_held else LOOK_PERIOD_S)
         is_quiet = not is_changed and not monitor.is_held
