@@ -8,13 +8,14 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc import auth, reactor_channel, strangers
+from ray_mono.rpc import auth, reactor_channel, reactor_socket, strangers
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
@@ -285,13 +286,20 @@ def test_timers_run_in_order_and_not_when_cancelled() -> None:
 def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any) -> None:
     _, _, address = both
     with caller(address) as (reactor, _, stub):
+        reactor.look_s = 0.05
+
+        def strike() -> None:
+            while not reactor._is_at_rest:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+
         before = signal.signal(
             signal.SIGINT,
             lambda *given: reactor.takes_interrupt(given[1]) and signal.default_int_handler(*given),
         )
         try:
             for _ in range(20):
-                threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+                threading.Thread(target=strike).start()
                 with pytest.raises(KeyboardInterrupt):
                     reactor.wait(Waiter(reactor), WAIT_S)
                 assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
@@ -343,3 +351,31 @@ def test_a_unix_peer_of_another_user_is_not_called() -> None:
         with caller(f"unix:{directory}/s") as (_, channel, _):
             assert channel.is_closed
             assert f"user id {OTHER_UID}" in channel.error().message
+
+
+def test_a_unix_client_of_another_user_is_not_served(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(str(tmp_path)) as (_, server, address, _), socket.socket(socket.AF_UNIX) as his:
+        monkeypatch.setattr(auth, "peer_of", lambda sock: (1234, OTHER_UID))
+        his.settimeout(WAIT_S)
+        his.connect(address.removeprefix("unix:"))
+        assert his.recv(1) == b""
+        with server.reactor.lock:
+            assert not server.connections
+    assert f"process 1234 belongs to user id {OTHER_UID}" in caplog.text
+
+
+def test_answers_to_a_peer_that_reads_nothing_are_bounded(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reactor_socket, "OUT_BYTES_MAX", 1 << 20)
+    store, server, address = both
+    with caller(address) as (_, _, stub):
+        stub.KvGet.start(gcs_pb2.KvGetRequest(key=b"held"), lambda reply, error: None)
+        stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
+        with server.reactor.lock:
+            _, call = store.held.pop()
+            # Nothing is sent while the lock is held.
+            for _ in range(16):
+                assert not call.connection.is_closed
+                call.reply(gcs_pb2.KvGetReply(value=bytes(1 << 16)))
+            assert call.connection.is_closed
