@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.object_manager import transfer_server
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey
 from ray_mono.object_manager.transfer_server import TransferServer
@@ -99,5 +100,20 @@ def test_what_is_not_there_is_not_pinned() -> None:
         store = PinnedStore()
         async with fetching(store, b"absent".ljust(28)) as (_, _, header):
             assert not header.found and store.pins == {}
+
+    asyncio.run(scene())
+
+
+def test_peers_beyond_the_limit_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_server, "CONNECTIONS_MAX", 1)
+
+    async def scene() -> None:
+        async with fetching(PinnedStore(), b"absent".ljust(28)) as (_, first, _):
+            with socket.socket() as second:
+                second.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(second, first.getpeername())
+                await shake_hands(second, ClientHandshake(SECRET))
+                async with asyncio.timeout(TIMEOUT_S):
+                    assert await asyncio.get_running_loop().sock_recv(second, 1) == b""
 
     asyncio.run(scene())

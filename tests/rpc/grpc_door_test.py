@@ -164,3 +164,21 @@ def test_closing_the_listener_ends_grpc_clients() -> None:
 def test_the_transport_alone_imports_no_grpc() -> None:
     program = "import sys, ray_mono.rpc.framed; sys.exit('grpc' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer wrong"),)])
+def test_the_secret_is_asked_for_by_each_call_of_a_connection_that_is_in(
+    metadata: tuple[tuple[str, str], ...],
+) -> None:
+    async def scene(address: str, servicer: KvServicer) -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = gcs_pb2_grpc.GcsServiceStub(channel)
+            await stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), metadata=METADATA)
+            call = stub.KvPut(gcs_pb2.KvPutRequest(key=b"other"), metadata=metadata)
+            stream = stub.Subscribe(gcs_pb2.SubscribeRequest(), metadata=metadata)
+            for refused_call in (call, anext(aiter(stream))):
+                code, _ = await refused(refused_call)
+                assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert list(servicer.values) == [b"k"]
+
+    run(scene)

@@ -37,6 +37,7 @@ KINDS = {
     "half a preface": (HTTP2_PREFACE[:20], ADDRESS_MAX[Stage.SILENT]),
     "hello": (HELLO, ADDRESS_MAX[Stage.SHAKING]),
     "http2": (HTTP2_PREFACE + SETTINGS, ADDRESS_MAX[Stage.SHAKING]),
+    "wrong secret": (HELLO + bytes(auth.PROOF_SIZE), ADDRESS_MAX[Stage.TOLD]),
 }
 
 
@@ -101,8 +102,7 @@ def test_few_strangers_stay_and_a_rightful_client_gets_in_beside_them(
             (await FramedTransport(SECRET).connect(listener.address, WAIT_S)).close()
             end_their_stay(monkeypatch)
             await asyncio.gather(*(until_sent_away(*one) for one in knocked))
-            assert strangers_of(listener) == 0
-            await until(lambda: descriptors() <= before)
+            await until(lambda: strangers_of(listener) == 0 and descriptors() <= before)
             # Nothing of them got to gRPC.
             assert listener._grpc._door is None
 
@@ -183,10 +183,14 @@ def test_a_stranger_that_goes_on_to_send_is_not_read_from() -> None:
     run_quietly(scene())
 
 
-def test_one_who_goes_on_to_send_after_a_refusal_is_sent_away() -> None:
+def test_one_who_goes_on_to_send_after_a_refusal_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strangers, "STAY_S", 3600.0)
+
     async def scene() -> None:
         async with serving() as listener:
-            _, writer = await knock(listener, HELLO + bytes(auth.PROOF_SIZE))
+            reader, writer = await knock(listener, HELLO + bytes(auth.PROOF_SIZE))
+            # Why, and the end.
+            assert b"the secret is not the one of this cluster" in await reader.read()
 
             async def send() -> None:
                 while True:
@@ -287,3 +291,13 @@ def test_out_of_descriptors_is_said_and_a_client_gets_in_when_there_are_some_aga
         run_quietly(scene())
     assert "cannot accept a connection: Too many open files" in caplog.text
     assert ("goes for it" if has_stranger else "trying again") in caplog.text
+
+
+def test_strangers_go_with_the_listener() -> None:
+    async def scene() -> None:
+        async with serving() as listener:
+            knocked = [await knock(listener, data) for data, _ in KINDS.values()]
+            await until(lambda: strangers_of(listener) == len(knocked))
+        await asyncio.gather(*(until_sent_away(*one) for one in knocked))
+
+    run_quietly(scene())
