@@ -32,6 +32,9 @@ def stack(*modules: str) -> Any:
         (["threading"], False),
         (["__main__", "weakref"], True),  # a finalizer is called: an exception would be dropped
         (["__main__", "weakref", "users_module"], False),
+        (["__main__", "ray_mono.common.code_pickler", "pickle"], True),
+        (["__main__", "ray_mono.rpc.framing"], True),
+        (["__main__", "ray_mono.protobuf.common_pb2"], True),
     ],
 )
 def test_the_first_that_is_not_the_standard_librarys_decides(modules: list[str], is_ours: bool) -> None:

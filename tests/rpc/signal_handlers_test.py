@@ -54,7 +54,7 @@ def test_a_handler_runs_when_the_runtime_has_let_go_of_its_lock(reactor: Reactor
     assert owned == [False, False]
 
 
-def test_one_that_waits_for_ever_is_called_in_the_end(
+def test_each_that_waits_for_ever_is_called_in_the_end(
     reactor: Reactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal_handlers, "LATE_S", 0.05)
@@ -63,6 +63,10 @@ def test_one_that_waits_for_ever_is_called_in_the_end(
     with reactor.lock:
         signal.raise_signal(SIGNAL)
         until(lambda: called)
+        # The next one waits anew.
+        signal.raise_signal(SIGNAL)
+        assert len(called) == 1
+        until(lambda: len(called) == 2)
 
 
 @pytest.mark.parametrize("leads", [True, False])
@@ -155,7 +159,10 @@ def test_what_the_user_set_is_what_the_user_sees(reactor: Reactor) -> None:
 
 
 def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
-    def early(signum: int, frame: Any) -> None: ...
+    came: list[int] = []
+
+    def early(signum: int, frame: Any) -> None:
+        came.append(signum)
 
     def meanwhile(signum: int, frame: Any) -> None: ...
 
@@ -165,6 +172,10 @@ def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
     try:
         uninstall = signal_handlers.install(reactor, interrupts=False)
         assert signal.getsignal(signal.SIGUSR1) is early
+        with reactor.lock:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not came
+        until(lambda: came)
         signal.signal(SIGNAL, meanwhile)
         uninstall()
         assert vars(signal)["_signal"] is module
@@ -173,6 +184,35 @@ def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
         reactor.close()
         for one, handler in zip((signal.SIGUSR1, SIGNAL), before, strict=True):
             signal.signal(one, handler)
+
+
+def test_a_signal_that_strikes_a_handler_at_rest_waits_until_that_lets_go_of_the_lock(
+    reactor: Reactor,
+) -> None:
+    waiter, owned = Waiter(reactor), []
+
+    def nested(signum: int, frame: Any) -> None:
+        owned.append(reactor.lock._is_owned())  # type: ignore[attr-defined]
+
+    def on_signal(signum: int, frame: Any) -> None:
+        # As a call of the API does.
+        with reactor.lock:
+            signal.raise_signal(signal.SIGUSR1)
+            waiter.set()
+
+    def strike() -> None:
+        until(lambda: reactor._is_at_rest)
+        signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+
+    before = signal.signal(signal.SIGUSR1, nested)
+    signal.signal(SIGNAL, on_signal)
+    striker = threading.Thread(target=strike)
+    striker.start()
+    assert reactor.wait(waiter, WAIT_S)
+    striker.join()
+    until(lambda: owned)
+    assert owned == [False]
+    signal.signal(signal.SIGUSR1, before)
 
 
 def interrupt() -> None:
