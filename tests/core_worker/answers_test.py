@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.answers import ALONE_US, ANSWERS_NOBODY, UNFLUSHED_MAX, Answers
+from ray_mono.core_worker.answers import (
+    ALONE_US,
+    ANSWERS_NOBODY,
+    ERROR_BYTES_MAX,
+    UNFLUSHED_MAX,
+    Answers,
+    serialized_error,
+)
 from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.fake_core import FakeCore
 
@@ -55,12 +65,16 @@ def test_an_answer_goes_at_once_or_soon_though_the_next_call_takes_its_time(
 def test_answers_of_short_calls_share_a_send() -> None:
     call = Sent()
     answers = answers_of(call, has_queued=True)
-    for _ in range(UNFLUSHED_MAX):
+    for _ in range(2 * UNFLUSHED_MAX):
         answers.finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
-    assert call.steps.count("flush") == 1 and call.steps[-1] == "flush"
+    assert call.steps.count("flush") == 2 and call.steps[-1] == "flush"
 
 
 class Trouble(BaseException):
+    pass
+
+
+class Large:
     pass
 
 
@@ -95,6 +109,23 @@ def test_a_call_whose_answer_failed_by_our_fault_is_answered_with_that() -> None
     assert isinstance(error, RaySystemError) and "answering f() failed" in str(error)
 
 
+def test_what_the_failed_steps_hold_is_free_before_the_next_attempt_which_may_need_the_memory() -> None:
+    call, replies = failed_call(0)
+    held: list[weakref.ref[Large]] = []
+
+    def fail() -> None:
+        large = Large()
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    call.reply = lambda message, rings=True: replies.append(held[0]())  # type: ignore[method-assign]
+    try:
+        fail()
+    except MemoryError as error:
+        answers_of(call, has_queued=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), error)  # type: ignore[arg-type]
+    assert replies == [None]
+
+
 def test_a_worker_that_cannot_even_do_that_ends(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,3 +135,124 @@ def test_a_worker_that_cannot_even_do_that_ends(
     answers_of(call, has_queued=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), Trouble())  # type: ignore[arg-type]
     assert not replies and codes == [ANSWERS_NOBODY]
     assert "this worker ends" in capfd.readouterr().err
+
+
+HELD = b"h" * 28
+"""A reference that a task has as an argument."""
+
+
+class Acknowledged(Sent):
+    """A call with references in it: its answer waits until owners know who has them, which the test says by `settled`."""
+
+    def __init__(self, kind: common_pb2.TaskType = common_pb2.NORMAL_TASK) -> None:
+        super().__init__()
+        self.spec.type = kind
+        self.timers: dict[Any, None] = {}
+        self.answers = answers_of(self, has_queued=False)
+        self.core: Any = self.answers._core
+        self.core.ownership.settle_arrived = self._settle
+        self.core.getter = SimpleNamespace(
+            block=self._block, unblock=lambda epoch: self.steps.append(f"takes back {epoch}")
+        )
+        self.executor: Any = self.answers._executor
+        self.executor.is_resting = True
+        self.settled: Any = None
+        self.core.references.borrow(HELD, b"another")
+        self.core.references.add_submitted([HELD])
+        self.task = TaskContext(b"t" * 24, b"job", arrived={HELD: b"another"}, held=[HELD])
+
+    def over(self) -> Acknowledged:
+        self.answers.finish(self, self.task, 1)  # type: ignore[arg-type]
+        assert self.steps == ["flush"] and self.answers.num_unsettled == 1
+        self.steps.clear()
+        return self
+
+    def _settle(self, arrived: Any, kept: Any, caller: Any, then: Any) -> None:
+        self.settled = then
+
+    def _block(self) -> int:
+        self.steps.append("lends")
+        return 7
+
+    def call_later(self, delay_s: float, callback: Any) -> Any:
+        self.timers[callback] = None
+        return SimpleNamespace(cancel=lambda: self.timers.pop(callback, None))
+
+    def pass_time(self) -> None:
+        timers, self.timers = self.timers, {}
+        for callback in timers:
+            callback()
+
+
+def test_a_task_that_is_over_but_for_its_answer_lends_its_cpus_until_that_is_out() -> None:
+    call = Acknowledged().over()
+    call.pass_time()
+    assert call.steps == ["lends"] and not call.timers and HELD in call.core.references
+    call.settled([])
+    assert call.steps == ["lends", "rings", "takes back 7"]
+    assert call.answers.num_unsettled == 0 and HELD not in call.core.references
+
+
+def test_nothing_is_lent_where_the_owner_acknowledges_soon_or_the_call_is_an_actors() -> None:
+    for call in (Acknowledged().over(), Acknowledged(common_pb2.ACTOR_TASK).over()):
+        call.settled([])
+        call.pass_time()
+        assert call.steps == ["rings"]
+
+
+def test_the_cpus_of_a_worker_that_runs_the_next_task_are_not_lent() -> None:
+    call = Acknowledged().over()
+    call.executor.is_resting = False
+    call.pass_time()
+    assert call.steps == [] and call.timers
+    call.executor.is_resting = True
+    call.pass_time()
+    assert call.steps == ["lends"]
+
+
+def test_a_task_that_goes_elsewhere_lets_go_of_the_arguments_that_it_has() -> None:
+    call = Acknowledged()
+    call.answers.finish_unstarted(call, call.task)  # type: ignore[arg-type]
+    assert call.steps == ["flush"], "its owner hears first who has them"
+    call.settled([])
+    assert call.steps == ["flush", "rings"] and HELD not in call.core.references
+
+
+class SharedStore:
+    """A node's store in which the first objects find room and a later one does not."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    def put(self, object_id: bytes, value: Any, owner: bytes) -> None:
+        self._room -= 1
+        if self._room < 0:
+            raise ObjectStoreFullError("full")
+
+
+def test_what_was_stored_of_returns_that_failed_together_is_freed() -> None:
+    call, replies = failed_call(0)
+    call.spec.num_returns = 3
+    answers = answers_of(call, has_queued=False)
+    core: Any = answers._core
+    core.store, core.pid, core.node = SharedStore(room=1), 1, SimpleNamespace(host="")
+    large = bytes(INLINE_BYTES_MAX + 1)
+    answers.finish(call, TaskContext(b"t" * 24, b"job"), [large, 1, large])  # type: ignore[arg-type]
+    (reply,) = replies
+    assert reply.is_application_error and not any(returned.in_plasma for returned in reply.returns)
+    assert core.freed == [(object_id_bytes(b"t" * 24, 1), [core.node_id])]
+
+
+def test_an_error_that_is_too_large_to_travel_is_told_by_its_name() -> None:
+    value = serialized_error("f", ValueError("x" * ERROR_BYTES_MAX))
+    error = serialization.deserialize(value.metadata, value.to_bytes())
+    assert isinstance(error, RaySystemError) and "f() raised ValueError, an error of 16 MiB" in str(error)
+
+
+def test_items_that_were_made_go_before_the_word_that_answering_failed() -> None:
+    call, _ = failed_call(0)
+    call.reply = lambda message, rings=True: call.steps.append("reply")  # type: ignore[method-assign]
+    items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"))
+    task = TaskContext(b"t" * 24, b"job", items=items)
+    answers_of(call, has_queued=False).answer_anyhow(call, task, Trouble())  # type: ignore[arg-type]
+    assert call.steps == ["items", "reply", "flush"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ray_mono.common.start_board import StartBoard
-from ray_mono.core_worker.call import Reply
-from ray_mono.core_worker.executor import Executor
+from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
+from ray_mono.core_worker.call import Call, KnownSpec, Reply
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.executor import Executor, _may_go_elsewhere
 from ray_mono.core_worker.membership import CoreWorkerServicer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -133,3 +135,58 @@ def test_a_call_in_which_our_own_code_fails_is_answered_and_the_next_one_runs(
     executor.core.reactor.flush = lambda: None  # type: ignore[method-assign]
     executor.run()
     assert answered == [(b"first", 3), (b"last", 3)]
+
+
+@pytest.mark.parametrize(
+    "kind", [common_pb2.NORMAL_TASK, common_pb2.ACTOR_CREATION_TASK, common_pb2.ACTOR_TASK]
+)
+@pytest.mark.parametrize("waits_for_room", [True, False])
+def test_a_task_and_a_constructor_are_moved_to_their_arguments_once_and_a_call_never(
+    kind: common_pb2.TaskType, waits_for_room: bool
+) -> None:
+    request = core_worker_pb2.PushTaskRequest(
+        spec=common_pb2.TaskSpec(type=kind), waits_for_room=waits_for_room
+    )
+    call = Call(KnownSpec(request.spec), request, FakeCall(None))  # type: ignore[arg-type]
+    assert _may_go_elsewhere(call) == (kind != common_pb2.ACTOR_TASK and not waits_for_room)
+
+
+def test_no_call_begins_after_a_sigterm() -> None:
+    executor = executor_of()
+    connection = SimpleNamespace(state={})
+    before = push(executor, connection, b"before")
+    executor.end_after_this()
+    after = push(executor, connection, b"after")
+    assert (before.replies, after.replies) == ([], [Reply.WRONG_WORKER])
+
+
+def as_raylet(executor: Executor) -> BoardOfAnother:
+    return BoardOfAnother(os.getpid(), executor._board.fd, b"w" * 28)
+
+
+def test_a_task_of_a_lease_that_was_closed_is_answered_and_never_begins() -> None:
+    executor = executor_of()
+    executor.core.lock = threading.RLock()  # type: ignore[misc]
+    executor.core.reactor.flush = lambda: None  # type: ignore[method-assign]
+    push(executor, SimpleNamespace(state={}), b"a", b"lease", lease_number=7)
+    call: Any = executor.take_queued(b"a")
+    as_raylet(executor).close_lease(7)
+    executor._handle(call, TaskContext(b"a", b"job"))
+    assert call.to.replies == [Reply.NOT_STARTED]
+
+
+def test_the_raylet_sees_that_nothing_runs_while_a_worker_waits_for_its_next_task() -> None:
+    executor = executor_of()
+    executor.core.lock = threading.RLock()  # type: ignore[misc]
+    executor._board.may_begin((7 << LEASE_SHIFT) + 1, "f")
+    board, seen = as_raylet(executor), []
+    assert board.running() == "f"
+
+    def wait(waiter: Any, timeout_s: Any) -> bool:
+        seen.append(board.running())
+        executor._exiting = True
+        return True
+
+    executor.core.reactor = SimpleNamespace(is_closed=False, wait=wait)  # type: ignore[assignment]
+    executor._run_calls()
+    assert seen == [""]

@@ -74,3 +74,13 @@ def test_a_small_single_return_goes_to_whoever_has_its_reference() -> None:
         manager.complete(task, reply, EXECUTOR)
         entry = core.memory_store.get(task.return_ids[0])
         assert (entry is not None and entry.data == b"value") == bool(wanted)
+
+
+def test_another_attempt_is_placed_anew_and_may_go_where_its_arguments_lie() -> None:
+    _, manager, task = submitted(1, {0})
+    again: list[PendingTask] = []
+    task.resubmit, task.retries_left, task.place = again.append, 1, 3
+    task.request.waits_for_room = True
+    manager.lost(task, Exception)
+    assert again == [task] and task.retries_left == 0 and task.request.attempt == 1
+    assert not task.request.waits_for_room and not task.place

@@ -70,6 +70,7 @@ class Scene:
         self.completed: list[Any] = []
         self.cancelled: list[Any] = []
         self.lost: list[Any] = []
+        self.borrowers: list[bytes] = []
         self.given_back = 0
         self.pushed: dict[str, Callable[[Any, Any], None]] = {}
         self.told: list[bytes] = []
@@ -79,7 +80,7 @@ class Scene:
             complete=lambda task, reply, address: self.completed.append(task),
             fail_cancelled=self.cancelled.append,
             lost=lambda task, error: self.lost.append(task),
-            note_borrows=lambda reply, address: None,
+            note_borrows=lambda reply, address: self.borrowers.append(address.node_id),
         )
         stub = SimpleNamespace(
             GiveBackTasks=SimpleNamespace(notify=self._on_give_back),
@@ -249,6 +250,7 @@ def test_a_task_whose_argument_has_no_room_is_placed_once_where_it_lies() -> Non
     assert not scene.queue.tasks and scene.raylet.strategies[-1].node_affinity.node_id == b"far"
     assert scene.raylet.strategies[-1].node_affinity.soft
     assert task.request.waits_for_room and task.retries_left == 1
+    assert scene.borrowers == [b"here"]
     # The worker that refused it is free for others.
     assert len(scene.queue.idle) == 1
     scene.grant(b"far")
