@@ -44,7 +44,7 @@ class Cluster:
         assert request.message.channel == gcs_pb2.LOG_FLUSH and request.message.key == JOB
         if self.num_asked < 3:
             return gcs_pb2.PublishReply(reached=0)
-        token = common_pb2.LogFlush.FromString(request.message.payload).token
+        self.token = token = common_pb2.LogFlush.FromString(request.message.payload).token
         for number, (lines, unread_bytes) in enumerate(self.answers):
             flushed = common_pb2.LogFlushed(token=token, unread_bytes=unread_bytes)
             self.send(common_pb2.LogBatch(job_id=JOB, lines=lines))
@@ -100,6 +100,7 @@ def test_what_does_not_come_is_told_with_its_size_and_place() -> None:
     cluster = Cluster((["one"], 12345))
     (error,) = leave(cluster, lambda line: None)
     assert "12,345 bytes that were not sent yet" in error and "/session/logs" in error
+    assert f"within {driver_messages.SILENCE_S:g} s" in error
 
 
 def test_what_came_and_cannot_be_shown_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +160,33 @@ def test_a_driver_that_cannot_keep_up_asks_for_no_more_and_then_for_more_again()
     assert not cluster.holds.get(timeout=TIMEOUT_S)
     messages.stop()
     assert cluster.holds.empty()
+
+
+def test_the_end_waits_for_the_slowest_node_and_for_no_answer_to_another_question() -> None:
+    shown: list[str] = []
+    second_shown = threading.Event()
+    cluster = Cluster((["one"], 0))
+    cluster.reached = 2
+    late = [
+        common_pb2.LogFlushed(token=b"an earlier question", unread_bytes=0),
+        common_pb2.LogFlushed(unread_bytes=5),
+        common_pb2.LogFlushed(unread_bytes=0),
+    ]
+
+    def answer() -> None:
+        if cluster.num_asked < 3:
+            return
+        flushed = late.pop(0)
+        flushed.token = flushed.token or cluster.token
+        second_shown.clear()
+        cluster.send(common_pb2.LogBatch(job_id=JOB, node_id=b"\x01", flushed=flushed))
+        cluster.send(common_pb2.LogBatch(job_id=JOB, lines=[f"before {len(late)}"]))
+        assert second_shown.wait(TIMEOUT_S)
+
+    def show(line: str) -> None:
+        shown.append(line)
+        second_shown.set()
+
+    cluster.during_wait = answer
+    assert leave(cluster, show) == []
+    assert shown == ["one", "before 2", "before 1", "before 0"] and late == []

@@ -16,7 +16,7 @@ from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.death_reports import DeathReports
-from ray_mono.raylet.deaths import OomKills, death_cause
+from ray_mono.raylet.deaths import ENDS_MAX, Ends, OomKills, death_cause
 from ray_mono.raylet.launcher import WorkerExit
 
 
@@ -124,3 +124,13 @@ def test_a_worker_that_is_lost_and_lives_is_ended_and_only_it(monkeypatch: pytes
         assert returned == [b"lease"]
 
     asyncio.run(test())
+
+
+def test_of_ends_that_nobody_asks_for_the_latest_are_kept() -> None:
+    async def scene() -> None:
+        ends: Ends[int, str] = Ends()
+        for number in range(ENDS_MAX + 1):
+            ends.happened(number, "gone")
+        assert [await ends.of(number, 0.0) for number in (0, 1, ENDS_MAX)] == [None, "gone", "gone"]
+
+    asyncio.run(scene())

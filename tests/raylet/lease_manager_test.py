@@ -372,3 +372,18 @@ def test_the_gcs_itself_tells_drivers_about_actors_that_fit_nowhere() -> None:
     scene.ask("actor", resources=units(A=1), for_actor=True)
     scene.wait(10)
     assert scene.warnings == []
+
+
+def test_nothing_is_kept_of_shapes_that_do_not_wait_any_more() -> None:
+    scene = Scene(units(CPU=1))
+    for number in range(1, 20):
+        for name in ("runs", "waits"):
+            scene.ask(f"{name} {number}", resources=units(CPU=number / 20 + 0.5 * (name == "waits")))
+        scene.give_back(f"runs {number}")
+        if f"waits {number}" in scene.running:
+            scene.give_back(f"waits {number}")
+        else:
+            scene.do(lambda now_s, number=number: scene.manager.cancel(f"waits {number}".encode(), now_s))  # type: ignore[misc]
+    scene.wait(1)
+    scheduler = scene.manager._scheduler
+    assert not scheduler._served_at_s and not scheduler._refusals

@@ -90,6 +90,20 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
     reactor.close()
 
 
+def test_nobody_looks_for_late_answers_when_there_are_none_any_more() -> None:
+    reactor = Reactor("alone")
+    asleep(reactor)
+    with reactor.lock:
+        reactor.flush_soon()
+        assert reactor._late_flush is not None
+    for _ in range(3000):
+        if reactor._late_flush is None:
+            break
+        threading.Event().wait(0.01)
+    assert reactor._late_flush is None
+    reactor.close()
+
+
 @contextmanager
 def handled(signum: int, handler: Any) -> Iterator[threading.Event]:
     """Runs handler() at the first signal; the event says that it has begun."""
