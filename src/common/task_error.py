@@ -33,12 +33,13 @@ from ray_mono.common.source_lines import add_source_lines
 _FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
 """Meant for the process or coroutine where they were raised: they must not pass for one's own elsewhere."""
 _HEAP_TYPE_FLAG = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, not built into the interpreter
+_BUILT_IN: dict[str, Any] = {**vars(object), **vars(BaseException)}
 _PLAIN: dict[str, Any] = {
-    **{name: vars(object)[name] for name in ("__class__", "__format__")},
     **{
-        name: vars(BaseException)[name]
+        name: _BUILT_IN[name]
         for name in (
-            *("__getattribute__", "__setattr__", "__delattr__", "__dict__", "with_traceback", "add_note"),
+            *("__class__", "__format__", "__getattribute__", "__setattr__", "__delattr__", "__dict__"),
+            *("with_traceback", "add_note"),
             *("__cause__", "__context__", "__suppress_context__", "__traceback__"),
         )
     },

@@ -5,6 +5,7 @@
     newest         `pip install .` as in README.md: the newest version of everything that pip finds
     oldest         the wheel beside the oldest version of everything that pyproject.toml allows
     newest-3.12    as newest, on that Python: skipped where the machine has none
+    newest-3.13
 
 Each runs smoke.py, README.md's commands and the examples. What fails is named with the versions that it failed beside. It needs the package
 index that pip is configured for.
@@ -29,7 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMOKE = Path(__file__).resolve().parent / "smoke.py"
 COMMAND_TIMEOUT_S = 240.0
-OTHER_PYTHON = "3.12"
+PYTHONS = ("3.11", "3.12", "3.13")
+"""Those that pyproject.toml lets pip install it for: the first is the one that the tests run on."""
 # Beside what the package itself asks for: its examples' packages, and the other arrays that users store.
 EXTRAS = "[examples]"
 BESIDES = ("pyarrow",)
@@ -185,11 +187,10 @@ def build_wheel(base: Path) -> Path:
 
 def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    other = find_python(OTHER_PYTHON)
     every = [
         Versions("newest", sys.executable, from_tree=True),
         Versions("oldest", sys.executable, constraints=oldest_allowed(project)),
-        Versions(f"newest-{OTHER_PYTHON}", other or ""),
+        *(Versions(f"newest-{python}", find_python(python) or "") for python in PYTHONS[1:]),
     ]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -205,7 +206,7 @@ def main() -> int:
     chosen = [versions for versions in every if versions.name in wanted]
     for versions in chosen:
         if not versions.python:
-            print(f"{versions.name}: skipped, since this machine has no Python {OTHER_PYTHON}", flush=True)
+            print(f"{versions.name}: skipped, since this machine has no such Python", flush=True)
     with tempfile.TemporaryDirectory(prefix="rmi") as folder, ThreadPoolExecutor(2) as pool:
         base = Path(folder)
         wheel = build_wheel(base)

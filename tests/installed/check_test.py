@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installed.check import oldest_allowed
+from tests.installed.check import PYTHONS, oldest_allowed
 
 ROOT = Path(__file__).absolute().parent.parent.parent
 
@@ -19,6 +19,11 @@ def test_every_package_that_a_user_installs_has_a_lower_bound() -> None:
     extras = PROJECT["optional-dependencies"]
     for requirement in (*PROJECT["dependencies"], *extras["redis"], *extras["examples"]):
         assert requirement.partition(">=")[0] in pinned
+
+
+def test_pip_installs_it_for_those_pythons_only_on_which_it_is_tried() -> None:
+    major, minor = PYTHONS[-1].split(".")
+    assert PROJECT["requires-python"] == f">={PYTHONS[0]},<{major}.{int(minor) + 1}"
 
 
 def test_the_oldest_allowed_versions_are_the_lower_bounds_themselves() -> None:
