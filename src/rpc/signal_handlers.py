@@ -14,6 +14,10 @@ looks up at each call: that is replaced in it meanwhile. So also who imported `s
 notebook's kernel does, around each cell). What it takes and gives is what the user set. Handlers that were set before `install` are
 called through here as well, but for our own, which know what they do.
 
+A time limit ends with `alarm(0)` or `setitimer`, or with `signal`, which gives what was there before its handler back. A signal that
+came before that was meant for the handler, as in Python: so these three call first what waits. Else it would strike what follows, or,
+with no handler any more, end the process.
+
 A signal that arrives after the interpreter's last look for one and before the system call of a wait does not end that call (another
 thread may have taken it, too). A wake-up descriptor would; but there is one in a process, and it is asyncio's, or the user's. So a
 driver's main thread looks every LOOK_S where it waits for longer (Reactor.look_s): nothing for short waits, two looks a second else.
@@ -29,7 +33,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
@@ -43,6 +47,9 @@ INTERRUPT_AGAIN_S: Final = 0.01
 LATE_S: Final = 2.0
 LOOK_S: Final = 0.5
 _HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
+_OF_TIMERS: Final = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
+# Held where a signal is sent again, and where it is decided that it is not. A handler may set handlers itself.
+_sending = threading.RLock()
 
 
 class DecidingHandler:
@@ -74,17 +81,36 @@ class Deferred(DecidingHandler):
         self._since_s: float | None = None
 
     def decide(self, frame: FrameType | None) -> Handler:
+        while frame is not None and frame.f_globals is globals():
+            frame = frame.f_back  # who sets a handler, or a timer, is the user
         reactor, now_s = self.reactor, time.monotonic()
         if not (reactor.is_closed or reactor.may_run_handler(frame)):
             if self._since_s is None:
                 self._since_s = now_s
             if now_s - self._since_s < LATE_S:
-                return _again
+                return self._again
         self._since_s = None
         return self._run_at_rest if reactor.is_at_rest else self.handler
 
+    def run_waiting(self, signum: int) -> None:
+        """Calls the handler now, if it waits. On the main thread, in the user's code."""
+        with _sending:
+            is_waiting, self._since_s = self._since_s is not None, None
+        if is_waiting:
+            self.handler(signum, sys._getframe())
+
     def _run_at_rest(self, signum: int, frame: FrameType | None) -> None:
         self.reactor.run_at_rest(lambda: self.handler(signum, frame))
+
+    def _again(self, signum: int, frame: FrameType | None) -> None:
+        # Not by a timer of ours, whose table may be half changed, nor by a thread of threading's, which may hold its locks.
+        _thread.start_new_thread(self._send_again, (signum,))
+
+    def _send_again(self, signum: int) -> None:
+        time.sleep(AGAIN_S)
+        with _sending, contextlib.suppress(ProcessLookupError):
+            if self._since_s is not None:
+                strike_main_thread(signum)
 
 
 class Interrupts(DecidingHandler):
@@ -117,17 +143,6 @@ class Interrupts(DecidingHandler):
 def _has_come(signum: int, frame: FrameType | None) -> None: ...
 
 
-def _again(signum: int, frame: FrameType | None) -> None:
-    # Not by a timer of ours, whose table may be half changed, nor by a thread of threading's, which may hold its locks.
-    _thread.start_new_thread(_send_again, (signum,))
-
-
-def _send_again(signum: int) -> None:
-    time.sleep(AGAIN_S)
-    with contextlib.suppress(ProcessLookupError):
-        strike_main_thread(signum)
-
-
 def _is_users(handler: Any) -> bool:
     """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does nothing: the loop hears of the
     signal by its wake-up descriptor, and of one that is sent again a second time."""
@@ -139,7 +154,6 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     """From now on handlers are deferred. interrupts: SIGINT's own as well. Returns what undoes it: those that are set then stay, as the
     user set them."""
     library = vars(signal)
-    before = library["_signal"]
 
     def stand_in(signum: int, handler: Any) -> Any:
         if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
@@ -149,19 +163,46 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     def users(handler: Any) -> Any:
         return handler.handler if isinstance(handler, DecidingHandler) else handler
 
+    def handle_waiting(signums: Iterable[int]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum in signums:
+                handler = _signal.getsignal(signum)
+                if isinstance(handler, Deferred):
+                    handler.run_waiting(signum)
+
     @functools.wraps(_signal.signal)
     def set_handler(signum: int, handler: Any, /) -> Any:
-        return users(_signal.signal(signum, stand_in(signum, handler)))
+        if signum in signal.valid_signals():
+            handle_waiting((signum,))
+        replaced = _signal.signal(signum, stand_in(signum, handler))
+        if isinstance(replaced, Interrupts) and handler == signal.SIG_IGN:
+            reactor.interrupted = False
+        return users(replaced)
 
     @functools.wraps(_signal.getsignal)
     def get_handler(signum: int, /) -> Any:
         return users(_signal.getsignal(signum))
 
-    replacement = SimpleNamespace(**{**vars(_signal), "signal": set_handler, "getsignal": get_handler})
+    def handling_first(set_timer: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(set_timer)
+        def set_later(*args: Any) -> Any:
+            handle_waiting(_OF_TIMERS)
+            return set_timer(*args)
+
+        return set_later
+
+    module = SimpleNamespace(**{**vars(_signal), "signal": set_handler, "getsignal": get_handler})
+    replacements = {
+        "_signal": module,
+        "alarm": handling_first(signal.alarm),
+        "setitimer": handling_first(signal.setitimer),
+    }
+    before = {name: library[name] for name in replacements}
 
     def uninstall() -> None:
-        if library["_signal"] is replacement:
-            library["_signal"] = before
+        for name, replacement in replacements.items():
+            if library[name] is replacement:
+                library[name] = before[name]
         if threading.current_thread() is threading.main_thread():
             for signum in signal.valid_signals():
                 handler = _signal.getsignal(signum)
@@ -173,5 +214,5 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
             handler = _signal.getsignal(signum)
             if stand_in(signum, handler) is not handler:
                 set_handler(signum, handler)
-    library["_signal"] = replacement
+    library.update(replacements)
     return uninstall

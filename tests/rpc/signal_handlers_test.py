@@ -8,6 +8,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +106,41 @@ def test_a_signal_that_does_not_end_the_wait_is_handled_nevertheless(reactor: Re
             other.set()
         if not leads:
             leader.join()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL),
+        lambda: signal.alarm(0),
+        lambda: signal.setitimer(signal.ITIMER_REAL, 0),
+    ],
+)
+def test_a_time_limit_that_came_is_told_before_its_end_and_not_after(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch, end: Callable[[], Any]
+) -> None:
+    again: list[Callable[[], None]] = []
+    told: list[str] = []
+    start = SimpleNamespace(start_new_thread=lambda function, args: again.append(partial(function, *args)))
+    monkeypatch.setattr(signal_handlers, "_thread", start)
+    monkeypatch.setattr(signal_handlers, "strike_main_thread", lambda signum: told.append("struck"))
+
+    def limit(signum: int, frame: Any) -> None:
+        told.append("limit")
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, limit)
+    with reactor.lock:
+        signal.raise_signal(signal.SIGALRM)
+    try:
+        with pytest.raises(TimeoutError):
+            end()
+        again.pop()()
+        end()
+        assert told == ["limit"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_wait_goes_on_after_a_handler_that_waited_itself_and_the_next_is_not_deferred(
@@ -251,6 +288,10 @@ def test_a_ctrl_c_in_our_code_is_noted_for_the_users_or_the_next_wait(
     with reactor.lock:
         interrupt()
     ends_by_interrupt(lambda: reactor.wait(Waiter(reactor), WAIT_S))
+    # Where it is ignored from then on, it is over: a notebook's cell has ended.
+    with reactor.lock:
+        interrupt()
+    set_handler(signal.SIGINT, set_handler(signal.SIGINT, signal.SIG_IGN))
     # It does not come again.
     waiter = Waiter(reactor)
     with reactor.lock:
