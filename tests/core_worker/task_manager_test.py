@@ -21,7 +21,9 @@ def submitted(num_returns: int, wanted: set[int]) -> tuple[FakeCore, TaskManager
     """A task some of whose returns (by position) are still referenced."""
     core = FakeCore()
     manager = TaskManager(core)  # type: ignore[arg-type]
-    template: Any = SimpleNamespace(number=1, num_returns=num_returns, name="f", on_part=None)
+    template: Any = SimpleNamespace(
+        number=1, num_returns=num_returns, name="f", title="f", spec=common_pb2.TaskSpec(), on_part=None
+    )
     task = PendingTask(TASK_ID, template, b"", (), 0, ())
     manager.add(task)
     for position, object_id in enumerate(return_ids(TASK_ID, num_returns)):
