@@ -41,5 +41,7 @@ class FakeCore:
 
     def check_connected(self) -> None: ...
 
+    def warn_driver(self, kind: str, message: str) -> None: ...
+
     def reference_dropped(self, object_id: bytes) -> None:
         self.references.remove_local(object_id)
