@@ -66,6 +66,9 @@ class DriverMessages:
         self._unread: dict[bytes, int] = {}
         self._waiter: Waiter | None = None
         self._num_handled = 0
+        # Whether one is being shown: for long, where standard output takes nothing.
+        self._is_showing = False
+        self._is_stopped = False
         # From now on lines are counted, not shown.
         self._is_over = False
         self._lines_left = 0
@@ -98,8 +101,9 @@ class DriverMessages:
             self._give_up(why)
 
     def stop(self) -> None:
-        """Shows what is here already."""
-        if self._thread.is_alive():
+        """Shows what is here already. Called once more, it does not wait again for a thread that hangs."""
+        if self._thread.is_alive() and not self._is_stopped:
+            self._is_stopped = True
             self._queue.put(None)
             self._thread.join(STOP_TIMEOUT_S)
 
@@ -109,13 +113,16 @@ class DriverMessages:
         """Why not everything was shown; empty if it was. Raises RpcError."""
         deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
         num_monitors = self._ask()
+        if not num_monitors:
+            return f"no log monitor has answered for {NO_MONITOR_S:g} s"
         num_handled = -1
         while not self._is_flushed(num_monitors):
             left_s = deadline_s - time.monotonic()
             if self._is_cut_off:
                 return "the connection to the GCS is lost"
             if left_s <= 0 or num_handled == self._num_handled:
-                return f"it did not come within {SILENCE_S if left_s > 0 else FLUSH_TIMEOUT_S:g} s"
+                what = "standard output did not take it" if self._is_showing else "it did not come"
+                return f"{what} within {SILENCE_S if left_s > 0 else FLUSH_TIMEOUT_S:g} s"
             num_handled = self._num_handled
             waiter = Waiter(self._core.reactor)
             self._waiter = waiter
@@ -185,10 +192,12 @@ class DriverMessages:
             if self._is_over:
                 self._count(message)
                 continue
+            self._is_showing = True
             try:
                 self._show(message)
             except Exception as error:
                 write_text(sys.stderr, f"(ray_mono) a message of the cluster could not be shown: {error}\n")
+            self._is_showing = False
             self._num_handled += 1
             if self._is_behind and self._queue.qsize() < WAITING_MIN:
                 self._caught_up()

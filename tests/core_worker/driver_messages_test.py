@@ -103,6 +103,28 @@ def test_what_does_not_come_is_told_with_its_size_and_place() -> None:
     assert f"within {driver_messages.SILENCE_S:g} s" in error
 
 
+def test_output_that_nobody_follows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_messages, "NO_MONITOR_S", 0.0)
+    cluster = Cluster()
+    (error,) = leave(cluster, lambda line: None)
+    assert "no log monitor has answered" in error and "/session/logs" in error
+
+
+def test_a_standard_output_that_takes_nothing_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_messages, "STOP_TIMEOUT_S", 0.0)
+    cluster = Cluster((["hangs"], 1))
+    hangs, released = threading.Event(), threading.Event()
+    cluster.during_wait = lambda: hangs.wait(TIMEOUT_S) if cluster.num_asked == 3 else None
+
+    def show(line: str) -> None:
+        hangs.set()
+        released.wait(TIMEOUT_S)
+
+    (error,) = leave(cluster, show)
+    released.set()
+    assert "standard output did not take it within 5 s" in error
+
+
 def test_what_came_and_cannot_be_shown_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_messages, "STOP_TIMEOUT_S", 0.0)
     cluster = Cluster((["blocks"], 1), (["is", "left out"], 0))

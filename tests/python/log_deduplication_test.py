@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ray_mono._private import log_deduplication
+from ray_mono._private import log_deduplication, log_printing
 from ray_mono._private.log_deduplication import WINDOW_S, LogDeduplicator, Origin
 from ray_mono._private.log_printing import STATE_PREFIX, LogPrinter
 from ray_mono.protobuf import common_pb2
@@ -131,9 +131,29 @@ def test_a_printer_shows_what_is_withheld_at_its_end() -> None:
     assert out.getvalue().splitlines()[-1].startswith("(f pid=4) hello [repeated 3x across cluster]")
 
 
-def test_states_of_progress_bars_are_never_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray_mono._private import log_printing
+def test_a_printer_ends_though_its_output_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, released = threading.Event(), threading.Event()
 
+    class Stopped(io.StringIO):
+        def write(self, text: str) -> int:
+            hangs.set()
+            released.wait(30.0)
+            return super().write(text)
+
+    monkeypatch.setattr(log_printing, "CLOSE_TIMEOUT_S", 0.0)
+    printer = LogPrinter("h", LogDeduplicator(), Stopped())
+    batch = common_pb2.LogBatch(name="f", pid=1, host="h", lines=["hello"])
+    thread = threading.Thread(target=printer, args=(batch,))
+    thread.start()
+    hangs.wait()
+    printer.close()
+    still_hangs = thread.is_alive()
+    released.set()
+    thread.join()
+    assert still_hangs
+
+
+def test_states_of_progress_bars_are_never_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
         log_printing, "_draw", lambda batch, states: drawn.extend(state["pid"] for state in states)

@@ -21,13 +21,13 @@ from ray_mono.common.process import is_alive
 
 # Read from one file before the others get their turn.
 READ_BYTES_MAX = 1 << 20
-# Longer lines are cut: they are data that somebody printed by mistake.
-LINE_BYTES_MAX = 16 << 10
 # What a worker writes before the state of a progress bar.
 STATE_PREFIX = "::ray_mono_progress::"
 # One message to the drivers.
 BATCH_LINES_MAX = 1000
 BATCH_BYTES_MAX = 256 << 10
+# Longer lines are cut: they are data that somebody printed by mistake. One that is not cut fits into a message.
+LINE_BYTES_MAX = BATCH_BYTES_MAX
 
 _NAME = re.compile(r"worker-[0-9a-f]+-(?:.*-)?(\d+)\.(out|err)")
 _LABEL = re.compile(rb":(job_id|task_name|actor_name):(.*)")

@@ -25,6 +25,7 @@ from ray_mono.common.output import write_text
 from ray_mono.protobuf import common_pb2
 
 STATE_KEYS = {"uuid", "x", "total", "desc", "unit", "pos", "pid", "ip", "closed"}
+CLOSE_TIMEOUT_S = 1.0
 # Prefixes stand out from the program's own output; errors' a little more.
 _COLOUR = "\033[36m"
 _ERROR_COLOUR = "\033[33m"
@@ -69,11 +70,15 @@ class LogPrinter:
         _draw(batch, states)
 
     def close(self) -> None:
-        """Shows what is still withheld."""
-        with self._lock:
+        """Shows what is still withheld, unless a thread hangs in its last write: then standard output takes nothing."""
+        if not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
+            return
+        try:
             if self._timer is not None:
                 self._timer.cancel()
             self._show(self._deduplicator.take_all())
+        finally:
+            self._lock.release()
 
     def _tell_repetitions(self) -> None:
         with self._lock:
