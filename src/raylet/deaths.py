@@ -99,7 +99,7 @@ def death_cause(
     if client.left_because:
         message = f"worker pid {client.pid} ended: {client.left_because}"
     is_ordered = bool(client.ordered_cause.message or client.ordered_cause.kind)
-    if end_reason:
+    if end_reason and _may_be_ours(exit_):
         message += f"; the raylet ended it: {end_reason}"
     elif cause.signal == signal.SIGKILL and not is_ordered:
         message += _whose_kill(oom_kills)
@@ -111,6 +111,11 @@ def death_cause(
         message = client.ordered_cause.message or message
     cause.message = message
     return cause
+
+
+def _may_be_ours(exit_: WorkerExit | None) -> bool:
+    """Whether the raylet may have ended it so. Its end may come while the raylet is told to end it: then it was not the raylet."""
+    return exit_ is None or (exit_.exit_code == 0 and exit_.signal in (0, signal.SIGKILL, signal.SIGTERM))
 
 
 def _whose_kill(oom_kills: OomKills) -> str:

@@ -129,7 +129,7 @@ class LeaseManager:
         is_actor = worker.state is WorkerState.ACTOR
         if dispose or (is_actor and not leaving):
             # At once: what it runs may be begun again elsewhere.
-            return self._pool.end(worker, EndMode.KILL, "it was given back not to be used again", now_s)
+            return self._pool.end(worker, EndMode.KILL, "whoever leased it had lost it, or wanted it no more", now_s)
         if leaving:
             self._pool.leaves(worker, now_s)
         else:

@@ -49,6 +49,9 @@ def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None 
         (None, "", "worker pid 7 lost its connection to the raylet: closed"),
         (WorkerExit(1, 7, 0, 9, "killed"), "", "killed, which this cluster did not send"),
         (WorkerExit(1, 7, 0, 9, "killed"), "its job is over", "killed; the raylet ended it: its job is over"),
+        # It had ended when the raylet meant to end it.
+        (WorkerExit(1, 7, 5, 0, "worker pid 7 exited with code 5"), "late", "worker pid 7 exited with code 5"),
+        (WorkerExit(1, 7, 0, 11, "was killed by signal 11"), "late", "was killed by signal 11"),
     ],
 )
 def test_how_where_and_its_output(exit_: WorkerExit | None, end_reason: str, message: str) -> None:
