@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.ray_error import RayError
-from ray_mono.common.store_messages import FILE_SYSTEM_FULL
+from ray_mono.common.store_messages import FILE_SYSTEM_FULL, remedy
 
 
 class ObjectLostError(RayError):
@@ -93,10 +93,9 @@ class ObjectStoreFullError(RayError):
     """
 
     def __str__(self) -> str:
-        if FILE_SYSTEM_FULL in super().__str__():
-            return f"{super().__str__()}\nRemove some of them, or start with an object_store_memory that has room."
-        hint = "All that is in it is in use: drop references, or start with a larger object_store_memory."
-        return f"{super().__str__()}\n{hint}" if self.args else f"The object store is full. {hint}"
+        told = super().__str__()
+        what = "Not the store is full" if FILE_SYSTEM_FULL in told else "All that is in it is in use"
+        return f"{told or 'The object store is full.'}\n{what}: {remedy(told)}."
 
 
 class OutOfDiskError(RayError):

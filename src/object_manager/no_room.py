@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_mono.common.store_messages import FILE_SYSTEM_FULL, remedy
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue
 from ray_mono.object_manager.errors import StoreFull
@@ -24,10 +25,12 @@ class NoRoom:
     def for_creates(self, now_s: float) -> str:
         """They wait, and may get it still."""
         waited_s = now_s - (self._creates.oldest_s or now_s)
+        memory = self._store.describe_memory()
+        what = "file system" if FILE_SYSTEM_FULL in memory else "object store"
         return (
-            f"The object store is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes have waited for room,"
-            f" the first for {waited_s:.0f} s. {self._store.describe_memory()}. What gets none within"
-            f" {self._config.create_timeout_s:g} s fails: drop references, or start with a larger object_store_memory."
+            f"The {what} is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes have waited for room,"
+            f" the first for {waited_s:.0f} s. {memory}. What gets none within"
+            f" {self._config.create_timeout_s:g} s fails: {remedy(memory)}."
         )
 
     def for_copy(self, pull: PullUnobtainable) -> str:

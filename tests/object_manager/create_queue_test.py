@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.common.exceptions import ObjectStoreFullError
+from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import BackMemory, CreateDone, CreateQueue, RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
-from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.store import Store
 
 ANNA, BERT = ClientKey(1), ClientKey(2)
@@ -133,11 +135,15 @@ def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
     assert queue.pump(now_s=1) == []
     assert queue.next_deadline_s == 5
     store.directory = "/the/files"
+    # People are not sent for a larger store, which would find no room either.
+    told = NoRoom(ObjectManagerConfig(capacity_bytes=1024), NodeKey(b"n"), store, queue).for_creates(now_s=3)
+    assert told.startswith("The file system is full: 1 objects") and "remove other files there" in told
+    assert "larger object_store_memory" not in told
     error = failure(queue.expire(now_s=5))
     # It says so, and whoever shows it does not blame the store's objects.
     assert isinstance(error, StoreFull) and "other files in /the/files leave room for 0 bytes" in str(error)
     told = str(ObjectStoreFullError(str(error)))
-    assert "Remove some of them" in told and "All that is in it is in use" not in told
+    assert "remove other files there" in told and "All that is in it is in use" not in told
 
 
 def test_slabs_stand_in_the_same_queue(store: Store) -> None:

@@ -40,7 +40,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., St
         (None, 10 * GB, 0, 100 * GB, (3 * GB, False)),  # none, or not ours to write
         (None, 100 * GB, 20 * GB, 100 * GB, (19 * GB, True)),
         (None, 100 * GB, 5 * GB, 100 * GB, (10 * GB, False)),
-        (None, 10 * GB, 64 * MB, 20 * MB, (60.8 * MB, True)),
         (None, 10 * GB, 64 * MB, 1 * GB, (0.95 * GB, False)),
         (None, 900 * GB, 500 * GB, 100 * GB, (200 * GB, True)),
         (300 * MB, 10 * GB, 300 * MB, 100 * GB, (300 * MB, True)),
@@ -61,6 +60,17 @@ def test_shared_memory_if_it_has_room_for_all_and_else_the_disk_with_a_warning(
         assert machine(wanted, free, in_memory, on_disk) == StorePlace(int(expected[0]), expected[1])
     assert [f"has room for only {in_memory}" in line for line in caplog.messages] == [True] * (
         not expected[1]
+    )
+
+
+def test_a_store_that_finds_room_for_little_only_says_so(
+    machine: Callable[..., StorePlace], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert machine(None, 10 * GB, 64 * MB, 20 * MB) == StorePlace(60_800_000, True)
+    (line,) = caplog.messages
+    assert (
+        "only 60800000 bytes" in line and "has room for only 64000000 and" in line and "for 20000000" in line
     )
 
 
@@ -105,6 +115,7 @@ def test_shared_memory_that_is_missing_has_no_room_and_is_told_as_missing(
     with caplog.at_level(logging.WARNING):
         assert not place_store(2 << 20, MachineMemory(20 * GB, 10 * GB), tmp_path).is_in_shared_memory
     assert len(caplog.messages) == 1 and f"{tmp_path}/missing is missing" in caplog.messages[0]
+    assert "enlarge" not in caplog.messages[0]
     with pytest.raises(ValueError, match="missing is missing"):
         place_store(1 << 60, MachineMemory(1 << 61, 10 * GB), tmp_path)
 

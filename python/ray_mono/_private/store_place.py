@@ -31,7 +31,6 @@ ROOM_SHARE = 0.95
 # Ray's REQUIRE_SHM_SIZE_THRESHOLD.
 SLOW_BYTES_MAX = 10**10
 ALLOW_SLOW_VARIABLE = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"
-_REMEDY = f"enlarge {SHARED_MEMORY} (in Docker: --shm-size)"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,11 @@ def place_store(wanted_bytes: Any, memory: MachineMemory, base: Path) -> StorePl
         size_bytes = min(size_bytes, max(SLOW_BYTES_MAX, int(in_memory * ROOM_SHARE)))
         if size_bytes > max(in_memory, on_disk * ROOM_SHARE):
             size_bytes = int(max(in_memory, on_disk) * ROOM_SHARE)
+            if size_bytes <= in_memory:
+                logger.warning(
+                    "The object store has only %d bytes, since %s and %s for %d: %s.",
+                    *(size_bytes, _state(SHARED_MEMORY, in_memory), base, on_disk, _remedy(SHARED_MEMORY)),
+                )
         size_bytes = max(size_bytes, STORE_BYTES_MIN)
     else:
         size_bytes = _checked(wanted_bytes, memory)
@@ -62,16 +66,16 @@ def place_store(wanted_bytes: Any, memory: MachineMemory, base: Path) -> StorePl
     if size_bytes > on_disk:
         raise ValueError(
             f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)} and {base} has room for {on_disk}:"
-            f" ask for less, or {_REMEDY}"
+            f" ask for less, or {_remedy(SHARED_MEMORY)}"
         )
     if size_bytes > SLOW_BYTES_MAX and not os.environ.get(ALLOW_SLOW_VARIABLE):
         raise ValueError(
-            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)}: ask for less, or {_REMEDY};"
+            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)}: ask for less, or {_remedy(SHARED_MEMORY)};"
             f" {ALLOW_SLOW_VARIABLE}=1 uses a file below {base}, which is slower"
         )
     logger.warning(
         "The object store of %d bytes uses a file below %s, which is slower, since %s: %s.",
-        *(size_bytes, base, _state(SHARED_MEMORY, in_memory), _REMEDY),
+        *(size_bytes, base, _state(SHARED_MEMORY, in_memory), _remedy(SHARED_MEMORY)),
     )
     return StorePlace(size_bytes, False)
 
@@ -82,6 +86,12 @@ def _state(directory: Path, num_bytes: int) -> str:
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"{directory} cannot be written to"
     return f"{directory} has room for only {num_bytes}"
+
+
+def _remedy(directory: Path) -> str:
+    if os.access(directory, os.W_OK | os.X_OK):
+        return f"enlarge {directory} (in Docker: --shm-size)"
+    return f"have a tmpfs at {directory} that can be written to"
 
 
 def room_bytes(directory: Path) -> int:
