@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import fractions
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,8 @@ import ray_mono as ray
 from ray_mono.util.multiprocessing import Pool
 from ray_mono.util.queue import Queue
 
-HUGE = 10**30
+# More than a float holds.
+HUGE = 10**400
 NO_NUMBERS = ["1", decimal.Decimal(1), 1j, [1]]
 AMOUNTS = [-1, math.nan, math.inf, HUGE, 1e30, True, *NO_NUMBERS]
 COUNTS = [-2, 1.5, math.nan, 2**31, HUGE, True, *NO_NUMBERS]
@@ -69,6 +71,8 @@ REFUSED: list[tuple[str, Callable[[Any], Any], list[Any]]] = [
     ("maxsize", lambda value: Queue(value), [1.5, True, *NO_NUMBERS]),
     ("num_items", lambda value: Queue().get_nowait_batch(value), [-1, 1.5, True, *NO_NUMBERS]),
     ("timeout", lambda value: Queue().get(timeout=value), TIMES),
+    ("timeout", lambda value: Pool(1).map_async(abs, [1]).get(timeout=value), TIMES[1:]),
+    ("timeout", lambda value: Pool(1).imap(abs, [1]).next(timeout=value), TIMES[1:]),
 ]  # fmt: skip
 
 
@@ -104,6 +108,14 @@ TWO, HALF = np.int64(2), np.float32(0.5)
 )
 def test_numbers_of_numpy_are_numbers(call: Callable[[], Any]) -> None:
     assert call()
+
+
+@pytest.mark.parametrize("forever", [HUGE, fractions.Fraction(HUGE), 1e300, math.inf])
+def test_a_time_longer_than_anybody_lives_is_no_bound(forever: Any) -> None:
+    assert ray.get(ray.put(1), timeout=forever) == 1
+    assert len(ray.wait([ray.put(1)], timeout=forever)[0]) == 1
+    assert Pool(1).map_async(abs, [-1]).get(timeout=forever) == [1]
+    assert Pool(1).imap(abs, [-1]).next(timeout=forever) == 1
 
 
 FLAGS: dict[str, Callable[[Any], object]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any
 
@@ -23,7 +22,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return int(value)
     return value
 
 
@@ -54,6 +56,6 @@ def seconds(value: Any, name: str = "timeout") -> float | None:
     number = plain(value)
     if not is_number(number):
         raise TypeError(f"{name} must be a number of seconds or None, got {value!r}")
-    if math.isnan(number) or number < 0:
+    if number != number or number < 0:  # not a number; what math asks of a whole number has to fit into a float
         raise ValueError(f"{name} must be at least 0 seconds, or None to wait without a bound, got {value!r}")
     return None if number > FOREVER_S else number

@@ -37,8 +37,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         raise TypeError(f"filename must be a path or None, got {filename!r} of type {type(filename).__name__}")
     try:
         core = current.require()
-    except RaySystemError as error:
-        raise RuntimeError(f"timeline() needs a cluster: {error}") from None
+    except RaySystemError:
+        raise RuntimeError("timeline() needs a cluster: call init() first") from None
     profiling.send_own(core)
     reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(collect=True), timeout_s=GCS_TIMEOUT_S)
     events = trace_events(reply.batches)

@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator
 from multiprocessing import TimeoutError
 from typing import Any
 
+from ray_mono._private.argument_checks import is_number, seconds
 from ray_mono.core_worker.short_tracebacks import shortened
 from ray_mono.util.multiprocessing.pool_actor import Failure
 
 logger = logging.getLogger(__name__)
 __tracebackhide__ = True
+
+
+def _wait_s(timeout: Any) -> float | None:
+    """Below 0 it is 0, as in the standard library. Raises TypeError, ValueError."""
+    return seconds(0 if is_number(timeout) and timeout < 0 else timeout)
 
 
 class AsyncResult:
@@ -75,7 +81,7 @@ class AsyncResult:
         Raises multiprocessing.TimeoutError, the first error of the calls, or RayActorError where a process of the pool died.
         """
         try:
-            has_ended = self._ended.wait(timeout)
+            has_ended = self._ended.wait(_wait_s(timeout))
         except KeyboardInterrupt as error:
             raise shortened(error)  # noqa: B904
         if not has_ended:
@@ -86,7 +92,7 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Returns when the result, or an error, is there, or after `timeout` seconds."""
-        self._ended.wait(timeout)
+        self._ended.wait(_wait_s(timeout))
 
     def ready(self) -> bool:
         """Whether the calls have ended."""
@@ -163,7 +169,7 @@ class IMapIterator:
         """
         with self._changed:
             if not self._items:
-                if not self._changed.wait_for(lambda: self._has_batch() or self._is_at_end(), timeout):
+                if not self._changed.wait_for(lambda: self._has_batch() or self._is_at_end(), _wait_s(timeout)):
                     raise TimeoutError(f"no result within {timeout!r} s")
                 if not self._has_batch():
                     raise StopIteration
