@@ -22,6 +22,13 @@ class ClusterEvents:
         leases = self._raylet.leases.actor_leases()
         return [gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases]
 
+    def lost(self) -> None:
+        self._raylet.apply(self._raylet.pool.gcs_lost(self._raylet.clock.time_s()))
+
+    def found(self) -> None:
+        self._raylet.pool.gcs_found()
+        self._raylet.apply(self._raylet.leases.cluster_changed(self._raylet.clock.time_s()))
+
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self._raylet.apply(self._raylet.leases.disowned(lease_ids, self._raylet.clock.time_s()))
 

@@ -52,6 +52,11 @@ class GcsEvents(Protocol):
 
     def actor_leases(self) -> list[gcs_pb2.ActorLease]: ...
 
+    def lost(self) -> None: ...
+
+    def found(self) -> None:
+        """The GCS has the node, for the first time or again."""
+
     def disowned(self, lease_ids: Sequence[bytes]) -> None: ...
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
@@ -148,6 +153,7 @@ class GcsClient:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._config.gcs_address, error)
+                self._events.lost()
             finally:
                 self._stub = None
                 channel.close()
@@ -173,6 +179,7 @@ class GcsClient:
         """One connection's work. Raises the RpcError that ended it."""
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
         await self._register(stub)
+        self._events.found()
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
         self._changed.set()

@@ -10,7 +10,7 @@ was never used: its worker ends with it, and with a used one would end what earl
 How many: one start per lease that waits for a worker and finds none starting, and enough beside actors to
 keep `prestart` of them; never more than `startup_concurrency` starting at once. Idle workers above
 `soft_limit` (and `prestart`) are asked to end after `idle_timeout_s`, the longest idle first. A start that
-does not register in time is killed and made again; starts that keep failing are spaced out.
+does not register in time is killed and made again; starts that keep failing are spaced out. While the GCS is away none is made.
 
 The pool does not know resources or queues: the lease manager tells it how many leases wait.
 """
@@ -55,6 +55,7 @@ class WorkerPool:
         self.num_actors = 0
         self._failures = 0
         self._next_start_s = 0.0
+        self._has_gcs = True
         self.start_trouble = ""
         """What the last start died of; empty once one succeeds."""
 
@@ -164,7 +165,7 @@ class WorkerPool:
 
     def replenish(self, num_waiting: int, now_s: float) -> list[Effect]:
         """Starts what `num_waiting` leases and the prestart ask for, within the limits."""
-        if now_s < self._next_start_s:
+        if now_s < self._next_start_s or not self._has_gcs:
             return []
         beside_actors = len(self._workers) - self.num_actors
         wanted = max(num_waiting - len(self._starting), self._limits.prestart - beside_actors)
@@ -210,6 +211,21 @@ class WorkerPool:
     def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
         """Ends those as well that served its detached actors."""
         return self._end_bound(job_id, True, now_s)
+
+    def gcs_lost(self, now_s: float) -> list[Effect]:
+        """The GCS is gone, and workers do not connect to another. Those that were not used yet could never learn of their first job: they
+        end, and no more are started until there is one."""
+        self._has_gcs = False
+        unused = [
+            worker
+            for worker in self
+            if worker.state in (WorkerState.STARTING, WorkerState.IDLE) and worker.binding is None
+        ]
+        reason = "the GCS that it was connected to is gone"
+        return [effect for worker in unused for effect in self.end(worker, EndMode.KILL, reason, now_s)]
+
+    def gcs_found(self) -> None:
+        self._has_gcs = True
 
     def _end_bound(self, job_id: bytes, outlives_job: bool, now_s: float) -> list[Effect]:
         bound = [

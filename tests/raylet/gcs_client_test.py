@@ -75,6 +75,13 @@ class Heard:
         self.leases = [b"lease"]
         self.disowned_leases: list[bytes] = []
         self.finished: list[bytes] = []
+        self.news: list[str] = []
+
+    def lost(self) -> None:
+        self.news.append("lost")
+
+    def found(self) -> None:
+        self.news.append("found")
 
     def actor_leases(self) -> list[gcs_pb2.ActorLease]:
         return [gcs_pb2.ActorLease(lease_id=lease_id) for lease_id in self.leases]
@@ -170,6 +177,7 @@ def test_a_report_in_flight_when_the_connection_breaks_is_told_again_before_late
         gcs = await scene.start_gcs()
         await until(lambda: len(gcs.deaths) == 3)
         assert gcs.deaths == [b"in flight", b"behind it", b"while it is away"]
+        assert scene.heard.news == ["found", "lost", "found"]
 
     play(script)
 
