@@ -115,7 +115,10 @@ def report_exit(core: CoreWorker, error: BaseException) -> None:
         code = exit_code_of(error)
         is_orderly = isinstance(code, int) and code == 0
         kind = common_pb2.DeathCause.EXITED if is_orderly else common_pb2.DeathCause.WORKER_DIED
-        cause = common_pb2.DeathCause(kind=kind, message=cause_of_exit(error))
+        message = cause_of_exit(error)
+        if not is_orderly:
+            message = f"worker pid {core.pid} on node {core.node.host} ended: {message}"
+        cause = common_pb2.DeathCause(kind=kind, message=message)
     else:
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
     info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)

@@ -8,6 +8,7 @@ Usually forked from the template (template.py), which calls run_worker. By hand,
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import json
 import logging
@@ -35,10 +36,13 @@ from ray_mono.rpc import auth, signal_handlers
 
 logger = logging.getLogger(__name__)
 
+STDERR = 2
+
 
 def run_worker(config: WorkerConfig) -> NoReturn:
     """Joins and runs tasks; ends the process."""
     signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
+    faulthandler.enable(STDERR, all_threads=False)  # the driver sees where the user's code crashed
     secret = auth.find_secret(None, config.session_dir)
     membership = Membership(common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host)
     board = StartBoard(config.worker_id)

@@ -153,7 +153,7 @@ def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a
         def crash_once(path):
             if not os.path.exists(path):
                 open(path, "w").close()
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGSEGV)
             return os.getpid()
 
         @ray.remote(num_cpus=0)
@@ -204,7 +204,9 @@ def test_a_driver_is_told_of_workers_that_die_by_themselves_and_of_what_blocks_a
     output = script.check_ended_well()
     deaths = [line for line in output.splitlines() if "worker died" in line]
     assert len(deaths) == 2, output
-    assert "ran task renamed" in deaths[0] and "SIGKILL" in deaths[0] and "node 127.0.0.1" in deaths[0]
+    assert "ran task renamed" in deaths[0] and "SIGSEGV" in deaths[0] and "node 127.0.0.1" in deaths[0]
+    assert re.search(r"^\(renamed pid=.*line \d+ in crash_once$", output, re.MULTILINE), output
+    assert output.count("renamed() failed and is run again (retries left: 0)") == 1
     assert f"actor Actor: worker pid {pid} exited with code 7" in deaths[1]
     assert output.count("blocks its event loop") == 1
     assert len(re.findall(r"detached actor lost .*init\(namespace='", output)) == 1
