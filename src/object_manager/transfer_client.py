@@ -28,6 +28,7 @@ from ray_mono.object_manager.transfer_wire import (
 )
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.rpc.auth import ClientHandshake
+from ray_mono.rpc.framed_handshake import shaken
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
 
 T = TypeVar("T")
@@ -183,23 +184,27 @@ class TcpTransferStreams:
 
     async def _connect(self, address: PeerAddress) -> socket.socket:
         loop = asyncio.get_running_loop()
+
+        async def shake() -> socket.socket:
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _, target = found[0]
+            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+            try:
+                tune_tcp(sock)
+                speaks_first(sock)
+                await loop.sock_connect(sock, target)
+                await shake_hands(sock, ClientHandshake(self._secret, address.port))
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
         timeout_s = self._config.connect_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-                family, kind, protocol, _, target = found[0]
-                sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
-                try:
-                    tune_tcp(sock)
-                    speaks_first(sock)
-                    await loop.sock_connect(sock, target)
-                    await shake_hands(sock, ClientHandshake(self._secret, address.port))
-                except BaseException:
-                    sock.close()
-                    raise
+                return await shaken(shake)
         except TimeoutError:
             raise WireError(f"no connection within {timeout_s:g} s") from None
-        return sock
 
 
 class _NoAnswer(Exception):

@@ -29,17 +29,17 @@ class _Message(Protocol):
 
 
 async def shake_hands(sock: socket.socket, handshake: ClientHandshake) -> None:
-    """Runs the handshake to its end. Raises WireError where one side refuses. Unbounded in time: the caller's timeout."""
+    """Runs the handshake to its end. Raises WireError where one side refuses, ConnectionResetError where the peer ends it without a
+    word. Unbounded in time: the caller's timeout."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, handshake.start())
     while handshake.state is HandshakeState.PENDING:
         data = await loop.sock_recv(sock, handshake.missing_bytes)
-        if data:
-            answer = handshake.feed(data)
-            if answer:
-                await loop.sock_sendall(sock, answer)
-        else:
-            handshake.end()
+        if not data:
+            raise ConnectionResetError("the peer ended the connection during the handshake")
+        answer = handshake.feed(data)
+        if answer:
+            await loop.sock_sendall(sock, answer)
     if handshake.state is HandshakeState.REFUSED:
         raise WireError(handshake.reason)
 

@@ -16,10 +16,10 @@ from typing import cast
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import sockets
-from ray_mono.rpc.auth import SHAKE_AGAIN_S, SHAKES_MAX, PeerRefusedError, check_peer_uid, peer_of
+from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
-from ray_mono.rpc.framed_handshake import ClientDoor
+from ray_mono.rpc.framed_handshake import ClientDoor, shaken
 from ray_mono.rpc.framed_server import Handlers, ServerConnection
 from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
@@ -76,26 +76,18 @@ class FramedTransport:
             ) from None
 
     async def _connect_tcp(self, address: TcpAddress, channel: FramedChannel) -> None:
-        for attempt in range(SHAKES_MAX):
+        async def shake() -> None:
+            sock = await _connected(address)
+            transport, door = await asyncio.get_running_loop().create_connection(
+                lambda: ClientDoor(self._secret, address, channel), sock=sock
+            )
             try:
-                await self._shake(address, channel)
-                return
-            except (ConnectionResetError, RpcError) as error:
-                is_lost = not isinstance(error, RpcError) or error.code is StatusCode.UNAVAILABLE
-                if not is_lost or attempt == SHAKES_MAX - 1:
-                    raise
-            await asyncio.sleep(SHAKE_AGAIN_S * 2**attempt)
+                await door.done
+            except BaseException:
+                transport.abort()
+                raise
 
-    async def _shake(self, address: TcpAddress, channel: FramedChannel) -> None:
-        sock = await _connected(address)
-        transport, door = await asyncio.get_running_loop().create_connection(
-            lambda: ClientDoor(self._secret, address, channel), sock=sock
-        )
-        try:
-            await door.done
-        except BaseException:
-            transport.abort()
-            raise
+        await shaken(shake)
 
     async def serve(self, address: str, handlers: Handlers) -> FramedListener:
         """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""

@@ -1,16 +1,31 @@
 """The first bytes of a TCP connection on asyncio, the side that connects: a protocol that puts its successor in its place when the
-handshake is done. The side that listens is tcp_door.
+handshake is done, and when another is begun. The side that listens is tcp_door.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
 
+from ray_mono.rpc import auth
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState
 from ray_mono.rpc.framed_connection import FramedConnection
 from ray_mono.rpc.sockets import TcpAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
+
+T = TypeVar("T")
+
+
+async def shaken(shake: Callable[[], Awaitable[T]]) -> T:
+    """What `shake` gives, which connects and raises ConnectionResetError where the handshake is ended without a word: then it does so
+    again, up to SHAKES_MAX times in all."""
+    for shakes in range(auth.SHAKES_MAX - 1):
+        try:
+            return await shake()
+        except (ConnectionResetError, BrokenPipeError):
+            await asyncio.sleep(auth.SHAKE_AGAIN_S * 2**shakes)
+    return await shake()
 
 
 def _hand_over(transport: asyncio.Transport, successor: FramedConnection, rest: bytes) -> None:
@@ -21,7 +36,7 @@ def _hand_over(transport: asyncio.Transport, successor: FramedConnection, rest: 
 
 
 class ClientDoor(asyncio.Protocol):
-    """Proves this side to a server; `done` then holds None, or an RpcError."""
+    """Proves this side to a server; `done` then holds None, an RpcError where it is refused, or a ConnectionResetError."""
 
     def __init__(self, secret: str, address: TcpAddress, successor: FramedConnection) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -41,14 +56,14 @@ class ClientDoor(asyncio.Protocol):
             if not self.done.done():
                 self.done.set_result(None)
         elif handshake.state is HandshakeState.REFUSED:
-            self._fail(StatusCode.UNAUTHENTICATED, handshake.reason)
+            self._fail(RpcError(StatusCode.UNAUTHENTICATED, f"{self._address}: {handshake.reason}"))
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(
-            StatusCode.UNAVAILABLE, f"the connection ended during the handshake{f': {exc}' if exc else ''}"
+            ConnectionResetError(f"the connection ended during the handshake{f': {exc}' if exc else ''}")
         )
 
-    def _fail(self, code: StatusCode, reason: str) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.done.done():
-            self.done.set_exception(RpcError(code, f"{self._address}: {reason}"))
+            self.done.set_exception(error)

@@ -15,10 +15,14 @@ from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager import transfer_server
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey
+from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.object_manager.transfer_client import TcpTransferStreams
 from ray_mono.object_manager.transfer_server import TransferServer
 from ray_mono.object_manager.transfer_wire import receive_message, send_message, shake_hands
 from ray_mono.protobuf import object_manager_pb2
+from ray_mono.rpc import auth
 from ray_mono.rpc.auth import ClientHandshake
+from ray_mono.rpc.tcp_door import Stranger
 
 SECRET = "secret"
 SIZE_BYTES = 64 << 20
@@ -76,6 +80,39 @@ async def fetching(
     server.close()
     await tasks.close()
     assert not failures and not any(store.pins.values())
+
+
+@pytest.mark.parametrize("lost", [1, auth.SHAKES_MAX])
+def test_a_peer_that_a_flooded_port_sends_away_comes_again(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """An object is not lost because strangers keep others from the port of its holder."""
+    monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
+    read, came = Stranger.read, []
+
+    def read_late(stranger: Stranger) -> None:
+        came.append(stranger)
+        if len(came) > lost:
+            read(stranger)
+        else:
+            stranger._door.dismiss(stranger)
+
+    monkeypatch.setattr(Stranger, "read", read_late)
+
+    async def scene() -> None:
+        config, tasks = ObjectManagerConfig(capacity_bytes=64), BackgroundTasks(lambda error, name: None)
+        server = TransferServer(cast("Any", PinnedStore()), SECRET, config, lambda count: None, tasks.spawn)
+        host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
+        streams = TcpTransferStreams(SECRET, config)
+        why = "it holds no copy" if lost < auth.SHAKES_MAX else "during the handshake|reset by peer"
+        with pytest.raises(TransferFailed, match=why):
+            landing = cast("Any", SimpleNamespace(received_bytes=0))
+            await streams.fetch(PeerAddress(host, int(port)), ObjectKey(b"none".ljust(28)), 0, landing)
+        await streams.close()
+        server.close()
+        await tasks.close()
+
+    asyncio.run(scene())
 
 
 @pytest.mark.parametrize("how", ["its peer goes", "its peer reads nothing", "the server closes"])

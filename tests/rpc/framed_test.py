@@ -123,7 +123,7 @@ def test_another_secret_is_refused_with_what_to_do(server: str, client: str) -> 
 def test_a_client_that_a_flooded_port_sends_away_comes_again(
     monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
-    monkeypatch.setattr(framed, "SHAKE_AGAIN_S", 0.001)
+    monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
     read, came = Stranger.read, []
 
     def read_late(stranger: Stranger) -> None:
