@@ -149,7 +149,7 @@ def test_peers_beyond_the_limit_are_sent_away(monkeypatch: pytest.MonkeyPatch) -
             with socket.socket() as second:
                 second.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(second, first.getpeername())
-                await shake_hands(second, ClientHandshake(SECRET))
+                await shake_hands(second, ClientHandshake(SECRET, first.getpeername()[1]))
                 async with asyncio.timeout(TIMEOUT_S):
                     assert await asyncio.get_running_loop().sock_recv(second, 1) == b""
 
