@@ -11,10 +11,11 @@ client called and the server listens at, and both nonces):
 The secret never crosses the wire, a recorded handshake opens nothing, and a server that does not know the secret gets nothing from the
 client: not even by passing its handshake on to one that does, for that one listens at another port. So who takes a port that another
 process has left, and that ours still call, is no more than a stranger. The host is left out of it: it has several names, and behind
-another network others still; a tunnel to a port has to keep its number. (A short secret can be guessed offline from a server's proof:
-that is why the generated ones are 256 bits.) The handshakes are state machines: `feed` takes what arrived and returns what to send;
-`state` says how it stands. They do not know time: whoever owns the socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none of it:
-the kernel says who the peer is (check_peer_uid).
+another network others still. So a tunnel to a port has to keep its number; and where services of one secret have the same port on two
+hosts, who takes it on one can still pass on to the other what is said there. (A short secret can be guessed offline from a server's
+proof: that is why the generated ones are 256 bits.) The handshakes are state machines: `feed` takes what arrived and returns what to
+send; `state` says how it stands. They do not know time: whoever owns the socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none
+of it: the kernel says who the peer is (check_peer_uid).
 
 An empty secret means that there is no authentication. The bytes are the same, and a client must know it too: one that has a secret does
 not go in, because a server without one proves nothing.
