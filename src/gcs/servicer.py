@@ -24,7 +24,13 @@ from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 AnyID = TypeVar("AnyID", bound=BaseID)
 
 # What others may publish; the rows of the other channels are the GCS's own to tell.
-OPEN_CHANNELS = (gcs_pb2.ERROR, gcs_pb2.LOG, gcs_pb2.RUN_ON_WORKERS, gcs_pb2.LOG_FLUSH)
+OPEN_CHANNELS = (
+    gcs_pb2.ERROR,
+    gcs_pb2.LOG,
+    gcs_pb2.RUN_ON_WORKERS,
+    gcs_pb2.LOG_FLUSH,
+    gcs_pb2.COLLECT_GARBAGE,
+)
 
 
 def parse_id(kind: type[AnyID], field: str, value: bytes) -> AnyID:

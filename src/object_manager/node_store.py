@@ -85,8 +85,8 @@ class NodeStore:
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._pressure = Pressure()
         self._no_room = NoRoom(config, node_id, self.store, self.creates)
-        # Told when the store is full for a while: (what to tell people, or "" for clients to collect garbage).
-        self.on_pressure: set[Callable[[str], None]] = set()
+        # Told when the store is full for a while: (what to tell people, or "" for clients to collect garbage; on other nodes, too).
+        self.on_pressure: set[Callable[[str, bool], None]] = set()
         self._answers: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._next_client = TRANSFERS + 1
         self._settled = (0, 0, 0)  # of what _settle looks at, what it last saw
@@ -374,7 +374,11 @@ class NodeStore:
         due = self._pressure.expire(self.creates.oldest_s, now_s)
         text = self._no_room.for_creates(now_s) if due.tell else ""
         for listener in list(self.on_pressure) if due.collect or due.tell else ():
-            listener(text)
+            listener(text, due.collect)
+
+    def collect_garbage(self) -> None:
+        for listener in list(self.on_pressure) if self._pressure.may_collect(self._clock.time_s()) else ():
+            listener("", False)
 
     def close(self) -> None:
         """Stops the timers. Requests that wait are cancelled with their callers."""

@@ -1,7 +1,8 @@
 """When a full store asks for help, and when it says so: a Create that waits for room is a reason for both.
 
-First all clients are asked to collect garbage: references in cycles keep objects that nobody can reach. If that does
-not help, people are told. Neither again for a while, and nothing while room is found at once. A machine without I/O.
+First all processes of the cluster are asked to collect garbage: references in cycles keep objects that nobody can reach.
+If that does not help, people are told. Neither again for a while, whoever asked, and nothing while room is found at once.
+A machine without I/O.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ class Pressure:
             max(oldest_s + COLLECT_AFTER_S, self._collect_from_s),
             max(oldest_s + TELL_AFTER_S, self._tell_from_s),
         )
+
+    def may_collect(self, now_s: float) -> bool:
+        """Another node, or this one's raylet, asks for it."""
+        if now_s < self._collect_from_s:
+            return False
+        self._collect_from_s = now_s + COLLECT_PERIOD_S
+        return True
 
     def expire(self, oldest_s: float | None, now_s: float) -> Due:
         collect = oldest_s is not None and now_s >= max(oldest_s + COLLECT_AFTER_S, self._collect_from_s)

@@ -168,14 +168,21 @@ class StoreServicer(ObjectStoreServiceServicer):
     async def WatchPressure(
         self, request: common_pb2.Empty, context: CallContext
     ) -> AsyncIterator[object_manager_pb2.StorePressure]:
-        messages: asyncio.Queue[str] = asyncio.Queue()
-        listener = messages.put_nowait
+        messages: asyncio.Queue[object_manager_pb2.StorePressure] = asyncio.Queue()
+
+        def listener(text: str, everywhere: bool) -> None:
+            messages.put_nowait(object_manager_pb2.StorePressure(message=text, everywhere=everywhere))
+
         self._node_store.on_pressure.add(listener)
         try:
             while True:
-                yield object_manager_pb2.StorePressure(message=await messages.get())
+                yield await messages.get()
         finally:
             self._node_store.on_pressure.discard(listener)
+
+    async def CollectGarbage(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
+        self._node_store.collect_garbage()
+        return _EMPTY
 
     async def GetStats(self, request: common_pb2.Empty, context: CallContext) -> object_manager_pb2.StoreStats:
         return self._stats()

@@ -64,3 +64,7 @@ class ClusterEvents:
         """On another node: what it owned may have copies here. This node's own were told when they died."""
         if worker.node_id != self._raylet.config.node_id:
             self._raylet.free_owned_by(worker.worker_id)
+
+    def garbage_is_wanted(self) -> None:
+        if self._raylet.store is not None:
+            self._raylet.store.collect_garbage()

@@ -98,4 +98,9 @@ class ReclaimLease:
     requester: int
 
 
-Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed | ReclaimLease
+@dataclass(frozen=True)
+class CollectGarbage:
+    """Garbage of some process, on whatever node, may hold what others wait for: all are asked to collect theirs."""
+
+
+Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed | ReclaimLease | CollectGarbage

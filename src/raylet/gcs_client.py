@@ -41,6 +41,7 @@ CHANNELS = (
     gcs_pb2.JOB,
     gcs_pb2.WORKER_DEATH,
     gcs_pb2.COLLECT_RESOURCES,
+    gcs_pb2.COLLECT_GARBAGE,
 )
 
 # Whether the GCS has it is unknown: it is told again, which it takes once.
@@ -66,6 +67,8 @@ class GcsEvents(Protocol):
     def job_changed(self, job: common_pb2.JobInfo) -> None: ...
 
     def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
+
+    def garbage_is_wanted(self) -> None: ...
 
 
 class GcsClient:
@@ -124,6 +127,11 @@ class GcsClient:
         message = gcs_pb2.PubMessage(
             channel=gcs_pb2.ERROR, key=error.job_id, payload=error.SerializeToString()
         )
+        self._post("Publish", gcs_pb2.PublishRequest(message=message))
+
+    def ask_for_garbage(self) -> None:
+        node_id = self._config.node_id
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.COLLECT_GARBAGE, key=node_id, payload=node_id)
         self._post("Publish", gcs_pb2.PublishRequest(message=message))
 
     async def unregister(self, reason: str, timeout_s: float) -> None:
@@ -238,6 +246,8 @@ class GcsClient:
                     self._changed.set()
                 case gcs_pb2.WORKER_DEATH:
                     self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
+                case gcs_pb2.COLLECT_GARBAGE:
+                    self._events.garbage_is_wanted()
         raise RpcError(StatusCode.UNAVAILABLE, "the GCS ended the subscription")
 
     async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:

@@ -35,6 +35,7 @@ from ray_mono.raylet.death_reports import DeathReports
 from ray_mono.raylet.deaths import remove_socket
 from ray_mono.raylet.dump import dump_raylet
 from ray_mono.raylet.effects import (
+    CollectGarbage,
     Effect,
     EndWorker,
     Granted,
@@ -104,7 +105,7 @@ class Raylet:
         self.leases = LeaseManager(here, self.ledger, self.cluster, self.pool, limits)
         self.node = common_pb2.NodeInfo()
         self.gcs: GcsClient
-        self._store: StoreClient | None = None
+        self.store: StoreClient | None = None
         self._answers = LeaseAnswers()
         self.deaths = DeathReports(self, launcher)
         self.reclaims = ReclaimStreams()
@@ -134,7 +135,7 @@ class Raylet:
         self.gcs = GcsClient(config, self._transport, self.clock, self.node, self._current_resources, events)
         self._listeners.append(await self._transport.serve(f"unix:{config.socket_path}", handlers))
         if config.store_socket:
-            self._store = await StoreClient.connect(
+            self.store = await StoreClient.connect(
                 config.store_socket,
                 config.pid,
                 self._transport,
@@ -142,7 +143,7 @@ class Raylet:
                 config.connect_timeout_s,
                 self.end,
             )
-            self.tasks.spawn(self._store.watch_pressure(self._store_is_full), "store's pressure")
+            self.tasks.spawn(self.store.watch_pressure(config.host, self.apply), "store's pressure")
         self.tasks.spawn(self._keep_gcs(), "gcs")
         self.tasks.spawn(self._tick(), "tick")
         registered = self.tasks.spawn(self.gcs.until_registered(), "registration")
@@ -179,8 +180,8 @@ class Raylet:
         await self._launcher.close()
         for listener in self._listeners:
             await listener.close()
-        if self._store is not None:
-            self._store.close()
+        if self.store is not None:
+            self.store.close()
         await self.tasks.close()
 
     async def _keep_gcs(self) -> None:
@@ -224,6 +225,8 @@ class Raylet:
                     self.gcs.register_again()
                 case ReclaimLease():
                     self.reclaims.tell(effect)
+                case CollectGarbage():
+                    self.gcs.ask_for_garbage()
                 case _:
                     assert_never(effect)
         self.gcs.resources_changed()
@@ -236,9 +239,6 @@ class Raylet:
         if not self._is_stopping:
             self.apply(self.leases.look(self.clock.time_s()))
             self.withdrawals.look(self.clock.time_s())
-
-    def _store_is_full(self, message: str) -> None:
-        self.apply([WarnJob(b"", "object_store_full", f"{self.config.host}: {message}")])
 
     def _grant(self, effect: Granted) -> None:
         client = self.clients.get(effect.worker_id)
@@ -350,8 +350,8 @@ class Raylet:
 
     def free_owned_by(self, worker_id: bytes) -> None:
         """Has the store drop what a process owned that ended."""
-        if self._store is not None:
-            self._store.free_owned_by(worker_id)
+        if self.store is not None:
+            self.store.free_owned_by(worker_id)
 
     # ---- what others may know
 
@@ -360,8 +360,8 @@ class Raylet:
 
     async def _current_resources(self) -> common_pb2.NodeResources:
         available = self.shown_available()
-        if self._store is not None:
-            available = await self._store.without_used(available)
+        if self.store is not None:
+            available = await self.store.without_used(available)
         return wire.node_resources(self.config, available, self.leases.queued_demand())
 
     def dump(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ray_mono.common.resources import OBJECT_STORE_MEMORY, SCALE, ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, object_manager_pb2, object_manager_rpc
+from ray_mono.raylet.effects import CollectGarbage, Effect, WarnJob
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
 logger = logging.getLogger(__name__)
@@ -61,12 +62,18 @@ class StoreClient:
         channel.on_close(lambda reason: on_end(f"the object manager at {address} is gone: {reason}"))
         return client
 
-    async def watch_pressure(self, on_message: Callable[[str], None]) -> None:
-        """While the connection lasts: on_message(text) when the store has been full for a while."""
+    async def watch_pressure(self, host: str, apply: Callable[[list[Effect]], None]) -> None:
+        """While the connection lasts: what is to be done when the store has been full for a while."""
         with contextlib.suppress(RpcError):
             async for pressure in self._store.WatchPressure(common_pb2.Empty()):
                 if pressure.message:
-                    on_message(pressure.message)
+                    apply([WarnJob(b"", "object_store_full", f"{host}: {pressure.message}")])
+                elif pressure.everywhere:
+                    apply([CollectGarbage()])
+
+    def collect_garbage(self) -> None:
+        """Has every process of this node collect its own."""
+        self._store.CollectGarbage.notify(common_pb2.Empty())
 
     async def without_used(self, available: ResourceSet) -> ResourceSet:
         """What is available of a node, less the memory that the store's objects take."""

@@ -380,18 +380,21 @@ def test_what_the_store_has_is_not_available_any_more(cluster: Any) -> None:
     del kept
 
 
-def test_references_in_cycles_of_garbage_elsewhere_make_room_when_the_store_is_full(cluster: Any) -> None:
-    @ray.remote
+def test_references_in_cycles_of_garbage_on_any_node_make_room_when_the_store_is_full(
+    cluster: Any, other_node: Node
+) -> None:
+    @ray.remote(num_cpus=0)
     class Careless:
-        def litter(self) -> None:
+        def litter(self, references: list[Any]) -> None:
             import gc
 
             gc.disable()
-            for value in range(PIECES):
-                cycle: list[Any] = [ray.put(piece(value))]
-                cycle.append(cycle)
+            cycle: list[Any] = [references]
+            cycle.append(cycle)
 
-    actor = Careless.remote()
-    get(actor.litter.remote())
+    actors = [Careless.remote(), Careless.options(resources={"there": 1}).remote()]
+    kept = [ray.put(piece(value)) for value in range(PIECES)]
+    get([actor.litter.remote(kept) for actor in actors])
+    del kept
     assert internal_state.store_stats().used_bytes > PIECES * PIECE_BYTES
     assert len(get(ray.put(piece(1)))) == PIECE_BYTES

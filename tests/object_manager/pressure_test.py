@@ -22,6 +22,14 @@ def test_both_are_done_again_only_after_a_while_whoever_waits_then() -> None:
     assert pressure.expire(103.0, 103.0 + TELL_PERIOD_S) == Due(collect=True, tell=True)
 
 
+def test_garbage_that_others_had_collected_is_not_collected_again_at_once() -> None:
+    pressure = Pressure()
+    assert pressure.may_collect(100.0) and not pressure.may_collect(101.0)
+    assert pressure.expire(100.0, 102.0) == Due(collect=False, tell=True)
+    assert pressure.expire(100.0, 100.0 + COLLECT_PERIOD_S) == Due(collect=True, tell=False)
+    assert not pressure.may_collect(101.0 + COLLECT_PERIOD_S)
+
+
 def test_while_nobody_waits_there_is_nothing_to_do() -> None:
     pressure = Pressure()
     assert pressure.next_deadline_s(None) is None

@@ -99,6 +99,8 @@ class Heard:
 
     def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
 
+    def garbage_is_wanted(self) -> None: ...
+
 
 class Scene:
     """One GcsClient that runs, and the GCS, which goes and comes."""

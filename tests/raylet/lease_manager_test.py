@@ -183,12 +183,23 @@ def test_a_lease_that_only_actors_keep_out_is_explained_after_a_while() -> None:
     assert "of which living actors hold {CPU: 2} until they end" in warning.message
 
 
+def test_while_only_actors_keep_a_lease_out_garbage_is_collected_that_may_hold_them() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("actor", resources=units(CPU=2), for_actor=True)
+    start_s = scene.now_s
+    scene.ask("another", for_actor=True)
+    scene.wait(1)
+    assert scene.collected_at_s == []
+    scene.wait(40)
+    assert [round(now_s - start_s) for now_s in scene.collected_at_s] == [2, 32]
+
+
 def test_a_lease_that_merely_waits_its_turn_is_not_warned_about() -> None:
     scene = Scene(units(CPU=1))
     scene.ask("long")
     scene.ask("next")
     scene.wait(100)
-    assert scene.warnings == []
+    assert scene.warnings == [] and scene.collected_at_s == []
 
 
 def test_a_queued_lease_can_be_cancelled_and_a_granted_one_not() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ray_mono.common.resources import ResourceSet
 from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.effects import (
+    CollectGarbage,
     Effect,
     EndWorker,
     Granted,
@@ -57,6 +58,7 @@ class Scene:
         self.messages: dict[str, str] = {}
         self.ended: list[EndWorker] = []
         self.warnings: list[WarnJob] = []
+        self.collected_at_s: list[float] = []
         self.unclaimed: list[bytes] = []
         # Leases whose holders were asked to end them.
         self.reclaimed: list[str] = []
@@ -159,6 +161,8 @@ class Scene:
                     self.warnings.append(effect)
                 case Unclaimed():
                     self.unclaimed.append(effect.lease_id)
+                case CollectGarbage():
+                    self.collected_at_s.append(self.now_s)
                 case ReclaimLease():
                     self.reclaimed.append(effect.lease_id.decode())
         self.manager.check_invariants()
