@@ -88,6 +88,8 @@ class Answers:
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
+        if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
+            self._executor.end_after_this()
         serialized = serialized_error(call.spec.name, error)
         returns = self._error_returns(call, serialized)
         reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)

@@ -375,7 +375,7 @@ class Executor:
             self._enqueue(None)
 
     def end_after_this(self) -> None:
-        """SIGTERM: no other call begins, and who waits for one hears of it by the end of the process."""
+        """SIGTERM, or a constructor that failed: no other call begins, and who waits for one hears of it by the end of the process."""
         self.owes_answer = self._exiting = True
 
     @property

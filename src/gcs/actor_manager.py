@@ -177,7 +177,7 @@ class ActorManager:
         return [RowChanged(self._move(actor, ActorEvent.CREATED, pending_reason="", creations_failed=0))]
 
     def creation_failed(self, actor_id: ActorID, death: Death, now_s: float) -> list[Effect]:
-        """The constructor raised, or no worker can ever run it: the actor is dead, and its worker (if any) of no use."""
+        """The constructor raised, or no worker can ever run it: the actor is dead, and its worker (if any) ends by itself."""
         actor = self._actors.get(actor_id)
         if actor is None or not actor.is_waiting_for_place:
             return []
@@ -295,7 +295,7 @@ class ActorManager:
         return [RowChanged(actor), StopPlacing(actor.actor_id), self._place(actor)]
 
     def _bury(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
-        ended = self._end_worker(actor, death)
+        ended = [] if death.kind is DeathKind.CREATION_FAILED else self._end_worker(actor, death)
         was_waiting = actor.is_waiting_for_place
         actor = self._move(
             actor,

@@ -306,6 +306,8 @@ class ActorScheduler:
             self._apply(self._actors.worker_died(worker_id, death, self._environment.clock.wall_s()))
             return
         if reply.status == core_worker_pb2.PushTaskReply.DONE and reply.is_application_error:
+            if not reply.worker_exiting:
+                self._give_back(lease)
             self._apply(
                 self._actors.creation_failed(
                     actor_id, _creation_death(reply), self._environment.clock.wall_s()

@@ -123,7 +123,8 @@ def test_a_constructor_that_raises_is_the_end() -> None:
     scene.creating(max_restarts=-1, name="once")
     death = Death(DeathKind.CREATION_FAILED, "its constructor raised", error=b"pickle")
     effects = scene.do("creation_failed", actor_id(1), death, now_s=5.0)
-    assert kinds(effects) == [RowChanged, StopPlacing, EndWorker]
+    # Its worker ends by itself.
+    assert kinds(effects) == [RowChanged, StopPlacing]
     assert (scene.actor().state, scene.actor().death, scene.actor().end_time_s) == (
         ActorState.DEAD,
         death,

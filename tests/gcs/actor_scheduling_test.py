@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from tests.gcs.scene import (
@@ -109,13 +111,16 @@ def test_a_runtime_environment_that_fails_is_the_end() -> None:
     play(script)
 
 
-def test_a_constructor_that_raises_leaves_its_error_in_the_row_and_no_worker() -> None:
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+def test_a_constructor_that_raises_leaves_its_error_in_the_row_and_no_worker(ends_by_itself: bool) -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
 
         async def fail(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
-            return error_reply(request)
+            reply = error_reply(request)
+            reply.worker_exiting = ends_by_itself
+            return reply
 
         scene.push = fail
         await gcs.RegisterActor(registration(max_restarts=-1))
@@ -123,8 +128,8 @@ def test_a_constructor_that_raises_leaves_its_error_in_the_row_and_no_worker() -
         assert info.death_cause.kind == common_pb2.DeathCause.CREATION_FAILED
         assert info.death_cause.error.data == b"a pickled error"
         await asyncio.sleep(1)
-        assert [kill.cause.kind for kill in node.killed] == [common_pb2.DeathCause.CREATION_FAILED]
-        assert not node.workers
+        assert [request.dispose for request in node.returned] == ([] if ends_by_itself else [True])
+        assert not node.killed
 
     play(script)
 

@@ -229,6 +229,26 @@ def test_the_worker_of_a_last_call_ends_as_a_python_process_and_one_that_stays_d
     assert stays.seen() == {THREAD}
 
 
+def test_an_actor_whose_constructor_raises_ends_as_a_python_process(tmp_path: Path) -> None:
+    class Fails:
+        def __init__(self, mark: Marks) -> None:
+            self.mark = mark
+            use_process(self, mark)
+            raise ValueError(os.getpid())
+
+        def __del__(self) -> None:
+            self.mark("__del__")
+
+    mark = Marks(tmp_path / "fails")
+    mark.path.mkdir()
+    mark("go")
+    handle = ray.remote(num_cpus=0)(Fails).remote(mark)
+    with pytest.raises(ActorDiedError) as failed:
+        get(handle.__ray_ready__.remote())
+    process_ends(int(str(failed.value).rpartition(" ")[2]))
+    assert mark.seen() == OF_PYTHON | {"__del__"}
+
+
 def test_an_actor_that_nobody_has_a_handle_of_stays_for_what_it_owns_and_holds_nothing_else(
     tmp_path: Path,
 ) -> None:
