@@ -1,5 +1,6 @@
 """Which part of a value keeps it from being pickled: the value is taken apart as pickling does, and the first part that fails by itself is
-taken apart in turn. What cannot be taken apart (a lock, a generator) is the culprit.
+taken apart in turn. What cannot be taken apart (a lock, a generator) is the culprit. What lies above counts as picklable meanwhile, or
+whatever leads back to it would be a culprit, too.
 
 Only for errors: it pickles the value again, several times.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import io
 import itertools
 import types
 from collections.abc import Iterator, Mapping
@@ -44,16 +46,26 @@ def _failing_part(value: Any, above: list[Any]) -> tuple[str, Any]:
     return next(
         (step, part)
         for step, _, part in tried
-        if not any(part is known for known in above) and not pickles(part)
+        if why_not(part, above) is not None
     )
 
 
-def pickles(value: Any) -> bool:
+class _Trial(code_pickler.CodePickler):
+    def __init__(self, above: list[Any]) -> None:
+        super().__init__(io.BytesIO(), protocol=5, buffer_callback=lambda buffer: False)
+        self._above = above
+
+    def persistent_id(self, value: Any) -> int | None:
+        return next((number for number, known in enumerate(self._above) if known is value), None)
+
+
+def why_not(value: Any, above: list[Any]) -> Exception | None:
+    """What pickling `value` raises where that of `above` does not."""
     try:
-        code_pickler.dumps(value, 5, lambda buffer: False)
-    except Exception:  # whatever pickling raises
-        return False
-    return True
+        _Trial(above).dump(value)
+    except Exception as error:  # whatever pickling raises
+        return error
+    return None
 
 
 def parts(value: Any) -> Iterator[_Part]:

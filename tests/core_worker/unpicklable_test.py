@@ -113,6 +113,20 @@ def circle() -> Any:
     return value
 
 
+class Child:
+    """Fails only for its way back."""
+
+    def __init__(self, parent: Any) -> None:
+        self.parent = parent
+
+
+def way_back() -> Any:
+    value: dict[str, Any] = {}
+    value["child"] = Child(value)
+    value["lock"] = LOCK
+    return value
+
+
 CASES: list[tuple[Any, str]] = [
     (Conf(), ".engine.lock (a lock)"),
     ([Conf()], "[0].engine.lock (a lock)"),
@@ -137,6 +151,7 @@ CASES: list[tuple[Any, str]] = [
     (ValueError(LOCK), ".__reduce__()[1][0] (a lock)"),
     ([threading.Thread()], "[0]._started._cond._lock (a lock)"),
     (circle(), "['lock'] (a lock)"),
+    ([way_back()], "[0]['lock'] (a lock)"),
 ]
 
 

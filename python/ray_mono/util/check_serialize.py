@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from ray_mono.common import code_pickler
-from ray_mono.core_worker.unpicklable import parts
+from ray_mono.core_worker.unpicklable import parts, why_not
 
 
 class FailureTuple:
@@ -45,7 +44,7 @@ def inspect_serializability(
     print(f"Checking serializability of {base_obj!r}", file=print_file)
     failures: set[FailureTuple] = set()
     path = (name,) if name is not None else ()
-    if not _search(base_obj, path, None, depth, failures, print_file):
+    if not _search(base_obj, path, [], depth, failures, print_file):
         return True, set()
     found = "\n".join(f"  {failure}" for failure in failures)
     print(
@@ -58,21 +57,20 @@ def inspect_serializability(
 def _search(
     value: Any,
     path: tuple[str, ...],
-    parent: Any,
+    above: list[Any],
     depth: int,
     failures: set[FailureTuple],
     file: TextIO | None,
 ) -> bool:
     """Adds the deepest culprit below `value`; returns whether there is one."""
     indent = "    " * len(path)
-    try:
-        code_pickler.dumps(value)
+    error = why_not(value, above)
+    if error is None:
         return False
-    except Exception as error:  # whatever pickling raises
-        print(f"{indent}{path[-1] if path else 'it'} fails: {error}", file=file)
+    print(f"{indent}{path[-1] if path else 'it'} fails: {error}", file=file)
     if depth > 0:
         for _, name, part in parts(value):
-            if _search(part, (*path, name), value, depth - 1, failures, file):
+            if _search(part, (*path, name), [*above, value], depth - 1, failures, file):
                 return True
-    failures.add(FailureTuple(value, path, parent))
+    failures.add(FailureTuple(value, path, above[-1] if above else None))
     return True
