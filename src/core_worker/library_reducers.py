@@ -5,6 +5,7 @@
     polars      so do texts inside of lists and structs        likewise
     pandas      a MultiIndex goes with values that none of     those are left out
                 its rows has any more
+    fastapi     a router that another includes holds a lock    it goes as what its constructor is given
     starlette   State, which every FastAPI application has,    it goes as its constructor and what is in it
                 asks itself for an attribute before it has any
 
@@ -17,6 +18,7 @@ Registered when the library is there: nothing is imported for it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import sys
@@ -207,6 +209,23 @@ def _reduce_multi_index(index: Any) -> Any:
     return index.__reduce__()
 
 
+def _register_fastapi(routing: Any) -> bool:
+    if not hasattr(routing, "APIRoute"):
+        return False
+    if (included := getattr(routing, "_IncludedRouter", None)) is not None:  # older ones include by copies
+        CodePickler.dispatch_table[included] = _reduce_to_given
+    return True
+
+
+def _reduce_to_given(value: Any) -> Any:
+    given = [
+        field.name
+        for field in dataclasses.fields(value)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    return type(value), tuple(getattr(value, name) for name in given)
+
+
 def _register_starlette(datastructures: Any) -> bool:
     state_type = getattr(datastructures, "State", None)
     if state_type is None:
@@ -216,6 +235,7 @@ def _register_starlette(datastructures: Any) -> bool:
 
 
 _LIBRARIES: dict[str, Callable[[Any], bool]] = {
+    "fastapi.routing": _register_fastapi,
     "pandas": _register_pandas,
     "polars": _register_polars,
     "pyarrow": _register_arrow,

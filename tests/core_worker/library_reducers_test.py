@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -186,3 +188,22 @@ def test_the_state_of_a_web_application_is_a_value(monkeypatch: pytest.MonkeyPat
     state.pool = [1, 2]
     serialized = serialize({"app": state})
     assert deserialize(serialized.metadata, serialized.to_bytes())["app"].pool == [1, 2]
+
+
+@dataclasses.dataclass
+class IncludedRouter:
+    """As FastAPI's: what comes after what it was given it makes itself."""
+
+    original_router: list[Any]
+    include_context: str
+    lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False)
+    seen: list[Any] = dataclasses.field(default_factory=list)
+
+
+def test_a_web_application_that_includes_routers_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = ModuleType("fastapi.routing")
+    library.APIRoute, library._IncludedRouter = object, IncludedRouter
+    monkeypatch.setitem(sys.modules, "fastapi.routing", library)
+    monkeypatch.setattr(library_reducers, "_done", {"pandas", "pyarrow"})
+    monkeypatch.setattr(library_reducers, "_num_modules", 0)
+    assert stored(IncludedRouter([1], "prefix"))[1] == IncludedRouter([1], "prefix")
