@@ -26,7 +26,7 @@ LINES = [
     "from ray.util.annotations import PublicAPI, DeveloperAPI, Deprecated; assert PublicAPI(stability='beta')(lambda: 1)() == 1",
     "from ray.util.actor_group import ActorGroup",
     "import ray.util.actor_group as group; assert ray.util.actor_group is group",
-    "from ray.util.iter import ParallelIterator, from_items",
+    "from ray.util.iter import LocalIterator, ParallelIterator, ParallelIteratorWorker, _NextValueNotReady, from_items",
     "from ray._private.worker import global_worker; from ray._private.state import actors, jobs, timeline, state",
     "assert state.get_draining_nodes() == {}",
     "from ray._private.client_mode_hook import client_mode_hook, client_mode_wrap",
