@@ -26,6 +26,9 @@ import ray.exceptions
 import ray_mono, ray_mono.common.version, ray_mono.util.scheduling_strategies
 assert ray.util is ray_mono.util and sys.modules["ray"] is ray
 assert ray.__version__ == "2.60.0" and ray_mono.__version__ == ray_mono.common.version.VERSION
+from importlib import metadata
+assert metadata.version("ray") == metadata.version("Ray") == "2.60.0" and metadata.version("click")
+assert [each.name for each in metadata.distributions()].count("ray") == 1 and metadata.requires("ray") is None
 ray.get = ray_mono.put
 assert ray_mono.get is ray_mono.put is ray.get
 assert mine is ray_mono.util.scheduling_strategies.NodeAffinitySchedulingStrategy

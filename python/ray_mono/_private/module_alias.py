@@ -32,7 +32,7 @@ class AliasFinder:
         hidden: Mapping[str, str],
     ) -> None:
         """moved, hidden: modules of the alias alone, each with its place in the package; both named below these. on_moved hears of each of
-        `moved` that is imported. own: names of the alias itself that differ from the package's."""
+        `moved` that is imported. own: names of the alias itself that differ from the package's, `__version__` among them."""
         self.alias = alias
         self._package = package
         self._moved = moved
@@ -66,6 +66,15 @@ class AliasFinder:
         return ModuleSpec(
             fullname, loader, origin=None if found is None else found.origin, is_package=is_package
         )
+
+    def find_distributions(self, context: Any) -> Sequence[Any]:
+        """importlib.metadata's question: which installed packages there are, or whether context.name is one."""
+        if context.name is not None and context.name.lower() != self.alias:
+            return []
+        # Not before it is asked: importlib.metadata loads dozens of modules.
+        from ray_mono._private.alias_distribution import AliasDistribution
+
+        return [AliasDistribution(self.alias, str(self._own["__version__"]))]
 
 
 class _AliasLoader:
