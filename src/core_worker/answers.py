@@ -261,6 +261,7 @@ class Answers:
 
     def _lend(self, lending: contextlib.ExitStack) -> None:
         """A reply waits still. Lock held."""
+        lending.pop_all()  # the timer that called this
         if self._executor.is_resting:
             lending.callback(self._core.getter.unblock, self._core.getter.block())
         else:

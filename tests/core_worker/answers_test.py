@@ -70,6 +70,21 @@ def test_answers_of_short_calls_share_a_send() -> None:
     assert call.steps.count("flush") == 2 and call.steps[-1] == "flush"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_call_wrote_is_out_before_its_answer(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Sent()
+
+    def flush() -> None:
+        call.steps.append("output")
+        if fails:
+            raise ValueError("closed by the user")
+
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"ray_mono.core_worker.answers.sys.{stream}", SimpleNamespace(flush=flush))
+    answers_of(call, has_queued=False).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
+    assert call.steps == ["output", "output", "buffers", "flush"]
+
+
 class Trouble(BaseException):
     pass
 
@@ -148,6 +163,7 @@ class Acknowledged(Sent):
         super().__init__()
         self.spec.type = kind
         self.timers: dict[Any, None] = {}
+        self.num_cancelled = 0
         self.answers = answers_of(self, has_queued=False)
         self.core: Any = self.answers._core
         self.core.ownership.settle_arrived = self._settle
@@ -176,7 +192,11 @@ class Acknowledged(Sent):
 
     def call_later(self, delay_s: float, callback: Any) -> Any:
         self.timers[callback] = None
-        return SimpleNamespace(cancel=lambda: self.timers.pop(callback, None))
+        return SimpleNamespace(cancel=lambda: self._cancel(callback))
+
+    def _cancel(self, callback: Any) -> None:
+        self.num_cancelled += 1
+        self.timers.pop(callback, None)
 
     def pass_time(self) -> None:
         timers, self.timers = self.timers, {}
@@ -208,6 +228,15 @@ def test_the_cpus_of_a_worker_that_runs_the_next_task_are_not_lent() -> None:
     call.executor.is_resting = True
     call.pass_time()
     assert call.steps == ["lends"]
+
+
+def test_nothing_is_kept_of_the_looks_for_a_worker_that_rests() -> None:
+    call = Acknowledged().over()
+    call.executor.is_resting = False
+    for _ in range(100):
+        call.pass_time()
+    call.settled([])
+    assert call.num_cancelled == 1 and not call.timers and call.steps == ["rings"]
 
 
 def test_a_task_that_goes_elsewhere_lets_go_of_the_arguments_that_it_has() -> None:
