@@ -24,7 +24,7 @@ def test_an_actor_whose_argument_has_no_room_is_placed_once_where_it_lies_unless
 
         scene.push = refuse
         wanted = registration(owner_node_id=full.node_id)
-        wanted.creation_spec.args.add(location_node_ids=[full.node_id], size_bytes=1)
+        wanted.creation_spec.args.add(location_node_ids=[full.node_id], size_bytes=3)
         wanted.creation_spec.args.add(location_node_ids=[holder.node_id], size_bytes=2)
         if is_bound:
             wanted.creation_spec.strategy.node_affinity.node_id = full.node_id
