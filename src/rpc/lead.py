@@ -28,7 +28,7 @@ The rules that no wake-up is lost by:
 5. The background takes the lead where nobody has it and somebody sleeps, or where nobody had it for STANDBY_S.
 
 `doze` to `look` are called under the reactor's lock; `rise`, `bell` and `rang` are not. tests/rpc/lead_model.py runs these methods
-through all interleavings.
+through all interleavings, tests/rpc/machine.py the reactor with a pause at every step.
 """
 
 from __future__ import annotations

@@ -1,0 +1,242 @@
+"""Nobody waits for what has happened: the real reactor, whose threads pause at every step in turn (machine.py).
+
+lead_test.py goes through all interleavings of a model, which holds lead.py. Here it is the product that runs, under fewer of them: so a
+wake-up that reactor.py forgets is found as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_mono.rpc import framing
+from ray_mono.rpc.lead import Lead
+from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.waiter import Waiter
+from tests.rpc.machine import LONG, Channel, Machine
+
+_ITEM = framing.encode(framing.ITEM, 0, 0, b"")
+
+
+class Scene:
+    """One process: its reactor, a channel to a peer, and what its threads have done."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.reactor = Reactor("scene")
+        self.channel = Channel(machine, self.reactor)
+        self.method = self.channel.method()
+        self.told: list[str] = []
+        self.expected: list[str] = []
+        self.deque: deque[None] = deque()
+        self.reactor.after_turn, self.reactor.queues = self._drain, (self.deque,)
+
+    def left(self) -> list[str]:
+        """What is not done, though everybody waits."""
+        undone = ["what finalizers left"] if self.deque and not self.reactor.is_closed else []
+        undone += ["what was buffered"] if self.channel.has_unsent else []
+        undone += [f"not told: {what}" for what in self.expected if what not in self.told]
+        return undone
+
+    def _drain(self) -> None:
+        while self.deque:
+            self.deque.popleft()
+            self.method.notify(b"a reference ended")
+
+    def tell(self, what: str) -> Callable[..., None]:
+        self.expected.append(what)
+        return lambda *_: self.told.append(what)
+
+    # ---- what a thread does
+
+    def calls(self, name: str) -> Callable[[], None]:
+        tell = self.tell(name)
+        return lambda: self.method(name.encode()) == name.encode() and tell()
+
+    def calls_later(self, name: str) -> Callable[[], None]:
+        tell = self.tell(name)
+        return lambda: self.method.start(name.encode(), tell)
+
+    def calls_for_long(self) -> None:
+        self.method.start(LONG, lambda *_: None)
+
+    def gives_up(self) -> None:
+        self.reactor.wait(Waiter(self.reactor), 0.001)
+
+    def waits(self, own: Waiter) -> Callable[[], None]:
+        tell = self.tell("the wait")
+        return lambda: self.reactor.wait(own, None) and tell()
+
+    def ends_wait(self, own: Waiter) -> None:
+        with self.reactor.lock:
+            own.set()
+
+    def notifies(self) -> None:
+        self.method.notify(b"a credit")
+
+    def finalizes(self) -> None:
+        self.deque.append(None)
+        self.reactor.wake()
+
+    def answers(self) -> None:
+        """A short call's answer, while others are queued (answers.py)."""
+        with self.reactor.lock:
+            self.channel.write(framing.encode(framing.REPLY, 0, 0, b""), rings=False)
+            self.reactor.flush_soon()
+
+    def yields(self) -> Callable[[], None]:
+        """An item that collects with others (item_sender.py)."""
+        tell = self.tell("the item is sent")
+
+        def flush() -> None:
+            self.channel.write(_ITEM, rings=False)
+            tell()
+
+        def run() -> None:
+            with self.reactor.lock:
+                self.reactor.mark_dirty(SimpleNamespace(flush=flush))
+
+        return run
+
+    def sets_timer(self) -> Callable[[], None]:
+        tell = self.tell("the timer")
+
+        def run() -> None:
+            with self.reactor.lock:
+                self.reactor.call_later(0.005, tell)
+
+        return run
+
+
+def idle(scene: Scene) -> None:
+    """The main thread of a worker: waits for calls that may never come."""
+    scene.reactor.wait(Waiter(scene.reactor), None)
+
+
+def twice(scene: Scene, program: Callable[[], None]) -> Callable[[], None]:
+    """Each time once the background sleeps."""
+
+    def run() -> None:
+        for _ in range(2):
+            scene.machine.block(lambda: False, 0.01)
+            program()
+
+    return run
+
+
+def a_wait_that_another_ends(scene: Scene) -> list[Callable[[], None]]:
+    own = Waiter(scene.reactor)
+    return [scene.waits(own), partial(scene.ends_wait, own)]
+
+
+def a_handler_that_waits(scene: Scene) -> list[Callable[[], None]]:
+    """A signal's, on the thread that polls: the answer for the wait below may come meanwhile."""
+    call = scene.calls("below")
+
+    def run() -> None:
+        scene.machine.current.guest = lambda: scene.calls("in the handler")()
+        call()
+
+    return [run]
+
+
+def closing(scene: Scene) -> list[Callable[[], None]]:
+    tells = [scene.tell(f"the end of wait {number}") for number in range(2)]
+    waits = [lambda tell=tell: scene.reactor.wait(Waiter(scene.reactor), None) or tell() for tell in tells]
+    return [*waits, scene.reactor.close]
+
+
+SCENES: dict[str, Callable[[Scene], list[Callable[[], None]]]] = {
+    "one get": lambda scene: [scene.calls("a")],
+    "two get at once": lambda scene: [scene.calls("a"), scene.calls("b")],
+    "a get that gives up beside another": lambda scene: [scene.gives_up, scene.calls("a")],
+    "a get beside credits": lambda scene: [scene.calls("a"), scene.notifies],
+    "calls that nobody waits for": lambda scene: [scene.calls_later("a"), scene.calls_later("b")],
+    "a credit beside a call that takes long": lambda scene: [scene.calls_for_long, scene.notifies],
+    "credits while references end": lambda scene: [scene.notifies, scene.finalizes],
+    "references that end one after the other": lambda scene: [twice(scene, scene.finalizes)],
+    "a wait that another ends": a_wait_that_another_ends,
+    "a handler that waits": a_handler_that_waits,
+    "a timer beside a get": lambda scene: [scene.calls("a"), scene.sets_timer()],
+    "a timer and items in a worker": lambda scene: [partial(idle, scene), scene.sets_timer(), scene.yields()],
+    "a worker's answers and items": lambda scene: [partial(idle, scene), scene.answers, scene.yields()],
+    "answers one after the other": lambda scene: [twice(scene, scene.answers)],
+    "the end of the process": closing,
+}
+
+
+def run(name: str, schedule: dict[int, str]) -> tuple[list[str], Machine]:
+    """(what is left, how it went)."""
+    machine = Machine(schedule)
+    with pytest.MonkeyPatch.context() as during:
+        for module, attribute, stand_in in machine.patched():
+            during.setattr(module, attribute, stand_in)
+        scene = Scene(machine)
+        machine.check, machine.interrupt = scene.left, scene.finalizes
+        left = machine.run([*SCENES[name](scene), scene.channel.socket.answer])
+        machine.join()
+    return left, machine
+
+
+def search(name: str) -> str:
+    """The first schedule that leaves something undone, and what; empty if none does."""
+    schedule: dict[int, str] = {}
+    left, first = run(name, schedule)
+    schedules = [{step: what} for what in ("pause", "guest") for step in range(1, first.num_steps + 1)]
+    schedules += [{step: "long"} for step in first.free_steps]
+    while not left and schedules:
+        schedule = schedules.pop()
+        left, _ = run(name, schedule)
+    return f"{left} after {schedule}" if left else ""
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_whoever_pauses_nothing_is_left_undone(name: str) -> None:
+    assert not search(name)
+
+
+FAULTS: dict[str, tuple[type, str, Callable[..., Any], str]] = {
+    "nobody is rung for what is buffered": (
+        Reactor,
+        "mark_dirty",
+        lambda self, connection, rings=True: self._dirty.append(connection),
+        "a get beside credits",
+    ),
+    "no last look before a poll": (
+        Reactor,
+        "_doze",
+        lambda self, deadline_s: self._lead.doze() or self._timers.first_before(math.inf),
+        "credits while references end",
+    ),
+    "a timer rings nobody": (
+        Reactor,
+        "call_later",
+        lambda self, delay_s, callback: self._timers.add(delay_s, callback),
+        "a timer and items in a worker",
+    ),
+    "the end of a wait rings nobody": (
+        Waiter,
+        "set",
+        lambda self: setattr(self, "done", True) or self.open(),
+        "a wait that another ends",
+    ),
+    "who leaves the lead wakes nobody": (
+        Lead,
+        "leave",
+        lambda self, leave=Lead.leave: leave(self) and False,
+        "a timer beside a get",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_the_reactor_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, method, fault, scene = FAULTS[name]
+    monkeypatch.setattr(owner, method, fault)
+    assert search(scene)
