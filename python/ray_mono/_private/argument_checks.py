@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -25,7 +26,7 @@ def plain(value: Any) -> Any:
         try:
             return float(value)
         except OverflowError:
-            return int(value)
+            return math.trunc(value)
     return value
 
 
