@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 1000
 """Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here. An actor that runs several at once
-gets more, since they may wait for each other, and how many run is its own decision: there EXCESS_BYTES_MAX is the bound."""
+gets more, since they may wait for each other, and how many run is its own decision: there EXCESS_BYTES_MAX is the bound, and as much
+again each time that nothing was answered for NO_ANSWER_S."""
 WAITING_WARNED = 5000
 """When so many calls have no answer the driver is told, and again each time that they have doubled."""
 EXCESS_BYTES_MAX = 256 << 20
+NO_ANSWER_S = 1.0
 EXCESS_BYTES_EACH = 2 << 10
 """What a waiting call takes there besides its message."""
 
@@ -39,7 +41,10 @@ class Actor:
         "death",
         "excess",
         "excess_bytes",
+        "excess_bytes_max",
         "in_flight",
+        "is_looked_at",
+        "num_answered",
         "num_restarts",
         "peer",
         "pending_reason",
@@ -81,6 +86,10 @@ class Actor:
         # Bytes of what was sent beyond IN_FLIGHT_MAX, by task id, and their sum.
         self.excess: dict[bytes, int] = {}
         self.excess_bytes = 0
+        self.excess_bytes_max = EXCESS_BYTES_MAX
+        # Answers that came meanwhile, and whether somebody looks after NO_ANSWER_S whether one did.
+        self.num_answered = 0
+        self.is_looked_at = False
         # Where calls may overtake each other, one that waits for its arguments stays here, by task id, and joins the queue then.
         self.unresolved: dict[bytes, PendingTask] = {}
 
@@ -95,8 +104,13 @@ class Actor:
     def has_room(self) -> bool:
         """Whether one more may be sent."""
         return len(self.in_flight) < IN_FLIGHT_MAX or (
-            self.rules.is_concurrent and self.excess_bytes < EXCESS_BYTES_MAX
+            self.rules.is_concurrent and self.excess_bytes < self.excess_bytes_max
         )
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether calls wait here that those which were sent may wait for."""
+        return bool(self.queue and self.peer is not None and self.rules.is_concurrent and not self.has_room)
 
     def sent(self, task: PendingTask) -> None:
         if len(self.in_flight) >= IN_FLIGHT_MAX:
@@ -107,13 +121,16 @@ class Actor:
     def answered(self, task: PendingTask) -> bool:
         """Whether it was sent and still waited for."""
         if self.excess:
+            self.num_answered += 1
             self.excess_bytes -= self.excess.pop(task.task_id, 0)
+            if not self.excess:
+                self.excess_bytes_max = EXCESS_BYTES_MAX
         return self.in_flight.pop(task.task_id, None) is not None
 
     def nothing_in_flight(self) -> None:
         self.in_flight.clear()
         self.excess.clear()
-        self.excess_bytes = 0
+        self.excess_bytes, self.excess_bytes_max = 0, EXCESS_BYTES_MAX
 
     def take_all(self) -> list[PendingTask]:
         """Every call that has no answer."""

@@ -29,7 +29,7 @@ from ray_mono.common.exceptions import (
     PendingCallsLimitExceeded,
 )
 from ray_mono.core_worker import serialization
-from ray_mono.core_worker.actor_calls import Actor, story_of
+from ray_mono.core_worker.actor_calls import EXCESS_BYTES_MAX, NO_ANSWER_S, Actor, story_of
 from ray_mono.core_worker.task_manager import CANCELLED, DONE, PendingTask
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -127,6 +127,21 @@ class ActorSubmitter:
             if actor.queue[0].num_unresolved:
                 return
             self._push(actor, actor.queue.popleft())
+        if actor.holds_back and not actor.is_looked_at:
+            self._look_later(actor)
+
+    def _look_later(self, actor: Actor) -> None:
+        """If nothing is answered meanwhile, what was sent may wait for what waits here: more is sent."""
+        actor.is_looked_at = True
+        num_answered = actor.num_answered
+
+        def look() -> None:
+            actor.is_looked_at = False
+            if actor.holds_back and actor.num_answered == num_answered:
+                actor.excess_bytes_max += EXCESS_BYTES_MAX
+            self._pump(actor)
+
+        self._core.reactor.call_later(NO_ANSWER_S, look)
 
     def _push(self, actor: Actor, task: PendingTask) -> None:
         assert actor.peer is not None and actor.worker is not None

@@ -158,6 +158,35 @@ def test_calls_that_may_wait_for_each_other_are_held_back_by_their_bytes_and_not
     assert outcome(world, last) and not world.actor.excess and not world.actor.excess_bytes
 
 
+def test_calls_held_back_by_their_bytes_are_sent_after_all_where_nothing_is_answered() -> None:
+    world = running_actor()
+    world.actor.rules = CallRules(is_concurrent=True)
+    line = send_many(world, IN_FLIGHT_MAX + 10)
+    world.actor.excess_bytes += 2 * EXCESS_BYTES_MAX
+    last = world.submit(max_retries=0, has_argument=False)
+    sent = len(line.to_run)
+    # An answer has come: it looks again.
+    world.run(line)
+    line.deliver()
+    fire(world)
+    assert last.task in world.actor.queue
+    for _ in range(2):
+        assert len(line.to_run) == sent - 1
+        fire(world)
+    assert len(line.to_run) == sent and not world.actor.queue and not world.timers
+    # The next time it begins anew.
+    while line.to_run or line.answers:
+        world.run(line)
+        line.deliver()
+    assert world.actor.excess_bytes_max == EXCESS_BYTES_MAX
+
+
+def fire(world: CalledActor) -> None:
+    (timer,) = world.timers
+    world.timers.clear()
+    timer()
+
+
 def test_calls_of_an_actor_that_runs_one_at_a_time_wait_here_beyond_a_number() -> None:
     world = running_actor()
     assert len(send_many(world, IN_FLIGHT_MAX + 100).to_run) == IN_FLIGHT_MAX
