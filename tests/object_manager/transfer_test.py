@@ -187,7 +187,7 @@ def test_a_holder_that_is_killed_is_lost_in_words(session_base: Path) -> None:
             await asyncio.to_thread(far.process.wait)
             (found,) = await reader.find("b", locations=(far.node_id,))
             assert found.state == LOST
-            assert far.node_id.hex() in found.reason and "Connect call failed" in found.reason
+            assert far.node_id.hex() in found.reason and "Connection refused" in found.reason
 
     run(scene())
 

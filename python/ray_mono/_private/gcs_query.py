@@ -72,7 +72,8 @@ def query_gcs(
             if error.code is StatusCode.UNAUTHENTICATED:
                 raise SecretRefusedError(f"the cluster at {address} refused: {error.message}") from None
             if error.code is StatusCode.UNAVAILABLE:
-                raise ConnectionError(f"no cluster answers at {address}: {error.message}") from None
+                why = error.message.removeprefix(f"cannot connect to {address}: ")
+                raise ConnectionError(f"no cluster answers at {address}: {why}") from None
             raise
 
     return _run(ask_in_time())
