@@ -99,7 +99,7 @@ def test_stop_with_nothing_to_stop_is_content(session_base: Path) -> None:
 # Has a command line's program show what others see of it.
 SHOWN = """
 from ray_mono.scripts import scripts
-scripts.cli = lambda prog_name: print(open("/proc/self/cmdline").read().replace(chr(0), " "))
+scripts.cli.main = lambda *, prog_name: print(open("/proc/self/cmdline").read().replace(chr(0), " "))
 """
 # Of Ray's name: what programs under compat start.
 PROGRAMS = {"ray-mono": "scripts.main()", "ray": ray_command._PROGRAM}
