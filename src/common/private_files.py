@@ -2,7 +2,7 @@
 
 Who may rename an entry of a directory decides what a path through it means: the directory's owner, and whoever may write it, unless it
 is sticky. So a path is trusted when each directory and each link on its way belongs to us or to root, and nobody else can write it
-(others_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
+(who_else_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
 descriptors, and may be used by its name from then on. What is opened in a directory that others may write, like /dev/shm, is looked at
 through its descriptor before it is believed.
 
@@ -38,7 +38,7 @@ def open_directory(path: str | Path) -> int:
             there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             try:
                 status = os.fstat(there)
-                check_on_the_way(shown / name, status)
+                check_on_the_way(shown / name, status, there)
                 if not stat.S_ISLNK(status.st_mode):
                     here, there, shown = there, here, shown / name
                     continue
@@ -72,13 +72,14 @@ def make_directory(path: str | Path, mode: int = 0o700) -> None:
         os.close(parent)
 
 
-def check_on_the_way(path: Path, status: os.stat_result) -> None:
+def check_on_the_way(path: Path, status: os.stat_result, descriptor: int) -> None:
     """Raises UntrustedPathError unless only we and root decide what a directory's entries are, or where a link leads."""
     if not is_trusted_owner(status.st_uid) and not _is_unmapped(status.st_uid):
         raise UntrustedPathError(f"{path} belongs to user id {status.st_uid}, who can replace what is in it")
-    if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX and others_can_write(status):
-        whose = "every user" if status.st_mode & stat.S_IWOTH else f"each member of group {status.st_gid}"
-        raise UntrustedPathError(f"{whose} can replace what is in {path}: it is not sticky")
+    if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX:
+        others = who_else_can_write(status, descriptor)
+        if others:
+            raise UntrustedPathError(f"{others} can replace what is in {path}: it is not sticky")
 
 
 def open_file(
@@ -98,7 +99,7 @@ def open_file(
             raise UntrustedPathError(
                 f"{path} belongs to user id {status.st_uid}: it must be ours ({os.getuid()}) or root's"
             )
-        if others_can_write(status):
+        if who_else_can_write(status, descriptor):
             raise UntrustedPathError(f"other users can write {path}: it is not trusted")
     except BaseException:
         os.close(descriptor)
@@ -106,12 +107,28 @@ def open_file(
     return descriptor
 
 
-def others_can_write(status: os.stat_result) -> bool:
-    """Whether somebody besides us and root may write it. Group 0 is root's, and a group with our own number is ours alone, as systems
-    that give each user a group make it."""
+def who_else_can_write(status: os.stat_result, descriptor: int) -> str:
+    """Who besides us and root may write it, for people; empty for nobody. Group 0 is root's, and a group with our own number is ours
+    alone, as systems that give each user a group make it. Where there is an access list, the group's bits stand for all whom it names."""
+    if status.st_mode & stat.S_IWOTH:
+        return "every user"
+    if not status.st_mode & stat.S_IWGRP:
+        return ""
+    if _has_access_list(descriptor):
+        return "whoever its access list names"
     is_of_own_group = status.st_gid == os.getuid() == os.getegid()
-    by_group = status.st_mode & stat.S_IWGRP and status.st_gid != 0 and not is_of_own_group
-    return bool(status.st_mode & stat.S_IWOTH or by_group)
+    return "" if status.st_gid == 0 or is_of_own_group else f"each member of group {status.st_gid}"
+
+
+def _has_access_list(descriptor: int) -> bool:
+    try:
+        # By its name in /proc, since an O_PATH descriptor has no attributes.
+        os.getxattr(f"/proc/self/fd/{descriptor}", "system.posix_acl_access")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP, errno.ENOSYS):
+            return False
+        raise
+    return True
 
 
 def is_trusted_owner(uid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,7 +97,37 @@ def test_a_group_is_ones_own_where_it_has_the_users_number(
     monkeypatch.setattr(os, "getuid", lambda: uid)
     monkeypatch.setattr(os, "getegid", lambda: egid)
     given = os.stat_result((*status[:5], gid, *status[6:]))
-    assert private_files.others_can_write(given) == is_refused
+    descriptor = os.open(place, os.O_PATH)
+    assert bool(private_files.who_else_can_write(given, descriptor)) == is_refused
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("gid", [0, -1])
+def test_whoever_an_access_list_names_can_replace_what_is_in_a_directory(place: Path, gid: int) -> None:
+    """The group's bits show what they may, also where the group is root's or our own."""
+    above, path = place.parent, place / "file"
+    path.touch()
+    # Version 2; (tag, rights, user): the owner, another, the group, the most that is granted, everybody else.
+    entries = ((1, 7, -1), (2, 7, OTHER_UID), (4, 0, -1), (16, 7, -1), (32, 0, -1))
+    access_list = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    for listed in (above, path):
+        if os.getuid() == 0:
+            os.chown(listed, -1, gid)
+        try:
+            os.setxattr(listed, "system.posix_acl_access", access_list)
+        except OSError as error:
+            pytest.skip(f"no access lists there: {error}")
+    with pytest.raises(UntrustedPathError, match=f"whoever its access list names can replace .*{above}"):
+        open_directory(place)
+    with pytest.raises(UntrustedPathError, match="other users can write"):
+        open_file(path)
+    above.chmod(0o1770)
+    assert opened(place) == place
+    # What they are granted goes with the group's bits.
+    for listed in (above, path):
+        listed.chmod(0o700)
+    assert opened(place) == place
+    os.close(open_file(path))
 
 
 @needs_another_user
@@ -138,7 +169,7 @@ def test_users_without_a_number_are_taken_for_root_on_the_way_only(
     status = place.stat()
     strange = os.stat_result((*status[:4], 65534, *status[5:]))
     monkeypatch.setattr(private_files, "_is_unmapped", lambda uid: uid == 65534)
-    private_files.check_on_the_way(place, strange)
+    private_files.check_on_the_way(place, strange, -1)
     assert not private_files.is_trusted_owner(65534)
 
 

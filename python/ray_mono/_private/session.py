@@ -35,7 +35,6 @@ from ray_mono.common.private_files import (
     make_directory,
     open_directory,
     open_file,
-    others_can_write,
 )
 
 BASE_VARIABLE = "RAY_MONO_TMPDIR"
@@ -274,8 +273,6 @@ def _check_base(status: os.stat_result) -> None:
             f"it belongs to user id {status.st_uid}, neither to this user ({os.getuid()}) nor to root, and its owner"
             " can replace what is in it"
         )
-    if others_can_write(status) and not status.st_mode & stat.S_ISVTX:
-        raise UntrustedPathError("other users can replace what is in it: make it sticky")
 
 
 _OTHER_BASE = f"choose another directory with --temp-dir (in Python: _temp_dir) or {BASE_VARIABLE}"
