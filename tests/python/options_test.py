@@ -54,6 +54,7 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"runtime_env": {"env_vars": {"A=B": "1"}}}, ValueError, "no .=., and no NUL anywhere, got .A=B.: .1."),
         ({"runtime_env": {"env_vars": {"A": "1\0"}}}, ValueError, "no NUL anywhere"),
         ({"runtime_env": {"env_vars": {"": "1"}}}, ValueError, "not empty"),
+        ({"runtime_env": {"env_vars": {"A": "\ud800"}}}, ValueError, "can be encoded, got 'A': '.ud800': 'utf-8' codec"),
         ({"runtime_env": {"pipp": 1}}, ValueError, "no field 'pipp'"),
         ({"numcpus": 1}, ValueError, "'numcpus' is not an option of .*num_cpus"),
     ],

@@ -97,6 +97,11 @@ def make(
         raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
+    for name in ("_node_ip_address", "_redis_password"):
+        _check_text(name, private.get(name))
+    if isinstance(private.get("_temp_dir"), os.PathLike):
+        private["_temp_dir"] = os.fspath(private["_temp_dir"])
+    _check_text("_temp_dir", private.get("_temp_dir"))
     if log_to_driver is not None:
         log_to_driver = flag("log_to_driver", log_to_driver)
     config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
@@ -152,9 +157,13 @@ def _hooked(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return hooked
 
 
+def _check_text(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a string or None, got {value!r}")
+
+
 def _check_address(address: Any) -> None:
-    if address is not None and not isinstance(address, str):
-        raise TypeError(f"address must be a string or None, got {address!r}")
+    _check_text("address", address)
     if address == "":
         raise ValueError("address must be 'host:port', 'auto', 'local' or None, got ''")
     if address and address.startswith("ray://"):

@@ -79,6 +79,10 @@ def _env_vars(name: str, value: Any) -> dict[str, str]:
             raise ValueError(
                 f"runtime_env[{name!r}] must have names that are not empty and hold no '=', and no NUL anywhere, got {key!r}: {each!r}"
             )
+        try:
+            (key + each).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"runtime_env[{name!r}] must be text that can be encoded, got {key!r}: {each!r}: {error}") from None
     return dict(value)
 
 
