@@ -234,7 +234,7 @@ class Adder:
         return self.n + x
 
 group = ActorGroup(Adder, num_actors=2, num_cpus_per_actor=0, init_args=[5])
-assert ray.get(group.add.remote(1), timeout=60) == [6, 6] and len(group) == 2
+assert ray.get([*group.add.remote(1), group[0].add.options(_labels={"a": "b"}).remote(2)], timeout=60) == [6, 6, 7]
 group.shutdown()
 
 shards = from_range(8).for_each(lambda x: x + 1).repartition(2).shards()

@@ -81,6 +81,8 @@ _COUNT_OR_FOREVER = _count("0, a positive whole number, or -1 for no limit", 0, 
 _LIMIT = _count("a positive whole number, or -1 for no limit", 1, forever=True)
 _POSITIVE = _count("a positive whole number", 1)
 _NAME = _Option((str,), "a string that is not empty", bool)
+# Ray's libraries describe their tasks and calls so; nothing is done with it, as in Ray's core.
+_DESCRIPTION = _Option((dict,), "a dict")
 _RETRY_EXCEPTIONS = _Option(
     (bool, list, tuple), "True, False or a list of exception types", _is_retry_list, takes_bool=True
 )
@@ -107,9 +109,8 @@ _COMMON = {
     "label_selector": _Option((dict,), "a dict"),
     "fallback_strategy": _Option((list,), "a list of dicts"),
     "enable_task_events": _FLAG,
-    # Ray's libraries describe their tasks so; nothing is done with it, as in Ray's core.
-    "_labels": _Option((dict,), "a dict"),
-    "_metadata": _Option((dict,), "a dict"),
+    "_labels": _DESCRIPTION,
+    "_metadata": _DESCRIPTION,
 }
 _METHOD = {
     "num_returns": _NUM_RETURNS,
@@ -119,6 +120,7 @@ _METHOD = {
     "concurrency_group": _NAME,
     "name": _NAME,
     "enable_task_events": _FLAG,
+    "_labels": _DESCRIPTION,
 }
 _TASK = {
     **_COMMON,
