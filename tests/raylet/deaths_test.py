@@ -13,11 +13,12 @@ from typing import Any, cast
 import pytest
 
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.death_reports import DeathReports
 from ray_mono.raylet.deaths import ENDS_MAX, Ends, OomKills, death_cause
 from ray_mono.raylet.launcher import WorkerExit
+from ray_mono.raylet.servicer import RayletServicer
 
 
 @dataclasses.dataclass
@@ -50,7 +51,11 @@ def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None 
         (WorkerExit(1, 7, 0, 9, "killed"), "", "killed, which this cluster did not send"),
         (WorkerExit(1, 7, 0, 9, "killed"), "its job is over", "killed; the raylet ended it: its job is over"),
         # It had ended when the raylet meant to end it.
-        (WorkerExit(1, 7, 5, 0, "worker pid 7 exited with code 5"), "late", "worker pid 7 exited with code 5"),
+        (
+            WorkerExit(1, 7, 5, 0, "worker pid 7 exited with code 5"),
+            "late",
+            "worker pid 7 exited with code 5",
+        ),
         (WorkerExit(1, 7, 0, 11, "was killed by signal 11"), "late", "was killed by signal 11"),
     ],
 )
@@ -137,3 +142,22 @@ def test_of_ends_that_nobody_asks_for_the_latest_are_kept() -> None:
         assert [await ends.of(number, 0.0) for number in (0, 1, ENDS_MAX)] == [None, "gone", "gone"]
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("because", "ordered", "kind"),
+    [
+        ("", common_pb2.DeathCause.UNKNOWN, common_pb2.DeathCause.EXITED),
+        ("it raised", common_pb2.DeathCause.UNKNOWN, common_pb2.DeathCause.WORKER_DIED),
+        ("", common_pb2.DeathCause.KILLED, common_pb2.DeathCause.KILLED),
+    ],
+)
+def test_a_worker_that_leaves_by_itself_has_exited_unless_a_task_or_somebody_else_ended_it(
+    because: str, ordered: common_pb2.DeathCause.Kind, kind: common_pb2.DeathCause.Kind
+) -> None:
+    leaves = process(ordered_cause=common_pb2.DeathCause(kind=ordered))
+    servicer = RayletServicer(cast("Any", SimpleNamespace(clients={leaves.worker_id: leaves})))
+    request = raylet_pb2.NotifyLeavingRequest(worker_id=leaves.worker_id, because=because)
+    asyncio.run(servicer.NotifyLeaving(request, cast("Any", None)))
+    cause = death_cause(leaves, WorkerExit(1, 7, 0, 0, "exited"), "", "", cast("Any", Config()), OomKills())
+    assert cause.kind == kind and (because in cause.message)
