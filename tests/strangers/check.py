@@ -5,6 +5,7 @@ By hand: it takes minutes, and needs the package index that pip is configured fo
     python tests/strangers/check.py [NAME ...]
 
     modin, daft, hamilton, ray-ease     their core use: NAME_use.py beside this file
+    jupyter                             a notebook's kernel: cells, their output and errors, and Ctrl-C at any time
     torch, polars                       do not say so, but their values are stored: what these cost, and what they are afterwards
     raylings                            the solutions of a tutorial, one program after another; those of parts that are not there yet fail
 
@@ -31,6 +32,7 @@ PACKAGES = {
     "daft": (["daft", "pandas"], []),
     "hamilton": (["apache-hamilton", "pandas"], []),
     "ray-ease": (["tqdm"], ["ray-ease"]),
+    "jupyter": (["ipykernel", "jupyter_client"], []),
     "torch": (["torch"], []),
     "polars": (["polars", "pyarrow", "scipy"], []),
     "raylings": (["numpy", "pandas", "pyarrow", "rich", "typer"], ["raylings"]),
