@@ -153,9 +153,12 @@ def __getattr__(name: str) -> object:
         if not (error.name or "").startswith(f"{__name__}.protobuf"):
             raise
         raise ImportError(_MISSING_GENERATED_CODE) from None
-    value = getattr(module, other_name or name) if module_name else module
-    globals()[name] = value
-    return value
+    found = {name: getattr(module, other_name or name) if module_name else module}
+    if module_name and not other_name:
+        # Its other names too: a program's __del__ at its end may ask for one, when nothing can be imported any more.
+        found = {other: getattr(module, other) for other, where in _EXPORTS.items() if where == place}
+    globals().update(found)
+    return found[name]
 
 
 # For whoever starts from a bare checkout; `python -m ray_mono.scripts` prints it too.

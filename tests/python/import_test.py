@@ -73,6 +73,23 @@ def test_errors_are_the_same_objects_wherever_they_are_imported_from() -> None:
         assert getattr(ray_mono.exceptions, name) is getattr(exceptions, name)
 
 
+@pytest.mark.parametrize("name", ["ray_mono", "ray"])
+def test_what_a_program_lets_go_at_its_end_may_ask_whether_it_is_connected(name: str) -> None:
+    program = """
+class Holder:
+    def __del__(self):
+        if not ray.is_initialized():
+            print("has ended")
+        ray.shutdown()
+
+ray.init(local_mode=True)
+holder = Holder()
+"""
+    compat = "from ray_mono import compat; compat.install()\n" if name == "ray" else ""
+    done = run(f"{compat}import {name} as ray\n{program}")
+    assert (done.stdout.strip(), done.stderr) == ("has ended", "")
+
+
 def test_a_checkout_without_generated_code_says_in_one_line_what_to_run(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "python" / "ray_mono", ignore=shutil.ignore_patterns("__pycache__"))
     sources = Path(ray_mono.__path__[-1])
