@@ -14,9 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from ray_mono.raylet.leases import Lease, Shape
-
-JOBS_REMEMBERED_MAX = 1000
-"""Of how many jobs it is known when they had their last turn; one that is forgotten is next."""
+from ray_mono.raylet.turns import Turns
 
 _Line = OrderedDict[bytes, Lease]
 _Lines = OrderedDict[tuple[int, int], _Line]
@@ -29,8 +27,7 @@ class LeaseQueue:
         # Invariant: no empty line, no shape without a line, no job without a shape; _length counts the leases in them.
         self._jobs: dict[bytes, OrderedDict[Shape, _Lines]] = {}
         self._length = 0
-        # Jobs that had a turn, the last one last.
-        self._served: OrderedDict[bytes, None] = OrderedDict()
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return self._length
@@ -43,10 +40,7 @@ class LeaseQueue:
 
     def jobs(self) -> list[bytes]:
         """Every job that waits, the one whose turn it is first."""
-        if len(self._jobs) < 2:
-            return list(self._jobs)
-        new = [job for job in self._jobs if job not in self._served]
-        return new + [job for job in self._served if job in self._jobs]
+        return sorted(self._jobs, key=self._turns.rank)
 
     def shapes_of(self, job_id: bytes) -> list[Shape]:
         """Every shape that waits in a job, the one whose turn it is first."""
@@ -91,10 +85,7 @@ class LeaseQueue:
         shapes = self._jobs[job_id]
         shapes[shape].move_to_end(lease.request.line)
         shapes.move_to_end(shape)
-        self._served[job_id] = None
-        self._served.move_to_end(job_id)
-        if len(self._served) > JOBS_REMEMBERED_MAX:
-            self._served.popitem(last=False)
+        self._turns.served(job_id)
         self.remove(lease)
         return lease
 

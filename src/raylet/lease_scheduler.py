@@ -2,7 +2,7 @@
 
 `run` asks the policy about the shape whose turn it is, one lease of each job a round, as long as anything
 can be placed: here (the ledger reserves its resources), on another node (the requester is told and asks
-there), or not now. Then reserved leases are matched with idle workers, oldest first, and the pool starts what
+there), or not now. Then reserved leases are matched with idle workers, jobs in turn again, and the pool starts what
 is missing. A pass costs as much as there are shapes, not leases: what was answered "not now" is asked again
 only after the other nodes changed or it fits here. `look` sees to what waits for others' leases (fair_share.py).
 """
@@ -83,8 +83,7 @@ class LeaseScheduler:
                         placed = True
                         break
                     stuck.add(shape)
-        while lease := self.reserved.next(self._pool.can_serve):
-            self.reserved.remove(lease)
+        while lease := self.reserved.take(self._pool.can_serve):
             worker = self._pool.take(lease.request.binding, lease.lease_id, lease.request.for_actor, now_s)
             lease.state = LeaseState.GRANTED
             lease.worker_id = worker.worker_id

@@ -1,5 +1,5 @@
-"""Leases that have their resources and wait for a worker process, oldest first among those that a worker can
-serve now.
+"""Leases that have their resources and wait for a worker process: jobs in turn, and of a job the oldest that a worker can serve now.
+So one that makes a thousand actors at once, for which as many processes have to start, keeps no other job waiting.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from ray_mono.raylet.leases import Binding, Lease
+from ray_mono.raylet.turns import Turns
 
 
 class Reservations:
@@ -19,6 +20,7 @@ class Reservations:
         # Invariant: no empty group; _length counts the leases in them.
         self._groups: dict[tuple[Binding, bool], OrderedDict[bytes, Lease]] = {}
         self._length = 0
+        self._turns = Turns()
 
     def __len__(self) -> int:
         return self._length
@@ -39,10 +41,15 @@ class Reservations:
         if not self._groups[group]:
             del self._groups[group]
 
-    def next(self, can_serve: Callable[[Binding, bool], bool]) -> Lease | None:
-        """The oldest that a worker is there for; stays in place. can_serve(binding, for_actor)."""
+    def take(self, can_serve: Callable[[Binding, bool], bool]) -> Lease | None:
+        """Takes out the one whose turn it is among those that a worker is there for. can_serve(binding, for_actor)."""
         heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
-        return min(heads, key=lambda lease: lease.number, default=None)
+        if not heads:
+            return None
+        lease = min(heads, key=lambda lease: (self._turns.rank(lease.request.job_id), lease.number))
+        self.remove(lease)
+        self._turns.served(lease.request.job_id)
+        return lease
 
 
 def _group(lease: Lease) -> tuple[Binding, bool]:

@@ -52,3 +52,19 @@ def test_what_detached_actors_run_goes_on_until_their_job_is_over() -> None:
     scene.do(lambda now_s: scene.manager.job_over(JOB_A, now_s))
     ended = {effect.worker_id for effect in scene.ended[1:]}
     assert ended == {scene.granted["task"].worker_id, scene.granted["idle"].worker_id}
+
+
+def test_a_job_that_makes_many_actors_at_once_keeps_no_other_waiting_for_a_process() -> None:
+    scene = Scene(units(CPU=1), startup_concurrency=1)
+    scene.hold_starts = True
+    for number in range(20):
+        scene.ask(f"actor {number}", resources=ResourceSet(), for_actor=True, job=JOB_A)
+    for job, requester in ((JOB_B, 2), (b"cccc", 3)):
+        scene.ask(f"of {job.decode()}", resources=ResourceSet(), for_actor=True, job=job, requester=requester)
+    begun: list[str] = []
+    while len(begun) < 22:
+        scene.register()
+        begun += [name for name in scene.running if name not in begun]
+    assert begun[:3] == ["actor 0", "of bbbb", "of cccc"]
+    # Its own begin in order.
+    assert begun[3:] == [f"actor {number}" for number in range(1, 20)]
