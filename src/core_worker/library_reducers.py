@@ -9,9 +9,11 @@
     starlette   State, which every FastAPI application has,    it goes as its constructor and what is in it
                 asks itself for an attribute before it has any
 
+    numpy       what shows the same memory many times          that memory, and how it is shown
+                (broadcast_to, sliding windows) goes as often
+
 A copy is made where at least half of what would go is not seen, so a value costs less than twice what it holds. numpy and scipy
-need nothing: they leave out by themselves what is not seen. What is seen stays: an index's or an array's categories are part of its
-type, used or not.
+leave out by themselves what is not seen. What is seen stays: an index's or an array's categories are part of its type, used or not.
 
 Registered when the library is there: nothing is imported for it.
 """
@@ -38,6 +40,29 @@ _ = np.rec
 
 _num_modules = 0
 _done: set[str] = set()
+
+
+def _reduce_ndarray(array: Any) -> Any:
+    if not array.flags.forc and not array.dtype.hasobject:
+        once = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+        reaches = [(length - 1) * stride for length, stride in zip(once.shape, once.strides, strict=True)]
+        reach_bytes = array.itemsize + sum(map(abs, reaches))
+        if _is_worth_a_copy(array.nbytes, min(once.nbytes, reach_bytes)):
+            strides, before_first = array.strides, 0
+            if once.nbytes < reach_bytes:
+                once = np.ascontiguousarray(once)
+                strides = tuple(new if old else 0 for new, old in zip(once.strides, strides, strict=True))
+                held = once.reshape(-1).view(np.uint8)
+            else:
+                lowest = once[tuple(slice(-1, None) if reach < 0 else slice(1) for reach in reaches)]
+                before_first = -sum(reach for reach in reaches if reach < 0)
+                held = np.lib.stride_tricks.as_strided(lowest.reshape(1).view(np.uint8), (reach_bytes,), (1,))
+            held.flags.writeable = False
+            return np.ndarray, (array.shape, array.dtype, held, before_first, strides)
+    return array.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+CodePickler.dispatch_table[np.ndarray] = _reduce_ndarray
 
 
 def register() -> None:

@@ -100,6 +100,12 @@ NUMPY = {
     "masked": np.ma.masked_array(NUMBERS, NUMBERS % 2 == 0)[10:30],
     "objects": np.array(TEXTS, dtype=object)[10:30],
     "one number": NUMBERS[5:6].reshape(()),
+    "one number shown often": np.broadcast_to(NUMBERS[5], (100, 200)),
+    "columns shown often": np.broadcast_to(NUMBERS.reshape(20, 1000)[:, 3:4], (20, 1000)),
+    "windows": np.lib.stride_tricks.sliding_window_view(NUMBERS[:200], 100),
+    "windows backwards": np.lib.stride_tricks.sliding_window_view(NUMBERS[:200], 100)[::-1, ::-1],
+    "windows of a field": np.lib.stride_tricks.sliding_window_view(ROWS["b"][:50], 30),
+    "texts shown often": np.broadcast_to(np.array("text"), (5000,)),
 }
 
 
