@@ -99,9 +99,10 @@ def make(
     _check_system_config(private.get("_system_config"))
     for name in ("_node_ip_address", "_redis_password"):
         _check_text(name, private.get(name))
-    if isinstance(private.get("_temp_dir"), os.PathLike):
-        private["_temp_dir"] = os.fspath(private["_temp_dir"])
-    _check_text("_temp_dir", private.get("_temp_dir"))
+    temp_dir = private.get("_temp_dir")
+    if isinstance(temp_dir, os.PathLike):
+        temp_dir = os.fspath(temp_dir)
+    _check_text("_temp_dir", temp_dir)
     if log_to_driver is not None:
         log_to_driver = flag("log_to_driver", log_to_driver)
     config = job_config if isinstance(job_config, JobConfig) else JobConfig.from_json(job_config or {})
@@ -130,7 +131,7 @@ def make(
         memory=_amount("_memory", private.get("_memory")),
         node_ip_address=private.get("_node_ip_address"),
         password=private.get("_redis_password"),
-        temp_dir=private.get("_temp_dir"),
+        temp_dir=temp_dir,
         system_config=private.get("_system_config") or {},
         log_to_driver=log_to_driver,
         log_level=level_name(logging_level),
