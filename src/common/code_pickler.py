@@ -45,12 +45,26 @@ def _copy(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(list(names))
 
 
+class _DispatchTable(ChainMap[type, Callable[[Any], Any]]):
+    """Of some classes also their subclasses', whose reducers are found by `of_subclass`."""
+
+    def __init__(self, *maps: Any) -> None:
+        super().__init__(*maps)
+        self.of_subclass: list[Callable[[type], Callable[[Any], Any] | None]] = []
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        for find in self.of_subclass:
+            if (reduce := find(cls)) is not None:
+                return reduce
+        raise KeyError(cls)
+
+
 class CodePickler(cloudpickle.CloudPickler):
     """What pickles functions, classes and values here. Its dispatch_table is its own: what is registered in it changes no other user of
     cloudpickle in this process.
     """
 
-    dispatch_table: ChainMap[type, Callable[[Any], Any]] = ChainMap(
+    dispatch_table = _DispatchTable(
         {types.CodeType: _reduce_code}, *cloudpickle.CloudPickler.dispatch_table.maps
     )
 

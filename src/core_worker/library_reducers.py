@@ -166,6 +166,17 @@ def _register_torch(torch: Any) -> bool:
     if tensor_type is None:
         return False
     CodePickler.dispatch_table[tensor_type] = _reduce_tensor
+
+    def of_subclass(cls: type) -> Callable[[Any], Any] | None:
+        # Not of one that has storage or pickles of its own.
+        is_plain = (
+            issubclass(cls, tensor_type)
+            and cls.__reduce_ex__ is tensor_type.__reduce_ex__
+            and cls.__torch_dispatch__ is tensor_type.__torch_dispatch__  # type: ignore[attr-defined]
+        )
+        return _reduce_tensor if is_plain else None
+
+    CodePickler.dispatch_table.of_subclass.append(of_subclass)
     return True
 
 
@@ -176,12 +187,24 @@ def _reduce_tensor(tensor: Any) -> Any:
     import torch
 
     if tensor.layout is torch.strided and not tensor.is_nested:
-        seen = tensor.detach()
+        seen = tensor.detach().as_subclass(torch.Tensor)
         for dim, stride in enumerate(tensor.stride()):
             if stride == 0 and tensor.shape[dim] > 1:
                 seen = seen.narrow(dim, 0, 1)  # one for all: expanded again below
-        if _is_worth_a_copy(tensor.untyped_storage().nbytes(), seen.nbytes):
-            copied = seen.clone().expand(tensor.shape).requires_grad_(tensor.requires_grad)
+        reach = 1 + sum(
+            (length - 1) * stride for length, stride in zip(seen.shape, seen.stride(), strict=True)
+        )
+        is_of_windows = 0 < reach < seen.numel() and not (seen.is_conj() or seen.is_neg())
+        num_kept = reach if is_of_windows else seen.numel()
+        if _is_worth_a_copy(tensor.untyped_storage().nbytes(), num_kept * seen.element_size()):
+            if is_of_windows:
+                copied = seen.as_strided((reach,), (1,)).clone().as_strided(seen.shape, seen.stride())
+            else:
+                copied = seen.clone()
+            copied = copied.expand(tensor.shape)
+            if type(tensor) is not torch.Tensor:
+                copied = copied.as_subclass(type(tensor))
+            copied.requires_grad_(tensor.requires_grad)
             copied._backward_hooks = tensor._backward_hooks
             copied.__dict__.update(tensor.__dict__)
             tensor = copied

@@ -148,3 +148,22 @@ def test_what_is_registered_here_is_not_registered_for_other_users_of_the_librar
         assert Kind not in cloudpickle.CloudPickler.dispatch_table
     finally:
         del CodePickler.dispatch_table[Kind]
+
+
+def test_a_reducer_can_serve_subclasses_unless_they_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kind:
+        pass
+
+    class Child(Kind):
+        pass
+
+    class Own(Kind):
+        pass
+
+    def of_subclass(cls: type) -> Callable[[Any], Any] | None:
+        return (lambda value: (str, (type(value).__name__,))) if issubclass(cls, Kind) else None
+
+    monkeypatch.setattr(CodePickler.dispatch_table, "of_subclass", [lambda cls: None, of_subclass])
+    monkeypatch.setitem(CodePickler.dispatch_table, Own, lambda value: (str, ("its own",)))
+    assert [pickle.loads(code_pickler.dumps(value)) for value in (Child(), Own())] == ["Child", "its own"]
+    assert isinstance(pickle.loads(code_pickler.dumps(Exception())), Exception)

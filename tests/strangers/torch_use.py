@@ -26,6 +26,16 @@ def named(tensor):
     return tensor
 
 
+class Image(torch.Tensor):
+    pass
+
+
+class Sampled(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 VIEWS = {
     "rows": ROWS[10:20],
     "no rows": ROWS[10:10],
@@ -34,6 +44,7 @@ VIEWS = {
     "one number": ROWS[3, 4],
     "transposed rows": ROWS[10:20].T,
     "expanded": ROWS[3, :1].expand(100_000),
+    "windows": ROWS[10].unfold(0, 50, 1),
     "of bits": (ROWS > 5)[10:20],
     "of another type": ROWS.view(torch.int32)[10:20],
     "with gradient": leaf(ROWS[10:20]),
@@ -43,6 +54,10 @@ VIEWS = {
     "with a name": named(ROWS[10:20]),
     "sparse": ROWS[10:20, :10].to_sparse(),
     "sparse rows": torch.sparse_coo_tensor(torch.arange(4000).reshape(1, -1)[:, :10], ROWS[:10], (10, 100)),
+    "of a subclass": ROWS[10:20].as_subclass(Image),
+    "of a subclass, with a name": named(ROWS.as_subclass(Sampled)[10:20]),
+    "of a subclass, with gradient": leaf(ROWS.as_subclass(Image)[10:20]),
+    "parameter of a subclass": torch.nn.Parameter(ROWS.as_subclass(Image)[10:20]),
     "in inference": torch.inference_mode()(lambda: ROWS.clone()[10:20])(),
 }
 for name, view in VIEWS.items():
