@@ -49,6 +49,16 @@ EXPECTED_TO_FAIL = {
 }
 
 
+def install(name: str, wheel: Path, folder: Path) -> Environment:
+    """A virtualenv that has it and what it needs."""
+    environment = Environment(folder / name, sys.executable)
+    with_needs, alone = PACKAGES[name]
+    environment.pip("install", "--quiet", str(wheel), *with_needs)
+    if alone:
+        environment.pip("install", "--quiet", "--no-deps", *alone)
+    return environment
+
+
 def programs(name: str, environment: Environment) -> Iterator[Path]:
     if name != "raylings":
         yield FOLDER / f"{name.replace('-', '_')}_use.py"
@@ -72,11 +82,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rms") as folder:
         wheel = build_wheel(Path(folder))
         for name in names:
-            environment = Environment(Path(folder) / name, sys.executable)
-            with_needs, alone = PACKAGES[name]
-            environment.pip("install", "--quiet", str(wheel), *with_needs)
-            if alone:
-                environment.pip("install", "--quiet", "--no-deps", *alone)
+            try:
+                environment = install(name, wheel, Path(folder))
+            except CheckFailed as error:
+                failed = True
+                print(f"{name}: cannot be installed\n{error}", flush=True)
+                continue
             for program in programs(name, environment):
                 try:
                     run([environment.bin / "python", "-m", "ray_mono.compat", program], environment.folder)
