@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module's name")
     parser.add_argument("program", metavar="PROGRAM", help="a script")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own")
+    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own")
+    rest.required = False
     given = parser.parse_args(arguments)
     install()
     ray_command.put_on_path()

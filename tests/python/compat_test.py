@@ -163,6 +163,11 @@ def test_a_module_runs_with_m(tmp_path: Path) -> None:
     assert done.status == 0 and "json.tool" in done.out
 
 
+def test_only_the_program_has_to_be_given() -> None:
+    done = run_python("-m", "ray_mono.compat")
+    assert done.status == 2 and done.error.endswith("required: PROGRAM\n"), done.error
+
+
 def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run_script(tmp_path / "nothing.py")
     assert done.status == 1 and "can't open file" in done.error and "nothing.py" in done.error
