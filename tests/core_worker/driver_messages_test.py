@@ -147,8 +147,12 @@ def test_what_came_and_cannot_be_shown_is_counted(monkeypatch: pytest.MonkeyPatc
         show,
     )
     messages.subscribe()
+    waits: list[float] = []
+    monkeypatch.setattr(messages._thread, "join", waits.append)
     with pytest.raises(KeyboardInterrupt):
         messages.flush()
+    messages.stop()
+    assert len(waits) == 1, "whoever hangs is not waited for twice"
     released.set()
     (error,) = errors
     assert "it was interrupted" in error and "2 lines" in error
