@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import tempfile
@@ -157,13 +158,14 @@ def test_a_call_that_is_passed_on_from_another_port_is_refused(tmp_path: Any) ->
     os.rmdir(directory)
 
 
-def test_bytes_that_are_no_handshake_get_no_answer(tmp_path: Any) -> None:
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"RMF2" + bytes(16)])
+def test_bytes_that_are_no_handshake_get_no_answer(tmp_path: Any, said: bytes) -> None:
     directory = f"/tmp/rt-{os.getpid()}-{os.urandom(3).hex()}"
     os.mkdir(directory)
     with served(directory) as (_, _, _, tcp):
         host, port = tcp.split(":")
         with socket.create_connection((host, int(port)), timeout=WAIT_S) as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            sock.sendall(said)
             assert sock.recv(100) == b""
     os.rmdir(directory)
 
@@ -252,15 +254,26 @@ def test_a_connection_that_never_finds_a_descriptor_fails_with_the_reason(
 
 
 def test_a_listener_without_descriptors_says_so_and_accepts_when_there_are_some(
-    tmp_path: Any, caplog: pytest.LogCaptureFixture
+    tmp_path: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(str(tmp_path)) as (_, server, _, address):
         with server.reactor.lock:
             listening = server._listeners[1]
             listening._sock = OutOfDescriptors(listening._sock, fails=1)  # type: ignore[assignment]
+            looks_for: list[int] = []
+            modify = server.reactor.modify
+
+            def modified(pollable: Any, events: int) -> None:
+                modify(pollable, events)
+                if pollable is listening:
+                    looks_for.append(events)
+
+            monkeypatch.setattr(server.reactor, "modify", modified)
         with caller(address) as (_, _, stub):
             assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
     assert "cannot accept a connection: Too many open files" in caplog.text
+    # Not at once again: the peer waits, and the socket would be all that it looks at.
+    assert looks_for == [0, select.EPOLLIN]
 
 
 def test_nobody_at_the_address_is_told_to_the_call() -> None:
