@@ -20,6 +20,7 @@ from ray_mono.core_worker.answers import (
     serialized_error,
 )
 from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.generator_runner import STREAMED
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.fake_core import FakeCore
@@ -60,6 +61,15 @@ def test_an_answer_goes_at_once_or_soon_though_the_next_call_takes_its_time(
     call = Sent()
     answers_of(call, has_queued).finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)  # type: ignore[arg-type]
     assert call.steps == ["buffers", then]
+
+
+def test_items_that_were_collected_go_before_the_end_of_their_generator() -> None:
+    call = Sent()
+    call.spec.num_returns = -1
+    items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"), when_settled=lambda then: then())
+    task = TaskContext(b"t" * 24, b"job", items=items)
+    answers_of(call, has_queued=False).finish(call, task, STREAMED)  # type: ignore[arg-type]
+    assert call.steps == ["items", "buffers", "flush"]
 
 
 def test_answers_of_short_calls_share_a_send() -> None:
