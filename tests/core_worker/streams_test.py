@@ -129,6 +129,12 @@ def test_who_waits_for_an_item_hears_of_it_or_of_the_end() -> None:
     del ref
 
 
+def test_who_waits_for_an_item_after_the_end_does_not_wait() -> None:
+    _, _, stream = make()
+    stream.end()
+    assert stream.when_next(lambda: None)
+
+
 def test_an_error_is_the_last_item() -> None:
     core, executor, stream = make()
     stream.add_part(executor, part(1, b"one"))  # type: ignore[arg-type]
