@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FUNCTIONS_MAX = 1000
 """Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew."""
 
+TEXT_MAX = 4000
+"""Characters of an error: it goes through the GCS, and onto a screen."""
+
 
 class RetryNotices:
     """Of one process, about the calls that it made. Lock held."""
@@ -40,4 +43,8 @@ class RetryNotices:
 def told(data: bytes) -> str:
     """For people: a serialized error, read without code of the user's."""
     error = load_packed(data)
-    return "its code raised an error" if error is None else str(error)
+    if error is None:
+        return "its code raised an error"
+    text, half = str(error), TEXT_MAX // 2
+    left_out = len(text) - TEXT_MAX
+    return text if left_out <= 0 else f"{text[:half]} … {left_out:,} characters … {text[-half:]}"

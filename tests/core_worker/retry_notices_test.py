@@ -9,7 +9,7 @@ import pytest
 from ray_mono.common.exceptions import RayTaskError, WorkerCrashedError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.retry_notices import FUNCTIONS_MAX
+from ray_mono.core_worker.retry_notices import FUNCTIONS_MAX, TEXT_MAX, told
 from ray_mono.core_worker.task_manager import PendingTask, TaskManager
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.fake_core import FakeCore
@@ -66,9 +66,15 @@ def test_an_error_for_which_a_call_is_run_again_is_told_without_code_of_the_user
     returned = core_worker_pb2.ReturnObject(object_id=task.return_ids[0], value=value)
     reply = core_worker_pb2.PushTaskReply(is_application_error=True, returns=[returned])
     caller.manager.complete(task, reply, EXECUTOR)
-    (told,) = caller.told
-    assert told.startswith("f() failed and is run again (retries left: 2): ") and "the third" in told
+    (message,) = caller.told
+    assert message.startswith("f() failed and is run again (retries left: 2): ") and "the third" in message
     assert not loaded
+
+
+def test_of_a_long_error_beginning_and_end_are_told() -> None:
+    error = RayTaskError("f", "begins" + "x" * 10**6 + "ends", ValueError(), proctitle="f", pid=7, ip="host")
+    text = told(serialization.serialize_error(error).to_bytes())
+    assert "begins" in text and text.endswith("ends") and len(text) < TEXT_MAX + 100
 
 
 @pytest.mark.parametrize(("retries", "left"), [(1, "retries left: 0"), (-1, "retries without end")])
