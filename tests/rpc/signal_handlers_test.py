@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import asyncio
 import signal
 import threading
@@ -279,21 +280,33 @@ def test_a_ctrl_c_in_our_code_is_noted_for_the_users_or_the_next_wait(
 ) -> None:
     if is_set_anew:
         set_handler(signal.SIGINT, signal.default_int_handler)
-    with reactor.lock:
-        interrupt()
-        assert reactor.interrupted
-    assert ends_by_interrupt(lambda: until(lambda: False))[-1].name in ("until", "<lambda>")
+
+    def note_one_and(go_on: Callable[[], Any]) -> None:
+        with reactor.lock:
+            interrupt()
+            assert reactor.interrupted
+        go_on()
+
+    names = ("until", "<lambda>", "note_one_and")
+    assert ends_by_interrupt(lambda: note_one_and(lambda: until(lambda: False)))[-1].name in names
     assert not reactor.interrupted
-    monkeypatch.setattr(signal_handlers, "INTERRUPT_AGAIN_S", 0.2)
-    with reactor.lock:
-        interrupt()
-    ends_by_interrupt(lambda: reactor.wait(Waiter(reactor), WAIT_S))
+    monkeypatch.setattr(signal_handlers, "INTERRUPT_AGAIN_S", 0.1)
+    ends_by_interrupt(lambda: note_one_and(lambda: reactor.wait(Waiter(reactor), WAIT_S)))
     # Where it is ignored from then on, it is over: a notebook's cell has ended.
     with reactor.lock:
         interrupt()
-    set_handler(signal.SIGINT, set_handler(signal.SIGINT, signal.SIG_IGN))
+        set_handler(signal.SIGINT, set_handler(signal.SIGINT, signal.SIG_IGN))
     # It does not come again.
     waiter = Waiter(reactor)
     with reactor.lock:
         reactor.call_later(2 * signal_handlers.INTERRUPT_AGAIN_S, waiter.set)
     assert reactor.wait(waiter, WAIT_S)
+
+
+def test_a_ctrl_c_that_a_wait_has_raised_is_not_raised_again_and_the_next_one_is(reactor: Reactor) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler: Any = _signal.getsignal(signal.SIGINT)
+    # Sent again for code that does not wait, and on its way when a wait raises it.
+    handler._is_again = True
+    interrupt()
+    ends_by_interrupt(interrupt)
