@@ -29,7 +29,7 @@ from ray_mono.object_manager.transfer_wire import (
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.rpc.auth import ClientHandshake
 from ray_mono.rpc.framed_handshake import shaken
-from ray_mono.rpc.sockets import speaks_first, tune_tcp
+from ray_mono.rpc.sockets import speaks_first, tune_tcp, why_not
 
 T = TypeVar("T")
 
@@ -159,7 +159,9 @@ class TcpTransferStreams:
                     except _NoAnswer:
                         if not is_kept:
                             raise
-            except (_NoAnswer, WireError, OSError, DecodeError) as error:
+            except OSError as error:
+                raise TransferFailed(f"{address.host}:{address.port}: {why_not(error)}") from error
+            except (_NoAnswer, WireError, DecodeError) as error:
                 raise TransferFailed(f"{address.host}:{address.port}: {error}") from error
 
     async def _use(

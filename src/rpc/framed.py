@@ -59,9 +59,7 @@ class FramedTransport:
                 StatusCode.UNAVAILABLE, f"{address} did not answer within {timeout_s:g} s"
             ) from None
         except OSError as error:
-            # asyncio's own text names the address once more.
-            number = error.errno or 0
-            why = os.strerror(number) if number > 0 else error.strerror or error
+            why = sockets.why_not(error)
             raise RpcError(StatusCode.UNAVAILABLE, f"cannot connect to {address}: {why}") from error
         return channel
 

@@ -52,6 +52,12 @@ def parse_address(address: str) -> UnixAddress | TcpAddress:
     return TcpAddress(host, int(port))
 
 
+def why_not(error: OSError) -> str:
+    """In the system's words. asyncio's own, for a connection, name the address once more."""
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else error.strerror or str(error)
+
+
 def tune_tcp(sock: socket.socket) -> None:
     """For both ends of a TCP connection: no Nagle delay, and an end for peers that vanished."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

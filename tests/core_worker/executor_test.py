@@ -9,45 +9,13 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
+from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import Executor, _may_go_elsewhere
 from ray_mono.core_worker.membership import CoreWorkerServicer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
-
-
-class FakeCall:
-    """A ServerCall."""
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.replies: list[Any] = []
-
-    def reply(self, message: Any) -> None:
-        self.replies.append(message.status)
-
-
-def executor_of() -> Executor:
-    core: Any = SimpleNamespace(
-        worker_id=b"worker",
-        getter=SimpleNamespace(lease_id=b"", arrivals=None),
-        reactor=SimpleNamespace(wake=lambda: None),
-        worker_runs=SimpleNamespace(learn=lambda keys: None),
-    )
-    return Executor(core, lambda spec: None, StartBoard(b"w" * 28))
-
-
-def push(
-    executor: Executor, connection: Any, task_id: bytes, lease_id: bytes = b"", lease_number: int = 0
-) -> FakeCall:
-    call = FakeCall(connection)
-    spec = common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK)
-    request = core_worker_pb2.PushTaskRequest(
-        spec=spec, template_id=1, task_id=task_id, lease_id=lease_id, lease_number=lease_number
-    )
-    executor.PushTask(request, call)  # type: ignore[arg-type]
-    return call
+from tests.core_worker.queued_calls import FakeCall, executor_of, push
 
 
 def test_the_lease_is_known_although_the_task_that_named_it_was_given_back() -> None:

@@ -12,7 +12,7 @@ import pytest
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.interrupts import Interrupts
 from ray_mono.protobuf import core_worker_pb2
-from tests.core_worker.executor_test import executor_of, push
+from tests.core_worker.queued_calls import executor_of, push
 
 
 def a_task(name: bytes) -> TaskContext:

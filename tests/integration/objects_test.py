@@ -96,7 +96,7 @@ def test_wait_refuses_repeats_and_numbers_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="has repeats"):
         ray.wait([references[0], references[0]])
     for number in (0, -1, 3, 1.5):
-        with pytest.raises(ValueError, match="num_returns must be from 1 to"):
+        with pytest.raises(ValueError, match="num_returns must be a whole number from 1 to"):
             ray.wait(references, num_returns=number)  # type: ignore[arg-type]
     for wrong in (None, "1"):
         with pytest.raises(TypeError, match="num_returns must be a whole number"):

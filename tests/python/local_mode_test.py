@@ -319,7 +319,7 @@ def test_wrong_arguments_of_get_put_and_wait_are_named() -> None:
         with pytest.raises(error, match="wait.. takes"):
             ray.wait(waited)  # type: ignore[arg-type]
     for count in (0, 2):
-        with pytest.raises(ValueError, match="num_returns must be from 1 to"):
+        with pytest.raises(ValueError, match="num_returns must be a whole number from 1 to"):
             ray.wait([reference], num_returns=count)
     with pytest.raises(TypeError, match="num_returns must be a whole number"):
         ray.wait([reference], num_returns="1")  # type: ignore[arg-type]

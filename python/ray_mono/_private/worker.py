@@ -319,7 +319,7 @@ def wait(
         )
     if not 1 <= num_returns <= len(ray_waitables) or num_returns != int(num_returns):
         raise ValueError(
-            f"num_returns must be a whole number, from 1 to that of references ({len(ray_waitables)}), got {num_returns!r}"
+            f"num_returns must be a whole number from 1 to the number of references ({len(ray_waitables)}), got {num_returns!r}"
         )
     # A generator has the id of its next item.
     waitables: Any = ray_waitables
