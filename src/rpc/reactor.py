@@ -46,8 +46,9 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 5.0
 STANDBY_S = 0.002
 """How long the background thread leaves the sockets to callers."""
-LATE_FLUSH_S = 0.001
-"""The longest delay of a write that nobody rang for."""
+LATE_FLUSH_S = 0.004
+"""The longest delay of a write that nobody rang for. While such writes keep coming the leader wakes so often, which costs the thread that
+makes them: with 1 ms 4 to 7 % of an actor's short calls."""
 
 
 class Pollable(Protocol):
