@@ -22,7 +22,7 @@ from ray_mono.object_manager.transfer_wire import receive_message, send_message,
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.rpc import auth
 from ray_mono.rpc.auth import ClientHandshake
-from ray_mono.rpc.tcp_door import Stranger
+from tests.rpc.flooded_port import send_away
 
 SECRET = "secret"
 SIZE_BYTES = 64 << 20
@@ -87,17 +87,7 @@ def test_a_peer_that_a_flooded_port_sends_away_comes_again(
     monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
     """An object is not lost because strangers keep others from the port of its holder."""
-    monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
-    read, came = Stranger.read, []
-
-    def read_late(stranger: Stranger) -> None:
-        came.append(stranger)
-        if len(came) > lost:
-            read(stranger)
-        else:
-            stranger._door.dismiss(stranger)
-
-    monkeypatch.setattr(Stranger, "read", read_late)
+    send_away(monkeypatch, lost)
 
     async def scene() -> None:
         config, tasks = ObjectManagerConfig(capacity_bytes=64), BackgroundTasks(lambda error, name: None)

@@ -15,7 +15,7 @@ from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc import auth, framed, framing, strangers
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
-from ray_mono.rpc.tcp_door import Stranger
+from tests.rpc.flooded_port import send_away
 from tests.rpc.passed_on import passed_on
 from tests.rpc.quiet import WAIT_S, run_quietly
 from tests.rpc.toy_servicer import ToyServicer, error_of
@@ -123,17 +123,7 @@ def test_another_secret_is_refused_with_what_to_do(server: str, client: str) -> 
 def test_a_client_that_a_flooded_port_sends_away_comes_again(
     monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
-    monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
-    read, came = Stranger.read, []
-
-    def read_late(stranger: Stranger) -> None:
-        came.append(stranger)
-        if len(came) > lost:
-            read(stranger)
-        else:
-            stranger._door.dismiss(stranger)
-
-    monkeypatch.setattr(Stranger, "read", read_late)
+    came = send_away(monkeypatch, lost)
 
     async def scene() -> None:
         listener = await FramedTransport(SECRET).serve("127.0.0.1:0", {})
