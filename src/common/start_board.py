@@ -8,8 +8,8 @@ reads then. So a task that is taken back never starts: either its worker saw tha
 it has begun. A write of one processor may be seen late by another, by microseconds, also where the writer is stopped right
 after it: for that the raylet waits SETTLE_S. The answer is exact whether the worker runs, is frozen, stopped or dead.
 
-Beside that the worker says the name of the task that it runs, until it has nothing to do: so the raylet knows what a worker
-ran that died. A name is written when it is another than the last.
+Beside that the worker says the name of the task that it runs, until the task is over, which is before its answer leaves: so the
+raylet knows what a worker ran that died, and whether one that is stopped runs anything. A name is written when it is another than the last.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task: some 0.3 µs.
 """

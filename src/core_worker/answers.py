@@ -27,6 +27,7 @@ from ray_mono.core_worker.task_failure import describe_error, users_traceback
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 if TYPE_CHECKING:
+    from ray_mono.common.start_board import StartBoard
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.executor import Executor
 
@@ -46,9 +47,10 @@ ANSWERS_NOBODY = 70
 class Answers:
     """How one worker answers its calls."""
 
-    def __init__(self, core: CoreWorker, executor: Executor) -> None:
+    def __init__(self, core: CoreWorker, executor: Executor, board: StartBoard) -> None:
         self._core = core
         self._executor = executor
+        self._board = board
         self._num_unflushed = 0
         # Answers that wait until owners have acknowledged references.
         self.num_unsettled = 0
@@ -108,6 +110,7 @@ class Answers:
             reply = Reply(
                 status=Reply.DONE, returns=self._error_returns(call, serialized), is_application_error=True
             )
+            self._over(call)
             with self._core.lock:
                 if task.items is not None:
                     task.items.flush()
@@ -125,7 +128,15 @@ class Answers:
 
     def finish_unstarted(self, call: Call, task: TaskContext) -> None:
         """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every end."""
+        self._over(call)
         self._settle(call, task, Reply(status=Reply.NO_ROOM), [])
+
+    def _over(self, call: Call) -> None:
+        """Says that the task runs no more, before anybody can have its answer: this process may be stopped as soon as it is sent, or be
+        leased to another, who must not find that it runs something.
+        """
+        if call.spec.type == common_pb2.NORMAL_TASK:
+            self._board.rest()
 
     def _is_plain(self, value: serialization.Serialized) -> bool:
         return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
@@ -193,6 +204,7 @@ class Answers:
     def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
         flush_output()
+        self._over(call)
         if self._executor.ends_after(call.spec):
             reply.worker_exiting = True
         if task.items is not None:

@@ -69,7 +69,7 @@ class Executor:
         self._queue: deque[Call | None] = deque()
         self._waiter: Waiter | None = None
         self._num_calls: dict[bytes, int] = {}
-        self.answers = Answers(core, self)
+        self.answers = Answers(core, self, board)
         self.events = TaskEvents(core)
         self.generators = GeneratorRunner(core)
         self.interrupts = Interrupts(core, self)
@@ -192,7 +192,6 @@ class Executor:
                     waiter = None
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
-                    self._board.rest()
             if waiter is not None:
                 if not core.reactor.wait(waiter, None if self._title.is_idle else IDLE_TITLE_S):
                     self._title.show_idle()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
 from ray_mono.common.ids import object_id_bytes
+from ray_mono.common.start_board import BoardOfAnother, StartBoard
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.answers import (
     ALONE_US,
@@ -44,11 +47,14 @@ class Sent:
         self.steps.append("soon")
 
 
-def answers_of(call: Sent, has_queued: bool) -> Answers:
+WORKER = b"w" * 28
+
+
+def answers_of(call: Sent, has_queued: bool, board: StartBoard | None = None) -> Answers:
     core: Any = FakeCore()
     core.reactor = call
     executor: Any = SimpleNamespace(has_queued=has_queued, ends_after=lambda spec: False, actor=None)
-    return Answers(core, executor)
+    return Answers(core, executor, board or StartBoard(WORKER))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,35 @@ def test_what_the_call_wrote_is_out_before_its_answer(fails: bool, monkeypatch: 
         monkeypatch.setattr(f"ray_mono.core_worker.answers.sys.{stream}", SimpleNamespace(flush=flush))
     answers_of(call, has_queued=False).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
     assert call.steps == ["output", "output", "buffers", "flush"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda answers, call, task: answers.finish(call, task, 1),
+        lambda answers, call, task: answers.finish_error(call, task, ValueError()),
+        lambda answers, call, task: answers.finish_unstarted(call, task),
+        lambda answers, call, task: answers.answer_anyhow(call, task, ValueError()),
+    ],
+    ids=["value", "error", "no room", "our fault"],
+)
+def test_a_task_that_is_answered_runs_no_more_for_its_raylet(end: Callable[..., None]) -> None:
+    call, board = Sent(), StartBoard(WORKER)
+    call.spec.type = common_pb2.NORMAL_TASK
+    call.own = SimpleNamespace(task_id=b"t" * 24)  # type: ignore[attr-defined]
+    assert board.may_begin(1, "f")
+    as_raylet, seen = BoardOfAnother(os.getpid(), board.fd, WORKER), []
+    assert as_raylet.running() == "f"
+    call.reply = lambda message, rings=True: seen.append(as_raylet.running())  # type: ignore[method-assign]
+    end(answers_of(call, has_queued=True, board=board), call, TaskContext(b"t" * 24, b"job"))
+    assert seen == [""], "whoever has the answer may stop it"
+
+
+def test_a_call_of_an_actor_says_nothing_of_what_its_main_thread_runs() -> None:
+    call, board = Sent(), StartBoard(WORKER)
+    assert board.may_begin(1, "f")
+    answers_of(call, has_queued=False, board=board).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
+    assert BoardOfAnother(os.getpid(), board.fd, WORKER).running() == "f"
 
 
 class Trouble(BaseException):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother
+from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import Executor, _may_go_elsewhere
@@ -141,20 +141,3 @@ def test_a_task_of_a_lease_that_was_closed_is_answered_and_never_begins() -> Non
     as_raylet(executor).close_lease(7)
     executor._handle(call, TaskContext(b"a", b"job"))
     assert call.to.replies == [Reply.NOT_STARTED]
-
-
-def test_the_raylet_sees_that_nothing_runs_while_a_worker_waits_for_its_next_task() -> None:
-    executor = executor_of()
-    executor.core.lock = threading.RLock()  # type: ignore[misc]
-    executor._board.may_begin((7 << LEASE_SHIFT) + 1, "f")
-    board, seen = as_raylet(executor), []
-    assert board.running() == "f"
-
-    def wait(waiter: Any, timeout_s: Any) -> bool:
-        seen.append(board.running())
-        executor._exiting = True
-        return True
-
-    executor.core.reactor = SimpleNamespace(is_closed=False, wait=wait)  # type: ignore[assignment]
-    executor._run_calls()
-    assert seen == [""]

@@ -105,7 +105,7 @@ class SimObjects:
         self.ownership = Ownership(self)  # type: ignore[arg-type]
         self.arrivals = Arrivals(self)  # type: ignore[arg-type]
         self.tasks = TaskManager(self)  # type: ignore[arg-type]
-        self.answers = Answers(self, self)  # type: ignore[arg-type]
+        self.answers = Answers(self, self, self)  # type: ignore[arg-type]
         self.streams = self.unhandled = self.reactor = self
         self._peers = peers
         self._journal = journal
@@ -121,6 +121,9 @@ class SimObjects:
 
     def stub_for(self, address: common_pb2.Address) -> Calls:
         return self._peers.calls_to(address)
+
+    def rest(self) -> None:
+        """The board's."""
 
     def drain(self) -> None:
         """Nothing waits: `drop` counts at once."""
