@@ -1,5 +1,7 @@
 """Macros for the components: each BUILD file of src/ and python/ is a few lines of them."""
 
+load("//tools:bytecode.bzl", "bytecode")
+
 # The folders of src/. A new component is added here, gets a BUILD file like the others', and a line in the layer table of
 # tests/tidy_test.py.
 COMPONENTS = [
@@ -42,10 +44,15 @@ def component(name = "lib", deps = [], data = [], exclude = [], visibility = Non
       exclude: files that belong to another target of the folder.
       visibility: of the library; nobody by default.
     """
+    files = native.glob(["**/*.py"], exclude = exclude)
+    bytecode(
+        name = "bytecode",
+        srcs = files,
+    )
     native.py_library(
         name = name,
-        srcs = native.glob(["**/*.py"], exclude = exclude),
-        data = data,
+        srcs = files,
+        data = data + [":bytecode"],
         visibility = visibility,
         deps = deps,
     )
