@@ -152,7 +152,8 @@ def test_no_module_is_a_grab_bag() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    wrong = [path for path in python_files() if tree(path).body and ast.get_docstring(tree(path)) is None]
+    trees = ((path, tree(path)) for path in python_files())
+    wrong = [path for path, module in trees if module.body and ast.get_docstring(module) is None]
     assert not wrong, "\nwithout a docstring:\n" + "\n".join(wrong)
 
 
