@@ -10,7 +10,8 @@ A worker, for its cluster, is then killed by that signal, which is a crash:
 From the first signal on no other call begins.
 
 In a driver SystemExit(15) is raised on the main thread, unless the program handles the signal. If the program catches it and goes on,
-the next signal strikes again. Once the driver leaves its cluster they have no effect.
+the next signal strikes again. While the driver leaves its cluster they have no effect, nor while the process ends. A program that goes on
+after it has left is ended by them as if it had never joined.
 
 A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also when it comes before the fork
 has returned, when Python forgets signals that it has a handler for.
@@ -137,15 +138,26 @@ class DriverExit(SafeExit):
 
     def __init__(self, core: CoreWorker) -> None:
         super().__init__(core, status=int(signal.SIGTERM), strikes_again=True)
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        ):
+        before = signal.getsignal(signal.SIGTERM)
+        earlier = getattr(before, "__self__", None)
+        is_free = before is signal.SIG_DFL or (isinstance(earlier, DriverExit) and earlier.has_left)
+        if is_free and threading.current_thread() is threading.main_thread():
             self.install()
             core.on_shutdown.insert(0, self._restore)
 
+    @property
+    def has_left(self) -> bool:
+        """The handler stays where it could not be taken away: see _restore."""
+        return self._core.reactor.is_closed
+
+    def on_signal(self, signum: int, frame: Any) -> None:
+        """The handler. Raises SystemExit, or ends the process."""
+        if self.has_left and not self._is_echo and threading.main_thread().is_alive():
+            die()
+        super().on_signal(signum, frame)
+
     def _restore(self) -> None:
-        """Not after a signal: _insist may have sent another."""
+        """Not after a signal: _insist may have sent another. Nor on another thread, which may set no handler."""
         self.has_struck, self._strikes_again = True, False
         is_ours = (
             threading.current_thread() is threading.main_thread()

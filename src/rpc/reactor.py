@@ -387,9 +387,9 @@ class Reactor:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=JOIN_TIMEOUT_S)
         with self.lock:
-            if self._lead.leader in (0, threading.get_ident()):
+            if self._lead.leader == 0 or threading.current_thread() is self._thread:
                 self._free()
-            # Else a caller still polls: it frees what it polls when it leaves.
+            # Else a caller still polls, this thread perhaps, below a signal handler: it frees what it polls when it leaves.
 
     def _free(self) -> None:
         """The epoll goes, once, when nobody polls any more. Lock held."""

@@ -150,18 +150,22 @@ def _is_users(handler: Any) -> bool:
     return callable(handler) and not isinstance(handler, signal.Handlers | DecidingHandler) and not is_known
 
 
+def _as_user_set(handler: Any) -> Any:
+    return handler.handler if isinstance(handler, DecidingHandler) else handler
+
+
 def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     """From now on handlers are deferred. interrupts: SIGINT's own as well. Returns what undoes it: those that are set then stay, as the
-    user set them."""
+    user set them. On another thread than the main one, which may set no handler, it leaves them: the user sees his own nevertheless, and
+    who installs next takes them over.
+    """
     library = vars(signal)
 
     def stand_in(signum: int, handler: Any) -> Any:
+        handler = _as_user_set(handler)
         if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
             return Interrupts(reactor)
         return Deferred(handler, reactor) if _is_users(handler) else handler
-
-    def users(handler: Any) -> Any:
-        return handler.handler if isinstance(handler, DecidingHandler) else handler
 
     def handle_waiting(signums: Iterable[int]) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -177,11 +181,11 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
         replaced = _signal.signal(signum, stand_in(signum, handler))
         if isinstance(replaced, Interrupts) and handler == signal.SIG_IGN:
             reactor.interrupted = False
-        return users(replaced)
+        return _as_user_set(replaced)
 
     @functools.wraps(_signal.getsignal)
     def get_handler(signum: int, /) -> Any:
-        return users(_signal.getsignal(signum))
+        return _as_user_set(_signal.getsignal(signum))
 
     def handling_first(set_timer: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(set_timer)
@@ -197,16 +201,19 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
         "alarm": handling_first(signal.alarm),
         "setitimer": handling_first(signal.setitimer),
     }
-    before = {name: library[name] for name in replacements}
+    before = {**{name: library[name] for name in replacements}, "_signal": _signal}
 
     def uninstall() -> None:
+        is_main = threading.current_thread() is threading.main_thread()
         for name, replacement in replacements.items():
-            if library[name] is replacement:
+            if library[name] is replacement and (is_main or name != "_signal"):
                 library[name] = before[name]
-        if threading.current_thread() is threading.main_thread():
+        if is_main:
             for signum in signal.valid_signals():
                 handler = _signal.getsignal(signum)
-                if isinstance(handler, DecidingHandler) and handler.reactor is reactor:
+                if isinstance(handler, DecidingHandler) and (
+                    handler.reactor is reactor or handler.reactor.is_closed
+                ):
                     _signal.signal(signum, handler.handler)
 
     if threading.current_thread() is threading.main_thread():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Core:
     def __init__(self) -> None:
         self.is_busy = False
         self.num_asked = 0
-        self.reactor = SimpleNamespace(may_interrupt=self._may_interrupt)
+        self.reactor = SimpleNamespace(may_interrupt=self._may_interrupt, is_closed=False)
         self.on_shutdown: list[Any] = []
 
     def _may_interrupt(self, frame: Any) -> bool:
@@ -96,6 +97,39 @@ def test_a_driver_that_was_told_to_end_is_not_killed_by_what_comes_while_it_leav
         signal.raise_signal(signal.SIGTERM)
     leave(core)
     signal.raise_signal(signal.SIGTERM)
+
+
+def leave_on_main_thread(core: Core) -> None:
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+    leave(core)
+
+
+def leave_on_another_thread(core: Core) -> None:
+    thread = threading.Thread(target=leave, args=(core,))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("leave", [leave_on_main_thread, leave_on_another_thread])
+def test_a_program_that_goes_on_after_it_has_left_can_be_ended(
+    leave: Callable[[Core], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[None] = []
+    monkeypatch.setattr(termination, "die", lambda: ends.append(None))
+    core = Core()
+    DriverExit(core)  # type: ignore[arg-type]
+    leave(core)
+    signal.raise_signal(signal.SIGTERM)
+    assert not ends, "it leaves still"
+    core.reactor.is_closed = True
+    signal.raise_signal(signal.SIGTERM)
+    assert len(ends) == 1
+    # And one that joins again is told, as before.
+    DriverExit(Core())  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+    assert len(ends) == 1
 
 
 @pytest.mark.parametrize("own", [signal.SIG_IGN, lambda signum, frame: None])

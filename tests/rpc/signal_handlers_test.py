@@ -310,3 +310,44 @@ def test_a_ctrl_c_that_a_wait_has_raised_is_not_raised_again_and_the_next_one_is
     handler._is_again = True
     interrupt()
     ends_by_interrupt(interrupt)
+
+
+def test_a_handler_may_leave_the_cluster_while_a_wait_goes_on(reactor: Reactor) -> None:
+    signal.signal(SIGNAL, lambda *_: reactor.close())
+
+    def strike() -> None:
+        until(lambda: reactor._is_at_rest and reactor._lead.nap)
+        signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    assert not reactor.wait(Waiter(reactor), WAIT_S)
+    striker.join()
+    assert reactor.is_closed
+    assert reactor._epoll.closed
+
+
+def test_who_leaves_on_another_thread_and_joins_again_has_the_users_handlers(reactor: Reactor) -> None:
+    called: list[None] = []
+
+    def own(signum: int, frame: Any) -> None:
+        called.append(None)
+
+    set_handler(SIGNAL, own)
+    earlier = Reactor("earlier")
+    uninstall = signal_handlers.install(earlier, interrupts=True)
+    leaving = threading.Thread(target=lambda: (uninstall(), earlier.close()))
+    leaving.start()
+    leaving.join()
+    assert signal.getsignal(SIGNAL) is own
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    uninstall = signal_handlers.install(reactor, interrupts=True)
+    assert signal.getsignal(SIGNAL) is own
+    with reactor.lock:
+        signal.raise_signal(SIGNAL)
+        assert not called, "the reactor that is there now decides"
+    until(lambda: called)
+    uninstall()
+    assert _signal.getsignal(SIGNAL) is own
+    assert _signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert vars(signal)["_signal"] is _signal
