@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 ERROR_BYTES_MAX = 16 << 20
 UNFLUSHED_MAX = 16
-"""Answers that may share one send."""
+"""Answers that may share one send, while only calls are queued whose method ran short the last time: another may hold the GIL for
+long, when no thread of this process can send what waits, or end it."""
 UNSETTLED_S = 0.05
 """So long a reply may wait without its task's CPUs being lent."""
 ALONE_US = 200
@@ -233,10 +234,13 @@ class Answers:
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
             # of an actor's short calls may share a send, which does not wait for the end of the next call.
             self._num_unflushed += 1
+            spec = call.spec
+            if spec.type == common_pb2.ACTOR_TASK:
+                spec.is_short = task.run_us < ALONE_US
             if (
-                not self._executor.has_queued
-                or call.spec.type != common_pb2.ACTOR_TASK
-                or task.run_us >= ALONE_US
+                spec.type != common_pb2.ACTOR_TASK
+                or not spec.is_short
+                or not self._executor.is_next_short
                 or self._num_unflushed >= UNFLUSHED_MAX
             ):
                 self._num_unflushed = 0

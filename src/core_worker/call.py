@@ -16,7 +16,17 @@ class KnownSpec:
     """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several times as long as an
     attribute."""
 
-    __slots__ = ("hides_events", "job_id", "max_calls", "message", "name", "num_returns", "task_name", "type")
+    __slots__ = (
+        "hides_events",
+        "is_short",
+        "job_id",
+        "max_calls",
+        "message",
+        "name",
+        "num_returns",
+        "task_name",
+        "type",
+    )
 
     def __init__(self, message: Any) -> None:
         self.message = message
@@ -28,6 +38,8 @@ class KnownSpec:
         self.hides_events: bool = message.hides_events
         # Of an actor's call, with options(name=...).
         self.task_name: str = message.actor_task.task_name
+        # Whether its last call here was. A first one may do anything.
+        self.is_short = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.message, name)

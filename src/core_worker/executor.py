@@ -258,8 +258,8 @@ class Executor:
                 value = target(*args, **kwargs)
                 if type(value) in GENERATORS:
                     value = self.generators.run(call, task, value)
-                task.run_us = int((time.perf_counter() - started_s) * 1e6)
             finally:
+                task.run_us = int((time.perf_counter() - started_s) * 1e6)
                 self.interrupts.interruptible = None
                 if task.is_cancelled:
                     self.interrupts.over()
@@ -378,8 +378,10 @@ class Executor:
         self.owes_answer = self._exiting = True
 
     @property
-    def has_queued(self) -> bool:
-        return bool(self._queue)
+    def is_next_short(self) -> bool:
+        """Whether a call is queued here whose method ran short the last time. Lock held."""
+        following = self._queue[0] if self._queue else None
+        return following is not None and following.spec.is_short
 
     def ends_after(self, spec: Any) -> bool:
         """Whether the worker ends with this answer: it is told to, or this was the last call that max_calls allows."""

@@ -22,6 +22,7 @@ from ray_mono.core_worker.answers import (
     Answers,
     serialized_error,
 )
+from ray_mono.core_worker.call import KnownSpec
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.generator_runner import STREAMED
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
@@ -33,7 +34,7 @@ class Sent:
     """A call, and the reactor that its answer goes through: notes what happens."""
 
     def __init__(self) -> None:
-        self.spec = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, num_returns=1)
+        self.spec = KnownSpec(common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, num_returns=1))
         self.to = self
         self.steps: list[str] = []
 
@@ -50,22 +51,22 @@ class Sent:
 WORKER = b"w" * 28
 
 
-def answers_of(call: Sent, has_queued: bool, board: StartBoard | None = None) -> Answers:
+def answers_of(call: Sent, is_next_short: bool, board: StartBoard | None = None) -> Answers:
     core: Any = FakeCore()
     core.reactor = call
-    executor: Any = SimpleNamespace(has_queued=has_queued, ends_after=lambda spec: False, actor=None)
+    executor: Any = SimpleNamespace(is_next_short=is_next_short, ends_after=lambda spec: False, actor=None)
     return Answers(core, executor, board or StartBoard(WORKER))
 
 
 @pytest.mark.parametrize(
-    ("has_queued", "run_us", "then"),
+    ("is_next_short", "run_us", "then"),
     [(False, 0, "flush"), (True, ALONE_US, "flush"), (True, 0, "soon")],
 )
 def test_an_answer_goes_at_once_or_soon_though_the_next_call_takes_its_time(
-    has_queued: bool, run_us: int, then: str
+    is_next_short: bool, run_us: int, then: str
 ) -> None:
     call = Sent()
-    answers_of(call, has_queued).finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)  # type: ignore[arg-type]
+    answers_of(call, is_next_short).finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)  # type: ignore[arg-type]
     assert call.steps == ["buffers", then]
 
 
@@ -74,13 +75,13 @@ def test_items_that_were_collected_go_before_the_end_of_their_generator() -> Non
     call.spec.num_returns = -1
     items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"), when_settled=lambda then: then())
     task = TaskContext(b"t" * 24, b"job", items=items)
-    answers_of(call, has_queued=False).finish(call, task, STREAMED)  # type: ignore[arg-type]
+    answers_of(call, is_next_short=False).finish(call, task, STREAMED)  # type: ignore[arg-type]
     assert call.steps == ["items", "buffers", "flush"]
 
 
 def test_answers_of_short_calls_share_a_send() -> None:
     call = Sent()
-    answers = answers_of(call, has_queued=True)
+    answers = answers_of(call, is_next_short=True)
     for _ in range(2 * UNFLUSHED_MAX):
         answers.finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
     assert call.steps.count("flush") == 2 and call.steps[-1] == "flush"
@@ -97,7 +98,7 @@ def test_what_the_call_wrote_is_out_before_its_answer(fails: bool, monkeypatch: 
 
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(f"ray_mono.core_worker.answers.sys.{stream}", SimpleNamespace(flush=flush))
-    answers_of(call, has_queued=False).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
+    answers_of(call, is_next_short=False).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
     assert call.steps == ["output", "output", "buffers", "flush"]
 
 
@@ -119,14 +120,14 @@ def test_a_task_that_is_answered_runs_no_more_for_its_raylet(end: Callable[..., 
     as_raylet, seen = BoardOfAnother(os.getpid(), board.fd, WORKER), []
     assert as_raylet.running() == "f"
     call.reply = lambda message, rings=True: seen.append(as_raylet.running())  # type: ignore[method-assign]
-    end(answers_of(call, has_queued=True, board=board), call, TaskContext(b"t" * 24, b"job"))
+    end(answers_of(call, is_next_short=True, board=board), call, TaskContext(b"t" * 24, b"job"))
     assert seen == [""], "whoever has the answer may stop it"
 
 
 def test_a_call_of_an_actor_says_nothing_of_what_its_main_thread_runs() -> None:
     call, board = Sent(), StartBoard(WORKER)
     assert board.may_begin(1, "f")
-    answers_of(call, has_queued=False, board=board).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
+    answers_of(call, is_next_short=False, board=board).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
     assert BoardOfAnother(os.getpid(), board.fd, WORKER).running() == "f"
 
 
@@ -158,7 +159,7 @@ def failed_call(replies_fail: int) -> tuple[Sent, list[Any]]:
 
 def test_a_call_whose_answer_failed_by_our_fault_is_answered_with_that() -> None:
     call, replies = failed_call(1)
-    answers, task = answers_of(call, has_queued=False), TaskContext(b"t" * 24, b"job")
+    answers, task = answers_of(call, is_next_short=False), TaskContext(b"t" * 24, b"job")
     with pytest.raises(AttributeError) as caught:
         answers.finish(call, task, 1)  # type: ignore[arg-type]
     answers.answer_anyhow(call, task, caught.value)  # type: ignore[arg-type]
@@ -182,7 +183,7 @@ def test_what_the_failed_steps_hold_is_free_before_the_next_attempt_which_may_ne
     try:
         fail()
     except MemoryError as error:
-        answers_of(call, has_queued=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), error)  # type: ignore[arg-type]
+        answers_of(call, is_next_short=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), error)  # type: ignore[arg-type]
     assert replies == [None]
 
 
@@ -192,7 +193,7 @@ def test_a_worker_that_cannot_even_do_that_ends(
     call, replies = failed_call(1)
     codes: list[int] = []
     monkeypatch.setattr("ray_mono.core_worker.answers.os._exit", codes.append)
-    answers_of(call, has_queued=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), Trouble())  # type: ignore[arg-type]
+    answers_of(call, is_next_short=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), Trouble())  # type: ignore[arg-type]
     assert not replies and codes == [ANSWERS_NOBODY]
     assert "this worker ends" in capfd.readouterr().err
 
@@ -209,7 +210,7 @@ class Acknowledged(Sent):
         self.spec.type = kind
         self.timers: dict[Any, None] = {}
         self.num_cancelled = 0
-        self.answers = answers_of(self, has_queued=False)
+        self.answers = answers_of(self, is_next_short=False)
         self.core: Any = self.answers._core
         self.core.ownership.settle_arrived = self._settle
         self.core.getter = SimpleNamespace(
@@ -307,7 +308,7 @@ class SharedStore:
 def test_what_was_stored_of_returns_that_failed_together_is_freed() -> None:
     call, replies = failed_call(0)
     call.spec.num_returns = 3
-    answers = answers_of(call, has_queued=False)
+    answers = answers_of(call, is_next_short=False)
     core: Any = answers._core
     core.store, core.pid, core.node = SharedStore(room=1), 1, SimpleNamespace(host="")
     large = bytes(INLINE_BYTES_MAX + 1)
@@ -328,5 +329,5 @@ def test_items_that_were_made_go_before_the_word_that_answering_failed() -> None
     call.reply = lambda message, rings=True: call.steps.append("reply")  # type: ignore[method-assign]
     items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"))
     task = TaskContext(b"t" * 24, b"job", items=items)
-    answers_of(call, has_queued=False).answer_anyhow(call, task, Trouble())  # type: ignore[arg-type]
+    answers_of(call, is_next_short=False).answer_anyhow(call, task, Trouble())  # type: ignore[arg-type]
     assert call.steps == ["items", "reply", "flush"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ray_mono.common.start_board import BoardOfAnother
+from ray_mono.core_worker.answers import ALONE_US
 from ray_mono.core_worker.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.executor import Executor, _may_go_elsewhere
@@ -36,7 +37,43 @@ def test_a_cancelled_call_is_answered_and_never_runs() -> None:
     assert executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
     assert [call.replies for call in calls] == [[], [Reply.CANCELLED], []]
     assert not executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
-    assert executor.has_queued
+    assert [call.own.task_id for call in executor._queue if call] == [b"a", b"c"]
+
+
+def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other() -> None:
+    flushes: list[str] = []
+    executor: Any = executor_of()
+    executor.core.lock = threading.RLock()
+    executor.core.drain = lambda: None
+    executor.core.reactor = SimpleNamespace(
+        flush=lambda: flushes.append("now"), flush_soon=lambda: flushes.append("soon")
+    )
+    connection = SimpleNamespace(state={})
+
+    def queue(name: str, template: int) -> None:
+        spec = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name=name, num_returns=1)
+        request = core_worker_pb2.PushTaskRequest(template_id=template, task_id=name.encode())
+        if template not in connection.state:
+            request.spec.CopyFrom(spec)
+        executor.PushTask(request, FakeCall(connection))
+
+    def answer(run_us: int) -> str:
+        call = executor._queue.popleft()
+        executor.answers.finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)
+        return flushes.pop()
+
+    queue("short", 1)
+    queue("short", 1)
+    queue("long", 2)
+    queue("short", 1)
+    queue("long", 2)
+    queue("short", 1)
+    assert answer(0) == "soon"
+    assert answer(0) == "now", "the next one may hold the GIL, or end the process"
+    assert answer(ALONE_US) == "now", "it took long"
+    assert answer(0) == "now", "the next one took long the last time"
+    assert answer(0) == "soon"
+    assert answer(0) == "now", "nothing follows"
 
 
 def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them() -> None:

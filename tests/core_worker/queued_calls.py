@@ -17,7 +17,7 @@ class FakeCall:
         self.connection = connection
         self.replies: list[Any] = []
 
-    def reply(self, message: Any) -> None:
+    def reply(self, message: Any, rings: bool = True) -> None:
         self.replies.append(message.status)
 
 

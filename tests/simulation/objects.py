@@ -88,7 +88,7 @@ class SimObjects:
     """One process's references, values, and conversation with other owners."""
 
     # What the parts ask of those neighbours that are not here.
-    has_queued = False
+    is_next_short = False
     actor = None
     pid = 0
     node = SimpleNamespace(host="simulated")
