@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from ray_mono.common.output import write_text
+from ray_mono.common.output import utf8, write_text
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -36,3 +36,30 @@ def test_a_stream_without_a_reader_or_that_is_closed_is_ignored() -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
     write_text(stream, "closed\n")
     write_text(None, "there is none\n")
+
+
+class Tee:
+    """What programs put into sys.stdout: print() needs no more."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+
+class Refusing(Tee):
+    def write(self, text: str) -> int:
+        raise RuntimeError(text)
+
+
+def test_a_stand_in_of_the_programs_that_has_no_flush_or_fails_is_written_to_without_an_error() -> None:
+    tee = Tee()
+    write_text(tee, "shown\n")  # type: ignore[arg-type]
+    assert tee.written == ["shown\n"]
+    write_text(Refusing(), "lost\n")  # type: ignore[arg-type]
+
+
+def test_a_text_that_utf8_does_not_have_can_be_sent() -> None:
+    assert utf8("na\u00efve \u2713 a\udcff") == "na\u00efve \u2713 a\\udcff"

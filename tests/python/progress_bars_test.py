@@ -233,3 +233,23 @@ def test_states_are_sent_no_more_often_than_the_interval(sent: list[Any]) -> Non
     assert bar.total is None and len(list(bar)) == 1000
     assert [each["x"] for each in sent] == [1, 1000]
     assert tqdm_ray.tqdm.DEFAULT_FLUSH_INTERVAL_SECONDS == 1.0
+
+
+class Tee:
+    """What programs put into sys.stderr: it says nothing of itself."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+
+def test_a_stand_in_of_the_programs_gets_lines(clock: Clock) -> None:
+    tee = Tee()
+    manager = BarManager(tee, clock)  # type: ignore[arg-type]
+    manager.process_state_update(state(done=4, closed=True))
+    manager.finish()
+    assert len(tee.written) == 1 and tee.written[0].startswith("bar 0: 100%")
+    assert not progress_bars.is_terminal(tee) and not progress_bars.is_terminal(None)  # type: ignore[arg-type]

@@ -37,6 +37,9 @@ _PARTS_OF_A_CELL = " ▏▎▍▌▋▊▉"
 
 _print = builtins.print
 
+_UNWRITABLE = (OSError, ValueError, AttributeError)
+"""What a stream raises that is closed, or is a stand-in of the program's without flush()."""
+
 
 @dataclass
 class _Bar:
@@ -79,7 +82,7 @@ class BarManager:
             bar.state = state
             if state["closed"]:
                 del self._bars[state["uuid"]]
-            with contextlib.suppress(OSError, ValueError):  # the program has closed the stream
+            with contextlib.suppress(*_UNWRITABLE):
                 self._show(bar, now_s)
 
     def end_process(self, ip: str, pid: int) -> None:
@@ -91,7 +94,7 @@ class BarManager:
 
     def _show(self, bar: _Bar, now_s: float) -> None:
         stream = self._out()
-        if not stream.isatty():
+        if not is_terminal(stream):
             if bar.state["closed"] or now_s - bar.shown_s >= LINE_PERIOD_S:
                 bar.shown_s = now_s
                 stream.write(self._line(bar, now_s, None) + "\n")
@@ -111,7 +114,7 @@ class BarManager:
             self._late_draw.start()
 
     def _draw_late(self) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(*_UNWRITABLE):
             self._late_draw = None
             if self._bars:
                 self._erase()
@@ -129,20 +132,20 @@ class BarManager:
 
     def hide_bars(self) -> None:
         """Takes the block of bars away, until as many calls of unhide_bars()."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(*_UNWRITABLE):
             self._num_hiders += 1
             self._erase()
 
     def unhide_bars(self) -> None:
         """Puts the block back."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(*_UNWRITABLE):
             self._num_hiders = max(0, self._num_hiders - 1)
-            if self._bars and self._out().isatty():
+            if self._bars and is_terminal(self._out()):
                 self._draw()
 
     def finish(self) -> None:
         """The program ends: the cursor goes below the bars that are still there."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(*_UNWRITABLE):
             if self._num_drawn:
                 self._out().write("\n")
                 self._out().flush()
@@ -178,6 +181,11 @@ class BarManager:
         line = prefix + describe_bar(bar.state, now_s - bar.began_s)
         # The last column stays free: some terminals break the line when it is written.
         return line if columns is None else line[: columns - 1]
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Also of a stand-in of the program's that does not say."""
+    return stream is not None and hasattr(stream, "isatty") and stream.isatty()
 
 
 def _group(state: Mapping[str, Any]) -> tuple[str, int]:

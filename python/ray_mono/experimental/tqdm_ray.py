@@ -30,7 +30,7 @@ from ray_mono.core_worker import current
 __all__ = ["instance", "safe_print", "tqdm"]
 
 
-if mode() != WORKER_MODE and sys.stderr is not None and sys.stderr.isatty():
+if mode() != WORKER_MODE and progress_bars.is_terminal(sys.stderr):
     # Early: `print(get(...))` looks print up before the first bar is there.
     progress_bars.patch_print()
 
