@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.common.output import utf8
 from ray_mono.common.raw_error import is_a
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.async_group import AsyncGroup, construct, on_thread
@@ -97,7 +98,7 @@ class ActorRuntime:
         if self.instance is None or "__repr__" not in {name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)}:
             return self.class_name
         try:
-            return repr(self.instance)
+            return utf8(repr(self.instance))
         except BaseException:
             return self.class_name
 

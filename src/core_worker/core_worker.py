@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common import ids
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.output import utf8
 from ray_mono.core_worker import putting, serialization
 from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
@@ -347,7 +348,7 @@ class CoreWorker:
 
     def warn_driver(self, kind: str, message: str) -> None:
         """Has the driver of this process's job show a message."""
-        error = common_pb2.ErrorInfo(job_id=self.job_id, type=kind, message=message, time_s=time.time())
+        error = common_pb2.ErrorInfo(job_id=self.job_id, type=kind, message=utf8(message), time_s=time.time())
         told = gcs_pb2.PubMessage(channel=gcs_pb2.ERROR, key=self.job_id, payload=error.SerializeToString())
         self.gcs.Publish.notify(gcs_pb2.PublishRequest(message=told))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
+from ray_mono.common.output import utf8
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.driver_messages import DriverMessages
 from ray_mono.core_worker.membership import Membership
@@ -78,7 +79,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
 
 def _add_job(config: DriverConfig, membership: Membership, gcs: ReactorChannel) -> bytes:
     job = common_pb2.JobInfo(
-        entrypoint=config.entrypoint,
+        entrypoint=utf8(config.entrypoint),
         driver=membership.address,
         driver_pid=os.getpid(),
         driver_host=config.node_host,

@@ -10,7 +10,7 @@ import pytest
 
 from ray_mono.core_worker import driver, membership
 from ray_mono.core_worker.driver import DriverConfig, connect_driver
-from ray_mono.protobuf import raylet_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 
 
 class Gone:
@@ -66,3 +66,18 @@ def test_a_raylet_that_goes_while_a_driver_joins_is_told_to_it(
     finally:
         CutOff.made.pop().close()
         CutOff.made.clear()
+
+
+def test_a_command_line_with_a_files_name_that_is_not_utf8_joins() -> None:
+    jobs: list[common_pb2.JobInfo] = []
+
+    def add_job(request: gcs_pb2.AddJobRequest, timeout_s: float) -> gcs_pb2.AddJobReply:
+        jobs.append(request.job)
+        return gcs_pb2.AddJobReply(job_id=b"job")
+
+    config = DriverConfig("/none", "unix:/none", "/none", secret="", entrypoint="prog.py caf\udce9.txt")
+    member: Any = SimpleNamespace(address=common_pb2.Address())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "GcsServiceStub", lambda channel: SimpleNamespace(AddJob=add_job))
+        assert driver._add_job(config, member, None) == b"job"  # type: ignore[arg-type]
+    assert jobs[0].entrypoint == "prog.py caf\\udce9.txt"
