@@ -27,8 +27,8 @@ class RetryNotices:
         # By name and code.
         self._times: dict[tuple[str, bytes], int] = {}
 
-    def tell(self, task: PendingTask, why: str) -> None:
-        """Its retries are counted already."""
+    def tell(self, task: PendingTask, why: str | bytes) -> None:
+        """Its retries are counted already. why: a text, or a serialized error."""
         name, code = task.template.title, task.template.spec.function.python.function_hash
         times = self._times[name, code] = self._times.get((name, code), 0) + 1
         if times & (times - 1):
@@ -37,7 +37,8 @@ class RetryNotices:
             del self._times[next(iter(self._times))]
         left = "retries without end" if task.retries_left < 0 else f"retries left: {task.retries_left}"
         so_far = f"; {times} such retries so far" if times > 1 else ""
-        self._core.warn_driver("task_retried", f"{name}() failed and is run again ({left}{so_far}): {why}")
+        text = why if isinstance(why, str) else told(why)
+        self._core.warn_driver("task_retried", f"{name}() failed and is run again ({left}{so_far}): {text}")
 
 
 def told(data: bytes) -> str:

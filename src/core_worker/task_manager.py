@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.resources import ResourceSet
-from ray_mono.core_worker import retry_notices, serialization
+from ray_mono.core_worker import serialization
+from ray_mono.core_worker.retry_notices import RetryNotices
 from ray_mono.core_worker.task_failure import handed_on
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -116,7 +117,7 @@ class TaskManager:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._retry_notices = retry_notices.RetryNotices(core)
+        self._retry_notices = RetryNotices(core)
         self.pending: dict[bytes, PendingTask] = {}
         # Pending, and cancelled: their ends other than by a reply are TaskCancelledErrors.
         self.cancelled: set[bytes] = set()
@@ -160,7 +161,7 @@ class TaskManager:
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
             # What this attempt left behind in its worker is borrowed all the same.
             self.note_borrows(reply, executor)
-            self._retry(task, retry_notices.told(reply.returns[0].value.data if reply.returns else b""))
+            self._retry(task, reply.returns[0].value.data if reply.returns else b"")
             return
         core = self._core
         if task.template.on_part is not None:
@@ -221,15 +222,15 @@ class TaskManager:
         else:
             self.fail(task, error())
 
-    def _retry(self, task: PendingTask, why: str) -> None:
+    def _retry(self, task: PendingTask, why: str | bytes) -> None:
         self.next_attempt(task, why)
         task.place = 0
         task.request.waits_for_room = False
         assert task.resubmit is not None
         task.resubmit(task)
 
-    def next_attempt(self, task: PendingTask, why: str) -> None:
-        """It failed and will be run again, which is told."""
+    def next_attempt(self, task: PendingTask, why: str | bytes) -> None:
+        """It failed and will be run again, which is told. why: a text, or a serialized error, which is read only where it is told."""
         if task.retries_left > 0:
             task.retries_left -= 1
         task.request.attempt += 1

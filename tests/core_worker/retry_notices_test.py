@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_mono.common.exceptions import RayTaskError, WorkerCrashedError
-from ray_mono.core_worker import serialization
+from ray_mono.core_worker import retry_notices, serialization
 from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.retry_notices import FUNCTIONS_MAX, TEXT_MAX, told
 from ray_mono.core_worker.task_manager import PendingTask, TaskManager
-from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from tests.core_worker.fake_core import FakeCore
 
 EXECUTOR = common_pb2.Address(worker_id=b"x" * 28)
@@ -28,6 +30,10 @@ class NoisyError(Exception):
 def _load() -> NoisyError:
     loaded.append("loaded")
     return NoisyError()
+
+
+def error_of(text: str, cause: Exception) -> RayTaskError:
+    return RayTaskError("f", text, cause, proctitle="f", pid=7, ip="host")
 
 
 class Caller:
@@ -47,6 +53,15 @@ class Caller:
         self.manager.add(task)
         return task
 
+    def fails(self, task: PendingTask, error: RayTaskError) -> None:
+        value = common_pb2.SerializedObject(
+            metadata=serialization.ERROR, data=serialization.serialize_error(error).to_bytes()
+        )
+        returned = core_worker_pb2.ReturnObject(object_id=task.return_ids[0], value=value)
+        reply = core_worker_pb2.PushTaskReply(is_application_error=True, returns=[returned])
+        loaded.clear()  # what serializes it looks whether it can be loaded
+        self.manager.complete(task, reply, EXECUTOR)
+
     def loses(self, task: PendingTask) -> None:
         self.manager.lost(task, WorkerCrashedError)
 
@@ -57,24 +72,34 @@ def caller() -> Caller:
 
 
 def test_an_error_for_which_a_call_is_run_again_is_told_without_code_of_the_users(caller: Caller) -> None:
-    error = RayTaskError("f", "ValueError: the third\n", NoisyError(), proctitle="f", pid=7, ip="host")
-    value = common_pb2.SerializedObject(
-        metadata=serialization.ERROR, data=serialization.serialize_error(error).to_bytes()
-    )
-    loaded.clear()
-    task = caller.task()
-    returned = core_worker_pb2.ReturnObject(object_id=task.return_ids[0], value=value)
-    reply = core_worker_pb2.PushTaskReply(is_application_error=True, returns=[returned])
-    caller.manager.complete(task, reply, EXECUTOR)
+    caller.fails(caller.task(), error_of("ValueError: the third\n", NoisyError()))
     (message,) = caller.told
     assert message.startswith("f() failed and is run again (retries left: 2): ") and "the third" in message
     assert not loaded
 
 
 def test_of_a_long_error_beginning_and_end_are_told() -> None:
-    error = RayTaskError("f", "begins" + "x" * 10**6 + "ends", ValueError(), proctitle="f", pid=7, ip="host")
+    error = error_of("begins" + "x" * 10**6 + "ends", ValueError())
     text = told(serialization.serialize_error(error).to_bytes())
     assert "begins" in text and text.endswith("ends") and len(text) < TEXT_MAX + 100
+
+
+def test_an_error_that_is_not_told_is_not_read(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(retry_notices, "told", lambda data: read.append(data) or told(data))
+    for _ in range(100):
+        caller.fails(caller.task(), error_of("ValueError: again\n", ValueError()))
+    assert len(read) == len(caller.told) == 7 and all("again" in message for message in caller.told)
+
+
+def test_an_error_with_the_name_of_a_file_that_is_not_utf8_reaches_the_driver(caller: Caller) -> None:
+    sent: list[gcs_pb2.PublishRequest] = []
+    core: Any = caller.manager._core
+    core.job_id, core.gcs = b"job", SimpleNamespace(Publish=SimpleNamespace(notify=sent.append))
+    core.warn_driver = lambda kind, message: CoreWorker.warn_driver(core, kind, message)
+    caller.fails(caller.task(), error_of("FileNotFoundError: caf\udce9.txt\n", ValueError()))
+    (request,) = sent
+    assert "caf\\udce9.txt" in common_pb2.ErrorInfo.FromString(request.message.payload).message
 
 
 @pytest.mark.parametrize(("retries", "left"), [(1, "retries left: 0"), (-1, "retries without end")])
