@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import tracemalloc
 
 import pytest
 
@@ -80,6 +81,23 @@ def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.take(worker(1), ["a"], 0.0)
     logs.take(worker(2), ["a"], 0.0)
     assert shown(logs.take(worker(1), ["b", "c"], 0.0)) == [(2, "a"), (1, "b"), (1, "c")]
+
+
+def test_long_lines_are_not_kept_once_they_are_shown_and_what_is_withheld_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_deduplication, "WITHHELD_MAX", 1_500_000)
+    logs = LogDeduplicator()
+    tracemalloc.start()
+    try:
+        for letter in "abcdefghij":
+            logs.take(worker(1), [letter * 1_000_000], 0.0)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert shown(logs.take(worker(2), ["a" * 1_000_000], 1.0)) == []
+    assert shown(logs.take(worker(2), ["b" * 1_000_000], 1.0)) == [(2, "a" * 1_000_000)]
+    assert shown(logs.take_all()) == [(2, "b" * 1_000_000)]
 
 
 def test_the_environment_turns_it_off_and_says_what_is_always_or_never_shown() -> None:

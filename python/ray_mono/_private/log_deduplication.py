@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 WINDOW_S = 5.0
 PATTERNS_MAX = 10_000
 """Kept at once; beyond it the oldest are settled early."""
+WITHHELD_MAX = 16 << 20
+"""Characters of withheld lines; likewise."""
 VARIABLE = "RAY_MONO_DEDUP_LOGS"
 _has_digit = re.compile(r"\d").search
 _HINT = f" (lines that several workers write are shown once; {VARIABLE}=0 shows all of them)"
@@ -60,8 +62,9 @@ class LogDeduplicator:
         self._window_s = window_s
         self._always = re.compile(always) if always else None
         self._never = re.compile(never) if never else None
-        # By what its lines have in common, in the order in which windows began.
-        self._patterns: dict[str, _Pattern] = {}
+        # By the hash of what its lines have in common (lines may be long), in the order in which windows began.
+        self._patterns: dict[int, _Pattern] = {}
+        self._withheld = 0
         self._has_hinted = False
 
     @staticmethod
@@ -87,7 +90,7 @@ class LogDeduplicator:
         """What to show now, in order: of these lines, and of earlier ones whose window is over."""
         due = self.take_due(now_s)
         shown = [line for line in lines if self._is_shown(origin, line, now_s)]
-        while len(self._patterns) > PATTERNS_MAX:
+        while len(self._patterns) > PATTERNS_MAX or self._withheld > WITHHELD_MAX:
             due += self._settle(next(iter(self._patterns)))
         return [*due, (origin, shown)] if shown else due
 
@@ -113,9 +116,10 @@ class LogDeduplicator:
             return True
         if self._never is not None and self._never.search(line):
             return False
-        key = " ".join([word for word in line.split() if not _has_digit(word)])
-        if not key or self._window_s <= 0:
+        common = " ".join([word for word in line.split() if not _has_digit(word)])
+        if not common or self._window_s <= 0:
             return True
+        key = hash(common)
         pattern = self._patterns.get(key)
         if pattern is None:
             pattern = self._patterns[key] = _Pattern(now_s, origin)
@@ -123,11 +127,13 @@ class LogDeduplicator:
         if len(pattern.writers) == 1:
             return True
         pattern.num_withheld += 1
+        self._withheld += len(line) - len(pattern.line)
         pattern.origin, pattern.line = origin, line
         return False
 
-    def _settle(self, key: str) -> list[tuple[Origin, list[str]]]:
+    def _settle(self, key: int) -> list[tuple[Origin, list[str]]]:
         pattern = self._patterns.pop(key)
+        self._withheld -= len(pattern.line)
         if not pattern.num_withheld:
             return []
         line = pattern.line
