@@ -65,7 +65,7 @@ class DriverMessages:
         # What each log monitor that answers has still to read, in bytes, by its node.
         self._unread: dict[bytes, int] = {}
         self._waiter: Waiter | None = None
-        self._num_handled = 0
+        self._num_taken = 0
         # Whether one is being shown: for long, where standard output takes nothing.
         self._is_showing = False
         self._is_stopped = False
@@ -115,15 +115,15 @@ class DriverMessages:
         num_monitors = self._ask()
         if not num_monitors:
             return f"no log monitor has answered for {NO_MONITOR_S:g} s"
-        num_handled = -1
+        num_taken = -1
         while not self._is_flushed(num_monitors):
             left_s = deadline_s - time.monotonic()
             if self._is_cut_off:
                 return "the connection to the GCS is lost"
-            if left_s <= 0 or num_handled == self._num_handled:
+            if left_s <= 0 or num_taken == self._num_taken:
                 what = "standard output did not take it" if self._is_showing else "it did not come"
                 return f"{what} within {SILENCE_S if left_s > 0 else FLUSH_TIMEOUT_S:g} s"
-            num_handled = self._num_handled
+            num_taken = self._num_taken
             waiter = Waiter(self._core.reactor)
             self._waiter = waiter
             if not self._is_flushed(num_monitors):
@@ -192,13 +192,14 @@ class DriverMessages:
             if self._is_over:
                 self._count(message)
                 continue
+            # First: who is woken by what it says looks whether anything came.
+            self._num_taken += 1
             self._is_showing = True
             try:
                 self._show(message)
             except Exception as error:
                 write_text(sys.stderr, f"(ray_mono) a message of the cluster could not be shown: {error}\n")
             self._is_showing = False
-            self._num_handled += 1
             if self._is_behind and self._queue.qsize() < WAITING_MIN:
                 self._caught_up()
 

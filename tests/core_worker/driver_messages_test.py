@@ -216,3 +216,31 @@ def test_the_end_waits_for_the_slowest_node_and_for_no_answer_to_another_questio
     cluster.during_wait = answer
     assert leave(cluster, show) == []
     assert shown == ["one", "before 2", "before 1", "before 0"] and late == []
+
+
+def test_a_monitor_that_has_told_all_is_not_taken_for_the_silence_of_another() -> None:
+    cluster = Cluster()
+    cluster.reached = 2
+    nodes = [b"\x01", b"\x02"]
+    noted, goes_on = threading.Semaphore(0), threading.Event()
+
+    def wake() -> None:
+        noted.release()
+        goes_on.wait(TIMEOUT_S)
+
+    def answer() -> None:
+        if cluster.num_asked < 3:
+            return
+        node_id = nodes.pop(0)
+        if not nodes:
+            goes_on.set()
+        flushed = common_pb2.LogFlushed(token=cluster.token, unread_bytes=0)
+        cluster.send(common_pb2.LogBatch(job_id=JOB, node_id=node_id, flushed=flushed))
+        # The driver wakes before the thread that woke it goes on.
+        assert noted.acquire(timeout=TIMEOUT_S)
+
+    cluster.reactor.wake, cluster.during_wait = wake, answer
+    try:
+        assert leave(cluster, lambda line: None) == [] and nodes == []
+    finally:
+        goes_on.set()
