@@ -29,6 +29,8 @@ from ray_mono._private import connection, init_arguments
         ({"resources": {"A": -1}}, ValueError, r"resources\['A'\]"),
         ({"namespace": ""}, ValueError, "namespace must not be empty"),
         ({"namespace": 3}, TypeError, "namespace must be a string"),
+        ({"namespace": "caf\udce9"}, ValueError, "namespace must be valid Unicode, got 'caf.udce9'"),
+        ({"resources": {"caf\udce9": 1}}, ValueError, "resources must have names of valid Unicode"),
         ({"address": 3}, TypeError, "address must be a string"),
         ({"_node_ip_address": 3}, TypeError, "_node_ip_address must be a string or None, got 3"),
         ({"_redis_password": 3}, TypeError, "_redis_password must be a string"),
@@ -154,3 +156,15 @@ def test_settings_that_nobody_reads_are_refused(config: Any, error: type[Excepti
 def test_a_flag_that_is_no_boolean_is_refused() -> None:
     with pytest.raises(TypeError, match="log_to_driver must be True or False, got 'no' of type str"):
         make(log_to_driver="no")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"), [(["prog.py", Path("data"), 3], "prog.py data 3"), ([], ""), (None, "")]
+)
+def test_whatever_a_program_has_made_of_its_command_line_it_may_join(
+    argv: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert connection.command_line() == told
+    monkeypatch.delattr(sys, "argv")
+    assert connection.command_line() == ""

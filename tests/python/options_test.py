@@ -13,6 +13,8 @@ from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.options import ActorOptions
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+NOT_UTF8 = "caf\udce9"
+
 
 def function() -> None: ...
 
@@ -96,6 +98,15 @@ def test_a_wrong_option_of_a_function_is_refused(
     [
         ({"name": ""}, ValueError, "name must be a string that is not empty"),
         ({"namespace": ""}, ValueError, "namespace must be"),
+        *(
+            ({option: value}, ValueError, f"{option} must .*valid Unicode, got .*caf.udce9")
+            for option, value in (
+                ("name", NOT_UTF8),
+                ("namespace", NOT_UTF8),
+                ("resources", {NOT_UTF8: 1}),
+            )
+        ),
+        ({"concurrency_groups": {NOT_UTF8: 1}}, ValueError, "concurrency_groups must be .*caf.udce9"),
         ({"lifetime": "forever"}, ValueError, "'detached', 'non_detached' or None, got 'forever'"),
         ({"get_if_exists": True}, ValueError, "needs the actor's name"),
         ({"max_concurrency": 0}, ValueError, "max_concurrency"),

@@ -35,6 +35,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def is_sendable(text: str) -> bool:
+    """Whether a message can hold the name that a user gives: UTF-8 has no half of a surrogate pair, as names of files may hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False. Raises TypeError: whoever gives "no", 0 or None may mean the other one."""
     if isinstance(value, bool):

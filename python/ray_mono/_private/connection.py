@@ -137,7 +137,7 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
                 secret=node.secret,
                 namespace=arguments.namespace,
                 job_config=job_config,
-                entrypoint=" ".join(sys.argv),
+                entrypoint=command_line(),
                 on_error=print_error,
                 on_log=printer,
                 log_level=arguments.log_level,
@@ -169,6 +169,11 @@ def _join(params: RayParams, session_dir: str | None) -> Node:
 def _import_core_worker() -> types.ModuleType:
     """Half of what a driver imports, and nothing that starting the node's processes needs."""
     return importlib.import_module("ray_mono.core_worker.driver")
+
+
+def command_line() -> str:
+    """Of this program, which may have put anything into sys.argv."""
+    return " ".join(map(str, getattr(sys, "argv", None) or ()))
 
 
 def _job_config(arguments: InitArguments) -> dict[str, Any]:

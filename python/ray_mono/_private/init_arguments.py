@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_mono._private import runtime_env as runtime_envs
-from ray_mono._private.argument_checks import AMOUNT_MAX, flag, is_number, plain
+from ray_mono._private.argument_checks import AMOUNT_MAX, flag, is_number, is_sendable, plain
 from ray_mono._private.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logging_config import LoggingConfig
 from ray_mono.job_config import JobConfig
@@ -118,6 +118,9 @@ def make(
         if not isinstance(node["resources"], Mapping):
             raise TypeError(f"resources must be a dict from names to numbers, got {node['resources']!r}")
         resources = node["resources"].items()
+        for name, _ in resources:
+            if isinstance(name, str) and not is_sendable(name):
+                raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
         node["resources"] = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources}
     namespace = config.ray_namespace if namespace is None else namespace
     if namespace is None:
@@ -211,6 +214,8 @@ def check_namespace(namespace: Any) -> None:
         raise TypeError(f"namespace must be a string or None, got {namespace!r}")
     if not namespace:
         raise ValueError("namespace must not be empty; None gives this driver one of its own")
+    if not is_sendable(namespace):
+        raise ValueError(f"namespace must be valid Unicode, got {namespace!r}")
 
 
 def level_name(level: int | str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono._private import runtime_env, scheduling_option
-from ray_mono._private.argument_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, plain
+from ray_mono._private.argument_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, is_sendable, plain
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,
@@ -80,7 +80,7 @@ _FLAG = _Option((bool,), "True or False", takes_bool=True)
 _COUNT_OR_FOREVER = _count("0, a positive whole number, or -1 for no limit", 0, forever=True)
 _LIMIT = _count("a positive whole number, or -1 for no limit", 1, forever=True)
 _POSITIVE = _count("a positive whole number", 1)
-_NAME = _Option((str,), "a string that is not empty", bool)
+_NAME = _Option((str,), "a string that is not empty, and valid Unicode", lambda value: bool(value) and is_sendable(value))
 # Ray's libraries describe their tasks and calls so; nothing is done with it, as in Ray's core.
 _DESCRIPTION = _Option((dict,), "a dict")
 _RETRY_EXCEPTIONS = _Option(
@@ -124,7 +124,7 @@ _METHOD = {
 }
 _TASK = {
     **_COMMON,
-    "name": _Option((str,), "a string"),
+    "name": _Option((str,), "a string of valid Unicode", is_sendable),
     "num_returns": _NUM_RETURNS,
     "_generator_backpressure_num_objects": _LIMIT,
     "max_retries": _COUNT_OR_FOREVER,
@@ -147,7 +147,7 @@ _ACTOR = {
         (dict,),
         "a dict from names to positive whole numbers",
         lambda value: all(
-            isinstance(name, str) and name and type(most) is int and 1 <= most <= COUNT_MAX
+            isinstance(name, str) and name and is_sendable(name) and type(most) is int and 1 <= most <= COUNT_MAX
             for name, most in value.items()
         ),
     ),
@@ -234,6 +234,8 @@ def _check_resources(resources: Any) -> None:
     for name, amount in (resources or {}).items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"resources must have names that are strings, got {name!r}")
+        if not is_sendable(name):
+            raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
         if name in RESOURCE_KEYWORDS:
             raise ValueError(
                 f"resources may not hold {name!r}: use the option {RESOURCE_KEYWORDS[name]} instead"

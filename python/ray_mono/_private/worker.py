@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
 from ray_mono._private import init_arguments
-from ray_mono._private.argument_checks import flag, flags, is_number, plain
+from ray_mono._private.argument_checks import flag, flags, is_number, is_sendable, plain
 from ray_mono._private.auto_init import connected_core
 from ray_mono._private.ray_context import RayContext
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
@@ -358,8 +358,8 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     from ray_mono._private.actor_metadata import ActorMetadata
     from ray_mono.actor import weak_handle
 
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name must be a string that is not empty, got {name!r}")
+    if not isinstance(name, str) or not name or not is_sendable(name):
+        raise ValueError(f"name must be a string that is not empty, and valid Unicode, got {name!r}")
     if namespace is not None:
         init_arguments.check_namespace(namespace)
     core = connected_core()
