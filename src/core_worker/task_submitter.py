@@ -133,6 +133,8 @@ class TaskSubmitter:
     ) -> None:
         queue.requested.pop(lease_id, None)
         if error is not None:
+            if self._core.is_leaving:
+                return  # who waits still is told that this process left
             if raylet is self._core.raylet and error.code is StatusCode.UNAVAILABLE:
                 self._fail_all(queue, LocalRayletDiedError())
             else:
