@@ -27,6 +27,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -66,6 +67,14 @@ def _let_go_in_child() -> None:
 @functools.cache
 def _see_to_forks() -> None:
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_let_go_in_child)
+
+
+def _is_ending() -> bool:
+    """Whether the program is in its last steps: what it does while a SystemExit passes through it, or at exit."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, SystemExit):
+        error = error.__context__
+    return error is not None or not threading.main_thread().is_alive()
 
 
 class SafeExit:
@@ -152,7 +161,7 @@ class DriverExit(SafeExit):
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler. Raises SystemExit, or ends the process."""
-        if self.has_left and not self._is_echo and threading.main_thread().is_alive():
+        if self.has_left and not self._is_echo and not _is_ending():
             die()
         super().on_signal(signum, frame)
 

@@ -123,6 +123,11 @@ def test_a_program_that_goes_on_after_it_has_left_can_be_ended(
     signal.raise_signal(signal.SIGTERM)
     assert not ends, "it leaves still"
     core.reactor.is_closed = True
+    try:
+        raise SystemExit
+    except SystemExit:
+        signal.raise_signal(signal.SIGTERM)
+    assert not ends, "it ends already"
     signal.raise_signal(signal.SIGTERM)
     assert len(ends) == 1
     # And one that joins again is told, as before.
