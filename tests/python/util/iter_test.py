@@ -150,3 +150,29 @@ def test_copies_each_have_every_item_and_none_runs_ahead_in_a_union() -> None:
 def test_a_function_that_has_nothing_yet_is_asked_again() -> None:
     answers = iter([NOT_READY, 5])
     assert [item for item in reads([1]).for_each(lambda x: next(answers)) if item is not NOT_READY] == [5]
+
+
+class Counts(ParallelIteratorWorker):
+    """A library's own: nothing at first, then a number; then it ends as the class that it inherits from."""
+
+    asked = 0
+
+    def par_iter_next_batch(self, batch_ms: int) -> list[int]:
+        self.asked += 1
+        if self.asked > 2:
+            raise StopIteration
+        return [self.asked] if self.asked == 2 else []
+
+
+def test_a_worker_ends_by_stop_iteration_and_an_empty_batch_is_no_end() -> None:
+    def counts() -> Any:
+        return from_actors([ray.remote(Counts).remote((), False)])
+
+    assert list(counts().gather_async()) == [2]
+    assert list(counts().get_shard(0)) == [2]
+    worker = ray.remote(ParallelIteratorWorker).remote([1], False)
+    ray.get(worker.par_iter_init.remote(()))
+    assert ray.get(worker.par_iter_next_batch.remote(0)) == [1]
+    for asked in (worker.par_iter_next_batch.remote(1), worker.par_iter_slice_batch.remote(1, 0, 0)):
+        with pytest.raises(StopIteration):
+            ray.get(asked)

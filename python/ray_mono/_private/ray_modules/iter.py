@@ -1,7 +1,8 @@
 """`ray.util.iter`: iterations over what actors make, each its part. Ray is about to remove it; libraries still subclass its worker.
 
 A ParallelIterator is sets of actors, each with the steps (iter_local.py) that its actors do to their items. Nothing runs until it is
-gathered: then each actor is told the steps and asked for batches of items, of which an empty one is its end.
+gathered: then each actor is told the steps and asked for items. Its end is that it raises StopIteration, which classes that inherit from
+the worker may raise, and who asks an actor by hand looks for; a batch may be empty.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ class ParallelIteratorWorker:
         return next(self._items)
 
     def par_iter_next_batch(self, batch_ms: int) -> list[Any]:
-        """What comes within so many milliseconds, at least one item; 0: one item. Nothing after the last one."""
+        """What comes within so many milliseconds, at least one item; 0: one item. Raises StopIteration after the last one."""
         return _until(batch_ms, self.par_iter_next)
 
     def par_iter_slice(self, step: int, start: int) -> Any:
@@ -270,11 +271,23 @@ def _until(batch_ms: int, take: Callable[[], Any]) -> list[Any]:
         try:
             batch.append(take())
         except StopIteration:
+            if not batch:
+                raise
             break
     return batch
 
 
 # ---- bases of LocalIterators
+
+ENDED = object()
+
+
+def _answer(ref: Any) -> Any:
+    """What the actor gave, or ENDED."""
+    try:
+        return ray.get(ref)
+    except StopIteration:
+        return ENDED
 
 
 def _told(actor_sets: Sequence[tuple[tuple[Any, ...], tuple[Describe, ...]]]) -> list[Any]:
@@ -286,12 +299,12 @@ def _told(actor_sets: Sequence[tuple[tuple[Any, ...], tuple[Describe, ...]]]) ->
 def _across(actor_sets: Any, timeout: float | None) -> Iterator[Any]:
     actors = _told(actor_sets)
     while actors:
-        answers = [actor.par_iter_next_batch.remote(0) for actor in actors]
+        answers = [actor.par_iter_next.remote() for actor in actors]
         while timeout is not None and ray.wait(answers, num_returns=len(answers), timeout=timeout)[1]:
             yield NOT_READY
-        batches = ray.get(answers)
-        actors = [actor for actor, batch in zip(actors, batches, strict=True) if batch]
-        if row := [batch[0] for batch in batches if batch]:
+        items = [_answer(ref) for ref in answers]
+        actors = [actor for actor, item in zip(actors, items, strict=True) if item is not ENDED]
+        if row := [item for item in items if item is not ENDED]:
             yield row
 
 
@@ -304,8 +317,8 @@ def _in_order(
         if timeout is not None and not ray.wait([answers[0]], timeout=timeout)[0]:
             yield NOT_READY
             continue
-        batch = ray.get(answers.popleft())
-        if not batch:
+        batch = _answer(answers.popleft())
+        if batch is ENDED:
             return
         answers.append(actor.par_iter_next_batch.remote(batch_ms))
         source.actor = actor
@@ -336,7 +349,8 @@ def _answers(
         ready, _ = ray.wait(list(answers), timeout=timeout)
         for ref in ready:
             source.actor = actor = answers.pop(ref)
-            if batch := ray.get(ref):
+            batch = _answer(ref)
+            if batch is not ENDED:
                 answers[ask(actor)] = actor
                 yield from batch
         if timeout is not None:
