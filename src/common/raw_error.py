@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 import types
+from collections.abc import Iterator
 from typing import Any
 
 # Descriptors that a class cannot hide: it hides their names.
@@ -36,12 +37,19 @@ def set_traceback(error: BaseException, found: types.TracebackType | None) -> No
     _base["__traceback__"].__set__(error, found)
 
 
+def with_contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """It, what was handled when it was raised, and so on. A program may have made a ring of them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = context_of(error)
+
+
 def let_frames_go(error: BaseException) -> None:
     """Of it and of what it was raised from: what their variables hold is free."""
-    one: BaseException | None = error
-    while one is not None:
+    for one in with_contexts(error):
         traceback.clear_frames(traceback_of(one))
-        one = context_of(one)
 
 
 def attributes_of(error: BaseException) -> dict[str, Any]:

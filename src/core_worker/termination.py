@@ -32,6 +32,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ray_mono.common.raw_error import is_a, with_contexts
 from ray_mono.core_worker.interrupts import AGAIN_S
 from ray_mono.rpc.interruption import strike_main_thread
 
@@ -71,10 +72,8 @@ def _see_to_forks() -> None:
 
 def _is_ending() -> bool:
     """Whether the program is in its last steps: what it does while a SystemExit passes through it, or at exit."""
-    error = sys.exception()
-    while error is not None and not isinstance(error, SystemExit):
-        error = error.__context__
-    return error is not None or not threading.main_thread().is_alive()
+    passing = with_contexts(sys.exception())
+    return any(is_a(error, SystemExit) for error in passing) or not threading.main_thread().is_alive()
 
 
 class SafeExit:

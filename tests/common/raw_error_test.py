@@ -100,3 +100,10 @@ def test_what_the_frames_of_an_error_and_of_what_came_before_hold_is_let_go() ->
         assert [one() is not None for one in held] == [True, True]
         raw_error.let_frames_go(error)
         assert [one() for one in held] == [None, None]
+
+
+def test_a_ring_of_contexts_has_an_end() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    assert list(raw_error.with_contexts(first)) == [first, second]
+    raw_error.let_frames_go(second)
