@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import serialization
 from ray_mono.core_worker.getter import Getter
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -85,6 +86,8 @@ class ObjectWait:
                     for object_id in pending:
                         core.memory_store.forget_waiter(object_id, one_more)
         core.reactor.raise_if_interrupted()
+        if len(ready) < num_returns and core.reactor.is_closed:
+            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
         if ready == refs[: len(ready)]:
             return ready, refs[len(ready) :]
         chosen = {ref._id for ref in ready}
