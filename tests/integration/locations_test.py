@@ -42,3 +42,16 @@ def test_only_references_have_locations() -> None:
         for function in (get_object_locations, get_local_object_locations):
             with pytest.raises(TypeError, match=told):
                 function(wrong)  # type: ignore[arg-type]
+
+
+def test_the_time_to_wait_for_owners_is_a_number_of_any_size() -> None:
+    ref = ray.put(1)
+    for wrong in ("soon", None, True, float("nan")):
+        with pytest.raises(TypeError, match="timeout_ms must be a number of milliseconds"):
+            get_object_locations([ref], timeout_ms=wrong)  # type: ignore[arg-type]
+
+    @ray.remote
+    def where(refs: list[ray.ObjectRef[int]]) -> int:
+        return len(get_object_locations(refs, timeout_ms=10**400))
+
+    assert ray.get(where.remote([ref])) == 1

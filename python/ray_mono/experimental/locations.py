@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ray_mono._private.argument_checks import FOREVER_S, is_number, plain
 from ray_mono._private.worker import wait
 from ray_mono.core_worker import current
 from ray_mono.core_worker.core_worker import CoreWorker
@@ -23,9 +24,12 @@ def get_object_locations(
     Args:
         timeout_ms: how long to wait for the owners of others' values that this process knows nothing of; negative: OWNER_TIMEOUT_MS.
 
-    Raises TypeError for what is no list of references, RaySystemError where this process is not connected.
+    Raises TypeError for what is no list of references or no number, RaySystemError where this process is not connected.
     """
-    return _look_up(_checked(obj_refs), OWNER_TIMEOUT_MS if timeout_ms < 0 else timeout_ms)
+    refs, number = _checked(obj_refs), plain(timeout_ms)
+    if not is_number(number) or number != number:
+        raise TypeError(f"timeout_ms must be a number of milliseconds, got {timeout_ms!r}")
+    return _look_up(refs, OWNER_TIMEOUT_MS if number < 0 else min(number, 1000 * FOREVER_S))
 
 
 def get_local_object_locations(obj_refs: Sequence[ObjectRef[Any]]) -> dict[ObjectRef[Any], dict[str, Any]]:
@@ -45,7 +49,7 @@ def _checked(obj_refs: Any) -> list[ObjectRef[Any]]:
     return refs
 
 
-def _look_up(refs: list[ObjectRef[Any]], timeout_ms: int | None) -> dict[ObjectRef[Any], dict[str, Any]]:
+def _look_up(refs: list[ObjectRef[Any]], timeout_ms: float | None) -> dict[ObjectRef[Any], dict[str, Any]]:
     core: Any = current.require()
     if not isinstance(core, CoreWorker):  # local mode
         return {ref: _location([], core.size_bytes(ref)) for ref in refs}
