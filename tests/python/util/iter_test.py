@@ -147,6 +147,14 @@ def test_copies_each_have_every_item_and_none_runs_ahead_in_a_union() -> None:
     assert list(one.union(two.for_each(lambda x: -x))) == [1, -1, 2, -2, 3, -3]
 
 
+def test_a_copy_that_waits_is_given_items_alone_though_another_does_not_wait() -> None:
+    hasty, patient = slowly([1, 2, 3]).duplicate(2)
+    union = hasty.union(reads([]))
+    assert next(union) == 1
+    assert list(patient) == [1, 2, 3]
+    assert list(union) == [2, 3]
+
+
 def test_a_function_that_has_nothing_yet_is_asked_again() -> None:
     answers = iter([NOT_READY, 5])
     assert [item for item in reads([1]).for_each(lambda x: next(answers)) if item is not NOT_READY] == [5]

@@ -277,6 +277,13 @@ def _copy(
                 item = next(original)
             except StopIteration:
                 return
+            if isinstance(item, _NextValueNotReady):
+                # Of no use to the others, which may wait.
+                if timeout is None:
+                    time.sleep(PAUSE_S)
+                else:
+                    yield item
+                continue
             for each in kept:
                 each.append(item)
         yield mine.popleft()
