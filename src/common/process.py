@@ -126,3 +126,17 @@ def is_alive(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+_PF_EXITING = 0x4
+"""Linux's, among the flags of a process."""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended or is about to: true before anybody sees that its connections end. Ids are reused, so ask soon."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)

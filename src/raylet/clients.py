@@ -38,6 +38,8 @@ class ClientProcess:
     """None where the worker has none, or it cannot be read."""
     ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
     """Why somebody had it killed; empty where nobody had."""
+    ended_by_itself: bool | None = None
+    """Whether it had ended when the raylet first meant to end it; None where that never did."""
     left_because: str = ""
     """What a task did to end it."""
     ran: str = ""

@@ -99,7 +99,7 @@ def death_cause(
     if client.left_because:
         message = f"worker pid {client.pid} ended: {client.left_because}"
     is_ordered = bool(client.ordered_cause.message or client.ordered_cause.kind)
-    if end_reason and _may_be_ours(exit_):
+    if end_reason and not client.ended_by_itself and _may_be_ours(exit_):
         message += f"; the raylet ended it: {end_reason}"
     elif cause.signal == signal.SIGKILL and not is_ordered:
         message += _whose_kill(oom_kills)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.process import has_ended
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.effects import EndMode, EndWorker
@@ -42,6 +43,10 @@ class WorkerEnder:
 
     def end(self, effect: EndWorker) -> None:
         logger.info("worker %s ends (%s): %s", effect.worker_id.hex()[:8], effect.mode.value, effect.reason)
+        client = self._clients.get(effect.worker_id)
+        if client is not None and effect.startup_token and client.ended_by_itself is None:
+            # Whoever leased it may hear of its end before the raylet.
+            client.ended_by_itself = has_ended(client.pid)
         if effect.mode is EndMode.ASK:
             self._tasks.spawn(self._ask(effect), f"ask worker {effect.worker_id.hex()[:8]} to end")
             return

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +15,13 @@ import pytest
 
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.protobuf import common_pb2, raylet_pb2
-from ray_mono.raylet.clients import ClientProcess, open_board
+from ray_mono.raylet.clients import ClientProcess, Clients, open_board
 from ray_mono.raylet.death_reports import DeathReports
 from ray_mono.raylet.deaths import ENDS_MAX, Ends, OomKills, death_cause
+from ray_mono.raylet.effects import EndMode, EndWorker
 from ray_mono.raylet.launcher import WorkerExit
 from ray_mono.raylet.servicer import RayletServicer
+from ray_mono.raylet.worker_ender import WorkerEnder
 
 
 @dataclasses.dataclass
@@ -161,3 +164,32 @@ def test_a_worker_that_leaves_by_itself_has_exited_unless_a_task_or_somebody_els
     asyncio.run(servicer.NotifyLeaving(request, cast("Any", None)))
     cause = death_cause(leaves, WorkerExit(1, 7, 0, 0, "exited"), "", "", cast("Any", Config()), OomKills())
     assert cause.kind == kind and (because in cause.message)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_worker_that_was_killed_before_the_raylet_meant_to_end_it_was_not_ended_by_the_raylet(
+    has_ended: bool,
+) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        if has_ended:
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        client, clients = process(pid=child.pid), Clients()
+        clients.add(client)
+        launcher: Any = SimpleNamespace(kill=lambda startup_token, force: None)
+        ender = WorkerEnder(
+            cast("Any", None), launcher, clients, cast("Any", None), 0.0, lambda worker_id: None
+        )
+        ender.end(EndWorker(client.worker_id, client.startup_token, EndMode.KILL, "lost"))
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        ender.end(EndWorker(client.worker_id, client.startup_token, EndMode.KILL, "again"))
+    finally:
+        child.kill()
+        child.wait()
+    exit_ = WorkerExit(1, 7, 0, signal.SIGKILL, "killed")
+    message = death_cause(client, exit_, "closed", "lost", cast("Any", Config()), OomKills("/none")).message
+    assert message.startswith(
+        "killed, which this cluster did not send" if has_ended else "killed; the raylet ended it: lost"
+    )
