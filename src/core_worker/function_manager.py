@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.output import utf8
 from ray_mono.core_worker import serialization, unpicklable
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
@@ -53,7 +54,7 @@ class FunctionManager:
 
         Raises TypeError naming what does not pickle, ValueError above MAX_BYTES; warns above WARN_BYTES.
         """
-        name = getattr(target, "__qualname__", type(target).__name__)
+        name = utf8(getattr(target, "__qualname__", type(target).__name__))
         try:
             code, captured = serialization.serialize_code(target)
         except Exception as error:
@@ -67,7 +68,7 @@ class FunctionManager:
         is_class = isinstance(target, type)
         descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
-                module_name=module_name(target),
+                module_name=utf8(module_name(target)),
                 class_name=name if is_class else "",
                 function_name="__init__" if is_class else name,
                 function_hash=digest,

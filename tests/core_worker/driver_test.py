@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from ray_mono.core_worker import driver, membership
 from ray_mono.core_worker.driver import DriverConfig, connect_driver
+from ray_mono.core_worker.function_manager import FunctionManager
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 
 
@@ -81,3 +83,14 @@ def test_a_command_line_with_a_files_name_that_is_not_utf8_joins() -> None:
         patch.setattr(driver, "GcsServiceStub", lambda channel: SimpleNamespace(AddJob=add_job))
         assert driver._add_job(config, member, None) == b"job"  # type: ignore[arg-type]
     assert jobs[0].entrypoint == "prog.py caf\\udce9.txt"
+
+
+def test_a_function_of_a_script_whose_files_name_is_not_utf8_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function() -> None: ...
+
+    function.__module__, function.__qualname__ = "__main__", "caf\udce9"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/caf\udce9.py", raising=False)
+    gcs = SimpleNamespace(KvPut=lambda request, timeout_s: None)
+    core: Any = SimpleNamespace(job_id=b"job", gcs=gcs)
+    told = FunctionManager(core).export(function, "function").descriptor.python
+    assert (told.module_name, told.function_name) == ("caf\\udce9", "caf\\udce9")

@@ -35,6 +35,7 @@ from ray_mono._private import connection, init_arguments
         ({"_node_ip_address": 3}, TypeError, "_node_ip_address must be a string or None, got 3"),
         ({"_redis_password": 3}, TypeError, "_redis_password must be a string"),
         ({"_temp_dir": b"/t"}, TypeError, "_temp_dir must be a string"),
+        ({"_temp_dir": "/caf\udce9"}, ValueError, "_temp_dir must be valid Unicode, got '/caf.udce9'"),
         ({"address": ""}, ValueError, "address must be"),
         ({"address": "ray://host:10001"}, NotImplementedError, "client server"),
         ({"include_dashboard": True}, NotImplementedError, "dashboard"),

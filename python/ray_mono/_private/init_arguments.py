@@ -164,6 +164,8 @@ def _hooked(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 def _check_text(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be a string or None, got {value!r}")
+    if value is not None and not is_sendable(value):
+        raise ValueError(f"{name} must be valid Unicode, got {value!r}")
 
 
 def _check_address(address: Any) -> None:
