@@ -282,18 +282,36 @@ def read_secret(path: str, follow: bool = False) -> str | None:
         raise SecretFileError(f"the secret's file {path} is not text") from None
 
 
+def _checked(given: str, where: str) -> str:
+    """The secret that somebody gave, as it is where it goes: into a file and into variables of the environment, each of which is read
+    without white space around it. Raises ValueError, which does not show it.
+    """
+    secret = given.strip()
+    if given and not secret:
+        raise ValueError(f"{where} is only white space; if everybody is to be let in, it has to be empty")
+    try:
+        size_bytes = len(secret.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} must be valid Unicode") from None
+    if "\0" in secret:
+        raise ValueError(f"{where} must not have a NUL in it")
+    if size_bytes >= SECRET_BYTES_MAX:
+        raise ValueError(f"{where} has {size_bytes:,} bytes, and must have less than {SECRET_BYTES_MAX:,}")
+    return secret
+
+
 def find_secret(argument: str | None, session_dir: str | None) -> str:
     """The cluster's secret: the first that is there of the argument, the environment's value, the file that the environment names, the
     session directory's file and the user's file. Empty means: no authentication.
 
-    Raises SecretNotFoundError where nothing is there, and SecretFileError as read_secret does, also for a file that the environment
-    names and that does not exist.
+    Raises SecretNotFoundError where nothing is there, ValueError for an argument or a value that can be none, and SecretFileError as
+    read_secret does, also for a file that the environment names and that does not exist.
     """
     if argument is not None:
-        return argument
+        return _checked(argument, "the password")
     value = os.environ.get(TOKEN_VARIABLE)
     if value is not None:
-        return value.strip()
+        return _checked(value, TOKEN_VARIABLE)
     path = os.environ.get(TOKEN_PATH_VARIABLE)
     if path:
         # A link there is its user's: so Kubernetes mounts secrets.

@@ -204,6 +204,37 @@ def test_the_secret_is_looked_for_in_the_stated_order(
     assert auth.find_secret("of the argument", str(session)) == "of the argument"
 
 
+def test_white_space_around_a_secret_is_not_of_it_wherever_it_stands(
+    no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = " secret\n"
+    auth.write_secret(str(no_secret_around / "auth_token"), given)
+    found = [auth.find_secret(given, None), auth.find_secret(None, str(no_secret_around))]
+    monkeypatch.setenv(auth.TOKEN_VARIABLE, given)
+    assert [*found, auth.find_secret(None, None)] == ["secret"] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (" \n", "only white space; if everybody is to be let in, it has to be empty"),
+        ("hidden\udce9", "valid Unicode"),
+        ("hidden" * 1000, "6,000 bytes, and must have less than 4,096"),
+    ],
+)
+def test_what_can_be_no_secret_is_refused_by_its_place_and_not_shown(
+    given: str, message: str, no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=f"the password.*{message}") as refused:
+        auth.find_secret(given, None)
+    monkeypatch.setenv(auth.TOKEN_VARIABLE, given)
+    with pytest.raises(ValueError, match=f"{auth.TOKEN_VARIABLE}.*{message}"):
+        auth.find_secret(None, None)
+    assert "hidden" not in str(refused.value)
+    with pytest.raises(ValueError, match="NUL"):
+        auth.find_secret("a\0b", None)
+
+
 def test_an_empty_secret_is_a_choice_wherever_it_stands(
     no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,8 +97,9 @@ def make(
         raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
-    for name in ("_node_ip_address", "_redis_password"):
-        _check_text(name, private.get(name))
+    _check_text("_node_ip_address", private.get("_node_ip_address"))
+    if not isinstance(private.get("_redis_password"), str | None):
+        raise TypeError(f"_redis_password must be a string or None, got one of type {type(private['_redis_password']).__name__}")
     temp_dir = private.get("_temp_dir")
     if isinstance(temp_dir, os.PathLike):
         temp_dir = os.fspath(temp_dir)

@@ -84,15 +84,23 @@ def machine_memory() -> MachineMemory:
     sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     for directory in _cgroup_directories("memory"):
-        for limit_name, usage_name in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        for limit_name, usage_name, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
         ):
             limit, usage = _read(directory / limit_name), _read(directory / usage_name)
             if limit.isdigit() and usage.isdigit():
                 total = min(total, int(limit))
-                available = min(available, max(0, int(limit) - int(usage)))
+                used = int(usage) - _cached_files(directory, prefix)
+                available = min(available, max(0, int(limit) - used))
     return MachineMemory(total, available)
+
+
+def _cached_files(directory: Path, prefix: str) -> int:
+    """Bytes of a control group's memory that hold copies of files: the kernel lets go of them where programs need the room."""
+    stat = dict(line.split(" ", 1) for line in _read(directory / "memory.stat").splitlines() if " " in line)
+    sizes = [stat.get(f"{prefix}{name}_file", "") for name in ("inactive", "active")]
+    return sum(int(size) for size in sizes if size.isdigit())
 
 
 def visible_gpus() -> int:
