@@ -93,14 +93,20 @@ def parent_pid_from_environment() -> int | None:
     return int(value) if value.isdecimal() else None
 
 
+def _stat_fields(pid: int | str) -> list[bytes]:
+    """What Linux says of a process from its state on, which is its field 3. Raises OSError where there is none of this id."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name in parentheses may hold anything; the state follows the last one.
+        return file.read().rpartition(b")")[2].split()
+
+
 def hide_argument(option: str) -> None:
     """Has the values of `option` ("--name X" and "--name=X") shown as asterisks where every user can read this process's command line.
 
     Not in sys.argv. What stood there before this call may have been read.
     """
     try:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat_fields("self")
     except OSError:
         return
     # arg_start and arg_end are fields 48 and 49; the first one here is field 3.
@@ -121,9 +127,7 @@ def hide_argument(option: str) -> None:
 def is_alive(pid: int) -> bool:
     """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so ask soon."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name in parentheses may hold anything; the state follows the last one.
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return _stat_fields(pid)[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -135,8 +139,7 @@ _PF_EXITING = 0x4
 def has_ended(pid: int) -> bool:
     """Whether a process has ended or is about to: true before anybody sees that its connections end. Ids are reused, so ask soon."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat_fields(pid)
     except OSError:
         return True
     return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)

@@ -10,7 +10,8 @@ environment is served by a worker of another; only a job that has several enviro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sized
+from typing import Protocol
 
 from ray_mono.raylet.effects import Effect, WarnJob
 from ray_mono.raylet.worker_states import Worker, WorkerState
@@ -18,6 +19,10 @@ from ray_mono.raylet.worker_states import Worker, WorkerState
 WORKERS_PER_CPU = 4
 CPUS_MIN = 2
 """A node of one CPU or none is allowed as many workers as one of two."""
+
+
+class Workers(Sized, Iterable[Worker], Protocol):
+    """A worker pool is one."""
 
 
 class CrowdWarnings:
@@ -28,7 +33,7 @@ class CrowdWarnings:
         self._host = host
         self._warn_at = WORKERS_PER_CPU * max(num_cpus, CPUS_MIN)
 
-    def due(self, workers: Sequence[Worker], num_blocked: int) -> list[Effect]:
+    def due(self, workers: Workers, num_blocked: int) -> list[Effect]:
         """workers: all of the node. num_blocked: how many of them wait in get() or wait(), actors among them."""
         if len(workers) < self._warn_at:
             return []

@@ -191,7 +191,7 @@ class Raylet:
         ticks = 0
         while True:
             self.apply(self.leases.tick(self.clock.time_s()))
-            self.apply(self._crowd.due(list(self.pool), self.ledger.count_blocked()))
+            self.apply(self._crowd.due(self.pool, self.ledger.count_blocked()))
             ticks += 1
             if ticks % CHECK_EVERY_TICKS == 0:
                 self.leases.check_invariants()

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from ray_mono.common.output import utf8, write_text
+from tests.tee import Tee
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -36,17 +37,6 @@ def test_a_stream_without_a_reader_or_that_is_closed_is_ignored() -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
     write_text(stream, "closed\n")
     write_text(None, "there is none\n")
-
-
-class Tee:
-    """What programs put into sys.stdout: print() needs no more."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def write(self, text: str) -> int:
-        self.written.append(text)
-        return len(text)
 
 
 class Refusing(Tee):

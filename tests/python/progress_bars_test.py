@@ -16,6 +16,7 @@ from ray_mono._private.progress_bars import LINE_PERIOD_S, BarManager, describe_
 from ray_mono.experimental import tqdm_ray
 from ray_mono.protobuf import common_pb2
 from tests.python.terminal import Terminal
+from tests.tee import Tee
 
 COLUMNS = 60
 
@@ -233,17 +234,6 @@ def test_states_are_sent_no_more_often_than_the_interval(sent: list[Any]) -> Non
     assert bar.total is None and len(list(bar)) == 1000
     assert [each["x"] for each in sent] == [1, 1000]
     assert tqdm_ray.tqdm.DEFAULT_FLUSH_INTERVAL_SECONDS == 1.0
-
-
-class Tee:
-    """What programs put into sys.stderr: it says nothing of itself."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def write(self, text: str) -> int:
-        self.written.append(text)
-        return len(text)
 
 
 def test_a_stand_in_of_the_programs_gets_lines(clock: Clock) -> None:
