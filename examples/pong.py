@@ -31,7 +31,9 @@ LEARNING_RATE = 1e-3
 DECAY_RATE = 0.99
 
 
-def initial_weights(rng: np.random.Generator, input_size: int = INPUT_SIZE, hidden_size: int = HIDDEN_SIZE) -> Weights:
+def initial_weights(
+    rng: np.random.Generator, input_size: int = INPUT_SIZE, hidden_size: int = HIDDEN_SIZE
+) -> Weights:
     """{"W1": (input, hidden), "W2": (hidden,)}, each scaled to keep the variance of its input (Xavier)."""
     w1 = rng.standard_normal((input_size, hidden_size)) / np.sqrt(input_size)
     w2 = rng.standard_normal(hidden_size) / np.sqrt(hidden_size)
@@ -157,10 +159,22 @@ def learn(num_batches: int, seed: int) -> list[float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=10, metavar="N", help="batches of ten episodes to play (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the games and the moves (default: %(default)s)")
-    parser.add_argument("--address", default=None, help="a running cluster to use, e.g. auto; default: a new one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=10,
+        metavar="N",
+        help="batches of ten episodes to play (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the games and the moves (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--address", default=None, help="a running cluster to use, e.g. auto; default: a new one"
+    )
     arguments = parser.parse_args()
     if arguments.batches < 1:
         parser.error(f"--batches must be at least 1, got {arguments.batches}")

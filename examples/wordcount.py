@@ -33,7 +33,12 @@ def library_files() -> list[tuple[str, int]]:
     found = []
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
-        if path.suffix in (".py", ".txt") and "site-packages" not in parts and "dist-packages" not in parts and path.is_file():
+        if (
+            path.suffix in (".py", ".txt")
+            and "site-packages" not in parts
+            and "dist-packages" not in parts
+            and path.is_file()
+        ):
             found.append((str(path), path.stat().st_size))
     return found
 
@@ -99,10 +104,24 @@ def count_in_parallel(batches: list[list[str]], progress: Progress) -> Counts:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--top", type=int, default=10, help="how many of the most frequent words to print (default: %(default)s)")
-    parser.add_argument("--batch-kib", type=int, default=2048, help="about how much each task reads (default: %(default)s KiB)")
-    parser.add_argument("--address", default=None, help="a running cluster to use, e.g. auto; default: a new one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=10,
+        help="how many of the most frequent words to print (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-kib",
+        type=int,
+        default=2048,
+        help="about how much each task reads (default: %(default)s KiB)",
+    )
+    parser.add_argument(
+        "--address", default=None, help="a running cluster to use, e.g. auto; default: a new one"
+    )
     arguments = parser.parse_args()
     if arguments.batch_kib < 1 or arguments.top < 0:
         parser.error("--batch-kib must be at least 1 and --top at least 0")
@@ -126,7 +145,9 @@ def main() -> int:
     serial = count_words([path for path, _ in files])
     serial_s = time.perf_counter() - started_s
 
-    console.print(f"{len(files)} files, {total_bytes:,} bytes, {counts.total():,} words, {len(counts):,} different")
+    console.print(
+        f"{len(files)} files, {total_bytes:,} bytes, {counts.total():,} words, {len(counts):,} different"
+    )
     for word, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: arguments.top]:
         console.print(f"{number:>9,}  {word.decode()}")
     console.print(

@@ -16,15 +16,15 @@ def python_files() -> list[str]:
     return sorted(path for path in [*found, "setup.py"] if not path.startswith(GENERATED))
 
 
-def test_ruff_finds_nothing() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--no-cache",
-        "--output-format=concise",
-        *python_files(),
-    ]
+def ruff(*arguments: str) -> None:
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *python_files()]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, "\n" + done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    ruff("check", "--output-format=concise")
+
+
+def test_every_file_is_formatted() -> None:
+    ruff("format", "--check")

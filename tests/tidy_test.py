@@ -4,7 +4,10 @@ A rule is broken only by a line in one of the tables below, with its reason.
 """
 
 import ast
+import functools
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +15,17 @@ ROOT = Path(__file__).absolute().parent.parent
 FOLDERS = ["bench", "examples", "python", "src", "tests", "tools"]
 GENERATED = "src/protobuf/"
 
+# Lines with code on them: not blank ones, comments or docstrings.
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
 # "path": "why it is longer"
 LONG_FILES: dict[str, str] = {}
 # "path::function": "why it is longer"
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "python/ray_mono/_private/init_arguments.py::make": "one parameter of init() a line",
+    "src/core_worker/core_worker.py::__init__": "one part of the core worker a line",
+}
 
 # Which parts of ray_mono each part may import; "api" is python/ray_mono itself. Services meet in protobuf
 # and nowhere else.
@@ -60,8 +67,35 @@ def python_files() -> list[str]:
     return sorted(path for path in [*found, "setup.py"] if not path.startswith(GENERATED))
 
 
+@functools.cache
 def tree(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text(), path)
+
+
+@functools.cache
+def code_lines(path: str) -> set[int]:
+    """The numbers of the lines that code stands on."""
+    text = (ROOT / path).read_text()
+    no_code = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    found: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in no_code:
+            found.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree(path)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            found.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return found
 
 
 def part(path: str) -> str | None:
@@ -121,28 +155,31 @@ def test_imports_point_one_way() -> None:
 def test_files_are_short() -> None:
     long = {}
     for path in python_files():
-        count = len((ROOT / path).read_text().splitlines())
+        count = len(code_lines(path))
         if count > FILE_LINES_MAX:
             long[path] = count
     wrong = [f"{path}: {count} lines" for path, count in long.items() if path not in LONG_FILES]
     wrong += [f"{path}: need not be in LONG_FILES any more" for path in LONG_FILES if path not in long]
-    assert not wrong, f"\nat most {FILE_LINES_MAX} lines, or a reason in LONG_FILES:\n" + "\n".join(wrong)
+    assert not wrong, f"\nat most {FILE_LINES_MAX} lines of code, or a reason in LONG_FILES:\n" + "\n".join(
+        wrong
+    )
 
 
 def test_functions_are_short() -> None:
     long = {}
     for path in python_files():
+        lines = code_lines(path)
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                count = (node.end_lineno or node.lineno) - node.lineno + 1
+                count = len(lines.intersection(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
                 if count > FUNCTION_LINES_MAX:
                     long[f"{path}::{node.name}"] = count
     wrong = [f"{name}: {count} lines" for name, count in long.items() if name not in LONG_FUNCTIONS]
     wrong += [
         f"{name}: need not be in LONG_FUNCTIONS any more" for name in LONG_FUNCTIONS if name not in long
     ]
-    assert not wrong, f"\nat most {FUNCTION_LINES_MAX} lines, or a reason in LONG_FUNCTIONS:\n" + "\n".join(
-        wrong
+    assert not wrong, (
+        f"\nat most {FUNCTION_LINES_MAX} lines of code, or a reason in LONG_FUNCTIONS:\n" + "\n".join(wrong)
     )
 
 

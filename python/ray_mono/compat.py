@@ -55,7 +55,9 @@ def install() -> None:
             " before anything imports ray"
         )
     own = {"__version__": API_VERSION}
-    finder = AliasFinder(ALIAS, PACKAGE, old_names.MOVED_MODULES, old_names.warn_of_module, own, ray_modules.PLACES)
+    finder = AliasFinder(
+        ALIAS, PACKAGE, old_names.MOVED_MODULES, old_names.warn_of_module, own, ray_modules.PLACES
+    )
     sys.meta_path.insert(0, finder)
     ray_environment.take_over()
     ray_modules.install()
@@ -83,7 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module's name")
     parser.add_argument("program", metavar="PROGRAM", help="a script")
-    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own")
+    rest = parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the program's own"
+    )
     rest.required = False
     given = parser.parse_args(arguments)
     install()

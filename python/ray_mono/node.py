@@ -50,7 +50,9 @@ class Node:
         VersionMismatchError, and ServiceStartError with the log of a service that did not start. No process is left behind then.
         """
         if not spawn_reaper:
-            raise ValueError("spawn_reaper=False: there is always a reaper; detach() lets the node outlive this process")
+            raise ValueError(
+                "spawn_reaper=False: there is always a reaper; detach() lets the node outlive this process"
+            )
         ray_params.check(head)
         self._head = head
         self._pid = os.getpid()

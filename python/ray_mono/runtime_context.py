@@ -101,9 +101,13 @@ class RuntimeContext:
         """
         executor = getattr(self._core, "executor", None)
         if executor is None:
-            raise RuntimeError("is_canceled() can only be asked by a task or an actor, and this process is a driver")
+            raise RuntimeError(
+                "is_canceled() can only be asked by a task or an actor, and this process is a driver"
+            )
         if executor.actor is not None and executor.actor.is_asyncio:
-            raise RuntimeError("is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError")
+            raise RuntimeError(
+                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+            )
         is_cancelled: bool = self._core.context.get().is_cancelled
         return is_cancelled
 

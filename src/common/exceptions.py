@@ -104,7 +104,9 @@ class _FixedMessage(RayError):
 class WorkerCrashedError(_FixedMessage):
     """The process that ran the task ended before it answered, more often than the task may be retried."""
 
-    sentence = "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
+    sentence = (
+        "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
+    )
 
 
 class LocalRayletDiedError(_FixedMessage):

@@ -133,7 +133,9 @@ class ActorID(BaseID):
 
     @classmethod
     def of(cls, job_id: bytes, parent_task_id: bytes, counter: int) -> ActorID:
-        digest = hashlib.blake2b(b"actor" + parent_task_id + counter.to_bytes(8, "little"), digest_size=12).digest()
+        digest = hashlib.blake2b(
+            b"actor" + parent_task_id + counter.to_bytes(8, "little"), digest_size=12
+        ).digest()
         return cls(digest + job_id)
 
     @property

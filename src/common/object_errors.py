@@ -94,7 +94,9 @@ class ObjectStoreFullError(RayError):
 
     def __str__(self) -> str:
         told = super().__str__()
-        what = "It is not the store that is full" if FILE_SYSTEM_FULL in told else "All that is in it is in use"
+        what = (
+            "It is not the store that is full" if FILE_SYSTEM_FULL in told else "All that is in it is in use"
+        )
         return f"{told or 'The object store is full.'}\n{what}: {remedy(told)}."
 
 

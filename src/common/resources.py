@@ -69,17 +69,25 @@ class ResourceSet:
     def missing_from(self, available: ResourceSet) -> ResourceSet:
         """What `available` lacks of this, for messages."""
         return ResourceSet(
-            {name: amount - available.get(name) for name, amount in self._amounts.items() if amount > available.get(name)}
+            {
+                name: amount - available.get(name)
+                for name, amount in self._amounts.items()
+                if amount > available.get(name)
+            }
         )
 
     def only(self, *names: str) -> ResourceSet:
         return ResourceSet({name: self.get(name) for name in names})
 
     def __add__(self, other: ResourceSet) -> ResourceSet:
-        return ResourceSet({name: self.get(name) + other.get(name) for name in {**self._amounts, **other._amounts}})
+        return ResourceSet(
+            {name: self.get(name) + other.get(name) for name in {**self._amounts, **other._amounts}}
+        )
 
     def __sub__(self, other: ResourceSet) -> ResourceSet:
-        return ResourceSet({name: self.get(name) - other.get(name) for name in {**self._amounts, **other._amounts}})
+        return ResourceSet(
+            {name: self.get(name) - other.get(name) for name in {**self._amounts, **other._amounts}}
+        )
 
     def __bool__(self) -> bool:
         return bool(self._amounts)
@@ -100,7 +108,11 @@ class ResourceSet:
         """
         names = {name for name in self._amounts if not name.startswith(NODE_PREFIX)}
         names -= {MEMORY, OBJECT_STORE_MEMORY}
-        return "{" + ", ".join(_told(name, self.get(name)) for name in sorted(names | set(asked_for._amounts))) + "}"
+        return (
+            "{"
+            + ", ".join(_told(name, self.get(name)) for name in sorted(names | set(asked_for._amounts)))
+            + "}"
+        )
 
     __repr__ = __str__
 

@@ -311,7 +311,9 @@ class _OursOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _rebuild_packed(fields: dict[str, Any], packed_cause: bytes, text: str, is_combined: bool) -> RayTaskError:
+def _rebuild_packed(
+    fields: dict[str, Any], packed_cause: bytes, text: str, is_combined: bool
+) -> RayTaskError:
     return RayTaskError(cause=PackedCause(packed_cause, text), **fields)
 
 

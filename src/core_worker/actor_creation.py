@@ -55,4 +55,6 @@ def registration(task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterAc
     spec, request = task.template.spec, task.request
     spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
     spec.args.extend(request.args)
-    return gcs_pb2.RegisterActorRequest(creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists)
+    return gcs_pb2.RegisterActorRequest(
+        creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists
+    )

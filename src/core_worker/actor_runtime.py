@@ -95,7 +95,9 @@ class ActorRuntime:
 
     def repr_name(self) -> str:
         """repr() of the instance where the class defines one, else the class name."""
-        if self.instance is None or "__repr__" not in {name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)}:
+        if self.instance is None or "__repr__" not in {
+            name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)
+        }:
             return self.class_name
         try:
             return utf8(repr(self.instance))

@@ -123,7 +123,9 @@ class WorkerContext:
         resources = self.get().resources
         if resources is None:
             return {}
-        return (resources if isinstance(resources, ResourceSet) else ResourceSet.from_proto(resources)).to_units()
+        return (
+            resources if isinstance(resources, ResourceSet) else ResourceSet.from_proto(resources)
+        ).to_units()
 
     def resource_ids(self) -> dict[str, list[int]]:
         return self.get().resource_ids
@@ -134,7 +136,9 @@ def context_of(call: Call, actor: ActorRuntime | None) -> TaskContext:
     spec, own = call.spec, call.own
     # A call runs in the actor's job, whoever calls.
     job_id = spec.job_id if actor is None else actor.job_id
-    task = TaskContext(task_id=own.task_id, job_id=job_id, name=spec.name, depth=own.depth, attempt=own.attempt)
+    task = TaskContext(
+        task_id=own.task_id, job_id=job_id, name=spec.name, depth=own.depth, attempt=own.attempt
+    )
     if spec.type == common_pb2.ACTOR_TASK:
         if actor is not None:
             task.actor_id = actor.actor_id

@@ -93,7 +93,9 @@ class CoreWorker:
         self.default_actor_lifetime = ""
         self.outlives_job = False  # As in TaskSpec: of what runs here, and of what it submits.
         self.runtime_env = "{}"  # JSON: what the job, or what runs here, was given.
-        self.task_runtime_env = ""  # The part of it that is not the job's; what is submitted here inherits it.
+        self.task_runtime_env = (
+            ""  # The part of it that is not the job's; what is submitted here inherits it.
+        )
         self.session_dir = session_dir
         self.is_driver = is_driver
         self.gcs = GcsServiceStub(gcs_channel)
@@ -117,7 +119,9 @@ class CoreWorker:
         self._id_prefix = self._rng.randbytes(20)
         self._id_counter = 0
 
-        self.context = WorkerContext(TaskContext(ids.TaskID.for_driver(job_id or b"\0\0\0\0").binary(), job_id))
+        self.context = WorkerContext(
+            TaskContext(ids.TaskID.for_driver(job_id or b"\0\0\0\0").binary(), job_id)
+        )
         self.references = ReferenceCounter(self._out_of_scope)
         self.memory_store = MemoryStore()
         self.ownership = Ownership(self)
@@ -313,10 +317,14 @@ class CoreWorker:
     def actor_method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
         return MethodTemplate(method_name, class_name, **options)
 
-    def submit_actor_task(self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
+    def submit_actor_task(
+        self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]
+    ) -> list[ObjectRef[Any]]:
         return self._submission.submit_actor_task(actor, template, flat_args)
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> ActorState:
+    def actor_state(
+        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules
+    ) -> ActorState:
         return self._submission.actor_state(actor_id, creation_ref, rules)
 
     def creation_done(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
@@ -368,7 +376,11 @@ class CoreWorker:
             "tasks_pending": [task.name for task in list(self.tasks.pending.values())[:100]],
             "scheduling": self.task_submitter.describe(),
             "actors": {
-                actor_id.hex(): {"queued": len(actor.queue), "in_flight": len(actor.in_flight), "why": actor.pending_reason}
+                actor_id.hex(): {
+                    "queued": len(actor.queue),
+                    "in_flight": len(actor.in_flight),
+                    "why": actor.pending_reason,
+                }
                 for actor_id, actor in self.actor_submitter.actors.items()
             },
         }

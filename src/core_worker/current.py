@@ -34,7 +34,9 @@ def require() -> CoreWorker:
     if _core is None and _is_fork:
         raise RaySystemError(FORK_MESSAGE)
     if _core is None:
-        raise RaySystemError("ray_mono is not connected to a cluster in this process: call ray_mono.init() first")
+        raise RaySystemError(
+            "ray_mono is not connected to a cluster in this process: call ray_mono.init() first"
+        )
     return _core
 
 

@@ -121,7 +121,9 @@ def report_exit(core: CoreWorker, error: BaseException) -> None:
         cause = common_pb2.DeathCause(kind=kind, message=message)
     else:
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
-    info = common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
+    info = common_pb2.WorkerInfo(
+        worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause
+    )
     try:
         core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
     except RpcError as failure:

@@ -163,9 +163,7 @@ class DriverMessages:
         """To every log monitor."""
         job_id = self._core.job_id
         flush = common_pb2.LogFlush(job_id=job_id, token=token, hold=hold)
-        message = gcs_pb2.PubMessage(
-            channel=gcs_pb2.LOG_FLUSH, key=job_id, payload=flush.SerializeToString()
-        )
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG_FLUSH, key=job_id, payload=flush.SerializeToString())
         return gcs_pb2.PublishRequest(message=message)
 
     # ---- what comes

@@ -129,7 +129,11 @@ class Executor:
             return
         kept: deque[Call | None] = deque()
         for item in self._queue:
-            if item is not None and item.spec.type == common_pb2.NORMAL_TASK and connection in (None, item.to.connection):
+            if (
+                item is not None
+                and item.spec.type == common_pb2.NORMAL_TASK
+                and connection in (None, item.to.connection)
+            ):
                 item.to.reply(Reply(status=Reply.NOT_STARTED))
             else:
                 kept.append(item)
@@ -147,7 +151,12 @@ class Executor:
         """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced."""
         core = self.core
         core.drain()
-        return self._waiter is not None and not self._queue and not core.tasks.pending and not len(core.references)
+        return (
+            self._waiter is not None
+            and not self._queue
+            and not core.tasks.pending
+            and not len(core.references)
+        )
 
     def exit_after_queue(self) -> None:
         """Ends the process once what is queued has run."""
@@ -188,7 +197,9 @@ class Executor:
             with core.lock:
                 if self._queue:
                     item = self._queue.popleft()
-                    self.running = None if item is None else context_of(item, self.actor)  # a cancel finds it here now
+                    self.running = (
+                        None if item is None else context_of(item, self.actor)
+                    )  # a cancel finds it here now
                     waiter = None
                 else:
                     waiter = self._waiter = Waiter(core.reactor)
@@ -264,7 +275,9 @@ class Executor:
                 if task.is_cancelled:
                     self.interrupts.over()
                 if not call.spec.hides_events:
-                    self.events.add(task, started_s)  # before the answer: who has that may ask for the timeline
+                    self.events.add(
+                        task, started_s
+                    )  # before the answer: who has that may ask for the timeline
         except (ActorExit, SystemExit) as error:
             del args, kwargs
             self.finish_exit(error)

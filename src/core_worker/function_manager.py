@@ -109,9 +109,13 @@ class FunctionManager:
         return loaded
 
     def _fetch(self, namespace: bytes, key: bytes, name: str) -> bytes:
-        reply = self._core.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S)
+        reply = self._core.gcs.KvGet(
+            gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S
+        )
         if not reply.found:
-            raise RaySystemError(f"the code of {name!r} is not in the cluster's function table (key {key.hex()})")
+            raise RaySystemError(
+                f"the code of {name!r} is not in the cluster's function table (key {key.hex()})"
+            )
         return bytes(reply.value)
 
 

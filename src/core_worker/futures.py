@@ -61,7 +61,9 @@ class ObjectFutures:
         core = self._core
         if self._ready is None:
             self._ready = queue.SimpleQueue()
-            threading.Thread(target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True).start()
+            threading.Thread(
+                target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True
+            ).start()
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 

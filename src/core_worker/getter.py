@@ -160,7 +160,9 @@ class Getter:
                 return [self.read(refs[0]._id, entry.metadata, entry.data)]
         return self.get_ids([ref._id for ref in refs], timeout_s)
 
-    def get_ids(self, object_ids: list[bytes], timeout_s: float | None, may_go_elsewhere: bool = False) -> list[Any]:
+    def get_ids(
+        self, object_ids: list[bytes], timeout_s: float | None, may_go_elsewhere: bool = False
+    ) -> list[Any]:
         """Like get, for objects that the caller holds otherwise. Raises NoRoomHere if may_go_elsewhere."""
         core = self._core
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -207,7 +209,9 @@ class Getter:
             if not self._await_some(object_ids[begin : begin + WATCHED_MAX], object_ids, deadline_s):
                 with core.lock:
                     failed = core.memory_store.first_error(object_ids)
-                    missing = [object_id for object_id in object_ids if not core.memory_store.is_ready(object_id)]
+                    missing = [
+                        object_id for object_id in object_ids if not core.memory_store.is_ready(object_id)
+                    ]
                 if failed is None:
                     raise self._timeout(missing, len(object_ids), timeout_s)
                 return failed
@@ -259,7 +263,9 @@ class Getter:
         with self._core.lock:
             calls = self._core.tasks.stories_of(missing, CALLS_TOLD_MAX)
         told = f"; not over: {', '.join(calls)}" if calls else ""
-        return GetTimeoutError(f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}")
+        return GetTimeoutError(
+            f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}"
+        )
 
     def _read_ready(
         self,
@@ -277,7 +283,9 @@ class Getter:
             for object_id in object_ids:
                 entry = core.memory_store.get(object_id)
                 if entry is None:
-                    raise RaySystemError(f"object {object_id.hex()} went away during get: {core.references.story(object_id)}")
+                    raise RaySystemError(
+                        f"object {object_id.hex()} went away during get: {core.references.story(object_id)}"
+                    )
                 if entry.data is not None:
                     here.append((object_id, entry.metadata, entry.data))
                 elif (pinned := core.store.here(object_id)) is not None:

@@ -76,7 +76,9 @@ class Interrupts:
             kind=common_pb2.DeathCause.KILLED, message="its task was cancelled with force=True"
         )
         core.gcs.ReportWorkerDeath.notify(
-            common_pb2.WorkerInfo(worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause)
+            common_pb2.WorkerInfo(
+                worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause
+            )
         )
 
     def _interrupt(self, task: TaskContext) -> None:

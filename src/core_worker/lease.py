@@ -38,7 +38,9 @@ class Lease:
         "tasks",
     )
 
-    def __init__(self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer) -> None:
+    def __init__(
+        self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer
+    ) -> None:
         self.lease_id = lease_id
         self.number: int = grant.number
         self.queue = queue

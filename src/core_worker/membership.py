@@ -190,7 +190,9 @@ class Membership:
                 server=self.server,
             )
         except RpcError as error:
-            raise RaySystemError(f"this process could not join the cluster at {raylet_socket}: {error}") from None
+            raise RaySystemError(
+                f"this process could not join the cluster at {raylet_socket}: {error}"
+            ) from None
         with self.reactor.lock:
             self.servicer.core = core
             raylet.on_close(lambda reason: None if core.is_leaving else on_raylet_lost(core, reason))

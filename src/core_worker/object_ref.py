@@ -71,7 +71,9 @@ class ObjectRef(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         """Goes on without a turn of the loop where the value is here, as with a future that is done."""
         future = self.future()
-        return _result(future) if future.done() and future.exception() is None else _on_loop(future).__await__()
+        return (
+            _result(future) if future.done() and future.exception() is None else _on_loop(future).__await__()
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self._id == other._id

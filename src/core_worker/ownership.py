@@ -56,7 +56,9 @@ class Ownership:
         if object_id in self._asked:
             return
         self._asked.add(object_id)
-        request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, requester_worker_id=core.worker_id)
+        request = core_worker_pb2.GetObjectStatusRequest(
+            object_id=object_id, requester_worker_id=core.worker_id
+        )
         stub = core.stub_for(self.parse_owner(row.owner))
         stub.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
 
@@ -164,7 +166,11 @@ class Ownership:
         one()
 
     def hand_over(
-        self, nested: Iterable[bytes], return_id: bytes, receiver: common_pb2.Address, then: Callable[[], None]
+        self,
+        nested: Iterable[bytes],
+        return_id: bytes,
+        receiver: common_pb2.Address,
+        then: Callable[[], None],
     ) -> list[bytes]:
         """Rule 2: has `receiver`, who gets these inside a return, registered with each owner; then().
 
@@ -194,7 +200,9 @@ class Ownership:
             owner = self.parse_owner(row.owner)
             if owner.worker_id != receiver.worker_id:
                 waiting += 1
-                request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=receiver, contained_in=return_id)
+                request = core_worker_pb2.AddBorrowerRequest(
+                    object_id=object_id, borrower=receiver, contained_in=return_id
+                )
                 core.stub_for(owner).AddBorrower.start(request, one)
             else:
                 kept.append(object_id)
@@ -222,7 +230,9 @@ class Ownership:
             if row is None:
                 if reference.owner.worker_id == self._core.worker_id:
                     continue  # ours, and out of scope already: whoever reads it learns so
-                row = self._core.references.borrow(reference.object_id, reference.owner.SerializeToString(deterministic=True))
+                row = self._core.references.borrow(
+                    reference.object_id, reference.owner.SerializeToString(deterministic=True)
+                )
             if not row.registered:
                 row.registered = True
             ids.append(reference.object_id)

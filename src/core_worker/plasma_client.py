@@ -41,7 +41,9 @@ IDLE_PIN_S = 0.25
 class PlasmaClient:
     """One connection to the node's object manager."""
 
-    def __init__(self, channel: ReactorChannel, worker_id: bytes, is_referenced: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, channel: ReactorChannel, worker_id: bytes, is_referenced: Callable[[bytes], bool]
+    ) -> None:
         """Connects; raises RpcError. is_referenced(object id): whether this process holds references to it."""
         self._is_referenced = is_referenced
         self._stub = ObjectStoreServiceStub(channel)
@@ -71,7 +73,11 @@ class PlasmaClient:
     # ---- writing
 
     def put(
-        self, object_id: bytes, value: Serialized, owner_worker_id: bytes, stored: Callable[[], None] | None = None
+        self,
+        object_id: bytes,
+        value: Serialized,
+        owner_worker_id: bytes,
+        stored: Callable[[], None] | None = None,
     ) -> None:
         """Stores a value as the primary copy, kept until its owner frees it. Waits while the store is full.
 
@@ -80,7 +86,10 @@ class PlasmaClient:
         is: a task that runs again.
         """
         request = object_manager_pb2.CreateRequest(
-            object_id=object_id, size_bytes=value.size_bytes, metadata=value.metadata, owner_worker_id=owner_worker_id
+            object_id=object_id,
+            size_bytes=value.size_bytes,
+            metadata=value.metadata,
+            owner_worker_id=owner_worker_id,
         )
         try:
             offset = self._stub.Create(request).offset
@@ -90,7 +99,10 @@ class PlasmaClient:
             with self._reactor.lock:
                 self._stub.Seal.notify(
                     object_manager_pb2.SealRequest(
-                        object_id=object_id, size_bytes=value.size_bytes, metadata=value.metadata, owner_worker_id=owner_worker_id
+                        object_id=object_id,
+                        size_bytes=value.size_bytes,
+                        metadata=value.metadata,
+                        owner_worker_id=owner_worker_id,
                     )
                 )
                 if stored is not None:
@@ -103,7 +115,9 @@ class PlasmaClient:
                 return
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
                 raise ObjectStoreFullError(error.message) from None
-            raise RaySystemError(f"the object store did not take an object of {value.size_bytes} bytes: {error}") from None
+            raise RaySystemError(
+                f"the object store did not take an object of {value.size_bytes} bytes: {error}"
+            ) from None
         except BaseException:
             self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
             raise
@@ -120,8 +134,13 @@ class PlasmaClient:
     def _open(self, flags: int) -> int:
         try:
             return open_file(self._path, flags)
-        except (OSError, UntrustedPathError) as error:  # its node is going, or no descriptor is left, or it is not ours
-            raise RaySystemError(f"the memory of this node's object store cannot be opened: {error}") from None
+        except (
+            OSError,
+            UntrustedPathError,
+        ) as error:  # its node is going, or no descriptor is left, or it is not ours
+            raise RaySystemError(
+                f"the memory of this node's object store cannot be opened: {error}"
+            ) from None
 
     def _on_pressure(self, pressure: Any) -> None:
         """The store is full: references in cycles of garbage here may be what holds it. Not on this thread: finalizers run user code."""
@@ -151,7 +170,9 @@ class PlasmaClient:
                 for object_id, locations in wanted
             ],
         )
-        self._stub.Get.start(request, lambda reply, error: on_done(list(reply.objects) if reply is not None else [], error))
+        self._stub.Get.start(
+            request, lambda reply, error: on_done(list(reply.objects) if reply is not None else [], error)
+        )
 
     def view(self, found: Any) -> memoryview:
         """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them. Raises RaySystemError."""

@@ -28,7 +28,16 @@ from ray_mono.common.exceptions import RaySystemError
 class Reference:
     """One row. `owner` is a serialized Address, None where this process owns the object."""
 
-    __slots__ = ("borrowers", "contained", "local", "nested", "owner", "registered", "removal_waiters", "submitted")
+    __slots__ = (
+        "borrowers",
+        "contained",
+        "local",
+        "nested",
+        "owner",
+        "registered",
+        "removal_waiters",
+        "submitted",
+    )
 
     def __init__(self, owner: bytes | None) -> None:
         self.owner = owner
@@ -226,4 +235,6 @@ class ReferenceCounter:
             if not row.in_scope or min(row.local, row.submitted, row.contained) < 0:
                 raise RaySystemError(f"a reference outlived its reasons: {self.story(object_id)}")
             if row.contained != contained.get(object_id, 0):
-                raise RaySystemError(f"wrong number of containers, {contained.get(object_id, 0)} found: {self.story(object_id)}")
+                raise RaySystemError(
+                    f"wrong number of containers, {contained.get(object_id, 0)} found: {self.story(object_id)}"
+                )

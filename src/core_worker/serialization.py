@@ -194,7 +194,9 @@ def _aligned(data: bytes) -> memoryview:
     return memoryview(moved)  # type: ignore[arg-type]
 
 
-def find_unpicklable(values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize) -> str | None:
+def find_unpicklable(
+    values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize
+) -> str | None:
     """Which of the named values does not pickle, with its type and reason; None if each does by itself."""
     for name, value in values:
         try:

@@ -11,5 +11,7 @@ from ray_mono.common.ray_error import RayError, RpcError
 def shortened(error: BaseException) -> BaseException:
     """The error, to be raised again. An interrupt, a task's error and the like lose the frames below the caller; an error of our own
     keeps them: there they say what went wrong."""
-    is_ours = not isinstance(error, KeyboardInterrupt | RayError) or isinstance(error, RaySystemError | RpcError)
+    is_ours = not isinstance(error, KeyboardInterrupt | RayError) or isinstance(
+        error, RaySystemError | RpcError
+    )
     return error if is_ours else error.with_traceback(None)

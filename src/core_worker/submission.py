@@ -200,7 +200,9 @@ class Submission:
 
     def _method_call(self, actor: Actor, template: MethodTemplate) -> CallTemplate:
         core, group, task_name = self._core, template.concurrency_group, template.task_name
-        of_actor = common_pb2.ActorTaskSpec(actor_id=actor.actor_id, concurrency_group=group, task_name=task_name)
+        of_actor = common_pb2.ActorTaskSpec(
+            actor_id=actor.actor_id, concurrency_group=group, task_name=task_name
+        )
         spec = common_pb2.TaskSpec(
             type=common_pb2.ACTOR_TASK,
             name=template.name,
@@ -288,7 +290,11 @@ class Submission:
         return ActorState(actor, None if options.is_detached else creation_ref)
 
     def _register_actor(
-        self, task: PendingTask, actor: Actor, options: ActorOptions, then: Callable[[Any, RpcError | None], None] | None = None
+        self,
+        task: PendingTask,
+        actor: Actor,
+        options: ActorOptions,
+        then: Callable[[Any, RpcError | None], None] | None = None,
     ) -> None:
         """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits for it. Lock held."""
         core = self._core

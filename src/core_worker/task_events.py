@@ -63,7 +63,9 @@ class TaskEvents:
         events = [self._events.popleft() for _ in range(len(self._events))]
         spans = [self._spans.popleft() for _ in range(len(self._spans))]
         num_calls = len(events)
-        events += [(None, name, task_id, started_s, ended_s) for name, _, task_id, started_s, ended_s in spans]
+        events += [
+            (None, name, task_id, started_s, ended_s) for name, _, task_id, started_s, ended_s in spans
+        ]
         dropped, self._num_added = max(0, self._num_added - len(events)), 0
         core = self._core
         indices: dict[str, int] = {}

@@ -93,7 +93,11 @@ class PendingTask:
         """PushTaskRequest, the same one for the rest of the task's life."""
         if self._request is None:
             self._request = core_worker_pb2.PushTaskRequest(
-                template_id=self.template.number, task_id=self.task_id, flat_args=self.flat_args, depth=self.depth, args=self.args
+                template_id=self.template.number,
+                task_id=self.task_id,
+                flat_args=self.flat_args,
+                depth=self.depth,
+                args=self.args,
             )
             self.args = ()
         return self._request
@@ -351,7 +355,9 @@ class TaskManager:
                     # The task is told, and fails with it.
                     entry.is_seen = True
                 nested = self._core.ownership.references_inside(arg.reference.object_id)
-                arg.value.CopyFrom(common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested))
+                arg.value.CopyFrom(
+                    common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested)
+                )
             elif entry.locations:
                 arg.location_node_ids.extend(entry.locations)
                 arg.size_bytes = entry.size_bytes

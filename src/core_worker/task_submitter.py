@@ -71,7 +71,9 @@ class TaskSubmitter:
 
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
         """The queue of tasks like this one; looked up once per remote function."""
-        strategy = options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
+        strategy = (
+            options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
+        )
         # A worker that ends after its call is no place to push others to.
         key = (options.resources, strategy, options.runtime_env, bool(options.max_calls))
         queue = self._queues.get(key)
@@ -99,7 +101,13 @@ class TaskSubmitter:
 
     def _push_ahead(self, lease: Lease) -> None:
         queue = lease.queue
-        if queue.run_us is None or lease.gives_back or lease.is_ending or not lease.tasks or queue.options.max_calls:
+        if (
+            queue.run_us is None
+            or lease.gives_back
+            or lease.is_ending
+            or not lease.tasks
+            or queue.options.max_calls
+        ):
             return
         limit = min(AHEAD_MAX, int(AHEAD_US / (queue.run_us + OVERHEAD_US)))
         while queue.tasks and len(lease.tasks) < limit:
@@ -126,10 +134,17 @@ class TaskSubmitter:
             task_name=queue.tasks[0].name if queue.tasks else options.name,
             outlives_job=self._core.outlives_job,
         )
-        raylet.RequestWorkerLease.start(request, lambda reply, error: self._on_lease(queue, lease_id, raylet, reply, error))
+        raylet.RequestWorkerLease.start(
+            request, lambda reply, error: self._on_lease(queue, lease_id, raylet, reply, error)
+        )
 
     def _on_lease(
-        self, queue: SchedulingQueue, lease_id: bytes, raylet: RayletServiceStub, reply: Any, error: RpcError | None
+        self,
+        queue: SchedulingQueue,
+        lease_id: bytes,
+        raylet: RayletServiceStub,
+        reply: Any,
+        error: RpcError | None,
     ) -> None:
         queue.requested.pop(lease_id, None)
         if error is not None:
@@ -149,13 +164,17 @@ class TaskSubmitter:
         elif outcome == "spillback":
             if queue.tasks:
                 target = reply.spillback
-                self._request(queue, self._core.raylet_at(f"{target.host}:{target.port}"), not target.may_wait)
+                self._request(
+                    queue, self._core.raylet_at(f"{target.host}:{target.port}"), not target.may_wait
+                )
         else:
             self._on_rejection(queue, reply.rejection)
 
     def _watch(self, raylet: RayletServiceStub) -> None:
         self._watched.add(raylet)
-        raylet.WatchReclaims.start(common_pb2.Empty(), self._on_reclaimed, lambda error: self._watched.discard(raylet))
+        raylet.WatchReclaims.start(
+            common_pb2.Empty(), self._on_reclaimed, lambda error: self._watched.discard(raylet)
+        )
 
     def _on_reclaimed(self, named: Any) -> None:
         """Others wait for these leases."""
@@ -240,7 +259,9 @@ class TaskSubmitter:
 
     def _drop(self, lease: Lease, leaving: bool = False) -> None:
         self._forget(lease)
-        lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving))
+        lease.raylet.ReturnWorker.notify(
+            raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
+        )
 
     def _forget(self, lease: Lease) -> None:
         lease.is_over = True
@@ -347,7 +368,9 @@ class TaskSubmitter:
         task.request.waits_for_room = True
         node_id = node_with_most(task.request.args, except_node_id=from_node_id)
         strategy = queue.options.strategy
-        is_bound = strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
+        is_bound = (
+            strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
+        )
         if node_id is None or is_bound or task.task_id in self._core.tasks.cancelled:
             self._again(queue, task)
             return
@@ -374,7 +397,9 @@ class TaskSubmitter:
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
         """A worker that was told to end for this task lives: it is frozen."""
         if lease.tasks and lease.tasks[0] is task and not lease.is_over:
-            cause = common_pb2.DeathCause(message="its task was cancelled with force=True, and it did not answer")
+            cause = common_pb2.DeathCause(
+                message="its task was cancelled with force=True, and it did not answer"
+            )
             request = raylet_pb2.KillWorkerRequest(worker_id=lease.address.worker_id, force=True, cause=cause)
             lease.raylet.KillWorker.start(request, lambda reply, error: None)
 

@@ -62,6 +62,7 @@ KILL_BOUND_S = 5.0
 """A process that SIGKILL does not end within this hangs in the kernel: left to the node's reaper."""
 HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
+
 class Template:
     """Forks workers on command."""
 

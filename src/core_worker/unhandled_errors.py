@@ -73,7 +73,9 @@ class UnhandledErrors:
                 write_text(sys.stderr, f"{lead}:\n{text}\n")
             if self._num_left_out and self._queue.empty():
                 left_out, self._num_left_out = self._num_left_out, 0
-                write_text(sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n")
+                write_text(
+                    sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n"
+                )
 
     def _text_of(self, data: bytes) -> str:
         """What to print for a serialized error; empty for what is not the user's, or was told."""

@@ -43,11 +43,7 @@ def where(value: Any) -> str:
 def _failing_part(value: Any, above: list[Any]) -> tuple[str, Any]:
     """Raises StopIteration where each part by itself can be pickled."""
     tried = itertools.islice(parts(value), PARTS_MAX)
-    return next(
-        (step, part)
-        for step, _, part in tried
-        if why_not(part, above) is not None
-    )
+    return next((step, part) for step, _, part in tried if why_not(part, above) is not None)
 
 
 class _Trial(code_pickler.CodePickler):

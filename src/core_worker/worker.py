@@ -158,18 +158,24 @@ class _Jobs:
 def load_function(name: str) -> Callable[[dict[str, Any]], object]:
     """What "module:function" names."""
     module_name, _, function_name = name.partition(":")
-    function: Callable[[dict[str, Any]], object] = getattr(importlib.import_module(module_name), function_name)
+    function: Callable[[dict[str, Any]], object] = getattr(
+        importlib.import_module(module_name), function_name
+    )
     return function
 
 
 def main() -> int:
     """By hand; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="worker", description="A worker of a node, outside of the node's worker template.")
+    parser = argparse.ArgumentParser(
+        prog="worker", description="A worker of a node, outside of the node's worker template."
+    )
     parser.add_argument("--raylet-socket", required=True, help="Unix socket of the node's raylet")
     parser.add_argument("--gcs-address", required=True, help="unix:/path or host:port of the GCS")
     parser.add_argument("--session-dir", required=True, help="the session's directory")
     parser.add_argument(
-        "--node-host", default="127.0.0.1", help="address on which other nodes reach this process (default: %(default)s)"
+        "--node-host",
+        default="127.0.0.1",
+        help="address on which other nodes reach this process (default: %(default)s)",
     )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     arguments = parser.parse_args()

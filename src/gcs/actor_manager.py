@@ -221,7 +221,9 @@ class ActorManager:
 
     def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:
         """Ends the job's actors, but for the detached ones and those below them."""
-        death = Death(DeathKind.JOB_FINISHED, f"the driver of its job {job_id.hex()} has ended, and it was not detached")
+        death = Death(
+            DeathKind.JOB_FINISHED, f"the driver of its job {job_id.hex()} has ended, and it was not detached"
+        )
         effects: list[Effect] = []
         for actor in self._living():
             if actor.registration.job_id == job_id and actor.registration.ends_with_job:

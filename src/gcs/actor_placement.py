@@ -91,7 +91,8 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[PlacementNode]) -> 
         if demand.affinity_node_id is not None and not demand.affinity_is_soft:
             needs += f" on node {demand.affinity_node_id.hex()}"
         return Shortage(
-            f"{needs}, which no node has; the cluster has {_told(nodes, demand, False)}.", is_for_the_driver=True
+            f"{needs}, which no node has; the cluster has {_told(nodes, demand, False)}.",
+            is_for_the_driver=True,
         )
     if any(demand.resources.fits_in(node.available) for node in able):
         return Shortage(

@@ -271,7 +271,9 @@ class ActorScheduler:
             try:
                 raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
                 cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
-                if not (await raylet.CancelWorkerLease(cancel, timeout_s=self._config.connect_timeout_s)).cancelled:
+                if not (
+                    await raylet.CancelWorkerLease(cancel, timeout_s=self._config.connect_timeout_s)
+                ).cancelled:
                     dispose = raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True)
                     await raylet.ReturnWorker(dispose, timeout_s=self._config.connect_timeout_s)
                 return

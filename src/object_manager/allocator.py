@@ -46,7 +46,9 @@ class Allocator:
         self._used: dict[int, tuple[int, ClientKey]] = {}  # offset -> length, writer
         self._free: dict[int, int] = {}  # offset -> length; all below the frontier
         self._free_offsets: list[int] = []  # the keys of _free, sorted
-        self._bins: list[dict[int, None]] = [{} for _ in range(64)]  # offsets in the order of their last change
+        self._bins: list[dict[int, None]] = [
+            {} for _ in range(64)
+        ]  # offsets in the order of their last change
         self._freed_by: dict[ClientKey, list[int]] = {}  # hints: may be out of date
 
     @property
@@ -55,7 +57,9 @@ class Allocator:
 
     def raise_limit(self, limit_bytes: int) -> None:
         """The file is backed up to here. Lower than before is ignored: backed pages stay."""
-        self.limit_bytes = max(self.limit_bytes, min(limit_bytes // ALIGNMENT * ALIGNMENT, self.capacity_bytes))
+        self.limit_bytes = max(
+            self.limit_bytes, min(limit_bytes // ALIGNMENT * ALIGNMENT, self.capacity_bytes)
+        )
 
     def limit_for(self, size_bytes: int) -> int:
         """The limit at which allocate(size_bytes) finds room in the tail; may lie beyond the capacity."""
@@ -191,7 +195,8 @@ class Allocator:
         )
         require(sorted(self._free) == self._free_offsets, "free ranges and their sorted offsets differ")
         require(
-            sorted(offset for bin_ in self._bins for offset in bin_) == self._free_offsets, "free ranges and bins differ"
+            sorted(offset for bin_ in self._bins for offset in bin_) == self._free_offsets,
+            "free ranges and bins differ",
         )
         ranges = [(offset, length, False) for offset, length in self._free.items()]
         ranges += [(offset, length, True) for offset, (length, _) in self._used.items()]
@@ -200,7 +205,9 @@ class Allocator:
             require(offset == position, f"a range starts at {offset}, the one before ends at {position}")
             require(length > 0 and length % ALIGNMENT == 0, f"the range at {offset} has {length} bytes")
             require(used or was_used, f"the free range at {offset} follows a free range")
-            require(used or offset in self._bins[_bin_of(length)], f"the free range at {offset} is in a wrong bin")
+            require(
+                used or offset in self._bins[_bin_of(length)], f"the free range at {offset} is in a wrong bin"
+            )
             position, was_used = offset + length, used
         require(position == self.frontier_bytes, f"ranges end at {position}, frontier {self.frontier_bytes}")
         require(

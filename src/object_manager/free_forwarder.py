@@ -75,7 +75,9 @@ class FreeForwarder:
                 return
             except TransferFailed as error:
                 if left_s <= 0:
-                    logger.warning("gave up freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error)
+                    logger.warning(
+                        "gave up freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error
+                    )
                     return
             await asyncio.sleep(retry_s)
             left_s -= retry_s

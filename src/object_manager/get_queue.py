@@ -205,7 +205,11 @@ class GetQueue:
         for get in self._gets.values():
             if get.room_timeout_s is None:
                 continue
-            short = [(since, object_id) for object_id in get.missing if (since := short_since_s(object_id)) is not None]
+            short = [
+                (since, object_id)
+                for object_id in get.missing
+                if (since := short_since_s(object_id)) is not None
+            ]
             if short:
                 since, object_id = min(short)
                 yield max(since, get.started_s) + get.room_timeout_s, get, object_id
@@ -292,9 +296,14 @@ class GetQueue:
     def check_invariants(self) -> None:
         """Raises StoreBroken."""
         waiting = sorted((object_id, get.number) for get in self._gets.values() for object_id in get.missing)
-        indexed = sorted((object_id, number) for object_id, some in self._waiting_for.items() for number in some)
+        indexed = sorted(
+            (object_id, number) for object_id, some in self._waiting_for.items() for number in some
+        )
         require(waiting == indexed, "Gets and the objects that they wait for differ")
         for get in self._gets.values():
             require(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
             for object_id in get.missing:
-                require(not self._store.contains(object_id), f"Get {get.number} waits for {object_id.hex()}, which is here")
+                require(
+                    not self._store.contains(object_id),
+                    f"Get {get.number} waits for {object_id.hex()}, which is here",
+                )

@@ -134,7 +134,13 @@ class NodeStore:
         self._sealed(object_id, self.store.seal(object_id, client), pulled=False)
 
     def seal_in_slab(
-        self, object_id: ObjectKey, offset: int, size_bytes: int, metadata: bytes, owner: WorkerKey, client: ClientKey
+        self,
+        object_id: ObjectKey,
+        offset: int,
+        size_bytes: int,
+        metadata: bytes,
+        owner: WorkerKey,
+        client: ClientKey,
     ) -> None:
         """Raises ObjectExists, ObjectUnknown, StoreError."""
         kept = self.store.seal_in_slab(object_id, offset, size_bytes, metadata, owner, client)
@@ -150,7 +156,11 @@ class NodeStore:
         self._settle()
 
     async def get(
-        self, client: ClientKey, wanted: Sequence[Wanted], timeout_s: float | None, may_go_elsewhere: bool = False
+        self,
+        client: ClientKey,
+        wanted: Sequence[Wanted],
+        timeout_s: float | None,
+        may_go_elsewhere: bool = False,
     ) -> tuple[Found, ...]:
         """See GetQueue. Raises StoreFull where an object that is elsewhere found no room here in time."""
         room_timeout_s = self.config.elsewhere_timeout_s if may_go_elsewhere else None
@@ -347,8 +357,18 @@ class NodeStore:
         """One timer, for the earliest deadline of all machines."""
         pressure_s = self._pressure.next_deadline_s(self.creates.oldest_s)
         # All waiting Gets are gone through, so only where somebody is.
-        room_s = self.gets.next_room_deadline_s(self.pulls.short_since_s) if self.pulls.is_short_of_memory else None
-        deadlines = (self.creates.next_deadline_s, self.gets.next_deadline_s, room_s, self.pulls.next_deadline_s, pressure_s)
+        room_s = (
+            self.gets.next_room_deadline_s(self.pulls.short_since_s)
+            if self.pulls.is_short_of_memory
+            else None
+        )
+        deadlines = (
+            self.creates.next_deadline_s,
+            self.gets.next_deadline_s,
+            room_s,
+            self.pulls.next_deadline_s,
+            pressure_s,
+        )
         earliest_s = min((deadline for deadline in deadlines if deadline is not None), default=None)
         if self._timer is not None:
             if earliest_s is not None and self._timer_s <= earliest_s:

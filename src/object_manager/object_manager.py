@@ -35,18 +35,37 @@ logger = logging.getLogger(__name__)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="object_manager", description="The plasma store of one node, and its copies between nodes.")
-    parser.add_argument("--node-id", metavar="HEX", help="this node (default: a random one)")
-    parser.add_argument("--store-socket", metavar="PATH", required=True, help="Unix socket for clients on this node")
-    parser.add_argument("--store-file", metavar="PATH", help="shared memory (default: /dev/shm/ray_mono_<node>)")
-    parser.add_argument(
-        "--capacity-bytes", type=int, metavar="N", default=DEFAULT_CAPACITY_BYTES, help="size of the store (default: 1 GiB)"
+    parser = argparse.ArgumentParser(
+        prog="object_manager", description="The plasma store of one node, and its copies between nodes."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address on which other nodes fetch objects (default: 127.0.0.1)")
+    parser.add_argument("--node-id", metavar="HEX", help="this node (default: a random one)")
+    parser.add_argument(
+        "--store-socket", metavar="PATH", required=True, help="Unix socket for clients on this node"
+    )
+    parser.add_argument(
+        "--store-file", metavar="PATH", help="shared memory (default: /dev/shm/ray_mono_<node>)"
+    )
+    parser.add_argument(
+        "--capacity-bytes",
+        type=int,
+        metavar="N",
+        default=DEFAULT_CAPACITY_BYTES,
+        help="size of the store (default: 1 GiB)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address on which other nodes fetch objects (default: 127.0.0.1)"
+    )
     parser.add_argument("--port", type=int, default=0, metavar="N", help="its port (default: any)")
     parser.add_argument("--gcs-address", metavar="ADDRESS", help='of the GCS: "host:port" or "unix:/path"')
-    parser.add_argument("--store-only", action="store_true", help="the store alone: no GCS, no other nodes, no TCP port")
-    parser.add_argument("--config", metavar="JSON", default="{}", help='other settings, e.g. {"create_timeout_s": 2}; see config.py')
+    parser.add_argument(
+        "--store-only", action="store_true", help="the store alone: no GCS, no other nodes, no TCP port"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="JSON",
+        default="{}",
+        help='other settings, e.g. {"create_timeout_s": 2}; see config.py',
+    )
     add_common_arguments(parser)
     return parser
 
@@ -59,7 +78,9 @@ def make_config(capacity_bytes: int, overrides_json: str) -> ObjectManagerConfig
         raise ValueError(f"--config is not JSON: {error}") from None
     known = {field.name for field in fields(ObjectManagerConfig)} - {"capacity_bytes"}
     if not isinstance(overrides, dict) or not overrides.keys() <= known:
-        raise ValueError(f"--config takes an object with some of {', '.join(sorted(known))}; got {overrides_json}")
+        raise ValueError(
+            f"--config takes an object with some of {', '.join(sorted(known))}; got {overrides_json}"
+        )
     for name, value in overrides.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"--config: {name} must be a number, got {value!r}")
@@ -92,7 +113,9 @@ async def serve(
         manager.attach(transport, arguments.gcs_address, streams)
     listener = await transport.serve(f"unix:{arguments.store_socket}", manager.handlers())
     try:
-        service.announce_ready({"address": address, "unix_path": arguments.store_socket, "store_file": memory.path})
+        service.announce_ready(
+            {"address": address, "unix_path": arguments.store_socket, "store_file": memory.path}
+        )
         await service.until_stopped()
     finally:
         await listener.close()
@@ -109,7 +132,9 @@ def main() -> int:
     if not arguments.store_only and not arguments.gcs_address:
         parser.error("--gcs-address is missing (--store-only runs without a cluster)")
     try:
-        node_id = NodeID.from_hex(arguments.node_id) if arguments.node_id else NodeID.from_random(system_rng())
+        node_id = (
+            NodeID.from_hex(arguments.node_id) if arguments.node_id else NodeID.from_random(system_rng())
+        )
         config = make_config(arguments.capacity_bytes, arguments.config)
     except ValueError as error:
         parser.error(str(error))

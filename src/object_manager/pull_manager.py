@@ -99,7 +99,10 @@ class PullManager:
 
     @property
     def next_deadline_s(self) -> float | None:
-        return min((pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None), default=None)
+        return min(
+            (pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None),
+            default=None,
+        )
 
     @property
     def is_short_of_memory(self) -> bool:
@@ -244,13 +247,21 @@ class PullManager:
     def check_invariants(self) -> None:
         """Raises StoreBroken."""
         fetching = [pull for pull in self._pulls.values() if pull.state is PullState.FETCHING]
-        require(len(fetching) == self.num_active, f"num_active is {self.num_active}, {len(fetching)} fetches run")
+        require(
+            len(fetching) == self.num_active, f"num_active is {self.num_active}, {len(fetching)} fetches run"
+        )
         require(self.num_active <= self._active_max, f"{self.num_active} fetches, at most {self._active_max}")
         short = [pull for pull in self._pulls.values() if pull.state is PullState.NO_MEMORY]
-        require(sorted(self._short_of_memory) == sorted(pull.object_id for pull in short), "pulls short of memory differ")
+        require(
+            sorted(self._short_of_memory) == sorted(pull.object_id for pull in short),
+            "pulls short of memory differ",
+        )
         for pull in self._pulls.values():
             story = f"pull of {pull.object_id.hex()} ({pull.state.value})"
-            require((pull.current is not None) == (pull.state is PullState.FETCHING), f"{story} has node {pull.current!r}")
+            require(
+                (pull.current is not None) == (pull.state is PullState.FETCHING),
+                f"{story} has node {pull.current!r}",
+            )
             require(bool(pull.holders) or pull.current is not None, f"{story} has nobody left to ask")
             require(pull.is_wanted or pull.state is PullState.FETCHING, f"{story} is wanted by nobody")
             is_short = pull.state is PullState.NO_MEMORY

@@ -53,7 +53,9 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> object_manager_pb2.ConnectClientReply:
         self._client(context)
         if request.is_raylet:
-            context.connection.on_close(lambda reason: self._on_raylet_gone(f"the raylet (pid {request.pid}) is gone: {reason}"))
+            context.connection.on_close(
+                lambda reason: self._on_raylet_gone(f"the raylet (pid {request.pid}) is gone: {reason}")
+            )
         return object_manager_pb2.ConnectClientReply(
             store_file=self._node_store.memory.path,
             capacity_bytes=self._node_store.config.capacity_bytes,
@@ -100,19 +102,25 @@ class StoreServicer(ObjectStoreServiceServicer):
             _refuse(error)
         return _EMPTY
 
-    async def Get(self, request: object_manager_pb2.GetRequest, context: CallContext) -> object_manager_pb2.GetReply:
+    async def Get(
+        self, request: object_manager_pb2.GetRequest, context: CallContext
+    ) -> object_manager_pb2.GetReply:
         wanted = [
             Wanted(_object_id(item.object_id), tuple(NodeKey(node) for node in item.location_node_ids))
             for item in request.objects
         ]
         timeout_s = None if request.timeout_ms < 0 else request.timeout_ms / 1000
         try:
-            found = await self._node_store.get(self._client(context), wanted, timeout_s, request.may_go_elsewhere)
+            found = await self._node_store.get(
+                self._client(context), wanted, timeout_s, request.may_go_elsewhere
+            )
         except StoreError as error:
             _refuse(error)
         return object_manager_pb2.GetReply(objects=[_found_message(item) for item in found])
 
-    async def Release(self, request: object_manager_pb2.ReleaseRequest, context: CallContext) -> common_pb2.Empty:
+    async def Release(
+        self, request: object_manager_pb2.ReleaseRequest, context: CallContext
+    ) -> common_pb2.Empty:
         client = self._client(context)
         refusal: StoreError | None = None
         for object_id in request.object_ids:
@@ -148,7 +156,9 @@ class StoreServicer(ObjectStoreServiceServicer):
         self._node_store.free_owned_by(WorkerKey(request.worker_id))
         return _EMPTY
 
-    async def Pin(self, request: object_manager_pb2.PinRequest, context: CallContext) -> object_manager_pb2.PinReply:
+    async def Pin(
+        self, request: object_manager_pb2.PinRequest, context: CallContext
+    ) -> object_manager_pb2.PinReply:
         store = self._node_store.store
         return object_manager_pb2.PinReply(
             pinned=[store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
@@ -184,7 +194,9 @@ class StoreServicer(ObjectStoreServiceServicer):
         self._node_store.collect_garbage()
         return _EMPTY
 
-    async def GetStats(self, request: common_pb2.Empty, context: CallContext) -> object_manager_pb2.StoreStats:
+    async def GetStats(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> object_manager_pb2.StoreStats:
         return self._stats()
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
@@ -204,7 +216,8 @@ class StoreServicer(ObjectStoreServiceServicer):
 def _object_id(id_bytes: bytes) -> ObjectKey:
     if len(id_bytes) != ObjectID.SIZE:
         raise RpcError(
-            StatusCode.INVALID_ARGUMENT, f"an object id has {ObjectID.SIZE} bytes, got {len(id_bytes)}: {id_bytes.hex()}"
+            StatusCode.INVALID_ARGUMENT,
+            f"an object id has {ObjectID.SIZE} bytes, got {len(id_bytes)}: {id_bytes.hex()}",
         )
     return ObjectKey(id_bytes)
 

@@ -105,7 +105,9 @@ class Store:
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
         allocation = self._allocate(size_bytes, client)
         if isinstance(allocation, Granted):
-            entry = StoredObject(object_id, allocation.offset, size_bytes, metadata, owner, client, is_primary)
+            entry = StoredObject(
+                object_id, allocation.offset, size_bytes, metadata, owner, client, is_primary
+            )
             self._add(entry)
             self._clients[client].unsealed[object_id] = None
         return allocation
@@ -127,7 +129,9 @@ class Store:
         """Makes a part of one of the client's slabs a sealed, primary object. `offset` is a multiple of 64; the object
         takes its size rounded up to that. Raises ObjectExists, ObjectUnknown (no such range left in a slab of this client)."""
         if object_id in self._objects:
-            raise ObjectExists(f"object {object_id.hex()} is here already ({self._objects[object_id].state.value})")
+            raise ObjectExists(
+                f"object {object_id.hex()} is here already ({self._objects[object_id].state.value})"
+            )
         slabs = self._clients[client].slabs
         end = offset + aligned(size_bytes)
         for start, length in slabs.items():
@@ -262,8 +266,12 @@ class Store:
         pinned = sum(entry.size_bytes for entry in self._objects.values() if entry.num_pins)
         primary = sum(entry.size_bytes for entry in self._objects.values() if entry.is_primary)
         slabs = sum(sum(client.slabs.values()) for client in self._clients.values())
-        refused = "" if self.can_grow else (
-            f"; {FILE_SYSTEM_FULL}: other files in {self.directory} leave room for {self.allocator.limit_bytes} bytes of the store"
+        refused = (
+            ""
+            if self.can_grow
+            else (
+                f"; {FILE_SYSTEM_FULL}: other files in {self.directory} leave room for {self.allocator.limit_bytes} bytes of the store"
+            )
         )
         return (
             f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
@@ -278,7 +286,9 @@ class Store:
 
     def _allocate(self, size_bytes: int, client: ClientKey) -> Allocation:
         if aligned(size_bytes) > self.allocator.capacity_bytes:
-            raise StoreFull(f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}")
+            raise StoreFull(
+                f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}"
+            )
         offset = self.allocator.allocate(size_bytes, client)
         if offset is None:
             until_bytes = self.allocator.limit_for(size_bytes)
@@ -316,7 +326,10 @@ class Store:
         return True
 
     def _unpin(self, entry: StoredObject, count: int) -> None:
-        require(entry.num_pins >= count, f"object {entry.object_id.hex()} has {entry.num_pins} pins, {count} released")
+        require(
+            entry.num_pins >= count,
+            f"object {entry.object_id.hex()} has {entry.num_pins} pins, {count} released",
+        )
         entry.num_pins -= count
         self.num_pins -= count
         if entry.num_pins:
@@ -362,31 +375,46 @@ class Store:
         ranges = [(row.offset, aligned(row.size_bytes)) for row in rows]
         ranges += [slab for client in self._clients.values() for slab in client.slabs.items()]
         for offset, length in ranges:
-            require(self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes")
+            require(
+                self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes"
+            )
         require(sum(length for _, length in ranges) == self.used_bytes, "a range in use belongs to nobody")
         pins: dict[ObjectKey, int] = {}
         for client in self._clients.values():
             for object_id, count in client.pins.items():
                 require(count > 0, f"a pin of object {object_id.hex()} counts {count}")
                 pins[object_id] = pins.get(object_id, 0) + count
-        require(pins == {row.object_id: row.num_pins for row in rows if row.num_pins}, "pins of clients and objects differ")
-        require(sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}")
+        require(
+            pins == {row.object_id: row.num_pins for row in rows if row.num_pins},
+            "pins of clients and objects differ",
+        )
+        require(
+            sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}"
+        )
         written = {ObjectState.CREATED, ObjectState.FREED_UNSEALED}
         unsealed = [(row.object_id, row.creator) for row in rows if row.state in written]
         owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
         require(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
-        require(self.num_unsealed == len(unsealed), f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}")
+        require(
+            self.num_unsealed == len(unsealed),
+            f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}",
+        )
         evictable = {
             row.object_id: aligned(row.size_bytes)
             for row in rows
             if row.state is ObjectState.SEALED and not row.is_primary and not row.num_pins
         }
         require(evictable.keys() == self._evictable.keys(), "evictable objects and their list differ")
-        require(sum(evictable.values()) == self._evictable_bytes, "the bytes of evictable objects are miscounted")
+        require(
+            sum(evictable.values()) == self._evictable_bytes, "the bytes of evictable objects are miscounted"
+        )
         for row in rows:
             require(
                 row.state is not ObjectState.FREED_WITH_READERS or row.num_pins > 0,
                 f"freed object {row.object_id.hex()} has no reader and is still here",
             )
         by_owner = sorted((owner, object_id) for owner, ids in self._owned_by.items() for object_id in ids)
-        require(by_owner == sorted((row.owner, row.object_id) for row in rows), "objects and their owners' lists differ")
+        require(
+            by_owner == sorted((row.owner, row.object_id) for row in rows),
+            "objects and their owners' lists differ",
+        )

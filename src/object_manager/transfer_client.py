@@ -59,7 +59,9 @@ class TcpTransferStreams:
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
         """See TransferStreams."""
-        return await self._with_connection(peer, lambda sock: self._fetch(sock, object_id, max_bytes, landing))
+        return await self._with_connection(
+            peer, lambda sock: self._fetch(sock, object_id, max_bytes, landing)
+        )
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         """See TransferStreams."""
@@ -87,7 +89,9 @@ class TcpTransferStreams:
         self, sock: socket.socket, object_id: ObjectKey, max_bytes: int, landing: Landing
     ) -> tuple[bool, bool]:
         """(the object is whole, the connection can be used again)."""
-        fetch = object_manager_pb2.FetchRequest(object_id=object_id, offset=landing.received_bytes, max_bytes=max_bytes)
+        fetch = object_manager_pb2.FetchRequest(
+            object_id=object_id, offset=landing.received_bytes, max_bytes=max_bytes
+        )
         answer = await self._ask(sock, object_manager_pb2.TransferRequest(fetch=fetch))
         message = object_manager_pb2.FetchHeader.FromString(answer)
         if not message.found:
@@ -104,7 +108,9 @@ class TcpTransferStreams:
 
         await self._receive(sock, memory[landing.received_bytes :], landing)
         if landing.received_bytes < header.size_bytes:
-            raise WireError(f"the connection ended after {landing.received_bytes} of {header.size_bytes} bytes")
+            raise WireError(
+                f"the connection ended after {landing.received_bytes} of {header.size_bytes} bytes"
+            )
         return True, True
 
     async def _receive(self, sock: socket.socket, memory: memoryview, landing: Landing) -> None:
@@ -148,7 +154,9 @@ class TcpTransferStreams:
     async def _with_connection(
         self, address: PeerAddress, use: Callable[[socket.socket], Awaitable[tuple[T, bool]]]
     ) -> T:
-        peer = self._peers.setdefault(address, _Peer(asyncio.Semaphore(self._config.connections_per_peer_max)))
+        peer = self._peers.setdefault(
+            address, _Peer(asyncio.Semaphore(self._config.connections_per_peer_max))
+        )
         async with peer.places:
             try:
                 while True:

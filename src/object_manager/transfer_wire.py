@@ -117,6 +117,8 @@ async def send_bytes(
             async with asyncio.timeout(timeout_s):
                 await loop.sock_sendall(sock, part)
         except TimeoutError as error:
-            raise WireError(str(error) or f"the peer took less than {len(part)} bytes in {timeout_s:g} s") from None
+            raise WireError(
+                str(error) or f"the peer took less than {len(part)} bytes in {timeout_s:g} s"
+            ) from None
         progress(len(part))
         await asyncio.sleep(0)

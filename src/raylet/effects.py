@@ -103,4 +103,14 @@ class CollectGarbage:
     """Garbage of some process, on whatever node, may hold what others wait for: all are asked to collect theirs."""
 
 
-Effect = Granted | SpilledBack | Rejected | StartWorker | EndWorker | WarnJob | Unclaimed | ReclaimLease | CollectGarbage
+Effect = (
+    Granted
+    | SpilledBack
+    | Rejected
+    | StartWorker
+    | EndWorker
+    | WarnJob
+    | Unclaimed
+    | ReclaimLease
+    | CollectGarbage
+)

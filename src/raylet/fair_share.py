@@ -56,7 +56,9 @@ def leases_to_end(
     may be negative. held_for: the shape that what is free is kept for.
     """
     num_of_job = Counter(lease.request.job_id for lease in endable)
-    order = sorted(endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number))
+    order = sorted(
+        endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number)
+    )
     # What is free, or will be soon: each request takes its part of it. And what was asked for before, and runs long.
     expected, late = available, ResourceSet()
     for lease in order:
@@ -73,7 +75,9 @@ def leases_to_end(
         candidates = [
             lease
             for lease in order
-            if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s and not _is_same_line(lease, request)
+            if lease.asked_at_s is None
+            and now_s - lease.granted_at_s >= old_s
+            and not _is_same_line(lease, request)
         ]
         chosen = _enough(required, expected + awaited, candidates)
         for lease in chosen:
@@ -116,7 +120,9 @@ def shape_to_hold_for(
 
 def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
     """What others may take while `held` is kept."""
-    return ResourceSet({name: amount - min(amount, held.get(name)) for name, amount in available.items() if amount > 0})
+    return ResourceSet(
+        {name: amount - min(amount, held.get(name)) for name, amount in available.items() if amount > 0}
+    )
 
 
 def _oldest(waiting: Sequence[Lease], now_s: float) -> list[Lease]:

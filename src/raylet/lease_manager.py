@@ -129,7 +129,9 @@ class LeaseManager:
         is_actor = worker.state is WorkerState.ACTOR
         if dispose or (is_actor and not leaving):
             # At once: what it runs may be begun again elsewhere.
-            return self._pool.end(worker, EndMode.KILL, "whoever leased it had lost it, or wanted it no more", now_s)
+            return self._pool.end(
+                worker, EndMode.KILL, "whoever leased it had lost it, or wanted it no more", now_s
+            )
         if leaving:
             self._pool.leaves(worker, now_s)
         else:
@@ -243,7 +245,11 @@ class LeaseManager:
 
     def look(self, now_s: float) -> list[Effect]:
         """What waits for others' leases: call it every LOOK_S while leases are queued."""
-        leased = [self._leases[worker.lease_id] for worker in self._pool if worker.lease_id and worker.state is WorkerState.LEASED]
+        leased = [
+            self._leases[worker.lease_id]
+            for worker in self._pool
+            if worker.lease_id and worker.state is WorkerState.LEASED
+        ]
         return [*self._concluded(self._scheduler.look(leased, now_s)), *self._schedule(now_s)]
 
     def tick(self, now_s: float) -> list[Effect]:

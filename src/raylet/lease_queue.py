@@ -51,7 +51,9 @@ class LeaseQueue:
         return list(dict.fromkeys(shape for shapes in self._jobs.values() for shape in shapes))
 
     def add(self, lease: Lease) -> None:
-        lines = self._jobs.setdefault(lease.request.job_id, OrderedDict()).setdefault(lease.shape, OrderedDict())
+        lines = self._jobs.setdefault(lease.request.job_id, OrderedDict()).setdefault(
+            lease.shape, OrderedDict()
+        )
         line = lines.setdefault(lease.request.line, OrderedDict())
         if lease.lease_id in line:
             raise RuntimeError(f"lease {lease.lease_id.hex()} is queued already")
@@ -101,13 +103,20 @@ class LeaseQueue:
         return [next(iter(line.values())) for line in lines]
 
     def count(self, shape: Shape) -> int:
-        return sum(len(line) for shapes in self._jobs.values() for line in shapes.get(shape, OrderedDict()).values())
+        return sum(
+            len(line) for shapes in self._jobs.values() for line in shapes.get(shape, OrderedDict()).values()
+        )
 
     def check_invariants(self) -> None:
         """Recounts. Raises RuntimeError."""
         shapes = [lines for shapes in self._jobs.values() for lines in shapes.values()]
         lines = [line for shape_lines in shapes for line in shape_lines.values()]
-        if not all(lines) or not all(shapes) or not all(self._jobs.values()) or sum(map(len, lines)) != self._length:
+        if (
+            not all(lines)
+            or not all(shapes)
+            or not all(self._jobs.values())
+            or sum(map(len, lines)) != self._length
+        ):
             raise RuntimeError(
                 f"the queue counts {self._length} leases in lines of {[len(line) for line in lines]}"
             )

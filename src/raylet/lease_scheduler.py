@@ -138,7 +138,9 @@ class LeaseScheduler:
         """
         shapes = self.queue.shapes()
         self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
-        self._served_at_s = {shape: self._served_at_s[shape] for shape in shapes if shape in self._served_at_s}
+        self._served_at_s = {
+            shape: self._served_at_s[shape] for shape in shapes if shape in self._served_at_s
+        }
         effects: list[Effect] = []
         for shape in shapes:
             if isinstance(self.decide(shape), NoSuchNode):
@@ -152,7 +154,9 @@ class LeaseScheduler:
         """The answer to a lease that has a worker."""
         if lease.worker_id is None:
             raise RuntimeError(f"lease {lease.lease_id.hex()} is {lease.state.value} and has no worker")
-        return Granted(lease.lease_id, lease.worker_id, self._ledger.instances_of(lease.lease_id), lease.number)
+        return Granted(
+            lease.lease_id, lease.worker_id, self._ledger.instances_of(lease.lease_id), lease.number
+        )
 
     def decide(self, shape: Shape) -> Decision:
         """Where the next lease of a shape would go now."""

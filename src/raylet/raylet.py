@@ -114,7 +114,9 @@ class Raylet:
         # Ids of the workers that were started, until their exits.
         self._worker_ids: dict[int, bytes] = {}
         grace_s = config.worker_exit_grace_s
-        self._ender = WorkerEnder(transport, launcher, self.clients, self.tasks, grace_s, self._refused_to_end)
+        self._ender = WorkerEnder(
+            transport, launcher, self.clients, self.tasks, grace_s, self._refused_to_end
+        )
         self._listeners: list[Listener] = []
         self._ended = asyncio.Event()
         self._end_reason = ""
@@ -374,7 +376,9 @@ async def serve(service: Service, arguments: Arguments) -> None:
     launcher = TemplateLauncher(
         template_command(arguments), "logs/worker-", arguments.exit_grace_s, arguments.template_fd
     )
-    raylet = Raylet(config, FramedTransport(arguments.secret, config.session_dir), launcher, SystemClock(), system_rng())
+    raylet = Raylet(
+        config, FramedTransport(arguments.secret, config.session_dir), launcher, SystemClock(), system_rng()
+    )
 
     async def end() -> None:
         service.stop(await raylet.until_ended() or "it was told to by Shutdown")

@@ -105,6 +105,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.LostWorkerRequest, context: CallContext
     ) -> common_pb2.DeathCause:
         return await self._raylet.deaths.of_lost(request.lease_id, request.worker_id)
+
     async def WithdrawTasks(
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:

@@ -59,7 +59,12 @@ def lease_number(number: int) -> int:
 def grant_reply(
     effect: Granted, worker_address: common_pb2.Address, worker_pid: int
 ) -> raylet_pb2.RequestWorkerLeaseReply:
-    grant = raylet_pb2.Grant(lease_id=effect.lease_id, worker=worker_address, worker_pid=worker_pid, number=lease_number(effect.number))
+    grant = raylet_pb2.Grant(
+        lease_id=effect.lease_id,
+        worker=worker_address,
+        worker_pid=worker_pid,
+        number=lease_number(effect.number),
+    )
     for name, ids in effect.instances.items():
         grant.resource_ids[name].ids.extend(ids)
     return raylet_pb2.RequestWorkerLeaseReply(grant=grant)
@@ -105,7 +110,8 @@ def node_resources(
         total=config.total.to_proto(),
         available=available.to_proto(),
         queued=[
-            common_pb2.ResourceDemand(resources=required.to_proto(), count=count) for required, count in queued
+            common_pb2.ResourceDemand(resources=required.to_proto(), count=count)
+            for required, count in queued
         ],
     )
 

@@ -175,7 +175,9 @@ class Reactor:
         while not is_over:
             left_s = math.inf if deadline_s is None else max(0.0, deadline_s - time.monotonic())
             step_s = min(left_s, self.look_s) if on_main else left_s
-            is_over = gate.acquire(timeout=-1 if step_s > threading.TIMEOUT_MAX else step_s) or left_s <= step_s
+            is_over = (
+                gate.acquire(timeout=-1 if step_s > threading.TIMEOUT_MAX else step_s) or left_s <= step_s
+            )
         if on_main:
             self._is_at_rest = False
 
@@ -220,7 +222,9 @@ class Reactor:
         self._lead.doze()
         if self._dirty or any(self.queues):
             self._settle()
-        self._poll_until_s = until_s = self._timers.first_before(math.inf if deadline_s is None else deadline_s)
+        self._poll_until_s = until_s = self._timers.first_before(
+            math.inf if deadline_s is None else deadline_s
+        )
         return until_s
 
     def _turn(

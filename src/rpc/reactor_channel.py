@@ -159,7 +159,9 @@ class ReactorChannel(ReactorSocket):
         if self._refused:
             return RpcError(StatusCode.UNAUTHENTICATED, self._reason)
         is_named = self._peer_name and not self.reactor.is_closed
-        return RpcError(StatusCode.UNAVAILABLE, f"{self.who} is gone: {self._reason}" if is_named else self._reason)
+        return RpcError(
+            StatusCode.UNAVAILABLE, f"{self.who} is gone: {self._reason}" if is_named else self._reason
+        )
 
     @property
     def who(self) -> str:

@@ -149,7 +149,9 @@ class ReactorServer:
             connection = ServerConnection(self, sock, "a process of this node", None)
         else:
             host, port = sock.getpeername()[:2]
-            connection = ServerConnection(self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret, self._port))
+            connection = ServerConnection(
+                self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret, self._port)
+            )
             _send_away(self._strangers.enter(connection, host, time.monotonic()))
             if self._sweep is None:
                 self._plan_sweep()

@@ -265,4 +265,6 @@ def test_a_call_that_failed_is_an_error_of_ours_and_travels_as_one() -> None:
     assert isinstance(error, exceptions.RpcError) and isinstance(error, exceptions.RayError)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is exceptions.RpcError
-    assert (str(again), again.rpc_code) == (str(error), error.rpc_code) == ("UNAVAILABLE: the GCS is gone", 14)
+    assert (
+        (str(again), again.rpc_code) == (str(error), error.rpc_code) == ("UNAVAILABLE: the GCS is gone", 14)
+    )

@@ -34,7 +34,9 @@ def test_an_object_leads_back_to_its_task_actor_and_job() -> None:
 def test_ids_are_derived_and_differ_by_counter_and_kind() -> None:
     actor = ids.nil_actor_of(JOB.binary())
     made = [ids.child_task_id(ids.task_seed(DRIVER.binary()), counter, actor) for counter in range(100)]
-    assert made == [ids.child_task_id(ids.task_seed(DRIVER.binary()), counter, actor) for counter in range(100)]
+    assert made == [
+        ids.child_task_id(ids.task_seed(DRIVER.binary()), counter, actor) for counter in range(100)
+    ]
     actors = [ActorID.of(JOB.binary(), DRIVER.binary(), counter).binary() for counter in range(100)]
     assert len(set(made)) == len(set(actors)) == 100
     assert not {task[:8] for task in made} & {actor_id[:8] for actor_id in actors}

@@ -61,6 +61,8 @@ def test_a_set_reads_well() -> None:
 def test_for_people_memory_has_units_and_only_what_matters_is_told() -> None:
     asked_for = ResourceSet.from_units({"CPU": 1, "memory": 3 << 29})
     assert str(asked_for) == "{CPU: 1, memory: 1.5 GiB}"
-    node = ResourceSet.from_units({"GPU": 2, "memory": 8 << 30, "object_store_memory": 1e9, "node:10.0.0.1": 1})
+    node = ResourceSet.from_units(
+        {"GPU": 2, "memory": 8 << 30, "object_store_memory": 1e9, "node:10.0.0.1": 1}
+    )
     assert node.beside(asked_for) == "{CPU: 0, GPU: 2, memory: 8 GiB}"
     assert node.beside(ResourceSet()) == "{GPU: 2}"

@@ -85,7 +85,9 @@ def test_a_command_line_with_a_files_name_that_is_not_utf8_joins() -> None:
     assert jobs[0].entrypoint == "prog.py caf\\udce9.txt"
 
 
-def test_a_function_of_a_script_whose_files_name_is_not_utf8_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_of_a_script_whose_files_name_is_not_utf8_is_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def function() -> None: ...
 
     function.__module__, function.__qualname__ = "__main__", "caf\udce9"

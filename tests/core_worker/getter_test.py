@@ -211,7 +211,10 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(core: Any)
     waiting = Actor(b"\xaa" * 16)
     waiting.pending_reason = "Actor Counter needs {CPU: 1}, which is in use"
     core.actor_submitter = SimpleNamespace(actor=lambda actor_id: waiting)
-    specs = [common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK, name=name, num_returns=2) for name in ("slow", "f", "g", "h")]
+    specs = [
+        common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK, name=name, num_returns=2)
+        for name in ("slow", "f", "g", "h")
+    ]
     specs[1] = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name="add", num_returns=2)
     wanted: list[bytes] = [b"of another process, which nobody here knows"]
     specs[0].resources.amounts["CPU"] = 10_000

@@ -237,7 +237,9 @@ def test_a_large_item_that_was_sent_is_its_owners(still_clock: None) -> None:
     assert not core.freed
 
 
-def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(still_clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(
+    still_clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     core, call, sender = make()
 
     def store(*args: Any) -> None:

@@ -43,9 +43,7 @@ def test_a_worker_that_died_by_itself_is_told_to_its_job_with_what_it_ran() -> N
     ],
     ids=["idle", "killed by order", "left", "asked to end"],
 )
-def test_what_was_meant_is_no_news(
-    info: common_pb2.WorkerInfo, death: Death, of_actor: Actor | None
-) -> None:
+def test_what_was_meant_is_no_news(info: common_pb2.WorkerInfo, death: Death, of_actor: Actor | None) -> None:
     assert DriverWarnings().worker_died(info, death, of_actor) is None
 
 
@@ -62,16 +60,23 @@ def test_a_job_whose_workers_die_again_and_again_is_told_so_many_times() -> None
 
 def test_every_driver_is_told_of_a_node_that_is_gone_and_of_none_that_was_stopped() -> None:
     node = common_pb2.NodeInfo(node_id=b"n" * 28, host="10.0.0.7")
-    node.death_cause.MergeFrom(common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="it is deaf"))
+    node.death_cause.MergeFrom(
+        common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="it is deaf")
+    )
     warning = DriverWarnings().node_died(node)
     assert warning is not None and not warning.job_id
-    assert (b"n" * 28).hex() in warning.message and "10.0.0.7" in warning.message and "it is deaf" in warning.message
+    assert (
+        (b"n" * 28).hex() in warning.message
+        and "10.0.0.7" in warning.message
+        and "it is deaf" in warning.message
+    )
     node.death_cause.kind = common_pb2.DeathCause.KILLED
     assert DriverWarnings().node_died(node) is None
 
 
 @pytest.mark.parametrize(
-    ("is_detached", "namespace", "is_told"), [(True, ANONYMOUS, True), (True, "mine", False), (False, ANONYMOUS, False)]
+    ("is_detached", "namespace", "is_told"),
+    [(True, ANONYMOUS, True), (True, "mine", False), (False, ANONYMOUS, False)],
 )
 def test_a_detached_actor_without_a_namespace_of_a_name_is_told(
     is_detached: bool, namespace: str, is_told: bool

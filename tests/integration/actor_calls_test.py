@@ -171,7 +171,11 @@ def test_a_method_is_the_classs_whatever_the_instance_has_under_its_name() -> No
             return cls.__name__
 
     flag = ray.remote(Flag).remote()
-    assert get([flag.lit.remote(), flag.static.remote(), flag.of_class.remote()]) == ["lit of False", "static", "Flag"]
+    assert get([flag.lit.remote(), flag.static.remote(), flag.of_class.remote()]) == [
+        "lit of False",
+        "static",
+        "Flag",
+    ]
 
 
 # ---------------------------------------------------------------- order and limits

@@ -78,7 +78,9 @@ def test_closed_output_costs_no_answer() -> None:
     assert get(calls) == ["closed"] * 4
 
 
-def test_calls_run_in_order_though_the_first_waits_for_its_argument(tmp_path: Path, touch_and_wait: Callable[..., None]) -> None:
+def test_calls_run_in_order_though_the_first_waits_for_its_argument(
+    tmp_path: Path, touch_and_wait: Callable[..., None]
+) -> None:
     gate = str(tmp_path / "gate")
 
     @ray.remote
@@ -122,7 +124,9 @@ def test_retried_calls_keep_their_order_through_a_restart(tmp_path: Path) -> Non
     assert seen[0] <= 5 and seen == list(range(seen[0], 20))
 
 
-def test_a_thread_that_a_task_left_waiting_is_not_the_next_tasks_wait(tmp_path: Path, touch_and_wait: Callable[..., None]) -> None:
+def test_a_thread_that_a_task_left_waiting_is_not_the_next_tasks_wait(
+    tmp_path: Path, touch_and_wait: Callable[..., None]
+) -> None:
     gate = str(tmp_path / "gate")
 
     @ray.remote(num_cpus=0)

@@ -174,4 +174,3 @@ def test_more_calls_than_a_caller_would_send_to_a_plain_actor_wait_for_each_othe
 
     actor = ray.remote(Barrier).options(num_cpus=0, max_concurrency=2000).remote()
     get([actor.arrive.remote() for _ in range(count)])
-

@@ -275,7 +275,9 @@ def test_what_a_failed_result_goes_into_fails_though_no_worker_is_free(
     (tmp_path / "fail").touch()
     try:
         for consumer in [*consumers, *consume(failed)]:
-            with pytest.raises((ZeroDivisionError, exceptions.ActorDiedError), match="One of its arguments could not"):
+            with pytest.raises(
+                (ZeroDivisionError, exceptions.ActorDiedError), match="One of its arguments could not"
+            ):
                 get(consumer)
         # A name is not taken by what was never created.
         with pytest.raises(ValueError, match="no actor named"):
@@ -323,7 +325,9 @@ def through_stream(actor: Any) -> None:
 
 
 def test_errors_are_called_by_their_public_names_in_workers_that_never_imported_these() -> None:
-    interrupt = ray.remote(signal.default_int_handler).options(runtime_env={"env_vars": {"WORKER": "of its own"}})
+    interrupt = ray.remote(signal.default_int_handler).options(
+        runtime_env={"env_vars": {"WORKER": "of its own"}}
+    )
     with pytest.raises(exceptions.TaskCancelledError) as caught:
         get(interrupt.remote(signal.SIGINT, None))
     assert "\nray_mono.exceptions.TaskCancelledError: " in str(caught.value)

@@ -319,11 +319,17 @@ def test_a_result_that_does_not_pickle_is_named() -> None:
     def make_several() -> Any:
         yield [threading.Lock()]
 
-    with pytest.raises(TypeError, match=r"what .*make\(\) returned \(a dict\) does not pickle.*its \['lock'\] \(a lock\)"):
+    with pytest.raises(
+        TypeError, match=r"what .*make\(\) returned \(a dict\) does not pickle.*its \['lock'\] \(a lock\)"
+    ):
         get(make.remote())
-    with pytest.raises(TypeError, match=r"what .*make_several\(\) yielded \(a list\) does not pickle.*its \[0\]"):
+    with pytest.raises(
+        TypeError, match=r"what .*make_several\(\) yielded \(a list\) does not pickle.*its \[0\]"
+    ):
         get(next(make_several.remote()))
-    with pytest.raises(TypeError, match=r"argument number 0 of .*make\(\) \(a list\) does not pickle.*its \[0\]"):
+    with pytest.raises(
+        TypeError, match=r"argument number 0 of .*make\(\) \(a list\) does not pickle.*its \[0\]"
+    ):
         make.remote([threading.Lock()])
 
 

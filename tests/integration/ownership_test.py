@@ -173,7 +173,9 @@ def test_a_function_brings_the_references_it_captured() -> None:
     assert get([read.remote() for _ in range(ROUNDS)]) == [9] * ROUNDS
 
 
-def test_a_reference_that_was_dropped_while_it_was_awaited_can_come_again(tmp_path: Path, touch_and_wait: Callable[..., None]) -> None:
+def test_a_reference_that_was_dropped_while_it_was_awaited_can_come_again(
+    tmp_path: Path, touch_and_wait: Callable[..., None]
+) -> None:
     gate = str(tmp_path / "gate")
 
     @ray.remote
@@ -230,7 +232,9 @@ def test_what_a_failed_attempt_keeps_is_borrowed() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 50_000])
-def test_an_attempt_that_failed_with_a_large_error_leaves_nothing_in_the_way(size: int, tmp_path: Path) -> None:
+def test_an_attempt_that_failed_with_a_large_error_leaves_nothing_in_the_way(
+    size: int, tmp_path: Path
+) -> None:
     marker = tmp_path / "tried"
 
     @ray.remote(max_retries=1, retry_exceptions=True)

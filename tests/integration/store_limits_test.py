@@ -122,7 +122,9 @@ def test_a_put_into_a_store_full_of_referenced_objects_fails_after_a_while_and_i
     with pytest.raises(ray.exceptions.ObjectStoreFullError, match=NO_ROOM):
         ray.put(piece(99))
     told = re.search("The object store is full: .*", capfd.readouterr().err)
-    assert told and re.search(r"1 objects of together 1048\d+ bytes .* for 2 s\..* used 629\d+", told[0]), told
+    assert told and re.search(r"1 objects of together 1048\d+ bytes .* for 2 s\..* used 629\d+", told[0]), (
+        told
+    )
     # Nothing was lost for it, and smaller things still fit.
     assert [int(array[0]) for array in get(kept)] == list(range(PIECES))
     small = ray.put(piece(98, MIB))
@@ -184,7 +186,9 @@ def test_what_is_read_is_not_copied_and_cannot_be_written(cluster: Any) -> None:
     assert internal_state.store_stats().num_pins == 1
 
 
-def test_what_is_read_several_times_is_pinned_once_and_let_go_when_nobody_reads_any_more(cluster: Any) -> None:
+def test_what_is_read_several_times_is_pinned_once_and_let_go_when_nobody_reads_any_more(
+    cluster: Any,
+) -> None:
     reference = ray.put(piece(7))
     first, second = get(reference), get(reference)
     assert first is not second
@@ -249,7 +253,8 @@ def test_copies_make_room_for_others_unless_somebody_reads_them(cluster: Any, ot
     assert (read == 0).all()
     # Now nothing can be evicted any more: a copy waits for room, and says so in the end.
     with pytest.raises(
-        ray.exceptions.ObjectStoreFullError, match=rf"of 1048\d+ bytes.*no room to copy it to .* for {COPY_WAIT_S} s"
+        ray.exceptions.ObjectStoreFullError,
+        match=rf"of 1048\d+ bytes.*no room to copy it to .* for {COPY_WAIT_S} s",
     ):
         get(references[2])
     del read, own
@@ -269,7 +274,10 @@ def test_wait_brings_what_lies_elsewhere_here_only_where_it_shall(cluster: Any, 
     assert internal_state.store_stats().num_objects == 1
     # Who never waits gets it in the end as well.
     assert ray.wait(references[1:2], timeout=0, fetch_local=False) == (references[1:2], [])
-    wait_until(lambda: ray.wait(references[1:2], timeout=0)[0] == references[1:2], "a copy comes by looking again and again")
+    wait_until(
+        lambda: ray.wait(references[1:2], timeout=0)[0] == references[1:2],
+        "a copy comes by looking again and again",
+    )
     assert internal_state.store_stats().num_objects == 2
     assert get(references[1])[0] == 1
 
@@ -297,7 +305,9 @@ def test_what_has_no_room_for_its_argument_here_runs_where_that_lies(
     kept, far = fill(), make.remote()
     ray.wait([far], timeout=GET_TIMEOUT_S, fetch_local=False)
     # More than the other node has CPUs: they wait for it.
-    assert get([use.remote(far, number) for number in range(3)]) == [(7 + n, other_node.node_id) for n in range(3)]
+    assert get([use.remote(far, number) for number in range(3)]) == [
+        (7 + n, other_node.node_id) for n in range(3)
+    ]
     assert get(Use.remote(far).where.remote()) == (size_bytes, other_node.node_id)
     if size_bytes > STORE_BYTES:
         # What has to be here says which node lacks the room, and which has the object.

@@ -131,7 +131,9 @@ class AllocatorAgainstABitmap(RuleBasedStateMachine):
     def allocate(self, size_bytes: int, writer: ClientKey) -> tuple[int, int]:
         offset = self.allocator.allocate(size_bytes, writer)
         units = aligned(size_bytes) // ALIGNMENT
-        room = "." * units in "".join("." if owner is None else "x" for owner in self.owners[: self.limit_units])
+        room = "." * units in "".join(
+            "." if owner is None else "x" for owner in self.owners[: self.limit_units]
+        )
         assert (offset is not None) == room
         if offset is None:
             return 0, 0

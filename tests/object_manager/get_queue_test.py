@@ -67,7 +67,12 @@ def test_what_is_here_is_answered_at_once_and_pinned(scene: Scene) -> None:
     (done,) = scene.get(Wanted(A))
     assert isinstance(done, GetDone)
     (found,) = done.objects
-    assert (found.state, found.size_bytes, found.metadata, found.pulled) == (FoundState.FOUND, 100, b"meta", False)
+    assert (found.state, found.size_bytes, found.metadata, found.pulled) == (
+        FoundState.FOUND,
+        100,
+        b"meta",
+        False,
+    )
     assert scene.store.num_pins == 1
 
 

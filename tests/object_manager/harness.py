@@ -53,7 +53,14 @@ class StoreProcess:
     """One object manager."""
 
     def __init__(
-        self, base: Path, name: str, capacity_bytes: int, *flags: str, program: str = "", secret: str = SECRET, **config: float
+        self,
+        base: Path,
+        name: str,
+        capacity_bytes: int,
+        *flags: str,
+        program: str = "",
+        secret: str = SECRET,
+        **config: float,
     ) -> None:
         """program: Python to run before the service."""
         self.name = name
@@ -89,7 +96,9 @@ class StoreProcess:
     def __enter__(self) -> StoreProcess:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """It ends in order, and leaves nothing; unless the test has killed it."""
         was_killed = self.process.poll() == -signal.SIGKILL
         try:
@@ -116,7 +125,10 @@ class Client:
     async def create(self, name: str, size_bytes: int, metadata: bytes = b"") -> int:
         reply = await self.stub.Create(
             object_manager_pb2.CreateRequest(
-                object_id=object_id(name), size_bytes=size_bytes, metadata=metadata, owner_worker_id=self.owner
+                object_id=object_id(name),
+                size_bytes=size_bytes,
+                metadata=metadata,
+                owner_worker_id=self.owner,
             )
         )
         return reply.offset
@@ -133,7 +145,8 @@ class Client:
         self, *names: str, locations: tuple[bytes, ...] = (), timeout_ms: int = -1
     ) -> list[object_manager_pb2.ObjectFound]:
         wanted = [
-            object_manager_pb2.ObjectWanted(object_id=object_id(name), location_node_ids=locations) for name in names
+            object_manager_pb2.ObjectWanted(object_id=object_id(name), location_node_ids=locations)
+            for name in names
         ]
         reply = await self.stub.Get(object_manager_pb2.GetRequest(objects=wanted, timeout_ms=timeout_ms))
         return list(reply.objects)
@@ -145,10 +158,15 @@ class Client:
         return self.map[found.offset : found.offset + found.size_bytes]
 
     async def release(self, *names: str) -> None:
-        await self.stub.Release(object_manager_pb2.ReleaseRequest(object_ids=[object_id(name) for name in names]))
+        await self.stub.Release(
+            object_manager_pb2.ReleaseRequest(object_ids=[object_id(name) for name in names])
+        )
 
     async def free(self, *names: str, locations: tuple[bytes, ...] = ()) -> None:
-        objects = [object_manager_pb2.ObjectFree(object_id=object_id(name), location_node_ids=locations) for name in names]
+        objects = [
+            object_manager_pb2.ObjectFree(object_id=object_id(name), location_node_ids=locations)
+            for name in names
+        ]
         await self.stub.Free(object_manager_pb2.FreeRequest(objects=objects))
 
     async def contains(self, *names: str) -> list[bool]:
@@ -168,11 +186,15 @@ async def start(client: Client, request: Coroutine[Any, Any, Any]) -> asyncio.Ta
 
 
 @asynccontextmanager
-async def connect(store: StoreProcess, owner: str = "owner", is_raylet: bool = False) -> AsyncIterator[Client]:
+async def connect(
+    store: StoreProcess, owner: str = "owner", is_raylet: bool = False
+) -> AsyncIterator[Client]:
     channel = await FramedTransport("").connect(f"unix:{store.socket}", TIMEOUT_S)
     stub = ObjectStoreServiceAsyncStub(channel)
     reply = await stub.ConnectClient(
-        object_manager_pb2.ConnectClientRequest(worker_id=worker_id(owner), pid=os.getpid(), is_raylet=is_raylet)
+        object_manager_pb2.ConnectClientRequest(
+            worker_id=worker_id(owner), pid=os.getpid(), is_raylet=is_raylet
+        )
     )
     fd = os.open(reply.store_file, os.O_RDWR)
     try:
@@ -197,7 +219,9 @@ class SmallGcs(GcsServiceServicer):
 
     def add_node(self, store: StoreProcess, port: int | None = None) -> None:
         self.tell_node(
-            common_pb2.NodeInfo(node_id=store.node_id, host="127.0.0.1", object_manager_port=port or store.port)
+            common_pb2.NodeInfo(
+                node_id=store.node_id, host="127.0.0.1", object_manager_port=port or store.port
+            )
         )
 
     def tell_node(self, node: common_pb2.NodeInfo) -> None:
@@ -221,7 +245,9 @@ class SmallGcs(GcsServiceServicer):
         finally:
             self._subscribers.remove(queue)
 
-    async def GetAllWorkers(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllWorkersReply:
+    async def GetAllWorkers(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> gcs_pb2.GetAllWorkersReply:
         return gcs_pb2.GetAllWorkersReply(workers=self.workers.values())
 
     def _tell(self, message: gcs_pb2.PubMessage) -> None:
@@ -244,7 +270,9 @@ async def small_gcs(base: Path) -> AsyncIterator[SmallGcs]:
 
 
 @asynccontextmanager
-async def node(gcs: SmallGcs, base: Path, name: str, capacity_bytes: int, **config: float) -> AsyncIterator[StoreProcess]:
+async def node(
+    gcs: SmallGcs, base: Path, name: str, capacity_bytes: int, **config: float
+) -> AsyncIterator[StoreProcess]:
     """An object manager that is part of the GCS's cluster. It is started in a thread, since the GCS answers in ours."""
     arguments = (base, name, capacity_bytes, f"--gcs-address=unix:{base}/gcs.sock")
     store = await asyncio.to_thread(lambda: StoreProcess(*arguments, **config))

@@ -71,7 +71,9 @@ def test_a_system_without_memory_is_an_answer_not_an_error(
 
 
 def test_a_store_larger_than_the_file_system_is_refused_with_what_to_do(path: Path) -> None:
-    with pytest.raises(MemoryFileError, match=r"does not fit into /dev/shm.*--object-store-memory.*--shm-size"):
+    with pytest.raises(
+        MemoryFileError, match=r"does not fit into /dev/shm.*--object-store-memory.*--shm-size"
+    ):
         MemoryFile(str(path), 1 << 50)
     assert not path.exists()
 
@@ -79,7 +81,9 @@ def test_a_store_larger_than_the_file_system_is_refused_with_what_to_do(path: Pa
 def test_a_file_that_a_dead_process_left_is_replaced(path: Path) -> None:
     program = "import os, sys; from ray_mono.object_manager.memory_file import MemoryFile;"
     program += f"MemoryFile({str(path)!r}, 4096).extend(4096); os._exit(9)"
-    left = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    left = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert left.returncode == 9 and path.exists()
     inode = path.stat().st_ino
     memory = MemoryFile(str(path), MIB)

@@ -32,7 +32,9 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 
 
 def config(capacity_bytes: int = 1024, **changes: Any) -> ObjectManagerConfig:
-    return ObjectManagerConfig(capacity_bytes=capacity_bytes, **{"backing_ahead_bytes": 128, "backing_step_bytes": 128, **changes})
+    return ObjectManagerConfig(
+        capacity_bytes=capacity_bytes, **{"backing_ahead_bytes": 128, "backing_step_bytes": 128, **changes}
+    )
 
 
 def room(client: ClientKey, object_id: ObjectKey, size_bytes: int) -> RoomWanted:
@@ -96,7 +98,9 @@ def test_a_create_that_waits_has_the_store_ask_for_help_and_say_who_waits_for_ho
         waiting = [await started(node.create(room(client, ObjectKey(name), 100))) for name in (b"b", b"c")]
         assert await heard.get() == ("", True)
         told, _ = await heard.get()
-        assert "2 objects of together 200 bytes have waited for room" in told and "primary copies 1000" in told
+        assert (
+            "2 objects of together 200 bytes have waited for room" in told and "primary copies 1000" in told
+        )
         assert "within 20 s fails" in told
         node.free([A])
         await asyncio.gather(*waiting)
@@ -206,7 +210,9 @@ class Storm:
                 pass
             self.cluster.check_invariants()
             for pin in pins:
-                assert bytes(node.memory.view(pin.offset, pin.size_bytes)) == content(pin.object_id, pin.size_bytes)
+                assert bytes(node.memory.view(pin.offset, pin.size_bytes)) == content(
+                    pin.object_id, pin.size_bytes
+                )
         node.disconnect(client)
 
     async def make(self, node: NodeStore, client: ClientKey, pins: list[Found]) -> None:
@@ -224,7 +230,9 @@ class Storm:
         chosen = self.rng.sample(list(self.made), min(len(self.made), self.rng.randrange(1, 4)))
         everywhere = tuple(other.node_id for other in self.nodes)
         timeout_s = self.rng.choice([0, 0.001, 0.01, None])
-        get = asyncio.ensure_future(node.get(client, [Wanted(object_id, everywhere) for object_id in chosen], timeout_s))
+        get = asyncio.ensure_future(
+            node.get(client, [Wanted(object_id, everywhere) for object_id in chosen], timeout_s)
+        )
         if self.rng.random() < 0.1:
             await asyncio.sleep(0)
             get.cancel()
@@ -253,7 +261,13 @@ class Storm:
         for node in self.nodes:
             node.check_invariants()
             store = node.store
-            assert (store.num_pins, store.num_unsealed, len(node.creates), len(node.gets), len(node.pulls)) == (0, 0, 0, 0, 0)
+            assert (
+                store.num_pins,
+                store.num_unsealed,
+                len(node.creates),
+                len(node.gets),
+                len(node.pulls),
+            ) == (0, 0, 0, 0, 0)
             node.free([entry.object_id for entry in store.objects()])
             assert store.used_bytes == 0
         await self.cluster.close()

@@ -217,7 +217,9 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         self.pulls.check_invariants()
-        fetching = {pull.object_id: pull.current for pull in self.pulls.pulls() if pull.state is PullState.FETCHING}
+        fetching = {
+            pull.object_id: pull.current for pull in self.pulls.pulls() if pull.state is PullState.FETCHING
+        }
         assert fetching == self.running
 
     def teardown(self) -> None:

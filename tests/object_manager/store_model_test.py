@@ -42,7 +42,10 @@ class StoreAgainstAModel(RuleBasedStateMachine):
             self.store.connect(client)
 
     @rule(
-        object_id=objects, client=st.sampled_from([*CLIENTS, TRANSFERS]), owner=st.sampled_from(OWNERS), size=st.integers(0, 700)
+        object_id=objects,
+        client=st.sampled_from([*CLIENTS, TRANSFERS]),
+        owner=st.sampled_from(OWNERS),
+        size=st.integers(0, 700),
     )
     def create(self, object_id: ObjectKey, client: ClientKey, owner: WorkerKey, size: int) -> None:
         is_primary = client != TRANSFERS
@@ -60,9 +63,9 @@ class StoreAgainstAModel(RuleBasedStateMachine):
         if isinstance(allocation, Granted):
             self.rows[object_id] = Row(client, owner, is_primary)
         else:
-            assert not any(row.is_sealed and not row.is_primary and not row.readers for row in self.rows.values()) or (
-                self.store.obtainable_bytes < size + 64
-            )
+            assert not any(
+                row.is_sealed and not row.is_primary and not row.readers for row in self.rows.values()
+            ) or (self.store.obtainable_bytes < size + 64)
 
     def forget_evicted(self) -> None:
         here = {entry.object_id for entry in self.store.objects()}
@@ -158,7 +161,9 @@ class StoreAgainstAModel(RuleBasedStateMachine):
         if not isinstance(allocation, Granted):
             return
         try:
-            kept = self.store.seal_in_slab(object_id, allocation.offset + cut * 64, 64, b"", OWNERS[0], client)
+            kept = self.store.seal_in_slab(
+                object_id, allocation.offset + cut * 64, 64, b"", OWNERS[0], client
+            )
         except StoreError:
             return
         assert object_id not in self.rows

@@ -156,7 +156,9 @@ def test_unread_copies_make_room_and_pinned_ones_do_not(session_base: Path) -> N
             await client.free("b")
             await client.put("d", bytes(MIB))
             assert await client.contains("a", "b", "c", "d") == [True, False, True, True]
-            pinned = await client.stub.Pin(object_manager_pb2.PinRequest(object_ids=[object_id("a"), object_id("b")]))
+            pinned = await client.stub.Pin(
+                object_manager_pb2.PinRequest(object_ids=[object_id("a"), object_id("b")])
+            )
             assert list(pinned.pinned) == [True, False]
 
     with StoreProcess(session_base, "s", 3 * MIB, create_timeout_s=0) as store:
@@ -212,7 +214,11 @@ def test_objects_are_sealed_out_of_a_slab(session_base: Path) -> None:
                 assert slab.size_bytes == MIB
                 writer.map[slab.offset : slab.offset + 3] = b"one"
                 seal = object_manager_pb2.SealRequest(
-                    object_id=object_id("a"), in_slab=True, offset=slab.offset, size_bytes=3, owner_worker_id=writer.owner
+                    object_id=object_id("a"),
+                    in_slab=True,
+                    offset=slab.offset,
+                    size_bytes=3,
+                    owner_worker_id=writer.owner,
                 )
                 await writer.stub.Seal(seal)
                 assert await reader.read("a") == b"one"
@@ -280,7 +286,11 @@ def test_its_state_can_be_read(session_base: Path) -> None:
 )
 def test_what_cannot_work_is_refused_in_one_line(session_base: Path, flags: list[str], message: str) -> None:
     command = [sys.executable, "-m", "ray_mono.object_manager.object_manager", "--store-only"]
-    command += [f"--store-socket={session_base}/s.sock", f"--store-file=/dev/shm/{session_base.name}-s", *flags]
+    command += [
+        f"--store-socket={session_base}/s.sock",
+        f"--store-file=/dev/shm/{session_base.name}-s",
+        *flags,
+    ]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
     assert result.returncode in (1, 2)
     assert re.search(message, result.stderr) and "Traceback" not in result.stderr

@@ -203,7 +203,9 @@ def test_what_a_dead_worker_owned_goes_and_what_it_will_have_owned_too(store: St
 def test_an_object_larger_than_the_store_is_refused_with_the_sizes(store: Store) -> None:
     put(store, A)
     store.pin(A, BERT)
-    with pytest.raises(StoreFull, match=r"wanted 1025 bytes.*capacity 1024 bytes, used 256.*pinned by readers 256"):
+    with pytest.raises(
+        StoreFull, match=r"wanted 1025 bytes.*capacity 1024 bytes, used 256.*pinned by readers 256"
+    ):
         store.create(B, 1025, b"", OWNER, ANNA, is_primary=True)
 
 
@@ -235,7 +237,8 @@ def test_objects_are_cut_out_of_a_slab_and_outlive_it(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("offset", "size_bytes", "error"), [(448, 128, ObjectUnknown), (0, 600, ObjectUnknown), (32, 16, StoreError)]
+    ("offset", "size_bytes", "error"),
+    [(448, 128, ObjectUnknown), (0, 600, ObjectUnknown), (32, 16, StoreError)],
 )
 def test_what_lies_in_no_slab_of_the_client_is_refused(
     store: Store, offset: int, size_bytes: int, error: type[StoreError]

@@ -62,7 +62,9 @@ def test_an_object_is_copied_in_equal_bytes_once_and_without_the_others_file(ses
             far.store_file.unlink()
             gets = [client.find("a", locations=(far.node_id,)) for client in (reader, other, reader)]
             answers = [found for (found,) in await asyncio.gather(*gets)]
-            assert all((found.state, found.metadata, found.pulled) == (FOUND, b"pickle", True) for found in answers)
+            assert all(
+                (found.state, found.metadata, found.pulled) == (FOUND, b"pickle", True) for found in answers
+            )
             assert {found.offset for found in answers} == {answers[0].offset}
             copy = reader.map[answers[0].offset : answers[0].offset + answers[0].size_bytes]
             assert hashlib.sha256(copy).digest() == hashlib.sha256(data).digest()
@@ -113,7 +115,9 @@ def test_when_a_holder_has_it_not_the_next_is_asked_and_when_none_has_it_is_lost
             unknown, dead = b"u" * 28, b"d" * 28
             gcs.tell_node(
                 common_pb2.NodeInfo(
-                    node_id=dead, state=common_pb2.NODE_DEAD, death_cause=common_pb2.DeathCause(message="the power failed")
+                    node_id=dead,
+                    state=common_pb2.NODE_DEAD,
+                    death_cause=common_pb2.DeathCause(message="the power failed"),
                 )
             )
             assert await reader.read("a", locations=(unknown, dead, far.node_id, farther.node_id)) == b"hello"
@@ -126,14 +130,18 @@ def test_when_a_holder_has_it_not_the_next_is_asked_and_when_none_has_it_is_lost
 
 
 @pytest.mark.parametrize("hangs_up", [True, False])
-def test_when_a_holder_breaks_off_or_falls_silent_the_next_one_continues_there(session_base: Path, hangs_up: bool) -> None:
+def test_when_a_holder_breaks_off_or_falls_silent_the_next_one_continues_there(
+    session_base: Path, hangs_up: bool
+) -> None:
     data = noise(8 * MIB)
 
     async def scene() -> None:
         async with (
             small_gcs(session_base) as gcs,
             node(gcs, session_base, "far", 16 * MIB) as far,
-            node(gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=TIMEOUT_S if hangs_up else 0.1) as near,
+            node(
+                gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=TIMEOUT_S if hangs_up else 0.1
+            ) as near,
             connect(far) as writer,
             connect(near) as reader,
         ):
@@ -182,7 +190,9 @@ def test_a_holder_that_is_killed_is_lost_in_words(session_base: Path) -> None:
         ):
             for name in ("a", "b"):
                 await writer.put(name, b"hello")
-            await reader.read("a", locations=(far.node_id,))  # now there is a connection that will turn out dead
+            await reader.read(
+                "a", locations=(far.node_id,)
+            )  # now there is a connection that will turn out dead
             far.process.kill()
             await asyncio.to_thread(far.process.wait)
             (found,) = await reader.find("b", locations=(far.node_id,))
@@ -229,7 +239,10 @@ def test_what_finds_no_room_in_time_or_never_can_fails_with_the_sizes(session_ba
             await reader.put("own", bytes(3 * MIB))
             await writer.put("a", noise(2 * MIB))
             await writer.put("b", noise(5 * MIB))
-            for name, message in (("a", f"of {2 * MIB} bytes lies on node {far.node_id.hex()}"), ("b", "more than the store can hold")):
+            for name, message in (
+                ("a", f"of {2 * MIB} bytes lies on node {far.node_id.hex()}"),
+                ("b", "more than the store can hold"),
+            ):
                 with pytest.raises(RpcError, match=f"{message}.*capacity {4 * MIB} bytes") as failure:
                     await reader.find("own", name, locations=(far.node_id,))
                 assert failure.value.code is StatusCode.RESOURCE_EXHAUSTED
@@ -326,7 +339,11 @@ def test_nobody_fetches_without_the_secret(session_base: Path, secret: str) -> N
         return answer
 
     async def scene() -> None:
-        async with small_gcs(session_base) as gcs, node(gcs, session_base, "far", MIB) as far, connect(far) as writer:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", MIB) as far,
+            connect(far) as writer,
+        ):
             await writer.put("a", b"treasure" * 100)
             assert b"treasure" not in await asyncio.to_thread(knock, far.port)
             assert (await writer.stats()).stream_sent_bytes == 0
@@ -336,9 +353,18 @@ def test_nobody_fetches_without_the_secret(session_base: Path, secret: str) -> N
 
 def test_a_node_with_another_secret_is_told_what_to_do(session_base: Path) -> None:
     async def scene() -> None:
-        async with small_gcs(session_base) as gcs, node(gcs, session_base, "near", MIB) as near, connect(near) as reader:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "near", MIB) as near,
+            connect(near) as reader,
+        ):
             far = await asyncio.to_thread(
-                StoreProcess, session_base, "far", MIB, f"--gcs-address=unix:{session_base}/gcs.sock", secret=SECRET + "!"
+                StoreProcess,
+                session_base,
+                "far",
+                MIB,
+                f"--gcs-address=unix:{session_base}/gcs.sock",
+                secret=SECRET + "!",
             )
             with far:
                 gcs.add_node(far)

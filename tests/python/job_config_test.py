@@ -49,7 +49,11 @@ def test_a_job_config_is_made_of_json() -> None:
         ),
         (lambda: JobConfig().ensure_logging_config(3), TypeError, "logging_config must be"),  # type: ignore[arg-type]
         (lambda: ray.LoggingConfig(encoding="XML"), ValueError, "encoding must be 'TEXT' or 'JSON'"),
-        (lambda: ray.LoggingConfig(additional_log_standard_attrs=["no"]), ValueError, "has 'no'; accepted are"),
+        (
+            lambda: ray.LoggingConfig(additional_log_standard_attrs=["no"]),
+            ValueError,
+            "has 'no'; accepted are",
+        ),
         (lambda: RuntimeEnv(nothing=1), ValueError, "no field 'nothing'"),
     ],
 )

@@ -127,7 +127,11 @@ def test_dynamic_generators_have_one_reference() -> None:
 
 def test_a_fixed_number_of_returns_takes_the_first_items() -> None:
     assert ray.get(numbers.options(num_returns=2).remote(3)) == [0, 1]
-    assert [outcome(each) for each in numbers.options(num_returns=3).remote(1)] == [0, "ValueError", "ValueError"]
+    assert [outcome(each) for each in numbers.options(num_returns=3).remote(1)] == [
+        0,
+        "ValueError",
+        "ValueError",
+    ]
     retried = numbers.options(num_returns=2, retry_exceptions=True)
     assert [outcome(each) for each in retried.remote(1)] == ["ValueError"] * 2
 

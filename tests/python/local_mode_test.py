@@ -143,7 +143,9 @@ def test_errors_are_of_the_original_type_and_travel_through_arguments() -> None:
         del caught
 
 
-@pytest.mark.parametrize("name", ["GetattributeRaises", "StrAndReprExit", "ReduceExits", "LoadExits", "hash", "after"])
+@pytest.mark.parametrize(
+    "name", ["GetattributeRaises", "StrAndReprExit", "ReduceExits", "LoadExits", "hash", "after"]
+)
 def test_errors_whose_own_code_fails_are_errors_like_others(name: str) -> None:
     task, take = ray.remote(throw), ray.remote(id)
     for call in (task.remote(name), take.remote(FailsToLoad(name))):

@@ -48,15 +48,27 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"resources": [1]}, TypeError, "resources must be a dict"),
         ({"accelerator_type": 3}, TypeError, "accelerator_type must be a string"),
         ({"scheduling_strategy": "nearby"}, ValueError, "'DEFAULT', 'SPREAD' or a strategy, got 'nearby'"),
-        ({"scheduling_strategy": object()}, TypeError, "must be 'DEFAULT', 'SPREAD' or a strategy, got <object"),
+        (
+            {"scheduling_strategy": object()},
+            TypeError,
+            "must be 'DEFAULT', 'SPREAD' or a strategy, got <object",
+        ),
         ({"placement_group": object()}, NotImplementedError, "placement groups are not part"),
         ({"label_selector": {"a": "b"}}, NotImplementedError, "only .*node-id.* is part"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, r"runtime_env\['pip'\]"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
-        ({"runtime_env": {"env_vars": {"A=B": "1"}}}, ValueError, "no .=., and no NUL anywhere, got .A=B.: .1."),
+        (
+            {"runtime_env": {"env_vars": {"A=B": "1"}}},
+            ValueError,
+            "no .=., and no NUL anywhere, got .A=B.: .1.",
+        ),
         ({"runtime_env": {"env_vars": {"A": "1\0"}}}, ValueError, "no NUL anywhere"),
         ({"runtime_env": {"env_vars": {"": "1"}}}, ValueError, "not empty"),
-        ({"runtime_env": {"env_vars": {"A": "\ud800"}}}, ValueError, "can be encoded, got 'A': '.ud800': 'utf-8' codec"),
+        (
+            {"runtime_env": {"env_vars": {"A": "\ud800"}}},
+            ValueError,
+            "can be encoded, got 'A': '.ud800': 'utf-8' codec",
+        ),
         ({"runtime_env": {"pipp": 1}}, ValueError, "no field 'pipp'"),
         ({"numcpus": 1}, ValueError, "'numcpus' is not an option of .*num_cpus"),
     ],
@@ -207,20 +219,29 @@ def test_a_method_in_a_group_that_the_actor_does_not_have_is_refused() -> None:
 
 
 def test_parts_of_a_byte_are_left_out() -> None:
-    assert option_rules.task_options({"memory": 2.9, "object_store_memory": 1.5}, "f").resources == option_rules.task_options(
-        {"memory": 2, "object_store_memory": 1}, "f"
-    ).resources
+    assert (
+        option_rules.task_options({"memory": 2.9, "object_store_memory": 1.5}, "f").resources
+        == option_rules.task_options({"memory": 2, "object_store_memory": 1}, "f").resources
+    )
 
 
 def test_a_node_in_a_label_selector_is_where_the_task_runs() -> None:
     node = "ab" * 28
     strategy = option_rules.task_options({"label_selector": {"ray.io/node-id": node}}, "f").strategy
-    assert strategy is not None and strategy.node_affinity.node_id.hex() == node and not strategy.node_affinity.soft
+    assert (
+        strategy is not None
+        and strategy.node_affinity.node_id.hex() == node
+        and not strategy.node_affinity.soft
+    )
     beside = {"label_selector": {"ray.io/node-id": node}, "scheduling_strategy": "SPREAD"}
     assert option_rules.task_options(beside, "f").strategy == strategy
     with pytest.raises(ValueError, match="both say where"):
-        option_rules.check_task_options({**beside, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)})
+        option_rules.check_task_options(
+            {**beside, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+        )
 
 
 def test_an_actor_class_lists_its_methods() -> None:
-    assert {"remote", "options"} <= set(dir(ray.remote(Class))) and set(dir(Class)) <= set(dir(ray.remote(Class)))
+    assert {"remote", "options"} <= set(dir(ray.remote(Class))) and set(dir(Class)) <= set(
+        dir(ray.remote(Class))
+    )

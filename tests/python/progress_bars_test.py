@@ -177,7 +177,9 @@ def test_states_among_lines_are_drawn_and_the_rest_is_printed(bars: BarManager, 
     assert len(terminal.screen()) == 1
 
 
-def test_bars_of_a_process_that_is_gone_stay_as_they_are_above_the_others(bars: BarManager, terminal: Terminal) -> None:
+def test_bars_of_a_process_that_is_gone_stay_as_they_are_above_the_others(
+    bars: BarManager, terminal: Terminal
+) -> None:
     for pid in (7, 8):
         bars.process_state_update(state(pid=pid, uuid=f"bar of {pid}"))
     print_log_batch(common_pb2.LogBatch(host=state()["ip"], pid=7, is_end=True), "", io.StringIO())

@@ -67,9 +67,13 @@ def test_limits_of_a_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "memory.max").write_text(f"{3 << 20}\n")
     (tmp_path / "memory.current").write_text(f"{1 << 20}\n")
     assert resource_spec.usable_cpus() == 1
-    assert resource_spec.machine_memory() == resource_spec.MachineMemory(total_bytes=3 << 20, available_bytes=2 << 20)
+    assert resource_spec.machine_memory() == resource_spec.MachineMemory(
+        total_bytes=3 << 20, available_bytes=2 << 20
+    )
     # Copies of files are not in anybody's way.
-    (tmp_path / "memory.stat").write_text(f"anon 1\nactive_file {1 << 19}\ninactive_file {1 << 18}\nworkingset_refault_file 7\n")
+    (tmp_path / "memory.stat").write_text(
+        f"anon 1\nactive_file {1 << 19}\ninactive_file {1 << 18}\nworkingset_refault_file 7\n"
+    )
     assert resource_spec.machine_memory().available_bytes == (2 << 20) + (1 << 19) + (1 << 18)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")

@@ -30,7 +30,9 @@ class ObjectServicer(core_worker_rpc.CoreWorkerServiceServicer):
     async def GetObjectStatus(
         self, request: core_worker_pb2.GetObjectStatusRequest, context: CallContext
     ) -> core_worker_pb2.GetObjectStatusReply:
-        reply: core_worker_pb2.GetObjectStatusReply = await answer_of(self.objects.ownership.GetObjectStatus, request)
+        reply: core_worker_pb2.GetObjectStatusReply = await answer_of(
+            self.objects.ownership.GetObjectStatus, request
+        )
         return reply
 
     async def AddBorrower(

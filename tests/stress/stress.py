@@ -148,7 +148,9 @@ class Stress:
             self._num_started += 1
             actors = max(1, options.actors // options.drivers)
             started.append(
-                DriverProcess(self._cluster.address, seed, actors, options.threads, options.only, self._scratch)
+                DriverProcess(
+                    self._cluster.address, seed, actors, options.threads, options.only, self._scratch
+                )
             )
         self._drivers += started
         for driver in started:
@@ -198,7 +200,11 @@ class Stress:
             states = [worker["state"] for worker in self._outside.raylet()["workers"]]
             num_subscribers = len(self._outside.gcs()["subscribers"])
             is_settled = states == ["idle"] * self._options.num_cpus and num_subscribers == 3
-            return "" if is_settled else f"workers are {states}, and {num_subscribers} services listen to the GCS"
+            return (
+                ""
+                if is_settled
+                else f"workers are {states}, and {num_subscribers} services listen to the GCS"
+            )
 
         unsettled = self._wait(missing)
         assert not unsettled, f"the new cluster did not settle: {unsettled}"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-REQUESTED = {line.strip() for line in (ROOT / "requirements.in").read_text().splitlines() if line.strip()[:1].isalpha()}
+REQUESTED = {
+    line.strip() for line in (ROOT / "requirements.in").read_text().splitlines() if line.strip()[:1].isalpha()
+}
 LOCKED = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 
 
@@ -22,7 +24,9 @@ def test_what_is_requested_is_locked_and_installed() -> None:
 
 def test_the_package_asks_for_nothing_that_is_not_tested_with_it() -> None:
     project = PROJECT["project"]
-    asked = names(project["dependencies"]).union(*(names(extra) for extra in project["optional-dependencies"].values()))
+    asked = names(project["dependencies"]).union(
+        *(names(extra) for extra in project["optional-dependencies"].values())
+    )
     assert asked <= REQUESTED
 
 

@@ -66,6 +66,8 @@ def seconds(value: Any, name: str = "timeout") -> float | None:
     number = plain(value)
     if not is_number(number):
         raise TypeError(f"{name} must be a number of seconds or None, got {value!r}")
-    if number != number or number < 0:  # not a number; what math asks of a whole number has to fit into a float
+    if (
+        number != number or number < 0
+    ):  # not a number; what math asks of a whole number has to fit into a float
         raise ValueError(f"{name} must be at least 0 seconds, or None to wait without a bound, got {value!r}")
     return None if number > FOREVER_S else number

@@ -90,16 +90,22 @@ def make(
     """
     _check_address(node["address"])
     if private.get("_driver_object_store_memory") is not None:
-        logger.warning("init(_driver_object_store_memory=...) is deprecated in Ray, and has no effect: leave it out")
+        logger.warning(
+            "init(_driver_object_store_memory=...) is deprecated in Ray, and has no effect: leave it out"
+        )
     if not flag("_skip_env_hook", private.get("_skip_env_hook", False)):
         runtime_env = _hooked(runtime_env)
     if job_config is not None and not isinstance(job_config, JobConfig | Mapping):
-        raise TypeError(f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}")
+        raise TypeError(
+            f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}"
+        )
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
     _check_text("_node_ip_address", private.get("_node_ip_address"))
     if not isinstance(private.get("_redis_password"), str | None):
-        raise TypeError(f"_redis_password must be a string or None, got one of type {type(private['_redis_password']).__name__}")
+        raise TypeError(
+            f"_redis_password must be a string or None, got one of type {type(private['_redis_password']).__name__}"
+        )
     temp_dir = private.get("_temp_dir")
     if isinstance(temp_dir, os.PathLike):
         temp_dir = os.fspath(temp_dir)
@@ -183,7 +189,9 @@ def _check_address(address: Any) -> None:
 def _check_labels(labels: Any) -> None:
     if labels is None:
         return
-    if not isinstance(labels, Mapping) or not all(isinstance(text, str) for item in labels.items() for text in item):
+    if not isinstance(labels, Mapping) or not all(
+        isinstance(text, str) for item in labels.items() for text in item
+    ):
         raise TypeError(f"labels must be a dict from strings to strings, got {labels!r}")
 
 
@@ -191,10 +199,14 @@ def _check_system_config(config: Any) -> None:
     if config is None:
         return
     if not isinstance(config, Mapping) or not all(isinstance(value, Mapping) for value in config.values()):
-        raise TypeError(f"_system_config must be a dict from services to dicts of their settings, got {config!r}")
+        raise TypeError(
+            f"_system_config must be a dict from services to dicts of their settings, got {config!r}"
+        )
     if unknown := sorted(config.keys() - CONFIGURED_SERVICES):
         accepted = ", ".join(sorted(CONFIGURED_SERVICES))
-        raise ValueError(f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its settings")
+        raise ValueError(
+            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its settings"
+        )
 
 
 def _amount(name: str, amount: Any) -> Any:

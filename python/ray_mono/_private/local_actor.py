@@ -98,7 +98,11 @@ class LocalActor:
                 result = args[0](self._instance, *args[1:], **kwargs)
             else:
                 method = method_of(self._instance, name, self._body)
-                result = self._run_on_loop(_call(method, args, kwargs)) if self.options.is_asyncio else method(*args, **kwargs)
+                result = (
+                    self._run_on_loop(_call(method, args, kwargs))
+                    if self.options.is_asyncio
+                    else method(*args, **kwargs)
+                )
             if inspect.iscoroutine(result):  # of __ray_call__, or of a method that is no `async def`
                 result = self._run_on_loop(result)
             return (

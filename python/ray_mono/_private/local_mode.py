@@ -304,7 +304,9 @@ class LocalCore:
         if len(values) != call.num_returns:
             raise ValueError(f"the task returned {len(values)} values, but num_returns is {call.num_returns}")
         return [
-            serialization.serialize_error(call.error_of(value.error)) if isinstance(value, Failed) else serialization.serialize(value)
+            serialization.serialize_error(call.error_of(value.error))
+            if isinstance(value, Failed)
+            else serialization.serialize(value)
             for value in values
         ]
 

@@ -134,7 +134,9 @@ class LogDirectory:
         ended = [
             file.path
             for files in gone
-            if all(not file.partial and not file.has_bars and _size(file.path) == file.offset for file in files)
+            if all(
+                not file.partial and not file.has_bars and _size(file.path) == file.offset for file in files
+            )
             for file in files
         ]
         for path in ended:

@@ -80,7 +80,9 @@ _FLAG = _Option((bool,), "True or False", takes_bool=True)
 _COUNT_OR_FOREVER = _count("0, a positive whole number, or -1 for no limit", 0, forever=True)
 _LIMIT = _count("a positive whole number, or -1 for no limit", 1, forever=True)
 _POSITIVE = _count("a positive whole number", 1)
-_NAME = _Option((str,), "a string that is not empty, and valid Unicode", lambda value: bool(value) and is_sendable(value))
+_NAME = _Option(
+    (str,), "a string that is not empty, and valid Unicode", lambda value: bool(value) and is_sendable(value)
+)
 # Ray's libraries describe their tasks and calls so; nothing is done with it, as in Ray's core.
 _DESCRIPTION = _Option((dict,), "a dict")
 _RETRY_EXCEPTIONS = _Option(
@@ -95,7 +97,9 @@ _NUM_RETURNS = _Option(
 
 _COMMON = {
     "num_cpus": _AMOUNT,
-    "num_gpus": _Option((int, float), "a whole number, or a part of 1", _is_accelerator_amount, most=AMOUNT_MAX),
+    "num_gpus": _Option(
+        (int, float), "a whole number, or a part of 1", _is_accelerator_amount, most=AMOUNT_MAX
+    ),
     "memory": _BYTES,
     "object_store_memory": _BYTES,
     "resources": _Option((dict,), "a dict from names to numbers of at least 0"),
@@ -147,7 +151,11 @@ _ACTOR = {
         (dict,),
         "a dict from names to positive whole numbers",
         lambda value: all(
-            isinstance(name, str) and name and is_sendable(name) and type(most) is int and 1 <= most <= COUNT_MAX
+            isinstance(name, str)
+            and name
+            and is_sendable(name)
+            and type(most) is int
+            and 1 <= most <= COUNT_MAX
             for name, most in value.items()
         ),
     ),
@@ -248,7 +256,9 @@ def _resources(options: Options) -> dict[str, float]:
     for name, keyword in RESOURCE_KEYWORDS.items():
         if options.get(keyword) is not None:
             # Of a byte there are no parts: Ray leaves them out.
-            amounts[name] = int(options[keyword]) if name in (MEMORY, OBJECT_STORE_MEMORY) else options[keyword]
+            amounts[name] = (
+                int(options[keyword]) if name in (MEMORY, OBJECT_STORE_MEMORY) else options[keyword]
+            )
     if options.get("accelerator_type"):
         amounts[ACCELERATOR_RESOURCE_PREFIX + options["accelerator_type"]] = ACCELERATOR_AMOUNT
     return amounts
@@ -327,7 +337,9 @@ def call_rules(options: Options, is_asyncio: bool) -> CallRules:
     return CallRules(
         max_pending_calls=options.get("max_pending_calls") or -1,
         is_unordered=_is_unordered(options, is_asyncio),
-        is_concurrent=is_asyncio or (options.get("max_concurrency") or 1) > 1 or bool(options.get("concurrency_groups")),
+        is_concurrent=is_asyncio
+        or (options.get("max_concurrency") or 1) > 1
+        or bool(options.get("concurrency_groups")),
         waits_for_restart=bool(options.get("max_task_retries")),
     )
 

@@ -377,7 +377,9 @@ def main() -> None:
         required=True,
         help="the process that this node does not outlive, unless detached",
     )
-    parser.add_argument("--title-room", help="not used: its length is room for the titles of what is forked here")
+    parser.add_argument(
+        "--title-room", help="not used: its length is room for the titles of what is forked here"
+    )
     parser.add_argument("--session-dir", required=True, help="for people who look at the list of processes")
     parser.add_argument(
         "--grace-period-s", type=float, default=5.0, help="how long services may take to end by themselves"

@@ -82,7 +82,9 @@ def _env_vars(name: str, value: Any) -> dict[str, str]:
         try:
             (key + each).encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
-            raise ValueError(f"runtime_env[{name!r}] must be text that can be encoded, got {key!r}: {each!r}: {error}") from None
+            raise ValueError(
+                f"runtime_env[{name!r}] must be text that can be encoded, got {key!r}: {each!r}: {error}"
+            ) from None
     return dict(value)
 
 

@@ -43,7 +43,9 @@ class CallSignature:
     def _check_in_full(self, count: int, kwargs: dict[str, Any]) -> None:
         if count > len(self.positional) and not self.has_var_positional:
             most = len(self.positional)
-            raise self._wrong(f"takes {most or 'no'} positional argument{'' if most == 1 else 's'}, got {count}")
+            raise self._wrong(
+                f"takes {most or 'no'} positional argument{'' if most == 1 else 's'}, got {count}"
+            )
         by_keyword = self.positional[self.num_positional_only :]
         for key in kwargs:
             if key in by_keyword:

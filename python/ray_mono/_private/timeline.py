@@ -34,7 +34,9 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         OSError: the file cannot be written.
     """
     if filename is not None and not isinstance(filename, str | os.PathLike):
-        raise TypeError(f"filename must be a path or None, got {filename!r} of type {type(filename).__name__}")
+        raise TypeError(
+            f"filename must be a path or None, got {filename!r} of type {type(filename).__name__}"
+        )
     try:
         core = current.require()
     except RaySystemError:

@@ -131,7 +131,9 @@ def _say_what_now(node: Node, params: RayParams, block: bool) -> None:
             err=True,
         )
     if not node.node_ip_address.startswith("127."):
-        click.echo("What goes over the network is not encrypted: let only machines that you trust reach this one's ports.\n")
+        click.echo(
+            "What goes over the network is not encrypted: let only machines that you trust reach this one's ports.\n"
+        )
     if node.is_head():
         _say_how_to_join(node, params)
     click.echo('In Python on this machine:\n    import ray_mono\n    ray_mono.init(address="auto")\n')

@@ -31,7 +31,9 @@ class ActorPool:
     def __init__(self, actors: list[Any]) -> None:
         """actors: handles; the pool only borrows them, and they may be of different classes. Raises TypeError for anything else."""
         if not isinstance(actors, Iterable):
-            raise TypeError(f"actors must be a list of actors' handles, got {actors!r} of type {type(actors).__name__}")
+            raise TypeError(
+                f"actors must be a list of actors' handles, got {actors!r} of type {type(actors).__name__}"
+            )
         self._idle = list(actors)
         self._busy: dict[ObjectRef[Any], tuple[int, ActorHandle[Any], Any]] = {}
         """By reference: the position of its value among all that started, the actor, and what fn returned. Ordered by start."""

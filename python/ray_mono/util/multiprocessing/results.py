@@ -169,7 +169,9 @@ class IMapIterator:
         """
         with self._changed:
             if not self._items:
-                if not self._changed.wait_for(lambda: self._has_batch() or self._is_at_end(), _wait_s(timeout)):
+                if not self._changed.wait_for(
+                    lambda: self._has_batch() or self._is_at_end(), _wait_s(timeout)
+                ):
                     raise TimeoutError(f"no result within {timeout!r} s")
                 if not self._has_batch():
                     raise StopIteration
