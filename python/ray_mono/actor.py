@@ -33,12 +33,12 @@ from ray_mono._private.options import (
 )
 from ray_mono.common.exceptions import ActorHandleNotFoundError
 from ray_mono.common.ids import ActorID
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.core_worker.object_ref import ObjectRef
-    from ray_mono.core_worker.submission import ActorState
+    from ray_mono.core_worker.task_submission.task_builder import ActorState
     from ray_mono.dag.class_node import ClassNode
 
 T = TypeVar("T")
@@ -358,7 +358,7 @@ def exit_actor() -> None:
 
     Raises TypeError outside of an actor.
     """
-    from ray_mono.core_worker.executor import ActorExit
+    from ray_mono.core_worker.task_execution.executor import ActorExit
 
     core = current.require()
     if core.context.actor_id():

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_mono._private.gcs_query import query_gcs
 from ray_mono._private.parameter import RayParams
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.node import Node
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub

@@ -32,7 +32,7 @@ from typing import Any
 
 from ray_mono._private import connection, old_names, ray_children, ray_command, ray_environment, ray_modules
 from ray_mono._private.module_alias import AliasFinder, installed
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 ALIAS = "ray"
 PACKAGE = "ray_mono"

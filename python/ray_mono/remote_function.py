@@ -12,7 +12,7 @@ from ray_mono._private import signature
 from ray_mono._private.auto_init import connected_core
 from ray_mono._private.exported_code import FUNCTION, CompleteWhenUsed, ExportedCode, display_name
 from ray_mono._private.options import check_generator, check_task_options, task_options
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.call_template import TaskTemplate

@@ -8,7 +8,7 @@ from ray_mono._private.auto_init import connected_core
 from ray_mono._private.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle

@@ -25,8 +25,8 @@ from ray_mono.rpc.reactor_channel import ReactorChannel
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_manager import PendingTask
-    from ray_mono.core_worker.task_submitter import SchedulingQueue
+    from ray_mono.core_worker.task_submission.normal_task_submitter import SchedulingQueue
+    from ray_mono.core_worker.task_submission.task_manager import PendingTask
 
 
 RECENT_MAX = 1000

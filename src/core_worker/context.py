@@ -16,9 +16,9 @@ from ray_mono.common.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.actor_runtime import ActorRuntime
-    from ray_mono.core_worker.call import Call
-    from ray_mono.core_worker.item_sender import ItemSender
+    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.task_execution.call import Call
+    from ray_mono.core_worker.task_execution.item_sender import ItemSender
 
 
 @dataclass(slots=True)

@@ -26,28 +26,29 @@ from ray_mono.common import ids
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.output import utf8
-from ray_mono.core_worker import putting, serialization
-from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
-from ray_mono.core_worker.cancellation import Cancellation
-from ray_mono.core_worker.config import GCS_TIMEOUT_S
 from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.function_manager import Exported, FunctionManager
-from ray_mono.core_worker.futures import ObjectFutures
-from ray_mono.core_worker.getter import Getter
-from ray_mono.core_worker.memory_store import MemoryStore
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.object_wait import ObjectWait
+from ray_mono.core_worker.objects import putter
+from ray_mono.core_worker.objects.futures import ObjectFutures
+from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
+from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.objects.object_wait import ObjectWait
+from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
-from ray_mono.core_worker.ownership import Ownership
-from ray_mono.core_worker.plasma_client import PlasmaClient
-from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
-from ray_mono.core_worker.streams import Streams
-from ray_mono.core_worker.submission import ActorState, Submission
-from ray_mono.core_worker.task_manager import TaskManager
-from ray_mono.core_worker.task_submitter import TaskSubmitter
-from ray_mono.core_worker.unhandled_errors import UnhandledErrors
-from ray_mono.core_worker.worker_runs import WorkerRuns
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.function_manager import Exported, FunctionManager
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.task_builder import ActorState, Submission
+from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -59,7 +60,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.executor import Executor
+    from ray_mono.core_worker.task_execution.executor import Executor
 
 
 class CoreWorker:
@@ -124,17 +125,17 @@ class CoreWorker:
         )
         self.references = ReferenceCounter(self._out_of_scope)
         self.memory_store = MemoryStore()
-        self.ownership = Ownership(self)
+        self.ownership = Borrowing(self)
         self.tasks = TaskManager(self)
-        self.streams = Streams(self)
-        self.task_submitter = TaskSubmitter(self)
-        self.actor_submitter = ActorSubmitter(self)
+        self.streams = GeneratorStreams(self)
+        self.task_submitter = NormalTaskSubmitter(self)
+        self.actor_submitter = ActorTaskSubmitter(self)
         self.functions = FunctionManager(self)
         self.worker_runs = WorkerRuns(self)
-        self.store = PlasmaClient(store_channel, self.worker_id, self._is_referenced)
+        self.store = PlasmaStoreProvider(store_channel, self.worker_id, self._is_referenced)
         self.templates = CallTemplates(self._peers.values)
         self._submission = Submission(self)
-        self.cancellation = Cancellation(self)
+        self.cancellation = TaskCanceller(self)
         self.getter = Getter(self)
         self.waits = ObjectWait(self, self.getter)
         self.futures = ObjectFutures(self)
@@ -268,7 +269,7 @@ class CoreWorker:
         return self.put_serialized(serialized)
 
     def put_serialized(self, serialized: serialization.Serialized) -> ObjectRef[Any]:
-        return putting.put(self, serialized)
+        return putter.put(self, serialized)
 
     def check_connected(self) -> None:
         """Raises RaySystemError where this process has left."""

@@ -12,7 +12,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray_mono.common.ids import JobID, ObjectID, TaskID
-from ray_mono.core_worker import current, serialization
+from ray_mono.core_worker.process import current
+from ray_mono.core_worker.values import serialization
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

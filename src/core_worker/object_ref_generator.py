@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from ray_mono.common.exceptions import GetTimeoutError
-from ray_mono.core_worker.futures import SessionEnded
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.short_tracebacks import shortened
+from ray_mono.core_worker.objects.futures import SessionEnded
+from ray_mono.core_worker.objects.short_tracebacks import shortened
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

@@ -16,7 +16,7 @@ from ray_mono.common.world import system_rng
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
 
-TEMPLATE_MODULE = "ray_mono.core_worker.template"
+TEMPLATE_MODULE = "ray_mono.core_worker.process.worker_template"
 WORKER_EXIT_GRACE_S = 2.0
 """When the raylet stops: between SIGTERM and SIGKILL for its workers. Its own close must fit into
 service.STOP_TIMEOUT_S.

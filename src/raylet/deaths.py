@@ -125,6 +125,6 @@ def _whose_kill(oom_kills: OomKills) -> str:
 
 
 def remove_socket(client: ClientProcess, session_dir: str) -> None:
-    """A driver that was killed leaves the socket that membership.py made for it; the template sees to those of workers."""
+    """A driver that was killed leaves the socket that registration.py made for it; the template sees to those of workers."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))

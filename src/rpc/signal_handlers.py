@@ -113,7 +113,7 @@ class Deferred(DecidingHandler):
                 strike_main_thread(signum)
 
 
-class Interrupts(DecidingHandler):
+class Interrupter(DecidingHandler):
     """Stands in the place of the interpreter's own handler of SIGINT, which raises KeyboardInterrupt."""
 
     handler = staticmethod(signal.default_int_handler)
@@ -164,7 +164,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     def stand_in(signum: int, handler: Any) -> Any:
         handler = _as_user_set(handler)
         if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
-            return Interrupts(reactor)
+            return Interrupter(reactor)
         return Deferred(handler, reactor) if _is_users(handler) else handler
 
     def handle_waiting(signums: Iterable[int]) -> None:
@@ -179,7 +179,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
         if signum in signal.valid_signals():
             handle_waiting((signum,))
         replaced = _signal.signal(signum, stand_in(signum, handler))
-        if isinstance(replaced, Interrupts) and handler == signal.SIG_IGN:
+        if isinstance(replaced, Interrupter) and handler == signal.SIG_IGN:
             reactor.interrupted = False
         return _as_user_set(replaced)
 

@@ -14,7 +14,7 @@ import pytest
 from ray_mono import exceptions
 from ray_mono.common import code_pickler
 from ray_mono.common.code_pickler import CodePickler
-from ray_mono.core_worker import function_manager, serialization  # noqa: F401
+from ray_mono.core_worker.values import serialization  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

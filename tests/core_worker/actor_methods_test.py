@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.actor_runtime import ActorRuntime, body_of, method_of
 from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime, body_of, method_of
 from ray_mono.protobuf import common_pb2
 
 

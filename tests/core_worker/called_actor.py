@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.common.exceptions import RayTaskError
-from ray_mono.core_worker import serialization
-from ray_mono.core_worker.actor_submitter import ActorSubmitter
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.cancellation import Cancellation
-from ray_mono.core_worker.memory_store import MemoryStore
-from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
-from ray_mono.core_worker.task_manager import CANCELLED, DONE, PendingTask, TaskManager
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
+from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, PendingTask, TaskManager
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -193,8 +193,8 @@ class CalledActor:
             creation_done=lambda object_id, metadata, data: None,
         )
         core.tasks = self.tasks = TaskManager(core)
-        core.actor_submitter = self.submitter = ActorSubmitter(core)
-        self.cancellation = Cancellation(core)
+        core.actor_submitter = self.submitter = ActorTaskSubmitter(core)
+        self.cancellation = TaskCanceller(core)
         self.actor = self.submitter.actor(ACTOR_ID)
         self.actor.creation_id = CREATION_ID
         self.references.add_owned(CREATION_ID)

@@ -6,8 +6,8 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-from ray_mono.core_worker.memory_store import MemoryStore
-from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
 
 class FakeCore:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.common.start_board import StartBoard
-from ray_mono.core_worker.executor import Executor
+from ray_mono.core_worker.task_execution.executor import Executor
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 

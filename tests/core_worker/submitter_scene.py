@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_submitter import TaskSubmitter
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 
 Reply = core_worker_pb2.PushTaskReply
@@ -96,7 +96,7 @@ class Scene:
             peer=lambda address: peer,
             reactor=SimpleNamespace(call_later=self._call_later),
         )
-        self.submitter = TaskSubmitter(self.core)
+        self.submitter = NormalTaskSubmitter(self.core)
         self.queue = self.submitter.queue_for(TaskOptions())
 
     def _call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import RayError, RayTaskError, WorkerCrashedError
-from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.memory_store import MemoryStore
-from ray_mono.core_worker.task_failure import ARGUMENT_FAILED, HOPS_MAX
-from ray_mono.core_worker.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, HOPS_MAX
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
 TASK = bytes(24)

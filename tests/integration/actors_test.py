@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.exceptions import ActorDiedError, RayActorError, WorkerCrashedError
 from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.conftest import NUM_CPUS

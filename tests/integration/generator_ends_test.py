@@ -63,7 +63,7 @@ def test_items_before_the_death_of_a_worker_can_be_read() -> None:
         die_once_sent()
 
     def die_once_sent() -> None:
-        from ray_mono.core_worker import current
+        from ray_mono.core_worker.process import current
 
         core = current.require()
         with core.lock:

@@ -12,7 +12,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private import internal_state
-from ray_mono.core_worker import item_sender
+from ray_mono.core_worker.task_execution import item_sender
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_until
 from tests.integration.streaming_programs import (

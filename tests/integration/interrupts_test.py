@@ -19,7 +19,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private import internal_state
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.util import list_named_actors
 from tests.integration.bounded import get
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until

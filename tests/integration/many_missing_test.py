@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import ray_mono as ray
-from ray_mono.core_worker import getter
+from ray_mono.core_worker.objects import getter
 from ray_mono.exceptions import GetTimeoutError
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")

@@ -332,7 +332,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_copy_leaves_nothing(cluster:
     def die_copying(copies: Path) -> None:
         import time
 
-        from ray_mono.core_worker import bulk_write
+        from ray_mono.core_worker.store_provider import bulk_write
 
         def write_half(target: Any, offset: int, source: Any) -> None:
             write(target, offset, source[: len(source) // 2])

@@ -12,7 +12,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono import cloudpickle
-from ray_mono.core_worker import serialization
+from ray_mono.core_worker.values import serialization
 from ray_mono.util.check_serialize import inspect_serializability
 
 LOCK = threading.Lock()

@@ -23,11 +23,11 @@ def stack(*modules: str) -> Any:
     ("modules", "is_ours"),
     [
         (["__main__"], False),
-        (["__main__", "ray_mono.core_worker.putting"], True),
-        (["__main__", "ray_mono.core_worker.driver", "threading", "contextlib"], True),
+        (["__main__", "ray_mono.core_worker.objects.putter"], True),
+        (["__main__", "ray_mono.core_worker.process.driver", "threading", "contextlib"], True),
         (["__main__", "asyncio.runners", "selectors"], False),
-        (["ray_mono.core_worker.executor", "users_module", "threading"], False),
-        (["__main__", "ray_mono.core_worker.serialization", "cloudpickle.cloudpickle"], False),
+        (["ray_mono.core_worker.task_execution.executor", "users_module", "threading"], False),
+        (["__main__", "ray_mono.core_worker.values.serialization", "cloudpickle.cloudpickle"], False),
         (["__main__", "ray_mono.util.multiprocessing.pool", "threading"], False),
         (["threading"], False),
         (["__main__", "weakref"], True),  # a finalizer is called: an exception would be dropped

@@ -85,7 +85,7 @@ class Scene:
         self.reactor.wake()
 
     def answers(self) -> None:
-        """A short call's answer, while others are queued (answers.py)."""
+        """A short call's answer, while others are queued (task_reply.py)."""
         with self.reactor.lock:
             self.channel.write(framing.encode(framing.REPLY, 0, 0, b""), rings=False)
             self.reactor.flush_soon()

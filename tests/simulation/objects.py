@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from ray_mono.core_worker import serialization
-from ray_mono.core_worker.answers import Answers
-from ray_mono.core_worker.arrivals import Arrivals
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.memory_store import MemoryStore
-from ray_mono.core_worker.ownership import Ownership
-from ray_mono.core_worker.reference_counter import Reference, ReferenceCounter
-from ray_mono.core_worker.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_execution.task_reply import TaskReplies
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.values import serialization
 
 # From here, since it gives its classes the names under which they are pickled: a run repeats whatever else was imported.
 from ray_mono.exceptions import RayError
@@ -102,10 +102,10 @@ class SimObjects:
         self.lock = contextlib.nullcontext()
         self.references = ReferenceCounter(self._out_of_scope)
         self.memory_store = MemoryStore()
-        self.ownership = Ownership(self)  # type: ignore[arg-type]
-        self.arrivals = Arrivals(self)  # type: ignore[arg-type]
+        self.ownership = Borrowing(self)  # type: ignore[arg-type]
+        self.arrivals = UnpickledReferences(self)  # type: ignore[arg-type]
         self.tasks = TaskManager(self)  # type: ignore[arg-type]
-        self.answers = Answers(self, self, self)  # type: ignore[arg-type]
+        self.answers = TaskReplies(self, self, self)  # type: ignore[arg-type]
         self.streams = self.unhandled = self.reactor = self
         self._peers = peers
         self._journal = journal

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.ownership import Ownership
-from ray_mono.core_worker.reference_counter import ReferenceCounter
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
@@ -72,16 +72,16 @@ def is_found(message: str, run: Callable[[int], object] = run_programs_that_die)
 
 def test_an_owner_that_forgets_its_borrowers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Ownership, "watch_borrower", lambda ownership, object_id, borrower, contained_in: None
+        Borrowing, "watch_borrower", lambda ownership, object_id, borrower, contained_in: None
     )
     is_found("reads what was held and is freed")
 
 
 def test_an_answer_that_overtakes_a_registration_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(ownership: Ownership, object_id: bytes, then: Callable[[], None]) -> None:
+    def at_once(ownership: Borrowing, object_id: bytes, then: Callable[[], None]) -> None:
         then()
 
-    monkeypatch.setattr(Ownership, "_once_acknowledged", at_once)
+    monkeypatch.setattr(Borrowing, "_once_acknowledged", at_once)
     is_found("frees what worker .* holds", run_relays)
 
 
@@ -91,8 +91,8 @@ def test_arguments_that_are_never_let_go_are_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_borrow_that_never_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(ownership: Ownership, request: Any, call: Any) -> None:
+    def never(ownership: Borrowing, request: Any, call: Any) -> None:
         """Not answered."""
 
-    monkeypatch.setattr(Ownership, "WaitForRefRemoved", never)
+    monkeypatch.setattr(Borrowing, "WaitForRefRemoved", never)
     is_found("s after the programs ended")

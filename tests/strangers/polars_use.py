@@ -5,7 +5,7 @@ import polars as pl
 import ray
 import scipy.sparse
 
-from ray_mono.core_worker.serialization import deserialize, serialize
+from ray_mono.core_worker.values.serialization import deserialize, serialize
 
 NUMBERS = range(20_000)
 FRAME = pl.DataFrame(

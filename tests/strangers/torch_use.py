@@ -5,7 +5,7 @@ import pickle
 import ray
 import torch
 
-from ray_mono.core_worker.serialization import deserialize, serialize
+from ray_mono.core_worker.values.serialization import deserialize, serialize
 
 ROWS = torch.arange(200_000.0).reshape(2000, 100)
 ROW_BYTES = 100 * 4

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_mono as ray
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from tests.stress import user_code
 
 WAIT_S = 90.0

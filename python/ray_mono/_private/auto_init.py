@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

@@ -168,7 +168,7 @@ def _join(params: RayParams, session_dir: str | None) -> Node:
 
 def _import_core_worker() -> types.ModuleType:
     """Half of what a driver imports, and nothing that starting the node's processes needs."""
-    return importlib.import_module("ray_mono.core_worker.driver")
+    return importlib.import_module("ray_mono.core_worker.process.driver")
 
 
 def command_line() -> str:

@@ -13,7 +13,7 @@ from ray_mono._private.signature import CallSignature
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.function_manager import Exported
+    from ray_mono.core_worker.task_submission.function_manager import Exported
 
 FUNCTION = "function"
 ACTOR_CLASS = "actor class"

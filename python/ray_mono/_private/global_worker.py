@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono._private import worker
 from ray_mono.common.ids import ActorID, JobID, NodeID, TaskID, WorkerID
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

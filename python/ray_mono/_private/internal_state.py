@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.protobuf import object_manager_pb2
 
 

@@ -35,14 +35,14 @@ from ray_mono.common.exceptions import (
 )
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker import serialization
 from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.executor import TaskFailed
-from ray_mono.core_worker.generator_runner import Failed, first_items
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, TaskOptions
+from ray_mono.core_worker.task_execution.executor import TaskFailed
+from ray_mono.core_worker.task_execution.generator_runner import Failed, first_items
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
 

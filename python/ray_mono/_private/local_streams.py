@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
-from ray_mono.core_worker import serialization
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.values import serialization
 
 if TYPE_CHECKING:
     from ray_mono._private.local_mode import LocalCore

@@ -5,7 +5,7 @@ job's id. While the GCS is away nothing is read, so nothing is lost and nothing 
 behind at the GCS, or says that it shows lines more slowly than they come. Nodes of one session on the same machine share the directory:
 the first monitor there holds a lock and works for all of them, the others wait for its end.
 
-A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/driver_messages.py):
+A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/process/driver_messages.py):
 
     LogFlush(job, token) ──► how long are its files now ──► rounds, as ever; LogFlushed(token, unread bytes) behind each
                          ──► all read: begun lines too, then LogFlushed(token, 0)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 TEXT_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 # Of every record, as logging documents them; what is not here was put in by the user (`extra`) or by ContextFilter.

@@ -10,9 +10,9 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ray_mono.core_worker import current
 from ray_mono.core_worker.core_worker import CoreWorker
-from ray_mono.core_worker.task_events import TaskEvents
+from ray_mono.core_worker.process import current
+from ray_mono.core_worker.task_execution.task_events import TaskEvents
 
 TEXT_MAX = 1000
 """Characters of a span's name, and of its extra data as JSON: the GCS keeps 100,000 of them."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 # Redraws of the block; the eye does not see more.
 DRAW_PERIOD_S = 0.05

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_mono._private import runtime_env_fields
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 KNOWN = runtime_env_fields.KNOWN
 # `config` is about installing, of which there is none: every bound that it sets is kept.

@@ -26,7 +26,7 @@ LOG_MONITOR = "log_monitor"
 _MODULES = {
     GCS: "ray_mono.gcs.gcs_server",
     OBJECT_MANAGER: "ray_mono.object_manager.object_manager",
-    TEMPLATE: "ray_mono.core_worker.template",
+    TEMPLATE: "ray_mono.core_worker.process.worker_template",
     RAYLET: "ray_mono.raylet.raylet",
     LOG_MONITOR: "ray_mono._private.log_monitor",
 }

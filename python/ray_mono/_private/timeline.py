@@ -2,7 +2,7 @@
 
 Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each other are on further
 threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on one thread. A call appears when it is
-over; what workers still hold is collected first. core_worker/task_events.py and gcs/task_event_log.py say how many are kept.
+over; what workers still hold is collected first. core_worker/task_execution/task_events.py and gcs/task_event_log.py say how many are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_mono._private import profiling
 from ray_mono._private.state import GCS_TIMEOUT_S
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import TaskID
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.protobuf import gcs_pb2
 
 _MICROSECONDS = 1e6

@@ -1,7 +1,7 @@
 """The driver's life (`init`, `shutdown`) and the calls that everything else is made of: `get`, `put`, `wait`,
 `kill`.
 
-A process is connected while `core_worker.current` has a core worker. In a worker process the executor put it
+A process is connected while `core_worker.process.current` has a core worker. In a worker process the executor put it
 there; in a driver `init` does, and keeps the cluster it may have started in `_session`. The calls here check
 what they were given and hand it to the core worker.
 """
@@ -23,10 +23,10 @@ from ray_mono._private.argument_checks import flag, flags, is_number, is_sendabl
 from ray_mono._private.auto_init import connected_core
 from ray_mono._private.ray_context import RayContext
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
-from ray_mono.core_worker import current
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
-from ray_mono.core_worker.short_tracebacks import shortened
+from ray_mono.core_worker.objects.short_tracebacks import shortened
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono._private.logging_config import LoggingConfig

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.protobuf import gcs_pb2
 
 TIMEOUT_S = 60.0

@@ -7,9 +7,9 @@ from typing import Any
 
 from ray_mono._private.argument_checks import FOREVER_S, is_number, plain
 from ray_mono._private.worker import wait
-from ray_mono.core_worker import current
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.process import current
 
 OWNER_TIMEOUT_MS = 1000
 """An owner answers at once, unless there is no value yet."""

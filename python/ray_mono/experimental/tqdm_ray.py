@@ -25,7 +25,7 @@ from ray_mono._private.log_files import STATE_PREFIX
 from ray_mono._private.progress_bars import BarManager
 from ray_mono._private.progress_bars import safe_print as safe_print
 from ray_mono._private.worker import WORKER_MODE, mode
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 __all__ = ["instance", "safe_print", "tqdm"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TextIO
 
-from ray_mono.core_worker.unpicklable import parts, why_not
+from ray_mono.core_worker.values.unpicklable import parts, why_not
 
 
 class FailureTuple:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono._private.bootstrap import node_ip_address, parse_address
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 
 
 def get_node_ip_address(address: str | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_mono._private import worker
 from ray_mono._private.ray_context import RayContext as BaseContext
-from ray_mono.core_worker import current
+from ray_mono.core_worker.process import current
 from ray_mono.runtime_context import RuntimeContext
 
 __all__ = ["BaseContext", "RESTORE_WORKER_MODE", "SPILL_WORKER_MODE", "_global_node", "_post_init_hooks"]

@@ -1,0 +1,306 @@
+"""Streams: the items of generators that other processes run for this one, which owns them. The caller's side of a streaming task.
+
+    executor ──part──► Stream ──take──► ObjectRef       received ≥ taken; what lies between is held by the stream (one local
+                         │                              reference each, which the ObjectRef takes over)
+                         └──► AcknowledgeItems: what was received (where the executor wants it), what was taken (with backpressure)
+
+    stream   OPEN ──answer, failure──► ENDED ──generator object gone──► (forgotten)
+              └──generator object gone──► DROPPED: what was not taken is freed, what comes is thrown away ──answer──► (forgotten)
+
+Item n of a task is its object with index n + 1, in every attempt: one that runs again sends its items again, and those that were received
+stay what they are (a copy in a store is one more place where the item is). Index 1 is the task's end: None, or why there was none;
+for "dynamic" a DynamicObjectRefGenerator of all items. An exception of the user's function is the last item. Index 0 stands for the
+generator object: a reference without a value, whose end drops the stream.
+
+Who waits for an item that is not there waits in the memory store, for an entry without a reference (`_awaited`): it becomes the item's,
+or, if the stream ends before it, an empty value that only says so.
+
+Limits: what is received and not taken is not bounded, as in Ray, unless the user asks for backpressure. Under the core worker's lock.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.ids import object_id_bytes
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_mono.core_worker.objects.futures import SessionEnded
+from ray_mono.core_worker.options import DYNAMIC_RETURNS
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import core_worker_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.call_template import Peer
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_submission.task_manager import PendingTask
+
+_NONE = pickle.dumps(None, 5)
+_TASK_ID_BYTES = 24
+
+
+class Stream:
+    """One generator's items. What ObjectRefGenerator asks for locks by itself; the rest needs the lock."""
+
+    __slots__ = (
+        "_awaited",
+        "_core",
+        "_sent_received",
+        "backpressure",
+        "is_dropped",
+        "is_ended",
+        "num_received",
+        "num_taken",
+        "peer",
+        "task_id",
+    )
+
+    def __init__(self, core: CoreWorker, task_id: bytes, backpressure: int) -> None:
+        self._core = core
+        self.task_id = task_id
+        self.backpressure = backpressure
+        self.num_received = 0
+        self.num_taken = 0
+        self.is_ended = False
+        self.is_dropped = False
+        # Who runs it, once something came from there.
+        self.peer: Peer | None = None
+        # Of the present attempt.
+        self._sent_received = 0
+        self._awaited: set[bytes] = set()
+
+    def item_id(self, number: int) -> bytes:
+        return object_id_bytes(self.task_id, number + 1)
+
+    # ---- what came
+
+    def add_part(self, peer: Peer, part: Any) -> None:
+        number = first = part.first_item
+        self.peer = peer
+        for item in part.items:
+            self._add(number, item)
+            number += 1
+        self._sent_received = number - 1
+        # A new attempt does not know what the earlier ones' items led to.
+        if part.wants_acknowledgement or first <= self.num_taken or self.is_dropped:
+            self._acknowledge()
+
+    def _add(self, number: int, item: Any) -> None:
+        core = self._core
+        object_id = self.item_id(number)
+        if number <= self.num_received or self.is_dropped:
+            self._add_again(object_id, item)
+            return
+        self.num_received = number
+        core.references.add_owned(object_id)
+        if item.nested:
+            core.references.set_nested(object_id, core.ownership.adopt_returned(item.nested))
+        self._awaited.discard(object_id)
+        if item.in_plasma:
+            core.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
+        else:
+            core.memory_store.put_inline(object_id, item.metadata, item.data)
+
+    def _add_again(self, object_id: bytes, item: Any) -> None:
+        """An item that was received, or that nobody wants."""
+        if not item.in_plasma:
+            return
+        entry = self._core.memory_store.get(object_id) if object_id in self._core.references else None
+        if entry is None or entry.locations is None:
+            self._core.free_in_stores(object_id, [item.node_id])
+        elif item.node_id not in entry.locations:
+            entry.locations.append(item.node_id)
+
+    def add_error(self, metadata: bytes, data: bytes, nested: Iterable[Any] = ()) -> None:
+        """The last item."""
+        self._add(
+            self.num_received + 1, core_worker_pb2.StreamedItem(metadata=metadata, data=data, nested=nested)
+        )
+
+    def end(self) -> None:
+        """No item will come any more."""
+        self.is_ended = True
+        self.wake()
+
+    def wake(self) -> None:
+        for object_id in list(self._awaited):
+            self._core.memory_store.put_inline(object_id, serialization.PLAIN, b"")
+
+    def drop(self) -> None:
+        """Nobody will take any more."""
+        self.is_dropped = True
+        for number in range(self.num_taken + 1, self.num_received + 1):
+            self._core.references.remove_local(self.item_id(number))
+        awaited, self._awaited = self._awaited, set()
+        for object_id in awaited:
+            self._core.memory_store.remove(object_id)
+        if not self.is_ended:
+            self._acknowledge()
+
+    def expect(self, number: int) -> bytes:
+        """Has an entry in the memory store that becomes ready with the item, or with the end of the stream. Its id."""
+        object_id = self.item_id(number)
+        store = self._core.memory_store
+        if number > self.num_received and store.get(object_id) is None:
+            self._awaited.add(object_id)
+            if self.is_ended:
+                store.put_inline(object_id, serialization.PLAIN, b"")
+            else:
+                store.expect(object_id)
+        return object_id
+
+    def _acknowledge(self) -> None:
+        if self.peer is not None:
+            self.peer.stub.AcknowledgeItems.notify(
+                core_worker_pb2.AcknowledgeItemsRequest(
+                    task_id=self.task_id,
+                    received=self._sent_received,
+                    taken=self.num_taken,
+                    is_dropped=self.is_dropped,
+                )
+            )
+
+    # ---- for ObjectRefGenerator
+
+    @property
+    def is_ready(self) -> bool:
+        return self.num_taken < self.num_received
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_ended and self.num_taken >= self.num_received
+
+    def next_id(self) -> bytes:
+        """Of the next item, as it is or will be; ready also when there will be none."""
+        with self._core.lock:
+            return self.expect(self.num_taken + 1)
+
+    def take(self) -> ObjectRef[Any]:
+        """The next item, which must be ready."""
+        core = self._core
+        with core.lock:
+            core.drain()
+            self.num_taken += 1
+            if self.backpressure:
+                self._acknowledge()
+                # The generator rests until it hears of it, and the user may be busy with this item for long.
+                core.reactor.flush()
+            return ObjectRef(self.item_id(self.num_taken), core)
+
+    def await_next(self, timeout_s: float | None) -> None:
+        """Until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
+        self._core.getter.await_ready([self.next_id()], timeout_s)
+
+    def when_next(self, callback: Callable[[], None]) -> bool:
+        """True if await_next would return at once; else callback() runs once when it would, under the lock."""
+        with self._core.lock:
+            if self._core.reactor.is_closed:
+                raise SessionEnded
+            return self._core.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
+
+    def forget_waiter(self, callback: Callable[[], None]) -> None:
+        with self._core.lock:
+            self._core.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
+
+
+class GeneratorStreams:
+    """The streams of one process, by task."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._streams: dict[bytes, Stream] = {}
+        # Those whose items are handed out together at the end.
+        self._dynamic: dict[bytes, Stream] = {}
+
+    def open(self, task: PendingTask) -> list[Any]:
+        """What `.remote()` returns for a generator. Lock held; the task's one return is counted."""
+        core = self._core
+        task_id = task.task_id
+        spec = task.template.spec
+        end: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)
+        stream = self._streams[task_id] = Stream(core, task_id, spec.generator_backpressure_num_objects)
+        if spec.num_returns == DYNAMIC_RETURNS:
+            stream.backpressure = 0
+            self._dynamic[task_id] = stream
+            return [end]
+        handle_id = object_id_bytes(task_id, 0)
+        core.references.add_owned(handle_id)
+        return [ObjectRefGenerator(stream, end, ObjectRef(handle_id, core))]
+
+    def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
+        """A part of a task's answer: CallTemplate.on_part."""
+        stream = self._streams.get(task_id)
+        if stream is not None:
+            stream.add_part(peer, part)
+            return
+        # Late, from an attempt that counts as lost.
+        for number, item in enumerate(part.items, part.first_item):
+            if item.in_plasma:
+                self._core.free_in_stores(object_id_bytes(task_id, number + 1), [item.node_id])
+
+    def complete(self, task: PendingTask, reply: Any) -> None:
+        """The generator has ended; an error of the user's is its last item."""
+        stream = self._streams.get(task.task_id)
+        if stream is None:
+            return
+        if reply.is_application_error:
+            error = reply.returns[0].value
+            stream.add_error(error.metadata, error.data, error.nested)
+            if stream.is_dropped:
+                self._core.unhandled.note(task.return_ids[0], error.data)
+        end_id = task.return_ids[0]
+        if end_id in self._core.references:
+            if reply.is_application_error and task.task_id in self._core.tasks.cancelled:
+                self._core.memory_store.put_inline(end_id, error.metadata, error.data)
+            elif task.task_id in self._dynamic:
+                self._hand_out(stream, end_id)
+            else:
+                self._core.memory_store.put_inline(end_id, serialization.PLAIN, _NONE)
+        self._end(stream)
+
+    def _hand_out(self, stream: Stream, end_id: bytes) -> None:
+        """Every item at once, as the value of the task."""
+        core = self._core
+        refs: list[ObjectRef[Any]] = [
+            ObjectRef(stream.item_id(number), core) for number in range(1, stream.num_received + 1)
+        ]
+        stream.num_taken = stream.num_received
+        value = serialization.serialize(DynamicObjectRefGenerator(refs))
+        core.references.set_nested(end_id, tuple(ref._id for ref in refs))
+        core.memory_store.put_inline(end_id, value.metadata, value.to_bytes())
+
+    def fail(self, task: PendingTask, metadata: bytes, data: bytes) -> None:
+        """The task has an error instead of an end."""
+        stream = self._streams.get(task.task_id)
+        if stream is not None:
+            stream.add_error(metadata, data)
+            self._end(stream)
+
+    def _end(self, stream: Stream) -> None:
+        stream.end()
+        if self._dynamic.pop(stream.task_id, None) is not None:
+            stream.drop()
+        if stream.is_dropped:
+            del self._streams[stream.task_id]
+
+    def handle_ended(self, object_id: bytes) -> None:
+        """A reference without a value ended: it may have stood for a generator object."""
+        stream = self._streams.get(object_id[:_TASK_ID_BYTES])
+        if stream is not None:
+            stream.drop()
+            if stream.is_ended:
+                del self._streams[stream.task_id]
+
+    def expect(self, object_id: bytes) -> None:
+        """Somebody will wait for an object here that may be an item on its way."""
+        stream = self._streams.get(object_id[:_TASK_ID_BYTES])
+        index = int.from_bytes(object_id[_TASK_ID_BYTES:], "little")
+        if stream is not None and index > 1 and not stream.is_dropped:
+            stream.expect(index - 1)
+
+    def close(self) -> None:
+        """This process leaves: whoever waits looks again."""
+        for stream in self._streams.values():
+            stream.wake()

@@ -1,0 +1,119 @@
+"""A driver's membership and its job. What it prints for others is in driver_messages.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_mono.common import ids
+from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
+from ray_mono.common.output import utf8
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.process.driver_messages import DriverMessages
+from ray_mono.core_worker.process.registration import Registration
+from ray_mono.core_worker.process.termination import DriverExit
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.rpc import signal_handlers
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.surface import RpcError
+
+logger = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 60.0
+FINISH_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class DriverConfig:
+    """What a driver needs to join."""
+
+    raylet_socket: str
+    """Unix socket path of the node's raylet."""
+    gcs_address: str
+    """"unix:/path" or "host:port"."""
+    session_dir: str
+    secret: str = field(repr=False)
+    namespace: str = ""
+    job_config: dict[str, Any] = field(default_factory=dict)
+    """JSON for the workers: {"sys_path": [...], ...}."""
+    entrypoint: str = ""
+    on_error: Callable[[common_pb2.ErrorInfo], None] | None = None
+    on_log: Callable[[common_pb2.LogBatch], None] | None = None
+    log_level: str = "info"
+    node_host: str = "127.0.0.1"
+
+
+def connect_driver(config: DriverConfig) -> CoreWorker:
+    """Joins as a driver with a new job. Raises RaySystemError saying who did not answer."""
+    worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
+    membership = Registration(
+        common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host
+    )
+    try:
+        gcs = membership.channel(config.gcs_address, "the GCS")
+        job_id = _add_job(config, membership, gcs)
+        core = membership.join(
+            gcs=gcs,
+            raylet_socket=config.raylet_socket,
+            job_id=job_id,
+            namespace=config.namespace,
+            on_raylet_lost=_on_raylet_lost,
+        )
+    except BaseException:
+        with membership.reactor.lock:
+            membership.server.close()
+        membership.reactor.close()
+        raise
+    messages = DriverMessages(core, config.on_error, config.on_log)
+    messages.subscribe()
+    core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
+    DriverExit(core)
+    core.reactor.look_s = signal_handlers.LOOK_S
+    core.on_shutdown.append(signal_handlers.install(core.reactor, interrupts=True))
+    return core
+
+
+def _add_job(config: DriverConfig, membership: Registration, gcs: ReactorChannel) -> bytes:
+    job = common_pb2.JobInfo(
+        entrypoint=utf8(config.entrypoint),
+        driver=membership.address,
+        driver_pid=os.getpid(),
+        driver_host=config.node_host,
+        namespace=config.namespace,
+        config_json=json.dumps(config.job_config),
+    )
+    try:
+        return GcsServiceStub(gcs).AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
+    except RpcError as error:
+        raise RaySystemError(
+            f"the cluster at {config.gcs_address} did not take this driver: {error}"
+        ) from None
+
+
+def _finish_job(core: CoreWorker) -> None:
+    """The end of the connection says it too, if this cannot."""
+    try:
+        core.gcs.MarkJobFinished(
+            gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S
+        )
+    except RpcError as error:
+        logger.debug("the GCS was not told of the job's end: %s", error)
+
+
+def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
+    """The node died under this driver: everything that waits fails. Lock held."""
+    if core.reactor.is_closed:
+        return
+    logger.error(
+        "The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.",
+        reason,
+        core.session_dir,
+    )
+    for task in list(core.tasks.pending.values()):
+        core.tasks.fail(task, LocalRayletDiedError())

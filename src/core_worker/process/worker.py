@@ -1,0 +1,201 @@
+"""A worker process: joins its node, runs tasks until it is told to end, and dies with its raylet.
+
+Usually forked from the template (worker_template.py), which calls run_worker. By hand, for a debugger:
+
+    python -m ray_mono.core_worker.process.worker --raylet-socket <session>/sockets/raylet --gcs-address HOST:PORT --session-dir <session>
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib
+import json
+import logging
+import os
+import random
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ray_mono.common import ids
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.start_board import StartBoard
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S, WorkerConfig
+from ray_mono.core_worker.process.registration import Registration
+from ray_mono.core_worker.task_errors import TITLE
+from ray_mono.core_worker.task_execution.blocking_notice import before_blocking
+from ray_mono.core_worker.task_execution.executor import Executor
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc import auth, signal_handlers
+
+logger = logging.getLogger(__name__)
+
+STDERR = 2
+
+
+def run_worker(config: WorkerConfig) -> NoReturn:
+    """Joins and runs tasks; ends the process."""
+    signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
+    faulthandler.enable(STDERR, all_threads=False)  # the driver sees where the user's code crashed
+    secret = auth.find_secret(None, config.session_dir)
+    membership = Registration(
+        common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host
+    )
+    board = StartBoard(config.worker_id)
+    try:
+        gcs = membership.channel(config.gcs_address, "the GCS")
+        core = membership.join(
+            gcs=gcs,
+            raylet_socket=config.raylet_socket,
+            job_id=config.job_id,
+            startup_token=config.startup_token,
+            board_fd=board.fd,
+            on_raylet_lost=_end_with_raylet,
+        )
+    except RaySystemError as error:
+        logger.error("%s", error)
+        os._exit(1)
+    jobs = _Jobs(core)
+    executor = Executor(core, jobs.bind, board)
+    core.executor = executor
+    signal.signal(signal.SIGINT, executor.interrupts.on_signal)
+    executor.termination.install()
+    signal_handlers.install(core.reactor, interrupts=False)
+    current.set(core)
+    core.getter.tells_raylet = True
+    core.getter.before_blocking = before_blocking(executor)
+    signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
+    with core.lock:
+        membership.servicer.set_executor(executor)
+    executor.run()
+    os._exit(0)
+
+
+def _end_with_raylet(core: CoreWorker, reason: str) -> None:
+    """Nothing that this worker could do reaches anybody any more."""
+    os._exit(1)
+
+
+class _Jobs:
+    """The job this worker serves: where its modules are, and what every worker of it has to run first.
+
+    A worker is of one job from its first task on: its raylet leases it to no other, and an actor is of the job that made it,
+    whoever calls. What code of a job leaves behind (modules, variables, threads) ends with the process.
+    """
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._is_bound = False
+
+    def bind(self, spec: Any) -> None:
+        """Before each task: the first one makes this worker its job's, and gives it its runtime environment, which all later ones share.
+
+        Raises RpcError if the GCS does not answer: the next task tries again.
+        """
+        if not self._is_bound:
+            self._bind(spec.job_id, spec.runtime_env)
+            self._core.outlives_job = spec.outlives_job
+            self._is_bound = True
+        self._core.worker_runs.run_pending()
+
+    def _bind(self, job_id: bytes, runtime_env: str) -> None:
+        core = self._core
+        job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
+        core.job_id = job_id
+        core.nil_actor = ids.nil_actor_of(job_id)
+        # For threads that user code starts. Not derived from anything: the driver's root task, and other workers, count from one as well.
+        core.context.main = TaskContext(os.urandom(8) + core.nil_actor, job_id)
+        core.namespace = job.namespace
+        core.task_runtime_env = runtime_env
+        self._apply(json.loads(job.config_json or "{}"), json.loads(runtime_env or "{}"))
+        for stream in (sys.stdout, sys.stderr):
+            print(f":job_id:{job_id.hex()}", file=stream, flush=True)
+        subscription = gcs_pb2.SubscribeRequest(
+            channels=[
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id]),
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS, keys=[core.worker_id]),
+            ]
+        )
+
+        def published(message: Any) -> None:
+            if message.channel == gcs_pb2.COLLECT_EVENTS:
+                assert core.executor is not None
+                core.executor.events.send(message.payload)
+            else:
+                core.worker_runs.learn([message.payload])
+
+        core.gcs.Subscribe.start(subscription, published, lambda error: None)
+        core.worker_runs.read(job_id)
+
+    def _apply(self, job_config: dict[str, Any], runtime_env: dict[str, Any]) -> None:
+        """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes after all others.
+        setup: what to call, as "module:function".
+
+        runtime_env: of what runs here; it goes beside the job's, and its variables win.
+        """
+        # Imported while no file of the user's can stand in for what they import.
+        setup = [load_function(name) for name in job_config.get("setup", [])]
+        for path in reversed(job_config.get("sys_path", [])):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        sys.path += [path for path in job_config.get("sys_path_last", []) if path not in sys.path]
+        jobs_env, variables = job_config.get("runtime_env") or {}, runtime_env.get("env_vars", {})
+        for name, value in (*job_config.get("env_vars", {}).items(), *variables.items()):
+            # ${NAME} in a value is what NAME is on this node.
+            os.environ[name] = re.sub(r"\$\{\w+\}", "", os.path.expandvars(value))
+        merged = {**jobs_env, **runtime_env, "env_vars": {**jobs_env.get("env_vars", {}), **variables}}
+        told = {name: value for name, value in merged.items() if value}
+        self._core.runtime_env = json.dumps(told) if told else "{}"
+        self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
+        for function in setup:
+            function(job_config)
+
+
+def load_function(name: str) -> Callable[[dict[str, Any]], object]:
+    """What "module:function" names."""
+    module_name, _, function_name = name.partition(":")
+    function: Callable[[dict[str, Any]], object] = getattr(
+        importlib.import_module(module_name), function_name
+    )
+    return function
+
+
+def main() -> int:
+    """By hand; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="worker", description="A worker of a node, outside of the node's worker template."
+    )
+    parser.add_argument("--raylet-socket", required=True, help="Unix socket of the node's raylet")
+    parser.add_argument("--gcs-address", required=True, help="unix:/path or host:port of the GCS")
+    parser.add_argument("--session-dir", required=True, help="the session's directory")
+    parser.add_argument(
+        "--node-host",
+        default="127.0.0.1",
+        help="address on which other nodes reach this process (default: %(default)s)",
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=arguments.log_level.upper())
+    from setproctitle import setproctitle
+
+    setproctitle(f"{TITLE}IDLE")
+    run_worker(
+        WorkerConfig(
+            raylet_socket=arguments.raylet_socket,
+            gcs_address=arguments.gcs_address,
+            session_dir=arguments.session_dir,
+            worker_id=ids.WorkerID.from_random(random.SystemRandom()).binary(),
+            log_level=arguments.log_level,
+            node_host=arguments.node_host,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

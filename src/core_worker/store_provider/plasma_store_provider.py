@@ -1,0 +1,268 @@
+"""The store seen from a worker or driver: the mapped file, and the conversation about what lies where.
+
+Payloads never travel through a socket on the node: this process writes into the mapped file between Create and Seal,
+and reads from a read-only mapping. What is read is pinned in the store for this process until the last array or
+memoryview over it is gone: the exporter of the memory is a numpy array with a finalizer, which fires only then (a
+weak reference to a memoryview does not: derived views outlive it).
+
+The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn) goes on from there. An object
+that is still referenced here is probably read again: its pin is kept for IDLE_PIN_S, and a `get` within that time, or while another value
+of the object lives, asks nobody (`here`). That delays an eviction by so much at most; an object out of scope is released at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.mapped_file import MappedFile
+from ray_mono.common.private_files import UntrustedPathError, open_file
+from ray_mono.core_worker.store_provider import bulk_write
+from ray_mono.core_worker.values.serialization import Serialized
+from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceStub
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+Found = object_manager_pb2.ObjectFound
+IDLE_PIN_S = 0.25
+
+
+class PlasmaStoreProvider:
+    """One connection to the node's object manager."""
+
+    def __init__(
+        self, channel: ReactorChannel, worker_id: bytes, is_referenced: Callable[[bytes], bool]
+    ) -> None:
+        """Connects; raises RpcError. is_referenced(object id): whether this process holds references to it."""
+        self._is_referenced = is_referenced
+        self._stub = ObjectStoreServiceStub(channel)
+        self._reactor = channel.reactor
+        self._channel = channel
+        self._worker_id = worker_id
+        hello = self._stub.ConnectClient(
+            object_manager_pb2.ConnectClientRequest(worker_id=worker_id, pid=os.getpid()), timeout_s=30
+        )
+        self.node_id: bytes = hello.node_id
+        self._path: str = hello.store_file
+        self._capacity_bytes: int = hello.capacity_bytes
+        self._collector: threading.Thread | None = None
+        self._stub.WatchPressure.start(common_pb2.Empty(), self._on_pressure, lambda error: None)
+        self._write_map: MappedFile | None = None
+        self._read_map: mmap.mmap | None = None
+        # Views that ended; lock-free, and gone through by `drain`.
+        self._ended: deque[Any] = deque()
+        self._released: deque[bytes] = deque()
+        self.queues = (self._ended, self._released)
+        """What `drain` sees to."""
+        self._views: dict[bytes, tuple[weakref.ref[Any], Any]] = {}
+        """The last made exporter of an object's memory, and its ObjectFound."""
+        self._idle: dict[bytes, tuple[Any, float]] = {}
+        """Pins that no view has: (ObjectFound, when they are released). In the order of their ends."""
+
+    # ---- writing
+
+    def put(
+        self,
+        object_id: bytes,
+        value: Serialized,
+        owner_worker_id: bytes,
+        stored: Callable[[], None] | None = None,
+    ) -> None:
+        """Stores a value as the primary copy, kept until its owner frees it. Waits while the store is full.
+
+        stored() runs under the lock, in one step with the seal. Until then whatever is raised, also while this waits for
+        room, gives the room back. Raises ObjectStoreFullError naming sizes. A copy that is there already is left as it
+        is: a task that runs again.
+        """
+        request = object_manager_pb2.CreateRequest(
+            object_id=object_id,
+            size_bytes=value.size_bytes,
+            metadata=value.metadata,
+            owner_worker_id=owner_worker_id,
+        )
+        try:
+            offset = self._stub.Create(request).offset
+            target = self._writable()
+            for start, part in value.parts:
+                bulk_write.write(target, offset + start, part)
+            with self._reactor.lock:
+                self._stub.Seal.notify(
+                    object_manager_pb2.SealRequest(
+                        object_id=object_id,
+                        size_bytes=value.size_bytes,
+                        metadata=value.metadata,
+                        owner_worker_id=owner_worker_id,
+                    )
+                )
+                if stored is not None:
+                    stored()
+        except RpcError as error:
+            if error.code is StatusCode.ALREADY_EXISTS:
+                if stored is not None:
+                    with self._reactor.lock:
+                        stored()
+                return
+            if error.code is StatusCode.RESOURCE_EXHAUSTED:
+                raise ObjectStoreFullError(error.message) from None
+            raise RaySystemError(
+                f"the object store did not take an object of {value.size_bytes} bytes: {error}"
+            ) from None
+        except BaseException:
+            self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
+            raise
+
+    def _writable(self) -> MappedFile:
+        if self._write_map is None:
+            fd = self._open(os.O_RDWR)
+            try:
+                self._write_map = MappedFile(fd, self._capacity_bytes)
+            finally:
+                os.close(fd)
+        return self._write_map
+
+    def _open(self, flags: int) -> int:
+        try:
+            return open_file(self._path, flags)
+        except (
+            OSError,
+            UntrustedPathError,
+        ) as error:  # its node is going, or no descriptor is left, or it is not ours
+            raise RaySystemError(
+                f"the memory of this node's object store cannot be opened: {error}"
+            ) from None
+
+    def _on_pressure(self, pressure: Any) -> None:
+        """The store is full: references in cycles of garbage here may be what holds it. Not on this thread: finalizers run user code."""
+        if self._collector is None or not self._collector.is_alive():
+            self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
+            self._collector.start()
+
+    # ---- reading
+
+    def start_get(
+        self,
+        wanted: list[tuple[bytes, list[bytes]]],
+        timeout_ms: int,
+        on_done: Callable[[list[Any], RpcError | None], None],
+        may_go_elsewhere: bool = False,
+    ) -> None:
+        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when all are here, lost, or
+        the time is over.
+
+        Each one found is pinned: on_done has to have `view` take the pin over, or `release` end it.
+        """
+        request = object_manager_pb2.GetRequest(
+            timeout_ms=timeout_ms,
+            may_go_elsewhere=may_go_elsewhere,
+            objects=[
+                object_manager_pb2.ObjectWanted(object_id=object_id, location_node_ids=locations)
+                for object_id, locations in wanted
+            ],
+        )
+        self._stub.Get.start(
+            request, lambda reply, error: on_done(list(reply.objects) if reply is not None else [], error)
+        )
+
+    def view(self, found: Any) -> memoryview:
+        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them. Raises RaySystemError."""
+        if self._read_map is None:
+            fd = self._open(os.O_RDONLY)
+            try:
+                self._read_map = mmap.mmap(fd, self._capacity_bytes, prot=mmap.PROT_READ)
+            finally:
+                os.close(fd)
+        if not found.size_bytes:
+            self.release(found.object_id)
+            return memoryview(b"")
+        array = np.frombuffer(self._read_map, np.uint8, found.size_bytes, found.offset)
+        weakref.finalize(array, self._view_ended, found).atexit = False
+        self._views[found.object_id] = (weakref.ref(array), found)
+        return memoryview(array)  # type: ignore[arg-type]
+
+    def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
+        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already. Lock held."""
+        self._settle_ended()
+        reference, found = self._views.get(object_id, (None, None))
+        array = reference() if reference is not None else None
+        if array is not None:
+            return found, memoryview(array)
+        found, _ = self._idle.pop(object_id, (None, 0.0))
+        return None if found is None else (found, self.view(found))
+
+    def out_of_scope(self, object_id: bytes) -> None:
+        """The last reference of this process is gone. Lock held."""
+        found, _ = self._idle.pop(object_id, (None, 0.0))
+        if found is not None:
+            self.release(object_id)
+
+    def _view_ended(self, found: Any) -> None:
+        self._ended.append(found)
+        self._reactor.wake()
+
+    def release(self, object_id: bytes) -> None:
+        self._released.append(object_id)
+        self._reactor.wake()
+
+    def drain(self) -> None:
+        """Sends the releases that finalizers left. Lock held."""
+        if self._ended:
+            self._settle_ended()
+        if self._released:
+            ids = []
+            while self._released:
+                ids.append(self._released.popleft())
+            if not self._channel.is_closed:
+                self._stub.Release.notify(object_manager_pb2.ReleaseRequest(object_ids=ids))
+
+    def _settle_ended(self) -> None:
+        while self._ended:
+            found = self._ended.popleft()
+            object_id = found.object_id
+            known = self._views.get(object_id)
+            if known is not None and known[1] is found:
+                del self._views[object_id]
+            if object_id in self._idle or not self._is_referenced(object_id):
+                self._released.append(object_id)
+                continue
+            if not self._idle:
+                self._reactor.call_later(IDLE_PIN_S, self._release_idle)
+            self._idle[object_id] = (found, time.monotonic() + IDLE_PIN_S)
+
+    def _release_idle(self) -> None:
+        """Those whose time is over; the timer runs again while there are others."""
+        now_s = time.monotonic()
+        while self._idle:
+            object_id, (_, until_s) = next(iter(self._idle.items()))
+            if until_s > now_s:
+                self._reactor.call_later(until_s - now_s, self._release_idle)
+                return
+            del self._idle[object_id]
+            self._released.append(object_id)
+
+    # ---- the owner's side
+
+    def free(self, objects: list[tuple[bytes, list[bytes]]]) -> None:
+        """Nobody can ask for these any more: frees them on the nodes named. One-way."""
+        self._stub.Free.notify(
+            object_manager_pb2.FreeRequest(
+                objects=[
+                    object_manager_pb2.ObjectFree(object_id=object_id, location_node_ids=locations)
+                    for object_id, locations in objects
+                ]
+            )
+        )
+
+    def stats(self) -> Any:
+        """StoreStats of the node."""
+        return self._stub.GetStats(common_pb2.Empty(), timeout_s=30)

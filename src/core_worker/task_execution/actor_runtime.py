@@ -1,0 +1,247 @@
+"""The actor that a worker holds: its instance, its methods, and how its calls run beside each other.
+
+    plain      one call at a time, on the main thread
+    threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
+    asyncio    coroutine methods: calls start in order on the event loop of their group (async_group.py)
+
+Methods are the class's as it is before the constructor runs, whatever the instance, or the class, has under the same name later, as in Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.common.output import utf8
+from ray_mono.common.raw_error import is_a
+from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.process.process_end import CallThread
+from ray_mono.core_worker.task_errors import cancelled_error, describe_error, users_traceback
+from ray_mono.core_worker.task_execution.async_group import AsyncGroup, construct, on_thread
+from ray_mono.core_worker.task_execution.executor import ActorExit
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_execution.call import Call
+    from ray_mono.core_worker.task_execution.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_GROUP = ""
+CALLS_POLL_S = 0.01
+CLOSE_TIMEOUT_S = 5.0
+"""For coroutines that are cancelled at the end; one may block its thread."""
+
+
+class ActorRuntime:
+    """One actor in its process."""
+
+    def __init__(self, executor: Executor, core: CoreWorker, spec: Any, task: TaskContext) -> None:
+        creation = spec.actor_creation
+        self.actor_id: bytes = creation.actor_id
+        self.job_id: bytes = spec.job_id
+        self.name: str = creation.name
+        self.class_name = spec.name.removesuffix(".__init__")
+        self.module_name: str = spec.function.python.module_name
+        self.resources = ResourceSet.from_proto(spec.resources)
+        self.resource_ids = task.resource_ids
+        self.instance: Any = None
+        self._body: dict[str, Any] = {}
+        self._executor = executor
+        self._core = core
+        self._groups = {DEFAULT_GROUP: max(1, creation.max_concurrency)}
+        self._group_of_method: dict[str, str] = {}
+        for group in creation.concurrency_groups:
+            self._groups[group.name] = group.max_concurrency
+            for method in group.method_names:
+                self._group_of_method[method] = group.name
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._loops: dict[str, AsyncGroup] = {}
+        self._pools: dict[str, ThreadGroup] = {}
+        # Calls that were dispatched and are not over, by task id, in the order of their dispatch.
+        self.calls: dict[bytes, TaskContext] = {}
+        if creation.is_asyncio:
+            for name, limit in self._groups.items():
+                self._loops[name] = AsyncGroup(self, executor, core, name, limit)
+        elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
+            for name, limit in self._groups.items():
+                self._pools[name] = ThreadGroup(name, limit)
+
+    def construct(self, cls: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Makes the instance. Raises what the constructor raises."""
+        self._body = body_of(cls)
+        if self.is_asyncio:
+            self.instance = self._loops[DEFAULT_GROUP].run(construct(cls, args, kwargs))
+        else:
+            self.instance = cls(*args, **kwargs)
+
+    @property
+    def is_asyncio(self) -> bool:
+        return bool(self._loops)
+
+    @property
+    def is_concurrent(self) -> bool:
+        return bool(self._loops or self._pools)
+
+    def repr_name(self) -> str:
+        """repr() of the instance where the class defines one, else the class name."""
+        if self.instance is None or "__repr__" not in {
+            name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)
+        }:
+            return self.class_name
+        try:
+            return utf8(repr(self.instance))
+        except BaseException:
+            return self.class_name
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """A method of the instance, or one of those every actor has. Raises AttributeError."""
+        found = self._methods.get(name)
+        if found is None:
+            found = self._methods[name] = self._find_method(name)
+        return found
+
+    def _find_method(self, name: str) -> Callable[..., Any]:
+        if name == "__ray_ready__":
+            return lambda: True
+        if name == "__ray_terminate__":
+            return self._terminate_after_earlier_calls if self.is_asyncio else self._terminate
+        if name == "__ray_call__":
+            return self._call_on_thread if self.is_asyncio else self._call
+        return method_of(self.instance, name, self._body)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(self.instance, *args, **kwargs)
+
+    async def _call_on_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        value = await on_thread(lambda: function(self.instance, *args, **kwargs))
+        return await value if inspect.isawaitable(value) else value
+
+    def _terminate(self) -> None:
+        """Of a threaded actor as below."""
+        earlier = self._earlier_calls()
+        while not earlier.isdisjoint(self.calls):
+            time.sleep(CALLS_POLL_S)
+        raise ActorExit
+
+    async def _terminate_after_earlier_calls(self) -> None:
+        """Waits for calls that came before this one, which run beside it or wait for their turn; for as long as they take."""
+        earlier = self._earlier_calls()
+        for group in self._loops.values():
+            await group.ended(earlier)
+        raise ActorExit
+
+    def _earlier_calls(self) -> set[bytes]:
+        this = self._core.context.task_id()
+        return set(itertools.takewhile(lambda task_id: task_id != this, list(self.calls)))
+
+    # ---- concurrency
+
+    def dispatch(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        """Starts a call beside others. On the main thread, in the order of the calls."""
+        spec = call.spec
+        group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
+        self.calls[task.task_id] = task
+        if self._loops:
+            self._loops[group].start(call, task, prepared)
+        else:
+            self._pools[group].submit(self._run_threaded, call, task, prepared)
+
+    def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        try:
+            self._executor.run_here(call, task, prepared)
+        except BaseException as error:
+            self._executor.answers.answer_anyhow(call, task, error)
+        self.calls.pop(task.task_id, None)
+        self._check_exit()
+
+    def cancel(self, task_id: bytes) -> None:
+        """A coroutine is cancelled; threads have only been told. Lock held."""
+        for group in self._loops.values():
+            group.cancel(task_id)
+
+    def answer_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
+        if is_a(error, KeyboardInterrupt | asyncio.CancelledError) or (
+            task.is_cancelled and is_a(error, TaskCancelledError)
+        ):
+            described = cancelled_error(call.spec, task, error, self, self._core)
+        else:
+            described = describe_error(call.spec, error, self, self._core)
+        self._executor.answers.finish_error(call, task, described)
+
+    def exit_by(self, error: BaseException) -> None:
+        """A coroutine ended the actor."""
+        self._executor.finish_exit(error)
+        self._check_exit()
+
+    def _check_exit(self) -> None:
+        """After exit_actor() on another thread: the main thread sits in its queue."""
+        if self._executor.is_exiting:
+            with self._core.lock:
+                self._executor.exit_after_queue()
+
+    def close(self) -> None:
+        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines are cancelled, and the instance
+        is let go. Calls under way on threads end with the process."""
+        hook = getattr(self.instance, "__ray_shutdown__", None)
+        if hook is not None:
+            try:
+                hook()
+            except BaseException as error:
+                logger.error("__ray_shutdown__ of %s failed: %s", self.class_name, users_traceback(error))
+        del hook
+        concurrent.futures.wait([group.close() for group in self._loops.values()], CLOSE_TIMEOUT_S)
+        self._methods.clear()
+        self.instance = None
+
+
+def body_of(cls: type) -> dict[str, Any]:
+    """What a class has now, with what it inherits."""
+    return {name: value for kind in reversed(cls.__mro__) for name, value in vars(kind).items()}
+
+
+def method_of(instance: Any, name: str, body: dict[str, Any]) -> Any:
+    """A method of the class's `body`, bound. Raises AttributeError."""
+    kind = type(instance)
+    if name not in body:
+        return getattr(instance, name)
+    static = body[name]
+    bind = getattr(type(static), "__get__", None)
+    return static if bind is None else bind(static, instance, kind)
+
+
+class ThreadGroup:
+    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when they are needed. The end
+    of the actor does not wait for the calls that they run."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = f"actor-{name or 'calls'}"
+        self._limit = limit
+        self._num_threads = 0
+        self._idle = threading.Semaphore(0)
+        self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+
+    def submit(self, function: Callable[..., None], *args: Any) -> None:
+        """On the main thread."""
+        self._calls.put((function, args))
+        if not self._idle.acquire(blocking=False) and self._num_threads < self._limit:
+            self._num_threads += 1
+            CallThread(self._run, f"{self._name}-{self._num_threads}").start()
+
+    def _run(self) -> None:
+        while True:
+            function, args = self._calls.get()
+            function(*args)
+            del function, args
+            self._idle.release()

@@ -1,0 +1,238 @@
+"""A concurrency group of an async actor: an event loop on a thread of its own, and the calls that are under way on it.
+
+Every group has a loop, as in Ray: a coroutine that blocks its thread holds up its own group and no other. Where the actor's code runs:
+
+    constructor (also an `async def`)       the default group's loop, before the first call
+    coroutines, async generators, methods   their group's loop; at most `limit` are under way, the others wait for a turn
+    generators, what __ray_call__ is given  a thread for each call, so that the loop goes on
+    __ray_shutdown__                        the main thread, when no call starts any more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import inspect
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.process.process_end import CallThread
+from ray_mono.core_worker.task_errors import users_traceback
+from ray_mono.core_worker.task_execution.executor import ActorExit
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
+    from ray_mono.core_worker.task_execution.call import Call
+    from ray_mono.core_worker.task_execution.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+
+async def construct(cls: type, args: Iterable[Any], kwargs: dict[str, Any]) -> Any:
+    """An instance of an async actor's class, whose `__init__` may be a coroutine itself."""
+    if not inspect.iscoroutinefunction(cls.__init__):  # type: ignore[misc]
+        return cls(*args, **kwargs)
+    instance = cls.__new__(cls, *args, **kwargs)
+    if isinstance(instance, cls):
+        await instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    return instance
+
+
+class AsyncGroup:
+    """One group. Made on the main thread; what begins with an underscore runs on the loop's."""
+
+    def __init__(
+        self, actor: ActorRuntime, executor: Executor, core: CoreWorker, name: str, limit: int
+    ) -> None:
+        self._actor = actor
+        self._executor = executor
+        self._core = core
+        self._loop = asyncio.new_event_loop()
+        self._limit = limit
+        self._is_closed = False
+        self._has_ended = False
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        # By task id, in order. Not coroutines yet: there may be many.
+        self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
+        CallThread(self._run_loop, f"actor-loop-{name}" if name else "actor-loop").start()
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        while not self._has_ended:
+            # What the actor's code starts on the loop by itself may stop it, but not for the calls that run there.
+            try:
+                self._loop.run_forever()
+            except SystemExit as error:
+                self._actor.exit_by(error)
+            except BaseException as error:
+                logger.error("a callback or task on an actor's loop failed: %s", users_traceback(error))
+        self._loop.close()
+
+    def run(self, coroutine: Any) -> Any:
+        """Runs a coroutine to its end, on the loop; returns what it returns and raises what it raises, here."""
+        done = threading.Event()
+        outcome: list[Any] = []
+        failure: list[BaseException] = []
+        kept: list[asyncio.Task[None]] = []
+
+        async def run() -> None:
+            try:
+                outcome.append(await coroutine)
+            except BaseException as error:
+                failure.append(error)
+            done.set()
+
+        self._loop.call_soon_threadsafe(lambda: kept.append(self._loop.create_task(run())))
+        done.wait()
+        if failure:
+            raise failure.pop()
+        return outcome.pop()
+
+    def close(self) -> concurrent.futures.Future[None]:
+        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is. Done when that is over,
+        and the loop with it."""
+        return asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+
+    async def _close(self) -> None:
+        self._is_closed = True
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        self._has_ended = True
+        self._loop.call_soon(self._loop.stop)
+
+    # ---- calls
+
+    def start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        """Starts a call beside others, in the order of these calls."""
+        self._loop.call_soon_threadsafe(self._start, call, task, prepared)
+
+    def cancel(self, task_id: bytes) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel, task_id)
+
+    async def ended(self, task_ids: set[bytes]) -> None:
+        """Returns when these calls are over, as far as they are this group's. On any loop."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ended(task_ids), self._loop))
+
+    async def _ended(self, task_ids: set[bytes]) -> None:
+        while True:
+            running = [task for task_id, task in self._running.items() if task_id in task_ids]
+            if not running and task_ids.isdisjoint(self._waiting):
+                return
+            await asyncio.wait(running or self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+
+    def _cancel(self, task_id: bytes) -> None:
+        running = self._running.get(task_id)
+        if running is not None:
+            running.cancel()
+        elif (waiting := self._waiting.pop(task_id, None)) is not None:
+            call, task, prepared = waiting
+            prepared.clear()
+            self._over(call, task, has_run=False)
+
+    def _start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        if task.is_cancelled:
+            # While its arguments were fetched: there was nothing to cancel here yet.
+            prepared.clear()
+            self._over(call, task, has_run=False)
+            return
+        if len(self._running) >= self._limit:
+            self._waiting[task.task_id] = call, task, prepared
+            return
+        running = self._loop.create_task(self._run(call, task, prepared))
+        self._running[task.task_id] = running
+
+        def ended(running: asyncio.Task[None]) -> None:
+            del self._running[task.task_id]
+            self._over(call, task, has_run=not running.cancelled())
+            if self._waiting and not self._is_closed:
+                self._start(*self._waiting.popitem(last=False)[1])
+
+        running.add_done_callback(ended)
+
+    def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
+        self._actor.calls.pop(task.task_id, None)
+        if not (has_run or self._is_closed):
+            # Cancelled before it began: it has answered nothing, and no code of the user's was stopped.
+            self._executor.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+
+    async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        actor, executor = self._actor, self._executor
+        target, args, kwargs = prepared
+        prepared.clear()
+        self._core.context.enter(task)
+        started_s = time.perf_counter()
+        try:
+            try:
+                try:
+                    value = target(*args, **kwargs)
+                    if inspect.isawaitable(value):
+                        value = await value
+                    if type(value) is AsyncGeneratorType:
+                        value = await executor.generators.run_async(call, task, value)
+                    elif type(value) is GeneratorType:
+                        value = await on_thread(executor.generators.run, call, task, value)
+                finally:
+                    if not call.spec.hides_events:
+                        executor.events.add(task, started_s)
+                if task.is_cancelled:
+                    # The method made the best of it, but nobody wants its value.
+                    raise asyncio.CancelledError
+            except (ActorExit, SystemExit) as error:
+                actor.exit_by(error)
+            except BaseException as error:
+                # Callers of what the end of the actor cancels hear of that end.
+                if not self._is_closed:
+                    actor.answer_error(call, task, error)
+            else:
+                executor.answers.finish(call, task, value)
+        except BaseException as error:
+            executor.answers.answer_anyhow(call, task, error)
+
+
+async def on_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Runs it on a thread of its own, as part of the same call. A cancelled call waits for it all the same: a thread cannot be stopped."""
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    done = asyncio.Event()
+    outcome: list[Any] = []
+    failure: list[BaseException] = []
+    # Emptied by the thread, which may outlive the call by a moment and must not keep its arguments.
+    work: list[Any] = [function, *args]
+    del function, args
+
+    def run() -> None:
+        function, *args = work
+        work.clear()
+        try:
+            outcome.append(context.run(function, *args))
+        except BaseException as error:
+            failure.append(error)
+        del function, args
+        loop.call_soon_threadsafe(done.set)
+
+    CallThread(run, "actor-call").start()
+    is_cancelled = False
+    while not done.is_set():
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError
+    if failure:
+        raise failure.pop()
+    return outcome.pop()

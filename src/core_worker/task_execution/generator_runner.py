@@ -1,0 +1,203 @@
+"""Running generators: the worker's side of a streaming task. Its items go to the caller, who owns them, while it runs.
+
+    user's generator ──yield──► serialized (large ones into the node's store) ──► part ──► ITEM frame of the call ──► owner
+                       ▲                                                                                               │
+                       └────────── rests while too much is on its way, or not taken ◄──── AcknowledgeItems ◄───────────┘
+
+How items travel, and what is too much, is item_sender.py's. A generator that rests frees its task's CPUs, as a `get` does. If the owner's
+process goes, or an actor's call is cancelled, the generator is closed between two items; if only the user's generator object goes, it
+runs to its end, as in Ray, and what it yields is thrown away. What `yield` gives the user's code is a StreamingGeneratorStats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from functools import partial
+from types import AsyncGeneratorType, GeneratorType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ray_mono.common import raw_error
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.object_ref_generator import StreamingGeneratorStats
+from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.core_worker.task_execution.item_sender import ItemSender
+from ray_mono.protobuf import common_pb2
+from ray_mono.rpc.waiter import Waiter
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+GENERATORS = (GeneratorType, AsyncGeneratorType)
+STREAMED = object()
+"""What a generator's task has for a value: its items are under way already."""
+
+
+class GeneratorRunner:
+    """The generators that run in this process."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._senders: dict[bytes, ItemSender] = {}
+
+    def AcknowledgeItems(self, request: Any) -> None:
+        """Served; lock held."""
+        sender = self._senders.get(request.task_id)
+        if sender is not None:
+            sender.acknowledge(request)
+
+    def cancel(self, task_id: bytes) -> None:
+        """An actor's generator ends between two items; a normal task is interrupted otherwise. Lock held."""
+        sender = self._senders.get(task_id)
+        if sender is not None:
+            sender.stop()
+
+    # ---- on the thread that runs the task
+
+    def run(self, call: Call, task: TaskContext, generator: Any) -> Any:
+        """Runs a generator to its end, on this thread. Returns what the task's answer is made of; raises what the generator raises."""
+        spec = call.spec
+        if isinstance(generator, AsyncGeneratorType):
+            raise TypeError(
+                f"{spec.name}() is an async generator, which only an actor with async methods can run"
+            )
+        if spec.num_returns >= 0:
+            return first_items(generator, spec.num_returns, spec.name, not spec.retry_exceptions)
+        sender = self._open(call, task)
+        stats: StreamingGeneratorStats | None = None
+        try:
+            while True:
+                try:
+                    value = generator.send(stats if _takes(generator) else None)
+                except StopIteration:
+                    break
+                started_s = time.perf_counter()
+                if not sender.is_stopped:
+                    sender.put(value)
+                stats = StreamingGeneratorStats(time.perf_counter() - started_s)
+                del value
+                if sender.is_full:
+                    self._rest(sender)
+                if sender.is_stopped:
+                    generator.close()
+                    break
+        finally:
+            self._close(sender, call)
+        return STREAMED
+
+    async def run_async(self, call: Call, task: TaskContext, generator: AsyncGeneratorType[Any, Any]) -> Any:
+        """Runs an async generator on an event loop, which goes on while the generator rests."""
+        if call.spec.num_returns >= 0:
+            raise TypeError(
+                f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
+            )
+        sender = self._open(call, task)
+        stats: StreamingGeneratorStats | None = None
+        try:
+            async with contextlib.aclosing(generator):
+                while True:
+                    try:
+                        value = await generator.asend(stats)
+                    except StopAsyncIteration:
+                        break
+                    started_s = time.perf_counter()
+                    if not sender.is_stopped:
+                        sender.put(value)
+                    stats = StreamingGeneratorStats(time.perf_counter() - started_s)
+                    del value
+                    if sender.is_full:
+                        await self._rest_async(sender)
+                    if sender.is_stopped:
+                        break
+        finally:
+            self._close(sender, call)
+        return STREAMED
+
+    def _open(self, call: Call, task: TaskContext) -> ItemSender:
+        core = self._core
+        connection = call.to.connection
+        with core.lock:
+            sender = task.items = self._senders[call.own.task_id] = ItemSender(core, call)
+            senders = connection.state.get("senders")
+            if senders is None:
+                senders = connection.state["senders"] = set()
+                connection.on_close(partial(_stop_all, senders))
+            senders.add(sender)
+            if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
+                sender.stop()  # meanwhile, when there was nothing to stop yet
+        return sender
+
+    def _close(self, sender: ItemSender, call: Call) -> None:
+        with self._core.lock:
+            sender.close()
+            call.to.connection.state["senders"].discard(sender)
+            if self._senders.get(call.own.task_id) is sender:
+                del self._senders[call.own.task_id]
+
+    def _rest(self, sender: ItemSender) -> None:
+        """Until there is room, or the owner is gone, or this process leaves."""
+        core = self._core
+        while True:
+            waiter = Waiter(core.reactor)
+            with core.lock:
+                if core.reactor.is_closed or sender.start_wait(waiter.set):
+                    return
+            core.getter.blocking_wait(waiter, None)
+
+    async def _rest_async(self, sender: ItemSender) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            room = asyncio.Event()
+            with self._core.lock:
+                if sender.start_wait(partial(_set_on, loop, room)):
+                    return
+            await room.wait()
+
+
+def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:
+    """Whether it may be sent a value. One that is in `yield from` hands it on, and not every iterator takes any."""
+    inner = generator.gi_yieldfrom
+    while type(inner) is GeneratorType:
+        inner = inner.gi_yieldfrom
+    return inner is None or hasattr(inner, "send")
+
+
+def _set_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)
+
+
+def _stop_all(senders: set[ItemSender], reason: str) -> None:
+    """Their connection is over."""
+    for sender in list(senders):
+        sender.stop()
+
+
+class Failed(NamedTuple):
+    """Stands for a value that was not yielded."""
+
+    error: Exception
+
+
+def first_items(generator: Any, num_returns: int, name: str, keeps_first: bool) -> Any:
+    """A fixed number of returns out of a generator: its first items, as in Ray.
+
+    Where it raises, or yields fewer (a ValueError), what came before stays if `keeps_first`, and the others are Failed; else that is
+    raised: a task that is run again yields everything again.
+    """
+    values: list[Any] = []
+    try:
+        with contextlib.closing(generator):
+            for value in itertools.islice(generator, num_returns):
+                values.append(value)  # noqa: PERF402 - one by one, for they stay when the next one is an error
+        if len(values) < num_returns:
+            raise ValueError(f"{name}() has num_returns={num_returns} but yielded only {len(values)} values")
+    except Exception as error:
+        if not (values and keeps_first):
+            raise
+        # Without this frame, which holds the values: they would stay as long as the error.
+        trace = raw_error.traceback_of(error)
+        raw_error.set_traceback(error, trace and trace.tb_next)
+        values += [Failed(error)] * (num_returns - len(values))
+    return values[0] if num_returns == 1 else values

@@ -1,0 +1,247 @@
+"""The items of a running generator on their way to their owner: collected, sent in parts of the answer, and counted until acknowledged.
+
+Items are collected in a part, which is sent when FLUSH_S have passed since the last one, when it is full, when the generator has to
+wait, or when the background thread finds it: so the first item of a while goes out at once, and a fast generator's share a frame.
+
+Limits. At most IN_FLIGHT_ITEMS_MAX items, or IN_FLIGHT_BYTES_MAX of inline values, are on their way: sent or collected, and not
+acknowledged as received. What the owner has received counts against nothing, unless the user asks for backpressure: then the
+generator rests while so many of its items are not taken.
+
+An item with references inside is ARCHITECTURE's rule 2: its owner is registered with theirs before it is sent, and what comes after it
+waits behind it (`_held`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.ids import object_id_bytes
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.task_execution.call import Call, Reply
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import core_worker_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+IN_FLIGHT_ITEMS_MAX = 4096
+IN_FLIGHT_BYTES_MAX = 16 << 20
+PART_ITEMS_MAX = 256
+PART_BYTES_MAX = 256 << 10
+FLUSH_S = 0.001
+"""How long a generator that is busy may keep what it made: far below what a user notices, and some hundred small items."""
+
+
+class _Held:
+    """An item that cannot be sent yet: its references, or those of one before it, are not registered."""
+
+    __slots__ = ("is_ready", "kept", "message", "value")
+
+    def __init__(self, message: Any, value: serialization.Serialized) -> None:
+        self.message = message
+        # Holds the references until their receiver is registered.
+        self.value = value
+        self.kept: list[bytes] = []
+        self.is_ready = False
+
+
+class ItemSender:
+    """The items of one generator on their way to its owner. `put` is for the generator's thread, the rest needs the lock."""
+
+    def __init__(self, core: CoreWorker, call: Call) -> None:
+        self._core = core
+        self._call = call
+        self._task_id: bytes = call.own.task_id
+        self._backpressure: int = call.spec.generator_backpressure_num_objects
+        self._num_made = 0
+        self._num_received = 0
+        self._num_taken = 0
+        # (last item, bytes) of parts that were sent and not acknowledged.
+        self._unacknowledged: deque[tuple[int, int]] = deque()
+        self._in_flight_bytes = 0
+        self._part = Reply()
+        self._part_bytes = 0
+        self._num_sent = 0
+        self._kept: list[bytes] = []
+        self._held: deque[_Held] = deque()
+        self._on_settled: Callable[[], None] | None = None
+        # In the store, and nobody has been told yet.
+        self._stored_id = b""
+        self._is_dirty = False
+        self._sent_at_s = 0.0
+        # Called once when there may be room again.
+        self.on_room: Callable[[], None] | None = None
+        # The user's generator object is gone.
+        self.is_dropped = False
+        # The generator is to be closed: its owner's process is gone, or it was cancelled.
+        self.is_stopped = call.to.connection.is_closed
+
+    # ---- making
+
+    def put(self, value: Any) -> None:
+        """The generator yielded `value`. Raises what pickling it raises, and ObjectStoreFullError."""
+        if self.is_dropped:
+            return
+        core = self._core
+        try:
+            serialized = serialization.serialize(value)
+        except TypeError as error:
+            raise serialization.unpicklable(f"what {self._call.spec.name}() yielded", value, error) from error
+        number = self._num_made + 1
+        size_bytes = serialized.size_bytes
+        if size_bytes > INLINE_BYTES_MAX:
+            self._stored_id = self._item_id(number)
+            core.store.put(self._stored_id, serialized, self._call.spec.caller.worker_id)
+        with core.lock:
+            self._stored_id = b""
+            self._num_made = number
+            if self._held or serialized.nested or size_bytes > INLINE_BYTES_MAX:
+                self._put_other(number, serialized)
+            else:
+                self._part.items.add(metadata=serialized.metadata, data=serialized.to_bytes())
+                self._part_bytes += size_bytes
+            now_s = time.monotonic()
+            if (
+                now_s - self._sent_at_s >= FLUSH_S
+                or len(self._part.items) >= PART_ITEMS_MAX
+                or self._part_bytes >= PART_BYTES_MAX
+            ):
+                self._sent_at_s = now_s
+                self.flush()
+                core.reactor.flush()
+            elif not self._is_dirty:
+                self._is_dirty = True
+                core.reactor.mark_dirty(self)
+
+    def _item_id(self, number: int) -> bytes:
+        return object_id_bytes(self._task_id, number + 1)
+
+    def _put_other(self, number: int, value: serialization.Serialized) -> None:
+        """A large item, one with references inside, or one behind such."""
+        core = self._core
+        nested = dict.fromkeys(ref._id for ref in value.nested)
+        message = core_worker_pb2.StreamedItem(
+            metadata=value.metadata, size_bytes=value.size_bytes, nested=map(core.reference_message, nested)
+        )
+        if value.size_bytes > INLINE_BYTES_MAX:
+            message.in_plasma, message.node_id = True, core.node_id
+        else:
+            message.data = value.to_bytes()
+        held = _Held(message, value)
+        self._held.append(held)
+
+        def registered() -> None:
+            held.is_ready = True
+            held.value.nested.clear()
+            self._collect_held()
+
+        if nested:
+            caller = self._call.spec.caller
+            kept = core.ownership.hand_over(nested, self._item_id(number), caller, registered)
+            # It may be collected already, where no owner had to be asked.
+            (self._kept if held.is_ready else held.kept).extend(kept)
+        else:
+            registered()
+
+    def _collect_held(self) -> None:
+        while self._held and self._held[0].is_ready:
+            held = self._held.popleft()
+            self._part.items.append(held.message)
+            self._part_bytes += len(held.message.data)
+            self._kept.extend(held.kept)
+        if self._part.items and not self._is_dirty:
+            self._is_dirty = True
+            self._core.reactor.mark_dirty(self)
+        if not self._held and self._on_settled is not None:
+            settled, self._on_settled = self._on_settled, None
+            settled()
+
+    # ---- sending
+
+    def flush(self) -> None:
+        """Sends what was collected (the reactor calls it too)."""
+        self._is_dirty = False
+        part = self._part
+        count = len(part.items)
+        if not count:
+            return
+        self._part = Reply()
+        if self.is_dropped:
+            self._throw_away(part)
+        else:
+            part.first_item = self._num_sent + 1
+            part.wants_acknowledgement = self._is_near(IN_FLIGHT_ITEMS_MAX // 2, IN_FLIGHT_BYTES_MAX // 2)
+            self._unacknowledged.append((self._num_sent + count, self._part_bytes))
+            self._in_flight_bytes += self._part_bytes
+            self._call.to.part(part)
+        self._num_sent += count
+        self._part_bytes = 0
+        if self._kept:
+            kept, self._kept = self._kept, []
+            self._core.references.remove_submitted(kept)
+
+    def _throw_away(self, part: Any) -> None:
+        for offset, item in enumerate(part.items):
+            if item.in_plasma:
+                self._core.free_in_stores(self._item_id(self._num_sent + 1 + offset), [item.node_id])
+
+    def when_settled(self, then: Callable[[], None]) -> None:
+        """then() once every item is sent, or collected: at once, or when the owners of references have answered."""
+        if self._held:
+            self._on_settled = then
+        else:
+            then()
+
+    # ---- limits
+
+    def _is_near(self, items_max: int, bytes_max: int) -> bool:
+        return (
+            self._num_made - self._num_received >= items_max
+            or self._in_flight_bytes + self._part_bytes >= bytes_max
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the generator has to rest. May be asked without the lock: a wait looks again under it."""
+        if self.is_dropped or self.is_stopped:
+            return False
+        if self._backpressure > 0 and self._num_made - self._num_taken >= self._backpressure:
+            return True
+        return self._is_near(IN_FLIGHT_ITEMS_MAX, IN_FLIGHT_BYTES_MAX)
+
+    def acknowledge(self, request: Any) -> None:
+        """The owner has items, or its user has taken some, or will take none."""
+        self._num_received = max(self._num_received, request.received)
+        self._num_taken = max(self._num_taken, request.taken)
+        while self._unacknowledged and self._unacknowledged[0][0] <= self._num_received:
+            self._in_flight_bytes -= self._unacknowledged.popleft()[1]
+        if request.is_dropped:
+            self.is_dropped = True
+        self._make_room()
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        self._make_room()
+
+    def close(self) -> None:
+        """The generator is over."""
+        if self._stored_id:
+            # An interrupt struck in between.
+            self._core.free_in_stores(self._stored_id, [self._core.node_id])
+
+    def _make_room(self) -> None:
+        if self.on_room is not None and not self.is_full:
+            on_room, self.on_room = self.on_room, None
+            on_room()
+
+    def start_wait(self, on_room: Callable[[], None]) -> bool:
+        """True if there is room; else on_room() runs once, when there is."""
+        self.flush()
+        self._core.reactor.flush()
+        if not self.is_full:
+            return True
+        self.on_room = on_room
+        return False

@@ -1,0 +1,70 @@
+"""What shows of the task that a worker runs: its process's title, the labels that the log monitor reads, and how many threads its
+libraries may start."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from setproctitle import setproctitle
+
+from ray_mono.core_worker.task_errors import TITLE
+from ray_mono.core_worker.task_execution.thread_limit import ThreadLimit
+from ray_mono.protobuf import common_pb2
+
+SHOWN_MAX = 500
+"""Characters of a name. Readers of logs and titles want the beginning."""
+
+
+def _on_one_line(name: str) -> str:
+    """On one line, and without NUL, which no title may have."""
+    return " ".join(name.replace("\0", " ").split())[:SHOWN_MAX]
+
+
+class ProcessTitle:
+    """Of one worker. Written where it changes, by its main thread."""
+
+    def __init__(self) -> None:
+        self._label = ""
+        # What the title names; None: no task or call, as the template left it, or a while after the last one.
+        self._shown: Any = None
+        self._at_rest = "IDLE"
+        self._threads = ThreadLimit()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._shown is None
+
+    def show(self, spec: Any) -> None:
+        """A task, an actor's creation or one of its calls begins. Calls that share a template have the same spec."""
+        if spec is self._shown:
+            return
+        self._shown = spec
+        if spec.type == common_pb2.ACTOR_TASK:
+            setproctitle(TITLE + _on_one_line(spec.task_name or f"{self._at_rest}.{spec.name}"))
+            return
+        kind, name = "task", _on_one_line(spec.name)
+        if spec.type == common_pb2.ACTOR_CREATION_TASK:
+            kind, name = "actor", name.removesuffix(".__init__")
+            self._at_rest = name
+        setproctitle(TITLE + name)
+        self._threads.show(spec.resources)
+        self._write_label(kind, name)
+
+    def name_actor(self, repr_name: str) -> None:
+        """What the actor's output is known by once it is constructed: its repr, where its class defines one."""
+        self._write_label("actor", _on_one_line(repr_name))
+
+    def _write_label(self, kind: str, name: str) -> None:
+        label = f":{kind}_name:{name}"
+        if label != self._label:
+            self._label = label
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):  # user code may have closed it
+                    print(label, file=stream, flush=True)
+
+    def show_idle(self) -> None:
+        """No task or call came for a while."""
+        self._shown = None
+        setproctitle(TITLE + self._at_rest)

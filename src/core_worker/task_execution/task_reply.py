@@ -1,0 +1,321 @@
+"""The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules 1 and 2.
+
+    value ──► returns (small ones inline, large ones in the node's store) ──► nested references registered for the caller
+          ──► references that stay here named or registered ──► reply
+
+A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before (num_unsettled). An owner
+that is slow, or stopped, may take for ever: then a task that is over but for its reply uses no CPU, and its raylet hears so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.raw_error import let_frames_go, name_of, str_of, text_of
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.task_errors import describe_error, users_traceback
+from ray_mono.core_worker.task_execution.call import Call, Reply
+from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Failed
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.common.start_board import StartBoard
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_execution.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+ERROR_BYTES_MAX = 16 << 20
+UNFLUSHED_MAX = 16
+"""Answers that may share one send, while only calls are queued whose method ran short the last time: another may hold the GIL for
+long, when no thread of this process can send what waits, or end it."""
+UNSETTLED_S = 0.05
+"""So long a reply may wait without its task's CPUs being lent."""
+ALONE_US = 200
+"""The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
+ANSWERS_NOBODY = 70
+"""How a worker exits that cannot answer: EX_SOFTWARE."""
+
+
+class TaskReplies:
+    """How one worker answers its calls."""
+
+    def __init__(self, core: CoreWorker, executor: Executor, board: StartBoard) -> None:
+        self._core = core
+        self._executor = executor
+        self._board = board
+        self._num_unflushed = 0
+        # Answers that wait until owners have acknowledged references.
+        self.num_unsettled = 0
+
+    def finish(self, call: Call, task: TaskContext, value: Any) -> None:
+        """Serializes the returns and answers."""
+        spec = call.spec
+        returns: list[Any] = []
+        try:
+            serialized = self._returns(spec, value)
+            del value
+            if (
+                len(serialized) == 1
+                and self._is_plain(serialized[0])
+                and spec.type != common_pb2.ACTOR_CREATION_TASK
+            ):
+                only = serialized[0]
+                reply = Reply(
+                    has_inline=True,
+                    inline_metadata=only.metadata,
+                    inline_data=only.to_bytes(),
+                    run_us=task.run_us,
+                )
+                self._send(call, task, reply, [])
+                return
+            for index, item in enumerate(serialized):
+                returns.append(self._return_object(call, index + 1, item))
+        except BaseException as error:
+            self._take_back(returns)
+            self.finish_error(call, task, describe_error(spec, error, self._executor.actor, self._core))
+            return
+        reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
+        if self._executor.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+            reply.pid = self._core.pid
+            reply.repr_name = self._executor.actor.repr_name()
+        self._send(call, task, reply, serialized)
+
+    def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
+        if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
+            self._executor.end_after_this()
+        serialized = serialized_error(call.spec.name, error)
+        returns = self._error_returns(call, serialized)
+        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
+        self._send(call, task, reply, [serialized] * len(returns))
+
+    def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """Our own code failed between the user's and the answer, by a fault of ours or since there is no memory. The caller must not wait
+        for ever: it gets that, and at the worst the end of this process. Who has the answer already throws this one away.
+        """
+        try:
+            let_frames_go(error)
+            text = (
+                f"answering {call.spec.name}() failed; this is a bug of ray_mono, or there is no memory left"
+            )
+            serialized = serialized_error(call.spec.name, RaySystemError(text, users_traceback(error)))
+            reply = Reply(
+                status=Reply.DONE, returns=self._error_returns(call, serialized), is_application_error=True
+            )
+            self._over(call)
+            with self._core.lock:
+                if task.items is not None:
+                    task.items.flush()
+                call.to.reply(reply)
+                self._core.reactor.flush()
+            logger.error("%s\n%s", text, users_traceback(error))
+        except BaseException:
+            os.write(2, b"a call could not be answered, so this worker ends\n")
+            os._exit(ANSWERS_NOBODY)
+
+    def _error_returns(self, call: Call, serialized: serialization.Serialized) -> list[Any]:
+        # A generator's caller makes it the last item.
+        num_returns = call.spec.num_returns if call.spec.num_returns >= 0 else 1
+        return [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
+
+    def finish_unstarted(self, call: Call, task: TaskContext) -> None:
+        """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every end."""
+        self._over(call)
+        self._settle(call, task, Reply(status=Reply.NO_ROOM), [])
+
+    def _over(self, call: Call) -> None:
+        """Says that the task runs no more, before anybody can have its answer: this process may be stopped as soon as it is sent, or be
+        leased to another, who must not find that it runs something.
+        """
+        if call.spec.type == common_pb2.NORMAL_TASK:
+            self._board.rest()
+
+    def _is_plain(self, value: serialization.Serialized) -> bool:
+        return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
+
+    def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
+        if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
+            return [self._serialize(spec, value)]
+        if spec.num_returns < 0:
+            if value is not STREAMED:
+                raise TypeError(
+                    f"{spec.name}() has to be a generator, but it returned a {type(value).__name__}"
+                )
+            return [serialization.serialize(None)]
+        if spec.num_returns == 0:
+            return []
+        promise = f"{spec.name}() has num_returns={spec.num_returns}"
+        if not hasattr(value, "__iter__"):
+            raise TypeError(
+                f"{promise} but returned a {type(value).__name__}, which cannot be split into several values"
+            )
+        values = list(value)
+        if len(values) != spec.num_returns:
+            raise ValueError(f"{promise} but returned {len(values)} values")
+        return [self._serialize(spec, item) for item in values]
+
+    def _serialize(self, spec: Any, value: Any) -> serialization.Serialized:
+        if type(value) is Failed:
+            return serialization.serialize_error(
+                describe_error(spec, value.error, self._executor.actor, self._core)
+            )
+        try:
+            return serialization.serialize(value)
+        except TypeError as error:
+            raise serialization.unpicklable(f"what {spec.name}() returned", value, error) from error
+
+    def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
+        core = self._core
+        object_id = call.own.task_id + index.to_bytes(4, "little")
+        nested = [core.reference_message(ref._id) for ref in value.nested]
+        if value.size_bytes > INLINE_BYTES_MAX:
+            core.store.put(object_id, value, call.spec.caller.worker_id)
+            return core_worker_pb2.ReturnObject(
+                object_id=object_id,
+                in_plasma=True,
+                size_bytes=value.size_bytes,
+                node_id=core.node_id,
+                nested=nested,
+            )
+        return self._inline_return(call, index, value)
+
+    def _take_back(self, returns: list[Any]) -> None:
+        """A later return failed, and with it the task: nobody will ask for these."""
+        core = self._core
+        with core.lock:
+            for returned in returns:
+                if returned.in_plasma:
+                    core.free_in_stores(returned.object_id, [core.node_id])
+
+    def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
+        object_id = call.own.task_id + index.to_bytes(4, "little")
+        nested = [self._core.reference_message(ref._id) for ref in value.nested]
+        message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
+        return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
+
+    def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
+        flush_output()
+        self._over(call)
+        if self._executor.ends_after(call.spec):
+            reply.worker_exiting = True
+        if task.items is not None:
+            with self._core.lock:
+                self.num_unsettled += 1
+                task.items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
+            return
+        self._settle(call, task, reply, serialized)
+
+    def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """Every item of a generator is on its way or collected: so may be the end. Lock held."""
+        assert task.items is not None
+        self.num_unsettled -= 1
+        task.items.flush()
+        task.items = None
+        self._settle(call, task, reply, serialized)
+
+    def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        core = self._core
+        with core.lock:
+            core.drain()
+            if not task.held and not task.arrived and not any(value.nested for value in serialized):
+                call.to.reply(reply, rings=False)
+            else:
+                self._settle_first(call, task, reply, serialized)
+            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
+            # of an actor's short calls may share a send, which does not wait for the end of the next call.
+            self._num_unflushed += 1
+            spec = call.spec
+            if spec.type == common_pb2.ACTOR_TASK:
+                spec.is_short = task.run_us < ALONE_US
+            if (
+                spec.type != common_pb2.ACTOR_TASK
+                or not spec.is_short
+                or not self._executor.is_next_short
+                or self._num_unflushed >= UNFLUSHED_MAX
+            ):
+                self._num_unflushed = 0
+                core.reactor.flush()
+            else:
+                core.reactor.flush_soon()
+
+    def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+        """There are references: it is answered when owners know who has them. Lock held."""
+        core = self._core
+        spec = call.spec
+        kept: list[bytes] = []
+        # What to undo when it is settled.
+        lending = contextlib.ExitStack()
+
+        def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
+            reply.borrowed.extend(borrowed)
+            core.references.remove_submitted(task.held)
+            call.to.reply(reply)
+            core.references.remove_submitted(kept)
+            self.num_unsettled -= 1
+            lending.close()
+
+        def handed_over() -> None:
+            for value in serialized:
+                value.nested.clear()
+            core.drain()
+            core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
+
+        self.num_unsettled += 1
+        if spec.type == common_pb2.NORMAL_TASK:
+            lending.callback(core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
+        self._hand_over(call, reply, serialized, kept, handed_over)
+
+    def _lend(self, lending: contextlib.ExitStack) -> None:
+        """A reply waits still. Lock held."""
+        lending.pop_all()  # the timer that called this
+        if self._executor.is_resting:
+            lending.callback(self._core.getter.unblock, self._core.getter.block())
+        else:
+            lending.callback(self._core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
+
+    def _hand_over(
+        self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]
+    ) -> None:
+        waiting = 1
+
+        def one() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                then()
+
+        for returned, value in zip(reply.returns, serialized, strict=False):
+            if value.nested:
+                waiting += 1
+                nested = dict.fromkeys(ref._id for ref in value.nested)
+                kept.extend(self._core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one))
+        one()
+
+
+def flush_output() -> None:
+    """User code may have closed or replaced its output, which is no reason to lose an answer."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+
+
+def serialized_error(name: str, error: BaseException) -> serialization.Serialized:
+    """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot be made to, what is known."""
+    try:
+        serialized = serialization.serialize_error(error)
+        if serialized.size_bytes <= ERROR_BYTES_MAX:
+            return serialized
+        why = f"an error of {serialized.size_bytes >> 20} MiB, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)"
+    except BaseException as failure:
+        why = f"an error that cannot be sent ({text_of(failure)}): {str_of(error)}"
+    return serialization.serialize_error(RaySystemError(f"{name}() raised {name_of(error)}, {why}"))

@@ -1,0 +1,126 @@
+"""Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded once per worker.
+
+A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and object:
+redefining a function makes another object with another hash, so that workers never run stale code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.output import utf8
+from ray_mono.core_worker.values import serialization, unpicklable
+from ray_mono.protobuf import common_pb2, gcs_pb2
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.object_ref import ObjectRef
+
+logger = logging.getLogger(__name__)
+
+FUNCTIONS = b"fun"
+WARN_BYTES = 10 << 20
+"""Ray's FUNCTION_SIZE_WARN_THRESHOLD: above it a large object is probably captured by accident."""
+MAX_BYTES = 95 << 20
+"""Ray's FUNCTION_SIZE_ERROR_THRESHOLD."""
+KV_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Code in the function table, and the references that it captured: every call counts them like arguments."""
+
+    descriptor: common_pb2.FunctionDescriptor
+    captured: tuple[ObjectRef[Any], ...] = ()
+
+
+class FunctionManager:
+    """The functions of one process, exported and loaded."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._loaded: dict[bytes, Any] = {}
+        self._code_with_references: dict[bytes, bytes] = {}
+
+    def export(self, target: Any, kind: str) -> Exported:
+        """Puts a function or class into the function table.
+
+        Raises TypeError naming what does not pickle, ValueError above MAX_BYTES; warns above WARN_BYTES.
+        """
+        name = utf8(getattr(target, "__qualname__", type(target).__name__))
+        try:
+            code, captured = serialization.serialize_code(target)
+        except Exception as error:
+            what = f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}"
+            raise TypeError(f"{what}{unpicklable.where(target)}. Make it inside of what uses it.") from error
+        self._check_size(kind, name, len(code))
+        digest = hashlib.blake2b(code, digest_size=28).digest()
+        key = self._core.job_id + digest
+        request = gcs_pb2.KvPutRequest(namespace=FUNCTIONS, key=key, value=code, overwrite=False)
+        self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S)
+        is_class = isinstance(target, type)
+        descriptor = common_pb2.FunctionDescriptor(
+            python=common_pb2.PythonFunctionDescriptor(
+                module_name=utf8(module_name(target)),
+                class_name=name if is_class else "",
+                function_name="__init__" if is_class else name,
+                function_hash=digest,
+            )
+        )
+        return Exported(descriptor, tuple(captured))
+
+    def _check_size(self, kind: str, name: str, size_bytes: int) -> None:
+        advice = "put large objects into the object store with ray_mono.put() and pass the reference"
+        if size_bytes > MAX_BYTES:
+            raise ValueError(
+                f"the {kind} {name!r} is {size_bytes >> 20} MiB when pickled; at most {MAX_BYTES >> 20} MiB are accepted: {advice}"
+            )
+        if size_bytes > WARN_BYTES:
+            logger.warning(
+                "The %s %r is %d MiB when pickled, and every worker loads it: it captures a large object, perhaps by accident; %s.",
+                kind, name, size_bytes >> 20, advice,
+            )  # fmt: skip
+
+    def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
+        """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
+
+        Loaded once per process, unless it captured references: keeping it would keep those alive, so it is unpickled for each call.
+        """
+        digest = descriptor.python.function_hash
+        loaded = self._loaded.get(digest)
+        if loaded is not None:
+            return loaded
+        code = self._code_with_references.get(digest)
+        if code is None:
+            code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
+        num_before = self._core.getter.arrivals.count
+        loaded = pickle.loads(code)
+        if self._core.getter.arrivals.count == num_before:
+            self._loaded[digest] = loaded
+        else:
+            self._code_with_references[digest] = code
+        return loaded
+
+    def _fetch(self, namespace: bytes, key: bytes, name: str) -> bytes:
+        reply = self._core.gcs.KvGet(
+            gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S
+        )
+        if not reply.found:
+            raise RaySystemError(
+                f"the code of {name!r} is not in the cluster's function table (key {key.hex()})"
+            )
+        return bytes(reply.value)
+
+
+def module_name(target: Any) -> str:
+    """For people: a script, whose module is `__main__`, goes by the name of its file."""
+    name = getattr(target, "__module__", "") or ""
+    script = getattr(sys.modules.get(name), "__file__", None)
+    return os.path.splitext(os.path.basename(script))[0] if name == "__main__" and script else name

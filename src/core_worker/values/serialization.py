@@ -1,0 +1,206 @@
+"""Values to bytes and back: pickle protocol 5 with out-of-band buffers, cloudpickle for code.
+
+A serialized value is `metadata` (which kind) and `data`:
+
+    b""   data is one pickle, nothing out of band
+    b"B"  buffers: u32 count, u32 pad, u64 pickle length, count x (u64 offset, u64 length), pickle, then each buffer
+    at a 64-byte boundary b"R"  the value is a `bytes` and data is its content
+    b"E"  an error: a pickled exception that `get` raises
+    b"X"  the actor's constructor succeeded: no value
+
+Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store are
+aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
+
+References inside values: while a value is pickled, every ObjectRef met is noted in the thread's current `nested`
+list; while one is unpickled, every ObjectRef met is told to the core worker through `on_reference`. This module
+knows nothing about counting them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_mono.common import code_pickler
+from ray_mono.core_worker.values import library_reducers
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.object_ref import ObjectRef
+
+PLAIN = b""
+BUFFERS = b"B"
+RAW = b"R"
+ERROR = b"E"
+CREATED = b"X"
+
+ALIGNMENT = 64
+_HEAD = struct.Struct("<IIQ")
+_BUFFER = struct.Struct("<QQ")
+# Immutable builtins that C pickle handles alone: no code, no references, nothing of __main__.
+_PRIMITIVES = frozenset({type(None), bool, int, float, str, complex})
+# Below this a bytes value goes through pickle like anything else.
+_RAW_MIN_BYTES = 1024
+
+
+class _Thread(threading.local):
+    nested: list[ObjectRef] | None = None
+
+
+_thread = _Thread()
+
+
+@dataclass
+class Serialized:
+    """A value ready to be stored: `parts` written one after another, `size_bytes` long together."""
+
+    metadata: bytes
+    size_bytes: int
+    parts: list[tuple[int, Any]]
+    """(offset, bytes-like)."""
+    nested: list[ObjectRef] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        if len(self.parts) == 1:
+            part = self.parts[0][1]
+            return part if type(part) is bytes else bytes(part)
+        data = bytearray(self.size_bytes)
+        for offset, part in self.parts:
+            data[offset : offset + len(part)] = part
+        return bytes(data)
+
+
+def note_nested(ref: ObjectRef) -> bool:
+    """Called by ObjectRef.__reduce__. False for a ref that is pickled outside (code_pickler.dumps(ref)): nobody can count it."""
+    if _thread.nested is None:
+        return False
+    _thread.nested.append(ref)
+    return True
+
+
+def is_serializing() -> bool:
+    return _thread.nested is not None
+
+
+def serialize(value: Any, name: str = "") -> Serialized:
+    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's name, if it has one,
+    and otherwise the caller says which argument it was.
+    """
+    kind = type(value)
+    if kind in _PRIMITIVES:
+        data = pickle.dumps(value, 5)
+        return Serialized(PLAIN, len(data), [(0, data)])
+    if kind is bytes and len(value) >= _RAW_MIN_BYTES:
+        return Serialized(RAW, len(value), [(0, value)])
+    library_reducers.register()
+    buffers: list[pickle.PickleBuffer] = []
+    nested: list[ObjectRef] = []
+    outer, _thread.nested = _thread.nested, nested
+    try:
+        stream = io.BytesIO()
+        code_pickler.CodePickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+        inband = stream.getvalue()
+    except TypeError as error:
+        if not name:
+            raise
+        raise unpicklable(name, value, error) from error
+    finally:
+        _thread.nested = outer
+    if not buffers:
+        return Serialized(PLAIN, len(inband), [(0, inband)], nested)
+    return _lay_out(inband, buffers, nested)
+
+
+def unpicklable(name: str, value: Any, error: Exception) -> TypeError:
+    """Says which part of `value` it is."""
+    from ray_mono.core_worker.values import unpicklable as search
+
+    return TypeError(f"{name} (a {type(value).__name__}) does not pickle: {error}{search.where(value)}")
+
+
+def serialize_code(target: Any) -> tuple[bytes, list[ObjectRef]]:
+    """A function or class, pickled whole, and the references that it captured."""
+    captured: list[ObjectRef] = []
+    outer, _thread.nested = _thread.nested, captured
+    try:
+        return code_pickler.dumps(target, protocol=5), captured
+    finally:
+        _thread.nested = outer
+
+
+def _lay_out(inband: bytes, buffers: list[pickle.PickleBuffer], nested: list[ObjectRef]) -> Serialized:
+    raws = [buffer.raw() for buffer in buffers]
+    head_size = _HEAD.size + _BUFFER.size * len(raws)
+    offset = head_size + len(inband)
+    table = bytearray(_HEAD.pack(len(raws), 0, len(inband)))
+    parts: list[tuple[int, Any]] = []
+    for raw in raws:
+        offset = -(-offset // ALIGNMENT) * ALIGNMENT
+        table += _BUFFER.pack(offset, len(raw))
+        parts.append((offset, raw))
+        offset += len(raw)
+    return Serialized(BUFFERS, offset, [(0, bytes(table) + inband), *parts], nested)
+
+
+def serialize_error(error: BaseException) -> Serialized:
+    """An error value: what `get` raises."""
+    serialized = serialize(error)
+    if serialized.metadata != PLAIN:
+        # An exception that carries arrays: errors are small and rare, so one pickle it is.
+        data = code_pickler.dumps(error, protocol=5)
+        return Serialized(ERROR, len(data), [(0, data)], serialized.nested)
+    serialized.metadata = ERROR
+    return serialized
+
+
+def deserialize(metadata: bytes, data: Any) -> Any:
+    """The value of `data` (bytes or memoryview). Buffers are views of `data`: whoever passes a view of a store keeps it alive through them.
+
+    For ERROR the exception is returned, not raised.
+    """
+    if metadata == PLAIN or metadata == ERROR:
+        return pickle.loads(data)
+    if metadata == BUFFERS:
+        view = _aligned(data) if type(data) is bytes else memoryview(data)
+        count, _, inband_size = _HEAD.unpack_from(view)
+        head_size = _HEAD.size + _BUFFER.size * count
+        entries = [_BUFFER.unpack_from(view, _HEAD.size + _BUFFER.size * i) for i in range(count)]
+        return pickle.loads(
+            view[head_size : head_size + inband_size],
+            buffers=[view[offset : offset + length].toreadonly() for offset, length in entries],
+        )
+    if metadata == RAW:
+        return bytes(data)
+    if metadata == CREATED:
+        return None
+    raise ValueError(f"unknown kind of value {metadata!r}: written by another version of ray_mono?")
+
+
+def _aligned(data: bytes) -> memoryview:
+    """The same bytes at a multiple of ALIGNMENT, which vector code and other libraries expect of arrays."""
+    array = np.frombuffer(data, np.uint8)
+    if not array.__array_interface__["data"][0] % ALIGNMENT:
+        return memoryview(data)
+    room = np.empty(len(array) + ALIGNMENT, np.uint8)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT
+    moved = room[start : start + len(array)]
+    moved[:] = array
+    return memoryview(moved)  # type: ignore[arg-type]
+
+
+def find_unpicklable(
+    values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize
+) -> str | None:
+    """Which of the named values does not pickle, with its type and reason; None if each does by itself."""
+    for name, value in values:
+        try:
+            serialize_one(value)
+        except Exception as error:
+            return f"{name} (a {type(value).__name__}): {error}"
+    return None

@@ -1,0 +1,246 @@
+"""What a driver shows at its end, and what it says of what it cannot show, beside a cluster that is a list of messages."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_mono.core_worker.process import driver_messages
+from ray_mono.core_worker.process.driver_messages import DriverMessages
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+JOB = b"\x01\0\0\0"
+TIMEOUT_S = 30.0
+
+
+class Cluster:
+    """The core worker, the GCS behind it, and two log monitors of which `answers` tell what they have."""
+
+    def __init__(self, *answers: tuple[list[str], int]) -> None:
+        self.answers = answers
+        self.reached = len(answers)
+        self.refusal: RpcError | None = None
+        self.during_wait: Callable[[], None] = lambda: None
+        self.job_id, self.session_dir = JOB, "/session"
+        self.lock = threading.RLock()
+        self.reactor: Any = SimpleNamespace(is_closed=False, wait=self._wait, wake=lambda: None)
+        self.gcs: Any = SimpleNamespace(Publish=self, Subscribe=SimpleNamespace(start=self._subscribe))
+        self.holds: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.num_asked = 0
+
+    def _subscribe(self, request: Any, on_item: Any, on_end: Any) -> None:
+        self.on_item, self.on_end = on_item, on_end
+
+    def __call__(self, request: Any, timeout_s: float) -> Any:
+        self.num_asked += 1
+        if self.refusal is not None:
+            raise self.refusal
+        assert request.message.channel == gcs_pb2.LOG_FLUSH and request.message.key == JOB
+        if self.num_asked < 3:
+            return gcs_pb2.PublishReply(reached=0)
+        self.token = token = common_pb2.LogFlush.FromString(request.message.payload).token
+        for number, (lines, unread_bytes) in enumerate(self.answers):
+            flushed = common_pb2.LogFlushed(token=token, unread_bytes=unread_bytes)
+            self.send(common_pb2.LogBatch(job_id=JOB, lines=lines))
+            self.send(common_pb2.LogBatch(job_id=JOB, node_id=bytes([number]), flushed=flushed))
+        return gcs_pb2.PublishReply(reached=self.reached)
+
+    def notify(self, request: Any) -> None:
+        flush = common_pb2.LogFlush.FromString(request.message.payload)
+        assert request.message.channel == gcs_pb2.LOG_FLUSH and not flush.token
+        self.holds.put(flush.hold)
+
+    def send(self, batch: common_pb2.LogBatch) -> None:
+        self.on_item(gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=JOB, payload=batch.SerializeToString()))
+
+    def _wait(self, waiter: Any, timeout_s: float) -> bool:
+        self.during_wait()
+        return True
+
+
+def leave(cluster: Cluster, show: Callable[[str], None]) -> list[str]:
+    """Has a driver of the cluster leave; returns the errors that it shows."""
+    errors: list[str] = []
+    messages = DriverMessages(
+        cluster,  # type: ignore[arg-type]
+        lambda error: errors.append(error.message),
+        lambda batch: [show(line) for line in batch.lines],
+    )
+    messages.subscribe()
+    try:
+        messages.flush()
+    finally:
+        messages.stop()
+    return errors
+
+
+def test_every_line_of_every_node_is_shown_before_the_end() -> None:
+    shown: list[str] = []
+    everything = threading.Event()
+    cluster = Cluster((["one", "two"], 0), (["three"], 0))
+    cluster.during_wait = lambda: everything.wait(TIMEOUT_S) if cluster.num_asked == 3 else None
+
+    def show(line: str) -> None:
+        shown.append(line)
+        if line == "three":
+            everything.set()
+
+    assert leave(cluster, show) == [] and shown == ["one", "two", "three"]
+    # Nobody listened at first.
+    assert cluster.num_asked == 3
+
+
+def test_what_does_not_come_is_told_with_its_size_and_place() -> None:
+    cluster = Cluster((["one"], 12345))
+    (error,) = leave(cluster, lambda line: None)
+    assert "12,345 bytes that were not sent yet" in error and "/session/logs" in error
+    assert f"within {driver_messages.SILENCE_S:g} s" in error
+
+
+def test_output_that_nobody_follows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_messages, "NO_MONITOR_S", 0.0)
+    cluster = Cluster()
+    (error,) = leave(cluster, lambda line: None)
+    assert "no log monitor has answered" in error and "/session/logs" in error
+
+
+def test_a_standard_output_that_takes_nothing_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_messages, "STOP_TIMEOUT_S", 0.0)
+    cluster = Cluster((["hangs"], 1))
+    hangs, released = threading.Event(), threading.Event()
+    cluster.during_wait = lambda: hangs.wait(TIMEOUT_S) if cluster.num_asked == 3 else None
+
+    def show(line: str) -> None:
+        hangs.set()
+        released.wait(TIMEOUT_S)
+
+    (error,) = leave(cluster, show)
+    released.set()
+    assert "standard output did not take it within 5 s" in error
+
+
+def test_what_came_and_cannot_be_shown_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_messages, "STOP_TIMEOUT_S", 0.0)
+    cluster = Cluster((["blocks"], 1), (["is", "left out"], 0))
+    hangs, released = threading.Event(), threading.Event()
+
+    def interrupted() -> None:
+        if cluster.num_asked == 3:
+            hangs.wait(TIMEOUT_S)
+            raise KeyboardInterrupt
+
+    def show(batch: common_pb2.LogBatch) -> None:
+        hangs.set()
+        released.wait(TIMEOUT_S)
+
+    cluster.during_wait = interrupted
+    errors: list[str] = []
+    messages = DriverMessages(
+        cluster,  # type: ignore[arg-type]
+        lambda error: errors.append(error.message),
+        show,
+    )
+    messages.subscribe()
+    waits: list[float] = []
+    monkeypatch.setattr(messages._thread, "join", waits.append)
+    with pytest.raises(KeyboardInterrupt):
+        messages.flush()
+    messages.stop()
+    assert len(waits) == 1, "whoever hangs is not waited for twice"
+    released.set()
+    (error,) = errors
+    assert "it was interrupted" in error and "2 lines" in error
+
+
+def test_a_gcs_that_is_gone_is_told_and_not_waited_for() -> None:
+    cluster = Cluster()
+    cluster.refusal = RpcError(StatusCode.UNAVAILABLE, "it is gone")
+    (error,) = leave(cluster, lambda line: None)
+    assert "it is gone" in error and "/session/logs" in error and cluster.num_asked == 1
+
+
+def test_a_driver_that_shows_no_output_asks_for_none() -> None:
+    cluster = Cluster()
+    messages = DriverMessages(cluster, lambda error: None, None)  # type: ignore[arg-type]
+    messages.subscribe()
+    messages.flush()
+    messages.stop()
+    assert cluster.num_asked == 0
+
+
+def test_a_driver_that_cannot_keep_up_asks_for_no_more_and_then_for_more_again() -> None:
+    cluster = Cluster()
+    goes_on = threading.Event()
+    messages = DriverMessages(cluster, None, lambda batch: goes_on.wait(TIMEOUT_S))  # type: ignore[arg-type]
+    messages.subscribe()
+    for _ in range(driver_messages.WAITING_MAX + 50):
+        cluster.send(common_pb2.LogBatch(job_id=JOB, lines=["line"]))
+    assert cluster.holds.get(timeout=TIMEOUT_S) and cluster.holds.empty()
+    goes_on.set()
+    assert not cluster.holds.get(timeout=TIMEOUT_S)
+    messages.stop()
+    assert cluster.holds.empty()
+
+
+def test_the_end_waits_for_the_slowest_node_and_for_no_answer_to_another_question() -> None:
+    shown: list[str] = []
+    second_shown = threading.Event()
+    cluster = Cluster((["one"], 0))
+    cluster.reached = 2
+    late = [
+        common_pb2.LogFlushed(token=b"an earlier question", unread_bytes=0),
+        common_pb2.LogFlushed(unread_bytes=5),
+        common_pb2.LogFlushed(unread_bytes=0),
+    ]
+
+    def answer() -> None:
+        if cluster.num_asked < 3:
+            return
+        flushed = late.pop(0)
+        flushed.token = flushed.token or cluster.token
+        second_shown.clear()
+        cluster.send(common_pb2.LogBatch(job_id=JOB, node_id=b"\x01", flushed=flushed))
+        cluster.send(common_pb2.LogBatch(job_id=JOB, lines=[f"before {len(late)}"]))
+        assert second_shown.wait(TIMEOUT_S)
+
+    def show(line: str) -> None:
+        shown.append(line)
+        second_shown.set()
+
+    cluster.during_wait = answer
+    assert leave(cluster, show) == []
+    assert shown == ["one", "before 2", "before 1", "before 0"] and late == []
+
+
+def test_a_monitor_that_has_told_all_is_not_taken_for_the_silence_of_another() -> None:
+    cluster = Cluster()
+    cluster.reached = 2
+    nodes = [b"\x01", b"\x02"]
+    noted, goes_on = threading.Semaphore(0), threading.Event()
+
+    def wake() -> None:
+        noted.release()
+        goes_on.wait(TIMEOUT_S)
+
+    def answer() -> None:
+        if cluster.num_asked < 3:
+            return
+        node_id = nodes.pop(0)
+        if not nodes:
+            goes_on.set()
+        flushed = common_pb2.LogFlushed(token=cluster.token, unread_bytes=0)
+        cluster.send(common_pb2.LogBatch(job_id=JOB, node_id=node_id, flushed=flushed))
+        # The driver wakes before the thread that woke it goes on.
+        assert noted.acquire(timeout=TIMEOUT_S)
+
+    cluster.reactor.wake, cluster.during_wait = wake, answer
+    try:
+        assert leave(cluster, lambda line: None) == [] and nodes == []
+    finally:
+        goes_on.set()

@@ -1,0 +1,316 @@
+"""The template with real forks, through the launcher that raylets use."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.process import is_alive
+from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerOrder
+
+ROOT = Path(__file__).absolute().parent.parent.parent
+WORKERS = "tests.core_worker.template_workers"
+BOUND_S = 60.0
+
+
+class Scene:
+    """A launcher with its template, and what it told."""
+
+    def __init__(self, launcher: TemplateLauncher, directory: Path) -> None:
+        self.launcher = launcher
+        self.directory = directory
+        self.exits: dict[int, WorkerExit] = {}
+        self._changed = asyncio.Event()
+
+    def on_exit(self, exit_: WorkerExit) -> None:
+        assert exit_.startup_token not in self.exits
+        self.exits[exit_.startup_token] = exit_
+        self._changed.set()
+
+    async def exit_of(self, token: int) -> WorkerExit:
+        async with asyncio.timeout(BOUND_S):
+            while token not in self.exits:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.exits[token]
+
+    async def facts_of(self, token: int) -> dict[str, Any]:
+        """What a worker wrote about itself."""
+        path = self.directory / f"{token}.json"
+        await until(path.exists)
+        facts: dict[str, Any] = json.loads(path.read_text())
+        return facts
+
+    @property
+    def template_pid(self) -> int:
+        assert self.launcher._template is not None
+        return self.launcher._template.pid
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(BOUND_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def python_path(monkeypatch: pytest.MonkeyPatch, session_base: Path) -> Iterator[None]:
+    paths = [str(ROOT), *(path for path in sys.path if path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    yield
+
+
+@asynccontextmanager
+async def scene(directory: Path, worker: str, exit_grace_s: float = 5.0) -> AsyncIterator[Scene]:
+    (directory / "logs").mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "ray_mono.core_worker.process.worker_template",
+        "--raylet-socket",
+        "/the/raylet",
+    ]
+    command += ["--gcs-address", "host:1", "--session-dir", str(directory), "--node-host", "10.0.0.7"]
+    command += ["--worker-module", f"{WORKERS}:{worker}"]
+    launcher = TemplateLauncher(command, "logs/worker-", exit_grace_s)
+    failures: list[BaseException] = []
+    tasks = BackgroundTasks(lambda error, name: failures.append(error))
+    made = Scene(launcher, directory)
+    await launcher.open(made.on_exit, tasks)
+    try:
+        yield made
+    finally:
+        await launcher.close()
+        await tasks.close()
+    assert failures == []
+
+
+@pytest.fixture
+def thread_in_every_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a tracer, or a line in a .pth file, may start one."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+def order(token: int, **more: Any) -> WorkerOrder:
+    return WorkerOrder(token, token.to_bytes(28, "big"), **more)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), BOUND_S))
+
+
+def test_a_child_is_a_process_of_its_own(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            extra = {"env_vars": {"TEMPLATE_TEST": "set"}, "working_dir": "/", "sys_path": ["/first"]}
+            it.launcher.start(order(1, job_id=b"\0\0\0\1", **extra))
+            facts = await it.facts_of(1)
+            assert facts["parent"] == it.template_pid
+            assert facts["group"] == facts["pid"]
+            assert facts["title"] == "ray_mono::IDLE"
+            assert (facts["worker_id"], facts["job_id"]) == ((1).to_bytes(28, "big").hex(), "00000001")
+            assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
+            assert (facts["working_dir"], facts["first_path"], facts["variable"]) == ("/", "/first", "set")
+            assert facts["stdin"] == "/dev/null"
+            assert facts["threads"] == 1
+            name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
+            assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
+            await until(lambda: Path(f"{name}.out").read_text() == "to stdout\n")
+            assert Path(f"{name}.err").read_text() == "to stderr\n"
+
+    run(test)
+
+
+def test_children_draw_different_random_numbers(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            for token in (1, 2):
+                it.launcher.start(order(token))
+            draws = [*(await it.facts_of(1))["draws"], *(await it.facts_of(2))["draws"]]
+            assert len(set(draws)) == 4
+
+    run(test)
+
+
+def test_exits_are_told_with_code_or_signal(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "exit_with_token") as it:
+            for token in (1, 2, 3, 7):
+                it.launcher.start(order(token))
+            ends = [await it.exit_of(token) for token in (1, 2, 3, 7)]
+            assert [(end.exit_code, end.signal) for end in ends] == [
+                (0, 0), (1, 0), (0, signal.SIGSEGV), (7, 0)
+            ]  # fmt: skip
+            assert ends[3].message == f"worker pid {ends[3].pid} exited with code 7"
+            assert ends[2].message == f"worker pid {ends[2].pid} was killed by signal 11 (SIGSEGV)"
+            [log] = session_base.glob(f"logs/worker-*-{ends[1].pid}.err")
+            assert "RuntimeError: a worker that raises" in log.read_text()
+
+    run(test)
+
+
+def test_a_worker_can_be_ended_before_and_after_it_was_forked(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            it.launcher.start(order(2))
+            it.launcher.kill(1, force=False)
+            assert it.exits == {}  # told later, never from inside the call
+            assert (await it.exit_of(1)).pid == 0
+            await it.facts_of(2)
+            it.launcher.kill(2, force=False)
+            assert (await it.exit_of(2)).signal == signal.SIGTERM
+            it.launcher.kill(2, force=True)
+
+    run(test)
+
+
+def test_what_a_dead_worker_left_in_its_group_is_killed_and_the_rest_at_the_end(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "deaf", exit_grace_s=0.1) as it:
+            it.launcher.start(order(1))
+            facts = await it.facts_of(1)
+            it.launcher.kill(1, force=True)
+            await it.exit_of(1)
+            await until(lambda: not is_alive(facts["near"]))
+            assert psutil.Process(facts["far"]).ppid() == it.template_pid
+            it.launcher.start(order(2))
+            second = await it.facts_of(2)
+        pids = [facts["far"], *second.values()]
+        assert [pid for pid in pids if is_alive(pid)] == []
+
+    run(test)
+
+
+def test_workers_die_with_their_template_and_another_takes_over(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            worker = (await it.facts_of(1))["pid"]
+            first = it.template_pid
+            os.kill(first, signal.SIGKILL)
+            assert (await it.exit_of(1)).message == "the worker template was killed by signal 9 (SIGKILL)"
+            await until(lambda: not is_alive(worker))
+            it.launcher.start(order(2))
+            assert (await it.facts_of(2))["parent"] not in (first, worker)
+
+    run(test)
+
+
+def test_a_template_that_cannot_start_fails_the_orders_that_wait_for_it(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "no_such_function") as it:
+            it.launcher.start(order(1))
+            assert (await it.exit_of(1)).message == "the worker template exited with code 1"
+
+    run(test)
+
+
+def test_many_workers_start_together(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            for token in range(1, 31):
+                it.launcher.start(order(token))
+            pids = {(await it.facts_of(token))["pid"] for token in range(1, 31)}
+            assert len(pids) == 30
+
+    run(test)
+
+
+def test_a_template_that_may_not_fork_starts_interpreters(
+    session_base: Path, thread_in_every_interpreter: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            extra = {"env_vars": {"TEMPLATE_TEST": "set"}, "working_dir": "/", "sys_path": ["/first"]}
+            for token in (1, 2):
+                it.launcher.start(order(token, job_id=b"\0\0\0\1", **extra))
+            for token in (1, 2):
+                facts = await it.facts_of(token)
+                assert facts["parent"] == it.template_pid
+                assert (facts["group"], facts["title"]) == (facts["pid"], "ray_mono::IDLE")
+                assert facts["threads"] >= 2
+                assert (facts["worker_id"], facts["job_id"]) == (token.to_bytes(28, "big").hex(), "00000001")
+                assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
+                assert (facts["working_dir"], facts["first_path"], facts["variable"]) == (
+                    "/",
+                    "/first",
+                    "set",
+                )
+                name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
+                assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
+            it.launcher.kill(1, force=True)
+            assert (await it.exit_of(1)).signal == signal.SIGKILL
+
+    run(test)
+    assert capfd.readouterr().err.count("something started threads in this one (1: agent)") == 1
+
+
+def test_a_start_that_fails_in_an_interpreter_of_its_own_fails_alone(
+    session_base: Path, thread_in_every_interpreter: None
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1, working_dir="/nowhere/at/all"))
+            assert (await it.exit_of(1)).exit_code == 1
+            it.launcher.start(order(2))
+            assert (await it.facts_of(2))["parent"] == it.template_pid
+
+    run(test)
+
+
+def test_a_template_for_which_there_is_no_process_is_told_and_started_when_there_is(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = subprocess.Popen, [BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))]
+
+    def start(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            told = (await it.exit_of(1)).message
+            assert "the worker template could not be started: Resource temporarily unavailable" in told
+            it.launcher.start(order(2))
+            assert (await it.facts_of(2))["parent"] == it.template_pid
+
+    run(test)
+
+
+def test_a_template_that_is_never_ready_is_given_up_and_its_orders_are_told(session_base: Path) -> None:
+    async def test() -> None:
+        launcher = TemplateLauncher(
+            [sys.executable, "-c", "import signal; signal.pause()"], "logs/w-", 5.0, ready_timeout_s=0.2
+        )
+        tasks = BackgroundTasks(lambda error, name: None)
+        made = Scene(launcher, session_base)
+        await launcher.open(made.on_exit, tasks)
+        try:
+            launcher.start(order(1))
+            assert "the worker template was killed" in (await made.exit_of(1)).message
+        finally:
+            await launcher.close()
+            await tasks.close()
+
+    run(test)
