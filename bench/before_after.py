@@ -22,9 +22,9 @@ sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
 from bench import fresh_memory, report
 from bench.results import Results, geometric_mean
-from ray_mono._private.microbenchmark import catalogue, command
-from ray_mono._private.microbenchmark.line import Group, Line
-from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
+from ray_mono.microbenchmark import catalogue, command
+from ray_mono.microbenchmark.line import Group, Line
+from ray_mono.microbenchmark.supervisor import Side, Supervisor, supervisor
 
 ROUNDS = 5
 LOSS_MAX = 0.05

@@ -22,9 +22,9 @@ sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
 from bench import dask_workloads, floors, fresh_memory, report
 from bench.results import Results
-from ray_mono._private.microbenchmark import catalogue, command
-from ray_mono._private.microbenchmark.line import Group
-from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
+from ray_mono.microbenchmark import catalogue, command
+from ray_mono.microbenchmark.line import Group
+from ray_mono.microbenchmark.supervisor import Side, Supervisor, supervisor
 
 OURS = Side("ray_mono", "ray_mono")
 ROOT = Path(__file__).absolute().parent.parent

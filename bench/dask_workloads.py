@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_mono._private.microbenchmark import nodes, scale
-from ray_mono._private.microbenchmark.calls import BATCH
-from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
-from ray_mono._private.microbenchmark.timing import repeated_seconds, seconds
+from ray_mono.microbenchmark import nodes, scale
+from ray_mono.microbenchmark.calls import BATCH
+from ray_mono.microbenchmark.line import Bench, Group, Line, Unit
+from ray_mono.microbenchmark.timing import repeated_seconds, seconds
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_mono._private.microbenchmark import calls, nodes, objects, start
-from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
-from ray_mono._private.microbenchmark.supervisor import Outcome, Side, Supervisor
-from ray_mono._private.microbenchmark.timing import repeated_seconds, seconds
+from ray_mono.microbenchmark import calls, nodes, objects, start
+from ray_mono.microbenchmark.line import Bench, Group, Line, Unit
+from ray_mono.microbenchmark.supervisor import Outcome, Side, Supervisor
+from ray_mono.microbenchmark.timing import repeated_seconds, seconds
 
 FLOORS = Group("floors")
 GROUPS = [FLOORS]

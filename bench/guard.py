@@ -22,9 +22,9 @@ sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
 from bench import floors, report
 from bench.results import Results, better
-from ray_mono._private.microbenchmark import calls, catalogue, objects, start
-from ray_mono._private.microbenchmark.line import Line
-from ray_mono._private.microbenchmark.supervisor import Side, Supervisor, supervisor
+from ray_mono.microbenchmark import calls, catalogue, objects, start
+from ray_mono.microbenchmark.line import Line
+from ray_mono.microbenchmark.supervisor import Side, Supervisor, supervisor
 
 RECORD = Path(__file__).absolute().parent / "guard.json"
 OURS = Side("ray_mono", "ray_mono")

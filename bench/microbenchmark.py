@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
-from ray_mono._private.microbenchmark.command import main
+from ray_mono.microbenchmark.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

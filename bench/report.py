@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.results import Results, geometric_mean
-from ray_mono._private.microbenchmark.line import Group, Line
+from ray_mono.microbenchmark.line import Group, Line
 
 NOTHING = ""
 # Of the issue that asked for it: the geometric mean of the lines of Ray's own microbenchmark.

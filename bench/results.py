@@ -7,8 +7,8 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_mono._private.microbenchmark.line import Line
-from ray_mono._private.microbenchmark.supervisor import Outcome
+from ray_mono.microbenchmark.line import Line
+from ray_mono.microbenchmark.supervisor import Outcome
 
 
 @dataclass

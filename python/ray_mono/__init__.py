@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ray_mono import util as util
     from ray_mono import worker as worker
     from ray_mono._private.cancellation import cancel as cancel
-    from ray_mono._private.logging_config import LoggingConfig as LoggingConfig
-    from ray_mono._private.remote_decorator import remote as remote
+    from ray_mono._private.logs.logging_config import LoggingConfig as LoggingConfig
+    from ray_mono._private.remote.remote_decorator import remote as remote
     from ray_mono._private.state import available_resources as available_resources
     from ray_mono._private.state import cluster_resources as cluster_resources
     from ray_mono._private.state import nodes as nodes
@@ -90,7 +90,7 @@ _EXPORTS = {
         ).split(),
         "",
     ),
-    "remote": "_private.remote_decorator",
+    "remote": "_private.remote.remote_decorator",
     "timeline": "_private.timeline",
     **dict.fromkeys("available_resources cluster_resources nodes".split(), "_private.state"),
     **dict.fromkeys(
@@ -106,7 +106,7 @@ _EXPORTS = {
     ),
     **dict.fromkeys("Language java_actor_class java_function".split(), "cross_language"),
     **dict.fromkeys("ClientBuilder client".split(), "client_builder"),
-    "LoggingConfig": "_private.logging_config",
+    "LoggingConfig": "_private.logs.logging_config",
     # As in Ray since 1.0: the old name of the same.
     "ObjectID": "core_worker.object_ref:ObjectRef",
     "ObjectRef": "core_worker.object_ref",

@@ -18,12 +18,12 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ray_mono._private import actor_metadata, signature
-from ray_mono._private.actor_metadata import BUILT_IN_METHODS, ActorMetadata, MethodMetadata
-from ray_mono._private.auto_init import connected_core
-from ray_mono._private.exported_code import ACTOR_CLASS, CompleteWhenUsed, ExportedCode, display_name
-from ray_mono._private.method_decorator import method as method
-from ray_mono._private.options import (
+from ray_mono._private.driver.auto_init import connected_core
+from ray_mono._private.remote import actor_metadata, signature
+from ray_mono._private.remote.actor_metadata import BUILT_IN_METHODS, ActorMetadata, MethodMetadata
+from ray_mono._private.remote.exported_code import ACTOR_CLASS, CompleteWhenUsed, ExportedCode, display_name
+from ray_mono._private.remote.method_decorator import method as method
+from ray_mono._private.remote.options import (
     actor_options,
     call_rules,
     check_actor_options,

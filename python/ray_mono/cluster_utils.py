@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_mono._private.gcs_query import query_gcs
-from ray_mono._private.parameter import RayParams
+from ray_mono._private.node.gcs_query import query_gcs
+from ray_mono._private.node.node import Node
+from ray_mono._private.node.parameter import RayParams
 from ray_mono.core_worker.process import current
-from ray_mono.node import Node
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_mono._private.logging_config import LoggingConfig
+from ray_mono._private.logs.logging_config import LoggingConfig
 
 
 class JobConfig:
@@ -60,7 +60,7 @@ class JobConfig:
 
     def set_runtime_env(self, runtime_env: Mapping[str, Any] | None, validate: bool = False) -> None:
         """validate: also check it now, as `init` does later: raises TypeError, ValueError or NotImplementedError naming the field."""
-        from ray_mono._private import runtime_env as runtime_envs
+        from ray_mono._private.runtime_env import runtime_env as runtime_envs
 
         if validate and runtime_env is not None:
             runtime_envs.check(runtime_env)

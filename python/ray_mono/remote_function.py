@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from ray_mono._private import signature
-from ray_mono._private.auto_init import connected_core
-from ray_mono._private.exported_code import FUNCTION, CompleteWhenUsed, ExportedCode, display_name
-from ray_mono._private.options import check_generator, check_task_options, task_options
+from ray_mono._private.driver.auto_init import connected_core
+from ray_mono._private.remote import signature
+from ray_mono._private.remote.exported_code import FUNCTION, CompleteWhenUsed, ExportedCode, display_name
+from ray_mono._private.remote.options import check_generator, check_task_options, task_options
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:

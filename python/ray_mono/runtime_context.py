@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ray_mono._private.auto_init import connected_core
-from ray_mono._private.scheduling_option import NODE_ID_LABEL
+from ray_mono._private.driver.auto_init import connected_core
+from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
 from ray_mono.core_worker.process import current
@@ -179,7 +179,7 @@ class RuntimeContext:
         """The handle of the actor that asks; it does not keep the actor alive. Raises RuntimeError outside of
         actors.
         """
-        from ray_mono._private.actor_metadata import ActorMetadata
+        from ray_mono._private.remote.actor_metadata import ActorMetadata
         from ray_mono.actor import weak_handle
 
         info = self._actor_info()

@@ -1,7 +1,7 @@
-"""Runtime environments as values: `RuntimeEnv(env_vars={...})` is a dict of the fields that are set, and can be used wherever a dict can.
+"""Runtime environments as values: `RuntimeEnv(env_vars={...})` is a dict of the fields that are set.
 
-What may stand in a field is checked here. Which fields work is checked where the environment is used (`_private/runtime_env.py`), by a
-NotImplementedError that names the field.
+It can be used wherever a dict can. What may stand in a field is checked here. Which fields work is checked where the environment
+is used (`_private/runtime_env/runtime_env.py`), by a NotImplementedError that names the field.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ray_mono._private import runtime_env_fields
+from ray_mono._private.runtime_env import runtime_env_fields
 
 __all__ = ["RuntimeEnv", "RuntimeEnvConfig"]
 

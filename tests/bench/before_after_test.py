@@ -6,8 +6,8 @@ import pytest
 
 from bench.before_after import AFTER, AGAIN, BEFORE, noise, rows, verdict
 from bench.results import Results
-from ray_mono._private.microbenchmark.line import Group, Line, Unit, Workload
-from ray_mono._private.microbenchmark.supervisor import Outcome
+from ray_mono.microbenchmark.line import Group, Line, Unit, Workload
+from ray_mono.microbenchmark.supervisor import Outcome
 
 RATE = Line("rate", Unit.PER_SECOND)
 TIME = Line("time", Unit.SECONDS)

@@ -6,7 +6,7 @@ import pytest
 
 from bench import dask_workloads, floors
 from bench.guard import GUARDED, LOSS_MAX, guarded_lines, verdict
-from ray_mono._private.microbenchmark.catalogue import GROUPS, lines, select
+from ray_mono.microbenchmark.catalogue import GROUPS, lines, select
 
 # What Ray's own command prints.
 RAYS_LINES = 31

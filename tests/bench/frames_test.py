@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from bench import frames
-from ray_mono._private import signature
+from ray_mono._private.remote import signature
 
 
 def test_only_functions_of_ray_mono_are_counted_each_time_in_their_order() -> None:

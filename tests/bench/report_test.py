@@ -6,8 +6,8 @@ import pytest
 
 from bench import report
 from bench.results import Results
-from ray_mono._private.microbenchmark.line import Bench, Group, Line, Unit
-from ray_mono._private.microbenchmark.supervisor import Outcome
+from ray_mono.microbenchmark.line import Bench, Group, Line, Unit
+from ray_mono.microbenchmark.supervisor import Outcome
 
 NAMES = report.Names("ours", ("Ray", "Dask"), "floor")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.results import Results, better, geometric_mean
-from ray_mono._private.microbenchmark.line import Line, Unit
-from ray_mono._private.microbenchmark.supervisor import Outcome
+from ray_mono.microbenchmark.line import Line, Unit
+from ray_mono.microbenchmark.supervisor import Outcome
 
 RATE = Line("rate", Unit.PER_SECOND, floor="floor: rate")
 TIME = Line("time", Unit.SECONDS)

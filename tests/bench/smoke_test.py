@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from bench import floors
-from ray_mono._private.microbenchmark import calls, processes, start
-from ray_mono._private.microbenchmark.supervisor import supervisor
+from ray_mono.microbenchmark import calls, processes, start
+from ray_mono.microbenchmark.supervisor import supervisor
 
 TIMEOUT_S = 100
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_mono._private.microbenchmark import processes
-from ray_mono._private.microbenchmark.line import Group
-from ray_mono._private.microbenchmark.supervisor import Outcome, Side, Supervisor, supervisor
+from ray_mono.microbenchmark import processes
+from ray_mono.microbenchmark.line import Group
+from ray_mono.microbenchmark.supervisor import Outcome, Side, Supervisor, supervisor
 from tests.bench import toy_workloads
 
 TOYS = Side("toys", "math", catalogue="tests.bench.toy_workloads")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono._private.microbenchmark import timing
+from ray_mono.microbenchmark import timing
 
 
 class Counted:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_mono._private.microbenchmark.line import Bench, Group, Line
+from ray_mono.microbenchmark.line import Bench, Group, Line
 
 # Longer than any test.
 FOREVER_S = 3600

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from ray_mono._private.session import NodeRecord
+from ray_mono._private.node.session import NodeRecord
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceAsyncStub
 from ray_mono.rpc.framed import FramedTransport

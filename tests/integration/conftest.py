@@ -16,7 +16,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono import cloudpickle
-from ray_mono._private.session import NodeRecord
+from ray_mono._private.node.session import NodeRecord
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
 from tests.integration.clusters import CommandLineCluster
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until

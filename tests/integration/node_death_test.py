@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import ray_mono as ray
-from ray_mono._private.session import NodeRecord
+from ray_mono._private.node.session import NodeRecord
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import CommandLineCluster, processes_of_node, run_command, service_pid
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until

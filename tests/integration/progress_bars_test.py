@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.scripts import Script
-from tests.python.terminal import Terminal
+from tests.python._private.logs.terminal import Terminal
 
 PROGRAM = """
     import os

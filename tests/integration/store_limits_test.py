@@ -15,8 +15,8 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private import internal_state
-from ray_mono._private.parameter import RayParams
-from ray_mono.node import Node
+from ray_mono._private.node.node import Node
+from ray_mono._private.node.parameter import RayParams
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.nothing_left import wait_for_nothing_left, wait_until

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ray_mono as ray
-from ray_mono._private.session import NodeRecord
+from ray_mono._private.node.session import NodeRecord
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import (
     CommandLineCluster,

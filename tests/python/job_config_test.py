@@ -9,7 +9,9 @@ from collections.abc import Callable
 import pytest
 
 import ray_mono as ray
-from ray_mono._private import init_arguments, logging_config, runtime_env
+from ray_mono._private.driver import init_arguments
+from ray_mono._private.logs import logging_config
+from ray_mono._private.runtime_env import runtime_env
 from ray_mono.job_config import JobConfig
 from ray_mono.runtime_env import RuntimeEnv
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono._private.options import task_options
+from ray_mono._private.remote.options import task_options
 from ray_mono.common.ids import NodeID
 from ray_mono.util.scheduling_strategies import (
     DoesNotExist,

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from ray_mono._private.session import NodeRecord
+from ray_mono._private.node.session import NodeRecord
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceAsyncStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono._private.argument_checks import flag
-from ray_mono._private.auto_init import connected_core
+from ray_mono._private.driver.auto_init import connected_core
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
-from ray_mono._private import init_arguments
 from ray_mono._private.argument_checks import flag, flags, is_number, is_sendable, plain
-from ray_mono._private.auto_init import connected_core
-from ray_mono._private.ray_context import RayContext
+from ray_mono._private.driver import init_arguments
+from ray_mono._private.driver.auto_init import connected_core
+from ray_mono._private.driver.ray_context import RayContext
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
@@ -29,11 +29,11 @@ from ray_mono.core_worker.objects.short_tracebacks import shortened
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono._private.logging_config import LoggingConfig
+    from ray_mono._private.logs.logging_config import LoggingConfig
+    from ray_mono._private.node.node import Node
     from ray_mono.actor import ActorHandle
     from ray_mono.core_worker.core_worker import CoreWorker
     from ray_mono.job_config import JobConfig
-    from ray_mono.node import Node
 
 T = TypeVar("T")
 Waitable = TypeVar("Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
@@ -165,7 +165,7 @@ def _start(arguments: Any, local_mode: bool) -> _Session:
 
 
 def _connect(arguments: Any) -> _Session:
-    from ray_mono._private import connection
+    from ray_mono._private.driver import connection
 
     connection.raise_open_files_limit()
     core, node = connection.connect(arguments)
@@ -174,7 +174,7 @@ def _connect(arguments: Any) -> _Session:
 
 
 def _connect_locally(arguments: Any) -> _Session:
-    from ray_mono._private.local_mode import LocalCore
+    from ray_mono._private.local_mode.local_core import LocalCore
 
     resources = {"CPU": arguments.num_cpus, "GPU": arguments.num_gpus, **(arguments.resources or {})}
     if arguments.num_cpus is None:
@@ -355,7 +355,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
     Raises ValueError if there is no such actor.
     """
-    from ray_mono._private.actor_metadata import ActorMetadata
+    from ray_mono._private.remote.actor_metadata import ActorMetadata
     from ray_mono.actor import weak_handle
 
     if not isinstance(name, str) or not name or not is_sendable(name):

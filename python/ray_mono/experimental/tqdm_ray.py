@@ -6,7 +6,7 @@
             ...
 
 A worker does not draw: it writes the state of its bar as a line of its output, which travels like any other and which the driver
-recognises (`STATE_PREFIX`, `_private/log_printing.py`) and draws (`_private/progress_bars.py`). So bars are as late as output
+recognises (`STATE_PREFIX`, `_private/logs/log_printing.py`) and draws (`_private/logs/progress_bars.py`). So bars are as late as output
 is, and they come only where output does (init's log_to_driver).
 """
 
@@ -20,10 +20,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ray_mono._private import progress_bars
-from ray_mono._private.log_files import STATE_PREFIX
-from ray_mono._private.progress_bars import BarManager
-from ray_mono._private.progress_bars import safe_print as safe_print
+from ray_mono._private.logs import progress_bars
+from ray_mono._private.logs.log_files import STATE_PREFIX
+from ray_mono._private.logs.progress_bars import BarManager
+from ray_mono._private.logs.progress_bars import safe_print as safe_print
 from ray_mono._private.worker import WORKER_MODE, mode
 from ray_mono.core_worker.process import current
 

@@ -11,9 +11,9 @@ import click
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
     """Turns them into click's; others are bugs of ours and pass."""
-    from ray_mono._private.bootstrap import VersionMismatchError
-    from ray_mono._private.reaper_client import ServiceStartError
-    from ray_mono._private.session import SessionError
+    from ray_mono._private.node.bootstrap import VersionMismatchError
+    from ray_mono._private.node.reaper_client import ServiceStartError
+    from ray_mono._private.node.session import SessionError
     from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError
     from ray_mono.rpc.surface import RpcError
 

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from ray_mono._private.microbenchmark import catalogue, command
-from ray_mono._private.microbenchmark.supervisor import Side
+from ray_mono.microbenchmark import catalogue, command
+from ray_mono.microbenchmark.supervisor import Side
 
 
 def run_microbenchmark(

@@ -11,10 +11,10 @@ from types import FrameType
 
 import click
 
-from ray_mono._private.bootstrap import find_cluster, node_ip_address
-from ray_mono._private.parameter import DEFAULT_PORT, RayParams
-from ray_mono._private.ports import PortInUseError
-from ray_mono.node import Node
+from ray_mono._private.node.bootstrap import find_cluster, node_ip_address
+from ray_mono._private.node.node import Node
+from ray_mono._private.node.parameter import DEFAULT_PORT, RayParams
+from ray_mono._private.node.ports import PortInUseError
 from ray_mono.rpc.auth import TOKEN_FILE_NAME, TOKEN_VARIABLE, USER_TOKEN_PATH
 from ray_mono.scripts import failures
 

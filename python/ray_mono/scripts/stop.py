@@ -11,16 +11,16 @@ from pathlib import Path
 
 import click
 
-from ray_mono._private.bootstrap import (
+from ray_mono._private.node.bootstrap import (
     current_cluster_path,
     find_cluster,
     local_sessions,
     read_current_cluster,
 )
-from ray_mono._private.elsewhere import nodes_elsewhere
-from ray_mono._private.reaper import KILL_WAIT_S
-from ray_mono._private.remains import remove_files, remove_stale_sockets
-from ray_mono._private.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
+from ray_mono._private.node.elsewhere import nodes_elsewhere
+from ray_mono._private.node.reaper import KILL_WAIT_S
+from ray_mono._private.node.remains import remove_files, remove_stale_sockets
+from ray_mono._private.node.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
 from ray_mono.scripts import failures
 
 

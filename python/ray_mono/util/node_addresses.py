@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono._private.bootstrap import node_ip_address, parse_address
+from ray_mono._private.node.bootstrap import node_ip_address, parse_address
 from ray_mono.core_worker.process import current
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono._private.ray_modules.iter import (
+from ray_mono._private.compat.ray_modules.iter import (
     ParallelIteratorWorker,
     from_actors,
     from_items,
     from_iterators,
     from_range,
 )
-from ray_mono._private.ray_modules.iter_local import NOT_READY, LocalIterator
+from ray_mono._private.compat.ray_modules.iter_local import NOT_READY, LocalIterator
 
 
 @pytest.fixture(scope="module", autouse=True)

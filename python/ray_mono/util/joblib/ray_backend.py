@@ -20,7 +20,7 @@ from joblib._parallel_backends import (
     SequentialBackend,
 )
 
-from ray_mono._private.auto_init import connected_core
+from ray_mono._private.driver.auto_init import connected_core
 from ray_mono._private.state import cluster_resources
 from ray_mono._private.worker import get, put
 from ray_mono.core_worker.object_ref import ObjectRef

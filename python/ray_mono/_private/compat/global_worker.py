@@ -1,0 +1,80 @@
+"""`global_worker`, the object in which Ray keeps a process's connection and which programs look into; under `ray_mono.compat` only.
+
+Only questions are answered; nothing can be set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono._private import worker
+from ray_mono.common.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from ray_mono.core_worker.process import current
+
+if TYPE_CHECKING:
+    from ray_mono._private.node.node import Node
+    from ray_mono.core_worker.core_worker import CoreWorker
+
+
+class GlobalWorker:
+    """Answers for this process at the moment it is asked. What needs a connection raises RaySystemError where there is none."""
+
+    @property
+    def connected(self) -> bool:
+        return worker.is_initialized()
+
+    @property
+    def mode(self) -> int | None:
+        """SCRIPT_MODE, WORKER_MODE or LOCAL_MODE; None where not connected."""
+        return worker.mode()
+
+    def check_connected(self) -> None:
+        """Raises RaySystemError where this process is not connected."""
+        current.require()
+
+    @property
+    def core_worker(self) -> CoreWorker:
+        return current.require()
+
+    @property
+    def node(self) -> Node | None:
+        """What `init` started or joined; None in workers."""
+        session = worker._session
+        return None if session is None else session.node
+
+    @property
+    def node_ip_address(self) -> str:
+        return str(current.require().node.host)
+
+    @property
+    def namespace(self) -> str:
+        return current.require().namespace
+
+    @property
+    def current_job_id(self) -> JobID:
+        return JobID(current.require().job_id)
+
+    @property
+    def current_node_id(self) -> NodeID:
+        return NodeID(current.require().node_id)
+
+    @property
+    def current_task_id(self) -> TaskID:
+        return TaskID(current.require().context.task_id())
+
+    @property
+    def actor_id(self) -> ActorID:
+        """The nil id outside of actors."""
+        actor_id = current.require().context.actor_id()
+        return ActorID(actor_id) if actor_id else ActorID.nil()
+
+    @property
+    def worker_id(self) -> bytes:
+        return WorkerID(current.require().worker_id).binary()
+
+    def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
+        worker.run_function_on_all_workers(function)
+
+
+global_worker = GlobalWorker()

@@ -1,0 +1,148 @@
+"""Imports of one package that give the modules of another: what makes `import ray` mean `ray_mono`.
+
+A finder at the front of sys.meta_path answers for the other name. The module that it hands out is the very module of the package, not a
+second copy, so `isinstance`, pickles and monkeypatches agree whichever name a program used. Of the package itself it is a view, which
+differs in the names that it was given. The import system stamps a module that it was handed with the spec it was found by; the
+module's own is put back, since everything that the module imports relative to itself depends on it.
+
+Finder and loader do not inherit from importlib.abc, which would load thirty modules into every worker.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+class AliasFinder:
+    """`alias` and everything below it is `package` and what lies below that."""
+
+    def __init__(
+        self,
+        alias: str,
+        package: str,
+        moved: Mapping[str, str],
+        on_moved: Callable[[str], None],
+        own: Mapping[str, object],
+        hidden: Mapping[str, str],
+    ) -> None:
+        """moved, hidden: modules of the alias alone, each with its place in the package; both named below these. on_moved hears of each of
+        `moved` that is imported. own: names of the alias itself that differ from the package's, `__version__` among them."""
+        self.alias = alias
+        self._package = package
+        self._moved = moved
+        self._hidden = hidden
+        self._own = own
+        self._on_moved = on_moved
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """None where the package has no such module either: then the import fails as it should."""
+        top, _, rest = fullname.partition(".")
+        if top != self.alias:
+            return None
+        place = self._hidden.get(rest) or self._moved.get(rest, rest)
+        name = f"{self._package}.{place}" if place else self._package
+        try:
+            found = find_spec(name)
+        except (
+            ModuleNotFoundError,
+            ValueError,
+        ):  # no such parent; a module without a specification, which some make themselves
+            found = None
+        if found is None and name not in sys.modules:
+            return None
+        if rest in self._moved:
+            self._on_moved(rest)
+        loader: Any = _AliasLoader(name, None if rest else self._own)
+        is_package = hasattr(sys.modules.get(name), "__path__")
+        # `python -m` gives the program its origin as its name.
+        return ModuleSpec(
+            fullname, loader, origin=None if found is None else found.origin, is_package=is_package
+        )
+
+    def find_distributions(self, context: Any) -> Sequence[Any]:
+        """importlib.metadata's question: which installed packages there are, or whether context.name is one."""
+        if context.name is not None and context.name.lower() != self.alias:
+            return []
+        # Not before it is asked: importlib.metadata loads dozens of modules.
+        from ray_mono._private.compat.alias_distribution import AliasDistribution
+
+        return [AliasDistribution(self.alias, str(self._own["__version__"]))]
+
+
+class _AliasLoader:
+    """Hands out a module of another name."""
+
+    def __init__(self, name: str, own: Mapping[str, object] | None) -> None:
+        """own: for the package itself: what its view has of its own."""
+        self._name = name
+        self._own = own
+        self._own_spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self._name)
+        if self._own is not None:
+            return _View(spec.name, module, self._own)
+        self._own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        if self._own is None:
+            module.__spec__ = self._own_spec
+
+    def get_code(self, fullname: str) -> Any:
+        """For `python -m`."""
+        spec: Any = find_spec(self._name)
+        return spec.loader.get_code(self._name)
+
+
+class _View(ModuleType):
+    """Another module under another name. Every name is that module's, also to set and delete, but those that were given, and what Python
+    keeps about a module.
+    """
+
+    def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:
+        super().__init__(name, module.__doc__)
+
+        def get_attribute(attribute: str) -> Any:
+            try:
+                return getattr(module, attribute)
+            except (AttributeError, ImportError):
+                # Of a module that somebody put there by hand, the package knows nothing.
+                if (brought := sys.modules.get(f"{name}.{attribute}")) is not None:
+                    return brought
+                raise
+
+        # In the module, not in its class: importlib's LazyLoader makes it a plain module.
+        vars(self).update(own, _module=module, __file__=module.__file__, __getattr__=get_attribute)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self) or name.startswith("__"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._module, name)
+
+    def __dir__(self) -> list[str]:
+        return dir(self._module)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name, as cloudpickle has it of other modules."""
+        return importlib.import_module, (self.__name__,)
+
+
+def installed(alias: str) -> AliasFinder | None:
+    """The finder that answers for `alias`."""
+    for finder in sys.meta_path:
+        if isinstance(finder, AliasFinder) and finder.alias == alias:
+            return finder
+    return None

@@ -1,0 +1,47 @@
+"""`ray`, the command line, for what a program under `ray_mono.compat` starts: a folder of its own on its PATH, which goes when it ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shlex
+import shutil
+import tempfile
+
+from ray_mono.common.process import INTERPRETER
+
+_PROGRAM = "from ray_mono._private.compat import ray_command; ray_command.main()"
+
+
+def put_on_path() -> None:
+    """`ray` is then `ray-mono`, before any other `ray` on the PATH."""
+    folder = tempfile.mkdtemp(prefix="ray_mono_bin_")
+    creator = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == creator:  # not in a fork
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    path = os.path.join(folder, "ray")
+    with open(path, "w") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.quote(INTERPRETER)} -P -c {shlex.quote(_PROGRAM)} "$@"\n')
+    os.chmod(path, 0o700)
+    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+
+
+def main() -> None:
+    """The command line, which honours Ray's environment variables too, and says of which version of Ray its programs are."""
+    import click
+
+    from ray_mono._private.compat import ray_environment
+    from ray_mono.compat import API_VERSION
+    from ray_mono.scripts import scripts
+
+    ray_environment.take_over()
+    scripts.cli.params = [option for option in scripts.cli.params if option.name != "version"]
+    click.version_option(API_VERSION, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)")(
+        scripts.cli
+    )
+    scripts.cli.add_command(scripts.healthcheck, "health-check")
+    scripts.main("ray")

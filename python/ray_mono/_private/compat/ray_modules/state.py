@@ -1,0 +1,54 @@
+"""Names of `ray._private.state`: what each node has, and the object that Ray's own functions of that module ask."""
+
+from __future__ import annotations
+
+from ray_mono._private import state as own
+from ray_mono._private.compat import old_functions
+from ray_mono.common.resources import ResourceSet
+from ray_mono.core_worker.process import current
+from ray_mono.protobuf import common_pb2, gcs_pb2
+
+
+def available_resources_per_node() -> dict[str, dict[str, float]]:
+    """What is free now of the living nodes, in units: node id -> name -> amount. Raises RaySystemError where not connected."""
+    return {
+        node.node_id.hex(): ResourceSet.from_proto(node.available).to_units() for node in _nodes(collect=True)
+    }
+
+
+def total_resources_per_node() -> dict[str, dict[str, float]]:
+    """The same of what they have in total."""
+    return {
+        node.node_id.hex(): ResourceSet.from_proto(node.total).to_units() for node in _nodes(collect=False)
+    }
+
+
+def _nodes(collect: bool) -> list[common_pb2.NodeResources]:
+    request = gcs_pb2.GetAllResourcesRequest(collect=collect)
+    return list(current.require().gcs.GetAllResources(request, timeout_s=own.GCS_TIMEOUT_S).nodes)
+
+
+class GlobalState:
+    """Answers for the cluster of this process at the moment it is asked. Raises RaySystemError where not connected."""
+
+    node_table = staticmethod(own.nodes)
+    actor_table = staticmethod(old_functions.actors)
+    job_table = staticmethod(old_functions.jobs)
+    cluster_resources = staticmethod(own.cluster_resources)
+    available_resources = staticmethod(own.available_resources)
+    available_resources_per_node = staticmethod(available_resources_per_node)
+    _available_resources_per_node = staticmethod(available_resources_per_node)
+    total_resources_per_node = staticmethod(total_resources_per_node)
+
+    def get_cluster_config(self) -> None:
+        """None: no autoscaler says how the cluster may grow."""
+
+    def get_max_resources_from_cluster_config(self) -> None:
+        """None, for the same reason."""
+
+    def get_draining_nodes(self) -> dict[str, int]:
+        """None drains: nodes are ended, or go."""
+        return {}
+
+
+state = GlobalState()

@@ -1,0 +1,114 @@
+"""Generators of local mode: what ObjectRefGenerator takes its references from.
+
+A generator runs to its end inside `.remote()`, as any task does there. With _generator_backpressure_num_objects
+it stays so many items ahead of who takes them, and the rest runs in `next`; to `get` the value of `completed()`
+runs it to its end, since nothing else would. One that is dropped before its end is closed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.common import ids
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.values import serialization
+
+if TYPE_CHECKING:
+    from ray_mono._private.local_mode.local_core import LocalCore
+
+
+class LocalStream:
+    """One generator and the references to what it has yielded. See object_ref_generator.ItemSource."""
+
+    def __init__(
+        self,
+        core: LocalCore,
+        task: TaskContext,
+        begin: Callable[[], Iterator[Any]],
+        failed: Callable[[BaseException], serialization.Serialized | None],
+        backpressure: int,
+    ) -> None:
+        """begin: calls the user's function. failed: the error's value, or None where the task is to run again."""
+        self._core = core
+        self._task = task
+        self._begin = begin
+        self._failed = failed
+        self._backpressure = backpressure
+        self._generator: Iterator[Any] | None = None
+        # Of this attempt; of all of them: what was there stays what it is.
+        self._num_yielded = 0
+        self._num_made = 0
+        self._num_taken = 0
+        self._items: deque[ObjectRef[Any]] = deque()
+        self._is_ended = False
+
+    def run(self) -> None:
+        """As far as it may."""
+        while not self._is_ended and not 0 < self._backpressure <= len(self._items):
+            self._step()
+
+    def run_out(self) -> list[ObjectRef[Any]]:
+        """To its end. Returns what nobody has taken."""
+        while not self._is_ended:
+            self._step()
+        return list(self._items)
+
+    def fail(self, error: serialization.Serialized) -> None:
+        self._num_made += 1
+        self._items.append(self._core._new_ref(self._item_id(self._num_made), error))
+        self._is_ended = True
+
+    def _step(self) -> None:
+        token = self._core.context.enter(self._task)
+        try:
+            if self._generator is None:
+                self._generator = self._begin()
+            item = serialization.serialize(next(self._generator))
+            self._num_yielded += 1
+            if self._num_yielded > self._num_made:
+                self._num_made += 1
+                self._items.append(self._core._new_ref(self._item_id(self._num_made), item))
+        except StopIteration:
+            self._is_ended = True
+        except BaseException as error:
+            self._generator = None
+            self._num_yielded = 0
+            value = self._failed(error)
+            if value is not None:
+                self.fail(value)
+        finally:
+            self._core.context.leave(token)
+
+    def _item_id(self, number: int) -> bytes:
+        return ids.object_id_bytes(self._task.task_id, number + 1)
+
+    # ---- for ObjectRefGenerator
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self._items)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._is_ended and not self._items
+
+    def next_id(self) -> bytes:
+        return self._item_id(self._num_taken + 1)
+
+    def take(self) -> ObjectRef[Any]:
+        ref = self._items.popleft()
+        self._num_taken += 1
+        self.run()
+        return ref
+
+    def await_next(self, timeout_s: float | None) -> None:
+        """What can be ready is."""
+
+    def when_next(self, callback: Callable[[], None]) -> bool:
+        return True
+
+    def forget_waiter(self, callback: Callable[[], None]) -> None:
+        pass

@@ -1,0 +1,284 @@
+"""The log monitor: tells each driver what its workers write.
+
+It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the GCS's LOG channel under their
+job's id. While the GCS is away nothing is read, so nothing is lost and nothing piles up; nor of a job whose driver is BACKLOG_MAX messages
+behind at the GCS, or says that it shows lines more slowly than they come. Nodes of one session on the same machine share the directory:
+the first monitor there holds a lock and works for all of them, the others wait for its end.
+
+A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/process/driver_messages.py):
+
+    LogFlush(job, token) ──► how long are its files now ──► rounds, as ever; LogFlushed(token, unread bytes) behind each
+                         ──► all read: begun lines too, then LogFlushed(token, 0)
+
+    python -m ray_mono._private.logs.log_monitor --session-dir DIR --gcs-address ADDRESS --node-ip IP --node-id HEX
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_mono._private.logs.directory_watch import DirectoryWatch
+from ray_mono._private.logs.ended_logs import EndedLogs
+from ray_mono._private.logs.log_files import Lines, LogDirectory
+from ray_mono.common.service import Service, add_common_arguments, run_service
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.rpc.auth import find_secret
+from ray_mono.rpc.framed import FramedTransport
+from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
+
+# A driver that many messages wait for at the GCS gets no more for a while: its lines wait in their files.
+BACKLOG_MAX = 64
+HELD_RETRY_PERIOD_S = 0.02
+# Where nothing says that a file has changed, they are looked at anyway.
+LOOK_PERIOD_S = 1.0
+# Lines that are written together are told together: a person does not see the difference, the GCS does.
+GATHER_S = 0.03
+# Rounds between two looks for ended workers, where it is never quiet.
+ENDED_ROUNDS = 16
+LOCK_RETRY_PERIOD_S = 1.0
+CONNECT_TIMEOUT_S = 5.0
+# Between attempts to reach a GCS that is away.
+RECONNECT_PERIOD_S = 0.5
+# What was written last is passed on before the monitor ends, if the GCS is still there.
+LAST_ROUND_TIMEOUT_S = 1.0
+LOCK_FILE = ".log_monitor.lock"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Flush:
+    """What a driver asked for: the files with something of its job, and how long they were then."""
+
+    job_id: bytes
+    token: bytes
+    sizes: dict[str, int]
+    told_bytes: int = -1
+
+
+class LogMonitor:
+    """One monitor of one logs directory."""
+
+    def __init__(
+        self, directory: LogDirectory, transport: Transport, gcs_address: str, node_ip: str, node_id: bytes
+    ) -> None:
+        self._directory = directory
+        self._transport = transport
+        self._gcs_address = gcs_address
+        self._node_ip = node_ip
+        self._node_id = node_id
+        self._channel: AsyncChannel | None = None
+        self._ended = EndedLogs(directory)
+        self._connecting = asyncio.Lock()
+        # Jobs whose drivers are behind: messages wait for them at the GCS; they have said so.
+        self._held: set[bytes] = set()
+        self._held_by_driver: set[bytes] = set()
+        self._flushes: list[_Flush] = []
+        self.flush_wanted = asyncio.Event()
+        self.published_lines = 0
+        self._rounds = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether something was left unread because its driver is behind."""
+        return bool(self._held or self._held_by_driver)
+
+    async def round(self, with_begun: bool = False) -> bool:
+        """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more. Waits while the GCS is away."""
+        self.flush_wanted.clear()
+        for job_id in self._held | self._held_by_driver:
+            # Nothing is published: it asks.
+            reply = await self._publish(job_id, b"")
+            if reply.backlog <= BACKLOG_MAX:
+                self._held.discard(job_id)
+            if not reply.reached:
+                self._held_by_driver.discard(job_id)
+        held = self._held | self._held_by_driver
+        for lines in self._directory.read_new(with_begun, held):
+            await self._tell(lines)
+            held |= self._held | self._held_by_driver
+        for flush in list(self._flushes):
+            await self._flush(flush)
+        self._rounds += 1
+        if with_begun or self._rounds % ENDED_ROUNDS == 0:
+            self._ended.add(self._directory.drop_ended())
+        return self._directory.has_more
+
+    async def _flush(self, flush: _Flush) -> None:
+        unread_bytes = self._directory.unread_bytes(flush.job_id, flush.sizes)
+        if not unread_bytes:
+            for lines in self._directory.read_begun(flush.job_id):
+                await self._tell(lines)
+            self._flushes.remove(flush)
+        elif unread_bytes == flush.told_bytes:
+            return
+        flush.told_bytes = unread_bytes
+        flushed = common_pb2.LogFlushed(token=flush.token, unread_bytes=unread_bytes)
+        batch = common_pb2.LogBatch(job_id=flush.job_id, node_id=self._node_id, flushed=flushed)
+        await self._publish(flush.job_id, batch.SerializeToString())
+
+    async def listen(self, wake: Callable[[], None]) -> None:
+        """Takes what drivers ask for, as long as this monitor lives. wake() has another round begin."""
+        wanted = gcs_pb2.SubscribeRequest(channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG_FLUSH)])
+        while True:
+            try:
+                async for message in GcsServiceAsyncStub(await self._connected()).Subscribe(wanted):
+                    self._asked(common_pb2.LogFlush.FromString(message.payload))
+                    wake()
+            except RpcError as error:
+                logger.info("cannot listen to drivers: %s", error.message)
+            await asyncio.sleep(RECONNECT_PERIOD_S)
+
+    def _asked(self, request: common_pb2.LogFlush) -> None:
+        job_id = request.job_id
+        if request.token:
+            self._flushes.append(_Flush(job_id, request.token, self._directory.sizes_of(job_id)))
+            self.flush_wanted.set()
+        elif request.hold:
+            self._held_by_driver.add(job_id)
+        else:
+            self._held_by_driver.discard(job_id)
+
+    async def _tell(self, lines: Lines) -> None:
+        batch = common_pb2.LogBatch(
+            job_id=lines.job_id,
+            node_id=self._node_id,
+            host=self._node_ip,
+            pid=lines.pid,
+            name=lines.name,
+            is_error=lines.is_error,
+            lines=lines.lines,
+            is_end=lines.is_end,
+        )
+        if (await self._publish(lines.job_id, batch.SerializeToString())).backlog > BACKLOG_MAX:
+            self._held.add(lines.job_id)
+        self.published_lines += len(lines.lines)
+
+    async def _publish(self, job_id: bytes, payload: bytes) -> gcs_pb2.PublishReply:
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=job_id, payload=payload)
+        request = gcs_pb2.PublishRequest(message=message)
+        while True:
+            try:
+                return await GcsServiceAsyncStub(await self._connected()).Publish(request)
+            except RpcError as error:
+                if error.code is not StatusCode.UNAVAILABLE:
+                    raise
+                logger.warning("waiting for the GCS at %s: %s", self._gcs_address, error.message)
+                await asyncio.sleep(RECONNECT_PERIOD_S)
+
+    async def _connected(self) -> AsyncChannel:
+        async with self._connecting:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self._transport.connect(self._gcs_address, CONNECT_TIMEOUT_S)
+            return self._channel
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+
+
+def try_lock(path: Path) -> tuple[int, bool] | None:
+    """(descriptor that holds the lock, whether somebody has held it before); None while another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    had_one = os.fstat(descriptor).st_size > 0
+    if not had_one:
+        os.write(descriptor, b"held\n")
+    return descriptor, had_one
+
+
+async def follow(
+    monitor: LogMonitor, directory: LogDirectory, watch: DirectoryWatch, stop: asyncio.Event
+) -> None:
+    """Works until `stop` is set, and then once more: for what was written before."""
+    lock_path = directory.path / LOCK_FILE
+    lock = try_lock(lock_path)
+    while lock is None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), LOCK_RETRY_PERIOD_S)
+            return
+        lock = try_lock(lock_path)
+    descriptor, had_one = lock
+    try:
+        if had_one:
+            directory.skip_existing()
+        async with asyncio.TaskGroup() as group:
+            listener = group.create_task(monitor.listen(watch.wake))
+            await _rounds(monitor, watch, stop)
+            listener.cancel()
+    finally:
+        os.close(descriptor)
+
+
+async def _rounds(monitor: LogMonitor, watch: DirectoryWatch, stop: asyncio.Event) -> None:
+    is_quiet = False
+    while True:
+        is_last = stop.is_set()
+        if await monitor.round(with_begun=is_quiet):
+            is_quiet = False
+            continue
+        if is_last:
+            await monitor.round(with_begun=True)  # nothing is new by now
+            return
+        is_changed = await watch.wait(HELD_RETRY_PERIOD_S if monitor.is_held else LOOK_PERIOD_S)
+        is_quiet = not is_changed and not monitor.is_held
+        if is_changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(monitor.flush_wanted.wait(), GATHER_S)
+
+
+async def serve(service: Service, arguments: argparse.Namespace) -> None:
+    directory = LogDirectory(Path(arguments.session_dir, "logs"))
+    monitor = LogMonitor(
+        directory,
+        FramedTransport(find_secret(None, arguments.session_dir)),
+        arguments.gcs_address,
+        arguments.node_ip,
+        bytes.fromhex(arguments.node_id),
+    )
+    service.on_dump(lambda: {"published_lines": monitor.published_lines})
+    watch, stop = DirectoryWatch(str(directory.path)), asyncio.Event()
+    task = service.tasks.spawn(follow(monitor, directory, watch, stop), "follow")
+    service.announce_ready({})
+    await service.until_stopped()
+    stop.set()
+    watch.wake()
+    if not (await asyncio.wait({task}, timeout=LAST_ROUND_TIMEOUT_S))[0]:
+        logger.warning("what the workers wrote last was not passed on: the GCS is away")
+    monitor.close()
+    watch.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--gcs-address", required=True, help="host:port or unix:/path of the GCS")
+    parser.add_argument(
+        "--node-ip", required=True, help="the node's address, shown beside lines from other nodes"
+    )
+    parser.add_argument("--node-id", required=True, help="the node's id in hex")
+    add_common_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.session_dir is None:
+        parser.error("--session-dir is required: its logs/ holds what is to be followed")
+    return run_service("log_monitor", functools.partial(serve, arguments=arguments), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

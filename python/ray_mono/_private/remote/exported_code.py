@@ -1,0 +1,67 @@
+"""A function or class that users made remote, and whether the cluster has its code yet.
+
+Code is exported when it is first used, once per connection (so once per session and job): decorating works
+before `init`, and a second `init` exports again. All `.options()` of one remote function share one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray_mono._private.remote.signature import CallSignature
+
+if TYPE_CHECKING:
+    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.task_submission.function_manager import Exported
+
+FUNCTION = "function"
+ACTOR_CLASS = "actor class"
+
+
+def display_name(target: Callable[..., Any]) -> str:
+    """As the user calls it: without the functions around it."""
+    return target.__qualname__.rpartition("<locals>.")[2]
+
+
+class CompleteWhenUsed:
+    """What is unpickled and derives things from a function or class, at its first use and not before.
+
+    Code that refers to itself (an actor class whose methods make more such actors) is unpickled around us: while we are, it is an empty
+    shell. `_restore(state)` gets the state then.
+    """
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        raise AssertionError(f"{type(self).__name__} does not say how it is restored")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__["_unpickled"] = state
+
+    # Type checkers would take it for a sign that every name exists.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            state = self.__dict__.get("_unpickled")
+            if state is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._restore(state)
+            self.__dict__.pop("_unpickled", None)
+            return getattr(self, name)
+
+
+class ExportedCode:
+    """`target` and what is derived from it."""
+
+    def __init__(self, target: Callable[..., Any], kind: str, signature: CallSignature) -> None:
+        self.target = target
+        self.kind = kind
+        self.signature = signature
+        self._core: CoreWorker | None = None
+        self._exported: Exported | None = None
+
+    def exported(self, core: CoreWorker) -> Exported:
+        """Exports to core's cluster unless that has happened. Raises as CoreWorker.export does."""
+        if self._core is not core or self._exported is None:
+            self._exported = core.export(self.target, self.kind)
+            self._core = core
+        return self._exported
