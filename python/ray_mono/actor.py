@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono._private.remote import actor_metadata, signature
-from ray_mono._private.remote.actor_metadata import BUILT_IN_METHODS, ActorMetadata, MethodMetadata
+from ray_mono._private.remote.actor_metadata import (
+    BUILT_IN_METHODS,
+    ActorMetadata,
+    AnyActorHandle,
+    MethodMetadata,
+)
 from ray_mono._private.remote.exported_code import ACTOR_CLASS, CompleteWhenUsed, ExportedCode, display_name
 from ray_mono._private.remote.method_decorator import method as method
 from ray_mono._private.remote.options import (
@@ -169,7 +174,7 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         return f"<actor class {self.__module__}.{self._metadata.class_name}>"
 
 
-class ActorHandle(Generic[T]):
+class ActorHandle(AnyActorHandle, Generic[T]):
     """Calls one actor: `handle.method.remote(...)`. Handles of the same actor are equal."""
 
     def __init__(

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     rest.required = False
     given = parser.parse_args(arguments)
     install()
-    ray_command.put_on_path()
+    ray_command.put_on_path(API_VERSION)
     sys.argv = [given.program, *given.arguments]
     run = _run_module if given.is_module else _run_script
     try:

@@ -34,10 +34,3 @@ def cancel(
             " kill() ends an actor"
         )
     core.cancellation.cancel(ref, flag("force", force), flag("recursive", recursive))
-
-
-class LocalCancellation:
-    """Local mode's: a task is over before there is a reference to it."""
-
-    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
-        """Nothing is left to cancel."""

@@ -1,229 +1,37 @@
-"""The driver's life (`init`, `shutdown`) and the calls that everything else is made of: `get`, `put`, `wait`,
-`kill`.
+"""The calls that everything else is made of (`get`, `put`, `wait`, `kill`), under the name that programs know them by.
 
-A process is connected while `core_worker.process.current` has a core worker. In a worker process the executor put it
-there; in a driver `init` does, and keeps the cluster it may have started in `_session`. The calls here check
-what they were given and hand it to the core worker.
+They check what they were given and hand it to the core worker. `init`, `shutdown` and what belongs to them stand in
+`driver/init.py`, and are here too.
 """
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import logging
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
-from ray_mono._private.argument_checks import flag, flags, is_number, is_sendable, plain
+from ray_mono._private.argument_checks import flag, is_number, is_sendable, plain
 from ray_mono._private.driver import init_arguments
 from ray_mono._private.driver.auto_init import connected_core
-from ray_mono._private.driver.ray_context import RayContext
+from ray_mono._private.driver.init import LOCAL_MODE as LOCAL_MODE
+from ray_mono._private.driver.init import SCRIPT_MODE as SCRIPT_MODE
+from ray_mono._private.driver.init import WORKER_MODE as WORKER_MODE
+from ray_mono._private.driver.init import init as init
+from ray_mono._private.driver.init import is_initialized as is_initialized
+from ray_mono._private.driver.init import mode as mode
+from ray_mono._private.driver.init import run_function_on_all_workers as run_function_on_all_workers
+from ray_mono._private.driver.init import shutdown as shutdown
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 from ray_mono.core_worker.objects.short_tracebacks import shortened
-from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono._private.logs.logging_config import LoggingConfig
-    from ray_mono._private.node.node import Node
     from ray_mono.actor import ActorHandle
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.job_config import JobConfig
 
 T = TypeVar("T")
 Waitable = TypeVar("Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
-logger = logging.getLogger("ray_mono")
 __tracebackhide__ = True  # for pytest: the line that called one of these says more
-
-# What a process is to its cluster. Only a driver (SCRIPT_MODE) prints the failures of its job.
-SCRIPT_MODE = 0
-WORKER_MODE = 1
-LOCAL_MODE = 2
-
-
-@dataclass(frozen=True)
-class _Session:
-    """What `init` made."""
-
-    core: CoreWorker
-    node: Node | None
-    mode: int
-    context: RayContext
-    pid: int
-
-
-_session: _Session | None = None
-# Held while a session is made or ended. Reentrant, since a function run on all workers may call us.
-_lock = threading.RLock()
-# Given to run_function_on_all_workers; every new session runs them again.
-_functions_for_workers: list[Callable[[dict[str, Any]], None]] = []
-
-
-def init(
-    address: str | None = None,
-    *,
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    resources: Mapping[str, float] | None = None,
-    labels: Mapping[str, str] | None = None,
-    object_store_memory: int | None = None,
-    local_mode: bool = False,
-    ignore_reinit_error: bool = False,
-    include_dashboard: bool | None = None,
-    dashboard_host: str = "127.0.0.1",
-    dashboard_port: int | None = None,
-    job_config: JobConfig | Mapping[str, Any] | None = None,
-    configure_logging: bool = True,
-    logging_level: int | str = "info",
-    logging_format: str | None = None,
-    logging_config: LoggingConfig | None = None,
-    log_to_driver: bool | None = None,
-    namespace: str | None = None,
-    runtime_env: Mapping[str, Any] | None = None,
-    **private: Any,
-) -> RayContext:
-    """Connects this process to a cluster, as a driver; starts one if none is meant.
-
-    Args:
-        address: "host:port" or "auto" joins a cluster that runs; "local" starts one; None means
-            RAY_MONO_ADDRESS, else this user's cluster on this machine that `start` made, else a new one,
-            which ends with this process.
-        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by default what is there.
-        local_mode: tasks run in this process, one after another, without a cluster.
-        ignore_reinit_error: return the present context where this process is connected already.
-        log_to_driver: print here what workers of this job print; default True.
-        namespace: where this driver's named actors live; a name of its own by default.
-        runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are refused.
-        configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
-        logging_config: of all log messages, here and in workers; see LoggingConfig.
-        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory, _skip_env_hook.
-
-    Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
-    Raises RuntimeError if the process is connected already, or the cluster runs another version; ConnectionError if no
-    cluster answers; ValueError or TypeError for arguments that cannot be.
-    """
-    global _session
-    flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)
-    with _lock:
-        if is_initialized():
-            return _present_context(ignore_reinit_error)
-        init_arguments.refuse_what_is_not_here(include_dashboard, dashboard_host, dashboard_port, private)
-        if configure_logging:
-            init_arguments.configure_logger(logger, logging_level, logging_format)
-        arguments = init_arguments.make(
-            address=address,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources=resources,
-            labels=labels,
-            object_store_memory=object_store_memory,
-            log_to_driver=log_to_driver,
-            logging_level=logging_level,
-            namespace=namespace,
-            runtime_env=runtime_env,
-            job_config=job_config,
-            logging_config=logging_config,
-            private=private,
-        )
-        _session = _start(arguments, local_mode)
-        atexit.register(_shutdown_at_exit)
-        _run_kept_functions(_session.core)
-        return _session.context
-
-
-def _run_kept_functions(core: CoreWorker) -> None:
-    try:
-        for function in _functions_for_workers:
-            core.run_function_on_all_workers(function)
-    except BaseException:
-        shutdown()
-        raise
-
-
-def _present_context(ignore_reinit_error: bool) -> RayContext:
-    if not ignore_reinit_error:
-        raise RuntimeError(
-            "init() was called, but this process is connected already: call shutdown() first, or pass"
-            " ignore_reinit_error=True"
-        )
-    logger.info("init() was called again and returns the connection that there is.")
-    if _session is not None:
-        return _session.context
-    core = current.require()
-    return RayContext({"node_id": core.node_id.hex(), "session_dir": core.session_dir, "address": None})
-
-
-def _start(arguments: Any, local_mode: bool) -> _Session:
-    if arguments.logging_config is not None:
-        arguments.logging_config.apply()
-    return _connect_locally(arguments) if local_mode else _connect(arguments)
-
-
-def _connect(arguments: Any) -> _Session:
-    from ray_mono._private.driver import connection
-
-    connection.raise_open_files_limit()
-    core, node = connection.connect(arguments)
-    current.set(core)
-    return _Session(core, node, SCRIPT_MODE, RayContext(node.address_info), os.getpid())
-
-
-def _connect_locally(arguments: Any) -> _Session:
-    from ray_mono._private.local_mode.local_core import LocalCore
-
-    resources = {"CPU": arguments.num_cpus, "GPU": arguments.num_gpus, **(arguments.resources or {})}
-    if arguments.num_cpus is None:
-        resources["CPU"] = os.cpu_count() or 1
-    given = {name: amount for name, amount in resources.items() if amount is not None}
-    core: Any = LocalCore(arguments.namespace, given)
-    current.set(core)
-    context = RayContext({"node_id": core.node_id.hex(), "address": "local", "session_dir": ""})
-    return _Session(core, None, LOCAL_MODE, context, os.getpid())
-
-
-def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
-    """Leaves the cluster, and ends it if `init` started it; its processes are gone when this returns.
-
-    Does nothing where `init` was not called, in a worker, or in a fork. `init` may be called again
-    afterwards.
-    """
-    global _session
-    with _lock:
-        session = _session
-        if session is None or session.pid != os.getpid():
-            return
-        _session = None
-        atexit.unregister(_shutdown_at_exit)
-        current.set(None)
-        try:
-            session.core.shutdown()
-        finally:
-            if session.node is not None:
-                session.node.kill_all_processes()
-
-
-def _shutdown_at_exit() -> None:
-    # A Ctrl-C has done what it should: the end was shortened.
-    with contextlib.suppress(KeyboardInterrupt):
-        shutdown()
-
-
-def is_initialized() -> bool:
-    """Whether this process is connected: after `init`, and in every worker."""
-    return current.get() is not None
-
-
-def mode() -> int | None:
-    """SCRIPT_MODE, WORKER_MODE or LOCAL_MODE; None where not connected."""
-    if _session is not None:
-        return _session.mode
-    return WORKER_MODE if is_initialized() else None
-
 
 # ---------------------------------------------------------------- objects
 
@@ -370,19 +178,3 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 def get_gpu_ids() -> list[int]:
     """Indices of the GPUs that the running task or actor may use; empty on a driver."""
     return list(connected_core().context.resource_ids().get("GPU", []))
-
-
-def run_function_on_all_workers(function: Callable[[dict[str, Any]], None]) -> None:
-    """Runs `function(worker_info)` once here and once in every worker of this job, those to come included.
-
-    `worker_info` is a dict with "worker". Before `init` it is kept, and run by the next and every later one.
-    Raises what the function raises here; then no worker runs it.
-    """
-    if not callable(function):
-        raise TypeError(f"function must be callable, got {function!r} of type {type(function).__name__}")
-    with _lock:
-        core = current.get()
-        if core is not None:
-            core.run_function_on_all_workers(function)
-        if mode() != WORKER_MODE:
-            _functions_for_workers.append(function)

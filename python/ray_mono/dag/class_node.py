@@ -7,10 +7,10 @@ one bound before it. Calls of a living actor's methods (`handle.method.bind`) ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from ray_mono.actor import ActorClass, ActorHandle
-from ray_mono.dag.dag_node import DAGNode
+from ray_mono._private.remote.actor_metadata import AnyActorHandle
+from ray_mono.dag.dag_node import DAGNode, made_remote
 from ray_mono.dag.input_node import InputAttributeNode, InputNode
 
 # Keys of other_args_to_resolve.
@@ -19,12 +19,20 @@ PREV_CLASS_METHOD_CALL_KEY = "prev_class_method_call"
 IS_CLASS_METHOD_OUTPUT_KEY = "is_class_method_output"
 
 
+class _ActorClass(Protocol):
+    """What a node needs of an actor class, which is defined above this module."""
+
+    @property
+    def __ray_actor_class__(self) -> type[Any]: ...
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any: ...
+
+
 class ClassNode(DAGNode):
     """Made by `Class.bind(...)`; its result is a handle, and `node.method.bind(...)` are calls of that actor."""
 
     def __init__(
         self,
-        cls: type | ActorClass[Any],
+        cls: type | _ActorClass,
         cls_args: Sequence[Any],
         cls_kwargs: Mapping[str, Any],
         cls_options: Mapping[str, Any],
@@ -32,7 +40,7 @@ class ClassNode(DAGNode):
     ) -> None:
         """cls: an actor class with cls_options, or a plain class, which is given them. Raises ValueError for an InputNode among
         the arguments."""
-        self._actor_class = cls if isinstance(cls, ActorClass) else ActorClass[Any](cls, dict(cls_options))
+        self._actor_class: _ActorClass = made_remote(cls, cls_options) if isinstance(cls, type) else cls
         self._last_call: ClassMethodNode | None = None
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
         if any(isinstance(node, (InputNode, InputAttributeNode)) for node in self._upstream):
@@ -143,7 +151,7 @@ class ClassMethodNode(DAGNode):
 
 
 def bind_method(
-    handle: ActorHandle[Any],
+    handle: AnyActorHandle,
     method_name: str,
     options: Mapping[str, Any],
     args: Sequence[Any],

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
 from ray_mono.dag import nested_nodes
+from ray_mono.dag.input_data import DAGInputData
 
 T = TypeVar("T")
 
 
 class DAGNode(ABC):
     """A node of a graph. Made by `bind`; not changed afterwards."""
+
+    _is_in_context: bool | None = None
+    """Of an InputNode: whether it was made in a `with`. None: this is none."""
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class DAGNode(ABC):
         self._bound_options = dict(options)
         self._bound_other_args_to_resolve = dict(other_args_to_resolve or {})
         self._stable_uuid = uuid.uuid4().hex
-        self._upstream = nested_nodes.find(self._arguments())
+        self._upstream = nested_nodes.find(self._arguments(), DAGNode)  # type: ignore[type-abstract]
         self._last_results: dict[str, Any] = {}
 
     def _arguments(self) -> list[Any]:
@@ -78,10 +82,8 @@ class DAGNode(ABC):
         that a function does not take, AssertionError for an InputNode that was not made in a `with`, or more than one, and what
         reading an input's attribute or index raises.
         """
-        from ray_mono.dag.input_node import DAGInputData, check_inputs
-
         nodes = self._in_order()
-        check_inputs(nodes)
+        _check_inputs(nodes)
         inputs = args[0] if len(args) == 1 and not kwargs else DAGInputData(*args, **kwargs)
         results: dict[str, Any] = {}
         for node in nodes:
@@ -137,9 +139,11 @@ class DAGNode(ABC):
         apply_fn: Callable[[DAGNode], Any],
     ) -> Any:
         """A copy of source_input_list in which apply_fn(node) stands for each node that predicate_fn is true for."""
-        return nested_nodes.replace(
-            source_input_list, lambda node: apply_fn(node) if predicate_fn(node) else node
-        )
+
+        def substitute(node: DAGNode) -> Any:
+            return apply_fn(node) if predicate_fn(node) else node
+
+        return nested_nodes.replace(source_input_list, DAGNode, substitute)  # type: ignore[type-abstract]
 
     def _in_order(self) -> list[DAGNode]:
         """All nodes that this one depends on, and itself at the end: each after those that it depends on."""
@@ -159,7 +163,7 @@ class DAGNode(ABC):
     def _resolved(self, substitute: Callable[[DAGNode], Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         if not self._upstream:
             return self._bound_args, self._bound_kwargs, self._bound_other_args_to_resolve
-        args, kwargs, others = nested_nodes.replace(self._arguments(), substitute)
+        args, kwargs, others = nested_nodes.replace(self._arguments(), DAGNode, substitute)  # type: ignore[type-abstract]
         return args, kwargs, others
 
     def _copy(
@@ -195,3 +199,19 @@ class DAGNode(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._title()} {self._stable_uuid[:8]}>"
+
+
+def _check_inputs(nodes: Iterable[DAGNode]) -> None:
+    """Raises AssertionError unless there is at most one InputNode, and it was made in a `with`: Ray's rule, and its error."""
+    inputs = [node._is_in_context for node in nodes if node._is_in_context is not None]
+    if len(inputs) > 1:
+        raise AssertionError(f"a graph has one InputNode, but this one has {len(inputs)}")
+    if not all(inputs):
+        raise AssertionError("an InputNode is made in a with statement: with InputNode() as name: ...")
+
+
+def made_remote(target: Any, options: Mapping[str, Any]) -> Any:
+    """What `remote` makes of a plain function or class. It is asked for by its public name: it stands above this package."""
+    import ray_mono
+
+    return ray_mono.remote(**options)(target) if options else ray_mono.remote(target)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from ray_mono.dag.dag_node import DAGNode
-from ray_mono.remote_function import RemoteFunction
+from ray_mono.dag.dag_node import DAGNode, made_remote
+
+
+class _RemoteFunction(Protocol):
+    """What a node needs of a remote function, which is defined above this module."""
+
+    @property
+    def _function(self) -> Callable[..., Any]: ...
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class FunctionNode(DAGNode):
@@ -14,18 +21,15 @@ class FunctionNode(DAGNode):
 
     def __init__(
         self,
-        func_body: Callable[..., Any] | RemoteFunction[Any],
+        func_body: Callable[..., Any] | _RemoteFunction,
         func_args: Sequence[Any],
         func_kwargs: Mapping[str, Any],
         func_options: Mapping[str, Any],
         other_args_to_resolve: Mapping[str, Any] | None = None,
     ) -> None:
         """func_body: a remote function with func_options, or a plain one, which is given them."""
-        self._function = (
-            func_body
-            if isinstance(func_body, RemoteFunction)
-            else RemoteFunction[Any](func_body, dict(func_options))
-        )
+        remote: Any = func_body if hasattr(func_body, "remote") else made_remote(func_body, func_options)
+        self._function: _RemoteFunction = remote
         super().__init__(func_args, func_kwargs, func_options, other_args_to_resolve)
 
     def _execute(self, args: Any, kwargs: Any, others: Any, inputs: Any) -> Any:

@@ -8,26 +8,10 @@ with InputNode() as given:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from ray_mono.dag.dag_node import DAGNode
-
-
-class DAGInputData:
-    """Several arguments of an execution, as one value."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._args = list(args)
-        self._kwargs = kwargs
-
-    def __getitem__(self, key: int | str) -> Any:
-        """By position or by name. Raises IndexError, KeyError, or ValueError for another kind of key."""
-        if isinstance(key, int):
-            return self._args[key]
-        if isinstance(key, str):
-            return self._kwargs[key]
-        raise ValueError(f"inputs of a graph are read by position or by name, got {key!r}")
+from ray_mono.dag.input_data import DAGInputData as DAGInputData
 
 
 class InputNode(DAGNode):
@@ -112,12 +96,3 @@ class InputAttributeNode(DAGNode):
 
     def _title(self) -> str:
         return f"InputNode[{self._key!r}]"
-
-
-def check_inputs(nodes: Iterable[DAGNode]) -> None:
-    """Raises AssertionError unless there is at most one InputNode, and it was made in a `with`: Ray's rule, and its error."""
-    inputs = [node for node in nodes if isinstance(node, InputNode)]
-    if len(inputs) > 1:
-        raise AssertionError(f"a graph has one InputNode, but this one has {len(inputs)}")
-    if inputs and not inputs[0]._is_in_context:
-        raise AssertionError("an InputNode is made in a with statement: with InputNode() as name: ...")

@@ -103,7 +103,7 @@ from ray_mono.scripts import scripts
 scripts.cli.main = lambda *, prog_name: print(open("/proc/self/cmdline").read().replace(chr(0), " "))
 """
 # Of Ray's name: what programs under compat start.
-PROGRAMS = {"ray-mono": "scripts.main()", "ray": ray_command._PROGRAM}
+PROGRAMS = {"ray-mono": "scripts.main()", "ray": ray_command.program("2.60.0")}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

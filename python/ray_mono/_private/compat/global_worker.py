@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_mono._private import worker
+from ray_mono._private.driver import init
 from ray_mono.common.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from ray_mono.core_worker.process import current
 
@@ -22,12 +22,12 @@ class GlobalWorker:
 
     @property
     def connected(self) -> bool:
-        return worker.is_initialized()
+        return init.is_initialized()
 
     @property
     def mode(self) -> int | None:
         """SCRIPT_MODE, WORKER_MODE or LOCAL_MODE; None where not connected."""
-        return worker.mode()
+        return init.mode()
 
     def check_connected(self) -> None:
         """Raises RaySystemError where this process is not connected."""
@@ -40,8 +40,7 @@ class GlobalWorker:
     @property
     def node(self) -> Node | None:
         """What `init` started or joined; None in workers."""
-        session = worker._session
-        return None if session is None else session.node
+        return init.joined_node()
 
     @property
     def node_ip_address(self) -> str:
@@ -74,7 +73,7 @@ class GlobalWorker:
         return WorkerID(current.require().worker_id).binary()
 
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
-        worker.run_function_on_all_workers(function)
+        init.run_function_on_all_workers(function)
 
 
 global_worker = GlobalWorker()

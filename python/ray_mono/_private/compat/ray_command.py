@@ -10,10 +10,13 @@ import tempfile
 
 from ray_mono.common.process import INTERPRETER
 
-_PROGRAM = "from ray_mono._private.compat import ray_command; ray_command.main()"
+
+def program(api_version: str) -> str:
+    """What Python runs as `ray`."""
+    return f"from ray_mono._private.compat import ray_command; ray_command.main({api_version!r})"
 
 
-def put_on_path() -> None:
+def put_on_path(api_version: str) -> None:
     """`ray` is then `ray-mono`, before any other `ray` on the PATH."""
     folder = tempfile.mkdtemp(prefix="ray_mono_bin_")
     creator = os.getpid()
@@ -25,22 +28,26 @@ def put_on_path() -> None:
     atexit.register(remove)
     path = os.path.join(folder, "ray")
     with open(path, "w") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.quote(INTERPRETER)} -P -c {shlex.quote(_PROGRAM)} "$@"\n')
+        file.write(
+            f'#!/bin/sh\nexec {shlex.quote(INTERPRETER)} -P -c {shlex.quote(program(api_version))} "$@"\n'
+        )
     os.chmod(path, 0o700)
     os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
 
 
-def main() -> None:
-    """The command line, which honours Ray's environment variables too, and says of which version of Ray its programs are."""
+def main(api_version: str) -> None:
+    """The command line, which honours Ray's environment variables too, and says of which version of Ray its programs are.
+
+    api_version: that one.
+    """
     import click
 
     from ray_mono._private.compat import ray_environment
-    from ray_mono.compat import API_VERSION
     from ray_mono.scripts import scripts
 
     ray_environment.take_over()
     scripts.cli.params = [option for option in scripts.cli.params if option.name != "version"]
-    click.version_option(API_VERSION, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)")(
+    click.version_option(api_version, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)")(
         scripts.cli
     )
     scripts.cli.add_command(scripts.healthcheck, "health-check")

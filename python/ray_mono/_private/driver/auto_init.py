@@ -27,8 +27,8 @@ def connected_core() -> CoreWorker:
     if core is None:
         if os.environ.get(AUTO_CONNECT_VARIABLE) == "0":
             return current.require()  # raises
-        # Imported here, because it imports the modules that import this one.
-        from ray_mono._private.worker import init
+        # Imported here: a worker, which is connected, never needs it.
+        from ray_mono._private.driver.init import init
 
         # Several threads may come here at once, and one that says `init` itself may come between.
         with _first_use:

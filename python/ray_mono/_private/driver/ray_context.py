@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,12 +13,13 @@ from ray_mono.common.version import VERSION
 class RayContext(Mapping[str, Any]):
     """The address info of the cluster, readable as a dict, e.g. `init()["node_id"]`."""
 
-    def __init__(self, address_info: Mapping[str, Any]) -> None:
+    def __init__(self, address_info: Mapping[str, Any], disconnect: Callable[[], None]) -> None:
         self.address_info = dict(address_info)
         self.dashboard_url: str = self.address_info.get("webui_url") or ""
         self.python_version = platform.python_version()
         self.ray_version = VERSION
         self.ray_commit = ""
+        self._disconnect = disconnect
 
     def __getitem__(self, key: str) -> Any:
         return self.address_info[key]
@@ -34,9 +35,7 @@ class RayContext(Mapping[str, Any]):
 
     def disconnect(self) -> None:
         """Shuts down, as `shutdown()` does."""
-        from ray_mono._private.worker import shutdown
-
-        shutdown()
+        self._disconnect()
 
     def __enter__(self) -> RayContext:
         return self

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
-from ray_mono._private.cancellation import LocalCancellation
 from ray_mono._private.local_mode.local_actor import LocalActor, LocalActorState
 from ray_mono._private.local_mode.local_call import LocalCall, describe, pack, read
 from ray_mono._private.local_mode.local_gcs import LocalGcs
@@ -66,6 +65,13 @@ class LocalTask:
     options: TaskOptions
 
 
+class LocalCancellation:
+    """Local mode's: a task is over before there is a reference to it."""
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Nothing is left to cancel."""
+
+
 class LocalCore:
     """The parts of CoreWorker's interface that the API uses, in one process."""
 
@@ -87,7 +93,7 @@ class LocalCore:
         )
         self.cancellation = LocalCancellation()
         self.actors: dict[bytes, LocalActor] = {}
-        self.gcs = LocalGcs(self, resources)
+        self.gcs = LocalGcs(self.node, self.job_id, self.actors, resources)
         self._lock = threading.RLock()
         self._objects: dict[bytes, _Object] = {}
         self._dropped: deque[bytes] = deque()
@@ -251,7 +257,10 @@ class LocalCore:
                 return None
             return serialization.serialize_error(wrapped)
 
-        stream = LocalStream(self, task, lambda: self._call_function(call, packed), failed, call.backpressure)
+        def begin() -> Any:
+            return self._call_function(call, packed)
+
+        stream = LocalStream(self.context, self._new_ref, task, begin, failed, call.backpressure)
         end_id = ids.object_id_bytes(task.task_id, 1)
         if call.num_returns == DYNAMIC_RETURNS and error is None:
             return [

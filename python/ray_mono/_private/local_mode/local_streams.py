@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common import ids
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.values import serialization
-
-if TYPE_CHECKING:
-    from ray_mono._private.local_mode.local_core import LocalCore
 
 
 class LocalStream:
@@ -25,14 +22,21 @@ class LocalStream:
 
     def __init__(
         self,
-        core: LocalCore,
+        context: WorkerContext,
+        new_ref: Callable[[bytes, serialization.Serialized], ObjectRef[Any]],
         task: TaskContext,
         begin: Callable[[], Iterator[Any]],
         failed: Callable[[BaseException], serialization.Serialized | None],
         backpressure: int,
     ) -> None:
-        """begin: calls the user's function. failed: the error's value, or None where the task is to run again."""
-        self._core = core
+        """
+        Args:
+            new_ref: makes an object of an id and a value.
+            begin: calls the user's function.
+            failed: gives the error's value, or None where the task is to run again.
+        """
+        self._context = context
+        self._new_ref = new_ref
         self._task = task
         self._begin = begin
         self._failed = failed
@@ -58,11 +62,11 @@ class LocalStream:
 
     def fail(self, error: serialization.Serialized) -> None:
         self._num_made += 1
-        self._items.append(self._core._new_ref(self._item_id(self._num_made), error))
+        self._items.append(self._new_ref(self._item_id(self._num_made), error))
         self._is_ended = True
 
     def _step(self) -> None:
-        token = self._core.context.enter(self._task)
+        token = self._context.enter(self._task)
         try:
             if self._generator is None:
                 self._generator = self._begin()
@@ -70,7 +74,7 @@ class LocalStream:
             self._num_yielded += 1
             if self._num_yielded > self._num_made:
                 self._num_made += 1
-                self._items.append(self._core._new_ref(self._item_id(self._num_made), item))
+                self._items.append(self._new_ref(self._item_id(self._num_made), item))
         except StopIteration:
             self._is_ended = True
         except BaseException as error:
@@ -80,7 +84,7 @@ class LocalStream:
             if value is not None:
                 self.fail(value)
         finally:
-            self._core.context.leave(token)
+            self._context.leave(token)
 
     def _item_id(self, number: int) -> bytes:
         return ids.object_id_bytes(self._task.task_id, number + 1)

@@ -25,6 +25,12 @@ METHOD_OPTIONS_ATTRIBUTE = "__ray_mono_method__"
 BUILT_IN_METHODS = ("__ray_terminate__", "__ray_call__", "__ray_ready__")
 
 
+class AnyActorHandle:
+    """The base of ActorHandle, for who only asks whether a value is one."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class MethodMetadata:
     """One method of an actor class."""

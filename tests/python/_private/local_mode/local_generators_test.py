@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono._private import worker
+from ray_mono._private import internal_state
 from ray_mono.exceptions import ActorDiedError, RayTaskError
 
 
@@ -19,10 +19,8 @@ from ray_mono.exceptions import ActorDiedError, RayTaskError
 def local_cluster() -> Iterator[None]:
     ray.init(local_mode=True)
     yield
-    session = worker._session
-    assert session is not None
     gc.collect()
-    assert session.core.reference_counts() == 0
+    assert internal_state.num_references() == 0
     ray.shutdown()
 
 

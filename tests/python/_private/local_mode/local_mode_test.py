@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono._private import worker
+from ray_mono._private import internal_state
+from ray_mono._private.driver import init as driver_init
 from tests.hostile_errors import FailsToLoad, throw
 
 
@@ -20,10 +21,8 @@ from tests.hostile_errors import FailsToLoad, throw
 def local_cluster() -> Iterator[Any]:
     context = ray.init(local_mode=True, num_cpus=3, resources={"A": 2}, namespace="here")
     yield context
-    session = worker._session
-    assert session is not None
     gc.collect()
-    assert session.core.reference_counts() == 0
+    assert internal_state.num_references() == 0
     ray.shutdown()
 
 
@@ -372,8 +371,8 @@ def test_handles_of_an_ended_session_say_so_and_functions_work_again() -> None:
 
 def test_a_program_that_never_says_init_gets_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     ray.shutdown()
-    real = worker.init
-    monkeypatch.setattr(worker, "init", lambda **options: real(local_mode=True, **options))
+    real = driver_init.init
+    monkeypatch.setattr(driver_init, "init", lambda **options: real(local_mode=True, **options))
     assert ray.get(add.remote(1)) == 2
 
 
@@ -388,7 +387,7 @@ def test_the_context_shuts_down_at_the_end_of_a_with_statement() -> None:
 def test_functions_for_all_workers_run_here_and_in_every_later_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_functions_for_workers", [])
+    monkeypatch.setattr(driver_init, "_functions_for_workers", [])
     seen: list[Any] = []
     ray.run_function_on_all_workers(lambda info: seen.append(info["worker"]))
     ray.shutdown()

@@ -51,7 +51,7 @@ _WORKER_NAMES = {
     "get_dashboard_url": "_private.compat.old_functions",
 }
 NAMES = {
-    "ray_mono": {"logger": "_private.worker"},
+    "ray_mono": {"logger": "_private.driver.init"},
     "ray_mono._private.node": dict.fromkeys(("LocalNode", "Node"), "_private.node.node"),
     "ray_mono._private.worker": {**_WORKER_NAMES, "global_worker": "_private.compat.global_worker"},
     "ray_mono.worker": _WORKER_NAMES,

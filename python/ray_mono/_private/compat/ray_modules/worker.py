@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ray_mono._private import worker
+from ray_mono._private.driver.init import is_initialized, joined_node
 from ray_mono._private.driver.ray_context import RayContext as BaseContext
 from ray_mono.core_worker.process import current
 from ray_mono.runtime_context import RuntimeContext
@@ -61,10 +61,10 @@ class _GlobalNode:
         return str(current.require().node.host)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(None if worker._session is None else worker._session.node, name)
+        return getattr(joined_node(), name)
 
 
 def __getattr__(name: str) -> object:
     if name == "_global_node":
-        return _GlobalNode() if worker.is_initialized() else None
+        return _GlobalNode() if is_initialized() else None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
