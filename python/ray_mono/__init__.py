@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ray_mono import worker as worker
     from ray_mono._private.cancellation import cancel as cancel
     from ray_mono._private.logs.logging_config import LoggingConfig as LoggingConfig
-    from ray_mono._private.remote.remote_decorator import remote as remote
+    from ray_mono._private.remote_decorator import remote as remote
     from ray_mono._private.state import available_resources as available_resources
     from ray_mono._private.state import cluster_resources as cluster_resources
     from ray_mono._private.state import nodes as nodes
@@ -90,7 +90,7 @@ _EXPORTS = {
         ).split(),
         "",
     ),
-    "remote": "_private.remote.remote_decorator",
+    "remote": "_private.remote_decorator",
     "timeline": "_private.timeline",
     **dict.fromkeys("available_resources cluster_resources nodes".split(), "_private.state"),
     **dict.fromkeys(

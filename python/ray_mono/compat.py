@@ -7,8 +7,8 @@
 Everything below `ray` is then the very thing of ray_mono: `ray.exceptions.RayTaskError is ray_mono.exceptions.RayTaskError`,
 and pickles that name either load. `ray.__version__` is that of Ray's API ("2.60.0"). In `_private/compat`: Ray's environment
 variables are honoured (`ray_environment.py`), names of Ray 0.8 to 1.x work and warn (`old_names.py`), and modules that only
-libraries need are there (`ray_modules`). Python processes that the program starts import `ray` alike (`ray_children.py`). With
-`-m ray_mono.compat`, shells find `ray`, the command line (`ray_command.py`). Nothing of this happens in a process that does not
+libraries need are there (`ray_modules`). Python processes that the program starts import `ray` alike (`_private/ray_children.py`).
+With `-m ray_mono.compat`, shells find `ray`, the command line (`ray_command.py`). Nothing of this happens in a process that does not
 ask for it and was not started by one that did.
 
 Workers are told by the job's configuration, and install this before they run anything of the job.
@@ -30,7 +30,8 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from ray_mono._private.compat import old_names, ray_children, ray_command, ray_environment, ray_modules
+from ray_mono._private import ray_children
+from ray_mono._private.compat import old_names, ray_command, ray_environment, ray_modules
 from ray_mono._private.compat.module_alias import AliasFinder, installed
 from ray_mono._private.driver import connection
 from ray_mono.core_worker.process import current

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from ray_mono._private.argument_checks import plain, seconds
-from ray_mono._private.remote.remote_decorator import remote
+from ray_mono._private.remote_decorator import remote
 from ray_mono._private.worker import get, kill, wait
 from ray_mono.exceptions import RayTaskError
 

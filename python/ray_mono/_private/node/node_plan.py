@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray_mono
-from ray_mono._private.compat import ray_children
+from ray_mono._private import ray_children
 from ray_mono._private.node import elsewhere
 from ray_mono._private.node.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.node.parameter import RayParams

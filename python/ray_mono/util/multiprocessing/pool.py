@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from ray_mono._private.argument_checks import plain
 from ray_mono._private.node import bootstrap
-from ray_mono._private.remote.remote_decorator import remote
+from ray_mono._private.remote_decorator import remote
 from ray_mono._private.state import cluster_resources
 from ray_mono._private.worker import init, is_initialized
 from ray_mono.util.multiprocessing.dispatcher import Batch, Dispatcher, SharedFunction

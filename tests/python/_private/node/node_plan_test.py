@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ray_mono
-from ray_mono._private.compat import ray_children
+from ray_mono._private import ray_children
 from ray_mono._private.node.node_plan import service_environment
 
 ROOT = str(Path(os.path.abspath(ray_mono.__file__)).parent.parent)
