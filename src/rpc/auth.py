@@ -247,7 +247,7 @@ def write_secret(path: str, secret: str) -> None:
     temporary = os.path.join(parent, f".{os.path.basename(path)}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with open(descriptor, "w") as file:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(secret + "\n")
         os.replace(temporary, path)
     except BaseException:
@@ -300,12 +300,21 @@ def _checked(given: str, where: str) -> str:
     return secret
 
 
+def _not_blank(secret: str, path: str) -> str:
+    """What a file of the user's holds. Raises SecretFileError where that is nothing: more likely a mistake than a door left open."""
+    if not secret:
+        raise SecretFileError(
+            f"the secret's file {path} is blank; if everybody is to be let in, set {TOKEN_VARIABLE} to the empty string"
+        )
+    return secret
+
+
 def find_secret(argument: str | None, session_dir: str | None) -> str:
     """The cluster's secret: the first that is there of the argument, the environment's value, the file that the environment names, the
-    session directory's file and the user's file. Empty means: no authentication.
+    session directory's file and the user's file. Empty means: no authentication; the user's files cannot say so.
 
     Raises SecretNotFoundError where nothing is there, ValueError for an argument or a value that can be none, and SecretFileError as
-    read_secret does, also for a file that the environment names and that does not exist.
+    read_secret does, also for a file that the environment names and that does not exist, and for one of the user's that is blank.
     """
     if argument is not None:
         return _checked(argument, "the password")
@@ -318,14 +327,14 @@ def find_secret(argument: str | None, session_dir: str | None) -> str:
         secret = read_secret(path, follow=True)
         if secret is None:
             raise SecretFileError(f"{TOKEN_PATH_VARIABLE} names {path}, which does not exist")
+        return _not_blank(secret, path)
+    # Of our own making: an empty one is a cluster that lets everybody in.
+    secret = read_secret(os.path.join(session_dir, TOKEN_FILE_NAME)) if session_dir else None
+    if secret is not None:
         return secret
-    places = [os.path.join(session_dir, TOKEN_FILE_NAME)] if session_dir else []
     user_path = os.path.expanduser(USER_TOKEN_PATH)
     # Where there is neither HOME nor an entry in the password file, "~" stays, and would be a directory of whoever made it here.
-    if os.path.isabs(user_path):
-        places.append(user_path)
-    for place in places:
-        secret = read_secret(place)
-        if secret is not None:
-            return secret
+    secret = read_secret(user_path) if os.path.isabs(user_path) else None
+    if secret is not None:
+        return _not_blank(secret, user_path)
     raise SecretNotFoundError(f"no secret was found; {HOW_TO_PASS}")

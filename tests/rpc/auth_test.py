@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,30 @@ def test_an_empty_secret_is_a_choice_wherever_it_stands(
     auth.write_secret(str(no_secret_around / "auth_token"), "s")
     monkeypatch.setenv(auth.TOKEN_VARIABLE, "")
     assert auth.find_secret(None, str(no_secret_around)) == ""
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_a_blank_file_of_the_users_is_a_mistake_and_no_open_door(
+    content: str, no_secret_around: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = no_secret_around / ".ray_mono" / "auth_token"
+    users.parent.mkdir()
+    users.write_text(content)
+    with pytest.raises(auth.SecretFileError, match=f"{users} is blank"):
+        auth.find_secret(None, str(no_secret_around))
+    named = no_secret_around / "named"
+    named.write_text(content)
+    monkeypatch.setenv(auth.TOKEN_PATH_VARIABLE, str(named))
+    with pytest.raises(auth.SecretFileError, match=f"{named} is blank.*{auth.TOKEN_VARIABLE} to the empty"):
+        auth.find_secret(None, None)
+
+
+def test_a_secret_is_written_as_it_is_read_whatever_the_locale(tmp_path: Path) -> None:
+    code = f"from ray_mono.rpc import auth; auth.write_secret({str(tmp_path / 'auth_token')!r}, 'gr\\xfcn')"
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    path = os.pathsep.join(item for item in sys.path if item)
+    subprocess.run([sys.executable, "-c", code], env={**env, "PYTHONPATH": path}, check=True)
+    assert auth.read_secret(str(tmp_path / "auth_token")) == "grün"
 
 
 def test_a_secrets_file_is_for_its_user_alone_and_replaced_whole(tmp_path: Path) -> None:
