@@ -44,6 +44,16 @@ def is_sendable(text: str) -> bool:
     return True
 
 
+def check_resource_name(name: Any) -> None:
+    """Raises TypeError for what is no string, ValueError for an empty one and for what no message can hold."""
+    if not isinstance(name, str):
+        raise TypeError(f"resources must have names that are strings, got {name!r}")
+    if not name:
+        raise ValueError(f"resources must have names that are not empty, got {name!r}")
+    if not is_sendable(name):
+        raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False. Raises TypeError: whoever gives "no", 0 or None may mean the other one."""
     if isinstance(value, bool):

@@ -9,7 +9,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ray_mono._private.argument_checks import AMOUNT_MAX, flag, is_number, is_sendable, plain
+from ray_mono._private.argument_checks import (
+    AMOUNT_MAX,
+    check_resource_name,
+    flag,
+    is_number,
+    is_sendable,
+    plain,
+)
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logs.logging_config import LoggingConfig
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
@@ -126,8 +133,7 @@ def make(
             raise TypeError(f"resources must be a dict from names to numbers, got {node['resources']!r}")
         resources = node["resources"].items()
         for name, _ in resources:
-            if isinstance(name, str) and not is_sendable(name):
-                raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
+            check_resource_name(name)
         node["resources"] = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources}
     namespace = config.ray_namespace if namespace is None else namespace
     if namespace is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import math
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from ray_mono.common.output import write_text
 from ray_mono.core_worker.process import current
 
 # Redraws of the block; the eye does not see more.
@@ -36,9 +38,6 @@ _UP = "\x1b[1A"
 _PARTS_OF_A_CELL = " ▏▎▍▌▋▊▉"
 
 _print = builtins.print
-
-_UNWRITABLE = (OSError, ValueError, AttributeError)
-"""What a stream raises that is closed, or is a stand-in of the program's without flush()."""
 
 
 @dataclass
@@ -82,8 +81,7 @@ class BarManager:
             bar.state = state
             if state["closed"]:
                 del self._bars[state["uuid"]]
-            with contextlib.suppress(*_UNWRITABLE):
-                self._show(bar, now_s)
+            self._show(bar, now_s)
 
     def end_process(self, ip: str, pid: int) -> None:
         """A process is gone: the bars that it left open stay above the block as they are."""
@@ -97,12 +95,11 @@ class BarManager:
         if not is_terminal(stream):
             if bar.state["closed"] or now_s - bar.shown_s >= LINE_PERIOD_S:
                 bar.shown_s = now_s
-                stream.write(self._line(bar, now_s, None) + "\n")
-                stream.flush()
+                write_text(stream, self._line(bar, now_s, None) + "\n")
             return
         if bar.state["closed"]:
             self._erase()
-            stream.write(self._line(bar, now_s, self._terminal_size().columns) + "\n")
+            write_text(stream, self._line(bar, now_s, self._terminal_size().columns) + "\n")
             self._draw()
         elif now_s - self._drawn_s >= DRAW_PERIOD_S:
             self._erase()
@@ -114,7 +111,7 @@ class BarManager:
             self._late_draw.start()
 
     def _draw_late(self) -> None:
-        with self._lock, contextlib.suppress(*_UNWRITABLE):
+        with self._lock:
             self._late_draw = None
             if self._bars:
                 self._erase()
@@ -132,33 +129,31 @@ class BarManager:
 
     def hide_bars(self) -> None:
         """Takes the block of bars away, until as many calls of unhide_bars()."""
-        with self._lock, contextlib.suppress(*_UNWRITABLE):
+        with self._lock:
             self._num_hiders += 1
             self._erase()
 
     def unhide_bars(self) -> None:
         """Puts the block back."""
-        with self._lock, contextlib.suppress(*_UNWRITABLE):
+        with self._lock:
             self._num_hiders = max(0, self._num_hiders - 1)
             if self._bars and is_terminal(self._out()):
                 self._draw()
 
     def finish(self) -> None:
         """The program ends: the cursor goes below the bars that are still there."""
-        with self._lock, contextlib.suppress(*_UNWRITABLE):
+        with self._lock:
             if self._num_drawn:
-                self._out().write("\n")
-                self._out().flush()
+                write_text(self._out(), "\n")
             self._bars.clear()
             self._num_drawn = 0
 
-    def _out(self) -> TextIO:
+    def _out(self) -> TextIO | None:
         return self._stream or sys.stderr
 
     def _erase(self) -> None:
         if self._num_drawn:
-            self._out().write(_ERASE_LINE + (_UP + _ERASE_LINE) * (self._num_drawn - 1))
-            self._out().flush()
+            write_text(self._out(), _ERASE_LINE + (_UP + _ERASE_LINE) * (self._num_drawn - 1))
             self._num_drawn = 0
 
     def _draw(self) -> None:
@@ -170,8 +165,7 @@ class BarManager:
         room = max(1, size.lines - 1)
         if len(lines) > room:
             lines[room - 1 :] = [f"… and {len(lines) - room + 1} more"]
-        self._out().write("\n".join(lines))
-        self._out().flush()
+        write_text(self._out(), "\n".join(lines))
         self._num_drawn = len(lines)
         self._drawn_s = now_s
         patch_print()
@@ -184,8 +178,10 @@ class BarManager:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Also of a stand-in of the program's that does not say."""
-    return stream is not None and hasattr(stream, "isatty") and stream.isatty()
+    """False for one that is closed, or is a stand-in of the program's, and cannot say."""
+    with contextlib.suppress(Exception):
+        return stream is not None and stream.isatty()
+    return False
 
 
 def _group(state: Mapping[str, Any]) -> tuple[str, int]:
@@ -208,7 +204,7 @@ def describe_bar(state: Mapping[str, Any], elapsed_s: float) -> str:
     name = f"{state['desc']}: " if state["desc"] else ""
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
     speed = f"{rate:.2f}{unit}/s" if rate else f"?{unit}/s"
-    if not total:
+    if not total or not math.isfinite(total):
         return f"{name}{done}{unit} [{_clock_time(elapsed_s)}, {speed}]"
     share = min(1.0, max(0.0, done / total))
     left = _clock_time((total - done) / rate) if rate and done <= total else "?"

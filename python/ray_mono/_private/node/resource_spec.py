@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_mono._private.argument_checks import check_resource_name
+
 CGROUP = Path("/sys/fs/cgroup")
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -36,7 +38,7 @@ def node_resources(
     node_ip_address: str,
     is_head: bool,
 ) -> dict[str, float]:
-    """Everything that the node offers, in units. Raises ValueError naming the argument that is out of range."""
+    """Everything that the node offers, in units. Raises ValueError or TypeError naming the argument that cannot be."""
     amounts: dict[str, float] = {
         "CPU": usable_cpus() if num_cpus is None else num_cpus,
         "GPU": visible_gpus() if num_gpus is None else num_gpus,
@@ -48,8 +50,7 @@ def node_resources(
     for name in custom or {}:
         if name in HAVE_OPTIONS:
             raise ValueError(f"resources may not hold {name!r}: use {HAVE_OPTIONS[name]} instead")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"resources must have names that are not empty, got {name!r}")
+        check_resource_name(name)
     amounts.update(custom or {})
     for name, amount in amounts.items():
         argument = HAVE_OPTIONS.get(name, f"resources[{name!r}]")

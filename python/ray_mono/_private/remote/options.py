@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono._private.argument_checks import AMOUNT_MAX, COUNT_MAX, RETURNS_MAX, is_sendable, plain
+from ray_mono._private.argument_checks import (
+    AMOUNT_MAX,
+    COUNT_MAX,
+    RETURNS_MAX,
+    check_resource_name,
+    is_sendable,
+    plain,
+)
 from ray_mono._private.remote import scheduling_option
 from ray_mono._private.runtime_env import runtime_env
 from ray_mono.common.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
@@ -241,10 +248,7 @@ def _backpressure(options: Options) -> int:
 
 def _check_resources(resources: Any) -> None:
     for name, amount in (resources or {}).items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"resources must have names that are strings, got {name!r}")
-        if not is_sendable(name):
-            raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
+        check_resource_name(name)
         if name in RESOURCE_KEYWORDS:
             raise ValueError(
                 f"resources may not hold {name!r}: use the option {RESOURCE_KEYWORDS[name]} instead"

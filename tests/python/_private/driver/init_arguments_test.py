@@ -26,6 +26,7 @@ from ray_mono._private.driver import connection, init_arguments
         ({"num_cpus": -1}, ValueError, "num_cpus must be a number of at least 0, got -1"),
         ({"num_gpus": True}, TypeError, "num_gpus"),
         ({"resources": "x"}, TypeError, "resources must be a dict"),
+        ({"resources": {1: 1}}, TypeError, "resources must have names that are strings, got 1"),
         ({"resources": {"A": -1}}, ValueError, r"resources\['A'\]"),
         ({"namespace": ""}, ValueError, "namespace must not be empty"),
         ({"namespace": 3}, TypeError, "namespace must be a string"),

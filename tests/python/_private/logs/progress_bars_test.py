@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import json
+import math
 import os
 from typing import Any
 
@@ -144,6 +145,31 @@ def test_a_closed_stream_harms_nobody() -> None:
     bars.finish()
 
 
+class Broken(io.StringIO):
+    """A stand-in of the program's that fails in its own way."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise RuntimeError("no more")
+
+
+class Sulking(Broken):
+    def isatty(self) -> bool:
+        raise RuntimeError("who asks?")
+
+
+@pytest.mark.parametrize("stream", [Broken(), Sulking()])
+def test_a_stream_that_fails_in_any_way_harms_nobody(stream: io.StringIO) -> None:
+    bars = BarManager(stream)
+    bars.process_state_update(state())
+    bars.process_state_update(state(closed=True))
+    with bars.hidden():
+        pass
+    bars.finish()
+
+
 @pytest.mark.parametrize(
     ("given", "elapsed_s", "line"),
     [
@@ -152,6 +178,7 @@ def test_a_closed_stream_harms_nobody() -> None:
         ({"done": 4}, 3661, f"bar 0: 100%|{'█' * 30}| 4/4 [1:01:01<00:00, 0.00it/s]"),
         ({"done": 5}, 1, f"bar 0: 100%|{'█' * 30}| 5/4 [00:01<?, 5.00it/s]"),
         ({"done": 3, "total": None, "desc": "", "unit": "B"}, 1, "3B [00:01, 3.00B/s]"),
+        ({"done": 3, "total": math.inf}, 1, "bar 0: 3it [00:01, 3.00it/s]"),
     ],
 )
 def test_a_line_says_how_far_and_how_fast(given: dict[str, Any], elapsed_s: float, line: str) -> None:
