@@ -11,7 +11,7 @@ import pytest
 import ray_mono as ray
 from ray_mono.exceptions import ActorAlreadyExistsError
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -17,7 +17,7 @@ import pytest
 import ray_mono as ray
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

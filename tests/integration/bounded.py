@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_mono as ray
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 GET_TIMEOUT_S = 60
 

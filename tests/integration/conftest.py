@@ -19,8 +19,9 @@ from ray_mono import cloudpickle
 from ray_mono._private.node.session import NodeRecord
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
 from tests.integration.clusters import CommandLineCluster
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
 from tests.integration.scripts import Script
+from tests.waiting import wait_until
 
 NUM_CPUS = 2
 

@@ -25,7 +25,7 @@ from ray_mono.dag import (
     MultiOutputNode,
     plot,
 )
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

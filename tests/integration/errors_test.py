@@ -18,7 +18,8 @@ import pytest
 import ray_mono as ray
 from ray_mono import exceptions
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
 
 TIMEOUT_S = 60
 

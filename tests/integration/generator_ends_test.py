@@ -16,7 +16,6 @@ import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, TaskCancelledError, WorkerCrashedError
 from tests.integration.bounded import get
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
 from tests.integration.streaming_programs import (
     LARGE,
     AsyncStreamer,
@@ -26,6 +25,7 @@ from tests.integration.streaming_programs import (
     numbers,
     outcome,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

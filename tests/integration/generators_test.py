@@ -14,7 +14,6 @@ import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono.core_worker.task_execution import item_sender
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_until
 from tests.integration.streaming_programs import (
     LARGE,
     AsyncStreamer,
@@ -26,6 +25,7 @@ from tests.integration.streaming_programs import (
     open_gates,
     outcome,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

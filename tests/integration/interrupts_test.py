@@ -22,7 +22,8 @@ from ray_mono._private import internal_state
 from ray_mono.core_worker.process import current
 from ray_mono.util import list_named_actors
 from tests.integration.bounded import get
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
 
 MIB = 1 << 20
 LARGE = np.zeros(MIB, np.uint8)

@@ -18,8 +18,8 @@ import ray_mono as ray
 from ray_mono.exceptions import TaskCancelledError, WorkerCrashedError
 from tests.integration.bounded import get
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
 from tests.integration.scripts import Script
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("by_value", "leaves_nothing")
 

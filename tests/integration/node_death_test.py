@@ -17,7 +17,8 @@ import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import CommandLineCluster, processes_of_node, run_command, service_pid
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
 
 END_TIMEOUT_S = 60
 BIG_BYTES = 8 << 20

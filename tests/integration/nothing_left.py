@@ -5,22 +5,9 @@ driver.
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable
 
 from ray_mono._private import internal_state
-
-# Frees travel in the background; on a busy machine they take their time.
-TIMEOUT_S = 30.0
-POLL_S = 0.02
-
-
-def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Returns when is_so() is true. Raises AssertionError naming `what` when it is not within timeout_s."""
-    deadline_s = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(POLL_S)
+from tests.waiting import wait_until
 
 
 def wait_for_nothing_left() -> None:

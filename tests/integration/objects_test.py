@@ -23,7 +23,7 @@ from ray_mono._private import internal_state
 from ray_mono.exceptions import GetTimeoutError, RayTaskError, ReferenceCountingAssertionError
 from ray_mono.util import deregister_serializer, register_serializer
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -19,7 +19,7 @@ import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono.exceptions import OwnerDiedError, RayActorError, RayTaskError
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

@@ -21,7 +21,7 @@ import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, WorkerCrashedError
 from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing", "by_value")
 

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 from tests.conftest import processes_of, shared_memory_of
-from tests.integration.nothing_left import wait_until
 from tests.integration.scripts import END_TIMEOUT_S, FOOTER
+from tests.waiting import wait_until
 
 
 def test_globals_of_main_are_shipped_by_value_and_do_not_travel_back(start: Any) -> None:

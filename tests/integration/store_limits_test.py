@@ -19,7 +19,8 @@ from ray_mono._private.node.node import Node
 from ray_mono._private.node.parameter import RayParams
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
 
 MIB = 1 << 20
 STORE_BYTES = 64 * MIB

@@ -13,7 +13,8 @@ import pytest
 import ray_mono as ray
 from ray_mono.exceptions import RayTaskError, WorkerCrashedError
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.nothing_left import wait_for_nothing_left, wait_until
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
 
 NUM_GPUS = 4
 VISIBLE = "CUDA_VISIBLE_DEVICES"

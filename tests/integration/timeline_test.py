@@ -16,7 +16,7 @@ import pytest
 import ray_mono as ray
 from ray_mono._private.profiling import profile
 from tests.integration.bounded import GET_TIMEOUT_S
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("shared_cluster")
 KEYS = {"cat", "name", "ph", "pid", "tid", "ts", "dur", "args"}

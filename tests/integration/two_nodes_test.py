@@ -22,7 +22,7 @@ from tests.integration.clusters import (
     processes_of_node,
     run_command,
 )
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
 

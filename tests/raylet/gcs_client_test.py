@@ -15,6 +15,7 @@ from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 from tests.simulation.process import SimProcess
 from tests.simulation.world import World
+from tests.waiting import until
 
 NODE_ID = b"n" * 28
 LIMIT_S = 300.0
@@ -151,11 +152,6 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     errors: list[str] = []
     monkeypatch.setattr(gcs_client.logger, "error", lambda text, *values: errors.append(text % values))
     return errors
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    while not is_so():
-        await asyncio.sleep(0.01)
 
 
 def play(script: Callable[[Scene], Awaitable[None]], outbox_max: int = 100) -> None:

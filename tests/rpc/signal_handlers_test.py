@@ -18,6 +18,7 @@ import pytest
 from ray_mono.rpc import signal_handlers
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.waiter import Waiter
+from tests.waiting import wait_until
 
 WAIT_S = 30.0
 SIGNAL = signal.SIGUSR2
@@ -37,20 +38,13 @@ def reactor() -> Iterator[Reactor]:
     reactor.close()
 
 
-def until(condition: Callable[[], Any]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
-
-
 def test_a_handler_runs_when_the_runtime_has_let_go_of_its_lock(reactor: Reactor) -> None:
     owned: list[bool] = []
     signal.signal(SIGNAL, lambda *_: owned.append(reactor.lock._is_owned()))  # type: ignore[attr-defined]
     with reactor.lock:
         signal.raise_signal(SIGNAL)
         assert not owned
-    until(lambda: owned)
+    wait_until(lambda: owned, "the handler")
     assert owned == [False]
     # In the user's code at once.
     signal.raise_signal(SIGNAL)
@@ -65,11 +59,11 @@ def test_each_that_waits_for_ever_is_called_in_the_end(
     signal.signal(SIGNAL, lambda signum, frame: called.append(signum))
     with reactor.lock:
         signal.raise_signal(SIGNAL)
-        until(lambda: called)
+        wait_until(lambda: called, "the handler")
         # The next one waits anew.
         signal.raise_signal(SIGNAL)
         assert len(called) == 1
-        until(lambda: len(called) == 2)
+        wait_until(lambda: len(called) == 2, "the handler")
 
 
 @pytest.mark.parametrize("leads", [True, False])
@@ -87,10 +81,13 @@ def test_a_signal_that_does_not_end_the_wait_is_handled_nevertheless(reactor: Re
     if not leads:
         leader.start()
         # The background may lead instead of it.
-        until(lambda: reactor._lead.leader == leader.ident or other in reactor._lead.sleepers)
+        wait_until(
+            lambda: reactor._lead.leader == leader.ident or other in reactor._lead.sleepers,
+            "the reactor to wait",
+        )
 
     def strike() -> None:
-        until(lambda: reactor._is_at_rest)
+        wait_until(lambda: reactor._is_at_rest, "the reactor to wait")
         time.sleep(0.01)
         signal.pthread_kill(threading.get_ident(), SIGNAL)
 
@@ -157,7 +154,7 @@ def test_a_wait_goes_on_after_a_handler_that_waited_itself_and_the_next_is_not_d
 
     def strike() -> None:
         for number in range(2):
-            until(lambda: len(seen) == number and reactor._is_at_rest)  # noqa: B023
+            wait_until(lambda: len(seen) == number and reactor._is_at_rest, "the handler")  # noqa: B023
             signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     signal.signal(SIGNAL, on_signal)
@@ -213,7 +210,7 @@ def test_handlers_stay_as_they_were_set_before_and_meanwhile() -> None:
         with reactor.lock:
             signal.raise_signal(signal.SIGUSR1)
             assert not came
-        until(lambda: came)
+        wait_until(lambda: came, "the handler")
         signal.signal(SIGNAL, meanwhile)
         uninstall()
         assert vars(signal)["_signal"] is module
@@ -239,7 +236,7 @@ def test_a_signal_that_strikes_a_handler_at_rest_waits_until_that_lets_go_of_the
             waiter.set()
 
     def strike() -> None:
-        until(lambda: reactor._is_at_rest)
+        wait_until(lambda: reactor._is_at_rest, "the reactor to wait")
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     before = signal.signal(signal.SIGUSR1, nested)
@@ -248,7 +245,7 @@ def test_a_signal_that_strikes_a_handler_at_rest_waits_until_that_lets_go_of_the
     striker.start()
     assert reactor.wait(waiter, WAIT_S)
     striker.join()
-    until(lambda: owned)
+    wait_until(lambda: owned, "the handler")
     assert owned == [False]
     signal.signal(signal.SIGUSR1, before)
 
@@ -287,8 +284,10 @@ def test_a_ctrl_c_in_our_code_is_noted_for_the_users_or_the_next_wait(
             assert reactor.interrupted
         go_on()
 
-    names = ("until", "<lambda>", "note_one_and")
-    assert ends_by_interrupt(lambda: note_one_and(lambda: until(lambda: False)))[-1].name in names
+    names = ("wait_until", "<lambda>", "note_one_and")
+    assert (
+        ends_by_interrupt(lambda: note_one_and(lambda: wait_until(lambda: False, "never")))[-1].name in names
+    )
     assert not reactor.interrupted
     monkeypatch.setattr(signal_handlers, "INTERRUPT_AGAIN_S", 0.1)
     ends_by_interrupt(lambda: note_one_and(lambda: reactor.wait(Waiter(reactor), WAIT_S)))
@@ -316,7 +315,7 @@ def test_a_handler_may_leave_the_cluster_while_a_wait_goes_on(reactor: Reactor) 
     signal.signal(SIGNAL, lambda *_: reactor.close())
 
     def strike() -> None:
-        until(lambda: reactor._is_at_rest and reactor._lead.nap)
+        wait_until(lambda: reactor._is_at_rest and reactor._lead.nap, "the reactor to wait")
         signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
 
     striker = threading.Thread(target=strike)
@@ -346,7 +345,7 @@ def test_who_leaves_on_another_thread_and_joins_again_has_the_users_handlers(rea
     with reactor.lock:
         signal.raise_signal(SIGNAL)
         assert not called, "the reactor that is there now decides"
-    until(lambda: called)
+    wait_until(lambda: called, "the handler")
     uninstall()
     assert _signal.getsignal(SIGNAL) is own
     assert _signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -26,6 +26,7 @@ from tests.rpc.http2_calls import call
 from tests.rpc.out_of_descriptors import OutOfDescriptors
 from tests.rpc.quiet import WAIT_S, run_quietly
 from tests.rpc.toy_servicer import ToyServicer, get
+from tests.waiting import until
 
 SECRET = "open sesame"
 METADATA = (("authorization", f"Bearer {SECRET}"),)
@@ -62,12 +63,6 @@ async def until_sent_away(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     except ConnectionError:
         pass
     writer.close()
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def strangers_of(listener: FramedListener) -> int:

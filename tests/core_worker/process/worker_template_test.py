@@ -20,6 +20,7 @@ import pytest
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.process import is_alive
 from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerOrder
+from tests.waiting import until
 
 ROOT = Path(__file__).absolute().parent.parent.parent
 WORKERS = "tests.core_worker.template_workers"
@@ -58,12 +59,6 @@ class Scene:
     def template_pid(self) -> int:
         assert self.launcher._template is not None
         return self.launcher._template.pid
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(BOUND_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import ray_mono as ray
 from ray_mono._private import internal_state
 from ray_mono.util.joblib import register_ray
 from tests.integration.conftest import NUM_CPUS
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

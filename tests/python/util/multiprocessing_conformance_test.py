@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 TIMEOUT_S = 60
 PROCESSES = 2

@@ -15,8 +15,8 @@ import pytest
 import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, RayActorError
 from ray_mono.util.multiprocessing import JoinableQueue, Pool, TimeoutError
-from tests.integration.nothing_left import wait_until
 from tests.integration.scripts import Script
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 

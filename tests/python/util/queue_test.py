@@ -14,7 +14,7 @@ import ray_mono as ray
 from ray_mono import cloudpickle
 from ray_mono.exceptions import RayActorError
 from ray_mono.util.queue import Empty, Full, Queue
-from tests.integration.nothing_left import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
