@@ -38,6 +38,7 @@ from ray_mono._private.remote.options import (
 )
 from ray_mono.common.exceptions import ActorHandleNotFoundError
 from ray_mono.common.ids import ActorID
+from ray_mono.common.our_bug import known
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
@@ -353,8 +354,8 @@ class _DecoratedMethod(ActorMethod):
         def submit(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             return ActorMethod.remote(self, *args, **kwargs)
 
-        assert self._metadata.decorator is not None
-        return self._metadata.decorator(submit)(args or [], kwargs)  # a list, as in Ray
+        decorator = known(self._metadata.decorator, "the method's decorator")
+        return decorator(submit)(args or [], kwargs)  # a list, as in Ray
 
 
 def exit_actor() -> None:

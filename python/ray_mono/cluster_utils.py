@@ -100,8 +100,7 @@ class Cluster:
             node = self.head_node = Node(params, head=True, shutdown_at_exit=self._shutdown_at_exit)
             node.make_current()
         else:
-            params.gcs_address = self.gcs_address
-            params.redis_password = self.redis_password
+            params.update(gcs_address=self.gcs_address, redis_password=self.redis_password)
             session_dir = self.head_node.session_dir
             node = Node(params, session_dir=session_dir, shutdown_at_exit=self._shutdown_at_exit)
             self.worker_nodes.add(node)
@@ -167,13 +166,15 @@ class Cluster:
             time.sleep(POLL_S)
 
     def _alive_node_ids(self) -> set[str]:
-        assert self.head_node is not None
+        head = self.head_node
+        if head is None:
+            return set()
 
         async def ask(gcs: GcsServiceAsyncStub) -> set[str]:
             reply = await gcs.GetAllNodes(common_pb2.Empty(), timeout_s=10.0)
             return {node.node_id.hex() for node in reply.nodes if node.state == common_pb2.NODE_ALIVE}
 
-        return query_gcs(self.head_node.gcs_address, self.head_node.secret, ask)
+        return query_gcs(head.gcs_address, head.secret, ask)
 
 
 def _without_dashboard(node_args: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.resources import GPU
 from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
@@ -165,7 +166,7 @@ class RuntimeContext:
         """host:port"""
         from ray_mono.protobuf import common_pb2
 
-        info = self._core.gcs.GetClusterInfo(common_pb2.Empty(), timeout_s=30.0)
+        info = self._core.gcs.GetClusterInfo(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
         return f"{info.host}:{info.port}"
 
     @property
@@ -196,7 +197,7 @@ class RuntimeContext:
             return None
         # Answers at once: every row's version is above 0.
         return core.gcs.WatchActor(
-            gcs_pb2.WatchActorRequest(actor_id=actor_id, after_version=0), timeout_s=30.0
+            gcs_pb2.WatchActorRequest(actor_id=actor_id, after_version=0), timeout_s=GCS_TIMEOUT_S
         )
 
     @staticmethod

@@ -12,7 +12,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 
 def _own_interpreter() -> str:
@@ -124,22 +125,59 @@ def hide_argument(option: str) -> None:
         position += len(argument) + 1
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so ask soon."""
-    try:
-        return _stat_fields(pid)[0] not in (b"Z", b"X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 _PF_EXITING = 0x4
 """Linux's, among the flags of a process."""
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a process has ended or is about to: true before anybody sees that its connections end. Ids are reused, so ask soon."""
+class LivingProcess(NamedTuple):
+    """What Linux says of a process that has not ended."""
+
+    pid: int
+    parent_pid: int
+    start_ticks: int
+    """Clock ticks between the machine's start and the process's: with the pid, they name it for as long as the machine runs."""
+    is_ending: bool
+    """True before anybody sees that its connections end."""
+
+
+def living(pid: int) -> LivingProcess | None:
+    """The process of this id; None where there is none, or only its remains (a zombie). Any user's; ids are reused, so ask soon."""
     try:
         fields = _stat_fields(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return LivingProcess(pid, int(fields[1]), int(fields[19]), bool(int(fields[6]) & _PF_EXITING))
+
+
+def all_living() -> Iterator[LivingProcess]:
+    """Every user's. Not of one moment: meanwhile some end, and others are forked."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and (process := living(int(name))) is not None:
+            yield process
+
+
+def descendants(pid: int) -> list[int]:
+    """Every living process below `pid`, parents before their children. More may be forked meanwhile."""
+    children: dict[int, list[int]] = {}
+    for process in all_living():
+        children.setdefault(process.parent_pid, []).append(process.pid)
+    found = list(children.get(pid, ()))
+    for parent in found:
+        found.extend(children.get(parent, ()))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so ask soon."""
+    return living(pid) is not None
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended or is about to. Ids are reused, so ask soon."""
+    try:
+        process = living(pid)
     except OSError:
         return True
-    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
+    return process is None or process.is_ending

@@ -29,6 +29,12 @@ print(child, flush=True)
 signal.pause()
 """
 
+A_ZOMBIE = """
+zombie = os.fork()
+if zombie == 0:
+    os._exit(0)
+os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)"""
+
 # A child that leaves a grandchild behind.
 ORPHANER = """
 import os, signal
@@ -98,6 +104,18 @@ def test_a_zombie_is_not_alive() -> None:
     assert not process.is_alive(child.pid)
     child.wait()
     assert not process.is_alive(child.pid)
+
+
+def test_what_lives_below_a_process_is_told_parents_first_and_without_zombies() -> None:
+    program = PARENT.replace("os.read(ready_read, 1)", f"os.read(ready_read, 1){A_ZOMBIE}")
+    with start(program) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        below = process.descendants(os.getpid())
+        assert process.descendants(parent.pid) == [child] and below.index(parent.pid) < below.index(child)
+        row = process.living(child)
+        assert row is not None and row.parent_pid == parent.pid and not row.is_ending
+        parent.kill()
 
 
 def test_the_launchers_id_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2, gcs_pb2
-
-GCS_TIMEOUT_S = 30.0
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -14,10 +14,10 @@ import os
 from typing import Any
 
 from ray_mono._private import profiling
-from ray_mono._private.state import GCS_TIMEOUT_S
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import TaskID
 from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import gcs_pb2
 
 _MICROSECONDS = 1e6

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import gcs_pb2
 
-TIMEOUT_S = 60.0
 # Apart from what ray_mono itself keeps in the store: functions, and more.
 _PREFIX = b"user:"
 
@@ -36,13 +36,13 @@ def internal_kv_get_gcs_client() -> Any:
 def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) -> bytes | None:
     """The value; None where there is none."""
     request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
-    reply = current.require().gcs.KvGet(request, timeout_s=TIMEOUT_S)
+    reply = current.require().gcs.KvGet(request, timeout_s=GCS_TIMEOUT_S)
     return bytes(reply.value) if reply.found else None
 
 
 def _internal_kv_exists(key: str | bytes, *, namespace: str | bytes | None = None) -> bool:
     request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
-    return bool(current.require().gcs.KvExists(request, timeout_s=TIMEOUT_S).exists)
+    return bool(current.require().gcs.KvExists(request, timeout_s=GCS_TIMEOUT_S).exists)
 
 
 def _internal_kv_put(
@@ -57,7 +57,7 @@ def _internal_kv_put(
         value=_bytes("value", value),
         overwrite=overwrite,
     )
-    return not current.require().gcs.KvPut(request, timeout_s=TIMEOUT_S).added
+    return not current.require().gcs.KvPut(request, timeout_s=GCS_TIMEOUT_S).added
 
 
 def _internal_kv_del(
@@ -67,13 +67,13 @@ def _internal_kv_del(
     request = gcs_pb2.KvDelRequest(
         namespace=_namespace(namespace), key=_bytes("key", key), by_prefix=bool(del_by_prefix)
     )
-    return int(current.require().gcs.KvDel(request, timeout_s=TIMEOUT_S).deleted)
+    return int(current.require().gcs.KvDel(request, timeout_s=GCS_TIMEOUT_S).deleted)
 
 
 def _internal_kv_list(prefix: str | bytes, *, namespace: str | bytes | None = None) -> list[bytes]:
     """The keys that begin with `prefix`, sorted."""
     request = gcs_pb2.KvKeysRequest(namespace=_namespace(namespace), prefix=_bytes("prefix", prefix))
-    return list(current.require().gcs.KvKeys(request, timeout_s=TIMEOUT_S).keys)
+    return list(current.require().gcs.KvKeys(request, timeout_s=GCS_TIMEOUT_S).keys)
 
 
 def _bytes(name: str, value: Any) -> bytes:

@@ -72,7 +72,7 @@ def _with_node(ray: Any, node_resources: list[dict[str, float]], store_bytes: in
                 object_store_memory=store_bytes,
             )
             if started:
-                params.gcs_address = started[0].gcs_address
+                params.update(gcs_address=started[0].gcs_address)
                 started.append(Node(params, session_dir=started[0].session_dir))
             else:
                 started.append(Node(params, head=True))

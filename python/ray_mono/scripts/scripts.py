@@ -246,8 +246,8 @@ def microbenchmark(**options: Any) -> None:
     run_microbenchmark(**options)
 
 
-def main(prog_name: str = "ray-mono") -> None:
-    """Runs the command line of this process; does not return."""
+def main(prog_name: str = "ray-mono", command: click.Group | None = None) -> None:
+    """Runs the command line of this process; does not return. command: instead of `cli`."""
     hide_argument("--redis-password")
     if importlib.util.find_spec("ray_mono.protobuf") is None or (
         importlib.util.find_spec("ray_mono.protobuf.gcs_pb2") is None
@@ -256,7 +256,7 @@ def main(prog_name: str = "ray-mono") -> None:
             "ray-mono: the code generated from protobuf/ is missing: run `pip install -e .` in the checkout, or use"
             " `./bazelw run //:ray_mono -- …`"
         )
-    cli(prog_name=prog_name)
+    (command or cli)(prog_name=prog_name)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def _join(params: RayParams, address: str | None) -> Node:
         raise click.UsageError(
             f"--address {address} names no cluster to join; accepted is host:port, or 'auto'."
         )
-    params.gcs_address = cluster.address
+    params.update(gcs_address=cluster.address)
     node = Node(params, session_dir=cluster.session_dir)
     if cluster.session_dir is None:
         # The first node here: from now on `auto` means its cluster on this machine.

@@ -10,13 +10,13 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.driver.auto_init import connected_core
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import gcs_pb2
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
 
 NAMESPACE = b"named_handles"
-TIMEOUT_S = 30.0
 _kept: list[Any] = []
 
 
@@ -31,7 +31,7 @@ def register_actor(name: str, actor_handle: ActorHandle[Any]) -> None:
     core = connected_core()
     value = pickle.dumps((actor_handle._ray_state.actor_id, actor_handle._ray_metadata.dumps()))
     request = gcs_pb2.KvPutRequest(namespace=NAMESPACE, key=name.encode(), value=value, overwrite=False)
-    if not core.gcs.KvPut(request, timeout_s=TIMEOUT_S).added:
+    if not core.gcs.KvPut(request, timeout_s=GCS_TIMEOUT_S).added:
         raise ValueError(f"an actor is registered under the name {name!r} already")
     _kept[:] = [handle for handle in _kept if handle._ray_core is core]
     _kept.append(actor_handle)
@@ -45,7 +45,7 @@ def get_actor(name: str) -> ActorHandle[Any]:
 
     core = connected_core()
     request = gcs_pb2.KvGetRequest(namespace=NAMESPACE, key=str(name).encode())
-    reply = core.gcs.KvGet(request, timeout_s=TIMEOUT_S)
+    reply = core.gcs.KvGet(request, timeout_s=GCS_TIMEOUT_S)
     if not reply.found:
         return get_named_actor(name)
     actor_id, metadata = pickle.loads(reply.value)

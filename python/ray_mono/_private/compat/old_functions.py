@@ -7,9 +7,8 @@ from typing import Any
 
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2
-
-TIMEOUT_S = 30.0
 
 
 def get_resource_ids() -> dict[str, list[tuple[int, float]]]:
@@ -31,7 +30,7 @@ def get_dashboard_url() -> str:
 
 def jobs() -> list[dict[str, Any]]:
     """Every job that the cluster has had."""
-    reply = connected_core().gcs.GetAllJobs(common_pb2.Empty(), timeout_s=TIMEOUT_S)
+    reply = connected_core().gcs.GetAllJobs(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
     return [
         {"JobID": job.job_id.hex(), "IsDead": job.is_finished, "Entrypoint": job.entrypoint}
         for job in reply.jobs
@@ -40,7 +39,7 @@ def jobs() -> list[dict[str, Any]]:
 
 def actors(actor_id: str | None = None) -> dict[str, Any]:
     """The actors that the cluster knows, by id in hex; or the one of that id, {} where there is none."""
-    reply = connected_core().gcs.GetAllActors(common_pb2.Empty(), timeout_s=TIMEOUT_S)
+    reply = connected_core().gcs.GetAllActors(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
     found = {
         actor.actor_id.hex(): {
             "ActorID": actor.actor_id.hex(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import os
 import shlex
 import shutil
@@ -46,9 +47,10 @@ def main(api_version: str) -> None:
     from ray_mono.scripts import scripts
 
     ray_environment.take_over()
-    scripts.cli.params = [option for option in scripts.cli.params if option.name != "version"]
-    click.version_option(api_version, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)")(
-        scripts.cli
+    command = copy.copy(scripts.cli)
+    command.commands = {**command.commands, "health-check": scripts.healthcheck}
+    command.params = [option for option in command.params if option.name != "version"]
+    show_version = click.version_option(
+        api_version, prog_name="ray", message="%(prog)s, version %(version)s (ray_mono)"
     )
-    scripts.cli.add_command(scripts.healthcheck, "health-check")
-    scripts.main("ray")
+    scripts.main("ray", show_version(command))

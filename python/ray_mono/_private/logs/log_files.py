@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ray_mono.common.our_bug import known
 from ray_mono.common.process import is_alive
 
 # Read from one file before the others get their turn.
@@ -228,8 +229,7 @@ class LogDirectory:
 
     @staticmethod
     def _set_label(file: _LogFile, line: bytes) -> None:
-        match = _LABEL.fullmatch(line)
-        assert match is not None
+        match = known(_LABEL.fullmatch(line), "the label in the line")
         kind, value = match[1], match[2].decode(errors="replace").strip()
         file.is_labelled = True
         if kind == b"job_id":

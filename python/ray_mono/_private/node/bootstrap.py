@@ -62,7 +62,7 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
 
     Raises ConnectionError for "auto" where there is none, and ValueError for what is no address.
     """
-    if address in (None, "auto"):
+    if address is None or address == "auto":
         named = os.environ.get(ADDRESS_VARIABLE) or None
         if named not in (None, "auto"):
             return find_cluster(named)
@@ -75,7 +75,6 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
             "no cluster of this user's runs on this machine: start one with `ray-mono start --head`, or give its"
             f" address as host:port, or in {ADDRESS_VARIABLE}"
         )
-    assert address is not None
     if address == "local":
         return None
     host, port = parse_address(address)

@@ -22,6 +22,7 @@ from ray_mono._private.node.node_plan import NodePlan, plan_head, plan_member
 from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceStartError
 from ray_mono._private.node.session import NodeRecord, base_directory, open_session
+from ray_mono.common.our_bug import known
 
 # Imports on a machine that is busy with a hundred other things take long; a service that has not answered by then never will.
 SERVICE_START_TIMEOUT_S = 60.0
@@ -123,20 +124,17 @@ class Node:
 
     def make_current(self) -> None:
         """Makes the node's cluster the one that `address="auto"` means on this machine for this user."""
-        assert self.record is not None
-        record_current_cluster(self.record)
+        record_current_cluster(known(self.record, "the node's record"))
 
     def detach(self) -> None:
         """Lets the node outlive this process: from here on only `stop` ends it."""
-        assert self._reaper is not None
-        self._reaper.detach()
+        known(self._reaper, "the node's reaper").detach()
         atexit.unregister(self.kill_all_processes)
         self._reaper = None
 
     def until_ended(self, timeout_s: float | None = None) -> bool:
         """Waits for the end of the node, which somebody else brings about (None: as long as it runs). False if it still runs."""
-        assert self._reaper is not None
-        return self._reaper.wait_ended(timeout_s)
+        return known(self._reaper, "the node's reaper").wait_ended(timeout_s)
 
     def kill_all_processes(self) -> None:
         """Ends the node's processes and waits for their end. Does nothing in a fork, nor a second time, nor with connect_only."""
@@ -202,8 +200,7 @@ class Node:
         from ray_mono._private.node.gcs_query import cluster_secret
         from ray_mono._private.node.local_node import find_local_node, get_cluster_info
 
-        assert params.gcs_address is not None
-        self.gcs_address = params.gcs_address
+        self.gcs_address = known(params.gcs_address, "the address of the cluster to join")
         self.secret = cluster_secret(self.gcs_address, params.redis_password, session_dir)
         info = get_cluster_info(self.gcs_address, self.secret)
         check_versions(f"the cluster at {self.gcs_address}", info.version, info.python_version)

@@ -31,6 +31,7 @@ from ray_mono._private.node.session import (
 )
 from ray_mono._private.node.store_place import StorePlace, place_store
 from ray_mono.common.ids import NodeID
+from ray_mono.common.our_bug import known
 from ray_mono.rpc.auth import (
     TOKEN_FILE_NAME,
     TOKEN_VARIABLE,
@@ -101,11 +102,11 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     from ray_mono._private.node.gcs_query import cluster_secret
     from ray_mono._private.node.local_node import get_cluster_info
 
-    assert params.gcs_address is not None
-    secret = cluster_secret(params.gcs_address, params.redis_password, session_dir)
-    info = get_cluster_info(params.gcs_address, secret)
-    check_versions(f"the cluster at {params.gcs_address}", info.version, info.python_version)
-    host = params.node_ip_address or node_ip_address(parse_address(params.gcs_address)[0])
+    gcs_address = known(params.gcs_address, "the address of the cluster to join")
+    secret = cluster_secret(gcs_address, params.redis_password, session_dir)
+    info = get_cluster_info(gcs_address, secret)
+    check_versions(f"the cluster at {gcs_address}", info.version, info.python_version)
+    host = params.node_ip_address or node_ip_address(parse_address(gcs_address)[0])
     base = base_directory(params.temp_dir)
     store = place_store(params.object_store_memory, machine_memory(), base)
     resources, ports = _resources(params, host, store, is_head=False), _ports(params, host, reserved)
@@ -114,7 +115,7 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     except SessionError:
         session = join_session(base / info.session_name)
     session = session or create_session(base)
-    return _plan(session, params, secret, host, params.gcs_address, ports, resources, store)
+    return _plan(session, params, secret, host, gcs_address, ports, resources, store)
 
 
 def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict[str, str]:

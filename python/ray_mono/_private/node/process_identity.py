@@ -1,4 +1,4 @@
-"""Which process a pid means, and which processes there are below one: read from /proc.
+"""Which process a pid means.
 
 A pid alone says little: the kernel gives it to another process once its owner is gone. A pid together with the tick at which the
 process started names one process for as long as the machine runs. Nothing here is found by its name.
@@ -6,8 +6,9 @@ process started names one process for as long as the machine runs. Nothing here 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+
+from ray_mono.common.process import living
 
 
 @dataclass(frozen=True)
@@ -21,34 +22,8 @@ class ProcessIdentity:
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
         """The process that has this pid now; None where there is none, or only its remains (a zombie)."""
-        fields = _stat_fields(pid)
-        if fields is None or fields[0] in "ZX":
-            return None
-        return cls(pid, int(fields[19]))
+        process = living(pid)
+        return None if process is None else cls(pid, process.start_ticks)
 
     def is_alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`, parents before their children; without zombies. A snapshot: more may be forked meanwhile."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        fields = _stat_fields(int(name))
-        if fields is not None and fields[0] not in "ZX":
-            children.setdefault(int(fields[1]), []).append(int(name))
-    found = list(children.get(pid, ()))
-    for parent in found:
-        found.extend(children.get(parent, ()))
-    return found
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat from the state (field 3) on. The command's name before them may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None

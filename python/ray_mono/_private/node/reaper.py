@@ -39,7 +39,6 @@ import time
 import traceback
 from typing import Any
 
-from ray_mono._private.node.process_identity import descendants
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.service_process import (
     Service,
@@ -51,12 +50,12 @@ from ray_mono._private.node.service_process import (
     prepare_to_fork,
     raise_descriptor_limit,
 )
+from ray_mono.common.process import descendants
 
 PR_SET_CHILD_SUBREAPER = 36
 # How long SIGKILL may take to work: a process in an uninterruptible wait (a lost network disk) is left to the machine.
 KILL_WAIT_S = 10.0
 MESSAGE_BYTES_MAX = 16 << 20
-READY_BYTES_MAX = 1 << 20
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1)
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 ASKED_ENDS = ("exit status 0", "killed by SIGTERM")
@@ -184,13 +183,8 @@ class Reaper:
             self._end(f"{service.name} ({service.pid}) ended: {how}")
 
     def _on_ready_pipe(self, service: Service) -> None:
-        try:
-            data = os.read(service.ready_fd, 65536)
-        except BlockingIOError:
-            return
-        service.received += data
-        line, newline, _ = service.received.partition(b"\n")
-        if data and not newline and len(line) < READY_BYTES_MAX:
+        line = service.ready_line()
+        if line is None:
             return
         self._close_ready_pipe(service)
         try:
@@ -199,14 +193,13 @@ class Reaper:
             # Without a line it has died, or is of no use.
             self._signal(service, signal.SIGKILL)
             return
-        service.answered = True
+        service.set_answered()
         self._tell(name=service.name, pid=service.pid, ready=info)
 
     def _close_ready_pipe(self, service: Service) -> None:
         if service.ready_fd >= 0:
             self._poll.unregister(service.ready_fd)
-            os.close(service.ready_fd)
-            service.ready_fd = -1
+            service.close_ready_pipe()
 
     # ---- the starter
 
@@ -308,7 +301,7 @@ class Reaper:
         os.set_blocking(ready_reader, False)
         self._poll.register(ready_reader, select.POLLIN)
         if not wants_ready:
-            service.answered = True
+            service.set_answered()
             self._close_ready_pipe(service)
             self._tell(name=name, pid=pid, ready={})
 
@@ -330,13 +323,13 @@ class Reaper:
         log(f"ending the node: {self._end_reason}")
         deadline_s = time.monotonic() + self._grace_period_s
         for service in self._services[::-1]:
-            service.asked_ends = ASKED_ENDS
+            service.may_end(ASKED_ENDS)
             self._signal(service, signal.SIGTERM)
             while service in self._services and not self._hurried and time.monotonic() < deadline_s:
                 self._turn(deadline_s - time.monotonic())
         for service in self._services:
             log(f"{service.name} ({service.pid}) did not end in time: killing it")
-            service.asked_ends = KILLED_ENDS
+            service.may_end(KILLED_ENDS)
         self._kill_the_rest()
         remove_files(self._owned_files)
         remove_stale_sockets(self._socket_dir)

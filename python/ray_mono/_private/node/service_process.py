@@ -27,6 +27,7 @@ PR_SET_PDEATHSIG = 1
 # Ray's.
 DESCRIPTORS = 65536
 LOG_TAIL_BYTES = 4096
+READY_BYTES_MAX = 1 << 20
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,11 +43,32 @@ class Service:
     ends_node: bool
     ready_fd: int
     """The read end of its ready pipe; -1 when that is done with."""
-    received: bytes = b""
     answered: bool = False
     """Whether the starter was told that it is ready."""
     asked_ends: tuple[str, ...] = ()
     """How it may end, in describe_status's words, because it was asked to. Any other end is its own."""
+    _received: bytes = b""
+
+    def ready_line(self) -> bytes | None:
+        """Reads the ready pipe: its first line, or what there is where it ended without one; None while more may come."""
+        try:
+            data = os.read(self.ready_fd, 65536)
+        except BlockingIOError:
+            return None
+        self._received += data
+        line, newline, _ = self._received.partition(b"\n")
+        return None if data and not newline and len(line) < READY_BYTES_MAX else line
+
+    def close_ready_pipe(self) -> None:
+        os.close(self.ready_fd)
+        self.ready_fd = -1
+
+    def set_answered(self) -> None:
+        self.answered = True
+
+    def may_end(self, ends: tuple[str, ...]) -> None:
+        """From now on these ends are no surprise."""
+        self.asked_ends = ends
 
 
 def describe_status(status: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.remote.signature import CallSignature
+from ray_mono.common.our_bug import InternalError
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -32,7 +33,7 @@ class CompleteWhenUsed:
     """
 
     def _restore(self, state: dict[str, Any]) -> None:
-        raise AssertionError(f"{type(self).__name__} does not say how it is restored")
+        raise InternalError(f"{type(self).__name__} does not say how it is restored")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__["_unpickled"] = state

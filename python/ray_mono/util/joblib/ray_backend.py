@@ -23,6 +23,7 @@ from joblib._parallel_backends import (
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono._private.state import cluster_resources
 from ray_mono._private.worker import get, put
+from ray_mono.common.our_bug import known
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.util.multiprocessing.pool import Pool
 
@@ -91,9 +92,9 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def submit(self, func: Any, callback: Callable[[Any], Any] | None = None) -> Any:
         """Has a batch run; callback gets (value, error)."""
-        assert self._pool is not None
+        pool = known(self._pool, "the pool of the batches")
         told = callback or (lambda outcome: None)
-        return self._pool.apply_async(
+        return pool.apply_async(
             _Batch(func, self._share),
             callback=lambda value: told((value, None)),
             error_callback=lambda error: told((None, error)),

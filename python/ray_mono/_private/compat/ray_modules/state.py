@@ -6,6 +6,7 @@ from ray_mono._private import state as own
 from ray_mono._private.compat import old_functions
 from ray_mono.common.resources import ResourceSet
 from ray_mono.core_worker.process import current
+from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 
@@ -25,7 +26,7 @@ def total_resources_per_node() -> dict[str, dict[str, float]]:
 
 def _nodes(collect: bool) -> list[common_pb2.NodeResources]:
     request = gcs_pb2.GetAllResourcesRequest(collect=collect)
-    return list(current.require().gcs.GetAllResources(request, timeout_s=own.GCS_TIMEOUT_S).nodes)
+    return list(current.require().gcs.GetAllResources(request, timeout_s=GCS_TIMEOUT_S).nodes)
 
 
 class GlobalState:
