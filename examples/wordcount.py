@@ -17,10 +17,8 @@ import sysconfig
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 import ray_mono as ray
+from ray_mono.experimental.tqdm_ray import tqdm
 
 Counts = collections.Counter[bytes]
 WORD = re.compile(rb"[a-z]+")
@@ -83,9 +81,9 @@ class Reducer:
         return self.total
 
 
-def count_in_parallel(batches: list[list[str]], progress: Progress) -> Counts:
-    """The whole job on the cluster; `progress` shows the batches that are done."""
-    bar = progress.add_task("counting", total=len(batches))
+def count_in_parallel(batches: list[list[str]]) -> Counts:
+    """The whole job on the cluster; a bar shows the batches that are done."""
+    bar = tqdm(desc="counting", total=len(batches), unit="batch", flush_interval_s=0.1)
     leaves = [Reducer.remote() for _ in range(NUM_LEAVES)]
     pending = [count_batch.remote(batch) for batch in batches]
     added = []
@@ -96,7 +94,8 @@ def count_in_parallel(batches: list[list[str]], progress: Progress) -> Counts:
             # The reference goes to the reducer: the counts do not pass through the driver.
             added.append(leaves[num_done % NUM_LEAVES].add.remote(counts))
             num_done += 1
-            progress.advance(bar)
+            bar.update(1)
+    bar.close()
     root = Reducer.remote()
     # Calls of one caller run in order, so each leaf's result follows all its additions.
     ray.get(added + [root.add.remote(leaf.result.remote()) for leaf in leaves])
@@ -126,7 +125,6 @@ def main() -> int:
     if arguments.batch_kib < 1 or arguments.top < 0:
         parser.error("--batch-kib must be at least 1 and --top at least 0")
 
-    console = Console()
     files = library_files()
     total_bytes = sum(size for _, size in files)
     batches = batches_of(files, arguments.batch_kib << 10)
@@ -134,10 +132,8 @@ def main() -> int:
     started_s = time.perf_counter()
     ray.init(address=arguments.address)
     init_s = time.perf_counter() - started_s
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     started_s = time.perf_counter()
-    with Progress(*columns, console=console) as progress:
-        counts = count_in_parallel(batches, progress)
+    counts = count_in_parallel(batches)
     parallel_s = time.perf_counter() - started_s
     ray.shutdown()
 
@@ -145,18 +141,16 @@ def main() -> int:
     serial = count_words([path for path, _ in files])
     serial_s = time.perf_counter() - started_s
 
-    console.print(
-        f"{len(files)} files, {total_bytes:,} bytes, {counts.total():,} words, {len(counts):,} different"
-    )
+    print(f"{len(files)} files, {total_bytes:,} bytes, {counts.total():,} words, {len(counts):,} different")
     for word, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: arguments.top]:
-        console.print(f"{number:>9,}  {word.decode()}")
-    console.print(
+        print(f"{number:>9,}  {word.decode()}")
+    print(
         f"cluster up in {init_s:.2f} s; counted in {parallel_s:.2f} s by {len(batches)} tasks, in {serial_s:.2f} s by one process"
     )
     if counts != serial:
-        console.print("[red]The two counts differ.[/red]")
+        print("The two counts differ.")
         return 1
-    console.print("Both counts are equal.")
+    print("Both counts are equal.")
     return 0
 
 
