@@ -18,8 +18,6 @@ from ray_mono._private.node.ports import PortInUseError
 from ray_mono.rpc.auth import TOKEN_FILE_NAME, TOKEN_VARIABLE, USER_TOKEN_PATH
 from ray_mono.scripts import failures
 
-HEAD_ONLY = ("port", "redis_address", "redis_embedded")
-
 
 def start_node(
     *,

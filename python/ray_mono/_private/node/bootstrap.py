@@ -51,12 +51,6 @@ class ClusterAddress:
     """Its session directory on this machine, where a node of this user runs here: the secret lies there."""
 
 
-def canonicalize_bootstrap_address(address: str | None) -> str | None:
-    """host:port of the cluster that `address` means; None where it means a new one. Raises as find_cluster does."""
-    cluster = find_cluster(address)
-    return None if cluster is None else cluster.address
-
-
 def find_cluster(address: str | None) -> ClusterAddress | None:
     """The cluster that `address` means (see above); None where it means a new one.
 

@@ -1,4 +1,4 @@
-"""The nodes of a cluster as its GCS knows them: which of them is on this machine, and when one has joined."""
+"""The nodes of a cluster as its GCS knows them, and which of them is on this machine."""
 
 from __future__ import annotations
 
@@ -38,25 +38,6 @@ def find_local_node(gcs_address: str, secret: str, timeout_s: float = 10.0) -> c
             f" `ray-mono start --address={gcs_address}` here first"
         )
     return min(here, key=lambda node: (not node.is_head, node.node_id))
-
-
-def wait_for_node(
-    gcs_address: str, secret: str, node_id: str, timeout_s: float = 30.0
-) -> common_pb2.NodeInfo:
-    """Returns when the GCS has the node (an id in hex) as living. Raises ConnectionError where it is not in time."""
-    wanted = bytes.fromhex(node_id)
-
-    async def wait(gcs: GcsServiceAsyncStub) -> common_pb2.NodeInfo:
-        request = gcs_pb2.SubscribeRequest(
-            channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.NODE, keys=[wanted])]
-        )
-        async for message in gcs.Subscribe(request):
-            node = common_pb2.NodeInfo.FromString(message.payload)
-            if node.node_id == wanted and node.state == common_pb2.NODE_ALIVE:
-                return node
-        raise ConnectionError(f"the GCS at {gcs_address} ended while node {node_id} was waited for")
-
-    return query_gcs(gcs_address, secret, wait, timeout_s)
 
 
 def _is_our_socket(path: str) -> bool:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ray_mono._private.node.bootstrap import find_cluster
-from ray_mono._private.node.local_node import get_cluster_info, wait_for_node
+from ray_mono._private.node.local_node import find_local_node, get_cluster_info
 from ray_mono._private.node.node import Node
 from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.reaper_client import ServiceStartError
@@ -69,8 +69,8 @@ def test_a_head_runs_until_its_node_is_told_to_end(session_base: Path) -> None:
     assert Path(info["raylet_socket_name"]) == Path(info["session_dir"], "sockets", "raylet")
     assert info["node_id"] == node.node_id
     assert get_cluster_info(node.gcs_address, node.secret).session_dir == node.session_dir
-    row = wait_for_node(node.gcs_address, node.secret, node.node_id)
-    assert row.total.amounts["A"] == 20000
+    row = find_local_node(node.gcs_address, node.secret)
+    assert row.node_id.hex() == node.node_id and row.total.amounts["A"] == 20000
     assert row.object_manager_port and row.node_manager_port
 
     driver = Node(RayParams(gcs_address=node.gcs_address), connect_only=True, session_dir=node.session_dir)

@@ -247,11 +247,15 @@ def test_auto_means_the_cluster_that_runs(session_base: Path) -> None:
 
 def test_the_environment_names_a_cluster(session_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(bootstrap.ADDRESS_VARIABLE, "127.0.0.1:6380")
-    assert bootstrap.canonicalize_bootstrap_address(None) == "127.0.0.1:6380"
-    assert bootstrap.canonicalize_bootstrap_address("auto") == "127.0.0.1:6380"
-    assert bootstrap.canonicalize_bootstrap_address("127.0.0.1:1") == "127.0.0.1:1"
+    for given, address in (
+        (None, "127.0.0.1:6380"),
+        ("auto", "127.0.0.1:6380"),
+        ("127.0.0.1:1", "127.0.0.1:1"),
+    ):
+        cluster = bootstrap.find_cluster(given)
+        assert cluster is not None and cluster.address == address
     monkeypatch.setenv(bootstrap.ADDRESS_VARIABLE, "local")
-    assert bootstrap.canonicalize_bootstrap_address(None) is None
+    assert bootstrap.find_cluster(None) is None
 
 
 def test_localhost_means_the_head_on_this_machine(session_base: Path) -> None:
