@@ -11,22 +11,22 @@ import logging
 from collections.abc import Iterable
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
-from ray_mono.gcs.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
-from ray_mono.gcs.actor_ender import ActorEnder
-from ray_mono.gcs.actor_manager import ActorManager
-from ray_mono.gcs.actor_rows import death_from_proto, registration_of
-from ray_mono.gcs.actor_scheduler import ActorScheduler
-from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
-from ray_mono.gcs.actor_table import ActorTable
-from ray_mono.gcs.collections import Collections
+from ray_mono.gcs.actor.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
+from ray_mono.gcs.actor.actor_ender import ActorEnder
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_rows import death_from_proto, registration_of
+from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
+from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.node_health import NodeHealth, raylet_address
 from ray_mono.gcs.node_manager import NodeManager
-from ray_mono.gcs.storage import Table
-from ray_mono.gcs.subscriptions import Subscriptions
+from ray_mono.gcs.pubsub.collections import Collections
+from ray_mono.gcs.pubsub.subscriptions import Subscriptions
+from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.worker_manager import WorkerManager
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from ray_mono.common.ids import JobID
-from ray_mono.gcs.actor_state import Actor, ActorRegistration, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, Death, DeathKind
 from ray_mono.protobuf import common_pb2
 
 DEATHS_TOLD_MAX = 20

@@ -9,7 +9,7 @@ from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.world import Clock
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.peers import Peers
-from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import Transport
 
 

@@ -27,11 +27,11 @@ from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.open_storage import add_storage_arguments, open_storage
 from ray_mono.gcs.peers import Peers
 from ray_mono.gcs.servicer import GcsServicer
-from ray_mono.gcs.storage import StorageError, Table, TableStorage
-from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.gcs.storage.open_storage import add_storage_arguments, open_storage
+from ray_mono.gcs.storage.table_storage import StorageError, Table, TableStorage
+from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret

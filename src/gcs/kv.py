@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from ray_mono.gcs.storage import Table
+from ray_mono.gcs.storage.table_storage import Table
 
 
 class RowWriter(Protocol):

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from ray_mono.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
-from ray_mono.gcs.actor_effects import ActorNameTaken
-from ray_mono.gcs.actor_table import unknown_actor
+from ray_mono.gcs.actor.actor_effects import ActorNameTaken
+from ray_mono.gcs.actor.actor_table import unknown_actor
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.node_manager import NodeIsDead, UnknownNode
-from ray_mono.gcs.pubsub import Message
+from ray_mono.gcs.pubsub.publisher import Message
+from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.gcs.task_event_log import TaskEventLog
-from ray_mono.gcs.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from ray_mono.common import process
-from ray_mono.gcs.embedded_redis import find_server_binary
+from ray_mono.gcs.storage.embedded_redis import find_server_binary
 
 REDIS_START_TIMEOUT_S = 30.0
 

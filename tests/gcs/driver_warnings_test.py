@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from ray_mono.common.ids import JobID
-from ray_mono.gcs.actor_state import Actor, ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorState, Death, DeathKind
 from ray_mono.gcs.driver_warnings import DEATHS_TOLD_MAX, DriverWarnings
 from ray_mono.protobuf import common_pb2
-from tests.gcs.actor_scene import registration
+from tests.gcs.actor.actor_scene import registration
 
 JOB = JobID.from_int(1)
 KILLED = Death(DeathKind.WORKER_DIED, "worker pid 7 was killed by signal 9", signal=9)

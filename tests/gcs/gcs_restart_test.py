@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ray_mono.gcs.storage import StorageError, Table
+from ray_mono.gcs.storage.table_storage import StorageError, Table
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.scene import OWNER, GcsScene, actor_id, play, registration, until_state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.gcs.kv import KeyValueStore, join_row_key, split_row_key
-from ray_mono.gcs.storage import Table
+from ray_mono.gcs.storage.table_storage import Table
 
 
 class Rows:

@@ -12,7 +12,7 @@ from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID, object_id_byte
 from ray_mono.common.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
-from ray_mono.gcs.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.protobuf import (
     common_pb2,
     core_worker_pb2,

@@ -14,9 +14,9 @@ import sys
 import pytest
 
 from ray_mono.common.resources import ResourceSet
-from ray_mono.gcs.actor_effects import Effect
-from ray_mono.gcs.actor_manager import ActorManager
-from ray_mono.gcs.actor_state import ActorRegistration
+from ray_mono.gcs.actor.actor_effects import Effect
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_state import ActorRegistration
 from ray_mono.raylet.lease_manager import LeaseManager
 from ray_mono.raylet.leases import Binding
 from ray_mono.raylet.ledger import ResourceLedger

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
 COMMIT_DELAY_S = (20e-6, 2e-3)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from ray_mono.gcs.collections import Collections
-from ray_mono.gcs.subscriptions import Subscriptions
+from ray_mono.gcs.pubsub.collections import Collections
+from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.protobuf import gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import Connection
 from tests.gcs.scene import GcsScene, play

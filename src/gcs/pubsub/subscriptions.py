@@ -1,4 +1,4 @@
-"""The shell around `pubsub.Publisher`: wakes subscribers, and turns a subscription into the stream that answers Subscribe."""
+"""The shell around `publisher.Publisher`: wakes subscribers, and turns a subscription into the stream that answers Subscribe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import cast
 
-from ray_mono.gcs.pubsub import Message, Publisher
+from ray_mono.gcs.pubsub.publisher import Message, Publisher
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc.surface import Connection, RpcError, StatusCode
 

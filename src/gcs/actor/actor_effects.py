@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
-from ray_mono.gcs.actor_state import Actor, Death
+from ray_mono.gcs.actor.actor_state import Actor, Death
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from ray_mono.common import private_files
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
 SCHEMA_VERSION = 1
 

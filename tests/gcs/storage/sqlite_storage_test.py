@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from ray_mono.gcs.sqlite_storage import SqliteStorage
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 from tests.other_user import OTHER_UID, give_away, needs_another_user
 
 COMMITS_BEFORE_KILL = 300
 
 WRITER = """
 import asyncio, sys
-from ray_mono.gcs.sqlite_storage import SqliteStorage
-from ray_mono.gcs.storage import Table, Write
+from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
+from ray_mono.gcs.storage.table_storage import Table, Write
 
 async def write():
     storage = SqliteStorage(sys.argv[1], survive_power_loss=False)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from ray_mono.gcs.actor_effects import (
+from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
     EndWorker,
     Place,
@@ -14,7 +14,7 @@ from ray_mono.gcs.actor_effects import (
     RowForgotten,
     StopPlacing,
 )
-from ray_mono.gcs.actor_state import (
+from ray_mono.gcs.actor.actor_state import (
     TRANSITIONS,
     Actor,
     ActorEvent,
@@ -24,7 +24,7 @@ from ray_mono.gcs.actor_state import (
     IllegalActorTransition,
     next_state,
 )
-from tests.gcs.actor_scene import (
+from tests.gcs.actor.actor_scene import (
     CRASH,
     NEXT_WORKER,
     NODE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_mono.gcs.storage import Table, Write
+from ray_mono.gcs.storage.table_storage import Table, Write
 
 
 class MemoryStorage:

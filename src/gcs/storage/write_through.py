@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ray_mono.gcs.storage import Table, TableStorage, Write
+from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
-from ray_mono.gcs.actor_effects import (
+from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
     Effect,
     EndWorker,
@@ -30,7 +30,7 @@ from ray_mono.gcs.actor_effects import (
     RowForgotten,
     StopPlacing,
 )
-from ray_mono.gcs.actor_state import (
+from ray_mono.gcs.actor.actor_state import (
     FINAL_KINDS,
     Actor,
     ActorEvent,

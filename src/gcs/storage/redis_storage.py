@@ -19,7 +19,7 @@ from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
 # Between attempts to reach a Redis that does not answer.
 RETRY_PERIOD_S = 0.2

@@ -8,10 +8,10 @@ import stat
 
 import pytest
 
-from ray_mono.gcs import embedded_redis
-from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
-from ray_mono.gcs.redis_storage import RedisStorage
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage import embedded_redis
+from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.storage.redis_storage import RedisStorage
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 from tests.gcs.conftest import RedisServer
 
 

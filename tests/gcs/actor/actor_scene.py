@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
-from ray_mono.gcs.actor_effects import (
+from ray_mono.gcs.actor.actor_effects import (
     Effect,
 )
-from ray_mono.gcs.actor_manager import ActorManager
-from ray_mono.gcs.actor_state import (
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_state import (
     Actor,
     ActorRegistration,
     Death,

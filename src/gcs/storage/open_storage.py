@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from ray_mono.gcs.memory_storage import MemoryStorage
-from ray_mono.gcs.sqlite_storage import SqliteStorage
-from ray_mono.gcs.storage import StorageError, TableStorage
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
+from ray_mono.gcs.storage.table_storage import StorageError, TableStorage
 
 REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
 # How long an unreachable Redis may stall the cluster before the GCS gives up: a failover of Sentinel takes less.
@@ -68,10 +68,10 @@ def open_storage(arguments: argparse.Namespace) -> TableStorage:
     if arguments.redis_embedded:
         if not arguments.session_dir:
             raise StorageError("--redis-embedded needs --session-dir, where it keeps its data")
-        from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
+        from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
 
         return EmbeddedRedisStorage(arguments.session_dir)
-    from ray_mono.gcs.redis_storage import RedisStorage
+    from ray_mono.gcs.storage.redis_storage import RedisStorage
 
     password = arguments.redis_password
     if password is None:

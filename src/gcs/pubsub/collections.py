@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections import Counter
 
-from ray_mono.gcs.subscriptions import Subscriptions
+from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc.surface import Connection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.gcs.pubsub import Message, Publisher
+from ray_mono.gcs.pubsub.publisher import Message, Publisher
 
 ROWS, LOSSY, OTHER = 1, 2, 3
 QUEUE_MAX = 3

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from ray_mono.common.argument_nodes import node_with_most
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.resources import ResourceSet
-from ray_mono.gcs.actor_effects import Effect
-from ray_mono.gcs.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_effects import Effect
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
+from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain, moved_to
-from ray_mono.gcs.actor_rows import demand_of, strategy_of
-from ray_mono.gcs.actor_state import ActorState, Death, DeathKind
-from ray_mono.gcs.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc

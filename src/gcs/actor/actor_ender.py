@@ -12,8 +12,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ray_mono.common.ids import WorkerID
-from ray_mono.gcs.actor_effects import EndWorker
-from ray_mono.gcs.actor_rows import death_to_proto
+from ray_mono.gcs.actor.actor_effects import EndWorker
+from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.common.ids import JobID
-from ray_mono.gcs.actor_effects import (
+from ray_mono.gcs.actor.actor_effects import (
     EndWorker,
     Place,
     RowChanged,
     StopPlacing,
 )
-from ray_mono.gcs.actor_state import (
+from ray_mono.gcs.actor.actor_state import (
     ActorState,
     Death,
     DeathKind,
 )
-from tests.gcs.actor_scene import (
+from tests.gcs.actor.actor_scene import (
     CRASH,
     JOB,
     NODE,

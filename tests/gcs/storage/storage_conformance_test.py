@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from ray_mono.gcs.embedded_redis import EmbeddedRedisStorage
 from ray_mono.gcs.kv import KeyValueStore
-from ray_mono.gcs.memory_storage import MemoryStorage
-from ray_mono.gcs.redis_storage import RedisStorage
-from ray_mono.gcs.sqlite_storage import SqliteStorage
-from ray_mono.gcs.storage import Table, TableStorage, Write
-from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.redis_storage import RedisStorage
+from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
+from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
+from ray_mono.gcs.storage.write_through import WriteThrough
 
 
 @dataclass

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from ray_mono.gcs.memory_storage import MemoryStorage
-from ray_mono.gcs.storage import StorageError, Table, Write
-from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
+from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 

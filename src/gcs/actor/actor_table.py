@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from ray_mono.common.ids import ActorID
-from ray_mono.gcs.actor_rows import death_to_proto, read_fields, without_arguments, write_fields
-from ray_mono.gcs.actor_state import Actor, ActorRegistration, ActorState
-from ray_mono.gcs.storage import Table
-from ray_mono.gcs.write_through import WriteThrough
+from ray_mono.gcs.actor.actor_rows import death_to_proto, read_fields, without_arguments, write_fields
+from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, ActorState
+from ray_mono.gcs.storage.table_storage import Table
+from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 

@@ -16,8 +16,8 @@ import subprocess
 from collections.abc import Sequence
 
 from ray_mono.common import process
-from ray_mono.gcs.redis_storage import RedisStorage
-from ray_mono.gcs.storage import StorageError, Table, Write
+from ray_mono.gcs.storage.redis_storage import RedisStorage
+from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
 START_TIMEOUT_S = 10.0
 START_POLL_PERIOD_S = 0.02
