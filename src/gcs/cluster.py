@@ -1,7 +1,7 @@
 """What happens in the cluster, and what it means for each table: a node's death for its workers, jobs and actors, and so on.
 
 The managers decide each over its own rows. This class hands an event to those it concerns, writes the rows that changed, publishes
-them once they are durable, and carries out the effects of the actor manager. It is called by the servicer and by the health checks, never
+them once they are durable, and carries out the effects of the actor manager. It is called by the servicers and by the health checks, never
 waits, and knows nothing of calls and connections.
 """
 
@@ -27,6 +27,7 @@ from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.pubsub.collections import Collections
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
+from ray_mono.gcs.task_event_log import TaskEventLog
 from ray_mono.gcs.worker_manager import WorkerManager
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -34,8 +35,6 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 logger = logging.getLogger(__name__)
 
 NEXT_JOB_NUMBER_KEY = b"next_job_number"
-CODE_NAMESPACES = (b"fun", b"run")
-"""Of the key-value store: keys there begin with a job's id and go with the job."""
 
 
 class Cluster:
@@ -59,6 +58,7 @@ class Cluster:
         )
         self._warnings = DriverWarnings()
         self.collections = Collections(self.subscriptions)
+        self.task_events = TaskEventLog()
         self._ender = ActorEnder(
             environment,
             self.nodes,
@@ -171,14 +171,9 @@ class Cluster:
                 continue
             self._write_job(row)
             self.scheduler.forget_job(job_id.binary())
-            for namespace in CODE_NAMESPACES:
-                self.kv.delete(namespace, job_id.binary(), by_prefix=True)
+            self.kv.delete_code(job_id)
         for forgotten in self.jobs.forget_oldest():
             self._writes.delete(Table.JOB, forgotten.binary())
-
-    def is_code_of_ended_job(self, namespace: bytes, key: bytes) -> bool:
-        """Whether a key of the function table would stay for ever."""
-        return namespace in CODE_NAMESPACES and self.jobs.is_over(JobID(key[: JobID.SIZE].ljust(JobID.SIZE)))
 
     def _write_job(self, row: common_pb2.JobInfo) -> None:
         payload = row.SerializeToString()

@@ -52,7 +52,7 @@ def dump_cluster(cluster: Cluster) -> dict[str, Any]:
                 "queued": len(subscription.queue),
                 "dropped": subscription.dropped,
             }
-            for subscription in cluster.subscriptions.publisher.subscriptions()
+            for subscription in cluster.subscriptions.all()
         ],
     }
 

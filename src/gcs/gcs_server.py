@@ -1,7 +1,7 @@
 """The GCS: one process per cluster that knows its nodes, jobs, actors and workers, keeps its key-value store, and tells changes.
 
 GcsServer puts the parts together over whatever store, transport, clock and randomness it is given; `main` gives it the real ones. How
-it works: `servicer.py` translates calls into events for `cluster.py`, whose managers decide; rows go through `write_through.py` into the
+it works: `servicers/` translate calls into events for `cluster.py`, whose managers decide; rows go through `write_through.py` into the
 store before anyone hears of them. Started again on the same store, it goes on where the last one ended: raylets register again, and
 actors that had no worker yet are placed anew.
 """
@@ -28,12 +28,11 @@ from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.peers import Peers
-from ray_mono.gcs.servicer import GcsServicer
+from ray_mono.gcs.servicers.gcs_service import gcs_handlers
 from ray_mono.gcs.storage.open_storage import add_storage_arguments, open_storage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, TableStorage
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import Listener, Transport
@@ -76,9 +75,7 @@ class GcsServer:
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         await self._environment.writes.flushed()
-        handlers = gcs_service_handlers(
-            GcsServicer(self.cluster, self._environment.writes, lambda: self._info, self.dump_state)
-        )
+        handlers = gcs_handlers(self.cluster, self._environment.writes, lambda: self._info, self.dump_state)
         for address in self._config.listen:
             self._listeners.append(await self._environment.transport.serve(address, handlers))
         host, _, port = self.address.rpartition(":")

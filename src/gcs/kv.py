@@ -1,11 +1,18 @@
-"""The key-value store of the cluster, and with it the function table: bytes by namespace and key, held in memory and written through."""
+"""The key-value store of the cluster, and with it the function table.
+
+Bytes by namespace and key, held in memory and written through.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Protocol
 
+from ray_mono.common.ids import JobID
 from ray_mono.gcs.storage.table_storage import Table
+
+CODE_NAMESPACES = (b"fun", b"run")
+"""The function table: keys there begin with a job's id and go with the job."""
 
 
 class RowWriter(Protocol):
@@ -52,6 +59,11 @@ class KeyValueStore:
             self._namespaces.pop(namespace, None)
         return len(doomed)
 
+    def delete_code(self, job_id: JobID) -> None:
+        """The job is over: nobody needs its functions any more."""
+        for namespace in CODE_NAMESPACES:
+            self.delete(namespace, job_id.binary(), by_prefix=True)
+
     def keys(self, namespace: bytes, prefix: bytes) -> list[bytes]:
         """The keys that begin with `prefix`, sorted."""
         return sorted(key for key in self._namespaces.get(namespace, {}) if key.startswith(prefix))
@@ -65,6 +77,13 @@ class KeyValueStore:
             }
             for namespace, values in sorted(self._namespaces.items())
         }
+
+
+def job_of_code(namespace: bytes, key: bytes) -> JobID | None:
+    """The job that a key of the function table belongs to; None for other keys."""
+    if namespace not in CODE_NAMESPACES:
+        return None
+    return JobID(key[: JobID.SIZE].ljust(JobID.SIZE))
 
 
 def join_row_key(namespace: bytes, key: bytes) -> bytes:

@@ -309,11 +309,11 @@ def test_a_subscriber_that_left_is_forgotten() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         assert scene.server is not None
-        publisher = scene.server.cluster.subscriptions.publisher
+        subscriptions = scene.server.cluster.subscriptions
         async with subscription(gcs, gcs_pb2.LOG):
-            assert len(publisher.subscriptions()) == 1
+            assert len(subscriptions.all()) == 1
         await asyncio.sleep(1)
-        assert publisher.subscriptions() == []
+        assert subscriptions.all() == []
 
     play(script)
 

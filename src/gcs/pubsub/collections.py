@@ -26,7 +26,7 @@ class Collections:
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
-        subscriptions.on_end = self._ended
+        subscriptions.on_end(self._ended)
         self._next_number = 0
         # Who has not answered, once for each subscription, and what the last one sets.
         self._awaited: dict[bytes, tuple[Counter[Connection], asyncio.Event]] = {}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import cast
 
-from ray_mono.gcs.pubsub.publisher import Message, Publisher
+from ray_mono.gcs.pubsub.publisher import Message, Publisher, Subscription
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc.surface import Connection, RpcError, StatusCode
 
@@ -17,19 +17,30 @@ class Subscriptions:
     """All streams of messages to subscribers."""
 
     def __init__(self, queue_max: int) -> None:
-        self.publisher = Publisher(queue_max, LOSSY_CHANNELS)
+        self._publisher = Publisher(queue_max, LOSSY_CHANNELS)
         self._queue_max = queue_max
         self._wake_ups: dict[int, asyncio.Event] = {}
         self._connections: dict[int, Connection] = {}
-        self.on_end: Callable[[Connection], None] = lambda connection: None
-        """A subscription of this connection is over."""
+        self._on_end: Callable[[Connection], None] = lambda connection: None
+
+    def on_end(self, callback: Callable[[Connection], None]) -> None:
+        """callback(connection) runs when a subscription of this connection is over."""
+        self._on_end = callback
 
     def publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> list[Connection]:
         """Returns the connection of each subscription that the message reached."""
-        reached = self.publisher.publish(Message(channel, key, payload))
+        reached = self._publisher.publish(Message(channel, key, payload))
         for subscriber_id in reached:
             self._wake_ups[subscriber_id].set()
         return [self._connections[subscriber_id] for subscriber_id in reached]
+
+    def reach(self, channel: gcs_pb2.Channel, key: bytes) -> tuple[int, int]:
+        """(how many subscriptions want messages of this key, how many messages wait in the longest of their queues)"""
+        return self._publisher.reach(channel, key)
+
+    def all(self) -> list[Subscription]:
+        """For a dump of the state."""
+        return self._publisher.subscriptions()
 
     async def stream(
         self,
@@ -39,7 +50,7 @@ class Subscriptions:
     ) -> AsyncGenerator[gcs_pb2.PubMessage, None]:
         """rows() first, then every change since, until the caller leaves. Raises RpcError RESOURCE_EXHAUSTED for one who reads
         too slowly."""
-        subscriber_id = self.publisher.subscribe(filters)
+        subscriber_id = self._publisher.subscribe(filters)
         wake_up = self._wake_ups[subscriber_id] = asyncio.Event()
         self._connections[subscriber_id] = connection
         try:
@@ -48,7 +59,7 @@ class Subscriptions:
             while True:
                 for message in messages:
                     yield to_proto(message)
-                overflowed_on = self.publisher.overflowed_on(subscriber_id)
+                overflowed_on = self._publisher.overflowed_on(subscriber_id)
                 if overflowed_on is not None:
                     channel = gcs_pb2.Channel.Name(overflowed_on)
                     raise RpcError(
@@ -58,11 +69,11 @@ class Subscriptions:
                     )
                 await wake_up.wait()
                 wake_up.clear()
-                messages = self.publisher.take(subscriber_id)
+                messages = self._publisher.take(subscriber_id)
         finally:
-            self.publisher.unsubscribe(subscriber_id)
+            self._publisher.unsubscribe(subscriber_id)
             del self._wake_ups[subscriber_id], self._connections[subscriber_id]
-            self.on_end(connection)
+            self._on_end(connection)
 
 
 def to_proto(message: Message) -> gcs_pb2.PubMessage:

@@ -1,0 +1,73 @@
+"""GcsService on the wire, put together: the servicers of this folder answer it, each as much as one of Ray's services.
+
+A servicer checks what callers say, hands it to the cluster, and answers when the store has it. Reads wait for the
+store as well, so that nobody sees what a crash could take back; they wait only where a write is under way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray_mono.common.our_bug import check
+from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.servicers.actor_info import ActorInfoServicer
+from ray_mono.gcs.servicers.internal_kv import InternalKVServicer
+from ray_mono.gcs.servicers.internal_pubsub import InternalPubSubServicer
+from ray_mono.gcs.servicers.job_info import JobInfoServicer
+from ray_mono.gcs.servicers.node_info import NodeInfoServicer
+from ray_mono.gcs.servicers.node_resource_info import NodeResourceInfoServicer
+from ray_mono.gcs.servicers.task_info import TaskInfoServicer
+from ray_mono.gcs.servicers.worker_info import WorkerInfoServicer
+from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
+from ray_mono.rpc.surface import CallContext, Handler
+
+Handlers = dict[str, Handler[Any, Any]]
+
+
+class DumpStateServicer(GcsServiceServicer):
+    """Tells people the state of the process."""
+
+    def __init__(self, dump_state: Callable[[], dict[str, Any]]) -> None:
+        self._dump_state = dump_state
+
+    async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
+        return common_pb2.DumpStateReply(json=json.dumps(self._dump_state()))
+
+
+def gcs_handlers(
+    cluster: Cluster,
+    writes: WriteThrough,
+    cluster_info: Callable[[], gcs_pb2.ClusterInfo],
+    dump_state: Callable[[], dict[str, Any]],
+) -> Handlers:
+    """What the GCS answers, by path."""
+    return handlers_of(
+        [
+            NodeInfoServicer(cluster, cluster.nodes, cluster.health, writes, cluster_info),
+            NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
+            JobInfoServicer(cluster, cluster.jobs, writes),
+            ActorInfoServicer(cluster, cluster.actors, cluster.actor_table, writes),
+            WorkerInfoServicer(cluster, cluster.workers, writes),
+            InternalKVServicer(cluster.kv, cluster.jobs, writes),
+            InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),
+            TaskInfoServicer(cluster.task_events, cluster.collections),
+            DumpStateServicer(dump_state),
+        ]
+    )
+
+
+def handlers_of(servicers: Sequence[GcsServiceServicer]) -> Handlers:
+    """Each method as the servicer has it that overrides it. Raises InternalError unless exactly one does."""
+    handlers: Handlers = {}
+    for servicer in servicers:
+        for path, handler in gcs_service_handlers(servicer).items():
+            if path.rpartition("/")[2] in vars(type(servicer)):
+                check(path not in handlers, f"{path} is answered by two servicers")
+                handlers[path] = handler
+    missing = gcs_service_handlers(GcsServiceServicer()).keys() - handlers.keys()
+    check(not missing, f"no servicer answers {', '.join(sorted(missing))}")
+    return handlers

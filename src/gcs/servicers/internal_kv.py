@@ -1,0 +1,54 @@
+"""InternalKVGcsService: the key-value store, and with it the function table."""
+
+from __future__ import annotations
+
+from ray_mono.gcs.job_manager import JobManager
+from ray_mono.gcs.kv import KeyValueStore, job_of_code
+from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.protobuf import gcs_pb2, gcs_rpc
+from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
+
+
+class InternalKVServicer(gcs_rpc.GcsServiceServicer):
+    """Reads and writes of keys."""
+
+    def __init__(self, kv: KeyValueStore, jobs: JobManager, writes: WriteThrough) -> None:
+        self._kv = kv
+        self._jobs = jobs
+        self._writes = writes
+
+    async def KvPut(self, request: gcs_pb2.KvPutRequest, context: CallContext) -> gcs_pb2.KvPutReply:
+        job_id = job_of_code(request.namespace, request.key)
+        if job_id is not None and self._jobs.is_over(job_id):
+            # Nobody would ever delete it.
+            raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {job_id.hex()} has finished")
+        added = self._kv.put(request.namespace, request.key, request.value, request.overwrite)
+        await self._writes.flushed()
+        return gcs_pb2.KvPutReply(added=added)
+
+    async def KvGet(self, request: gcs_pb2.KvGetRequest, context: CallContext) -> gcs_pb2.KvGetReply:
+        await self._writes.flushed()
+        value = self._kv.get(request.namespace, request.key)
+        return gcs_pb2.KvGetReply(found=value is not None, value=value or b"")
+
+    async def KvMultiGet(
+        self, request: gcs_pb2.KvMultiGetRequest, context: CallContext
+    ) -> gcs_pb2.KvMultiGetReply:
+        await self._writes.flushed()
+        found = [(key, self._kv.get(request.namespace, key)) for key in request.keys]
+        return gcs_pb2.KvMultiGetReply(
+            pairs=[gcs_pb2.KvPair(key=key, value=value) for key, value in found if value is not None]
+        )
+
+    async def KvDel(self, request: gcs_pb2.KvDelRequest, context: CallContext) -> gcs_pb2.KvDelReply:
+        deleted = self._kv.delete(request.namespace, request.key, request.by_prefix)
+        await self._writes.flushed()
+        return gcs_pb2.KvDelReply(deleted=deleted)
+
+    async def KvExists(self, request: gcs_pb2.KvGetRequest, context: CallContext) -> gcs_pb2.KvExistsReply:
+        await self._writes.flushed()
+        return gcs_pb2.KvExistsReply(exists=self._kv.get(request.namespace, request.key) is not None)
+
+    async def KvKeys(self, request: gcs_pb2.KvKeysRequest, context: CallContext) -> gcs_pb2.KvKeysReply:
+        await self._writes.flushed()
+        return gcs_pb2.KvKeysReply(keys=self._kv.keys(request.namespace, request.prefix))

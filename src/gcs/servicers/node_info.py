@@ -1,0 +1,64 @@
+"""NodeInfoGcsService: the cluster as such, and the nodes that join and leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray_mono.common.ids import NodeID, WorkerID
+from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.node_health import NodeHealth
+from ray_mono.gcs.node_manager import NodeIsDead, NodeManager
+from ray_mono.gcs.servicers.parse_id import parse_id
+from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
+
+
+class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
+    """What raylets say of their node, and who asks which nodes there are."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        nodes: NodeManager,
+        health: NodeHealth,
+        writes: WriteThrough,
+        cluster_info: Callable[[], gcs_pb2.ClusterInfo],
+    ) -> None:
+        self._cluster = cluster
+        self._nodes = nodes
+        self._health = health
+        self._writes = writes
+        self._cluster_info = cluster_info
+
+    async def GetClusterInfo(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.ClusterInfo:
+        await self._writes.flushed()
+        return self._cluster_info()
+
+    async def RegisterNode(
+        self, request: gcs_pb2.RegisterNodeRequest, context: CallContext
+    ) -> gcs_pb2.RegisterNodeReply:
+        node_id = parse_id(NodeID, "node.node_id", request.node.node_id)
+        for lease in request.actor_leases:
+            parse_id(WorkerID, "actor_leases.worker_id", lease.worker_id)
+        try:
+            unwanted = self._cluster.register_node(request.node, request.actor_leases)
+        except NodeIsDead as error:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
+        # Once for each connection: a raylet may register several times on one.
+        if "node_id" not in context.connection.state:
+            context.connection.state["node_id"] = node_id
+            context.connection.on_close(lambda reason: self._health.hint(node_id))
+        await self._writes.flushed()
+        return gcs_pb2.RegisterNodeReply(unwanted_lease_ids=unwanted)
+
+    async def UnregisterNode(
+        self, request: gcs_pb2.UnregisterNodeRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        self._cluster.node_died(parse_id(NodeID, "node_id", request.node_id), request.cause)
+        await self._writes.flushed()
+        return common_pb2.Empty()
+
+    async def GetAllNodes(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllNodesReply:
+        await self._writes.flushed()
+        return gcs_pb2.GetAllNodesReply(nodes=self._nodes.rows())
