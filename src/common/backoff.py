@@ -21,3 +21,11 @@ class Backoff:
     def reset(self) -> None:
         """It worked: the next failure is a first one."""
         self._next_s = self._first_s
+
+
+def pause_after_s(failures: int, first_s: float, max_s: float, factor: float = 2.0) -> float:
+    """Seconds to wait after so many failures in a row (0: none), for those who keep their number."""
+    if failures <= 0:
+        return 0.0
+    # An actor that restarts without end may fail more often than a power of two has room for.
+    return min(first_s * factor ** min(failures - 1, 64), max_s)

@@ -22,8 +22,9 @@ from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
-from ray_mono.gcs.node_health import NodeHealth, raylet_address
-from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.lease_client import LeaseClient
+from ray_mono.gcs.node_health import NodeHealth
+from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.pubsub.collections import Collections
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
@@ -53,8 +54,15 @@ class Cluster:
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
         self.health = NodeHealth(environment, self.nodes, self._on_health_failed)
+        self._leases = LeaseClient(environment, self.nodes)
         self.scheduler = ActorScheduler(
-            environment, self.actors, self.actor_table, self.nodes, self.apply, self._warn_driver
+            environment,
+            self.actors,
+            self.actor_table,
+            self.nodes,
+            self._leases,
+            self.apply,
+            self._warn_driver,
         )
         self._warnings = DriverWarnings()
         self.collections = Collections(self.subscriptions)
@@ -94,7 +102,7 @@ class Cluster:
             lease.lease_id
             for lease in actor_leases
             if self.actors.of_worker(WorkerID(lease.worker_id)) is None
-            and not self.scheduler.awaits(lease.lease_id)
+            and not self._leases.awaits(lease.lease_id)
         ]
 
     def report_resources(self, resources: common_pb2.NodeResources) -> None:

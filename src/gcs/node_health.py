@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ray_mono.common.ids import NodeID
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import common_pb2, raylet_rpc
 from ray_mono.rpc.surface import RpcError
 
@@ -86,7 +86,3 @@ class NodeHealth:
             logger.info("node %s did not answer a health check: %s", info.node_id.hex(), error)
             return str(error)
         return None
-
-
-def raylet_address(info: common_pb2.NodeInfo) -> str:
-    return f"{info.host}:{info.node_manager_port}"

@@ -173,6 +173,10 @@ class NodeManager:
         ]
 
 
+def raylet_address(info: common_pb2.NodeInfo) -> str:
+    return f"{info.host}:{info.node_manager_port}"
+
+
 def _at_start(info: common_pb2.NodeInfo) -> common_pb2.NodeResources:
     """Before its first report a node has all that it registered with."""
     return common_pb2.NodeResources(node_id=info.node_id, version=0, total=info.total, available=info.total)

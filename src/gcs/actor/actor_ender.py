@@ -15,7 +15,7 @@ from ray_mono.common.ids import WorkerID
 from ray_mono.gcs.actor.actor_effects import EndWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -57,7 +57,7 @@ class ActorEnder:
     async def _have_killed(self, effect: EndWorker) -> None:
         while (info := self._nodes.alive(effect.node_id)) is not None:
             try:
-                await self._ask_raylet(effect, f"{info.host}:{info.node_manager_port}")
+                await self._ask_raylet(effect, raylet_address(info))
                 return
             except RpcError as error:
                 if error.code not in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):

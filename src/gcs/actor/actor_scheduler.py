@@ -1,12 +1,9 @@
 """The shell that finds actors a worker: one task for each actor that waits for a place.
 
-It asks the raylet that `actor_placement.choose_node` names for a lease, follows at most one spillback from there, and pushes the
-creation straight to the worker. What becomes of it goes to the actor manager as an event (through `apply`); the manager's StopPlacing
-ends the task here, whatever it was waiting for. Nothing waits without a bound of its own but what may rightly take for ever: a place
-that nothing has free, and the user's constructor. Those end with the actor, the node, or the connection.
-
-A lease outlives the wish for it when a grant is already under way, so requests are never cancelled here: `_free` cancels the lease at
-the raylet, and gives back the worker if it was too late for that, and asks until it is answered.
+`actor_placement.choose_node` names the node to ask, `lease_client.py` leases a worker there, and the creation is pushed
+straight to that worker. What becomes of it goes to the actor manager as an event (through `apply`). The manager's
+StopPlacing ends the task here, whatever it waits for. Nothing waits without a bound of its own but what may rightly take
+for ever: a place that nothing has free, and the user's constructor. Those end with the actor, the node, or the connection.
 """
 
 from __future__ import annotations
@@ -14,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from ray_mono.common.argument_nodes import node_with_most
+from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.resources import ResourceSet
 from ray_mono.gcs.actor.actor_effects import Effect
@@ -24,23 +21,14 @@ from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
 from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
-from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain, moved_to
+from ray_mono.gcs.actor_placement import Demand, choose_node, explain, moved_to
 from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased, reason_of
 from ray_mono.gcs.node_manager import NodeManager
-from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
+from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
-
-LEASE_ID_SIZE_BYTES = 16
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A worker granted by a raylet."""
-
-    raylet_address: str
-    grant: raylet_pb2.Grant
 
 
 class PlaceGone(Exception):
@@ -68,6 +56,7 @@ class ActorScheduler:
         actors: ActorManager,
         table: ActorTable,
         nodes: NodeManager,
+        leases: LeaseClient,
         apply: Callable[[list[Effect]], None],
         warn_driver: Callable[[common_pb2.ErrorInfo], None],
     ) -> None:
@@ -76,13 +65,10 @@ class ActorScheduler:
         self._actors = actors
         self._table = table
         self._nodes = nodes
+        self._leases = leases
         self._apply = apply
         self._warn_driver = warn_driver
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
-        # Asked of each node, and not answered yet: not in its reports.
-        self._asked: dict[NodeID, dict[ActorID, ResourceSet]] = {}
-        # Invariant: the leases of `_asked`. Whatever else an actor has been granted is its worker's by now, or is being freed.
-        self._awaited: set[bytes] = set()
         self._nodes_changed = asyncio.Event()
         # (job, class, demand) that the driver was warned of.
         self._warned: dict[tuple[bytes, str, ResourceSet], None] = {}
@@ -91,12 +77,9 @@ class ActorScheduler:
 
     def place(self, actor_id: ActorID, incarnation: int, previous_deaths: int) -> None:
         self.stop(actor_id)
-        delay_s = 0.0
-        if previous_deaths > 1:
-            delay_s = min(
-                self._config.restart_backoff_s * 2 ** (previous_deaths - 2),
-                self._config.restart_backoff_max_s,
-            )
+        delay_s = pause_after_s(
+            previous_deaths - 1, self._config.restart_backoff_s, self._config.restart_backoff_max_s
+        )
         task = self._environment.tasks.spawn(
             self._place(actor_id, incarnation, delay_s), f"place actor {actor_id.hex()}"
         )
@@ -118,10 +101,6 @@ class ActorScheduler:
     def forget_job(self, job_id: bytes) -> None:
         self._warned = {key: None for key in self._warned if key[0] != job_id}
 
-    def awaits(self, lease_id: bytes) -> bool:
-        """Whether this GCS asked for the lease, and has no answer yet."""
-        return lease_id in self._awaited
-
     def count_placing(self) -> int:
         return len(self._placing)
 
@@ -131,7 +110,7 @@ class ActorScheduler:
         await asyncio.sleep(delay_s)
         demand = demand_of(self._table.spec(actor_id))
         waits_for_room = False
-        retry_period_s = self._config.lease_retry_period_s
+        backoff = Backoff(self._config.lease_retry_period_s, self._config.lease_retry_period_max_s)
         while True:
             try:
                 lease = await self._lease(actor_id, demand)
@@ -148,40 +127,42 @@ class ActorScheduler:
                 )
                 return
             except PlaceGone as gone:
-                logger.info("actor %s: %s; trying again in %.1f s", actor_id.hex(), gone, retry_period_s)
-            await asyncio.sleep(retry_period_s)
-            retry_period_s = min(2 * retry_period_s, self._config.lease_retry_period_max_s)
+                pause_s = backoff.next_s()
+                logger.info("actor %s: %s; trying again in %.1f s", actor_id.hex(), gone, pause_s)
+            await asyncio.sleep(pause_s)
 
     # ---- the lease
 
     async def _lease(self, actor_id: ActorID, demand: Demand) -> Lease:
         """Waits until some raylet grants a worker. Raises PlaceGone, NoPlaceEver."""
         node_id = await self._chosen_node(actor_id, demand)
-        info = self._nodes.alive(node_id)
-        if info is None:
-            raise PlaceGone(f"node {node_id.hex()} died")
-        address = f"{info.host}:{info.node_manager_port}"
-        reply = await self._ask(actor_id, demand, node_id, address, is_spilled=False)
-        if reply.HasField("spillback"):
-            spillback = reply.spillback
-            address = f"{spillback.host}:{spillback.port}"
-            reply = await self._ask(actor_id, demand, NodeID(spillback.node_id), address, is_spilled=True)
-        if reply.HasField("grant"):
-            return Lease(address, reply.grant)
-        rejection = reply.rejection
-        why = rejection.message or raylet_pb2.Rejection.Kind.Name(rejection.kind)
-        if rejection.kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
-            raise NoPlaceEver(Death(DeathKind.CREATION_FAILED, f"its runtime environment failed: {why}"))
-        if rejection.kind == raylet_pb2.Rejection.JOB_FINISHED:
-            raise NoPlaceEver(Death(DeathKind.JOB_FINISHED, f"its job finished: {why}"))
-        raise PlaceGone(f"the raylet at {address} did not grant a worker: {why}")
+        spec = self._table.spec(actor_id)
+        wanted = raylet_pb2.RequestWorkerLeaseRequest(
+            job_id=spec.job_id,
+            resources=spec.resources,
+            placement_resources=demand.resources.to_proto(),
+            strategy=strategy_of(demand, spec),
+            runtime_env=spec.runtime_env,
+            for_actor=True,
+            actor_id=actor_id.binary(),
+            task_name=spec.name,
+        )
+        try:
+            return await self._leases.lease(
+                node_id, wanted, demand.resources, lambda: self._tell_why(actor_id, demand)
+            )
+        except NotLeased as error:
+            never = None if error.rejection is None else _death_by(error.rejection)
+            if never is not None:
+                raise NoPlaceEver(never) from error
+            raise PlaceGone(str(error)) from error
 
     async def _chosen_node(self, actor_id: ActorID, demand: Demand) -> NodeID:
         """The node to ask; where the demand fits none, waits for one to join, and says so after a while. Raises NoPlaceEver."""
         tell_at_s: float | None = asyncio.get_running_loop().time() + self._config.pending_warning_s
         while True:
             self._check_affinity(demand)
-            node_id = choose_node(demand, self._view())
+            node_id = choose_node(demand, self._leases.view())
             if node_id is not None:
                 return node_id
             if tell_at_s is None:
@@ -198,89 +179,6 @@ class ActorScheduler:
             message = f"it has to live on node {wanted.hex()}, which is not in this cluster (node affinity without soft=True)"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
-    def _view(self) -> list[PlacementNode]:
-        """The nodes, less what they have been asked for and may not have counted yet."""
-        view = []
-        for node in self._nodes.placement_nodes():
-            for asked in self._asked.get(node.node_id, {}).values():
-                node = replace(node, available=node.available - asked)
-            view.append(node)
-        return view
-
-    async def _ask(
-        self, actor_id: ActorID, demand: Demand, node_id: NodeID, address: str, is_spilled: bool
-    ) -> raylet_pb2.RequestWorkerLeaseReply:
-        """One lease request, as long as it waits in the raylet's queue; says why from time to time. Raises PlaceGone."""
-        spec = self._table.spec(actor_id)
-        request = raylet_pb2.RequestWorkerLeaseRequest(
-            lease_id=self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES),
-            job_id=spec.job_id,
-            resources=spec.resources,
-            placement_resources=demand.resources.to_proto(),
-            strategy=strategy_of(demand, spec),
-            runtime_env=spec.runtime_env,
-            for_actor=True,
-            actor_id=actor_id.binary(),
-            grant_or_reject=is_spilled,
-            task_name=spec.name,
-        )
-        self._asked.setdefault(node_id, {})[actor_id] = demand.resources
-        self._awaited.add(request.lease_id)
-        call = self._environment.tasks.spawn(
-            self._call_lease(address, request), f"lease for actor {actor_id.hex()}"
-        )
-        try:
-            pause_s = self._config.pending_warning_s
-            while not (await asyncio.wait({call}, timeout=pause_s))[0]:
-                self._tell_why(actor_id, demand)
-                pause_s = 2 * pause_s
-        except asyncio.CancelledError:
-            self._free(node_id, address, request.lease_id)
-            raise
-        finally:
-            self._awaited.remove(request.lease_id)
-            asked = self._asked[node_id]
-            del asked[actor_id]
-            if not asked:
-                del self._asked[node_id]
-        outcome = call.result()
-        if isinstance(outcome, RpcError):
-            self._free(node_id, address, request.lease_id)
-            raise PlaceGone(f"the raylet at {address} did not answer the lease request: {outcome}")
-        return outcome
-
-    async def _call_lease(
-        self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest
-    ) -> raylet_pb2.RequestWorkerLeaseReply | RpcError:
-        """A failure is a result: it belongs to the actor's task, which may have gone."""
-        try:
-            raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
-            return await raylet.RequestWorkerLease(request)
-        except RpcError as error:
-            return error
-
-    def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> asyncio.Task[None]:
-        """Sees to it that a lease that nobody wants is not held: cancelled, or its worker ended, since it may hold half an actor."""
-        return self._environment.tasks.spawn(
-            self._free_lease(node_id, address, lease_id), f"free lease {lease_id.hex()}"
-        )
-
-    async def _free_lease(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
-        """Until the raylet has answered or its node is dead: nobody else would ever end this lease."""
-        while self._nodes.alive(node_id) is not None:
-            try:
-                raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
-                cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
-                if not (
-                    await raylet.CancelWorkerLease(cancel, timeout_s=self._config.connect_timeout_s)
-                ).cancelled:
-                    dispose = raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True)
-                    await raylet.ReturnWorker(dispose, timeout_s=self._config.connect_timeout_s)
-                return
-            except RpcError as error:
-                logger.info("lease %s at %s is not free yet: %s", lease_id.hex(), address, error)
-            await asyncio.sleep(self._config.lease_retry_period_s)
-
     # ---- the creation
 
     async def _create(self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool) -> None:
@@ -289,7 +187,7 @@ class ActorScheduler:
         worker_id = WorkerID(worker.worker_id)
         effects = self._actors.leased(actor_id, incarnation, NodeID(worker.node_id), worker_id)
         if not effects:
-            self._give_back(lease)
+            self._leases.free(lease)
             return
         self._table.set_place(actor_id, worker, lease.grant.worker_pid)
         self._apply(effects)
@@ -299,7 +197,7 @@ class ActorScheduler:
             reply = await self._push(actor_id, incarnation, lease, waits_for_room)
         except RpcError as error:
             # The worker may live on behind a connection that broke: it is on its way out before another begins.
-            await asyncio.shield(self._give_back(lease))
+            await asyncio.shield(self._leases.free(lease))
             # The raylet knows the exit status, and its report ends this task.
             await asyncio.sleep(self._config.death_report_grace_s)
             death = Death(
@@ -309,7 +207,7 @@ class ActorScheduler:
             return
         if reply.status == core_worker_pb2.PushTaskReply.DONE and reply.is_application_error:
             if not reply.worker_exiting:
-                self._give_back(lease)
+                self._leases.free(lease)
             self._apply(
                 self._actors.creation_failed(
                     actor_id, _creation_death(reply), self._environment.clock.wall_s()
@@ -319,7 +217,7 @@ class ActorScheduler:
             self._table.set_repr_name(actor_id, reply.repr_name)
             self._apply(self._actors.created(actor_id, worker_id))
         else:
-            self._give_back(lease)
+            self._leases.free(lease)
             self._apply(self._actors.given_back(actor_id, worker_id))
             if reply.status == core_worker_pb2.PushTaskReply.NO_ROOM:
                 raise NoRoomThere
@@ -356,9 +254,6 @@ class ActorScheduler:
         finally:
             channel.close()
 
-    def _give_back(self, lease: Lease) -> asyncio.Task[None]:
-        return self._free(NodeID(lease.grant.worker.node_id), lease.raylet_address, lease.grant.lease_id)
-
     # ---- explanations
 
     def _tell_why(self, actor_id: ActorID, demand: Demand) -> None:
@@ -389,6 +284,16 @@ class ActorScheduler:
             if actor.state is ActorState.ALIVE:
                 held = held + ResourceSet.from_proto(self._table.spec(actor.actor_id).resources)
         return held
+
+
+def _death_by(rejection: raylet_pb2.Rejection) -> Death | None:
+    """How the actor dies where no raylet will ever answer otherwise; None where the next attempt may fare better."""
+    if rejection.kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
+        message = f"its runtime environment failed: {reason_of(rejection)}"
+        return Death(DeathKind.CREATION_FAILED, message)
+    if rejection.kind == raylet_pb2.Rejection.JOB_FINISHED:
+        return Death(DeathKind.JOB_FINISHED, f"its job finished: {reason_of(rejection)}")
+    return None
 
 
 def _creation_death(reply: core_worker_pb2.PushTaskReply) -> Death:

@@ -1,0 +1,174 @@
+"""Leases workers of raylets, and frees them.
+
+Whoever places something (`actor/actor_scheduler.py`) chooses the node. Its raylet is asked for a lease here, and the one
+that it names instead, if it does. A request waits in the raylet's queue for as long as nothing is free there.
+
+A lease outlives the wish for it when a grant is already under way, so requests are never cancelled: `free` cancels the
+lease at the raylet, gives back the worker if it was too late for that, and asks until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ray_mono.common.backoff import Backoff
+from ray_mono.common.ids import NodeID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.actor_placement import PlacementNode
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.node_manager import NodeManager, raylet_address
+from ray_mono.protobuf import raylet_pb2, raylet_rpc
+from ray_mono.rpc.surface import RpcError
+
+logger = logging.getLogger(__name__)
+
+LEASE_ID_SIZE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A worker granted by a raylet."""
+
+    raylet_address: str
+    grant: raylet_pb2.Grant
+
+
+class NotLeased(Exception):
+    """No worker was granted; the message says why."""
+
+    def __init__(self, message: str, rejection: raylet_pb2.Rejection | None = None) -> None:
+        """rejection: what the raylet answered; None where none did."""
+        super().__init__(message)
+        self.rejection = rejection
+
+
+class LeaseClient:
+    """The leases that this GCS asks for."""
+
+    def __init__(self, environment: Environment, nodes: NodeManager) -> None:
+        self._environment = environment
+        self._config = environment.config
+        self._nodes = nodes
+        # By node and lease id what was asked for and not answered yet: it is not in the node's reports. Whatever else
+        # somebody has been granted is its worker's by now, or is being freed.
+        self._asked: dict[NodeID, dict[bytes, ResourceSet]] = {}
+
+    def awaits(self, lease_id: bytes) -> bool:
+        """Whether this GCS asked for the lease, and has no answer yet."""
+        return any(lease_id in asked for asked in self._asked.values())
+
+    def view(self) -> list[PlacementNode]:
+        """The nodes, less what they have been asked for and may not have counted yet."""
+        view = []
+        for node in self._nodes.placement_nodes():
+            for asked in self._asked.get(node.node_id, {}).values():
+                node = replace(node, available=node.available - asked)
+            view.append(node)
+        return view
+
+    # ---- to lease
+
+    async def lease(
+        self,
+        node_id: NodeID,
+        wanted: raylet_pb2.RequestWorkerLeaseRequest,
+        resources: ResourceSet,
+        still_waits: Callable[[], None],
+    ) -> Lease:
+        """A worker of the node, or of the one that its raylet names instead. Raises NotLeased.
+
+        Args:
+            wanted: belongs to this call, which draws the lease's id, and says whether it may be sent on.
+            resources: what has to be free for it.
+            still_waits: called from time to time while the request waits.
+        """
+        info = self._nodes.alive(node_id)
+        if info is None:
+            raise NotLeased(f"node {node_id.hex()} died")
+        address = raylet_address(info)
+        reply = await self._ask(node_id, address, wanted, resources, still_waits)
+        if reply.HasField("spillback"):
+            wanted.grant_or_reject = True
+            address = f"{reply.spillback.host}:{reply.spillback.port}"
+            node_id = NodeID(reply.spillback.node_id)
+            reply = await self._ask(node_id, address, wanted, resources, still_waits)
+        if reply.HasField("grant"):
+            return Lease(address, reply.grant)
+        why = reason_of(reply.rejection)
+        raise NotLeased(f"the raylet at {address} did not grant a worker: {why}", reply.rejection)
+
+    async def _ask(
+        self,
+        node_id: NodeID,
+        address: str,
+        request: raylet_pb2.RequestWorkerLeaseRequest,
+        resources: ResourceSet,
+        still_waits: Callable[[], None],
+    ) -> raylet_pb2.RequestWorkerLeaseReply:
+        """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
+        lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
+        self._asked.setdefault(node_id, {})[lease_id] = resources
+        call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
+        try:
+            pauses = Backoff(self._config.pending_warning_s, math.inf)
+            while not (await asyncio.wait({call}, timeout=pauses.next_s()))[0]:
+                still_waits()
+        except asyncio.CancelledError:
+            self._free(node_id, address, lease_id)
+            raise
+        finally:
+            asked = self._asked[node_id]
+            del asked[lease_id]
+            if not asked:
+                del self._asked[node_id]
+        outcome = call.result()
+        if isinstance(outcome, RpcError):
+            self._free(node_id, address, lease_id)
+            raise NotLeased(f"the raylet at {address} did not answer the lease request: {outcome}")
+        return outcome
+
+    async def _call(
+        self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest
+    ) -> raylet_pb2.RequestWorkerLeaseReply | RpcError:
+        """A failure is a result: it belongs to whoever wanted the lease, who may have gone."""
+        try:
+            raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
+            return await raylet.RequestWorkerLease(request)
+        except RpcError as error:
+            return error
+
+    # ---- to free
+
+    def free(self, lease: Lease) -> asyncio.Task[None]:
+        """The worker is ended, since it may hold half of what it was leased for. The task is done when it is."""
+        worker = lease.grant.worker
+        return self._free(NodeID(worker.node_id), lease.raylet_address, lease.grant.lease_id)
+
+    def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> asyncio.Task[None]:
+        return self._environment.tasks.spawn(
+            self._until_free(node_id, address, lease_id), f"free lease {lease_id.hex()}"
+        )
+
+    async def _until_free(self, node_id: NodeID, address: str, lease_id: bytes) -> None:
+        """Until the raylet has answered or its node is dead: nobody else would ever end this lease."""
+        timeout_s = self._config.connect_timeout_s
+        while self._nodes.alive(node_id) is not None:
+            try:
+                raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
+                cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
+                if not (await raylet.CancelWorkerLease(cancel, timeout_s=timeout_s)).cancelled:
+                    dispose = raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True)
+                    await raylet.ReturnWorker(dispose, timeout_s=timeout_s)
+                return
+            except RpcError as error:
+                logger.info("lease %s at %s is not free yet: %s", lease_id.hex(), address, error)
+            await asyncio.sleep(self._config.lease_retry_period_s)
+
+
+def reason_of(rejection: raylet_pb2.Rejection) -> str:
+    """What the raylet says, or else the name of the kind."""
+    return rejection.message or raylet_pb2.Rejection.Kind.Name(rejection.kind)

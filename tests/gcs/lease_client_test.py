@@ -1,0 +1,121 @@
+"""Leases asked of raylets: what is counted meanwhile, who waits, and how a lease goes that nobody wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.ids import NodeID
+from ray_mono.common.resources import ResourceSet
+from ray_mono.gcs.config import GcsConfig
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased
+from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.peers import Peers
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.protobuf import raylet_pb2
+from tests.gcs.scene import FakeNode, GcsScene, play
+
+ONE_CPU = ResourceSet.from_units({"CPU": 1})
+
+
+@dataclass
+class LeaseScene:
+    """A lease client that knows one node with four CPUs."""
+
+    node: FakeNode
+    client: LeaseClient
+    waited: list[float] = field(default_factory=list)
+    """Every time that a request was still not answered."""
+
+    @property
+    def free_cpus(self) -> float:
+        (node,) = self.client.view()
+        return node.available.to_units()["CPU"]
+
+    def lease(self) -> Awaitable[Lease]:
+        wanted = raylet_pb2.RequestWorkerLeaseRequest(resources=ONE_CPU.to_proto())
+        loop = asyncio.get_running_loop()
+        return self.client.lease(
+            NodeID(self.node.node_id), wanted, ONE_CPU, lambda: self.waited.append(loop.time())
+        )
+
+
+def play_leases(script: Callable[[LeaseScene], Awaitable[None]]) -> None:
+    async def scene(gcs: GcsScene) -> None:
+        await gcs.start_gcs()
+        node = await gcs.add_node({"CPU": 4})
+        process = gcs.world.network.start_process("head", "lessee")
+        config = GcsConfig(pending_warning_s=1.0)
+        transport, tasks = gcs.world.transport(process), BackgroundTasks(lambda error, name: None)
+        writes = WriteThrough(MemoryStorage(), lambda error: None)
+        peers = Peers(transport, tasks, config.connect_timeout_s)
+        environment = Environment(
+            config, transport, gcs.world.clock, gcs.world.rng("leases"), tasks, writes, peers
+        )
+        nodes = NodeManager(dead_nodes_max=10, failures_max=3)
+        nodes.register(node.info, 0.0)
+        await process.spawn(script(LeaseScene(node, LeaseClient(environment, nodes))))
+
+    play(scene)
+
+
+def test_what_is_asked_for_counts_until_it_is_answered() -> None:
+    async def script(scene: LeaseScene) -> None:
+        answer = asyncio.Event()
+
+        async def grant_later(
+            request: raylet_pb2.RequestWorkerLeaseRequest,
+        ) -> raylet_pb2.RequestWorkerLeaseReply:
+            await answer.wait()
+            return await scene.node.grant_new_worker(request)
+
+        scene.node.grant = grant_later
+        leasing = asyncio.ensure_future(scene.lease())
+        await asyncio.sleep(3.5)
+        assert scene.free_cpus == 3 and len(scene.waited) == 2
+        (request,) = scene.node.leases
+        assert scene.client.awaits(request.lease_id)
+        answer.set()
+        lease = await leasing
+        assert lease.grant.lease_id == request.lease_id
+        assert scene.free_cpus == 4 and not scene.client.awaits(request.lease_id)
+
+    play_leases(script)
+
+
+def test_a_lease_that_nobody_waits_for_any_more_is_cancelled_and_its_worker_ended() -> None:
+    async def script(scene: LeaseScene) -> None:
+        leasing = asyncio.ensure_future(scene.lease())
+        await asyncio.sleep(0)
+        leasing.cancel()
+        await asyncio.sleep(1)
+        (request,) = scene.node.leases
+        assert scene.node.cancelled == [request.lease_id]
+        assert [(one.lease_id, one.dispose) for one in scene.node.returned] == [(request.lease_id, True)]
+        assert scene.free_cpus == 4
+
+    play_leases(script)
+
+
+def test_a_refusal_is_told_with_what_the_raylet_answered() -> None:
+    async def script(scene: LeaseScene) -> None:
+        async def refuse(
+            request: raylet_pb2.RequestWorkerLeaseRequest,
+        ) -> raylet_pb2.RequestWorkerLeaseReply:
+            rejection = raylet_pb2.Rejection(kind=raylet_pb2.Rejection.JOB_FINISHED, message="it is over")
+            return raylet_pb2.RequestWorkerLeaseReply(rejection=rejection)
+
+        scene.node.grant = refuse
+        with pytest.raises(NotLeased, match="did not grant a worker: it is over") as refused:
+            await scene.lease()
+        assert refused.value.rejection is not None
+        assert refused.value.rejection.kind == raylet_pb2.Rejection.JOB_FINISHED
+        assert scene.free_cpus == 4 and not scene.node.returned
+
+    play_leases(script)
