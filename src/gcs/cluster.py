@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import assert_never
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.our_bug import known
 from ray_mono.gcs.actor.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
@@ -64,7 +66,7 @@ class Cluster:
             self.apply,
             self._warn_driver,
         )
-        self._warnings = DriverWarnings()
+        self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
         self.task_events = TaskEventLog()
         self._ender = ActorEnder(
@@ -90,8 +92,7 @@ class Cluster:
                 )
         if self.nodes.register(info, self._clock.wall_s()):
             node_id = NodeID(info.node_id)
-            row = self.nodes.alive(node_id)
-            assert row is not None
+            row = known(self.nodes.alive(node_id), f"the row of node {node_id.hex()}")
             logger.info(
                 "node %s joined from %s with %s", node_id.hex(), raylet_address(row), dict(row.total.amounts)
             )
@@ -271,6 +272,8 @@ class Cluster:
                     self._after_commit_place(effect)
                 case EndWorker():
                     self._after_commit_end(effect)
+                case _:
+                    assert_never(effect)
         if ended_jobs:
             self._end_jobs_without_actors(sorted(ended_jobs))
 

@@ -1,9 +1,13 @@
-"""What drivers are told of the cluster's troubles beside their results: a worker that died by itself, a node that is gone, a detached actor
-that nobody will find. Decides and words it; knows no clock and no connection."""
+"""What drivers are told of the cluster's troubles, beside their results.
+
+A worker that died by itself, a node that is gone, a detached actor that nobody will find. This decides what is told, and
+words it; it knows no clock and no connection.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ray_mono.common.ids import JobID
 from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, Death, DeathKind
@@ -18,9 +22,11 @@ _ANONYMOUS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class DriverWarnings:
     """One cluster's. Each method returns the message that is due, or None."""
 
-    def __init__(self) -> None:
-        # How many deaths each job was told of.
-        self._deaths: dict[bytes, int] = {}
+    def __init__(self, is_running: Callable[[JobID], bool]) -> None:
+        """is_running(job_id): whether the job's driver is there to be told."""
+        self._is_running = is_running
+        # How many deaths each job was told of. Only jobs that run are keys.
+        self._deaths: dict[JobID, int] = {}
 
     def worker_died(
         self, info: common_pb2.WorkerInfo, death: Death, actor: Actor | None
@@ -29,18 +35,19 @@ class DriverWarnings:
         if death.kind is not DeathKind.WORKER_DIED or (actor is not None and actor.ending is not None):
             return None
         if actor is not None:
-            job_id = actor.registration.job_id.binary()
-            ran = f"actor {actor.registration.class_name}"
+            job_id, ran = actor.registration.job_id, f"actor {actor.registration.class_name}"
+        elif info.ran and info.job_id:
+            job_id, ran = JobID(info.job_id), info.ran
         else:
-            job_id, ran = info.job_id, info.ran
-        if not ran:
+            return None
+        if not self._is_running(job_id):
             return None
         told = self._deaths[job_id] = self._deaths.get(job_id, 0) + 1
         if told > DEATHS_TOLD_MAX:
             return None
         more = "" if told < DEATHS_TOLD_MAX else " Further deaths of workers of this job are not told."
         message = f"A worker died while it ran {ran}: {death.message}.{more}"
-        return common_pb2.ErrorInfo(job_id=job_id, type="worker_died", message=message)
+        return common_pb2.ErrorInfo(job_id=job_id.binary(), type="worker_died", message=message)
 
     def node_died(self, node: common_pb2.NodeInfo) -> common_pb2.ErrorInfo | None:
         """For every driver. A node that was stopped is no news."""
@@ -61,4 +68,4 @@ class DriverWarnings:
         )
 
     def job_finished(self, job_id: JobID) -> None:
-        self._deaths.pop(job_id.binary(), None)
+        self._deaths.pop(job_id, None)

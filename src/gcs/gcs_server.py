@@ -20,6 +20,7 @@ from typing import Any
 from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import ClusterID
+from ray_mono.common.our_bug import known
 from ray_mono.common.service import Service, add_common_arguments, run_service
 from ray_mono.common.version import VERSION
 from ray_mono.common.world import Clock, SystemClock, system_rng
@@ -117,8 +118,7 @@ class GcsServer:
     async def until_failed(self) -> None:
         """Waits for the first failure that must end this server, as long as it takes, and raises it."""
         await self._failed.wait()
-        assert self._failure is not None
-        raise self._failure
+        raise known(self._failure, "the failure")
 
     @property
     def addresses(self) -> list[str]:

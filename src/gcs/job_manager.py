@@ -89,6 +89,9 @@ class JobManager:
         """One job, None for an id that was never given out or was forgotten since."""
         return self._running.get(job_id) or self._outlived.get(job_id) or self._over.get(job_id)
 
+    def is_running(self, job_id: JobID) -> bool:
+        return job_id in self._running
+
     def is_finished(self, job_id: JobID) -> bool:
         return job_id in self._outlived or job_id in self._over
 

@@ -19,16 +19,21 @@ TASKS = common_pb2.WorkerInfo(worker_id=b"w" * 28, job_id=JOB.binary(), ran="tas
 ANONYMOUS = "4f782f09-152c-49a5-968b-2ce63b471bca"
 
 
+def driver_warnings() -> DriverWarnings:
+    """Of a cluster where every job runs."""
+    return DriverWarnings(lambda job_id: True)
+
+
 def actor(ending: Death | None = None) -> Actor:
     return Actor(registration(1), ActorState.ALIVE, 1, 0.0, ending=ending)
 
 
 def test_a_worker_that_died_by_itself_is_told_to_its_job_with_what_it_ran() -> None:
-    warning = DriverWarnings().worker_died(TASKS, KILLED, None)
+    warning = driver_warnings().worker_died(TASKS, KILLED, None)
     assert warning is not None and warning.job_id == JOB.binary() and warning.type == "worker_died"
     assert "task f" in warning.message and KILLED.message in warning.message
     # A worker's own report does not name its job.
-    warning = DriverWarnings().worker_died(common_pb2.WorkerInfo(), KILLED, actor())
+    warning = driver_warnings().worker_died(common_pb2.WorkerInfo(), KILLED, actor())
     assert warning is not None and warning.job_id == registration(1).job_id.binary()
     assert f"actor {registration(1).class_name}" in warning.message
 
@@ -44,18 +49,31 @@ def test_a_worker_that_died_by_itself_is_told_to_its_job_with_what_it_ran() -> N
     ids=["idle", "killed by order", "left", "asked to end"],
 )
 def test_what_was_meant_is_no_news(info: common_pb2.WorkerInfo, death: Death, of_actor: Actor | None) -> None:
-    assert DriverWarnings().worker_died(info, death, of_actor) is None
+    assert driver_warnings().worker_died(info, death, of_actor) is None
 
 
 def test_a_job_whose_workers_die_again_and_again_is_told_so_many_times() -> None:
-    warnings = DriverWarnings()
+    warnings = driver_warnings()
     told = [warnings.worker_died(TASKS, KILLED, None) for _ in range(DEATHS_TOLD_MAX + 5)]
     messages = [warning.message for warning in told if warning is not None]
     assert len(messages) == DEATHS_TOLD_MAX and "Further" in messages[-1] and "Further" not in messages[-2]
     other = common_pb2.WorkerInfo(job_id=JobID.from_int(2).binary(), ran="g")
     assert warnings.worker_died(other, KILLED, None) is not None
-    warnings.job_finished(JOB)
+
+
+def test_a_job_without_a_driver_is_told_nothing_and_nothing_is_counted_for_it() -> None:
+    running = {JOB}
+    warnings = DriverWarnings(running.__contains__)
     assert warnings.worker_died(TASKS, KILLED, None) is not None
+    running.remove(JOB)
+    warnings.job_finished(JOB)
+    # A detached actor outlives its job.
+    for _ in range(DEATHS_TOLD_MAX + 1):
+        assert warnings.worker_died(TASKS, KILLED, None) is None
+        assert warnings.worker_died(common_pb2.WorkerInfo(), KILLED, actor()) is None
+    running.add(JOB)
+    first = warnings.worker_died(TASKS, KILLED, None)
+    assert first is not None and "Further" not in first.message
 
 
 def test_every_driver_is_told_of_a_node_that_is_gone_and_of_none_that_was_stopped() -> None:
@@ -63,7 +81,7 @@ def test_every_driver_is_told_of_a_node_that_is_gone_and_of_none_that_was_stoppe
     node.death_cause.MergeFrom(
         common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="it is deaf")
     )
-    warning = DriverWarnings().node_died(node)
+    warning = driver_warnings().node_died(node)
     assert warning is not None and not warning.job_id
     assert (
         (b"n" * 28).hex() in warning.message
@@ -71,7 +89,7 @@ def test_every_driver_is_told_of_a_node_that_is_gone_and_of_none_that_was_stoppe
         and "it is deaf" in warning.message
     )
     node.death_cause.kind = common_pb2.DeathCause.KILLED
-    assert DriverWarnings().node_died(node) is None
+    assert driver_warnings().node_died(node) is None
 
 
 @pytest.mark.parametrize(
@@ -82,6 +100,6 @@ def test_a_detached_actor_without_a_namespace_of_a_name_is_told(
     is_detached: bool, namespace: str, is_told: bool
 ) -> None:
     made = dataclasses.replace(registration(1), is_detached=is_detached, namespace=namespace)
-    warning = DriverWarnings().actor_registered(made)
+    warning = driver_warnings().actor_registered(made)
     assert (warning is not None) == is_told
     assert warning is None or (namespace in warning.message and warning.job_id == made.job_id.binary())

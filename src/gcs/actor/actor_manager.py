@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.our_bug import InternalError
 from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
     Effect,
@@ -38,7 +39,6 @@ from ray_mono.gcs.actor.actor_state import (
     ActorState,
     Death,
     DeathKind,
-    GcsInternalError,
     next_state,
 )
 
@@ -368,7 +368,7 @@ class ActorManager:
     # ---- invariants
 
     def check_invariants(self) -> None:
-        """Recounts what is kept twice. Raises GcsInternalError."""
+        """Recounts what is kept twice. Raises InternalError."""
         living = self._living()
         names = {actor.held_name: actor.actor_id for actor in living if actor.held_name is not None}
         rows = self.all()
@@ -388,15 +388,15 @@ class ActorManager:
         )
         for what, stored, counted in indices:
             if stored != counted:
-                raise GcsInternalError(
+                raise InternalError(
                     f"the index of {what} of the actors holds {stored}, the rows say {counted}"
                 )
         for actor in rows:
             if (actor.state is ActorState.DEAD) != (actor.death is not None) or (actor.node_id is None) != (
                 actor.worker_id is None
             ):
-                raise GcsInternalError(f"the row of an actor contradicts itself: {actor}")
+                raise InternalError(f"the row of an actor contradicts itself: {actor}")
             if actor.ending is not None and actor.state is not ActorState.ALIVE:
-                raise GcsInternalError(f"an actor that does not live is asked to end: {actor}")
+                raise InternalError(f"an actor that does not live is asked to end: {actor}")
             if actor.state is ActorState.ALIVE and actor.worker_id is None:
-                raise GcsInternalError(f"an actor is alive without a worker: {actor}")
+                raise InternalError(f"an actor is alive without a worker: {actor}")

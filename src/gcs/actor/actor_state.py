@@ -10,10 +10,7 @@ import enum
 from dataclasses import dataclass
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
-
-
-class GcsInternalError(Exception):
-    """A mistake of this service, not of a caller."""
+from ray_mono.common.our_bug import InternalError
 
 
 class ActorState(enum.IntEnum):
@@ -152,7 +149,7 @@ class Actor:
         return self.state in (ActorState.PENDING_CREATION, ActorState.RESTARTING)
 
 
-class IllegalActorTransition(GcsInternalError):
+class IllegalActorTransition(InternalError):
     """An event that cannot happen in the actor's state."""
 
     def __init__(self, actor: Actor, event: ActorEvent) -> None:

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Sequence
 
 from ray_mono.common import process
+from ray_mono.common.our_bug import known
 from ray_mono.gcs.storage.redis_storage import RedisStorage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
@@ -92,19 +93,17 @@ class EmbeddedRedisStorage:
             stderr=subprocess.DEVNULL,
             preexec_fn=lambda: process.set_pdeathsig(signal.SIGKILL, parent_pid),
         )
-        assert self._server.stdin is not None
-        self._server.stdin.write("\n".join(settings).encode())
-        self._server.stdin.close()
+        stdin = known(self._server.stdin, "the server's standard input")
+        stdin.write("\n".join(settings).encode())
+        stdin.close()
 
     async def _until_listening(self) -> None:
         """The server tells nobody when it is ready, so its socket is looked for."""
-        assert self._server is not None
+        server = known(self._server, "the server")
         log = os.path.join(self._directory, "redis.log")
         for _ in range(round(START_TIMEOUT_S / START_POLL_PERIOD_S)):
-            if self._server.poll() is not None:
-                raise StorageError(
-                    f"the embedded redis-server ended with {self._server.returncode}; see {log}"
-                )
+            if server.poll() is not None:
+                raise StorageError(f"the embedded redis-server ended with {server.returncode}; see {log}")
             if os.path.exists(self._socket_path):
                 return
             await asyncio.sleep(START_POLL_PERIOD_S)

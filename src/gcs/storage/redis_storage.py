@@ -19,6 +19,7 @@ from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
 # Between attempts to reach a Redis that does not answer.
@@ -119,4 +120,4 @@ class RedisStorage:
                 await asyncio.sleep(RETRY_PERIOD_S)
             except redis_exceptions.RedisError as error:
                 raise StorageError(f"Redis at {self._address} refused to {what}: {error}") from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        raise InternalError("the last attempt neither returned nor raised")
