@@ -101,17 +101,6 @@ class Allocator:
                 offset = before
         self._add_free(offset, length)
 
-    def split(self, offset: int, at_offset: int) -> None:
-        """Makes two ranges of the one at `offset`: [offset, at_offset) and the rest, of the same writer."""
-        require(offset in self._used, f"split of {offset}, where no range starts")
-        length, writer = self._used[offset]
-        require(
-            offset < at_offset < offset + length and at_offset % ALIGNMENT == 0,
-            f"split of [{offset}, {offset + length}) at {at_offset}",
-        )
-        self._used[offset] = (at_offset - offset, writer)
-        self._used[at_offset] = (offset + length - at_offset, writer)
-
     def length_of(self, offset: int) -> int:
         """Length of the range that starts at `offset`."""
         require(offset in self._used, f"length of {offset}, where no range starts")

@@ -20,11 +20,11 @@ from ray_mono.object_manager.stored_object import Allocation, Granted, NeedsBack
 
 @dataclass(frozen=True, slots=True)
 class RoomWanted:
-    """An object to create, or a slab where object_id is None."""
+    """An object to create."""
 
     client: ClientKey
     size_bytes: int
-    object_id: ObjectKey | None = None
+    object_id: ObjectKey
     metadata: bytes = b""
     owner: WorkerKey = WorkerKey(b"")
 
@@ -53,7 +53,7 @@ class _Waiting:
 
 
 class CreateQueue:
-    """FIFO in front of Store.create and Store.lease_slab."""
+    """FIFO in front of Store.create."""
 
     def __init__(self, store: Store, timeout_s: float) -> None:
         self._store = store
@@ -152,8 +152,6 @@ class CreateQueue:
         return []
 
     def _try(self, wanted: RoomWanted) -> Allocation:
-        if wanted.object_id is None:
-            return self._store.lease_slab(wanted.size_bytes, wanted.client)
         return self._store.create(
             wanted.object_id, wanted.size_bytes, wanted.metadata, wanted.owner, wanted.client, is_primary=True
         )

@@ -114,7 +114,7 @@ class NodeStore:
     # ---- requests
 
     async def create(self, wanted: RoomWanted) -> int:
-        """Offset of the object's (or slab's) memory, waiting in the queue if need be. Raises ObjectExists, StoreFull."""
+        """Offset of the object's memory, waiting in the queue if need be. Raises ObjectExists, StoreFull."""
         number, effects = self.creates.submit(wanted, self._clock.time_s())
         answer = self._expect("create", number)
         self._do_create_effects(effects)
@@ -123,7 +123,7 @@ class NodeStore:
             offset: int = await answer
         except asyncio.CancelledError:
             self._do_create_effects(self.creates.cancel(number, self._clock.time_s()))
-            if _has_value(answer) and wanted.object_id is not None and self.store.is_connected(wanted.client):
+            if _has_value(answer) and self.store.is_connected(wanted.client):
                 self.store.abort(wanted.object_id, wanted.client)
             self._settle()
             raise
@@ -132,19 +132,6 @@ class NodeStore:
     def seal(self, object_id: ObjectKey, client: ClientKey) -> None:
         """Raises ObjectUnknown."""
         self._sealed(object_id, self.store.seal(object_id, client), pulled=False)
-
-    def seal_in_slab(
-        self,
-        object_id: ObjectKey,
-        offset: int,
-        size_bytes: int,
-        metadata: bytes,
-        owner: WorkerKey,
-        client: ClientKey,
-    ) -> None:
-        """Raises ObjectExists, ObjectUnknown, StoreError."""
-        kept = self.store.seal_in_slab(object_id, offset, size_bytes, metadata, owner, client)
-        self._sealed(object_id, kept, pulled=False)
 
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
         """The client gives up an object that it made, or wanted to make. Raises ObjectUnknown."""

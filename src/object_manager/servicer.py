@@ -78,19 +78,8 @@ class StoreServicer(ObjectStoreServiceServicer):
             _refuse(error)
 
     async def Seal(self, request: object_manager_pb2.SealRequest, context: CallContext) -> common_pb2.Empty:
-        object_id, client = _object_id(request.object_id), self._client(context)
         try:
-            if request.in_slab:
-                self._node_store.seal_in_slab(
-                    object_id,
-                    request.offset,
-                    request.size_bytes,
-                    request.metadata,
-                    WorkerKey(request.owner_worker_id),
-                    client,
-                )
-            else:
-                self._node_store.seal(object_id, client)
+            self._node_store.seal(_object_id(request.object_id), self._client(context))
         except StoreError as error:
             _refuse(error)
         return _EMPTY
@@ -163,17 +152,6 @@ class StoreServicer(ObjectStoreServiceServicer):
         return object_manager_pb2.PinReply(
             pinned=[store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
         )
-
-    async def LeaseSlab(
-        self, request: object_manager_pb2.LeaseSlabRequest, context: CallContext
-    ) -> object_manager_pb2.LeaseSlabReply:
-        wanted = RoomWanted(client=self._client(context), size_bytes=request.size_bytes)
-        try:
-            offset = await self._node_store.create(wanted)
-        except StoreError as error:
-            _refuse(error)
-        length = self._node_store.store.allocator.length_of(offset)
-        return object_manager_pb2.LeaseSlabReply(offset=offset, size_bytes=length)
 
     async def WatchPressure(
         self, request: common_pb2.Empty, context: CallContext

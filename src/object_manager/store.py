@@ -3,10 +3,8 @@
 A machine without I/O: it hands out offsets and never touches a byte. It does not know of other nodes, of clients that wait, or of time.
 
 The life of an object is in stored_object.py. The *primary* copy stays until its owner frees it. Other copies are evicted, least
-recently used first, when room is needed and no client reads them. A client's connection owns its unsealed objects, its slabs and its
+recently used first, when room is needed and no client reads them. A client's connection owns its unsealed objects and its
 read pins; `disconnect` ends them all.
-
-A slab is a range that a client fills with objects without asking; each becomes an object when it is sealed, and then lives like any other.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from ray_mono.common.store_messages import FILE_SYSTEM_FULL
-from ray_mono.object_manager.allocator import ALIGNMENT, Allocator, aligned
-from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreError, StoreFull, require
+from ray_mono.object_manager.allocator import Allocator, aligned
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull, require
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.stored_object import (
     Allocation,
@@ -34,7 +32,6 @@ class _Client:
 
     unsealed: dict[ObjectKey, None] = field(default_factory=dict)
     pins: dict[ObjectKey, int] = field(default_factory=dict)
-    slabs: dict[int, int] = field(default_factory=dict)  # what is left of them: offset -> length
 
 
 class Store:
@@ -80,8 +77,6 @@ class Store:
         aborted = list(record.unsealed)
         for object_id in aborted:
             self._remove(self._objects[object_id])
-        for offset in record.slabs:
-            self._free_range(offset)
         self.allocator.forget_writer(client)
         return aborted
 
@@ -117,54 +112,11 @@ class Store:
         entry = self._unsealed_of(object_id, client)
         return self._seal(entry)
 
-    def seal_in_slab(
-        self,
-        object_id: ObjectKey,
-        offset: int,
-        size_bytes: int,
-        metadata: bytes,
-        owner: WorkerKey,
-        client: ClientKey,
-    ) -> bool:
-        """Makes a part of one of the client's slabs a sealed, primary object. `offset` is a multiple of 64; the object
-        takes its size rounded up to that. Raises ObjectExists, ObjectUnknown (no such range left in a slab of this client)."""
-        if object_id in self._objects:
-            raise ObjectExists(
-                f"object {object_id.hex()} is here already ({self._objects[object_id].state.value})"
-            )
-        slabs = self._clients[client].slabs
-        end = offset + aligned(size_bytes)
-        for start, length in slabs.items():
-            if start <= offset and end <= start + length:
-                break
-        else:
-            raise ObjectUnknown(f"[{offset}, {end}) lies in no slab of this client")
-        if offset % ALIGNMENT:
-            raise StoreError(f"offset of an object must be a multiple of {ALIGNMENT}, got {offset}")
-        del slabs[start]
-        if start < offset:
-            self.allocator.split(start, offset)
-            slabs[start] = offset - start
-        if end < start + length:
-            self.allocator.split(offset, end)
-            slabs[end] = start + length - end
-        entry = StoredObject(object_id, offset, size_bytes, metadata, owner, client, is_primary=True)
-        self._add(entry)
-        self._clients[client].unsealed[object_id] = None
-        return self._seal(entry)
-
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
         """The creator gives its unsealed object up. Raises ObjectUnknown."""
         entry = self._unsealed_of(object_id, client)
         del self._clients[client].unsealed[object_id]
         self._remove(entry)
-
-    def lease_slab(self, size_bytes: int, client: ClientKey) -> Allocation:
-        """A range for the client to fill. Raises StoreFull where it can never fit."""
-        allocation = self._allocate(size_bytes, client)
-        if isinstance(allocation, Granted):
-            self._clients[client].slabs[allocation.offset] = self.allocator.length_of(allocation.offset)
-        return allocation
 
     # ---- reading
 
@@ -265,7 +217,6 @@ class Store:
         """Sizes, for messages of a full store."""
         pinned = sum(entry.size_bytes for entry in self._objects.values() if entry.num_pins)
         primary = sum(entry.size_bytes for entry in self._objects.values() if entry.is_primary)
-        slabs = sum(sum(client.slabs.values()) for client in self._clients.values())
         refused = (
             ""
             if self.can_grow
@@ -275,7 +226,7 @@ class Store:
         )
         return (
             f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
-            f" (primary copies {primary}, pinned by readers {pinned}, slabs {slabs}, can be evicted {self._evictable_bytes}){refused}"
+            f" (primary copies {primary}, pinned by readers {pinned}, can be evicted {self._evictable_bytes}){refused}"
         )
 
     def objects(self) -> list[StoredObject]:
@@ -362,10 +313,7 @@ class Store:
             self._drop_evictable(entry)
         if entry.state in (ObjectState.SEALED, ObjectState.FREED_WITH_READERS):
             self.num_sealed -= 1
-        self._free_range(entry.offset)
-
-    def _free_range(self, offset: int) -> None:
-        self.allocator.free(offset)
+        self.allocator.free(entry.offset)
         self.releases += 1
 
     def check_invariants(self) -> None:
@@ -373,7 +321,6 @@ class Store:
         self.allocator.check_invariants()
         rows = self._objects.values()
         ranges = [(row.offset, aligned(row.size_bytes)) for row in rows]
-        ranges += [slab for client in self._clients.values() for slab in client.slabs.items()]
         for offset, length in ranges:
             require(
                 self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes"

@@ -91,17 +91,6 @@ def test_nothing_is_handed_out_beyond_the_limit_until_it_is_raised() -> None:
     assert allocator.limit_for(1) == 192
 
 
-def test_a_split_range_is_freed_in_parts() -> None:
-    allocator = open_allocator(1024)
-    offset = take(allocator, 512)
-    allocator.split(offset, offset + 128)
-    allocator.check_invariants()
-    give(allocator, offset)
-    assert allocator.used_bytes == 384
-    give(allocator, offset + 128)
-    assert allocator.used_bytes == 0
-
-
 def test_freeing_what_is_not_a_range_is_a_bug_and_said_so() -> None:
     allocator = open_allocator(1024)
     take(allocator, 512)
@@ -150,17 +139,6 @@ class AllocatorAgainstABitmap(RuleBasedStateMachine):
         if units:
             self.allocator.free(first * ALIGNMENT)
             self.owners[first : first + units] = [None] * units
-
-    @rule(target=ranges, range_=consumes(ranges), at=st.integers(1, 11))
-    def split(self, range_: tuple[int, int], at: int) -> tuple[int, int]:
-        """The second part is freed at once, the first is kept."""
-        first, units = range_
-        if at >= units:
-            return range_
-        self.allocator.split(first * ALIGNMENT, (first + at) * ALIGNMENT)
-        self.allocator.free((first + at) * ALIGNMENT)
-        self.owners[first + at : first + units] = [None] * (units - at)
-        return first, at
 
     @rule(writer=st.sampled_from([ANNA, BERT]))
     def writer_leaves(self, writer: ClientKey) -> None:

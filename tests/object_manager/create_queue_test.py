@@ -146,15 +146,6 @@ def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
     assert "remove other files there" in told and "All that is in it is in use" not in told
 
 
-def test_slabs_stand_in_the_same_queue(store: Store) -> None:
-    queue = CreateQueue(store, timeout_s=10)
-    queue.submit(wanted("a", 1024), now_s=0)
-    slab, effects = queue.submit(RoomWanted(BERT, 512), now_s=0)
-    assert effects == []
-    free(store, "a")
-    assert granted(queue.pump(now_s=1)) == [slab]
-
-
 def test_a_create_that_its_client_gives_up_is_answered_and_lets_others_pass(store: Store) -> None:
     queue = CreateQueue(store, timeout_s=10)
     queue.submit(wanted("a", 512), now_s=0)

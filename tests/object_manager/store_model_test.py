@@ -154,23 +154,6 @@ class StoreAgainstAModel(RuleBasedStateMachine):
             self.drop_unread(object_id)
         self.store.connect(client)
 
-    @rule(client=clients, size=st.integers(1, 400), cut=st.integers(0, 6), object_id=objects)
-    def fill_a_slab(self, client: ClientKey, size: int, cut: int, object_id: ObjectKey) -> None:
-        allocation = self.store.lease_slab(size, client)
-        self.forget_evicted()
-        if not isinstance(allocation, Granted):
-            return
-        try:
-            kept = self.store.seal_in_slab(
-                object_id, allocation.offset + cut * 64, 64, b"", OWNERS[0], client
-            )
-        except StoreError:
-            return
-        assert object_id not in self.rows
-        assert kept == (OWNERS[0] not in self.dead)
-        if kept:
-            self.rows[object_id] = Row(client, OWNERS[0], is_primary=True, is_sealed=True)
-
     @invariant()
     def agrees(self) -> None:
         self.store.check_invariants()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreBroken, StoreError, StoreFull
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreBroken, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Full, Granted, NeedsBacking, ObjectState
@@ -178,7 +178,6 @@ def test_the_end_of_a_connection_frees_all_that_it_owned(store: Store) -> None:
     store.free(A)
     create(store, B, BERT)
     create(store, C, ANNA)
-    assert isinstance(store.lease_slab(200, BERT), Granted)
     assert store.disconnect(BERT) == [B]
     store.check_invariants()
     assert (store.used_bytes, store.num_pins, store.num_unsealed) == (256, 0, 1)
@@ -219,49 +218,6 @@ def test_room_without_pages_is_asked_for_before_anything_is_evicted() -> None:
     store.can_grow = False
     copy_here(store, C)
     assert store.num_evicted == 1
-
-
-def test_objects_are_cut_out_of_a_slab_and_outlive_it(store: Store) -> None:
-    slab = store.lease_slab(512, ANNA)
-    assert isinstance(slab, Granted)
-    assert store.seal_in_slab(B, slab.offset + 128, 100, b"m", OWNER, ANNA)
-    store.check_invariants()
-    assert store.seal_in_slab(A, slab.offset, 64, b"m", OWNER, ANNA)
-    assert store.seal_in_slab(C, slab.offset + 256, 256, b"m", OWNER, ANNA)
-    store.check_invariants()
-    entry = store.pin(B, BERT)
-    assert entry is not None and (entry.offset, entry.size_bytes) == (slab.offset + 128, 100)
-    store.disconnect(ANNA)
-    store.check_invariants()
-    assert store.used_bytes == 64 + 128 + 256
-
-
-@pytest.mark.parametrize(
-    ("offset", "size_bytes", "error"),
-    [(448, 128, ObjectUnknown), (0, 600, ObjectUnknown), (32, 16, StoreError)],
-)
-def test_what_lies_in_no_slab_of_the_client_is_refused(
-    store: Store, offset: int, size_bytes: int, error: type[StoreError]
-) -> None:
-    slab = store.lease_slab(512, ANNA)
-    assert slab == Granted(0)
-    with pytest.raises(error):
-        store.seal_in_slab(A, offset, size_bytes, b"", OWNER, ANNA)
-    with pytest.raises(ObjectUnknown):
-        store.seal_in_slab(A, 0, 64, b"", OWNER, BERT)
-    store.check_invariants()
-    assert store.num_sealed == 0
-
-
-def test_a_part_of_a_slab_becomes_one_object_only(store: Store) -> None:
-    slab = store.lease_slab(512, ANNA)
-    assert isinstance(slab, Granted)
-    store.seal_in_slab(A, slab.offset, 128, b"", OWNER, ANNA)
-    with pytest.raises(ObjectUnknown):
-        store.seal_in_slab(B, slab.offset + 64, 64, b"", OWNER, ANNA)
-    with pytest.raises(ObjectExists):
-        store.seal_in_slab(A, slab.offset + 128, 64, b"", OWNER, ANNA)
-    store.check_invariants()
 
 
 def test_an_impossible_change_of_state_is_a_bug_and_tells_the_objects_story(store: Store) -> None:
