@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 
-from ray_mono.object_manager.errors import require
+from ray_mono.common.our_bug import check
 from ray_mono.object_manager.keys import ClientKey
 
 ALIGNMENT = 64
@@ -84,7 +84,7 @@ class Allocator:
 
     def free(self, offset: int) -> None:
         """Gives back the range that starts at `offset`, as a whole."""
-        require(offset in self._used, f"free of {offset}, where no range starts")
+        check(offset in self._used, f"free of {offset}, where no range starts")
         length, writer = self._used.pop(offset)
         self.used_bytes -= length
         freed = self._freed_by.setdefault(writer, [])
@@ -103,7 +103,7 @@ class Allocator:
 
     def length_of(self, offset: int) -> int:
         """Length of the range that starts at `offset`."""
-        require(offset in self._used, f"length of {offset}, where no range starts")
+        check(offset in self._used, f"length of {offset}, where no range starts")
         return self._used[offset][0]
 
     def forget_writer(self, writer: ClientKey) -> None:
@@ -177,13 +177,13 @@ class Allocator:
         return length
 
     def check_invariants(self) -> None:
-        """Recounts everything. Raises StoreBroken."""
-        require(
+        """Recounts everything. Raises InternalError."""
+        check(
             self.frontier_bytes <= self.limit_bytes <= self.capacity_bytes,
             f"frontier {self.frontier_bytes}, limit {self.limit_bytes}, capacity {self.capacity_bytes}",
         )
-        require(sorted(self._free) == self._free_offsets, "free ranges and their sorted offsets differ")
-        require(
+        check(sorted(self._free) == self._free_offsets, "free ranges and their sorted offsets differ")
+        check(
             sorted(offset for bin_ in self._bins for offset in bin_) == self._free_offsets,
             "free ranges and bins differ",
         )
@@ -191,15 +191,15 @@ class Allocator:
         ranges += [(offset, length, True) for offset, (length, _) in self._used.items()]
         position, was_used = 0, True
         for offset, length, used in sorted(ranges):
-            require(offset == position, f"a range starts at {offset}, the one before ends at {position}")
-            require(length > 0 and length % ALIGNMENT == 0, f"the range at {offset} has {length} bytes")
-            require(used or was_used, f"the free range at {offset} follows a free range")
-            require(
+            check(offset == position, f"a range starts at {offset}, the one before ends at {position}")
+            check(length > 0 and length % ALIGNMENT == 0, f"the range at {offset} has {length} bytes")
+            check(used or was_used, f"the free range at {offset} follows a free range")
+            check(
                 used or offset in self._bins[_bin_of(length)], f"the free range at {offset} is in a wrong bin"
             )
             position, was_used = offset + length, used
-        require(position == self.frontier_bytes, f"ranges end at {position}, frontier {self.frontier_bytes}")
-        require(
+        check(position == self.frontier_bytes, f"ranges end at {position}, frontier {self.frontier_bytes}")
+        check(
             self.used_bytes == sum(length for length, _ in self._used.values()),
             f"used_bytes is {self.used_bytes}, its ranges have another sum",
         )

@@ -1,6 +1,6 @@
 """What the machines refuse, and whose fault it is. The servicer maps these to statuses, nobody else does.
 
-StoreError is the caller's mistake or the environment's; StoreBroken is ours, and ends the process.
+StoreError is the caller's mistake or the environment's; what is our own bug is an InternalError.
 """
 
 from __future__ import annotations
@@ -20,13 +20,3 @@ class ObjectUnknown(StoreError):
 
 class StoreFull(StoreError):
     """No room, and no hope of it within the bound. The message names the sizes."""
-
-
-class StoreBroken(Exception):
-    """An invariant does not hold: a bug in this component."""
-
-
-def require(condition: bool, story: str) -> None:
-    """Raises StoreBroken(story) unless the condition holds. Unlike assert, never compiled away."""
-    if not condition:
-        raise StoreBroken(story)

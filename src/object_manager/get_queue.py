@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ray_mono.object_manager.errors import require
+from ray_mono.common.our_bug import check
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
 from ray_mono.object_manager.store import Store
 
@@ -294,16 +294,16 @@ class GetQueue:
         return GetDone(get.number, (), error)
 
     def check_invariants(self) -> None:
-        """Raises StoreBroken."""
+        """Raises InternalError."""
         waiting = sorted((object_id, get.number) for get in self._gets.values() for object_id in get.missing)
         indexed = sorted(
             (object_id, number) for object_id, some in self._waiting_for.items() for number in some
         )
-        require(waiting == indexed, "Gets and the objects that they wait for differ")
+        check(waiting == indexed, "Gets and the objects that they wait for differ")
         for get in self._gets.values():
-            require(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
+            check(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
             for object_id in get.missing:
-                require(
+                check(
                     not self._store.contains(object_id),
                     f"Get {get.number} waits for {object_id.hex()}, which is here",
                 )

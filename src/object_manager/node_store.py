@@ -395,7 +395,7 @@ class NodeStore:
             self._timer = None
 
     def check_invariants(self) -> None:
-        """Raises StoreBroken."""
+        """Raises InternalError."""
         self.store.check_invariants()
         self.gets.check_invariants()
         self.pulls.check_invariants()

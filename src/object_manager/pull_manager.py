@@ -19,7 +19,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ray_mono.object_manager.errors import require
+from ray_mono.common.our_bug import check
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 
 
@@ -245,25 +245,25 @@ class PullManager:
         return pull
 
     def check_invariants(self) -> None:
-        """Raises StoreBroken."""
+        """Raises InternalError."""
         fetching = [pull for pull in self._pulls.values() if pull.state is PullState.FETCHING]
-        require(
+        check(
             len(fetching) == self.num_active, f"num_active is {self.num_active}, {len(fetching)} fetches run"
         )
-        require(self.num_active <= self._active_max, f"{self.num_active} fetches, at most {self._active_max}")
+        check(self.num_active <= self._active_max, f"{self.num_active} fetches, at most {self._active_max}")
         short = [pull for pull in self._pulls.values() if pull.state is PullState.NO_MEMORY]
-        require(
+        check(
             sorted(self._short_of_memory) == sorted(pull.object_id for pull in short),
             "pulls short of memory differ",
         )
         for pull in self._pulls.values():
             story = f"pull of {pull.object_id.hex()} ({pull.state.value})"
-            require(
+            check(
                 (pull.current is not None) == (pull.state is PullState.FETCHING),
                 f"{story} has node {pull.current!r}",
             )
-            require(bool(pull.holders) or pull.current is not None, f"{story} has nobody left to ask")
-            require(pull.is_wanted or pull.state is PullState.FETCHING, f"{story} is wanted by nobody")
+            check(bool(pull.holders) or pull.current is not None, f"{story} has nobody left to ask")
+            check(pull.is_wanted or pull.state is PullState.FETCHING, f"{story} is wanted by nobody")
             is_short = pull.state is PullState.NO_MEMORY
-            require(is_short or not pull.needed_bytes, f"{story} waits for {pull.needed_bytes} bytes")
-            require(not is_short or pull.deadline_s is not None, f"{story} has no deadline")
+            check(is_short or not pull.needed_bytes, f"{story} waits for {pull.needed_bytes} bytes")
+            check(not is_short or pull.deadline_s is not None, f"{story} has no deadline")

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from ray_mono.common.our_bug import check
 from ray_mono.common.store_messages import FILE_SYSTEM_FULL
 from ray_mono.object_manager.allocator import Allocator, aligned
-from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull, require
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.stored_object import (
     Allocation,
@@ -277,7 +278,7 @@ class Store:
         return True
 
     def _unpin(self, entry: StoredObject, count: int) -> None:
-        require(
+        check(
             entry.num_pins >= count,
             f"object {entry.object_id.hex()} has {entry.num_pins} pins, {count} released",
         )
@@ -317,32 +318,30 @@ class Store:
         self.releases += 1
 
     def check_invariants(self) -> None:
-        """Recounts everything. Raises StoreBroken."""
+        """Recounts everything. Raises InternalError."""
         self.allocator.check_invariants()
         rows = self._objects.values()
         ranges = [(row.offset, aligned(row.size_bytes)) for row in rows]
         for offset, length in ranges:
-            require(
-                self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes"
-            )
-        require(sum(length for _, length in ranges) == self.used_bytes, "a range in use belongs to nobody")
+            check(self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes")
+        check(sum(length for _, length in ranges) == self.used_bytes, "a range in use belongs to nobody")
         pins: dict[ObjectKey, int] = {}
         for client in self._clients.values():
             for object_id, count in client.pins.items():
-                require(count > 0, f"a pin of object {object_id.hex()} counts {count}")
+                check(count > 0, f"a pin of object {object_id.hex()} counts {count}")
                 pins[object_id] = pins.get(object_id, 0) + count
-        require(
+        check(
             pins == {row.object_id: row.num_pins for row in rows if row.num_pins},
             "pins of clients and objects differ",
         )
-        require(
+        check(
             sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}"
         )
         written = {ObjectState.CREATED, ObjectState.FREED_UNSEALED}
         unsealed = [(row.object_id, row.creator) for row in rows if row.state in written]
         owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
-        require(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
-        require(
+        check(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
+        check(
             self.num_unsealed == len(unsealed),
             f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}",
         )
@@ -351,17 +350,17 @@ class Store:
             for row in rows
             if row.state is ObjectState.SEALED and not row.is_primary and not row.num_pins
         }
-        require(evictable.keys() == self._evictable.keys(), "evictable objects and their list differ")
-        require(
+        check(evictable.keys() == self._evictable.keys(), "evictable objects and their list differ")
+        check(
             sum(evictable.values()) == self._evictable_bytes, "the bytes of evictable objects are miscounted"
         )
         for row in rows:
-            require(
+            check(
                 row.state is not ObjectState.FREED_WITH_READERS or row.num_pins > 0,
                 f"freed object {row.object_id.hex()} has no reader and is still here",
             )
         by_owner = sorted((owner, object_id) for owner, ids in self._owned_by.items() for object_id in ids)
-        require(
+        check(
             by_owner == sorted((row.owner, row.object_id) for row in rows),
             "objects and their owners' lists differ",
         )

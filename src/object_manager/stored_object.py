@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ray_mono.object_manager.errors import require
+from ray_mono.common.our_bug import check
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 
 
@@ -50,8 +50,8 @@ class StoredObject:
     num_pins: int = 0
 
     def move(self, state: ObjectState) -> None:
-        """The one place where the state changes. Raises StoreBroken, with the object's story, where the table has no such move."""
-        require(
+        """The one place where the state changes. Raises InternalError, with the object's story, where the table has no such move."""
+        check(
             (self.state, state) in _TRANSITIONS,
             f"object {self.object_id.hex()}: {self.state.value} -> {state.value}"
             f" (pins {self.num_pins}, {'primary' if self.is_primary else 'copy'}, {self.size_bytes} bytes at {self.offset})",

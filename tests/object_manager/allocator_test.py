@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.object_manager.allocator import ALIGNMENT, Allocator, aligned
-from ray_mono.object_manager.errors import StoreBroken
 from ray_mono.object_manager.keys import ClientKey
 
 ANNA, BERT = ClientKey(1), ClientKey(2)
@@ -94,7 +94,7 @@ def test_nothing_is_handed_out_beyond_the_limit_until_it_is_raised() -> None:
 def test_freeing_what_is_not_a_range_is_a_bug_and_said_so() -> None:
     allocator = open_allocator(1024)
     take(allocator, 512)
-    with pytest.raises(StoreBroken, match="free of 64"):
+    with pytest.raises(InternalError, match="free of 64"):
         allocator.free(64)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreBroken, StoreFull
+from ray_mono.common.our_bug import InternalError
+from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Full, Granted, NeedsBacking, ObjectState
@@ -223,6 +224,6 @@ def test_room_without_pages_is_asked_for_before_anything_is_evicted() -> None:
 def test_an_impossible_change_of_state_is_a_bug_and_tells_the_objects_story(store: Store) -> None:
     put(store, A)
     entry = store.objects()[0]
-    with pytest.raises(StoreBroken, match=f"object {A.hex()}: sealed -> created .*256 bytes"):
+    with pytest.raises(InternalError, match=f"object {A.hex()}: sealed -> created .*256 bytes"):
         entry.move(ObjectState.CREATED)
     assert entry.state is ObjectState.SEALED
