@@ -60,15 +60,15 @@ class Backing:
         while self._memory.backed_bytes < self._wanted_bytes:
             until_bytes = min(self._memory.backed_bytes + self._config.backing_step_bytes, self._wanted_bytes)
             if not self._memory.extend(until_bytes):
-                self._store.can_grow = False
+                self._store.stop_growing()
                 self._wanted_bytes = self._memory.backed_bytes
                 self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._may_grow_again)
                 break
-            self._store.allocator.raise_limit(self._memory.backed_bytes)
+            self._store.backed(self._memory.backed_bytes)
             await asyncio.sleep(0)
         self._is_running = False
         self._on_change()
 
     def _may_grow_again(self) -> None:
-        self._store.can_grow = True
+        self._store.grow_again()
         self._on_change()

@@ -61,8 +61,15 @@ class ObjectManager:
 
     def handlers(self) -> Mapping[str, Handler[Any, Any]]:
         """What the store's Unix socket answers."""
+        node = self.node_store
         servicer = StoreServicer(
-            self.node_store, self._forwarder, self.stats, self.dump_state, self._on_raylet_gone
+            node,
+            node.store,
+            node.pressure,
+            self._forwarder,
+            self.stats,
+            self.dump_state,
+            self._on_raylet_gone,
         )
         return object_store_service_handlers(servicer)
 
@@ -118,6 +125,6 @@ class ObjectManager:
                     "next": [node_id.hex() for node_id in pull.holders],
                     "failed": {node_id.hex(): reason for node_id, reason in pull.failures.items()},
                 }
-                for pull in node.pulls.pulls()[:_LISTED_MAX]
+                for pull in node.pulls.all()[:_LISTED_MAX]
             ],
         }

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import assert_never
 
 from ray_mono.object_manager.errors import StoreError, StoreFull
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Allocation, Granted, NeedsBacking
+from ray_mono.object_manager.stored_object import Allocation, Full, Granted, NeedsBacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class BackMemory:
     """Effect: the head waits for pages up to here. Call pump() again when they are there, or when there are none."""
 
     until_bytes: int
+
+
+CreateEffect = CreateDone | BackMemory
 
 
 @dataclass(slots=True)
@@ -80,7 +84,7 @@ class CreateQueue:
         """Of all that wait."""
         return sum(waiting.wanted.size_bytes for waiting in self._waiting)
 
-    def submit(self, wanted: RoomWanted, now_s: float) -> tuple[int, list[CreateDone | BackMemory]]:
+    def submit(self, wanted: RoomWanted, now_s: float) -> tuple[int, list[CreateEffect]]:
         """Takes a request. Returns its number and what follows; its CreateDone is among that unless it has to wait."""
         number = self._next_number
         self._next_number += 1
@@ -90,9 +94,9 @@ class CreateQueue:
             effects += self.expire(now_s)
         return number, effects
 
-    def pump(self, now_s: float) -> list[CreateDone | BackMemory]:
+    def pump(self, now_s: float) -> list[CreateEffect]:
         """Memory came free, or the file longer (or it cannot be): tries from the head on, as far as there is room."""
-        effects: list[CreateDone | BackMemory] = []
+        effects: list[CreateEffect] = []
         self._backing = False
         while self._waiting:
             head = self._waiting[0]
@@ -101,19 +105,22 @@ class CreateQueue:
             except StoreError as error:
                 effects.append(CreateDone(head.number, 0, error))
             else:
-                if isinstance(allocation, NeedsBacking):
-                    self._backing = True
-                    effects.append(BackMemory(allocation.until_bytes))
-                    break
-                if not isinstance(allocation, Granted):
-                    break
-                effects.append(CreateDone(head.number, allocation.offset))
+                match allocation:
+                    case Granted(offset):
+                        effects.append(CreateDone(head.number, offset))
+                    case NeedsBacking(until_bytes):
+                        self._backing = True
+                        return [*effects, BackMemory(until_bytes)]
+                    case Full():
+                        return effects
+                    case _:
+                        assert_never(allocation)
             self._waiting.popleft()
         return effects
 
-    def expire(self, now_s: float) -> list[CreateDone | BackMemory]:
+    def expire(self, now_s: float) -> list[CreateEffect]:
         """Fails what has waited too long, and tries who stands behind it."""
-        effects: list[CreateDone | BackMemory] = []
+        effects: list[CreateEffect] = []
         while self._waiting and not self._backing and self._waiting[0].deadline_s <= now_s:
             late = self._waiting.popleft()
             error = StoreFull(
@@ -124,17 +131,17 @@ class CreateQueue:
             effects += self.pump(now_s)
         return effects
 
-    def client_gone(self, client: ClientKey, now_s: float) -> list[CreateDone | BackMemory]:
+    def client_gone(self, client: ClientKey, now_s: float) -> list[CreateEffect]:
         """Ends what a client asked for whose connection ended."""
         gone = [waiting for waiting in self._waiting if waiting.wanted.client == client]
-        effects: list[CreateDone | BackMemory] = [
+        effects: list[CreateEffect] = [
             CreateDone(waiting.number, 0, StoreFull("the client's connection ended")) for waiting in gone
         ]
         for waiting in gone:
             effects += self.cancel(waiting.number, now_s)
         return effects
 
-    def give_up(self, object_id: ObjectKey, client: ClientKey, now_s: float) -> list[CreateDone | BackMemory]:
+    def give_up(self, object_id: ObjectKey, client: ClientKey, now_s: float) -> list[CreateEffect]:
         """The client wants no room for the object any more: what it asked for and did not get is answered, and forgotten."""
         for waiting in self._waiting:
             if waiting.wanted.object_id == object_id and waiting.wanted.client == client:
@@ -142,7 +149,7 @@ class CreateQueue:
                 return [done, *self.cancel(waiting.number, now_s)]
         return []
 
-    def cancel(self, number: int, now_s: float) -> list[CreateDone | BackMemory]:
+    def cancel(self, number: int, now_s: float) -> list[CreateEffect]:
         """The client does not wait for this any more."""
         for waiting in self._waiting:
             if waiting.number == number:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from ray_mono.common.our_bug import known
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
@@ -79,7 +80,7 @@ class Puller:
         self._spawn = spawn
         self._landings: dict[ObjectKey, CopyLanding] = {}
         self._tasks: dict[ObjectKey, asyncio.Task[Any]] = {}
-        node_store.fetcher = self
+        node_store.attach(self)
 
     def start_fetch(self, fetch: StartFetch) -> None:
         name = f"fetch {fetch.object_id.hex()} from {fetch.node_id.hex()}"
@@ -119,8 +120,8 @@ class Puller:
             elif landing.has_memory:
                 self._node_store.fetch_announced(object_id)
             else:
-                assert landing.header is not None
-                self._node_store.fetch_found_no_memory(object_id, landing.header.size_bytes)
+                header = known(landing.header, "the header of an object that found no memory")
+                self._node_store.fetch_found_no_memory(object_id, header.size_bytes)
 
     async def _attempt(self, fetch: StartFetch, landing: CopyLanding) -> bool:
         # The size is known from an earlier attempt: no need to ask for what there is still no room for.

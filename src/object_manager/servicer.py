@@ -17,6 +17,8 @@ from ray_mono.object_manager.free_forwarder import FreeForwarder
 from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.pressure_notices import PressureNotices
+from ray_mono.object_manager.store import Store
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceServicer
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -36,6 +38,8 @@ class StoreServicer(ObjectStoreServiceServicer):
     def __init__(
         self,
         node_store: NodeStore,
+        store: Store,
+        pressure: PressureNotices,
         forwarder: FreeForwarder | None,
         stats: Callable[[], object_manager_pb2.StoreStats],
         dump: Callable[[], dict[str, Any]],
@@ -43,6 +47,8 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> None:
         """forwarder None: a store alone. on_raylet_gone(reason): the connection that said it is the node's raylet ended."""
         self._node_store = node_store
+        self._store = store
+        self._pressure = pressure
         self._forwarder = forwarder
         self._stats = stats
         self._dump = dump
@@ -124,9 +130,8 @@ class StoreServicer(ObjectStoreServiceServicer):
     async def Contains(
         self, request: object_manager_pb2.ContainsRequest, context: CallContext
     ) -> object_manager_pb2.ContainsReply:
-        store = self._node_store.store
         return object_manager_pb2.ContainsReply(
-            found=[store.contains(_object_id(object_id)) for object_id in request.object_ids]
+            found=[self._store.contains(_object_id(object_id)) for object_id in request.object_ids]
         )
 
     async def Free(self, request: object_manager_pb2.FreeRequest, context: CallContext) -> common_pb2.Empty:
@@ -148,9 +153,8 @@ class StoreServicer(ObjectStoreServiceServicer):
     async def Pin(
         self, request: object_manager_pb2.PinRequest, context: CallContext
     ) -> object_manager_pb2.PinReply:
-        store = self._node_store.store
         return object_manager_pb2.PinReply(
-            pinned=[store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
+            pinned=[self._store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
         )
 
     async def WatchPressure(
@@ -161,15 +165,15 @@ class StoreServicer(ObjectStoreServiceServicer):
         def listener(text: str, everywhere: bool) -> None:
             messages.put_nowait(object_manager_pb2.StorePressure(message=text, everywhere=everywhere))
 
-        self._node_store.on_pressure.add(listener)
+        self._pressure.watch(listener)
         try:
             while True:
                 yield await messages.get()
         finally:
-            self._node_store.on_pressure.discard(listener)
+            self._pressure.unwatch(listener)
 
     async def CollectGarbage(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
-        self._node_store.collect_garbage()
+        self._pressure.collect_garbage()
         return _EMPTY
 
     async def GetStats(

@@ -38,7 +38,8 @@ class _Client:
 class Store:
     """The object table over one Allocator. Methods raise StoreError subclasses on a caller's mistake and then have changed nothing."""
 
-    def __init__(self, capacity_bytes: int, dead_owners_max: int) -> None:
+    def __init__(self, capacity_bytes: int, dead_owners_max: int, directory: str = "") -> None:
+        """directory: where the store's file lies, for messages."""
         self.allocator = Allocator(capacity_bytes)
         self._dead_owners_max = dead_owners_max
         self._objects: dict[ObjectKey, StoredObject] = {}
@@ -50,8 +51,7 @@ class Store:
         self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
         # False while the system has no pages for a longer file: then room is made by eviction, as in a full store.
         self.can_grow = True
-        # Where the store's file lies, for messages.
-        self.directory = ""
+        self._directory = directory
         # Grows whenever memory comes free or evictable: who waits for room compares it.
         self.releases = 0
         self.num_evicted = 0
@@ -198,6 +198,20 @@ class Store:
         """Every worker that owns something here."""
         return list(self._owned_by)
 
+    # ---- pages
+
+    def backed(self, until_bytes: int) -> None:
+        """The file has pages up to here."""
+        self.allocator.raise_limit(until_bytes)
+
+    def stop_growing(self) -> None:
+        """The system has no pages for a longer file."""
+        self.can_grow = False
+
+    def grow_again(self) -> None:
+        """It may have some by now."""
+        self.can_grow = True
+
     # ---- figures
 
     @property
@@ -222,7 +236,7 @@ class Store:
             ""
             if self.can_grow
             else (
-                f"; {FILE_SYSTEM_FULL}: other files in {self.directory} leave room for {self.allocator.limit_bytes} bytes of the store"
+                f"; {FILE_SYSTEM_FULL}: other files in {self._directory} leave room for {self.allocator.limit_bytes} bytes of the store"
             )
         )
         return (

@@ -15,8 +15,8 @@ from ray_mono.object_manager.store import Store
 ANNA, BERT = ClientKey(1), ClientKey(2)
 
 
-def make_store(backed_bytes: int = 1024) -> Store:
-    store = Store(1024, dead_owners_max=10)
+def make_store(backed_bytes: int = 1024, directory: str = "") -> Store:
+    store = Store(1024, dead_owners_max=10, directory=directory)
     store.allocator.raise_limit(backed_bytes)
     store.connect(ANNA)
     store.connect(BERT)
@@ -128,13 +128,12 @@ def test_a_create_waits_for_pages_beyond_its_deadline() -> None:
 
 
 def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
-    store = make_store(backed_bytes=0)
+    store = make_store(backed_bytes=0, directory="/the/files")
     queue = CreateQueue(store, timeout_s=5)
     queue.submit(wanted("a", 100), now_s=0)
-    store.can_grow = False
+    store.stop_growing()
     assert queue.pump(now_s=1) == []
     assert queue.next_deadline_s == 5
-    store.directory = "/the/files"
     # People are not sent for a larger store, which would find no room either.
     told = NoRoom(ObjectManagerConfig(capacity_bytes=1024), NodeKey(b"n"), store, queue).for_creates(now_s=3)
     assert told.startswith("The file system is full: 1 objects") and "remove other files there" in told

@@ -93,7 +93,7 @@ def test_a_create_that_waits_has_the_store_ask_for_help_and_say_who_waits_for_ho
         node = cluster.add("here", config(create_timeout_s=20))
         client = node.connect()
         heard: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
-        node.on_pressure.add(lambda *told: heard.put_nowait(told))
+        node.pressure.watch(lambda *told: heard.put_nowait(told))
         await put(node, client, A, 1000)
         waiting = [await started(node.create(room(client, ObjectKey(name), 100))) for name in (b"b", b"c")]
         assert await heard.get() == ("", True)
@@ -277,10 +277,6 @@ class Storm:
 def test_a_storm_of_requests_leaves_nothing(seed: int) -> None:
     async def scene() -> None:
         storm = Storm(seed)
-        for node in storm.nodes:
-            # Full stores are part of it; nobody waits long.
-            node.creates._timeout_s = 0.005
-            node.pulls._memory_timeout_s = 0.005
         await storm.run()
         assert storm.found
 

@@ -216,7 +216,7 @@ def test_room_without_pages_is_asked_for_before_anything_is_evicted() -> None:
     copy_here(store, A)
     copy_here(store, B)
     assert store.create(C, 256, b"", OWNER, TRANSFERS, is_primary=False) == NeedsBacking(768)
-    store.can_grow = False
+    store.stop_growing()
     copy_here(store, C)
     assert store.num_evicted == 1
 
