@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.puller import AddressBook
@@ -62,7 +63,7 @@ class FreeForwarder:
 
     async def _free(self, node_id: NodeKey, object_ids: Sequence[ObjectKey]) -> None:
         """Tries until it is done or given up."""
-        retry_s, left_s = _RETRY_FIRST_S, self._config.free_retry_timeout_s
+        backoff, left_s = Backoff(_RETRY_FIRST_S, _RETRY_LONGEST_S), self._config.free_retry_timeout_s
         while True:
             try:
                 # Raises for a node that is dead, which has nothing left to free.
@@ -79,6 +80,6 @@ class FreeForwarder:
                         "gave up freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error
                     )
                     return
-            await asyncio.sleep(retry_s)
-            left_s -= retry_s
-            retry_s = min(2 * retry_s, _RETRY_LONGEST_S)
+            pause_s = backoff.next_s()
+            await asyncio.sleep(pause_s)
+            left_s -= pause_s

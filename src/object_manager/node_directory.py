@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.object_manager.keys import NodeKey, WorkerKey
 from ray_mono.object_manager.seams import PeerAddress, TransferFailed
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -63,27 +64,24 @@ class NodeDirectory:
             gcs = "" if self.is_connected else "; the GCS cannot be reached"
             raise TransferFailed(f"the GCS did not tell of such a node within {timeout_s:g} s{gcs}") from None
 
-    def is_alive(self, node_id: NodeKey) -> bool:
-        """Whether the GCS counts the node among the living, as far as is known."""
-        return node_id in self._addresses
-
     async def run(self) -> None:
         """Follows the GCS until cancelled."""
-        retry_s = _RETRY_FIRST_S
+        backoff = Backoff(_RETRY_FIRST_S, _RETRY_LONGEST_S)
         while True:
             try:
                 channel = await self._transport.connect(self._gcs_address, _CONNECT_TIMEOUT_S)
                 try:
-                    retry_s = _RETRY_FIRST_S
+                    backoff.reset()
                     await self._follow(channel)
                 finally:
                     self.is_connected = False
                     channel.close()
-                logger.info("the GCS ended the subscription")
+                why = "it ended the subscription"
             except RpcError as error:
-                logger.warning("the GCS at %s: %s; trying again in %g s", self._gcs_address, error, retry_s)
-            await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, _RETRY_LONGEST_S)
+                why = str(error)
+            pause_s = backoff.next_s()
+            logger.warning("the GCS at %s: %s; trying again in %g s", self._gcs_address, why, pause_s)
+            await asyncio.sleep(pause_s)
 
     async def _follow(self, channel: AsyncChannel) -> None:
         gcs = GcsServiceAsyncStub(channel)
