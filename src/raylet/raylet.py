@@ -28,11 +28,7 @@ from ray_mono.raylet import wire
 from ray_mono.raylet.arguments import Arguments, parse_arguments, template_command
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
-from ray_mono.raylet.cluster_view import ClusterView
 from ray_mono.raylet.config import RayletConfig
-from ray_mono.raylet.crowd_warnings import CrowdWarnings
-from ray_mono.raylet.death_reports import DeathReports
-from ray_mono.raylet.deaths import remove_socket
 from ray_mono.raylet.dump import dump_raylet
 from ray_mono.raylet.effects import (
     CollectGarbage,
@@ -46,20 +42,24 @@ from ray_mono.raylet.effects import (
     Unclaimed,
     WarnJob,
 )
-from ray_mono.raylet.fair_share import LOOK_S
 from ray_mono.raylet.gcs_client import GcsClient
-from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerLauncher, WorkerOrder
 from ray_mono.raylet.lease_answers import LeaseAnswers
-from ray_mono.raylet.lease_manager import LeaseLimits, LeaseManager
-from ray_mono.raylet.leases import LeaseRequest
-from ray_mono.raylet.ledger import ResourceLedger
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
-from ray_mono.raylet.scheduling_policy import NodeSnapshot
+from ray_mono.raylet.scheduling.cluster_view import ClusterView
+from ray_mono.raylet.scheduling.fair_share import LOOK_S
+from ray_mono.raylet.scheduling.lease_manager import LeaseLimits, LeaseManager
+from ray_mono.raylet.scheduling.leases import LeaseRequest
+from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.withdrawals import Withdrawals
-from ray_mono.raylet.worker_ender import WorkerEnder
-from ray_mono.raylet.worker_pool import PoolLimits, WorkerPool
+from ray_mono.raylet.worker.crowd_warnings import CrowdWarnings
+from ray_mono.raylet.worker.death_reports import DeathReports
+from ray_mono.raylet.worker.deaths import remove_socket
+from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerLauncher, WorkerOrder
+from ray_mono.raylet.worker.worker_ender import WorkerEnder
+from ray_mono.raylet.worker.worker_pool import PoolLimits, WorkerPool
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import Connection, Listener, RpcError, StatusCode, Transport
 

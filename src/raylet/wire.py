@@ -9,8 +9,8 @@ from ray_mono.common.start_board import LEASES_MASK
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effects import Granted, Rejected, SpilledBack, WarnJob
-from ray_mono.raylet.leases import LeaseRequest
-from ray_mono.raylet.scheduling_policy import Strategy, StrategyKind
+from ray_mono.raylet.scheduling.leases import LeaseRequest
+from ray_mono.raylet.scheduling.scheduling_policy import Strategy, StrategyKind
 
 
 class UnsupportedStrategy(Exception):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ray_mono.common.start_board import SETTLE_S, BoardOfAnother
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.raylet.leases import Lease, LeaseState
+from ray_mono.raylet.scheduling.leases import Lease, LeaseState
 from ray_mono.raylet.wire import lease_number
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import pytest
 
 from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.raylet.fair_share import LOOK_S
+from ray_mono.raylet.scheduling.fair_share import LOOK_S
 from ray_mono.raylet.wire import lease_number
 from ray_mono.raylet.withdrawals import UNANSWERED_S, Withdrawals
-from tests.raylet.lease_scene import JOB_B, Scene, units
+from tests.raylet.scheduling.lease_scene import JOB_B, Scene, units
 
 HOLDER, OTHER = 1, 2
 

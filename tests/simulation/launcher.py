@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.raylet.launcher import WorkerExit, WorkerOrder
+from ray_mono.raylet.worker.launcher import WorkerExit, WorkerOrder
 from tests.simulation.checkers import Journal
 from tests.simulation.process import SimProcess
 from tests.simulation.workers import SimWorker, WorkerStart

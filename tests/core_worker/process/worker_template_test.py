@@ -19,7 +19,7 @@ import pytest
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.process import is_alive
-from ray_mono.raylet.launcher import TemplateLauncher, WorkerExit, WorkerOrder
+from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerOrder
 from tests.waiting import until
 
 ROOT = Path(__file__).absolute().parent.parent.parent

@@ -1,0 +1,103 @@
+"""Why a lease waits, in one sentence each: for warnings to drivers, and for DumpState. Pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.scheduling.leases import Shape
+from ray_mono.raylet.scheduling.scheduling_policy import (
+    Decision,
+    Infeasible,
+    NodeSnapshot,
+    NoSuchNode,
+    Strategy,
+    StrategyKind,
+    Wait,
+    best_node,
+)
+
+
+def queued(
+    task_name: str,
+    shape: Shape,
+    decision: Decision,
+    here: NodeSnapshot,
+    others: Sequence[NodeSnapshot],
+    is_overdrawn: bool,
+) -> str:
+    """Why a lease is still queued."""
+    name = task_name or "A task"
+    if isinstance(decision, Infeasible):
+        return infeasible(name, shape.required, shape.strategy, [here, *others])
+    if isinstance(decision, NoSuchNode):
+        return no_such_node(name, shape.strategy.node_id, decision.is_dead)
+    elsewhere = 0
+    if isinstance(decision, Wait):
+        elsewhere = sum(1 for node_id in decision.feasible_node_ids if node_id != here.node_id)
+    return waiting(shape.required, here.available, here.total, is_overdrawn, elsewhere)
+
+
+def infeasible(
+    task_name: str, required: ResourceSet, strategy: Strategy, nodes: Sequence[NodeSnapshot]
+) -> str:
+    """No node that the strategy allows could ever hold it. `nodes`: all of them, this one included."""
+    alive = [node for node in nodes if node.is_alive]
+    if strategy.kind is StrategyKind.NODE_AFFINITY and not strategy.is_soft:
+        named = [node for node in alive if node.node_id == strategy.node_id]
+        total = named[0].total if named else ResourceSet()
+        return (
+            f"{task_name} needs {required} on node {strategy.node_id.hex()[:8]}, which has "
+            f"{total.beside(required)} in all: it waits for ever unless it asks for less or for another node."
+        )
+    together = ResourceSet()
+    for node in alive:
+        together = together + node.total
+    best = best_node(required, alive)
+    best_text = (
+        f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}" if best else ""
+    )
+    nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
+    return (
+        f"{task_name} needs {required}, and no node of the cluster has that much: {nodes_text} "
+        f"{together.beside(required)}{best_text if len(alive) > 1 else ''}. It waits until a node with "
+        f"{required} joins: start one, ask for less, or cancel it."
+    )
+
+
+def held_by_actors(
+    task_name: str, required: ResourceSet, held: ResourceSet, total: ResourceSet, waited_s: float
+) -> str:
+    """It fits this node, but not beside the actors that live there."""
+    return (
+        f"{task_name} has waited {waited_s:.0f} s for {required}: this node has {total.beside(required)}, of "
+        f"which living actors hold {held.beside(required)} until they end. Add a node, or give the actors less."
+    )
+
+
+def waiting(
+    required: ResourceSet, available: ResourceSet, total: ResourceSet, is_overdrawn: bool, others: int
+) -> str:
+    """It fits some node, and none has it free now."""
+    if is_overdrawn:
+        return (
+            f"tasks that resumed after a wait hold more than there is (free: {available}): nothing is granted"
+        )
+    elsewhere = f", and none of the {others} other nodes that could hold it has it free" if others else ""
+    free = f"{available.beside(required)} free of {total.beside(required)}"
+    return f"needs {required}; this node has {free}{elsewhere}"
+
+
+def no_such_node(task_name: str, node_id: bytes, is_dead: bool) -> str:
+    state = "is dead" if is_dead else "is not in this cluster"
+    name = task_name or "A task"
+    return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
+
+
+def no_worker(num_starting: int, trouble: str) -> str:
+    more = f"; {trouble}" if trouble else ""
+    return f"has its resources and waits for a worker process ({num_starting} starting{more})"
+
+
+def workers_fail(trouble: str, log_dir: str) -> str:
+    return f"Workers die while they start, so tasks wait: {trouble}. The worker's own log in {log_dir} says more."

@@ -1,0 +1,149 @@
+"""Who gives way: leases that end because others wait, and what is kept for a request that needs much. Pure.
+
+A lease lasts as long as its holder has tasks, which may be for ever. So where a request has waited RECLAIM_AFTER_S, and
+leases hold what it lacks, the holders of as many as it takes are asked to end them: they push nothing more, and give the
+worker back when what was pushed is answered. Nothing that runs is stopped.
+
+    request waits ──RECLAIM_AFTER_S──► holders are asked ──HOLD_AFTER_S──► what is free is kept for it ──DRAIN_S──► half of the time
+
+Asked first are those of the job that holds most, the oldest first. Never asked: a lease of the request's own line, whose tasks
+are the same; an actor's, which stays; one whose worker is blocked, which waits itself; one younger than SLICE_S, so that
+those who take turns get something done. A holder that was asked ASK_AGAIN_S ago runs something long: then others are asked.
+Nobody is asked in vain: if all of them together would not do, the request waits for something else.
+
+A request that needs more than one lease sets free could be overtaken for ever by ones that need little. So what is free is
+kept for the one of these that has waited longest, by the same test: not for what waits for an actor, a blocked worker or another
+node, nor for what one lease would do, which needs no more than its turn: a flood's own next request, say, the oldest of all.
+Once it is kept it stays kept, also when one lease more would do: else the next in turn would have it just then.
+Where no task takes longer than D, and D is below DRAIN_S, all of them end meanwhile, and it has its turn within D + 4 LOOK_S.
+What it waits for may take longer, and how long nobody knows. So from then on the free part of the node idles for it during half of
+the time only: while it is 4 to 8 s old, 16 to 32 s and so on. One of these times sees all of them end: it has its turn within
+8 (D + LOOK_S). Its age counts anew when its line was served, or the next in line would have the node at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.effects import ReclaimLease
+from ray_mono.raylet.scheduling.leases import Lease, Shape
+
+LOOK_S = 0.05
+"""How often waiting requests are looked at, while there are any."""
+RECLAIM_AFTER_S = 0.05
+SLICE_S = 0.1
+ASK_AGAIN_S = 0.1
+HOLD_AFTER_S = 0.1
+DRAIN_S = 2.0
+"""How old a request is until when all that is free is kept for it. So long the rest of a node may idle beside an endless task."""
+WAITING_MAX = 100
+"""Of how many lines the first request is looked at: the others have their turn when these have had theirs."""
+
+
+def leases_to_end(
+    waiting: Sequence[Lease],
+    endable: Sequence[Lease],
+    available: ResourceSet,
+    held_for: Shape | None,
+    now_s: float,
+) -> list[ReclaimLease]:
+    """Marks leases as asked for, and returns the requests to their holders.
+
+    waiting: the first of each line that waits for resources of this node. endable: granted, no actor's, not blocked. available:
+    may be negative. held_for: the shape that what is free is kept for.
+    """
+    num_of_job = Counter(lease.request.job_id for lease in endable)
+    order = sorted(
+        endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number)
+    )
+    # What is free, or will be soon: each request takes its part of it. And what was asked for before, and runs long.
+    expected, late = available, ResourceSet()
+    for lease in order:
+        if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
+            expected = expected + lease.shape.resources
+        elif lease.asked_at_s is not None:
+            late = late + lease.shape.resources
+    effects: list[ReclaimLease] = []
+    for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
+        required, old_s, awaited = request.shape.required, SLICE_S, ResourceSet()
+        if request.shape == held_for:
+            # What comes free is kept for it, so it is the first to count on that, and waits for what runs long too.
+            old_s, awaited, late = 0.0, late, ResourceSet()
+        candidates = [
+            lease
+            for lease in order
+            if lease.asked_at_s is None
+            and now_s - lease.granted_at_s >= old_s
+            and not _is_same_line(lease, request)
+        ]
+        chosen = _enough(required, expected + awaited, candidates)
+        for lease in chosen:
+            lease.asked_at_s = now_s
+            expected = expected + lease.shape.resources
+            effects.append(ReclaimLease(lease.lease_id, lease.request.requester))
+        if required.fits_in(expected + awaited):
+            expected = expected - required.missing_from(awaited)
+    return effects
+
+
+def shape_to_hold_for(
+    waiting: Sequence[Lease],
+    endable: Sequence[Lease],
+    available: ResourceSet,
+    served_at_s: Mapping[Shape, float],
+    held_for: Shape | None,
+    now_s: float,
+) -> Shape | None:
+    """What is free is kept for requests of this shape now. served_at_s: when the last of a shape got its resources. held_for: the shape
+    that it was kept for until now."""
+    sizes = {lease.shape: lease.shape.resources for lease in endable}.values()
+    for request in _oldest(waiting, now_s):
+        age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
+        if age_s < HOLD_AFTER_S:
+            continue
+        required, within_reach = request.shape.required, available
+        # With what is kept for it already, one lease more may do: it is not yet its turn.
+        if request.shape != held_for and any(required.fits_in(available + resources) for resources in sizes):
+            continue  # it needs its turn and nothing else
+        for lease in endable:
+            if not _is_same_line(lease, request):
+                within_reach = within_reach + lease.shape.resources
+        if required.fits_in(within_reach):
+            # Only for one at a time: what is kept for two may serve neither.
+            is_its_time = age_s < DRAIN_S or int(math.log2(age_s / DRAIN_S)) % 2 == 1
+            return request.shape if is_its_time else None
+    return None
+
+
+def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
+    """What others may take while `held` is kept."""
+    return ResourceSet(
+        {name: amount - min(amount, held.get(name)) for name, amount in available.items() if amount > 0}
+    )
+
+
+def _oldest(waiting: Sequence[Lease], now_s: float) -> list[Lease]:
+    due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
+    return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
+
+
+def _is_same_line(lease: Lease, other: Lease) -> bool:
+    mine, theirs = lease.request, other.request
+    return mine.job_id == theirs.job_id and mine.line == theirs.line and lease.shape == other.shape
+
+
+def _enough(required: ResourceSet, expected: ResourceSet, candidates: Sequence[Lease]) -> list[Lease]:
+    """The first candidates whose ends make it fit; none where all of them do not."""
+    chosen: list[Lease] = []
+    missing = required.missing_from(expected)
+    for lease in candidates:
+        if not missing:
+            break
+        if any(lease.shape.resources.get(name) for name, _ in missing.items()):
+            chosen.append(lease)
+            expected = expected + lease.shape.resources
+            missing = required.missing_from(expected)
+    return [] if missing else chosen

@@ -1,0 +1,403 @@
+"""The lease manager: who gets a worker on this node, when, and who is sent elsewhere. Pure: events in,
+effects out.
+
+A request is queued, or answered at once; every event that could change an answer (a request, a return, a
+death, a block, a report from another node) ends in a scheduling pass (`lease_scheduler.py`), whose effects
+say who was granted what or sent where.
+
+Who ends a lease: its requester (return, cancel), the end of the requester's connection, the death of the
+worker. An actor's lease outlives the connection it was asked for on, and ends with the worker: when that
+connection ends, and whenever the raylet registers, the GCS says which of them nobody wants (`disowned`).
+Resources of a worker that is told to end stay held until the process is gone.
+
+Invariants: a lease is in exactly one of queue (QUEUED), reservations (RESERVED), or has a worker (GRANTED);
+it holds resources in the ledger unless QUEUED; a worker has at most one lease.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
+from ray_mono.raylet.scheduling import explanations
+from ray_mono.raylet.scheduling.cluster_view import ClusterView
+from ray_mono.raylet.scheduling.instances import indivisible
+from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
+from ray_mono.raylet.scheduling.leases import Lease, LeaseRequest, LeaseState
+from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
+from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot
+from ray_mono.raylet.worker.worker_pool import WorkerPool
+from ray_mono.raylet.worker.worker_states import Worker, WorkerState
+
+FINISHED_JOBS_MAX = 10_000
+"""Finished jobs that are remembered, to refuse what was under way when they ended: stragglers come within
+seconds.
+"""
+FAILED_STARTS_WARNING_S = 2.0
+"""How long leases wait for workers that fail to start before their drivers hear of it."""
+
+
+@dataclass(frozen=True)
+class LeaseLimits:
+    infeasible_warning_s: float
+    pending_warning_s: float
+    log_dir: str
+
+
+class LeaseManager:
+    """Leases of one node."""
+
+    def __init__(
+        self,
+        node: NodeSnapshot,
+        ledger: ResourceLedger,
+        cluster: ClusterView,
+        pool: WorkerPool,
+        limits: LeaseLimits,
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._cluster = cluster
+        self._pool = pool
+        self._limits = limits
+        self._scheduler = LeaseScheduler(node, ledger, cluster, pool)
+        self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
+        self._leases: dict[bytes, Lease] = {}
+        self._by_requester: dict[int, dict[bytes, None]] = {}
+        self._finished_jobs: OrderedDict[bytes, None] = OrderedDict()
+        self._told_of_failed_starts: set[bytes] = set()
+        self._arrivals = 0
+
+    # ---- requesters
+
+    def request(self, request: LeaseRequest, now_s: float) -> list[Effect]:
+        """A lease is asked for. A repeated request for a granted lease is answered with the same grant."""
+        known = self._leases.get(request.lease_id)
+        if known is not None:
+            return self._repeated(known, request)
+        if request.job_id in self._finished_jobs and _ends_with_job(request):
+            return [
+                Rejected(request.lease_id, RejectionKind.JOB_FINISHED, f"job {request.job_id.hex()} is over")
+            ]
+        shape = request.shape
+        fault = indivisible(shape.required)
+        if fault:
+            return [
+                Rejected(
+                    request.lease_id, RejectionKind.INFEASIBLE, f"{request.task_name or 'A task'}: {fault}"
+                )
+            ]
+        self._arrivals += 1
+        lease = Lease(request, shape, now_s, self._arrivals)
+        if request.grant_or_reject and not self._scheduler.fits_here(shape):
+            available = self._ledger.available.beside(shape.required)
+            message = f"it needs {shape.required}, node {self._node.node_id.hex()[:8]} has {available} free"
+            return [Rejected(request.lease_id, RejectionKind.NOT_HERE, message)]
+        self._leases[request.lease_id] = lease
+        self._by_requester.setdefault(request.requester, {})[request.lease_id] = None
+        if request.grant_or_reject:
+            self._scheduler.reserve(lease)
+        else:
+            self._scheduler.queue.add(lease)
+        return self._schedule(now_s)
+
+    def cancel(self, lease_id: bytes, now_s: float) -> list[Effect]:
+        """The requester needs no worker any more. Without effect on a lease that was granted: that one has to
+        be returned.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is None or lease.state is LeaseState.GRANTED:
+            return []
+        self._drop(lease)
+        return [
+            Rejected(lease_id, RejectionKind.CANCELLED, "cancelled by its requester"),
+            *self._schedule(now_s),
+        ]
+
+    def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
+        """The requester is done with the worker; `dispose` ends the process instead of reusing it; one that is
+        `leaving` ends by itself. An actor that is given back otherwise is half made, and killed before another begins.
+        """
+        lease = self._leases.get(lease_id)
+        worker = self._worker_of(lease)
+        if lease is None or worker is None or worker.state is WorkerState.ENDING:
+            return []
+        is_actor = worker.state is WorkerState.ACTOR
+        if dispose or (is_actor and not leaving):
+            # At once: what it runs may be begun again elsewhere.
+            return self._pool.end(
+                worker, EndMode.KILL, "whoever leased it had lost it, or wanted it no more", now_s
+            )
+        if leaving:
+            self._pool.leaves(worker, now_s)
+        else:
+            self._pool.give_back(worker, now_s)
+        self._drop(lease)
+        return self._schedule(now_s)
+
+    def requester_gone(self, requester: int, now_s: float) -> list[Effect]:
+        """A connection ended: nothing that was asked through it is wanted any more, except perhaps actors."""
+        effects: list[Effect] = []
+        for lease_id in list(self._by_requester.pop(requester, {})):
+            effects += self._abandon(
+                self._leases[lease_id], RejectionKind.CANCELLED, "whoever leased it is gone", now_s
+            )
+        return effects + self._schedule(now_s)
+
+    def actor_leases(self) -> list[Lease]:
+        """What is granted for actors."""
+        return [
+            lease
+            for lease in self._leases.values()
+            if lease.request.for_actor and lease.state is LeaseState.GRANTED
+        ]
+
+    def disowned(self, lease_ids: Iterable[bytes], now_s: float) -> list[Effect]:
+        """The GCS wants none of these leases, and nobody else could ever end them."""
+        effects: list[Effect] = []
+        for lease_id in lease_ids:
+            worker = self._worker_of(self._leases.get(lease_id))
+            if worker is not None and worker.state is not WorkerState.ENDING:
+                effects += self._pool.end(worker, EndMode.KILL, "the GCS has no actor for it", now_s)
+        return effects
+
+    # ---- workers
+
+    def worker_registered(
+        self, startup_token: int, worker_id: bytes, pid: int, now_s: float
+    ) -> tuple[str, list[Effect]]:
+        """Returns why it is refused ("" where it is not), and what follows."""
+        refusal = self._pool.registered(startup_token, worker_id, pid, now_s)
+        if not refusal:
+            self._told_of_failed_starts.clear()
+        return refusal, self._schedule(now_s)
+
+    def worker_died(self, worker_id: bytes, reason: str, now_s: float) -> list[Effect]:
+        """Its process or its connection ended: its lease is over."""
+        worker = self._pool.died(worker_id, reason, now_s)
+        if worker is None:
+            return []
+        if worker.lease_id is not None:
+            self._drop(self._leases[worker.lease_id])
+        return self._schedule(now_s)
+
+    def kill_worker(self, worker_id: bytes, force: bool, reason: str, now_s: float) -> list[Effect]:
+        worker = self._pool.get(worker_id)
+        if worker is None:
+            return []
+        return self._pool.end(worker, EndMode.KILL if force else EndMode.TERMINATE, reason, now_s)
+
+    def worker_refused_to_end(self, worker_id: bytes, now_s: float) -> list[Effect]:
+        self._pool.refused_to_end(worker_id, now_s)
+        return self._schedule(now_s)
+
+    def worker_blocked(
+        self, worker_id: bytes, lease_id: bytes, is_blocked: bool, now_s: float
+    ) -> list[Effect]:
+        """The task that runs under the lease waits in get or wait, or runs on. A notice of an earlier lease says nothing about this one."""
+        worker = self._pool.get(worker_id)
+        if worker is None or worker.lease_id is None or (lease_id and lease_id != worker.lease_id):
+            return []
+        if is_blocked:
+            changed = self._ledger.block(worker.lease_id)
+        else:
+            changed = self._ledger.unblock(worker.lease_id)
+        return self._schedule(now_s) if changed else []
+
+    # ---- jobs, nodes, time
+
+    def job_finished(self, job_id: bytes, now_s: float) -> list[Effect]:
+        """Ends what a job had on this node, but for actors (the GCS ends those that are not detached) and what detached ones need."""
+        self._finished_jobs[job_id] = None
+        while len(self._finished_jobs) > FINISHED_JOBS_MAX:
+            self._finished_jobs.popitem(last=False)
+        self._warnings.job_finished(job_id)
+        effects: list[Effect] = []
+        for lease in list(self._leases.values()):
+            if lease.request.job_id == job_id and _ends_with_job(lease.request):
+                effects += self._abandon(
+                    lease, RejectionKind.JOB_FINISHED, f"job {job_id.hex()} is over", now_s
+                )
+        return effects + self._pool.job_finished(job_id, now_s) + self._schedule(now_s)
+
+    def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
+        """The last detached actor of a finished job is gone: nobody needs its workers any more."""
+        self._warnings.job_finished(job_id)
+        return self._pool.job_over(job_id, now_s)
+
+    def node_died(self, node_id: bytes, now_s: float) -> list[Effect]:
+        """Another node is dead; connections from it may not have noticed."""
+        if not self._cluster.node_died(node_id):
+            return []
+        effects: list[Effect] = []
+        for lease in [lease for lease in self._leases.values() if lease.request.requester_node_id == node_id]:
+            reason = f"node {node_id.hex()[:8]}, which leased it, is dead"
+            effects += self._abandon(lease, RejectionKind.CANCELLED, reason, now_s)
+        return effects + self._schedule(now_s)
+
+    def cluster_changed(self, now_s: float) -> list[Effect]:
+        """Another node joined or reported: what waits may fit there."""
+        return self._schedule(now_s)
+
+    def look(self, now_s: float) -> list[Effect]:
+        """What waits for others' leases: call it every LOOK_S while leases are queued."""
+        leased = [
+            self._leases[worker.lease_id]
+            for worker in self._pool
+            if worker.lease_id and worker.state is WorkerState.LEASED
+        ]
+        return [*self._concluded(self._scheduler.look(leased, now_s)), *self._schedule(now_s)]
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Timeouts: call it several times a second."""
+        self._cluster.tick(now_s)
+        effects = self._pool.tick(now_s)
+        effects += self._concluded(self._scheduler.tick(now_s, self._limits.infeasible_warning_s))
+        effects += self._schedule(now_s)
+        world = Circumstances(self._scheduler.snapshot(), self._cluster.nodes(), self._held_by_actors())
+        effects += self._warnings.sweep(self._scheduler.queue, self._scheduler.decide, world, now_s)
+        return effects + self._warn_of_failed_starts(now_s)
+
+    # ---- what others may know
+
+    @property
+    def num_queued(self) -> int:
+        return len(self._scheduler.queue)
+
+    def leases(self) -> list[Lease]:
+        """All of them, in order of arrival."""
+        return list(self._leases.values())
+
+    def granted(self, lease_id: bytes) -> Lease | None:
+        lease = self._leases.get(lease_id)
+        return lease if lease is not None and lease.state is LeaseState.GRANTED else None
+
+    def queued_demand(self) -> list[tuple[ResourceSet, int]]:
+        """What waits for resources, by shape: for the GCS and the autoscaler."""
+        queue = self._scheduler.queue
+        return [(shape.required, queue.count(shape)) for shape in queue.shapes()]
+
+    def explain(self, lease: Lease) -> str:
+        """Why a lease is not granted yet, or that it is, in one sentence."""
+        if lease.state is LeaseState.RESERVED:
+            return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
+        if lease.state is LeaseState.GRANTED:
+            return "blocked: its CPUs are lent" if self._ledger.is_blocked(lease.lease_id) else "granted"
+        return explanations.queued(
+            lease.request.task_name,
+            lease.shape,
+            self._scheduler.decide(lease.shape),
+            self._scheduler.snapshot(),
+            self._cluster.nodes(),
+            self._ledger.is_overdrawn,
+        )
+
+    def check_invariants(self) -> None:
+        """Recounts leases against queue, ledger and pool. Raises RuntimeError."""
+        self._ledger.check_invariants()
+        self._scheduler.queue.check_invariants()
+        self._pool.check_invariants()
+        queued = [lease.lease_id for lease in self._scheduler.queue]
+        reserved = [lease.lease_id for lease in self._scheduler.reserved]
+        granted = [lease.lease_id for lease in self._leases.values() if lease.state is LeaseState.GRANTED]
+        if sorted(queued + reserved + granted) != sorted(self._leases):
+            raise RuntimeError(
+                f"{len(queued)} queued + {len(reserved)} reserved + {len(granted)} granted: not {len(self._leases)}"
+            )
+        workers = {worker.lease_id: worker.worker_id for worker in self._pool if worker.lease_id is not None}
+        if workers != {lease_id: self._leases[lease_id].worker_id for lease_id in granted}:
+            raise RuntimeError("granted leases and leased workers differ")
+        if set(self._ledger.holders()) != set(reserved + granted):
+            raise RuntimeError("leases that hold resources and leases in the ledger differ")
+
+    # ---- inside
+
+    def _repeated(self, lease: Lease, request: LeaseRequest) -> list[Effect]:
+        """The answer was lost with its connection, or is still to come: either way it belongs to the new
+        connection now.
+        """
+        self._by_requester.get(lease.request.requester, {}).pop(lease.lease_id, None)
+        self._by_requester.setdefault(request.requester, {})[lease.lease_id] = None
+        if lease.state is LeaseState.QUEUED:
+            self._scheduler.queue.remove(lease)
+        lease.request = replace(lease.request, requester=request.requester)
+        lease.asked_at_s = None
+        if lease.state is LeaseState.QUEUED:
+            self._scheduler.queue.add(lease)
+        return [self._scheduler.grant_of(lease)] if lease.state is LeaseState.GRANTED else []
+
+    def _schedule(self, now_s: float) -> list[Effect]:
+        return self._concluded(self._scheduler.run(now_s))
+
+    def _concluded(self, effects: list[Effect]) -> list[Effect]:
+        """Forgets the leases that the scheduler sent away."""
+        for effect in effects:
+            if isinstance(effect, SpilledBack | Rejected):
+                self._forget(self._leases[effect.lease_id])
+        return effects
+
+    def _drop(self, lease: Lease) -> None:
+        """Takes a lease out, wherever it is, with what it holds."""
+        if lease.state is LeaseState.GRANTED:
+            self._ledger.release(lease.lease_id)
+        else:
+            self._scheduler.remove(lease)
+        self._forget(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        del self._leases[lease.lease_id]
+        mates = self._by_requester.get(lease.request.requester)
+        if mates is not None:
+            mates.pop(lease.lease_id, None)
+            if not mates:
+                del self._by_requester[lease.request.requester]
+
+    def _abandon(self, lease: Lease, kind: RejectionKind, reason: str, now_s: float) -> list[Effect]:
+        """Nobody wants it any more. Whether an actor is wanted the GCS knows; any other worker may be in the
+        middle of a task and is ended.
+        """
+        if lease.state is not LeaseState.GRANTED:
+            self._drop(lease)
+            return [Rejected(lease.lease_id, kind, reason)]
+        worker = self._worker_of(lease)
+        if worker is None:
+            return []
+        if worker.state is WorkerState.ACTOR:
+            return [Unclaimed(lease.lease_id)]
+        return self._pool.end(worker, EndMode.KILL, reason, now_s)
+
+    def _worker_of(self, lease: Lease | None) -> Worker | None:
+        return self._pool.get(lease.worker_id) if lease is not None and lease.worker_id is not None else None
+
+    def is_for_tasks(self, worker: Worker) -> bool:
+        """Whether it is leased for tasks, and not told to end."""
+        lease = self._leases.get(worker.lease_id or b"")
+        return lease is not None and not lease.request.for_actor and not worker.end_reason
+
+    def _held_by_actors(self) -> ResourceSet:
+        actors = [worker.lease_id for worker in self._pool if worker.state is WorkerState.ACTOR]
+        return self._ledger.held_by([lease_id for lease_id in actors if lease_id is not None])
+
+    def _warn_of_failed_starts(self, now_s: float) -> list[Effect]:
+        trouble = self._pool.start_trouble
+        if not trouble:
+            return []
+        oldest: dict[bytes, float] = {}
+        for lease in self._scheduler.reserved:
+            oldest.setdefault(lease.request.job_id, lease.queued_at_s)
+        due = [job for job, since_s in oldest.items() if now_s - since_s >= FAILED_STARTS_WARNING_S]
+        new = [job for job in due if job not in self._told_of_failed_starts]
+        self._told_of_failed_starts.update(new)
+        return [
+            WarnJob(job, "worker_start_failed", explanations.workers_fail(trouble, self._limits.log_dir))
+            for job in new
+        ]
+
+
+def _ends_with_job(request: LeaseRequest) -> bool:
+    """Not what is for an actor, of which the GCS decides, and not what detached actors and those below them run."""
+    return not request.for_actor and not request.outlives_job

@@ -1,0 +1,122 @@
+"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, the lines of a shape in turn, and first
+come first served within a line.
+
+A line is what one requester asks for alike: its tasks of one scheduling key (shape, environment). The job that was
+served longest ago is next, also where it waits anew: so neither a job with ten thousand tasks, nor a shape that keeps
+fitting, nor a requester starves the others. Every step costs the same however long the lines are.
+
+What a shape that needs much waits for is kept for it by the scheduler, not here (fair_share.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from ray_mono.raylet.scheduling.leases import Lease, Shape
+from ray_mono.raylet.scheduling.turns import Turns
+
+_Line = OrderedDict[bytes, Lease]
+_Lines = OrderedDict[tuple[int, int], _Line]
+
+
+class LeaseQueue:
+    """A queue of leases by job, shape and line."""
+
+    def __init__(self) -> None:
+        # Invariant: no empty line, no shape without a line, no job without a shape; _length counts the leases in them.
+        self._jobs: dict[bytes, OrderedDict[Shape, _Lines]] = {}
+        self._length = 0
+        self._turns = Turns()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Lease]:
+        for shapes in self._jobs.values():
+            for lines in shapes.values():
+                for line in lines.values():
+                    yield from line.values()
+
+    def jobs(self) -> list[bytes]:
+        """Every job that waits, the one whose turn it is first."""
+        return sorted(self._jobs, key=self._turns.rank)
+
+    def shapes_of(self, job_id: bytes) -> list[Shape]:
+        """Every shape that waits in a job, the one whose turn it is first."""
+        return list(self._jobs.get(job_id, ()))
+
+    def shapes(self) -> list[Shape]:
+        """Every shape that waits."""
+        return list(dict.fromkeys(shape for shapes in self._jobs.values() for shape in shapes))
+
+    def add(self, lease: Lease) -> None:
+        lines = self._jobs.setdefault(lease.request.job_id, OrderedDict()).setdefault(
+            lease.shape, OrderedDict()
+        )
+        line = lines.setdefault(lease.request.line, OrderedDict())
+        if lease.lease_id in line:
+            raise RuntimeError(f"lease {lease.lease_id.hex()} is queued already")
+        line[lease.lease_id] = lease
+        self._length += 1
+
+    def remove(self, lease: Lease) -> None:
+        """Takes out one that is queued. Raises KeyError where it is not."""
+        job_id, name = lease.request.job_id, lease.request.line
+        shapes = self._jobs[job_id]
+        lines = shapes[lease.shape]
+        del lines[name][lease.lease_id]
+        self._length -= 1
+        if not lines[name]:
+            del lines[name]
+        if not lines:
+            del shapes[lease.shape]
+        if not shapes:
+            del self._jobs[job_id]
+
+    def peek(self, job_id: bytes, shape: Shape) -> Lease | None:
+        """The next of a shape, left where it is."""
+        lines = self._jobs[job_id].get(shape) if job_id in self._jobs else None
+        return next(iter(next(iter(lines.values())).values())) if lines else None
+
+    def pop(self, job_id: bytes, shape: Shape) -> Lease:
+        """Takes the next of a shape. Job, shape and line had their turn."""
+        lease = self.peek(job_id, shape)
+        if lease is None:
+            raise RuntimeError(f"nothing of the shape {shape} is queued")
+        shapes = self._jobs[job_id]
+        shapes[shape].move_to_end(lease.request.line)
+        shapes.move_to_end(shape)
+        self._turns.served(job_id)
+        self.remove(lease)
+        return lease
+
+    def leases_of(self, shape: Shape) -> Iterator[Lease]:
+        for shapes in self._jobs.values():
+            for line in shapes.get(shape, OrderedDict()).values():
+                yield from line.values()
+
+    def heads(self, shape: Shape) -> list[Lease]:
+        """The oldest of each line of a shape, in the order of the jobs' turns."""
+        jobs = [self._jobs[job_id] for job_id in self.jobs()]
+        lines = [line for shapes in jobs for line in shapes.get(shape, OrderedDict()).values()]
+        return [next(iter(line.values())) for line in lines]
+
+    def count(self, shape: Shape) -> int:
+        return sum(
+            len(line) for shapes in self._jobs.values() for line in shapes.get(shape, OrderedDict()).values()
+        )
+
+    def check_invariants(self) -> None:
+        """Recounts. Raises RuntimeError."""
+        shapes = [lines for shapes in self._jobs.values() for lines in shapes.values()]
+        lines = [line for shape_lines in shapes for line in shape_lines.values()]
+        if (
+            not all(lines)
+            or not all(shapes)
+            or not all(self._jobs.values())
+            or sum(map(len, lines)) != self._length
+        ):
+            raise RuntimeError(
+                f"the queue counts {self._length} leases in lines of {[len(line) for line in lines]}"
+            )

@@ -1,0 +1,207 @@
+"""The scheduling pass: takes leases from the queue to resources here, to another node, or to a worker. Pure.
+
+`run` asks the policy about the shape whose turn it is, one lease of each job a round, as long as anything
+can be placed: here (the ledger reserves its resources), on another node (the requester is told and asks
+there), or not now. Then reserved leases are matched with idle workers, jobs in turn again, and the pool starts what
+is missing. A pass costs as much as there are shapes, not leases: what was answered "not now" is asked again
+only after the other nodes changed or it fits here. `look` sees to what waits for others' leases (fair_share.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, SpilledBack
+from ray_mono.raylet.scheduling import explanations, fair_share
+from ray_mono.raylet.scheduling.cluster_view import ClusterView
+from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
+from ray_mono.raylet.scheduling.leases import Lease, LeaseState, Shape
+from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.reservations import Reservations
+from ray_mono.raylet.scheduling.scheduling_policy import (
+    Decision,
+    NodeSnapshot,
+    NoSuchNode,
+    RunHere,
+    SpillTo,
+    StrategyKind,
+    Wait,
+    decide,
+    utilization,
+)
+from ray_mono.raylet.worker.worker_pool import WorkerPool
+
+
+class LeaseScheduler:
+    """Leases that are QUEUED or RESERVED."""
+
+    def __init__(
+        self, node: NodeSnapshot, ledger: ResourceLedger, cluster: ClusterView, pool: WorkerPool
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._cluster = cluster
+        self._pool = pool
+        self.queue = LeaseQueue()
+        self.reserved = Reservations()
+        # The last "not now" per shape, valid while the cluster's revision is the same and it does not fit
+        # here.
+        self._refusals: dict[Shape, tuple[int, Decision]] = {}
+        self._last_spread_node_id = b""
+        # What is free is kept for this shape, as long as one waits.
+        self._held_for: Shape | None = None
+        # When a shape that waits got its resources last.
+        self._served_at_s: dict[Shape, float] = {}
+
+    def reserve(self, lease: Lease) -> None:
+        """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
+        self._ledger.allocate(lease.lease_id, lease.shape.resources)
+        lease.state = LeaseState.RESERVED
+        self.reserved.add(lease)
+
+    def remove(self, lease: Lease) -> None:
+        """Takes out a lease that has no worker yet, and gives back what was reserved for it."""
+        if lease.state is LeaseState.QUEUED:
+            self.queue.remove(lease)
+        else:
+            self.reserved.remove(lease)
+            self._ledger.release(lease.lease_id)
+
+    def run(self, now_s: float) -> list[Effect]:
+        """Places all that can be placed. SpilledBack and Rejected leases are in neither place any more."""
+        effects: list[Effect] = []
+        stuck: set[Shape] = set()
+        placed = True
+        while placed:
+            placed = False
+            for job_id in self.queue.jobs():
+                for shape in self.queue.shapes_of(job_id):
+                    if shape in stuck:
+                        continue
+                    if self._place_next(job_id, shape, effects, now_s):
+                        placed = True
+                        break
+                    stuck.add(shape)
+        while lease := self.reserved.take(self._pool.can_serve):
+            worker = self._pool.take(lease.request.binding, lease.lease_id, lease.request.for_actor, now_s)
+            lease.state = LeaseState.GRANTED
+            lease.worker_id = worker.worker_id
+            lease.granted_at_s = now_s
+            effects.append(self.grant_of(lease))
+        return effects + self._pool.replenish(len(self.reserved), now_s)
+
+    def look(self, leases: Iterable[Lease], now_s: float) -> list[Effect]:
+        """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for. leases: granted."""
+        waiting: list[Lease] = []
+        effects: list[Effect] = []
+        for shape in self.queue.shapes():
+            decision = self.decide(shape)
+            if isinstance(decision, Wait) and self._node.node_id in decision.feasible_node_ids:
+                waiting += self.queue.heads(shape)
+            elif isinstance(decision, Wait):
+                effects += self._send_to_wait(shape, decision, now_s)
+        endable = [
+            lease
+            for lease in leases
+            if not lease.request.for_actor and not self._ledger.is_blocked(lease.lease_id)
+        ]
+        available = self._ledger.available
+        self._held_for = fair_share.shape_to_hold_for(
+            waiting, endable, available, self._served_at_s, self._held_for, now_s
+        )
+        return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
+
+    def _send_to_wait(self, shape: Shape, decision: Wait, now_s: float) -> list[Effect]:
+        """What fits on other nodes only waits there: only there do leases end for it. The GCS chooses for actors itself."""
+        nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
+        node = min(nodes, key=lambda node: (utilization(node, shape.required), node.node_id))
+        effects: list[Effect] = []
+        for lease in list(self.queue.leases_of(shape)):
+            if now_s - lease.queued_at_s >= fair_share.RECLAIM_AFTER_S and not lease.request.for_actor:
+                self.queue.remove(lease)
+                effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True))
+        return effects
+
+    def fits_here(self, shape: Shape) -> bool:
+        """Whether one may have the node's resources now."""
+        required, held_for = shape.required, self._held_for
+        if not self._ledger.can_grant(required):
+            return False
+        if held_for is None or held_for == shape or not self.queue.count(held_for):
+            return True
+        return required.fits_in(fair_share.spare(self._ledger.available, held_for.required))
+
+    def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
+        """Refuses what has waited `unknown_node_s` for a node that nobody has heard of: it may be joining,
+        but not for long.
+        """
+        shapes = self.queue.shapes()
+        self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
+        self._served_at_s = {
+            shape: self._served_at_s[shape] for shape in shapes if shape in self._served_at_s
+        }
+        effects: list[Effect] = []
+        for shape in shapes:
+            if isinstance(self.decide(shape), NoSuchNode):
+                for lease in list(self.queue.leases_of(shape)):
+                    if now_s - lease.queued_at_s >= unknown_node_s:
+                        self.queue.remove(lease)
+                        effects.append(_no_such_node(lease, is_dead=False))
+        return effects
+
+    def grant_of(self, lease: Lease) -> Granted:
+        """The answer to a lease that has a worker."""
+        if lease.worker_id is None:
+            raise RuntimeError(f"lease {lease.lease_id.hex()} is {lease.state.value} and has no worker")
+        return Granted(
+            lease.lease_id, lease.worker_id, self._ledger.instances_of(lease.lease_id), lease.number
+        )
+
+    def decide(self, shape: Shape) -> Decision:
+        """Where the next lease of a shape would go now."""
+        fits_here = self.fits_here(shape)
+        refusal = self._refusals.get(shape)
+        if refusal is not None and refusal[0] == self._cluster.revision and not fits_here:
+            return refusal[1]
+        others = self._cluster.nodes()
+        here = self.snapshot()
+        decision = decide(shape.required, shape.strategy, here, fits_here, others, self._last_spread_node_id)
+        if not isinstance(decision, RunHere | SpillTo):
+            self._refusals[shape] = (self._cluster.revision, decision)
+        return decision
+
+    def snapshot(self) -> NodeSnapshot:
+        """This node as it is now."""
+        if self._node.available is not self._ledger.available:
+            self._node = replace(self._node, available=self._ledger.available)
+        return self._node
+
+    def waiting(self) -> Iterator[Lease]:
+        yield from self.queue
+        yield from self.reserved
+
+    def _place_next(self, job_id: bytes, shape: Shape, effects: list[Effect], now_s: float) -> bool:
+        """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""
+        decision = self.decide(shape)
+        if isinstance(decision, RunHere):
+            self.reserve(self.queue.pop(job_id, shape))
+            self._served_at_s[shape] = now_s
+        elif isinstance(decision, SpillTo):
+            lease = self.queue.pop(job_id, shape)
+            node = decision.node
+            self._cluster.hold(node.node_id, shape.required, now_s)
+            effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port))
+        elif isinstance(decision, NoSuchNode) and decision.is_dead:
+            effects.append(_no_such_node(self.queue.pop(job_id, shape), is_dead=True))
+        else:
+            return False
+        if shape.strategy.kind is StrategyKind.SPREAD:
+            chosen = decision.node.node_id if isinstance(decision, SpillTo) else self._node.node_id
+            self._last_spread_node_id = chosen
+        return True
+
+
+def _no_such_node(lease: Lease, is_dead: bool) -> Rejected:
+    text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_dead)
+    return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)

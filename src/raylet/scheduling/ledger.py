@@ -1,0 +1,149 @@
+"""The ledger: what this node has, what is free, and which lease holds the rest. Pure, and the only place that
+counts.
+
+    free + what leases hold = total        (always, exactly; `check_invariants` recounts it)
+
+A lease whose worker is blocked in `get` gives back its CPUs and nothing else: memory and accelerators stay
+where they are. When the value is there the worker resumes at once, without asking, so free CPUs may go below
+zero, by exactly what resumed. While anything is below zero nothing is granted, so the node works its debt off
+and is never more than that in debt.
+
+The ledger does not know workers, queues or other nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_mono.common.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
+from ray_mono.raylet.scheduling.instances import Instances, Parts
+
+
+@dataclass
+class _Holding:
+    resources: ResourceSet
+    parts: dict[str, Parts] = field(default_factory=dict)
+    is_blocked: bool = False
+
+    @property
+    def held_now(self) -> ResourceSet:
+        return self.resources - self.resources.only(CPU) if self.is_blocked else self.resources
+
+
+class ResourceLedger:
+    """Total, free and held resources of one node."""
+
+    def __init__(self, total: ResourceSet) -> None:
+        """Raises ValueError where an accelerator's total is not a whole number."""
+        self.total = total
+        # Invariant: total - sum(held_now of every holding).
+        self._available = total
+        self._holdings: dict[bytes, _Holding] = {}
+        self._instances = {
+            name: Instances(name, amount) for name, amount in total.items() if name in UNIT_INSTANCE_RESOURCES
+        }
+
+    @property
+    def available(self) -> ResourceSet:
+        """What is free; CPU may be negative."""
+        return self._available
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether resumed workers hold more than there is: then nothing is granted."""
+        return any(amount < 0 for _, amount in self._available.items())
+
+    def can_grant(self, required: ResourceSet) -> bool:
+        """Whether `required` is free now, whole accelerators included."""
+        return (
+            not self.is_overdrawn
+            and required.fits_in(self._available)
+            and all(
+                self._instances[name].find(amount) is not None
+                for name, amount in required.items()
+                if name in self._instances
+            )
+        )
+
+    def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
+        """Gives `resources` to a lease; returns the indices of the accelerators it got, by name.
+
+        Raises RuntimeError (our bug) where they are not free or the lease holds some already.
+        """
+        if lease_id in self._holdings:
+            raise RuntimeError(f"lease {lease_id.hex()} holds resources already")
+        if not self.can_grant(resources):
+            raise RuntimeError(f"lease {lease_id.hex()} needs {resources}, free is {self._available}")
+        holding = _Holding(resources)
+        for name, amount in resources.items():
+            if name in self._instances:
+                holding.parts[name] = self._instances[name].take(amount)
+        self._holdings[lease_id] = holding
+        self._available = self._available - resources
+        return {name: tuple(index for index, _ in parts) for name, parts in holding.parts.items()}
+
+    def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
+        """The indices that `allocate` returned for this lease."""
+        return {
+            name: tuple(index for index, _ in parts) for name, parts in self._holdings[lease_id].parts.items()
+        }
+
+    def release(self, lease_id: bytes) -> None:
+        """The lease ended: what it still holds is free. Raises KeyError for a lease that holds nothing."""
+        holding = self._holdings.pop(lease_id)
+        for name, parts in holding.parts.items():
+            self._instances[name].give(parts)
+        self._available = self._available + holding.held_now
+
+    def block(self, lease_id: bytes) -> bool:
+        """The lease's worker waits: its CPUs are free. Returns whether anything changed."""
+        holding = self._holdings.get(lease_id)
+        if holding is None or holding.is_blocked:
+            return False
+        holding.is_blocked = True
+        self._available = self._available + holding.resources.only(CPU)
+        return bool(holding.resources.get(CPU))
+
+    def unblock(self, lease_id: bytes) -> bool:
+        """The lease's worker runs again, at once. Returns whether anything changed; CPU may be negative now."""
+        holding = self._holdings.get(lease_id)
+        if holding is None or not holding.is_blocked:
+            return False
+        holding.is_blocked = False
+        self._available = self._available - holding.resources.only(CPU)
+        return bool(holding.resources.get(CPU))
+
+    def count_blocked(self) -> int:
+        return sum(holding.is_blocked for holding in self._holdings.values())
+
+    def is_blocked(self, lease_id: bytes) -> bool:
+        holding = self._holdings.get(lease_id)
+        return holding is not None and holding.is_blocked
+
+    def holders(self) -> list[bytes]:
+        """The leases that hold something, or nothing but their place."""
+        return list(self._holdings)
+
+    def held_by(self, lease_ids: list[bytes]) -> ResourceSet:
+        """What these leases hold together, blocked or not."""
+        total = ResourceSet()
+        for lease_id in lease_ids:
+            if lease_id in self._holdings:
+                total = total + self._holdings[lease_id].resources
+        return total
+
+    def check_invariants(self) -> None:
+        """Recounts everything. Raises RuntimeError naming both sides of what does not add up."""
+        held = ResourceSet()
+        for holding in self._holdings.values():
+            held = held + holding.held_now
+        if held + self._available != self.total:
+            raise RuntimeError(f"held {held} + free {self._available} is not the total {self.total}")
+        for name, amount in self._available.items():
+            if amount < 0 and name != CPU:
+                raise RuntimeError(f"{name} is overdrawn by {-amount / SCALE:g}: only CPUs may be")
+        for name, instances in self._instances.items():
+            if sum(instances.free) != self._available.get(name):
+                raise RuntimeError(
+                    f"units of {name}: {instances.free} free, the ledger has {self._available}"
+                )

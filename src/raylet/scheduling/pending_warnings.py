@@ -1,0 +1,98 @@
+"""When a driver is told that its task cannot be placed: once per shape and job, and only after it has waited
+a while.
+
+Looks at every shape that waits (not at every lease). A shape that no node could ever hold is told after
+`infeasible_s`; one that would fit, but only into what living actors of this node hold, after `pending_s`.
+Says nothing about shapes that simply wait their turn.
+
+Before that, garbage is collected everywhere: handles in cycles keep actors that nobody can reach.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.effects import CollectGarbage, WarnJob
+from ray_mono.raylet.scheduling import explanations
+from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
+from ray_mono.raylet.scheduling.leases import Lease, Shape
+from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NodeSnapshot, Wait
+
+COLLECT_AFTER_S = 2.0
+COLLECT_PERIOD_S = 30.0
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a sweep is judged by."""
+
+    here: NodeSnapshot
+    others: list[NodeSnapshot]
+    held_by_actors: ResourceSet
+
+
+class PendingWarnings:
+    """Remembers what was said to whom."""
+
+    def __init__(self, infeasible_s: float, pending_s: float) -> None:
+        self._infeasible_s = infeasible_s
+        self._pending_s = pending_s
+        self._said: set[tuple[Shape, bytes]] = set()
+        self._collect_from_s = -math.inf
+
+    def job_finished(self, job_id: bytes) -> None:
+        self._said = {(shape, job) for shape, job in self._said if job != job_id}
+
+    def sweep(
+        self, queue: LeaseQueue, decide: Callable[[Shape], Decision], world: Circumstances, now_s: float
+    ) -> list[WarnJob | CollectGarbage]:
+        """What is due now."""
+        due: list[WarnJob | CollectGarbage] = []
+        for shape in queue.shapes():
+            decision = decide(shape)
+            is_kept_out = isinstance(decision, Wait) and not shape.required.fits_in(
+                world.here.total - world.held_by_actors
+            )
+            for job_id, lease in self._oldest_per_job(queue, shape).items():
+                waited_s = now_s - lease.queued_at_s
+                if is_kept_out and waited_s >= COLLECT_AFTER_S and now_s >= self._collect_from_s:
+                    self._collect_from_s = now_s + COLLECT_PERIOD_S
+                    due.append(CollectGarbage())
+                message = self._message(lease, decision, is_kept_out, world, waited_s)
+                if message and (shape, job_id) not in self._said:
+                    self._said.add((shape, job_id))
+                    due.append(WarnJob(job_id, "infeasible_task", message))
+        return due
+
+    def _message(
+        self, lease: Lease, decision: Decision, is_kept_out: bool, world: Circumstances, waited_s: float
+    ) -> str:
+        if lease.request.for_actor:
+            return ""  # the GCS, which asked, knows all nodes and tells the driver itself
+        name = lease.request.task_name or "A task"
+        required = lease.shape.required
+        if isinstance(decision, Infeasible) and waited_s >= self._infeasible_s:
+            return explanations.infeasible(name, required, lease.shape.strategy, [world.here, *world.others])
+        if (
+            isinstance(decision, Wait)
+            and is_kept_out
+            and waited_s >= self._pending_s
+            and decision.feasible_node_ids == (world.here.node_id,)
+        ):
+            return explanations.held_by_actors(
+                name, required, world.held_by_actors, world.here.total, waited_s
+            )
+        return ""
+
+    @staticmethod
+    def _oldest_per_job(queue: LeaseQueue, shape: Shape) -> dict[bytes, Lease]:
+        """The head of each line is its oldest."""
+        oldest: dict[bytes, Lease] = {}
+        for lease in queue.heads(shape):
+            known = oldest.get(lease.request.job_id)
+            if known is None or lease.number < known.number:
+                oldest[lease.request.job_id] = lease
+        return oldest

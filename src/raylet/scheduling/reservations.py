@@ -1,0 +1,56 @@
+"""Leases that have their resources and wait for a worker process: jobs in turn, and of a job the oldest that a worker can serve now.
+So one that makes a thousand actors at once, for which as many processes have to start, keeps no other job waiting.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from ray_mono.raylet.scheduling.leases import Binding, Lease
+from ray_mono.raylet.scheduling.turns import Turns
+
+
+class Reservations:
+    """By binding, because a bound worker serves only its own, and apart for actors, which no bound worker
+    serves; there are few bindings (jobs times environments).
+    """
+
+    def __init__(self) -> None:
+        # Invariant: no empty group; _length counts the leases in them.
+        self._groups: dict[tuple[Binding, bool], OrderedDict[bytes, Lease]] = {}
+        self._length = 0
+        self._turns = Turns()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Lease]:
+        for group in self._groups.values():
+            yield from group.values()
+
+    def add(self, lease: Lease) -> None:
+        self._groups.setdefault(_group(lease), OrderedDict())[lease.lease_id] = lease
+        self._length += 1
+
+    def remove(self, lease: Lease) -> None:
+        """Raises KeyError where it does not wait here."""
+        group = _group(lease)
+        del self._groups[group][lease.lease_id]
+        self._length -= 1
+        if not self._groups[group]:
+            del self._groups[group]
+
+    def take(self, can_serve: Callable[[Binding, bool], bool]) -> Lease | None:
+        """Takes out the one whose turn it is among those that a worker is there for. can_serve(binding, for_actor)."""
+        heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
+        if not heads:
+            return None
+        lease = min(heads, key=lambda lease: (self._turns.rank(lease.request.job_id), lease.number))
+        self.remove(lease)
+        self._turns.served(lease.request.job_id)
+        return lease
+
+
+def _group(lease: Lease) -> tuple[Binding, bool]:
+    return lease.request.binding, lease.request.for_actor

@@ -1,0 +1,130 @@
+"""What is told about a worker or driver that ended: one sentence and, where the launcher knows it, the exit
+status.
+
+Two things happen when a process dies, in either order: its connection ends, and the launcher reports its
+exit. The first of them is the death; the report waits for the second, but not for long: a process whose
+connection ended may live on, and is killed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Generic, TypeVar
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import ClientProcess
+from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.worker.launcher import WorkerExit
+
+ENDS_MAX = 1000
+"""Ends that nobody has asked for yet and that are remembered; each is asked for within seconds or never."""
+OOM_COUNTERS = "/proc/vmstat"
+
+Key = TypeVar("Key")
+End = TypeVar("End")
+
+
+class Ends(Generic[Key, End]):
+    """Ends that were reported, for whoever waits for one."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, End] = {}
+        self._awaited: dict[Key, asyncio.Future[End]] = {}
+
+    def happened(self, key: Key, end: End) -> None:
+        waiter = self._awaited.get(key)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(end)
+        self._known[key] = end
+        while len(self._known) > ENDS_MAX:
+            del self._known[next(iter(self._known))]
+
+    async def of(self, key: Key, timeout_s: float) -> End | None:
+        """The end of this one, if it happened or happens within timeout_s. To be asked for once."""
+        known = self._known.pop(key, None)
+        if known is not None:
+            return known
+        waiter = self._awaited.setdefault(key, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiter
+        except TimeoutError:
+            return None
+        finally:
+            self._awaited.pop(key, None)
+            self._known.pop(key, None)
+
+
+class OomKills:
+    """Whether the kernel's out-of-memory killer has struck on this machine, as far as the kernel tells."""
+
+    def __init__(self, path: str = OOM_COUNTERS) -> None:
+        self._path = path
+        self._count = self._read()
+
+    def has_struck(self) -> bool:
+        """Since the last question."""
+        before, self._count = self._count, self._read()
+        return self._count > before
+
+    def _read(self) -> int:
+        with contextlib.suppress(OSError), open(self._path) as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+
+def death_cause(
+    client: ClientProcess,
+    exit_: WorkerExit | None,
+    connection_end: str,
+    end_reason: str,
+    config: RayletConfig,
+    oom_kills: OomKills,
+) -> common_pb2.DeathCause:
+    """What is told of it: how it ended, where, and where it wrote to. end_reason: why the raylet ended it; empty where it did not."""
+    cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED)
+    if exit_ is not None:
+        message = exit_.message
+        cause.exit_code = exit_.exit_code
+        cause.signal = exit_.signal
+    elif client.is_driver:
+        message = f"driver pid {client.pid} disconnected: {connection_end}"
+    else:
+        message = f"worker pid {client.pid} lost its connection to the raylet: {connection_end}"
+    if client.left_because:
+        message = f"worker pid {client.pid} ended: {client.left_because}"
+    is_ordered = bool(client.ordered_cause.message or client.ordered_cause.kind)
+    if end_reason and not client.ended_by_itself and _may_be_ours(exit_):
+        message += f"; the raylet ended it: {end_reason}"
+    elif cause.signal == signal.SIGKILL and not is_ordered:
+        message += _whose_kill(oom_kills)
+    if not client.is_driver:
+        log = f"{config.session_dir}/logs/worker-{client.worker_id.hex()}-{client.pid}"
+        message += f"; node {config.host}, output in {log}.out and .err"
+    if is_ordered:
+        cause.kind = client.ordered_cause.kind
+        message = client.ordered_cause.message or message
+    cause.message = message
+    return cause
+
+
+def _may_be_ours(exit_: WorkerExit | None) -> bool:
+    """Whether the raylet may have ended it so. Its end may come while the raylet is told to end it: then it was not the raylet."""
+    return exit_ is None or (exit_.exit_code == 0 and exit_.signal in (0, signal.SIGKILL, signal.SIGTERM))
+
+
+def _whose_kill(oom_kills: OomKills) -> str:
+    if oom_kills.has_struck():
+        return ", and the kernel's out-of-memory killer has struck: the machine, or its container, ran out of memory"
+    return ", which this cluster did not send"
+
+
+def remove_socket(client: ClientProcess, session_dir: str) -> None:
+    """A driver that was killed leaves the socket that registration.py made for it; the template sees to those of workers."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))

@@ -1,0 +1,73 @@
+"""What a raylet knows of the other nodes."""
+
+from __future__ import annotations
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.scheduling.cluster_view import ClusterView
+
+OWN, A = b"o" * 28, b"a" * 28
+
+
+def cpus(amount: float) -> ResourceSet:
+    return ResourceSet.from_units({"CPU": amount})
+
+
+def joined() -> ClusterView:
+    view = ClusterView(OWN, hold_s=1.0)
+    view.node_joined(A, "host", 1, cpus(4))
+    return view
+
+
+def free(view: ClusterView) -> ResourceSet:
+    return view.nodes()[0].available
+
+
+def test_a_node_counts_as_empty_until_it_reports() -> None:
+    assert free(joined()) == cpus(4)
+
+
+def test_an_older_report_never_replaces_a_newer_one() -> None:
+    view = joined()
+    view.resources_reported(A, 2, cpus(4), cpus(1))
+    revision = view.revision
+    view.resources_reported(A, 1, cpus(4), cpus(3))
+    view.resources_reported(A, 2, cpus(4), cpus(3))
+    assert free(view) == cpus(1)
+    assert view.revision == revision
+
+
+def test_what_was_sent_to_a_node_is_deducted_until_it_reports() -> None:
+    view = joined()
+    view.hold(A, cpus(3), now_s=0)
+    assert free(view) == cpus(1)
+    view.resources_reported(A, 1, cpus(4), cpus(4))
+    assert free(view) == cpus(4)
+
+
+def test_a_deduction_ends_by_itself_when_no_report_comes() -> None:
+    view = joined()
+    view.hold(A, cpus(3), now_s=0)
+    revision = view.revision
+    view.tick(0.9)
+    assert free(view) == cpus(1)
+    view.tick(1.0)
+    assert free(view) == cpus(4)
+    assert view.revision > revision
+
+
+def test_the_dead_stay_known_and_never_come_back() -> None:
+    view = joined()
+    assert view.node_died(A)
+    assert not view.node_died(A)
+    view.node_joined(A, "host", 1, cpus(4))
+    assert [node.is_alive for node in view.nodes()] == [False]
+    assert view.alive_node_ids() == []
+
+
+def test_the_own_node_and_strangers_are_ignored() -> None:
+    view = ClusterView(OWN, hold_s=1.0)
+    view.node_joined(OWN, "host", 1, cpus(4))
+    view.resources_reported(A, 1, cpus(4), cpus(4))
+    view.hold(A, cpus(1), 0)
+    assert view.nodes() == []
+    assert not view.node_died(A)

@@ -1,0 +1,259 @@
+"""Who gives way on a node where more is asked for than there is, and when: holders that answer as real ones do."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.scheduling.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
+from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
+
+
+class Flood:
+    """A job with more tasks than there will ever be time for: it asks for as many leases as it may, and keeps each as long as it
+    can. A holder that is asked for a lease ends it when its present task is over."""
+
+    def __init__(self, scene: Scene, name: str, task_s: float, job: bytes = JOB_A, **asked: object) -> None:
+        self.scene = scene
+        self._name = name
+        self._task_s = task_s
+        self._asked = {"job": job, "requester": 1, **asked}
+        self._number = 0
+        self.ask(4)
+
+    def ask(self, number: int) -> None:
+        for _ in range(number):
+            self._number += 1
+            self.scene.ask(f"{self._name} {self._number}", **self._asked)  # type: ignore[arg-type]
+
+    @property
+    def held(self) -> list[str]:
+        return [name for name in self.scene.running if name.startswith(self._name)]
+
+    def answer(self) -> None:
+        """Ends what it was asked for and is between two tasks now: a lease runs them one after the other, from when it was granted."""
+        for name in self.held:
+            lease = self.scene.manager.granted(name.encode())
+            assert lease is not None
+            ran_s = self.scene.now_s - lease.granted_at_s + 1e-9
+            if name in self.scene.reclaimed and ran_s >= self._task_s and ran_s % self._task_s < LOOK_S:
+                self.scene.give_back(name)
+                self.ask(1)
+
+
+def run_until_granted(scene: Scene, name: str, floods: list[Flood], within_s: float) -> float:
+    """How long it waited."""
+    begin_s = scene.now_s
+    while name not in scene.granted:
+        assert scene.now_s - begin_s <= within_s, f"{name} was not granted within {within_s} s"
+        scene.wait(LOOK_S)
+        for flood in floods:
+            flood.answer()
+    return scene.now_s - begin_s
+
+
+def test_a_job_gets_a_lease_beside_one_that_never_has_enough() -> None:
+    scene = Scene(units(CPU=2))
+    flood = Flood(scene, "flood", task_s=0.01)
+    scene.wait(10)
+    assert scene.reclaimed == [] and len(flood.held) == 2
+    for number in range(5):
+        scene.ask(f"call {number}", job=JOB_B, requester=2)
+        run_until_granted(scene, f"call {number}", [flood], within_s=SLICE_S + 2 * LOOK_S)
+        assert len(flood.held) == 1
+        scene.give_back(f"call {number}")
+    # Whose turn it is has no bearing on what is asked for: no more than it takes.
+    assert len(scene.reclaimed) <= 6
+
+
+def test_two_jobs_that_never_have_enough_share_one_cpu() -> None:
+    scene = Scene(units(CPU=1))
+    floods = [Flood(scene, "a", 0.01), Flood(scene, "b", 0.01, job=JOB_B, requester=2)]
+    seconds = {"a": 0.0, "b": 0.0}
+    while scene.now_s < 10:
+        scene.wait(LOOK_S)
+        for flood in floods:
+            flood.answer()
+        [name] = scene.running
+        seconds[name[0]] += LOOK_S
+    assert abs(seconds["a"] - seconds["b"]) < 1
+    assert len(scene.reclaimed) <= 10 / SLICE_S
+
+
+def test_nothing_is_asked_for_by_more_of_the_same() -> None:
+    scene = Scene(units(CPU=1))
+    flood = Flood(scene, "flood", 0.01)
+    scene.wait(5)
+    assert scene.reclaimed == [] and len(flood.held) == 1
+
+
+def test_another_key_and_another_requester_of_the_same_job_have_their_turns() -> None:
+    scene = Scene(units(CPU=1))
+    flood = Flood(scene, "flood", 0.01)
+    scene.ask("another environment", key=1)
+    run_until_granted(scene, "another environment", [flood], within_s=0.5)
+    scene.give_back("another environment")
+    scene.ask("of a task", requester=7)
+    run_until_granted(scene, "of a task", [flood], within_s=0.5)
+
+
+def test_what_ran_long_when_it_was_asked_for_is_passed_over_the_next_time() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("long", requester=1)
+    scene.ask("short", requester=1)
+    scene.wait(1)
+    scene.ask("call", job=JOB_B, requester=2)
+    scene.wait(RECLAIM_AFTER_S)
+    assert scene.reclaimed == ["long"]
+    scene.wait(ASK_AGAIN_S + LOOK_S)
+    assert scene.reclaimed == ["long", "short"]
+    scene.give_back("short")
+    assert "call" in scene.running
+
+
+def test_actors_blocked_workers_and_what_others_resources_hold_are_not_asked_for() -> None:
+    scene = Scene(units(CPU=2, A=1, B=1))
+    scene.ask("actor", resources=units(A=1), for_actor=True)
+    scene.ask("blocked", resources=units(CPU=1, B=1))
+    scene.ask("runs", resources=units(CPU=1))
+    scene.block("blocked")
+    scene.ask("wants A", job=JOB_B, requester=2, resources=units(A=1))
+    scene.ask("wants B", job=JOB_B, requester=2, resources=units(B=1))
+    scene.wait(5)
+    assert scene.reclaimed == []
+
+
+def test_nothing_is_asked_for_in_vain() -> None:
+    scene = Scene(units(CPU=3))
+    scene.ask("actor", for_actor=True)
+    scene.ask("a")
+    scene.ask("b")
+    scene.ask("never beside the actor", job=JOB_B, requester=2, resources=units(CPU=3))
+    scene.wait(5)
+    assert scene.reclaimed == []
+
+
+def test_an_actor_that_waits_has_a_lease_ended_for_it() -> None:
+    scene = Scene(units(CPU=1))
+    flood = Flood(scene, "flood", 0.01)
+    scene.ask(
+        "actor", job=JOB_B, requester=9, resources=ResourceSet(), placement=units(CPU=1), for_actor=True
+    )
+    run_until_granted(scene, "actor", [flood], within_s=0.5)
+
+
+@pytest.mark.parametrize("task_s", [0.01, 0.3, 0.4, 1.0, DRAIN_S - 4 * LOOK_S, 2.5, 5.0])
+@pytest.mark.parametrize("begins_s", [0.0, 0.15, 0.35])
+def test_a_large_request_has_its_turn_when_the_small_ones_that_run_have_ended(
+    task_s: float, begins_s: float
+) -> None:
+    scene = Scene(units(CPU=4))
+    flood = Flood(scene, "small", task_s)
+    # The small ones do not all end at once.
+    other = Flood(scene, "other", task_s * 0.7, job=JOB_B, requester=2)
+    scene.wait(1 + begins_s)
+    scene.ask("large", resources=units(CPU=4), requester=3)
+    is_short = task_s + 4 * LOOK_S <= DRAIN_S + 1e-9
+    within_s = task_s + 4 * LOOK_S if is_short else 8 * (task_s + LOOK_S)
+    run_until_granted(scene, "large", [flood, other], within_s=within_s + 1e-9)
+
+
+@pytest.mark.parametrize("task_s", [(0.01, 1.0), (1.0, 0.01), (0.4, 0.9), (1.0, 1.0)])
+def test_a_large_request_is_not_overtaken_by_two_jobs_that_never_have_enough(
+    task_s: tuple[float, float],
+) -> None:
+    scene = Scene(units(CPU=2))
+    floods = [
+        Flood(scene, name, each_s, job=name.encode() * 4, requester=number)
+        for number, (name, each_s) in enumerate(zip("ab", task_s, strict=True))
+    ]
+    for number in range(2):
+        for _ in range(30):
+            scene.wait(LOOK_S)
+            for flood in floods:
+                flood.answer()
+        scene.ask(f"large {number}", resources=units(CPU=2), job=b"cccc", requester=9)
+        run_until_granted(scene, f"large {number}", floods, within_s=max(task_s) + 4 * LOOK_S + 1e-9)
+        scene.give_back(f"large {number}")
+
+
+def test_beside_a_large_request_that_waits_for_long_tasks_a_small_one_has_a_short_one_ended() -> None:
+    scene = Scene(units(CPU=4))
+    scene.ask("long 1")
+    scene.ask("long 2")
+    scene.wait(1)
+    scene.ask("short 1")
+    scene.ask("short 2")
+    scene.wait(1)
+    scene.ask("large", resources=units(CPU=2), job=JOB_B, requester=2)
+    scene.wait(0.5)
+    assert scene.reclaimed == ["long 1", "long 2"]
+    scene.ask("call", job=b"cccc", requester=3)
+    scene.wait(2 * LOOK_S)
+    assert scene.reclaimed[2:] == ["short 1"]
+
+
+def test_what_is_free_is_kept_for_a_large_request_from_other_nodes_too() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("a")
+    scene.ask("b")
+    scene.ask("large", resources=units(CPU=2), key=1)
+    scene.wait(0.1)
+    scene.give_back("a")
+    scene.ask("spilled", grant_or_reject=True, requester_node=THERE, requester=5)
+    assert "spilled" in scene.rejected
+    scene.ask("of another resource", resources=ResourceSet(), requester=6, requester_node=HERE)
+    assert "of another resource" in scene.running
+    scene.give_back("b")
+    assert "large" in scene.running
+
+
+def test_nothing_is_kept_for_what_waits_for_an_actor() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("actor", for_actor=True)
+    scene.ask("large", resources=units(CPU=2))
+    for number in range(20):
+        scene.wait(0.1)
+        scene.ask(f"small {number}", requester=2)
+        assert f"small {number}" in scene.running
+        scene.give_back(f"small {number}")
+
+
+def test_a_node_idles_at_most_half_of_the_time_for_a_large_request_whose_turn_never_comes() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("endless")
+    scene.ask("large", resources=units(CPU=2))
+    ran = 0
+    for number in range(400):
+        scene.ask(f"small {number}", requester=2, job=JOB_B)
+        scene.wait(0.05)
+        if f"small {number}" in scene.running:
+            ran += 1
+            scene.give_back(f"small {number}")
+        else:
+            scene.do(lambda now_s, name=f"small {number}": scene.manager.cancel(name.encode(), now_s))  # type: ignore[misc]
+    assert ran >= 150
+
+
+def test_what_fits_on_another_node_only_goes_there_to_wait() -> None:
+    scene = Scene(units(CPU=1))
+    scene.other_node(units(), total=units(CPU=1, A=1))
+    scene.ask("there", resources=units(A=1))
+    scene.ask("actor", resources=units(A=1), for_actor=True)
+    scene.ask("here", resources=units(CPU=1))
+    scene.ask("next", resources=units(CPU=1))
+    assert scene.spilled == {}
+    scene.wait(RECLAIM_AFTER_S)
+    assert scene.spilled == {"there": THERE} and scene.may_wait == ["there"]
+
+
+def test_whoever_takes_a_lease_over_with_another_connection_is_asked_for_it_again() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("held", requester=1)
+    scene.wait(1)
+    scene.ask("call", job=JOB_B, requester=2)
+    scene.wait(1)
+    assert scene.reclaimed == ["held"]
+    scene.ask("held", requester=3)
+    scene.wait(1)
+    assert scene.reclaimed == ["held", "held"]

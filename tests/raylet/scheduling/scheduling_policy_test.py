@@ -1,0 +1,102 @@
+"""Where leases go: decisions on snapshots, without a cluster."""
+
+from __future__ import annotations
+
+from ray_mono.common.resources import ResourceSet
+from ray_mono.raylet.scheduling.scheduling_policy import (
+    Decision,
+    Infeasible,
+    NodeSnapshot,
+    NoSuchNode,
+    RunHere,
+    SpillTo,
+    Strategy,
+    StrategyKind,
+    Wait,
+    best_node,
+    decide,
+)
+
+HERE = b"b" * 28
+
+
+def units(**amounts: float) -> ResourceSet:
+    return ResourceSet.from_units(amounts)
+
+
+def node(name: str, free: float, total: float = 4, is_alive: bool = True, **more: float) -> NodeSnapshot:
+    return NodeSnapshot(
+        name.encode() * 28, name, 1, units(CPU=total, **more), units(CPU=free, **more), is_alive
+    )
+
+
+def choose(
+    here_free: float,
+    others: list[NodeSnapshot],
+    strategy: Strategy | None = None,
+    last: bytes = b"",
+    **asked: float,
+) -> Decision:
+    required = units(**(asked or {"CPU": 1}))
+    here = node("b", here_free)
+    fits = required.fits_in(here.available)
+    return decide(required, strategy or Strategy(), here, fits, others, last)
+
+
+def affinity(name: str, is_soft: bool = False) -> Strategy:
+    return Strategy(StrategyKind.NODE_AFFINITY, name.encode() * 28, is_soft)
+
+
+def test_a_task_runs_here_while_it_fits_even_if_others_are_emptier() -> None:
+    assert choose(1, [node("a", 4)]) == RunHere()
+
+
+def test_a_task_that_does_not_fit_here_goes_to_the_least_used_node() -> None:
+    decision = choose(0, [node("a", 1), node("c", 3), node("d", 3)])
+    assert isinstance(decision, SpillTo)
+    assert decision.node.host == "c"
+
+
+def test_a_task_that_fits_nowhere_now_waits_for_those_who_could() -> None:
+    decision = choose(0, [node("a", 0), node("c", 0, total=0.5), node("d", 4, is_alive=False)])
+    assert decision == Wait((b"a" * 28, HERE))
+
+
+def test_a_task_that_no_node_could_ever_hold_is_infeasible() -> None:
+    assert choose(4, [node("a", 4, A=1)], A=2) == Infeasible()
+    assert isinstance(choose(4, [node("a", 4, A=2)], A=2), SpillTo)
+
+
+def test_spread_takes_the_nodes_in_turn_and_skips_the_full() -> None:
+    others = [node("a", 1), node("c", 0), node("d", 2)]
+    chosen = []
+    last = b""
+    for _ in range(4):
+        decision = choose(1, others, Strategy(StrategyKind.SPREAD), last)
+        last = decision.node.node_id if isinstance(decision, SpillTo) else HERE
+        chosen.append(chr(last[0]))
+    assert chosen == ["a", "b", "d", "a"]
+
+
+def test_hard_affinity_waits_for_its_node_and_takes_no_other() -> None:
+    assert choose(0, [node("a", 4)], affinity("b")) == Wait((HERE,))
+    assert isinstance(choose(4, [node("a", 1)], affinity("a")), SpillTo)
+    assert choose(4, [node("a", 0)], affinity("a")) == Wait((b"a" * 28,))
+    assert choose(4, [node("a", 0, total=0.5)], affinity("a")) == Infeasible()
+
+
+def test_hard_affinity_to_a_dead_node_is_told_apart_from_one_never_seen() -> None:
+    assert choose(4, [node("a", 4, is_alive=False)], affinity("a")) == NoSuchNode(is_dead=True)
+    assert choose(4, [], affinity("a")) == NoSuchNode(is_dead=False)
+
+
+def test_soft_affinity_falls_back_when_its_node_is_dead_or_too_small() -> None:
+    assert choose(4, [node("a", 4, is_alive=False)], affinity("a", is_soft=True)) == RunHere()
+    assert choose(4, [node("a", 0, total=0.5)], affinity("a", is_soft=True)) == RunHere()
+    assert choose(4, [node("a", 0)], affinity("a", is_soft=True)) == Wait((b"a" * 28,))
+
+
+def test_the_nearest_node_is_the_one_that_lacks_least() -> None:
+    nodes = [node("a", 4), node("c", 4, A=1), node("d", 4, A=9, is_alive=False)]
+    nearest = best_node(units(CPU=1, A=2), nodes)
+    assert nearest is not None and nearest.host == "c"

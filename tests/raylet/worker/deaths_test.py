@@ -1,0 +1,195 @@
+"""What is told of a worker that ended: to everybody, and to whoever had leased it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
+from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.raylet.clients import ClientProcess, Clients, open_board
+from ray_mono.raylet.effects import EndMode, EndWorker
+from ray_mono.raylet.servicer import RayletServicer
+from ray_mono.raylet.worker.death_reports import DeathReports
+from ray_mono.raylet.worker.deaths import ENDS_MAX, Ends, OomKills, death_cause
+from ray_mono.raylet.worker.launcher import WorkerExit
+from ray_mono.raylet.worker.worker_ender import WorkerEnder
+
+
+@dataclasses.dataclass
+class Config:
+    session_dir: str = "/s"
+    host: str = "10.0.0.1"
+    node_id: bytes = b"n" * 28
+    exit_status_wait_s: float = 0.0
+    worker_exit_grace_s: float = 60.0
+
+
+def process(**fields: Any) -> ClientProcess:
+    ids: dict[str, Any] = {"worker_id": b"w" * 28, "pid": 7, "startup_token": 1, "start_time_s": 0.0}
+    defaults: dict[str, Any] = {"type": common_pb2.WORKER, "language": common_pb2.PYTHON, "job_id": b""}
+    return ClientProcess(
+        **{**ids, **defaults, "address": common_pb2.Address(), "connection": cast("Any", None), **fields}
+    )
+
+
+def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None = None) -> str:
+    config = cast("Any", Config())
+    return death_cause(process(), exit_, "closed", end_reason, config, kills or OomKills("/none")).message
+
+
+@pytest.mark.parametrize(
+    ("exit_", "end_reason", "message"),
+    [
+        (WorkerExit(1, 7, 3, 0, "worker pid 7 exited with code 3"), "", "worker pid 7 exited with code 3"),
+        (None, "", "worker pid 7 lost its connection to the raylet: closed"),
+        (WorkerExit(1, 7, 0, 9, "killed"), "", "killed, which this cluster did not send"),
+        (WorkerExit(1, 7, 0, 9, "killed"), "its job is over", "killed; the raylet ended it: its job is over"),
+        # It had ended when the raylet meant to end it.
+        (
+            WorkerExit(1, 7, 5, 0, "worker pid 7 exited with code 5"),
+            "late",
+            "worker pid 7 exited with code 5",
+        ),
+        (WorkerExit(1, 7, 0, 11, "was killed by signal 11"), "late", "was killed by signal 11"),
+    ],
+)
+def test_how_where_and_its_output(exit_: WorkerExit | None, end_reason: str, message: str) -> None:
+    log = f"/s/logs/worker-{(b'w' * 28).hex()}-7"
+    assert told(exit_, end_reason) == f"{message}; node 10.0.0.1, output in {log}.out and .err"
+
+
+def test_of_a_dead_worker_the_task_is_named_that_ran_and_none_where_that_is_not_known() -> None:
+    board = StartBoard(b"w" * 28)
+    dead = process(board=open_board(b"w" * 28, os.getpid(), board.fd))
+    board.may_begin(1 << LEASE_SHIFT, "f")
+    dead.note_what_ran()
+    assert dead.info(b"n" * 28).ran == "task f"
+    board.rest()
+    dead.note_what_ran()
+    assert dead.ran == ""
+    without = process(board=open_board(b"w" * 28, os.getpid(), 0))
+    without.note_what_ran()
+    assert without.ran == "a task"
+
+
+def test_a_worker_that_its_task_ended_says_how() -> None:
+    left = process(left_because="its code raised SystemExit(7)")
+    exit_ = WorkerExit(1, 7, 0, 0, "worker pid 7 exited with code 0")
+    cause = death_cause(left, exit_, "closed", "", cast("Any", Config()), OomKills("/none"))
+    assert cause.message.startswith(
+        "worker pid 7 ended: its code raised SystemExit(7); node 10.0.0.1, output in /s/"
+    )
+    assert cause.kind == common_pb2.DeathCause.WORKER_DIED
+
+
+def test_the_out_of_memory_killer_is_named_where_it_has_struck_since(tmp_path: Path) -> None:
+    counters = tmp_path / "vmstat"
+    counters.write_text("pgfault 5\noom_kill 2\n")
+    kills = OomKills(str(counters))
+    killed = WorkerExit(1, 7, 0, int(signal.SIGKILL), "killed")
+    assert "out-of-memory" not in told(killed, kills=kills)
+    counters.write_text("pgfault 6\noom_kill 3\n")
+    assert "out-of-memory" not in told(WorkerExit(1, 7, 0, int(signal.SIGSEGV), "killed"), kills=kills)
+    assert "killed, and the kernel's out-of-memory killer has struck" in told(killed, kills=kills)
+    assert "out-of-memory" not in told(killed, kills=kills)
+
+
+def test_a_worker_that_is_lost_and_lives_is_ended_and_only_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mono.raylet.worker.death_reports.LOST_WAIT_S", 0.0)
+    returned: list[bytes] = []
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+
+        def return_lease(lease_id: bytes, dispose: bool) -> None:
+            assert dispose
+            returned.append(lease_id)
+            reports.exited(WorkerExit(1, 7, 0, 15, "ended"))
+            loop.call_soon(
+                lambda: ends.append(asyncio.ensure_future(reports.report(process(), "closed", "lost")))
+            )
+
+        ends: list[asyncio.Future[None]] = []
+        raylet: Any = SimpleNamespace(
+            config=Config(),
+            clock=SimpleNamespace(wall_s=lambda: 1.0),
+            gcs=SimpleNamespace(report_worker_death=lambda info: None),
+            return_lease=return_lease,
+        )
+        reports = DeathReports(raylet, cast("Any", None))
+        cause = await reports.of_lost(b"lease", b"w" * 28)
+        assert cause.message.startswith("ended; the raylet ended it: lost") and returned == [b"lease"]
+        # One whose end is known already is not ended again.
+        reports.exited(WorkerExit(2, 8, 3, 0, "gone"))
+        await reports.report(process(worker_id=b"v" * 28, startup_token=2), "closed", "")
+        assert (await reports.of_lost(b"other", b"v" * 28)).message.startswith("gone")
+        assert returned == [b"lease"]
+
+    asyncio.run(test())
+
+
+def test_of_ends_that_nobody_asks_for_the_latest_are_kept() -> None:
+    async def scene() -> None:
+        ends: Ends[int, str] = Ends()
+        for number in range(ENDS_MAX + 1):
+            ends.happened(number, "gone")
+        assert [await ends.of(number, 0.0) for number in (0, 1, ENDS_MAX)] == [None, "gone", "gone"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("because", "ordered", "kind"),
+    [
+        ("", common_pb2.DeathCause.UNKNOWN, common_pb2.DeathCause.EXITED),
+        ("it raised", common_pb2.DeathCause.UNKNOWN, common_pb2.DeathCause.WORKER_DIED),
+        ("", common_pb2.DeathCause.KILLED, common_pb2.DeathCause.KILLED),
+    ],
+)
+def test_a_worker_that_leaves_by_itself_has_exited_unless_a_task_or_somebody_else_ended_it(
+    because: str, ordered: common_pb2.DeathCause.Kind, kind: common_pb2.DeathCause.Kind
+) -> None:
+    leaves = process(ordered_cause=common_pb2.DeathCause(kind=ordered))
+    servicer = RayletServicer(cast("Any", SimpleNamespace(clients={leaves.worker_id: leaves})))
+    request = raylet_pb2.NotifyLeavingRequest(worker_id=leaves.worker_id, because=because)
+    asyncio.run(servicer.NotifyLeaving(request, cast("Any", None)))
+    cause = death_cause(leaves, WorkerExit(1, 7, 0, 0, "exited"), "", "", cast("Any", Config()), OomKills())
+    assert cause.kind == kind and (because in cause.message)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_worker_that_was_killed_before_the_raylet_meant_to_end_it_was_not_ended_by_the_raylet(
+    has_ended: bool,
+) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        if has_ended:
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        client, clients = process(pid=child.pid), Clients()
+        clients.add(client)
+        launcher: Any = SimpleNamespace(kill=lambda startup_token, force: None)
+        ender = WorkerEnder(
+            cast("Any", None), launcher, clients, cast("Any", None), 0.0, lambda worker_id: None
+        )
+        ender.end(EndWorker(client.worker_id, client.startup_token, EndMode.KILL, "lost"))
+        os.kill(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        ender.end(EndWorker(client.worker_id, client.startup_token, EndMode.KILL, "again"))
+    finally:
+        child.kill()
+        child.wait()
+    exit_ = WorkerExit(1, 7, 0, signal.SIGKILL, "killed")
+    message = death_cause(client, exit_, "closed", "lost", cast("Any", Config()), OomKills("/none")).message
+    assert message.startswith(
+        "killed, which this cluster did not send" if has_ended else "killed; the raylet ended it: lost"
+    )
