@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
-from ray_mono.common.resources import GPU
+from ray_mono.common.scheduling.resources import GPU
 from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 

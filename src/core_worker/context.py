@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import ids
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 
 # A node used less than this attracts actors as if it were empty, so that they gather before they spread (Ray's hybrid policy).
 PACK_BELOW_UTILIZATION = 0.5

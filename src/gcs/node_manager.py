@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor_placement import PlacementNode
 from ray_mono.protobuf import common_pb2
 

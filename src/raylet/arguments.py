@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ray_mono.common import process
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.service import add_common_arguments
 from ray_mono.common.world import system_rng
 from ray_mono.raylet.config import RayletConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ray_mono.common.resources import CPU, SCALE, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, SCALE, ResourceSet
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, assert_never
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import WorkerID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.service import Service, run_service
 from ray_mono.common.world import Clock, SystemClock, system_rng
 from ray_mono.protobuf import common_pb2, raylet_pb2

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from ray_mono.common.resources import OBJECT_STORE_MEMORY, SCALE, ResourceSet
+from ray_mono.common.scheduling.resources import OBJECT_STORE_MEMORY, SCALE, ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, object_manager_pb2, object_manager_rpc
 from ray_mono.raylet.effects import CollectGarbage, Effect, WarnJob

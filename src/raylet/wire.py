@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.start_board import LEASES_MASK
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.config import RayletConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor_placement import NODES_TOLD_MAX, Demand, PlacementNode, choose_node, explain
 
 A, B, C = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.common.ids import JobID, NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.node_manager import NodeIsDead, NodeManager, UnknownNode
 from ray_mono.protobuf import common_pb2
 

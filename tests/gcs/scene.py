@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID, object_id_bytes
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
 from ray_mono.gcs.storage.memory_storage import MemoryStorage

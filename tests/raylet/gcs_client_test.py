@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.raylet import gcs_client
 from ray_mono.raylet.config import RayletConfig

@@ -14,7 +14,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import (
     common_pb2,
     core_worker_pb2,

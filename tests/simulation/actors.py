@@ -15,7 +15,7 @@ import logging
 from dataclasses import asdict, dataclass
 
 from ray_mono.common.ids import ActorID, TaskID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode
 from tests.simulation.actor_checkers import ActorJournal

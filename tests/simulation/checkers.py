@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.ids import JobID
-from ray_mono.common.resources import CPU, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
 from tests.simulation.object_checkers import ObjectJournal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
 from ray_mono.raylet.config import RayletConfig

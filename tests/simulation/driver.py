@@ -12,7 +12,7 @@ import logging
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import TaskID, WorkerID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_rpc, gcs_pb2, gcs_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 from tests.simulation.actors import ActorScript, Owner, SimActor

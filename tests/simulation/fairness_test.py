@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.driver import SimDriver

@@ -13,7 +13,7 @@ import enum
 import random
 from dataclasses import dataclass, field, replace
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from tests.simulation.actors import ActorScript
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 
 CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
 """Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them."""

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_state import ActorRegistration

@@ -9,7 +9,7 @@ import collections
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_rpc
 from ray_mono.rpc.surface import AsyncChannel
 from tests.simulation.scripts import Script

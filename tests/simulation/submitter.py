@@ -16,7 +16,7 @@ import random
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import child_task_id, nil_actor_of, task_seed
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
 from ray_mono.rpc.surface import RpcError
 from tests.simulation.checkers import HeldLease, Journal

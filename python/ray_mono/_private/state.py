@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2, gcs_pb2

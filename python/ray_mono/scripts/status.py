@@ -10,7 +10,7 @@ import click
 
 from ray_mono._private.node.bootstrap import ClusterAddress, find_cluster
 from ray_mono._private.node.gcs_query import cluster_secret, query_gcs
-from ray_mono.common.resources import MEMORY, OBJECT_STORE_MEMORY, ResourceSet
+from ray_mono.common.scheduling.resources import MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.scripts import failures

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.output import utf8
 from ray_mono.common.raw_error import is_a
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.process.process_end import CallThread
 from ray_mono.core_worker.task_errors import cancelled_error, describe_error, users_traceback

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ray_mono.common.resources import CPU, SCALE
+from ray_mono.common.scheduling.resources import CPU, SCALE
 
 VARIABLE = "OMP_NUM_THREADS"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ray_mono.common.resources import GPU
+from ray_mono.common.scheduling.resources import GPU
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LEFT_ALONE_BY = "RAY_MONO_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"

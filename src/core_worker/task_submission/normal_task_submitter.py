@@ -27,12 +27,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common.argument_nodes import node_with_most
 from ray_mono.common.exceptions import (
     LocalRayletDiedError,
     RuntimeEnvSetupError,
     TaskUnschedulableError,
 )
+from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_errors import handed_on
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.values import serialization

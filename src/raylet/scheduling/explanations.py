@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.leases import Shape
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,

@@ -27,7 +27,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import ReclaimLease
 from ray_mono.raylet.scheduling.leases import Lease, Shape
 

@@ -8,7 +8,7 @@ keeps what `take` gave and hands it to `give`.
 
 from __future__ import annotations
 
-from ray_mono.common.resources import SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
+from ray_mono.common.scheduling.resources import SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 
 Parts = tuple[tuple[int, int], ...]
 """(index, amount) of each unit that is held."""

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from ray_mono.common.resources import GPU, ResourceSet
+from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.raylet.scheduling.scheduling_policy import Strategy
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ray_mono.common.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 from ray_mono.raylet.scheduling.instances import Instances, Parts
 
 

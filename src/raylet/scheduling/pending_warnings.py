@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import CollectGarbage, WarnJob
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from tests.gcs.scene import (
     GcsScene,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 
 OWN, A = b"o" * 28, b"a" * 28

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Lease, LeaseRequest
 

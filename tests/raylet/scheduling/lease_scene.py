@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import (
     CollectGarbage,
     Effect,

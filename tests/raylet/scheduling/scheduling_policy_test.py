@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from tests.raylet.scheduling.lease_scene import JOB_A, THERE, Scene, units
 
 NOTHING = ResourceSet()

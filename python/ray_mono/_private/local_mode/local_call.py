@@ -9,7 +9,7 @@ from typing import Any
 from ray_mono.common.exceptions import WorkerCrashedError
 from ray_mono.common.raw_error import is_a
 from ray_mono.common.ray_error import RayError
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker.process.worker_exit import cause_of_exit
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, unreadable, users_traceback

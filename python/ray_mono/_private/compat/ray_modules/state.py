@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray_mono._private import state as own
 from ray_mono._private.compat import old_functions
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2, gcs_pb2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.argument_nodes import node_with_most
+from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.protobuf import common_pb2
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_mono.common.resources import SCALE, ResourceSet
+from ray_mono.common.scheduling.resources import SCALE, ResourceSet
 
 NAMES = st.sampled_from(["CPU", "GPU", "memory", "A", "B"])
 SETS = st.dictionaries(NAMES, st.integers(-(10**12), 10**12)).map(ResourceSet)
