@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.gcs.actor_placement import PlacementNode
 from ray_mono.protobuf import common_pb2
 
 
@@ -42,7 +42,7 @@ class LivingNode:
 
     info: common_pb2.NodeInfo
     resources: common_pb2.NodeResources
-    placement: PlacementNode
+    placement: NodeSnapshot
     """The same as the scheduler wants it."""
     is_registered: bool
     """With this GCS; False for a row of an earlier one, until its raylet comes back."""
@@ -160,7 +160,7 @@ class NodeManager:
         """Of the living nodes that registered with this GCS."""
         return [node.resources for node in self._living.values() if node.is_registered]
 
-    def placement_nodes(self) -> list[PlacementNode]:
+    def placement_nodes(self) -> list[NodeSnapshot]:
         """What the scheduler chooses from: the living nodes that registered with this GCS."""
         return [node.placement for node in self._living.values() if node.is_registered]
 
@@ -182,9 +182,9 @@ def _at_start(info: common_pb2.NodeInfo) -> common_pb2.NodeResources:
     return common_pb2.NodeResources(node_id=info.node_id, version=0, total=info.total, available=info.total)
 
 
-def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -> PlacementNode:
+def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -> NodeSnapshot:
     total, available = ResourceSet.from_proto(resources.total), ResourceSet.from_proto(resources.available)
-    return PlacementNode(NodeID(info.node_id), info.host, total, available)
+    return NodeSnapshot(info.node_id, info.host, info.node_manager_port, total, available)
 
 
 def _living(

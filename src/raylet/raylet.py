@@ -19,6 +19,7 @@ from typing import Any, assert_never
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import WorkerID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.service import Service, run_service
 from ray_mono.common.world import Clock, SystemClock, system_rng
@@ -50,7 +51,6 @@ from ray_mono.raylet.scheduling.fair_share import LOOK_S
 from ray_mono.raylet.scheduling.lease_manager import LeaseLimits, LeaseManager
 from ray_mono.raylet.scheduling.leases import LeaseRequest
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
-from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.withdrawals import Withdrawals

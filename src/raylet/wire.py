@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, unsupported
 from ray_mono.common.start_board import LEASES_MASK
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effects import Granted, Rejected, SpilledBack, WarnJob
 from ray_mono.raylet.scheduling.leases import LeaseRequest
-from ray_mono.raylet.scheduling.scheduling_policy import Strategy, StrategyKind
 
 
 class UnsupportedStrategy(Exception):
     """A strategy that this version cannot follow; better refused than ignored."""
 
 
-def strategy_from(message: common_pb2.SchedulingStrategy) -> Strategy:
-    """Raises UnsupportedStrategy for node labels and placement groups."""
-    kind = message.WhichOneof("strategy")
-    if kind == "spread":
-        return Strategy(StrategyKind.SPREAD)
-    if kind == "node_affinity":
-        return Strategy(StrategyKind.NODE_AFFINITY, message.node_affinity.node_id, message.node_affinity.soft)
-    if kind in ("node_labels", "placement_group"):
+def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester: int) -> LeaseRequest:
+    """requester: this raylet's number for the connection. Raises UnsupportedStrategy."""
+    kind = unsupported(message.strategy)
+    if kind:
         raise UnsupportedStrategy(
             f"the scheduling strategy {kind} is not supported yet: use DEFAULT, SPREAD or node affinity"
         )
-    return Strategy()
-
-
-def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester: int) -> LeaseRequest:
-    """requester: this raylet's number for the connection. Raises UnsupportedStrategy."""
     return LeaseRequest(
         lease_id=message.lease_id,
         requester=requester,
@@ -41,7 +32,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         job_id=message.job_id,
         resources=ResourceSet.from_proto(message.resources),
         placement_resources=ResourceSet.from_proto(message.placement_resources),
-        strategy=strategy_from(message.strategy),
+        strategy=Strategy.from_proto(message.strategy),
         runtime_env=message.runtime_env,
         for_actor=message.for_actor,
         grant_or_reject=message.grant_or_reject,

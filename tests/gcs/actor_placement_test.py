@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.gcs.actor_placement import NODES_TOLD_MAX, Demand, PlacementNode, choose_node, explain
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.gcs.actor_placement import NODES_TOLD_MAX, Demand, choose_node, explain, moved_to
 
 A, B, C = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
 
 
-def node(node_id: NodeID, total: float, free: float, **more: float) -> PlacementNode:
-    extra = {name: amount for name, amount in more.items()}
-    return PlacementNode(
-        node_id,
+SPREAD = Strategy(StrategyKind.SPREAD)
+
+
+def node(node_id: NodeID, total: float, free: float, **more: float) -> NodeSnapshot:
+    return NodeSnapshot(
+        node_id.binary(),
         "10.0.0.1",
-        ResourceSet.from_units({"CPU": total, **extra}),
-        ResourceSet.from_units({"CPU": free, **extra}),
+        1,
+        ResourceSet.from_units({"CPU": total, **more}),
+        ResourceSet.from_units({"CPU": free, **more}),
     )
 
 
-def needs(cpus: float = 1, **more: object) -> Demand:
-    return Demand(ResourceSet.from_units({"CPU": cpus}), **more)  # type: ignore[arg-type]
+def needs(cpus: float = 1, strategy: Strategy | None = None, preferred: NodeID | None = None) -> Demand:
+    preferred_id = preferred.binary() if preferred is not None else None
+    return Demand(ResourceSet.from_units({"CPU": cpus}), strategy or Strategy(), preferred_id)
+
+
+def affinity(node_id: NodeID, is_soft: bool = False) -> Strategy:
+    return Strategy(StrategyKind.NODE_AFFINITY, node_id.binary(), is_soft)
 
 
 def test_the_owners_node_is_taken_when_the_actor_fits_there() -> None:
     nodes = [node(A, 4, 4), node(B, 4, 1)]
-    assert choose_node(needs(preferred_node_id=B), nodes) == B
-    assert choose_node(needs(cpus=2, preferred_node_id=B), nodes) == A
+    assert choose_node(needs(preferred=B), nodes) == B
+    assert choose_node(needs(cpus=2, preferred=B), nodes) == A
 
 
 def test_actors_gather_on_the_first_node_until_it_is_half_used_and_then_spread() -> None:
@@ -36,7 +46,7 @@ def test_actors_gather_on_the_first_node_until_it_is_half_used_and_then_spread()
 
 
 def test_spread_takes_the_node_that_is_used_least() -> None:
-    assert choose_node(needs(is_spread=True, preferred_node_id=A), [node(A, 4, 3), node(B, 4, 4)]) == B
+    assert choose_node(needs(strategy=SPREAD, preferred=A), [node(A, 4, 3), node(B, 4, 4)]) == B
 
 
 def test_where_nothing_is_free_a_node_that_could_hold_the_actor_is_asked() -> None:
@@ -47,9 +57,19 @@ def test_where_nothing_is_free_a_node_that_could_hold_the_actor_is_asked() -> No
 
 def test_hard_affinity_waits_for_its_node_and_soft_affinity_does_not() -> None:
     nodes = [node(A, 4, 4), node(B, 4, 0)]
-    assert choose_node(needs(affinity_node_id=B), nodes) == B
-    assert choose_node(needs(affinity_node_id=C), nodes) is None
-    assert choose_node(needs(affinity_node_id=C, affinity_is_soft=True), nodes) == A
+    assert choose_node(needs(strategy=affinity(B)), nodes) == B
+    assert choose_node(needs(strategy=affinity(C)), nodes) is None
+    assert choose_node(needs(strategy=affinity(C, is_soft=True)), nodes) == A
+
+
+def test_an_actor_without_room_for_its_arguments_moves_to_where_they_lie_if_it_may() -> None:
+    assert moved_to(needs(), B.binary()).strategy == affinity(B, is_soft=True)
+    assert moved_to(needs(strategy=SPREAD), B.binary()).strategy == affinity(B, is_soft=True)
+    assert moved_to(needs(strategy=affinity(A, is_soft=True)), B.binary()).strategy == affinity(
+        B, is_soft=True
+    )
+    assert moved_to(needs(strategy=affinity(A)), B.binary()) == needs(strategy=affinity(A))
+    assert moved_to(needs(strategy=SPREAD), None) == needs(strategy=SPREAD)
 
 
 def test_an_explanation_names_what_is_needed_and_what_the_nodes_have() -> None:
@@ -66,7 +86,7 @@ def test_an_explanation_tells_use_from_lack_and_both_from_a_start() -> None:
     starting = explain("Learner", needs(), [node(A, 2, 1)])
     assert not starting.is_for_the_driver and "a worker is being started" in starting.message
     assert "no node has joined" in explain("Learner", needs(), []).message
-    assert f"on node {C.hex()}" in explain("Learner", needs(affinity_node_id=C), [node(A, 2, 1)]).message
+    assert f"on node {C.hex()}" in explain("Learner", needs(strategy=affinity(C)), [node(A, 2, 1)]).message
 
 
 def test_an_explanation_stays_short_in_a_large_cluster() -> None:

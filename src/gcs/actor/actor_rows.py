@@ -6,7 +6,13 @@ from typing import cast
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor
+from ray_mono.gcs.actor.actor_state import ActorRegistration
+from ray_mono.gcs.actor.actor_state import ActorState
+from ray_mono.gcs.actor.actor_state import Death
+from ray_mono.gcs.actor.actor_state import DeathKind
+from ray_mono.common.scheduling.strategy import Strategy
+from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.gcs.actor_placement import Demand
 from ray_mono.protobuf import common_pb2
 
@@ -31,22 +37,15 @@ def registration_of(spec: common_pb2.TaskSpec, class_name: str) -> ActorRegistra
 def demand_of(spec: common_pb2.TaskSpec) -> Demand:
     """What the creation task wants of a node."""
     needed = spec.placement_resources if spec.HasField("placement_resources") else spec.resources
-    kind = spec.strategy.WhichOneof("strategy")
-    affinity = spec.strategy.node_affinity
-    return Demand(
-        ResourceSet.from_proto(needed),
-        preferred_node_id=NodeID(spec.caller.node_id),
-        affinity_node_id=NodeID(affinity.node_id) if kind == "node_affinity" else None,
-        affinity_is_soft=affinity.soft,
-        is_spread=kind == "spread",
-    )
+    return Demand(ResourceSet.from_proto(needed), Strategy.from_proto(spec.strategy), spec.caller.node_id)
 
 
 def strategy_of(demand: Demand, spec: common_pb2.TaskSpec) -> common_pb2.SchedulingStrategy:
     """For the raylet that is asked: what the demand says, which may have moved since it was the specification's."""
-    if demand.affinity_node_id is None:
+    strategy = demand.strategy
+    if strategy.kind is not StrategyKind.NODE_AFFINITY:
         return spec.strategy
-    affinity = common_pb2.NodeAffinity(node_id=demand.affinity_node_id.binary(), soft=demand.affinity_is_soft)
+    affinity = common_pb2.NodeAffinity(node_id=strategy.node_id, soft=strategy.is_soft)
     return common_pb2.SchedulingStrategy(node_affinity=affinity)
 
 

@@ -22,7 +22,6 @@ from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
 from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.actor_placement import Demand, choose_node, explain, moved_to
-from ray_mono.gcs.actor_placement import Demand, PlacementNode, choose_node, explain, moved_to
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased, reason_of
 from ray_mono.gcs.node_manager import NodeManager
@@ -175,8 +174,8 @@ class ActorScheduler:
                 tell_at_s = None
 
     def _check_affinity(self, demand: Demand) -> None:
-        wanted = demand.affinity_node_id
-        if wanted is not None and not demand.affinity_is_soft and self._nodes.alive(wanted) is None:
+        wanted = demand.strategy.only_node_id
+        if wanted is not None and self._nodes.alive(NodeID(wanted)) is None:
             message = f"it has to live on node {wanted.hex()}, which is not in this cluster (node affinity without soft=True)"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot
 
 
 @dataclass

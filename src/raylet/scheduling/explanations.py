@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import Shape
-from ray_mono.raylet.scheduling.scheduling_policy import (
-    Decision,
-    Infeasible,
-    NodeSnapshot,
-    NoSuchNode,
-    Strategy,
-    StrategyKind,
-    Wait,
-    best_node,
-)
+from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NoSuchNode, Wait
 
 
 def queued(
@@ -101,3 +94,13 @@ def no_worker(num_starting: int, trouble: str) -> str:
 
 def workers_fail(trouble: str, log_dir: str) -> str:
     return f"Workers die while they start, so tasks wait: {trouble}. The worker's own log in {log_dir} says more."
+
+
+def best_node(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> NodeSnapshot | None:
+    """The living node whose total comes closest to `required`."""
+
+    def distance(node: NodeSnapshot) -> tuple[float, bytes]:
+        missing = required.missing_from(node.total)
+        return sum(amount / max(required.get(name), 1) for name, amount in missing.items()), node.node_id
+
+    return min((node for node in nodes if node.is_alive), key=distance, default=None)

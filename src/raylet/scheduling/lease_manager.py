@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
 from ray_mono.raylet.scheduling import explanations
@@ -29,7 +30,6 @@ from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
 from ray_mono.raylet.scheduling.leases import Lease, LeaseRequest, LeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
-from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import utilization
+from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, SpilledBack
 from ray_mono.raylet.scheduling import explanations, fair_share
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
@@ -19,17 +22,7 @@ from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Lease, LeaseState, Shape
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.reservations import Reservations
-from ray_mono.raylet.scheduling.scheduling_policy import (
-    Decision,
-    NodeSnapshot,
-    NoSuchNode,
-    RunHere,
-    SpillTo,
-    StrategyKind,
-    Wait,
-    decide,
-    utilization,
-)
+from ray_mono.raylet.scheduling.scheduling_policy import Decision, NoSuchNode, RunHere, SpillTo, Wait, decide
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 

@@ -15,7 +15,7 @@ import enum
 from dataclasses import dataclass, field
 
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
-from ray_mono.raylet.scheduling.scheduling_policy import Strategy
+from ray_mono.common.scheduling.strategy import Strategy
 
 
 class LeaseState(enum.Enum):

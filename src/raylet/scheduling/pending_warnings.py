@@ -14,12 +14,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import CollectGarbage, WarnJob
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Lease, Shape
-from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NodeSnapshot, Wait
+from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, Wait
 
 COLLECT_AFTER_S = 2.0
 COLLECT_PERIOD_S = 30.0

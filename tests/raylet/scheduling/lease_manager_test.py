@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.effects import EndMode, RejectionKind
-from ray_mono.raylet.scheduling.scheduling_policy import Strategy, StrategyKind
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
 
 NOTHING = ResourceSet()

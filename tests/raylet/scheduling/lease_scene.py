@@ -7,7 +7,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.effects import (
     CollectGarbage,
     Effect,
@@ -26,7 +28,6 @@ from ray_mono.raylet.scheduling.fair_share import LOOK_S
 from ray_mono.raylet.scheduling.lease_manager import LeaseLimits, LeaseManager
 from ray_mono.raylet.scheduling.leases import LeaseRequest
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
-from ray_mono.raylet.scheduling.scheduling_policy import NodeSnapshot, Strategy
 from ray_mono.raylet.worker.worker_pool import PoolLimits, WorkerPool
 
 HERE, THERE = b"b" * 28, b"c" * 28

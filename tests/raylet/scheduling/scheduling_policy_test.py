@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,
-    NodeSnapshot,
     NoSuchNode,
     RunHere,
     SpillTo,
-    Strategy,
-    StrategyKind,
     Wait,
-    best_node,
     decide,
 )
 
@@ -94,9 +92,3 @@ def test_soft_affinity_falls_back_when_its_node_is_dead_or_too_small() -> None:
     assert choose(4, [node("a", 4, is_alive=False)], affinity("a", is_soft=True)) == RunHere()
     assert choose(4, [node("a", 0, total=0.5)], affinity("a", is_soft=True)) == RunHere()
     assert choose(4, [node("a", 0)], affinity("a", is_soft=True)) == Wait((b"a" * 28,))
-
-
-def test_the_nearest_node_is_the_one_that_lacks_least() -> None:
-    nodes = [node("a", 4), node("c", 4, A=1), node("d", 4, A=9, is_alive=False)]
-    nearest = best_node(units(CPU=1, A=2), nodes)
-    assert nearest is not None and nearest.host == "c"

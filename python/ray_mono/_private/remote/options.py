@@ -21,7 +21,7 @@ from ray_mono._private.argument_checks import check_resource_name
 from ray_mono._private.argument_checks import is_sendable
 from ray_mono._private.argument_checks import plain
 from ray_mono._private.remote import scheduling_option
-from ray_mono._private.runtime_env.runtime_env import runtime_env
+from ray_mono._private.runtime_env import runtime_env
 from ray_mono.common.scheduling.resources import CPU
 from ray_mono.common.scheduling.resources import GPU
 from ray_mono.common.scheduling.resources import MEMORY

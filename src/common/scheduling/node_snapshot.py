@@ -1,0 +1,19 @@
+"""A node as whoever places work sees it: what it has, and what of that was free when it last said so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_mono.common.scheduling.resources import ResourceSet
+
+
+@dataclass(frozen=True)
+class NodeSnapshot:
+    """One node, at one time. Only a node itself knows its own `available` exactly."""
+
+    node_id: bytes
+    host: str
+    port: int
+    total: ResourceSet
+    available: ResourceSet
+    is_alive: bool = True

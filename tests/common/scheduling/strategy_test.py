@@ -1,0 +1,33 @@
+"""What a message says about where its task wants to run."""
+
+from __future__ import annotations
+
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind, unsupported
+from ray_mono.protobuf import common_pb2
+
+NODE = b"n" * 28
+
+
+def affinity(soft: bool) -> common_pb2.SchedulingStrategy:
+    node_affinity = common_pb2.NodeAffinity(node_id=NODE, soft=soft)
+    return common_pb2.SchedulingStrategy(node_affinity=node_affinity)
+
+
+def test_each_strategy_of_the_wire_has_its_kind() -> None:
+    assert Strategy.from_proto(common_pb2.SchedulingStrategy()).kind is StrategyKind.DEFAULT
+    assert Strategy.from_proto(common_pb2.SchedulingStrategy(default=True)).kind is StrategyKind.DEFAULT
+    assert Strategy.from_proto(common_pb2.SchedulingStrategy(spread=True)).kind is StrategyKind.SPREAD
+    assert Strategy.from_proto(affinity(soft=True)) == Strategy(StrategyKind.NODE_AFFINITY, NODE, True)
+
+
+def test_only_hard_affinity_allows_a_single_node() -> None:
+    assert Strategy.from_proto(affinity(soft=False)).only_node_id == NODE
+    assert Strategy.from_proto(affinity(soft=True)).only_node_id is None
+    assert Strategy().only_node_id is None
+
+
+def test_a_strategy_that_cannot_be_followed_is_named() -> None:
+    labels = common_pb2.SchedulingStrategy(node_labels=common_pb2.NodeLabels())
+    group = common_pb2.SchedulingStrategy(placement_group=common_pb2.PlacementGroupStrategy())
+    assert (unsupported(labels), unsupported(group)) == ("node_labels", "placement_group")
+    assert unsupported(affinity(soft=False)) == unsupported(common_pb2.SchedulingStrategy()) == ""
