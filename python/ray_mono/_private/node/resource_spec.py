@@ -92,7 +92,8 @@ def machine_memory() -> MachineMemory:
             limit, usage = _read(directory / limit_name), _read(directory / usage_name)
             if limit.isdigit() and usage.isdigit():
                 total = min(total, int(limit))
-                used = int(usage) - _cached_files(directory, prefix)
+                # The two are read one after the other, so there may be more of the second.
+                used = max(0, int(usage) - _cached_files(directory, prefix))
                 available = min(available, max(0, int(limit) - used))
     return MachineMemory(total, available)
 

@@ -75,6 +75,9 @@ def test_limits_of_a_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"anon 1\nactive_file {1 << 19}\ninactive_file {1 << 18}\nworkingset_refault_file 7\n"
     )
     assert resource_spec.machine_memory().available_bytes == (2 << 20) + (1 << 19) + (1 << 18)
+    # The kernel counts the two apart: more copies than memory in use leave no more than the limit.
+    (tmp_path / "memory.stat").write_text(f"active_file {2 << 20}\n")
+    assert resource_spec.machine_memory().available_bytes == 3 << 20
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert resource_spec.usable_cpus() == len(os.sched_getaffinity(0))
