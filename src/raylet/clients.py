@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.protobuf import common_pb2
@@ -38,8 +39,8 @@ class ClientProcess:
     """None where the worker has none, or it cannot be read."""
     ordered_cause: common_pb2.DeathCause = field(default_factory=common_pb2.DeathCause)
     """Why somebody had it killed; empty where nobody had."""
-    ended_by_itself: bool | None = None
-    """Whether it had ended when the raylet first meant to end it; None where that never did."""
+    end_attempts: frozenset[int] = frozenset()
+    """How the raylet has tried to end it while it lived: the numbers of signals; 0: it was asked."""
     left_because: str = ""
     """What a task did to end it."""
     ran: str = ""
@@ -48,6 +49,24 @@ class ClientProcess:
     @property
     def is_driver(self) -> bool:
         return self.type == common_pb2.DRIVER
+
+    def leaves(self, because: str) -> None:
+        """It ends by itself. because: what a task did to end it; empty where nothing is wrong."""
+        self.left_because = because
+        if not because and not self.ordered_cause.kind:
+            self.ordered_cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED)
+
+    def is_ordered_to_end(self, cause: common_pb2.DeathCause) -> None:
+        """Somebody has it killed."""
+        self.ordered_cause = cause
+
+    def raylet_tries_to_end_it(self, signum: int) -> None:
+        """signum: what it is sent; 0 where it is asked."""
+        self.end_attempts |= {signum}
+
+    def belongs_to(self, job_id: bytes) -> None:
+        """A worker has no job until its first lease."""
+        self.job_id = job_id
 
     def note_what_ran(self) -> None:
         """It died while it was leased for tasks."""
@@ -69,6 +88,15 @@ class ClientProcess:
             ran=self.ran,
         )
 
+    def info_at_its_end(
+        self, node_id: bytes, end_time_s: float, cause: common_pb2.DeathCause
+    ) -> common_pb2.WorkerInfo:
+        """Its last row at the GCS. end_time_s: since the epoch."""
+        info = self.info(node_id)
+        info.ClearField("is_alive")
+        info.MergeFrom(common_pb2.WorkerInfo(end_time_s=end_time_s, death_cause=cause))
+        return info
+
 
 class Clients:
     """Registered processes and numbered connections."""
@@ -88,6 +116,14 @@ class Clients:
         if process.worker_id in self._processes:
             raise ValueError(f"{process.worker_id.hex()} is registered already")
         self._processes[process.worker_id] = process
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The drivers, for people."""
+        return [
+            {"worker_id": client.worker_id.hex(), "pid": client.pid, "job_id": client.job_id.hex()}
+            for client in self
+            if client.is_driver
+        ]
 
     def remove(self, worker_id: bytes) -> ClientProcess | None:
         return self._processes.pop(worker_id, None)

@@ -7,8 +7,8 @@ the cluster in, the node's resources out when they changed (gathered for `report
 and another registration whenever a lease for an actor lost the connection that it was asked for on. Each
 registration names the leases for actors, and its answer those of them that nobody wants.
 
-The outbox keeps deaths and warnings while the GCS is away, in order, up to a limit. A GCS that stays away
-longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the raylet.
+A GCS that stays away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the
+raylet.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.gcs_outbox import GcsOutbox
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class GcsClient:
         config: RayletConfig,
         transport: Transport,
         clock: Clock,
-        node: common_pb2.NodeInfo,
+        outbox: GcsOutbox,
         current_resources: Callable[[], Awaitable[common_pb2.NodeResources]],
         events: GcsEvents,
     ) -> None:
@@ -87,16 +88,12 @@ class GcsClient:
         self._config = config
         self._transport = transport
         self._clock = clock
-        self._node = node
+        self._outbox = outbox
         self._current_resources = current_resources
         self._events = events
-        self._outbox: deque[tuple[str, Any]] = deque()
-        self._outbox_filled = asyncio.Event()
-        self._changed = asyncio.Event()
         # The numbers of those who want a report at once.
         self._asked: list[bytes] = []
         self._is_asked = asyncio.Event()
-        self._must_register = asyncio.Event()
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         self._registered = asyncio.Event()
@@ -109,31 +106,6 @@ class GcsClient:
         """Waits for the first registration, which `run` bounds."""
         await self._registered.wait()
 
-    def resources_changed(self) -> None:
-        """They may have: a report follows if they have."""
-        self._changed.set()
-
-    def register_again(self) -> None:
-        """Some lease for an actor may have lost whoever wanted it."""
-        self._must_register.set()
-
-    def add_worker(self, worker: common_pb2.WorkerInfo) -> None:
-        self._post("AddWorker", worker)
-
-    def report_worker_death(self, worker: common_pb2.WorkerInfo) -> None:
-        self._post("ReportWorkerDeath", worker)
-
-    def publish_error(self, error: common_pb2.ErrorInfo) -> None:
-        message = gcs_pb2.PubMessage(
-            channel=gcs_pb2.ERROR, key=error.job_id, payload=error.SerializeToString()
-        )
-        self._post("Publish", gcs_pb2.PublishRequest(message=message))
-
-    def ask_for_garbage(self) -> None:
-        node_id = self._config.node_id
-        message = gcs_pb2.PubMessage(channel=gcs_pb2.COLLECT_GARBAGE, key=node_id, payload=node_id)
-        self._post("Publish", gcs_pb2.PublishRequest(message=message))
-
     async def unregister(self, reason: str, timeout_s: float) -> None:
         """The node leaves in order, for a reason, or because it was told to. Best effort: the GCS will notice anyway."""
         if self._stub is None:
@@ -141,14 +113,14 @@ class GcsClient:
         kind = common_pb2.DeathCause.NODE_DIED if reason else common_pb2.DeathCause.KILLED
         cause = common_pb2.DeathCause(kind=kind, message=reason or "its raylet was stopped")
         try:
-            request = gcs_pb2.UnregisterNodeRequest(node_id=self._node.node_id, cause=cause)
+            request = gcs_pb2.UnregisterNodeRequest(node_id=self._config.node_id, cause=cause)
             await self._stub.UnregisterNode(request, timeout_s=timeout_s)
         except RpcError as error:
             logger.info("could not unregister: %s", error)
 
-    async def run(self) -> str:
-        """Stays connected until it must not, and returns why: the GCS was away for too long, or refuses this
-        node.
+    async def run(self, node: common_pb2.NodeInfo) -> str:
+        """Keeps the node registered until it must not, and returns why: the GCS was away for too long, or
+        refuses this node.
         """
         while True:
             try:
@@ -156,7 +128,7 @@ class GcsClient:
             except RpcError as error:
                 return f"the GCS at {self._config.gcs_address} cannot be reached: {error.message}"
             try:
-                await self._session(channel)
+                await self._session(channel, node)
             except RpcError as error:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
@@ -170,7 +142,7 @@ class GcsClient:
     async def _connect(self) -> AsyncChannel:
         """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
         start_s = self._clock.time_s()
-        pause_s = RETRY_FIRST_S
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 return await self._transport.connect(self._config.gcs_address, self._config.connect_timeout_s)
@@ -178,19 +150,19 @@ class GcsClient:
                 waited_s = self._clock.time_s() - start_s
                 if error.code != StatusCode.UNAVAILABLE or waited_s >= self._config.gcs_reconnect_timeout_s:
                     raise
+                pause_s = backoff.next_s()
                 level = logging.INFO if pause_s < 1 else logging.WARNING
                 logger.log(level, "waiting for the GCS at %s: %s", self._config.gcs_address, error.message)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
 
-    async def _session(self, channel: AsyncChannel) -> None:
+    async def _session(self, channel: AsyncChannel, node: common_pb2.NodeInfo) -> None:
         """One connection's work. Raises the RpcError that ended it."""
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
-        await self._register(stub)
+        await self._register(stub, node)
         self._events.found()
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
-        self._changed.set()
+        self._outbox.resources_changed()
         self._registered.set()
         loops = [
             asyncio.ensure_future(loop)
@@ -198,7 +170,7 @@ class GcsClient:
                 self._listen(stub),
                 self._report(stub),
                 self._empty_outbox(stub),
-                self._keep_registered(stub),
+                self._keep_registered(stub, node),
             )
         ]
         try:
@@ -211,16 +183,16 @@ class GcsClient:
             if task in done:
                 task.result()
 
-    async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
-        self._must_register.clear()
-        request = gcs_pb2.RegisterNodeRequest(node=self._node, actor_leases=self._events.actor_leases())
+    async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
+        self._outbox.must_register.clear()
+        request = gcs_pb2.RegisterNodeRequest(node=node, actor_leases=self._events.actor_leases())
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         self._events.disowned(reply.unwanted_lease_ids)
 
-    async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+    async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         while True:
-            await self._must_register.wait()
-            await self._register(stub)
+            await self._outbox.must_register.wait()
+            await self._register(stub, node)
 
     async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         """Rows first, then changes. Jobs have no rows on their channel: those that ended meanwhile are asked
@@ -243,7 +215,7 @@ class GcsClient:
                 case gcs_pb2.COLLECT_RESOURCES:
                     self._asked.append(message.payload)
                     self._is_asked.set()
-                    self._changed.set()
+                    self._outbox.resources_changed()
                 case gcs_pb2.WORKER_DEATH:
                     self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
                 case gcs_pb2.COLLECT_GARBAGE:
@@ -252,8 +224,8 @@ class GcsClient:
 
     async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:
-            await self._changed.wait()
-            self._changed.clear()
+            await self._outbox.has_changed_resources.wait()
+            self._outbox.has_changed_resources.clear()
             self._is_asked.clear()
             asked, self._asked = self._asked, []
             current = await self._current_resources()
@@ -272,27 +244,16 @@ class GcsClient:
     async def _empty_outbox(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:
             while self._outbox:
-                method, message = self._outbox.popleft()
+                method, message = self._outbox.take()
                 try:
                     await getattr(stub, method)(message, timeout_s=CALL_TIMEOUT_S)
                 except RpcError as error:
                     if error.code in LOST_CODES:
-                        self._outbox.appendleft((method, message))
+                        self._outbox.put_back(method, message)
                         raise
                     logger.error("the GCS refused %s: %s", method, error)
                 except asyncio.CancelledError:
-                    self._outbox.appendleft((method, message))
+                    self._outbox.put_back(method, message)
                     raise
-            self._outbox_filled.clear()
-            await self._outbox_filled.wait()
-
-    def _post(self, method: str, message: Any) -> None:
-        if len(self._outbox) >= self._config.gcs_outbox_max:
-            dropped, _ = self._outbox.popleft()
-            logger.error(
-                "the GCS is away and %d reports wait for it: dropped the oldest, a %s",
-                len(self._outbox) + 1,
-                dropped,
-            )
-        self._outbox.append((method, message))
-        self._outbox_filled.set()
+            self._outbox.is_filled.clear()
+            await self._outbox.is_filled.wait()

@@ -22,48 +22,58 @@ STATS_TIMEOUT_S = 5.0
 
 
 class StoreClient:
-    """Tells the store what it cannot see itself."""
+    """Tells the store what it cannot see itself. A raylet may be without one: then nothing is told."""
 
-    def __init__(self, channel: AsyncChannel) -> None:
-        self._channel = channel
-        self._store = object_manager_rpc.ObjectStoreServiceAsyncStub(channel)
+    def __init__(
+        self, socket_path: str, pid: int, transport: Transport, clock: Clock, connect_timeout_s: float
+    ) -> None:
+        """socket_path: the object manager's; empty for a raylet without a store."""
+        self._socket_path = socket_path
+        self._pid = pid
+        self._transport = transport
+        self._clock = clock
+        self._connect_timeout_s = connect_timeout_s
+        self._channel: AsyncChannel | None = None
+        self._store: object_manager_rpc.ObjectStoreServiceAsyncStub | None = None
 
-    @classmethod
-    async def connect(
-        cls,
-        socket_path: str,
-        pid: int,
-        transport: Transport,
-        clock: Clock,
-        timeout_s: float,
-        on_end: Callable[[str], None],
-    ) -> StoreClient:
-        """Waits for the object manager, at most timeout_s; then raises RpcError UNAVAILABLE. on_end(reason):
-        the connection ended.
+    async def connect(self, on_end: Callable[[str], None]) -> None:
+        """Waits for the object manager, but not for long; then raises RpcError UNAVAILABLE. on_end(reason): the
+        connection ended.
         """
-        address = f"unix:{socket_path}"
-        start_s = clock.time_s()
+        if not self._socket_path:
+            return
+        self._channel = channel = await self._reach()
+        self._store = object_manager_rpc.ObjectStoreServiceAsyncStub(channel)
+        request = object_manager_pb2.ConnectClientRequest(pid=self._pid, is_raylet=True)
+        await self._store.ConnectClient(request, timeout_s=self._connect_timeout_s)
+        channel.on_close(lambda reason: on_end(f"the object manager at {self._address} is gone: {reason}"))
+
+    async def _reach(self) -> AsyncChannel:
+        timeout_s = self._connect_timeout_s
+        start_s = self._clock.time_s()
         told = False
         while True:
             try:
-                channel = await transport.connect(address, timeout_s)
-                break
+                return await self._transport.connect(self._address, timeout_s)
             except RpcError as error:
-                waited_s = clock.time_s() - start_s
+                waited_s = self._clock.time_s() - start_s
                 if error.code != StatusCode.UNAVAILABLE or waited_s >= timeout_s:
-                    raise RpcError(error.code, f"no object manager at {address}: {error.message}") from error
+                    message = f"no object manager at {self._address}: {error.message}"
+                    raise RpcError(error.code, message) from error
                 if waited_s >= TELL_AFTER_S and not told:
                     told = True
+                    address = self._address
                     logger.info("waiting for the object manager at %s (at most %g s)", address, timeout_s)
                 await asyncio.sleep(RETRY_PERIOD_S)
-        client = cls(channel)
-        request = object_manager_pb2.ConnectClientRequest(pid=pid, is_raylet=True)
-        await client._store.ConnectClient(request, timeout_s=timeout_s)
-        channel.on_close(lambda reason: on_end(f"the object manager at {address} is gone: {reason}"))
-        return client
+
+    @property
+    def _address(self) -> str:
+        return f"unix:{self._socket_path}"
 
     async def watch_pressure(self, host: str, apply: Callable[[list[Effect]], None]) -> None:
         """While the connection lasts: what is to be done when the store has been full for a while."""
+        if self._store is None:
+            return
         with contextlib.suppress(RpcError):
             async for pressure in self._store.WatchPressure(common_pb2.Empty()):
                 if pressure.message:
@@ -73,10 +83,13 @@ class StoreClient:
 
     def collect_garbage(self) -> None:
         """Has every process of this node collect its own."""
-        self._store.CollectGarbage.notify(common_pb2.Empty())
+        if self._store is not None:
+            self._store.CollectGarbage.notify(common_pb2.Empty())
 
     async def without_used(self, available: ResourceSet) -> ResourceSet:
         """What is available of a node, less the memory that the store's objects take."""
+        if self._store is None:
+            return available
         try:
             stats = await self._store.GetStats(common_pb2.Empty(), timeout_s=STATS_TIMEOUT_S)
         except RpcError:
@@ -86,7 +99,10 @@ class StoreClient:
 
     def free_owned_by(self, worker_id: bytes) -> None:
         """A worker or driver ended: nobody can ask for what it owned."""
-        self._store.FreeOwnedBy.notify(object_manager_pb2.FreeOwnedByRequest(worker_id=worker_id))
+        if self._store is not None:
+            request = object_manager_pb2.FreeOwnedByRequest(worker_id=worker_id)
+            self._store.FreeOwnedBy.notify(request)
 
     def close(self) -> None:
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()

@@ -71,14 +71,13 @@ def refusal_reply(effect: SpilledBack | Rejected) -> raylet_pb2.RequestWorkerLea
     return raylet_pb2.RequestWorkerLeaseReply(rejection=rejection)
 
 
-def node_info(config: RayletConfig, port: int, start_time_s: float) -> common_pb2.NodeInfo:
-    """This node's row at the GCS. port: the TCP port that the raylet really has."""
+def node_info(config: RayletConfig, start_time_s: float) -> common_pb2.NodeInfo:
+    """This node's row at the GCS, but for the TCP port, which is known when the raylet listens."""
     return common_pb2.NodeInfo(
         node_id=config.node_id,
         state=common_pb2.NODE_ALIVE,
         host=config.host,
         hostname=config.hostname,
-        node_manager_port=port,
         object_manager_port=config.object_manager_port,
         raylet_socket=config.socket_path,
         store_socket=config.store_socket,

@@ -9,9 +9,10 @@ import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
-from ray_mono.raylet import gcs_client
+from ray_mono.raylet import gcs_client, gcs_outbox
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.gcs_client import GcsClient
+from ray_mono.raylet.gcs_outbox import GcsOutbox
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 from tests.simulation.process import SimProcess
 from tests.simulation.world import World
@@ -115,6 +116,7 @@ class Scene:
         self.address = f"{world.network.ip_of('head')}:6379"
         self._gcs_process: SimProcess | None = None
         self.client: GcsClient
+        self.outbox: GcsOutbox
 
     async def start_gcs(self) -> FakeGcs:
         """Another one than before, which knows nothing, at the same address."""
@@ -135,22 +137,24 @@ class Scene:
         config = RayletConfig(NODE_ID, self.address, "/s", "h", "/d", total, gcs_outbox_max=self._outbox_max)
         transport, clock = self.world.transport(process), self.world.clock
         node = common_pb2.NodeInfo(node_id=NODE_ID)
-        self.client = GcsClient(config, transport, clock, node, self._resources, self.heard)
-        process.spawn(self.client.run())
+        self.outbox = GcsOutbox(NODE_ID, self._outbox_max)
+        self.client = GcsClient(config, transport, clock, self.outbox, self._resources, self.heard)
+        process.spawn(self.client.run(node))
         await self.client.until_registered()
 
     async def _resources(self) -> common_pb2.NodeResources:
         return common_pb2.NodeResources(node_id=NODE_ID, available=self.available.to_proto())
 
     def dies(self, name: str) -> None:
-        self.client.report_worker_death(common_pb2.WorkerInfo(worker_id=name.encode()))
+        self.outbox.report_worker_death(common_pb2.WorkerInfo(worker_id=name.encode()))
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Errors in its log, which a world takes for failures."""
     errors: list[str] = []
-    monkeypatch.setattr(gcs_client.logger, "error", lambda text, *values: errors.append(text % values))
+    for module in (gcs_client, gcs_outbox):
+        monkeypatch.setattr(module.logger, "error", lambda text, *values: errors.append(text % values))
     return errors
 
 
@@ -250,7 +254,7 @@ def test_a_gcs_that_is_new_hears_of_the_leases_for_actors_and_of_the_resources_a
         await until(lambda: len(gcs.reports) == 1)
         version = gcs.reports[0].version
         # Nothing has changed: nothing is told.
-        scene.client.resources_changed()
+        scene.outbox.resources_changed()
         await asyncio.sleep(1)
         assert len(gcs.reports) == 1
         scene.kill_gcs()
@@ -261,7 +265,7 @@ def test_a_gcs_that_is_new_hears_of_the_leases_for_actors_and_of_the_resources_a
         assert gcs.reports[0].version > version and dict(gcs.reports[0].available.amounts) == {"CPU": 20000}
         # A lease that may have lost whoever wanted it.
         scene.heard.leases = []
-        scene.client.register_again()
+        scene.outbox.register_again()
         await until(lambda: gcs.registrations == [[b"lease"], []])
 
     play(script)

@@ -25,25 +25,20 @@ class Node:
     def __init__(self) -> None:
         self.scene = scene = Scene(units(CPU=1))
         self.listeners = {HOLDER, OTHER}
-        self.leases = scene.manager
-        self.reclaims = SimpleNamespace(listens=self.listeners.__contains__)
         scene.ask("held", requester=HOLDER)
         worker_id = scene.granted["held"].worker_id
         # What the worker does.
         self.board = StartBoard(worker_id)
         seen = BoardOfAnother(os.getpid(), self.board.fd, worker_id)
-        self.clients = {worker_id: SimpleNamespace(board=seen)}
-        self.withdrawals = Withdrawals(self)  # type: ignore[arg-type]
-
-    def worker_blocked(self, worker_id: bytes, lease_id: bytes, is_blocked: bool) -> None:
-        self.scene.do(lambda now_s: self.leases.worker_blocked(worker_id, lease_id, is_blocked, now_s))
-
-    def cancel_lease(self, lease_id: bytes) -> None:
-        self.scene.do(lambda now_s: self.leases.cancel(lease_id, now_s))
+        clients: Any = {worker_id: SimpleNamespace(board=seen)}
+        reclaims: Any = SimpleNamespace(listens=self.listeners.__contains__)
+        effects: Any = SimpleNamespace(run=scene.take)
+        clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
+        self.withdrawals = Withdrawals(clock, clients, scene.manager, reclaims, effects)
 
     def may_begin(self, place: int, name: str = "f") -> bool:
         """The worker takes the next task of its lease up."""
-        lease = self.leases.granted(b"held")
+        lease = self.scene.manager.granted(b"held")
         assert lease is not None
         return self.board.may_begin((lease_number(lease.number) << LEASE_SHIFT) + place, name)
 
@@ -54,7 +49,7 @@ class Node:
         """As the raylet does, while requests wait."""
         for _ in range(round(seconds / LOOK_S)):
             self.scene.wait(LOOK_S)
-            self.withdrawals.look(self.scene.now_s)
+            self.withdrawals.look()
 
     @property
     def is_lent(self) -> bool:

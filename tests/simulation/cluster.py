@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
@@ -204,7 +205,7 @@ class SimCluster:
             node.process.has_run = False
             try:
                 node.raylet.leases.check_invariants()
-            except RuntimeError as error:
+            except InternalError as error:
                 raise CheckFailed(f"{node.process.name}: {error}") from error
 
     async def until_nothing_is_left(self, timeout_s: float) -> None:

@@ -19,6 +19,7 @@ from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_state import ActorRegistration
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker
 from ray_mono.raylet.scheduling.leases import Binding

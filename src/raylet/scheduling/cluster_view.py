@@ -12,24 +12,45 @@ it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 
 
-@dataclass
 class _Node:
-    snapshot: NodeSnapshot
-    version: int = 0
-    # Leases sent there: (when the hold ends, how much). In order of time.
-    holds: list[tuple[float, ResourceSet]] = field(default_factory=list)
+    """One other node, and what was sent to it since its last report."""
+
+    def __init__(self, snapshot: NodeSnapshot, version: int = 0) -> None:
+        self.snapshot = snapshot
+        self.version = version
+        # Leases sent there: (when the hold ends, how much). In order of time.
+        self._holds: list[tuple[float, ResourceSet]] = []
+
+    def die(self) -> None:
+        self.snapshot = replace(self.snapshot, is_alive=False)
+
+    def report(self, version: int, total: ResourceSet, available: ResourceSet) -> None:
+        self.version = version
+        self._holds = []
+        self.snapshot = replace(self.snapshot, total=total, available=available)
+
+    def hold(self, until_s: float, amount: ResourceSet) -> None:
+        self._holds.append((until_s, amount))
+
+    def end_holds(self, now_s: float) -> bool:
+        """Ends those whose time is over. Returns whether there were any."""
+        if not self._holds or self._holds[0][0] > now_s:
+            return False
+        self._holds = [hold for hold in self._holds if hold[0] > now_s]
+        return True
 
     def effective(self) -> NodeSnapshot:
-        if not self.holds:
+        if not self._holds:
             return self.snapshot
         available = self.snapshot.available
-        for _, amount in self.holds:
+        for _, amount in self._holds:
             available = available - amount
         return replace(self.snapshot, available=available)
 
@@ -61,7 +82,7 @@ class ClusterView:
         node = self._nodes.get(node_id)
         if node is None or not node.snapshot.is_alive:
             return False
-        node.snapshot = replace(node.snapshot, is_alive=False)
+        node.die()
         self._changed()
         return True
 
@@ -74,9 +95,7 @@ class ClusterView:
         node = self._nodes.get(node_id)
         if node is None or version <= node.version:
             return False
-        node.version = version
-        node.holds = []
-        node.snapshot = replace(node.snapshot, total=total, available=available)
+        node.report(version, total, available)
         self._changed()
         return True
 
@@ -84,14 +103,13 @@ class ClusterView:
         """A lease of `amount` was sent to the node."""
         node = self._nodes.get(node_id)
         if node is not None:
-            node.holds.append((now_s + self._hold_s, amount))
+            node.hold(now_s + self._hold_s, amount)
             self._snapshots = None
 
     def tick(self, now_s: float) -> None:
         """Lets holds end that no report has replaced."""
         for node in self._nodes.values():
-            if node.holds and node.holds[0][0] <= now_s:
-                node.holds = [hold for hold in node.holds if hold[0] > now_s]
+            if node.end_holds(now_s):
                 self._changed()
 
     def nodes(self) -> list[NodeSnapshot]:
@@ -102,6 +120,19 @@ class ClusterView:
 
     def alive_node_ids(self) -> list[bytes]:
         return [node.node_id for node in self.nodes() if node.is_alive]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For people."""
+        return [
+            {
+                "node_id": node.node_id.hex(),
+                "address": f"{node.host}:{node.port}",
+                "is_alive": node.is_alive,
+                "total": node.total.to_units(),
+                "available": node.available.to_units(),
+            }
+            for node in self.nodes()
+        ]
 
     def _changed(self) -> None:
         self._snapshots = None

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import ReclaimLease
-from ray_mono.raylet.scheduling.leases import Lease, Shape
+from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
 
 LOOK_S = 0.05
 """How often waiting requests are looked at, while there are any."""
@@ -44,8 +44,8 @@ WAITING_MAX = 100
 
 
 def leases_to_end(
-    waiting: Sequence[Lease],
-    endable: Sequence[Lease],
+    waiting: Sequence[WorkerLease],
+    endable: Sequence[WorkerLease],
     available: ResourceSet,
     held_for: Shape | None,
     now_s: float,
@@ -81,7 +81,7 @@ def leases_to_end(
         ]
         chosen = _enough(required, expected + awaited, candidates)
         for lease in chosen:
-            lease.asked_at_s = now_s
+            lease.ask_to_end(now_s)
             expected = expected + lease.shape.resources
             effects.append(ReclaimLease(lease.lease_id, lease.request.requester))
         if required.fits_in(expected + awaited):
@@ -90,8 +90,8 @@ def leases_to_end(
 
 
 def shape_to_hold_for(
-    waiting: Sequence[Lease],
-    endable: Sequence[Lease],
+    waiting: Sequence[WorkerLease],
+    endable: Sequence[WorkerLease],
     available: ResourceSet,
     served_at_s: Mapping[Shape, float],
     held_for: Shape | None,
@@ -125,19 +125,21 @@ def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
     )
 
 
-def _oldest(waiting: Sequence[Lease], now_s: float) -> list[Lease]:
+def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
 
 
-def _is_same_line(lease: Lease, other: Lease) -> bool:
+def _is_same_line(lease: WorkerLease, other: WorkerLease) -> bool:
     mine, theirs = lease.request, other.request
     return mine.job_id == theirs.job_id and mine.line == theirs.line and lease.shape == other.shape
 
 
-def _enough(required: ResourceSet, expected: ResourceSet, candidates: Sequence[Lease]) -> list[Lease]:
+def _enough(
+    required: ResourceSet, expected: ResourceSet, candidates: Sequence[WorkerLease]
+) -> list[WorkerLease]:
     """The first candidates whose ends make it fit; none where all of them do not."""
-    chosen: list[Lease] = []
+    chosen: list[WorkerLease] = []
     missing = required.missing_from(expected)
     for lease in candidates:
         if not missing:

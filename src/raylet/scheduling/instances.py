@@ -8,6 +8,7 @@ keeps what `take` gave and hands it to `give`.
 
 from __future__ import annotations
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 
 Parts = tuple[tuple[int, int], ...]
@@ -49,7 +50,7 @@ class Instances:
     def take(self, amount: int) -> Parts:
         parts = self.find(amount)
         if parts is None:
-            raise RuntimeError(f"no unit has {amount / SCALE:g} free: {self._free}")
+            raise InternalError(f"no unit has {amount / SCALE:g} free: {self._free}")
         for index, part in parts:
             self._free[index] -= part
         return parts
@@ -58,4 +59,4 @@ class Instances:
         for index, part in parts:
             self._free[index] += part
             if self._free[index] > SCALE:
-                raise RuntimeError(f"unit {index} was given back more than it has: {self._free}")
+                raise InternalError(f"unit {index} was given back more than it has: {self._free}")

@@ -16,10 +16,13 @@ it holds resources in the ledger unless QUEUED; a worker has at most one lease.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
+from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
@@ -27,12 +30,14 @@ from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.instances import indivisible
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
-from ray_mono.raylet.scheduling.leases import Lease, LeaseRequest, LeaseState
+from ray_mono.raylet.scheduling.leases import LeaseRequest, LeaseState, WorkerLease
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 
+LEASES_SHOWN_MAX = 1000
+"""A queue of a hundred thousand leases would make a description that nobody reads."""
 FINISHED_JOBS_MAX = 10_000
 """Finished jobs that are remembered, to refuse what was under way when they ended: stragglers come within
 seconds.
@@ -66,7 +71,7 @@ class LeaseManager:
         self._limits = limits
         self._scheduler = LeaseScheduler(node, ledger, cluster, pool)
         self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
-        self._leases: dict[bytes, Lease] = {}
+        self._leases: dict[bytes, WorkerLease] = {}
         self._by_requester: dict[int, dict[bytes, None]] = {}
         self._finished_jobs: OrderedDict[bytes, None] = OrderedDict()
         self._told_of_failed_starts: set[bytes] = set()
@@ -92,7 +97,7 @@ class LeaseManager:
                 )
             ]
         self._arrivals += 1
-        lease = Lease(request, shape, now_s, self._arrivals)
+        lease = WorkerLease(request, shape, now_s, self._arrivals)
         if request.grant_or_reject and not self._scheduler.fits_here(shape):
             available = self._ledger.available.beside(shape.required)
             message = f"it needs {shape.required}, node {self._node.node_id.hex()[:8]} has {available} free"
@@ -110,7 +115,7 @@ class LeaseManager:
         be returned.
         """
         lease = self._leases.get(lease_id)
-        if lease is None or lease.state is LeaseState.GRANTED:
+        if lease is None or lease.has_worker:
             return []
         self._drop(lease)
         return [
@@ -148,13 +153,9 @@ class LeaseManager:
             )
         return effects + self._schedule(now_s)
 
-    def actor_leases(self) -> list[Lease]:
+    def actor_leases(self) -> list[WorkerLease]:
         """What is granted for actors."""
-        return [
-            lease
-            for lease in self._leases.values()
-            if lease.request.for_actor and lease.state is LeaseState.GRANTED
-        ]
+        return [lease for lease in self._leases.values() if lease.request.for_actor and lease.has_worker]
 
     def disowned(self, lease_ids: Iterable[bytes], now_s: float) -> list[Effect]:
         """The GCS wants none of these leases, and nobody else could ever end them."""
@@ -258,8 +259,9 @@ class LeaseManager:
         effects = self._pool.tick(now_s)
         effects += self._concluded(self._scheduler.tick(now_s, self._limits.infeasible_warning_s))
         effects += self._schedule(now_s)
-        world = Circumstances(self._scheduler.snapshot(), self._cluster.nodes(), self._held_by_actors())
-        effects += self._warnings.sweep(self._scheduler.queue, self._scheduler.decide, world, now_s)
+        here, others = self._scheduler.snapshot(), self._cluster.nodes()
+        circumstances = Circumstances(here, others, self._held_by_actors())
+        effects += self._warnings.sweep(self._scheduler.queue, self._scheduler.decide, circumstances, now_s)
         return effects + self._warn_of_failed_starts(now_s)
 
     # ---- what others may know
@@ -268,25 +270,30 @@ class LeaseManager:
     def num_queued(self) -> int:
         return len(self._scheduler.queue)
 
-    def leases(self) -> list[Lease]:
+    def leases(self) -> list[WorkerLease]:
         """All of them, in order of arrival."""
         return list(self._leases.values())
 
-    def granted(self, lease_id: bytes) -> Lease | None:
+    def granted(self, lease_id: bytes) -> WorkerLease | None:
         lease = self._leases.get(lease_id)
-        return lease if lease is not None and lease.state is LeaseState.GRANTED else None
+        return lease if lease is not None and lease.has_worker else None
+
+    def close(self, lease_id: bytes) -> None:
+        """The holder of this granted lease does not answer, and none of its tasks begins any more."""
+        self._leases[lease_id].close()
 
     def queued_demand(self) -> list[tuple[ResourceSet, int]]:
         """What waits for resources, by shape: for the GCS and the autoscaler."""
         queue = self._scheduler.queue
         return [(shape.required, queue.count(shape)) for shape in queue.shapes()]
 
-    def explain(self, lease: Lease) -> str:
+    def explain(self, lease: WorkerLease) -> str:
         """Why a lease is not granted yet, or that it is, in one sentence."""
         if lease.state is LeaseState.RESERVED:
             return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
-        if lease.state is LeaseState.GRANTED:
-            return "blocked: its CPUs are lent" if self._ledger.is_blocked(lease.lease_id) else "granted"
+        if lease.has_worker:
+            is_blocked = self._ledger.is_blocked(lease.lease_id)
+            return "blocked: its CPUs are lent" if is_blocked else lease.state.value
         return explanations.queued(
             lease.request.task_name,
             lease.shape,
@@ -296,27 +303,37 @@ class LeaseManager:
             self._ledger.is_overdrawn,
         )
 
+    def describe(self, now_s: float) -> dict[str, Any]:
+        """For people."""
+        shown = itertools.islice(self._leases.values(), LEASES_SHOWN_MAX)
+        return {
+            "num_leases": len(self._leases),
+            "num_queued": self.num_queued,
+            "leases": [lease.describe(self.explain(lease), now_s) for lease in shown],
+        }
+
     def check_invariants(self) -> None:
-        """Recounts leases against queue, ledger and pool. Raises RuntimeError."""
+        """Recounts leases against queue, ledger and pool. Raises InternalError."""
         self._ledger.check_invariants()
         self._scheduler.queue.check_invariants()
         self._pool.check_invariants()
         queued = [lease.lease_id for lease in self._scheduler.queue]
         reserved = [lease.lease_id for lease in self._scheduler.reserved]
-        granted = [lease.lease_id for lease in self._leases.values() if lease.state is LeaseState.GRANTED]
-        if sorted(queued + reserved + granted) != sorted(self._leases):
-            raise RuntimeError(
-                f"{len(queued)} queued + {len(reserved)} reserved + {len(granted)} granted: not {len(self._leases)}"
-            )
+        granted = [lease.lease_id for lease in self._leases.values() if lease.has_worker]
+        counted = f"{len(queued)} queued + {len(reserved)} reserved + {len(granted)} granted"
+        is_all = sorted(queued + reserved + granted) == sorted(self._leases)
+        check(is_all, f"{counted} leases: not {len(self._leases)}")
         workers = {worker.lease_id: worker.worker_id for worker in self._pool if worker.lease_id is not None}
-        if workers != {lease_id: self._leases[lease_id].worker_id for lease_id in granted}:
-            raise RuntimeError("granted leases and leased workers differ")
-        if set(self._ledger.holders()) != set(reserved + granted):
-            raise RuntimeError("leases that hold resources and leases in the ledger differ")
+        leased = {lease_id: self._leases[lease_id].worker_id for lease_id in granted}
+        check(workers == leased, "granted leases and leased workers differ")
+        holders = set(self._ledger.holders())
+        check(
+            holders == set(reserved + granted), "leases that hold resources and leases in the ledger differ"
+        )
 
     # ---- inside
 
-    def _repeated(self, lease: Lease, request: LeaseRequest) -> list[Effect]:
+    def _repeated(self, lease: WorkerLease, request: LeaseRequest) -> list[Effect]:
         """The answer was lost with its connection, or is still to come: either way it belongs to the new
         connection now.
         """
@@ -324,11 +341,10 @@ class LeaseManager:
         self._by_requester.setdefault(request.requester, {})[lease.lease_id] = None
         if lease.state is LeaseState.QUEUED:
             self._scheduler.queue.remove(lease)
-        lease.request = replace(lease.request, requester=request.requester)
-        lease.asked_at_s = None
+        lease.requested_by(request.requester)
         if lease.state is LeaseState.QUEUED:
             self._scheduler.queue.add(lease)
-        return [self._scheduler.grant_of(lease)] if lease.state is LeaseState.GRANTED else []
+        return [self._scheduler.grant_of(lease)] if lease.has_worker else []
 
     def _schedule(self, now_s: float) -> list[Effect]:
         return self._concluded(self._scheduler.run(now_s))
@@ -340,15 +356,16 @@ class LeaseManager:
                 self._forget(self._leases[effect.lease_id])
         return effects
 
-    def _drop(self, lease: Lease) -> None:
+    def _drop(self, lease: WorkerLease) -> None:
         """Takes a lease out, wherever it is, with what it holds."""
-        if lease.state is LeaseState.GRANTED:
+        if lease.has_worker:
             self._ledger.release(lease.lease_id)
         else:
             self._scheduler.remove(lease)
         self._forget(lease)
 
-    def _forget(self, lease: Lease) -> None:
+    def _forget(self, lease: WorkerLease) -> None:
+        lease.end()
         del self._leases[lease.lease_id]
         mates = self._by_requester.get(lease.request.requester)
         if mates is not None:
@@ -356,11 +373,11 @@ class LeaseManager:
             if not mates:
                 del self._by_requester[lease.request.requester]
 
-    def _abandon(self, lease: Lease, kind: RejectionKind, reason: str, now_s: float) -> list[Effect]:
+    def _abandon(self, lease: WorkerLease, kind: RejectionKind, reason: str, now_s: float) -> list[Effect]:
         """Nobody wants it any more. Whether an actor is wanted the GCS knows; any other worker may be in the
         middle of a task and is ended.
         """
-        if lease.state is not LeaseState.GRANTED:
+        if not lease.has_worker:
             self._drop(lease)
             return [Rejected(lease.lease_id, kind, reason)]
         worker = self._worker_of(lease)
@@ -370,7 +387,7 @@ class LeaseManager:
             return [Unclaimed(lease.lease_id)]
         return self._pool.end(worker, EndMode.KILL, reason, now_s)
 
-    def _worker_of(self, lease: Lease | None) -> Worker | None:
+    def _worker_of(self, lease: WorkerLease | None) -> Worker | None:
         return self._pool.get(lease.worker_id) if lease is not None and lease.worker_id is not None else None
 
     def is_for_tasks(self, worker: Worker) -> bool:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from ray_mono.raylet.scheduling.leases import Lease, Shape
+from ray_mono.common.our_bug import InternalError, known
+from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
 from ray_mono.raylet.scheduling.turns import Turns
 
-_Line = OrderedDict[bytes, Lease]
+_Line = OrderedDict[bytes, WorkerLease]
 _Lines = OrderedDict[tuple[int, int], _Line]
 
 
@@ -32,7 +33,7 @@ class LeaseQueue:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Lease]:
+    def __iter__(self) -> Iterator[WorkerLease]:
         for shapes in self._jobs.values():
             for lines in shapes.values():
                 for line in lines.values():
@@ -50,17 +51,17 @@ class LeaseQueue:
         """Every shape that waits."""
         return list(dict.fromkeys(shape for shapes in self._jobs.values() for shape in shapes))
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: WorkerLease) -> None:
         lines = self._jobs.setdefault(lease.request.job_id, OrderedDict()).setdefault(
             lease.shape, OrderedDict()
         )
         line = lines.setdefault(lease.request.line, OrderedDict())
         if lease.lease_id in line:
-            raise RuntimeError(f"lease {lease.lease_id.hex()} is queued already")
+            raise InternalError(f"lease {lease.lease_id.hex()} is queued already")
         line[lease.lease_id] = lease
         self._length += 1
 
-    def remove(self, lease: Lease) -> None:
+    def remove(self, lease: WorkerLease) -> None:
         """Takes out one that is queued. Raises KeyError where it is not."""
         job_id, name = lease.request.job_id, lease.request.line
         shapes = self._jobs[job_id]
@@ -74,16 +75,14 @@ class LeaseQueue:
         if not shapes:
             del self._jobs[job_id]
 
-    def peek(self, job_id: bytes, shape: Shape) -> Lease | None:
+    def peek(self, job_id: bytes, shape: Shape) -> WorkerLease | None:
         """The next of a shape, left where it is."""
         lines = self._jobs[job_id].get(shape) if job_id in self._jobs else None
         return next(iter(next(iter(lines.values())).values())) if lines else None
 
-    def pop(self, job_id: bytes, shape: Shape) -> Lease:
+    def pop(self, job_id: bytes, shape: Shape) -> WorkerLease:
         """Takes the next of a shape. Job, shape and line had their turn."""
-        lease = self.peek(job_id, shape)
-        if lease is None:
-            raise RuntimeError(f"nothing of the shape {shape} is queued")
+        lease = known(self.peek(job_id, shape), "a queued lease of the shape whose turn it is")
         shapes = self._jobs[job_id]
         shapes[shape].move_to_end(lease.request.line)
         shapes.move_to_end(shape)
@@ -91,12 +90,12 @@ class LeaseQueue:
         self.remove(lease)
         return lease
 
-    def leases_of(self, shape: Shape) -> Iterator[Lease]:
+    def leases_of(self, shape: Shape) -> Iterator[WorkerLease]:
         for shapes in self._jobs.values():
             for line in shapes.get(shape, OrderedDict()).values():
                 yield from line.values()
 
-    def heads(self, shape: Shape) -> list[Lease]:
+    def heads(self, shape: Shape) -> list[WorkerLease]:
         """The oldest of each line of a shape, in the order of the jobs' turns."""
         jobs = [self._jobs[job_id] for job_id in self.jobs()]
         lines = [line for shapes in jobs for line in shapes.get(shape, OrderedDict()).values()]
@@ -108,15 +107,10 @@ class LeaseQueue:
         )
 
     def check_invariants(self) -> None:
-        """Recounts. Raises RuntimeError."""
+        """Recounts. Raises InternalError."""
         shapes = [lines for shapes in self._jobs.values() for lines in shapes.values()]
         lines = [line for shape_lines in shapes for line in shape_lines.values()]
-        if (
-            not all(lines)
-            or not all(shapes)
-            or not all(self._jobs.values())
-            or sum(map(len, lines)) != self._length
-        ):
-            raise RuntimeError(
-                f"the queue counts {self._length} leases in lines of {[len(line) for line in lines]}"
-            )
+        is_tidy = all(lines) and all(shapes) and all(self._jobs.values())
+        if not is_tidy or sum(map(len, lines)) != self._length:
+            sizes = [len(line) for line in lines]
+            raise InternalError(f"the queue counts {self._length} leases in lines of {sizes}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from ray_mono.common.our_bug import known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import utilization
 from ray_mono.common.scheduling.strategy import StrategyKind
@@ -19,7 +20,7 @@ from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, Sp
 from ray_mono.raylet.scheduling import explanations, fair_share
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
-from ray_mono.raylet.scheduling.leases import Lease, LeaseState, Shape
+from ray_mono.raylet.scheduling.leases import LeaseState, Shape, WorkerLease
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.scheduling.scheduling_policy import Decision, NoSuchNode, RunHere, SpillTo, Wait, decide
@@ -47,13 +48,13 @@ class LeaseScheduler:
         # When a shape that waits got its resources last.
         self._served_at_s: dict[Shape, float] = {}
 
-    def reserve(self, lease: Lease) -> None:
+    def reserve(self, lease: WorkerLease) -> None:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
         self._ledger.allocate(lease.lease_id, lease.shape.resources)
-        lease.state = LeaseState.RESERVED
+        lease.reserve()
         self.reserved.add(lease)
 
-    def remove(self, lease: Lease) -> None:
+    def remove(self, lease: WorkerLease) -> None:
         """Takes out a lease that has no worker yet, and gives back what was reserved for it."""
         if lease.state is LeaseState.QUEUED:
             self.queue.remove(lease)
@@ -78,15 +79,13 @@ class LeaseScheduler:
                     stuck.add(shape)
         while lease := self.reserved.take(self._pool.can_serve):
             worker = self._pool.take(lease.request.binding, lease.lease_id, lease.request.for_actor, now_s)
-            lease.state = LeaseState.GRANTED
-            lease.worker_id = worker.worker_id
-            lease.granted_at_s = now_s
+            lease.grant(worker.worker_id, now_s)
             effects.append(self.grant_of(lease))
         return effects + self._pool.replenish(len(self.reserved), now_s)
 
-    def look(self, leases: Iterable[Lease], now_s: float) -> list[Effect]:
+    def look(self, leases: Iterable[WorkerLease], now_s: float) -> list[Effect]:
         """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for. leases: granted."""
-        waiting: list[Lease] = []
+        waiting: list[WorkerLease] = []
         effects: list[Effect] = []
         for shape in self.queue.shapes():
             decision = self.decide(shape)
@@ -143,13 +142,10 @@ class LeaseScheduler:
                         effects.append(_no_such_node(lease, is_dead=False))
         return effects
 
-    def grant_of(self, lease: Lease) -> Granted:
+    def grant_of(self, lease: WorkerLease) -> Granted:
         """The answer to a lease that has a worker."""
-        if lease.worker_id is None:
-            raise RuntimeError(f"lease {lease.lease_id.hex()} is {lease.state.value} and has no worker")
-        return Granted(
-            lease.lease_id, lease.worker_id, self._ledger.instances_of(lease.lease_id), lease.number
-        )
+        worker_id = known(lease.worker_id, "the worker of a lease that is granted")
+        return Granted(lease.lease_id, worker_id, self._ledger.instances_of(lease.lease_id), lease.number)
 
     def decide(self, shape: Shape) -> Decision:
         """Where the next lease of a shape would go now."""
@@ -170,7 +166,7 @@ class LeaseScheduler:
             self._node = replace(self._node, available=self._ledger.available)
         return self._node
 
-    def waiting(self) -> Iterator[Lease]:
+    def waiting(self) -> Iterator[WorkerLease]:
         yield from self.queue
         yield from self.reserved
 
@@ -195,6 +191,6 @@ class LeaseScheduler:
         return True
 
 
-def _no_such_node(lease: Lease, is_dead: bool) -> Rejected:
+def _no_such_node(lease: WorkerLease, is_dead: bool) -> Rejected:
     text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_dead)
     return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)

@@ -1,27 +1,58 @@
-"""The values that a lease is made of, and the steps of its life.
+"""The values that a lease is made of, and the steps of its life: one table, and nothing happens that is not in it.
 
-    QUEUED ──► RESERVED ──► GRANTED ──► (gone)
-       │           │            └ returned, worker died, or requester gone
-       └───────────┴──────────► (gone): cancelled, sent elsewhere, rejected
+    QUEUED ──► RESERVED ──► GRANTED ──► CLOSED
+       │           │            │          └ its worker died, or was given back
+       │           │            └ returned, its worker died, or its requester is gone
+       └───────────┴──────────► ENDED: cancelled, sent elsewhere, rejected
 
 RESERVED: the node's resources are its own, and it waits for a worker to become idle or to start. Reserving
 first is what lets any number of workers start side by side while no more than the node has are ever given
 out.
+
+CLOSED: its holder was asked to end it and says nothing, so none of its tasks begins any more. Its worker may
+still run what it has begun.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
+from ray_mono.raylet.worker.binding import Binding
+
+STORY_MAX = 8
+"""Steps that a lease remembers, for error messages: a whole life has at most four."""
 
 
 class LeaseState(enum.Enum):
     QUEUED = "queued"
     RESERVED = "waiting for a worker"
     GRANTED = "granted"
+    CLOSED = "closed"
+    ENDED = "ended"
+
+
+class LeaseEvent(enum.Enum):
+    RESERVED = "got its resources"
+    GRANTED = "got its worker"
+    CLOSED = "closed"
+    ENDED = "ended"
+
+
+_S, _E = LeaseState, LeaseEvent
+TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+    (_S.QUEUED, _E.RESERVED): _S.RESERVED,
+    (_S.QUEUED, _E.ENDED): _S.ENDED,
+    (_S.RESERVED, _E.GRANTED): _S.GRANTED,
+    (_S.RESERVED, _E.ENDED): _S.ENDED,
+    (_S.GRANTED, _E.CLOSED): _S.CLOSED,
+    (_S.GRANTED, _E.ENDED): _S.ENDED,
+    (_S.CLOSED, _E.ENDED): _S.ENDED,
+}
 
 
 @dataclass(frozen=True)
@@ -42,19 +73,6 @@ class Shape:
 
     def __hash__(self) -> int:
         return self._hash
-
-
-@dataclass(frozen=True)
-class Binding:
-    """Whom a worker belongs to after its first lease: code, sys.path and environment of a job stay in its
-    process. So does what a library decided when it looked for GPUs: a process either has some, or never had.
-    """
-
-    job_id: bytes
-    runtime_env: str
-    outlives_job: bool = False
-    """A detached actor's, or of somebody below one: it is needed until the job is over, not only until it is finished."""
-    has_gpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,23 +117,75 @@ class LeaseRequest:
 
 
 @dataclass
-class Lease:
-    """A request and how far it got."""
+class WorkerLease:
+    """A request and how far it got. Only the lease manager and its scheduler move it on."""
 
     request: LeaseRequest
     shape: Shape
     queued_at_s: float
-    # Counts arrivals: the order among leases that wait for a worker.
     number: int
+    """Counts arrivals: the order among leases that wait for a worker."""
     state: LeaseState = LeaseState.QUEUED
-    # Set exactly while GRANTED.
     worker_id: bytes | None = None
+    """Set from the grant on."""
     granted_at_s: float = 0.0
-    # When its holder was asked to end it.
     asked_at_s: float | None = None
-    # Since it said nothing: none of its tasks begins any more.
-    is_closed: bool = False
+    """When its holder was asked to end it."""
+    story: tuple[str, ...] = ()
 
     @property
     def lease_id(self) -> bytes:
         return self.request.lease_id
+
+    @property
+    def has_worker(self) -> bool:
+        return self.state in (LeaseState.GRANTED, LeaseState.CLOSED)
+
+    def reserve(self) -> None:
+        self._step(LeaseEvent.RESERVED)
+
+    def grant(self, worker_id: bytes, now_s: float) -> None:
+        self._step(LeaseEvent.GRANTED)
+        self.worker_id = worker_id
+        self.granted_at_s = now_s
+
+    def close(self) -> None:
+        self._step(LeaseEvent.CLOSED)
+
+    def end(self) -> None:
+        self._step(LeaseEvent.ENDED)
+
+    def ask_to_end(self, now_s: float) -> None:
+        """Its holder is being asked. That changes nothing: the holder may need it for long."""
+        self.asked_at_s = now_s
+
+    def requested_by(self, requester: int) -> None:
+        """Its requester asked again, on another connection, which has not been asked for anything yet."""
+        self.request = replace(self.request, requester=requester)
+        self.asked_at_s = None
+
+    def describe(self, why: str, now_s: float) -> dict[str, Any]:
+        """For people. why: in one sentence, why it is where it is."""
+        return {
+            "lease_id": self.lease_id.hex(),
+            "task_name": self.request.task_name,
+            "job_id": self.request.job_id.hex(),
+            "state": self.state.value,
+            "needs": self.shape.required.to_units(),
+            "holds": self.shape.resources.to_units(),
+            "worker_id": self.worker_id.hex() if self.worker_id else "",
+            "waited_s": round(now_s - self.queued_at_s, 3),
+            "why": why,
+        }
+
+    def _step(self, event: LeaseEvent) -> None:
+        """Moves on. Raises InternalError with the lease's story for a pair that is not in the table; nothing
+        changed then."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise InternalError(
+                f"lease {self.lease_id.hex()} is {self.state.value} and cannot be '{event.value}'; "
+                f"so far: {', '.join(self.story) or 'nothing'}"
+            )
+        self.story = (*self.story[1 - STORY_MAX :], event.value)
+        self.state = following

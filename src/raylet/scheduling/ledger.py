@@ -14,7 +14,9 @@ The ledger does not know workers, queues or other nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 from ray_mono.raylet.scheduling.instances import Instances, Parts
 
@@ -28,6 +30,9 @@ class _Holding:
     @property
     def held_now(self) -> ResourceSet:
         return self.resources - self.resources.only(CPU) if self.is_blocked else self.resources
+
+    def block(self, is_blocked: bool) -> None:
+        self.is_blocked = is_blocked
 
 
 class ResourceLedger:
@@ -68,12 +73,12 @@ class ResourceLedger:
     def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
         """Gives `resources` to a lease; returns the indices of the accelerators it got, by name.
 
-        Raises RuntimeError (our bug) where they are not free or the lease holds some already.
+        Raises InternalError where they are not free or the lease holds some already.
         """
         if lease_id in self._holdings:
-            raise RuntimeError(f"lease {lease_id.hex()} holds resources already")
+            raise InternalError(f"lease {lease_id.hex()} holds resources already")
         if not self.can_grant(resources):
-            raise RuntimeError(f"lease {lease_id.hex()} needs {resources}, free is {self._available}")
+            raise InternalError(f"lease {lease_id.hex()} needs {resources}, free is {self._available}")
         holding = _Holding(resources)
         for name, amount in resources.items():
             if name in self._instances:
@@ -100,7 +105,7 @@ class ResourceLedger:
         holding = self._holdings.get(lease_id)
         if holding is None or holding.is_blocked:
             return False
-        holding.is_blocked = True
+        holding.block(True)
         self._available = self._available + holding.resources.only(CPU)
         return bool(holding.resources.get(CPU))
 
@@ -109,7 +114,7 @@ class ResourceLedger:
         holding = self._holdings.get(lease_id)
         if holding is None or not holding.is_blocked:
             return False
-        holding.is_blocked = False
+        holding.block(False)
         self._available = self._available - holding.resources.only(CPU)
         return bool(holding.resources.get(CPU))
 
@@ -132,18 +137,22 @@ class ResourceLedger:
                 total = total + self._holdings[lease_id].resources
         return total
 
+    def describe(self) -> dict[str, Any]:
+        """For people."""
+        total, available = self.total.to_units(), self._available.to_units()
+        return {"total": total, "available": available, "is_overdrawn": self.is_overdrawn}
+
     def check_invariants(self) -> None:
-        """Recounts everything. Raises RuntimeError naming both sides of what does not add up."""
+        """Recounts everything. Raises InternalError naming both sides of what does not add up."""
         held = ResourceSet()
         for holding in self._holdings.values():
             held = held + holding.held_now
         if held + self._available != self.total:
-            raise RuntimeError(f"held {held} + free {self._available} is not the total {self.total}")
+            raise InternalError(f"held {held} + free {self._available} is not the total {self.total}")
         for name, amount in self._available.items():
             if amount < 0 and name != CPU:
-                raise RuntimeError(f"{name} is overdrawn by {-amount / SCALE:g}: only CPUs may be")
+                raise InternalError(f"{name} is overdrawn by {-amount / SCALE:g}: only CPUs may be")
         for name, instances in self._instances.items():
             if sum(instances.free) != self._available.get(name):
-                raise RuntimeError(
-                    f"units of {name}: {instances.free} free, the ledger has {self._available}"
-                )
+                free = instances.free
+                raise InternalError(f"units of {name}: {free} free, the ledger has {self._available}")

@@ -19,7 +19,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import CollectGarbage, WarnJob
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
-from ray_mono.raylet.scheduling.leases import Lease, Shape
+from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
 from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, Wait
 
 COLLECT_AFTER_S = 2.0
@@ -48,50 +48,61 @@ class PendingWarnings:
         self._said = {(shape, job) for shape, job in self._said if job != job_id}
 
     def sweep(
-        self, queue: LeaseQueue, decide: Callable[[Shape], Decision], world: Circumstances, now_s: float
+        self,
+        queue: LeaseQueue,
+        decide: Callable[[Shape], Decision],
+        circumstances: Circumstances,
+        now_s: float,
     ) -> list[WarnJob | CollectGarbage]:
         """What is due now."""
         due: list[WarnJob | CollectGarbage] = []
         for shape in queue.shapes():
             decision = decide(shape)
             is_kept_out = isinstance(decision, Wait) and not shape.required.fits_in(
-                world.here.total - world.held_by_actors
+                circumstances.here.total - circumstances.held_by_actors
             )
             for job_id, lease in self._oldest_per_job(queue, shape).items():
                 waited_s = now_s - lease.queued_at_s
                 if is_kept_out and waited_s >= COLLECT_AFTER_S and now_s >= self._collect_from_s:
                     self._collect_from_s = now_s + COLLECT_PERIOD_S
                     due.append(CollectGarbage())
-                message = self._message(lease, decision, is_kept_out, world, waited_s)
+                message = self._message(lease, decision, is_kept_out, circumstances, waited_s)
                 if message and (shape, job_id) not in self._said:
                     self._said.add((shape, job_id))
                     due.append(WarnJob(job_id, "infeasible_task", message))
         return due
 
     def _message(
-        self, lease: Lease, decision: Decision, is_kept_out: bool, world: Circumstances, waited_s: float
+        self,
+        lease: WorkerLease,
+        decision: Decision,
+        is_kept_out: bool,
+        circumstances: Circumstances,
+        waited_s: float,
     ) -> str:
         if lease.request.for_actor:
             return ""  # the GCS, which asked, knows all nodes and tells the driver itself
         name = lease.request.task_name or "A task"
         required = lease.shape.required
         if isinstance(decision, Infeasible) and waited_s >= self._infeasible_s:
-            return explanations.infeasible(name, required, lease.shape.strategy, [world.here, *world.others])
+            return explanations.infeasible(
+                name, required, lease.shape.strategy, [circumstances.here, *circumstances.others]
+            )
         if (
             isinstance(decision, Wait)
             and is_kept_out
             and waited_s >= self._pending_s
-            and decision.feasible_node_ids == (world.here.node_id,)
+            and decision.feasible_node_ids == (circumstances.here.node_id,)
         ):
             return explanations.held_by_actors(
-                name, required, world.held_by_actors, world.here.total, waited_s
+                name, required, circumstances.held_by_actors, circumstances.here.total, waited_s
             )
         return ""
 
     @staticmethod
-    def _oldest_per_job(queue: LeaseQueue, shape: Shape) -> dict[bytes, Lease]:
+    def _oldest_per_job(queue: LeaseQueue, shape: Shape) -> dict[bytes, WorkerLease]:
         """The head of each line is its oldest."""
-        oldest: dict[bytes, Lease] = {}
+        oldest: dict[bytes, WorkerLease] = {}
         for lease in queue.heads(shape):
             known = oldest.get(lease.request.job_id)
             if known is None or lease.number < known.number:

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from ray_mono.raylet.scheduling.leases import Binding, Lease
+from ray_mono.raylet.scheduling.leases import WorkerLease
 from ray_mono.raylet.scheduling.turns import Turns
+from ray_mono.raylet.worker.binding import Binding
 
 
 class Reservations:
@@ -18,22 +19,22 @@ class Reservations:
 
     def __init__(self) -> None:
         # Invariant: no empty group; _length counts the leases in them.
-        self._groups: dict[tuple[Binding, bool], OrderedDict[bytes, Lease]] = {}
+        self._groups: dict[tuple[Binding, bool], OrderedDict[bytes, WorkerLease]] = {}
         self._length = 0
         self._turns = Turns()
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Lease]:
+    def __iter__(self) -> Iterator[WorkerLease]:
         for group in self._groups.values():
             yield from group.values()
 
-    def add(self, lease: Lease) -> None:
+    def add(self, lease: WorkerLease) -> None:
         self._groups.setdefault(_group(lease), OrderedDict())[lease.lease_id] = lease
         self._length += 1
 
-    def remove(self, lease: Lease) -> None:
+    def remove(self, lease: WorkerLease) -> None:
         """Raises KeyError where it does not wait here."""
         group = _group(lease)
         del self._groups[group][lease.lease_id]
@@ -41,7 +42,7 @@ class Reservations:
         if not self._groups[group]:
             del self._groups[group]
 
-    def take(self, can_serve: Callable[[Binding, bool], bool]) -> Lease | None:
+    def take(self, can_serve: Callable[[Binding, bool], bool]) -> WorkerLease | None:
         """Takes out the one whose turn it is among those that a worker is there for. can_serve(binding, for_actor)."""
         heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
         if not heads:
@@ -52,5 +53,5 @@ class Reservations:
         return lease
 
 
-def _group(lease: Lease) -> tuple[Binding, bool]:
+def _group(lease: WorkerLease) -> tuple[Binding, bool]:
     return lease.request.binding, lease.request.for_actor

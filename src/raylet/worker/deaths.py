@@ -87,35 +87,38 @@ def death_cause(
     oom_kills: OomKills,
 ) -> common_pb2.DeathCause:
     """What is told of it: how it ended, where, and where it wrote to. end_reason: why the raylet ended it; empty where it did not."""
-    cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED)
-    if exit_ is not None:
+    exit_code, signum = (exit_.exit_code, exit_.signal) if exit_ is not None else (0, 0)
+    if client.left_because:
+        message = f"worker pid {client.pid} ended: {client.left_because}"
+    elif exit_ is not None:
         message = exit_.message
-        cause.exit_code = exit_.exit_code
-        cause.signal = exit_.signal
     elif client.is_driver:
         message = f"driver pid {client.pid} disconnected: {connection_end}"
     else:
         message = f"worker pid {client.pid} lost its connection to the raylet: {connection_end}"
-    if client.left_because:
-        message = f"worker pid {client.pid} ended: {client.left_because}"
-    is_ordered = bool(client.ordered_cause.message or client.ordered_cause.kind)
-    if end_reason and not client.ended_by_itself and _may_be_ours(exit_):
+    ordered = client.ordered_cause
+    is_ordered = bool(ordered.message or ordered.kind)
+    if end_reason and _is_ours(client, exit_):
         message += f"; the raylet ended it: {end_reason}"
-    elif cause.signal == signal.SIGKILL and not is_ordered:
+    elif signum == signal.SIGKILL and not is_ordered:
         message += _whose_kill(oom_kills)
     if not client.is_driver:
         log = f"{config.session_dir}/logs/worker-{client.worker_id.hex()}-{client.pid}"
         message += f"; node {config.host}, output in {log}.out and .err"
-    if is_ordered:
-        cause.kind = client.ordered_cause.kind
-        message = client.ordered_cause.message or message
-    cause.message = message
-    return cause
+    return common_pb2.DeathCause(
+        kind=ordered.kind if is_ordered else common_pb2.DeathCause.WORKER_DIED,
+        message=ordered.message or message,
+        exit_code=exit_code,
+        signal=signum,
+    )
 
 
-def _may_be_ours(exit_: WorkerExit | None) -> bool:
-    """Whether the raylet may have ended it so. Its end may come while the raylet is told to end it: then it was not the raylet."""
-    return exit_ is None or (exit_.exit_code == 0 and exit_.signal in (0, signal.SIGKILL, signal.SIGTERM))
+def _is_ours(client: ClientProcess, exit_: WorkerExit | None) -> bool:
+    """Whether it ended as the raylet tried to end it. One that was only asked may be killed by somebody else
+    before it has answered."""
+    if exit_ is None or (exit_.exit_code == 0 and exit_.signal == 0):
+        return bool(client.end_attempts)
+    return exit_.exit_code == 0 and exit_.signal in client.end_attempts
 
 
 def _whose_kill(oom_kills: OomKills) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 
 from ray_mono.common.background import BackgroundTasks
@@ -43,11 +44,8 @@ class WorkerEnder:
 
     def end(self, effect: EndWorker) -> None:
         logger.info("worker %s ends (%s): %s", effect.worker_id.hex()[:8], effect.mode.value, effect.reason)
-        client = self._clients.get(effect.worker_id)
-        if client is not None and effect.startup_token and client.ended_by_itself is None:
-            # Whoever leased it may hear of its end before the raylet.
-            client.ended_by_itself = has_ended(client.pid)
         if effect.mode is EndMode.ASK:
+            self._note_attempt(effect.worker_id, effect.startup_token, 0)
             self._tasks.spawn(self._ask(effect), f"ask worker {effect.worker_id.hex()[:8]} to end")
             return
         self.signal(effect.worker_id, effect.startup_token, force=effect.mode is EndMode.KILL)
@@ -55,12 +53,21 @@ class WorkerEnder:
             self._kill_later(effect)
 
     def signal(self, worker_id: bytes, startup_token: int, force: bool) -> None:
+        signum = signal.SIGKILL if force else signal.SIGTERM
+        self._note_attempt(worker_id, startup_token, signum)
         if startup_token:
             self._launcher.kill(startup_token, force)
             return
         client = self._clients.get(worker_id)
         if client is not None:
             client.connection.close()
+
+    def _note_attempt(self, worker_id: bytes, startup_token: int, signum: int) -> None:
+        """For the report of its end: one that has ended before was not ended by the raylet. Whoever leased it
+        may hear of that before the raylet does."""
+        client = self._clients.get(worker_id)
+        if client is not None and not (startup_token and has_ended(client.pid)):
+            client.raylet_tries_to_end_it(signum)
 
     def _kill_later(self, effect: EndWorker) -> None:
         # The launcher ignores a worker that is gone by then.

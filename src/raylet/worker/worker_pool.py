@@ -19,10 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from ray_mono.common.backoff import Backoff
+from ray_mono.common.our_bug import InternalError, check
 from ray_mono.raylet.effects import Effect, EndMode, EndWorker, StartWorker
-from ray_mono.raylet.scheduling.leases import Binding
-from ray_mono.raylet.worker.worker_states import Worker, WorkerEvent, WorkerState
+from ray_mono.raylet.worker.binding import Binding
+from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
@@ -53,7 +56,8 @@ class WorkerPool:
         self._idle: dict[Binding | None, dict[bytes, None]] = {}
         self._starting: dict[bytes, None] = {}
         self.num_actors = 0
-        self._failures = 0
+        self._backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
+        self._is_failing = False
         self._next_start_s = 0.0
         self._has_gcs = True
         self.start_trouble = ""
@@ -68,6 +72,10 @@ class WorkerPool:
     def get(self, worker_id: bytes) -> Worker | None:
         return self._workers.get(worker_id)
 
+    def started_as(self, startup_token: int) -> Worker | None:
+        """The worker that was started with this token; None where it is gone."""
+        return next((worker for worker in self if worker.startup_token == startup_token), None)
+
     @property
     def num_starting(self) -> int:
         return len(self._starting)
@@ -79,15 +87,13 @@ class WorkerPool:
         return bool(self._candidates(binding, for_actor))
 
     def take(self, binding: Binding, lease_id: bytes, for_actor: bool, now_s: float) -> Worker:
-        """Gives an idle worker to a lease. Raises RuntimeError where `can_serve` is false."""
+        """Gives an idle worker to a lease. Raises InternalError where `can_serve` is false."""
         idle = self._candidates(binding, for_actor)
         if not idle:
-            raise RuntimeError(f"no idle worker for {binding}")
+            raise InternalError(f"no idle worker for {binding}")
         worker = self._workers[next(reversed(idle))]
         self._forget_idle(worker)
-        worker.step(WorkerEvent.LEASED_FOR_ACTOR if for_actor else WorkerEvent.LEASED, now_s)
-        worker.binding = binding
-        worker.lease_id = lease_id
+        worker.lease(binding, lease_id, for_actor, now_s)
         self.num_actors += for_actor
         return worker
 
@@ -96,15 +102,13 @@ class WorkerPool:
 
     def give_back(self, worker: Worker, now_s: float) -> None:
         """A lease ended and its worker may serve another."""
-        worker.step(WorkerEvent.GIVEN_BACK, now_s)
-        worker.lease_id = None
+        worker.give_back(now_s)
         self._remember_idle(worker)
 
     def leaves(self, worker: Worker, now_s: float) -> None:
         """A lease ended with the last call that its worker takes."""
         self.num_actors -= worker.state is WorkerState.ACTOR
-        worker.step(WorkerEvent.LEAVES, now_s)
-        worker.lease_id = None
+        worker.leave(now_s)
 
     def end(self, worker: Worker, mode: EndMode, reason: str, now_s: float) -> list[Effect]:
         """Has a worker end; whatever it holds stays held until `died`."""
@@ -112,8 +116,7 @@ class WorkerPool:
             self._forget_idle(worker)
         self._starting.pop(worker.worker_id, None)
         self.num_actors -= worker.state is WorkerState.ACTOR
-        worker.step(WorkerEvent.TOLD_TO_END, now_s)
-        worker.end_reason = worker.end_reason or reason
+        worker.tell_to_end(reason, now_s)
         return [EndWorker(worker.worker_id, worker.startup_token, mode, reason)]
 
     # ---- what happened to processes
@@ -130,10 +133,10 @@ class WorkerPool:
             why = worker.end_reason or "it registered before"
             return f"worker {worker_id.hex()} is {worker.state.value} here: {why}"
         del self._starting[worker_id]
-        worker.step(WorkerEvent.REGISTERED, now_s)
-        worker.pid = pid
+        worker.register(pid, now_s)
         self._remember_idle(worker)
-        self._failures = 0
+        self._backoff.reset()
+        self._is_failing = False
         self._next_start_s = 0.0
         self.start_trouble = ""
         return ""
@@ -150,15 +153,14 @@ class WorkerPool:
         if worker.state is WorkerState.STARTING:
             self._start_failed(worker, reason, now_s)
         self.num_actors -= worker.state is WorkerState.ACTOR
-        worker.step(WorkerEvent.DIED, now_s)
+        worker.die(now_s)
         return worker
 
     def refused_to_end(self, worker_id: bytes, now_s: float) -> None:
         """A worker that was asked still owns objects: it is idle again, as if just used."""
         worker = self._workers.get(worker_id)
         if worker is not None and worker.state is WorkerState.ENDING and worker.lease_id is None:
-            worker.step(WorkerEvent.REFUSED_TO_END, now_s)
-            worker.end_reason = ""
+            worker.refuse_to_end(now_s)
             self._remember_idle(worker)
 
     # ---- how many there should be
@@ -170,7 +172,7 @@ class WorkerPool:
         beside_actors = len(self._workers) - self.num_actors
         wanted = max(num_waiting - len(self._starting), self._limits.prestart - beside_actors)
         room = self._limits.startup_concurrency - len(self._starting)
-        if self._failures:
+        if self._is_failing:
             room = min(room, 1 - len(self._starting))
         effects: list[Effect] = []
         for _ in range(min(wanted, room)):
@@ -241,28 +243,30 @@ class WorkerPool:
         ]
 
     def check_invariants(self) -> None:
-        """Recounts what is derived. Raises RuntimeError."""
+        """Recounts what is derived. Raises InternalError."""
         idle = {worker_id for group in self._idle.values() for worker_id in group}
-        if idle != {worker.worker_id for worker in self if worker.state is WorkerState.IDLE}:
-            raise RuntimeError(
-                f"the pool's idle workers are miscounted: {sorted(id_.hex()[:8] for id_ in idle)}"
-            )
-        if set(self._starting) != {
-            worker.worker_id for worker in self if worker.state is WorkerState.STARTING
-        }:
-            raise RuntimeError("the pool's starting workers are miscounted")
-        if self.num_actors != sum(worker.state is WorkerState.ACTOR for worker in self):
-            raise RuntimeError("the pool's actors are miscounted")
+        check(idle == self._ids_in(WorkerState.IDLE), "the pool's idle workers are miscounted")
+        starting = self._ids_in(WorkerState.STARTING)
+        check(set(self._starting) == starting, "the pool's starting workers are miscounted")
+        num_actors = len(self._ids_in(WorkerState.ACTOR))
+        check(self.num_actors == num_actors, "the pool's actors are miscounted")
         leases = [worker.lease_id for worker in self if worker.lease_id is not None]
-        if len(leases) != len(set(leases)):
-            raise RuntimeError("a lease has two workers")
+        check(len(leases) == len(set(leases)), "a lease has two workers")
+
+    def describe(self, now_s: float) -> dict[str, Any]:
+        """For people."""
+        workers = [worker.describe(now_s) for worker in self]
+        return {"workers": workers, "start_trouble": self.start_trouble}
 
     # ---- inside
 
+    def _ids_in(self, state: WorkerState) -> set[bytes]:
+        return {worker.worker_id for worker in self if worker.state is state}
+
     def _start_failed(self, worker: Worker, reason: str, now_s: float) -> None:
         self._starting.pop(worker.worker_id, None)
-        self._next_start_s = now_s + min(RETRY_FIRST_S * 2**self._failures, RETRY_MAX_S)
-        self._failures = min(self._failures + 1, 16)
+        self._next_start_s = now_s + self._backoff.next_s()
+        self._is_failing = True
         self.start_trouble = reason
 
     def _remember_idle(self, worker: Worker) -> None:

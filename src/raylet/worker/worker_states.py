@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from ray_mono.raylet.scheduling.leases import Binding
+from ray_mono.common.our_bug import InternalError
+from ray_mono.raylet.worker.binding import Binding
 
 STORY_MAX = 12
 """Steps of its life that a worker remembers, for error messages: a whole life has about six."""
@@ -59,7 +61,7 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
 
 @dataclass
 class Worker:
-    """One worker process."""
+    """One worker process. Only the pool moves it on."""
 
     worker_id: bytes
     startup_token: int
@@ -74,18 +76,59 @@ class Worker:
     """Set from the grant until the lease is given back or the process is dead."""
     end_reason: str = ""
     """Why it was told to end; part of the message when it did."""
-    story: list[str] = field(default_factory=list)
+    story: tuple[str, ...] = ()
 
-    def step(self, event: WorkerEvent, now_s: float) -> None:
-        """Moves on. Raises RuntimeError with the worker's story for a pair that is not in the table; nothing
+    def register(self, pid: int, now_s: float) -> None:
+        self._step(WorkerEvent.REGISTERED, now_s)
+        self.pid = pid
+
+    def lease(self, binding: Binding, lease_id: bytes, for_actor: bool, now_s: float) -> None:
+        self._step(WorkerEvent.LEASED_FOR_ACTOR if for_actor else WorkerEvent.LEASED, now_s)
+        self.binding = binding
+        self.lease_id = lease_id
+
+    def give_back(self, now_s: float) -> None:
+        self._step(WorkerEvent.GIVEN_BACK, now_s)
+        self.lease_id = None
+
+    def leave(self, now_s: float) -> None:
+        self._step(WorkerEvent.LEAVES, now_s)
+        self.lease_id = None
+
+    def tell_to_end(self, reason: str, now_s: float) -> None:
+        """The first reason counts."""
+        self._step(WorkerEvent.TOLD_TO_END, now_s)
+        self.end_reason = self.end_reason or reason
+
+    def refuse_to_end(self, now_s: float) -> None:
+        self._step(WorkerEvent.REFUSED_TO_END, now_s)
+        self.end_reason = ""
+
+    def die(self, now_s: float) -> None:
+        self._step(WorkerEvent.DIED, now_s)
+
+    def describe(self, now_s: float) -> dict[str, Any]:
+        """For people."""
+        return {
+            "worker_id": self.worker_id.hex(),
+            "pid": self.pid,
+            "state": self.state.value,
+            "for_s": round(now_s - self.since_s, 3),
+            "job_id": self.binding.job_id.hex() if self.binding else "",
+            "lease_id": self.lease_id.hex() if self.lease_id else "",
+            "story": list(self.story),
+        }
+
+    def _step(self, event: WorkerEvent, now_s: float) -> None:
+        """Moves on. Raises InternalError with the worker's story for a pair that is not in the table; nothing
         changed then.
         """
         following = TRANSITIONS.get((self.state, event))
         if following is None:
-            raise RuntimeError(
+            raise InternalError(
                 f"worker {self.worker_id.hex()[:8]} (pid {self.pid}) is {self.state.value} and cannot be "
                 f"'{event.value}'; so far: {', '.join(self.story) or 'nothing'}"
             )
-        self.story = [*self.story[1 - STORY_MAX :], event.value]
+        self.story = (*self.story[1 - STORY_MAX :], event.value)
         self.state = following
         self.since_s = now_s

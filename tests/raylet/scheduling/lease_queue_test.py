@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
-from ray_mono.raylet.scheduling.leases import Lease, LeaseRequest
+from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease
 
 JOB = b"aaaa"
 
 
-def lease(number: int, cpus: int = 1, requester: int = 1, job: bytes = JOB, key: int = 0) -> Lease:
+def lease(number: int, cpus: int = 1, requester: int = 1, job: bytes = JOB, key: int = 0) -> WorkerLease:
     resources = ResourceSet.from_units({"CPU": cpus})
     request = LeaseRequest(
         number.to_bytes(4, "big"), requester, b"", b"", job, resources, ResourceSet(), scheduling_key=key
     )
-    return Lease(request, request.shape, 0.0, number)
+    return WorkerLease(request, request.shape, 0.0, number)
 
 
-def next_of(queue: LeaseQueue) -> Lease:
+def next_of(queue: LeaseQueue) -> WorkerLease:
     """Takes the one whose turn it is."""
     job = queue.jobs()[0]
     return queue.pop(job, queue.shapes_of(job)[0])
@@ -37,7 +37,7 @@ def test_each_line_is_served_in_its_own_order_and_no_job_waits_while_another_has
     steps: list[tuple[int, int, bytes, bool]],
 ) -> None:
     queue = LeaseQueue()
-    waiting: list[Lease] = []
+    waiting: list[WorkerLease] = []
     last_job = b""
     for number, (cpus, requester, job, is_pop) in enumerate(steps):
         if is_pop and waiting:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.instances import indivisible
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
@@ -86,10 +87,10 @@ def test_one_and_a_half_accelerators_fit_no_node() -> None:
 
 def test_a_grant_that_does_not_fit_is_our_bug_and_changes_nothing() -> None:
     ledger = ResourceLedger(units(CPU=1))
-    with pytest.raises(RuntimeError, match="free is"):
+    with pytest.raises(InternalError, match="free is"):
         ledger.allocate(b"1", units(CPU=2))
     ledger.allocate(b"1", units(CPU=1))
-    with pytest.raises(RuntimeError, match="already"):
+    with pytest.raises(InternalError, match="already"):
         ledger.allocate(b"1", ResourceSet())
     ledger.check_invariants()
 

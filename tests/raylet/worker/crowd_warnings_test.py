@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.raylet.effects import WarnJob
-from ray_mono.raylet.scheduling.leases import Binding
+from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.crowd_warnings import CrowdWarnings
 from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 

@@ -14,10 +14,9 @@ from typing import Any, cast
 import pytest
 
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients, open_board
 from ray_mono.raylet.effects import EndMode, EndWorker
-from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.worker.death_reports import DeathReports
 from ray_mono.raylet.worker.deaths import ENDS_MAX, Ends, OomKills, death_cause
 from ray_mono.raylet.worker.launcher import WorkerExit
@@ -43,7 +42,10 @@ def process(**fields: Any) -> ClientProcess:
 
 def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None = None) -> str:
     config = cast("Any", Config())
-    return death_cause(process(), exit_, "closed", end_reason, config, kills or OomKills("/none")).message
+    client = process()
+    if end_reason:
+        client.raylet_tries_to_end_it(signal.SIGKILL)
+    return death_cause(client, exit_, "closed", end_reason, config, kills or OomKills("/none")).message
 
 
 @pytest.mark.parametrize(
@@ -103,38 +105,21 @@ def test_the_out_of_memory_killer_is_named_where_it_has_struck_since(tmp_path: P
     assert "out-of-memory" not in told(killed, kills=kills)
 
 
-def test_a_worker_that_is_lost_and_lives_is_ended_and_only_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_mono.raylet.worker.death_reports.LOST_WAIT_S", 0.0)
-    returned: list[bytes] = []
+def test_whoever_asks_how_a_worker_ended_hears_what_the_gcs_hears() -> None:
+    async def scene() -> None:
+        told: list[common_pb2.WorkerInfo] = []
+        clock: Any = SimpleNamespace(wall_s=lambda: 1.0)
+        outbox: Any = SimpleNamespace(report_worker_death=told.append)
+        reports = DeathReports(cast("Any", Config()), cast("Any", None), clock, outbox)
+        assert await reports.cause_of(b"w" * 28, timeout_s=0.0) is None
+        reports.exited(WorkerExit(1, 7, 3, 0, "gone"))
+        await reports.report(process(), "closed", "")
+        cause = await reports.cause_of(b"w" * 28, timeout_s=0.0)
+        [info] = told
+        assert cause is not None and cause.message.startswith("gone") and info.death_cause == cause
+        assert (info.worker_id, info.is_alive, info.end_time_s) == (b"w" * 28, False, 1.0)
 
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-
-        def return_lease(lease_id: bytes, dispose: bool) -> None:
-            assert dispose
-            returned.append(lease_id)
-            reports.exited(WorkerExit(1, 7, 0, 15, "ended"))
-            loop.call_soon(
-                lambda: ends.append(asyncio.ensure_future(reports.report(process(), "closed", "lost")))
-            )
-
-        ends: list[asyncio.Future[None]] = []
-        raylet: Any = SimpleNamespace(
-            config=Config(),
-            clock=SimpleNamespace(wall_s=lambda: 1.0),
-            gcs=SimpleNamespace(report_worker_death=lambda info: None),
-            return_lease=return_lease,
-        )
-        reports = DeathReports(raylet, cast("Any", None))
-        cause = await reports.of_lost(b"lease", b"w" * 28)
-        assert cause.message.startswith("ended; the raylet ended it: lost") and returned == [b"lease"]
-        # One whose end is known already is not ended again.
-        reports.exited(WorkerExit(2, 8, 3, 0, "gone"))
-        await reports.report(process(worker_id=b"v" * 28, startup_token=2), "closed", "")
-        assert (await reports.of_lost(b"other", b"v" * 28)).message.startswith("gone")
-        assert returned == [b"lease"]
-
-    asyncio.run(test())
+    asyncio.run(scene())
 
 
 def test_of_ends_that_nobody_asks_for_the_latest_are_kept() -> None:
@@ -159,9 +144,7 @@ def test_a_worker_that_leaves_by_itself_has_exited_unless_a_task_or_somebody_els
     because: str, ordered: common_pb2.DeathCause.Kind, kind: common_pb2.DeathCause.Kind
 ) -> None:
     leaves = process(ordered_cause=common_pb2.DeathCause(kind=ordered))
-    servicer = RayletServicer(cast("Any", SimpleNamespace(clients={leaves.worker_id: leaves})))
-    request = raylet_pb2.NotifyLeavingRequest(worker_id=leaves.worker_id, because=because)
-    asyncio.run(servicer.NotifyLeaving(request, cast("Any", None)))
+    leaves.leaves(because)
     cause = death_cause(leaves, WorkerExit(1, 7, 0, 0, "exited"), "", "", cast("Any", Config()), OomKills())
     assert cause.kind == kind and (because in cause.message)
 
@@ -193,3 +176,22 @@ def test_a_worker_that_was_killed_before_the_raylet_meant_to_end_it_was_not_ende
     assert message.startswith(
         "killed, which this cluster did not send" if has_ended else "killed; the raylet ended it: lost"
     )
+
+
+@pytest.mark.parametrize(
+    ("signum", "end"),
+    [(signal.SIGKILL, "killed, which this cluster did not send"), (0, "killed; the raylet ended it: idle")],
+)
+def test_a_worker_that_was_asked_to_end_and_then_killed_was_killed_by_somebody_else(
+    signum: int, end: str
+) -> None:
+    asked = process()
+    asked.raylet_tries_to_end_it(0)
+    exit_ = WorkerExit(1, 7, 0, signum, "killed")
+    message = death_cause(asked, exit_, "closed", "idle", cast("Any", Config()), OomKills("/none")).message
+    assert message.startswith(end)
+    # It did not answer, and the grace period was over.
+    asked.raylet_tries_to_end_it(signal.SIGKILL)
+    exit_ = WorkerExit(1, 7, 0, signal.SIGKILL, "killed")
+    message = death_cause(asked, exit_, "closed", "idle", cast("Any", Config()), OomKills("/none")).message
+    assert message.startswith("killed; the raylet ended it: idle")

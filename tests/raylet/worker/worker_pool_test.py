@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.raylet.effects import Effect, EndMode, EndWorker, StartWorker
-from ray_mono.raylet.scheduling.leases import Binding
+from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.worker_pool import PoolLimits, WorkerPool
 from ray_mono.raylet.worker.worker_states import TRANSITIONS, Worker, WorkerEvent, WorkerState
 
@@ -91,7 +92,7 @@ def test_an_actor_gets_a_worker_that_was_never_used_since_it_ends_with_the_actor
     used = pool.take(JOB_A, b"task", False, 0)
     pool.give_back(used, 1)
     assert pool.can_serve(JOB_A) and not pool.can_serve(JOB_A, True)
-    with pytest.raises(RuntimeError, match="no idle worker"):
+    with pytest.raises(InternalError, match="no idle worker"):
         pool.take(JOB_A, b"actor", True, 2)
     idle_workers(pool, 1)
     assert pool.take(JOB_A, b"actor", True, 2) is not used
@@ -195,9 +196,9 @@ def test_a_stranger_with_a_token_is_refused() -> None:
 
 def test_an_event_that_is_not_in_the_table_raises_the_story_and_changes_nothing() -> None:
     worker = Worker(b"w" * 28, 1)
-    worker.step(WorkerEvent.REGISTERED, 1)
-    with pytest.raises(RuntimeError, match="is idle and cannot be 'given back'; so far: registered"):
-        worker.step(WorkerEvent.GIVEN_BACK, 2)
+    worker.register(100, 1)
+    with pytest.raises(InternalError, match="is idle and cannot be 'given back'; so far: registered"):
+        worker.give_back(2)
     assert (worker.state, worker.since_s) == (WorkerState.IDLE, 1)
 
 

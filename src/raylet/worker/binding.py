@@ -1,0 +1,19 @@
+"""Whom a worker belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Whom a worker belongs to after its first lease: code, sys.path and environment of a job stay in its
+    process. So does what a library decided when it looked for GPUs: a process either has some, or never had.
+    """
+
+    job_id: bytes
+    runtime_env: str
+    outlives_job: bool = False
+    """A detached actor's, or of somebody below one: it is needed until the job is over, not only until it is
+    finished."""
+    has_gpus: bool = False
