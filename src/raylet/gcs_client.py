@@ -228,18 +228,23 @@ class GcsClient:
             self._outbox.has_changed_resources.clear()
             self._is_asked.clear()
             asked, self._asked = self._asked, []
-            current = await self._current_resources()
-            current.version = self._last_report.version
-            has_changed = current != self._last_report
-            if has_changed:
-                current.version += 1
-                self._last_report = current
+            has_changed = self._count_change(await self._current_resources())
             if has_changed or asked:
                 report = common_pb2.NodeResources(collections=asked)
-                report.MergeFrom(current)
+                report.MergeFrom(self._last_report)
                 await stub.ReportResources(report, timeout_s=CALL_TIMEOUT_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_asked.wait(), self._config.report_period_s)
+
+    def _count_change(self, current: common_pb2.NodeResources) -> bool:
+        """Whether this is another report than the last one; then it is the last one now, of the next version."""
+        version = self._last_report.version
+        current.MergeFrom(common_pb2.NodeResources(version=version))
+        if current == self._last_report:
+            return False
+        current.MergeFrom(common_pb2.NodeResources(version=version + 1))
+        self._last_report = current
+        return True
 
     async def _empty_outbox(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:

@@ -118,9 +118,6 @@ class ClusterView:
             self._snapshots = [self._nodes[node_id].effective() for node_id in sorted(self._nodes)]
         return self._snapshots
 
-    def alive_node_ids(self) -> list[bytes]:
-        return [node.node_id for node in self.nodes() if node.is_alive]
-
     def describe(self) -> list[dict[str, Any]]:
         """For people."""
         return [

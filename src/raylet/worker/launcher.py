@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.protobuf import raylet_pb2
 
@@ -186,13 +187,13 @@ class TemplateLauncher:
     # ---- the template
 
     async def _keep_template(self) -> None:
-        pause_s = RESTART_FIRST_S
+        backoff = Backoff(RESTART_FIRST_S, RESTART_MAX_S)
         while not self._is_closing:
             try:
                 template, reader = await self._start_template()
             except OSError as error:
                 # Out of processes or descriptors: others may give some back.
-                pause_s = min(2 * pause_s, RESTART_MAX_S)
+                pause_s = backoff.next_s()
                 message = f"the worker template could not be started: {error.strerror}"
                 logger.error("%s; tried again in %.1f s", message, pause_s)
                 self._template_ended(message)
@@ -201,7 +202,9 @@ class TemplateLauncher:
             await self._read_events(reader)
             if self._is_closing:
                 return
-            pause_s = RESTART_FIRST_S if self._is_warm else min(2 * pause_s, RESTART_MAX_S)
+            if self._is_warm:
+                backoff.reset()
+            pause_s = backoff.next_s()
             await self._await_end(template, END_MARGIN_S)
             message = f"the worker template {_describe_end(template.returncode or None)}"
             logger.error("%s; its workers end with it; another is started in %.1f s", message, pause_s)
