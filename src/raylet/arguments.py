@@ -38,8 +38,9 @@ class Arguments:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="raylet",
-        description="A node's scheduler: leases, worker pool, resources. By hand, beside a gcs_server: raylet --gcs-address "
-        "127.0.0.1:6379 --session-dir DIR (without --store-socket no object can be stored).",
+        description="A node's scheduler: leases, worker pool, resources. By hand, beside a gcs_server: "
+        "raylet --gcs-address 127.0.0.1:6379 --session-dir DIR "
+        "(without --store-socket no object can be stored).",
     )
     add_common_arguments(parser)
     add = parser.add_argument

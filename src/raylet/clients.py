@@ -1,8 +1,8 @@
 """The processes that are connected: this node's workers and drivers, and whoever asked for a lease.
 
-A connection is the life of what is behind it. Each gets a number when it first matters (`requester_of`); a
-worker or driver that registered is kept under its worker id until its connection, or its process, ends. Knows
-nothing about what that means.
+A process lives as long as its connection. A connection gets a number when it first asks for a lease
+(`requester_of`). A worker or driver that registered is kept under its worker id until its connection or its
+process ends. What such an end means is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ClientProcess:
         self.job_id = job_id
 
     def note_what_ran(self) -> None:
-        """It died while it was leased for tasks."""
+        """It died while it was leased for tasks: remembers which of them it ran."""
         name = self.board.running() if self.board is not None else ""
         self.ran = f"task {name}" if name else "" if self.board is not None else "a task"
 
@@ -139,7 +139,8 @@ class Clients:
 
 
 def open_board(worker_id: bytes, pid: int, fd: int) -> BoardOfAnother | None:
-    """fd: 0 where the worker has none. Its descriptor is not needed for long: what is mapped outlives the worker."""
+    """fd: the worker's descriptor of its board; 0 where it has none. What is mapped here outlives the
+    worker."""
     try:
         return BoardOfAnother(pid, fd, worker_id) if fd else None
     except (OSError, ValueError) as error:

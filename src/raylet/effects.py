@@ -1,7 +1,7 @@
-"""What the raylet's machines decide: plain values that the shell (`raylet.py`) carries out.
+"""What the raylet's machines decide: plain values that `effect_runner.py` carries out.
 
-Order matters only within one list: effects are carried out in the order in which they were decided. None of
-them has to be durable before it happens: a raylet keeps nothing on disk.
+The effects of one list are carried out in its order. Nothing has to be on disk before that: a raylet keeps
+nothing on disk.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class WarnJob:
 
 @dataclass(frozen=True)
 class Unclaimed:
-    """Whoever leased this worker for an actor is gone: the GCS, or its next one, is to say whether it wants it."""
+    """Whoever leased this worker for an actor is gone. The GCS (this one or the next) has to say whether it
+    still wants the worker."""
 
     lease_id: bytes
 
@@ -100,7 +101,8 @@ class ReclaimLease:
 
 @dataclass(frozen=True)
 class CollectGarbage:
-    """Garbage of some process, on whatever node, may hold what others wait for: all are asked to collect theirs."""
+    """Garbage of some process on some node may hold what others wait for: every process has to collect its
+    own."""
 
 
 Effect = (

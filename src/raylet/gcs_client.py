@@ -1,11 +1,15 @@
 """The raylet's side of the GCS: it registers the node, reports resources, passes on deaths and warnings, and
 listens.
 
-No lease waits on any of this. One connection at a time, in sessions: register (again, if the GCS was away:
-that is how it keeps the node), ask which jobs are over, then four loops until one of them fails: changes of
-the cluster in, the node's resources out when they changed (gathered for `report_period_s`), the outbox out,
-and another registration whenever a lease for an actor lost the connection that it was asked for on. Each
-registration names the leases for actors, and its answer those of them that nobody wants.
+No lease waits on any of this. There is one connection at a time, and on each the same happens. First the
+node registers (also again, after the GCS was away). Then four loops run until one of them fails:
+
+    listen            changes of the cluster come in; at first, which jobs are over
+    report            the node's resources go out when they changed, gathered for `report_period_s`
+    outbox            messages go out
+    keep registered   the node registers again whenever a lease for an actor has lost its requester
+
+Each registration names the leases for actors, and its answer names those of them that nobody wants.
 
 A GCS that stays away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the
 raylet.
@@ -32,8 +36,7 @@ RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
 """Pauses between attempts to reach the GCS, doubled from the first to this."""
 CALL_TIMEOUT_S = 30.0
-"""One call, whose answer waits for the GCS's store. A GCS that is alive and takes longer is as good as gone.
-"""
+"""One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone."""
 
 # What the raylet has to know of the cluster.
 CHANNELS = (
@@ -107,7 +110,8 @@ class GcsClient:
         await self._registered.wait()
 
     async def unregister(self, reason: str, timeout_s: float) -> None:
-        """The node leaves in order, for a reason, or because it was told to. Best effort: the GCS will notice anyway."""
+        """The node leaves in order. reason: empty where it was told to. Where this fails the GCS notices
+        anyway."""
         if self._stub is None:
             return
         kind = common_pb2.DeathCause.NODE_DIED if reason else common_pb2.DeathCause.KILLED
@@ -237,7 +241,8 @@ class GcsClient:
                 await asyncio.wait_for(self._is_asked.wait(), self._config.report_period_s)
 
     def _count_change(self, current: common_pb2.NodeResources) -> bool:
-        """Whether this is another report than the last one; then it is the last one now, of the next version."""
+        """Whether this is another report than the last one; then it is the last one now, of the next
+        version."""
         version = self._last_report.version
         current.MergeFrom(common_pb2.NodeResources(version=version))
         if current == self._last_report:

@@ -1,4 +1,4 @@
-"""What those who lease workers say, from their calls to the lease manager and back. Nothing is decided here."""
+"""What those who lease workers say: brings their calls to the lease manager and its answers back to them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LeaseRequests:
         try:
             return await answer
         except asyncio.CancelledError:
-            # The call was cancelled, or its connection ended: nobody will read the answer, whatever it is by now.
+            # The call was cancelled, or its connection ended: nobody reads the answer, whatever it is by now.
             if self._answers.forget(request.lease_id, answer):
                 self.cancel(request.lease_id)
             elif answer.done() and not answer.cancelled() and answer.result().HasField("grant"):
@@ -85,11 +85,11 @@ class LeaseRequests:
         self._effects.run(self._leases.return_lease(lease_id, dispose, leaving, self._clock.time_s()))
 
     async def cause_of_loss(self, lease_id: bytes, worker_id: bytes) -> common_pb2.DeathCause:
-        """Its lessee lost the worker; empty where its end is not known in time.
+        """How a worker ended that its lessee lost; empty where that is not known in time.
 
-        Who loses a worker often knows it before the raylet does, so this waits for the report. A worker that
-        lives on then (only a connection broke) may be in the middle of a task that is run again elsewhere, and
-        is ended.
+        A lessee often knows of the loss before the raylet does, so this waits for the report. A worker that
+        is still alive after that has only lost a connection. It may run a task that the lessee runs again
+        elsewhere, so it is ended.
         """
         wait_s = self._config.exit_status_wait_s + LOST_WAIT_S
         cause = await self._deaths.cause_of(worker_id, wait_s)

@@ -1,10 +1,12 @@
 """The raylet: one per node. Grants leases on workers, feeds the worker pool, keeps the node's ledger of
 resources.
 
-    connections ──► servicer ──► lease_requests, local_processes, withdrawals ─┐ events      ┌─► effect_runner ──► answers,
-    the GCS     ──► gcs_client ──► cluster_events                            ──┼─► machines ─┤                     launcher,
-    processes   ──► launcher ──► local_processes                             ──┤ scheduling/ │ effects             outbox
-    the clock   ──► raylet                                                   ──┘ worker/     ┘
+    connections ──► servicer ──► lease_requests, local_processes, withdrawals ─┐
+    the GCS     ──► gcs_client ──► cluster_events                              ├─ events ─► machines
+    processes   ──► worker.launcher ──► local_processes                        │               │
+    the clock   ──► raylet                                                    ─┘            effects
+                                                                                               ▼
+    answers to leases, worker.launcher, gcs_outbox ◄────────────────────────────────── effect_runner
 
 The machines (`scheduling.lease_manager`, and below it ledger, queue, policy, pool) decide; everything else is
 the shell around them. One thread, one loop; no event waits for another.
@@ -57,7 +59,7 @@ from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import Listener, RpcError, StatusCode, Transport
 
 CHECK_EVERY_TICKS = 40
-"""How often a running raylet recounts its books: some seconds, since that costs as much as there are leases."""
+"""How often a running raylet recounts its books. Every ten seconds: the cost grows with the leases."""
 UNREGISTER_TIMEOUT_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -217,7 +219,7 @@ class Raylet:
             await asyncio.sleep(self._config.tick_period_s)
 
     def _look_if_leases_wait(self) -> None:
-        """Soon, and once for all that happens until then."""
+        """Soon; once for all that happens until then."""
         if self.leases.num_queued and not self._will_look:
             self._will_look = True
             asyncio.get_running_loop().call_later(LOOK_S, self._look)
@@ -244,8 +246,11 @@ class Raylet:
         return wire.node_resources(self._config, available, self.leases.queued_demand())
 
     def describe(self) -> dict[str, Any]:
-        """Ledger, leases with the reason why each waits, pool and cluster view, as JSON can carry it: for people
-        (DumpState, and SIGUSR1, which writes it to the log)."""
+        """For people, as JSON can carry it: ledger, leases with the reason why each waits, pool, cluster
+        view.
+
+        DumpState answers it, and SIGUSR1 writes it to the log.
+        """
         now_s = self._clock.time_s()
         return {
             "node_id": self._config.node_id.hex(),

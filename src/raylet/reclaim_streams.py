@@ -1,4 +1,5 @@
-"""Tells holders which of their leases others wait for: one stream for each connection that asked for it (WatchReclaims).
+"""Tells holders which of their leases others wait for: one stream for each connection that asked for one
+(WatchReclaims).
 
 A holder that watches nothing keeps its leases until it is done.
 """

@@ -40,7 +40,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         end: Callable[[str], None],
         describe: Callable[[], dict[str, Any]],
     ) -> None:
-        """node: this node's row at the GCS. end(reason): ends the raylet. describe(): its state, for people."""
+        """node: this node's row at the GCS. end(reason): ends the raylet. describe(): its state for
+        people."""
         self._clock = clock
         self._node = node
         self._ledger = ledger

@@ -16,7 +16,7 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 logger = logging.getLogger(__name__)
 
 RETRY_PERIOD_S = 0.05
-"""Both are started at the same time, and the object manager takes some tenths of a second to listen."""
+"""Both start at the same time, and the object manager takes some tenths of a second until it listens."""
 TELL_AFTER_S = 1.0
 STATS_TIMEOUT_S = 5.0
 
@@ -37,8 +37,9 @@ class StoreClient:
         self._store: object_manager_rpc.ObjectStoreServiceAsyncStub | None = None
 
     async def connect(self, on_end: Callable[[str], None]) -> None:
-        """Waits for the object manager, but not for long; then raises RpcError UNAVAILABLE. on_end(reason): the
-        connection ended.
+        """Waits for the object manager, at most connect_timeout_s; then raises RpcError UNAVAILABLE.
+
+        on_end(reason): the connection ended.
         """
         if not self._socket_path:
             return

@@ -1,12 +1,12 @@
-"""Takes back tasks that a worker has not begun, without asking it: it may be frozen, or stopped
-(common/start_board.py).
+"""Takes back tasks that a worker has not begun, without asking the worker, which may be frozen or stopped.
 
-The lease stays: its worker runs what it has begun, or nothing moves it; its holder gives it back when all is
-answered. As soon as nothing of it runs its CPUs are lent to others.
+Worker and raylet share a board (common/start_board.py): it tells what has begun, and the raylet closes the
+lease on it. The lease itself stays, and its holder gives it back when all is answered. As soon as nothing
+of it runs, its CPUs are lent to others.
 
-A holder that others wait for, and that was asked and said nothing for UNANSWERED_S, may be stopped itself
-(Ctrl-Z at a driver, say): its leases are closed the same way, and what it waits for is cancelled. When it goes
-on it gives them back, and asks anew; what it pushes until then is answered unstarted.
+A holder may be stopped itself (Ctrl-Z at a driver, say). One that was asked for a lease and said nothing
+for UNANSWERED_S counts as stopped: its leases are closed the same way, and what it waits for is cancelled.
+When it goes on it gives its leases back and asks anew. What it pushes until then is answered unstarted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_mono.raylet.scheduling.leases import LeaseState, WorkerLease
 from ray_mono.raylet.wire import lease_number
 
 UNANSWERED_S = 1.0
-"""Longer than a holder that runs takes to hear of anything, on a busy machine."""
+"""Longer than a holder that runs needs to answer, also on a busy machine."""
 
 
 class Withdrawals:
@@ -57,7 +57,7 @@ class Withdrawals:
         return reply
 
     def look(self) -> None:
-        """Sees to holders that do not answer: to be called every LOOK_S while requests wait, and LOOK_S is more
+        """Sees to holders that do not answer. To be called every LOOK_S while requests wait; LOOK_S is longer
         than SETTLE_S."""
         now_s = self._clock.time_s()
         for lease in self._leases.leases():

@@ -8,7 +8,8 @@ from ray_mono.protobuf import common_pb2
 
 
 def node_with_most(args: Iterable[common_pb2.TaskArg], except_node_id: bytes) -> bytes | None:
-    """The id of the other node with most bytes of them in its store; None where no other is known to have any. Ties go to the lowest."""
+    """The id of the other node with most bytes of them in its store; None where no other is known to have
+    any. Ties go to the lowest."""
     sizes: dict[bytes, int] = {}
     for arg in args:
         for node_id in arg.location_node_ids:

@@ -1,7 +1,9 @@
-"""Amounts of resources: exact integers in ten-thousandths of a unit, so that ten tenths are one on every node.
+"""Amounts of resources: exact integers in ten-thousandths of a unit, so that ten tenths are one on every
+node.
 
-A ResourceSet is an immutable value; arithmetic gives new ones, and zero amounts do not exist in it. On the wire it is
-`ResourceSet.amounts`. Names are Ray's: CPU, GPU, memory, object_store_memory, and whatever the user invents.
+A ResourceSet is an immutable value; arithmetic gives new ones, and zero amounts do not exist in it. On the
+wire it is `ResourceSet.amounts`. Names are Ray's: CPU, GPU, memory, object_store_memory, and whatever the
+user invents.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class ResourceSet:
 
     @classmethod
     def from_units(cls, units: Mapping[str, float]) -> ResourceSet:
-        """From user units, e.g. {"CPU": 0.5}. Raises ValueError naming the resource that is negative, or finer than 0.0001."""
+        """From user units, e.g. {"CPU": 0.5}. Raises ValueError naming the resource that is negative, or
+        finer than 0.0001."""
         amounts = {}
         for name, amount in units.items():
             if isinstance(amount, bool) or not isinstance(amount, (int, float)):
@@ -63,7 +66,8 @@ class ResourceSet:
         return iter(self._amounts.items())
 
     def fits_in(self, available: ResourceSet) -> bool:
-        """Whether every amount is there in `available`. Nothing fits where an amount asked for is negative there."""
+        """Whether every amount is there in `available`. Nothing fits where an amount asked for is negative
+        there."""
         return all(available.get(name) >= amount for name, amount in self._amounts.items())
 
     def missing_from(self, available: ResourceSet) -> ResourceSet:
@@ -103,9 +107,9 @@ class ResourceSet:
         return "{" + ", ".join(_told(name, amount) for name, amount in self._amounts.items()) + "}"
 
     def beside(self, asked_for: ResourceSet) -> str:
-        """For people, beside what somebody asks for: {A: 0, CPU: 8}. Everything asked for, zero included, and what else there is, except
-        memory and the markers of single nodes, which say nothing to one who did not ask for them.
-        """
+        """For people, beside what somebody asks for: {A: 0, CPU: 8}. Everything asked for, zero included,
+        and what else there is, except memory and the markers of single nodes, which say nothing to one who
+        did not ask for them."""
         names = {name for name in self._amounts if not name.startswith(NODE_PREFIX)}
         names -= {MEMORY, OBJECT_STORE_MEMORY}
         return (

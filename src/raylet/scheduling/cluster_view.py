@@ -1,12 +1,12 @@
-"""What this raylet knows of the other nodes: who is alive, what they have, what was free when they last said
-so.
+"""What this raylet knows of the other nodes: who is alive, what they have, and what was free when they last
+said so.
 
-Fed from the GCS (channels NODE and NODE_RESOURCES), so always a little late. A report never replaces a newer
-one of the same node. What this raylet itself has just sent to a node is deducted until that node's next
-report, or for `hold_s` if none comes (the requester may have changed its mind): otherwise a burst of leases
-would all go to the node that looked emptiest.
+The GCS tells it (channels NODE and NODE_RESOURCES), so it is always a little late. A report never replaces
+a newer one of the same node. What this raylet itself has just sent to a node is deducted until that node's
+next report; otherwise a burst of leases would all go to the node that looked emptiest. If no report comes
+it is deducted for `hold_s` (the requester may have changed its mind).
 
-`revision` grows with every change that could make a waiting lease placeable; whoever caches a "no" compares
+`revision` grows with every change that could make a waiting lease placeable. Whoever keeps a "no" compares
 it.
 """
 
@@ -89,9 +89,8 @@ class ClusterView:
     def resources_reported(
         self, node_id: bytes, version: int, total: ResourceSet, available: ResourceSet
     ) -> bool:
-        """A node's own report; returns whether it is news. Ignored: an older one, or of a node that has not
-        joined.
-        """
+        """A node's own report. Returns whether it is news: an older one is not, nor one of a node that has
+        not joined."""
         node = self._nodes.get(node_id)
         if node is None or version <= node.version:
             return False

@@ -63,8 +63,9 @@ def held_by_actors(
 ) -> str:
     """It fits this node, but not beside the actors that live there."""
     return (
-        f"{task_name} has waited {waited_s:.0f} s for {required}: this node has {total.beside(required)}, of "
-        f"which living actors hold {held.beside(required)} until they end. Add a node, or give the actors less."
+        f"{task_name} has waited {waited_s:.0f} s for {required}: this node has {total.beside(required)}, "
+        f"of which living actors hold {held.beside(required)} until they end. "
+        "Add a node, or give the actors less."
     )
 
 
@@ -93,7 +94,10 @@ def no_worker(num_starting: int, trouble: str) -> str:
 
 
 def workers_fail(trouble: str, log_dir: str) -> str:
-    return f"Workers die while they start, so tasks wait: {trouble}. The worker's own log in {log_dir} says more."
+    return (
+        f"Workers die while they start, so tasks wait: {trouble}. "
+        f"The worker's own log in {log_dir} says more."
+    )
 
 
 def best_node(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> NodeSnapshot | None:

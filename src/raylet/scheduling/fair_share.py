@@ -1,24 +1,36 @@
 """Who gives way: leases that end because others wait, and what is kept for a request that needs much. Pure.
 
-A lease lasts as long as its holder has tasks, which may be for ever. So where a request has waited RECLAIM_AFTER_S, and
-leases hold what it lacks, the holders of as many as it takes are asked to end them: they push nothing more, and give the
-worker back when what was pushed is answered. Nothing that runs is stopped.
+A lease lasts as long as its holder has tasks, which may be for ever. So when a request has waited
+RECLAIM_AFTER_S, the holders of leases that hold what it lacks are asked to end them: as many leases as it
+takes. A holder that is asked pushes nothing more, and gives the worker back when what it pushed is
+answered. Nothing that runs is stopped.
 
-    request waits ──RECLAIM_AFTER_S──► holders are asked ──HOLD_AFTER_S──► what is free is kept for it ──DRAIN_S──► half of the time
+    request waits
+      after RECLAIM_AFTER_S   holders are asked
+      after HOLD_AFTER_S      what is free is kept for it
+      after DRAIN_S           what is free is kept for it half of the time
 
-Asked first are those of the job that holds most, the oldest first. Never asked: a lease of the request's own line, whose tasks
-are the same; an actor's, which stays; one whose worker is blocked, which waits itself; one younger than SLICE_S, so that
-those who take turns get something done. A holder that was asked ASK_AGAIN_S ago runs something long: then others are asked.
-Nobody is asked in vain: if all of them together would not do, the request waits for something else.
+**Who is asked.** First the leases of the job that holds most, the oldest first. Never asked are
 
-A request that needs more than one lease sets free could be overtaken for ever by ones that need little. So what is free is
-kept for the one of these that has waited longest, by the same test: not for what waits for an actor, a blocked worker or another
-node, nor for what one lease would do, which needs no more than its turn: a flood's own next request, say, the oldest of all.
-Once it is kept it stays kept, also when one lease more would do: else the next in turn would have it just then.
-Where no task takes longer than D, and D is below DRAIN_S, all of them end meanwhile, and it has its turn within D + 4 LOOK_S.
-What it waits for may take longer, and how long nobody knows. So from then on the free part of the node idles for it during half of
-the time only: while it is 4 to 8 s old, 16 to 32 s and so on. One of these times sees all of them end: it has its turn within
-8 (D + LOOK_S). Its age counts anew when its line was served, or the next in line would have the node at once.
+- a lease of the request's own line, whose tasks are the same;
+- an actor's lease, which stays;
+- a lease whose worker is blocked: it waits itself;
+- a lease younger than SLICE_S, so that those who take turns get something done.
+
+A holder that was asked ASK_AGAIN_S ago runs something long: then others are asked. Nobody is asked in vain:
+if all of these leases together would not do, the request waits for something else.
+
+**For whom is kept what is free.** A request that needs more than one lease sets free could be overtaken for
+ever by requests that need little. So what is free is kept for the one of these that has waited longest.
+Nothing is kept for what waits for an actor, a blocked worker or another node. Nothing is kept for what a
+single lease would do, since that needs no more than its turn. Once something is kept for a request it stays
+kept, also when one more lease would do: else the next in turn would take it just then.
+
+**How long.** Let no task take longer than D. If D is below DRAIN_S, all of them end meanwhile, and the
+request has its turn within D + 4 LOOK_S. Nobody knows whether D is longer. So after DRAIN_S the free part
+of the node idles for the request half of the time only: while it is 4 to 8 s old, 16 to 32 s, and so on.
+One of these times sees all tasks end, and the request has its turn within 8 (D + LOOK_S). The age counts
+anew when a request of the same shape was served, or the next in line would have the node at once.
 """
 
 from __future__ import annotations
@@ -38,9 +50,9 @@ SLICE_S = 0.1
 ASK_AGAIN_S = 0.1
 HOLD_AFTER_S = 0.1
 DRAIN_S = 2.0
-"""How old a request is until when all that is free is kept for it. So long the rest of a node may idle beside an endless task."""
+"""Up to this age all that is free is kept for a request. So long a node may idle beside an endless task."""
 WAITING_MAX = 100
-"""Of how many lines the first request is looked at: the others have their turn when these have had theirs."""
+"""The requests that are looked at, the oldest first: the others have their turn after these."""
 
 
 def leases_to_end(
@@ -50,16 +62,18 @@ def leases_to_end(
     held_for: Shape | None,
     now_s: float,
 ) -> list[ReclaimLease]:
-    """Marks leases as asked for, and returns the requests to their holders.
+    """Marks leases as asked for, and returns what their holders are told.
 
-    waiting: the first of each line that waits for resources of this node. endable: granted, no actor's, not blocked. available:
-    may be negative. held_for: the shape that what is free is kept for.
+    waiting: the first of each line that waits for resources of this node. endable: granted leases that are
+    no actor's, and whose workers are not blocked. available: may be negative. held_for: the shape that what
+    is free is kept for.
     """
     num_of_job = Counter(lease.request.job_id for lease in endable)
     order = sorted(
         endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number)
     )
-    # What is free, or will be soon: each request takes its part of it. And what was asked for before, and runs long.
+    # Expected: what is free or will be soon; each request takes its part of it. Late: what was asked for
+    # before, and runs something long.
     expected, late = available, ResourceSet()
     for lease in order:
         if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
@@ -70,7 +84,8 @@ def leases_to_end(
     for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
         required, old_s, awaited = request.shape.required, SLICE_S, ResourceSet()
         if request.shape == held_for:
-            # What comes free is kept for it, so it is the first to count on that, and waits for what runs long too.
+            # What comes free is kept for it. So it is the first to count on that, and it waits for what is
+            # late.
             old_s, awaited, late = 0.0, late, ResourceSet()
         candidates = [
             lease
@@ -97,8 +112,10 @@ def shape_to_hold_for(
     held_for: Shape | None,
     now_s: float,
 ) -> Shape | None:
-    """What is free is kept for requests of this shape now. served_at_s: when the last of a shape got its resources. held_for: the shape
-    that it was kept for until now."""
+    """The shape that what is free is kept for now.
+
+    served_at_s: when the last request of a shape got its resources. held_for: the shape until now.
+    """
     sizes = {lease.shape: lease.shape.resources for lease in endable}.values()
     for request in _oldest(waiting, now_s):
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))

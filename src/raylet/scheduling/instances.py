@@ -1,9 +1,11 @@
 """Accelerators by index: which GPU a lease holds, not only how much.
 
-A lease of one or more holds whole, wholly free units; a lease of less than one shares a single unit. The unit
-for a share is the fullest one that still has room (lowest index first among equals), so that whole units stay
-free for those who need them. Amounts are ten-thousandths of a unit. Knows nothing about leases: the ledger
-keeps what `take` gave and hands it to `give`.
+A lease of one or more holds whole units that were wholly free. A lease of less than one shares a single
+unit: the fullest one that still has room (the lowest index among equals). So whole units stay free for
+those who need them.
+
+Amounts are ten-thousandths of a unit. Nothing here knows of leases: the ledger keeps what `take` gave, and
+hands it to `give`.
 """
 
 from __future__ import annotations

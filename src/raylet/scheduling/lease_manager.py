@@ -1,17 +1,18 @@
 """The lease manager: who gets a worker on this node, when, and who is sent elsewhere. Pure: events in,
 effects out.
 
-A request is queued, or answered at once; every event that could change an answer (a request, a return, a
-death, a block, a report from another node) ends in a scheduling pass (`lease_scheduler.py`), whose effects
-say who was granted what or sent where.
+A request is queued, or answered at once. Every event that could change an answer (a request, a return, a
+death, a block, a report from another node) ends in a scheduling pass (`lease_scheduler.py`). Its effects
+say who was granted what, or sent where.
 
-Who ends a lease: its requester (return, cancel), the end of the requester's connection, the death of the
-worker. An actor's lease outlives the connection it was asked for on, and ends with the worker: when that
-connection ends, and whenever the raylet registers, the GCS says which of them nobody wants (`disowned`).
-Resources of a worker that is told to end stay held until the process is gone.
+A lease ends when its requester returns or cancels it, when the requester's connection ends, or when the
+worker dies. An actor's lease outlives the connection that it was asked for on, and ends with the worker:
+when that connection ends, and whenever the raylet registers, the GCS says which of these leases nobody
+wants (`disowned`). What a worker holds that is told to end stays held until its process is gone.
 
-Invariants: a lease is in exactly one of queue (QUEUED), reservations (RESERVED), or has a worker (GRANTED);
-it holds resources in the ledger unless QUEUED; a worker has at most one lease.
+Invariants: a lease is in the queue (QUEUED), in the reservations (RESERVED), or has a worker (GRANTED,
+CLOSED), and in one of them only; it holds resources in the ledger unless it is QUEUED; a worker has at most
+one lease.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 LEASES_SHOWN_MAX = 1000
 """A queue of a hundred thousand leases would make a description that nobody reads."""
 FINISHED_JOBS_MAX = 10_000
-"""Finished jobs that are remembered, to refuse what was under way when they ended: stragglers come within
-seconds.
-"""
+"""Finished jobs that are remembered, to refuse requests that were under way when they ended. Those come
+within seconds."""
 FAILED_STARTS_WARNING_S = 2.0
 """How long leases wait for workers that fail to start before their drivers hear of it."""
 
@@ -111,9 +111,7 @@ class LeaseManager:
         return self._schedule(now_s)
 
     def cancel(self, lease_id: bytes, now_s: float) -> list[Effect]:
-        """The requester needs no worker any more. Without effect on a lease that was granted: that one has to
-        be returned.
-        """
+        """The requester needs no worker any more. A lease that was granted stays: it has to be returned."""
         lease = self._leases.get(lease_id)
         if lease is None or lease.has_worker:
             return []
@@ -124,8 +122,10 @@ class LeaseManager:
         ]
 
     def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
-        """The requester is done with the worker; `dispose` ends the process instead of reusing it; one that is
-        `leaving` ends by itself. An actor that is given back otherwise is half made, and killed before another begins.
+        """The requester is done with the worker.
+
+        dispose: its process is ended, not reused. leaving: it ends by itself. An actor's worker that is
+        given back otherwise is half made, and is killed before another begins.
         """
         lease = self._leases.get(lease_id)
         worker = self._worker_of(lease)
@@ -199,7 +199,8 @@ class LeaseManager:
     def worker_blocked(
         self, worker_id: bytes, lease_id: bytes, is_blocked: bool, now_s: float
     ) -> list[Effect]:
-        """The task that runs under the lease waits in get or wait, or runs on. A notice of an earlier lease says nothing about this one."""
+        """The task that runs under the lease waits in get or wait, or runs on. A notice of an earlier lease
+        of the worker says nothing about this one."""
         worker = self._pool.get(worker_id)
         if worker is None or worker.lease_id is None or (lease_id and lease_id != worker.lease_id):
             return []
@@ -212,7 +213,8 @@ class LeaseManager:
     # ---- jobs, nodes, time
 
     def job_finished(self, job_id: bytes, now_s: float) -> list[Effect]:
-        """Ends what a job had on this node, but for actors (the GCS ends those that are not detached) and what detached ones need."""
+        """Ends what a job had on this node, except its actors, which the GCS ends unless they are detached,
+        and what detached actors need."""
         self._finished_jobs[job_id] = None
         while len(self._finished_jobs) > FINISHED_JOBS_MAX:
             self._finished_jobs.popitem(last=False)
@@ -334,9 +336,8 @@ class LeaseManager:
     # ---- inside
 
     def _repeated(self, lease: WorkerLease, request: LeaseRequest) -> list[Effect]:
-        """The answer was lost with its connection, or is still to come: either way it belongs to the new
-        connection now.
-        """
+        """The answer was lost with its connection, or is still to come. Either way it belongs to the new
+        connection now."""
         self._by_requester.get(lease.request.requester, {}).pop(lease.lease_id, None)
         self._by_requester.setdefault(request.requester, {})[lease.lease_id] = None
         if lease.state is LeaseState.QUEUED:
@@ -374,9 +375,8 @@ class LeaseManager:
                 del self._by_requester[lease.request.requester]
 
     def _abandon(self, lease: WorkerLease, kind: RejectionKind, reason: str, now_s: float) -> list[Effect]:
-        """Nobody wants it any more. Whether an actor is wanted the GCS knows; any other worker may be in the
-        middle of a task and is ended.
-        """
+        """Nobody wants it any more. Only the GCS knows whether an actor is wanted. Any other worker may be in
+        the middle of a task, and is ended."""
         if not lease.has_worker:
             self._drop(lease)
             return [Rejected(lease.lease_id, kind, reason)]
@@ -416,5 +416,5 @@ class LeaseManager:
 
 
 def _ends_with_job(request: LeaseRequest) -> bool:
-    """Not what is for an actor, of which the GCS decides, and not what detached actors and those below them run."""
+    """The GCS decides about actors. What detached actors and those below them run goes on."""
     return not request.for_actor and not request.outlives_job

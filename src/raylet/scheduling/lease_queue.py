@@ -1,11 +1,12 @@
-"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, the lines of a shape in turn, and first
-come first served within a line.
+"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, the lines of a shape in turn,
+and first come first served within a line.
 
-A line is what one requester asks for alike: its tasks of one scheduling key (shape, environment). The job that was
-served longest ago is next, also where it waits anew: so neither a job with ten thousand tasks, nor a shape that keeps
-fitting, nor a requester starves the others. Every step costs the same however long the lines are.
+A line is what one requester asks for alike: its tasks of one scheduling key (shape, environment). The job
+that was served longest ago is next, also when it was gone meanwhile. So neither a job with ten thousand
+tasks, nor a shape that keeps fitting, nor one requester starves the others. Each step costs the same
+however long the lines are.
 
-What a shape that needs much waits for is kept for it by the scheduler, not here (fair_share.py).
+Where a shape needs much, the scheduler keeps free resources for it, not the queue (fair_share.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class LeaseQueue:
     """A queue of leases by job, shape and line."""
 
     def __init__(self) -> None:
-        # Invariant: no empty line, no shape without a line, no job without a shape; _length counts the leases in them.
+        # Invariant: no empty line, no shape without a line, no job without a shape. _length counts the
+        # leases.
         self._jobs: dict[bytes, OrderedDict[Shape, _Lines]] = {}
         self._length = 0
         self._turns = Turns()

@@ -1,10 +1,12 @@
 """The scheduling pass: takes leases from the queue to resources here, to another node, or to a worker. Pure.
 
 `run` asks the policy about the shape whose turn it is, one lease of each job a round, as long as anything
-can be placed: here (the ledger reserves its resources), on another node (the requester is told and asks
-there), or not now. Then reserved leases are matched with idle workers, jobs in turn again, and the pool starts what
-is missing. A pass costs as much as there are shapes, not leases: what was answered "not now" is asked again
-only after the other nodes changed or it fits here. `look` sees to what waits for others' leases (fair_share.py).
+can be placed. The answer is here (the ledger reserves its resources), another node (the requester is told,
+and asks there), or not now. Then reserved leases get idle workers, jobs in turn again, and the pool starts
+what is missing.
+
+A pass costs as much as there are shapes, not leases. What was answered "not now" is asked again only when the
+other nodes have changed, or when it fits here. `look` sees to what waits for others' leases (fair_share.py).
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ class LeaseScheduler:
         self._pool = pool
         self.queue = LeaseQueue()
         self.reserved = Reservations()
-        # The last "not now" per shape, valid while the cluster's revision is the same and it does not fit
-        # here.
+        # The last "not now" per shape. It holds while the cluster's revision is the same and the shape does
+        # not fit here.
         self._refusals: dict[Shape, tuple[int, Decision]] = {}
         self._last_spread_node_id = b""
         # What is free is kept for this shape, as long as one waits.
@@ -84,7 +86,10 @@ class LeaseScheduler:
         return effects + self._pool.replenish(len(self.reserved), now_s)
 
     def look(self, leases: Iterable[WorkerLease], now_s: float) -> list[Effect]:
-        """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for. leases: granted."""
+        """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for.
+
+        leases: those that are granted for tasks.
+        """
         waiting: list[WorkerLease] = []
         effects: list[Effect] = []
         for shape in self.queue.shapes():
@@ -105,7 +110,8 @@ class LeaseScheduler:
         return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
 
     def _send_to_wait(self, shape: Shape, decision: Wait, now_s: float) -> list[Effect]:
-        """What fits on other nodes only waits there: only there do leases end for it. The GCS chooses for actors itself."""
+        """What fits on other nodes only has to wait there, because only there do leases end for it. For
+        actors the GCS chooses the node itself."""
         nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
         node = min(nodes, key=lambda node: (utilization(node, shape.required), node.node_id))
         effects: list[Effect] = []
@@ -125,9 +131,8 @@ class LeaseScheduler:
         return required.fits_in(fair_share.spare(self._ledger.available, held_for.required))
 
     def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
-        """Refuses what has waited `unknown_node_s` for a node that nobody has heard of: it may be joining,
-        but not for long.
-        """
+        """Refuses what has waited `unknown_node_s` for a node that nobody has heard of. Until then it may be
+        joining."""
         shapes = self.queue.shapes()
         self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
         self._served_at_s = {

@@ -1,13 +1,12 @@
-"""The values that a lease is made of, and the steps of its life: one table, and nothing happens that is not in it.
+"""The values that a lease is made of, and its life: one table, and nothing happens that is not in it.
 
     QUEUED ──► RESERVED ──► GRANTED ──► CLOSED
        │           │            │          └ its worker died, or was given back
        │           │            └ returned, its worker died, or its requester is gone
        └───────────┴──────────► ENDED: cancelled, sent elsewhere, rejected
 
-RESERVED: the node's resources are its own, and it waits for a worker to become idle or to start. Reserving
-first is what lets any number of workers start side by side while no more than the node has are ever given
-out.
+RESERVED: it has its resources, and waits for a worker to become idle or to start. Because resources are
+reserved first, any number of workers can start side by side, and no more is given out than the node has.
 
 CLOSED: its holder was asked to end it and says nothing, so none of its tasks begins any more. Its worker may
 still run what it has begun.
@@ -64,8 +63,8 @@ class Shape:
     resources: ResourceSet
     """Held while the lease lasts."""
     strategy: Strategy
-    # Shapes are looked up several times per lease, and hashing one anew costs more than everything else about
-    # it.
+    # A shape is looked up several times for each lease, and to hash it anew would cost more than all the
+    # rest.
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,9 +76,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """What was asked for. `requester` is this raylet's number for the connection that asked: its end ends the
-    lease.
-    """
+    """What was asked for. `requester` is this raylet's number for the connection that asked, and whose end
+    ends the lease."""
 
     lease_id: bytes
     requester: int
@@ -179,7 +177,7 @@ class WorkerLease:
         }
 
     def _step(self, event: LeaseEvent) -> None:
-        """Moves on. Raises InternalError with the lease's story for a pair that is not in the table; nothing
+        """Moves on. Raises InternalError with the lease's story where the table has no such step; nothing has
         changed then."""
         following = TRANSITIONS.get((self.state, event))
         if following is None:

@@ -1,12 +1,12 @@
-"""The ledger: what this node has, what is free, and which lease holds the rest. Pure, and the only place that
+"""The ledger: what this node has, what is free, and which lease holds the rest. Pure, and the only one that
 counts.
 
     free + what leases hold = total        (always, exactly; `check_invariants` recounts it)
 
 A lease whose worker is blocked in `get` gives back its CPUs and nothing else: memory and accelerators stay
-where they are. When the value is there the worker resumes at once, without asking, so free CPUs may go below
-zero, by exactly what resumed. While anything is below zero nothing is granted, so the node works its debt off
-and is never more than that in debt.
+where they are. When the value is there the worker goes on at once, without asking. So free CPUs may go
+below zero, by exactly what went on. While anything is below zero nothing is granted, so the node works its
+debt off, and never owes more than that.
 
 The ledger does not know workers, queues or other nodes.
 """
@@ -110,7 +110,8 @@ class ResourceLedger:
         return bool(holding.resources.get(CPU))
 
     def unblock(self, lease_id: bytes) -> bool:
-        """The lease's worker runs again, at once. Returns whether anything changed; CPU may be negative now."""
+        """The lease's worker runs again, at once. Returns whether anything changed. CPU may be negative
+        now."""
         holding = self._holdings.get(lease_id)
         if holding is None or not holding.is_blocked:
             return False

@@ -1,9 +1,9 @@
-"""When a driver is told that its task cannot be placed: once per shape and job, and only after it has waited
-a while.
+"""When a driver is told that its task cannot be placed: once per shape and job, and only after it has
+waited a while.
 
-Looks at every shape that waits (not at every lease). A shape that no node could ever hold is told after
-`infeasible_s`; one that would fit, but only into what living actors of this node hold, after `pending_s`.
-Says nothing about shapes that simply wait their turn.
+Looks at every shape that waits, not at every lease. A driver is told of a shape that no node could ever
+hold after `infeasible_s`, and of one that would fit, but only into what living actors of this node hold,
+after `pending_s`. Nothing is said of shapes that simply wait for their turn.
 
 Before that, garbage is collected everywhere: handles in cycles keep actors that nobody can reach.
 """

@@ -1,5 +1,7 @@
-"""Leases that have their resources and wait for a worker process: jobs in turn, and of a job the oldest that a worker can serve now.
-So one that makes a thousand actors at once, for which as many processes have to start, keeps no other job waiting.
+"""Leases that have their resources and wait for a worker process: jobs in turn, and of a job the oldest
+that a worker can serve now.
+
+A job that makes a thousand actors at once needs as many new processes. It keeps no other job waiting.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ from ray_mono.raylet.worker.binding import Binding
 
 
 class Reservations:
-    """By binding, because a bound worker serves only its own, and apart for actors, which no bound worker
-    serves; there are few bindings (jobs times environments).
-    """
+    """In groups by binding, since a bound worker serves only its own, and those for actors apart, since no
+    bound worker serves these. There are few bindings (jobs times environments)."""
 
     def __init__(self) -> None:
         # Invariant: no empty group; _length counts the leases in them.
@@ -43,7 +44,10 @@ class Reservations:
             del self._groups[group]
 
     def take(self, can_serve: Callable[[Binding, bool], bool]) -> WorkerLease | None:
-        """Takes out the one whose turn it is among those that a worker is there for. can_serve(binding, for_actor)."""
+        """Takes out the lease whose turn it is, among those that there is a worker for.
+
+        can_serve(binding, for_actor): whether there is one.
+        """
         heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
         if not heads:
             return None

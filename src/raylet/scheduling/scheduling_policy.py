@@ -1,11 +1,13 @@
 """Where a lease should run, as its raylet decides: pure, over the policies of common/scheduling.
 
-Default (hybrid): here, while it fits here; else the least used other node where it is free now; else wait
-here for the first of both. SPREAD: the nodes in turn, among those where it is free. Node affinity: that node
-and no other; a soft one falls back to the default when the node is dead or could never hold it. What waits is
-decided again whenever anything changes.
+- Default (hybrid): here, while it fits here; else the least used other node that has it free; else it waits
+  here for the first of both.
+- SPREAD: the nodes in turn, among those that have it free.
+- Node affinity: that node and no other. A soft one is as the default where the node is dead or could never
+  hold it.
 
-No node feasible: the lease waits for a node to join, and its driver is warned.
+What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
+one to join, and its driver is warned.
 """
 
 from __future__ import annotations

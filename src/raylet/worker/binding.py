@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Binding:
-    """Whom a worker belongs to after its first lease: code, sys.path and environment of a job stay in its
-    process. So does what a library decided when it looked for GPUs: a process either has some, or never had.
+    """Whom a worker belongs to from its first lease on.
+
+    Code, sys.path and environment of a job stay in its process. So does what a library decided when it
+    looked for GPUs: a process has some, or never had any.
     """
 
     job_id: bytes

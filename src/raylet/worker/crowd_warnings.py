@@ -1,10 +1,14 @@
-"""When drivers are told that a node runs many more worker processes than it has CPUs: each costs memory, and together they may use it up.
+"""When drivers are told that a node runs many more worker processes than it has CPUs: each costs memory, and
+together they may use it up.
 
-Once at WORKERS_PER_CPU for each CPU, and again each time that the number has doubled.
+They are told once at WORKERS_PER_CPU for each CPU, and again each time that the number has doubled.
 
-Idle workers are part of a crowd where they are more than the CPUs. A job that has more of them in one runtime environment had tasks that
-waited for others, or that asked for less than a CPU: that many ran at once. Otherwise what parts them is that no job and no runtime
-environment is served by a worker of another; only a job that has several environments can do with fewer of these.
+Idle workers are named where there are more of them than CPUs. There are two reasons for so many:
+
+- A job has more idle workers than CPUs in one runtime environment. Then so many tasks ran at once: some
+  waited for others, or asked for less than a CPU.
+- No job and no runtime environment is served by a worker of another. A job that has several environments
+  could do with fewer of them.
 """
 
 from __future__ import annotations
@@ -34,12 +38,13 @@ class CrowdWarnings:
         self._warn_at = WORKERS_PER_CPU * max(num_cpus, CPUS_MIN)
 
     def due(self, workers: Workers, num_blocked: int) -> list[Effect]:
-        """workers: all of the node. num_blocked: how many of them wait in get() or wait(), actors among them."""
+        """workers: all of the node. num_blocked: those of them, actors too, that wait in get() or wait()."""
         if len(workers) < self._warn_at:
             return []
         self._warn_at = 2 * len(workers)
         num_actors = sum(worker.state is WorkerState.ACTOR for worker in workers)
-        message = f"Node {self._host} runs {len(workers)} worker processes and has {self._num_cpus} CPUs: {num_actors} are actors"
+        message = f"Node {self._host} runs {len(workers)} worker processes and has {self._num_cpus} CPUs: "
+        message += f"{num_actors} are actors"
         if num_blocked:
             message += (
                 f", and {num_blocked} wait in get() or wait(), so that others were started to do their work"

@@ -43,8 +43,8 @@ class DeathReports:
         self._exits.happened(exit_.startup_token, exit_)
 
     async def hear_out(self, process: ClientProcess) -> None:
-        """It has ended. What it said last (that it leaves, say) may not be read yet. After that its connection
-        ends, unless something that it started holds the other end."""
+        """It has ended. What it said last (that it leaves, say) may not be read yet. After that its
+        connection ends, unless something that it started holds the other end."""
         await asyncio.sleep(LAST_WORDS_S)
         process.connection.close()
 

@@ -1,9 +1,9 @@
-"""What is told about a worker or driver that ended: one sentence and, where the launcher knows it, the exit
-status.
+"""What is told about a worker or driver that ended: one sentence, and the exit status where the launcher
+knows it.
 
-Two things happen when a process dies, in either order: its connection ends, and the launcher reports its
-exit. The first of them is the death; the report waits for the second, but not for long: a process whose
-connection ended may live on, and is killed then.
+When a process dies its connection ends, and the launcher reports its exit, in either order. The first of
+the two is the death. The report waits for the second, but not for long: a process whose connection ended
+may live on, and is killed then.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def death_cause(
     config: RayletConfig,
     oom_kills: OomKills,
 ) -> common_pb2.DeathCause:
-    """What is told of it: how it ended, where, and where it wrote to. end_reason: why the raylet ended it; empty where it did not."""
+    """What is told of it: how it ended, where, and where it wrote to.
+
+    end_reason: why the raylet meant to end it; empty where it did not.
+    """
     exit_code, signum = (exit_.exit_code, exit_.signal) if exit_ is not None else (0, 0)
     if client.left_because:
         message = f"worker pid {client.pid} ended: {client.left_because}"
@@ -123,11 +126,14 @@ def _is_ours(client: ClientProcess, exit_: WorkerExit | None) -> bool:
 
 def _whose_kill(oom_kills: OomKills) -> str:
     if oom_kills.has_struck():
-        return ", and the kernel's out-of-memory killer has struck: the machine, or its container, ran out of memory"
+        return (
+            ", and the kernel's out-of-memory killer has struck: "
+            "the machine, or its container, ran out of memory"
+        )
     return ", which this cluster did not send"
 
 
 def remove_socket(client: ClientProcess, session_dir: str) -> None:
-    """A driver that was killed leaves the socket that registration.py made for it; the template sees to those of workers."""
+    """A driver that was killed leaves the socket that it served on. The template sees to those of workers."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))

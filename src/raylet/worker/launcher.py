@@ -1,11 +1,12 @@
 """How worker processes come to be and go: the interface, and the real one, which has a template fork them.
 
-The raylet sees only WorkerLauncher; the simulator puts its own in its place. A worker is named by its startup
-token, never by its pid: pids are reused, and only the template, the parent, knows which are still its own.
+The raylet sees only WorkerLauncher, and the simulator has its own. A worker is named by its startup token,
+never by its pid: pids are reused, and only the template, the parent, knows which are still its own.
 
 TemplateLauncher keeps one template running; the first may be one that was started beside the raylet. Orders
-that come before it is warm wait for it. When it dies its workers die with it (they asked the kernel for that);
-each is reported, and another template is started, after a pause that grows while templates fail.
+that come before the template is warm wait for it. When a template dies its workers die with it, as they
+asked the kernel to see to. Each of these deaths is reported, and another template is started, after a pause
+that grows while templates fail.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ray_mono.common.backoff import Backoff
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.backoff import Backoff
 from ray_mono.protobuf import raylet_pb2
 
 logger = logging.getLogger(__name__)
@@ -103,9 +104,8 @@ class TemplateProcess(Protocol):
 
 
 class AdoptedTemplate:
-    """TemplateProcess that is the child of another, who waits for it. Until it has said who it is it cannot be
-    watched.
-    """
+    """TemplateProcess that is the child of another process, which waits for it. It cannot be watched until
+    it has said who it is."""
 
     def __init__(self) -> None:
         self.returncode: int | None = None
@@ -140,8 +140,7 @@ class TemplateLauncher:
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> None:
         """command: the template's, without --command-fd and --exit-grace-s. log_prefix: of the workers'
-        files, in the session directory. first_fd: of a socket to a template that runs already.
-        """
+        files, in the session directory. first_fd: of a socket to a template that runs already."""
         self._command = list(command)
         self._first_fd = first_fd
         self._log_prefix = log_prefix
@@ -150,8 +149,8 @@ class TemplateLauncher:
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
         self._template: TemplateProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
-        # Orders that no warm template has taken yet, and tokens of living workers with their pids (0: not
-        # forked yet).
+        # Orders that no warm template has taken yet, and the pids of living workers by token (0: not forked
+        # yet).
         self._pending: dict[int, WorkerOrder] = {}
         self._living: dict[int, int] = {}
         self._is_warm = False

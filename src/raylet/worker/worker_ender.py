@@ -63,8 +63,8 @@ class WorkerEnder:
             client.connection.close()
 
     def _note_attempt(self, worker_id: bytes, startup_token: int, signum: int) -> None:
-        """For the report of its end: one that has ended before was not ended by the raylet. Whoever leased it
-        may hear of that before the raylet does."""
+        """For the report of its end. What has ended before was not ended by the raylet: whoever leased a
+        worker may know that it died before the raylet does, and give it back."""
         client = self._clients.get(worker_id)
         if client is not None and not (startup_token and has_ended(client.pid)):
             client.raylet_tries_to_end_it(signum)

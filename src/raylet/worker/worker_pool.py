@@ -1,16 +1,17 @@
 """The worker pool: which processes there are, which are free, and when to start or end some. Pure.
 
-Workers start without a job and are bound by their first lease to its job, its runtime environment, and whether it
-has GPUs; from then on they serve only that (their sys.path, modules and environment are the job's, and a library
-that found no GPU looks no second time). `take` prefers the worker of
-that binding that was used last, whose caches are warm, then one that is not bound yet. An actor gets one that
-was never used: its worker ends with it, and with a used one would end what earlier tasks left behind there
-(objects that it owns).
+**Whom they serve.** Workers start without a job. The first lease binds a worker to its job, its runtime
+environment, and whether it has GPUs, and from then on it serves only that: its sys.path, modules and
+environment are the job's, and a library that found no GPU looks no second time. `take` prefers the worker
+of a binding that was used last, whose caches are warm, then one that is not bound yet. An actor gets a
+worker that was never used: its worker ends with it, and objects that earlier tasks had left there would end
+too.
 
-How many: one start per lease that waits for a worker and finds none starting, and enough beside actors to
-keep `prestart` of them; never more than `startup_concurrency` starting at once. Idle workers above
+**How many.** One is started for each lease that waits for a worker and finds none starting. Beside actors
+at least `prestart` are kept. Never more than `startup_concurrency` start at once. Idle workers above
 `soft_limit` (and `prestart`) are asked to end after `idle_timeout_s`, the longest idle first. A start that
-does not register in time is killed and made again; starts that keep failing are spaced out. While the GCS is away none is made.
+does not register in time is killed and made again, and starts that keep failing are spaced out. While the
+GCS is away none is made.
 
 The pool does not know resources or queues: the lease manager tells it how many leases wait.
 """
@@ -30,8 +31,7 @@ from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 RETRY_FIRST_S = 0.1
 RETRY_MAX_S = 5.0
 """Pauses between starts while they fail: doubled from the first to this, so that a broken environment costs
-little CPU.
-"""
+little CPU."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,8 @@ class WorkerPool:
         return ""
 
     def died(self, worker_id: bytes, reason: str, now_s: float) -> Worker | None:
-        """The process is gone, or its connection. Returns it (its lease still named), or None where it is not
-        known any more.
-        """
+        """The process is gone, or its connection. Returns the worker, its lease still named, or None where
+        it is not known any more."""
         worker = self._workers.pop(worker_id, None)
         if worker is None:
             return None
@@ -215,8 +214,8 @@ class WorkerPool:
         return self._end_bound(job_id, True, now_s)
 
     def gcs_lost(self, now_s: float) -> list[Effect]:
-        """The GCS is gone, and workers do not connect to another. Those that were not used yet could never learn of their first job: they
-        end, and no more are started until there is one."""
+        """The GCS is gone, and workers do not connect to another one. Those that were not used yet could
+        never learn of their first job, so they end. No more are started until there is a GCS."""
         self._has_gcs = False
         unused = [
             worker

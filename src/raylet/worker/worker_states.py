@@ -120,9 +120,8 @@ class Worker:
         }
 
     def _step(self, event: WorkerEvent, now_s: float) -> None:
-        """Moves on. Raises InternalError with the worker's story for a pair that is not in the table; nothing
-        changed then.
-        """
+        """Moves on. Raises InternalError with the worker's story where the table has no such step; nothing
+        has changed then."""
         following = TRANSITIONS.get((self.state, event))
         if following is None:
             raise InternalError(
