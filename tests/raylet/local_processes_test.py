@@ -1,0 +1,200 @@
+"""What this node's workers and drivers say, and what follows from their ends, over the real machines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import ClientProcess, Clients
+from ray_mono.raylet.local_processes import LocalProcesses
+from ray_mono.raylet.worker.launcher import WorkerExit
+from ray_mono.rpc.surface import Connection
+from tests.raylet.scheduling.lease_scene import JOB_A, Scene, units
+
+DRIVER_ID = b"d" * 28
+
+
+class FakeConnection:
+    """One that ends when a test says so."""
+
+    def __init__(self) -> None:
+        self._on_close: list[Callable[[str], None]] = []
+
+    def on_close(self, callback: Callable[[str], None]) -> None:
+        self._on_close.append(callback)
+
+    def close(self) -> None:
+        callbacks, self._on_close = self._on_close, []
+        for callback in callbacks:
+            callback("closed")
+
+
+class Node:
+    """One CPU; its workers start when a lease waits for one, and register when a test says so."""
+
+    def __init__(self, session_dir: Path) -> None:
+        self.scene = scene = Scene(units(CPU=1))
+        scene.hold_starts = True
+        self.clients = Clients()
+        # What others are told.
+        self.added: list[bytes] = []
+        self.freed: list[bytes] = []
+        self.reports: list[tuple[ClientProcess, str]] = []
+        self.heard_out: list[ClientProcess] = []
+        config: Any = SimpleNamespace(node_id=b"n" * 28, session_dir=str(session_dir))
+        clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
+        tasks: Any = SimpleNamespace(spawn=lambda coroutine, name: asyncio.run(coroutine))
+        outbox: Any = SimpleNamespace(add_worker=lambda info: self.added.append(info.worker_id))
+        store: Any = SimpleNamespace(free_owned_by=self.freed.append)
+        deaths: Any = SimpleNamespace(exited=lambda exit_: None, report=self._report, hear_out=self._hear_out)
+        effects: Any = SimpleNamespace(run=scene.take)
+        self.processes = LocalProcesses(
+            config,
+            clock,
+            tasks,
+            self.clients,
+            scene.pool,
+            scene.manager,
+            effects,
+            outbox,
+            store,
+            deaths,
+        )
+
+    async def _report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:
+        self.reports.append((process, end_reason))
+
+    async def _hear_out(self, process: ClientProcess) -> None:
+        self.heard_out.append(process)
+
+    def started(self) -> ClientProcess:
+        """The process of the worker that was started last, which has not registered."""
+        start = self.scene.starts.pop()
+        return _process(start.worker_id, start.startup_token)
+
+
+def _process(worker_id: bytes, startup_token: int = 0, is_driver: bool = False) -> ClientProcess:
+    connection: Connection = FakeConnection()  # type: ignore[assignment]
+    kind = common_pb2.DRIVER if is_driver else common_pb2.WORKER
+    job_id = JOB_A if is_driver else b""
+    address = common_pb2.Address(worker_id=worker_id)
+    language = common_pb2.PYTHON
+    return ClientProcess(worker_id, kind, language, 7, job_id, address, connection, startup_token, 0.0)
+
+
+def test_a_worker_that_registers_serves_the_lease_that_waits_for_it(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    assert node.added == [worker.worker_id] and node.scene.granted["a"].worker_id == worker.worker_id
+
+
+def test_who_was_not_started_here_or_registers_twice_is_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    with pytest.raises(ValueError, match="no worker .* was started here"):
+        node.processes.register(_process(b"x" * 28, startup_token=99))
+    node.processes.register(worker)
+    with pytest.raises(ValueError, match="is registered already"):
+        node.processes.register(worker)
+    assert node.added == [worker.worker_id]
+
+
+def test_nobody_registers_with_a_raylet_that_stops_and_no_end_is_reported(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    node.processes.close()
+    with pytest.raises(ValueError, match="is stopping"):
+        node.processes.register(_process(DRIVER_ID, is_driver=True))
+    worker.connection.close()
+    assert node.reports == []
+
+
+def test_the_end_of_a_workers_connection_ends_its_lease_and_frees_what_it_owned(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    worker.connection.close()
+    assert node.scene.running == [] and node.scene.ledger.available == units(CPU=1)
+    assert node.freed == [worker.worker_id] and node.reports == [(worker, "")]
+    assert worker.job_id == JOB_A and worker.ran == "a task" and node.clients.get(worker.worker_id) is None
+
+
+def test_the_end_of_a_driver_ends_its_job_here_and_removes_its_socket(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    socket = tmp_path / "sockets" / f"worker-{DRIVER_ID.hex()[:16]}"
+    socket.parent.mkdir()
+    socket.touch()
+    driver = _process(DRIVER_ID, is_driver=True)
+    node.processes.register(driver)
+    node.scene.ask("a")
+    driver.connection.close()
+    assert "a" in node.scene.rejected and not socket.exists() and node.freed == [DRIVER_ID]
+
+
+def test_a_process_that_exits_before_it_registers_leaves_a_failed_start(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.exited(WorkerExit(worker.startup_token, 7, 1, 0, "worker pid 7 exited with code 1"))
+    assert node.scene.pool.start_trouble == "worker pid 7 exited with code 1" and node.freed == []
+
+
+def test_a_registered_process_that_exits_is_heard_out_before_its_connection_ends(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    exit_ = WorkerExit(worker.startup_token, 7, 0, 9, "killed")
+    node.processes.exited(exit_)
+    assert node.heard_out == [worker] and node.scene.running == ["a"]
+    worker.connection.close()
+    # It is gone: nothing follows from what is told twice.
+    node.processes.exited(exit_)
+    assert node.heard_out == [worker] and len(node.reports) == 1
+
+
+def test_who_has_a_worker_killed_is_remembered_and_why_is_told(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.KILLED, message="by kill()")
+    node.processes.kill(worker.worker_id, force=True, cause=cause)
+    assert worker.ordered_cause == cause and node.scene.ended[0].reason == "by kill()"
+    worker.connection.close()
+    assert node.reports == [(worker, "by kill()")]
+
+
+def test_a_worker_that_leaves_says_so_unless_somebody_had_it_killed(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    node.processes.leaves(worker.worker_id, "")
+    assert worker.ordered_cause.kind == common_pb2.DeathCause.EXITED
+    node.processes.leaves(b"u" * 28, "unknown")
+    node.processes.leaves(worker.worker_id, "it raised SystemExit(7)")
+    assert worker.left_because == "it raised SystemExit(7)"
+
+
+def test_a_worker_that_waits_lends_its_cpus(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    node.processes.blocked(worker.worker_id, b"a", True)
+    assert node.scene.ledger.available == units(CPU=1)
+    node.processes.blocked(worker.worker_id, b"a", False)
+    assert node.scene.ledger.available == units()
