@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.ids import NodeID
 from ray_mono.common.resources import ResourceSet
-from ray_mono.gcs.actor_placement import PlacementNode
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import raylet_pb2, raylet_rpc
@@ -61,7 +61,7 @@ class LeaseClient:
         """Whether this GCS asked for the lease, and has no answer yet."""
         return any(lease_id in asked for asked in self._asked.values())
 
-    def view(self) -> list[PlacementNode]:
+    def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
         view = []
         for node in self._nodes.placement_nodes():

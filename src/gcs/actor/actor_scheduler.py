@@ -12,9 +12,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
+from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager

@@ -14,19 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono._private.argument_checks import AMOUNT_MAX
-from ray_mono._private.argument_checks import COUNT_MAX
-from ray_mono._private.argument_checks import RETURNS_MAX
-from ray_mono._private.argument_checks import check_resource_name
-from ray_mono._private.argument_checks import is_sendable
-from ray_mono._private.argument_checks import plain
+from ray_mono._private.argument_checks import (
+    AMOUNT_MAX,
+    COUNT_MAX,
+    RETURNS_MAX,
+    check_resource_name,
+    is_sendable,
+    plain,
+)
 from ray_mono._private.remote import scheduling_option
 from ray_mono._private.runtime_env import runtime_env
-from ray_mono.common.scheduling.resources import CPU
-from ray_mono.common.scheduling.resources import GPU
-from ray_mono.common.scheduling.resources import MEMORY
-from ray_mono.common.scheduling.resources import OBJECT_STORE_MEMORY
-from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,
     STREAMING_RETURNS,
