@@ -53,9 +53,9 @@ CALLER = (
     ),
     ("core_worker.call_template", "Peer", "push", "serialize, frame"),
     ("core_worker.objects.getter", "Getter", "get_ids", "look for the value, wait"),
-    ("rpc.reactor_socket", "ReactorSocket", "_send", "send()"),
-    ("rpc.reactor", "Reactor", "_turn", "epoll_wait(), and the wait itself"),
-    ("rpc.reactor_socket", "ReactorSocket", "_receive", "recv(), parse frames"),
+    ("rpc.reactor_socket", "ReactorSocket", "send", "send()"),
+    ("rpc.reactor", "Reactor", "_take_turns", "epoll_wait(), and the wait itself"),
+    ("rpc.reactor_socket", "ReactorSocket", "on_events", "recv(), parse frames"),
     (
         "core_worker.task_submission.normal_task_submitter",
         "NormalTaskSubmitter",
@@ -72,8 +72,8 @@ CALLER = (
     ("core_worker.objects.getter", "Getter", "read", "unpickle the value"),
 )
 EXECUTOR = (
-    ("rpc.reactor", "Reactor", "_turn", "epoll_wait(), and the wait itself"),
-    ("rpc.reactor_socket", "ReactorSocket", "_receive", "recv(), parse frame and request, queue"),
+    ("rpc.reactor", "Reactor", "_take_turns", "epoll_wait(), and the wait itself"),
+    ("rpc.reactor_socket", "ReactorSocket", "on_events", "recv(), parse frame and request, queue"),
     ("core_worker.task_execution.executor", "Executor", "_handle", "take the call"),
     ("core_worker.task_execution.executor", "Executor", "_prepare", "function and arguments"),
     ("core_worker.task_execution.executor", "Executor", "run_here", "title, context, the user's function"),
@@ -83,7 +83,7 @@ EXECUTOR = (
         "finish",
         "pickle the value, make and frame the reply",
     ),
-    ("rpc.reactor_socket", "ReactorSocket", "_send", "send()"),
+    ("rpc.reactor_socket", "ReactorSocket", "flush", "send()"),
 )
 Steps = tuple[tuple[str, str, str, str], ...]
 WARM_UP_CALLS = 500

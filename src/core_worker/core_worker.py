@@ -53,11 +53,10 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError, StatusCode
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.task_execution.executor import Executor
@@ -139,7 +138,7 @@ class CoreWorker:
         self.getter = Getter(self)
         self.waits = ObjectWait(self, self.getter)
         self.futures = ObjectFutures(self)
-        reactor.after_turn, reactor.queues = self.drain, (self._dropped, self._freed, *self.store.queues)
+        reactor.serve_queues((self._dropped, self._freed, *self.store.queues), self.drain)
 
     # ---- small things that the parts share; lock held
 

@@ -92,7 +92,7 @@ def decode_error(payload: bytes) -> RpcError:
 class FrameParser:
     """Pieces of a byte stream in, frames out. It never holds more than the frame that is under way."""
 
-    __slots__ = ("_head", "_body", "_frame", "_missing", "_error")
+    __slots__ = ("_body", "_error", "_frame", "_head", "_missing", "is_inside_frame")
 
     def __init__(self) -> None:
         # At most one of the two is under way. A piece of a header:
@@ -102,11 +102,8 @@ class FrameParser:
         self._frame = (0, 0, 0)
         self._missing = 0
         self._error = ""
-
-    @property
-    def is_inside_frame(self) -> bool:
+        self.is_inside_frame = False
         """Whether the stream would be cut in the middle of a frame if it ended here."""
-        return bool(self._missing or self._head)
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """The frames that `data` completes, in order. Payloads are bytes of their own; `data` may be reused after it.
@@ -140,10 +137,12 @@ class FrameParser:
                 self._frame = (kind, method, call_id)
                 self._missing = position - end
                 self._body += memoryview(data)[start:]
+                self.is_inside_frame = True
                 return frames
             frames.append((kind, method, call_id, bytes(data[start:position])))
         if position < end:
             self._head = bytes(data[position:])
+        self.is_inside_frame = position < end or self._missing > 0
         return frames
 
     def _continue_body(self, data: bytes | bytearray | memoryview, frames: list[Frame]) -> int:

@@ -33,7 +33,9 @@ through all interleavings, tests/rpc/machine.py the reactor with a pause at ever
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, TypeVar
+
+Sleeper = TypeVar("Sleeper")
 
 NO_PART = 0
 LEADS = 1
@@ -44,7 +46,7 @@ STANDS_BY = 4
 SLEEPS_LONG = 5
 
 
-class Lead:
+class Lead(Generic[Sleeper]):
     """The state of one reactor. Threads are named by numbers other than 0."""
 
     __slots__ = (
@@ -66,7 +68,7 @@ class Lead:
         # The nap that the bell was rung for last.
         self.rung = 0
         # Waiters of threads that wait without leading.
-        self.sleepers: set[Any] = set()
+        self.sleepers: set[Sleeper] = set()
         self._naps = 0
         # Grows whenever a caller begins or ceases to lead.
         self._changes = 0

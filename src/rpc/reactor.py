@@ -32,14 +32,14 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
+from ray_mono.common.our_bug import OUR_BUG, known
 from ray_mono.rpc.interruption import is_in_runtime
 from ray_mono.rpc.lead import LEADS, NESTED, NO_PART, SLEEPS, SLEEPS_LONG, Lead
 from ray_mono.rpc.timers import Timer, Timers
-from ray_mono.rpc.waiter import Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,69 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+def _nothing() -> None: ...
+
+
+class Wakeable(Protocol):
+    def wake(self) -> None: ...
+
+
+Sleepers: TypeAlias = "set[Waiter]"
+
+
+class Waiter:
+    """One thread's wait on a reactor."""
+
+    __slots__ = ("_gate", "_reactor", "_sleepers", "done")
+
+    def __init__(self, reactor: Wakeable) -> None:
+        self.done = False
+        self._reactor = reactor
+        # Those that this one is among while it sleeps.
+        self._sleepers: Sleepers
+        # While its thread sleeps: locked until the wait is over. An Event has steps of Python's, between which a
+        # signal's handler may wait.
+        self._gate: threading.Lock | None = None
+
+    def set(self) -> None:
+        """Ends the wait. Lock held."""
+        self.done = True
+        if self._gate is not None:
+            self._sleepers.discard(self)
+            self.open()
+        else:
+            # Its thread leads, or is on its way to: the poll ends.
+            self._reactor.wake()
+
+    def fall_asleep(self, sleepers: Sleepers) -> None:
+        """It is one of these now, until it is done or wakes up. Lock held."""
+        self._sleepers = sleepers
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        sleepers.add(self)
+
+    def sleep(self, deadline_s: float, look_s: float) -> None:
+        """Until `open`, or the deadline; looks for signals every look_s. Without the lock."""
+        gate = known(self._gate, "what a waiter sleeps on")
+        is_over = False
+        while not is_over:
+            left_s = math.inf if deadline_s == math.inf else max(0.0, deadline_s - time.monotonic())
+            step_s = min(left_s, look_s)
+            is_over = (
+                gate.acquire(timeout=-1 if step_s > threading.TIMEOUT_MAX else step_s) or left_s <= step_s
+            )
+
+    def open(self) -> None:
+        """Wakes its thread, if that sleeps. Lock held."""
+        if self._gate is not None and self._gate.locked():
+            self._gate.release()
+
+    def wake_up(self) -> None:
+        """It sleeps no more: it may wait again, and lead then. Lock held."""
+        self._sleepers.discard(self)
+        self._gate = None
+
+
 class Reactor:
     """One epoll, one lock, any number of threads. Connections are in reactor_channel.py."""
 
@@ -78,10 +141,8 @@ class Reactor:
         self.look_s = math.inf
         # The main thread is in `wait`, where an interrupt may be raised.
         self._is_at_rest = False
-        # Called at the end of every turn and before a thread begins to lead, under the lock: the owner drains what was left in `queues`.
-        self.after_turn: Callable[[], None] | None = None
-        # Where finalizers and others leave what `after_turn` sees to; then they call `wake`.
-        self.queues: Sequence[Any] = ()
+        self._drain: Callable[[], None] = _nothing
+        self._queues: Sequence[Sized] = ()
         self._epoll = select.epoll()
         self._pollables: dict[int, Pollable] = {}
         # Added since the leader looked: what its poll says of such a descriptor may be of the one that had its number before.
@@ -97,50 +158,90 @@ class Reactor:
         # Since it was last looked at something was left to it.
         self._flushes_late = False
         self._main_ident = threading.main_thread().ident
-        self._lead = Lead()
+        self._lead: Lead[Waiter] = Lead()
         self._poll_until_s = 0.0  # when the leader's poll ends by itself
         self._is_freed = False
         self._standby = threading.Event()
         self._thread = threading.Thread(target=self._background, name=f"{name}-reader", daemon=True)
         self._thread.start()
 
+    def serve_queues(self, queues: Sequence[Sized], drain: Callable[[], None]) -> None:
+        """Finalizers and others, any thread without the lock, leave things in `queues`, and then call `wake`.
+
+        drain() takes them out, under the lock: at the end of each turn in which there are any, and before a thread
+        polls.
+        """
+        self._drain = drain
+        self._queues = queues
+
     # ---- waiting
 
     def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
-        """Blocks until waiter.set(), leading if nobody does. False at the timeout. The lock must not be held by this thread.
+        """Blocks until waiter.set(), leading if nobody does. False at the timeout. The lock must not be held by
+        this thread.
 
         Raises KeyboardInterrupt if `interrupt` noted one.
         """
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         me = threading.get_ident()
-        self._wait(waiter, deadline_s, me, me == self._main_ident)
+        self._take_turns(waiter, deadline_s, me, me == self._main_ident)
         if self.interrupted:
             self.raise_if_interrupted()
         return waiter.done
 
-    def _wait(self, waiter: Waiter, deadline_s: float | None, me: int, on_main: bool) -> None:
-        part = NO_PART
-        until_s: float | None = None
+    def _take_turns(self, waiter: Waiter | None, deadline_s: float, me: int, on_main: bool) -> None:
+        """Leads, turn after turn, until the waiter is done or its time is over. Where another leads it sleeps instead.
+
+        The background has no waiter: it leads already, and does until it is relieved. The lock is not held. On the
+        main thread it may raise KeyboardInterrupt.
+        """
+        lead = self._lead
+        part = LEADS if waiter is None else NO_PART
+        events: list[tuple[int, int]] | None = None  # None before the first poll
         try:
-            with self.lock:
-                self._settle()
-                if (
-                    waiter.done
-                    or self.is_closed
-                    or (deadline_s is not None and deadline_s <= time.monotonic())
-                ):
+            while True:
+                with self.lock:
+                    if events is not None:
+                        self._handle(events)
+                    # What handlers, finalizers and others left. Before the first poll, too: nobody wakes a reactor
+                    # that nobody leads.
+                    if self._dirty or any(self._queues):
+                        self._settle()
+                    if (
+                        self.is_closed
+                        or (lead.is_relieved if waiter is None else waiter.done)
+                        or (deadline_s != math.inf and deadline_s <= time.monotonic())
+                    ):
+                        if part == LEADS and waiter is not None and not self.is_closed:
+                            # As most waits end: in the same hold of the lock. The others end below.
+                            part = NO_PART
+                            if lead.leave():
+                                self._standby.set()
+                        return
+                    if waiter is not None and part == NO_PART:
+                        part = lead.take(me)
+                        if part == SLEEPS:
+                            waiter.fall_asleep(lead.sleepers)
+                    if part != SLEEPS:
+                        # From here on whoever leaves a thing rings. So this look is the last one before the poll.
+                        lead.doze()
+                        if self._dirty or any(self._queues):
+                            self._settle()
+                        self._poll_until_s = until_s = min(self._timers.first_s, deadline_s)
+                if on_main:
+                    self._is_at_rest = True
+                    if self.interrupted:
+                        self.raise_if_interrupted()
+                if waiter is not None and part == SLEEPS:
+                    waiter.sleep(deadline_s, self.look_s if on_main else math.inf)
                     return
-                part = self._lead.take(me)
-                if part == SLEEPS:
-                    waiter.gate = threading.Lock()
-                    waiter.gate.acquire()
-                    self._lead.sleepers.add(waiter)
-                else:
-                    until_s = self._doze(deadline_s)
-            if part == SLEEPS:
-                self._sleep(waiter, deadline_s, on_main)
-            while until_s is not None:
-                until_s = self._turn(until_s, deadline_s, waiter, on_main)
+                left_s = math.inf if until_s == math.inf else max(0.0, until_s - time.monotonic())
+                if on_main and left_s > self.look_s:
+                    left_s = self.look_s
+                events = self._epoll.poll(None if left_s == math.inf else left_s)
+                if on_main:
+                    self._is_at_rest = False
+                lead.rise()
         finally:
             if on_main:
                 self._is_at_rest = False
@@ -148,38 +249,68 @@ class Reactor:
                 with self.lock:
                     self._end_part(part, waiter)
 
-    def _end_part(self, part: int, waiter: Waiter) -> None:
-        if part == LEADS:
+    def _handle(self, events: list[tuple[int, int]]) -> None:
+        """What a poll told, and the timers that are due. Lock held."""
+        for fd, mask in events:
+            pollable = self._pollables.get(fd)
+            if pollable is None:
+                if fd == self._wake_fd:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+            elif fd not in self._new:
+                try:
+                    pollable.on_events(mask)
+                except Exception:
+                    logger.exception("a handler failed; %s", OUR_BUG)
+        self._new.clear()
+        if self._timers.first_s <= time.monotonic():
+            self._timers.run()
+
+    def _end_part(self, part: int, waiter: Waiter | None) -> None:
+        """What a thread does that leads or sleeps no more, an interrupt perhaps in between. Lock held."""
+        if waiter is None:
+            self._lead.step_down()
+        elif part == LEADS:
             if self._dirty:
                 self.flush()
-            wakes = self._lead.leave()
+            if self._lead.leave():
+                self._standby.set()
             if self.is_closed:
                 self._free()
-            if wakes:
-                self._standby.set()
         elif part == SLEEPS:
-            self._lead.sleepers.discard(waiter)
-            waiter.gate = None  # it may wait again, and lead then
+            waiter.wake_up()
         elif part == NESTED and not self._is_freed:
             # The wait below this one looks as well: what was rung for it may have ended our polls.
             self._lead.rise()
             os.eventfd_write(self._wake_fd, 1)
 
-    def _sleep(self, waiter: Waiter, deadline_s: float | None, on_main: bool) -> None:
-        gate = waiter.gate
-        assert gate is not None
-        if on_main:
-            self._is_at_rest = True
-            self.raise_if_interrupted()
-        is_over = False
-        while not is_over:
-            left_s = math.inf if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            step_s = min(left_s, self.look_s) if on_main else left_s
-            is_over = (
-                gate.acquire(timeout=-1 if step_s > threading.TIMEOUT_MAX else step_s) or left_s <= step_s
-            )
-        if on_main:
-            self._is_at_rest = False
+    def _settle(self) -> None:
+        """The owner sees to what was left in the queues, and what is buffered goes out. Lock held."""
+        if any(self._queues):
+            try:
+                self._drain()
+            except Exception:
+                # It must not cost the thread that leads: nobody would be answered any more.
+                logger.exception("the end of a turn failed; %s", OUR_BUG)
+        self.flush()
+
+    def _background(self) -> None:
+        me = threading.get_ident()
+        while not self.is_closed:
+            with self.lock:
+                part = self._lead.look(me)
+                self._standby.clear()
+            if part != LEADS:
+                self._standby.wait(None if part == SLEEPS_LONG else STANDBY_S)
+                continue
+            try:
+                self._take_turns(None, math.inf, me, False)
+            except (OSError, ValueError):
+                if not self.is_closed:
+                    logger.exception("polling failed")
+                    os._exit(1)
+
+    # ---- interrupts
 
     def raise_if_interrupted(self) -> None:
         if self.interrupted and threading.get_ident() == self._main_ident:
@@ -209,96 +340,11 @@ class Reactor:
         """Whether the main thread is in a wait, and nothing of ours half changed."""
         return self._is_at_rest
 
-    def run_at_rest(self, handler: Callable[[], Any]) -> None:
+    def run_at_rest(self, handler: Callable[[], object]) -> None:
         """Runs what came in a wait. If it raises, that ends; else it goes on."""
         self._is_at_rest = False
         handler()
         self._is_at_rest = True
-
-    # ---- one turn
-
-    def _doze(self, deadline_s: float | None) -> float:
-        """The last look before a poll; returns when that ends by itself. From here on whoever leaves a thing rings. Lock held."""
-        self._lead.doze()
-        if self._dirty or any(self.queues):
-            self._settle()
-        self._poll_until_s = until_s = self._timers.first_before(
-            math.inf if deadline_s is None else deadline_s
-        )
-        return until_s
-
-    def _turn(
-        self, until_s: float, deadline_s: float | None, waiter: Waiter | None, on_main: bool = False
-    ) -> float | None:
-        """Polls once, after `_doze`, and runs what came. Returns when the next poll ends by itself, None if there is to be none.
-
-        Only the leader calls it, without the lock; the background has no waiter. On the main thread it may raise KeyboardInterrupt.
-        """
-        if on_main:
-            self._is_at_rest = True
-            if self.interrupted:
-                self.raise_if_interrupted()
-        left_s = math.inf if until_s == math.inf else max(0.0, until_s - time.monotonic())
-        if on_main and left_s > self.look_s:
-            left_s = self.look_s
-        events = self._epoll.poll(None if left_s == math.inf else left_s)
-        if on_main:
-            self._is_at_rest = False
-        self._lead.rise()
-        with self.lock:
-            for fd, mask in events:
-                if fd == self._wake_fd:
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(self._wake_fd)
-                    continue
-                pollable = self._pollables.get(fd)
-                if pollable is not None and fd not in self._new:
-                    try:
-                        pollable.on_events(mask)
-                    except Exception:
-                        logger.exception("a handler failed; this is a bug of ray_mono")
-            self._new.clear()
-            self._timers.run()
-            self._settle()
-            if self.is_closed or (self._lead.is_relieved if waiter is None else waiter.done):
-                return None
-            if deadline_s is not None and deadline_s <= time.monotonic():
-                return None
-            return self._doze(deadline_s)
-
-    def _settle(self) -> None:
-        """What handlers, finalizers and others left goes out. Also before a first poll: nobody wakes a reactor that nobody leads."""
-        if self.after_turn is not None:
-            try:
-                self.after_turn()
-            except Exception:
-                # It must not cost the thread that leads: nobody would be answered any more.
-                logger.exception("the end of a turn failed; this is a bug of ray_mono")
-        self.flush()
-
-    def _background(self) -> None:
-        me = threading.get_ident()
-        while not self.is_closed:
-            until_s: float | None = None
-            with self.lock:
-                part = self._lead.look(me)
-                self._standby.clear()
-                if part == LEADS:
-                    self._settle()
-                    until_s = self._doze(None)
-            if until_s is None:
-                self._standby.wait(None if part == SLEEPS_LONG else STANDBY_S)
-                continue
-            while until_s is not None:
-                try:
-                    until_s = self._turn(until_s, None, None)
-                except (OSError, ValueError):
-                    if not self.is_closed:
-                        logger.exception("polling failed")
-                        os._exit(1)
-                    until_s = None
-            with self.lock:
-                self._lead.step_down()
 
     # ---- what connections use; the lock is held
 
@@ -342,7 +388,7 @@ class Reactor:
                 try:
                     connection.flush()
                 except Exception:
-                    logger.exception("a connection could not be flushed; this is a bug of ray_mono")
+                    logger.exception("a connection could not be flushed; %s", OUR_BUG)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         timer = self._timers.add(delay_s, callback)
@@ -354,11 +400,14 @@ class Reactor:
         """Ends the leader's poll, if it sleeps. Takes no lock: for finalizers and any thread, the leader's too (a signal handler of the
         user's, say, while it polls).
         """
-        nap = self._lead.bell()
+        lead = self._lead
+        if not lead.nap:
+            return
+        nap = lead.bell()
         if nap:
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
-            self._lead.rang(nap)
+            lead.rang(nap)
 
     def abandon(self) -> None:
         """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent.

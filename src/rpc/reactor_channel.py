@@ -15,14 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_mono.common.limited_log import LimitedLog
+from ray_mono.common.our_bug import OUR_BUG
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
 from ray_mono.rpc.surface import RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
-from ray_mono.rpc.waiter import Waiter
 
 logger = logging.getLogger(__name__)
 # One line says it for all connections that are tried again and again.
@@ -94,7 +94,7 @@ class ReactorChannel(ReactorSocket):
             auth.check_peer_uid(self._sock)
             self.reactor.add(self, READABLE)
             self._connecting = False
-            self._send()
+            self.flush()
             return
         host, _, port = self.address.rpartition(":")
         self._handshake = auth.ClientHandshake(self._secret, int(port))
@@ -167,8 +167,8 @@ class ReactorChannel(ReactorSocket):
     def who(self) -> str:
         return f"{self._peer_name} at {self.address}" if self._peer_name else self.address
 
-    def send_request(self, kind: int, number: int, payload: bytes, rings: bool = True) -> int:
-        """One frame; returns its call id. rings: see ReactorSocket.write."""
+    def send_request(self, kind: int, number: int, payload: bytes, at_once: bool = False) -> int:
+        """One frame; returns its call id. at_once: it does not wait for the end of a turn."""
         call_id = self._next_id
         self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
         if len(payload) > framing.PAYLOAD_BYTES_MAX:
@@ -176,7 +176,9 @@ class ReactorChannel(ReactorSocket):
                 StatusCode.INVALID_ARGUMENT,
                 f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}",
             )
-        self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload, rings)
+        (self.send if at_once else self.write)(
+            HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload
+        )
         return call_id
 
     def _take(self, frame: framing.Frame) -> None:
@@ -219,7 +221,7 @@ class ReactorChannel(ReactorSocket):
                 self._fail_call(call_id, self.error())
             except Exception:
                 # The others have to hear of it all the same.
-                logger.exception("a handler of a failed call failed; this is a bug of ray_mono")
+                logger.exception("a handler of a failed call failed; %s", OUR_BUG)
 
 
 class ReactorMethod:
@@ -253,20 +255,19 @@ class ReactorMethod:
                 return
             if self._number < 0:
                 self._number = channel.number_of(self._path)
-            # Goes out at once if nothing else waits for an answer here.
-            is_alone = not channel._pending
             try:
-                call_id = channel.send_request(framing.REQUEST, self._number, payload, rings=not is_alone)
+                # Goes out at once if nothing else waits for an answer here.
+                call_id = channel.send_request(
+                    framing.REQUEST, self._number, payload, at_once=not channel._pending
+                )
             except RpcError as error:
                 on_done(None, error)
                 return
             if channel.is_closed:
-                # Too much waited for a peer that does not read.
+                # Too much waited for a peer that does not read, or it has gone.
                 on_done(None, channel.error())
                 return
             channel._pending[call_id] = (self._deserialize, on_done, on_part)
-            if is_alone:
-                channel.flush()
 
     def notify(self, request: Any) -> None:
         channel = self._channel

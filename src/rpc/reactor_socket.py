@@ -13,9 +13,11 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from ray_mono.common.our_bug import OUR_BUG, known
 from ray_mono.rpc import auth, framing
+from ray_mono.rpc.framing import END, HEADER, HEADER_SIZE, METHOD
 from ray_mono.rpc.reactor import Reactor
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ class ReactorSocket:
             try:
                 callback(reason)
             except Exception:
-                logger.exception("a handler of the end of a connection failed; this is a bug of ray_mono")
+                logger.exception("a handler of the end of a connection failed; %s", OUR_BUG)
 
     def abandon(self) -> None:
         """In a fork: the connection is the parent's."""
@@ -113,16 +115,31 @@ class ReactorSocket:
         if self._out_bytes > OUT_BYTES_MAX:
             self.close(f"{self.peer} reads too slowly: {self._out_bytes} bytes wait for it")
 
+    def send(self, data: bytes) -> None:
+        """Sends now, behind what was written before, what the peer takes now; the rest as it takes it."""
+        sent = 0
+        if not (self._out or self._connecting or self._handshake is not None or self.is_closed):
+            try:
+                sent = self._sock.send(data)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self.close(f"{self.peer}: {error.strerror or error}")
+            if sent == len(data):
+                return
+        # A view: what is left of a large message is not copied at every attempt.
+        self.write(data if sent == 0 else memoryview(data)[sent:], rings=False)  # type: ignore[arg-type]
+        self.flush()
+
     @property
     def has_unsent(self) -> bool:
         return bool(self._out)
 
     def flush(self) -> None:
+        """Sends what was written, as far as the peer takes it."""
         self._is_dirty = False
-        if not self._connecting and self._handshake is None:
-            self._send()
-
-    def _send(self) -> None:
+        if self._connecting or self._handshake is not None:
+            return
         out = self._out
         try:
             while out:
@@ -138,7 +155,6 @@ class ReactorSocket:
                 sent = self._sock.send(data)
                 self._out_bytes -= sent
                 if sent < len(data):
-                    # A view: what is left of a large message is not copied at every attempt.
                     out.appendleft(memoryview(data)[sent:])  # type: ignore[arg-type]
         except BlockingIOError:
             out.appendleft(data)
@@ -155,12 +171,12 @@ class ReactorSocket:
         if self._connecting:
             self._on_connected()
             return
-        if events & ~WRITABLE:
-            self._receive()
-        if events & WRITABLE and not self.is_closed:
-            self._send()
-
-    def _receive(self) -> None:
+        if events & WRITABLE:
+            if events != WRITABLE:
+                self.on_events(events & ~WRITABLE)
+            if not self.is_closed:
+                self.flush()
+            return
         try:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -173,15 +189,18 @@ class ReactorSocket:
             return
         if self._handshake is not None:
             data = self._shake(data)
-        if data:
-            self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        try:
-            frames = self._parser.feed(data)
-        except framing.FrameError as error:
-            self.close(f"{self.peer}: {error}")
-            return
+        frames: Sequence[framing.Frame] = ()
+        if len(data) >= HEADER_SIZE and not self._parser.is_inside_frame:
+            length, kind, number, call_id = HEADER.unpack_from(data)
+            if length == len(data) - 4 and METHOD <= kind <= END:
+                # One whole frame, as most reads bring: the parser says the same.
+                frames = ((kind, number, call_id, data[HEADER_SIZE:]),)
+        if not frames:
+            try:
+                frames = self._parser.feed(data)
+            except framing.FrameError as error:
+                self.close(f"{self.peer}: {error}")
+                return
         for frame in frames:
             try:
                 self._take(frame)
@@ -189,7 +208,7 @@ class ReactorSocket:
                 self.close(f"{self.peer}: {error}")
             except Exception:
                 # The frames behind it are others' answers.
-                logger.exception("a handler failed; this is a bug of ray_mono")
+                logger.exception("a handler failed; %s", OUR_BUG)
             if self.is_closed:
                 return
 
@@ -198,8 +217,7 @@ class ReactorSocket:
         self.close(reason)
 
     def _shake(self, data: bytes) -> bytes:
-        handshake = self._handshake
-        assert handshake is not None
+        handshake = known(self._handshake, "the handshake")
         answer = handshake.feed(data)
         if answer:
             # The handshake's few bytes always fit into an empty socket buffer.
@@ -212,7 +230,7 @@ class ReactorSocket:
             return b""
         rest = handshake.rest
         self._handshake = None
-        self._send()
+        self.flush()
         return rest
 
     def _on_connected(self) -> None:
@@ -227,4 +245,4 @@ class ReactorSocket:
             with contextlib.suppress(OSError):
                 self._sock.send(self._handshake.start())
         else:
-            self._send()
+            self.flush()

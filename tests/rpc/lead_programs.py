@@ -27,10 +27,10 @@ def me(thread: Thread) -> int:
 
 
 def locked(step: Step) -> Step:
-    """Takes the lock, and goes on without a pause: what others reach without the lock is touched once at most."""
+    """Takes the lock, if it has it not, and goes on without a pause: what others reach without the lock is touched once at most."""
 
     def run(w: World, t: Thread) -> str | None:
-        if w.lock:
+        if w.lock not in (0, t.number):
             return BLOCKED
         w.lock = t.number
         return step(w, t)
@@ -140,10 +140,7 @@ def turns(is_enough: Callable[[World, Thread], bool]) -> list[tuple[str, Step]]:
 
     def settle(w: World, t: Thread) -> str:
         w.settle()
-        if not is_enough(w, t):
-            return "doze"
-        w.lock = 0
-        return "end part"
+        return "end part" if is_enough(w, t) else "doze"
 
     return [
         ("doze", doze),
@@ -165,10 +162,9 @@ def background() -> Program:
     def look(w: World, t: Thread) -> str:
         t.part = w.lead.look(t.number)
         w.standby = False
-        if t.part == LEADS:
-            w.settle()
-            return "doze"
         w.lock = 0
+        if t.part == LEADS:
+            return "turn"
         return "sleep long" if t.part == SLEEPS_LONG else "look"  # STANDBY_S have passed
 
     def sleep_long(w: World, t: Thread) -> str:

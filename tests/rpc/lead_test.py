@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ray_mono.rpc.lead import Lead
-from ray_mono.rpc.reactor import Reactor
-from ray_mono.rpc.waiter import Waiter
+from ray_mono.rpc.reactor import Reactor, Waiter
 from tests.rpc.lead_model import Program, World, explore
 from tests.rpc.lead_programs import AT_ONCE, FINALIZER, HELD, MARKED, background, caller, peer, sender, setter
 

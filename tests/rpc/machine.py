@@ -1,6 +1,6 @@
 """The real reactor on a machine of its own: its threads run one at a time, and stand still where a schedule says so.
 
-A step is a line of reactor.py, lead.py or waiter.py, or the beginning of a thread. A thread runs until it has to wait, or until a step
+A step is a line of reactor.py or lead.py, or the beginning of a thread. A thread runs until it has to wait, or until a step
 at which the schedule has it pause: then the others run as far as they can, and only then it goes on. Locks, epoll, eventfd, sockets and
 time are the machine's. Time passes when nobody can run. So a schedule is one interleaving, which happens again whenever it is asked for.
 A run ends when everybody waits without end: what is left to do then has been lost.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from ray_mono.rpc import framing, lead, reactor, timers, waiter
+from ray_mono.rpc import framing, lead, reactor, timers
 from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
 from ray_mono.rpc.reactor_socket import READABLE
 
@@ -228,7 +228,7 @@ class Machine:
         self._rung: dict[int, int] = {}
         self._ends_late = 0.0
         self._finished = threading.Semaphore(0)
-        self._traced = {module.__file__ for module in (reactor, lead, waiter)}
+        self._traced = {module.__file__ for module in (reactor, lead)}
 
     # ---- for the reactor
 
@@ -256,7 +256,7 @@ class Machine:
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
         stand_ins = {"threading": threads, "os": system, "select": poller, "time": clock}
         of_reactor = [(reactor, name, stand_in) for name, stand_in in stand_ins.items()]
-        return [*of_reactor, (timers, "time", clock), (waiter, "threading", threads)]
+        return [*of_reactor, (timers, "time", clock)]
 
     def thread(self, target: Callable[[], None]) -> _Thread:
         return _Thread(self, len(self.threads) + 1, target)

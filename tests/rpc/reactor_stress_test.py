@@ -17,11 +17,10 @@ import pytest
 
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, GcsServiceStub, gcs_service_handlers
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError, StatusCode
-from ray_mono.rpc.waiter import Waiter
 
 WAIT_S = 60.0
 THREADS = 8
@@ -186,7 +185,7 @@ def test_a_handler_that_fails_costs_nobody_else_an_answer(served: Any) -> None:
 
     with reactor.lock:
         channel.on_close(fail)
-        reactor.after_turn = fail
+        reactor.serve_queues((["never taken out"],), fail)
         reactor.call_later(0.0, fail)
         for _ in range(3):
             stub.KvPut.start(gcs_pb2.KvPutRequest(key=b"k"), fail)

@@ -17,11 +17,10 @@ import pytest
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc import auth, reactor_channel, reactor_socket, strangers
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
 from ray_mono.rpc.surface import RpcError, StatusCode
-from ray_mono.rpc.waiter import Waiter
 from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
 from tests.rpc.passed_on import passed_on
@@ -345,7 +344,7 @@ def test_what_finalizers_left_is_settled_before_a_wait() -> None:
         while left:
             left.pop().set()
 
-    reactor.after_turn = drain
+    reactor.serve_queues((left,), drain)
     # A finalizer does not wake a reactor that nobody leads; who leads next has to look first.
     for _ in range(3):
         waiter = Waiter(reactor)

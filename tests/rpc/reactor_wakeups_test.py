@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -14,9 +15,8 @@ from typing import Any
 import pytest
 
 from ray_mono.protobuf import gcs_pb2
-from ray_mono.rpc.reactor import Reactor
+from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
-from ray_mono.rpc.waiter import Waiter
 from tests.rpc.reactor_pair import WAIT_S, caller
 
 
@@ -70,7 +70,7 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
     reactor = Reactor("alone")
     read = os.eventfd_read
     left: list[Waiter] = []
-    reactor.after_turn, reactor.queues = lambda: [waiter.set() for waiter in left] and left.clear(), (left,)
+    reactor.serve_queues((left,), lambda: [waiter.set() for waiter in left] and left.clear())
 
     def read_late(fd: int) -> int:
         another = threading.Thread(target=reactor.wake)
@@ -82,11 +82,11 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
     for _ in range(3):
         asleep(reactor)
         waiter = Waiter(reactor)
-        waiter.gate = gate = threading.Lock()
-        gate.acquire()
+        waiter.fall_asleep(set())
         left.append(waiter)
         reactor.wake()
-        assert gate.acquire(timeout=WAIT_S)
+        waiter.sleep(time.monotonic() + WAIT_S, math.inf)
+        assert waiter.done
     reactor.close()
 
 
@@ -151,7 +151,7 @@ def test_what_a_signal_handler_leaves_on_the_thread_that_polls_is_seen_to() -> N
     reactor = Reactor("alone")
     waiter = Waiter(reactor)
     left: list[Waiter] = []
-    reactor.after_turn, reactor.queues = lambda: [waiter.set() for waiter in left] and left.clear(), (left,)
+    reactor.serve_queues((left,), lambda: [waiter.set() for waiter in left] and left.clear())
 
     def collect() -> None:
         left.append(waiter)  # as a finalizer does

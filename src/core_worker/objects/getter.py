@@ -26,7 +26,7 @@ from ray_mono.core_worker.reference_counting.unpickled_references import Unpickl
 from ray_mono.core_worker.task_errors import unreadable
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.rpc.waiter import Waiter
+from ray_mono.rpc.reactor import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -187,7 +187,8 @@ class Getter:
                 values.update(again)
             copies.add(object_id)
             result.append(values[object_id])
-        core.reactor.raise_if_interrupted()
+        if core.reactor.interrupted:
+            core.reactor.raise_if_interrupted()
         return result
 
     def await_ready(self, object_ids: list[bytes], timeout_s: float | None) -> None:

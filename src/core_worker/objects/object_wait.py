@@ -17,8 +17,8 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.store_reads import FOUND
 from ray_mono.core_worker.values import serialization
+from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

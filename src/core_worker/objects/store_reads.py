@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
 from ray_mono.protobuf import core_worker_pb2
+from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

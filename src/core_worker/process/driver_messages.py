@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from ray_mono.common.output import write_text
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

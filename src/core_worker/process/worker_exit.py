@@ -21,8 +21,8 @@ from ray_mono.core_worker.process import process_end, termination
 from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.core_worker.task_execution.task_reply import flush_output
 from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

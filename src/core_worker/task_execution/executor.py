@@ -36,7 +36,7 @@ from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 from ray_mono.core_worker.task_execution.visible_devices import VisibleDevices
 from ray_mono.protobuf import common_pb2
-from ray_mono.rpc.waiter import Waiter
+from ray_mono.rpc.reactor import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

@@ -25,7 +25,7 @@ from ray_mono.core_worker.object_ref_generator import StreamingGeneratorStats
 from ray_mono.core_worker.task_execution.call import Call
 from ray_mono.core_worker.task_execution.item_sender import ItemSender
 from ray_mono.protobuf import common_pb2
-from ray_mono.rpc.waiter import Waiter
+from ray_mono.rpc.reactor import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker

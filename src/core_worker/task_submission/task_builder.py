@@ -28,8 +28,8 @@ from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, return_ids
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
-from ray_mono.rpc.waiter import Waiter
 
 if TYPE_CHECKING:
     from ray_mono.core_worker.core_worker import CoreWorker
@@ -164,7 +164,8 @@ class Submission:
             else:
                 core.task_submitter.submit(template.queue, task)
             refs = opened if opened is not None else [ObjectRef(object_id, core) for object_id in made]
-        core.reactor.raise_if_interrupted()
+        if core.reactor.interrupted:
+            core.reactor.raise_if_interrupted()
         return refs
 
     def _register(
@@ -249,7 +250,8 @@ class Submission:
             opened = core.streams.open(task) if call.on_part is not None else None
             core.actor_submitter.submit(actor, task)
             refs = opened if opened is not None else [ObjectRef(object_id, core) for object_id in made]
-        core.reactor.raise_if_interrupted()
+        if core.reactor.interrupted:
+            core.reactor.raise_if_interrupted()
         return refs
 
     def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
