@@ -32,7 +32,7 @@ def _hand_over(transport: asyncio.Transport, successor: FramedConnection, rest: 
     transport.set_protocol(successor)
     successor.connection_made(transport)
     if rest:
-        successor.data_received(rest)
+        successor.take(rest)
 
 
 class ClientDoor(asyncio.Protocol):

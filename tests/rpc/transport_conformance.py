@@ -56,6 +56,21 @@ class TransportConformance:
 
         self.run(scene)
 
+    def test_large_messages_of_two_connections_do_not_mix(self) -> None:
+        async def scene(transport: Transport, address: str) -> None:
+            _, real_address, _, stub, close = await start(transport, address)
+            other = await transport.connect(real_address, CONNECT_TIMEOUT_S)
+            sent = [bytes((number,)) * (3 << 20) for number in range(4)]
+            stubs = [stub, GcsServiceAsyncStub(other)] * 2
+            replies = await asyncio.gather(
+                *[each.KvGet(get(large)) for each, large in zip(stubs, sent, strict=True)]
+            )
+            assert [reply.value for reply in replies] == sent
+            other.close()
+            await close()
+
+        self.run(scene)
+
     def test_calls_are_handled_in_the_order_in_which_they_were_made(self) -> None:
         async def scene(transport: Transport, address: str) -> None:
             servicer, _, _, stub, close = await start(transport, address)
