@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import raylet_pb2, raylet_rpc
@@ -65,7 +65,7 @@ class LeaseClient:
         """The nodes, less what they have been asked for and may not have counted yet."""
         view = []
         for node in self._nodes.placement_nodes():
-            for asked in self._asked.get(node.node_id, {}).values():
+            for asked in self._asked.get(NodeID(node.node_id), {}).values():
                 node = replace(node, available=node.available - asked)
             view.append(node)
         return view

@@ -10,7 +10,7 @@ import pytest
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import NodeID
-from ray_mono.common.resources import ResourceSet
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from ray_mono.rpc import signal_handlers
-from ray_mono.rpc.reactor import Reactor
-from ray_mono.rpc.waiter import Waiter
+from ray_mono.rpc.reactor import Reactor, Waiter
 from tests.waiting import wait_until
 
 WAIT_S = 30.0

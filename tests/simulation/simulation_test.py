@@ -18,7 +18,6 @@ from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_state import ActorRegistration
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
-from ray_mono.raylet.scheduling.leases import Binding
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.worker_pool import WorkerPool

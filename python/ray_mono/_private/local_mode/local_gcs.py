@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray_mono._private.local_mode.local_core.local_actor import LocalActor
+from ray_mono._private.local_mode.local_actor import LocalActor
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.version import VERSION
 from ray_mono.protobuf import common_pb2, gcs_pb2

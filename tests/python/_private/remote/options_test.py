@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono._private import options as option_rules
 from ray_mono._private.remote import options as option_rules
 from ray_mono._private.remote.actor_metadata import of_class
 from ray_mono.common.scheduling.resources import ResourceSet
