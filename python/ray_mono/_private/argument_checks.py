@@ -1,4 +1,4 @@
-"""Numbers and flags that users give: what they may be, in which range, and those of numpy and its like as Python's own."""
+"""Checks of numbers and flags that users give; numbers of numpy and its like become Python's own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def is_number(value: Any) -> bool:
 
 
 def is_sendable(text: str) -> bool:
-    """Whether a message can hold the name that a user gives: UTF-8 has no half of a surrogate pair, as names of files may hold."""
+    """Whether a message can hold the text. UTF-8 has no half of a surrogate pair, which names of files may
+    hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -45,7 +46,7 @@ def is_sendable(text: str) -> bool:
 
 
 def check_resource_name(name: Any) -> None:
-    """Raises TypeError for what is no string, ValueError for an empty one and for what no message can hold."""
+    """Raises TypeError for what is no string, and ValueError for one that is empty or not valid Unicode."""
     if not isinstance(name, str):
         raise TypeError(f"resources must have names that are strings, got {name!r}")
     if not name:
@@ -70,7 +71,10 @@ def flags(**named: Any) -> None:
 
 
 def seconds(value: Any, name: str = "timeout") -> float | None:
-    """A time to wait; None for no bound, also where it is longer than anybody lives. Raises TypeError, ValueError."""
+    """A time to wait. None is no bound, and stands for more than anybody lives.
+
+    Raises TypeError or ValueError.
+    """
     if value is None:
         return None
     number = plain(value)

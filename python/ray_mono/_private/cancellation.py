@@ -13,11 +13,14 @@ from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 def cancel(
     ray_waitable: ObjectRef[Any] | ObjectRefGenerator[Any], *, force: bool = False, recursive: bool = True
 ) -> None:
-    """Cancels the task, or the actor's call, that makes an object. Nothing happens to one that has finished, and none is retried.
+    """Cancels the task, or the actor's call, that makes an object. Nothing happens to one that has finished,
+    and none is retried.
 
-    One that has not begun never runs, and `get` raises TaskCancelledError. In a task that runs, KeyboardInterrupt is raised; if it leaves
-    the task, `get` raises an error that is also a TaskCancelledError. An async actor's coroutine gets an asyncio.CancelledError. A call
-    that runs in another actor is not stopped, but told so by `get_runtime_context().is_canceled()`, and `get` raises TaskCancelledError.
+    One that has not begun never runs, and `get` raises TaskCancelledError. In a task that runs,
+    KeyboardInterrupt is raised; if it leaves the task, `get` raises an error that is also a
+    TaskCancelledError. An async actor's coroutine gets an asyncio.CancelledError. A call that runs in another
+    actor is not stopped, but told so by `get_runtime_context().is_canceled()`, and `get` raises
+    TaskCancelledError.
 
     Args:
         ray_waitable: what the call returned: one of its references, or its generator.
@@ -30,7 +33,8 @@ def cancel(
     ref = ray_waitable._generator_ref if isinstance(ray_waitable, ObjectRefGenerator) else ray_waitable
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"cancel() takes an ObjectRef or an ObjectRefGenerator, got {ray_waitable!r} of type {type(ray_waitable).__name__};"
+            f"cancel() takes an ObjectRef or an ObjectRefGenerator, got {ray_waitable!r} of type"
+            f" {type(ray_waitable).__name__};"
             " kill() ends an actor"
         )
     core.cancellation.cancel(ref, flag("force", force), flag("recursive", recursive))

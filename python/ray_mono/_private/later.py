@@ -1,4 +1,5 @@
-"""Names of parts that ray_mono does not have yet: they are there, so that programs which import them begin, and refuse to be used.
+"""Names of parts that ray_mono does not have yet: they are there, so that programs which import them begin,
+and refuse to be used.
 
 A part that is finished takes its names away from here. docs/differences.md lists what is left.
 """
@@ -10,7 +11,12 @@ from typing import Any, NoReturn
 
 
 def refusing(name: str, part: str) -> Callable[..., NoReturn]:
-    """A function `name` (with its module) that raises NotImplementedError whatever it is given. part: with "is" or "are"."""
+    """A function that raises NotImplementedError, whatever it is given.
+
+    Args:
+        name: of the function, with its module.
+        part: what is not there yet, with "is" or "are".
+    """
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise NotImplementedError(f"{name}: {part} not part of ray_mono yet")

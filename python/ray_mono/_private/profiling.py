@@ -23,13 +23,14 @@ _of_drivers: weakref.WeakKeyDictionary[CoreWorker, TaskEvents] = weakref.WeakKey
 
 @contextlib.contextmanager
 def profile(event_type: str, extra_data: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """A span of the timeline from the beginning of the `with` to its end, in a task, an actor or the driver. Where this process is not
-    connected, and in local mode, it does nothing.
+    """A span of the timeline from the beginning of the `with` to its end, in a task, an actor or the driver.
+    Where this process is not connected, and in local mode, it does nothing.
 
     Args:
         event_type: its category, and its name; of a longer one the first TEXT_MAX characters.
-        extra_data: shown with it, as it is when the span ends: text, numbers, and of everything else its str(). "name" in it is the
-            name that is shown, "cname" the colour. What is more than TEXT_MAX characters of JSON is left out.
+        extra_data: shown with it, as it is when the span ends: text, numbers, and of everything else its
+            str(). "name" in it is the name that is shown, "cname" the colour. What is more than TEXT_MAX
+            characters of JSON is left out.
 
     Raises TypeError for a name that is no text, and for extra data that is no dict.
     """

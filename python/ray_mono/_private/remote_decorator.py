@@ -54,10 +54,10 @@ def remote(*targets: Any, **options: Any) -> Any:
     that does.
 
     Options of both: num_cpus, num_gpus, memory, resources, accelerator_type, name, runtime_env,
-    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls (1 with num_gpus, by default),
-    _generator_backpressure_num_objects. Of classes:
-    namespace, lifetime, get_if_exists, max_restarts, max_task_retries, max_concurrency, concurrency_groups,
-    max_pending_calls, allow_out_of_order_execution.
+    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls (1 with num_gpus,
+    by default), _generator_backpressure_num_objects. Of classes: namespace, lifetime, get_if_exists,
+    max_restarts, max_task_retries, max_concurrency, concurrency_groups, max_pending_calls,
+    allow_out_of_order_execution.
 
     Raises TypeError, ValueError or NotImplementedError that names the option and what it accepts.
     """
@@ -66,7 +66,8 @@ def remote(*targets: Any, **options: Any) -> Any:
     if targets or not options:
         given = [*map(repr, targets), *(f"{name}={value!r}" for name, value in options.items())]
         raise TypeError(
-            "remote is used as @remote on a function or class, or with options by name, as in @remote(num_cpus=2);"
+            "remote is used as @remote on a function or class, or with options by name, as in"
+            " @remote(num_cpus=2);"
             f" got remote({', '.join(given)})"
         )
     return lambda target: _make(target, options)

@@ -1,8 +1,10 @@
-"""`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and chrome://tracing show.
+"""`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and
+chrome://tracing show.
 
-Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each other are on further
-threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on one thread. A call appears when it is
-over; what workers still hold is collected first. core_worker/task_execution/task_events.py and gcs/task_event_log.py say how many are kept.
+Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each
+other are on further threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on
+one thread. A call appears when it is over; what workers still hold is collected first.
+core_worker/task_execution/task_events.py and gcs/task_event_log.py say how many are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
     """The tasks and actor calls of every job that have ended, as trace events.
 
     Args:
-        filename: where to write them as JSON; None returns them. Times in them are microseconds since the epoch.
+        filename: where to write them as JSON; None returns them. Times in them are microseconds since the
+            epoch.
 
     Raises:
         RuntimeError: this process is not connected.
@@ -52,7 +55,7 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
 
 
 def trace_events(batches: Any) -> list[dict[str, Any]]:
-    """The batches (TaskEvents) as trace events: names of nodes and workers, then calls in the order of their starts."""
+    """The batches (TaskEvents) as trace events: names of nodes and workers, then calls by their starts."""
     names: dict[int, dict[str, Any]] = {}
     calls: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
     for batch in batches:

@@ -1,7 +1,8 @@
-"""The calls that everything else is made of (`get`, `put`, `wait`, `kill`), under the name that programs know them by.
+"""The calls that everything else is made of (`get`, `put`, `wait`, `kill`), under the name that programs know
+them by.
 
-They check what they were given and hand it to the core worker. `init`, `shutdown` and what belongs to them stand in
-`driver/init.py`, and are here too.
+They check what they were given and hand it to the core worker. `init`, `shutdown` and what belongs to them
+stand in `driver/init.py`, and are here too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         return object_refs  # as in Ray: what it yields is what has values
     if not isinstance(object_refs, list):
         raise ValueError(
-            f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type {type(object_refs).__name__}"
+            f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type"
+            f" {type(object_refs).__name__}"
         )
     check_references("get", object_refs, REFERENCES)
     try:
@@ -97,7 +99,8 @@ def wait(
     timeout: float | None = None,
     fetch_local: bool = True,
 ) -> tuple[list[Waitable], list[Waitable]]:
-    """Waits until `num_returns` of the references have values (or errors). A generator counts as its next item.
+    """Waits until `num_returns` of the references have values (or errors). A generator counts as its next
+    item.
 
     Args:
         num_returns: 1 to as many as there are.
@@ -127,7 +130,8 @@ def wait(
         )
     if not 1 <= num_returns <= len(ray_waitables) or num_returns != int(num_returns):
         raise ValueError(
-            f"num_returns must be a whole number from 1 to the number of references ({len(ray_waitables)}), got {num_returns!r}"
+            f"num_returns must be a whole number from 1 to the number of references ({len(ray_waitables)}),"
+            f" got {num_returns!r}"
         )
     # A generator has the id of its next item.
     waitables: Any = ray_waitables

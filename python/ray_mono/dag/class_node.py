@@ -38,8 +38,10 @@ class ClassNode(DAGNode):
         cls_options: Mapping[str, Any],
         other_args_to_resolve: Mapping[str, Any] | None = None,
     ) -> None:
-        """cls: an actor class with cls_options, or a plain class, which is given them. Raises ValueError for an InputNode among
-        the arguments."""
+        """cls: an actor class with cls_options, or a plain class, which is given them.
+
+        Raises ValueError for an InputNode among the arguments.
+        """
         self._actor_class: _ActorClass = made_remote(cls, cls_options) if isinstance(cls, type) else cls
         self._last_call: ClassMethodNode | None = None
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)

@@ -1,4 +1,5 @@
-"""`global_worker`, the object in which Ray keeps a process's connection and which programs look into; under `ray_mono.compat` only.
+"""`global_worker`, the object in which Ray keeps a process's connection and which programs look into; under
+`ray_mono.compat` only.
 
 Only questions are answered; nothing can be set.
 """
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class GlobalWorker:
-    """Answers for this process at the moment it is asked. What needs a connection raises RaySystemError where there is none."""
+    """Answers for this process, at the moment of the question.
+
+    What needs a connection raises RaySystemError where there is none.
+    """
 
     @property
     def connected(self) -> bool:

@@ -1,9 +1,10 @@
 """Imports of one package that give the modules of another: what makes `import ray` mean `ray_mono`.
 
-A finder at the front of sys.meta_path answers for the other name. The module that it hands out is the very module of the package, not a
-second copy, so `isinstance`, pickles and monkeypatches agree whichever name a program used. Of the package itself it is a view, which
-differs in the names that it was given. The import system stamps a module that it was handed with the spec it was found by; the
-module's own is put back, since everything that the module imports relative to itself depends on it.
+A finder at the front of sys.meta_path answers for the other name. The module that it hands out is the very
+module of the package, not a second copy, so `isinstance`, pickles and monkeypatches agree whichever name a
+program used. Of the package itself it is a view, which differs in the names that it was given. The import
+system stamps a module that it was handed with the spec it was found by; the module's own is put back, since
+everything that the module imports relative to itself depends on it.
 
 Finder and loader do not inherit from importlib.abc, which would load thirty modules into every worker.
 """
@@ -31,8 +32,9 @@ class AliasFinder:
         own: Mapping[str, object],
         hidden: Mapping[str, str],
     ) -> None:
-        """moved, hidden: modules of the alias alone, each with its place in the package; both named below these. on_moved hears of each of
-        `moved` that is imported. own: names of the alias itself that differ from the package's, `__version__` among them."""
+        """moved, hidden: modules of the alias alone, each with its place in the package; both named below
+        these. on_moved hears of each of `moved` that is imported. own: names of the alias itself that differ
+        from the package's, `__version__` among them."""
         self.alias = alias
         self._package = package
         self._moved = moved
@@ -68,7 +70,7 @@ class AliasFinder:
         )
 
     def find_distributions(self, context: Any) -> Sequence[Any]:
-        """importlib.metadata's question: which installed packages there are, or whether context.name is one."""
+        """importlib.metadata asks for all installed packages, or for the one named context.name."""
         if context.name is not None and context.name.lower() != self.alias:
             return []
         # Not before it is asked: importlib.metadata loads dozens of modules.
@@ -104,8 +106,8 @@ class _AliasLoader:
 
 
 class _View(ModuleType):
-    """Another module under another name. Every name is that module's, also to set and delete, but those that were given, and what Python
-    keeps about a module.
+    """Another module under another name. Every name is that module's, also to set and delete, but those that
+    were given, and what Python keeps about a module.
     """
 
     def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:

@@ -1,7 +1,7 @@
 """`register_actor` and `get_actor` of Ray 0.8: names that were given to handles, beside the names of actors.
 
-The cluster's key-value store holds what a handle is made of. A name keeps nothing alive by itself; the process that gave it keeps its
-handle, for as long as it is connected to that cluster.
+The cluster's key-value store holds what a handle is made of. A name keeps nothing alive by itself; the
+process that gave it keeps its handle, for as long as it is connected to that cluster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _kept: list[Any] = []
 
 
 def register_actor(name: str, actor_handle: ActorHandle[Any]) -> None:
-    """Gives the handle a name for the whole cluster. Raises TypeError, and ValueError if the name is taken."""
+    """Gives the handle a name for the whole cluster.
+
+    Raises TypeError, and ValueError if the name is taken.
+    """
     from ray_mono.actor import ActorHandle
 
     if not isinstance(name, str):
@@ -38,7 +41,10 @@ def register_actor(name: str, actor_handle: ActorHandle[Any]) -> None:
 
 
 def get_actor(name: str) -> ActorHandle[Any]:
-    """The actor that was registered under the name, or that was made with it. Raises ValueError if there is none."""
+    """The actor that was registered under the name, or that was made with it.
+
+    Raises ValueError if there is none.
+    """
     from ray_mono._private.remote.actor_metadata import ActorMetadata
     from ray_mono._private.worker import get_actor as get_named_actor
     from ray_mono.actor import weak_handle

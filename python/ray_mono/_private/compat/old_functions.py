@@ -1,4 +1,4 @@
-"""Functions that Ray 0.8 to 1.x had and ray_mono has under `ray_mono.compat` only; `old_names.py` says what replaced them."""
+"""Functions of Ray 0.8 to 1.x, for `ray_mono.compat` only. `old_names.py` says what replaced them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def register_custom_serializer(
     use_pickle: bool = False,
     use_dict: bool = False,
 ) -> None:
-    """As `ray.util.register_serializer`. Raises NotImplementedError for use_pickle and use_dict, of the serializer before pickle 5."""
+    """As `ray.util.register_serializer`. Raises NotImplementedError for use_pickle and use_dict, of the
+    serializer before pickle 5."""
     from ray_mono.util.serialization import register_serializer
 
     if use_pickle or use_dict:

@@ -1,8 +1,10 @@
-"""What Ray 0.8 to 1.x called otherwise. Under `ray_mono.compat` the old names work and warn; without it they do not exist.
+"""What Ray 0.8 to 1.x called otherwise. Under `ray_mono.compat` the old names work and warn; without it they
+do not exist.
 
-Three kinds: modules that moved (`MOVED_MODULES`, for the finder of imports), names of modules (`_NAMES`), and arguments of `init` and
-options of remote functions, classes and methods, which are translated at the doors that take them (`install` puts itself before
-these). What had an effect keeps it. What only tuned a part that is not built like this any more is dropped, and the warning says so.
+Three kinds: modules that moved (`MOVED_MODULES`, for the finder of imports), names of modules (`_NAMES`), and
+arguments of `init` and options of remote functions, classes and methods, which are translated at the doors
+that take them (`install` puts itself before these). What had an effect keeps it. What only tuned a part that
+is not built like this any more is dropped, and the warning says so.
 """
 
 from __future__ import annotations
@@ -103,10 +105,13 @@ WAIT_ARGUMENTS = {
 GET_ORDER = ("timeout",)
 WAIT_ORDER = ("num_returns", "timeout")
 OPTIONS = {"max_reconstructions": "max_restarts", "num_return_vals": "num_returns"}
-# They tuned what is not here: several Redis shards, an object store that is a process of its own, the raylet transport.
+# They tuned what is not here: several Redis shards, an object store that is a process of its own, the raylet
+# transport.
 DROPPED_INIT_ARGUMENTS = frozenset(
-    "_lru_evict driver_object_store_memory enable_object_reconstruction huge_pages java_worker_options job_id load_code_from_local"
-    " lru_evict num_redis_shards num_workers plasma_directory plasma_store_socket_name raylet_socket_name redis_max_clients"
+    "_lru_evict driver_object_store_memory enable_object_reconstruction huge_pages java_worker_options"
+    " job_id load_code_from_local"
+    " lru_evict num_redis_shards num_workers plasma_directory plasma_store_socket_name raylet_socket_name"
+    " redis_max_clients"
     " redis_max_memory use_pickle use_raylet".split()
 )
 DROPPED_OPTIONS = frozenset({"is_asyncio", "is_direct_call"})
@@ -123,7 +128,10 @@ def _warn(message: str) -> None:
 
 
 def _user_level() -> int:
-    """The stacklevel, for our caller, of the first frame that is not ours; warnings does not count the import system's frames."""
+    """The stacklevel, for our caller, of the first frame that is not ours.
+
+    warnings does not count the frames of the import system.
+    """
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
         name = str(frame.f_globals.get("__name__", ""))
@@ -191,7 +199,10 @@ def _add_names(module_name: str, names: Mapping[str, tuple[str, str, str]]) -> N
 def translate(
     given: Mapping[str, Any], renamed: Mapping[str, str], dropped: frozenset[str], where: str
 ) -> dict[str, Any]:
-    """`given` with today's names. where: for the messages. Raises TypeError where both names of one thing are given."""
+    """`given` with today's names. where: for the messages.
+
+    Raises TypeError where one thing is given under both of its names.
+    """
     if not (given.keys() & (renamed.keys() | dropped)):
         return dict(given)
     translated = {}

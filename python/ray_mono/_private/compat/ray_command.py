@@ -1,4 +1,5 @@
-"""`ray`, the command line, for what a program under `ray_mono.compat` starts: a folder of its own on its PATH, which goes when it ends."""
+"""`ray`, the command line, for what a program under `ray_mono.compat` starts: a folder of its own on its
+PATH, which goes when it ends."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def put_on_path(api_version: str) -> None:
 
 
 def main(api_version: str) -> None:
-    """The command line, which honours Ray's environment variables too, and says of which version of Ray its programs are.
+    """The command line, which honours Ray's environment variables too, and says of which version of Ray its
+    programs are.
 
     api_version: that one.
     """

@@ -1,6 +1,8 @@
-"""Ray's environment variables, for programs that run under `ray_mono.compat`: given to ray_mono under its own names.
+"""Ray's environment variables, for programs that run under `ray_mono.compat`: given to ray_mono under its own
+names.
 
-A variable of ray_mono's own wins over Ray's. They are looked at again at every `init`, because programs set them while they run.
+A variable of ray_mono's own wins over Ray's. They are looked at again at every `init`, because programs set
+them while they run.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ _written: dict[str, str] = {}
 
 
 def take_over() -> None:
-    """Sets our variable for each of Ray's that is set, and unsets what an earlier call set and Ray's no longer says."""
+    """Sets our variable for each of Ray's that is set.
+
+    What an earlier call set, and Ray's variable no longer says, is unset.
+    """
     for theirs, (ours, convert) in VARIABLES.items():
         value = os.environ.get(ours)
         if value is not None and value != _written.get(ours):

@@ -39,7 +39,8 @@ OPEN_FILES_WANTED = 65536
 OPEN_FILES_FEW = 4096
 """Ray's bound as well: each worker, driver and node that this process talks to takes one or two."""
 LOOPBACK = "127.0.0.1"
-# "module:function" that every worker of this process's jobs calls, with the job's configuration, before it runs anything of the job.
+# "module:function" that every worker of this process's jobs calls, with the job's configuration, before it
+# runs anything of the job.
 worker_setup: list[str] = []
 LOGGING_SETUP = "ray_mono._private.logs.logging_config:configure_worker"
 
@@ -79,7 +80,8 @@ class InitArguments:
         ):
             if getattr(self, name):
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} was given, but this joins a cluster that runs, whose nodes have what"
+                    f"{name}={getattr(self, name)!r} was given, but this joins a cluster that runs, whose"
+                    " nodes have what"
                     " they have; address='local' starts a new one"
                 )
 
@@ -92,8 +94,9 @@ def anonymous_namespace() -> str:
 def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     """Starts or finds the cluster, and joins it as a driver.
 
-    Raises ConnectionError where no cluster answers, AuthenticationError where it refuses the secret, ValueError for arguments that
-    cannot be, RuntimeError for a cluster of another version, and what Node raises. Nothing is left behind then.
+    Raises ConnectionError where no cluster answers, AuthenticationError where it refuses the secret,
+    ValueError for arguments that cannot be, RuntimeError for a cluster of another version, and what Node
+    raises. Nothing is left behind then.
     """
     from ray_mono._private.node.bootstrap import find_cluster
     from ray_mono._private.node.node import Node
@@ -118,7 +121,8 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
         node = Node(params, head=True, meanwhile=_import_core_worker)
         if not node.secret:
             logger.warning(
-                "The password is empty, so there is no authentication: everybody who reaches %s can run code as this user.",
+                "The password is empty, so there is no authentication: everybody who reaches %s can run code"
+                " as this user.",
                 node.gcs_address,
             )
     else:
@@ -196,11 +200,13 @@ def _job_config(arguments: InitArguments) -> dict[str, Any]:
 
 
 def driver_sys_path() -> tuple[list[str], list[str]]:
-    """Directories whose modules the driver can import and its workers should: those that come first, and those after all others.
+    """Directories whose modules the driver can import and its workers should: those that come first, and
+    those after all others.
 
-    First comes the script's, as on the driver; an interactive driver has none. The current one comes first too where it does on the driver.
-    Else it comes last: what lies there by chance must not stand in for modules that the driver has from elsewhere. With `python -P`
-    neither is searched, so workers do not either.
+    First comes the script's, as on the driver; an interactive driver has none. The current one comes first
+    too where it does on the driver. Else it comes last: what lies there by chance must not stand in for
+    modules that the driver has from elsewhere. With `python -P` neither is searched, so workers do not
+    either.
     """
     if sys.flags.safe_path:
         return [], []
@@ -245,7 +251,8 @@ def raise_open_files_limit() -> None:
             logger.debug("the limit of open files could not be raised to %d: %s", wanted, error)
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES_FEW:
         logger.warning(
-            "Only %d files may be open in this process, and connections count: large programs will fail. Have 'ulimit -n' say"
+            "Only %d files may be open in this process, and connections count: large programs will fail."
+            " Have 'ulimit -n' say"
             " 8192 or more.",
             soft,
         )

@@ -1,7 +1,7 @@
 """The driver's life: `init`, `shutdown`, and what this process is to its cluster.
 
-A process is connected while `core_worker.process.current` has a core worker. In a worker process the executor put it there. In a
-driver `init` does, and keeps the cluster that it may have started in `_session`.
+A process is connected while `core_worker.process.current` has a core worker. In a worker process the executor
+put it there. In a driver `init` does, and keeps the cluster that it may have started in `_session`.
 """
 
 from __future__ import annotations
@@ -82,19 +82,22 @@ def init(
         address: "host:port" or "auto" joins a cluster that runs; "local" starts one; None means
             RAY_MONO_ADDRESS, else this user's cluster on this machine that `start` made, else a new one,
             which ends with this process.
-        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by default what is there.
+        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by
+            default what is there.
         local_mode: tasks run in this process, one after another, without a cluster.
         ignore_reinit_error: return the present context where this process is connected already.
         log_to_driver: print here what workers of this job print; default True.
         namespace: where this driver's named actors live; a name of its own by default.
-        runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are refused.
+        runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are
+            refused.
         configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
         logging_config: of all log messages, here and in workers; see LoggingConfig.
-        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory, _skip_env_hook.
+        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory,
+            _skip_env_hook.
 
     Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
-    Raises RuntimeError if the process is connected already, or the cluster runs another version; ConnectionError if no
-    cluster answers; ValueError or TypeError for arguments that cannot be.
+    Raises RuntimeError if the process is connected already, or the cluster runs another version;
+    ConnectionError if no cluster answers; ValueError or TypeError for arguments that cannot be.
     """
     global _session
     flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)

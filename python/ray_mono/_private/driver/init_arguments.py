@@ -25,7 +25,8 @@ from ray_mono.job_config import JobConfig
 # Whose settings `_system_config` may hold; the service says which settings it has.
 CONFIGURED_SERVICES = frozenset({"gcs", "object_manager"})
 PRIVATE = frozenset(
-    "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config _temp_dir".split()
+    "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config"
+    " _temp_dir".split()
 )
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
@@ -63,7 +64,10 @@ def refuse_what_is_not_here(
     dashboard_port: int | None,
     private: Mapping[str, Any],
 ) -> None:
-    """Raises NotImplementedError for arguments of parts that are not here, and RuntimeError (as Ray does) for unknown ones."""
+    """Raises NotImplementedError for arguments of parts that are not here.
+
+    Unknown ones are a RuntimeError, as in Ray.
+    """
     dashboard = {
         "include_dashboard": include_dashboard,
         "dashboard_host": dashboard_host,
@@ -104,14 +108,16 @@ def make(
         runtime_env = _hooked(runtime_env)
     if job_config is not None and not isinstance(job_config, JobConfig | Mapping):
         raise TypeError(
-            f"job_config must be a JobConfig or a dict, got {job_config!r} of type {type(job_config).__name__}"
+            f"job_config must be a JobConfig or a dict, got {job_config!r} of type"
+            f" {type(job_config).__name__}"
         )
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
     _check_text("_node_ip_address", private.get("_node_ip_address"))
     if not isinstance(private.get("_redis_password"), str | None):
         raise TypeError(
-            f"_redis_password must be a string or None, got one of type {type(private['_redis_password']).__name__}"
+            "_redis_password must be a string or None, got one of type"
+            f" {type(private['_redis_password']).__name__}"
         )
     temp_dir = private.get("_temp_dir")
     if isinstance(temp_dir, os.PathLike):
@@ -159,7 +165,10 @@ def make(
 
 
 def _hooked(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What the hook of the environment, if one is named there, makes of it. Raises ValueError where it cannot be loaded."""
+    """What the hook that the environment names, if it names one, makes of it.
+
+    Raises ValueError where the hook cannot be loaded.
+    """
     name = os.environ.get(RUNTIME_ENV_HOOK_VARIABLE)
     if not name:
         return runtime_env
@@ -187,7 +196,8 @@ def _check_address(address: Any) -> None:
         raise ValueError("address must be 'host:port', 'auto', 'local' or None, got ''")
     if address and address.startswith("ray://"):
         raise NotImplementedError(
-            f"address={address!r}: the client server is not part of ray_mono yet; on a machine of the cluster use"
+            f"address={address!r}: the client server is not part of ray_mono yet; on a machine of the"
+            " cluster use"
             " address='auto' or 'host:port'"
         )
 
@@ -211,7 +221,8 @@ def _check_system_config(config: Any) -> None:
     if unknown := sorted(config.keys() - CONFIGURED_SERVICES):
         accepted = ", ".join(sorted(CONFIGURED_SERVICES))
         raise ValueError(
-            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its settings"
+            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its"
+            " settings"
         )
 
 
@@ -240,7 +251,10 @@ def check_namespace(namespace: Any) -> None:
 
 
 def level_name(level: int | str) -> str:
-    """One of LOG_LEVELS for a level as `logging` has it, a number or a name in any case. Raises ValueError."""
+    """One of LOG_LEVELS, for a level as `logging` has it: a number, or a name in any case.
+
+    Raises ValueError.
+    """
     name = logging.getLevelName(level) if isinstance(level, int) else str(level)
     name = {"critical": "error", "fatal": "error", "warn": "warning", "notset": "debug"}.get(
         name.lower(), name.lower()

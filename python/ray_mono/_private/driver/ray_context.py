@@ -31,7 +31,8 @@ class RayContext(Mapping[str, Any]):
         return len(self.address_info)
 
     def __repr__(self) -> str:
-        return f"RayContext(address={self.address_info.get('address')!r}, node_id={self.address_info.get('node_id')!r})"
+        address, node_id = self.address_info.get("address"), self.address_info.get("node_id")
+        return f"RayContext({address=}, {node_id=})"
 
     def disconnect(self) -> None:
         """Shuts down, as `shutdown()` does."""

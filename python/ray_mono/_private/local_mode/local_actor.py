@@ -88,7 +88,10 @@ class LocalActor:
         return True
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Runs a method to its end. Raises what it raises; TaskFailed with its death where it ends the actor."""
+        """Runs a method to its end.
+
+        Raises what it raises, and TaskFailed, which has the actor's death, where it ends the actor.
+        """
         try:
             if name == "__ray_ready__":
                 return True
@@ -114,7 +117,7 @@ class LocalActor:
             raise self._ended_by(end) from None
 
     def _ended_by(self, end: BaseException) -> TaskFailed:
-        """exit_actor() ends it for good, and so does sys.exit(0); another exit is a crash, after which it may begin anew."""
+        """exit_actor() and sys.exit(0) end the actor for good. Another exit is a crash: it may begin anew."""
         death = self.dead_because(
             cause_of_exit(end) if isinstance(end, SystemExit) else "exit_actor() was called"
         )
@@ -127,7 +130,10 @@ class LocalActor:
         """Says which actor it is, as a cluster does."""
         options, actor_id = self.options, self.actor_id.hex()
         name = f"\tname: {options.name}\n" if options.name else ""
-        text = f"\tclass_name: {options.class_name}\n\tactor_id: {actor_id}\n{name}\tnamespace: {options.namespace}\n\tcause: {cause}"
+        text = (
+            f"\tclass_name: {options.class_name}\n\tactor_id: {actor_id}\n"
+            f"{name}\tnamespace: {options.namespace}\n\tcause: {cause}"
+        )
         return ActorDiedError(text, actor_id)
 
     def _items_of(self, generator: Any) -> Iterator[Any]:
@@ -150,7 +156,8 @@ class LocalActor:
         context = contextvars.copy_context()
         future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop)
         try:
-            # Not result(): the frames of that would stand between ours, which tracebacks leave out, and the user's.
+            # Not result(): the frames of that would stand between ours, which tracebacks leave out, and the
+            # user's.
             error = future.exception()
         except concurrent.futures.CancelledError:
             raise TaskCancelledError from None

@@ -37,7 +37,10 @@ class LocalCall:
     """Items of a generator that may wait to be taken; 0: any number."""
 
     def error_of(self, error: BaseException) -> BaseException:
-        """What the caller gets for what left the function. Raises KeyboardInterrupt again: here it is the terminal's Ctrl-C."""
+        """What the caller gets for what left the function.
+
+        Raises KeyboardInterrupt again: here it is the terminal's Ctrl-C.
+        """
         if is_a(error, KeyboardInterrupt):
             raise error
         if is_a(error, TaskFailed):
@@ -70,7 +73,8 @@ def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
         except Exception as error:
             which = flat_args[position - 1] or f"number {position // 2}"
             raise TypeError(
-                f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since it"
+                f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since"
+                " it"
                 f" does not pickle: {error}{where(value)}"
             ) from error
     return packed

@@ -21,7 +21,11 @@ class LocalGcs:
         actors: Mapping[bytes, LocalActor],
         resources: Mapping[str, float],
     ) -> None:
-        """actors: every actor that there is and was, by id; read at each question. resources: of the node, in units."""
+        """
+        Args:
+            actors: every actor that there is or was, by id. It is read at each question.
+            resources: of the node, in units.
+        """
         self._node = node
         self._job_id = job_id
         self._actors = actors

@@ -1,4 +1,5 @@
-"""What stays of the output of workers that are gone: the latest files, up to a number and a size; the oldest are deleted.
+"""What stays of the output of workers that are gone: the latest files, up to a number and a size; the oldest
+are deleted.
 
     RAY_MONO_ENDED_WORKER_LOGS_MAX          files, 1,000 unless it says otherwise
     RAY_MONO_ENDED_WORKER_LOG_BYTES_MAX     bytes of all of them together, 1 GiB unless it says otherwise

@@ -1,13 +1,15 @@
-"""Which lines of workers a driver shows, where many workers write the same: the first at once, the others as a number.
+"""Which lines of workers a driver shows, where many workers write the same: the first at once, the others as
+a number.
 
-Lines are the same when they differ only in words that contain digits. A line from a second worker begins the counting; what one worker
-repeats by itself is shown as it is. After the window the number of withheld lines stands behind the latest of them:
+Lines are the same when they differ only in words that contain digits. A line from a second worker begins the
+counting; what one worker repeats by itself is shown as it is. After the window the number of withheld lines
+stands behind the latest of them:
 
     (f pid=4711) model loaded in 3.1 s
     (f pid=4714) model loaded in 2.9 s [repeated 3x across cluster]
 
-and counting goes on while the line comes again within a window. A single withheld line is shown plainly. A machine without a clock: times
-come with the calls, in seconds.
+and counting goes on while the line comes again within a window. A single withheld line is shown plainly. A
+machine without a clock: times come with the calls, in seconds.
 """
 
 from __future__ import annotations
@@ -51,9 +53,11 @@ class LogDeduplicator:
     """Decides for one driver.
 
     Args:
-        window_s: how long the same line is counted before the number is shown, in seconds; 0 shows every line.
+        window_s: how long the same line is counted before the number is shown, in seconds; 0 shows every
+            line.
         always: a regular expression; lines in which it is found are always shown.
-        never: a regular expression; lines in which it is found are never shown, unless `always` is found in them too.
+        never: a regular expression; lines in which it is found are never shown, unless `always` is found in
+            them too.
     """
 
     def __init__(
@@ -62,14 +66,16 @@ class LogDeduplicator:
         self._window_s = window_s
         self._always = re.compile(always) if always else None
         self._never = re.compile(never) if never else None
-        # By the hash of what its lines have in common (lines may be long), in the order in which windows began.
+        # By the hash of what its lines have in common (lines may be long), in the order in which windows
+        # began.
         self._patterns: dict[int, _Pattern] = {}
         self._withheld = 0
         self._has_hinted = False
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> LogDeduplicator:
-        """RAY_MONO_DEDUP_LOGS (0: every line is shown), _AGG_WINDOW_S, _ALLOW_REGEX, _SKIP_REGEX. Raises ValueError naming the variable."""
+        """RAY_MONO_DEDUP_LOGS (0: every line is shown), _AGG_WINDOW_S, _ALLOW_REGEX, _SKIP_REGEX. Raises
+        ValueError naming the variable."""
         name, text = f"{VARIABLE}_AGG_WINDOW_S", environment.get(f"{VARIABLE}_AGG_WINDOW_S") or str(WINDOW_S)
         try:
             window_s = float(text)

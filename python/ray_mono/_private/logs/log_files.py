@@ -1,12 +1,14 @@
-"""What workers wrote to their log files, as batches of lines that know whose they are. Reads files; knows no clock and no network.
+"""What workers wrote to their log files, as batches of lines that know whose they are. Reads files; knows no
+clock and no network.
 
-A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Lines that the worker itself writes between the user's say what
-the following ones belong to, and are not shown:
+A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Lines that the worker itself writes
+between the user's say what the following ones belong to, and are not shown:
 
     :job_id:<hex>      :task_name:<name>      :actor_name:<name>
 
-The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when all is quiet, when its job
-ends, or its process is gone; and where a process showed progress bars, that it is gone is passed on too.
+The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when
+all is quiet, when its job ends, or its process is gone; and where a process showed progress bars, that it is
+gone is passed on too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ STATE_PREFIX = "::ray_mono_progress::"
 # One message to the drivers.
 BATCH_LINES_MAX = 1000
 BATCH_BYTES_MAX = 256 << 10
-# Longer lines are cut: they are data that somebody printed by mistake. One that is not cut fits into a message.
+# Longer lines are cut: they are data that somebody printed by mistake. One that is not cut fits into a
+# message.
 LINE_BYTES_MAX = BATCH_BYTES_MAX
 
 _NAME = re.compile(r"worker-[0-9a-f]+-(?:.*-)?(\d+)\.(out|err)")
@@ -81,7 +84,8 @@ class LogDirectory:
     _files: dict[str, _LogFile] = field(default_factory=dict)
     # What is not looked at any more, by name.
     _ended: set[str] = field(default_factory=set)
-    # Of the directory, at the last listing; two files may be made in one tick of its clock, so a change is listed twice.
+    # Of the directory, at the last listing; two files may be made in one tick of its clock, so a change is
+    # listed twice.
     _listed_at_ns: int = -1
     _lists_again: bool = False
 
@@ -91,9 +95,10 @@ class LogDirectory:
             file.offset = _size(file.path)
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
-        """What was written since, of each file at most READ_BYTES_MAX, and nothing of the jobs that are held back; those may become more
-        while this runs. Lines of no job are left out, and so are begun lines, but, where they are asked for, of files that have nothing
-        new: a prompt, say. A progress bar that draws itself stays whole all the same.
+        """What was written since, of each file at most READ_BYTES_MAX, and nothing of the jobs that are held
+        back; those may become more while this runs. Lines of no job are left out, and so are begun lines,
+        but, where they are asked for, of files that have nothing new: a prompt, say. A progress bar that
+        draws itself stays whole all the same.
 
         Each batch counts as passed on when the next one is asked for.
         """
@@ -103,7 +108,7 @@ class LogDirectory:
                 yield from self._read_file(file, with_begun)
 
     def sizes_of(self, job_id: bytes) -> dict[str, int]:
-        """How long the files are now that may have something of the job which was not read: those of no other job."""
+        """How long the files are now that may hold unread lines of the job: those that are no other job's."""
         return {
             file.path.name: size
             for file in self._list_files()
@@ -126,7 +131,10 @@ class LogDirectory:
                 yield from self._break_line(file, is_over=False)
 
     def drop_ended(self) -> list[Path]:
-        """Stops to look at the files of processes that are gone, once all of both was passed on. Returns them, the oldest first."""
+        """Forgets the files of processes that are gone, once all of them was passed on.
+
+        Returns them, the oldest first.
+        """
         followed: dict[int, list[_LogFile]] = {}
         for file in self._files.values():
             followed.setdefault(file.pid, []).append(file)
@@ -220,7 +228,8 @@ class LogDirectory:
     @staticmethod
     def _begin_line(file: _LogFile, data: bytes) -> None:
         line = file.partial + data
-        # What a progress bar drew is overwritten by what follows a carriage return; one at the end may belong to the line break.
+        # What a progress bar drew is overwritten by what follows a carriage return; one at the end may belong
+        # to the line break.
         start = line.rstrip(b"\r").rfind(b"\r") + 1
         if start:
             line, file.cut_bytes, file.is_redrawn = line[start:], 0, True

@@ -1,16 +1,20 @@
 """The log monitor: tells each driver what its workers write.
 
-It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the GCS's LOG channel under their
-job's id. While the GCS is away nothing is read, so nothing is lost and nothing piles up; nor of a job whose driver is BACKLOG_MAX messages
-behind at the GCS, or says that it shows lines more slowly than they come. Nodes of one session on the same machine share the directory:
-the first monitor there holds a lock and works for all of them, the others wait for its end.
+It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the
+GCS's LOG channel, under their job's id. While the GCS is away it reads nothing, so nothing is lost and
+nothing piles up. It reads nothing either of a job whose driver is BACKLOG_MAX messages behind at the GCS, or
+says that it shows lines more slowly than they come. Nodes of one session on the same machine share the
+directory: the first monitor there holds a lock and works for all of them, the others wait for its end.
 
-A driver that leaves asks by LOG_FLUSH for what its workers have written so far (core_worker/process/driver_messages.py):
+A driver that leaves asks by LOG_FLUSH for what its workers have written so far
+(core_worker/process/driver_messages.py):
 
-    LogFlush(job, token) ──► how long are its files now ──► rounds, as ever; LogFlushed(token, unread bytes) behind each
-                         ──► all read: begun lines too, then LogFlushed(token, 0)
+    LogFlush(job, token) ──► how long are its files now
+        ──► rounds, as ever; behind each of them LogFlushed(token, unread bytes)
+        ──► all is read: begun lines too, then LogFlushed(token, 0)
 
-    python -m ray_mono._private.logs.log_monitor --session-dir DIR --gcs-address ADDRESS --node-ip IP --node-id HEX
+    python -m ray_mono._private.logs.log_monitor --session-dir DIR --gcs-address ADDRESS --node-ip IP \\
+        --node-id HEX
 """
 
 from __future__ import annotations
@@ -95,7 +99,8 @@ class LogMonitor:
         return bool(self._held or self._held_by_driver)
 
     async def round(self, with_begun: bool = False) -> bool:
-        """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more. Waits while the GCS is away."""
+        """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more.
+        Waits while the GCS is away."""
         self.flush_wanted.clear()
         for job_id in self._held | self._held_by_driver:
             # Nothing is published: it asks.

@@ -6,7 +6,8 @@ A line that several workers write is shown once, and then counted (log_deduplica
 
 (f pid=4712) line [repeated 3x across cluster]
 
-Lines with STATE_PREFIX are not for reading: what follows is the state of a progress bar, in JSON (experimental/tqdm_ray.py), and is drawn.
+Lines with STATE_PREFIX are not for reading: what follows is the state of a progress bar, in JSON
+(experimental/tqdm_ray.py), and is drawn.
 """
 
 from __future__ import annotations
@@ -35,15 +36,19 @@ _RESET = "\033[0m"
 def print_log_batch(
     batch: common_pb2.LogBatch, own_host: str, out: TextIO | None = None, error: TextIO | None = None
 ) -> None:
-    """Prints the lines to `out`, or to `error` where they came from a standard error (None: this process's). In one write each, so
-    that other threads' output does not fall between them. A stream that is closed is ignored: the program is ending."""
+    """Prints the lines to `out`, or to `error` where they came from a standard error (None: this process's).
+    In one write each, so that other threads' output does not fall between them. A stream that is closed is
+    ignored: the program is ending."""
     lines, states = _without_states(batch.lines)
     _print(_origin(batch), lines, own_host, out, error)
     _draw(batch, states)
 
 
 class LogPrinter:
-    """Shows batches of lines, those that several workers write once. Called by one thread; a timer's tells of repetitions."""
+    """Shows batches of lines. What several workers write is shown once.
+
+    One thread calls it. A timer's thread tells of repetitions.
+    """
 
     def __init__(
         self,
@@ -53,8 +58,9 @@ class LogPrinter:
         error: TextIO | None = None,
         with_prefix: bool = True,
     ) -> None:
-        """The deduplicator is what the environment says where None is given. out, error: as for print_log_batch. with_prefix: say who
-        wrote a line; as in Ray, one that a LoggingConfig has formatted tells that itself."""
+        """The deduplicator is what the environment says where None is given. out, error: as for
+        print_log_batch. with_prefix: say who wrote a line; as in Ray, one that a LoggingConfig has formatted
+        tells that itself."""
         self._own_host = own_host
         self._with_prefix = with_prefix
         self._deduplicator = deduplicator or LogDeduplicator.from_environment()
@@ -70,7 +76,10 @@ class LogPrinter:
         _draw(batch, states)
 
     def close(self) -> None:
-        """Shows what is still withheld, unless a thread hangs in its last write: then standard output takes nothing."""
+        """Shows what is still withheld.
+
+        It does not where a thread hangs in its last write: then standard output takes nothing.
+        """
         if not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
             return
         try:

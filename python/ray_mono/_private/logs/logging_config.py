@@ -1,7 +1,9 @@
-"""How the user's own log messages look, on the driver and in every worker of the job: `init(logging_config=LoggingConfig(...))`.
+"""How the user's own log messages look, on the driver and in every worker of the job:
+`init(logging_config=LoggingConfig(...))`.
 
-The root logger gets one handler whose lines tell which job, worker, node, task and actor a message is from: as `key=value` behind the
-usual text, or as one JSON object. Workers are told by the job's configuration, through `configure_worker`.
+The root logger gets one handler whose lines tell which job, worker, node, task and actor a message is from:
+as `key=value` behind the usual text, or as one JSON object. Workers are told by the job's configuration,
+through `configure_worker`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from typing import Any
 from ray_mono.core_worker.process import current
 
 TEXT_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
-# Of every record, as logging documents them; what is not here was put in by the user (`extra`) or by ContextFilter.
+# Of every record, as logging documents them; what is not here was put in by the user (`extra`) or by
+# ContextFilter.
 STANDARD_ATTRIBUTES = frozenset(
-    "args asctime created exc_info exc_text filename funcName levelname levelno lineno message module msecs msg name pathname process"
+    "args asctime created exc_info exc_text filename funcName levelname levelno lineno message module msecs"
+    " msg name pathname process"
     " processName relativeCreated stack_info taskName thread threadName".split()
 )
 # Key in the configuration of a job.

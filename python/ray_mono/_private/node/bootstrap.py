@@ -1,9 +1,9 @@
 """Which cluster an address means, and which of its nodes is on this machine.
 
-    None              RAY_MONO_ADDRESS, else this user's cluster made by `start` on this machine, else a new one
-    "auto"            the same, but never a new one
-    "local"           a new one
-    "host:port"       that one
+    None           RAY_MONO_ADDRESS, else this user's cluster made by `start` on this machine, else a new one
+    "auto"         the same, but never a new one
+    "local"        a new one
+    "host:port"    that one
 
 What is found here is only an address: whether somebody answers there is seen by asking.
 """
@@ -66,7 +66,8 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
         if address is None and named is None:
             return None
         raise ConnectionError(
-            "no cluster of this user's runs on this machine: start one with `ray-mono start --head`, or give its"
+            "no cluster of this user's runs on this machine: start one with `ray-mono start --head`, or give"
+            " its"
             f" address as host:port, or in {ADDRESS_VARIABLE}"
         )
     if address == "local":
@@ -101,7 +102,8 @@ def resolve_host(host: str) -> str:
 
 
 def node_ip_address(towards: str = "8.8.8.8") -> str:
-    """The address of this machine that others reach it at, as seen from the way to `towards`; loopback where there is no network.
+    """The address of this machine that others reach it at, as seen from the way to `towards`; loopback where
+    there is no network.
 
     Nothing is sent: a datagram socket only looks up the route.
     """
@@ -122,8 +124,9 @@ def current_cluster_path() -> Path:
 
 
 def record_current_cluster(record: NodeRecord) -> None:
-    """Makes this node's cluster the one that `auto` means. Where another user has taken the record's name, only warns: he must not be
-    able to keep us from starting. Raises SessionError where it cannot be written for another reason."""
+    """Makes this node's cluster the one that `auto` means. Where another user has taken the record's name,
+    only warns: he must not be able to keep us from starting. Raises SessionError where it cannot be written
+    for another reason."""
     path = current_cluster_path()
     try:
         write_private(path, _to_json(record))
@@ -154,7 +157,7 @@ def read_current_cluster() -> NodeRecord | None:
 
 
 def local_sessions(temp_dir: str | None = None) -> list[Session]:
-    """This user's sessions on this machine: in the base directory, and the current cluster's, which may be elsewhere."""
+    """This user's sessions on this machine: those of the base directory, and the current cluster's."""
     sessions = {session.path: session for session in list_sessions(base_directory(temp_dir))}
     current = read_current_cluster()
     if current is not None:
@@ -182,7 +185,8 @@ def _to_json(record: NodeRecord) -> str:
 
 
 def check_versions(what: str, version: str, python_version: str) -> None:
-    """Raises VersionMismatchError unless the cluster's versions are ours: functions and values would not be understood.
+    """Raises VersionMismatchError unless the cluster's versions are ours: functions and values would not be
+    understood.
 
     what: who is asked, for the message. Python's last number may differ.
     """
@@ -190,6 +194,8 @@ def check_versions(what: str, version: str, python_version: str) -> None:
     if version == VERSION and python_version.split(".")[:2] == ours.split(".")[:2]:
         return
     raise VersionMismatchError(
-        f"{what} runs ray_mono {version} on Python {python_version}, and this process ray_mono {VERSION} on Python"
-        f" {ours}: use the same version of ray_mono, and the same Python up to its second number, on both sides"
+        f"{what} runs ray_mono {version} on Python {python_version}, and this process ray_mono {VERSION} on"
+        " Python"
+        f" {ours}: use the same version of ray_mono, and the same Python up to its second number, on both"
+        " sides"
     )

@@ -1,7 +1,9 @@
-"""Nodes whose sessions lie in another base than the usual one, found by who is not told that base: `init(address=…)` looks for the secret
-here, and `stop --address` for the reaper.
+"""Nodes whose sessions lie in another base than the usual one, for who is not told that base.
 
-    <usual base>/elsewhere.<uid>.<first 16 of the node's id>.json     a copy of the node's record; its reaper removes it
+`init(address=…)` looks for the secret here, and `stop --address` for the reaper.
+
+    <usual base>/elsewhere.<uid>.<first 16 of the node's id>.json
+        a copy of the node's record; its reaper removes it
 """
 
 from __future__ import annotations

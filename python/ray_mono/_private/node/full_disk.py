@@ -1,4 +1,4 @@
-"""A node that does not start because the directory of its session has no room: errors say so, whatever failed of it first."""
+"""A node that does not start for lack of room: its error says so, whatever failed first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def full_disk_explained(base: Path) -> Iterator[None]:
-    """base: where sessions lie. What is raised inside goes on as a SessionError that names the directory, if that is full."""
+    """What is raised inside goes on as a SessionError that names `base`, where sessions lie, if that is
+    full."""
     try:
         yield
     except (OSError, SessionError, ServiceStartError) as error:
@@ -26,8 +27,10 @@ def full_disk_explained(base: Path) -> Iterator[None]:
         if not is_told and not _is_full(base):
             raise
         raise SessionError(
-            f"no space is left in {base}, where logs, sockets and tables of a session are written: make room there, or choose"
-            f" another directory with --temp-dir (in Python: _temp_dir) or {BASE_VARIABLE}. What failed: {error}"
+            f"no space is left in {base}, where logs, sockets and tables of a session are written: make room"
+            " there, or choose"
+            f" another directory with --temp-dir (in Python: _temp_dir) or {BASE_VARIABLE}. What failed:"
+            f" {error}"
         ) from error
 
 

@@ -28,7 +28,8 @@ def cluster_secret(
 ) -> str:
     """The secret of the cluster at host:port, as auth.find_secret has it.
 
-    Raises what that raises; but where there is no secret and nobody listens at the address either, ConnectionError.
+    Raises what that raises; but where there is no secret and nobody listens at the address either,
+    ConnectionError.
     """
     try:
         return find_secret(password, session_dir)
@@ -52,8 +53,8 @@ def query_gcs(
 ) -> Answer:
     """Runs question(stub) on a connection of its own. address: host:port or unix:/path.
 
-    Raises SecretRefusedError, ConnectionError where nobody answers within timeout_s, and what the question raises. Usable anywhere,
-    a running event loop included (a notebook's): then it blocks that loop.
+    Raises SecretRefusedError, ConnectionError where nobody answers within timeout_s, and what the question
+    raises. Usable anywhere, a running event loop included (a notebook's): then it blocks that loop.
     """
 
     async def ask() -> Answer:

@@ -20,7 +20,8 @@ def get_cluster_info(gcs_address: str, secret: str, timeout_s: float = 10.0) -> 
 
 
 def find_local_node(gcs_address: str, secret: str, timeout_s: float = 10.0) -> common_pb2.NodeInfo:
-    """A living node of the cluster that a driver on this machine can connect to, the head rather than another.
+    """A living node of the cluster that a driver on this machine can connect to, the head rather than
+    another.
 
     Raises ConnectionError where there is none here.
     """
@@ -34,7 +35,8 @@ def find_local_node(gcs_address: str, secret: str, timeout_s: float = 10.0) -> c
     ]
     if not here:
         raise ConnectionError(
-            f"the cluster at {gcs_address} has no node of this user's on this machine, and a driver needs one: run"
+            f"the cluster at {gcs_address} has no node of this user's on this machine, and a driver needs"
+            " one: run"
             f" `ray-mono start --address={gcs_address}` here first"
         )
     return min(here, key=lambda node: (not node.is_head, node.node_id))

@@ -1,8 +1,10 @@
-"""One node of a cluster: its processes, from the first to the last, or a driver's view of a node that runs already.
+"""One node of a cluster: its processes, from the first to the last, or a driver's view of a node that runs
+already.
 
-Everything about the node is decided first (`node_plan`); then a reaper is launched and starts all services at once: each waits for the
-peers it needs by itself. The node runs when the last of them is ready. Its record in the session directory says so to others. Its
-processes end with the reaper, and the reaper with this process, unless the node was detached (`start` without --block).
+Everything about the node is decided first (`node_plan`); then a reaper is launched and starts all services at
+once: each waits for the peers it needs by itself. The node runs when the last of them is ready. Its record in
+the session directory says so to others. Its processes end with the reaper, and the reaper with this process,
+unless the node was detached (`start` without --block).
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ from ray_mono._private.node.reaper_client import ReaperHandle, ServiceStartError
 from ray_mono._private.node.session import NodeRecord, base_directory, open_session
 from ray_mono.common.our_bug import known
 
-# Imports on a machine that is busy with a hundred other things take long; a service that has not answered by then never will.
+# Imports on a machine that is busy with a hundred other things take long; a service that has not answered by
+# then never will.
 SERVICE_START_TIMEOUT_S = 60.0
 
 
 class Node:
-    """Processes of one node, started by this object; or, with connect_only, the node on this machine that a driver joins."""
+    """The processes of one node, which this object starts.
+
+    With connect_only it is the view of a driver that joins the node that runs on this machine.
+    """
 
     def __init__(
         self,
@@ -42,13 +48,14 @@ class Node:
         session_dir: str | None = None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Returns when the node can be used. session_dir: of the cluster on this machine, where it is known: holds the secret.
-        meanwhile: called while the services start, which leaves a core free.
+        """Returns when the node can be used. session_dir: of the cluster on this machine, where it is known:
+        holds the secret. meanwhile: called while the services start, which leaves a core free.
 
         spawn_reaper: there is always one, so False is refused; detach() lets the node outlive this process.
 
-        Raises ValueError for parameters that cannot be, SessionError, PortInUseError, SecretNotFoundError, ConnectionError,
-        VersionMismatchError, and ServiceStartError with the log of a service that did not start. No process is left behind then.
+        Raises ValueError for parameters that cannot be, SessionError, PortInUseError, SecretNotFoundError,
+        ConnectionError, VersionMismatchError, and ServiceStartError with the log of a service that did not
+        start. No process is left behind then.
         """
         if not spawn_reaper:
             raise ValueError(
@@ -104,7 +111,10 @@ class Node:
         }
 
     def dead_processes(self) -> list[str]:
-        """Services of the node that have ended though nobody asked them to, each in a line for people. Does not wait."""
+        """Services of the node that ended though nobody asked them to, each in a line for people.
+
+        Does not wait.
+        """
         if self._reaper is None:
             return []
         return [f"{end.name} ({end.pid}) ended: {end.how}" for end in self._reaper.exits()]
@@ -133,11 +143,15 @@ class Node:
         self._reaper = None
 
     def until_ended(self, timeout_s: float | None = None) -> bool:
-        """Waits for the end of the node, which somebody else brings about (None: as long as it runs). False if it still runs."""
+        """Waits for the end of the node, which somebody else brings about. False if it still runs after
+        timeout_s."""
         return known(self._reaper, "the node's reaper").wait_ended(timeout_s)
 
     def kill_all_processes(self) -> None:
-        """Ends the node's processes and waits for their end. Does nothing in a fork, nor a second time, nor with connect_only."""
+        """Ends the node's processes and waits for their end.
+
+        Does nothing in a fork, a second time, or with connect_only.
+        """
         reaper, self._reaper = self._reaper, None
         if reaper is not None and os.getpid() == self._pid:
             atexit.unregister(self.kill_all_processes)
@@ -163,8 +177,8 @@ class Node:
             paths.session.path, Path(paths.log("reaper", "log")), plan.env, plan.params.grace_period_s
         )
         reaper.own_files(plan.owned_files, paths.session.sockets)
-        # In the order in which they are needed: they are ended in the reverse order. The template's imports take longest, and its workers
-        # should not have the modules of services in their memory.
+        # In the order in which they are needed: they are ended in the reverse order. The template's imports
+        # take longest, and its workers should not have the modules of services in their memory.
         services.start_worker_template(reaper, plan)
         waited = self.start_head_processes(reaper, plan) if self._head else []
         waited += self.start_ray_processes(reaper, plan)

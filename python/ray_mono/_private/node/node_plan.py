@@ -94,7 +94,8 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
 
 
 def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib.ExitStack) -> NodePlan:
-    """A node of the cluster at params.gcs_address. session_dir: of another of its nodes on this machine, where one is known.
+    """A node of the cluster at params.gcs_address. session_dir: of another of its nodes on this machine,
+    where one is known.
 
     Raises SecretNotFoundError, ConnectionError, VersionMismatchError, and as plan_head.
     """
@@ -127,8 +128,8 @@ def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict
         for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if path not in ("", root, ray_children.FOLDER)
     ]
-    # A folder of PYTHONPATH comes before the standard library. Every interpreter searches its site-packages by itself, and after it: some
-    # hold packages with names of standard modules.
+    # A folder of PYTHONPATH comes before the standard library. Every interpreter searches its site-packages
+    # by itself, and after it: some hold packages with names of standard modules.
     if root not in {*site.getsitepackages(), site.getusersitepackages()}:
         paths.insert(0, root)
     return {

@@ -1,6 +1,7 @@
 """What a node is started with: one value that `init`, the CLI and tests fill in and Node takes.
 
-None means "not said": whoever knows a default puts it in with `update_if_absent`. Nothing here looks at the machine.
+None means "not said": whoever knows a default puts it in with `update_if_absent`. Nothing here looks at the
+machine.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ DEFAULT_PORT = 6379
 
 @dataclass
 class RayParams:
-    """Parameters of one node's processes, or of a driver's connection to them. Memory in bytes, ports 0 for any free one."""
+    """Parameters of one node's processes, or of a driver's connection to them.
+
+    Memory is in bytes. Port 0 is any free one.
+    """
 
     # ---- the cluster
     gcs_address: str | None = None
@@ -22,15 +26,16 @@ class RayParams:
     gcs_server_port: int | None = None
     """Of a head's GCS."""
     redis_address: str | None = None
-    """host:port or unix:/path of a Redis that keeps the head's tables; None: a file in the session directory."""
+    """host:port or unix:/path of a Redis that keeps the head's tables. None: a file of the session keeps
+    them."""
     redis_embedded: bool = False
     """Start a redis-server of our own for them."""
     redis_password: str | None = None
-    """The cluster's secret, and the password of redis_address. "" is no authentication; None: found, or generated."""
+    """The cluster's secret, and redis_address's password. "": no authentication. None: found or generated."""
     keep_node_without_gcs: bool = False
     """Whether a head's node goes on when its GCS dies, which may be started again by hand then."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
-    """Cluster-wide settings, handed out by the GCS. Those of single services stand below their names: "gcs", "object_manager"."""
+    """Cluster-wide settings, which the GCS hands out. A service's own stand below its name: "gcs"."""
 
     # ---- this node
     node_ip_address: str | None = None
@@ -90,7 +95,8 @@ class RayParams:
             raise ValueError("gcs_address is missing: which cluster is the node to join?")
         if self.redis_embedded and self.redis_address is not None:
             raise ValueError(
-                f"redis_embedded starts a Redis of our own: redis_address {self.redis_address!r} makes no sense"
+                f"redis_embedded starts a Redis of our own: redis_address {self.redis_address!r} makes no"
+                " sense"
             )
         if not is_head and (self.redis_embedded or self.redis_address is not None):
             raise ValueError(

@@ -1,7 +1,8 @@
 """TCP ports of a node's services: chosen before the services start, so that all of them can start at once.
 
-A port is reserved by a socket that is bound to it and never listens. Linux lets another socket with SO_REUSEADDR bind the same port as
-long as none listens, which is how a server takes the reservation over; meanwhile the kernel gives the port to nobody who asks for any.
+A port is reserved by a socket that is bound to it and never listens. Linux lets another socket with
+SO_REUSEADDR bind the same port as long as none listens, which is how a server takes the reservation over;
+meanwhile the kernel gives the port to nobody who asks for any.
 """
 
 from __future__ import annotations

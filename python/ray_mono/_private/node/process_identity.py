@@ -1,7 +1,8 @@
 """Which process a pid means.
 
-A pid alone says little: the kernel gives it to another process once its owner is gone. A pid together with the tick at which the
-process started names one process for as long as the machine runs. Nothing here is found by its name.
+A pid alone says little: the kernel gives it to another process once its owner is gone. A pid together with
+the tick at which the process started names one process for as long as the machine runs. Nothing here is found
+by its name.
 """
 
 from __future__ import annotations

@@ -1,29 +1,34 @@
 """The reaper: parent of a node's services, so that nothing of the node outlives it.
 
-It starts services for whoever started it (a driver, or the CLI), tells when each is ready or why it ended, and ends all of them. As a
-child subreaper it becomes the parent of everything that a service or a worker leaves behind: once it has no child at all, nothing of the
-node is left. It knows no service: it is told command lines. Services in Python are forked from it (service_process): what is common to
-them it is told to import before, once, which is most of what a service's start costs, and half of its memory.
+It starts services for whoever started it (a driver, or the CLI), tells when each is ready or why it ended,
+and ends all of them. As a child subreaper it becomes the parent of everything that a service or a worker
+leaves behind: once it has no child at all, nothing of the node is left. It knows no service, only the command
+lines that it is told. Services in Python are forked from it (service_process). What they have in common it is
+told to import first, once: that is most of what a service's start costs, and half of its memory.
 
 Control: JSON lines over a socket pair that the starter passes down.
 
-    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link", "module", "imports"}
-        -> {"name", "pid", "ready": {...}}              what it wrote to its --ready-fd ({} where wants_ready is false)
+    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link",
+     "module", "imports"}
+        -> {"name", "pid", "ready": {...}}              what it wrote to its --ready-fd
+                                                        ({} where wants_ready is false)
         -> {"name", "pid", "exit": "...", "log_tail"}   when it ended, before that or at any later time
            module: of a service in Python, what argv runs; it is forked where that is safe
            imports: modules that the reaper imports first, for this service and for those after it
-           link: [name, flag]: of the two services that name the same link, each is given one end of a socket pair, as `flag N`
-    {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that nobody has bound
-    {"op": "detach"}                      -> {"detached": true}: from here on the node outlives its starter (`start` without --block)
-    {"op": "shutdown"}                    ends everything; the end of this socket is the answer
+           link: [name, flag]: two services of one link share a socket pair; each gets an end as `flag N`
+    {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that
+                                                        nobody has bound
+    {"op": "detach"}     -> {"detached": true}: from here on the node outlives its starter
+                            (`start` without --block)
+    {"op": "shutdown"}   ends everything; the end of this socket is the answer
 
-Until it is detached, the end of the starter, or of its side of the socket, is a shutdown. (Both are watched: a fork of the starter may
-hold the socket open.) SIGTERM is a shutdown too; a second one, or SIGQUIT, a hurried one. The end of a service that `ends_node`, once
-it was ready, ends the node.
+Until it is detached, the end of the starter, or of its side of the socket, is a shutdown. (Both are watched:
+a fork of the starter may hold the socket open.) SIGTERM is a shutdown too; a second one, or SIGQUIT, a
+hurried one. The end of a service that `ends_node`, once it was ready, ends the node.
 
-Shutdown: SIGTERM to the services, last started first, each given time to end while the grace period lasts; SIGKILL to every process
-below, until there is none; then the files. It runs in a session of its own and ignores SIGINT: Ctrl-C in the driver's terminal is the
-driver's alone. One thread: it is forked from.
+Shutdown: SIGTERM to the services, last started first, each given time to end while the grace period lasts;
+SIGKILL to every process below, until there is none; then the files. It runs in a session of its own and
+ignores SIGINT: Ctrl-C in the driver's terminal is the driver's alone. One thread: it is forked from.
 """
 
 from __future__ import annotations
@@ -53,7 +58,8 @@ from ray_mono._private.node.service_process import (
 from ray_mono.common.process import descendants
 
 PR_SET_CHILD_SUBREAPER = 36
-# How long SIGKILL may take to work: a process in an uninterruptible wait (a lost network disk) is left to the machine.
+# How long SIGKILL may take to work: a process in an uninterruptible wait (a lost network disk) is left to the
+# machine.
 KILL_WAIT_S = 10.0
 MESSAGE_BYTES_MAX = 16 << 20
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1)
@@ -120,7 +126,8 @@ class Reaper:
             self._starter_pidfd = os.pidfd_open(starter_pid)
             self._poll.register(self._starter_pidfd, select.POLLIN)
         except OSError as error:
-            # It is gone already (see below), or this system lets nobody watch it: then the socket's end has to do.
+            # It is gone already (see below), or this system lets nobody watch it: then the socket's end has
+            # to do.
             log(f"cannot watch process {starter_pid}: {error}")
         if os.getppid() != starter_pid:
             self._end(STARTER_ENDED)
@@ -145,7 +152,8 @@ class Reaper:
         for number in numbers:
             if number == signal.SIGUSR1:
                 log(
-                    f"services: {[(service.name, service.pid) for service in self._services]}, below: {descendants(os.getpid())}"
+                    f"services: {[(service.name, service.pid) for service in self._services]}, below:"
+                    f" {descendants(os.getpid())}"
                 )
             elif number in (signal.SIGTERM, signal.SIGQUIT):
                 self._hurried = self._hurried or bool(self._end_reason) or number == signal.SIGQUIT
@@ -174,7 +182,8 @@ class Reaper:
         self._close_ready_pipe(service)
         if how in service.asked_ends:
             return
-        # Even while the node ends: another service may have noticed its death, and ended, before this process could.
+        # Even while the node ends: another service may have noticed its death, and ended, before this process
+        # could.
         log(f"{service.name} ({service.pid}) ended: {how}")
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
@@ -282,7 +291,8 @@ class Reaper:
             argv = [*argv, link[1], str(link_fd)]
             kept_fds.append(link_fd)
         parent_pid = os.getpid()
-        # A signal that reaches the child before it is itself must not run our handlers: they would take it for ours.
+        # A signal that reaches the child before it is itself must not run our handlers: they would take it
+        # for ours.
         with all_signals_blocked():
             pid = os.fork()
             if pid == 0:

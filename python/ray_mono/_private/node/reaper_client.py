@@ -1,7 +1,8 @@
 """The starter's side of a reaper: launches it, has it start services, and ends the node.
 
-The reaper answers in the order in which things happen, so several services can be started at once and waited for in any order. Nothing
-reads its socket between calls; what came meanwhile (a service that died) waits there until somebody asks.
+The reaper answers in the order in which things happen, so several services can be started at once and waited
+for in any order. Nothing reads its socket between calls; what came meanwhile (a service that died) waits
+there until somebody asks.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class ServiceSpec:
     ends_node: bool = True
     """Whether the node ends when it does."""
     link: tuple[str, str] | None = None
-    """A name and a flag: with the other service that has a link of this name it shares a socket pair; its end comes as `flag N`."""
+    """A name and a flag. Two services with a link of one name share a socket pair; each end comes as `flag
+    N`."""
     module: str = ""
-    """For a service in Python: the module that argv runs. The reaper may fork it instead of executing argv."""
+    """Of a service in Python: the module that argv runs. The reaper may fork it instead of executing argv."""
     imports: Sequence[str] = ()
     """Modules that the reaper imports before it forks this one, for it and for those after it."""
 
@@ -70,7 +72,8 @@ TITLE_ROOM = 1024
 
 
 class ReaperHandle:
-    """A reaper of this process. Belongs to one thread, and to the process that launched it (not to its forks)."""
+    """A reaper of this process. It belongs to one thread, and to the process that launched it, not to its
+    forks."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], control: socket.socket, grace_period_s: float
@@ -102,7 +105,8 @@ class ReaperHandle:
         with theirs, open(log_path, "ab", opener=_private_file) as log:
             process = subprocess.Popen(
                 command,
-                # And not, as setproctitle would have it, where its environment was: /proc/PID/environ shows that.
+                # And not, as setproctitle would have it, where its environment was: /proc/PID/environ shows
+                # that.
                 env={**env, "SPT_NOENV": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -117,7 +121,10 @@ class ReaperHandle:
         self._send(op="start", **asdict(spec))
 
     def wait_ready(self, name: str, timeout_s: float) -> dict[str, Any]:
-        """What the service announced. Raises ServiceStartError when it ends instead, or is not ready in time."""
+        """What the service announced.
+
+        Raises ServiceStartError where it ends instead, or is not ready in time.
+        """
         deadline_s = time.monotonic() + timeout_s
         while name not in self._ready:
             if name in self._exits:
@@ -130,7 +137,8 @@ class ReaperHandle:
         return self._ready[name]
 
     def own_files(self, paths: Sequence[str | Path], socket_dir: Path) -> None:
-        """Has these removed when the node ends, and the sockets in socket_dir that nobody has bound any more."""
+        """Has these files removed when the node ends, and sockets of socket_dir that nobody has bound any
+        more."""
         self._send(op="own_files", paths=[str(path) for path in paths], socket_dir=str(socket_dir))
 
     def detach(self, timeout_s: float = 10.0) -> None:
@@ -158,7 +166,10 @@ class ReaperHandle:
         return self._control.fileno()
 
     def shutdown(self) -> None:
-        """Ends the node and waits for it. Raises TimeoutError where something below the reaper cannot be killed."""
+        """Ends the node and waits for it.
+
+        Raises TimeoutError where something below the reaper cannot be killed.
+        """
         try:
             self._send(op="shutdown")
             deadline_s = time.monotonic() + self._grace_period_s + KILL_WAIT_S + 5
@@ -176,7 +187,10 @@ class ReaperHandle:
         raise TimeoutError(f"the node's reaper ({self._process.pid}) did not end in time and was killed")
 
     def wait_ended(self, timeout_s: float | None) -> bool:
-        """Waits for the end of the node, which somebody else brings about. False when it still runs after timeout_s."""
+        """Waits for the end of the node, which somebody else brings about.
+
+        False where it still runs after timeout_s.
+        """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             while self._receive(deadline_s):
@@ -192,7 +206,10 @@ class ReaperHandle:
             raise ConnectionError(NODE_ENDED) from None
 
     def _receive(self, deadline_s: float | None) -> bool:
-        """Takes in what the reaper says next; False at the deadline. Raises ConnectionError when the node has ended."""
+        """Takes in what the reaper says next. False at the deadline.
+
+        Raises ConnectionError where the node has ended.
+        """
         # Not select(): a driver may have more than 1024 descriptors.
         poll = select.poll()
         poll.register(self._control, select.POLLIN)

@@ -1,7 +1,7 @@
 """What a node offers: what it was told to, and for the rest what the machine has.
 
-Looks at the processors that this process may use, at the memory that is free, and at NVIDIA's driver; inside a container at the
-container's limits. Amounts are in user units: CPUs, GPUs, bytes.
+Looks at the processors that this process may use, at the memory that is free, and at NVIDIA's driver; inside
+a container at the container's limits. Amounts are in user units: CPUs, GPUs, bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def node_resources(
     node_ip_address: str,
     is_head: bool,
 ) -> dict[str, float]:
-    """Everything that the node offers, in units. Raises ValueError or TypeError naming the argument that cannot be."""
+    """Everything that the node offers, in units.
+
+    Raises ValueError or TypeError naming the argument that cannot be.
+    """
     amounts: dict[str, float] = {
         "CPU": usable_cpus() if num_cpus is None else num_cpus,
         "GPU": visible_gpus() if num_gpus is None else num_gpus,
@@ -99,7 +102,8 @@ def machine_memory() -> MachineMemory:
 
 
 def _cached_files(directory: Path, prefix: str) -> int:
-    """Bytes of a control group's memory that hold copies of files: the kernel lets go of them where programs need the room."""
+    """Bytes of a control group's memory that hold copies of files. The kernel gives them to who needs
+    room."""
     stat = dict(line.split(" ", 1) for line in _read(directory / "memory.stat").splitlines() if " " in line)
     sizes = [stat.get(f"{prefix}{name}_file", "") for name in ("inactive", "active")]
     return sum(int(size) for size in sizes if size.isdigit())

@@ -1,8 +1,9 @@
 """One process below a reaper: what is known of it, how a fork becomes it, and its end in words.
 
-A service in Python, whose start names its module, is not executed: the fork runs the module's main() itself, and so shares, in time and in
-memory, what the reaper has imported. It is told apart by its title, which is the command line. Everything else (a Redis) is executed, and
-where something (a tracer, a .pth file) has started a thread in the reaper, services are too: a fork would copy the locks that it holds.
+A service in Python, whose start names its module, is not executed: the fork runs the module's main() itself,
+and so shares, in time and in memory, what the reaper has imported. It is told apart by its title, which is
+the command line. Everything else (a Redis) is executed, and where something (a tracer, a .pth file) has
+started a thread in the reaper, services are too: a fork would copy the locks that it holds.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Service:
     _received: bytes = b""
 
     def ready_line(self) -> bytes | None:
-        """Reads the ready pipe: its first line, or what there is where it ended without one; None while more may come."""
+        """Reads the ready pipe. None while more may come.
+
+        Returns its first line, or what there is where it ended without one.
+        """
         try:
             data = os.read(self.ready_fd, 65536)
         except BlockingIOError:
@@ -129,7 +133,8 @@ def prepare_to_fork(names: Sequence[str], log: Callable[[str], None]) -> bool:
 def _tell_of_threads(log: Callable[[str], None]) -> None:
     """Once."""
     log(
-        f"something started {num_threads() - 1} threads in this interpreter: services are executed, which takes longer than to fork them"
+        f"something started {num_threads() - 1} threads in this interpreter: services are executed, which"
+        " takes longer than to fork them"
     )
 
 
@@ -154,13 +159,15 @@ def become(
     kept_fds: list[int],
     module: str,
 ) -> None:
-    """In the child of a fork, where all signals are blocked: becomes the service. Returns only where it cannot, having said why in its
-    log. changed_signals: those that the parent handles or ignores. kept_fds: what it inherits besides the standard descriptors.
-    module: whose main() this process runs; "" executes argv."""
+    """In the child of a fork, where all signals are blocked: becomes the service. Returns only where it
+    cannot, having said why in its log. changed_signals: those that the parent handles or ignores. kept_fds:
+    what it inherits besides the standard descriptors. module: whose main() this process runs; "" executes
+    argv."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         return
-    # A group of its own: a worker that signals its process group means neither the reaper nor the other services.
+    # A group of its own: a worker that signals its process group means neither the reaper nor the other
+    # services.
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for signal_number in (*changed_signals, signal.SIGPIPE):
@@ -197,7 +204,7 @@ def _close_descriptors(kept: set[int]) -> None:
 
 
 def _run_module(module: str, argv: list[str], env: dict[str, str]) -> NoReturn:
-    """The main() of the module that the command line runs, with the rest as its arguments; then the end of the process."""
+    """Runs main() of the command line's module, with the rest as its arguments. Then the process ends."""
     code: object = 1
     try:
         import setproctitle

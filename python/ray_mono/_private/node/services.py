@@ -1,8 +1,8 @@
 """The command lines of a node's services, and how one of them is started.
 
-Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now, and finds the package in the folder that it
-was imported from here, be that a checkout, Bazel's runfiles or an installation. The secret travels in the environment, which other
-users cannot read; a command line they can.
+Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now, and finds the
+package in the folder that it was imported from here, be that a checkout, Bazel's runfiles or an installation.
+The secret travels in the environment, which other users cannot read; a command line they can.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _MODULES = {
     RAYLET: "ray_mono.raylet.raylet",
     LOG_MONITOR: "ray_mono._private.logs.log_monitor",
 }
-# What the reaper imports before it forks the template, and before it forks the others. (The codec of host names is 0.3 MB.)
+# What the reaper imports before it forks the template, and before it forks the others. (The codec of host
+# names is 0.3 MB.)
 _COMMON_MODULES = (
     "setproctitle",
     "asyncio",
@@ -56,7 +57,8 @@ def start_ray_process(
 ) -> None:
     """Has the reaper start a process, and does not wait for it. Its output goes to logs/<name>.out and .err.
 
-    fate_share: whether the node ends when this process does. cwd: None is this process's. link, module, imports: as in ServiceSpec.
+    fate_share: whether the node ends when this process does. cwd: None is this process's. link, module,
+    imports: as in ServiceSpec.
     """
     reaper.start(
         ServiceSpec(
@@ -124,8 +126,8 @@ def start_object_manager(reaper: ReaperHandle, plan: NodePlan) -> None:
 
 
 def start_worker_template(reaper: ReaperHandle, plan: NodePlan) -> None:
-    """The raylet's first one, started beside it: imports take longest there, and nothing has to wait for them in turn. Another, should
-    this one die, the raylet starts itself."""
+    """The raylet's first one, started beside it: imports take longest there, and nothing has to wait for them
+    in turn. Another, should this one die, the raylet starts itself."""
     arguments = [
         *("--raylet-socket", plan.paths.socket("raylet"), "--gcs-address", plan.gcs_endpoint),
         *("--node-host", plan.node_ip_address),

@@ -1,17 +1,20 @@
-"""The session directory: where a cluster's logs, sockets and secret lie on one machine, and how its processes are found again.
+"""The session directory: where a cluster's files lie on one machine, and how its processes are found again.
 
     <base>/session_<date>_<time>_<microseconds>_<pid>/      0700
         logs/  sockets/{gcs,raylet,plasma_store}  auth_token  nodes/<node id>.json  gcs.sqlite
     <base>/current_cluster.<uid>.json                       this user's latest cluster made by `start --head`
-    <usual base>/elsewhere.<uid>.<node>.json                a node whose base is another (_private/node/elsewhere.py)
+    <usual base>/elsewhere.<uid>.<node>.json                a node whose base is another (elsewhere.py)
 
-The base is what --temp-dir or RAY_MONO_TMPDIR name, or /tmp/ray_mono, which users share where root made it: root's sticky directory lets
-nobody touch another's entries. Where it is another user's, who could replace all that is in it, /tmp/ray_mono_<uid> serves, from then on
-always. A base that somebody names and that is another user's is an error. The base's path, and each session's, is checked by descriptors
-(common/private_files) before anything in it is made or believed; after that its names mean the same for as long as it lasts.
-A second node of the same cluster on the same machine uses the same directory, with its own sockets (".<first 8 of its id>"), logs and
-store file. A node's record (NodeRecord) names its reaper by pid and start time: it says whether the node still runs, and is what `stop`
-ends. The reaper removes the record with the node.
+The base is what --temp-dir or RAY_MONO_TMPDIR name, or else /tmp/ray_mono. Users share that where root made
+it: root's sticky directory lets nobody touch another's entries. Where it is another user's, who could replace
+all that is in it, /tmp/ray_mono_<uid> serves, from then on always. A base that somebody names and that is
+another user's is an error. The base's path, and each session's, is checked by descriptors
+(common/private_files) before anything in it is made or believed. After that its names mean the same for as
+long as it lasts.
+
+A second node of the same cluster on the same machine uses the same directory, with its own sockets (".<first
+8 of its id>"), logs and store file. A node's record (NodeRecord) names its reaper by pid and start time: so
+it says whether the node still runs, and whom `stop` has to end. The reaper removes the record with the node.
 """
 
 from __future__ import annotations
@@ -48,11 +51,15 @@ logger = logging.getLogger(__name__)
 
 
 class SessionError(Exception):
-    """A directory or file of a session cannot be made, read or trusted. The message names it and says what to do."""
+    """A directory or file of a session cannot be made, read or trusted. The message says what to do about
+    it."""
 
 
 def base_directory(temp_dir: str | None = None) -> Path:
-    """Where sessions lie: temp_dir, else RAY_MONO_TMPDIR, else /tmp/ray_mono, else /tmp/ray_mono_<uid> (see above). Absolute."""
+    """Where sessions lie (see above), as an absolute path.
+
+    The first of: temp_dir, RAY_MONO_TMPDIR, /tmp/ray_mono, /tmp/ray_mono_<uid>.
+    """
     named = temp_dir or os.environ.get(BASE_VARIABLE)
     return Path(named).absolute() if named else usual_base()
 
@@ -187,8 +194,9 @@ def create_session(base: Path) -> Session:
 
 
 def join_session(path: Path) -> Session | None:
-    """The session directory of a cluster that a node on this machine joins: the one that is there and ours, or a new one of that
-    name, for the first node here. None where another user has it. Raises SessionError as create_session does."""
+    """The session directory of a cluster that a node on this machine joins: the one that is there and ours,
+    or a new one of that name, for the first node here. None where another user has it. Raises SessionError as
+    create_session does."""
     with prepared(path.parent) as base_fd:
         try:
             os.mkdir(path.name, 0o700, dir_fd=base_fd)
@@ -201,7 +209,10 @@ def join_session(path: Path) -> Session | None:
 
 
 def open_session(path: Path) -> Session:
-    """A session directory that exists. Raises SessionError where it is not there, or not ours alone, or others could replace it."""
+    """A session directory that exists.
+
+    Raises SessionError where it is not there, is not ours alone, or others could replace it.
+    """
     try:
         with _opened(path.parent) as base_fd:
             _check_base(os.fstat(base_fd))
@@ -212,15 +223,16 @@ def open_session(path: Path) -> Session:
         ) from error
     if not is_ours:
         raise SessionError(
-            f"{path} is not a session directory of this user's: it must be a directory of user {os.getuid()} that"
+            f"{path} is not a session directory of this user's: it must be a directory of user {os.getuid()}"
+            " that"
             f" nobody else can enter (mode 0700), and there is {_what_is_at(path)}"
         )
     return Session(path)
 
 
 def list_sessions(base: Path) -> list[Session]:
-    """This user's sessions in a base directory, oldest first, those that have ended included. Raises SessionError where others can
-    replace what is in it."""
+    """This user's sessions in a base directory, oldest first, those that have ended included. Raises
+    SessionError where others can replace what is in it."""
     try:
         with _opened(base) as base_fd:
             _check_base(os.fstat(base_fd))
@@ -233,14 +245,14 @@ def list_sessions(base: Path) -> list[Session]:
 
 
 def list_nodes(session: Session) -> list[NodeRecord]:
-    """The records of the session's nodes on this machine: those that run, and those whose reaper was killed."""
+    """The records of the session's nodes here: of those that run, and of those whose reaper was killed."""
     return [NodeRecord.read(path) for path in sorted(session.nodes.glob("*.json"))]
 
 
 @contextlib.contextmanager
 def prepared(base: Path) -> Iterator[int]:
-    """A descriptor of the base directory, which is made where it is missing; the default one sticky and for all users where root makes
-    it, else for us. Raises SessionError."""
+    """A descriptor of the base directory, which is made where it is missing; the default one sticky and for
+    all users where root makes it, else for us. Raises SessionError."""
     try:
         is_new = not base.exists()
         if is_new:
@@ -270,7 +282,8 @@ def _opened(directory: Path) -> Iterator[int]:
 def _check_base(status: os.stat_result) -> None:
     if not is_trusted_owner(status.st_uid):
         raise UntrustedPathError(
-            f"it belongs to user id {status.st_uid}, neither to this user ({os.getuid()}) nor to root, and its owner"
+            f"it belongs to user id {status.st_uid}, neither to this user ({os.getuid()}) nor to root, and"
+            " its owner"
             " can replace what is in it"
         )
 
@@ -279,7 +292,10 @@ _OTHER_BASE = f"choose another directory with --temp-dir (in Python: _temp_dir) 
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only this user can read; whoever reads it sees all of it or what was there before. Raises SessionError."""
+    """Writes a file that only this user can read. Who reads it sees all of it, or what was there before.
+
+    Raises SessionError.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

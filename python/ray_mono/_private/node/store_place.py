@@ -1,9 +1,10 @@
 """How large a node's object store is, and where its file lies, by Ray's rules.
 
-The file lies in shared memory if that has room for the whole store, and else in the session's directory, with one
-warning: a disk is slower, and a store that is smaller than it says fails far from its cause. What nobody asked for is
-30 % of the free memory, but not more than 10 GB unless shared memory has room for it. Who asks for more than 10 GB
-that would lie on a disk has to say that slow storage is meant. More than the machine's memory is refused.
+The file lies in shared memory if that has room for the whole store, and else in the session's directory, with
+one warning: a disk is slower, and a store that is smaller than it says fails far from its cause. What nobody
+asked for is 30 % of the free memory, but not more than 10 GB unless shared memory has room for it. Who asks
+for more than 10 GB that would lie on a disk has to say that slow storage is meant. More than the machine's
+memory is refused.
 """
 
 from __future__ import annotations
@@ -65,12 +66,14 @@ def place_store(wanted_bytes: Any, memory: MachineMemory, base: Path) -> StorePl
         return StorePlace(size_bytes, True)
     if size_bytes > on_disk:
         raise ValueError(
-            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)} and {base} has room for {on_disk}:"
+            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)} and {base}"
+            f" has room for {on_disk}:"
             f" ask for less, or {_remedy(SHARED_MEMORY)}"
         )
     if size_bytes > SLOW_BYTES_MAX and not os.environ.get(ALLOW_SLOW_VARIABLE):
         raise ValueError(
-            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)}: ask for less, or {_remedy(SHARED_MEMORY)};"
+            f"object_store_memory is {size_bytes} bytes, but {_state(SHARED_MEMORY, in_memory)}: ask for"
+            f" less, or {_remedy(SHARED_MEMORY)};"
             f" {ALLOW_SLOW_VARIABLE}=1 uses a file below {base}, which is slower"
         )
     logger.warning(

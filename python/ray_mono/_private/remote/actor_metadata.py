@@ -40,7 +40,7 @@ class MethodMetadata:
     """As given to @method: checked, defaults left out."""
     is_generator: bool = False
     decorator: Callable[..., Any] | None = None
-    """Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that is called instead."""
+    """Ray's hook for tracers: it takes the function that submits, and returns what is called instead."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class ActorMetadata:
         """Raises ValueError if the actor was made without a handle's data, e.g. by another language."""
         if not data:
             raise ValueError(
-                "the actor was stored without what a handle of it needs: it is no Python actor of this version"
+                "the actor was stored without what a handle of it needs: it is no Python actor of this"
+                " version"
             )
         metadata: ActorMetadata = pickle.loads(data)
         return metadata

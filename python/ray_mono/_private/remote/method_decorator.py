@@ -1,8 +1,9 @@
 """`@ray_mono.method`: bare, or with options, on a method of an actor class.
 
-At run time it leaves the options on the function and returns that. To type checkers it makes a DeclaredMethod, because they know
-no other way from a class to what its handles offer: through an instance the method is called as ever, and through an `ActorProxy`
-it has `.remote(...)`, which gives an ObjectRef of what the method returns.
+At run time it leaves the options on the function and returns that. To type checkers it makes a
+DeclaredMethod, because they know no other way from a class to what its handles offer: through an instance the
+method is called as ever, and through an `ActorProxy` it has `.remote(...)`, which gives an ObjectRef of what
+the method returns.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def method(**options: Any) -> _Decorator: ...
 
 
 def method(*args: Any, **options: Any) -> Any:
-    """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries, retry_exceptions,
-    _generator_backpressure_num_objects. Bare, as `@method`, it only declares the method to type checkers.
+    """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries,
+    retry_exceptions, _generator_backpressure_num_objects. Bare, as `@method`, it only declares the method to
+    type checkers.
 
     Raises TypeError or ValueError naming the option, or what it was put on.
     """

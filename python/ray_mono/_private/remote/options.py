@@ -178,8 +178,8 @@ _LATER = {
 
 
 def check_task_options(options: Options) -> None:
-    """Raises TypeError, ValueError or NotImplementedError, naming the option, unless all are right. Numbers of other libraries
-    among them become Python's.
+    """Raises TypeError, ValueError or NotImplementedError, naming the option, unless all are right. Numbers
+    of other libraries among them become Python's.
     """
     _check(options, _TASK, "remote functions")
 
@@ -278,7 +278,10 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def task_options(options: Options, function_name: str, is_generator: bool = False) -> TaskOptions:
-    """What the core takes for checked options of a remote function. Default: 1 CPU, 1 return (of a generator: its items), 3 retries."""
+    """What the core takes for checked options of a remote function.
+
+    By default 1 CPU, 1 return (of a generator its items), 3 retries.
+    """
     return TaskOptions(
         name=options.get("name") or function_name,
         num_returns=_num_returns(options, is_generator),
@@ -350,12 +353,16 @@ def call_rules(options: Options, is_asyncio: bool) -> CallRules:
 
 
 def _is_unordered(options: Options, is_asyncio: bool) -> bool:
-    """Whether calls of one caller may overtake each other. Raises ValueError where their order is asked for and cannot be kept."""
+    """Whether calls of one caller may overtake each other.
+
+    Raises ValueError where their order is asked for and cannot be kept.
+    """
     given: bool | None = options.get("allow_out_of_order_execution")
     is_concurrent = is_asyncio or (options.get("max_concurrency") or 1) > 1
     if is_concurrent and given is False:
         raise ValueError(
-            "allow_out_of_order_execution=False is for actors that run one call at a time: not for async methods or max_concurrency > 1"
+            "allow_out_of_order_execution=False is for actors that run one call at a time: not for async"
+            " methods or max_concurrency > 1"
         )
     return is_concurrent if given is None else given
 
@@ -384,7 +391,8 @@ def _groups(
     for method, group in method_groups.items():
         if group not in groups:
             raise ValueError(
-                f"{class_name}.{method} is in the concurrency group {group!r}, which the actor does not have: "
+                f"{class_name}.{method} is in the concurrency group {group!r}, which the actor does not"
+                " have: "
                 f"it has {sorted(groups)}"
             )
     return tuple(

@@ -1,4 +1,4 @@
-"""Where a task or an actor may run, out of its options: what the core takes for `scheduling_strategy` and `label_selector`."""
+"""Where a task or an actor may run: what the core takes for `scheduling_strategy` and `label_selector`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ NODE_ID_LABEL = "ray.io/node-id"
 
 
 def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | None:
-    """Of label selectors the one that names a node is there: as NodeAffinitySchedulingStrategy(node_id, soft=False)."""
+    """Where it may run. Of label selectors only the one that names a node is there.
+
+    That one is NodeAffinitySchedulingStrategy(node_id, soft=False).
+    """
     selector = options.get("label_selector") or {}
     given = options.get("scheduling_strategy")
     if not selector:
@@ -28,7 +31,8 @@ def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | N
         or not set(value) <= set("0123456789abcdef")
     ):
         raise NotImplementedError(
-            f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of ray_mono yet"
+            f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of"
+            f" ray_mono yet"
         )
     if given not in (None, "DEFAULT", "SPREAD"):  # among one node, there is nothing to spread
         raise ValueError(f"label_selector and scheduling_strategy={given!r} both say where: give one of them")
@@ -49,13 +53,16 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
         # In no group: libraries say so where they make none.
         if given.placement_group_bundle_index != -1:
             raise ValueError(
-                f"placement_group_bundle_index must be -1 without a placement group, got {given.placement_group_bundle_index!r}"
+                "placement_group_bundle_index must be -1 without a placement group, got"
+                f" {given.placement_group_bundle_index!r}"
             )
         return None
     if not isinstance(given, NodeLabelSchedulingStrategy | PlacementGroupSchedulingStrategy):
         raise TypeError(
-            f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r} of type {type(given).__name__}"
+            f"scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy, got {given!r} of type"
+            f" {type(given).__name__}"
         )
     raise NotImplementedError(
-        f"scheduling_strategy={given!r}: only 'DEFAULT', 'SPREAD' and NodeAffinitySchedulingStrategy are part of ray_mono yet"
+        f"scheduling_strategy={given!r}: only 'DEFAULT', 'SPREAD' and NodeAffinitySchedulingStrategy are"
+        " part of ray_mono yet"
     )

@@ -1,10 +1,12 @@
-"""Runtime environments as options give them: which fields there are, which of them work, and their form on the wire.
+"""Runtime environments as options give them: which fields there are, which of them work, and their form on
+the wire.
 
-Jobs, tasks and actors can be given environment variables. What would have to be installed or fetched first is refused, not ignored: a
-program that needs a package would otherwise fail later and elsewhere.
+Jobs, tasks and actors can be given environment variables. What would have to be installed or fetched first is
+refused, not ignored: a program that needs a package would otherwise fail later and elsewhere.
 
-A worker serves one environment as long as it lives. What it submits inherits that (`inherited`): an own environment of the task or
-actor goes beside it, field by field, variables one by one. The job's environment is not part of this: every worker of the job has it.
+A worker serves one environment as long as it lives. What it submits inherits that (`inherited`): an own
+environment of the task or actor goes beside it, field by field, variables one by one. The job's environment
+is not part of this: every worker of the job has it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The fields of a runtime environment, each alone and together: what may stand in them, and how it looks written out.
+"""The fields of a runtime environment, each alone and together: what may stand in them, and how it looks
+written out.
 
 What a field means is no matter here, nor whether it works yet (`runtime_env.py`).
 """
@@ -26,7 +27,10 @@ CONFIG_DEFAULTS = {"setup_timeout_seconds": SETUP_TIMEOUT_S, "eager_install": Tr
 
 
 def normalise(name: str, value: Any) -> Any:
-    """The value written out. Raises ValueError for a name that is no field, TypeError or ValueError for what cannot stand there."""
+    """The value written out.
+
+    Raises ValueError for a name that is no field, TypeError or ValueError for what cannot stand there.
+    """
     if name not in KNOWN:
         raise ValueError(f"runtime_env has no field {name!r}; its fields are: {', '.join(sorted(KNOWN))}")
     return _CHECKS[name](name, value) if value is not None and name in _CHECKS else value
@@ -38,7 +42,8 @@ def check_together(env: Mapping[str, Any]) -> None:
     several = [name for name in PACKAGES if name in given]
     if len(several) > 1:
         raise ValueError(
-            f"runtime_env may have one of the fields pip, uv and conda, got {' and '.join(several)}; packages of pip can stand in conda's"
+            f"runtime_env may have one of the fields pip, uv and conda, got {' and '.join(several)};"
+            " packages of pip can stand in conda's"
             " 'dependencies'"
         )
     for name, beside in ALONE.items():
@@ -77,7 +82,8 @@ def _env_vars(name: str, value: Any) -> dict[str, str]:
             raise TypeError(f"runtime_env[{name!r}] must map strings to strings, got {key!r}: {each!r}")
         if not key or "=" in key or "\0" in key + each:
             raise ValueError(
-                f"runtime_env[{name!r}] must have names that are not empty and hold no '=', and no NUL anywhere, got {key!r}: {each!r}"
+                f"runtime_env[{name!r}] must have names that are not empty and hold no '=', and no NUL"
+                f" anywhere, got {key!r}: {each!r}"
             )
         try:
             (key + each).encode("utf-8", "surrogateescape")

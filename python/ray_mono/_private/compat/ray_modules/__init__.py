@@ -1,7 +1,8 @@
-"""Modules of Ray's that libraries import, and that nobody needs under ray_mono's own name: `ray_mono.compat` alone shows them.
+"""Modules of Ray's that libraries import, and that nobody needs under ray_mono's own name: `ray_mono.compat`
+alone shows them.
 
-`PLACES`: below `ray` -> below `ray_mono`. `NAMES`: module -> names that are added to it, each with the module that has it. None warns,
-as the old names (old_names.py) do: these are Ray 2.60's.
+`PLACES`: below `ray` -> below `ray_mono`. `NAMES`: module -> names that are added to it, each with the module
+that has it. None warns, as the old names (old_names.py) do: these are Ray 2.60's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`ray.util.client`: Ray Client, which ray_mono does not have yet. Libraries ask whether this process is one of its clients: it is none."""
+"""`ray.util.client`: Ray Client, which ray_mono does not have yet. Libraries ask whether this process is one
+of its clients: it is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`ray.util.client.common`: the types of Ray Client. There are no clients yet, so nothing is an instance of them."""
+"""`ray.util.client.common`: the types of Ray Client. There is no client yet, so nothing is an instance of
+one."""
 
 from __future__ import annotations
 

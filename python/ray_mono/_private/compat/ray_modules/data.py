@@ -1,4 +1,5 @@
-"""`ray.data`, which ray_mono does not have yet. Libraries import it, and name its types, long before (and often without) using it.
+"""`ray.data`, which ray_mono does not have yet. Libraries import it, and name its types, long before (and
+often without) using it.
 
 So each name is a class that nothing is an instance of; whoever calls it hears an ImportError.
 """

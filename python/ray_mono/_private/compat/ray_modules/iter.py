@@ -1,8 +1,10 @@
-"""`ray.util.iter`: iterations over what actors make, each its part. Ray is about to remove it; libraries still subclass its worker.
+"""`ray.util.iter`: iterations over what actors make, each its part. Ray is about to remove it; libraries
+still subclass its worker.
 
-A ParallelIterator is sets of actors, each with the steps (iter_local.py) that its actors do to their items. Nothing runs until it is
-gathered: then each actor is told the steps and asked for items. Its end is that it raises StopIteration, which classes that inherit from
-the worker may raise, and who asks an actor by hand looks for; a batch may be empty.
+A ParallelIterator is sets of actors, each with the steps (iter_local.py) that its actors do to their items.
+Nothing runs until it is gathered: then each actor is told the steps and asked for items. Its end is that it
+raises StopIteration, which classes that inherit from the worker may raise, and who asks an actor by hand
+looks for; a batch may be empty.
 """
 
 from __future__ import annotations
@@ -70,7 +72,10 @@ def _said(num_shards: int, repeat: bool) -> str:
 
 
 class ParallelIterator:
-    """Can be sent to tasks and actors; to be read by one process. Its methods describe another, and work as LocalIterator's."""
+    """Can be sent to tasks and actors, and is read by one process.
+
+    Its methods describe another iteration, and work as those of LocalIterator.
+    """
 
     def __init__(
         self,
@@ -78,7 +83,11 @@ class ParallelIterator:
         name: str,
         parents: Sequence[ParallelIterator] = (),
     ) -> None:
-        """actor_sets: (actors, their steps). parents: those whose actors these ask, which end when nobody refers to them."""
+        """
+        Args:
+            actor_sets: (actors, their steps).
+            parents: whose actors these ask. They end when nobody refers to them.
+        """
         self.name = name
         self._actor_sets = list(actor_sets)
         self._parents = list(parents)
@@ -207,7 +216,10 @@ class ParallelIteratorWorker:
         self._slices: list[deque[Any]] = []
 
     def par_iter_init(self, steps: Sequence[Describe]) -> None:
-        """From here on `steps` are done to the items: from the first one, where the iterable can be read again."""
+        """From here on `steps` are done to the items.
+
+        It begins with the first item again where the iterable can be read again.
+        """
         items = LocalIterator(partial(_of, self._all_items))
         for describe in steps:
             items = describe(items)
@@ -221,11 +233,17 @@ class ParallelIteratorWorker:
         return next(self._items)
 
     def par_iter_next_batch(self, batch_ms: int) -> list[Any]:
-        """What comes within so many milliseconds, at least one item; 0: one item. Raises StopIteration after the last one."""
+        """What comes within so many milliseconds, at least one item; 0: one item.
+
+        Raises StopIteration after the last one.
+        """
         return _until(batch_ms, self.par_iter_next)
 
     def par_iter_slice(self, step: int, start: int) -> Any:
-        """The next item of those whose number, divided by step, leaves start. Raises StopIteration after the last one."""
+        """The next item whose number, divided by step, leaves start.
+
+        Raises StopIteration after the last one.
+        """
         while len(self._slices) < step:
             self._slices.append(deque())
         if not self._slices[start]:

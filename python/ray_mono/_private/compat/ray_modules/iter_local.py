@@ -1,8 +1,9 @@
-"""`LocalIterator` of `ray.util.iter`: an iteration of one process, described until it begins, so that it can be sent to another before.
+"""`LocalIterator` of `ray.util.iter`: an iteration of one process, described until it begins, so that it can
+be sent to another before.
 
-It is a base, which makes an iterator, and steps, each of which takes an iterator and gives one. A base is called with a timeout: None,
-or how many seconds it may wait for an item before it yields NOT_READY in its place, which every step hands on. So `union` reads from
-whichever of its parts has something, in one thread.
+It is a base, which makes an iterator, and steps, each of which takes an iterator and gives one. A base is
+called with a timeout: None, or how many seconds it may wait for an item before it yields NOT_READY in its
+place, which every step hands on. So `union` reads from whichever of its parts has something, in one thread.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class LocalIterator:
     def for_each(
         self, fn: Callable[[Any], Any], max_concurrency: int = 1, resources: Mapping[str, Any] | None = None
     ) -> LocalIterator:
-        """fn of each item. max_concurrency: 1: here, in order; else tasks with the options `resources`, so many at once (0: all), in the
-        order in which they end."""
+        """fn of each item. max_concurrency: 1: here, in order; else tasks with the options `resources`, so
+        many at once (0: all), in the order in which they end."""
         if max_concurrency < 0:
             raise ValueError(f"max_concurrency must be at least 0, got {max_concurrency!r}")
         if max_concurrency == 1:
@@ -118,7 +119,10 @@ class LocalIterator:
         return self._with(partial(_shuffled, shuffle_buffer_size, seed), said)
 
     def zip_with_source_actor(self) -> LocalIterator:
-        """(actor, item) of what was gathered asynchronously. Raises ValueError, when it is read, for what came from no actor."""
+        """(actor, item) of what was gathered asynchronously.
+
+        Reading raises ValueError for what came from no actor.
+        """
         return self._with(partial(_with_actor, self._source), "zip_with_source_actor()")
 
     def take(self, n: int) -> list[Any]:
@@ -130,7 +134,10 @@ class LocalIterator:
             print(item)
 
     def duplicate(self, n: int) -> list[LocalIterator]:
-        """n iterators, each with every item; to be read by this process. What one has not taken is kept for it."""
+        """n iterators, each with every item, to be read by this process.
+
+        What one of them has not taken is kept for it.
+        """
         if n < 2:
             raise ValueError(f"the number of copies must be at least 2, got {n!r}")
         kept: list[deque[Any]] = [deque() for _ in range(n)]
@@ -150,7 +157,8 @@ class LocalIterator:
 
         Args:
             deterministic: one of each in turn, waiting for it.
-            round_robin_weights: how many of each in turn, on average, waiting for them; "*": what is ready, waiting for none.
+            round_robin_weights: how many of each in turn, on average, waiting for them; "*": what is ready,
+                waiting for none.
         """
         parts = [self, *others]
         for part in parts:

@@ -1,4 +1,7 @@
-"""`ray.cloudpickle.dumps_debug`: an error of pickling that names the culprit. And `pickle`, which programs take from there."""
+"""`ray.cloudpickle.dumps_debug`: an error of pickling that names the culprit.
+
+Also `pickle`, which programs take from there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of `ray._private.state`: what each node has, and the object that Ray's own functions of that module ask."""
+"""Names of `ray._private.state`: what each node has, and the object `state`, which libraries ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
-    """What is free now of the living nodes, in units: node id -> name -> amount. Raises RaySystemError where not connected."""
+    """What is free now of the living nodes, in units: node id -> name -> amount.
+
+    Raises RaySystemError where not connected.
+    """
     return {
         node.node_id.hex(): ResourceSet.from_proto(node.available).to_units() for node in _nodes(collect=True)
     }
@@ -30,7 +33,10 @@ def _nodes(collect: bool) -> list[common_pb2.NodeResources]:
 
 
 class GlobalState:
-    """Answers for the cluster of this process at the moment it is asked. Raises RaySystemError where not connected."""
+    """Answers for the cluster of this process at the moment it is asked.
+
+    Raises RaySystemError where not connected.
+    """
 
     node_table = staticmethod(own.nodes)
     actor_table = staticmethod(old_functions.actors)
