@@ -16,11 +16,10 @@ def cancel(
     """Cancels the task, or the actor's call, that makes an object. Nothing happens to one that has finished,
     and none is retried.
 
-    One that has not begun never runs, and `get` raises TaskCancelledError. In a task that runs,
-    KeyboardInterrupt is raised; if it leaves the task, `get` raises an error that is also a
-    TaskCancelledError. An async actor's coroutine gets an asyncio.CancelledError. A call that runs in another
-    actor is not stopped, but told so by `get_runtime_context().is_canceled()`, and `get` raises
-    TaskCancelledError.
+    What has not begun never runs, and `get` raises TaskCancelledError. In a running task KeyboardInterrupt is
+    raised; where it leaves the task, `get` raises an error that is also a TaskCancelledError. An async
+    actor's coroutine gets an asyncio.CancelledError. Another actor's running call is not stopped. It is told
+    by `get_runtime_context().is_canceled()`, and `get` raises TaskCancelledError.
 
     Args:
         ray_waitable: what the call returned: one of its references, or its generator.

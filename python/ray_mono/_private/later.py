@@ -1,5 +1,6 @@
-"""Names of parts that ray_mono does not have yet: they are there, so that programs which import them begin,
-and refuse to be used.
+"""Names of parts that ray_mono does not have yet.
+
+They are there so that programs which import them begin. They refuse to be used.
 
 A part that is finished takes its names away from here. docs/differences.md lists what is left.
 """

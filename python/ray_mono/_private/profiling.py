@@ -23,8 +23,9 @@ _of_drivers: weakref.WeakKeyDictionary[CoreWorker, TaskEvents] = weakref.WeakKey
 
 @contextlib.contextmanager
 def profile(event_type: str, extra_data: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """A span of the timeline from the beginning of the `with` to its end, in a task, an actor or the driver.
-    Where this process is not connected, and in local mode, it does nothing.
+    """A span of the timeline, from the beginning of the `with` to its end, in a task, an actor or the driver.
+
+    It does nothing in local mode, or where this process is not connected.
 
     Args:
         event_type: its category, and its name; of a longer one the first TEXT_MAX characters.

@@ -1,6 +1,8 @@
-"""`import ray` in the Python processes that a program under `ray_mono.compat` starts, or its workers do:
-subprocesses with this environment, and those that multiprocessing spawns, which take their parent's
-sys.path."""
+"""`import ray` in Python processes that a program under `ray_mono.compat`, or a worker of it, starts.
+
+These are subprocesses with its environment, and those that multiprocessing spawns, which take their parent's
+sys.path.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""`timeline()`: what the cluster's workers ran, as Chrome trace events, which ui.perfetto.dev and
-chrome://tracing show.
+"""`timeline()`: what the cluster's workers ran, as Chrome trace events.
+
+ui.perfetto.dev and chrome://tracing show them.
 
 Each node is a process of the trace and each worker a thread of it. The calls that an actor runs beside each
 other are on further threads of their own, "worker 4711 (2)" and so on: viewers throw away what overlaps on

@@ -1,5 +1,4 @@
-"""The calls that everything else is made of (`get`, `put`, `wait`, `kill`), under the name that programs know
-them by.
+"""`get`, `put`, `wait`, `kill`: the calls that everything else is made of, where programs look for them.
 
 They check what they were given and hand it to the core worker. `init`, `shutdown` and what belongs to them
 stand in `driver/init.py`, and are here too.

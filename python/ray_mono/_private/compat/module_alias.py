@@ -1,10 +1,10 @@
 """Imports of one package that give the modules of another: what makes `import ray` mean `ray_mono`.
 
-A finder at the front of sys.meta_path answers for the other name. The module that it hands out is the very
-module of the package, not a second copy, so `isinstance`, pickles and monkeypatches agree whichever name a
-program used. Of the package itself it is a view, which differs in the names that it was given. The import
-system stamps a module that it was handed with the spec it was found by; the module's own is put back, since
-everything that the module imports relative to itself depends on it.
+A finder at the front of sys.meta_path answers for the other name. It hands out the very module of the
+package, not a second copy: `isinstance`, pickles and monkeypatches agree whichever name a program used. Only
+the package itself is a view, which differs in the names that it was given. The import system stamps a module
+with the spec that it was found by. The module's own spec is put back, since everything that it imports
+relative to itself depends on it.
 
 Finder and loader do not inherit from importlib.abc, which would load thirty modules into every worker.
 """
@@ -32,9 +32,12 @@ class AliasFinder:
         own: Mapping[str, object],
         hidden: Mapping[str, str],
     ) -> None:
-        """moved, hidden: modules of the alias alone, each with its place in the package; both named below
-        these. on_moved hears of each of `moved` that is imported. own: names of the alias itself that differ
-        from the package's, `__version__` among them."""
+        """
+        Args:
+            moved, hidden: modules of the alias alone: their name below it -> their place in the package.
+            on_moved: hears of each import of one of `moved`.
+            own: names of the alias itself that differ from the package's, `__version__` among them.
+        """
         self.alias = alias
         self._package = package
         self._moved = moved
@@ -45,7 +48,7 @@ class AliasFinder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None where the package has no such module either: then the import fails as it should."""
+        """None where the package has no such module either: the import then fails as it should."""
         top, _, rest = fullname.partition(".")
         if top != self.alias:
             return None
@@ -83,7 +86,7 @@ class _AliasLoader:
     """Hands out a module of another name."""
 
     def __init__(self, name: str, own: Mapping[str, object] | None) -> None:
-        """own: for the package itself: what its view has of its own."""
+        """own: the names that the view has of its own; None for a module that is handed out as it is."""
         self._name = name
         self._own = own
         self._own_spec: ModuleSpec | None = None
@@ -106,8 +109,10 @@ class _AliasLoader:
 
 
 class _View(ModuleType):
-    """Another module under another name. Every name is that module's, also to set and delete, but those that
-    were given, and what Python keeps about a module.
+    """Another module under another name.
+
+    All names are that module's, also to set and to delete, except those that were given and those that Python
+    keeps about a module.
     """
 
     def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:

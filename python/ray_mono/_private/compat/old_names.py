@@ -1,10 +1,11 @@
-"""What Ray 0.8 to 1.x called otherwise. Under `ray_mono.compat` the old names work and warn; without it they
-do not exist.
+"""What Ray 0.8 to 1.x called otherwise.
 
-Three kinds: modules that moved (`MOVED_MODULES`, for the finder of imports), names of modules (`_NAMES`), and
-arguments of `init` and options of remote functions, classes and methods, which are translated at the doors
-that take them (`install` puts itself before these). What had an effect keeps it. What only tuned a part that
-is not built like this any more is dropped, and the warning says so.
+Under `ray_mono.compat` the old names work and warn. Without it they do not exist.
+
+There are three kinds. Modules that moved are `MOVED_MODULES`, for the finder of imports. Names of modules are
+`_NAMES`. Arguments of `init`, and options of remote functions, classes and methods, are translated at the
+doors that take them: `install` puts itself before these. What had an effect keeps it. What only tuned a part
+that is not built like this any more is dropped, and a warning says so.
 """
 
 from __future__ import annotations
@@ -276,7 +277,7 @@ def _with_init_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 def _with_old_arguments(
     where: str, renamed: Mapping[str, str], order: tuple[str, ...], dropped: frozenset[str] = frozenset()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Of a function with one argument by position. order: those that could follow it there."""
+    """Wraps a function of one argument by position. order: the arguments that could once follow it there."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -301,7 +302,7 @@ def _replace_method(kind: type, name: str, wrap: Callable[[Any], Any]) -> None:
 
 
 def _replace_function(module: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-    """Also where other modules of ours have loaded it already: under every name it stays one object."""
+    """Replaces it in all our modules that have loaded it: under every name it stays one object."""
     old = getattr(module, name)
     new = wrap(old)
     for each in [each for key, each in sys.modules.items() if key.partition(".")[0] == "ray_mono"]:

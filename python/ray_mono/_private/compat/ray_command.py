@@ -1,5 +1,7 @@
-"""`ray`, the command line, for what a program under `ray_mono.compat` starts: a folder of its own on its
-PATH, which goes when it ends."""
+"""`ray`, the command line, for what a program under `ray_mono.compat` starts.
+
+It lies in a folder of its own on the program's PATH, which goes when the program ends.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,9 @@ def put_on_path(api_version: str) -> None:
 
 
 def main(api_version: str) -> None:
-    """The command line, which honours Ray's environment variables too, and says of which version of Ray its
-    programs are.
+    """Runs the command line, which honours Ray's environment variables too.
 
-    api_version: that one.
+    api_version: the version of Ray that the command line says it is.
     """
     import click
 

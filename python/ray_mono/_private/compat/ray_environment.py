@@ -1,5 +1,4 @@
-"""Ray's environment variables, for programs that run under `ray_mono.compat`: given to ray_mono under its own
-names.
+"""Ray's environment variables, for programs under `ray_mono.compat`: ray_mono gets them by its own names.
 
 A variable of ray_mono's own wins over Ray's. They are looked at again at every `init`, because programs set
 them while they run.

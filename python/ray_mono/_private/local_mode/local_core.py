@@ -1,10 +1,9 @@
-"""`init(local_mode=True)`: tasks and actors run at once, one after another, in the calling thread. For
-debugging.
+"""`init(local_mode=True)`: tasks and actors run at once, in turn, in the calling thread. For debugging.
 
-LocalCore stands in for CoreWorker: the API above does not know which of them it speaks to. Values are pickled
-here too, so that a program that works locally does not depend on sharing its objects with its tasks, and what
-does not pickle is told here as there. A task runs inside `.remote()`, so everything is ready always;
-resources are not counted. Coroutine methods run on a loop of their actor's own.
+LocalCore stands in for CoreWorker: the API above does not know to which of them it speaks. Values are pickled
+here too. So a program that works locally does not depend on sharing its objects with its tasks, and hears of
+what does not pickle here as there. A task runs inside `.remote()`, so everything is ready always. Resources
+are not counted. Coroutine methods run on a loop of their actor's own.
 """
 
 from __future__ import annotations

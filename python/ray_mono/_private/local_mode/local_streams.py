@@ -1,9 +1,9 @@
 """Generators of local mode: what ObjectRefGenerator takes its references from.
 
 A generator runs to its end inside `.remote()`, as any task does there. With
-_generator_backpressure_num_objects it stays so many items ahead of who takes them, and the rest runs in
-`next`; to `get` the value of `completed()` runs it to its end, since nothing else would. One that is dropped
-before its end is closed.
+_generator_backpressure_num_objects it stays so many items ahead of its reader, and the rest runs in `next`.
+To `get` the value of `completed()` runs it to its end, since nothing else would. One that is dropped before
+its end is closed.
 """
 
 from __future__ import annotations

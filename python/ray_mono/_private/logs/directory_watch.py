@@ -1,7 +1,7 @@
 """Wakes a loop when something in a directory changes: inotify, as far as a log monitor needs it.
 
-A wake-up says only that it is worth looking. Where inotify is not to be had (its limit of instances is used
-up, a network disk), the caller's own period has to do.
+A wake-up only says that it is worth looking. Where there is no inotify (its limit of instances is used up, a
+network disk), the caller's own period has to do.
 """
 
 from __future__ import annotations

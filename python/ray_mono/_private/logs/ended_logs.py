@@ -1,5 +1,6 @@
-"""What stays of the output of workers that are gone: the latest files, up to a number and a size; the oldest
-are deleted.
+"""What stays of the output of workers that are gone.
+
+The latest files stay, up to a number and a size. The oldest are deleted.
 
     RAY_MONO_ENDED_WORKER_LOGS_MAX          files, 1,000 unless it says otherwise
     RAY_MONO_ENDED_WORKER_LOG_BYTES_MAX     bytes of all of them together, 1 GiB unless it says otherwise
@@ -34,7 +35,7 @@ class EndedLogs:
     """The files of ended workers in one directory, the oldest first."""
 
     def __init__(self, remover: Remover) -> None:
-        """The limits are the environment's; what there is no number is told, and not obeyed."""
+        """The limits are the environment's. What is no number there is told, and not obeyed."""
         self._remover = remover
         self._files_max = _limit(FILES_VARIABLE, FILES_MAX)
         self._bytes_max = _limit(BYTES_VARIABLE, BYTES_MAX)

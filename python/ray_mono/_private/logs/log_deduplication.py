@@ -1,5 +1,4 @@
-"""Which lines of workers a driver shows, where many workers write the same: the first at once, the others as
-a number.
+"""Which lines a driver shows where many workers write the same: the first at once, the others as a number.
 
 Lines are the same when they differ only in words that contain digits. A line from a second worker begins the
 counting; what one worker repeats by itself is shown as it is. After the window the number of withheld lines
@@ -8,8 +7,8 @@ stands behind the latest of them:
     (f pid=4711) model loaded in 3.1 s
     (f pid=4714) model loaded in 2.9 s [repeated 3x across cluster]
 
-and counting goes on while the line comes again within a window. A single withheld line is shown plainly. A
-machine without a clock: times come with the calls, in seconds.
+Counting goes on while the line comes again within a window. A single withheld line is shown plainly. This is
+a machine without a clock: times come with the calls, in seconds.
 """
 
 from __future__ import annotations

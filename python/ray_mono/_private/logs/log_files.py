@@ -1,14 +1,15 @@
-"""What workers wrote to their log files, as batches of lines that know whose they are. Reads files; knows no
-clock and no network.
+"""What workers wrote to their log files, as batches of lines that know whose they are.
+
+It reads files, and knows no clock and no network.
 
 A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Lines that the worker itself writes
 between the user's say what the following ones belong to, and are not shown:
 
     :job_id:<hex>      :task_name:<name>      :actor_name:<name>
 
-The files are the buffer: what cannot be passed on yet is simply not read yet. A begun line is passed on when
-all is quiet, when its job ends, or its process is gone; and where a process showed progress bars, that it is
-gone is passed on too.
+The files are the buffer: what cannot be passed on yet is not read yet. A begun line is passed on when all is
+quiet, when its job ends, or when its process is gone. Where a process showed progress bars, its end is passed
+on too.
 """
 
 from __future__ import annotations
@@ -95,10 +96,11 @@ class LogDirectory:
             file.offset = _size(file.path)
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
-        """What was written since, of each file at most READ_BYTES_MAX, and nothing of the jobs that are held
-        back; those may become more while this runs. Lines of no job are left out, and so are begun lines,
-        but, where they are asked for, of files that have nothing new: a prompt, say. A progress bar that
-        draws itself stays whole all the same.
+        """What was written since, of each file at most READ_BYTES_MAX.
+
+        Nothing is read of jobs that are held back, which may become more while this runs. Lines of no job are
+        left out. So are begun lines, unless they are asked for: then those of files that have nothing new are
+        told (a prompt, say). A progress bar that draws itself stays whole all the same.
 
         Each batch counts as passed on when the next one is asked for.
         """

@@ -1,9 +1,10 @@
-"""How the user's own log messages look, on the driver and in every worker of the job:
-`init(logging_config=LoggingConfig(...))`.
+"""How the user's own log messages look: `init(logging_config=LoggingConfig(...))`.
 
-The root logger gets one handler whose lines tell which job, worker, node, task and actor a message is from:
-as `key=value` behind the usual text, or as one JSON object. Workers are told by the job's configuration,
-through `configure_worker`.
+It counts on the driver and in every worker of the job.
+
+The root logger gets one handler. Its lines tell which job, worker, node, task and actor a message is from: as
+`key=value` behind the usual text, or as one JSON object. Workers are told by the job's configuration, through
+`configure_worker`.
 """
 
 from __future__ import annotations

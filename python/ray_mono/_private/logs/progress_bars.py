@@ -1,9 +1,10 @@
-"""Progress bars of a whole cluster on one terminal: below everything else that is printed, each bar a line,
-none ever torn.
+"""Progress bars of a whole cluster on one terminal, below everything else that is printed.
+
+Each bar is a line, and none is ever torn.
 
 On a terminal the bars are a block of lines that ends without a line break. Whoever prints takes the block
-away first and puts it back afterwards (`hidden`): the log printing and safe_print do, and in a program with
-bars the built-in print is safe_print (RAY_MONO_TQDM_PATCH_PRINT=0 leaves it alone). A bar that is closed
+away first and puts it back afterwards (`hidden`). The log printing does so, and safe_print. In a program with
+bars the built-in print is safe_print; RAY_MONO_TQDM_PATCH_PRINT=0 leaves it alone. A bar that is closed
 leaves its last state above the block.
 
 Anywhere else (a file, a pipe) nothing can be taken back: a bar is a line when it is closed, and now and then

@@ -102,8 +102,9 @@ def resolve_host(host: str) -> str:
 
 
 def node_ip_address(towards: str = "8.8.8.8") -> str:
-    """The address of this machine that others reach it at, as seen from the way to `towards`; loopback where
-    there is no network.
+    """The address at which others reach this machine, as seen from the way to `towards`.
+
+    It is loopback where there is no network.
 
     Nothing is sent: a datagram socket only looks up the route.
     """
@@ -119,14 +120,16 @@ def node_ip_address(towards: str = "8.8.8.8") -> str:
 
 
 def current_cluster_path() -> Path:
-    """Always in the default base directory, wherever the session is, so that `auto` needs not be told."""
+    """It is in the default base directory, wherever the session is: so nobody has to tell `auto` a base."""
     return base_directory() / f"current_cluster.{os.getuid()}.json"
 
 
 def record_current_cluster(record: NodeRecord) -> None:
-    """Makes this node's cluster the one that `auto` means. Where another user has taken the record's name,
-    only warns: he must not be able to keep us from starting. Raises SessionError where it cannot be written
-    for another reason."""
+    """Makes this node's cluster the one that `auto` means.
+
+    It only warns where another user has taken the record's name: he must not be able to keep us from
+    starting. Raises SessionError where it cannot be written for another reason.
+    """
     path = current_cluster_path()
     try:
         write_private(path, _to_json(record))
@@ -185,8 +188,9 @@ def _to_json(record: NodeRecord) -> str:
 
 
 def check_versions(what: str, version: str, python_version: str) -> None:
-    """Raises VersionMismatchError unless the cluster's versions are ours: functions and values would not be
-    understood.
+    """Raises VersionMismatchError unless the cluster's versions are ours.
+
+    With others it would not understand our functions and values.
 
     what: who is asked, for the message. Python's last number may differ.
     """

@@ -28,7 +28,7 @@ def cluster_secret(
 ) -> str:
     """The secret of the cluster at host:port, as auth.find_secret has it.
 
-    Raises what that raises; but where there is no secret and nobody listens at the address either,
+    Raises what that raises. Where there is no secret and nobody listens at the address either, it is a
     ConnectionError.
     """
     try:
@@ -54,7 +54,7 @@ def query_gcs(
     """Runs question(stub) on a connection of its own. address: host:port or unix:/path.
 
     Raises SecretRefusedError, ConnectionError where nobody answers within timeout_s, and what the question
-    raises. Usable anywhere, a running event loop included (a notebook's): then it blocks that loop.
+    raises. It can be used anywhere, also inside of a running event loop (a notebook's), which it then blocks.
     """
 
     async def ask() -> Answer:

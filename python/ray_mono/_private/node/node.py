@@ -1,10 +1,10 @@
 """One node of a cluster: its processes, from the first to the last, or a driver's view of a node that runs
 already.
 
-Everything about the node is decided first (`node_plan`); then a reaper is launched and starts all services at
-once: each waits for the peers it needs by itself. The node runs when the last of them is ready. Its record in
-the session directory says so to others. Its processes end with the reaper, and the reaper with this process,
-unless the node was detached (`start` without --block).
+Everything about the node is decided first (`node_plan`). Then a reaper is launched and starts all services at
+once: each waits by itself for the peers that it needs. The node runs when the last of them is ready; its
+record in the session directory says so to others. Its processes end with the reaper, and the reaper ends with
+this process, unless the node was detached (`start` without --block).
 """
 
 from __future__ import annotations

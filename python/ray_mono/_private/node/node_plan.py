@@ -94,8 +94,9 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
 
 
 def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib.ExitStack) -> NodePlan:
-    """A node of the cluster at params.gcs_address. session_dir: of another of its nodes on this machine,
-    where one is known.
+    """A node of the cluster at params.gcs_address.
+
+    session_dir: of another of its nodes on this machine, where one is known.
 
     Raises SecretNotFoundError, ConnectionError, VersionMismatchError, and as plan_head.
     """

@@ -1,8 +1,8 @@
 """TCP ports of a node's services: chosen before the services start, so that all of them can start at once.
 
-A port is reserved by a socket that is bound to it and never listens. Linux lets another socket with
-SO_REUSEADDR bind the same port as long as none listens, which is how a server takes the reservation over;
-meanwhile the kernel gives the port to nobody who asks for any.
+A bound socket that never listens reserves the port. Linux lets another socket with SO_REUSEADDR bind the same
+port as long as none listens: so a server takes the reservation over. Meanwhile the kernel gives the port to
+nobody who asks for any.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ class PortInUseError(OSError):
 
 def reserve_port(host: str, port: int = 0) -> socket.socket:
     """A socket that holds the port until it is closed; port 0: a free one (ask getsockname).
+
+    Raises PortInUseError, and OSError where host is no address of this machine.
 
     Raises PortInUseError, and OSError for a host that is not an address of this machine.
     """

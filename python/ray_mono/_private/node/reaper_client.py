@@ -1,8 +1,8 @@
 """The starter's side of a reaper: launches it, has it start services, and ends the node.
 
-The reaper answers in the order in which things happen, so several services can be started at once and waited
-for in any order. Nothing reads its socket between calls; what came meanwhile (a service that died) waits
-there until somebody asks.
+The reaper answers in the order in which things happen. So several services can be started at once, and waited
+for in any order. Nothing reads its socket between calls: what came meanwhile (a service died) waits there
+until somebody asks.
 """
 
 from __future__ import annotations

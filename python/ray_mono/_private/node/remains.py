@@ -18,7 +18,9 @@ def remove_files(paths: Iterable[str]) -> None:
 
 def remove_stale_sockets(directory: str) -> None:
     """Removes the sockets in the directory whose process has ended: a worker that was killed leaves its own.
-    Those of other nodes in the same session, and of drivers, are bound and stay."""
+
+    Those of other nodes of the session, and of drivers, are bound, and stay.
+    """
     try:
         with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
             bound = {line.rstrip("\n").split(" ", 7)[-1] for line in table}

@@ -1,7 +1,7 @@
-"""What a node offers: what it was told to, and for the rest what the machine has.
+"""What a node offers: what it was told to offer, and otherwise what the machine has.
 
-Looks at the processors that this process may use, at the memory that is free, and at NVIDIA's driver; inside
-a container at the container's limits. Amounts are in user units: CPUs, GPUs, bytes.
+It looks at the processors that this process may use, at the free memory and at NVIDIA's driver; in a
+container at the container's limits. Amounts are in user units: CPUs, GPUs, bytes.
 """
 
 from __future__ import annotations

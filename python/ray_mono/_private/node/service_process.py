@@ -1,9 +1,9 @@
 """One process below a reaper: what is known of it, how a fork becomes it, and its end in words.
 
-A service in Python, whose start names its module, is not executed: the fork runs the module's main() itself,
-and so shares, in time and in memory, what the reaper has imported. It is told apart by its title, which is
-the command line. Everything else (a Redis) is executed, and where something (a tracer, a .pth file) has
-started a thread in the reaper, services are too: a fork would copy the locks that it holds.
+A service in Python is not executed. The fork runs main() of its module itself, and so shares, in time and in
+memory, what the reaper has imported. Its title, the command line, tells it apart. Everything else (a Redis)
+is executed. So are services in Python where something (a tracer, a .pth file) has started a thread in the
+reaper: a fork would copy the locks that the thread holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Service:
     answered: bool = False
     """Whether the starter was told that it is ready."""
     asked_ends: tuple[str, ...] = ()
-    """How it may end, in describe_status's words, because it was asked to. Any other end is its own."""
+    """How it may end, in describe_status's words, because it was asked to end. Any other end is its own
+    doing.
+    """
     _received: bytes = b""
 
     def ready_line(self) -> bytes | None:
@@ -108,9 +110,9 @@ def raise_descriptor_limit() -> None:
 
 
 def prepare_to_fork(names: Sequence[str], log: Callable[[str], None]) -> bool:
-    """Imports what the next services are made of; says whether they may be forked from this process.
+    """Imports what the next services are made of, and says whether this process may fork them.
 
-    What was imported is left out of the children's garbage collections, which would otherwise copy its pages.
+    The children's garbage collections leave out what was imported: they would copy its pages.
     """
     if num_threads() == 1 and not all(name in sys.modules for name in names):
         gc.disable()
@@ -159,10 +161,15 @@ def become(
     kept_fds: list[int],
     module: str,
 ) -> None:
-    """In the child of a fork, where all signals are blocked: becomes the service. Returns only where it
-    cannot, having said why in its log. changed_signals: those that the parent handles or ignores. kept_fds:
-    what it inherits besides the standard descriptors. module: whose main() this process runs; "" executes
-    argv."""
+    """Becomes the service, in the child of a fork, where all signals are blocked.
+
+    Returns only where it cannot, and has then said why in its log.
+
+    Args:
+        changed_signals: those that the parent handles or ignores.
+        kept_fds: what it inherits besides the standard descriptors.
+        module: whose main() this process runs; "" executes argv.
+    """
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         return

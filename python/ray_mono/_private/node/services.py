@@ -1,8 +1,8 @@
 """The command lines of a node's services, and how one of them is started.
 
-Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now, and finds the
-package in the folder that it was imported from here, be that a checkout, Bazel's runfiles or an installation.
-The secret travels in the environment, which other users cannot read; a command line they can.
+Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now. It finds the
+package where this process found it: in a checkout, Bazel's runfiles or an installation. The secret travels in
+the environment, since every user can read a command line.
 """
 
 from __future__ import annotations
@@ -126,8 +126,11 @@ def start_object_manager(reaper: ReaperHandle, plan: NodePlan) -> None:
 
 
 def start_worker_template(reaper: ReaperHandle, plan: NodePlan) -> None:
-    """The raylet's first one, started beside it: imports take longest there, and nothing has to wait for them
-    in turn. Another, should this one die, the raylet starts itself."""
+    """The raylet's first template, started beside it: its imports take longest, and nothing has to wait for
+    them.
+
+    Should it die, the raylet starts another itself.
+    """
     arguments = [
         *("--raylet-socket", plan.paths.socket("raylet"), "--gcs-address", plan.gcs_endpoint),
         *("--node-host", plan.node_ip_address),
@@ -170,7 +173,7 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
 
 
 def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
-    """Nobody waits for it, and the node lives without it: then drivers do not see their workers' output."""
+    """Nobody waits for it. The node lives without it: then drivers do not see their workers' output."""
     arguments = [
         *("--gcs-address", plan.gcs_endpoint),
         *("--node-ip", plan.node_ip_address, "--node-id", plan.paths.node_id),

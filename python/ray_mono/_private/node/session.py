@@ -194,9 +194,11 @@ def create_session(base: Path) -> Session:
 
 
 def join_session(path: Path) -> Session | None:
-    """The session directory of a cluster that a node on this machine joins: the one that is there and ours,
-    or a new one of that name, for the first node here. None where another user has it. Raises SessionError as
-    create_session does."""
+    """The session directory of a cluster that a node on this machine joins.
+
+    It is the one that is there and ours, or, for the first node here, a new one of that name. None where
+    another user has it. Raises SessionError as create_session does.
+    """
     with prepared(path.parent) as base_fd:
         try:
             os.mkdir(path.name, 0o700, dir_fd=base_fd)
@@ -251,8 +253,11 @@ def list_nodes(session: Session) -> list[NodeRecord]:
 
 @contextlib.contextmanager
 def prepared(base: Path) -> Iterator[int]:
-    """A descriptor of the base directory, which is made where it is missing; the default one sticky and for
-    all users where root makes it, else for us. Raises SessionError."""
+    """A descriptor of the base directory, which is made where it is missing.
+
+    The default one is sticky and for all users where root makes it. Any other is for its maker alone. Raises
+    SessionError.
+    """
     try:
         is_new = not base.exists()
         if is_new:

@@ -1,7 +1,7 @@
 """What a handle must know about an actor's class: its methods, how they may be called, and their options.
 
 It is made once from the class, travels inside handles, and is stored with the actor for `get_actor`. It holds
-no code but what the program has put around calls: the class itself is needed only where the actor runs.
+no code, except what the program has put around calls. The class itself is needed only where the actor runs.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def of_class(actor_class: type) -> ActorMetadata:
 
 
 def is_generator_function(method: Any) -> bool:
-    """Of a method that a decorator has wrapped (functools.wraps), as in Ray, what it wrapped says so."""
+    """What a decorator has wrapped (functools.wraps) counts, as in Ray."""
     function = inspect.unwrap(method)
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 

@@ -26,10 +26,10 @@ def display_name(target: Callable[..., Any]) -> str:
 
 
 class CompleteWhenUsed:
-    """What is unpickled and derives things from a function or class, at its first use and not before.
+    """What is unpickled derives things from its function or class at its first use, not before.
 
-    Code that refers to itself (an actor class whose methods make more such actors) is unpickled around us:
-    while we are, it is an empty shell. `_restore(state)` gets the state then.
+    Code that refers to itself (an actor class whose methods make more such actors) is unpickled around us.
+    While it is, we are an empty shell. `_restore(state)` gets the state then.
     """
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
-"""The options of remote functions, actor classes and methods: checked where they are written, turned into
-what the core takes.
+"""The options of remote functions, actor classes and methods.
 
-Every option that Ray knows is known here. One of a part that does not exist yet is refused by a
-NotImplementedError that says which part; an unknown name by a ValueError; a wrong type by a TypeError and a
-wrong value by a ValueError, both naming the option, what was given and what is accepted. None always means
-the default.
+They are checked where they are written, and turned into what the core takes.
+
+Every option that Ray knows is known here. An option of a part that does not exist yet is a
+NotImplementedError that says which part. An unknown name is a ValueError, a wrong type a TypeError, a wrong
+value a ValueError: each names the option, what was given and what is accepted. None always means the default.
 """
 
 from __future__ import annotations
@@ -307,8 +307,9 @@ def actor_options(
 ) -> ActorOptions:
     """What the core takes for checked options of an actor class.
 
-    By default an actor needs 1 CPU to be placed and holds nothing while it lives. One that asks for any
-    resource besides memory holds all that it asks for, and 1 CPU unless it says otherwise: Ray's rule.
+    By default an actor needs 1 CPU to be placed, and holds nothing while it lives. One that asks for any
+    resource besides memory holds all that it asks for, and 1 CPU unless it says otherwise. This is Ray's
+    rule.
 
     Args:
         method_groups: the concurrency group of each method that names one.

@@ -1,11 +1,10 @@
-"""Runtime environments as options give them: which fields there are, which of them work, and their form on
-the wire.
+"""Runtime environments as options give them: their fields, which of these work, and their form on the wire.
 
 Jobs, tasks and actors can be given environment variables. What would have to be installed or fetched first is
 refused, not ignored: a program that needs a package would otherwise fail later and elsewhere.
 
-A worker serves one environment as long as it lives. What it submits inherits that (`inherited`): an own
-environment of the task or actor goes beside it, field by field, variables one by one. The job's environment
+A worker serves one environment as long as it lives. What it submits inherits that (`inherited`). A task's or
+an actor's own environment is laid over it field by field, and its variables one by one. The job's environment
 is not part of this: every worker of the job has it.
 """
 
@@ -42,7 +41,7 @@ def serialize(env: Mapping[str, Any] | None) -> str:
 
 
 def inherited(env: Mapping[str, Any] | None) -> str:
-    """What a task or actor with this environment gets where it is submitted from this process; serialized."""
+    """The environment, serialized, of a task or actor that this process submits with `env`."""
     core = current.get()
     own = core.task_runtime_env if core is not None else ""
     if not own:

@@ -1,5 +1,4 @@
-"""The fields of a runtime environment, each alone and together: what may stand in them, and how it looks
-written out.
+"""The fields of a runtime environment: what may stand in each, alone and together, and how it is written out.
 
 What a field means is no matter here, nor whether it works yet (`runtime_env.py`).
 """
