@@ -85,7 +85,8 @@ if TYPE_CHECKING:
 _EXPORTS = {
     **dict.fromkeys(
         (
-            "actor cloudpickle cross_language exceptions experimental job_config remote_function runtime_context runtime_env"
+            "actor cloudpickle cross_language exceptions experimental job_config remote_function"
+            " runtime_context runtime_env"
             " types util worker"
         ).split(),
         "",
@@ -136,8 +137,8 @@ def __getattr__(name: str) -> object:
         if importlib.util.find_spec(f"{__name__}.{name}") is not None:
             return importlib.import_module(f"{__name__}.{name}")
         message = f"ray.{name} is not part of ray_mono yet"
-        # `from ray_mono import tune` would forget what an AttributeError says; hasattr() and getattr() want one. Where compat's old
-        # names are asked first, the caller is some further up.
+        # `from ray_mono import tune` would forget what an AttributeError says; hasattr() and getattr() want
+        # one. Where compat's old names are asked first, the caller is some further up.
         caller = sys._getframe(1)
         while caller.f_back is not None and caller.f_code.co_name in ("__getattr__", "get_attribute"):
             caller = caller.f_back
@@ -155,7 +156,8 @@ def __getattr__(name: str) -> object:
         raise ImportError(_MISSING_GENERATED_CODE) from None
     found = {name: getattr(module, other_name or name) if module_name else module}
     if module_name and not other_name:
-        # Its other names too: a program's __del__ at its end may ask for one, when nothing can be imported any more.
+        # Its other names too: a program's __del__ at its end may ask for one, when nothing can be imported
+        # any more.
         found = {other: getattr(module, other) for other, where in _EXPORTS.items() if where == place}
     globals().update(found)
     return found[name]

@@ -75,8 +75,9 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         def __getattr__(self, name: str) -> Any:
             """What the plain class has: constants, class and static methods, and methods as functions.
 
-            But not where pickle asks whether code can be found by its name: what would be found on a worker is the file's, if it
-            can be imported there at all, and hangs below a decorated class. So all of an actor class travels by value.
+            But not where pickle asks whether code can be found by its name: what would be found on a worker
+            is the file's, if it can be imported there at all, and hangs below a decorated class. So all of an
+            actor class travels by value.
             """
             is_pickle = sys._getframe(1).f_code.co_name == "_getattribute"
             if "_code" not in self.__dict__ or name.startswith("__") or is_pickle:
@@ -93,7 +94,8 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
 
     @property
     def __ray_metadata__(self) -> types.SimpleNamespace:
-        """modified_class (the plain class, for tests without a cluster) and class_name, where programs of Ray look for them."""
+        """modified_class (the plain class, for tests without a cluster) and class_name, where programs of
+        Ray look for them."""
         return types.SimpleNamespace(modified_class=self._code.target, class_name=self._metadata.class_name)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
@@ -159,7 +161,8 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         name = self._metadata.class_name
         raise ActorClassInheritanceException(
-            f"{name} is an actor class, which cannot be inherited from: inherit from the plain class and make the result"
+            f"{name} is an actor class, which cannot be inherited from: inherit from the plain class and"
+            " make the result"
             " remote"
         )
 
@@ -208,7 +211,8 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         if method is None:
             known = ", ".join(each for each in metadata.methods if not each.startswith("__")) or "none"
             raise AttributeError(
-                f"{metadata.class_name!r} actors have no method {name!r} (attributes are not visible from outside);"
+                f"{metadata.class_name!r} actors have no method {name!r} (attributes are not visible from"
+                " outside);"
                 f" methods: {known}"
             )
         return (ActorMethod if method.decorator is None else _DecoratedMethod)(self, name, method, None)
@@ -240,7 +244,8 @@ class ActorHandle(AnyActorHandle, Generic[T]):
             if current.is_fork():
                 current.require()
             raise ActorHandleNotFoundError(
-                f"{self!r} belongs to a session that is over, or to another process: make it again, or use get_actor()"
+                f"{self!r} belongs to a session that is over, or to another process: make it again, or use"
+                " get_actor()"
             )
         return self._ray_core
 
@@ -305,7 +310,8 @@ class ActorMethod:
         return type(self)(self._handle, self._name, self._metadata, {**(self._options or {}), **options})
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of a graph (ray_mono.dag): a call to be made when the graph is executed; a tuple of nodes for num_returns > 1.
+        """A node of a graph (ray_mono.dag): a call to be made when the graph is executed; a tuple of nodes
+        for num_returns > 1.
 
         Raises TypeError for arguments that the method does not take.
         """

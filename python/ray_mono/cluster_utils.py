@@ -1,4 +1,7 @@
-"""Clusters of several nodes on this machine, for tests and for trying things out. Every node is made of real processes."""
+"""Clusters of several nodes on this machine, for tests and for trying things out.
+
+Every node is made of real processes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,8 @@ class Cluster:
         head_node_args: Mapping[str, Any] | None = None,
         shutdown_at_exit: bool = True,
     ) -> None:
-        """initialize_head: add the head now, with head_node_args as add_node takes them. connect: then also call `init` with it.
+        """initialize_head: add the head now, with head_node_args as add_node takes them. connect: then also
+        call `init` with it.
 
         Raises RuntimeError for connect without initialize_head, and as add_node does.
         """
@@ -86,8 +90,8 @@ class Cluster:
 
         Args:
             wait: until the cluster counts it.
-            node_args: num_cpus, num_gpus, memory and object_store_memory (bytes), resources, labels, and whatever else
-                `RayParams` has.
+            node_args: num_cpus, num_gpus, memory and object_store_memory (bytes), resources, labels, and
+                whatever else `RayParams` has.
 
         Raises ValueError naming a parameter that cannot be, and as Node does.
         """
@@ -111,7 +115,8 @@ class Cluster:
     def remove_node(self, node: Node, allow_graceful: bool = True) -> None:
         """Ends a node and waits until the others know.
 
-        allow_graceful: False kills its services instead of asking them to end. Raises ValueError for a node of another cluster.
+        allow_graceful: False kills its services instead of asking them to end. Raises ValueError for a node
+        of another cluster.
         """
         if node is not self.head_node and node not in self.worker_nodes:
             raise ValueError(f"{node!r} is no node of this cluster")
@@ -128,7 +133,10 @@ class Cluster:
             self._wait(lambda alive: node.node_id not in alive, 30.0, f"node {node.node_id} did not leave")
 
     def wait_for_nodes(self, timeout: float = 30) -> None:
-        """Waits, for so many seconds, until the cluster counts exactly these nodes as alive. Raises TimeoutError."""
+        """Waits, for so many seconds, until the cluster counts exactly these nodes as alive.
+
+        Raises TimeoutError.
+        """
         expected = {node.node_id for node in self.list_all_nodes()}
         self._wait(
             lambda alive: alive == expected,

@@ -2,14 +2,15 @@
 
     python -m ray_mono.compat prog.py [args]        runs a script so
     python -m ray_mono.compat -m package [args]     runs a module so
-    ray_mono.compat.install()                       the same for the rest of this process, and for the workers of its jobs
+    ray_mono.compat.install()                       the same for the rest of this process, and its workers
 
-Everything below `ray` is then the very thing of ray_mono: `ray.exceptions.RayTaskError is ray_mono.exceptions.RayTaskError`,
-and pickles that name either load. `ray.__version__` is that of Ray's API ("2.60.0"). In `_private/compat`: Ray's environment
-variables are honoured (`ray_environment.py`), names of Ray 0.8 to 1.x work and warn (`old_names.py`), and modules that only
-libraries need are there (`ray_modules`). Python processes that the program starts import `ray` alike (`_private/ray_children.py`).
-With `-m ray_mono.compat`, shells find `ray`, the command line (`ray_command.py`). Nothing of this happens in a process that does not
-ask for it and was not started by one that did.
+Everything below `ray` is then the very thing of ray_mono: `ray.exceptions.RayTaskError is
+ray_mono.exceptions.RayTaskError`, and pickles that name either load. `ray.__version__` is that of Ray's API
+("2.60.0"). In `_private/compat`: Ray's environment variables are honoured (`ray_environment.py`), names of
+Ray 0.8 to 1.x work and warn (`old_names.py`), and modules that only libraries need are there (`ray_modules`).
+Python processes that the program starts import `ray` alike (`_private/ray_children.py`). With `-m
+ray_mono.compat`, shells find `ray`, the command line (`ray_command.py`). Nothing of this happens in a process
+that does not ask for it and was not started by one that did.
 
 Workers are told by the job's configuration, and install this before they run anything of the job.
 """
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import sys
 
-# With -m that is the current directory, whose files may have the names of modules that we import. A script's program does not search it.
+# With -m that is the current directory, whose files may have the names of modules that we import. A script's
+# program does not search it.
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]
 
@@ -46,14 +48,16 @@ WORKER_SETUP = "ray_mono.compat:install_in_worker"
 def install() -> None:
     """Makes `import ray` mean ray_mono. Does nothing the second time.
 
-    Best before anything imports `ray`, and before `init`. Raises RuntimeError where Ray itself is imported already.
+    Best before anything imports `ray`, and before `init`. Raises RuntimeError where Ray itself is imported
+    already.
     """
     if installed(ALIAS) is not None:
         return
     real = sys.modules.get(ALIAS)
     if real is not None and real.__name__ != PACKAGE:
         raise RuntimeError(
-            f"ray itself is imported in this process already, from {getattr(real, '__file__', None)}: install ray_mono.compat"
+            f"ray itself is imported in this process already, from {getattr(real, '__file__', None)}:"
+            " install ray_mono.compat"
             " before anything imports ray"
         )
     own = {"__version__": API_VERSION}
@@ -82,8 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ray_mono.compat",
         description="Runs a program in which `import ray` means ray_mono, here and in its workers.",
-        epilog="Ray's environment variables count (RAY_ADDRESS, RAY_NAMESPACE, RAY_RUNTIME_ENV_HOOK, RAY_TMPDIR, ...), and names of Ray"
-        " 0.8 to 1.x work and warn (show the warnings with python -W default). What differs from Ray: docs/differences.md.",
+        epilog="Ray's environment variables count (RAY_ADDRESS, RAY_NAMESPACE, RAY_RUNTIME_ENV_HOOK,"
+        " RAY_TMPDIR, ...), and names of Ray 0.8 to 1.x work and warn (show the warnings with"
+        " python -W default). What differs from Ray:"
+        " docs/differences.md.",
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module's name")
     parser.add_argument("program", metavar="PROGRAM", help="a script")
@@ -123,7 +129,8 @@ def _run_script(given_path: str) -> None:
 
 
 def _run_module(name: str) -> None:
-    """As `python -m name` does. (run_module would clear the module when it returns, while its threads may still run.)"""
+    """As `python -m name` does. (run_module would clear the module when it returns, while its threads may
+    still run.)"""
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())
     _new_main()
@@ -131,7 +138,8 @@ def _run_module(name: str) -> None:
 
 
 def _new_main() -> dict[str, Any]:
-    """The names of another `__main__`, which stays that to the end of the process: threads, exit hooks and pickles look there."""
+    """The names of another `__main__`, which stays that to the end of the process: threads, exit hooks and
+    pickles look there."""
     module = sys.modules["__main__"] = ModuleType("__main__")
     names = vars(module)
     names.update(__builtins__=builtins, __annotations__={})

@@ -1,4 +1,7 @@
-"""Which languages tasks and actors can be written in, as messages name them. Only Python runs so far (docs/differences.md)."""
+"""Which languages tasks and actors can be written in, as messages name them.
+
+Only Python runs so far (docs/differences.md).
+"""
 
 from __future__ import annotations
 

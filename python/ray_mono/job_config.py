@@ -32,9 +32,11 @@ class JobConfig:
         _disable_job_level_lineage_reconstruction: bool = False,
         _py_driver_sys_path: Sequence[str] | None = None,
     ) -> None:
-        """jvm_options: there are no Java workers, so anything but none is refused. _py_driver_sys_path: further directories for workers.
+        """jvm_options: there are no Java workers, so anything but none is refused. _py_driver_sys_path:
+        further directories for workers.
 
-        Raises TypeError or ValueError naming what is wrong, and NotImplementedError for what is not part of ray_mono yet.
+        Raises TypeError or ValueError naming what is wrong, and NotImplementedError for what is not part of
+        ray_mono yet.
         """
         for name, value in (
             ("jvm_options", jvm_options),
@@ -59,7 +61,8 @@ class JobConfig:
         self.metadata[key] = value
 
     def set_runtime_env(self, runtime_env: Mapping[str, Any] | None, validate: bool = False) -> None:
-        """validate: also check it now, as `init` does later: raises TypeError, ValueError or NotImplementedError naming the field."""
+        """validate: also check it now, as `init` does later: raises TypeError, ValueError or
+        NotImplementedError naming the field."""
         from ray_mono._private.runtime_env import runtime_env as runtime_envs
 
         if validate and runtime_env is not None:
@@ -83,7 +86,10 @@ class JobConfig:
         self.ray_namespace = ray_namespace
 
     def set_default_actor_lifetime(self, default_actor_lifetime: str) -> None:
-        """Of actors that say nothing about it. Raises ValueError for other than "detached" or "non_detached"."""
+        """Of actors that say nothing about it.
+
+        Raises ValueError for other than "detached" or "non_detached".
+        """
         if default_actor_lifetime not in ("detached", "non_detached"):
             raise ValueError(
                 f"default_actor_lifetime must be 'detached' or 'non_detached', got {default_actor_lifetime!r}"
@@ -92,7 +98,8 @@ class JobConfig:
 
     @classmethod
     def from_json(cls, job_config_json: Mapping[str, Any]) -> JobConfig:
-        """Of a dict with the arguments' names; "client_job" and the other private ones without the underscore."""
+        """Of a dict with the arguments' names; "client_job" and the other private ones without the
+        underscore."""
         private = ("client_job", "disable_job_level_lineage_reconstruction", "py_driver_sys_path")
         return cls(
             **{f"_{name}" if name in private else name: value for name, value in job_config_json.items()}

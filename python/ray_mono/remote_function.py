@@ -33,7 +33,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         """Raises ValueError for an `async def`, and as check_task_options does."""
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ValueError(
-                f"{display_name(function)} is an 'async def', which cannot be a remote function: wrap it in a function that"
+                f"{display_name(function)} is an 'async def', which cannot be a remote function: wrap it in"
+                " a function that"
                 " calls asyncio.run(...), or make it a method of an actor"
             )
         check_task_options(options)
@@ -48,7 +49,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._default_options = dict(options)
         self._signature = code.signature
         self._template: TaskTemplate | None = None
-        # Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that is called instead.
+        # Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that
+        # is called instead.
         decorator = getattr(code.target, "__ray_invocation_decorator__", None)
         if decorator is not None:
             submit = self.remote

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class RuntimeContext:
-    """Answers for the task, actor or driver that asks, at the moment it asks. The methods give ids in hex, the properties as objects."""
+    """Answers for the task, actor or driver that asks, at the moment it asks.
+
+    The methods give ids in hex, the properties as objects.
+    """
 
     @property
     def _core(self) -> CoreWorker:
@@ -96,9 +99,11 @@ class RuntimeContext:
     get_resource_ids = get_accelerator_ids
 
     def is_canceled(self) -> bool:
-        """Whether the task or the actor's call that asks was cancelled: for those that cannot be interrupted, and for cleaning up.
+        """Whether the task or the actor's call that asks was cancelled: for those that cannot be interrupted,
+        and for cleaning up.
 
-        Raises RuntimeError on a driver, and in an async actor, where a coroutine that is cancelled gets an asyncio.CancelledError.
+        Raises RuntimeError on a driver, and in an async actor, where a coroutine that is cancelled gets an
+        asyncio.CancelledError.
         """
         executor = getattr(self._core, "executor", None)
         if executor is None:
@@ -107,7 +112,8 @@ class RuntimeContext:
             )
         if executor.actor is not None and executor.actor.is_asyncio:
             raise RuntimeError(
-                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+                "is_canceled() is not for async actors: there a call that is cancelled gets an"
+                " asyncio.CancelledError"
             )
         is_cancelled: bool = self._core.context.get().is_cancelled
         return is_cancelled
@@ -209,7 +215,8 @@ _context = RuntimeContext()
 
 
 def get_runtime_context() -> RuntimeContext:
-    """The context of the code that calls. Its answers raise RaySystemError where the process is not connected any more.
+    """The context of the code that calls. Its answers raise RaySystemError where the process is not connected
+    any more.
 
     A program that never said `init` gets a cluster, as at every first use. Raises what `init` raises.
     """

@@ -1,7 +1,8 @@
 """Runtime environments as values: `RuntimeEnv(env_vars={...})` is a dict of the fields that are set.
 
-It can be used wherever a dict can. What may stand in a field is checked here. Which fields work is checked where the environment
-is used (`_private/runtime_env/runtime_env.py`), by a NotImplementedError that names the field.
+It can be used wherever a dict can. What may stand in a field is checked here. Which fields work is checked
+where the environment is used (`_private/runtime_env/runtime_env.py`), by a NotImplementedError that names the
+field.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class RuntimeEnvConfig(dict[str, Any]):
         eager_install: bool = True,
         log_files: list[str] | None = None,
     ) -> None:
-        """setup_timeout_seconds: -1 for no limit. eager_install: when the job starts, not with the first task. log_files: further files
-        for the log of making it ready. Raises TypeError or ValueError.
+        """setup_timeout_seconds: -1 for no limit. eager_install: when the job starts, not with the first
+        task. log_files: further files for the log of making it ready. Raises TypeError or ValueError.
         """
         given = {
             "setup_timeout_seconds": setup_timeout_seconds,
@@ -53,8 +54,8 @@ class RuntimeEnvConfig(dict[str, Any]):
 class RuntimeEnv(dict[str, Any]):
     """The fields that are not None, written out: `pip=["a"]` is `{"packages": ["a"], "pip_check": False}`.
 
-    Raises ValueError for a name that is no field and for fields that exclude each other, and TypeError or ValueError for what cannot
-    stand in a field.
+    Raises ValueError for a name that is no field and for fields that exclude each other, and TypeError or
+    ValueError for what cannot stand in a field.
     """
 
     known_fields = runtime_env_fields.KNOWN

@@ -36,8 +36,10 @@ def is_number(value: Any) -> bool:
 
 
 def is_sendable(text: str) -> bool:
-    """Whether a message can hold the text. UTF-8 has no half of a surrogate pair, which names of files may
-    hold."""
+    """Whether a message can hold the text.
+
+    UTF-8 has no half of a surrogate pair, which names of files may hold.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

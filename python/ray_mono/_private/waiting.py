@@ -13,8 +13,10 @@ WAITABLES = frozenset({ObjectRef, ObjectRefGenerator})
 
 
 def check_references(caller: str, values: list[Any], accepted: frozenset[type]) -> None:
-    """Raises TypeError naming what is no reference. By type first: long lists are waited for again and
-    again."""
+    """Raises TypeError naming what is no reference.
+
+    By type first: long lists are waited for again and again.
+    """
     if accepted.issuperset(map(type, values)):
         return
     for value in values:

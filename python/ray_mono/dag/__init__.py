@@ -4,12 +4,12 @@
         graph = add.bind(double.bind(number), 1)
     ray_mono.get(graph.execute(20))
 
-A node is a call that has not been made: a function, an actor class or an actor's method with its arguments, among which may be
-other nodes, wherever they are. `execute` makes the calls from the leaves to the root, each once, and hands on references, so
-that whatever can run at once does.
+A node is a call that has not been made: a function, an actor class or an actor's method with its arguments,
+among which may be other nodes, wherever they are. `execute` makes the calls from the leaves to the root, each
+once, and hands on references, so that whatever can run at once does.
 
-Ray's compiled graphs (`experimental_compile`, DAGContext, collectives between GPUs) are not part of ray_mono: a call here costs
-little enough to be made each time.
+Ray's compiled graphs (`experimental_compile`, DAGContext, collectives between GPUs) are not part of ray_mono:
+a call here costs little enough to be made each time.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,8 @@
 """Actors in graphs: ClassNode is an actor that every execution makes anew, ClassMethodNode a call of one.
 
-Calls of a ClassNode's methods run in the order in which they were bound, also where one does not use another's result: each depends on the
-one bound before it. Calls of a living actor's methods (`handle.method.bind`) run in the order in which the graph leads to them.
+Calls of a ClassNode's methods run in the order in which they were bound, also where one does not use
+another's result: each depends on the one bound before it. Calls of a living actor's methods
+(`handle.method.bind`) run in the order in which the graph leads to them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class _ActorClass(Protocol):
 
 
 class ClassNode(DAGNode):
-    """Made by `Class.bind(...)`; its result is a handle, and `node.method.bind(...)` are calls of that actor."""
+    """Made by `Class.bind(...)`; its result is a handle, and `node.method.bind(...)` are calls of that
+    actor."""
 
     def __init__(
         self,
@@ -47,7 +49,8 @@ class ClassNode(DAGNode):
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
         if any(isinstance(node, (InputNode, InputAttributeNode)) for node in self._upstream):
             raise ValueError(
-                f"{self._title()}.bind(): an InputNode cannot be an argument of an actor's constructor: pass it to a method, or"
+                f"{self._title()}.bind(): an InputNode cannot be an argument of an actor's constructor: pass"
+                " it to a method, or"
                 " to a function whose result the constructor takes"
             )
 
@@ -97,7 +100,8 @@ class _UnboundClassMethodNode:
 
 
 class ClassMethodNode(DAGNode):
-    """A call of an actor's method, or (is_class_method_output) one of the several values that such a call returns."""
+    """A call of an actor's method, or (is_class_method_output) one of the several values that such a call
+    returns."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """DAGNode: a call that has not been made, and how a graph of them is walked.
 
-Walking never recurses along the graph: a chain of thousands of calls is fine. Every node is visited once per walk, after all that
-it depends on: the nodes in its arguments, and those in `other_args_to_resolve` (the actor of a method call, the call before it).
+Walking never recurses along the graph: a chain of thousands of calls is fine. Every node is visited once per
+walk, after all that it depends on: the nodes in its arguments, and those in `other_args_to_resolve` (the
+actor of a method call, the call before it).
 """
 
 from __future__ import annotations
@@ -72,15 +73,16 @@ class DAGNode(ABC):
     # ---- running
 
     def execute(self, *args: Any, _ray_cache_refs: bool = False, **kwargs: Any) -> Any:
-        """Makes the calls of the graph that ends here; returns what the last of them returned at once, mostly a reference.
+        """Makes the calls of the graph that ends here; returns what the last of them returned at once, mostly
+        a reference.
 
         Args:
             args, kwargs: what InputNode stands for. A single positional argument stands for itself.
             _ray_cache_refs: keep the references of all nodes for get_object_refs_from_last_execute().
 
-        Every execution makes its own calls, and its own actors where actor classes are bound. Raises TypeError for arguments
-        that a function does not take, AssertionError for an InputNode that was not made in a `with`, or more than one, and what
-        reading an input's attribute or index raises.
+        Every execution makes its own calls, and its own actors where actor classes are bound. Raises
+        TypeError for arguments that a function does not take, AssertionError for an InputNode that was not
+        made in a `with`, or more than one, and what reading an input's attribute or index raises.
         """
         nodes = self._in_order()
         _check_inputs(nodes)
@@ -97,7 +99,8 @@ class DAGNode(ABC):
         """Makes the call with results in the place of nodes; `inputs` is what the graph was executed with."""
 
     async def get_object_refs_from_last_execute(self) -> dict[str, Any]:
-        """Results of all nodes by their uuid, after execute(_ray_cache_refs=True); empty after one without."""
+        """Results of all nodes by their uuid, after execute(_ray_cache_refs=True); empty after one
+        without."""
         return self._last_results.copy()
 
     def clear_cache(self) -> None:
@@ -107,20 +110,23 @@ class DAGNode(ABC):
     def experimental_compile(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError: compiled graphs are not part of ray_mono."""
         raise NotImplementedError(
-            "experimental_compile(): compiled graphs are not part of ray_mono; execute() runs the same graph, with calls that are"
+            "experimental_compile(): compiled graphs are not part of ray_mono; execute() runs the same"
+            " graph, with calls that are"
             " made each time"
         )
 
     def with_tensor_transport(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError: it is about compiled graphs."""
         raise NotImplementedError(
-            "with_tensor_transport(): compiled graphs are not part of ray_mono; execute() passes tensors as other values"
+            "with_tensor_transport(): compiled graphs are not part of ray_mono; execute() passes tensors as"
+            " other values"
         )
 
     # ---- walking
 
     def apply_recursive(self, fn: Callable[[DAGNode], T]) -> T:
-        """fn(copy of this node), after fn was applied to all nodes before it and its results put in their places."""
+        """fn(copy of this node), after fn was applied to all nodes before it and its results put in their
+        places."""
         results: dict[str, T] = {}
         for node in self._in_order():
             args, kwargs, others = node._resolved(lambda each: results[each._stable_uuid])
@@ -138,7 +144,8 @@ class DAGNode(ABC):
         predicate_fn: Callable[[DAGNode], bool],
         apply_fn: Callable[[DAGNode], Any],
     ) -> Any:
-        """A copy of source_input_list in which apply_fn(node) stands for each node that predicate_fn is true for."""
+        """A copy of source_input_list in which apply_fn(node) stands for each node that predicate_fn is
+        true for."""
 
         def substitute(node: DAGNode) -> Any:
             return apply_fn(node) if predicate_fn(node) else node
@@ -163,7 +170,8 @@ class DAGNode(ABC):
     def _resolved(self, substitute: Callable[[DAGNode], Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         if not self._upstream:
             return self._bound_args, self._bound_kwargs, self._bound_other_args_to_resolve
-        args, kwargs, others = nested_nodes.replace(self._arguments(), DAGNode, substitute)  # type: ignore[type-abstract]
+        every = self._arguments()
+        args, kwargs, others = nested_nodes.replace(every, DAGNode, substitute)  # type: ignore[type-abstract]
         return args, kwargs, others
 
     def _copy(
@@ -202,7 +210,8 @@ class DAGNode(ABC):
 
 
 def _check_inputs(nodes: Iterable[DAGNode]) -> None:
-    """Raises AssertionError unless there is at most one InputNode, and it was made in a `with`: Ray's rule, and its error."""
+    """Raises AssertionError unless there is at most one InputNode, and it was made in a `with`: Ray's
+    rule, and its error."""
     inputs = [node._is_in_context for node in nodes if node._is_in_context is not None]
     if len(inputs) > 1:
         raise AssertionError(f"a graph has one InputNode, but this one has {len(inputs)}")
@@ -211,7 +220,10 @@ def _check_inputs(nodes: Iterable[DAGNode]) -> None:
 
 
 def made_remote(target: Any, options: Mapping[str, Any]) -> Any:
-    """What `remote` makes of a plain function or class. It is asked for by its public name: it stands above this package."""
+    """What `remote` makes of a plain function or class.
+
+    It is asked for by its public name: it stands above this package.
+    """
     import ray_mono
 
     return ray_mono.remote(**options)(target) if options else ray_mono.remote(target)

@@ -22,13 +22,15 @@ class InputNode(DAGNode):
     ) -> None:
         """
         Args:
-            input_type: of the input, or of its parts by position or name; for readers of the graph, not checked.
+            input_type: of the input, or of its parts by position or name; for readers of the graph, not
+                checked.
 
         Raises ValueError for anything else.
         """
         if args or kwargs:
             raise ValueError(
-                f"InputNode takes no arguments besides input_type, got {[*args, *kwargs]!r}: inputs are given to execute()"
+                f"InputNode takes no arguments besides input_type, got {[*args, *kwargs]!r}: inputs are"
+                " given to execute()"
             )
         self._is_in_context = False
         self._input_type = input_type

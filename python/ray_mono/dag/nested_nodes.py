@@ -1,8 +1,8 @@
 """The nodes inside a value: found, and replaced by what stands for them.
 
-Lists, tuples, dicts and sets are walked through. Any other object is searched by pickling it, with nodes, references and
-handles left out: whatever could travel as an argument can be searched, and large buffers are not copied. What does not pickle
-has no nodes; the call that it is an argument of will say so.
+Lists, tuples, dicts and sets are walked through. Any other object is searched by pickling it, with nodes,
+references and handles left out: whatever could travel as an argument can be searched, and large buffers are
+not copied. What does not pickle has no nodes; the call that it is an argument of will say so.
 """
 
 from __future__ import annotations

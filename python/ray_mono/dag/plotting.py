@@ -14,8 +14,8 @@ def plot(dag: DAGNode, to_file: str | None = None) -> Any:
     """Draws the graph that ends at `dag`.
 
     Args:
-        to_file: where to; its suffix says in which format (.png, .svg, …). .dot and .gv are Graphviz's language itself, for which
-            nothing else need be installed. None: a PNG, returned as bytes.
+        to_file: where to; its suffix says in which format (.png, .svg, …). .dot and .gv are Graphviz's
+            language itself, for which nothing else need be installed. None: a PNG, returned as bytes.
 
     Raises ImportError where the package pydot is missing, and what pydot raises where Graphviz is.
     """

@@ -1,9 +1,10 @@
 """The cluster's key-value store, under the names that programs for Ray call.
 
-Keys and values are bytes, or strings that stand for their UTF-8. Keys live in a namespace; None is one of its own. All of it lies with the
-cluster's other tables: it outlives drivers, and a head that is started again.
+Keys and values are bytes, or strings that stand for their UTF-8. Keys live in a namespace; None is one of its
+own. All of it lies with the cluster's other tables: it outlives drivers, and a head that is started again.
 
-Every function raises RaySystemError where this process is not connected, and TypeError for what is neither bytes nor string.
+Every function raises RaySystemError where this process is not connected, and TypeError for what is neither
+bytes nor string.
 """
 
 from __future__ import annotations

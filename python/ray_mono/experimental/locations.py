@@ -18,13 +18,15 @@ OWNER_TIMEOUT_MS = 1000
 def get_object_locations(
     obj_refs: Sequence[ObjectRef[Any]], timeout_ms: int = -1
 ) -> dict[ObjectRef[Any], dict[str, Any]]:
-    """Of each reference: "node_ids" (hex; empty for small values, which are with their owner), "object_size" (bytes; None while there is no
-    value) and "did_spill".
+    """Of each reference: "node_ids" (hex; empty for small values, which are with their owner), "object_size"
+    (bytes; None while there is no value) and "did_spill".
 
     Args:
-        timeout_ms: how long to wait for the owners of others' values that this process knows nothing of; negative: OWNER_TIMEOUT_MS.
+        timeout_ms: how long to wait for the owners of others' values that this process knows nothing of;
+            negative: OWNER_TIMEOUT_MS.
 
-    Raises TypeError for what is no list of references or no number, RaySystemError where this process is not connected.
+    Raises TypeError for what is no list of references or no number, RaySystemError where this process is not
+    connected.
     """
     refs, number = _checked(obj_refs), plain(timeout_ms)
     if not is_number(number) or number != number:
@@ -33,7 +35,10 @@ def get_object_locations(
 
 
 def get_local_object_locations(obj_refs: Sequence[ObjectRef[Any]]) -> dict[ObjectRef[Any], dict[str, Any]]:
-    """The same of what this process knows by itself: all of what it owns, and of others' values what it has asked for. Does not wait."""
+    """The same of what this process knows by itself. Does not wait.
+
+    That is all of what it owns, and of others' values what it has asked for.
+    """
     return _look_up(_checked(obj_refs), None)
 
 

@@ -1,13 +1,15 @@
-"""Progress bars from anywhere in the cluster, shown whole on the driver: tqdm's interface, as far as it is about progress.
+"""Progress bars from anywhere in the cluster, shown whole on the driver: tqdm's interface, as far as it is
+about progress.
 
     @ray.remote
     def work(items):
         for item in tqdm_ray.tqdm(items, desc="working"):
             ...
 
-A worker does not draw: it writes the state of its bar as a line of its output, which travels like any other and which the driver
-recognises (`STATE_PREFIX`, `_private/logs/log_printing.py`) and draws (`_private/logs/progress_bars.py`). So bars are as late as output
-is, and they come only where output does (init's log_to_driver).
+A worker does not draw: it writes the state of its bar as a line of its output, which travels like any other
+and which the driver recognises (`STATE_PREFIX`, `_private/logs/log_printing.py`) and draws
+(`_private/logs/progress_bars.py`). So bars are as late as output is, and they come only where output does
+(init's log_to_driver).
 """
 
 from __future__ import annotations
@@ -81,7 +83,10 @@ class tqdm:
         self._is_closed = False
 
     def __iter__(self) -> Iterator[Any]:
-        """The items of the iterable; the bar is closed after the last. Raises ValueError where there is no iterable."""
+        """The items of the iterable; the bar is closed after the last.
+
+        Raises ValueError where there is no iterable.
+        """
         if self._iterable is None:
             raise ValueError("No iterable provided: tqdm() was made without one, and is moved by update()")
         for item in self._iterable:
@@ -150,7 +155,10 @@ class tqdm:
 
 
 def _write_state(state: Mapping[str, Any]) -> None:
-    """In one write, so that no other thread's output falls into the line. Not to a sys.stdout that the program has redirected."""
+    """In one write, so that no other thread's output falls into the line.
+
+    Not to a sys.stdout that the program has redirected.
+    """
     stream = sys.__stdout__
     if stream is not None:
         stream.write(f"{STATE_PREFIX}{json.dumps(state)}\n")

@@ -1,6 +1,8 @@
-"""The workloads of Ray's own microbenchmark, by its names and with its counts: objects, tasks and actors on one node.
+"""The workloads of Ray's own microbenchmark, by its names and with its counts: objects, tasks and actors on
+one node.
 
-Lines whose floor is an echo count round trips of an empty message on a Unix socket; those without a floor do several things at once.
+Lines whose floor is an echo count round trips of an empty message on a Unix socket; those without a floor do
+several things at once.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ def num_servers() -> int:
 
 
 def remotes(ray: Any) -> SimpleNamespace:
-    """The remote functions and classes that several workloads use, made with the module. Defined here, not at the top, so that
-    both sides ship them by value."""
+    """The remote functions and classes that several workloads use, made with the module. Defined here, not at
+    the top, so that both sides ship them by value."""
 
     @ray.remote
     def small_value() -> bytes:

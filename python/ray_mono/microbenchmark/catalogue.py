@@ -21,8 +21,9 @@ GROUPS = [
 
 
 def select(groups: list[Group], only: str = "", quick: bool = False) -> list[Group]:
-    """Of each pattern in `only` (several are separated by commas): the group that is called so, or else the workloads that have a line
-    with it in its name. quick: none that take long. Raises ValueError for a pattern that finds nothing."""
+    """Of each pattern in `only` (several are separated by commas): the group that is called so, or else the
+    workloads that have a line with it in its name. quick: none that take long. Raises ValueError for a
+    pattern that finds nothing."""
     names = {group.name for group in groups}
     patterns = [pattern.strip() for pattern in only.split(",")]
     found: set[str] = set()

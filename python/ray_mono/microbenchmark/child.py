@@ -1,10 +1,11 @@
-"""The process that measures: runs workloads of one group in turn and tells what comes out of them, a line of JSON each.
+"""The process that measures: runs workloads of one group in turn and tells what comes out of them, a line of
+JSON each.
 
     python -m ray_mono.microbenchmark.child --module ray_mono --catalogue MODULE --group calls \
         --workloads '["1:1 actor calls sync"]' --duration-s 2 --events-fd 5
 
-It ends after the first workload that fails, since what is left of the cluster is not to be measured: the supervisor starts another
-one for the rest.
+It ends after the first workload that fails, since what is left of the cluster is not to be measured: the
+supervisor starts another one for the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Clusters to measure on: of one node by `init`, of several nodes on this machine by what each module has for it."""
+"""Clusters to measure on: of one node by `init`, of several nodes on this machine by what each module has
+for it."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ def local(**arguments: Any) -> Callable[[Any], contextlib.AbstractContextManager
 
 @contextlib.contextmanager
 def nodes(ray: Any, *node_resources: dict[str, float], store_bytes: int) -> Iterator[None]:
-    """A cluster of as many nodes as there are dicts, each with the CPU and custom resources of its dict and a store of this size.
-    The driver is on the first."""
+    """A cluster of as many nodes as there are dicts, each with the CPU and custom resources of its dict and a
+    store of this size. The driver is on the first."""
     made = _with_cluster_utils if ray.__name__ == "ray" else _with_node
     with made(ray, list(node_resources), store_bytes):
         try:

@@ -1,6 +1,8 @@
-"""The command that measures one side: `ray-mono microbenchmark`, and `bench/microbenchmark.py`, which can measure another module too.
+"""The command that measures one side: `ray-mono microbenchmark`, and `bench/microbenchmark.py`, which can
+measure another module too.
 
-It prints, for each line, what Ray's microbenchmark prints: name, unit, mean and standard deviation of the slices.
+It prints, for each line, what Ray's microbenchmark prints: name, unit, mean and standard deviation of the
+slices.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ DURATION_S = 2.0
 def run(
     side: Side, groups: list[Group], duration_s: float, json_path: str | None = None, verbose: bool = False
 ) -> int:
-    """Measures, prints each line when it is known, writes all of them to `json_path`. Returns the exit status: 1 if a line failed."""
+    """Measures, prints each line when it is known, writes all of them to `json_path`. Returns the exit
+    status: 1 if a line failed."""
     units = {line.name: line.unit for line in catalogue.lines(groups)}
     outcomes: list[Outcome] = []
     with supervisor(duration_s, verbose) as runner:

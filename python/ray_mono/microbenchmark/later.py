@@ -1,4 +1,5 @@
-"""Lines of Ray's microbenchmark that need what a module may not have yet: placement groups, and the remote client.
+"""Lines of Ray's microbenchmark that need what a module may not have yet: placement groups, and the remote
+client.
 
 They are measured as soon as the feature is there; until then they are told as "not yet".
 """
@@ -52,7 +53,8 @@ REFUSED_OPTION = 2
 
 @contextlib.contextmanager
 def client(ray: Any) -> Iterator[None]:
-    """A cluster on this machine with a client server, which the command line starts, and this process as its client."""
+    """A cluster on this machine with a client server, which the command line starts, and this process as
+    its client."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # As long as this process of the command line runs, and no longer, the cluster does.

@@ -36,7 +36,8 @@ class Line:
     target: float | None = None
     """The ratio to the peer to be reached; None: none is set."""
     floor: str = ""
-    """The name of a line that shows what the machine can do at best, in the same unit; "" if there is none."""
+    """The name of a line that shows what the machine can do at best, in the same unit; "" if there is
+    none."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Group:
 
     name: str
     cluster: Callable[[Any], AbstractContextManager[object]] | None = None
-    """Connects the module for the time of all workloads; None: each workload makes a cluster of its own, in a process of its own."""
+    """Connects the module for the time of all workloads; None: each workload makes a cluster of its own,
+    in a process of its own."""
     is_microbenchmark: bool = False
     """Whether its lines are Ray's own."""
     workloads: list[Workload] = field(default_factory=list)
@@ -89,7 +91,8 @@ class Group:
     def rate(
         self, name: str, count: float = 1, *, target: float | None = None, floor: str = "", **options: Any
     ) -> Callable[[Repeated], Repeated]:
-        """Decorates a function that prepares, given the module, and returns what is to be repeated. options: of Workload."""
+        """Decorates a function that prepares, given the module, and returns what is to be repeated.
+        options: of Workload."""
         line = Line(name, Unit.PER_SECOND, target, floor)
 
         def register(prepare: Repeated) -> Repeated:

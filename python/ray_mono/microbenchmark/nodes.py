@@ -1,7 +1,9 @@
-"""Several nodes on this machine: calls from one raylet's worker to another's, and objects that have to travel.
+"""Several nodes on this machine: calls from one raylet's worker to another's, and objects that have to
+travel.
 
-An object travels into memory of the other store that is touched for the first time (cold) or that an earlier object was freed from
-(warm). Times are the caller's: from the call to the answer of a task there that has read the object.
+An object travels into memory of the other store that is touched for the first time (cold) or that an earlier
+object was freed from (warm). Times are the caller's: from the call to the answer of a task there that has
+read the object.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def calls(bench: Bench) -> None:
 def report_cold_and_warm(
     bench: Bench, cold: Line, warm: Line, gigabytes: float, once: Callable[[], float]
 ) -> None:
-    """Once cold, then again in what that freed. once: does it with a new object, and returns the seconds of what counts."""
+    """Once cold, then again in what that freed. once: does it with a new object, and returns the seconds
+    of what counts."""
     bench.report(cold.name, [gigabytes / once()])
     samples = []
     for _ in range(WARM_UPS + WARM_REPEATS):
@@ -136,7 +139,8 @@ SHUFFLE_WARM = Line("shuffle of 1 GB over 2 raylets, warm", Unit.GB_PER_SECOND, 
 
 @NODES.workload(SHUFFLE_COLD, SHUFFLE_WARM, heavy=True, timeout_s=300)
 def shuffle(bench: Bench) -> None:
-    """Every part is split by tasks on both nodes, and one piece of each goes to each reducer; half of all bytes travel."""
+    """Every part is split by tasks on both nodes, and one piece of each goes to each reducer; half of all
+    bytes travel."""
     ray = bench.ray
     piece_bytes = SHUFFLE_BYTES // SHUFFLE_PARTS**2
     with _two_nodes(ray, 3 << 30):

@@ -1,6 +1,8 @@
-"""Large values on one node: put and get by size, into memory that is touched for the first time (cold) and again (warm).
+"""Large values on one node: put and get by size, into memory that is touched for the first time (cold) and
+again (warm).
 
-Every byte of the values was written; a get is timed until one byte of each page has been read, since mapping alone moves nothing.
+Every byte of the values was written; a get is timed until one byte of each page has been read, since mapping
+alone moves nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processes seen from outside, through /proc: who descends from whom, and what each costs.
 
-This reads /proc itself: the child that measures another module runs in an interpreter of that module's, where of ray_mono only this
-package can be imported (`supervisor.py`).
+This reads /proc itself: the child that measures another module runs in an interpreter of that module's, where
+of ray_mono only this package can be imported (`supervisor.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What it costs to begin and to be idle: init, the first task, actors, memory and CPU of a cluster that does nothing.
+"""What it costs to begin and to be idle: init, the first task, actors, memory and CPU of a cluster that does
+nothing.
 
 Each workload has a process and a cluster of its own, so that everything in it happens for the first time.
 """
@@ -31,10 +32,11 @@ ALL_SERVICES_PSS = Line("idle head: PSS of all services", Unit.MEGABYTES)
 WORKER_PSS = Line("idle worker: PSS (of 20)", Unit.MEGABYTES, target=8)
 IDLE_CPU = Line("idle cluster: CPU over 30 s", Unit.PERCENT_OF_A_CORE)
 
-# Parts of the command lines of services that have a counterpart on the other side: cluster metadata, scheduling with the store (two
-# processes of ours), and worker output.
+# Parts of the command lines of services that have a counterpart on the other side: cluster metadata,
+# scheduling with the store (two processes of ours), and worker output.
 SHARED_SERVICES = ("gcs_server", "raylet", "log_monitor", "object_manager")
-# What ours need besides. Ray keeps no parent of its services, and idle workers ready instead of a template to fork them from.
+# What ours need besides. Ray keeps no parent of its services, and idle workers ready instead of a template to
+# fork them from.
 OWN_SERVICES = ("ray_mono::TEMPLATE", "_private.node.reaper")
 # An interpreter, an option or two, and the program.
 SHARED_WITHIN_WORDS = 3
@@ -133,7 +135,8 @@ def is_worker(command: str) -> bool:
 
 
 def names_program(command: str, names: tuple[str, ...]) -> bool:
-    """Whether the program of a command line is one of these. (The arguments of Ray's other services name them too.)"""
+    """Whether the program of a command line is one of these. (The arguments of Ray's other services name
+    them too.)"""
     program = " ".join(command.split()[:SHARED_WITHIN_WORDS])
     return any(name in program for name in names)
 

@@ -1,8 +1,9 @@
 """Runs groups of workloads in child processes of one side, and bounds each in time.
 
-A side is an interpreter and the module that it is to measure. The child says which workload it begins and what it measured. When
-nothing new has come for as long as the workload may take, or the child has ended, the lines it still owed are lost with a reason, and
-a new child does the workloads that are left. Before the next child starts, every process that the last one made is gone.
+A side is an interpreter and the module that it is to measure. The child says which workload it begins and
+what it measured. When nothing new has come for as long as the workload may take, or the child has ended, the
+lines it still owed are lost with a reason, and a new child does the workloads that are left. Before the next
+child starts, every process that the last one made is gone.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ GRACE_S = 15.0
 LOG_TAIL_LINES = 30
 # A line's repetitions may overrun their duration by warm-up and slices that take longer than they should.
 DURATION_FACTOR = 4
-# Where the modules would find a cluster that is not the one to measure; and what keeps a checkout from being compiled once, as installing
-# a package does: each process would compile it anew.
+# Where the modules would find a cluster that is not the one to measure; and what keeps a checkout from being
+# compiled once, as installing a package does: each process would compile it anew.
 OUTSIDE_VARIABLES = ("RAY_ADDRESS", "RAY_MONO_ADDRESS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
 
@@ -107,8 +108,8 @@ class Tally:
 
 
 class Supervisor:
-    """Runs children one after another in `work_dir`. verbose: what they print goes to stderr; otherwise its end, and only of those
-    that failed. grace_s: for what a child leaves to end by itself."""
+    """Runs children one after another in `work_dir`. verbose: what they print goes to stderr; otherwise its
+    end, and only of those that failed. grace_s: for what a child leaves to end by itself."""
 
     def __init__(self, work_dir: Path, duration_s: float, verbose: bool, grace_s: float) -> None:
         self.work_dir = work_dir
@@ -215,7 +216,10 @@ def supervisor(duration_s: float, verbose: bool = False, grace_s: float = GRACE_
 
 
 def read_events(read_fd: int, patience_s: Any) -> Iterator[dict[str, Any]]:
-    """Events until the writer closes. patience_s: asked before each wait. Raises TimeoutError when nothing came for that long."""
+    """Events until the writer closes. patience_s: asked before each wait.
+
+    Raises TimeoutError when nothing came for that long.
+    """
     unread = b""
     deadline_s = time.monotonic() + patience_s()
     with selectors.DefaultSelector() as selector:

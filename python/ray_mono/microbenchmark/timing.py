@@ -1,4 +1,7 @@
-"""Repeating something and saying how fast it went. Samples, not one figure: whoever compares takes medians."""
+"""Repeating something and saying how fast it went.
+
+Samples, not one figure: whoever compares takes medians.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ WARM_UP_SHARE = 0.5
 
 
 def rates(function: Callable[[], object], count: float, duration_s: float) -> list[float]:
-    """Calls `function` for about `duration_s` after a warm-up, in slices; returns `count` times calls per second of each slice.
+    """Calls `function` for about `duration_s` after a warm-up, in slices; returns `count` times calls per
+    second of each slice.
 
     A call that takes longer than its slice is not cut short; there are fewer slices then, at least one.
     """
@@ -30,7 +34,10 @@ def rates(function: Callable[[], object], count: float, duration_s: float) -> li
 
 
 def _calls_within(function: Callable[[], object], duration_s: float, step: int) -> tuple[int, float]:
-    """Calls until the time is over, looking at the clock every `step` calls. Returns the calls and the time they took."""
+    """Calls until the time is over, looking at the clock every `step` calls.
+
+    Returns the calls and the time they took.
+    """
     calls = 0
     start_s = time.perf_counter()
     while True:
@@ -53,7 +60,8 @@ def seconds(function: Callable[[], object]) -> float:
 def repeated_seconds(
     function: Callable[[], object], duration_s: float, times_max: int = 5, warm_up: bool = True
 ) -> list[float]:
-    """Times calls until `duration_s` is over or there are `times_max`, at least one. warm_up: after one that is not timed."""
+    """Times calls until `duration_s` is over or there are `times_max`, at least one. warm_up: after one
+    that is not timed."""
     if warm_up:
         function()
     samples = [seconds(function)]

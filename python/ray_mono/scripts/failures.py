@@ -1,4 +1,5 @@
-"""Errors that a user of the command line can do something about: shown as one message instead of a traceback."""
+"""Errors that a user of the command line can do something about: shown as one message instead of a
+traceback."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`ray-mono`: the commands and their options. What a command does is in a module of its own, imported when it is called, so that
-`--help` and mistakes are answered at once.
+"""`ray-mono`: the commands and their options. What a command does is in a module of its own, imported when it
+is called, so that `--help` and mistakes are answered at once.
 
 Exit status: 0 done, 1 not done (the message says why), 2 the command line makes no sense.
 """
@@ -18,7 +18,8 @@ from ray_mono.common.process import hide_argument
 from ray_mono.common.version import VERSION
 
 PORT = click.IntRange(0, 65535)
-# Options of Ray's whose parts do not exist here yet: known, so that the answer is better than "no such option".
+# Options of Ray's whose parts do not exist here yet: known, so that the answer is better than "no such
+# option".
 NOT_YET = {
     "--dashboard-host": "the dashboard",
     "--dashboard-port": "the dashboard",
@@ -70,7 +71,8 @@ class Labels(click.ParamType):
             labels = None
         if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
             self.fail(
-                f"{value!r} does not read as labels; accepted is name=value,name=value or a JSON object of texts."
+                f"{value!r} does not read as labels; accepted is name=value,name=value or a JSON object of"
+                " texts."
             )
         return labels
 
@@ -105,8 +107,10 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--redis-password",
         metavar="SECRET",
-        help="The cluster's secret; needed only where RAY_MONO_AUTH_TOKEN, the session and ~/.ray_mono/auth_token have none,"
-        " which are better places: every user of the machine can read a command line until the program has hidden it.",
+        help="The cluster's secret; needed only where RAY_MONO_AUTH_TOKEN, the session and"
+        " ~/.ray_mono/auth_token have none,"
+        " which are better places: every user of the machine can read a command line until the program has"
+        " hidden it.",
     )(function)
     return click.option(
         "--address",
@@ -132,8 +136,10 @@ def cli() -> None:
 @click.option(
     "--redis-password",
     metavar="SECRET",
-    help="The cluster's secret; better in the variable RAY_MONO_AUTH_TOKEN or the file that RAY_MONO_AUTH_TOKEN_PATH names,"
-    " since every user of the machine can read a command line until the program has hidden it. A new cluster draws one"
+    help="The cluster's secret; better in the variable RAY_MONO_AUTH_TOKEN or the file that"
+    " RAY_MONO_AUTH_TOKEN_PATH names,"
+    " since every user of the machine can read a command line until the program has hidden it. A new cluster"
+    " draws one"
     " where none is given; '' lets everybody in. With --redis-address it is that Redis's password too.",
 )
 @click.option(
@@ -253,7 +259,8 @@ def main(prog_name: str = "ray-mono", command: click.Group | None = None) -> Non
         importlib.util.find_spec("ray_mono.protobuf.gcs_pb2") is None
     ):
         sys.exit(
-            "ray-mono: the code generated from protobuf/ is missing: run `pip install -e .` in the checkout, or use"
+            "ray-mono: the code generated from protobuf/ is missing: run `pip install -e .` in the checkout,"
+            " or use"
             " `./bazelw run //:ray_mono -- …`"
         )
     (command or cli)(prog_name=prog_name)

@@ -91,7 +91,8 @@ def _start_head(params: RayParams) -> Node:
         node = Node(params, head=True)
     except PortInUseError as error:
         raise click.ClickException(
-            f"{error.strerror}. Choose another port (--port, --node-manager-port, --object-manager-port; 0 is any free"
+            f"{error.strerror}. Choose another port (--port, --node-manager-port, --object-manager-port; 0"
+            " is any free"
             " one); `ray-mono stop` ends this user's clusters."
         ) from error
     node.make_current()
@@ -130,7 +131,8 @@ def _say_what_now(node: Node, params: RayParams, block: bool) -> None:
         )
     if not node.node_ip_address.startswith("127."):
         click.echo(
-            "What goes over the network is not encrypted: let only machines that you trust reach this one's ports.\n"
+            "What goes over the network is not encrypted: let only machines that you trust reach this one's"
+            " ports.\n"
         )
     if node.is_head():
         _say_how_to_join(node, params)

@@ -1,4 +1,5 @@
-"""`ray-mono stop`: ends nodes by their reapers, which are found by the pid and start time that the nodes' records hold; never by name."""
+"""`ray-mono stop`: ends nodes by their reapers, which are found by the pid and start time that the nodes'
+records hold; never by name."""
 
 from __future__ import annotations
 
@@ -107,7 +108,10 @@ def _wait(pidfd: int, timeout_s: float) -> bool:
 
 
 def _remove_remains(record: NodeRecord) -> None:
-    """What the reaper would have removed, where it was killed. Only files of the session are touched, whatever the record says."""
+    """What the reaper would have removed, where it was killed.
+
+    Only files of the session are touched, whatever the record says.
+    """
     session = Session(Path(record.session_dir))
     paths = [Path(name) for name in record.owned_files]
     ours = [

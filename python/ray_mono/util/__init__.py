@@ -1,4 +1,7 @@
-"""Tools around the core. A name is loaded from its module when it is first used, as those of `ray_mono` are."""
+"""Tools around the core.
+
+A name is loaded from its module when it is first used, as those of `ray_mono` are.
+"""
 
 from __future__ import annotations
 

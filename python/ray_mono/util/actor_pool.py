@@ -1,8 +1,8 @@
 """ActorPool: a fixed set of actors, and work for whichever of them is free.
 
-The driver's side only: the pool knows who is idle, which reference belongs to whom, and in which order the values were
-given. An actor has one call of the pool at a time; what finds no idle actor waits in a queue here, and starts when a
-result has been taken.
+The driver's side only: the pool knows who is idle, which reference belongs to whom, and in which order the
+values were given. An actor has one call of the pool at a time; what finds no idle actor waits in a queue
+here, and starts when a result has been taken.
 """
 
 from __future__ import annotations
@@ -23,20 +23,27 @@ _Call = Callable[["ActorHandle[Any]", V], Any]
 
 
 class ActorPool:
-    """Work for a set of actors of one kind: `pool.map(lambda actor, value: actor.double.remote(value), [1, 2, 3])`.
+    """Work for a set of actors of one kind: `pool.map(lambda actor, value: actor.double.remote(value), [1, 2,
+    3])`.
 
     Not safe for use by several threads at a time.
     """
 
     def __init__(self, actors: list[Any]) -> None:
-        """actors: handles; the pool only borrows them, and they may be of different classes. Raises TypeError for anything else."""
+        """actors: handles; the pool only borrows them, and they may be of different classes.
+
+        Raises TypeError for anything else.
+        """
         if not isinstance(actors, Iterable):
             raise TypeError(
                 f"actors must be a list of actors' handles, got {actors!r} of type {type(actors).__name__}"
             )
         self._idle = list(actors)
         self._busy: dict[ObjectRef[Any], tuple[int, ActorHandle[Any], Any]] = {}
-        """By reference: the position of its value among all that started, the actor, and what fn returned. Ordered by start."""
+        """By reference: the position of its value among all that started, the actor, and what fn returned.
+
+        Ordered by start.
+        """
         self._refs: dict[int, ObjectRef[Any]] = {}
         """Results that nobody has taken yet, by position."""
         self._next_position = 0
@@ -48,7 +55,8 @@ class ActorPool:
     def map(self, fn: _Call[V], values: Iterable[V]) -> Iterator[Any]:
         """The results for the values, in their order.
 
-        What was submitted before is finished and thrown away first. Work starts at once, not when the iterator is read.
+        What was submitted before is finished and thrown away first. Work starts at once, not when the
+        iterator is read.
 
         Args:
             fn: takes an actor and a value, and returns the reference of a call.
@@ -84,7 +92,10 @@ class ActorPool:
             self.submit(fn, value)
 
     def submit(self, fn: _Call[V], value: V) -> None:
-        """Starts `fn(actor, value)` on an idle actor, or as soon as one is. Raises TypeError if fn returns no reference."""
+        """Starts `fn(actor, value)` on an idle actor, or as soon as one is.
+
+        Raises TypeError if fn returns no reference.
+        """
         if not self._idle:
             self._waiting.append((fn, value))
             return
@@ -112,8 +123,8 @@ class ActorPool:
             timeout: in seconds; None waits as long as it takes.
             ignore_if_timedout: after a timeout the result is forgotten and its actor counts as idle.
 
-        Raises StopIteration where nothing is left, TimeoutError, ValueError after get_next_unordered() has taken results
-        out of order, and what the call raised.
+        Raises StopIteration where nothing is left, TimeoutError, ValueError after get_next_unordered() has
+        taken results out of order, and what the call raised.
         """
         if not self.has_next():
             raise StopIteration("get_next(): every result has been taken")

@@ -1,4 +1,7 @@
-"""Marks of how stable a name of an API is. They change nothing but the name's documentation, and `Deprecated` warns."""
+"""Marks of how stable a name of an API is.
+
+They change nothing but the name's documentation, and `Deprecated` warns.
+"""
 
 from __future__ import annotations
 

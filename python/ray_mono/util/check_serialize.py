@@ -1,8 +1,8 @@
 """Which part of a value keeps it from being pickled: `inspect_serializability`.
 
-Pickling fails somewhere deep, with the type of the culprit at best. Here the value is taken apart: a function into the globals and the
-variables of enclosing functions that it uses, anything else into its attributes, keys and elements; each part is pickled by itself, and
-the first that fails is taken apart in turn.
+Pickling fails somewhere deep, with the type of the culprit at best. Here the value is taken apart: a function
+into the globals and the variables of enclosing functions that it uses, anything else into its attributes,
+keys and elements; each part is pickled by itself, and the first that fails is taken apart in turn.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def inspect_serializability(
         return True, set()
     found = "\n".join(f"  {failure}" for failure in failures)
     print(
-        f"Cannot be pickled:\n{found}\nMake it inside of the function or method that uses it, or register a serializer for its type.",
+        f"Cannot be pickled:\n{found}\nMake it inside of the function or method that uses it, or register a"
+        " serializer for its type.",
         file=print_file,
     )
     return False, failures

@@ -21,9 +21,11 @@ def as_completed(
 
     Args:
         chunk_size: how many to take at once at most.
-        kwargs: of `wait`, besides num_returns: timeout (seconds for each chunk, after which GetTimeoutError is raised), fetch_local.
+        kwargs: of `wait`, besides num_returns: timeout (seconds for each chunk, after which GetTimeoutError
+            is raised), fetch_local.
 
-    Raises what `get` raises, when the reference's turn comes; ValueError for a chunk_size below 1 or kwargs of other names.
+    Raises what `get` raises, when the reference's turn comes; ValueError for a chunk_size below 1 or kwargs
+    of other names.
     """
     _check(chunk_size, kwargs)
     return _completed(list(refs), chunk_size, yield_obj_refs, kwargs)

@@ -1,7 +1,7 @@
 """Counter, Gauge and Histogram, for programs that count what they do: the values of this process, by tags.
 
-They are kept here, and `values()` tells them; nothing exports them from the node yet (docs/differences.md). A metric that is pickled is,
-where it arrives, one of the same name and keys without values.
+They are kept here, and `values()` tells them; nothing exports them from the node yet (docs/differences.md). A
+metric that is pickled is, where it arrives, one of the same name and keys without values.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Metric:
     """What the three kinds share. Recording is safe in threads.
 
     Args:
-        name: letters, digits, "_" and ":" (which will not be taken for ever), no digit first. A metric with another name is warned of,
-            and records nothing.
+        name: letters, digits, "_" and ":" (which will not be taken for ever), no digit first. A metric with
+            another name is warned of, and records nothing.
         description: for people.
         tag_keys: the tags that every record has, by default tags or its own.
 
@@ -39,7 +39,8 @@ class Metric:
         self._is_discarded = _NAME.fullmatch(name) is None
         if self._is_discarded:
             warnings.warn(
-                f"the metric {name!r} will not be recorded: a name has letters, digits, '_' and ':' only, and begins with no digit",
+                f"the metric {name!r} will not be recorded: a name has letters, digits, '_' and ':' only,"
+                " and begins with no digit",
                 UserWarning,
                 stacklevel=2,
             )
@@ -62,7 +63,8 @@ class Metric:
         self._lock = threading.Lock()
 
     def set_default_tags(self, default_tags: Mapping[str, str]) -> Metric:
-        """Tags of records that do not give their own. Returns the metric. Raises ValueError for an unknown key, TypeError for a value."""
+        """Tags of records that do not give their own. Returns the metric. Raises ValueError for an unknown
+        key, TypeError for a value."""
         for key in default_tags:
             if key not in self._tag_keys:
                 raise ValueError(
@@ -82,8 +84,8 @@ class Metric:
         }
 
     def values(self) -> dict[Tags, Any]:
-        """What this process recorded, by the sorted pairs of key and value: a number, or for a histogram the number of values in each
-        bucket, of which the last is for what is above every boundary.
+        """What this process recorded, by the sorted pairs of key and value: a number, or for a histogram the
+        number of values in each bucket, of which the last is for what is above every boundary.
         """
         with self._lock:
             return {
@@ -106,7 +108,10 @@ class Counter(Metric):
     """A number that only grows. Arguments and errors are Metric's."""
 
     def inc(self, value: float = 1.0, tags: Mapping[str, str] | None = None) -> None:
-        """Adds value, which is above 0. Raises TypeError and ValueError for what cannot be counted, and for tags that are missing."""
+        """Adds value, which is above 0.
+
+        Raises TypeError and ValueError for what cannot be counted, and for tags that are missing.
+        """
         _check_number(value)
         if value <= 0:
             raise ValueError(f"value takes a number above 0, got {value!r}")
@@ -120,7 +125,10 @@ class Gauge(Metric):
     """The latest of the values that were set. Arguments and errors are Metric's."""
 
     def set(self, value: float | None, tags: Mapping[str, str] | None = None) -> None:
-        """None changes nothing. Raises TypeError for what is no number, ValueError for tags that are missing."""
+        """None changes nothing.
+
+        Raises TypeError for what is no number, ValueError for tags that are missing.
+        """
         if value is None:
             return
         _check_number(value)

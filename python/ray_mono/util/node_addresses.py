@@ -9,8 +9,8 @@ from ray_mono.core_worker.process import current
 def get_node_ip_address(address: str | None = None) -> str:
     """The IP address of this node: where connected, as the cluster knows it.
 
-    address: host:port on the way to which it is looked up where this process is not connected; None: the internet's. Raises ValueError
-    for another form.
+    address: host:port on the way to which it is looked up where this process is not connected; None: the
+    internet's. Raises ValueError for another form.
     """
     core = current.get()
     if core is not None and core.node.host:
@@ -19,6 +19,7 @@ def get_node_ip_address(address: str | None = None) -> str:
 
 
 def get_node_instance_id() -> str:
-    """The cloud provider's name of this machine; the node's id in hex where nobody said one. Raises RaySystemError where not connected."""
+    """The cloud provider's name of this machine; the node's id in hex where nobody said one. Raises
+    RaySystemError where not connected."""
     node = current.require().node
     return dict(node.labels).get("ray.io/instance-id") or node.node_id.hex()

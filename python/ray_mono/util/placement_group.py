@@ -1,6 +1,7 @@
 """Placement groups, which ray_mono does not have yet: what makes or asks for one says so.
 
-What holds without any works: nothing runs in one, so `get_current_placement_group` is None, and the empty group stands for none.
+What holds without any works: nothing runs in one, so `get_current_placement_group` is None, and the empty
+group stands for none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _PART = "placement groups are"
 
 
 class PlacementGroup:
-    """A handle. There is only the empty one, which stands for no group, and those that programs make themselves."""
+    """A handle.
+
+    There is only the empty one, which stands for no group, and those that programs make themselves.
+    """
 
     def __init__(
         self, id: PlacementGroupID, bundle_cache: Sequence[Mapping[str, float]] | None = None
@@ -75,7 +79,8 @@ remove_placement_group = refusing("ray_mono.util.remove_placement_group", _PART)
 
 
 class _CallableModule(ModuleType):
-    """`ray.util.placement_group` is the function also where somebody has imported the module of that name, as in Ray."""
+    """`ray.util.placement_group` is the function also where somebody has imported the module of that name,
+    as in Ray."""
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         placement_group(*args, **kwargs)

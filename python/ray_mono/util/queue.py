@@ -1,7 +1,8 @@
-"""Queue: a first-in-first-out queue that tasks, actors and drivers share. It lives in an actor; a Queue object is its handle.
+"""Queue: a first-in-first-out queue that tasks, actors and drivers share. It lives in an actor; a Queue
+object is its handle.
 
-Waiting happens in the actor, which is asynchronous: any number of callers may wait to put or get, each with its own timeout. What is
-put is stored like an argument and moves to whoever gets it.
+Waiting happens in the actor, which is asynchronous: any number of callers may wait to put or get, each with
+its own timeout. What is put is stored like an argument and moves to whoever gets it.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Queue:
             block: wait for room.
             timeout: in seconds; None waits as long as it takes. Without meaning where block is False.
 
-        Raises Full; ValueError for a negative timeout; TypeError for an item that cannot be pickled; RayActorError where the
-        queue's actor is dead.
+        Raises Full; ValueError for a negative timeout; TypeError for an item that cannot be pickled;
+        RayActorError where the queue's actor is dead.
         """
         if not block:
             self.put_nowait(item)
@@ -119,7 +120,10 @@ class Queue:
             get(self._actor().put_nowait.remote(item))
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
-        """Adds all items, or, if they do not all fit, none and raises Full. Raises TypeError for what is not iterable."""
+        """Adds all items, or, if they do not all fit, none and raises Full.
+
+        Raises TypeError for what is not iterable.
+        """
         if not isinstance(items, Iterable):
             raise TypeError(f"items must be iterable, got {items!r} of type {type(items).__name__}")
         get(self._actor().put_nowait_batch.remote(list(items)))
@@ -130,8 +134,8 @@ class Queue:
             return get(self._actor().get_nowait.remote())
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
-        """Takes the first num_items items, or, if there are fewer, none and raises Empty. Raises TypeError or ValueError for
-        anything but a whole number of at least 0."""
+        """Takes the first num_items items, or, if there are fewer, none and raises Empty. Raises TypeError or
+        ValueError for anything but a whole number of at least 0."""
         num_items = plain(num_items)
         if isinstance(num_items, bool) or not isinstance(num_items, int):
             raise TypeError(
@@ -142,7 +146,8 @@ class Queue:
         return cast("list[Any]", get(self._actor().get_nowait_batch.remote(num_items)))
 
     def shutdown(self, force: bool = False, grace_period_s: int = 5) -> None:
-        """Ends the queue's actor, with all that it holds; this object cannot be used any more, other copies raise RayActorError.
+        """Ends the queue's actor, with all that it holds; this object cannot be used any more, other copies
+        raise RayActorError.
 
         Args:
             force: at once; else the actor may finish the calls that it has, those that wait included.
@@ -245,4 +250,5 @@ class _QueueActor:
                 self._nobody_waits.set()
 
     def _held(self) -> str:
-        return f"the queue holds {self._queue.qsize()} items of at most {self._queue.maxsize if self._queue.maxsize > 0 else 'any number'}"
+        most = self._queue.maxsize if self._queue.maxsize > 0 else "any number"
+        return f"the queue holds {self._queue.qsize()} items of at most {most}"

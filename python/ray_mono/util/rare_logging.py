@@ -13,7 +13,8 @@ _state = {"is_disabled": False, "is_periodic": False}
 
 
 def log_once(key: str) -> bool:
-    """Whether to log now what `key` stands for: True once in this process; after enable_periodic_logging, again after a minute."""
+    """Whether to log now what `key` stands for: True once in this process; after enable_periodic_logging,
+    again after a minute."""
     with _lock:
         if _state["is_disabled"]:
             return False

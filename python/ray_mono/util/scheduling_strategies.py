@@ -1,6 +1,7 @@
 """Where tasks and actors may run: values for the option `scheduling_strategy`, beside "DEFAULT" and "SPREAD".
 
-Node affinity works. Placement groups and node labels are not there yet: their strategies can be made, and the option refuses them.
+Node affinity works. Placement groups and node labels are not there yet: their strategies can be made, and the
+option refuses them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class PlacementGroupSchedulingStrategy:
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
-        """placement_group_bundle_index: -1 for any. placement_group_capture_child_tasks: whether what it submits runs there too."""
+        """placement_group_bundle_index: -1 for any. placement_group_capture_child_tasks: whether what it
+        submits runs there too."""
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
@@ -46,7 +48,8 @@ class NodeAffinitySchedulingStrategy:
         _spill_on_unavailable: bool = False,
         _fail_on_unavailable: bool = False,
     ) -> None:
-        """node_id: in hex, or a NodeID. soft: somewhere else where the node is dead or could never hold it; else that is an error.
+        """node_id: in hex, or a NodeID. soft: somewhere else where the node is dead or could never hold it;
+        else that is an error.
 
         Raises ValueError for what is no node's id, and NotImplementedError for the private arguments.
         """
@@ -99,10 +102,16 @@ Expressions = Mapping[str, "In | NotIn | Exists | DoesNotExist"]
 
 
 class NodeLabelSchedulingStrategy:
-    """On a node whose labels fit, e.g. `NodeLabelSchedulingStrategy({"region": In("us"), "gpu_type": Exists()})`."""
+    """On a node whose labels fit, e.g.
+
+    `NodeLabelSchedulingStrategy({"region": In("us"), "gpu_type": Exists()})`.
+    """
 
     def __init__(self, hard: Expressions | None, *, soft: Expressions | None = None) -> None:
-        """hard: must fit. soft: is preferred. Raises ValueError for neither, and for what is no dict from labels to operators."""
+        """hard: must fit. soft: is preferred.
+
+        Raises ValueError for neither, and for what is no dict from labels to operators.
+        """
         for name, expressions in (("hard", hard), ("soft", soft)):
             if expressions is None:
                 continue
@@ -111,7 +120,8 @@ class NodeLabelSchedulingStrategy:
                 for label, operator in expressions.items()
             ):
                 raise ValueError(
-                    f"{name} must be a dict from labels to In(...), NotIn(...), Exists() or DoesNotExist(), got {expressions!r}"
+                    f"{name} must be a dict from labels to In(...), NotIn(...), Exists() or DoesNotExist(),"
+                    f" got {expressions!r}"
                 )
         if not hard and not soft:
             raise ValueError("hard and soft may not both be empty")

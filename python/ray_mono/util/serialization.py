@@ -16,8 +16,8 @@ def register_serializer(
 
     Args:
         serializer: gives something that can be pickled.
-        deserializer: makes an instance of that. It travels with the value, so readers need not register anything; a worker that is to
-            send instances does.
+        deserializer: makes an instance of that. It travels with the value, so readers need not register
+            anything; a worker that is to send instances does.
 
     Raises TypeError for what is no class, or cannot be called. A later registration replaces an earlier one.
     """

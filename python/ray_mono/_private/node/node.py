@@ -143,8 +143,10 @@ class Node:
         self._reaper = None
 
     def until_ended(self, timeout_s: float | None = None) -> bool:
-        """Waits for the end of the node, which somebody else brings about. False if it still runs after
-        timeout_s."""
+        """Waits for the end of the node, which somebody else brings about.
+
+        False if it still runs after timeout_s.
+        """
         return known(self._reaper, "the node's reaper").wait_ended(timeout_s)
 
     def kill_all_processes(self) -> None:

@@ -26,8 +26,10 @@ class RayParams:
     gcs_server_port: int | None = None
     """Of a head's GCS."""
     redis_address: str | None = None
-    """host:port or unix:/path of a Redis that keeps the head's tables. None: a file of the session keeps
-    them."""
+    """host:port or unix:/path of a Redis that keeps the head's tables.
+
+    None: a file of the session keeps them.
+    """
     redis_embedded: bool = False
     """Start a redis-server of our own for them."""
     redis_password: str | None = None

@@ -48,8 +48,10 @@ class ServiceSpec:
     ends_node: bool = True
     """Whether the node ends when it does."""
     link: tuple[str, str] | None = None
-    """A name and a flag. Two services with a link of one name share a socket pair; each end comes as `flag
-    N`."""
+    """A name and a flag.
+
+    Two services with a link of one name share a socket pair; each end comes as `flag N`.
+    """
     module: str = ""
     """Of a service in Python: the module that argv runs. The reaper may fork it instead of executing argv."""
     imports: Sequence[str] = ()
@@ -72,8 +74,10 @@ TITLE_ROOM = 1024
 
 
 class ReaperHandle:
-    """A reaper of this process. It belongs to one thread, and to the process that launched it, not to its
-    forks."""
+    """A reaper of this process.
+
+    It belongs to one thread, and to the process that launched it, not to its forks.
+    """
 
     def __init__(
         self, process: subprocess.Popen[bytes], control: socket.socket, grace_period_s: float

@@ -51,8 +51,10 @@ logger = logging.getLogger(__name__)
 
 
 class SessionError(Exception):
-    """A directory or file of a session cannot be made, read or trusted. The message says what to do about
-    it."""
+    """A directory or file of a session cannot be made, read or trusted.
+
+    The message says what to do about it.
+    """
 
 
 def base_directory(temp_dir: str | None = None) -> Path:

@@ -1,4 +1,5 @@
-"""Names of accelerators, for the option `accelerator_type`: a node that has one offers the resource `accelerator_type:<name>`.
+"""Names of accelerators, for the option `accelerator_type`: a node that has one offers the resource
+`accelerator_type:<name>`.
 
 Only NVIDIA's are recognised by a node itself; for others `start` is told with --resources.
 """

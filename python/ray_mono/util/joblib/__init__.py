@@ -11,7 +11,8 @@ __all__ = ["register_ray"]
 def register_ray() -> None:
     """Makes "ray" a backend of joblib, for joblib.parallel_config and joblib.parallel_backend.
 
-    Options of the processes may be given there, e.g. parallel_config(backend="ray", n_jobs=-1, ray_remote_args={"num_cpus": 2}).
+    Options of the processes may be given there, e.g. parallel_config(backend="ray", n_jobs=-1,
+    ray_remote_args={"num_cpus": 2}).
 
     Raises ImportError where joblib is not installed.
     """

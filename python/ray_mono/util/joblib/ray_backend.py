@@ -1,9 +1,10 @@
 """joblib's batches on a Pool of the cluster.
 
-joblib calls configure() at the start of every Parallel call, submit() for every batch, terminate() at the end. The pool outlives a call, as
-joblib's own processes do, since processes that have imported scikit-learn are worth keeping; it ends with the backend, which lives as
-long as the `with parallel_config(...)`. Large arrays among the arguments are put into the object store once per
-Parallel call, and read there without a copy.
+joblib calls configure() at the start of every Parallel call, submit() for every batch, terminate() at the
+end. The pool outlives a call, as joblib's own processes do, since processes that have imported scikit-learn
+are worth keeping; it ends with the backend, which lives as long as the `with parallel_config(...)`. Large
+arrays among the arguments are put into the object store once per Parallel call, and read there without a
+copy.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):
         """By id(): arguments of this Parallel call that were put, which keeps the ids theirs."""
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """n_jobs, but no more than the cluster has CPUs; negative ones count from there, -1 being all. Raises ValueError for 0."""
+        """n_jobs, but no more than the cluster has CPUs; negative ones count from there, -1 being all.
+
+        Raises ValueError for 0.
+        """
         if n_jobs == 0:
             raise ValueError(
                 "n_jobs must not be 0: give a positive number, or -1 for all CPUs of the cluster"
@@ -77,8 +81,8 @@ class RayBackend(AutoBatchingMixin, ParallelBackendBase):
         ray_remote_args: dict[str, Any] | None = None,
         **options: Any,
     ) -> int:
-        """Makes the pool, or keeps the one there is; returns the number of processes. joblib's other options are about
-        processes of its own. Falls back to running in this process for a single job."""
+        """Makes the pool, or keeps the one there is; returns the number of processes. joblib's other options
+        are about processes of its own. Falls back to running in this process for a single job."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))

@@ -1,4 +1,5 @@
-"""The standard library's multiprocessing.Pool, on a cluster: `from ray_mono.util.multiprocessing import Pool`."""
+"""The standard library's multiprocessing.Pool, on a cluster: `from ray_mono.util.multiprocessing import
+Pool`."""
 
 from multiprocessing import JoinableQueue, TimeoutError
 

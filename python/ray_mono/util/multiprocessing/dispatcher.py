@@ -1,12 +1,15 @@
-"""The dispatcher of a pool: one thread that hands batches to idle processes and results to whoever waits for them.
+"""The dispatcher of a pool: one thread hands batches to idle processes, and results to who waits.
 
-    submit ──► waiting ──► an idle worker's run_batch ──► result.add_batch        (every arrow is an event in one queue)
+    submit ──► waiting ──► an idle worker's run_batch ──► result.add_batch
 
-A worker has one batch at a time: no task waits behind another while there is an idle process, as in the standard library. A process that
-dies is restarted as an actor; the batch that it had fails, since it may have run, and it is idle again when it has answered. After
-`maxtasksperchild` batches a worker is replaced.
+Every arrow is an event in one queue.
 
-close() lets everything end that was submitted, feeders of imap included; terminate() ends the processes at once and fails the rest.
+A worker has one batch at a time: no task waits behind another while there is an idle process, as in the
+standard library. A process that dies is restarted as an actor; the batch that it had fails, since it may have
+run, and it is idle again when it has answered. After `maxtasksperchild` batches a worker is replaced.
+
+close() lets everything end that was submitted, feeders of imap included; terminate() ends the processes at
+once and fails the rest.
 """
 
 from __future__ import annotations
@@ -103,7 +106,10 @@ class Dispatcher:
     _is_terminated: bool = False
 
     def start(self) -> None:
-        """Starts the processes and waits until they are initialized. Raises what an initializer raised, as ActorDiedError."""
+        """Starts the processes and waits until they are initialized.
+
+        Raises what an initializer raised, as ActorDiedError.
+        """
         actors = [self.make_actor() for _ in range(self.num_workers)]
         try:
             get([actor.__ray_ready__.remote() for actor in actors])
@@ -197,7 +203,10 @@ class Dispatcher:
         self._make_idle(worker)
 
     def _await_restart(self, worker: _Worker) -> None:
-        """Its process died: what it is given while it is restarted would fail. Only a call with retries waits for it."""
+        """Its process died: what it is given while it is restarted would fail.
+
+        Only a call with retries waits for it.
+        """
         try:
             _check_session()
             future = worker.actor.__ray_ready__.options(max_task_retries=-1).remote().future()
@@ -262,6 +271,7 @@ class Dispatcher:
 
 
 def _check_session() -> None:
-    """Raises RaySystemError where the session has ended: what is called here would start a new cluster otherwise."""
+    """Raises RaySystemError where the session has ended: what is called here would start a new cluster
+    otherwise."""
     if not is_initialized():
         raise RaySystemError("the pool's processes ended with shutdown(): make a new pool")

@@ -1,11 +1,13 @@
 """Pool: the standard library's process pool, whose processes are actors of a cluster.
 
-What it shares with the standard library: the methods, when they wait and when they return, one task at a time per process, callbacks
-in a thread of the pool before the result counts as ready, errors as they were raised with the worker's traceback as their cause.
+What it shares with the standard library: the methods, when they wait and when they return, one task at a time
+per process, callbacks in a thread of the pool before the result counts as ready, errors as they were raised
+with the worker's traceback as their cause.
 
-What it has of its own: functions travel by value, so lambdas and functions of the program itself may be passed, and each
-call brings them anew; what an initializer has set in its module's globals they still find. imap reads its iterable only a little ahead of
-the reader. A process that dies fails what it was doing, with RayActorError, and is replaced.
+What it has of its own: functions travel by value, so lambdas and functions of the program itself may be
+passed, and each call brings them anew; what an initializer has set in its module's globals they still find.
+imap reads its iterable only a little ahead of the reader. A process that dies fails what it was doing, with
+RayActorError, and is replaced.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _Callback = Callable[[Any], Any] | None
 
 # A map's default: so many batches for each process, so that slow ones are evened out.
 BATCHES_PER_PROCESS = 4
-# How many batches of imap may be ahead of the reader, for each process, and at least: the processes stay busy, memory stays small.
+# How many batches of imap may be ahead of the reader, for each process, and at least: the processes stay
+# busy, memory stays small.
 AHEAD_PER_PROCESS = 4
 AHEAD_MIN = 16
 
@@ -64,12 +67,14 @@ class Pool:
             processes: how many; None: as many as the cluster has CPUs.
             initializer, initargs: called in each process when it starts.
             maxtasksperchild: after so many tasks (for map: batches) a process is replaced; None: never.
-            context: of no use here: processes are made by the cluster. Accepted for programs that pass one; a warning says so.
+            context: of no use here: processes are made by the cluster. Accepted for programs that pass one; a
+                warning says so.
             ray_address: of the cluster, as for `init`; only used if this process is not connected.
-            ray_remote_args: options of the actors that the processes are, e.g. {"num_cpus": 1}. By default they hold no CPU.
+            ray_remote_args: options of the actors that the processes are, e.g. {"num_cpus": 1}. By default
+                they hold no CPU.
 
-        Raises ValueError for processes below 1 or beyond the cluster's CPUs, TypeError for what is not callable, ActorDiedError
-        where the initializer raised, and what `init` raises.
+        Raises ValueError for processes below 1 or beyond the cluster's CPUs, TypeError for what is not
+        callable, ActorDiedError where the initializer raised, and what `init` raises.
         """
         processes, maxtasksperchild = plain(processes), plain(maxtasksperchild)
         if processes is not None and (not isinstance(processes, int) or processes < 1):
@@ -119,7 +124,8 @@ class Pool:
         """As `apply`, without waiting.
 
         Args:
-            callback: called with the value, before the result counts as ready; should be quick, since results wait meanwhile.
+            callback: called with the value, before the result counts as ready; should be quick, since results
+                wait meanwhile.
             error_callback: called with the exception instead.
         """
         dispatcher = self._running(func)
@@ -132,7 +138,8 @@ class Pool:
     def map(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
-        """[func(item) for item in iterable], run by all processes. Raises the first error, after all calls have ended.
+        """[func(item) for item in iterable], run by all processes. Raises the first error, after all calls
+        have ended.
 
         Args:
             chunksize: how many items make a task.
@@ -165,7 +172,10 @@ class Pool:
         error_callback: _Callback = None,
         chunksize: int | None = None,
     ) -> AsyncResult:
-        """As `starmap`, without waiting. The order of parameters is Ray's; the standard library has chunksize before the callbacks."""
+        """As `starmap`, without waiting.
+
+        The order of parameters is Ray's; the standard library has chunksize before the callbacks.
+        """
         calls: Iterator[Any] = ((item, None) for item in iterable)
         return self._map_async(func, calls, chunksize, callback, error_callback)
 
@@ -195,7 +205,8 @@ class Pool:
     def imap(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> OrderedIMapIterator:
-        """An iterator over func(item) for item in iterable, in this order. A thread of its own reads the iterable.
+        """An iterator over func(item) for item in iterable, in this order. A thread of its own reads the
+        iterable.
 
         Args:
             chunksize: how many items make a task.
@@ -236,7 +247,10 @@ class Pool:
             self._dispatcher.terminate()
 
     def join(self) -> None:
-        """Waits until the processes have ended. Raises ValueError unless close() or terminate() was called."""
+        """Waits until the processes have ended.
+
+        Raises ValueError unless close() or terminate() was called.
+        """
         if not self._is_closed:
             raise ValueError("Pool is still running: call close() or terminate() before join()")
         if self._dispatcher is not None:

@@ -1,4 +1,5 @@
-"""The pool's end in a worker process: runs batches of calls and says for each whether it returned or raised."""
+"""The pool's end in a worker process: runs batches of calls and says for each whether it returned or
+raised."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Failure:
     traceback: str = ""
 
     def exception(self) -> BaseException:
-        """The user's own exception, with the worker's traceback as its cause, as the standard library has it."""
+        """The user's own exception, with the worker's traceback as its cause, as the standard library has
+        it."""
         if self.traceback:
             self.error.__cause__ = RemoteTraceback(self.traceback)
         return self.error
@@ -51,8 +53,8 @@ class PoolActor:
         return [self._run(function, arguments, keywords) for arguments, keywords in calls]
 
     def _share_globals(self, function: Any) -> None:
-        """A program's own functions arrive by value, each with globals of its own. What the initializer has set in its globals is
-        what the functions of the same module look for in theirs."""
+        """A program's own functions arrive by value, each with globals of its own. What the initializer has
+        set in its globals is what the functions of the same module look for in theirs."""
         if not self._set_globals:
             return
         plain = getattr(function, "func", function)  # a functools.partial

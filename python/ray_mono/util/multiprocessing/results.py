@@ -1,4 +1,7 @@
-"""What the pool's callers hold: AsyncResult for apply and map, iterators for imap. The dispatcher's thread fills them in."""
+"""What the pool's callers hold: AsyncResult for apply and map, iterators for imap.
+
+The dispatcher's thread fills them in.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class AsyncResult:
             self._end()
 
     def add_batch(self, index: int, outcomes: list[Any]) -> None:
-        """The values of a batch, a Failure for each call that failed. The result is there when all batches are."""
+        """The values of a batch, a Failure for each call that failed.
+
+        The result is there when all batches are.
+        """
         self._batches[index] = outcomes
         if self._failure is None:
             self._failure = next((each for each in outcomes if isinstance(each, Failure)), None)
@@ -78,7 +84,8 @@ class AsyncResult:
         Args:
             timeout: in seconds; None waits as long as it takes.
 
-        Raises multiprocessing.TimeoutError, the first error of the calls, or RayActorError where a process of the pool died.
+        Raises multiprocessing.TimeoutError, the first error of the calls, or RayActorError where a process of
+        the pool died.
         """
         try:
             has_ended = self._ended.wait(_wait_s(timeout))
@@ -164,8 +171,8 @@ class IMapIterator:
         Args:
             timeout: in seconds; None waits as long as it takes.
 
-        Raises StopIteration at the end, multiprocessing.TimeoutError, or what the call raised; the next results can be read
-        all the same.
+        Raises StopIteration at the end, multiprocessing.TimeoutError, or what the call raised; the next
+        results can be read all the same.
         """
         with self._changed:
             if not self._items:

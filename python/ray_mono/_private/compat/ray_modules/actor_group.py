@@ -9,8 +9,10 @@ import ray_mono as ray
 
 
 class ActorGroup:
-    """`group.method.remote(...)` calls every actor. It returns their references, in the order of the
-    actors."""
+    """`group.method.remote(...)` calls every actor.
+
+    It returns their references, in the order of the actors.
+    """
 
     def __init__(
         self,

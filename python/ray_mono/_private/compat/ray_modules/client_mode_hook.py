@@ -1,5 +1,7 @@
-"""`ray._private.client_mode_hook`: how functions turn to Ray Client. There is none yet: they stay as they
-are."""
+"""`ray._private.client_mode_hook`: how functions turn to Ray Client.
+
+There is none yet: they stay as they are.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""`ray.util.client.common`: the types of Ray Client. There is no client yet, so nothing is an instance of
-one."""
+"""`ray.util.client.common`: the types of Ray Client.
+
+There is no client yet, so nothing is an instance of one.
+"""
 
 from __future__ import annotations
 
