@@ -71,7 +71,8 @@ def test_names_of_modules_and_errors_are_found_where_they_were() -> None:
 import ray_mono.worker, ray_mono._private.state
 from ray.exceptions import RayTimeoutError
 from ray.experimental import named_actors
-import ray.state
+import ray.node, ray.parameter, ray.state
+assert ray.node.Node is ray._private.node.Node and ray.parameter.RayParams
 assert RayTimeoutError is ray.exceptions.GetTimeoutError
 assert ray.ObjectID is ray.ObjectRef
 assert ray.state is ray_mono._private.state
@@ -84,6 +85,8 @@ print(ray.worker.get is ray.get)
         "ray.exceptions.RayTimeoutError",
         "ray.experimental.named_actors",
         "ray.experimental.get_actor",
+        "ray.node",
+        "ray.parameter",
         "ray.state",
     }
 

@@ -23,6 +23,8 @@ LINES = [
     "import ray._private.worker as w; assert w._global_node is None and w._post_init_hooks == []",
     "from ray._private.profiling import profile",
     "from ray._private.node import Node, LocalNode",
+    "from ray._private import node, parameter, services; import ray._private.services as again; assert again is services",
+    "assert node.Node is Node and parameter.RayParams and services.get_node_ip_address is get_node_ip_address",
     "from ray.util.annotations import PublicAPI, DeveloperAPI, Deprecated; assert PublicAPI(stability='beta')(lambda: 1)() == 1",
     "from ray.util.actor_group import ActorGroup",
     "import ray.util.actor_group as group; assert ray.util.actor_group is group",
