@@ -106,8 +106,7 @@ WAIT_ARGUMENTS = {
 GET_ORDER = ("timeout",)
 WAIT_ORDER = ("num_returns", "timeout")
 OPTIONS = {"max_reconstructions": "max_restarts", "num_return_vals": "num_returns"}
-# They tuned what is not here: several Redis shards, an object store that is a process of its own, the raylet
-# transport.
+# They tuned what is not here: several Redis shards, a process for the object store, the raylet transport.
 DROPPED_INIT_ARGUMENTS = frozenset(
     "_lru_evict driver_object_store_memory enable_object_reconstruction huge_pages java_worker_options"
     " job_id load_code_from_local"

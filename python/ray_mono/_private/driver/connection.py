@@ -39,8 +39,7 @@ OPEN_FILES_WANTED = 65536
 OPEN_FILES_FEW = 4096
 """Ray's bound as well: each worker, driver and node that this process talks to takes one or two."""
 LOOPBACK = "127.0.0.1"
-# "module:function" that every worker of this process's jobs calls, with the job's configuration, before it
-# runs anything of the job.
+# "module:function" that every worker of our jobs calls first, with the job's configuration.
 worker_setup: list[str] = []
 LOGGING_SETUP = "ray_mono._private.logs.logging_config:configure_worker"
 

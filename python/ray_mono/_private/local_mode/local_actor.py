@@ -156,8 +156,7 @@ class LocalActor:
         context = contextvars.copy_context()
         future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop)
         try:
-            # Not result(): the frames of that would stand between ours, which tracebacks leave out, and the
-            # user's.
+            # Not result(): its frames would stand between ours, which tracebacks leave out, and the user's.
             error = future.exception()
         except concurrent.futures.CancelledError:
             raise TaskCancelledError from None

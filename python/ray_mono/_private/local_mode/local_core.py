@@ -163,8 +163,7 @@ class LocalCore:
         return [self._load(ref) for ref in refs]
 
     def _error(self, ref: ObjectRef[Any]) -> BaseException:
-        # No frame that the error passes through may name it: that cycle would keep the references in it
-        # alive.
+        # No frame that the error passes through may name it: the cycle would keep its references alive.
         error: BaseException = self._load(ref)
         return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
 

@@ -65,8 +65,7 @@ class LogDeduplicator:
         self._window_s = window_s
         self._always = re.compile(always) if always else None
         self._never = re.compile(never) if never else None
-        # By the hash of what its lines have in common (lines may be long), in the order in which windows
-        # began.
+        # By the hash of what its lines have in common (lines may be long), in the order of the windows.
         self._patterns: dict[int, _Pattern] = {}
         self._withheld = 0
         self._has_hinted = False

@@ -30,8 +30,7 @@ STATE_PREFIX = "::ray_mono_progress::"
 # One message to the drivers.
 BATCH_LINES_MAX = 1000
 BATCH_BYTES_MAX = 256 << 10
-# Longer lines are cut: they are data that somebody printed by mistake. One that is not cut fits into a
-# message.
+# Longer lines are cut: somebody printed data by mistake. The others fit into a message.
 LINE_BYTES_MAX = BATCH_BYTES_MAX
 
 _NAME = re.compile(r"worker-[0-9a-f]+-(?:.*-)?(\d+)\.(out|err)")
@@ -85,8 +84,7 @@ class LogDirectory:
     _files: dict[str, _LogFile] = field(default_factory=dict)
     # What is not looked at any more, by name.
     _ended: set[str] = field(default_factory=set)
-    # Of the directory, at the last listing; two files may be made in one tick of its clock, so a change is
-    # listed twice.
+    # Of the directory, at the last listing. Two files may be made in one tick: a change is listed twice.
     _listed_at_ns: int = -1
     _lists_again: bool = False
 
@@ -230,8 +228,7 @@ class LogDirectory:
     @staticmethod
     def _begin_line(file: _LogFile, data: bytes) -> None:
         line = file.partial + data
-        # What a progress bar drew is overwritten by what follows a carriage return; one at the end may belong
-        # to the line break.
+        # What follows a carriage return overwrites what a bar drew. One at the end may be a line break's.
         start = line.rstrip(b"\r").rfind(b"\r") + 1
         if start:
             line, file.cut_bytes, file.is_redrawn = line[start:], 0, True

@@ -18,8 +18,7 @@ from typing import Any
 from ray_mono.core_worker.process import current
 
 TEXT_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
-# Of every record, as logging documents them; what is not here was put in by the user (`extra`) or by
-# ContextFilter.
+# Of every record, as logging documents them. The user (`extra`) or ContextFilter put in the others.
 STANDARD_ATTRIBUTES = frozenset(
     "args asctime created exc_info exc_text filename funcName levelname levelno lineno message module msecs"
     " msg name pathname process"

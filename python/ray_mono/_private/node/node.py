@@ -26,8 +26,7 @@ from ray_mono._private.node.reaper_client import ReaperHandle, ServiceStartError
 from ray_mono._private.node.session import NodeRecord, base_directory, open_session
 from ray_mono.common.our_bug import known
 
-# Imports on a machine that is busy with a hundred other things take long; a service that has not answered by
-# then never will.
+# Imports take long on a busy machine. A service that has not answered by then never will.
 SERVICE_START_TIMEOUT_S = 60.0
 
 

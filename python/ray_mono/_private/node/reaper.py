@@ -58,8 +58,7 @@ from ray_mono._private.node.service_process import (
 from ray_mono.common.process import descendants
 
 PR_SET_CHILD_SUBREAPER = 36
-# How long SIGKILL may take to work: a process in an uninterruptible wait (a lost network disk) is left to the
-# machine.
+# How long SIGKILL may take. A process in an uninterruptible wait (a lost network disk) is left behind.
 KILL_WAIT_S = 10.0
 MESSAGE_BYTES_MAX = 16 << 20
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1)
@@ -126,8 +125,7 @@ class Reaper:
             self._starter_pidfd = os.pidfd_open(starter_pid)
             self._poll.register(self._starter_pidfd, select.POLLIN)
         except OSError as error:
-            # It is gone already (see below), or this system lets nobody watch it: then the socket's end has
-            # to do.
+            # It is gone already (see below), or the system lets nobody watch it: the socket's end has to do.
             log(f"cannot watch process {starter_pid}: {error}")
         if os.getppid() != starter_pid:
             self._end(STARTER_ENDED)
@@ -182,8 +180,7 @@ class Reaper:
         self._close_ready_pipe(service)
         if how in service.asked_ends:
             return
-        # Even while the node ends: another service may have noticed its death, and ended, before this process
-        # could.
+        # Even while the node ends: another service may have noticed its death, and ended, before we could.
         log(f"{service.name} ({service.pid}) ended: {how}")
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
@@ -291,8 +288,7 @@ class Reaper:
             argv = [*argv, link[1], str(link_fd)]
             kept_fds.append(link_fd)
         parent_pid = os.getpid()
-        # A signal that reaches the child before it is itself must not run our handlers: they would take it
-        # for ours.
+        # A signal that reaches the child too early must not run our handlers: they would take it for ours.
         with all_signals_blocked():
             pid = os.fork()
             if pid == 0:

@@ -109,8 +109,7 @@ class ReaperHandle:
         with theirs, open(log_path, "ab", opener=_private_file) as log:
             process = subprocess.Popen(
                 command,
-                # And not, as setproctitle would have it, where its environment was: /proc/PID/environ shows
-                # that.
+                # setproctitle would put them where its environment was, which /proc/PID/environ shows.
                 env={**env, "SPT_NOENV": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

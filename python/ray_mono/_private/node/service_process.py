@@ -173,8 +173,7 @@ def become(
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         return
-    # A group of its own: a worker that signals its process group means neither the reaper nor the other
-    # services.
+    # A group of its own: a worker that signals its group means neither the reaper nor other services.
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for signal_number in (*changed_signals, signal.SIGPIPE):

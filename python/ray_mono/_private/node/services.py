@@ -30,8 +30,7 @@ _MODULES = {
     RAYLET: "ray_mono.raylet.raylet",
     LOG_MONITOR: "ray_mono._private.logs.log_monitor",
 }
-# What the reaper imports before it forks the template, and before it forks the others. (The codec of host
-# names is 0.3 MB.)
+# What the reaper imports before it forks the template, and before the others. (The codec of hosts is 0.3 MB.)
 _COMMON_MODULES = (
     "setproctitle",
     "asyncio",
