@@ -1,8 +1,9 @@
-"""What happens in the cluster, and what it means for each table: a node's death for its workers, jobs and actors, and so on.
+"""What happens in the cluster, and what it means for each table.
 
-The managers decide each over its own rows. This class hands an event to those it concerns, writes the rows that changed, publishes
-them once they are durable, and carries out the effects of the actor manager. It is called by the servicers and by the health checks, never
-waits, and knows nothing of calls and connections.
+A node's death, for example, ends workers, jobs and actors. Each manager decides over its own rows. This class
+hands an event to those it concerns, writes the rows that changed, publishes them once they are durable, and
+carries out the effects of the actor manager. The servicers and the health checks call it. It never waits, and
+knows nothing of calls and connections.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ class Cluster:
     def register_node(
         self, info: common_pb2.NodeInfo, actor_leases: Iterable[gcs_pb2.ActorLease] = ()
     ) -> list[bytes]:
-        """actor_leases: what the raylet has granted for actors. Returns the ids of those that nobody wants. Raises NodeIsDead."""
+        """actor_leases: what the raylet has granted for actors. Returns the ids of those that nobody wants.
+
+        Raises NodeIsDead.
+        """
         for other in self.nodes.at_address(info.host, info.node_manager_port):
             if other.binary() != info.node_id:
                 # Health checks would be answered by this raylet in the other's name.
@@ -225,7 +229,10 @@ class Cluster:
     # ---- actors
 
     def register_actor(self, spec: common_pb2.TaskSpec, class_name: str) -> ActorID:
-        """Stores an actor and starts to place it. Raises ValueError, ActorNameTaken, RpcError FAILED_PRECONDITION."""
+        """Stores an actor and starts to place it.
+
+        Raises ValueError, ActorNameTaken, RpcError FAILED_PRECONDITION.
+        """
         registration = registration_of(spec, class_name)
         if self.actors.get(registration.actor_id) is not None:
             return registration.actor_id
@@ -255,7 +262,7 @@ class Cluster:
         self.apply(self.actors.out_of_scope(actor_id, self._clock.wall_s()))
 
     def apply(self, effects: list[Effect]) -> None:
-        """Carries out what the actor manager decided: rows at once, what others can see of it after their commit."""
+        """Carries out the actor manager's effects: rows at once, what others see after their commit."""
         ended_jobs: set[JobID] = set()
         for effect in effects:
             match effect:

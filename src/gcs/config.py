@@ -1,5 +1,7 @@
-"""Settings of one GCS. Those that the whole cluster shares travel to everyone as `ClusterInfo.config_json`; what stands here is
-what this service alone goes by, under the key "gcs" of that JSON."""
+"""Settings of one GCS: what this service alone goes by, under the key "gcs" of the cluster's JSON.
+
+Those that the whole cluster shares travel to everyone as `ClusterInfo.config_json`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ class GcsConfig:
     """Settings of one GCS process. Raises ValueError naming the field that is out of range."""
 
     listen: tuple[str, ...] = ("127.0.0.1:0",)
-    """Addresses to answer at: "host:port" (0: any free port), "unix:/path". The first "host:port" is the one advertised."""
+    """Addresses to answer at: "host:port" (0: any free port), "unix:/path".
+
+    The first "host:port" is the one advertised.
+    """
     node_ip: str = ""
     """The host that others are told to reach this GCS at; empty: the host of the address listened at."""
     session_dir: str = ""
@@ -23,33 +28,33 @@ class GcsConfig:
     """Cluster-wide settings, handed to everyone as they are."""
 
     health_check_period_s: float = 3.0
-    """Between two checks of a healthy raylet: as Ray's; with the threshold a silent host is dead within 15 s plus a time-out."""
+    """Between two checks of a healthy raylet, as in Ray. With the threshold, a silent host dies in 15 s."""
     health_check_timeout_s: float = 5.0
     """For one answer. Raylets run no user code, so only a machine in deep trouble takes seconds."""
     health_check_failures_max: int = 5
     """Checks in a row that may fail before the node is dead."""
     health_check_hint_period_s: float = 0.1
-    """Between checks after a raylet's connection ended: a dead process is known within half a second, a broken link is forgiven."""
+    """Between checks after a raylet's connection ended: a dead process is soon known, a bad link forgiven."""
     node_return_timeout_s: float = 60.0
     """How long a node of an earlier GCS on this store may take to register again; it is dead after that."""
 
     pending_warning_s: float = 2.0
-    """How long an actor waits for a place before its driver is told why: long enough for a worker to start, short for a person."""
+    """How long an actor waits for a place before its driver is told why: a worker starts within that."""
     lease_retry_period_s: float = 0.2
     """First pause after a raylet refused or failed a lease; doubles up to lease_retry_period_max_s."""
     lease_retry_period_max_s: float = 5.0
     connect_timeout_s: float = 5.0
     """For a connection to a raylet or a worker."""
     death_report_grace_s: float = 1.0
-    """How long a broken connection to a new actor's worker waits for its raylet's report, which knows the exit status."""
+    """How long a broken connection to a new actor's worker waits for the raylet to report its exit status."""
     restart_backoff_s: float = 0.1
-    """Pause before a worker is tried again that died in its actor's constructor the second time in a row; doubles."""
+    """Pause before an actor whose constructor ended its worker twice in a row is tried again; doubles."""
     restart_backoff_max_s: float = 5.0
 
     subscriber_queue_max: int = 10_000
     """Messages held for one subscriber that does not read: a few MB."""
     dead_nodes_max: int = 1_000
-    """Rows of dead nodes, workers, actors and finished jobs kept for those who ask later; beyond that the oldest go."""
+    """Rows of the dead, and of finished jobs, that are kept for those who ask later; the oldest go."""
     dead_workers_max: int = 1_000
     dead_actors_max: int = 10_000
     finished_jobs_max: int = 10_000
@@ -64,14 +69,18 @@ class GcsConfig:
 
 
 def settings_from_json(cluster_config_json: str) -> dict[str, Any]:
-    """The GCS's own settings out of the cluster's JSON: {"gcs": {"health_check_period_s": 1}}. Raises ValueError."""
+    """The GCS's own settings out of the cluster's JSON: {"gcs": {"health_check_period_s": 1}}.
+
+    Raises ValueError.
+    """
     try:
         config = json.loads(cluster_config_json)
     except json.JSONDecodeError as error:
         raise ValueError(f"the cluster's configuration is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("gcs", {}), dict):
         raise ValueError(
-            f'the cluster\'s configuration must be an object, and so must its "gcs"; got {cluster_config_json}'
+            'the cluster\'s configuration must be an object, and so must its "gcs"; '
+            f"got {cluster_config_json}"
         )
     tunable = {field.name for field in dataclasses.fields(GcsConfig) if field.type in ("float", "int")}
     settings = config.get("gcs", {})

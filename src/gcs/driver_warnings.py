@@ -1,7 +1,7 @@
 """What drivers are told of the cluster's troubles, beside their results.
 
-A worker that died by itself, a node that is gone, a detached actor that nobody will find. This decides what is told, and
-words it; it knows no clock and no connection.
+A worker that died by itself, a node that is gone, a detached actor that nobody will find. This decides what
+is told, and words it; it knows no clock and no connection.
 """
 
 from __future__ import annotations
@@ -53,15 +53,19 @@ class DriverWarnings:
         """For every driver. A node that was stopped is no news."""
         if node.death_cause.kind == common_pb2.DeathCause.KILLED:
             return None
-        message = f"Node {node.node_id.hex()} at {node.host} is gone, with its workers and objects: {node.death_cause.message}."
+        message = (
+            f"Node {node.node_id.hex()} at {node.host} is gone, with its workers and objects: "
+            f"{node.death_cause.message}."
+        )
         return common_pb2.ErrorInfo(type="node_removed", message=message)
 
     def actor_registered(self, actor: ActorRegistration) -> common_pb2.ErrorInfo | None:
         if not actor.is_detached or not _ANONYMOUS.fullmatch(actor.namespace):
             return None
         message = (
-            f"The detached actor {actor.name or actor.class_name} is in a namespace that has no name: other drivers find it with"
-            f" init(namespace={actor.namespace!r}) only. Give init() or the actor a namespace."
+            f"The detached actor {actor.name or actor.class_name} is in a namespace that has no name: "
+            f"other drivers find it with init(namespace={actor.namespace!r}) only. "
+            "Give init() or the actor a namespace."
         )
         return common_pb2.ErrorInfo(
             job_id=actor.job_id.binary(), type="detached_actor_anonymous_namespace", message=message

@@ -1,9 +1,11 @@
-"""The GCS: one process per cluster that knows its nodes, jobs, actors and workers, keeps its key-value store, and tells changes.
+"""The GCS: the process of a cluster that knows its nodes, jobs, actors, workers, keys and values.
 
-GcsServer puts the parts together over whatever store, transport, clock and randomness it is given; `main` gives it the real ones. How
-it works: `servicers/` translate calls into events for `cluster.py`, whose managers decide; rows go through `write_through.py` into the
-store before anyone hears of them. Started again on the same store, it goes on where the last one ended: raylets register again, and
-actors that had no worker yet are placed anew.
+GcsServer puts the parts together over whatever store, transport, clock and randomness it is given; `main`
+gives it the real ones. The servicers (`servicers/`) translate calls into events for `cluster.py`, whose
+managers decide. Rows go through `storage/write_through.py` into the store before anyone hears of them.
+
+Started again on the same store, it goes on where the last one ended. Raylets register again, and actors that
+had no worker yet are placed anew.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class GcsServer:
         self.cluster.give_up_missing_nodes()
 
     def _on_failure(self, error: BaseException, what: str) -> None:
-        """The tables may contradict each other or the store: only a new start puts them together again."""
+        """The tables may contradict the store by now: only a new start puts them together again."""
         logger.error("%s failed", what, exc_info=error)
         self._failure = self._failure or error
         self._failed.set()
@@ -154,8 +156,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="gcs_server",
         # Half of an option's name is not known to hide its value.
         allow_abbrev=False,
-        description="The cluster's metadata service. By hand: gcs_server --port 6379 --session-dir DIR, with the secret in "
-        "RAY_MONO_AUTH_TOKEN (empty: anyone may connect).",
+        description="The cluster's metadata service. By hand: gcs_server --port 6379 --session-dir DIR, "
+        "with the secret in RAY_MONO_AUTH_TOKEN (empty: anyone may connect).",
     )
     add_common_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")

@@ -1,10 +1,12 @@
-"""The machine that counts jobs. A job is a driver's time in the cluster: it begins with AddJob and ends when the driver says so, or
-when its process or its node is gone: then it is finished. It is over when its last actor is gone, too: a detached one, and what runs
-below it, live on in the job that they came from. A job's row and code are kept until it is over.
+"""The machine that counts jobs.
 
-    running ──driver gone──► outlived (finished) ──no actor left──► over ──finished_jobs_max later ones──► forgotten
+A job is a driver's time in the cluster. It begins with AddJob. It is finished when the driver says so, or
+when its process or its node is gone. It is over when its last actor is gone too: a detached actor, and what
+runs below it, live on in the job that they came from. A job's row and code are kept until it is over.
 
-Job numbers are never used twice, also after a restart: the next one is stored with each job.
+    running ──driver gone──► outlived (finished) ──no actor left──► over ──more than the limit──► forgotten
+
+Job numbers are never used twice, not even after a restart: the next one is stored with each job.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from ray_mono.protobuf import common_pb2
 
 
 class JobManager:
-    """All jobs. Their rows are JobInfo messages, kept and handed on as they are. Times are seconds since the epoch."""
+    """All jobs.
+
+    Their rows are JobInfo messages, kept and handed on as they are. Times are seconds since the epoch.
+    """
 
     def __init__(self, finished_jobs_max: int) -> None:
         self._finished_jobs_max = finished_jobs_max
@@ -110,7 +115,10 @@ def _moved(
     target: dict[JobID, common_pb2.JobInfo],
     **changed: Any,
 ) -> common_pb2.JobInfo | None:
-    """The job's row with these fields, in its new place; None where it is not in the old one. A new message: others may hold the old."""
+    """The job's row with these fields, in its new place; None where it is not in the old one.
+
+    It is a new message: others may hold the old one.
+    """
     row = source.pop(job_id, None)
     if row is not None:
         row = target[job_id] = copy.copy(row)

@@ -87,7 +87,7 @@ def job_of_code(namespace: bytes, key: bytes) -> JobID | None:
 
 
 def join_row_key(namespace: bytes, key: bytes) -> bytes:
-    """The row's key in the store: namespaces and keys may hold any byte, so the namespace's length comes first."""
+    """The row's key in the store. Namespaces and keys may hold any byte, so a length comes first."""
     return len(namespace).to_bytes(4, "big") + namespace + key
 
 

@@ -1,10 +1,12 @@
 """Leases workers of raylets, and frees them.
 
-Whoever places something (`actor/actor_scheduler.py`) chooses the node. Its raylet is asked for a lease here, and the one
-that it names instead, if it does. A request waits in the raylet's queue for as long as nothing is free there.
+Whoever places something (`actor/actor_scheduler.py`) chooses the node. Its raylet is asked for a lease here,
+and the one that it names instead, if it does. A request waits in the raylet's queue for as long as nothing is
+free.
 
-A lease outlives the wish for it when a grant is already under way, so requests are never cancelled: `free` cancels the
-lease at the raylet, gives back the worker if it was too late for that, and asks until it is answered.
+A request may be granted just when nobody wants it any more. So the call is never cancelled; the lease is
+freed. That cancels it at the raylet, gives back the worker if it was too late for that, and is tried until it
+is answered.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class LeaseClient:
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
-        # By node and lease id what was asked for and not answered yet: it is not in the node's reports. Whatever else
-        # somebody has been granted is its worker's by now, or is being freed.
+        # By node and lease id: what was asked for and not answered yet, and so is not in the node's reports.
+        # A lease that is not here belongs to its worker by now, or is being freed.
         self._asked: dict[NodeID, dict[bytes, ResourceSet]] = {}
 
     def awaits(self, lease_id: bytes) -> bool:
@@ -144,7 +146,7 @@ class LeaseClient:
     # ---- to free
 
     def free(self, lease: Lease) -> asyncio.Task[None]:
-        """The worker is ended, since it may hold half of what it was leased for. The task is done when it is."""
+        """Ends the worker, since it may hold half of what it was leased for. The task is done when it has."""
         worker = lease.grant.worker
         return self._free(NodeID(worker.node_id), lease.raylet_address, lease.grant.lease_id)
 

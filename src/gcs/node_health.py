@@ -1,8 +1,9 @@
 """The shell that checks on raylets: one task for each living node.
 
-A healthy raylet is asked every health_check_period_s. The end of a connection to or from it proves nothing (links break), but is worth
-a look at once: from then on it is asked every health_check_hint_period_s until it answers. So a raylet that died is known in well under
-a second, and a machine that fell silent after the threshold of NodeManager.
+A healthy raylet is asked every health_check_period_s. The end of a connection to or from it proves nothing,
+since links break; but it is worth a look at once. From then on it is asked every health_check_hint_period_s
+until it answers. So a raylet that died is known in well under a second, and a machine that fell silent when
+NodeManager has counted enough failures.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The machine that knows the nodes: who is in the cluster, what each reported to have, and who is held to be dead.
+"""The machine that knows the nodes: who is in the cluster, what each has, and who is held to be dead.
 
-A node's row is the NodeInfo that its raylet registered: it is kept and handed on as it is. Two things follow from events here: the
-state of the node, and the count of health checks that failed in a row. When checks are made and how is `node_health.py`'s business;
-what a death means for others is `cluster.py`'s.
+A node's row is the NodeInfo that its raylet registered: it is kept and handed on as it is. Two things follow
+from events here: the state of the node, and the count of health checks that failed in a row. `node_health.py`
+makes the checks; `cluster.py` knows what a death means for others.
 
-A dead node never comes back: its raylet, if it lives after all, is refused and has to begin anew under another id. Resources are not
-stored: after a restart of the GCS a node has what it registers with, until its next report.
+A dead node never comes back. Its raylet, if it lives after all, is refused and has to begin anew under
+another id. Resources are not stored: after a restart of the GCS a node has what it registers with, until its
+next report.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class NodeManager:
                 self._living[NodeID(info.node_id)] = _living(info, _at_start(info), is_registered=False)
 
     def register(self, info: common_pb2.NodeInfo, now_s: float) -> bool:
-        """A raylet joins, or comes back to a GCS that restarted. True where the row changed. Raises NodeIsDead."""
+        """A raylet joins, or comes back to a GCS that restarted.
+
+        True where the row changed. Raises NodeIsDead.
+        """
         node_id = NodeID(info.node_id)
         if node_id in self._dead:
             raise NodeIsDead(self._dead[node_id])
@@ -84,7 +88,10 @@ class NodeManager:
         return known is None or known.info != row
 
     def report(self, resources: common_pb2.NodeResources) -> bool:
-        """A node's own view of its resources. False for one older than what is here. Raises UnknownNode, NodeIsDead."""
+        """A node's own view of its resources.
+
+        False for one older than what is here. Raises UnknownNode, NodeIsDead.
+        """
         node = self._get(NodeID(resources.node_id))
         if resources.version < node.resources.version:
             return False

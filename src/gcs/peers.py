@@ -1,4 +1,4 @@
-"""Connections of the GCS to raylets: one each, made when first needed, shared by whoever calls, made again after an end."""
+"""Connections of the GCS to raylets: one to each, made when first needed, and again after an end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the cluster's workers ran lately, for the timeline. In memory only: a GCS that starts again begins anew."""
+"""What the cluster's workers ran lately, for the timeline.
+
+In memory only: a GCS that starts again begins anew.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ EVENTS_MAX = 100_000
 
 
 class TaskEventLog:
-    """The latest EVENTS_MAX events, in the batches in which workers sent them; the oldest batches go first."""
+    """The latest EVENTS_MAX events, in batches as workers sent them; the oldest batches go first."""
 
     def __init__(self, events_max: int = EVENTS_MAX) -> None:
         self._events_max = events_max

@@ -1,4 +1,4 @@
-"""The machine that keeps the rows of workers and drivers: who lives where, and the latest deaths with their causes."""
+"""The machine that keeps the rows of workers and drivers: who lives where, and the latest deaths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ray_mono.protobuf import common_pb2
 
 
 class WorkerManager:
-    """All living workers and drivers, and the latest dead ones. Rows are WorkerInfo messages. Times are seconds since the epoch."""
+    """All living workers and drivers, and the latest dead ones.
+
+    Rows are WorkerInfo messages. Times are seconds since the epoch.
+    """
 
     def __init__(self, dead_workers_max: int) -> None:
         self._dead_workers_max = dead_workers_max
@@ -37,7 +40,10 @@ class WorkerManager:
         return row
 
     def died(self, info: common_pb2.WorkerInfo, now_s: float) -> common_pb2.WorkerInfo | None:
-        """A worker ended. Returns its last row: what was known of it, and what the report adds; None where its death is known."""
+        """A worker ended. Returns its last row: what was known of it, and what the report adds.
+
+        None where its death is known.
+        """
         worker_id = WorkerID(info.worker_id)
         if worker_id in self._dead:
             return None

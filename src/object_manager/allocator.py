@@ -1,17 +1,19 @@
 """Which bytes of the store's file are whose: offsets and lengths, nothing else.
 
-A machine without I/O. It does not know what lies in a range, nor whether the system has pages for it: whoever backs the file tells
-it how far it may go (`raise_limit`).
+A machine without I/O. It does not know what lies in a range, nor whether the system has pages for it: whoever
+backs the file tells it how far it may go (`raise_limit`).
 
-Warm memory first. A page that a process has mapped and written takes its bytes several times faster than one it never touched, so
+Warm memory first. A page that a process has mapped and written takes its bytes several times faster than one
+it never touched, so
 
 1. a writer gets the range back that it freed last, where that (with what is free after it) is large enough;
 2. else the free range that fits closely and was freed last;
-3. else the cold tail: everything from the *frontier* (where nothing was ever handed out) to the limit. A free range that ends at the
-   frontier is used together with it.
+3. else the cold tail: from the *frontier*, where nothing was ever handed out, to the limit. A free range that
+   ends at the frontier is used together with it.
 
-Free ranges below the frontier are kept sorted by offset, merged with their neighbours, and in bins by size (powers of two); a bin
-remembers in which order its ranges were freed. Every length is a multiple of ALIGNMENT.
+Free ranges below the frontier are kept sorted by offset, merged with their neighbours, and in bins by size
+(powers of two). A bin remembers in which order its ranges were freed. Every length is a multiple of
+ALIGNMENT.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _REMEMBERED_PER_WRITER = 16
 
 
 def aligned(size_bytes: int) -> int:
-    """What a request of size_bytes takes: at least one unit, so that an empty object has a place of its own."""
+    """What a request of size_bytes takes. It is at least one unit: an empty object has a place of its own."""
     return max(ALIGNMENT, -(-size_bytes // ALIGNMENT) * ALIGNMENT)
 
 
@@ -66,7 +68,7 @@ class Allocator:
         return self._tail_offset() + aligned(size_bytes)
 
     def allocate(self, size_bytes: int, writer: ClientKey) -> int | None:
-        """Offset of a range of at least size_bytes, or None where no range below the limit is large enough."""
+        """Offset of a range of at least size_bytes; None where no range below the limit is large enough."""
         length = aligned(size_bytes)
         offset = self._where_writer_freed(length, writer)
         if offset is None:
@@ -129,7 +131,10 @@ class Allocator:
         return None
 
     def _in_bins(self, length: int, tries: int | None) -> int | None:
-        """The latest range of the smallest bin that has one; of the first bin, where ranges may be too short, `tries` are looked at."""
+        """The latest range of the smallest bin that has one.
+
+        The ranges of the first bin may be too short: `tries` of them are looked at.
+        """
         first = _bin_of(length)
         for offset in reversed(self._bins[first]):
             if self._free[offset] >= length:

@@ -34,5 +34,5 @@ class Answers(Generic[T]):
 
 
 def was_given(answer: asyncio.Future[Any]) -> bool:
-    """Whether what it grants came in the same turn in which its caller was cancelled: it must be given back."""
+    """Whether it came in the turn in which its caller was cancelled: what it grants must be given back."""
     return answer.done() and not answer.cancelled() and answer.exception() is None

@@ -1,7 +1,7 @@
 """Puts pages under the store's file: when a request needs them, and some ahead of need.
 
-In steps, between which the loop serves others. Where the system has no memory left, the store is told to make do with what it has, and
-a while later that it may ask again.
+It does so in steps, between which the loop serves others. Where the system has no memory left, the store is
+told to make do with what it has, and a while later that it may ask again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Backing:
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
         on_change: Callable[[], None],
     ) -> None:
-        """on_change() is called when who waits for memory may try again: there are pages, or there will be none."""
+        """on_change() is called when who waits for memory may try again: there are pages, or none."""
         self._config = config
         self._store = store
         self._memory = memory

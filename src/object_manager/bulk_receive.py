@@ -1,7 +1,8 @@
 """Receives an object's bytes in a thread: a large one keeps a CPU busy, and the loop has others to serve.
 
-The thread waits until the kernel has a slice whole (MSG_WAITALL). Woken for every few segments, as a loop is, it takes about a third
-longer. The pages that a slice goes to are prepared just before, while the sender fills the socket.
+The thread waits until the kernel has a slice whole (MSG_WAITALL). Woken for every few segments, as a loop is,
+it takes about a third longer. The pages that a slice goes to are prepared just before, while the sender fills
+the socket.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Prepare(Protocol):
 
 
 class BulkReceive(asyncio.Future[None]):
-    """Done when `memory` is full or the peer has ended the connection: `received_bytes` says which. Raises WireError, OSError.
+    """Done when `memory` is full or the peer has ended the connection: `received_bytes` says which.
 
-    The socket is the thread's until then. cancel() ends the connection and returns when the thread writes no more.
+    Raises WireError, OSError. The socket is the thread's until then. cancel() ends the connection, and
+    returns when the thread writes no more.
     """
 
     def __init__(self, sock: socket.socket, memory: memoryview, timeout_s: float, prepare: Prepare) -> None:

@@ -1,4 +1,4 @@
-"""An object manager without its process: the machines, their shells and the servicer, put together over injected doors.
+"""An object manager without its process: machines, shells and servicer, put together over injected doors.
 
 The binary (object_manager.py) gives it real ones, a simulation its own.
 """
@@ -40,7 +40,7 @@ class ObjectManager:
         spawn: Spawn,
         on_raylet_gone: Callable[[str], None],
     ) -> None:
-        """Alone until attach() is called. spawn(coroutine, name) starts a background task whose failure ends the process."""
+        """Alone until attach() is called. spawn(coroutine, name): a failure of the task ends the process."""
         self.node_store = NodeStore(config, node_id, memory, clock, spawn)
         self._spawn = spawn
         self._on_raylet_gone = on_raylet_gone

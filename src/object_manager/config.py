@@ -14,11 +14,11 @@ class ObjectManagerConfig:
     capacity_bytes: int
     """Of the store; the file is never longer."""
     create_timeout_s: float = 10.0
-    """How long a Create waits in a full store before it fails: time for readers to let go, not for a user to give up. 0: not at all."""
+    """How long a Create waits in a full store before it fails: time for readers to let go. 0: not at all."""
     pull_memory_timeout_s: float = 60.0
-    """How long a copy from another node waits for room. Longer than a Create: arguments wait while other tasks read theirs."""
+    """How long a copy from another node waits for room. Longer than a Create: others read arguments."""
     elsewhere_timeout_s: float = 2.0
-    """The same for who can as well go to a node that has the object. Longer than most tasks read their arguments."""
+    """The same for who can as well go to a node that has it. Longer than most tasks read arguments."""
     unknown_node_timeout_s: float = 5.0
     """How long a pull waits for the GCS to tell of a node that an owner has already named."""
     connect_timeout_s: float = 5.0
@@ -30,13 +30,13 @@ class ObjectManagerConfig:
     connections_per_peer_max: int = 4
     """Streams kept open to one node."""
     backing_step_bytes: int = 16 * MIB
-    """Pages are taken from the system in steps of this size (about 2 ms each), and other requests answered between two steps."""
+    """Pages are taken from the system in steps of this size (2 ms each); others are served between two."""
     backing_ahead_bytes: int = 64 * MIB
-    """So much memory is kept ready beyond what is in use: a Create seldom waits for the kernel to clear pages."""
+    """So much memory is kept ready beyond what is in use: a Create seldom waits for the kernel."""
     send_slice_bytes: int = 4 * MIB
     """A send of this size at a time: the loop serves others between two."""
     frees_pending_max: int = 1_000_000
-    """Object ids waiting to be freed on one other node; beyond that they are given up (copies can still be evicted)."""
+    """Object ids that wait to be freed on another node. More are given up: copies can be evicted."""
     free_retry_timeout_s: float = 30.0
     """How long a node that is alive but cannot be reached is asked again to free objects."""
     dead_owners_max: int = 10_000

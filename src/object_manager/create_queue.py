@@ -1,8 +1,8 @@
 """Creates that wait for room: first come, first served, each with a deadline.
 
-A machine without I/O. Who arrives while others wait, waits behind them, however small: a large object would otherwise never get its
-turn. Only the head is tried, whenever memory came free. What waits for pages of the system (NeedsBacking) is not up to anyone's
-readers, so its deadline counts again only when that is settled.
+A machine without I/O. Who arrives while others wait stands behind them, however small: a large object would
+otherwise never get its turn. Only the head is tried, whenever memory came free. What waits for pages of the
+system (NeedsBacking) does not wait for readers, so its deadline counts again only when that is settled.
 
 Effects are values: whoever drives the queue answers the clients and backs the file.
 """
@@ -41,7 +41,10 @@ class CreateDone:
 
 @dataclass(frozen=True, slots=True)
 class BackMemory:
-    """Effect: the head waits for pages up to here. Call pump() again when they are there, or when there are none."""
+    """Effect: the head waits for pages up to here.
+
+    Call pump() again when they are there, or when there are none.
+    """
 
     until_bytes: int
 
@@ -85,7 +88,10 @@ class CreateQueue:
         return sum(waiting.wanted.size_bytes for waiting in self._waiting)
 
     def submit(self, wanted: RoomWanted, now_s: float) -> tuple[int, list[CreateEffect]]:
-        """Takes a request. Returns its number and what follows; its CreateDone is among that unless it has to wait."""
+        """Takes a request.
+
+        Returns its number and what follows; its CreateDone is among that unless it has to wait.
+        """
         number = self._next_number
         self._next_number += 1
         self._waiting.append(_Waiting(number, wanted, now_s + self._timeout_s))
@@ -95,7 +101,7 @@ class CreateQueue:
         return number, effects
 
     def pump(self, now_s: float) -> list[CreateEffect]:
-        """Memory came free, or the file longer (or it cannot be): tries from the head on, as far as there is room."""
+        """Memory came free, or the file is longer, or cannot be: tries from the head on."""
         effects: list[CreateEffect] = []
         self._backing = False
         while self._waiting:
@@ -142,7 +148,7 @@ class CreateQueue:
         return effects
 
     def give_up(self, object_id: ObjectKey, client: ClientKey, now_s: float) -> list[CreateEffect]:
-        """The client wants no room for the object any more: what it asked for and did not get is answered, and forgotten."""
+        """The client wants no room for the object any more: what it asked for is answered, and forgotten."""
         for waiting in self._waiting:
             if waiting.wanted.object_id == object_id and waiting.wanted.client == client:
                 done = CreateDone(waiting.number, 0, StoreFull("the client gave it up"))

@@ -1,4 +1,7 @@
-"""Creates, alive: carries out what the CreateQueue decides. Clients are answered, and pages are put under the file."""
+"""Creates, alive: carries out what the CreateQueue decides.
+
+Clients are answered, and pages are put under the file.
+"""
 
 from __future__ import annotations
 

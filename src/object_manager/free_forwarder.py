@@ -1,7 +1,8 @@
 """Tells other nodes that objects are freed.
 
-One queue per node, one message under way to each, with everything that has gathered meanwhile. A node that is alive and cannot be
-reached is tried again for a while. What is given up is not lost for ever: copies can be evicted, and the rest goes with its owner.
+One queue per node, one message under way to each, with everything that has gathered meanwhile. A node that is
+alive and cannot be reached is tried again for a while. What is given up is not lost for ever: copies can be
+evicted, and the rest goes with its owner.
 """
 
 from __future__ import annotations

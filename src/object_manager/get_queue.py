@@ -1,9 +1,12 @@
 """Gets that wait: for an object to be sealed here, or to be copied here from another node.
 
-A machine without I/O over the Store. A Get is answered when each of its objects is here or lost, or at its deadline with what there
-is. What is here is pinned for the client at once, so that it cannot be evicted while the rest is awaited; each FOUND in an answer is
-one pin. It does not know how an object comes from elsewhere: it says which are to be pulled, and is told how that ended.
-A Get with a room_timeout_s fails, whole, where one of its objects has waited so long for room: whoever asks has another place to go.
+A machine without I/O over the Store. A Get is answered when each of its objects is here or lost, or at its
+deadline with what there is. What is here is pinned for the client at once, so that it cannot be evicted while
+the rest is awaited. Each FOUND in an answer is one pin.
+
+It does not know how an object comes from elsewhere: it says which are to be pulled, and is told how that
+ended. A Get with a room_timeout_s fails as a whole where one of its objects has waited so long for room:
+whoever asks has another place to go.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class FoundState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An object of a Get, and who holds it as far as its owner knows (empty: it is expected to appear here)."""
+    """An object of a Get, and who holds it as far as its owner knows. None: it is to appear here."""
 
     object_id: ObjectKey
     locations: tuple[NodeKey, ...] = ()
@@ -111,7 +114,10 @@ class GetQueue:
         now_s: float,
         room_timeout_s: float | None = None,
     ) -> tuple[int, list[GetEffect]]:
-        """Takes a Get. timeout_s None: no bound; 0: what is here now, nothing is pulled. Returns its number and what follows."""
+        """Takes a Get. timeout_s None: no bound; 0: what is here now, nothing is pulled.
+
+        Returns its number and what follows.
+        """
         get = _Get(self._next_number, client, wanted, now_s, room_timeout_s)
         self._next_number += 1
         effects: list[GetEffect] = []

@@ -1,4 +1,7 @@
-"""Gets, alive: carries out what the GetQueue decides. Clients are answered, and what is elsewhere is pulled."""
+"""Gets, alive: carries out what the GetQueue decides.
+
+Clients are answered, and what is elsewhere is pulled.
+"""
 
 from __future__ import annotations
 

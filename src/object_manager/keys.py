@@ -1,7 +1,7 @@
 """The identifiers that the rooms of this component know, as distinct types over the plain values.
 
-They are checked once, at the door (servicer, transfer), and compared and hashed millions of times inside: so they are bytes and
-ints to the interpreter, and different things to the type checker.
+They are checked once, at the door (servicer, transfer), and compared and hashed millions of times inside: so
+they are bytes and ints to the interpreter, and different things to the type checker.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The store's file in /dev/shm: the real SharedMemory.
 
-The file is as long as the capacity from the start, and sparse. Whoever writes to a page of it for which the system has no memory dies
-of SIGBUS, client or server; so no range is granted before `posix_fallocate` has put pages under it, and a refusal of that (ENOSPC,
-ENOMEM) is an ordinary full store. Pages are never given back while the store lives: they are warm.
+The file is as long as the capacity from the start, and sparse. Whoever writes to a page of it for which the
+system has no memory dies of SIGBUS, client or server. So no range is granted before `posix_fallocate` has put
+pages under it; where that is refused (ENOSPC, ENOMEM) the store is full as any other. Pages are never given
+back while the store lives: they are warm.
 
-The file's name carries what the launcher chose. A file left by a process that was killed is recognised by its lock, which dies with its
-holder, and replaced; one that is in use is an error. Only this user may open it.
+The file's name carries what the launcher chose. A file left by a process that was killed is known by its
+lock, which died with its holder, and is replaced; one that is in use is an error. Only this user may open it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class MemoryFile:
 
 
 def check_room(path: str, capacity_bytes: int) -> None:
-    """Refuses a capacity that the file system can never hold, and warns of one that it cannot hold now. Raises MemoryFileError."""
+    """Refuses a capacity that the file system can never hold, and warns of one that it cannot hold now.
+
+    Raises MemoryFileError.
+    """
     folder = Path(path).parent
     try:
         status = os.statvfs(folder)
@@ -78,12 +82,14 @@ def check_room(path: str, capacity_bytes: int) -> None:
     free_bytes = status.f_bavail * status.f_frsize
     if capacity_bytes > total_bytes:
         raise MemoryFileError(
-            f"an object store of {capacity_bytes} bytes does not fit into {folder}, which holds {total_bytes} bytes:"
-            f" choose a smaller --object-store-memory, or enlarge it (docker run --shm-size; mount -o remount,size=...)"
+            f"an object store of {capacity_bytes} bytes does not fit into {folder}, which holds {total_bytes}"
+            " bytes: choose a smaller --object-store-memory, or enlarge it"
+            " (docker run --shm-size; mount -o remount,size=...)"
         )
     if capacity_bytes > free_bytes:
         logger.warning(
-            "%s has %d bytes free, less than the store's capacity of %d: the store will be full before its time",
+            "%s has %d bytes free, less than the store's capacity of %d: "
+            "the store will be full before its time",
             folder,
             free_bytes,
             capacity_bytes,

@@ -28,16 +28,17 @@ class NoRoom:
         memory = self._store.describe_memory()
         what = "file system" if FILE_SYSTEM_FULL in memory else "object store"
         return (
-            f"The {what} is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes have waited for room,"
-            f" the first for {waited_s:.0f} s. {memory}. What gets none within"
+            f"The {what} is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes"
+            f" have waited for room, the first for {waited_s:.0f} s. {memory}. What gets none within"
             f" {self._config.create_timeout_s:g} s fails: {remedy(memory)}."
         )
 
     def for_copy(self, pull: PullUnobtainable) -> str:
         """It was not found in time."""
         return (
-            f"object {pull.object_id.hex()} of {pull.size_bytes} bytes lies on node {pull.holder.hex()}, and there was no room to copy it"
-            f" to {self._node} for {self._config.pull_memory_timeout_s:g} s: {self._store.describe_memory()}"
+            f"object {pull.object_id.hex()} of {pull.size_bytes} bytes lies on node {pull.holder.hex()},"
+            f" and there was no room to copy it to {self._node} for {self._config.pull_memory_timeout_s:g} s:"
+            f" {self._store.describe_memory()}"
         )
 
     def ever(self, object_id: ObjectKey, holder: NodeKey | None, error: StoreFull) -> str:

@@ -1,8 +1,9 @@
-"""What this node knows of the others: where they are, and who died. Learned from the GCS, and kept while the GCS is away.
+"""What this node knows of the others: where they are, and who died. The GCS tells it.
 
-One subscription to the channels NODE and WORKER_DEATH. When it breaks it is made again, for ever: a node without a GCS goes on with what
-it knows. Deaths that were published meanwhile are not in the rows that a subscription begins with, so after each start, and whenever a
-node dies (its workers die with it), the table of workers is compared with the owners of the objects here.
+There is one subscription to the channels NODE and WORKER_DEATH. When it breaks it is made again, for ever: a
+node without a GCS goes on with what it knows. Deaths that were published meanwhile are not in the rows that a
+subscription begins with. So the table of workers is compared with the owners of the objects here after each
+start, and whenever a node dies, since its workers die with it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class NodeDirectory:
         on_owner_dead: Callable[[WorkerKey], None],
         on_node_dead: Callable[[PeerAddress], None],
     ) -> None:
-        """owners_here() gives the workers whose deaths matter; on_owner_dead is called for each that died, possibly twice."""
+        """owners_here() gives the workers whose deaths matter; on_owner_dead may run twice for one."""
         self.is_connected = False
         self._transport = transport
         self._gcs_address = gcs_address
@@ -51,7 +52,10 @@ class NodeDirectory:
         self._changed = asyncio.Event()
 
     async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
-        """Where the node's object manager answers. Waits up to timeout_s for a node that is unknown. Raises TransferFailed."""
+        """Where the node's object manager answers.
+
+        Waits up to timeout_s for a node that is unknown. Raises TransferFailed.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:

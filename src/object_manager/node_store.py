@@ -1,15 +1,15 @@
 """The store of one node, alive: the machines bound to each other, to the mapped file and to timers.
 
-A request goes into a machine (CreateQueue, GetQueue, PullManager, over one Store). Each machine has a room that carries
-out its effects, and knows no other machine's: CreateRequests answers clients and has pages put under the file in steps
-between which others are served, GetRequests answers clients, Pulls starts and stops fetches, PressureNotices asks for
-help. A further machine brings a room of its own, and its place in `_settle` and among the timers.
+A request goes into a machine (CreateQueue, GetQueue, PullManager, over one Store). What a machine decides is
+carried out by a room of its own: CreateRequests answers clients and has pages put under the file, GetRequests
+answers clients, Pulls starts and stops fetches, PressureNotices asks for help. A further machine brings its
+own room, and gets its place in `_settle` and among the timers.
 
-After every step `_settle` asks whether memory came free, and if so tries those who wait for it: creates first, pulls
-then. Nothing here awaits in the middle of a step, so every step sees the machines whole.
+After every step `_settle` asks whether memory came free, and if so tries those who wait for it: creates
+first, pulls then. Nothing here awaits in the middle of a step, so every step sees the machines whole.
 
-It does not know protobuf, connections or sockets. Fetches are carried out by a Fetcher (puller.py), which may be
-missing: then this is a store alone.
+It does not know protobuf, connections or sockets. Fetches are carried out by a Fetcher (puller.py); without
+one this is a store alone.
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ class NodeStore:
     # ---- for the fetcher
 
     def place_copy(self, object_id: ObjectKey, header: ObjectHeader) -> int | None:
-        """Offset of memory for a copy that arrives; None where there is no room now. Raises ObjectExists; StoreFull where it never fits."""
+        """Offset of memory for a copy that arrives; None where there is no room now.
+
+        Raises ObjectExists; StoreFull where it never fits.
+        """
         allocation = self.store.create(
             object_id, header.size_bytes, header.metadata, header.owner, TRANSFERS, is_primary=False
         )
@@ -219,7 +222,7 @@ class NodeStore:
         self._settle()
 
     def _settle(self) -> None:
-        """Gives memory and places that came free to who waits for them, until there is nothing more to give."""
+        """Gives memory and places that came free to who waits for them, until nothing more can be given."""
         waiting, pulls = self._create_queue, self._pull_manager
         while (
             state := (self.store.releases, self._times_backed, pulls.changes, len(waiting))

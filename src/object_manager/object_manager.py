@@ -1,8 +1,9 @@
 """The object manager's process: a node's plasma store, and the copies between nodes.
 
-    python -m ray_mono.object_manager.object_manager --store-only --store-socket /tmp/store --capacity-bytes 1000000000
+    python -m ray_mono.object_manager.object_manager --store-only --store-socket /tmp/store
 
-runs the store alone. With --gcs-address it is part of a cluster: then it also listens for other object managers on --host and --port.
+runs the store alone. With --gcs-address it is part of a cluster: then it also listens for other object
+managers on --host and --port.
 
 It ends on SIGTERM, and (in a cluster) when the connection of the node's raylet ends: the two are one node.
 """

@@ -1,8 +1,8 @@
 """When a full store asks for help, and when it says so: a Create that waits for room is a reason for both.
 
-First all processes of the cluster are asked to collect garbage: references in cycles keep objects that nobody can reach.
-If that does not help, people are told. Neither again for a while, whoever asked, and nothing while room is found at once.
-A machine without I/O.
+First all processes of the cluster are asked to collect garbage: references in cycles keep objects that nobody
+can reach. If that does not help, people are told. Neither again for a while, whoever asked, and nothing while
+room is found at once. A machine without I/O.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Which objects are copied here next, and from whom.
 
-A machine without I/O, and without the bytes: it asks for fetches and is told how they went. It keeps one pull per object, however many
-Gets want it. A pull takes its holders in turn, in the order in which owners named them; when none gave the object it is lost, with a
-reason for each.
+A machine without I/O, and without the bytes: it asks for fetches and is told how they went. It keeps one pull
+per object, however many Gets want it. A pull takes its holders in turn, in the order in which owners named
+them. When none gave the object it is lost, with a reason for each.
 
     WAITING   for one of the `active_max` places, in order of arrival
     FETCHING  from a holder; a place is taken
-    NO_MEMORY its size is known and there was no room: waits, first come first served, for memory to come free. Nothing that came
-              later is started meanwhile, or a large object would never find room.
+    NO_MEMORY its size is known, there was no room: waits, in order of arrival, for memory to come free.
+              Nothing that came later is started meanwhile, or a large object would never find room.
 
-Room is asked for with the first byte at hand (the header of a fetch names the size), so a pull that waits holds no memory and no
-stream. What a broken fetch has brought is kept by whoever fetches; the next holder continues there.
+Room is asked for with the first byte at hand (the header of a fetch names the size). So a pull that waits
+holds no memory and no stream. What a broken fetch has brought is kept by whoever fetches; the next holder
+continues there.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class PullManager:
         return bool(self._short_of_memory)
 
     def short_since_s(self, object_id: ObjectKey) -> float | None:
-        """Since when the object waits for room, or behind one that does; None where it waits for something else."""
+        """Since when the object waits for room, or behind one that does; None where it waits otherwise."""
         pull = self._pulls.get(object_id)
         if pull is None or pull.state is PullState.FETCHING or not self._short_of_memory:
             return None

@@ -1,7 +1,8 @@
-"""Carries out fetches: finds the holder's address, opens the stream, lands the bytes in the store, and reports how it ended.
+"""Carries out fetches: finds the holder, opens the stream, lands the bytes, and tells how it ended.
 
-The PullManager decides, this does. One task per fetch; between fetches of the same object (a holder that broke off, a wait for memory) the
-Landing stays: it knows what the object is and how much of it is here, so that the next holder continues where the last one stopped.
+The PullManager decides, this does. There is one task per fetch. Between fetches of the same object (a holder
+that broke off, a wait for memory) the Landing stays: it knows what the object is and how much of it is here,
+so that the next holder continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ class AddressBook(Protocol):
     """Where nodes are."""
 
     async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
-        """Waits up to timeout_s for a node that nobody has heard of yet. Raises TransferFailed: unknown, or dead."""
+        """Waits up to timeout_s for a node that nobody has heard of yet.
+
+        Raises TransferFailed: unknown, or dead.
+        """
         ...
 
 
 class CopyLanding:
-    """Where one object's bytes go: nowhere until a holder has said how many there are and the store had room."""
+    """Where one object's bytes go: nowhere, until a holder has said how many there are and there was room."""
 
     def __init__(self, object_id: ObjectKey, node_store: NodeStore) -> None:
         self.object_id = object_id

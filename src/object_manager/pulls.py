@@ -1,4 +1,7 @@
-"""Pulls, alive: carries out what the PullManager decides. Fetches are started and stopped, and who waits is told of a failure."""
+"""Pulls, alive: carries out what the PullManager decides.
+
+Fetches are started and stopped, and who waits is told of a failure.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ class Fetcher(Protocol):
 
 
 class Pulls:
-    """All objects that are on their way to this node. Without a fetcher there are none: the store is alone."""
+    """All objects that are on their way to this node.
+
+    Without a fetcher there are none: the store is alone.
+    """
 
     def __init__(
         self,
@@ -44,7 +50,7 @@ class Pulls:
         on_lost: Callable[[ObjectKey, str], None],
         on_unobtainable: Callable[[ObjectKey, str], None],
     ) -> None:
-        """on_lost(object_id, reason): nobody gave it; on_unobtainable(object_id, error): there is no room for it."""
+        """on_lost(object_id, reason): nobody gave it. on_unobtainable(object_id, error): there is no room."""
         self._manager = manager
         self._no_room = no_room
         self._on_lost = on_lost

@@ -1,4 +1,4 @@
-"""The doors of this component to the world that a simulation replaces: the mapped file, and the streams between nodes.
+"""The doors of this component that a simulation replaces: the mapped file, and the streams between nodes.
 
 Time, channels and servers come through `common.world` and `rpc.surface` like everyone's.
 """
@@ -21,7 +21,10 @@ class SharedMemory(Protocol):
     """[0, backed_bytes) has pages: touching them cannot fail."""
 
     def extend(self, until_bytes: int) -> bool:
-        """Backs everything below until_bytes. False, with nothing changed, where the system has no memory left for it."""
+        """Backs everything below until_bytes.
+
+        False, with nothing changed, where the system has no memory left for it.
+        """
         ...
 
     def view(self, offset: int, length: int) -> memoryview:
@@ -29,7 +32,10 @@ class SharedMemory(Protocol):
         ...
 
     def prepare(self, offset: int, length: int) -> None:
-        """Touches these pages, all at once, so that writing them is fast. Backed ones only. From any thread."""
+        """Touches these pages, all at once, so that writing them is fast.
+
+        Backed ones only. From any thread.
+        """
         ...
 
     def close(self) -> None:
@@ -66,7 +72,9 @@ class Landing(Protocol):
 
     def place(self, header: ObjectHeader) -> memoryview | None:
         """Called once per fetch, before the first byte: the object's memory, or None where there is no room.
-        Raises TransferFailed where the header contradicts an earlier one."""
+
+        Raises TransferFailed where the header contradicts an earlier one.
+        """
         ...
 
     def prepare(self, start: int, count: int) -> None:
@@ -82,9 +90,12 @@ class TransferStreams(Protocol):
     received_bytes: int
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
-        """Brings the rest of the object to its landing. False where the landing had no room, or the object is larger than max_bytes
-        (0: any size); then place() has been called all the same, and nothing was awaited after it. Raises TransferFailed, and what place()
-        raises. Once cancelled, not a byte is written any more."""
+        """Brings the rest of the object to its landing. Raises TransferFailed, and what place() raises.
+
+        False where the landing had no room, or the object is larger than max_bytes (0: any size). Then
+        place() has been called all the same, and nothing was awaited after it. Once cancelled, not a byte is
+        written any more.
+        """
         ...
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:

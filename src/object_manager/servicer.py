@@ -1,6 +1,6 @@
-"""ObjectStoreService: translates messages into calls of the NodeStore, and its errors into statuses. The door where wire types stop.
+"""ObjectStoreService: translates messages into calls of the NodeStore, and its errors into statuses.
 
-A connection becomes a client with its first request; what it owns ends with it.
+Wire types stop here. A connection becomes a client with its first request; what it owns ends with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StoreServicer(ObjectStoreServiceServicer):
         dump: Callable[[], dict[str, Any]],
         on_raylet_gone: Callable[[str], None],
     ) -> None:
-        """forwarder None: a store alone. on_raylet_gone(reason): the connection that said it is the node's raylet ended."""
+        """forwarder None: a store alone. on_raylet_gone(reason): the node's raylet ended its connection."""
         self._node_store = node_store
         self._store = store
         self._pressure = pressure

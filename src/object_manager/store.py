@@ -1,10 +1,11 @@
 """The table of a node's objects: who made each, who owns it, who reads it, and where it lies.
 
-A machine without I/O: it hands out offsets and never touches a byte. It does not know of other nodes, of clients that wait, or of time.
+A machine without I/O: it hands out offsets and never touches a byte. It does not know of other nodes, of
+clients that wait, or of time.
 
-The life of an object is in stored_object.py. The *primary* copy stays until its owner frees it. Other copies are evicted, least
-recently used first, when room is needed and no client reads them. A client's connection owns its unsealed objects and its
-read pins; `disconnect` ends them all.
+The life of an object is in stored_object.py. The *primary* copy stays until its owner frees it. Other copies
+are evicted, least recently used first, when room is needed and no client reads them. A client's connection
+owns its unsealed objects and its read pins; `disconnect` ends them all.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class _Client:
 
 
 class Store:
-    """The object table over one Allocator. Methods raise StoreError subclasses on a caller's mistake and then have changed nothing."""
+    """The object table over one Allocator.
+
+    Methods raise StoreError subclasses on a caller's mistake and then have changed nothing.
+    """
 
     def __init__(self, capacity_bytes: int, dead_owners_max: int, directory: str = "") -> None:
         """directory: where the store's file lies, for messages."""
@@ -49,7 +53,8 @@ class Store:
         self._evictable: OrderedDict[ObjectKey, None] = OrderedDict()
         self._evictable_bytes = 0
         self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
-        # False while the system has no pages for a longer file: then room is made by eviction, as in a full store.
+        # False while the system has no pages for a longer file: then room is made by eviction, as in a full
+        # store.
         self.can_grow = True
         self._directory = directory
         # Grows whenever memory comes free or evictable: who waits for room compares it.
@@ -92,7 +97,10 @@ class Store:
         client: ClientKey,
         is_primary: bool,
     ) -> Allocation:
-        """Room for an object that `client` will write; evicts copies for it. Raises ObjectExists; StoreFull where it can never fit."""
+        """Room for an object that `client` will write; evicts copies for it.
+
+        Raises ObjectExists; StoreFull where it can never fit.
+        """
         existing = self._objects.get(object_id)
         if existing is not None:
             if existing.state is ObjectState.FREED_WITH_READERS:
@@ -109,7 +117,10 @@ class Store:
         return allocation
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> bool:
-        """The object is whole. False where its owner freed it meanwhile, and it is gone. Raises ObjectUnknown."""
+        """The object is whole.
+
+        False where its owner freed it meanwhile, and it is gone. Raises ObjectUnknown.
+        """
         entry = self._unsealed_of(object_id, client)
         return self._seal(entry)
 
@@ -172,7 +183,10 @@ class Store:
         return True
 
     def free(self, object_id: ObjectKey) -> None:
-        """Nobody can ask for it any more. Its memory stays until the last read pin is gone. Unknown objects are nothing to do."""
+        """Nobody can ask for it any more.
+
+        Its memory stays until the last read pin is gone. Unknown objects are nothing to do.
+        """
         entry = self._objects.get(object_id)
         if entry is None:
             return
@@ -236,12 +250,14 @@ class Store:
             ""
             if self.can_grow
             else (
-                f"; {FILE_SYSTEM_FULL}: other files in {self._directory} leave room for {self.allocator.limit_bytes} bytes of the store"
+                f"; {FILE_SYSTEM_FULL}: other files in {self._directory} leave room for"
+                f" {self.allocator.limit_bytes} bytes of the store"
             )
         )
         return (
             f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
-            f" (primary copies {primary}, pinned by readers {pinned}, can be evicted {self._evictable_bytes}){refused}"
+            f" (primary copies {primary}, pinned by readers {pinned},"
+            f" can be evicted {self._evictable_bytes}){refused}"
         )
 
     def objects(self) -> list[StoredObject]:

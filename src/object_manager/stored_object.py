@@ -2,7 +2,7 @@
 
     (absent) -> CREATED            create: its creator writes it
     CREATED  -> SEALED             seal: immutable from here on
-    CREATED  -> FREED_UNSEALED     freed by its owner while it was still being written; goes when it is sealed or given up
+    CREATED  -> FREED_UNSEALED     freed by its owner while it was being written; goes when sealed or given up
     SEALED   -> FREED_WITH_READERS freed while clients have it mapped; goes with the last read pin
     FREED_WITH_READERS -> SEALED   asked for or made again after all: the bytes are still here
     any      -> (absent)           abort, free, eviction, the end of the creator's connection
@@ -50,11 +50,15 @@ class StoredObject:
     num_pins: int = 0
 
     def move(self, state: ObjectState) -> None:
-        """The one place where the state changes. Raises InternalError, with the object's story, where the table has no such move."""
+        """The one place where the state changes.
+
+        Raises InternalError, with the object's story, where the table has no such move.
+        """
         check(
             (self.state, state) in _TRANSITIONS,
             f"object {self.object_id.hex()}: {self.state.value} -> {state.value}"
-            f" (pins {self.num_pins}, {'primary' if self.is_primary else 'copy'}, {self.size_bytes} bytes at {self.offset})",
+            f" (pins {self.num_pins}, {'primary' if self.is_primary else 'copy'},"
+            f" {self.size_bytes} bytes at {self.offset})",
         )
         self.state = state
 

@@ -1,13 +1,14 @@
-"""The asking side of transfers: streams to other object managers, kept open and used again. The real TransferStreams.
+"""The asking side of transfers: streams to other object managers, kept open and used again.
 
-A connection carries one request at a time; what is answered in full leaves it ready for the next. One that broke, or on which an answer was
-left unread, is closed. A kept connection may have died unnoticed, so a request that fails on one before its answer began is sent once
-more on a new one.
+This is the real TransferStreams. A connection carries one request at a time; what is answered in full leaves
+it ready for the next. One that broke, or on which an answer was left unread, is closed. A kept connection may
+have died unnoticed, so a request that fails on one before its answer began is sent once more on a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class TcpTransferStreams:
         """See TransferStreams."""
         for start in range(0, len(object_ids), _FREES_PER_MESSAGE):
             part = object_ids[start : start + _FREES_PER_MESSAGE]
-            await self._with_connection(peer, lambda sock, part=part: self._free(sock, part))  # type: ignore[misc]
+            await self._with_connection(peer, functools.partial(self._free, object_ids=part))
 
     def count_sent(self, count: int) -> None:
         """The serving side (transfer_server.py) tells of the object bytes that it sends."""

@@ -1,7 +1,8 @@
-"""The giving side of transfers: a TCP listener of its own, where other object managers fetch objects and free copies.
+"""The giving side of transfers: a TCP listener of its own, for other object managers.
 
-Nobody is heard before the handshake (rpc/tcp_door). A connection is then served request by request until its peer ends it. An object is
-pinned while it is sent, straight from the store's pages.
+They fetch objects and free copies here. Nobody is heard before the handshake (rpc/tcp_door). A connection is
+then served request by request until its peer ends it. An object is pinned while it is sent, straight from the
+store's pages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What both ends of a transfer connection do to its socket: the handshake, messages with a length before them, and raw bytes.
+"""What both ends of a transfer connection do to its socket: handshake, messages with their length, raw bytes.
 
-Plain non-blocking sockets and the loop's own socket calls, because those copy straight between the kernel and the store's pages.
-Every wait for the peer is bounded by a time in which nothing moved.
+Plain non-blocking sockets and the loop's own socket calls, because those copy straight between the kernel and
+the store's pages. Every wait for the peer is bounded by a time in which nothing moved.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class _Message(Protocol):
 
 
 async def shake_hands(sock: socket.socket, handshake: ClientHandshake) -> None:
-    """Runs the handshake to its end. Raises WireError where one side refuses, ConnectionResetError where the peer ends it without a
-    word. Unbounded in time: the caller's timeout."""
+    """Runs the handshake to its end. The caller bounds its time.
+
+    Raises WireError where one side refuses, ConnectionResetError where the peer ends it without a word.
+    """
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, handshake.start())
     while handshake.state is HandshakeState.PENDING:
@@ -55,9 +57,10 @@ async def send_message(sock: socket.socket, message: _Message, timeout_s: float)
 
 
 async def receive_message(sock: socket.socket, timeout_s: float | None) -> bytes | None:
-    """The next message, or None where the peer ended the connection before it. Raises WireError, OSError.
+    """The next message; None where the peer ended the connection before it. Raises WireError, OSError.
 
-    timeout_s: for its first byte (None: as long as the connection lives); the rest must follow without such a pause.
+    timeout_s: for its first byte (None: as long as the connection lives). The rest must follow without such a
+    pause.
     """
     head = bytearray(_LENGTH.size)
     if not await receive_into(sock, memoryview(head), timeout_s, None):
@@ -80,9 +83,9 @@ class Progress(Protocol):
 async def receive_into(
     sock: socket.socket, memory: memoryview, timeout_s: float | None, progress: Progress | None
 ) -> int:
-    """Fills `memory`; returns how much came before the peer's end of the connection. Raises WireError, OSError.
+    """Fills `memory`; returns how much came before the peer's end of the connection.
 
-    timeout_s: how long no byte may come.
+    Raises WireError, OSError. timeout_s: how long no byte may come.
     """
     loop = asyncio.get_running_loop()
     done = turn_bytes = 0
@@ -109,7 +112,10 @@ async def receive_into(
 async def send_bytes(
     sock: socket.socket, memory: memoryview, slice_bytes: int, timeout_s: float, progress: Progress
 ) -> None:
-    """Sends `memory` in slices; a slice that takes longer than timeout_s ends it. Raises WireError, OSError."""
+    """Sends `memory` in slices; a slice that takes longer than timeout_s ends it.
+
+    Raises WireError, OSError.
+    """
     loop = asyncio.get_running_loop()
     for start in range(0, len(memory), slice_bytes):
         part = memory[start : start + slice_bytes]

@@ -41,7 +41,10 @@ class RedisServer:
 
     def start(self) -> None:
         """Returns when it listens."""
-        settings = f"port 0\nunixsocket {self.directory}/r\nrequirepass {self.password}\ndir {self.directory}\nappendonly yes\n"
+        settings = (
+            f"port 0\nunixsocket {self.directory}/r\nrequirepass {self.password}\n"
+            f"dir {self.directory}\nappendonly yes\n"
+        )
         parent_pid = os.getpid()
         self.process = subprocess.Popen(
             [find_server_binary(), "-"],

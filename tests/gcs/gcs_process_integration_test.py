@@ -252,7 +252,8 @@ def test_arguments_that_cannot_be_used_are_named(start: Start, arguments: list[s
 
 
 def test_it_imports_neither_numpy_nor_grpc_nor_redis_nor_the_api() -> None:
-    code = f"import sys, {MODULE}; print(sorted(name for name in sys.modules if name.split('.')[0] in sys.argv[1:]))"
+    listed = "sorted(name for name in sys.modules if name.split('.')[0] in sys.argv[1:])"
+    code = f"import sys, {MODULE}; print({listed})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     done = subprocess.run(
         [sys.executable, "-c", code, "numpy", "grpc", "redis"],

@@ -1,4 +1,4 @@
-"""A GCS that is killed and started again on the same store, in virtual time; and what a store must and need not hold."""
+"""A GCS that is killed and started again on the same store, in virtual time."""
 
 from __future__ import annotations
 

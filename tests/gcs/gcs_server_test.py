@@ -1,4 +1,4 @@
-"""The GCS as a whole in virtual time: nodes, jobs and workers with what follows from their ends, and subscriptions."""
+"""The GCS as a whole in virtual time: nodes, jobs, workers, what follows from their ends, subscriptions."""
 
 from __future__ import annotations
 

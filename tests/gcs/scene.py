@@ -1,7 +1,8 @@
 """A real GcsServer in virtual time, with raylets and workers that do what a test tells them.
 
-The raylets here grant every lease and start a worker for it, unless the test puts something else in their place; what they are asked is
-kept for the test to look at. Real raylets around a real GCS are the business of tests/simulation.
+The raylets here grant every lease and start a worker for it, unless the test puts something else in their
+place; what they are asked is kept for the test to look at. Real raylets around a real GCS are the business of
+tests/simulation.
 """
 
 from __future__ import annotations
@@ -102,7 +103,10 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         await self.join()
 
     async def join(self, actor_leases: Mapping[bytes, bytes] | None = None) -> list[bytes]:
-        """Registers with the GCS that there is now; actor_leases: workers by lease. Returns the leases that the GCS does not want."""
+        """Registers with the GCS that there is now; actor_leases: workers by lease.
+
+        Returns the leases that the GCS does not want.
+        """
         channel = await self.scene.world.transport(self.process).connect(
             self.scene.address, CONNECT_TIMEOUT_S
         )

@@ -1,4 +1,5 @@
-"""The allocator: what it hands out, in which order, and (by a state machine against a bitmap) that nothing overlaps or is lost."""
+"""The allocator: what it hands out, in which order, and (by a state machine against a bitmap) that nothing
+overlaps or is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Worlds for a NodeStore without files and sockets: memory in this process, and streams that copy from one NodeStore to another."""
+"""Worlds for a NodeStore without files and sockets: memory in this process, and streams that copy from one
+NodeStore to another."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class PlainMemory:
 
 
 class DirectStreams:
-    """Implements TransferStreams between the NodeStores of one process; breaks off as often as `failure_rate` says."""
+    """Implements TransferStreams between the NodeStores of one process; breaks off as often as `failure_rate`
+    says."""
 
     def __init__(self, nodes: dict[PeerAddress, NodeStore], rng: random.Random, failure_rate: float) -> None:
         self.sent_bytes = 0

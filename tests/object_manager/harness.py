@@ -1,4 +1,5 @@
-"""Real object managers for tests: processes, a client that maps the store, and a GCS that knows only nodes and deaths."""
+"""Real object managers for tests: processes, a client that maps the store, and a GCS that knows only nodes
+and deaths."""
 
 from __future__ import annotations
 
@@ -178,7 +179,8 @@ class Client:
 
 
 async def start(client: Client, request: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Sends a request of this client, and returns when the store has it: what the client asks next is answered after."""
+    """Sends a request of this client, and returns when the store has it: what the client asks next is
+    answered after."""
     task = asyncio.ensure_future(request)
     await asyncio.sleep(0)
     await client.stats()
@@ -273,7 +275,10 @@ async def small_gcs(base: Path) -> AsyncIterator[SmallGcs]:
 async def node(
     gcs: SmallGcs, base: Path, name: str, capacity_bytes: int, **config: float
 ) -> AsyncIterator[StoreProcess]:
-    """An object manager that is part of the GCS's cluster. It is started in a thread, since the GCS answers in ours."""
+    """An object manager that is part of the GCS's cluster.
+
+    It is started in a thread, since the GCS answers in ours.
+    """
     arguments = (base, name, capacity_bytes, f"--gcs-address=unix:{base}/gcs.sock")
     store = await asyncio.to_thread(lambda: StoreProcess(*arguments, **config))
     try:

@@ -1,4 +1,5 @@
-"""The file in /dev/shm: it is there for its life only, pages come before they are needed, and a lack of them is no crash."""
+"""The file in /dev/shm: it is there for its life only, pages come before they are needed, and a lack of them
+is no crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A NodeStore in scenes, and a few of them under thousands of random requests: nothing hangs, nothing leaks, every byte is right."""
+"""A NodeStore in scenes, and a few of them under thousands of random requests: nothing hangs, nothing leaks,
+every byte is right."""
 
 from __future__ import annotations
 
@@ -187,7 +188,10 @@ def test_freeing_an_object_stops_its_pull_and_gives_its_memory_back() -> None:
 
 
 class Storm:
-    """Clients on three small nodes do whatever comes to their minds. Objects are made once, by the node that their number names."""
+    """Clients on three small nodes do whatever comes to their minds.
+
+    Objects are made once, by the node that their number names.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)

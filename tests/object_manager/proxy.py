@@ -1,4 +1,7 @@
-"""A peer between two object managers that breaks off. It knows the secret: nobody else can carry on what is said to another port."""
+"""A peer between two object managers that breaks off.
+
+It knows the secret: nobody else can carry on what is said to another port.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from tests.object_manager.harness import SECRET, SmallGcs, StoreProcess
 
 
 class Proxy:
-    """In front of a real object manager: lets `count` bytes of its answers through, and then hangs up or says nothing more."""
+    """In front of a real object manager: lets `count` bytes of its answers through, and then hangs up or says
+    nothing more."""
 
     def __init__(self, source: StoreProcess, count: int, hangs_up: bool) -> None:
         self.node_id = b"proxy".ljust(28)

@@ -164,7 +164,8 @@ def test_a_freed_object_stops_its_fetch() -> None:
 
 
 class PullsUnderAnyEvents(RuleBasedStateMachine):
-    """Whatever happens in whatever order: the invariants hold, nothing is fetched twice at a time, and every pull comes to an end."""
+    """Whatever happens in whatever order: the invariants hold, nothing is fetched twice at a time, and every
+    pull comes to an end."""
 
     objects = st.sampled_from([A, B, C])
 

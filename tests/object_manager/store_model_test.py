@@ -1,4 +1,5 @@
-"""The object table under any sequence of requests: its invariants hold, and it agrees with a model that knows no sizes."""
+"""The object table under any sequence of requests: its invariants hold, and it agrees with a model that knows
+no sizes."""
 
 from __future__ import annotations
 

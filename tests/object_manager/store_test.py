@@ -1,4 +1,4 @@
-"""The object table in scenes: who may do what to an object, what is evicted, and what ends with a connection."""
+"""The object table in scenes: who may do what to an object, what is evicted, what ends with a connection."""
 
 from __future__ import annotations
 

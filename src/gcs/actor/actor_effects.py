@@ -1,4 +1,4 @@
-"""What the actor manager answers an event with: effects for others to carry out, in their order, or a refusal."""
+"""What the actor manager answers an event with: effects for others to carry out in order, or a refusal."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ class ActorNameTaken(Exception):
         registration = existing.registration
         super().__init__(
             f"an actor named {registration.name!r} exists in namespace {registration.namespace!r}: "
-            f"actor {existing.actor_id.hex()} of class {registration.class_name}; choose another name, or pass get_if_exists=True"
+            f"actor {existing.actor_id.hex()} of class {registration.class_name}; "
+            "choose another name, or pass get_if_exists=True"
         )
         self.existing = existing

@@ -1,8 +1,9 @@
 """The shell that ends the workers of actors.
 
-Without force the worker itself is asked, to finish the calls it has queued first; by force its raylet is, which can always kill, once the
-worker has sent what it has to tell, or does not answer. A raylet
-that cannot be reached is asked again until it answers or its node is dead, so that no actor outlives its row. Then `on_killed` is told.
+Without force the worker itself is asked: it finishes the calls that it has queued. By force its raylet is
+asked, which can always kill; before that, the worker shortly has time for what it still has to tell. A raylet
+that cannot be reached is asked again until it answers or its node is dead, so no actor outlives its row. Then
+`on_killed` is told.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ActorEnder:
         last_words: Callable[[bytes], Awaitable[None]],
         on_killed: Callable[[WorkerID], None],
     ) -> None:
-        """last_words(worker_id) waits for them, shortly."""
+        """last_words(worker_id) waits shortly for what the worker still has to tell."""
         self._environment = environment
         self._nodes = nodes
         self._last_words = last_words

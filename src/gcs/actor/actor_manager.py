@@ -1,17 +1,20 @@
 """The machine that decides over actors: events in, effects out.
 
-It owns the table of actors, who has which name, and which worker is which actor's. It does not know how a worker is found
-(`actor_scheduler.py`), what is kept beside the row (`actor_table.py`), or what RPC ends a worker (`actor_ender.py`).
+It owns the table of actors, who has which name, and which worker is which actor's. It does not know how a
+worker is found (`actor_scheduler.py`), what is kept beside the row (`actor_table.py`), or what RPC ends a
+worker (`actor_ender.py`).
 
-How it works: every event finds its actor, checks that it is still about the present incarnation (reports of a death arrive from
-several sides, late and twice: a stale one has no effect), and moves the row along `actor_state.TRANSITIONS` in `_move`, the only
-place where a state changes. Effects come in the order in which they are to happen: RowChanged first, and whatever others can see of
-the rest only when that row is durable.
+How it works: every event finds its actor and checks that it is about the present incarnation. (A death is
+reported from several sides, late and twice; a stale report has no effect.) Then `_move` moves the row along
+`actor_state.TRANSITIONS`: it is the only place where a state changes. Effects come in the order in which they
+are to happen: RowChanged first, and what others can see of the rest only when that row is durable.
 
-- A worker's death starts the actor again while num_restarts is below max_restarts (-1: always), unless it was asked to end (`ending`)
-  or ended on purpose. A death before the constructor returned counts the same.
-- Ending a waiting actor needs no worker's agreement: it is DEAD at once. Ending a living one by force is as immediate, and its
-  worker is killed afterwards. Ending it without force (no handle is left) waits for the worker to finish the calls it has queued.
+- A worker's death starts the actor again while num_restarts is below max_restarts (-1: always). It does not
+  where the actor was asked to end (`ending`) or ended on purpose. A death before the constructor returned
+  counts the same.
+- A waiting actor that is ended is DEAD at once: no worker has to agree. A living one that is ended by force
+  is DEAD as soon, and its worker is killed afterwards.
+- A living one that is ended without force (no handle is left) first finishes the calls that it has queued.
 """
 
 from __future__ import annotations
@@ -55,13 +58,15 @@ class ActorManager:
         self._dead_actors_max = dead_actors_max
         # In the order of registration.
         self._actors: dict[ActorID, Actor] = {}
-        # Invariant: exactly the named actors that are neither dead nor asked to end: a name never leads to one that goes.
+        # Invariant: exactly the named actors that are neither dead nor asked to end. A name never leads to
+        # one that goes.
         self._by_name: dict[tuple[str, str], ActorID] = {}
         # Invariant: exactly the actors that have a worker_id, and each worker serves one actor.
         self._by_worker: dict[WorkerID, ActorID] = {}
         # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
         self._owned: dict[WorkerID, dict[ActorID, None]] = {}
-        # Workers on which an earlier GCS had begun a creation, on their way out: only then their actors are placed again.
+        # Workers on which an earlier GCS had begun a creation. They are being ended; then their actors are
+        # placed again.
         self._half_made: set[WorkerID] = set()
         # Invariant: exactly the dead actors, in the order of their deaths.
         self._dead: dict[ActorID, None] = {}
@@ -90,7 +95,10 @@ class ActorManager:
     # ---- registration and placement
 
     def register(self, registration: ActorRegistration, now_s: float) -> list[Effect]:
-        """A new actor. Registering an id again (an owner that missed the answer) has no effect. Raises ActorNameTaken."""
+        """A new actor.
+
+        Registering an id again (an owner that missed the answer) has no effect. Raises ActorNameTaken.
+        """
         if registration.actor_id in self._actors:
             return []
         actor = Actor(
@@ -112,8 +120,11 @@ class ActorManager:
         return [RowChanged(actor), self._place(actor)]
 
     def restore(self, actors: Iterable[Actor]) -> list[Effect]:
-        """Takes over the rows of an earlier GCS. A worker that was in the middle of a creation is ended (nobody waits for it) before
-        its actor begins anew. One that was asked to end is asked again: it may not have heard."""
+        """Takes over the rows of an earlier GCS.
+
+        A worker in the middle of a creation is ended before its actor begins anew: nobody waits for it any
+        more. A worker that was asked to end is asked again: it may not have heard.
+        """
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
             self._actors[actor.actor_id] = actor
@@ -140,7 +151,10 @@ class ActorManager:
     def leased(
         self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID
     ) -> list[Effect]:
-        """A worker was granted for this incarnation; its creation may be pushed once the row is durable. Empty: not wanted any more."""
+        """A worker was granted for this incarnation. Its creation may be pushed once the row is durable.
+
+        No effects: it is not wanted any more.
+        """
         actor = self._actors.get(actor_id)
         if (
             actor is None
@@ -163,7 +177,10 @@ class ActorManager:
         return [RowChanged(self._save(actor, node_id=None, worker_id=None), announced=False)]
 
     def half_made_ended(self, worker_id: WorkerID) -> list[Effect]:
-        """A worker that `restore` ended is gone: its actor is placed again, and no restart is spent. Empty for other workers."""
+        """A worker that `restore` ended is gone: its actor is placed again, and no restart is spent.
+
+        No effects for other workers.
+        """
         actor_id = self._by_worker.get(worker_id)
         if actor_id is None or worker_id not in self._half_made:
             return []
@@ -177,7 +194,7 @@ class ActorManager:
         return [RowChanged(self._move(actor, ActorEvent.CREATED, pending_reason="", creations_failed=0))]
 
     def creation_failed(self, actor_id: ActorID, death: Death, now_s: float) -> list[Effect]:
-        """The constructor raised, or no worker can ever run it: the actor is dead, and its worker (if any) ends by itself."""
+        """The constructor raised, or no worker can ever run it: the actor is dead, and its worker ends."""
         actor = self._actors.get(actor_id)
         if actor is None or not actor.is_waiting_for_place:
             return []
@@ -193,7 +210,10 @@ class ActorManager:
     # ---- deaths
 
     def worker_died(self, worker_id: WorkerID, death: Death, now_s: float) -> list[Effect]:
-        """A worker or driver ended: the actor in it is started again or dies; actors that it owned die, unless detached."""
+        """A worker or driver ended: its actor is started again or dies.
+
+        Actors that it owned die too, but for the detached ones.
+        """
         effects: list[Effect] = []
         actor_id = self._by_worker.get(worker_id)
         if actor_id is not None:
@@ -231,8 +251,10 @@ class ActorManager:
         return effects
 
     def kill(self, actor_id: ActorID, force: bool, no_restart: bool, now_s: float) -> list[Effect]:
-        """What kill() asks for. Without no_restart the worker is killed (by force) and the actor started again while its restarts
-        last. Raises KeyError for an unknown actor."""
+        """What kill() asks for. Raises KeyError for an unknown actor.
+
+        Without no_restart the worker is killed, and the actor started again while its restarts last.
+        """
         actor = self._actors[actor_id]
         if actor.state is ActorState.DEAD:
             return []

@@ -1,4 +1,4 @@
-"""Between the actor manager's rows and the wire: what of a message a decision needs, and how a decision is written into one."""
+"""Between the actor manager's rows and the wire: how what a decision needs is read and written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ray_mono.protobuf import common_pb2
 
 
 def registration_of(spec: common_pb2.TaskSpec, class_name: str) -> ActorRegistration:
-    """What the manager has to know of a creation task. Raises ValueError naming the kind of id that is malformed."""
+    """What the manager has to know of a creation task.
+
+    Raises ValueError naming the kind of id that is malformed.
+    """
     creation = spec.actor_creation
     return ActorRegistration(
         actor_id=ActorID(creation.actor_id),
@@ -36,7 +39,7 @@ def demand_of(spec: common_pb2.TaskSpec) -> Demand:
 
 
 def strategy_of(demand: Demand, spec: common_pb2.TaskSpec) -> common_pb2.SchedulingStrategy:
-    """For the raylet that is asked: what the demand says, which may have moved since it was the specification's."""
+    """For the raylet that is asked: what the demand says, which may have moved since it was specified."""
     strategy = demand.strategy
     if strategy.kind is not StrategyKind.NODE_AFFINITY:
         return spec.strategy

@@ -1,9 +1,11 @@
-"""The shell that finds actors a worker: one task for each actor that waits for a place.
+"""The shell that finds a worker for each actor: one task for each that waits for a place.
 
-`actor_placement.choose_node` names the node to ask, `lease_client.py` leases a worker there, and the creation is pushed
-straight to that worker. What becomes of it goes to the actor manager as an event (through `apply`). The manager's
-StopPlacing ends the task here, whatever it waits for. Nothing waits without a bound of its own but what may rightly take
-for ever: a place that nothing has free, and the user's constructor. Those end with the actor, the node, or the connection.
+`actor_placement.choose_node` names the node to ask, `lease_client.py` leases a worker there, and the creation
+is pushed straight to that worker. What becomes of it goes to the actor manager as an event (through `apply`).
+The manager's StopPlacing ends the task here, whatever it waits for.
+
+Two waits have no bound of their own, since they may rightly take for ever: for a place that nothing has free,
+and for the user's constructor. They end with the actor, the node, or the connection.
 """
 
 from __future__ import annotations
@@ -158,7 +160,10 @@ class ActorScheduler:
             raise PlaceGone(str(error)) from error
 
     async def _chosen_node(self, actor_id: ActorID, demand: Demand) -> NodeID:
-        """The node to ask; where the demand fits none, waits for one to join, and says so after a while. Raises NoPlaceEver."""
+        """The node to ask. Where the demand fits none it waits for one to join, and says so after a while.
+
+        Raises NoPlaceEver.
+        """
         tell_at_s: float | None = asyncio.get_running_loop().time() + self._config.pending_warning_s
         while True:
             self._check_affinity(demand)
@@ -176,13 +181,19 @@ class ActorScheduler:
     def _check_affinity(self, demand: Demand) -> None:
         wanted = demand.strategy.only_node_id
         if wanted is not None and self._nodes.alive(NodeID(wanted)) is None:
-            message = f"it has to live on node {wanted.hex()}, which is not in this cluster (node affinity without soft=True)"
+            message = (
+                f"it has to live on node {wanted.hex()}, which is not in this cluster "
+                "(node affinity without soft=True)"
+            )
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
     # ---- the creation
 
     async def _create(self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool) -> None:
-        """Creates the actor on the worker and tells the manager what came of it. Raises PlaceGone, NoRoomThere."""
+        """Creates the actor on the worker and tells the manager what came of it.
+
+        Raises PlaceGone, NoRoomThere.
+        """
         worker = lease.grant.worker
         worker_id = WorkerID(worker.worker_id)
         effects = self._actors.leased(actor_id, incarnation, NodeID(worker.node_id), worker_id)
@@ -196,7 +207,7 @@ class ActorScheduler:
         try:
             reply = await self._push(actor_id, incarnation, lease, waits_for_room)
         except RpcError as error:
-            # The worker may live on behind a connection that broke: it is on its way out before another begins.
+            # The worker may live on behind a broken connection: it has to be ended before another one begins.
             await asyncio.shield(self._leases.free(lease))
             # The raylet knows the exit status, and its report ends this task.
             await asyncio.sleep(self._config.death_report_grace_s)
@@ -287,7 +298,7 @@ class ActorScheduler:
 
 
 def _death_by(rejection: raylet_pb2.Rejection) -> Death | None:
-    """How the actor dies where no raylet will ever answer otherwise; None where the next attempt may fare better."""
+    """The actor's death, where no raylet will ever answer otherwise; None where the next may."""
     if rejection.kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
         message = f"its runtime environment failed: {reason_of(rejection)}"
         return Death(DeathKind.CREATION_FAILED, message)

@@ -1,7 +1,7 @@
 """The life of an actor: its states, what can happen in each, and the row that the actor manager keeps.
 
-The row holds what decisions are made from. What is only kept and handed on (the creation task, addresses, the pickled handle) stays
-in the ActorInfo message that `actor_table.py` holds beside it.
+The row holds what decisions are made from. What is only kept and handed on (the creation task, addresses, the
+pickled handle) stays in the ActorInfo message that `actor_table.py` holds beside it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Actor:
     creations_failed: int = 0
     """Workers in a row that died before the constructor returned."""
     ending: Death | None = None
-    """Set only while it is alive: its worker was asked to end. When it does, this is the cause and there is no restart."""
+    """Set only while it is alive: its worker was asked to end, for this cause. It is not started again."""
     death: Death | None = None
     """Set when, and only when, the state is DEAD."""
     pending_reason: str = ""
@@ -155,8 +155,8 @@ class IllegalActorTransition(InternalError):
     def __init__(self, actor: Actor, event: ActorEvent) -> None:
         story = " → ".join(actor.story) or "none"
         super().__init__(
-            f"actor {actor.actor_id.hex()} ({actor.registration.class_name}) is {actor.state.name}, where {event.name} "
-            f"cannot happen; its story: {story}"
+            f"actor {actor.actor_id.hex()} ({actor.registration.class_name}) is {actor.state.name}, "
+            f"where {event.name} cannot happen; its story: {story}"
         )
 
 

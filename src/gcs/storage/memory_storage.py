@@ -1,5 +1,7 @@
-"""A store that lives as long as its object: for tests, for the simulator (which hands it to the next GCS), and for clusters whose
-head need not survive."""
+"""A store that lives as long as its object: for tests, and for clusters whose head need not survive.
+
+The simulator hands it to the next GCS.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
 from ray_mono.gcs.storage.table_storage import StorageError, TableStorage
 
 REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
-# How long an unreachable Redis may stall the cluster before the GCS gives up: a failover of Sentinel takes less.
+# How long an unreachable Redis may stall the cluster before the GCS gives up. A failover of Sentinel takes
+# less.
 REDIS_RETRY_FOR_S = 30.0
 
 
@@ -19,8 +20,8 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--storage",
         choices=("memory", "file", "redis"),
-        help="where the cluster's metadata is kept (default: redis with a --redis option, file with --storage-path or "
-        "--session-dir, else memory)",
+        help="where the cluster's metadata is kept (default: redis with a --redis option, "
+        "file with --storage-path or --session-dir, else memory)",
     )
     group.add_argument(
         "--storage-path", metavar="FILE", help="for file (default: gcs.sqlite in the session directory)"
@@ -36,8 +37,8 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--redis-password",
         metavar="PASSWORD",
-        help="for redis; better in the variable "
-        f"{REDIS_PASSWORD_VARIABLE}: every user of the machine can read a command line until the program has hidden it",
+        help=f"for redis; better in the variable {REDIS_PASSWORD_VARIABLE}: every user of the machine "
+        "can read a command line until the program has hidden it",
     )
     group.add_argument(
         "--redis-namespace",
@@ -53,7 +54,10 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_storage(arguments: argparse.Namespace) -> TableStorage:
-    """The store that the arguments name, not opened yet. Raises StorageError for arguments that do not go together."""
+    """The store that the arguments name, not opened yet.
+
+    Raises StorageError for arguments that do not go together.
+    """
     kind = arguments.storage
     if kind is None:
         has_redis = arguments.redis_embedded or arguments.redis_address

@@ -1,11 +1,12 @@
 """A store in a real Redis, for heads that must be able to move between machines.
 
-One hash per table, one field per row: `ray_mono:{namespace}:actor` and so on. The namespace names the cluster, so that several can
-share a server; its braces keep all tables of a cluster in one slot, so that a batch can be one MULTI/EXEC. A commit is answered
-when Redis has executed it: what that survives is Redis's own configuration (appendonly).
+One hash per table, one field per row: `ray_mono:{namespace}:actor` and so on. The namespace names the
+cluster, so that several can share a server. Its braces keep all tables of a cluster in one slot, so that a
+batch can be one MULTI/EXEC. A commit is answered when Redis has executed it; what that survives is Redis's
+own configuration (appendonly).
 
-A broken connection is retried within a bound: rows are written whole, so that executing a batch twice is the same as once. Other
-answers of Redis (a wrong password, a read-only replica, out of memory) fail at once.
+A broken connection is retried within a bound: rows are written whole, so executing a batch twice is the same
+as once. Other answers of Redis (a wrong password, a read-only replica, out of memory) fail at once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class RedisStorage:
     """Implements TableStorage on a Redis server."""
 
     def __init__(self, address: str, password: str, namespace: str, retry_for_s: float) -> None:
-        """address: "host:port" or "unix:/path". password: empty for none. retry_for_s: how long an unreachable Redis is retried."""
+        """address: "host:port" or "unix:/path". password: empty for none. retry_for_s: an unreachable one."""
         self._address = address
         self._password = password
         self._namespace = namespace
@@ -110,8 +111,8 @@ class RedisStorage:
                 # Newer clients wrap the refusal of a password, older ones raise it.
                 if isinstance(error.__cause__ or error, redis_exceptions.AuthenticationError):
                     raise StorageError(
-                        f"Redis at {self._address} refused the password: {error}. Pass it with --redis-password "
-                        "or in the environment variable RAY_MONO_REDIS_PASSWORD"
+                        f"Redis at {self._address} refused the password: {error}. Pass it with "
+                        "--redis-password or in the environment variable RAY_MONO_REDIS_PASSWORD"
                     ) from error
                 if attempt == attempts:
                     raise StorageError(

@@ -1,8 +1,9 @@
 """The default store: one sqlite3 file in WAL mode, in the session directory.
 
-A commit appends to the write-ahead log. With synchronous=NORMAL it is in the kernel's hands when `commit` returns: it survives the
-death of every process, SIGKILL included, but not of the machine. FULL also syncs to the disk, ten times slower, and survives
-power loss. Commits take tens of microseconds, so they run on the loop: a thread would cost more than it saves.
+A commit appends to the write-ahead log. With synchronous=NORMAL it is in the kernel's hands when `commit`
+returns: it survives the death of every process, SIGKILL included, but not of the machine. FULL also syncs to
+the disk, ten times slower, and survives power loss. Commits take tens of microseconds, so they run on the
+loop: a thread would cost more than it saves.
 
 The file is locked exclusively while open, so that two heads cannot write over each other.
 """
@@ -24,15 +25,15 @@ class SqliteStorage:
     """Implements TableStorage in a file."""
 
     def __init__(self, path: str, survive_power_loss: bool) -> None:
-        """path: created (0600) where it does not exist; its folder must. survive_power_loss: sync every commit to the disk."""
+        """path: created (0600) where it does not exist; its folder must. survive_power_loss: sync commits."""
         self._path = path
         self._synchronous = "FULL" if survive_power_loss else "NORMAL"
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> None:
         try:
-            # Whoever can read the file reads every job's code and arguments; whoever can put another there has his own run.
-            # sqlite opens it by its name, and two more beside it.
+            # Whoever can read the file reads every job's code and arguments; whoever can put another there
+            # has his own code run. sqlite opens it by its name, and two more beside it.
             directory = private_files.open_directory(os.path.dirname(self._path) or ".")
             try:
                 name = os.path.basename(self._path)
@@ -64,10 +65,12 @@ class SqliteStorage:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA_VERSION):
                 raise StorageError(
-                    f"{self._path} was written with schema {version}; this ray_mono reads schema {SCHEMA_VERSION}"
+                    f"{self._path} was written with schema {version}; "
+                    f"this ray_mono reads schema {SCHEMA_VERSION}"
                 )
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS rows (name TEXT, key BLOB, value BLOB NOT NULL, PRIMARY KEY (name, key))"
+                "CREATE TABLE IF NOT EXISTS rows"
+                " (name TEXT, key BLOB, value BLOB NOT NULL, PRIMARY KEY (name, key))"
             )
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             connection.execute("COMMIT")

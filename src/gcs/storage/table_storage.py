@@ -1,8 +1,9 @@
 """What the GCS asks of a store: tables of rows by key, read whole at the start and written in batches.
 
-The GCS holds everything it knows in memory and reads the store only when it starts; a store is therefore a log of the latest rows,
-not a database to query. A batch is atomic and durable when `commit` returns. Who batches, and what waits for it, is
-`write_through.py`. Three implementations stand beside this file: memory, sqlite3, Redis.
+The GCS holds everything it knows in memory, and reads the store only when it starts. So a store is a log of
+the latest rows, not a database to query. A batch is atomic, and durable when `commit` returns.
+`write_through.py` makes the batches and knows what waits for them. Three implementations stand beside this
+file: memory, sqlite3, Redis.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Table(enum.Enum):
 
 
 class StorageError(Exception):
-    """The store cannot be opened, or did not take a write. The message says which store, and what it answered."""
+    """The store cannot be opened, or did not take a write.
+
+    The message says which store, and what it answered.
+    """
 
 
 @dataclass(frozen=True)

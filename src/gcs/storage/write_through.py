@@ -1,10 +1,12 @@
 """Durable before answered: collects the writes of one turn of the loop and commits them together.
 
-Managers `put` rows while they handle an event and go on; whoever answers a caller first awaits `flushed`, and whatever others may
-learn of (publications, messages to raylets) is handed to `after_commit`. A task commits what has gathered: it starts in the turn
-after the first write, so that all requests that arrived together share one commit, and runs on while more has gathered meanwhile.
+Managers `put` rows while they handle an event, and go on. Whoever answers a caller first awaits `flushed`.
+What others may learn of (publications, messages to raylets) is handed to `after_commit`. A task commits what
+has gathered. It starts in the turn after the first write, so that all requests that arrived together share
+one commit, and runs on while more has gathered meanwhile.
 
-A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts them together again.
+A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts
+them together again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class WriteThrough:
     """The only writer of a TableStorage."""
 
     def __init__(self, storage: TableStorage, on_failure: Callable[[Exception], None]) -> None:
-        """on_failure(error) runs once, when the store refused a write or an action raised; nothing is written after that."""
+        """on_failure(error) runs once: the store refused a write, or an action raised. Nothing is written
+        then.
+        """
         self._storage = storage
         self._on_failure = on_failure
         self._failure: Exception | None = None
@@ -39,12 +43,15 @@ class WriteThrough:
         self._start()
 
     def after_commit(self, action: Callable[[], object]) -> None:
-        """action() runs when everything written up to now is durable, after the actions handed in before it; never at once."""
+        """action() runs when all written up to now is durable, after earlier actions; never at once."""
         self._actions.append(action)
         self._start()
 
     async def flushed(self) -> None:
-        """Returns when everything written up to now is durable. Raises RpcError UNAVAILABLE where the store failed."""
+        """Returns when everything written up to now is durable.
+
+        Raises RpcError UNAVAILABLE where the store failed.
+        """
         if self._task is not None:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(done)

@@ -1,4 +1,4 @@
-"""Constructors whose arguments have no room on the node that was chosen, through a real GCS in virtual time."""
+"""Constructors whose arguments have no room on the chosen node, through a real GCS in virtual time."""
 
 from __future__ import annotations
 

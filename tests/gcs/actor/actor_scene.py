@@ -1,4 +1,4 @@
-"""An actor manager whose invariants are recounted after every event, and the actors that scenes are made of."""
+"""An actor manager whose invariants are recounted after every event, and actors for its scenes."""
 
 from __future__ import annotations
 

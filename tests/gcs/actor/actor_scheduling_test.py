@@ -338,7 +338,8 @@ def test_the_driver_of_an_actor_that_waits_is_told_what_living_actors_hold() -> 
         await asyncio.sleep(60)
         listening.cancel()
         assert told == [
-            f"Actor Counter needs {{CPU: 2}}, which is in use; the cluster has node {node.node_id.hex()[:8]} ({node.info.host}) "
+            "Actor Counter needs {CPU: 2}, which is in use; the cluster has "
+            f"node {node.node_id.hex()[:8]} ({node.info.host}) "
             "{CPU: 4} with {CPU: 1} free. Living actors hold {CPU: 3} until they end."
         ]
 

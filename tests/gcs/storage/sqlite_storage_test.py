@@ -146,7 +146,8 @@ def test_a_batch_that_fails_leaves_nothing(short_dir: str) -> None:
         opened = storage(f"{short_dir}/gcs.sqlite")
         await opened.open()
         with pytest.raises(StorageError, match="cannot write"):
-            await opened.commit([Write(Table.KV, b"good", b"1"), Write(Table.KV, b"bad", object())])  # type: ignore[arg-type]
+            bad = Write(Table.KV, b"bad", object())  # type: ignore[arg-type]
+            await opened.commit([Write(Table.KV, b"good", b"1"), bad])
         assert await opened.load_all(Table.KV) == {}
         await opened.commit([Write(Table.KV, b"next", b"1")])
         assert await opened.load_all(Table.KV) == {b"next": b"1"}

@@ -1,4 +1,4 @@
-"""Durable before answered: one commit for a turn, publications after it, and an end when the store refuses."""
+"""Durable before answered: one commit for a turn, publications after it, an end when the store refuses."""
 
 from __future__ import annotations
 
