@@ -7,8 +7,8 @@ from typing import cast
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.gcs.actor.actor_placement import Demand
 from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, ActorState, Death, DeathKind
-from ray_mono.gcs.actor_placement import Demand
 from ray_mono.protobuf import common_pb2
 
 

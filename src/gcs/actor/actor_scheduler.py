@@ -20,10 +20,10 @@ from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to
 from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
 from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
-from ray_mono.gcs.actor_placement import Demand, choose_node, explain, moved_to
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased, reason_of
 from ray_mono.gcs.node_manager import NodeManager

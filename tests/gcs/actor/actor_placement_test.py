@@ -6,7 +6,7 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
-from ray_mono.gcs.actor_placement import NODES_TOLD_MAX, Demand, choose_node, explain, moved_to
+from ray_mono.gcs.actor.actor_placement import NODES_TOLD_MAX, Demand, choose_node, explain, moved_to
 
 A, B, C = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
 
