@@ -1,20 +1,19 @@
 """What happens in the cluster, and what it means for each table.
 
 A node's death, for example, ends workers, jobs and actors. Each manager decides over its own rows. This class
-hands an event to those it concerns, writes the rows that changed, publishes them once they are durable, and
-carries out the effects of the actor manager. The servicers and the health checks call it. It never waits, and
-knows nothing of calls and connections.
+hands an event to those it concerns, writes the rows that changed, and publishes them once they are durable.
+The servicers and the health checks call it. It never waits, and knows nothing of calls and connections.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import assert_never
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import known
-from ray_mono.gcs.actor.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
+from ray_mono.gcs.actor.actor_effect_runner import ActorEffectRunner
+from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_rows import death_from_proto, registration_of
@@ -64,17 +63,20 @@ class Cluster:
             self.actor_table,
             self.nodes,
             self._leases,
-            self.apply,
+            self._run,
             self._warn_driver,
         )
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
         self.task_events = TaskEventLog()
-        self._ender = ActorEnder(
+        ender = ActorEnder(
             environment,
             self.nodes,
             self.collections.last_words,
-            lambda worker_id: self.apply(self.actors.half_made_ended(worker_id)),
+            lambda worker_id: self._run(self.actors.half_made_ended(worker_id)),
+        )
+        self._effects = ActorEffectRunner(
+            self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
         self._peers.on_end(self.health.hint_address)
 
@@ -139,7 +141,7 @@ class Cluster:
             self._bury_worker(common_pb2.WorkerInfo(worker_id=worker.worker_id, death_cause=worker_cause))
         for job_id in self.jobs.of_node(node_id):
             self.finish_job(job_id)
-        self.apply(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
+        self._run(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
 
     def _on_health_failed(self, node_id: NodeID, why: str) -> None:
         message = f"its raylet did not answer health checks: {why}"
@@ -170,7 +172,7 @@ class Cluster:
         logger.info("job %s finished", job_id.hex())
         self._write_job(row)
         self._warnings.job_finished(job_id)
-        self.apply(self.actors.job_finished(job_id, now_s))
+        self._run(self.actors.job_finished(job_id, now_s))
         self._end_jobs_without_actors([job_id])
 
     def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:
@@ -212,7 +214,7 @@ class Cluster:
         for job_id in self.jobs.of_driver(worker_id):
             self.finish_job(job_id)
         self._warn(self._warnings.worker_died(info, death, self.actors.of_worker(worker_id)))
-        self.apply(self.actors.worker_died(worker_id, death, self._clock.wall_s()))
+        self._run(self.actors.worker_died(worker_id, death, self._clock.wall_s()))
 
     def _bury_worker(self, info: common_pb2.WorkerInfo) -> bool:
         """Writes and publishes a worker's death. False where it is known."""
@@ -250,51 +252,24 @@ class Cluster:
         effects = self.actors.register(registration, self._clock.wall_s())
         self._warn(self._warnings.actor_registered(registration))
         self.actor_table.add(registration, spec)
-        self.apply(effects)
+        self._run(effects)
         return registration.actor_id
 
     def kill_actor(self, actor_id: ActorID, force: bool, no_restart: bool) -> None:
         """Raises KeyError for an unknown actor."""
-        self.apply(self.actors.kill(actor_id, force, no_restart, self._clock.wall_s()))
+        self._run(self.actors.kill(actor_id, force, no_restart, self._clock.wall_s()))
 
     def actor_out_of_scope(self, actor_id: ActorID) -> None:
         """Raises KeyError for an unknown actor."""
-        self.apply(self.actors.out_of_scope(actor_id, self._clock.wall_s()))
+        self._run(self.actors.out_of_scope(actor_id, self._clock.wall_s()))
 
-    def apply(self, effects: list[Effect]) -> None:
-        """Carries out the actor manager's effects: rows at once, what others see after their commit."""
-        ended_jobs: set[JobID] = set()
-        for effect in effects:
-            match effect:
-                case RowChanged(actor, announced):
-                    self.actor_table.row_changed(actor, announced)
-                    job_id = actor.registration.job_id
-                    if actor.death is not None and self.jobs.is_finished(job_id):
-                        ended_jobs.add(job_id)
-                case RowForgotten(actor_id):
-                    self.actor_table.forget(actor_id)
-                case StopPlacing(actor_id):
-                    self.scheduler.stop(actor_id)
-                case Place():
-                    self._after_commit_place(effect)
-                case EndWorker():
-                    self._after_commit_end(effect)
-                case _:
-                    assert_never(effect)
-        if ended_jobs:
-            self._end_jobs_without_actors(sorted(ended_jobs))
+    def _run(self, effects: Iterable[Effect]) -> None:
+        self._effects.run(effects)
 
-    def _after_commit_place(self, effect: Place) -> None:
-        def place() -> None:
-            actor = self.actors.get(effect.actor_id)
-            if actor is not None and actor.is_waiting_for_place and actor.num_restarts == effect.incarnation:
-                self.scheduler.place(effect.actor_id, effect.incarnation, effect.previous_deaths)
-
-        self._writes.after_commit(place)
-
-    def _after_commit_end(self, effect: EndWorker) -> None:
-        address = None if effect.force else self.actor_table.address(effect.actor_id)
-        self._writes.after_commit(lambda: self._ender.end(effect, address))
+    def _on_actor_deaths(self, job_ids: list[JobID]) -> None:
+        finished = [job_id for job_id in job_ids if self.jobs.is_finished(job_id)]
+        if finished:
+            self._end_jobs_without_actors(finished)
 
     # ---- messages to others
 
@@ -325,7 +300,7 @@ class Cluster:
         self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
         self.kv.restore(tables[Table.KV])
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
-        self.apply(self.actors.restore(self.actor_table.restore(rows)))
+        self._run(self.actors.restore(self.actor_table.restore(rows)))
         self._end_jobs_without_actors(self.jobs.outlived())
         for node_id in self.nodes.unregistered():
             self.health.watch(node_id)

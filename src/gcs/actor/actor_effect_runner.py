@@ -1,0 +1,69 @@
+"""Carries out what the actor manager decides: rows at once, what others can see of it after their commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+from ray_mono.common.ids import JobID
+from ray_mono.gcs.actor.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
+from ray_mono.gcs.actor.actor_ender import ActorEnder
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
+from ray_mono.gcs.actor.actor_table import ActorTable
+from ray_mono.gcs.storage.write_through import WriteThrough
+
+
+class ActorEffectRunner:
+    """Of one GCS. It decides nothing, and waits for nothing."""
+
+    def __init__(
+        self,
+        actors: ActorManager,
+        table: ActorTable,
+        scheduler: ActorScheduler,
+        ender: ActorEnder,
+        writes: WriteThrough,
+        on_deaths: Callable[[list[JobID]], None],
+    ) -> None:
+        """on_deaths(job_ids) is told whose actors died, when their rows are written."""
+        self._actors = actors
+        self._table = table
+        self._scheduler = scheduler
+        self._ender = ender
+        self._writes = writes
+        self._on_deaths = on_deaths
+
+    def run(self, effects: Iterable[Effect]) -> None:
+        """In their order."""
+        bereaved: set[JobID] = set()
+        for effect in effects:
+            match effect:
+                case RowChanged(actor, announced):
+                    self._table.row_changed(actor, announced)
+                    if actor.death is not None:
+                        bereaved.add(actor.registration.job_id)
+                case RowForgotten(actor_id):
+                    self._table.forget(actor_id)
+                case StopPlacing(actor_id):
+                    self._scheduler.stop(actor_id)
+                case Place():
+                    self._after_commit_place(effect)
+                case EndWorker():
+                    self._after_commit_end(effect)
+                case _:
+                    assert_never(effect)
+        if bereaved:
+            self._on_deaths(sorted(bereaved))
+
+    def _after_commit_place(self, effect: Place) -> None:
+        def place() -> None:
+            actor = self._actors.get(effect.actor_id)
+            if actor is not None and actor.is_waiting_for_place and actor.num_restarts == effect.incarnation:
+                self._scheduler.place(effect.actor_id, effect.incarnation, effect.previous_deaths)
+
+        self._writes.after_commit(place)
+
+    def _after_commit_end(self, effect: EndWorker) -> None:
+        address = None if effect.force else self._table.address(effect.actor_id)
+        self._writes.after_commit(lambda: self._ender.end(effect, address))
