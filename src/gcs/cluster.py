@@ -46,7 +46,7 @@ class Cluster:
     def __init__(self, environment: Environment) -> None:
         config = environment.config
         self._writes = environment.writes
-        self._peers = environment.peers
+        self._raylets = environment.raylets
         self._clock = environment.clock
         self.nodes = NodeManager(config.dead_nodes_max, config.health_check_failures_max)
         self.jobs = JobManager(config.finished_jobs_max)
@@ -78,7 +78,7 @@ class Cluster:
         self._effects = ActorEffectRunner(
             self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
-        self._peers.on_end(self.health.hint_address)
+        self._raylets.on_end(self.health.hint_address)
 
     # ---- nodes
 
@@ -133,7 +133,7 @@ class Cluster:
         self._write_node(row)
         for forgotten in self.nodes.forget_oldest():
             self._writes.delete(Table.NODE, forgotten.binary())
-        self._peers.drop(raylet_address(row))
+        self._raylets.drop(raylet_address(row))
         worker_cause = common_pb2.DeathCause(
             kind=common_pb2.DeathCause.NODE_DIED, message=f"its node {node_id.hex()} died: {cause.message}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.world import Clock
 from ray_mono.gcs.config import GcsConfig
-from ray_mono.gcs.peers import Peers
+from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import Transport
 
@@ -23,5 +23,4 @@ class Environment:
     rng: random.Random
     tasks: BackgroundTasks
     writes: WriteThrough
-    peers: Peers
-    """Connections to raylets."""
+    raylets: RayletClientPool

@@ -30,7 +30,7 @@ from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.peers import Peers
+from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.servicers.gcs_service import gcs_handlers
 from ray_mono.gcs.storage.open_storage import add_storage_arguments, open_storage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, TableStorage
@@ -64,8 +64,8 @@ class GcsServer:
         self._failure: BaseException | None = None
         self._tasks = BackgroundTasks(self._on_failure)
         writes = WriteThrough(storage, lambda error: self._on_failure(error, "write-through"))
-        peers = Peers(transport, self._tasks, config.connect_timeout_s)
-        self._environment = Environment(config, transport, clock, rng, self._tasks, writes, peers)
+        raylets = RayletClientPool(transport, self._tasks, config.connect_timeout_s)
+        self._environment = Environment(config, transport, clock, rng, self._tasks, writes, raylets)
         self._info = gcs_pb2.ClusterInfo()
         self._listeners: list[Listener] = []
         self.cluster = Cluster(self._environment)
@@ -146,7 +146,7 @@ class GcsServer:
         for listener in self._listeners:
             await listener.close()
         await self._tasks.close()
-        self._environment.peers.close()
+        self._environment.raylets.close()
         await self._environment.writes.close()
         await self._storage.close()
 

@@ -23,7 +23,7 @@ from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
-from ray_mono.protobuf import raylet_pb2, raylet_rpc
+from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.surface import RpcError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ LEASE_ID_SIZE_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Lease:
+class LeasedWorker:
     """A worker granted by a raylet."""
 
     raylet_address: str
@@ -80,7 +80,7 @@ class LeaseClient:
         wanted: raylet_pb2.RequestWorkerLeaseRequest,
         resources: ResourceSet,
         still_waits: Callable[[], None],
-    ) -> Lease:
+    ) -> LeasedWorker:
         """A worker of the node, or of the one that its raylet names instead. Raises NotLeased.
 
         Args:
@@ -99,7 +99,7 @@ class LeaseClient:
             node_id = NodeID(reply.spillback.node_id)
             reply = await self._ask(node_id, address, wanted, resources, still_waits)
         if reply.HasField("grant"):
-            return Lease(address, reply.grant)
+            return LeasedWorker(address, reply.grant)
         why = reason_of(reply.rejection)
         raise NotLeased(f"the raylet at {address} did not grant a worker: {why}", reply.rejection)
 
@@ -138,14 +138,14 @@ class LeaseClient:
     ) -> raylet_pb2.RequestWorkerLeaseReply | RpcError:
         """A failure is a result: it belongs to whoever wanted the lease, who may have gone."""
         try:
-            raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
+            raylet = await self._environment.raylets.client(address)
             return await raylet.RequestWorkerLease(request)
         except RpcError as error:
             return error
 
     # ---- to free
 
-    def free(self, lease: Lease) -> asyncio.Task[None]:
+    def free(self, lease: LeasedWorker) -> asyncio.Task[None]:
         """Ends the worker, since it may hold half of what it was leased for. The task is done when it has."""
         worker = lease.grant.worker
         return self._free(NodeID(worker.node_id), lease.raylet_address, lease.grant.lease_id)
@@ -160,7 +160,7 @@ class LeaseClient:
         timeout_s = self._config.connect_timeout_s
         while self._nodes.alive(node_id) is not None:
             try:
-                raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(address))
+                raylet = await self._environment.raylets.client(address)
                 cancel = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
                 if not (await raylet.CancelWorkerLease(cancel, timeout_s=timeout_s)).cancelled:
                     dispose = raylet_pb2.ReturnWorkerRequest(lease_id=lease_id, dispose=True)

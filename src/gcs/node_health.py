@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ray_mono.common.ids import NodeID
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
-from ray_mono.protobuf import common_pb2, raylet_rpc
+from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,7 @@ class NodeHealth:
     async def _check(self, info: common_pb2.NodeInfo) -> str | None:
         """Asks the raylet once; returns why it counts as not answered."""
         try:
-            raylet = raylet_rpc.RayletServiceAsyncStub(
-                await self._environment.peers.channel(raylet_address(info))
-            )
+            raylet = await self._environment.raylets.client(raylet_address(info))
             await raylet.CheckAlive(common_pb2.Empty(), timeout_s=self._config.health_check_timeout_s)
         except RpcError as error:
             logger.info("node %s did not answer a health check: %s", info.node_id.hex(), error)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from ray_mono.common.world import Clock
-from ray_mono.object_manager.answers import Answers, was_given
 from ray_mono.object_manager.backing import Backing
 from ray_mono.object_manager.create_queue import (
     BackMemory,
@@ -20,6 +19,7 @@ from ray_mono.object_manager.create_queue import (
     RoomWanted,
 )
 from ray_mono.object_manager.keys import ClientKey, ObjectKey
+from ray_mono.object_manager.pending_answers import PendingAnswers, was_given
 from ray_mono.object_manager.store import Store
 
 
@@ -35,7 +35,7 @@ class CreateRequests:
         self._backing = backing
         self._clock = clock
         self._settle = settle
-        self._answers: Answers[int] = Answers()
+        self._answers: PendingAnswers[int] = PendingAnswers()
 
     def __len__(self) -> int:
         return len(self._queue)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
 
 from ray_mono.common.world import Clock
-from ray_mono.object_manager.answers import Answers, was_given
 from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.get_queue import (
     Found,
@@ -23,6 +22,7 @@ from ray_mono.object_manager.get_queue import (
     Wanted,
 )
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
+from ray_mono.object_manager.pending_answers import PendingAnswers, was_given
 from ray_mono.object_manager.pulls import Pulls
 from ray_mono.object_manager.store import Store
 
@@ -39,7 +39,7 @@ class GetRequests:
         self._pulls = pulls
         self._clock = clock
         self._settle = settle
-        self._answers: Answers[tuple[Found, ...]] = Answers()
+        self._answers: PendingAnswers[tuple[Found, ...]] = PendingAnswers()
 
     def __len__(self) -> int:
         return len(self._queue)

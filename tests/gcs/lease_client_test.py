@@ -13,9 +13,9 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased
+from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased
 from ray_mono.gcs.node_manager import NodeManager
-from ray_mono.gcs.peers import Peers
+from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import raylet_pb2
@@ -38,7 +38,7 @@ class LeaseScene:
         (node,) = self.client.view()
         return node.available.to_units()["CPU"]
 
-    def lease(self) -> Awaitable[Lease]:
+    def lease(self) -> Awaitable[LeasedWorker]:
         wanted = raylet_pb2.RequestWorkerLeaseRequest(resources=ONE_CPU.to_proto())
         loop = asyncio.get_running_loop()
         return self.client.lease(
@@ -54,9 +54,9 @@ def play_leases(script: Callable[[LeaseScene], Awaitable[None]]) -> None:
         config = GcsConfig(pending_warning_s=1.0)
         transport, tasks = gcs.world.transport(process), BackgroundTasks(lambda error, name: None)
         writes = WriteThrough(MemoryStorage(), lambda error: None)
-        peers = Peers(transport, tasks, config.connect_timeout_s)
+        raylets = RayletClientPool(transport, tasks, config.connect_timeout_s)
         environment = Environment(
-            config, transport, gcs.world.clock, gcs.world.rng("leases"), tasks, writes, peers
+            config, transport, gcs.world.clock, gcs.world.rng("leases"), tasks, writes, raylets
         )
         nodes = NodeManager(dead_nodes_max=10, failures_max=3)
         nodes.register(node.info, 0.0)

@@ -17,7 +17,7 @@ from ray_mono.gcs.actor.actor_effects import EndWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
-from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
+from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class ActorEnder:
             channel.close()
 
     async def _ask_raylet(self, effect: EndWorker, raylet_address: str) -> None:
-        raylet = raylet_rpc.RayletServiceAsyncStub(await self._environment.peers.channel(raylet_address))
+        raylet = await self._environment.raylets.client(raylet_address)
         request = raylet_pb2.KillWorkerRequest(
             worker_id=effect.worker_id.binary(), force=True, cause=death_to_proto(effect.death)
         )

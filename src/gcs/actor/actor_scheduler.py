@@ -25,7 +25,7 @@ from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
 from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.lease_client import Lease, LeaseClient, NotLeased, reason_of
+from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased, reason_of
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -135,7 +135,7 @@ class ActorScheduler:
 
     # ---- the lease
 
-    async def _lease(self, actor_id: ActorID, demand: Demand) -> Lease:
+    async def _lease(self, actor_id: ActorID, demand: Demand) -> LeasedWorker:
         """Waits until some raylet grants a worker. Raises PlaceGone, NoPlaceEver."""
         node_id = await self._chosen_node(actor_id, demand)
         spec = self._table.spec(actor_id)
@@ -189,7 +189,9 @@ class ActorScheduler:
 
     # ---- the creation
 
-    async def _create(self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool) -> None:
+    async def _create(
+        self, actor_id: ActorID, incarnation: int, lease: LeasedWorker, waits_for_room: bool
+    ) -> None:
         """Creates the actor on the worker and tells the manager what came of it.
 
         Raises PlaceGone, NoRoomThere.
@@ -236,7 +238,7 @@ class ActorScheduler:
             raise PlaceGone(f"worker {worker_id.hex()} did not start the creation: {status}")
 
     async def _push(
-        self, actor_id: ActorID, incarnation: int, lease: Lease, waits_for_room: bool
+        self, actor_id: ActorID, incarnation: int, lease: LeasedWorker, waits_for_room: bool
     ) -> core_worker_pb2.PushTaskReply:
         """Runs the constructor, as long as it takes. Raises RpcError where the worker ended first."""
         worker = lease.grant.worker

@@ -1,4 +1,4 @@
-"""Connections of the GCS to raylets: one to each, made when first needed, and again after an end."""
+"""Clients of the raylets: one connection to each, made when first needed, and again after an end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.protobuf.raylet_rpc import RayletServiceAsyncStub
 from ray_mono.rpc.surface import AsyncChannel, RpcError, Transport
 
 
-class Peers:
+class RayletClientPool:
     """Open channels by address."""
 
     def __init__(self, transport: Transport, tasks: BackgroundTasks, connect_timeout_s: float) -> None:
@@ -25,11 +26,11 @@ class Peers:
         """callback(address) runs when an open connection ended that `drop` did not end."""
         self._on_end = callback
 
-    async def channel(self, address: str) -> AsyncChannel:
-        """An open channel to "host:port". Raises RpcError UNAVAILABLE, UNAUTHENTICATED."""
+    async def client(self, address: str) -> RayletServiceAsyncStub:
+        """Of the raylet at "host:port", connected. Raises RpcError UNAVAILABLE, UNAUTHENTICATED."""
         channel = self._channels.get(address)
         if channel is not None:
-            return channel
+            return RayletServiceAsyncStub(channel)
         task = self._connecting.get(address)
         if task is None:
             task = self._connecting[address] = self._tasks.spawn(
@@ -38,7 +39,7 @@ class Peers:
         outcome = await asyncio.shield(task)
         if isinstance(outcome, RpcError):
             raise outcome
-        return outcome
+        return RayletServiceAsyncStub(outcome)
 
     async def _connect(self, address: str) -> AsyncChannel | RpcError:
         """A failure is a result here: it belongs to those who wait, not to this task."""
@@ -58,7 +59,7 @@ class Peers:
             self._on_end(address)
 
     def drop(self, address: str) -> None:
-        """Ends the connection to a peer that is given up; calls on it fail."""
+        """Ends the connection to a raylet that is given up; calls on it fail."""
         channel = self._channels.pop(address, None)
         if channel is not None:
             channel.close()

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Answers(Generic[T]):
+class PendingAnswers(Generic[T]):
     """One machine's. Belongs to the loop's thread."""
 
     def __init__(self) -> None:
