@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ class LeaseScene:
         (node,) = self.client.view()
         return node.available.to_units()["CPU"]
 
-    def lease(self) -> Awaitable[LeasedWorker]:
+    def lease(self) -> Coroutine[Any, Any, LeasedWorker]:
         wanted = raylet_pb2.RequestWorkerLeaseRequest(resources=ONE_CPU.to_proto())
         loop = asyncio.get_running_loop()
         return self.client.lease(
@@ -46,7 +47,7 @@ class LeaseScene:
         )
 
 
-def play_leases(script: Callable[[LeaseScene], Awaitable[None]]) -> None:
+def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]]) -> None:
     async def scene(gcs: GcsScene) -> None:
         await gcs.start_gcs()
         node = await gcs.add_node({"CPU": 4})

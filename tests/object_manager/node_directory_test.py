@@ -1,0 +1,141 @@
+"""What a node learns of the others from the GCS, in virtual time: where they are, and who died."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from ray_mono.object_manager.keys import NodeKey, WorkerKey
+from ray_mono.object_manager.node_directory import NodeDirectory
+from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
+from ray_mono.rpc.surface import CallContext
+from tests.simulation.world import World
+
+LIMIT_S = 600.0
+FAR = NodeKey(b"f" * 28)
+OWNER = WorkerKey(b"o" * 28)
+
+
+def node(node_id: bytes, dies_of: str = "") -> common_pb2.NodeInfo:
+    info = common_pb2.NodeInfo(node_id=node_id, host="10.0.0.7", object_manager_port=70)
+    if dies_of:
+        info.state = common_pb2.NODE_DEAD
+        info.death_cause.message = dies_of
+    return info
+
+
+class Gcs(GcsServiceServicer):
+    """Tells what a scene has it tell; `hang_up` ends every subscription."""
+
+    def __init__(self) -> None:
+        self.subscribers: list[asyncio.Queue[gcs_pb2.PubMessage | None]] = []
+        self.subscribed = asyncio.Event()
+        self.workers: list[common_pb2.WorkerInfo] = []
+
+    async def Subscribe(
+        self, request: gcs_pb2.SubscribeRequest, context: CallContext
+    ) -> AsyncIterator[gcs_pb2.PubMessage]:
+        queue: asyncio.Queue[gcs_pb2.PubMessage | None] = asyncio.Queue()
+        self.subscribers.append(queue)
+        self.subscribed.set()
+        while (message := await queue.get()) is not None:
+            yield message
+
+    async def GetAllWorkers(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> gcs_pb2.GetAllWorkersReply:
+        return gcs_pb2.GetAllWorkersReply(workers=self.workers)
+
+    def tell(self, info: common_pb2.NodeInfo) -> None:
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=info.node_id, payload=info.SerializeToString())
+        self.subscribers[-1].put_nowait(message)
+
+    def hang_up(self) -> None:
+        self.subscribed.clear()
+        self.subscribers[-1].put_nowait(None)
+
+
+class Scene:
+    """One directory that follows one GCS. An owner's object is here."""
+
+    def __init__(self, gcs: Gcs, world: World, address: str) -> None:
+        self.gcs = gcs
+        self.dead_owners: list[WorkerKey] = []
+        self.dead_nodes: list[PeerAddress] = []
+        self.process = world.network.start_process("here", "object manager")
+        self.directory = NodeDirectory(
+            world.transport(self.process),
+            address,
+            lambda: [OWNER],
+            self.dead_owners.append,
+            self.dead_nodes.append,
+        )
+
+
+def play(script: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def run(world: World) -> None:
+        world.network.add_host("head")
+        world.network.add_host("here")
+        address = f"{world.network.ip_of('head')}:6379"
+        gcs = Gcs()
+        server = world.network.start_process("head", "gcs")
+        await server.spawn(world.transport(server).serve(address, gcs_service_handlers(gcs)))
+        scene = Scene(gcs, world, address)
+        following = scene.process.spawn(scene.directory.run())
+        await gcs.subscribed.wait()
+        await scene.process.spawn(script(scene))
+        following.cancel()
+
+    with World(seed=1) as world:
+        world.run(run(world), LIMIT_S)
+
+
+def test_who_looks_for_a_node_waits_until_the_gcs_tells_of_it() -> None:
+    async def script(scene: Scene) -> None:
+        looking = asyncio.ensure_future(scene.directory.find(FAR, timeout_s=5))
+        await asyncio.sleep(1)
+        assert not looking.done()
+        scene.gcs.tell(node(FAR))
+        assert await looking == PeerAddress("10.0.0.7", 70)
+
+    play(script)
+
+
+def test_a_node_that_nobody_tells_of_is_given_up_after_the_time_that_the_caller_has() -> None:
+    async def script(scene: Scene) -> None:
+        with pytest.raises(TransferFailed, match="did not tell of such a node within 5 s"):
+            await scene.directory.find(FAR, timeout_s=5)
+
+    play(script)
+
+
+def test_a_dead_node_is_told_once_with_its_cause_and_its_workers_die_with_it() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.tell(node(FAR))
+        await scene.directory.find(FAR, timeout_s=5)
+        scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=FAR, is_alive=True)]
+        for _ in range(2):
+            scene.gcs.tell(node(FAR, dies_of="it fell silent"))
+        await asyncio.sleep(1)
+        with pytest.raises(TransferFailed, match="the node is dead .it fell silent."):
+            await scene.directory.find(FAR, timeout_s=5)
+        assert scene.dead_nodes == [PeerAddress("10.0.0.7", 70)]
+        assert scene.dead_owners == [OWNER]
+
+    play(script)
+
+
+def test_a_subscription_that_ended_is_made_again_and_deaths_in_between_are_found() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=FAR, is_alive=False)]
+        scene.gcs.hang_up()
+        await scene.gcs.subscribed.wait()
+        await asyncio.sleep(1)
+        assert scene.dead_owners == [OWNER] and scene.directory.is_connected
+
+    play(script)
