@@ -55,21 +55,22 @@ class LeaseClient:
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
-        # By node and lease id: what was asked for and not answered yet, and so is not in the node's reports.
-        # A lease that is not here belongs to its worker by now, or is being freed.
-        self._asked: dict[NodeID, dict[bytes, ResourceSet]] = {}
+        # Asked for and not answered yet. Another lease belongs to its worker by now, or is being freed.
+        self._awaited: set[bytes] = set()
+        # Invariant: by node, the sum of what these leases hold: the nodes' reports do not have it yet. Only
+        # a sum, since thousands of actors may wait at once, and each looks at all nodes.
+        self._asked: dict[NodeID, ResourceSet] = {}
 
     def awaits(self, lease_id: bytes) -> bool:
         """Whether this GCS asked for the lease, and has no answer yet."""
-        return any(lease_id in asked for asked in self._asked.values())
+        return lease_id in self._awaited
 
     def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
         view = []
         for node in self._nodes.placement_nodes():
-            for asked in self._asked.get(NodeID(node.node_id), {}).values():
-                node = replace(node, available=node.available - asked)
-            view.append(node)
+            asked = self._asked.get(NodeID(node.node_id))
+            view.append(node if asked is None else replace(node, available=node.available - asked))
         return view
 
     # ---- to lease
@@ -113,7 +114,8 @@ class LeaseClient:
     ) -> raylet_pb2.RequestWorkerLeaseReply:
         """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
         lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
-        self._asked.setdefault(node_id, {})[lease_id] = resources
+        self._awaited.add(lease_id)
+        self._count(node_id, self._asked.get(node_id, ResourceSet()) + resources)
         call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
         try:
             pauses = Backoff(self._config.pending_warning_s, math.inf)
@@ -123,15 +125,19 @@ class LeaseClient:
             self._free(node_id, address, lease_id)
             raise
         finally:
-            asked = self._asked[node_id]
-            del asked[lease_id]
-            if not asked:
-                del self._asked[node_id]
+            self._awaited.remove(lease_id)
+            self._count(node_id, self._asked.get(node_id, ResourceSet()) - resources)
         outcome = call.result()
         if isinstance(outcome, RpcError):
             self._free(node_id, address, lease_id)
             raise NotLeased(f"the raylet at {address} did not answer the lease request: {outcome}")
         return outcome
+
+    def _count(self, node_id: NodeID, asked: ResourceSet) -> None:
+        if asked:
+            self._asked[node_id] = asked
+        else:
+            self._asked.pop(node_id, None)
 
     async def _call(
         self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest

@@ -82,8 +82,12 @@ def test_what_is_asked_for_counts_until_it_is_answered() -> None:
         assert scene.free_cpus == 3 and len(scene.waited) == 2
         (request,) = scene.node.leases
         assert scene.client.awaits(request.lease_id)
+        another = asyncio.ensure_future(scene.lease())
+        await asyncio.sleep(0)
+        assert scene.free_cpus == 2
         answer.set()
         lease = await leasing
+        await another
         assert lease.grant.lease_id == request.lease_id
         assert scene.free_cpus == 4 and not scene.client.awaits(request.lease_id)
 
