@@ -155,6 +155,8 @@ class LeaseScheduler:
     def decide(self, shape: Shape) -> Decision:
         """Where the next lease of a shape would go now."""
         fits_here = self.fits_here(shape)
+        if fits_here and shape.strategy.kind is StrategyKind.DEFAULT:
+            return RunHere()  # what the policy would say, without a look at the whole cluster
         refusal = self._refusals.get(shape)
         if refusal is not None and refusal[0] == self._cluster.revision and not fits_here:
             return refusal[1]

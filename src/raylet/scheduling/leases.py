@@ -15,6 +15,7 @@ still run what it has begun.
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +23,6 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.worker.binding import Binding
-
-STORY_MAX = 8
-"""Steps that a lease remembers, for error messages: a whole life has at most four."""
 
 
 class LeaseState(enum.Enum):
@@ -34,12 +32,17 @@ class LeaseState(enum.Enum):
     CLOSED = "closed"
     ENDED = "ended"
 
+    # Enum's own is Python code, which each step of each lease would run.
+    __hash__ = object.__hash__
+
 
 class LeaseEvent(enum.Enum):
     RESERVED = "got its resources"
     GRANTED = "got its worker"
     CLOSED = "closed"
     ENDED = "ended"
+
+    __hash__ = object.__hash__
 
 
 _S, _E = LeaseState, LeaseEvent
@@ -52,6 +55,7 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (_S.GRANTED, _E.ENDED): _S.ENDED,
     (_S.CLOSED, _E.ENDED): _S.ENDED,
 }
+HAVE_WORKERS = frozenset({LeaseState.GRANTED, LeaseState.CLOSED})
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class LeaseRequest:
         required = ResourceSet({name: max(placement.get(name), self.resources.get(name)) for name in names})
         return Shape(required, self.resources, self.strategy)
 
-    @property
+    @functools.cached_property
     def binding(self) -> Binding:
         return Binding(self.job_id, self.runtime_env, self.outlives_job, bool(self.resources.get(GPU)))
 
@@ -129,7 +133,8 @@ class WorkerLease:
     granted_at_s: float = 0.0
     asked_at_s: float | None = None
     """When its holder was asked to end it."""
-    story: tuple[str, ...] = ()
+    story: tuple[LeaseEvent, ...] = ()
+    """Its whole life, which has at most four steps: for error messages."""
 
     @property
     def lease_id(self) -> bytes:
@@ -137,7 +142,7 @@ class WorkerLease:
 
     @property
     def has_worker(self) -> bool:
-        return self.state in (LeaseState.GRANTED, LeaseState.CLOSED)
+        return self.state in HAVE_WORKERS
 
     def reserve(self) -> None:
         self._step(LeaseEvent.RESERVED)
@@ -183,7 +188,7 @@ class WorkerLease:
         if following is None:
             raise InternalError(
                 f"lease {self.lease_id.hex()} is {self.state.value} and cannot be '{event.value}'; "
-                f"so far: {', '.join(self.story) or 'nothing'}"
+                f"so far: {', '.join(event.value for event in self.story) or 'nothing'}"
             )
-        self.story = (*self.story[1 - STORY_MAX :], event.value)
+        self.story = (*self.story, event)
         self.state = following

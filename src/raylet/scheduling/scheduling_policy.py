@@ -67,8 +67,6 @@ def decide(
     others: every other node known, dead ones included, in any order. last_spread_node_id: where the last
     SPREAD lease went.
     """
-    if fits_here_now and strategy.kind is StrategyKind.DEFAULT:
-        return RunHere()  # the usual case, whose cost does not grow with the cluster
     only = strategy.only_node_id
     if only is not None and only != here.node_id:
         named = [node for node in others if node.node_id == only]

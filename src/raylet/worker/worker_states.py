@@ -22,6 +22,9 @@ class WorkerState(enum.Enum):
     ENDING = "ending"  # told to end; the process may still run and holds what it held
     DEAD = "dead"
 
+    # Enum's own is Python code, which each step of each worker would run.
+    __hash__ = object.__hash__
+
 
 class WorkerEvent(enum.Enum):
     REGISTERED = "registered"
@@ -32,6 +35,8 @@ class WorkerEvent(enum.Enum):
     TOLD_TO_END = "told to end"
     REFUSED_TO_END = "refused to end"
     DIED = "died"
+
+    __hash__ = object.__hash__
 
 
 _S, _E = WorkerState, WorkerEvent
@@ -76,7 +81,7 @@ class Worker:
     """Set from the grant until the lease is given back or the process is dead."""
     end_reason: str = ""
     """Why it was told to end; part of the message when it did."""
-    story: tuple[str, ...] = ()
+    story: tuple[WorkerEvent, ...] = ()
 
     def register(self, pid: int, now_s: float) -> None:
         self._step(WorkerEvent.REGISTERED, now_s)
@@ -116,7 +121,7 @@ class Worker:
             "for_s": round(now_s - self.since_s, 3),
             "job_id": self.binding.job_id.hex() if self.binding else "",
             "lease_id": self.lease_id.hex() if self.lease_id else "",
-            "story": list(self.story),
+            "story": [event.value for event in self.story],
         }
 
     def _step(self, event: WorkerEvent, now_s: float) -> None:
@@ -126,8 +131,8 @@ class Worker:
         if following is None:
             raise InternalError(
                 f"worker {self.worker_id.hex()[:8]} (pid {self.pid}) is {self.state.value} and cannot be "
-                f"'{event.value}'; so far: {', '.join(self.story) or 'nothing'}"
+                f"'{event.value}'; so far: {', '.join(event.value for event in self.story) or 'nothing'}"
             )
-        self.story = (*self.story[1 - STORY_MAX :], event.value)
+        self.story = (*self.story[1 - STORY_MAX :], event)
         self.state = following
         self.since_s = now_s
