@@ -18,8 +18,8 @@ from ray_mono.common.object_errors import (
     PlasmaObjectNotAvailable,
     ReferenceCountingAssertionError,
 )
-from ray_mono.common.ray_error import RayError, RpcError
-from ray_mono.common.task_error import RayTaskError, UnserializableException
+from ray_mono.common.ray_error import RayError, RpcError, UnserializableException
+from ray_mono.common.task_error import RayTaskError
 
 __all__ = [
     "ActorAlreadyExistsError",

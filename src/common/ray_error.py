@@ -1,6 +1,7 @@
-"""The base of all errors, and the error of a call to a service: what the transport knows of them. exceptions.py is the whole list.
+"""The base of all errors, what stands for one that could not travel, and the error of a call to a service.
+exceptions.py is the whole list.
 
-Services import this, and nothing that they would hold in memory for it.
+Services import this. It brings nothing else that they would hold in memory.
 """
 
 from __future__ import annotations
@@ -21,15 +22,29 @@ class RayError(Exception):
 
     @staticmethod
     def from_bytes(b: bytes) -> RayError:
-        """The error that to_bytes was called on; where that cannot be loaded here, an UnserializableException with its text."""
-        from ray_mono.common.task_error import UnserializableException
-
+        """The error that to_bytes was called on; an UnserializableException with its text where that cannot be
+        loaded here."""
         packed, text = pickle.loads(b)
         try:
             error: RayError = pickle.loads(packed)
         except Exception:  # whatever unpickling raises, or a module that is not here
             return UnserializableException(text)
         return error
+
+
+class UnserializableException(RayError):
+    """Stands for an exception that could not travel.
+
+    Args:
+        original_stack_trace: the text of the original exception.
+    """
+
+    def __init__(self, original_stack_trace: str) -> None:
+        super().__init__(original_stack_trace)
+        self._original_stack_trace = original_stack_trace
+
+    def __str__(self) -> str:
+        return "The exception itself could not be brought here; its text is:\n" + self._original_stack_trace
 
 
 class RpcError(RayError):

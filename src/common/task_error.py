@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_mono.common import code_pickler, raw_error
-from ray_mono.common.ray_error import RayError
+from ray_mono.common.ray_error import RayError, UnserializableException
 from ray_mono.common.source_lines import add_source_lines
 
 _FOR_THAT_PROCESS = (KeyboardInterrupt, SystemExit, asyncio.CancelledError)
@@ -59,21 +59,6 @@ _MAY_LOAD_OTHERWISE = {
     "__getnewargs_ex__",
 }
 _combined_types: weakref.WeakValueDictionary[type, type[RayTaskError]] = weakref.WeakValueDictionary()
-
-
-class UnserializableException(RayError):
-    """Stands for an exception that could not travel.
-
-    Args:
-        original_stack_trace: the text of the original exception.
-    """
-
-    def __init__(self, original_stack_trace: str) -> None:
-        super().__init__(original_stack_trace)
-        self._original_stack_trace = original_stack_trace
-
-    def __str__(self) -> str:
-        return "The exception itself could not be brought here; its text is:\n" + self._original_stack_trace
 
 
 class PackedCause(Exception):

@@ -66,7 +66,8 @@ logger = logging.getLogger(__name__)
 
 
 class Raylet:
-    """A node's raylet over an injected world: the same in production and in the simulator."""
+    """A node's raylet over the transport, launcher, clock and random numbers that it is given: the same in
+    production and in the simulator."""
 
     def __init__(
         self,
