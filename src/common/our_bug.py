@@ -1,4 +1,5 @@
-"""The one way to say "this is our bug": an error that survives `python -O`, that nobody takes for the user's or the environment's fault.
+"""The one way to say "this is our bug": an error that survives `python -O`, that nobody takes for the
+user's or the environment's fault.
 
 Where a value must be there, or a state cannot be, the code says so by these; `assert` is for tests.
 """

@@ -8,10 +8,10 @@ the nearest built-in type, and whatever they lack is looked up on the cause.
 
 An error must always arrive, whatever is inside it. Pickling tries, in this order: the cause as it is; its
 type, arguments and those attributes that can be pickled; its text (UnserializableException). The cause
-travels as bytes of its own, so that a receiver that cannot load it (a module is missing there) still gets the
-text, and that one which only hands it on need not run the user's code (PackedCause, load_packed). Nor may it fail where
-it is shown: what the interpreter and `traceback` read off an exception comes from the interpreter's own classes, whatever
-the cause's type makes of those names.
+travels as bytes of its own, so that a receiver that cannot load it (a module is missing there) still gets
+the text, and that one which only hands it on need not run the user's code (PackedCause, load_packed). Nor
+may it fail where it is shown: what the interpreter and `traceback` read off an exception comes from the
+interpreter's own classes, whatever the cause's type makes of those names.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _PLAIN: dict[str, Any] = {
     "__len__": lambda self: 1,
     "__del__": lambda self: None,  # no constructor of the type ran
 }
-"""What a combined error has of its own where its cause's type has it: whoever raises, holds or shows an error asks it for these."""
+"""What a combined error has of its own where its cause's type has it: whoever raises, holds or shows an
+error asks it for these."""
 _MAY_LOAD_OTHERWISE = {
     "__init__",
     "__new__",
@@ -303,7 +304,8 @@ def _rebuild_packed(
 
 
 def load_packed(data: bytes) -> RayError | None:
-    """A pickled error, to be handed on: runs no code of the user's, whose causes stay packed. None where that cannot be."""
+    """A pickled error, to be handed on: runs no code of the user's, whose causes stay packed. None where
+    that cannot be."""
     try:
         error = _OursOnly(io.BytesIO(data)).load()
     except Exception:  # there is something in it that is not ours

@@ -1,4 +1,5 @@
-"""A worker for the raylet's tests: registers, answers, and dies as it is told. Forked from the real template."""
+"""A worker for the raylet's tests: registers, answers, and dies as it is told. Forked from the real
+template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The raylet's side of the GCS in virtual time: nothing that it has to tell or to hear is lost while the GCS is away."""
+"""The raylet's side of the GCS in virtual time: nothing that it has to tell or to hear is lost while the
+GCS is away."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.effects import EndMode, RejectionKind
@@ -394,7 +396,7 @@ def test_nothing_is_kept_of_shapes_that_do_not_wait_any_more() -> None:
         if f"waits {number}" in scene.running:
             scene.give_back(f"waits {number}")
         else:
-            scene.do(lambda now_s, number=number: scene.manager.cancel(f"waits {number}".encode(), now_s))  # type: ignore[misc]
+            scene.do(functools.partial(scene.manager.cancel, f"waits {number}".encode()))
     scene.wait(1)
     scheduler = scene.manager._scheduler
     assert not scheduler._served_at_s and not scheduler._refusals

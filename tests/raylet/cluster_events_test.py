@@ -1,0 +1,106 @@
+"""What a raylet does with what the GCS tells it, over the real machines."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.cluster_events import ClusterEvents
+from tests.raylet.scheduling.lease_scene import HERE, JOB_A, THERE, Scene, units
+
+
+class Node:
+    """One CPU, and what its store and its raylet are told."""
+
+    def __init__(self) -> None:
+        self.scene = scene = Scene(units(CPU=1))
+        self.ends: list[str] = []
+        self.freed: list[bytes] = []
+        self.collected = 0
+        clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
+        effects: Any = SimpleNamespace(run=scene.take)
+        store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
+        self.events = ClusterEvents(
+            HERE, clock, scene.manager, scene.cluster, scene.pool, effects, store, self.ends.append
+        )
+
+    def _collect(self) -> None:
+        self.collected += 1
+
+
+def there(state: common_pb2.NodeState = common_pb2.NODE_ALIVE) -> common_pb2.NodeInfo:
+    return common_pb2.NodeInfo(node_id=THERE, state=state, host="there", total=units(CPU=4).to_proto())
+
+
+def test_what_waits_goes_to_a_node_that_joins() -> None:
+    node = Node()
+    node.scene.ask("big", resources=units(CPU=4))
+    node.events.node_changed(there())
+    assert node.scene.spilled == {"big": THERE}
+
+
+def test_what_waits_goes_to_a_node_that_reports_room_once_it_is_news() -> None:
+    node = Node()
+    node.events.node_changed(there())
+    total, none = units(CPU=4).to_proto(), units().to_proto()
+    node.events.resources_changed(
+        common_pb2.NodeResources(node_id=THERE, version=2, total=total, available=none)
+    )
+    node.scene.ask("big", resources=units(CPU=4))
+    node.events.resources_changed(
+        common_pb2.NodeResources(node_id=THERE, version=1, total=total, available=total)
+    )
+    assert node.scene.spilled == {}
+    node.events.resources_changed(
+        common_pb2.NodeResources(node_id=THERE, version=3, total=total, available=total)
+    )
+    assert node.scene.spilled == {"big": THERE}
+
+
+def test_a_raylet_whose_own_node_is_held_for_dead_ends_and_no_other() -> None:
+    node = Node()
+    node.events.node_changed(there())
+    node.events.node_changed(there(common_pb2.NODE_DEAD))
+    assert node.ends == []
+    cause = common_pb2.DeathCause(message="it did not answer")
+    own = common_pb2.NodeInfo(node_id=HERE, state=common_pb2.NODE_DEAD, death_cause=cause)
+    node.events.node_changed(own)
+    assert node.ends == ["the cluster holds this node for dead: it did not answer"]
+
+
+def test_the_store_drops_what_processes_of_other_nodes_owned() -> None:
+    node = Node()
+    node.events.worker_died(common_pb2.WorkerInfo(worker_id=b"here", node_id=HERE))
+    node.events.worker_died(common_pb2.WorkerInfo(worker_id=b"there", node_id=THERE))
+    assert node.freed == [b"there"]
+    node.events.garbage_is_wanted()
+    assert node.collected == 1
+
+
+def test_a_finished_job_gets_nothing_more() -> None:
+    node = Node()
+    node.scene.ask("a")
+    node.scene.ask("b")
+    node.events.job_changed(common_pb2.JobInfo(job_id=JOB_A, is_finished=True))
+    assert "b" in node.scene.rejected and node.scene.ended[0].worker_id == node.scene.granted["a"].worker_id
+
+
+def test_while_the_gcs_is_away_no_worker_is_started() -> None:
+    node = Node()
+    node.scene.hold_starts = True
+    node.events.lost()
+    node.scene.ask("a")
+    assert node.scene.starts == []
+    node.events.found()
+    assert len(node.scene.starts) == 1
+
+
+def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wants_them() -> None:
+    node = Node()
+    node.scene.ask("actor", for_actor=True)
+    worker_id = node.scene.granted["actor"].worker_id
+    [named] = node.events.actor_leases()
+    assert (named.lease_id, named.worker_id) == (b"actor", worker_id)
+    node.events.disowned([b"actor", b"unknown"])
+    assert [end.worker_id for end in node.scene.ended] == [worker_id]
