@@ -4,7 +4,7 @@ resources.
     connections ──► servicer ──► lease_requests, local_processes, withdrawals ─┐
     the GCS     ──► gcs_client ──► cluster_events                              ├─ events ─► machines
     processes   ──► worker.launcher ──► local_processes                        │               │
-    the clock   ──► raylet                                                    ─┘            effects
+    the clock   ──► raylet                                                     ┘            effects
                                                                                                ▼
     answers to leases, worker.launcher, gcs_outbox ◄────────────────────────────────── effect_runner
 
