@@ -1,24 +1,27 @@
-"""Who gets in: the secret of a cluster, where it is found, and how both sides prove that they know it. No I/O but reading its files.
+"""Who gets in: the secret of a cluster, where it is found, and how both sides prove that they know it.
+No I/O but reading its files.
 
-TCP, before the first frame (N: 16 random bytes each; the proofs are HMAC-SHA256 under the secret, over a label, the port that the
-client called and the server listens at, and both nonces):
+TCP, before the first frame (N: 16 random bytes each; the proofs are HMAC-SHA256 under the secret, over a
+label, the port that the client called and the server listens at, and both nonces):
 
     client  "RMF1" Nc
     server             Ns proof("server")
     client  proof("client")
     server             1                         or: 0, length u16, why not, and the end
 
-The secret never crosses the wire, a recorded handshake opens nothing, and a server that does not know the secret gets nothing from the
-client: not even by passing its handshake on to one that does, for that one listens at another port. So who takes a port that another
-process has left, and that ours still call, is no more than a stranger. The host is left out of it: it has several names, and behind
-another network others still. So a tunnel to a port has to keep its number; and where services of one secret have the same port on two
-hosts, who takes it on one can still pass on to the other what is said there. (A short secret can be guessed offline from a server's
-proof: that is why the generated ones are 256 bits.) The handshakes are state machines: `feed` takes what arrived and returns what to
-send; `state` says how it stands. They do not know time: whoever owns the socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none
-of it: the kernel says who the peer is (check_peer_uid).
+The secret never crosses the wire, a recorded handshake opens nothing, and a server that does not know the
+secret gets nothing from the client: not even by passing its handshake on to one that does, for that one
+listens at another port. So who takes a port that another process has left, and that ours still call, is no
+more than a stranger. The host is left out of it: it has several names, and behind another network others
+still. So a tunnel to a port has to keep its number; and where services of one secret have the same port on
+two hosts, who takes it on one can still pass on to the other what is said there. (A short secret can be
+guessed offline from a server's proof: that is why the generated ones are 256 bits.) The handshakes are state
+machines: `feed` takes what arrived and returns what to send; `state` says how it stands. They do not know
+time: whoever owns the socket gives them HANDSHAKE_TIMEOUT_S. Unix sockets need none of it: the kernel says
+who the peer is (check_peer_uid).
 
-An empty secret means that there is no authentication. The bytes are the same, and a client must know it too: one that has a secret does
-not go in, because a server without one proves nothing.
+An empty secret means that there is no authentication. The bytes are the same, and a client must know it too:
+one that has a secret does not go in, because a server without one proves nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +42,9 @@ MAGIC: Final = b"RMF1"
 NONCE_SIZE: Final = 16
 PROOF_SIZE: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 5.0
-# A port that strangers flood sends away some who only were not quick enough. So a client whose handshake is ended without a word begins
-# another, on a new connection: so often in all, and after so long, doubled each time. (framed_handshake.shaken, reactor_channel)
+# A port that strangers flood sends away some who only were not quick enough. So a client whose handshake is
+# ended without a word begins another, on a new connection: so often in all, and after so long, doubled each
+# time. (framed_handshake.shaken, reactor_channel)
 SHAKES_MAX: Final = 6
 SHAKE_AGAIN_S: Final = 0.02
 REASON_BYTES_MAX: Final = 1024
@@ -52,8 +56,9 @@ TOKEN_FILE_NAME: Final = "auth_token"
 USER_TOKEN_PATH: Final = "~/.ray_mono/auth_token"
 
 HOW_TO_PASS: Final = (
-    f"pass the cluster's secret in the environment variable {TOKEN_VARIABLE}, or in a file that {TOKEN_PATH_VARIABLE} names, "
-    f"or in {USER_TOKEN_PATH}, or as --redis-password (in Python: _redis_password=...); "
+    f"pass the cluster's secret in the environment variable {TOKEN_VARIABLE}, "
+    f"or in a file that {TOKEN_PATH_VARIABLE} names, or in {USER_TOKEN_PATH}, "
+    "or as --redis-password (in Python: _redis_password=...); "
     f"on the head it is in the session directory's file {TOKEN_FILE_NAME}"
 )
 
@@ -98,7 +103,9 @@ class _Handshake:
 
     @property
     def missing_bytes(self) -> int:
-        """How many bytes the next step still needs; who reads exactly these never reads into the frames. 0 when it is over."""
+        """How many bytes the next step still needs; who reads exactly these never reads into the frames.
+        0 when it is over.
+        """
         return max(0, self._wanted - len(self._received)) if self.state is HandshakeState.PENDING else 0
 
     @property
@@ -107,7 +114,9 @@ class _Handshake:
         return self._received if self.state is HandshakeState.DONE else b""
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what arrived, in whatever pieces. Returns what to send now (perhaps nothing), also when it was refused."""
+        """Takes what arrived, in whatever pieces.
+        Returns what to send now (perhaps nothing), also when it was refused.
+        """
         self._received += data
         answer = b""
         while self.state is HandshakeState.PENDING and len(self._received) >= self._wanted:
@@ -165,12 +174,14 @@ class ClientHandshake(_Handshake):
             self._refuse(f"the server demands a secret and none was given: {HOW_TO_PASS}")
         elif hmac.compare_digest(proof, _proof("", b"server", self._port, self._nonce, server_nonce)):
             self._refuse(
-                "the server uses no authentication and so cannot prove who it is; pass an empty secret to enter"
+                "the server uses no authentication and so cannot prove who it is; "
+                "pass an empty secret to enter"
             )
         else:
             self._refuse(
-                f"the server has another secret than the one given (or listens at another port than {self._port}, which was"
-                f" called: a tunnel has to keep the number): {HOW_TO_PASS}"
+                "the server has another secret than the one given "
+                f"(or listens at another port than {self._port}, which was called: "
+                f"a tunnel has to keep the number): {HOW_TO_PASS}"
             )
         return b""
 
@@ -218,7 +229,9 @@ class _SocketOption(Protocol):
 
 
 def peer_of(sock: _SocketOption) -> tuple[int, int]:
-    """(process id, user id) of the process at the other end of a Unix socket, as it was when it connected or listened."""
+    """(process id, user id) of the process at the other end of a Unix socket, as it was when it connected or
+    listened.
+    """
     pid, uid, _gid = struct.unpack(
         "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     )
@@ -233,7 +246,9 @@ def check_peer_uid(sock: _SocketOption) -> None:
 
 
 def secret_matches(secret: str, given: str) -> bool:
-    """Constant-time comparison, for doors where the secret itself arrives. An empty secret lets everyone in."""
+    """Constant-time comparison, for doors where the secret itself arrives.
+    An empty secret lets everyone in.
+    """
     return not secret or hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
 
 
@@ -242,7 +257,9 @@ def generate_secret() -> str:
 
 
 def write_secret(path: str, secret: str) -> None:
-    """Writes the secret to a file that only this user can read (0600), at once whole; replaces what was there."""
+    """Writes the secret to a file that only this user can read (0600), at once whole;
+    replaces what was there.
+    """
     parent = os.path.dirname(path) or "."
     temporary = os.path.join(parent, f".{os.path.basename(path)}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -257,10 +274,11 @@ def write_secret(path: str, secret: str) -> None:
 
 
 def read_secret(path: str, follow: bool = False) -> str | None:
-    """The secret in a file, or None where there is no such file. An empty file is the empty secret. follow: it may be a link.
+    """The secret in a file, or None where there is no such file. An empty file is the empty secret. follow:
+    it may be a link.
 
-    Raises SecretFileError for a file that cannot be read, belongs to another user than ours or root, can be written by everybody, or is
-    too long to be one.
+    Raises SecretFileError for a file that cannot be read, belongs to another user than ours or root, can be
+    written by everybody, or is too long to be one.
     """
     try:
         with open(open_file(path, follow=follow), "rb") as file:
@@ -283,8 +301,9 @@ def read_secret(path: str, follow: bool = False) -> str | None:
 
 
 def _checked(given: str, where: str) -> str:
-    """The secret that somebody gave, as it is where it goes: into a file and into variables of the environment, each of which is read
-    without white space around it. Raises ValueError, which does not show it.
+    """The secret that somebody gave, as it is where it goes: into a file and into variables of the
+    environment, each of which is read without white space around it. Raises ValueError, which does not show
+    it.
     """
     secret = given.strip()
     if given and not secret:
@@ -301,20 +320,25 @@ def _checked(given: str, where: str) -> str:
 
 
 def _not_blank(secret: str, path: str) -> str:
-    """What a file of the user's holds. Raises SecretFileError where that is nothing: more likely a mistake than a door left open."""
+    """What a file of the user's holds. Raises SecretFileError where that is nothing:
+    more likely a mistake than a door left open.
+    """
     if not secret:
         raise SecretFileError(
-            f"the secret's file {path} is blank; if everybody is to be let in, set {TOKEN_VARIABLE} to the empty string"
+            f"the secret's file {path} is blank; "
+            f"if everybody is to be let in, set {TOKEN_VARIABLE} to the empty string"
         )
     return secret
 
 
 def find_secret(argument: str | None, session_dir: str | None) -> str:
-    """The cluster's secret: the first that is there of the argument, the environment's value, the file that the environment names, the
-    session directory's file and the user's file. Empty means: no authentication; the user's files cannot say so.
+    """The cluster's secret: the first that is there of the argument, the environment's value, the file that
+    the environment names, the session directory's file and the user's file. Empty means: no authentication;
+    the user's files cannot say so.
 
-    Raises SecretNotFoundError where nothing is there, ValueError for an argument or a value that can be none, and SecretFileError as
-    read_secret does, also for a file that the environment names and that does not exist, and for one of the user's that is blank.
+    Raises SecretNotFoundError where nothing is there, ValueError for an argument or a value that can be none,
+    and SecretFileError as read_secret does, also for a file that the environment names and that does not
+    exist, and for one of the user's that is blank.
     """
     if argument is not None:
         return _checked(argument, "the password")
@@ -333,7 +357,8 @@ def find_secret(argument: str | None, session_dir: str | None) -> str:
     if secret is not None:
         return secret
     user_path = os.path.expanduser(USER_TOKEN_PATH)
-    # Where there is neither HOME nor an entry in the password file, "~" stays, and would be a directory of whoever made it here.
+    # Where there is neither HOME nor an entry in the password file, "~" stays, and would be a directory of
+    # whoever made it here.
     secret = read_secret(user_path) if os.path.isabs(user_path) else None
     if secret is not None:
         return _not_blank(secret, user_path)

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 def error_of_handler(exception: BaseException, path: str) -> RpcError:
     """The error that the caller of `path` gets for what its handler raised.
 
-    An RpcError is meant for the caller. Anything else but NotImplementedError is a fault of ours: its traceback goes to the log here.
+    An RpcError is meant for the caller. Anything else but NotImplementedError is a fault of ours:
+    its traceback goes to the log here.
     """
     if isinstance(exception, RpcError):
         return exception
@@ -27,7 +28,9 @@ def error_of_handler(exception: BaseException, path: str) -> RpcError:
 
 
 def serialize_reply(handler: Handler[Any, Any], reply: Any) -> bytes:
-    """A handler's answer as bytes. Raises TypeError for one that is not of the method's type (any message would serialize)."""
+    """A handler's answer as bytes.
+    Raises TypeError for one that is not of the method's type (any message would serialize).
+    """
     if type(reply) is not handler.reply_type:
         raise TypeError(f"the handler gave {type(reply).__name__} instead of {handler.reply_type.__name__}")
     payload: bytes = reply.SerializeToString()

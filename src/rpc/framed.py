@@ -1,7 +1,8 @@
 """The framed transport on asyncio: what every service connects and listens with.
 
-Unix sockets carry frames from the first byte: the kernel says who the peer is, and both ends ask it. TCP begins with the handshake
-of `auth` (`tcp_door`), and its listeners hand HTTP/2 clients to the gRPC door (`grpc_door`), which is imported when the first one comes.
+Unix sockets carry frames from the first byte: the kernel says who the peer is, and both ends ask it. TCP
+begins with the handshake of `auth` (`tcp_door`), and its listeners hand HTTP/2 clients to the gRPC door
+(`grpc_door`), which is imported when the first one comes.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ class FramedTransport:
     """Connects and listens with one secret (surface.Transport). Used from the loop's thread only."""
 
     def __init__(self, secret: str, private_dir: str | None = None) -> None:
-        """secret: the cluster's, as auth.find_secret gives it; empty for none. private_dir: where the gRPC door may put its
-        socket, if one is ever needed; a session's directory, so that it goes with it (None: the system's temporary directory)."""
+        """secret: the cluster's, as auth.find_secret gives it; empty for none. private_dir: where the gRPC
+        door may put its socket, if one is ever needed; a session's directory, so that it goes with it (None:
+        the system's temporary directory)."""
         self._secret = secret
         self._private_dir = private_dir
 
     async def connect(self, address: str, timeout_s: float) -> FramedChannel:
-        """A new connection. A peer that refuses is not tried again: UNAVAILABLE at once, naming the address; so is one that does not
-        answer within timeout_s. UNAUTHENTICATED, with what to do, when either side's secret or user is not the other's.
-        Raises ValueError for a malformed address."""
+        """A new connection. A peer that refuses is not tried again: UNAVAILABLE at once, naming the address;
+        so is one that does not answer within timeout_s. UNAUTHENTICATED, with what to do, when either side's
+        secret or user is not the other's. Raises ValueError for a malformed address."""
         parsed = sockets.parse_address(address)
         channel = FramedChannel(address)
         try:
@@ -89,7 +91,9 @@ class FramedTransport:
         await shaken(shake)
 
     async def serve(self, address: str, handlers: Handlers) -> FramedListener:
-        """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any). Raises OSError as bind does."""
+        """Listens on "unix:/path" (0600, stale files replaced) or "host:port" (port 0: any).
+        Raises OSError as bind does.
+        """
         parsed = sockets.parse_address(address)
         listener = FramedListener(self._secret, handlers, self._private_dir)
         if isinstance(parsed, UnixAddress):
@@ -149,7 +153,9 @@ class FramedListener:
             self._door.open(sock)
 
     async def close(self) -> None:
-        """Stops listening and ends every connection: their handlers are cancelled and waited for, at most CLOSE_TIMEOUT_S."""
+        """Stops listening and ends every connection:
+        their handlers are cancelled and waited for, at most CLOSE_TIMEOUT_S.
+        """
         self._is_closed = True
         if self._server is not None:
             self._server.close()

@@ -1,12 +1,14 @@
 """The calling end of a framed connection: what generated asyncio stubs are made from.
 
-A call is sent when it is made, not when it is awaited, so that calls of one task arrive in the order of their lines; what is returned is
-a future. Cancelling it (a timeout around it, the end of the task that awaits it) sends CANCEL, and so does leaving the iteration of
-a stream. An answer to a call that is not there any more is ignored.
+A call is sent when it is made, not when it is awaited, so that calls of one task arrive in the order of their
+lines; what is returned is a future. Cancelling it (a timeout around it, the end of the task that awaits it)
+sends CANCEL, and so does leaving the iteration of a stream. An answer to a call that is not there any more is
+ignored.
 
-Limits. A channel always reads. If the peer does not, calls fail with RESOURCE_EXHAUSTED above UNSENT_BYTES_MAX; a one-way message, which
-has no error, ends the connection instead. Items that nobody takes wait up to STREAM_BYTES_MAX or STREAM_ITEMS_MAX; then that
-stream alone fails with RESOURCE_EXHAUSTED, since the connection's other calls must not wait for its reader.
+Limits. A channel always reads. If the peer does not, calls fail with RESOURCE_EXHAUSTED above
+UNSENT_BYTES_MAX; a one-way message, which has no error, ends the connection instead. Items that nobody takes
+wait up to STREAM_BYTES_MAX or STREAM_ITEMS_MAX; then that stream alone fails with RESOURCE_EXHAUSTED, since
+the connection's other calls must not wait for its reader.
 """
 
 from __future__ import annotations
@@ -61,10 +63,12 @@ class FramedChannel(FramedConnection):
         if self.is_write_paused and self.unsent_bytes() + len(payload) > UNSENT_BYTES_MAX:
             raise RpcError(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"{path}: {self.address} does not read; {self.unsent_bytes()} bytes wait for it (at most {UNSENT_BYTES_MAX})",
+                f"{path}: {self.address} does not read; "
+                f"{self.unsent_bytes()} bytes wait for it (at most {UNSENT_BYTES_MAX})",
             )
         call_id = self._next_call_id
-        # After four billion calls the numbers start again, and a stream or a long poll may still hold its own.
+        # After four billion calls the numbers start again, and a stream or a long poll may still hold its
+        # own.
         while call_id in self._calls:
             call_id = call_id % 0xFFFFFFFF + 1
         self._next_call_id = call_id % 0xFFFFFFFF + 1
@@ -75,7 +79,8 @@ class FramedChannel(FramedConnection):
     def send_oneway(self, path: str, payload: bytes) -> None:
         if self.is_write_paused and self.unsent_bytes() + len(payload) > UNSENT_BYTES_MAX:
             self.abort(
-                f"the peer does not read; {self.unsent_bytes()} bytes wait for it (at most {UNSENT_BYTES_MAX})"
+                "the peer does not read; "
+                f"{self.unsent_bytes()} bytes wait for it (at most {UNSENT_BYTES_MAX})"
             )
         if not self._end_reason:
             self._send_message(framing.ONEWAY, path, 0, payload)
@@ -181,7 +186,9 @@ class _UnaryCall(asyncio.Future[Any]):
 
 
 class _StreamState:
-    """The channel's half of a stream: what arrived and was not taken. Holds no reference to the reader's half, whose end ends the call."""
+    """The channel's half of a stream: what arrived and was not taken.
+    Holds no reference to the reader's half, whose end ends the call.
+    """
 
     call_id = 0
 
@@ -225,7 +232,8 @@ class _StreamState:
         self._wake()
 
     def _overflow(self) -> None:
-        message = f"{self.path}: the reader fell behind; {len(self.items)} items of {self.items_bytes} bytes waited for it"
+        waiting = f"{len(self.items)} items of {self.items_bytes} bytes waited for it"
+        message = f"{self.path}: the reader fell behind; {waiting}"
         self.items.clear()
         self.end = RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
@@ -239,7 +247,9 @@ class _StreamState:
 
 
 class FramedStream(AsyncIterator[Any]):
-    """The reader's half of a stream. One task reads; aclose(), or letting go of it, ends the stream at the server."""
+    """The reader's half of a stream. One task reads;
+    aclose(), or letting go of it, ends the stream at the server.
+    """
 
     def __init__(self, state: _StreamState, deserialize: _Deserializer) -> None:
         self._state = state

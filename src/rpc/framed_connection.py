@@ -1,16 +1,20 @@
 """What both ends of a framed asyncio connection share: frames in, frames out, and one orderly end.
 
-Writing. The first frame of a turn of the loop goes straight to the socket, since somebody may be waiting for it; what follows in the
-same turn is collected and sent at once in the next. Between cork() and uncork() everything is collected.
+Writing. The first frame of a turn of the loop goes straight to the socket, since somebody may be waiting for
+it; what follows in the same turn is collected and sent at once in the next. Between cork() and uncork()
+everything is collected.
 
-Reading. All connections of a thread read into one buffer. An asyncio.Protocol is given bytes, for which each read allocates as much as it
-may bring: that is memory mapped and unmapped by malloc, which costs a service some 20 µs a read, more than all else that a read does.
+Reading. All connections of a thread read into one buffer. An asyncio.Protocol is given bytes, for which each
+read allocates as much as it may bring: that is memory mapped and unmapped by malloc, which costs a service
+some 20 µs a read, more than all else that a read does.
 
-Memory. The transport tells above WRITE_HIGH_BYTES that the peer does not keep up (is_write_paused). What then happens is the side's own
-affair: a server stops reading (framed_server), a client never may, since two sides that both wait for the other to read wait for ever;
-it gives up at UNSENT_BYTES_MAX (framed_channel). Incoming, a connection holds one frame that is under way and one read.
+Memory. The transport tells above WRITE_HIGH_BYTES that the peer does not keep up (is_write_paused). What then
+happens is the side's own affair: a server stops reading (framed_server), a client never may, since two sides
+that both wait for the other to read wait for ever; it gives up at UNSENT_BYTES_MAX (framed_channel).
+Incoming, a connection holds one frame that is under way and one read.
 
-The end. For whatever reason it comes, _end() runs once: first what the side itself does (_on_ended), then the on_close callbacks.
+The end. For whatever reason it comes, _end() runs once:
+first what the side itself does (_on_ended), then the on_close callbacks.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ from ray_mono.rpc.framing import Frame, FrameError, FrameParser
 # The bound of a server's unsent answers per connection, beyond those of handlers that already run.
 WRITE_HIGH_BYTES = 4 << 20
 WRITE_LOW_BYTES = 1 << 20
-# Collected frames are handed to the socket when there are this many bytes, without waiting for the turn's end.
+# Collected frames are handed to the socket when there are this many bytes, without waiting for the turn's
+# end.
 COLLECTED_BYTES_MAX = 256 << 10
 READ_BYTES = 256 << 10
 # How long a closed connection may take to deliver what it already accepted.
@@ -70,14 +75,18 @@ class FramedConnection(asyncio.BufferedProtocol):
         return bool(self._end_reason)
 
     def on_close(self, callback: Callable[[str], None]) -> None:
-        """callback(reason) runs once, in the loop, when the connection ends for whatever reason (at once if it has)."""
+        """callback(reason) runs once, in the loop, when the connection ends for whatever reason (at once if
+        it has).
+        """
         if self._end_reason:
             callback(self._end_reason)
         else:
             self._close_callbacks.append(callback)
 
     def close(self) -> None:
-        """Ends the connection from this side; what was sent before is still delivered, if the peer takes it within LINGER_S."""
+        """Ends the connection from this side;
+        what was sent before is still delivered, if the peer takes it within LINGER_S.
+        """
         if self._end_reason:
             return
         self.flush()
@@ -184,7 +193,9 @@ class FramedConnection(asyncio.BufferedProtocol):
 
 
 def _incoming() -> memoryview:
-    """Where this thread's connections read into, one after the other: nothing of one read is left there when the next begins."""
+    """Where this thread's connections read into, one after the other:
+    nothing of one read is left there when the next begins.
+    """
     incoming: memoryview | None = getattr(_of_thread, "incoming", None)
     if incoming is None:
         incoming = _of_thread.incoming = memoryview(bytearray(READ_BYTES))

@@ -1,5 +1,5 @@
-"""The first bytes of a TCP connection on asyncio, the side that connects: a protocol that puts its successor in its place when the
-handshake is done, and when another is begun. The side that listens is tcp_door.
+"""The first bytes of a TCP connection on asyncio, the side that connects: a protocol that puts its successor
+in its place when the handshake is done, and when another is begun. The side that listens is tcp_door.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 
 async def shaken(shake: Callable[[], Awaitable[T]]) -> T:
-    """What `shake` gives, which connects and raises ConnectionResetError where the handshake is ended without a word: then it does so
-    again, up to SHAKES_MAX times in all."""
+    """What `shake` gives, which connects and raises ConnectionResetError where the handshake is ended without
+    a word: then it does so again, up to SHAKES_MAX times in all."""
     for shakes in range(auth.SHAKES_MAX - 1):
         try:
             return await shake()
@@ -36,7 +36,9 @@ def _hand_over(transport: asyncio.Transport, successor: FramedConnection, rest: 
 
 
 class ClientDoor(asyncio.Protocol):
-    """Proves this side to a server; `done` then holds None, an RpcError where it is refused, or a ConnectionResetError."""
+    """Proves this side to a server;
+    `done` then holds None, an RpcError where it is refused, or a ConnectionResetError.
+    """
 
     def __init__(self, secret: str, address: TcpAddress, successor: FramedConnection) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,14 +1,17 @@
 """The answering end of a framed connection: requests in, servicers' methods run, answers out.
 
-Requests are started in the order of their arrival, by a dispatcher: one task per connection that takes request after request and runs
-each handler itself. A handler that never really waits costs no task. When one does wait, the dispatcher becomes that handler's task
-for the rest of its life, and another dispatcher goes on with the next request: so a handler always runs in a task of its own
-from its first line (asyncio.timeout and current_task work), and later requests pass it.
+Requests are started in the order of their arrival, by a dispatcher: one task per connection that takes
+request after request and runs each handler itself. A handler that never really waits costs no task. When one
+does wait, the dispatcher becomes that handler's task for the rest of its life, and another dispatcher goes on
+with the next request: so a handler always runs in a task of its own from its first line (asyncio.timeout and
+current_task work), and later requests pass it.
 
-A client that does not read its answers is not read from: above framed_connection.WRITE_HIGH_BYTES reading stops, the dispatcher and the
-streams wait, and only handlers that already run can add to it. At most CALLS_MAX calls of a connection run at once.
+A client that does not read its answers is not read from: above framed_connection.WRITE_HIGH_BYTES reading
+stops, the dispatcher and the streams wait, and only handlers that already run can add to it. At most
+CALLS_MAX calls of a connection run at once.
 
-When the connection ends, its running handlers are cancelled; then its on_close callbacks have run. CANCEL cancels one handler.
+When the connection ends, its running handlers are cancelled; then its on_close callbacks have run.
+CANCEL cancels one handler.
 """
 
 from __future__ import annotations
@@ -70,7 +73,9 @@ class ServerConnection(FramedConnection):
         return f"from {self.peer}"
 
     async def until_handlers_ended(self, timeout_s: float) -> list[str]:
-        """After the end: waits for the cancelled handlers. Returns the names of those that go on nevertheless."""
+        """After the end: waits for the cancelled handlers.
+        Returns the names of those that go on nevertheless.
+        """
         tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
@@ -121,8 +126,8 @@ class ServerConnection(FramedConnection):
             await self._finish(task, rest)
 
     def _dispatch_inbox(self) -> _Rest | None:
-        """Starts what is in the inbox, until it is empty, or the client must read first, or a handler waits: then returns the rest
-        of that one, which the dispatcher's task must run. Raises FrameError."""
+        """Starts what is in the inbox, until it is empty, or the client must read first, or a handler waits:
+        then returns the rest of that one, which the dispatcher's task must run. Raises FrameError."""
         inbox = self._inbox
         was_corked = self.cork()
         try:
@@ -227,7 +232,9 @@ class ServerConnection(FramedConnection):
                 await asyncio.sleep(0)
 
     def _is_wanted(self, call_id: int, task: asyncio.Task[None]) -> bool:
-        """Takes the call off the books; False if it was cancelled before (its id may by now be another call's)."""
+        """Takes the call off the books;
+        False if it was cancelled before (its id may by now be another call's).
+        """
         if self._running.get(call_id) is not task:
             return False
         del self._running[call_id]
@@ -282,7 +289,8 @@ class ServerConnection(FramedConnection):
     def _on_ended(self, reason: str) -> None:
         self._inbox.clear()
         current = asyncio.current_task(self._loop)
-        # The dispatcher may be one of them, when it is about to become a handler's task; each is cancelled once.
+        # The dispatcher may be one of them, when it is about to become a handler's task;
+        # each is cancelled once.
         for task in self._tasks():
             # A handler may close its own connection; it ends by itself.
             if task is not current:

@@ -1,18 +1,21 @@
-"""The frames of a connection, as bytes: no sockets, no loop, no threads. Shared by the asyncio transport and the reactor.
+"""The frames of a connection, as bytes: no sockets, no loop, no threads.
+Shared by the asyncio transport and the reactor.
 
-    length u32 | kind u8 | method u16 | call id u32 | payload          little-endian; length counts what follows it
+    length u32 | kind u8 | method u16 | call id u32 | payload      little-endian; length: of what follows it
 
-A method is named once per connection: METHOD gives a path to a number, and later frames carry the number. The side that calls gives
-the numbers (MethodNumbers) and the side that answers remembers them (MethodPaths). Who uses which kind:
+A method is named once per connection: METHOD gives a path to a number, and later frames carry the number. The
+side that calls gives the numbers (MethodNumbers) and the side that answers remembers them (MethodPaths). Who
+uses which kind:
 
     caller → callee   METHOD (payload: path), REQUEST, ONEWAY (no answer; call id 0), CANCEL (empty payload)
-    callee → caller   REPLY (one, ends the call), ERROR (ends the call or the stream), ITEM (one of a stream), END (of a stream)
+    callee → caller   REPLY (one, ends the call), ERROR (ends the call or the stream),
+                      ITEM (one of a stream, or an early part of a reply), END (of a stream)
 
 An ERROR's payload is the status (u8, surface.StatusCode) and a message in UTF-8.
 
-FrameParser takes the stream in whatever pieces it arrives. A frame that arrives in many pieces grows in one buffer, which takes memory
-only for what did arrive, whatever its length claims; everything else is sliced out of the piece. Kinds are plain ints, and frames are
-plain tuples: this is the hot path of every process.
+FrameParser takes the stream in whatever pieces it arrives. A frame that arrives in many pieces grows in one
+buffer, which takes memory only for what did arrive, whatever its length claims; everything else is sliced out
+of the piece. Kinds are plain ints, and frames are plain tuples: this is the hot path of every process.
 """
 
 from __future__ import annotations
@@ -69,7 +72,8 @@ def encode_header(kind: int, method: int, call_id: int, payload_size_bytes: int)
     """The header alone, for who sends the payload from where it lies (sendmsg). Raises FrameTooLargeError."""
     if payload_size_bytes > PAYLOAD_BYTES_MAX:
         raise FrameTooLargeError(
-            f"a message of {payload_size_bytes} bytes is too large: a frame carries at most {PAYLOAD_BYTES_MAX}"
+            f"a message of {payload_size_bytes} bytes is too large: "
+            f"a frame carries at most {PAYLOAD_BYTES_MAX}"
         )
     return HEADER.pack(payload_size_bytes + _REST_OF_HEADER, kind, method, call_id)
 
@@ -97,7 +101,8 @@ class FrameParser:
     def __init__(self) -> None:
         # At most one of the two is under way. A piece of a header:
         self._head = b""
-        # A payload: what has arrived, the header's (kind, method, call id), and how many bytes are missing (0: none under way).
+        # A payload: what has arrived, the header's (kind, method, call id), and how many bytes are missing
+        # (0: none under way).
         self._body = bytearray()
         self._frame = (0, 0, 0)
         self._missing = 0
@@ -106,9 +111,11 @@ class FrameParser:
         """Whether the stream would be cut in the middle of a frame if it ended here."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
-        """The frames that `data` completes, in order. Payloads are bytes of their own; `data` may be reused after it.
+        """The frames that `data` completes, in order. Payloads are bytes of their own;
+        `data` may be reused after it.
 
-        Raises FrameError where the stream is not one of frames, then and on every later call; the frames of the same piece are lost.
+        Raises FrameError where the stream is not one of frames, then and on every later call;
+        the frames of the same piece are lost.
         """
         if self._error:
             raise FrameError(self._error)
@@ -172,7 +179,8 @@ class MethodNumbers:
         encoded = path.encode()
         if len(self._numbers) >= METHODS_MAX or len(encoded) > METHOD_PATH_BYTES_MAX:
             raise ValueError(
-                f"method {path[:100]!r}: a connection can name {METHODS_MAX} methods of {METHOD_PATH_BYTES_MAX} bytes each"
+                f"method {path[:100]!r}: a connection can name {METHODS_MAX} methods "
+                f"of {METHOD_PATH_BYTES_MAX} bytes each"
             )
         number = self._numbers[path] = len(self._numbers)
         return number, encode(METHOD, number, 0, encoded)

@@ -1,9 +1,11 @@
-"""A gRPC server over the same table of handlers that the framed server answers from. The only module that imports grpc.
+"""A gRPC server over the same table of handlers that the framed server answers from.
+The only module that imports grpc.
 
-For outsiders and tools: every call must carry the metadata `authorization: Bearer <secret>`. It is looked at before the message is read:
-to gRPC all methods take streams, of which one message is asked for once the call is let in. Only connections come here whose first call
-has the secret (http2_greeting). What differs for a servicer: gRPC hides its connections, so each call has a Connection of its own,
-which ends with the call. State that must live as long as its client (a registered node, a pinned object) therefore cannot be held by a
+For outsiders and tools: every call must carry the metadata `authorization: Bearer <secret>`. It is looked at
+before the message is read: to gRPC all methods take streams, of which one message is asked for once the call
+is let in. Only connections come here whose first call has the secret (http2_greeting). What differs for a
+servicer: gRPC hides its connections, so each call has a Connection of its own, which ends with the call.
+State that must live as long as its client (a registered node, a pinned object) therefore cannot be held by a
 gRPC client.
 """
 
@@ -28,7 +30,8 @@ from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 STOP_GRACE_S = 0.5
 # At once on one connection; a client waits with more.
 STREAMS_MAX = 256
-# Of each call, before its message is asked for. Where gRPC probes the network it grants 4 MiB, to strangers as well.
+# Of each call, before its message is asked for.
+# Where gRPC probes the network it grants 4 MiB, to strangers as well.
 WINDOW_BYTES = 64 << 10
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

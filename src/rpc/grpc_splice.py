@@ -1,11 +1,11 @@
 """From a TCP listener to the gRPC server behind it: bytes are carried both ways. Knows no gRPC.
 
-The server (`grpc_door`) is imported and started when the first HTTP/2 client comes that has the secret (http2_greeting), on a Unix
-socket in a directory that only this user can enter: so no process pays for gRPC that nobody uses, and no stranger gets to it. It looks
-at the secret of every call.
+The server (`grpc_door`) is imported and started when the first HTTP/2 client comes that has the secret
+(http2_greeting), on a Unix socket in a directory that only this user can enter: so no process pays for gRPC
+that nobody uses, and no stranger gets to it. It looks at the secret of every call.
 
-A splice is one socket here, one to the server, and the server's end of it. It is over when either side ends: neither has a use for half
-a connection. What was on its way is delivered within LINGER_S.
+A splice is one socket here, one to the server, and the server's end of it. It is over when either side ends:
+neither has a use for half a connection. What was on its way is delivered within LINGER_S.
 """
 
 from __future__ import annotations

@@ -1,23 +1,26 @@
-"""The beginning of an HTTP/2 connection, up to the first call: whether it has the secret. A state machine of bytes, without I/O.
+"""The beginning of an HTTP/2 connection, up to the first call: whether it has the secret.
+A state machine of bytes, without I/O.
 
-gRPC's work for a connection, and the memory that it keeps for good, are dear; so a stranger never gets to it. What one says is read
-here, and of HTTP/2 no more is understood than this takes:
+gRPC's work for a connection, and the memory that it keeps for good, are dear; so a stranger never gets to it.
+What one says is read here, and of HTTP/2 no more is understood than this takes:
 
-    client  preface, SETTINGS, …                   a client may wait for ours before it calls
+    client  preface, SETTINGS, …              a client may wait for ours before it calls
     server  SETTINGS
-    client  …, HEADERS (CONTINUATION, …)           the first call, with or without `authorization: Bearer <secret>`
-    server  nothing: it is in                      or: that call's refusal, as gRPC words it, and GOAWAY
+    client  …, HEADERS (CONTINUATION, …)      the first call, with or without `authorization: Bearer <secret>`
+    server  nothing: it is in                 or: that call's refusal, as gRPC words it, and GOAWAY
 
-What a client that is in has said is passed on from its first byte (`rest`), but for its ACK of our SETTINGS: whoever takes it over sends
-some too, and must be acknowledged these only (`OneAckLess`). The first call decides for the connection, with what came right behind it:
-gRPC sends at once what was called while it connected. Where that has not the secret, further calls are refused as well, until the client
-has read GOAWAY and makes another connection. One that has the secret is told that nothing was done for it, which gRPC repeats elsewhere,
-and so is what follows it: HPACK may leave out what a call before it said.
+What a client that is in has said is passed on from its first byte (`rest`), but for its ACK of our SETTINGS:
+whoever takes it over sends some too, and must be acknowledged these only (`OneAckLess`). The first call
+decides for the connection, with what came right behind it: gRPC sends at once what was called while it
+connected. Where that has not the secret, further calls are refused as well, until the client has read GOAWAY
+and makes another connection. One that has the secret is told that nothing was done for it, which gRPC repeats
+elsewhere, and so is what follows it: HPACK may leave out what a call before it said.
 
-Thousands of strangers may stand before a rightful client, who waits for all that is done for them. So headers are not decoded: 12 KiB
-that mean harm take the library `hpack` up to 22 ms, and took a reader of ours 5; a plain refusal takes 0.01. The secret is looked for
-among their bytes, in both forms that a text has there: as it is, and in HPACK's Huffman code. Whoever can write it knows it, whichever
-header it is in; gRPC reads the header itself. Frames are read up to a number.
+Thousands of strangers may stand before a rightful client, who waits for all that is done for them. So headers
+are not decoded: 12 KiB that mean harm take the library `hpack` up to 22 ms, and took a reader of ours 5; a
+plain refusal takes 0.01. The secret is looked for among their bytes, in both forms that a text has there: as
+it is, and in HPACK's Huffman code. Whoever can write it knows it, whichever header it is in; gRPC reads the
+header itself. Frames are read up to a number.
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ class Http2Greeting:
         return HTTP2_PREFACE + self.acks.feed(self._said[len(HTTP2_PREFACE) :])
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what arrived, in whatever pieces. Returns what to send now (perhaps nothing), also when it was refused."""
+        """Takes what arrived, in whatever pieces.
+        Returns what to send now (perhaps nothing), also when it was refused.
+        """
         self._said += data
         answer = b""
         if not self._has_answered:
@@ -287,10 +292,13 @@ def _in_code(text: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def _forms(secret: str) -> list[tuple[bytes, bytes]]:
-    """How the secret can stand among headers, after BEARER: each with how BEARER stands there, which everybody knows."""
+    """How the secret can stand among headers, after BEARER:
+    each with how BEARER stands there, which everybody knows.
+    """
     text, bearer = f"{BEARER}{secret}".encode(), BEARER.encode()
     forms = [(_string(text), bearer)]
-    # What has other symbols than printable ones is never coded here. BEARER fills five bytes of code to the bit.
+    # What has other symbols than printable ones is never coded here.
+    # BEARER fills five bytes of code to the bit.
     if all(symbol in _codes() for symbol in text):
         forms.append((_string(_in_code(text), 0x80), _in_code(bearer)))
     return forms

@@ -1,10 +1,12 @@
-"""Where a signal handler may raise KeyboardInterrupt: in the user's code, and nowhere in ours but at rest in a wait.
+"""Where a signal handler may raise KeyboardInterrupt:
+in the user's code, and nowhere in ours but at rest in a wait.
 
-A handler runs between any two steps of the main thread. In our code it would leave things half done: a pin without a
-view, a count without its reference. So an interrupt that comes while our code runs is noted, to be raised by the next
-wait, or as soon as the user's code runs again. What our code calls of the standard library counts as ours, what the
-user's code calls of it as the user's, but for the calls of finalizers: what these raise is shown and dropped, so the
-interrupt would be lost, and what the finalizer was to do. Pickling runs code of the user's, and other libraries'.
+A handler runs between any two steps of the main thread. In our code it would leave things half done: a pin
+without a view, a count without its reference. So an interrupt that comes while our code runs is noted, to be
+raised by the next wait, or as soon as the user's code runs again. What our code calls of the standard library
+counts as ours, what the user's code calls of it as the user's, but for the calls of finalizers: what these
+raise is shown and dropped, so the interrupt would be lost, and what the finalizer was to do. Pickling runs
+code of the user's, and other libraries'.
 """
 
 from __future__ import annotations

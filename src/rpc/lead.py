@@ -1,34 +1,38 @@
-"""Who reads the sockets, who sleeps, and who has to be woken: the decisions of the reactor, without its sockets.
+"""Who reads the sockets, who sleeps, and who has to be woken: the reactor's decisions, without its sockets.
 
-Every thread of a process is in one of these states, and this class moves them. `nobody leads` is a state of the process.
+Every thread of a process is in one of these states, and this class moves them. That nobody leads is a state
+of the process.
 
-    thread        who wakes it                            how                     what it does first when it wakes
-    LEADS awake   nobody has to                           -                       looks at everything before it naps
-    LEADS, naps   socket, timer; whoever leaves a thing   bell (eventfd)          rises, then looks at everything
-    SLEEPS        who sets its waiter (the leader)        its own event           leaves
+    thread        who wakes it                         how                  what it does first when it wakes
+    LEADS awake   nobody has to                        -                    looks at everything before it naps
+    LEADS, naps   socket, timer; who leaves a thing    bell (eventfd)       rises, then looks at everything
+    SLEEPS        who sets its waiter (the leader)     its own gate         leaves
     background:
-      STANDS_BY   the clock, after STANDBY_S              -                       looks whether to lead
-      SLEEPS_LONG who stops to lead                       the stand-by event      looks whether to lead
+      STANDS_BY   the clock, after STANDBY_S           -                    looks whether to lead
+      SLEEPS_LONG who stops to lead                    the stand-by event   looks whether to lead
 
-    a thing to do is left by                     where                          who sees to it
-    a handler, a timer (in the leader's turn)    lock held, leader is awake     the end of that turn
-    a thread that has the lock                   buffer, timer, waiter          itself (flush), or the leader: it rings
-    a finalizer (any thread, no lock)            a deque                        the leader: it rings
-    nobody leads                                 as above                       who leads next, before it naps; the background looks
-                                                                                within STANDBY_S
+    a thing to do is left by            where                        who sees to it
+    a handler, a timer (in a turn)      lock held, leader is awake   the leader, at the end of that turn
+    a thread that has the lock          buffer, timer, waiter        itself (flush), or the leader: it rings
+    a finalizer (any thread, no lock)   a deque                      the leader: it rings
+    any of them, while nobody leads     as above                     who leads next, before it naps;
+                                                                     the background, within STANDBY_S
 
 The rules that no wake-up is lost by:
 
-1. A leader says that it naps (`doze`) before it looks for the last time. Whoever leaves a thing does so before it looks at
-   `nap` (`bell`). So one of the two sees the other.
-2. A ring belongs to one nap, by its number: who rings is late at worst, and a late ring makes one more turn, never one less.
-   Nothing has to be reset, so nothing can be reset too early.
+1. A leader says that it naps (`doze`) before it looks for the last time. Whoever leaves a thing does so
+   before it looks at `nap` (`bell`). So one of the two sees the other.
+2. A ring belongs to one nap, by its number. Who rings is late at worst, and a late ring makes one more turn,
+   never one less. Nothing has to be reset, so nothing can be reset too early.
 3. The bell is rung before it is noted (`rang`): who is interrupted in between makes another ring.
-4. Who leaves the lead flushes, and wakes the background where somebody sleeps, or where it sleeps itself without end.
-5. The background takes the lead where nobody has it and somebody sleeps, or where nobody had it for STANDBY_S.
+4. Who leaves the lead flushes. It wakes the background where somebody sleeps, or where that sleeps itself
+   without end.
+5. The background takes the lead where nobody has it and somebody sleeps, or where nobody had it for
+   STANDBY_S.
 
-`doze` to `look` are called under the reactor's lock; `rise`, `bell` and `rang` are not. tests/rpc/lead_model.py runs these methods
-through all interleavings, tests/rpc/machine.py the reactor with a pause at every step.
+`take`, `leave`, `doze`, `look` and `step_down` are called under the reactor's lock; `rise`, `bell` and `rang`
+are not. Two tests hold the rules: tests/rpc/lead_model.py runs these methods through all interleavings, and
+tests/rpc/machine.py runs the reactor with a pause at every step.
 """
 
 from __future__ import annotations
@@ -110,7 +114,9 @@ class Lead(Generic[Sleeper]):
         self.nap = 0
 
     def bell(self) -> int:
-        """The nap that has to be ended for something that was left; 0 where none has to. Then: ring, `rang(nap)`."""
+        """The nap that has to be ended for something that was left; 0 where none has to. Then:
+        ring, `rang(nap)`.
+        """
         nap = self.nap
         return nap if nap != self.rung else 0
 
@@ -136,7 +142,9 @@ class Lead(Generic[Sleeper]):
 
     @property
     def is_relieved(self) -> bool:
-        """Whether the background steps down: whoever had to sleep may lead the next time, and nobody sleeps now."""
+        """Whether the background steps down:
+        whoever had to sleep may lead the next time, and nobody sleeps now.
+        """
         return self._step_down and not self.sleepers
 
     def step_down(self) -> None:

@@ -1,25 +1,26 @@
 """The core worker's transport loop: whoever waits for an answer reads the sockets.
 
-A round trip through a reader thread costs two thread switches; here a caller that waits takes the *lead*: it polls
-the one epoll, parses and runs the handlers inline until its own answer is there. At most one thread leads. Others
-that wait meanwhile sleep on an event of their own, which a handler sets. Who may do what when, and who wakes whom, is
-decided in lead.py: its table is the theory of this file.
+A round trip through a reader thread costs two thread switches. Here a caller that waits takes the *lead*: it
+polls the one epoll, parses, and runs the handlers inline until its own answer is there. At most one thread
+leads. Others that wait meanwhile sleep, each on a gate of its own, which a handler opens. Who may do what
+when, and who wakes whom, is decided in lead.py: its table is the theory of this file.
 
-A background thread leads while nobody else does, so that a process whose user code computes still answers its peers.
-It must not get in the way of a caller that waits again and again, so it stands by for STANDBY_S after each time
-somebody else led, and steps down when a thread had to wait although it could have led itself. While one leader sits
-in a long poll (an idle worker), it sleeps without waking.
+A background thread leads while nobody else does, so that a process whose user code computes still answers its
+peers. It must not get in the way of a caller that waits again and again. So it stands by for STANDBY_S after
+each time somebody else led, and steps down when a thread had to sleep that could have led itself. While one
+leader sits in a long poll (an idle worker), the background sleeps without waking.
 
-    lead:      nobody ──wait()──► caller ──answer──► nobody ──STANDBY_S quiet, or waiters──► background ──step down──► nobody
+    nobody leads ──wait()──► a caller leads ──its answer──► nobody leads
+                 ──STANDBY_S of quiet, or somebody sleeps──► the background leads ──relieved──► nobody leads
 
-`lock` is the lock of the whole core worker. Handlers run under it, on whichever thread leads; polling and user code
-never do. Writes are collected per connection and sent at the end of a turn, or when a caller starts to wait. A write
-by a thread that does not lead rings the leader, unless that thread says that it sends by itself (`rings=False`): then
-it calls `flush`, or `flush_soon`, before it lets go of the lock.
+`lock` is the lock of the whole core worker. Handlers run under it, on whichever thread leads; polling and
+user code never do. Writes are collected per connection, and sent at the end of a turn or when a caller starts
+to wait. A write by a thread that does not lead rings the leader, unless that thread says that it sends by
+itself (`rings=False`): then it calls `flush`, or `flush_soon`, before it lets go of the lock.
 
-KeyboardInterrupt: a signal's handler runs on the main thread, anywhere. The poll itself is a safe place to raise it
-(events are level-triggered, the parse state lives in the connections); under the lock, and wherever else our code runs,
-it is not: `interrupt` only notes it then, and `wait` raises it (interruption.py).
+KeyboardInterrupt: a signal's handler runs on the main thread, anywhere. The poll is a safe place to raise it:
+events are level-triggered, and the parse state lives in the connections. Under the lock, and wherever else
+our code runs, it is not: there `takes_interrupt` only notes it, and `wait` raises it (interruption.py).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ JOIN_TIMEOUT_S = 5.0
 STANDBY_S = 0.002
 """How long the background thread leaves the sockets to callers."""
 LATE_FLUSH_S = 0.004
-"""The longest delay of a write that nobody rang for. While such writes keep coming the leader wakes so often, which costs the thread that
-makes them: with 1 ms 4 to 7 % of an actor's short calls."""
+"""The longest delay of a write that nobody rang for. While such writes keep coming the leader wakes so often,
+which costs the thread that makes them: with 1 ms 4 to 7 % of an actor's short calls."""
 
 
 class Pollable(Protocol):
@@ -87,8 +88,8 @@ class Waiter:
         self._reactor = reactor
         # Those that this one is among while it sleeps.
         self._sleepers: Sleepers
-        # While its thread sleeps: locked until the wait is over. An Event has steps of Python's, between which a
-        # signal's handler may wait.
+        # While its thread sleeps: locked until the wait is over.
+        # An Event has steps of Python's, between which a signal's handler may wait.
         self._gate: threading.Lock | None = None
 
     def set(self) -> None:
@@ -137,7 +138,6 @@ class Reactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
-        # How long the main thread waits at most without a look for signals (signal_handlers.py).
         self.look_s = math.inf
         # The main thread is in `wait`, where an interrupt may be raised.
         self._is_at_rest = False
@@ -145,10 +145,12 @@ class Reactor:
         self._queues: Sequence[Sized] = ()
         self._epoll = select.epoll()
         self._pollables: dict[int, Pollable] = {}
-        # Added since the leader looked: what its poll says of such a descriptor may be of the one that had its number before.
+        # Added since the leader looked:
+        # what its poll says of such a descriptor may be of the one that had its number before.
         self._new: set[int] = set()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # With this object and not before: whoever is about to ring would write into somebody else's descriptor.
+        # With this object and not before:
+        # whoever is about to ring would write into somebody else's descriptor.
         self._close_wake_fd = weakref.finalize(self, os.close, self._wake_fd)
         self._close_wake_fd.atexit = False
         self._epoll.register(self._wake_fd, select.EPOLLIN)
@@ -168,8 +170,8 @@ class Reactor:
     def serve_queues(self, queues: Sequence[Sized], drain: Callable[[], None]) -> None:
         """Finalizers and others, any thread without the lock, leave things in `queues`, and then call `wake`.
 
-        drain() takes them out, under the lock: at the end of each turn in which there are any, and before a thread
-        polls.
+        drain() takes them out, under the lock:
+        at the end of each turn in which there are any, and before a thread polls.
         """
         self._drain = drain
         self._queues = queues
@@ -177,10 +179,10 @@ class Reactor:
     # ---- waiting
 
     def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
-        """Blocks until waiter.set(), leading if nobody does. False at the timeout. The lock must not be held by
-        this thread.
+        """Blocks until waiter.set(), leading if nobody does. False at the timeout.
+        The lock must not be held by this thread.
 
-        Raises KeyboardInterrupt if `interrupt` noted one.
+        Raises KeyboardInterrupt if one was noted.
         """
         deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         me = threading.get_ident()
@@ -190,10 +192,11 @@ class Reactor:
         return waiter.done
 
     def _take_turns(self, waiter: Waiter | None, deadline_s: float, me: int, on_main: bool) -> None:
-        """Leads, turn after turn, until the waiter is done or its time is over. Where another leads it sleeps instead.
+        """Leads, turn after turn, until the waiter is done or its time is over.
+        Where another leads it sleeps instead.
 
-        The background has no waiter: it leads already, and does until it is relieved. The lock is not held. On the
-        main thread it may raise KeyboardInterrupt.
+        The background has no waiter: it leads already, and does until it is relieved. The lock is not held.
+        On the main thread it may raise KeyboardInterrupt.
         """
         lead = self._lead
         part = LEADS if waiter is None else NO_PART
@@ -203,8 +206,8 @@ class Reactor:
                 with self.lock:
                     if events is not None:
                         self._handle(events)
-                    # What handlers, finalizers and others left. Before the first poll, too: nobody wakes a reactor
-                    # that nobody leads.
+                    # What handlers, finalizers and others left. Before the first poll, too:
+                    # nobody wakes a reactor that nobody leads.
                     if self._dirty or any(self._queues):
                         self._settle()
                     if (
@@ -223,7 +226,8 @@ class Reactor:
                         if part == SLEEPS:
                             waiter.fall_asleep(lead.sleepers)
                     if part != SLEEPS:
-                        # From here on whoever leaves a thing rings. So this look is the last one before the poll.
+                        # From here on whoever leaves a thing rings.
+                        # So this look is the last one before the poll.
                         lead.doze()
                         if self._dirty or any(self._queues):
                             self._settle()
@@ -317,14 +321,24 @@ class Reactor:
             self.interrupted = False
             raise KeyboardInterrupt
 
+    def note_interrupt(self, is_wanted: bool = True) -> None:
+        """The main thread's next wait raises KeyboardInterrupt. Not is_wanted: it does so no more."""
+        self.interrupted = is_wanted
+
+    def look_for_signals(self, every_s: float) -> None:
+        """How long the main thread waits at most without a look for signals (signal_handlers.py)."""
+        self.look_s = every_s
+
     def takes_interrupt(self, frame: FrameType | None) -> bool:
-        """For a SIGINT handler on the main thread: whether it is to raise KeyboardInterrupt here and now. Else that is noted for `wait`."""
+        """For a SIGINT handler on the main thread: whether it is to raise KeyboardInterrupt here and now.
+        Else that is noted for `wait`.
+        """
         self.interrupted = not self.may_interrupt(frame)
         return not self.interrupted
 
     def may_interrupt(self, frame: FrameType | None) -> bool:
-        """For a signal handler on the main thread that interrupted `frame`: whether it may raise, and leaves nothing of ours half
-        changed. True in a wait once: then it has to raise.
+        """For a signal handler on the main thread that interrupted `frame`: whether it may raise, and leaves
+        nothing of ours half changed. True in a wait once: then it has to raise.
         """
         may = self.may_run_handler(frame)
         if may:
@@ -333,7 +347,8 @@ class Reactor:
 
     def may_run_handler(self, frame: FrameType | None) -> bool:
         """The same for a handler that may raise, call the API, or neither."""
-        return self._is_at_rest or not (self.lock._is_owned() or is_in_runtime(frame))  # type: ignore[attr-defined]
+        is_ours = self.lock._is_owned() or is_in_runtime(frame)  # type: ignore[attr-defined]
+        return self._is_at_rest or not is_ours
 
     @property
     def is_at_rest(self) -> bool:
@@ -362,7 +377,8 @@ class Reactor:
                 self._epoll.unregister(fd)
 
     def mark_dirty(self, connection: Flushable, rings: bool = True) -> None:
-        """`connection` has buffered writes: they go at the end of this turn, or of one that the leader is woken for.
+        """`connection` has buffered writes:
+        they go at the end of this turn, or of one that the leader is woken for.
 
         Who says rings=False calls `flush` or `flush_soon` before it lets go of the lock.
         """
@@ -371,13 +387,17 @@ class Reactor:
             self.wake()
 
     def flush_soon(self) -> None:
-        """What was buffered without a ring goes within LATE_FLUSH_S; what others buffer meanwhile goes with it."""
+        """What was buffered without a ring goes within LATE_FLUSH_S;
+        what others buffer meanwhile goes with it.
+        """
         self._flushes_late = True
         if self._lead.nap and self._late_flush is None:
             self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late)
 
     def _flush_late(self) -> None:
-        """The turn that this runs in flushes. While there is more each time the leader looks by itself: rings cost as much as calls."""
+        """The turn that this runs in flushes. While there is more each time the leader looks by itself:
+        rings cost as much as calls.
+        """
         is_busy, self._flushes_late = self._flushes_late, False
         self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late) if is_busy else None
 
@@ -397,8 +417,8 @@ class Reactor:
         return timer
 
     def wake(self) -> None:
-        """Ends the leader's poll, if it sleeps. Takes no lock: for finalizers and any thread, the leader's too (a signal handler of the
-        user's, say, while it polls).
+        """Ends the leader's poll, if it sleeps. Takes no lock: for finalizers and any thread, the leader's
+        too (a signal handler of the user's, say, while it polls).
         """
         lead = self._lead
         if not lead.nap:
@@ -410,10 +430,11 @@ class Reactor:
             lead.rang(nap)
 
     def abandon(self) -> None:
-        """In a fork: this copy does nothing any more. Its lock may be held by a thread that exists only in the parent.
+        """In a fork: this copy does nothing any more.
+        Its lock may be held by a thread that exists only in the parent.
 
-        Its copies of the sockets are closed, or peers would not notice the end of the parent while the child lives.
-        Nothing is unregistered: the epoll behind the descriptor is the parent's.
+        Its copies of the sockets are closed, or peers would not notice the end of the parent while the child
+        lives. Nothing is unregistered: the epoll behind the descriptor is the parent's.
         """
         self.lock = threading.RLock()
         self.is_closed = True
@@ -426,7 +447,9 @@ class Reactor:
         self._close_wake_fd()
 
     def close(self) -> None:
-        """Stops the background thread and wakes every waiter; connections are their owner's to close first."""
+        """Stops the background thread and wakes every waiter;
+        connections are their owner's to close first.
+        """
         with self.lock:
             if self.is_closed:
                 return
@@ -442,7 +465,8 @@ class Reactor:
         with self.lock:
             if self._lead.leader == 0 or threading.current_thread() is self._thread:
                 self._free()
-            # Else a caller still polls, this thread perhaps, below a signal handler: it frees what it polls when it leaves.
+            # Else a caller still polls, this thread perhaps, below a signal handler:
+            # it frees what it polls when it leaves.
 
     def _free(self) -> None:
         """The epoll goes, once, when nobody polls any more. Lock held."""

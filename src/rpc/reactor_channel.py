@@ -1,8 +1,8 @@
 """Framed connections on a reactor, the calling side: the channels that a core worker calls through.
 
-Everything here runs under the reactor's lock, on whichever thread leads or submits. A channel may be used before it
-is connected: what is sent waits for the handshake. When a connection ends, for whatever reason, every unanswered
-call gets RpcError UNAVAILABLE, once.
+Everything here runs under the reactor's lock, on whichever thread leads or submits. A channel may be used
+before it is connected: what is sent waits for the handshake. When a connection ends, for whatever reason,
+every unanswered call gets RpcError UNAVAILABLE, once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class ReactorChannel(ReactorSocket):
             self._timer = reactor.call_later(CONNECT_TIMEOUT_S, self._check_connected)
 
     def _open(self) -> None:
-        """Starts to connect. Where there is no descriptor left, says so and tries again; it is bounded as connecting is. Lock held."""
+        """Starts to connect. Where there is no descriptor left, says so and tries again;
+        it is bounded as connecting is. Lock held.
+        """
         if self.is_closed:
             return
         try:
@@ -78,7 +80,8 @@ class ReactorChannel(ReactorSocket):
         except (OSError, auth.PeerRefusedError) as error:
             if self._fd < 0 and isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 _log.warning(
-                    "%s: no connection to %s can be made before some files are closed (or the limit is raised: ulimit -n)",
+                    "%s: no connection to %s can be made before some files are closed "
+                    "(or the limit is raised: ulimit -n)",
                     error.strerror,
                     self.address,
                 )

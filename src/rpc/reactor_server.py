@@ -1,7 +1,8 @@
 """Framed connections on a reactor, the answering side: what a core worker serves to its peers.
 
-Servicer methods on a reactor are plain functions `method(request, call)` that return nothing: they answer with
-call.reply(message), now or later, or raise RpcError. They run under the reactor's lock and must not block.
+Servicer methods on a reactor are plain functions `method(request, call)` that return nothing: they answer
+with call.reply(message), now or later, or raise RpcError. They run under the reactor's lock and must not
+block.
 """
 
 from __future__ import annotations
@@ -42,13 +43,17 @@ class ServerCall:
         self.is_oneway = is_oneway
 
     def reply(self, message: Any, rings: bool = True) -> None:
-        """Answers. Lost if the connection ended, as the caller knows by itself. Lock held. rings: see ReactorSocket.write."""
+        """Answers. Lost if the connection ended, as the caller knows by itself. Lock held. rings:
+        see ReactorSocket.write.
+        """
         if not self.is_oneway:
             payload = message.SerializeToString()
             self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
 
     def part(self, message: Any) -> None:
-        """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held. Whoever calls it flushes."""
+        """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
+        Whoever calls it flushes.
+        """
         payload = message.SerializeToString()
         self.connection.write(
             HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings=False
@@ -172,7 +177,9 @@ class ReactorServer:
         self._strangers.leave(connection)
 
     def cannot_accept(self, error: OSError) -> bool:
-        """Out of descriptors, say: whether a stranger went for it. The peer's connection waits in any case."""
+        """Out of descriptors, say: whether a stranger went for it.
+        The peer's connection waits in any case.
+        """
         self._log.warning("cannot accept a connection: %s", error.strerror)
         victim = self._strangers.give_up()
         _send_away(victim)
@@ -222,7 +229,8 @@ class _Listening:
         return self._sock.fileno()
 
     def on_events(self, events: int) -> None:
-        # What else waits has its turn: the process has its own work to do, and those who came and speak are to be heard first.
+        # What else waits has its turn:
+        # the process has its own work to do, and those who came and speak are to be heard first.
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, _ = self._sock.accept()

@@ -1,7 +1,8 @@
-"""One non-blocking socket on a reactor: out-buffer, frame parser, handshake. What both ends of a framed connection share.
+"""One non-blocking socket on a reactor: out-buffer, frame parser, handshake.
+What both ends of a framed connection share.
 
-Everything runs under the reactor's lock. What may wait here: callers bound what they have in flight; answers to a
-peer that does not read are bounded by OUT_BYTES_MAX, above which the connection is ended.
+Everything runs under the reactor's lock. What may wait here: callers bound what they have in flight;
+answers to a peer that does not read are bounded by OUT_BYTES_MAX, above which the connection is ended.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from ray_mono.rpc.reactor import Reactor
 
 logger = logging.getLogger(__name__)
 
-# Below 128 KiB, from where on malloc maps what it gives: then each read, whatever its size, is mmap, mremap and munmap as well,
-# which cost a call and its answer a quarter of their time.
+# Below 128 KiB, from where on malloc maps what it gives: then each read, whatever its size, is mmap, mremap
+# and munmap as well, which cost a call and its answer a quarter of their time.
 READ_BYTES = 1 << 16
 OUT_BYTES_MAX = 1 << 31
 # Frames smaller than this are joined into one send.

@@ -1,26 +1,31 @@
 """The user's handlers of signals, kept out of the runtime's own steps.
 
-Python runs a handler between any two steps of the main thread. One that raises there (a time-out made of SIGALRM) or that calls the
-API (a SIGTERM that saves something) would meet a table half changed or a frame half sent: a connection breaks, and calls are lost. In
-Ray that cannot happen, since its steps are not Python's. So while a core worker lives, every handler is called through Deferred:
+Python runs a handler between any two steps of the main thread. One that raises there (a time-out made of
+SIGALRM) or that calls the API (a SIGTERM that saves something) would meet a table half changed or a frame
+half sent: a connection breaks, and calls are lost. In Ray that cannot happen, since its steps are not
+Python's. So while a core worker lives, every handler is called through Deferred:
 
     the main thread is in the user's code, or at rest in a wait ──► at once
-    it is in the runtime's code (interruption.py) ──► the same signal again, AGAIN_S later; after LATE_S at once, whatever that breaks
+    it is in the runtime's code (interruption.py)               ──► the same signal again, AGAIN_S later;
+                                                                    after LATE_S at once, whatever that breaks
 
-A driver's SIGINT without a handler of the user's, which raises KeyboardInterrupt, is never late: Interrupts notes it for the next wait.
+A driver's SIGINT without a handler of the user's, which raises KeyboardInterrupt, is never late:
+Interrupts notes it for the next wait.
 
-The standard library has no place that hears of new handlers. But its `signal` module is Python around the C module `_signal`, which it
-looks up at each call: that is replaced in it meanwhile. So also who imported `signal.signal` before sets handlers through here (a
-notebook's kernel does, around each cell). What it takes and gives is what the user set. Handlers that were set before `install` are
-called through here as well, but for our own, which know what they do.
+The standard library has no place that hears of new handlers. But its `signal` module is Python around the C
+module `_signal`, which it looks up at each call: that is replaced in it meanwhile. So also who imported
+`signal.signal` before sets handlers through here (a notebook's kernel does, around each cell). What it takes
+and gives is what the user set. Handlers that were set before `install` are called through here as well, but
+for our own, which know what they do.
 
-A time limit ends with `alarm(0)` or `setitimer`, or with `signal`, which gives what was there before its handler back. A signal that
-came before that was meant for the handler, as in Python: so these three call first what waits. Else it would strike what follows, or,
-with no handler any more, end the process.
+A time limit ends with `alarm(0)` or `setitimer`, or with `signal`, which gives what was there before its
+handler back. A signal that came before that was meant for the handler, as in Python: so these three call
+first what waits. Else it would strike what follows, or, with no handler any more, end the process.
 
-A signal that arrives after the interpreter's last look for one and before the system call of a wait does not end that call (another
-thread may have taken it, too). A wake-up descriptor would; but there is one in a process, and it is asyncio's, or the user's. So a
-driver's main thread looks every LOOK_S where it waits for longer (Reactor.look_s): nothing for short waits, two looks a second else.
+A signal that arrives after the interpreter's last look for one and before the system call of a wait does not
+end that call (another thread may have taken it, too). A wake-up descriptor would; but there is one in a
+process, and it is asyncio's, or the user's. So a driver's main thread looks every LOOK_S where it waits for
+longer (Reactor.look_s): nothing for short waits, two looks a second else.
 """
 
 from __future__ import annotations
@@ -48,13 +53,14 @@ LATE_S: Final = 2.0
 LOOK_S: Final = 0.5
 _HARMLESS: Final = ("ray_mono.core_worker.", "asyncio.unix_events")
 _OF_TIMERS: Final = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
-# Held where a signal is sent again, and where it is decided that it is not. A handler may set handlers itself.
+# Held where a signal is sent again, and where it is decided that it is not.
+# A handler may set handlers itself.
 _sending = threading.RLock()
 
 
 class DecidingHandler:
-    """The interpreter looks up a handler's `__call__`, which decides here, and calls what that gives: so no frame of ours stands in the
-    traceback of what that raises."""
+    """The interpreter looks up a handler's `__call__`, which decides here, and calls what that gives:
+    so no frame of ours stands in the traceback of what that raises."""
 
     handler: Handler
     """What the user set, and sees."""
@@ -103,7 +109,8 @@ class Deferred(DecidingHandler):
         self.reactor.run_at_rest(lambda: self.handler(signum, frame))
 
     def _again(self, signum: int, frame: FrameType | None) -> None:
-        # Not by a timer of ours, whose table may be half changed, nor by a thread of threading's, which may hold its locks.
+        # Not by a timer of ours, whose table may be half changed, nor by a thread of threading's, which may
+        # hold its locks.
         _thread.start_new_thread(self._send_again, (signum,))
 
     def _send_again(self, signum: int) -> None:
@@ -144,8 +151,9 @@ def _has_come(signum: int, frame: FrameType | None) -> None: ...
 
 
 def _is_users(handler: Any) -> bool:
-    """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does nothing: the loop hears of the
-    signal by its wake-up descriptor, and of one that is sent again a second time."""
+    """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does
+    nothing: the loop hears of the signal by its wake-up descriptor, and of one that is sent again a second
+    time."""
     is_known = (getattr(handler, "__module__", None) or "").startswith(_HARMLESS)
     return callable(handler) and not isinstance(handler, signal.Handlers | DecidingHandler) and not is_known
 
@@ -155,9 +163,9 @@ def _as_user_set(handler: Any) -> Any:
 
 
 def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
-    """From now on handlers are deferred. interrupts: SIGINT's own as well. Returns what undoes it: those that are set then stay, as the
-    user set them. On another thread than the main one, which may set no handler, it leaves them: the user sees his own nevertheless, and
-    who installs next takes them over.
+    """From now on handlers are deferred. interrupts: SIGINT's own as well. Returns what undoes it: those that
+    are set then stay, as the user set them. On another thread than the main one, which may set no handler, it
+    leaves them: the user sees his own nevertheless, and who installs next takes them over.
     """
     library = vars(signal)
 
@@ -180,7 +188,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
             handle_waiting((signum,))
         replaced = _signal.signal(signum, stand_in(signum, handler))
         if isinstance(replaced, Interrupter) and handler == signal.SIG_IGN:
-            reactor.interrupted = False
+            reactor.note_interrupt(False)
         return _as_user_set(replaced)
 
     @functools.wraps(_signal.getsignal)
@@ -222,4 +230,6 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
             if stand_in(signum, handler) is not handler:
                 set_handler(signum, handler)
     library.update(replacements)
+    if interrupts:
+        reactor.look_for_signals(LOOK_S)
     return uninstall

@@ -1,4 +1,5 @@
-"""Addresses and the sockets behind them, for every transport: "unix:/path" and "host:port" ("[::1]:80" for IPv6).
+"""Addresses and the sockets behind them, for every transport:
+"unix:/path" and "host:port" ("[::1]:80" for IPv6).
 
 The listening functions return bound, listening, non-blocking sockets; who calls them owns them.
 """
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 # The kernel's sun_path is 108 bytes with the terminating zero.
 UNIX_PATH_BYTES_MAX = 107
-# A thousand nodes may come back to a restarted head at once, while strangers come too. (The kernel may have a lower limit of its own.)
+# A thousand nodes may come back to a restarted head at once, while strangers come too.
+# (The kernel may have a lower limit of its own.)
 LISTEN_BACKLOG = 4096
 # A peer whose machine is gone is noticed after 30 + 3 * 10 s, also on a connection that says nothing.
 KEEPALIVE_IDLE_S = 30
@@ -70,9 +72,11 @@ def tune_tcp(sock: socket.socket) -> None:
 
 
 def speaks_first(sock: socket.socket) -> None:
-    """For the connecting end, before it connects: the end of TCP's own handshake waits a moment for our first bytes and goes with them.
+    """For the connecting end, before it connects:
+    the end of TCP's own handshake waits a moment for our first bytes and goes with them.
 
-    So a listener sees us and our words at once, and not a silent stranger among others, of whom it keeps few (strangers).
+    So a listener sees us and our words at once, and not a silent stranger among others, of whom it keeps few
+    (strangers).
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
 
@@ -80,8 +84,9 @@ def speaks_first(sock: socket.socket) -> None:
 def listen_unix(path: str) -> socket.socket:
     """Listens at `path`, which only this user can connect to (0600).
 
-    A socket file that nobody answers at is a dead process's and is replaced. Raises OSError: EADDRINUSE where somebody answers, or
-    where the file is no socket; ENAMETOOLONG above UNIX_PATH_BYTES_MAX; otherwise as bind does.
+    A socket file that nobody answers at is a dead process's and is replaced. Raises OSError: EADDRINUSE where
+    somebody answers, or where the file is no socket; ENAMETOOLONG above UNIX_PATH_BYTES_MAX; otherwise as
+    bind does.
     """
     if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
         raise OSError(
@@ -120,7 +125,9 @@ def _remove_stale(path: str) -> None:
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """Listens on one address of this machine; port 0 is any. Raises OSError naming the address, as getaddrinfo and bind do."""
+    """Listens on one address of this machine; port 0 is any.
+    Raises OSError naming the address, as getaddrinfo and bind do.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,18 +1,21 @@
-"""Connections that have not shown the secret: how many may stay, which of them goes first, and when. Knows no sockets and no clock.
+"""Connections that have not shown the secret: how many may stay, which of them goes first, and when.
+Knows no sockets and no clock.
 
-Whoever reaches a port may open connections to it, and each costs a descriptor and some memory. Who knows the secret shows it within
-milliseconds; so few strangers may stay, those that said less fewer, and the oldest makes room for the newest:
+Whoever reaches a port may open connections to it, and each costs a descriptor and some memory. Who knows the
+secret shows it within milliseconds; so few strangers may stay, those that said less fewer, and the oldest
+makes room for the newest:
 
     stage      what it has said                                     at most, of one address
     SILENT     nothing, or less than a protocol's first message     128
     SHAKING    that message, and it was answered                    256
     TOLD       what is wrong, and is told why                       64
 
-    enter ─► SILENT ──► SHAKING ─┬─► in (leave)     each of them ──► sent away: by a newer one, or STAY_S after it entered
+    enter ─► SILENT ──► SHAKING ─┬─► in (leave)     each ──► sent away: by a newer one, or after STAY_S
                                  └─► TOLD
 
-A flood from one address only takes places from itself. Floods from many share TOTAL_MAX: there the address that has most gives one
-up. Addresses of IPv6 are counted by their network of 64 bits, which one machine can have all of.
+A flood from one address only takes places from itself. Floods from many share TOTAL_MAX: there the address
+that has most gives one up. Addresses of IPv6 are counted by their network of 64 bits, which one machine can
+have all of.
 """
 
 from __future__ import annotations
@@ -56,10 +59,12 @@ class Strangers(Generic[T]):
     def __init__(self, address_max: Mapping[Stage, int] = ADDRESS_MAX, total_max: int = TOTAL_MAX) -> None:
         self._address_max = address_max
         self._total_max = total_max
-        # In the order of their entering, and so of their ends. Invariant: the same connections as in _by_network.
+        # In the order of their entering, and so of their ends. Invariant:
+        # the same connections as in _by_network.
         self._entries: dict[T, _Entry] = {}
         self._by_network: dict[str, dict[Stage, dict[T, None]]] = {}
-        # The networks by how many of theirs there are, since floods from many come one after the other. Invariant: none is empty.
+        # The networks by how many of theirs there are, since floods from many come one after the other.
+        # Invariant: none is empty.
         self._by_count: dict[int, dict[str, None]] = {}
 
     def __len__(self) -> int:
@@ -81,7 +86,9 @@ class Strangers(Generic[T]):
         return victim if victim is not None else self._bound(network, Stage.SILENT)
 
     def advance(self, stranger: T, stage: Stage) -> T | None:
-        """It has said what that stage asks for. Its end stays the same. Returns who has to go, as enter does."""
+        """It has said what that stage asks for. Its end stays the same.
+        Returns who has to go, as enter does.
+        """
         entry = self._entries[stranger]
         if entry.stage is stage:
             return None
@@ -101,8 +108,8 @@ class Strangers(Generic[T]):
         self._recount(entry.network, stages, -1)
 
     def give_up(self) -> T | None:
-        """The one that is missed least, off the books; None where there is none: of the network that has most, of several the one that
-        has had so many for longest."""
+        """The one that is missed least, off the books; None where there is none:
+        of the network that has most, of several the one that has had so many for longest."""
         if not self._by_count:
             return None
         network = next(iter(self._by_count[max(self._by_count)]))

@@ -1,5 +1,5 @@
-"""The methods of generated stubs: made when they are first used, since a process calls few of the many that a service has (a worker
-would otherwise make 70, for 0.25 MB of pages that it shares with nobody: measured).
+"""The methods of generated stubs: made when they are first used, since a process calls few of the many that a
+service has (a worker would otherwise make 70, for 0.25 MB of pages that it shares with nobody: measured).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 
 class StubMethod:
-    """A class attribute of a stub. The first use on an instance puts the channel's method in its own place there, so later uses cost
-    what any attribute costs.
+    """A class attribute of a stub. The first use on an instance puts the channel's method in its own place
+    there, so later uses cost what any attribute costs.
     """
 
     __slots__ = ("_from_string", "_is_streaming", "_name", "_path", "_to_string")

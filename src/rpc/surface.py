@@ -1,12 +1,13 @@
 """The surface that services and callers see of any transport: framed, gRPC or simulated.
 
-Generated modules (`x_rpc.py`) name these types, transports implement them. Addresses are strings: "unix:/path" on a node,
-"host:port" between nodes, "sim:name" in the simulator. A stub is made from a channel and calls through it; a servicer's methods
-become a table of handlers that a server answers from. There are two kinds of channel with the same shape: asyncio channels
-(the services: a call is awaited) and the core worker's reactor channels (plain threads: a call blocks, or `start`s with a callback).
+Generated modules (`x_rpc.py`) name these types, transports implement them. Addresses are strings:
+"unix:/path" on a node, "host:port" between nodes, "sim:name" in the simulator. A stub is made from a channel
+and calls through it; a servicer's methods become a table of handlers that a server answers from. There are
+two kinds of channel with the same shape: asyncio channels (the services: a call is awaited) and the core
+worker's reactor channels (plain threads: a call blocks, or `start`s with a callback).
 
-A call fails with RpcError and nothing else. UNAVAILABLE means that the connection could not be made or ended before the answer;
-whether the peer did the work is unknown.
+A call fails with RpcError and nothing else. UNAVAILABLE means that the connection could not be made or ended
+before the answer; whether the peer did the work is unknown.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class UnaryUnary(Protocol[RequestIn, ReplyOut]):
     """A method of a reactor channel (threads)."""
 
     def __call__(self, request: RequestIn, timeout_s: float | None = None) -> ReplyOut:
-        """Sends and blocks for the answer; DEADLINE_EXCEEDED after timeout_s (None: as long as the connection lives)."""
+        """Sends and blocks for the answer; DEADLINE_EXCEEDED after timeout_s (None:
+        as long as the connection lives).
+        """
         ...
 
     def start(
@@ -78,7 +81,8 @@ class UnaryUnary(Protocol[RequestIn, ReplyOut]):
         on_done: Callable[[Any, RpcError | None], None],
         on_part: Callable[[Any], None] | None = None,
     ) -> None:
-        """Sends without blocking; on_done(reply, None) or on_done(None, error) runs once, on whichever thread reads.
+        """Sends without blocking; on_done(reply, None) or on_done(None, error) runs once, on whichever thread
+        reads.
 
         on_part(reply) runs before that, for each part that the peer sends ahead of the end of its answer.
         """
@@ -95,7 +99,9 @@ class UnaryStream(Protocol[RequestIn, ReplyOut]):
     def start(
         self, request: RequestIn, on_item: Callable[[Any], None], on_end: Callable[[RpcError | None], None]
     ) -> Callable[[], None]:
-        """on_item runs for each answer, on_end once. Returns a function that ends the stream from this side."""
+        """on_item runs for each answer, on_end once.
+        Returns a function that ends the stream from this side.
+        """
         ...
 
 
@@ -110,7 +116,9 @@ class AsyncUnaryUnary(Protocol[RequestIn, ReplyOut]):
 
 
 class AsyncUnaryStream(Protocol[RequestIn, ReplyOut]):
-    """A streaming method of an asyncio channel; leaving the iteration (aclose) ends the stream at the server."""
+    """A streaming method of an asyncio channel;
+    leaving the iteration (aclose) ends the stream at the server.
+    """
 
     def __call__(self, request: RequestIn) -> AsyncIterator[ReplyOut]: ...
 
@@ -142,14 +150,18 @@ class AsyncChannel(Channel, Protocol):
     def is_closed(self) -> bool: ...
 
     def on_close(self, callback: Callable[[str], None]) -> None:
-        """callback(reason) runs once, in the loop, when the connection ends for whatever reason (at once if it has)."""
+        """callback(reason) runs once, in the loop, when the connection ends for whatever reason (at once if
+        it has).
+        """
         ...
 
     def close(self) -> None: ...
 
 
 class Connection(Protocol):
-    """The server's side of one client connection. `state` is the servicers' own: what must end with the connection."""
+    """The server's side of one client connection. `state` is the servicers' own:
+    what must end with the connection.
+    """
 
     peer: str
     state: dict[str, Any]
@@ -190,10 +202,14 @@ class Listener(Protocol):
 
 
 class Transport(Protocol):
-    """How a service reaches others and is reached: injected whole, so that the simulator can be put in its place."""
+    """How a service reaches others and is reached:
+    injected whole, so that the simulator can be put in its place.
+    """
 
     async def connect(self, address: str, timeout_s: float) -> AsyncChannel:
-        """Raises RpcError UNAVAILABLE when nobody answers within timeout_s, UNAUTHENTICATED when the secret is refused."""
+        """Raises RpcError UNAVAILABLE when nobody answers within timeout_s, UNAUTHENTICATED when the secret
+        is refused.
+        """
         ...
 
     async def serve(self, address: str, handlers: Mapping[str, Handler[Any, Any]]) -> Listener:

@@ -1,12 +1,13 @@
-"""The door of a TCP listener on asyncio: who knocks is asked for the secret, and only who has it becomes a client.
+"""The door of a TCP listener on asyncio:
+who knocks is asked for the secret, and only who has it becomes a client.
 
-A stranger is a plain socket, a handshake (auth) and an entry in the table that says how long it may stay (strangers); it becomes a
-client, with a transport and all that a client has, when the handshake is done; an HTTP/2 client when its first call has the secret
-(http2_greeting).
+A stranger is a plain socket, a handshake (auth) and an entry in the table that says how long it may stay
+(strangers); it becomes a client, with a transport and all that a client has, when the handshake is done; an
+HTTP/2 client when its first call has the secret (http2_greeting).
 
-A turn of the loop accepts a few connections: those of them that speak are heard in the next turn, before others push them out. What
-strangers make us log is bounded (common/limited_log). Out of descriptors: a stranger goes, and where there is none, nobody is accepted
-for a while.
+A turn of the loop accepts a few connections: those of them that speak are heard in the next turn, before
+others push them out. What strangers make us log is bounded (common/limited_log). Out of descriptors: a
+stranger goes, and where there is none, nobody is accepted for a while.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ class TcpDoor:
         on_client: Callable[[socket.socket, str], None],
         on_http2: Callable[[socket.socket, Http2Greeting], None] | None,
     ) -> None:
-        """on_client(socket, peer) is given who came in, on_http2 an HTTP/2 client that did (None: HTTP/2 is refused)."""
+        """on_client(socket, peer) is given who came in, on_http2 an HTTP/2 client that did (None:
+        HTTP/2 is refused).
+        """
         self._secret = secret
         self._on_client = on_client
         self._on_http2 = on_http2
@@ -177,7 +180,8 @@ class TcpDoor:
             self._end(self._strangers.enter(stranger, address[0], self._loop.time()))
             stranger.read()
             if stranger in self._strangers:
-                # By its number: the loop would write a socket's name, with system calls, for an error that it catches.
+                # By its number: the loop would write a socket's name, with system calls, for an error that it
+                # catches.
                 self._loop.add_reader(sock.fileno(), stranger.read)
             if self._sweep is None:
                 self._plan_sweep()

@@ -9,8 +9,8 @@ from ray_mono.rpc.tcp_door import Stranger
 
 
 def send_away(monkeypatch: pytest.MonkeyPatch, lost: int) -> list[Stranger]:
-    """The first `lost` who come to a port of this process are sent away before they are read, and clients come again at once. Returns
-    those who have come, and goes on to fill it."""
+    """The first `lost` who come to a port of this process are sent away before they are read, and clients
+    come again at once. Returns those who have come, and goes on to fill it."""
     monkeypatch.setattr(auth, "SHAKE_AGAIN_S", 0.001)
     read, came = Stranger.read, list[Stranger]()
 

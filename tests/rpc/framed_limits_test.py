@@ -1,4 +1,6 @@
-"""The framed transport at its limits: peers that do not read, messages that are too large, streams that are none of ours."""
+"""The framed transport at its limits:
+peers that do not read, messages that are too large, streams that are none of ours.
+"""
 
 from __future__ import annotations
 

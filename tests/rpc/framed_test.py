@@ -1,4 +1,6 @@
-"""The framed transport: the conformance scenes over Unix sockets and TCP, who gets in, and what becomes of its files."""
+"""The framed transport: the conformance scenes over Unix sockets and TCP, who gets in, and what becomes of
+its files.
+"""
 
 from __future__ import annotations
 

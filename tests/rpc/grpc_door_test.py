@@ -1,4 +1,6 @@
-"""gRPC clients get in by the port that framed clients use, with the secret, and no process pays for gRPC before."""
+"""gRPC clients get in by the port that framed clients use, with the secret, and no process pays for gRPC
+before.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """A model of one process with its reactor, run through every interleaving of its threads' steps.
 
-A state is where each thread stands, the real `Lead` (src/rpc/lead.py), and what the reactor has besides: lock, eventfd, buffers, timers,
-deques, sockets. A thread's program is the sequence of reactor.py, one step for each access to what others reach without the lock, and
-for each hold of the lock. `explore` visits all states, and returns the way to one from which no way leads to an end where everything is
-done: there a wake-up was lost. Only short waits may end by themselves (STANDBY_S, a timer that the poll knows of); a poll or a sleep
-without end may not.
+A state is where each thread stands, the real `Lead` (src/rpc/lead.py), and what the reactor has besides:
+lock, eventfd, buffers, timers, deques, sockets. A thread's program is the sequence of reactor.py, one step
+for each access to what others reach without the lock, and for each hold of the lock. `explore` visits all
+states, and returns the way to one from which no way leads to an end where everything is done: there a wake-up
+was lost. Only short waits may end by themselves (STANDBY_S, a timer that the poll knows of); a poll or a
+sleep without end may not.
 
 The programs are in lead_programs.py. Faults are planted by name (World.faults), to see that they are found.
 """
@@ -163,7 +164,9 @@ class Program:
         only_at: str = "",
         gives_up: bool = False,
     ) -> None:
-        """host: the thread that it runs on, if any; only_at: where that must stand for it to begin. gives_up: its wait has an end."""
+        """host: the thread that it runs on, if any; only_at: where that must stand for it to begin.
+        gives_up: its wait has an end.
+        """
         self.labels = [label for label, _ in steps]
         self.steps = [step for _, step in steps]
         self.is_endless = is_endless
@@ -203,7 +206,8 @@ def successors(world: World) -> list[tuple[str, World]]:
 
 
 def explore(programs: list[Program], faults: frozenset[str] = frozenset()) -> tuple[int, list[str] | None]:
-    """(states, the steps that lead to one in which something is left undone for good; None where there is none).
+    """(states, the steps that lead to one in which something is left undone for good;
+    None where there is none).
 
     The programs' threads are numbered from 1.
     """

@@ -2,13 +2,13 @@
 
 What is sent, by whom:
 
-    kind                                          buffered by                       goes by
-    a call with nothing in flight on its channel  the caller                        itself (AT_ONCE)
-    further calls, credits, cancels, give-backs,  the caller; a thread that takes   the leader, which is rung (MARKED)
-    items that collect                            items, or begins to wait
-    answers of short calls of an actor            main thread, threads, loop        the leader, by a timer (HELD)
-    releases, ends of references                  a finalizer, without the lock     the leader, which is rung (FINALIZER)
-    whatever a handler sends                      the leader                        the end of its turn
+    kind                                         buffered by                      goes by
+    a call with nothing in flight on its channel the caller                       itself (AT_ONCE)
+    further calls, credits, cancels, give-backs, the caller; a thread that takes  the leader: rung (MARKED)
+    items that collect                           items, or begins to wait
+    answers of short calls of an actor           main thread, threads, loop       the leader: timer (HELD)
+    releases, ends of references                 a finalizer, without the lock    the leader: rung (FINALIZER)
+    whatever a handler sends                     the leader                       the end of its turn
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def me(thread: Thread) -> int:
 
 
 def locked(step: Step) -> Step:
-    """Takes the lock, if it has it not, and goes on without a pause: what others reach without the lock is touched once at most."""
+    """Takes the lock, if it has it not, and goes on without a pause:
+    what others reach without the lock is touched once at most.
+    """
 
     def run(w: World, t: Thread) -> str | None:
         if w.lock not in (0, t.number):

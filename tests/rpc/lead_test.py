@@ -1,4 +1,6 @@
-"""Nobody waits for what has happened: the reactor's threads through all interleavings of their steps (lead_model.py)."""
+"""Nobody waits for what has happened:
+the reactor's threads through all interleavings of their steps (lead_model.py).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def idle_worker() -> Program:
 
 
 SCENES = {
-    # A driver: threads in `get`, others that submit, acknowledge items or cancel, and references that end meanwhile.
+    # A driver: threads in `get`, others that submit, acknowledge items or cancel, and references that end
+    # meanwhile.
     "one get": lambda: [caller(), background(), peer()],
     "a get beside a first call": lambda: [caller(), background(), sender(AT_ONCE), peer()],
     "a get beside further calls": lambda: [caller(), background(), sender(MARKED), peer()],
@@ -43,7 +46,8 @@ SCENES = {
         peer(),
     ],
     "a wait that another thread ends": lambda: [caller(calls=False), background(), setter(1)],
-    # A worker: its main thread waits for calls or runs one; threads and the loop of an actor answer and send items.
+    # A worker: its main thread waits for calls or runs one;
+    # threads and the loop of an actor answer and send items.
     "an idle worker whose loop sends items": lambda: [
         idle_worker(),
         background(),
@@ -112,7 +116,9 @@ WAIT_S = 30.0
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, last_moves: Callable[[], dict[str, str]]) -> Moves:
-    """Which move of the lead each thread makes after which; last_moves() is the present thread's own, to be kept in."""
+    """Which move of the lead each thread makes after which;
+    last_moves() is the present thread's own, to be kept in.
+    """
     moves: Moves = set()
 
     def record(name: str) -> None:
@@ -145,6 +151,8 @@ def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.M
     with monkeypatch.context() as during:
         of_model = recorded(during, _OfModel)
         explore([caller(gives_up=True), caller(), background(), peer()])
+        # When the background has just stepped down, one may lead and cease to, and another sleep meanwhile.
+        explore([*[caller(calls=False, gives_up=True) for _ in range(3)], background()])
     by_thread: dict[int, dict[str, str]] = {}
     with monkeypatch.context() as during:
         of_product = recorded(during, lambda: by_thread.setdefault(threading.get_ident(), {}))

@@ -1,9 +1,11 @@
-"""The real reactor on a machine of its own: its threads run one at a time, and stand still where a schedule says so.
+"""The real reactor on a machine of its own:
+its threads run one at a time, and stand still where a schedule says so.
 
-A step is a line of reactor.py or lead.py, or the beginning of a thread. A thread runs until it has to wait, or until a step
-at which the schedule has it pause: then the others run as far as they can, and only then it goes on. Locks, epoll, eventfd, sockets and
-time are the machine's. Time passes when nobody can run. So a schedule is one interleaving, which happens again whenever it is asked for.
-A run ends when everybody waits without end: what is left to do then has been lost.
+A step is a line of reactor.py or lead.py, or the beginning of a thread. A thread runs until it has to wait,
+or until a step at which the schedule has it pause: then the others run as far as they can, and only then it
+goes on. Locks, epoll, eventfd, sockets and time are the machine's. Time passes when nobody can run. So a
+schedule is one interleaving, which happens again whenever it is asked for. A run ends when everybody waits
+without end: what is left to do then has been lost.
 """
 
 from __future__ import annotations
@@ -209,8 +211,8 @@ class Machine:
     """One run."""
 
     def __init__(self, schedule: dict[int, str]) -> None:
-        """schedule: what happens at which step: "pause" until nobody else can run, "long": not before time has passed, too; or "guest":
-        `interrupt` runs on the thread that is there."""
+        """schedule: what happens at which step: "pause" until nobody else can run, "long":
+        not before time has passed, too; or "guest": `interrupt` runs on the thread that is there."""
         self.threads: list[_Thread] = []
         self.current: _Thread
         self.now_s = _BEGIN_S

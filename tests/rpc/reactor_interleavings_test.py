@@ -1,7 +1,8 @@
-"""Nobody waits for what has happened: the real reactor, whose threads pause at every step in turn (machine.py).
+"""Nobody waits for what has happened:
+the real reactor, whose threads pause at every step in turn (machine.py).
 
-lead_test.py goes through all interleavings of a model, which holds lead.py. Here it is the product that runs, under fewer of them: so a
-wake-up that reactor.py forgets is found as well.
+lead_test.py goes through all interleavings of a model, which holds lead.py. Here it is the product that runs,
+under fewer of them: so a wake-up that reactor.py forgets is found as well.
 """
 
 from __future__ import annotations

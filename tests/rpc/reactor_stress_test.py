@@ -1,4 +1,6 @@
-"""The reactor with many threads at once, interrupts at every moment, and forks: nobody waits for what has happened."""
+"""The reactor with many threads at once, interrupts at every moment, and forks:
+nobody waits for what has happened.
+"""
 
 from __future__ import annotations
 
@@ -226,8 +228,9 @@ def test_interrupts_at_any_moment_leave_a_reactor_that_others_can_use(served: An
                     stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
             # This thread computes on; another one waits.
             answered: list[Any] = []
+            request = gcs_pb2.KvPutRequest(key=b"k")
             other = threading.Thread(
-                target=lambda: answered.append(stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S))  # noqa: B023
+                target=lambda: answered.append(stub.KvPut(request, timeout_s=WAIT_S))  # noqa: B023
             )
             other.start()
             other.join(WAIT_S)

@@ -1,4 +1,6 @@
-"""Whoever leaves something to the thread that reads the sockets ends its sleep. See lead_test.py for all interleavings."""
+"""Whoever leaves something to the thread that reads the sockets ends its sleep.
+See lead_test.py for all interleavings.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def test_an_answer_of_another_thread_goes_though_nobody_waits(both: Any) -> None
     with caller(address) as (_, _, stub):
         for rings in (True, False):
             heard = threading.Event()
-            stub.KvGet.start(gcs_pb2.KvGetRequest(), lambda reply, error, heard=heard: heard.set())  # type: ignore[misc]
+            told = heard.set
+            stub.KvGet.start(gcs_pb2.KvGetRequest(), lambda *answer, told=told: told())  # type: ignore[misc]
             stub.KvPut(gcs_pb2.KvPutRequest(), timeout_s=WAIT_S)
             asleep(server.reactor)
             with server.reactor.lock:
@@ -122,7 +125,9 @@ def handled(signum: int, handler: Any) -> Iterator[threading.Event]:
 
 
 def strike_when_asleep(reactor: Reactor, signum: int, begun: threading.Event) -> threading.Thread:
-    """A signal for the main thread, once that waits. Again where it came just before the system call: its handler runs after that."""
+    """A signal for the main thread, once that waits. Again where it came just before the system call:
+    its handler runs after that.
+    """
 
     def strike() -> None:
         for _ in range(3000):

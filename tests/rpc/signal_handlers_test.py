@@ -68,7 +68,7 @@ def test_each_that_waits_for_ever_is_called_in_the_end(
 @pytest.mark.parametrize("leads", [True, False])
 def test_a_signal_that_does_not_end_the_wait_is_handled_nevertheless(reactor: Reactor, leads: bool) -> None:
     # Another thread takes it: the system call of this one goes on, as where it comes just before that.
-    reactor.look_s = 0.05
+    reactor.look_for_signals(0.05)
     waiter, other = Waiter(reactor), Waiter(reactor)
 
     def on_signal(signum: int, frame: Any) -> None:

@@ -1,4 +1,6 @@
-"""A servicer whose methods do what the scenes of the transports' tests need, and the words that the scenes are told in."""
+"""A servicer whose methods do what the scenes of the transports' tests need, and the words that the scenes
+are told in.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What every Transport must do, as scenes: run against the real one and against the simulated one.
 
-A test class inherits TransportConformance and says how a scene runs: `run` makes a transport and an address to serve at, and runs the
-coroutine to its end on a loop of its choice. Scenes wait for events, never for time, so that a loop with virtual time serves as well.
+A test class inherits TransportConformance and says how a scene runs: `run` makes a transport and an address
+to serve at, and runs the coroutine to its end on a loop of its choice. Scenes wait for events, never for
+time, so that a loop with virtual time serves as well.
 """
 
 from __future__ import annotations

@@ -74,7 +74,6 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     messages.subscribe()
     core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
     DriverExit(core)
-    core.reactor.look_s = signal_handlers.LOOK_S
     core.on_shutdown.append(signal_handlers.install(core.reactor, interrupts=True))
     return core
 
