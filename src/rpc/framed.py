@@ -21,10 +21,10 @@ from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
 from ray_mono.rpc.framed_handshake import ClientDoor, shaken
-from ray_mono.rpc.framed_server import Handlers, ServerConnection
+from ray_mono.rpc.framed_server import ServerConnection
 from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import Handlers, RpcError, StatusCode
 from ray_mono.rpc.tcp_door import TcpDoor
 
 # How long a closing listener waits for handlers that do not end when they are cancelled.

@@ -56,8 +56,8 @@ class FramedChannel(FramedConnection):
     ) -> _StreamMethod:
         return _StreamMethod(self, path, request_serializer, response_deserializer)
 
-    def start_call(self, path: str, payload: bytes, call: _UnaryCall | _StreamState) -> None:
-        """Sends a request. Raises RpcError if it cannot be sent."""
+    def start_call(self, path: str, payload: bytes, call: _UnaryCall | _StreamState) -> int:
+        """Sends a request, whose answer `call` takes; returns its number. Raises RpcError if it cannot be sent."""
         if self._end_reason:
             raise RpcError(StatusCode.UNAVAILABLE, self._ended_message(path))
         if self.is_write_paused and self.unsent_bytes() + len(payload) > UNSENT_BYTES_MAX:
@@ -73,8 +73,8 @@ class FramedChannel(FramedConnection):
             call_id = call_id % 0xFFFFFFFF + 1
         self._next_call_id = call_id % 0xFFFFFFFF + 1
         self._send_message(framing.REQUEST, path, call_id, payload)
-        call.call_id = call_id
         self._calls[call_id] = call
+        return call_id
 
     def send_oneway(self, path: str, payload: bytes) -> None:
         if self.is_write_paused and self.unsent_bytes() + len(payload) > UNSENT_BYTES_MAX:
@@ -124,21 +124,24 @@ class FramedChannel(FramedConnection):
 class _UnaryCall(asyncio.Future[Any]):
     """One answer to come."""
 
-    call_id = 0
-
     def __init__(self, channel: FramedChannel, path: str, deserialize: _Deserializer) -> None:
         super().__init__(loop=channel._loop)
         self._channel = channel
         self.path = path
         self._deserialize = deserialize
         self._timer: asyncio.TimerHandle | None = None
+        self._call_id = 0
+
+    def start(self, payload: bytes) -> None:
+        """Raises RpcError if the request cannot be sent."""
+        self._call_id = self._channel.start_call(self.path, payload, self)
 
     def expire_after(self, timeout_s: float) -> None:
         self._timer = self._channel._loop.call_later(timeout_s, self._expire, timeout_s)
 
     def _expire(self, timeout_s: float) -> None:
         if not self.done():
-            self._channel.abandon(self.call_id)
+            self._channel.abandon(self._call_id)
             self.fail(
                 RpcError(
                     StatusCode.DEADLINE_EXCEEDED,
@@ -151,7 +154,7 @@ class _UnaryCall(asyncio.Future[Any]):
             return False
         if self._timer is not None:
             self._timer.cancel()
-        self._channel.abandon(self.call_id)
+        self._channel.abandon(self._call_id)
         return super().cancel(msg)
 
     def take(self, kind: int, payload: bytes) -> None:
@@ -171,7 +174,7 @@ class _UnaryCall(asyncio.Future[Any]):
         elif kind == framing.ERROR:
             self.fail(framing.decode_error(payload))
         else:
-            self._channel.abandon(self.call_id)
+            self._channel.abandon(self._call_id)
             self.fail(
                 RpcError(
                     StatusCode.INTERNAL, f"{self.path} answers with a stream; the caller expects one message"
@@ -190,22 +193,36 @@ class _StreamState:
     Holds no reference to the reader's half, whose end ends the call.
     """
 
-    call_id = 0
-
     def __init__(self, channel: FramedChannel, path: str) -> None:
         self.channel = channel
         self.path = path
         self.items: deque[bytes] = deque()
-        self.items_bytes = 0
+        self._items_bytes = 0
         # None while it runs; then the error, or StopAsyncIteration at its orderly end. Told after the items.
         self.end: RpcError | StopAsyncIteration | None = None
-        self.reader: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._call_id = 0
+
+    def start(self, payload: bytes) -> None:
+        """Raises RpcError if the request cannot be sent."""
+        self._call_id = self.channel.start_call(self.path, payload, self)
+
+    async def more(self) -> None:
+        """Until there is an item, or the end."""
+        self._reader = self.channel._loop.create_future()
+        await self._reader
+
+    def pop(self) -> bytes:
+        """The first of the items."""
+        payload = self.items.popleft()
+        self._items_bytes -= len(payload)
+        return payload
 
     def take(self, kind: int, payload: bytes) -> None:
         if kind == framing.ITEM:
             self.items.append(payload)
-            self.items_bytes += len(payload)
-            if (self.items_bytes > STREAM_BYTES_MAX and len(self.items) > 1) or len(
+            self._items_bytes += len(payload)
+            if (self._items_bytes > STREAM_BYTES_MAX and len(self.items) > 1) or len(
                 self.items
             ) > STREAM_ITEMS_MAX:
                 self._overflow()
@@ -227,23 +244,23 @@ class _StreamState:
         """The reader wants no more. The connection may already have ended."""
         if self.end is None:
             self.end = StopAsyncIteration()
-            self.channel.abandon(self.call_id)
+            self.channel.abandon(self._call_id)
         self.items.clear()
         self._wake()
 
     def _overflow(self) -> None:
-        waiting = f"{len(self.items)} items of {self.items_bytes} bytes waited for it"
+        waiting = f"{len(self.items)} items of {self._items_bytes} bytes waited for it"
         message = f"{self.path}: the reader fell behind; {waiting}"
         self.items.clear()
         self.end = RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
             f"{message} (at most {STREAM_ITEMS_MAX} items or {STREAM_BYTES_MAX} bytes)",
         )
-        self.channel.abandon(self.call_id)
+        self.channel.abandon(self._call_id)
 
     def _wake(self) -> None:
-        if self.reader is not None and not self.reader.done():
-            self.reader.set_result(None)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class FramedStream(AsyncIterator[Any]):
@@ -263,12 +280,9 @@ class FramedStream(AsyncIterator[Any]):
         while not state.items:
             if state.end is not None:
                 raise state.end
-            state.reader = state.channel._loop.create_future()
-            await state.reader
-        payload = state.items.popleft()
-        state.items_bytes -= len(payload)
+            await state.more()
         try:
-            return self._deserialize(payload)
+            return self._deserialize(state.pop())
         except Exception as error:
             state.leave()
             raise RpcError(
@@ -303,7 +317,7 @@ class _UnaryMethod(_Method):
         channel = self._channel
         call = _UnaryCall(channel, self._path, self._deserialize)
         try:
-            channel.start_call(self._path, self._serialize(request), call)
+            call.start(self._serialize(request))
         except RpcError as error:
             call.fail(error)
         else:
@@ -322,7 +336,7 @@ class _StreamMethod(_Method):
         state = _StreamState(self._channel, self._path)
         stream = FramedStream(state, self._deserialize)
         try:
-            self._channel.start_call(self._path, self._serialize(request), state)
+            state.start(self._serialize(request))
         except RpcError as error:
             state.fail(error)
         return stream

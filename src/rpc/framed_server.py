@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from ray_mono.rpc import framing
 from ray_mono.rpc.errors import error_of_handler, serialize_reply, unknown_method, unparsable_request
 from ray_mono.rpc.framed_connection import FramedConnection
 from ray_mono.rpc.framing import Frame, FrameError, MethodPaths
-from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+from ray_mono.rpc.surface import Handler, Handlers, RpcError, StatusCode
 
 # Long polls are cheap (a task each), but not free: 100,000 take some 200 MB.
 CALLS_MAX = 100_000
@@ -36,8 +36,6 @@ CALLS_MAX = 100_000
 STREAM_ITEMS_PER_TURN = 32
 
 logger = logging.getLogger(__name__)
-
-Handlers = Mapping[str, Handler[Any, Any]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from ray_mono.rpc.auth import secret_matches
 from ray_mono.rpc.errors import error_of_handler, serialize_reply, unknown_method, unparsable_request
 from ray_mono.rpc.framing import FRAME_BYTES_MAX
 from ray_mono.rpc.http2_greeting import BEARER, HOW_TO_CALL
-from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+from ray_mono.rpc.surface import Handler, Handlers, RpcError, StatusCode
 
 # Calls that run get this long when the server stops.
 STOP_GRACE_S = 0.5
@@ -45,7 +45,7 @@ class GrpcDoor:
     def __init__(
         self,
         secret: str,
-        handlers: Mapping[str, Handler[Any, Any]],
+        handlers: Handlers,
         path: str,
     ) -> None:
         self.path = path
@@ -110,7 +110,7 @@ class _GrpcCallContext:
 class _Table(grpc.GenericRpcHandler):
     """Finds the handler of a path, or the refusal."""
 
-    def __init__(self, secret: str, handlers: Mapping[str, Handler[Any, Any]]) -> None:
+    def __init__(self, secret: str, handlers: Handlers) -> None:
         self._secret = secret
         self._handlers = handlers
 

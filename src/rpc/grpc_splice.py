@@ -16,15 +16,16 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from ray_mono.common.limited_log import LimitedLog
+from ray_mono.common.our_bug import known
 from ray_mono.rpc.auth import check_peer_uid
 from ray_mono.rpc.framed_connection import LINGER_S
 from ray_mono.rpc.http2_greeting import Http2Greeting, OneAckLess
 from ray_mono.rpc.sockets import UNIX_PATH_BYTES_MAX
-from ray_mono.rpc.surface import Handler
+from ray_mono.rpc.surface import Handlers
 
 if TYPE_CHECKING:
     from ray_mono.rpc.grpc_door import GrpcDoor
@@ -35,9 +36,7 @@ logger = logging.getLogger(__name__)
 class GrpcSplice:
     """The gRPC clients of one listener."""
 
-    def __init__(
-        self, secret: str, handlers: Mapping[str, Handler[Any, Any]], private_dir: str | None
-    ) -> None:
+    def __init__(self, secret: str, handlers: Handlers, private_dir: str | None) -> None:
         self._secret = secret
         self._private_dir = private_dir
         self._handlers = handlers
@@ -123,9 +122,11 @@ class _Splice:
         self._on_over = on_over
         self._is_ending = False
         self._linger: asyncio.TimerHandle | None = None
-        self.inner, self.outer = _End(self), _End(self)
-        self.inner.other, self.outer.other = self.outer, self.inner
-        self.outer.acks = greeting.acks
+        self.inner, self.outer = _End(self, None), _End(self, greeting.acks)
+
+    def beside(self, end: _End) -> _End:
+        """The other of the two."""
+        return self.outer if end is self.inner else self.inner
 
     def connected(self) -> None:
         if self._is_ending:
@@ -160,13 +161,11 @@ class _Splice:
 class _End(asyncio.Protocol):
     """One end of a splice. Reading rests for as long as anything holds it."""
 
-    other: _End
-
-    def __init__(self, splice: _Splice) -> None:
+    def __init__(self, splice: _Splice, acks: OneAckLess | None) -> None:
+        """acks: takes one frame out of what is passed on."""
         self.transport: asyncio.Transport | None = None
         self.is_over = False
-        self.acks: OneAckLess | None = None
-        """What takes one frame out of what is passed on."""
+        self._acks = acks
         self._splice = splice
         self._holds: set[str] = set()
 
@@ -183,27 +182,27 @@ class _End(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        if self.other.transport is None:
+        if self._splice.beside(self).transport is None:
             self.hold("its other end is not there yet")
         self._splice.connected()
 
     def data_received(self, data: bytes) -> None:
-        assert self.other.transport is not None
-        if self.acks is not None:
-            data = self.acks.feed(data)
-            if self.acks.is_done:
-                self.acks = None
-        self.other.transport.write(data)
+        if self._acks is not None:
+            data = self._acks.feed(data)
+            if self._acks.is_done:
+                self._acks = None
+        # Reading rests until the other end is there.
+        known(self._splice.beside(self).transport, "the other end").write(data)
 
     def eof_received(self) -> bool:
         self._splice.end()
         return False
 
     def pause_writing(self) -> None:
-        self.other.hold("its other end is full")
+        self._splice.beside(self).hold("its other end is full")
 
     def resume_writing(self) -> None:
-        self.other.release("its other end is full")
+        self._splice.beside(self).release("its other end is full")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_over = True

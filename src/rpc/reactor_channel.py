@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.common.our_bug import OUR_BUG
@@ -33,8 +33,11 @@ CONNECT_TIMEOUT_S = 10.0
 OPEN_RETRY_S = 0.2
 _REST = framing.HEADER_SIZE - 4
 
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 OnDone = Callable[[Any, RpcError | None], None]
 OnPart = Callable[[Any], None]
+OnEnd = Callable[[RpcError | None], None]
 
 
 class ReactorChannel(ReactorSocket):
@@ -47,10 +50,8 @@ class ReactorChannel(ReactorSocket):
         """
         self.address = address
         self._peer_name = peer_name
-        self._pending: dict[int, tuple[Callable[[bytes], Any], OnDone, OnPart | None]] = {}
-        self._streams: dict[
-            int, tuple[Callable[[bytes], Any], Callable[[Any], None], Callable[[RpcError | None], None]]
-        ] = {}
+        self._pending: dict[int, tuple[Callable[[bytes], object], OnDone, OnPart | None]] = {}
+        self._streams: dict[int, tuple[Callable[[bytes], object], OnPart, OnEnd]] = {}
         self._numbers = framing.MethodNumbers()
         self._next_id = 1
         self._reason = ""
@@ -137,17 +138,17 @@ class ReactorChannel(ReactorSocket):
     def unary_unary(
         self,
         path: str,
-        request_serializer: Callable[[Any], bytes],
-        response_deserializer: Callable[[bytes], Any],
-    ) -> ReactorMethod:
+        request_serializer: Callable[[Request], bytes],
+        response_deserializer: Callable[[bytes], Reply],
+    ) -> ReactorMethod[Request, Reply]:
         return ReactorMethod(self, path, request_serializer, response_deserializer)
 
     def unary_stream(
         self,
         path: str,
-        request_serializer: Callable[[Any], bytes],
-        response_deserializer: Callable[[bytes], Any],
-    ) -> ReactorStream:
+        request_serializer: Callable[[Request], bytes],
+        response_deserializer: Callable[[bytes], Reply],
+    ) -> ReactorStream[Request, Reply]:
         return ReactorStream(self, path, request_serializer, response_deserializer)
 
     def number_of(self, path: str) -> int:
@@ -227,7 +228,7 @@ class ReactorChannel(ReactorSocket):
                 logger.exception("a handler of a failed call failed; %s", OUR_BUG)
 
 
-class ReactorMethod:
+class ReactorMethod(Generic[Request, Reply]):
     """One unary method of a channel. See surface.UnaryUnary."""
 
     __slots__ = ("_channel", "_deserialize", "_number", "_path", "_serialize")
@@ -236,8 +237,8 @@ class ReactorMethod:
         self,
         channel: ReactorChannel,
         path: str,
-        serialize: Callable[[Any], bytes],
-        deserialize: Callable[[bytes], Any],
+        serialize: Callable[[Request], bytes],
+        deserialize: Callable[[bytes], Reply],
     ) -> None:
         self._channel = channel
         self._path = path
@@ -245,7 +246,7 @@ class ReactorMethod:
         self._deserialize = deserialize
         self._number = -1
 
-    def start(self, request: Any, on_done: OnDone, on_part: OnPart | None = None) -> None:
+    def start(self, request: Request, on_done: OnDone, on_part: OnPart | None = None) -> None:
         """See surface.UnaryUnary.start. May be called with or without the lock.
 
         on_part(reply) runs for each early part of the answer (ServerCall.part), before on_done.
@@ -272,7 +273,7 @@ class ReactorMethod:
                 return
             channel._pending[call_id] = (self._deserialize, on_done, on_part)
 
-    def notify(self, request: Any) -> None:
+    def notify(self, request: Request) -> None:
         channel = self._channel
         payload = self._serialize(request)
         with channel.reactor.lock:
@@ -281,13 +282,13 @@ class ReactorMethod:
                     self._number = channel.number_of(self._path)
                 channel.send_request(framing.ONEWAY, self._number, payload)
 
-    def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
+    def __call__(self, request: Request, timeout_s: float | None = None) -> Reply:
         reactor = self._channel.reactor
         waiter = Waiter(reactor)
-        result: list[Any] = []
+        result: list[tuple[Reply, RpcError | None]] = []
 
-        def done(reply: Any, error: RpcError | None) -> None:
-            result.extend((reply, error))
+        def done(reply: Reply, error: RpcError | None) -> None:
+            result.append((reply, error))
             waiter.set()
 
         self.start(request, done)
@@ -298,13 +299,13 @@ class ReactorMethod:
                 StatusCode.DEADLINE_EXCEEDED,
                 f"{self._channel.who} did not answer {self._path} within {timeout_s} s",
             )
-        reply, error = result
+        [(reply, error)] = result
         if error is not None:
             raise error
         return reply
 
 
-class ReactorStream:
+class ReactorStream(Generic[Request, Reply]):
     """One streaming method of a channel. See surface.UnaryStream."""
 
     __slots__ = ("_channel", "_deserialize", "_path", "_serialize")
@@ -313,17 +314,15 @@ class ReactorStream:
         self,
         channel: ReactorChannel,
         path: str,
-        serialize: Callable[[Any], bytes],
-        deserialize: Callable[[bytes], Any],
+        serialize: Callable[[Request], bytes],
+        deserialize: Callable[[bytes], Reply],
     ) -> None:
         self._channel = channel
         self._path = path
         self._serialize = serialize
         self._deserialize = deserialize
 
-    def start(
-        self, request: Any, on_item: Callable[[Any], None], on_end: Callable[[RpcError | None], None]
-    ) -> Callable[[], None]:
+    def start(self, request: Request, on_item: Callable[[Reply], None], on_end: OnEnd) -> Callable[[], None]:
         channel = self._channel
         payload = self._serialize(request)
         with channel.reactor.lock:

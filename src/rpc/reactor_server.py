@@ -12,17 +12,19 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.message import Message
+
 from ray_mono.common.limited_log import LimitedLog
+from ray_mono.common.our_bug import OUR_BUG
 from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
 from ray_mono.rpc.sockets import LISTEN_BACKLOG, listen_unix, tune_tcp
 from ray_mono.rpc.strangers import Stage, Strangers
-from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+from ray_mono.rpc.surface import Handler, Handlers, RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class ServerCall:
         self._call_id = call_id
         self.is_oneway = is_oneway
 
-    def reply(self, message: Any, rings: bool = True) -> None:
+    def reply(self, message: Message, rings: bool = True) -> None:
         """Answers. Lost if the connection ended, as the caller knows by itself. Lock held. rings:
         see ReactorSocket.write.
         """
@@ -50,7 +52,7 @@ class ServerCall:
             payload = message.SerializeToString()
             self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
 
-    def part(self, message: Any) -> None:
+    def part(self, message: Message) -> None:
         """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
         Whoever calls it flushes.
         """
@@ -110,7 +112,7 @@ class ServerConnection(ReactorSocket):
         except RpcError as error:
             call.fail(error)
         except Exception as error:
-            logger.exception("%s failed; this is a bug of ray_mono", self._paths.path_of(number))
+            logger.exception("%s failed; %s", self._paths.path_of(number), OUR_BUG)
             call.fail(RpcError(StatusCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     def _ended(self, reason: str) -> None:
@@ -120,7 +122,7 @@ class ServerConnection(ReactorSocket):
 class ReactorServer:
     """Listeners and connections of one process, answering from one table of handlers."""
 
-    def __init__(self, reactor: Reactor, handlers: Mapping[str, Handler[Any, Any]], secret: str) -> None:
+    def __init__(self, reactor: Reactor, handlers: Handlers, secret: str) -> None:
         self.reactor = reactor
         self.handlers = handlers
         self.connections: set[ServerConnection] = set()

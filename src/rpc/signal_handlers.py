@@ -40,12 +40,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import FrameType, SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from ray_mono.rpc.interruption import strike_main_thread
 from ray_mono.rpc.reactor import Reactor
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], object]
+Setting = Handler | int | None
+"""What a signal is set to: code, SIG_DFL or SIG_IGN, or what no Python has set."""
 
 AGAIN_S: Final = 0.002
 INTERRUPT_AGAIN_S: Final = 0.01
@@ -150,7 +152,7 @@ class Interrupter(DecidingHandler):
 def _has_come(signum: int, frame: FrameType | None) -> None: ...
 
 
-def _is_users(handler: Any) -> bool:
+def _is_users(handler: Setting) -> TypeGuard[Handler]:
     """Whether it is code, and not ours, which knows when it may raise; nor an event loop's, which does
     nothing: the loop hears of the signal by its wake-up descriptor, and of one that is sent again a second
     time."""
@@ -158,7 +160,7 @@ def _is_users(handler: Any) -> bool:
     return callable(handler) and not isinstance(handler, signal.Handlers | DecidingHandler) and not is_known
 
 
-def _as_user_set(handler: Any) -> Any:
+def _as_user_set(handler: Setting) -> Setting:
     return handler.handler if isinstance(handler, DecidingHandler) else handler
 
 
@@ -169,7 +171,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     """
     library = vars(signal)
 
-    def stand_in(signum: int, handler: Any) -> Any:
+    def stand_in(signum: int, handler: Setting) -> Setting:
         handler = _as_user_set(handler)
         if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
             return Interrupter(reactor)
@@ -183,7 +185,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
                     handler.run_waiting(signum)
 
     @functools.wraps(_signal.signal)
-    def set_handler(signum: int, handler: Any, /) -> Any:
+    def set_handler(signum: int, handler: Setting, /) -> Setting:
         if signum in signal.valid_signals():
             handle_waiting((signum,))
         replaced = _signal.signal(signum, stand_in(signum, handler))
@@ -192,7 +194,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
         return _as_user_set(replaced)
 
     @functools.wraps(_signal.getsignal)
-    def get_handler(signum: int, /) -> Any:
+    def get_handler(signum: int, /) -> Setting:
         return _as_user_set(_signal.getsignal(signum))
 
     def handling_first(set_timer: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from ray_mono.common import ray_error
 
@@ -191,6 +191,10 @@ class Handler(Generic[Request, Reply]):
     streaming: bool
 
 
+Handlers: TypeAlias = Mapping[str, Handler[Any, Any]]
+"""By the path of the method."""
+
+
 class Listener(Protocol):
     """A server that listens. `address` has the real port."""
 
@@ -212,6 +216,6 @@ class Transport(Protocol):
         """
         ...
 
-    async def serve(self, address: str, handlers: Mapping[str, Handler[Any, Any]]) -> Listener:
+    async def serve(self, address: str, handlers: Handlers) -> Listener:
         """Listens on "unix:/path" or "host:port" (port 0: any). Raises OSError as bind does."""
         ...

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Callable
 
 from ray_mono.common.limited_log import LimitedLog
+from ray_mono.common.our_bug import known
 from ray_mono.rpc.auth import MAGIC, HandshakeState, ServerHandshake
 from ray_mono.rpc.http2_greeting import HTTP2_PREFACE, Http2Greeting
 from ray_mono.rpc.sockets import TcpAddress, tune_tcp
@@ -164,10 +165,10 @@ class TcpDoor:
     # ---- knocking
 
     def _accept(self) -> None:
-        assert self._listener is not None
+        listener = known(self._listener, "the listening socket")
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except BlockingIOError:
                 return
             except ConnectionError:
@@ -196,9 +197,9 @@ class TcpDoor:
         if victim is not None:
             victim.close()
             return
-        assert self._listener is not None
-        self._loop.remove_reader(self._listener)
-        self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again, self._listener)
+        listener = known(self._listener, "the listening socket")
+        self._loop.remove_reader(listener)
+        self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._accept_again, listener)
 
     def _accept_again(self, listener: socket.socket) -> None:
         self._loop.add_reader(listener, self._accept)
