@@ -7,9 +7,13 @@ import os
 import select
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -352,6 +356,60 @@ def test_what_finalizers_left_is_settled_before_a_wait() -> None:
         left.append(waiter)
         assert reactor.wait(waiter, WAIT_S)
     reactor.close()
+
+
+def test_nothing_is_drained_where_nothing_was_left(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (reactor, _, stub):
+        left: list[Waiter] = []
+        drained: list[int] = []
+
+        def drain() -> None:
+            drained.append(len(left))
+            while left:
+                left.pop().set()
+
+        reactor.serve_queues(([], left), drain)
+        for _ in range(20):
+            assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+        assert not drained
+        waiter = Waiter(reactor)
+        left.append(waiter)
+        reactor.wake()
+        assert reactor.wait(waiter, WAIT_S) and drained == [1]
+
+
+def walk_of(step: Callable[[], object]) -> tuple[set[str], set[str]]:
+    """(functions, files) of the transport that this thread enters in a step."""
+    functions, files = set(), set()
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_globals["__name__"].startswith("ray_mono.rpc."):
+            functions.add(frame.f_code.co_qualname)
+            files.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return functions, files
+
+
+def test_a_call_and_the_wait_for_its_answer_are_a_short_walk(both: Any) -> None:
+    _, _, address = both
+    with caller(address) as (reactor, _, stub):
+        assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
+        # Again where the background has led, and read the answer.
+        for _ in range(200):
+            waiter = Waiter(reactor)
+            done = lambda reply, error, waiter=waiter: waiter.set()  # noqa: E731
+            functions, files = walk_of(partial(stub.KvPut.start, gcs_pb2.KvPutRequest(key=b"k"), done))
+            assert len(functions) <= 3 and len(files) <= 2, functions
+            functions, files = walk_of(partial(reactor.wait, waiter, WAIT_S))
+            if "ReactorSocket.on_events" in functions:
+                break
+        assert "ReactorSocket.on_events" in functions and len(functions) <= 11 and len(files) <= 4, functions
 
 
 @needs_another_user
