@@ -10,6 +10,7 @@ import pytest
 
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.clients import Clients
+from ray_mono.raylet.effects import Effect
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -24,13 +25,15 @@ class Node:
         self.answers = LeaseAnswers()
         self.cancelled: list[bytes] = []
         self.returned: list[bytes] = []
+        # Those of them whose worker is ended.
+        self.disposed: list[bytes] = []
         # What is known of a worker's end, each time that it is asked for.
         self.causes: list[common_pb2.DeathCause | None] = []
         self.leases = SimpleNamespace(
             num_queued=0,
             request=lambda request, now_s: [],
             cancel=lambda lease_id, now_s: self.cancelled.append(lease_id) or [],
-            return_lease=lambda lease_id, dispose, leaving, now_s: self.returned.append(lease_id) or [],
+            return_lease=self._return_lease,
         )
         config: Any = SimpleNamespace(lease_queue_max=10, exit_status_wait_s=1.0, worker_exit_grace_s=1.0)
         clock: Any = SimpleNamespace(time_s=lambda: 0.0)
@@ -38,6 +41,12 @@ class Node:
         deaths: Any = SimpleNamespace(cause_of=self._cause_of)
         leases: Any = self.leases
         self.requests = LeaseRequests(config, clock, Clients(), leases, self.answers, effects, deaths)
+
+    def _return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
+        self.returned.append(lease_id)
+        if dispose:
+            self.disposed.append(lease_id)
+        return []
 
     async def _cause_of(self, worker_id: bytes, timeout_s: float) -> common_pb2.DeathCause | None:
         return self.causes.pop(0)
@@ -62,7 +71,7 @@ def test_a_lease_that_was_granted_as_its_call_was_cancelled_goes_back() -> None:
         call = await node.asked()
         node.answers.answer(b"a", GRANT)
         await ends(call)
-        assert (node.returned, node.cancelled) == ([b"a"], [])
+        assert (node.returned, node.disposed, node.cancelled) == ([b"a"], [], [])
 
     asyncio.run(scene())
 
@@ -123,7 +132,7 @@ def test_a_worker_that_is_lost_and_lives_is_ended_and_only_it() -> None:
         node.causes = [dead]
         assert await node.requests.cause_of_loss(b"a", b"w" * 28) == dead and node.returned == []
         node.causes = [None, dead]
-        assert await node.requests.cause_of_loss(b"b", b"w" * 28) == dead and node.returned == [b"b"]
+        assert await node.requests.cause_of_loss(b"b", b"w" * 28) == dead and node.disposed == [b"b"]
         node.causes = [None, None]
         assert await node.requests.cause_of_loss(b"c", b"w" * 28) == common_pb2.DeathCause()
 

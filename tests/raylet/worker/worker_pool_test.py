@@ -131,6 +131,19 @@ def test_starts_that_keep_failing_are_spaced_out_and_tried_one_at_a_time() -> No
     assert len(started(pool.replenish(5, now_s + 6))) == 4
 
 
+def test_after_one_start_that_succeeds_the_next_failure_is_a_first_one() -> None:
+    pool = pool_of()
+    for now_s in (0.0, 10.0, 20.0):
+        for start in started(pool.replenish(1, now_s)):
+            pool.died(start.worker_id, "exit code 1", now_s)
+    assert started(pool.replenish(1, 20.2)) == []
+    [start] = started(pool.replenish(1, 30))
+    pool.registered(start.startup_token, start.worker_id, 7, 30)
+    [start] = started(pool.replenish(1, 40))
+    pool.died(start.worker_id, "exit code 1", 40)
+    assert len(started(pool.replenish(1, 40.2))) == 1
+
+
 def test_idle_workers_above_the_soft_limit_are_asked_to_end_longest_idle_first() -> None:
     pool = pool_of(soft_limit=2)
     ids = idle_workers(pool, 4)
