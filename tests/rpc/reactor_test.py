@@ -279,6 +279,18 @@ def test_a_listener_without_descriptors_says_so_and_accepts_when_there_are_some(
     assert looks_for == [0, select.EPOLLIN]
 
 
+def test_a_call_waits_for_the_end_of_the_handshake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(WAIT_S)
+        with caller(f"127.0.0.1:{listening.getsockname()[1]}") as (_, channel, stub):
+            there, _ = listening.accept()
+            with there:
+                there.settimeout(WAIT_S)
+                assert there.recv(100).startswith(b"RMF1")
+                stub.KvPut.start(gcs_pb2.KvPutRequest(key=b"k"), lambda reply, error: None)
+                assert channel.has_unsent and not channel.is_closed
+
+
 def test_nobody_at_the_address_is_told_to_the_call() -> None:
     for address in ("unix:/tmp/there-is-nobody-here", "127.0.0.1:1"):
         with caller(address) as (_, _, stub), pytest.raises(RpcError, match="cannot connect") as nobody:

@@ -93,6 +93,44 @@ def test_a_ring_while_an_earlier_one_is_read_does_not_silence_the_next(
     reactor.close()
 
 
+def test_a_nap_is_rung_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reactor = Reactor("alone")
+    rings: list[int] = []
+    ring = os.eventfd_write
+    monkeypatch.setattr(os, "eventfd_write", lambda fd, value: rings.append(fd) or ring(fd, value))
+    asleep(reactor)
+    with reactor.lock:
+        nap = reactor._lead.nap
+        reactor.wake()
+        if reactor._lead.nap == nap:
+            reactor.wake()
+        assert len(rings) == 1
+    reactor.close()
+
+
+def test_a_wait_that_gave_up_asleep_may_lead_the_next_time() -> None:
+    reactor = Reactor("alone")
+    first, again = Waiter(reactor), Waiter(reactor)
+    leading = threading.Thread(target=reactor.wait, args=(first, WAIT_S))
+    leading.start()
+    while not reactor._lead.nap:
+        threading.Event().wait(0.001)
+    assert not reactor.wait(again, 0.001)
+    with reactor.lock:
+        assert again not in reactor._lead.sleepers
+        first.set()
+    leading.join(WAIT_S)
+    waiting = threading.Thread(target=reactor.wait, args=(again,), daemon=True)
+    waiting.start()
+    while not reactor._lead.nap:
+        threading.Event().wait(0.001)
+    with reactor.lock:
+        again.set()
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+    reactor.close()
+
+
 def test_nobody_looks_for_late_answers_when_there_are_none_any_more() -> None:
     reactor = Reactor("alone")
     asleep(reactor)
