@@ -57,7 +57,7 @@ class FramedChannel(FramedConnection):
         return _StreamMethod(self, path, request_serializer, response_deserializer)
 
     def start_call(self, path: str, payload: bytes, call: _UnaryCall | _StreamState) -> int:
-        """Sends a request, whose answer `call` takes; returns its number. Raises RpcError if it cannot be sent."""
+        """Sends a request; `call` takes its answer. Returns its number. Raises RpcError if it is not sent."""
         if self._end_reason:
             raise RpcError(StatusCode.UNAVAILABLE, self._ended_message(path))
         if self.is_write_paused and self.unsent_bytes() + len(payload) > UNSENT_BYTES_MAX:
