@@ -24,7 +24,6 @@ LONG_FILES: dict[str, str] = {}
 # "path::function": "why it is longer"
 LONG_FUNCTIONS: dict[str, str] = {
     "python/ray_mono/_private/driver/init_arguments.py::make": "one parameter of init() a line",
-    "src/core_worker/core_worker.py::__init__": "one part of the core worker a line",
 }
 
 # Which parts of ray_mono each part may import; "api" is python/ray_mono itself. Services meet in protobuf
@@ -37,6 +36,23 @@ LAYERS = {
     "object_manager": {"object_manager", "rpc", "common", "protobuf"},
     "core_worker": {"core_worker", "rpc", "common", "protobuf"},
     "api": {"api", "core_worker", "rpc", "common", "protobuf"},
+}
+
+# The floors of each component, from the bottom: names of its folders and of the modules at its root. A file imports what is on lower
+# floors, and of its own floor only what is in its own folder. Imports for type checkers count.
+FLOORS: dict[str, list[set[str]]] = {
+    "core_worker": [
+        {"object_ref", "options", "config"},
+        {"object_ref_generator", "values", "call_template", "context"},
+        {"environment"},
+        {"task_errors", "peers", "job_warnings", "global_state", "store_provider"},
+        {"reference_counting"},
+        {"objects"},
+        {"task_submission"},
+        {"task_execution", "interface"},
+        {"core_worker"},
+        {"process"},
+    ],
 }
 
 # A worker opens no gRPC channel, and gcs and raylet stay small.
@@ -202,4 +218,113 @@ def test_no_file_holds_what_belongs_to_one_machine() -> None:
             for what, pattern in FORBIDDEN_TEXT.items():
                 if pattern.search(line):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: {what}: {line.strip()}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+# ---- the floors
+
+
+def unit_of(module: str, component: str) -> str:
+    """The folder, or the module at the root, that a module of a component belongs to; empty for the component's own `__init__`."""
+    parts = module.split(".")[1:] if component == "api" else module.split(".")[2:]
+    return parts[0] if parts else ""
+
+
+def modules() -> dict[str, str]:
+    """Every module of ray_mono with its file."""
+    found = {}
+    for path in python_files():
+        component = part(path)
+        if component is not None:
+            parts = Path(path).with_suffix("").parts
+            names = ("ray_mono", *(parts[1:] if path.startswith("src/") else parts[2:]))
+            found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
+    return found
+
+
+def test_imports_point_down_the_floors() -> None:
+    known, wrong = modules(), []
+    for component, floors in FLOORS.items():
+        level = {unit: number for number, floor in enumerate(floors) for unit in floor}
+        for module, path in known.items():
+            unit = unit_of(module, component)
+            if part(path) != component or not unit:
+                continue
+            if unit not in level:
+                wrong.append(f"{path}: {unit} stands on no floor of {component}")
+                continue
+            for line, imported in imported_modules(path):
+                target = imported if imported in known else imported.rpartition(".")[0]
+                other = (
+                    unit_of(target, component) if target in known and part(known[target]) == component else ""
+                )
+                if other and other != unit and level.get(other, -1) >= level[unit]:
+                    wrong.append(f"{path}:{line}: {unit} may not import {other}, which is not below it")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Types counted, and `__init__` files, but for the public one, which shows what is below it."""
+    known = modules()
+    needs: dict[str, set[str]] = {}
+    for module, path in known.items():
+        imported = {name if name in known else name.rpartition(".")[0] for _, name in imported_modules(path)}
+        needs[module] = {name for name in imported if name in known} - {module, "ray_mono"}
+    ends = True
+    while ends:
+        needed = set().union(*needs.values())
+        ends = {module for module, needed_here in needs.items() if not needed_here & needs.keys()}
+        ends |= needs.keys() - needed
+        for module in ends:
+            del needs[module]
+    assert not needs, f"in circles, or between two of them: {sorted(needs)}"
+
+
+# ---- whose a field is
+
+# "path:attribute": why a file sets a field that it does not define
+SET_FROM_OUTSIDE: dict[str, str] = {
+    "python/ray_mono/_private/compat/ray_command.py:params": "a click command's",
+    "python/ray_mono/_private/node/reaper_client.py:returncode": "a Popen's, whose process another has waited for",
+    "python/ray_mono/compat.py:required": "an argparse action's",
+    "src/gcs/gcs_server.py:secret": "an argparse namespace's",
+    "src/object_manager/store.py:is_primary": "a StoredObject is a row of the Store's table",
+    "src/rpc/framed_channel.py:call_id": "a call is what the channel keeps of it until it is answered",
+}
+
+
+def fields_of_messages() -> set[str]:
+    """Of every message in protobuf/: whoever makes one fills it in."""
+    text = "\n".join(path.read_text() for path in (ROOT / "protobuf").glob("*.proto"))
+    return set(re.findall(r"(\w+) = \d+", text))
+
+
+def own_fields(module: ast.Module) -> set[str]:
+    """Attributes of the classes that a module defines, or imports from no part of ours."""
+    found = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.ClassDef):
+            found.update(
+                each.target.id
+                for each in node.body
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            )
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+            if isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+    return found
+
+
+def test_fields_are_set_by_the_module_that_defines_them() -> None:
+    messages, wrong = fields_of_messages(), []
+    fields = {path: own_fields(tree(path)) for path in python_files() if part(path) is not None}
+    ours = set().union(*fields.values())
+    for path, own in fields.items():
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+                continue
+            base = ast.unparse(node.value)
+            of_another = node.attr in ours - own - messages and base not in ("self", "cls", "sys")
+            if of_another and f"{path}:{node.attr}" not in SET_FROM_OUTSIDE:
+                wrong.append(f"{path}:{node.lineno}: {base}.{node.attr}")
     assert not wrong, "\n" + "\n".join(wrong)

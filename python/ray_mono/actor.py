@@ -42,9 +42,8 @@ from ray_mono.common.our_bug import known
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
     from ray_mono.core_worker.object_ref import ObjectRef
-    from ray_mono.core_worker.task_submission.task_builder import ActorState
     from ray_mono.dag.class_node import ClassNode
 
 T = TypeVar("T")
@@ -183,8 +182,8 @@ class ActorHandle(AnyActorHandle, Generic[T]):
 
     def __init__(
         self,
-        core: CoreWorker,
-        state: ActorState,
+        core: CoreInterface,
+        state: Any,
         creation_ref: ObjectRef[Any] | None,
         metadata: ActorMetadata,
     ) -> None:
@@ -239,7 +238,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
     def __deepcopy__(self, memo: Any) -> ActorHandle[T]:
         return self
 
-    def _ray_connected_core(self) -> CoreWorker:
+    def _ray_connected_core(self) -> CoreInterface:
         if current.get() is not self._ray_core:
             if current.is_fork():
                 current.require()
@@ -259,13 +258,13 @@ def _handle_arrived(
     actor_id: bytes, creation_ref: ObjectRef[Any] | None, metadata: ActorMetadata
 ) -> ActorHandle[Any]:
     core = current.require()
-    state = core.actor_state(actor_id, creation_ref, metadata.rules)
+    state = core.hold_actor(actor_id, creation_ref, metadata.rules)
     return ActorHandle(core, state, creation_ref, metadata)
 
 
-def weak_handle(core: CoreWorker, actor_id: bytes, metadata: ActorMetadata) -> ActorHandle[Any]:
+def weak_handle(core: CoreInterface, actor_id: bytes, metadata: ActorMetadata) -> ActorHandle[Any]:
     """A handle that does not keep the actor alive: from get_actor, and an actor's own."""
-    state = core.actor_state(actor_id, None, metadata.rules)
+    state = core.hold_actor(actor_id, None, metadata.rules)
     return ActorHandle(core, state, None, metadata)
 
 
@@ -326,7 +325,7 @@ class ActorMethod:
     ) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def _make_template(self, core: CoreWorker) -> Any:
+    def _make_template(self, core: CoreInterface) -> Any:
         options = {**self._metadata.options, **(self._options or {})}
         chosen = method_options(
             options,
@@ -334,7 +333,7 @@ class ActorMethod:
             self._metadata.is_generator,
             self._handle._ray_metadata.enable_task_events,
         )
-        template = core.actor_method_template(self._name, self._handle._ray_metadata.class_name, **chosen)
+        template = core.method_template(self._name, self._handle._ray_metadata.class_name, **chosen)
         if self._options is None:
             self._handle._ray_templates[self._name] = template
         return template
@@ -370,13 +369,4 @@ def exit_actor() -> None:
 
     Raises TypeError outside of an actor.
     """
-    from ray_mono.core_worker.task_execution.executor import ActorExit
-
-    core = current.require()
-    if core.context.actor_id():
-        raise ActorExit
-    executor = None if core.is_driver else core.executor
-    if executor is None or executor.actor is None:
-        raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
-    executor.exit_from_thread()
-    raise SystemExit(0)
+    current.require().exit_actor()

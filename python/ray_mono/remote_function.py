@@ -15,8 +15,7 @@ from ray_mono._private.remote.options import check_generator, check_task_options
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import TaskTemplate
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
     from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.dag.function_node import FunctionNode
 
@@ -48,7 +47,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._code = code
         self._default_options = dict(options)
         self._signature = code.signature
-        self._template: TaskTemplate | None = None
+        self._core: CoreInterface | None = None
+        self._template: Any = None
         # Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that
         # is called instead.
         decorator = getattr(code.target, "__ray_invocation_decorator__", None)
@@ -81,10 +81,9 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         """
         self._signature.check(args, kwargs)
         core = current.get() or connected_core()
-        template = self._template
-        if template is None or template.core is not core:
-            template = self._prepare(core)
-        refs: Any = core.submit_task(template, signature.flatten(args, kwargs))
+        if self._core is not core:
+            self._prepare(core)
+        refs: Any = core.submit_task(self._template, signature.flatten(args, kwargs))
         if self._returns_one:
             return refs[0]
         return refs or None  # type: ignore[return-value]
@@ -116,10 +115,10 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
     ) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def _prepare(self, core: CoreWorker) -> TaskTemplate:
+    def _prepare(self, core: CoreInterface) -> None:
         options = task_options(self._default_options, self._signature.name, self._is_generator)
         self._template = core.task_template(self._code.exported(core), options)
-        return self._template
+        self._core = core
 
     if not TYPE_CHECKING:  # to a type checker it cannot be called at all
 

@@ -9,11 +9,10 @@ from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.scheduling.resources import GPU
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
     from ray_mono.runtime_env import RuntimeEnv
 
 
@@ -24,7 +23,7 @@ class RuntimeContext:
     """
 
     @property
-    def _core(self) -> CoreWorker:
+    def _core(self) -> CoreInterface:
         return current.require()
 
     def get(self) -> dict[str, Any]:
@@ -81,7 +80,7 @@ class RuntimeContext:
 
     def get_node_labels(self) -> dict[str, str]:
         """Its own, and its id under "ray.io/node-id"."""
-        return {**self._core.node.labels, NODE_ID_LABEL: self.get_node_id()}
+        return {**self._core.node_labels, NODE_ID_LABEL: self.get_node_id()}
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task, or the actor, holds; nothing on a driver."""
@@ -105,18 +104,7 @@ class RuntimeContext:
         Raises RuntimeError on a driver, and in an async actor, where a coroutine that is cancelled gets an
         asyncio.CancelledError.
         """
-        executor = getattr(self._core, "executor", None)
-        if executor is None:
-            raise RuntimeError(
-                "is_canceled() can only be asked by a task or an actor, and this process is a driver"
-            )
-        if executor.actor is not None and executor.actor.is_asyncio:
-            raise RuntimeError(
-                "is_canceled() is not for async actors: there a call that is cancelled gets an"
-                " asyncio.CancelledError"
-            )
-        is_cancelled: bool = self._core.context.get().is_cancelled
-        return is_cancelled
+        return self._core.is_task_cancelled()
 
     def get_runtime_env_string(self) -> str:
         """JSON; "{}" where the job has none."""
@@ -170,9 +158,7 @@ class RuntimeContext:
     @property
     def gcs_address(self) -> str:
         """host:port"""
-        from ray_mono.protobuf import common_pb2
-
-        info = self._core.gcs.GetClusterInfo(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
+        info = self._core.global_state.cluster_info()
         return f"{info.host}:{info.port}"
 
     @property
@@ -195,20 +181,13 @@ class RuntimeContext:
         return weak_handle(self._core, info.actor_id, ActorMetadata.loads(info.serialized_handle))
 
     def _actor_info(self) -> Any:
-        from ray_mono.protobuf import gcs_pb2
-
         core = self._core
         actor_id = core.context.actor_id()
-        if not actor_id:
-            return None
-        # Answers at once: every row's version is above 0.
-        return core.gcs.WatchActor(
-            gcs_pb2.WatchActorRequest(actor_id=actor_id, after_version=0), timeout_s=GCS_TIMEOUT_S
-        )
+        return core.global_state.actor(actor_id) if actor_id else None
 
     @staticmethod
-    def _runs_task(core: CoreWorker) -> bool:
-        return not core.is_driver or core.context.get() is not core.context.main
+    def _runs_task(core: CoreInterface) -> bool:
+        return not core.is_driver or not core.context.is_main
 
 
 _context = RuntimeContext()

@@ -1,24 +1,52 @@
-"""What runs on this thread: the task that ids derive from and that `get_runtime_context()` tells of.
+"""What this process serves and what runs on this thread: the job, and the task that ids derive from and that `get_runtime_context()`
+tells of.
 
-Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread the
-task it executes; threads that user code starts get the process's main task. Counters of submissions and puts belong
-to the task, so that running it again makes the same ids; threads of one task share them (under the core worker's lock).
+Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread the task it executes;
+threads that user code starts get the process's main task. Counters of submissions and puts belong to the task, so that running it again
+makes the same ids; threads of one task share them (under the core worker's lock).
+
+A driver has its job from the beginning. A worker becomes its first task's job's (`WorkerContext.enter_job`), and stays it.
 """
 
 from __future__ import annotations
 
 import contextvars
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.protobuf import common_pb2
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
-    from ray_mono.core_worker.task_execution.call import Call
-    from ray_mono.core_worker.task_execution.item_sender import ItemSender
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a process knows of the job that it serves. A worker that serves none yet has the defaults."""
+
+    job_id: bytes = b""
+    namespace: str = ""
+    outlives_job: bool = False
+    """As in TaskSpec: of what runs here, and of what it submits."""
+    default_actor_lifetime: str = ""
+    runtime_env: str = "{}"
+    """JSON: what the job, or what runs here, was given."""
+    task_runtime_env: str = ""
+    """The part of it that is not the job's; what is submitted here inherits it."""
+    nil_actor: bytes = field(init=False, repr=False)
+    """The actor's part of a normal task's id."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nil_actor", ids.nil_actor_of(self.job_id))
+
+
+class ActorNames(Protocol):
+    """An actor, as far as its tasks and errors name it."""
+
+    name: str
+    """That it was given; empty for none."""
+    class_name: str
+    module_name: str
+
+    def repr_name(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -37,6 +65,7 @@ class TaskContext:
     seed: int = 0
     num_submitted: int = 0
     num_puts: int = 0
+    # How long the user's code ran.
     run_us: int = 0
     # Whoever asked for it does not want it any more.
     is_cancelled: bool = False
@@ -44,10 +73,8 @@ class TaskContext:
     arrived: dict[bytes, bytes] = field(default_factory=dict)
     # Arguments by reference, counted as `submitted` until the reply.
     held: list[bytes] = field(default_factory=list)
-    # Of a generator: what it has yielded, on its way.
-    items: ItemSender | None = None
     # The actor whose method it is; else the FunctionDescriptor of what runs.
-    actor: ActorRuntime | None = None
+    actor: ActorNames | None = None
     function: Any = None
     # Of an actor's call, with options(name=...).
     given_name: str = ""
@@ -57,6 +84,14 @@ class TaskContext:
         """ "f", "Actor.method", or what it was named."""
         name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
         return self.given_name or name
+
+    def cancel(self) -> None:
+        """Whoever asked for it does not want it any more. Lock held."""
+        self.is_cancelled = True
+
+    def ran(self, seconds: float) -> None:
+        """The user's code is over."""
+        self.run_us = int(seconds * 1e6)
 
     def next_task_id(self, actor_id: bytes) -> bytes:
         """Of the next task that this one submits. Lock held."""
@@ -80,13 +115,32 @@ _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("r
 
 
 class WorkerContext:
-    """The tasks of one process. Context variables, so that coroutines of an async actor have theirs."""
+    """The job and the tasks of one process. Context variables, so that coroutines of an async actor have theirs."""
 
-    def __init__(self, main: TaskContext) -> None:
-        self.main = main
+    def __init__(self, main: TaskContext, job: JobContext) -> None:
+        self._main = main
+        self._job = job
+        self._is_leaving = False
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process is on its way out of the cluster: what fails now fails for that."""
+        return self._is_leaving
+
+    def leave_cluster(self) -> None:
+        self._is_leaving = True
+
+    @property
+    def job(self) -> JobContext:
+        return self._job
+
+    def enter_job(self, job: JobContext, main: TaskContext) -> None:
+        """A worker becomes the job's. main: the task of the threads that user code starts."""
+        self._job = job
+        self._main = main
 
     def get(self) -> TaskContext:
-        return _current.get() or self.main
+        return _current.get() or self._main
 
     def enter(self, task: TaskContext) -> contextvars.Token[TaskContext | None]:
         return _current.set(task)
@@ -95,6 +149,11 @@ class WorkerContext:
         _current.reset(token)
 
     # ---- for the runtime context of the API
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this thread runs no task of its own: a driver's, or one that user code started."""
+        return self.get() is self._main
 
     def task_id(self) -> bytes:
         return self.get().task_id
@@ -116,8 +175,16 @@ class WorkerContext:
     def actor_id(self) -> bytes:
         return self.get().actor_id
 
+    def actor_name(self) -> str:
+        """That it was given; empty for none, and outside of actors."""
+        actor = self.get().actor
+        return "" if actor is None else actor.name
+
     def attempt(self) -> int:
         return self.get().attempt
+
+    def is_cancelled(self) -> bool:
+        return self.get().is_cancelled
 
     def assigned_resources(self) -> dict[str, float]:
         resources = self.get().resources
@@ -129,33 +196,3 @@ class WorkerContext:
 
     def resource_ids(self) -> dict[str, list[int]]:
         return self.get().resource_ids
-
-
-def context_of(call: Call, actor: ActorRuntime | None) -> TaskContext:
-    """Of a call that is about to run, in a worker that may hold an actor."""
-    spec, own = call.spec, call.own
-    # A call runs in the actor's job, whoever calls.
-    job_id = spec.job_id if actor is None else actor.job_id
-    task = TaskContext(
-        task_id=own.task_id, job_id=job_id, name=spec.name, depth=own.depth, attempt=own.attempt
-    )
-    if spec.type == common_pb2.ACTOR_TASK:
-        if actor is not None:
-            task.actor_id = actor.actor_id
-            task.resources = actor.resources
-            task.resource_ids = actor.resource_ids
-            task.actor = actor
-            task.given_name = spec.task_name
-        return task
-    task.function = spec.function
-    task.actor_id = spec.actor_creation.actor_id
-    # Made into a ResourceSet by whoever asks.
-    task.resources = spec.resources
-    if call.request.resource_ids:
-        task.resource_ids = resource_ids_of(call.request.resource_ids)
-    return task
-
-
-def resource_ids_of(message: Any) -> dict[str, list[int]]:
-    """A Grant's or PushTaskRequest's resource_ids as plain lists."""
-    return {name: list(message[name].ids) for name in sorted(message)}

@@ -1,412 +1,494 @@
 """The core worker: what makes a process part of the cluster. One per driver and per worker.
 
-It holds the parts together and is the interface of the API above it: `put`, `get`, `wait`, tasks, actors. It owns
-the reactor (whose lock is the lock of all parts), the connections, and the identity of this process. The parts
-decide; values are pickled and unpickled here, outside of the lock, since that runs user code.
+It puts the parts together and is the interface of the API above it (interface.py). Each part gets the parts that it uses; the folders are
+the floors of the house, from the bottom:
 
-    references       who needs which object                    tasks             what was submitted and not finished
-    memory_store     values and whereabouts                    task_submitter    leases and pushes of normal tasks
-    ownership        the protocol with other owners            actor_submitter   calls to actors
-    store            the node's plasma store                   functions         code on its way to workers
-    streams          items of generators that others run
+    values               values to bytes and back
+    store_provider       values and whereabouts in memory; the node's plasma store
+    reference_counting   who needs which object, and the conversation about it with other owners
+    objects              get, wait, put, futures, items of generators that others run
+    task_submission      what was submitted here and is not finished: tasks, leases, calls of actors
+    task_execution       what others submitted and runs here (execution.py puts it together, in workers)
+    process              how a process joins and leaves
 
-Finalizers of ObjectRef run anywhere; they append to `_dropped`, which every entry and every turn of the reactor drains.
+The lock is the reactor's, and all parts' own. Values are pickled and unpickled outside of it, since that runs user code.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
+import concurrent.futures
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ray_mono.common import ids
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.common.output import utf8
-from ray_mono.core_worker.call_template import CallTemplates, MethodTemplate, Peer, TaskTemplate
-from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.objects import putter
+from ray_mono.core_worker.call_template import CallTemplates
+from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.global_state import GcsGlobalState
+from ray_mono.core_worker.job_warnings import JobWarnings
+from ray_mono.core_worker.object_ref import ObjectRef, require_home
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.futures import ObjectFutures
-from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
+from ray_mono.core_worker.objects.generator_streams import GeneratorStreams, StreamParts
 from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.object_wait import ObjectWait
+from ray_mono.core_worker.objects.putter import Putter
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
-from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
+from ray_mono.core_worker.options import CallRules
+from ray_mono.core_worker.peers import Connect, PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_errors import ActorExit
+from ray_mono.core_worker.task_execution.task_events import TaskEvents
+from ray_mono.core_worker.task_submission.actor_creator import ActorCreator
+from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
-from ray_mono.core_worker.task_submission.function_manager import Exported, FunctionManager
+from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.function_manager import FunctionManager
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_builder import ActorState, Submission
+from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
+from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
 from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.task_stories import TaskStories
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
-from ray_mono.protobuf.gcs_rpc import GcsServiceStub
-from ray_mono.protobuf.raylet_rpc import RayletServiceStub
-from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
-from ray_mono.rpc.surface import RpcError, StatusCode
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.task_execution.executor import Executor
+    # A driver runs nothing, and imports nothing for it.
+    from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
+
+DESCRIBED_TASKS_MAX = 100
 
 
 class CoreWorker:
-    """One process's membership. Made by driver.connect_driver and worker.run_worker."""
+    """One process's membership. Made by process/registration.py."""
 
     def __init__(
         self,
-        *,
-        reactor: Reactor,
-        address: common_pb2.Address,
-        node: common_pb2.NodeInfo,
-        gcs_channel: ReactorChannel,
-        raylet_channel: ReactorChannel,
+        env: Environment,
+        context: WorkerContext,
+        connect: Connect,
         store_channel: ReactorChannel,
-        secret: str,
-        session_dir: str,
-        is_driver: bool,
         server: ReactorServer,
-        job_id: bytes = b"",
-        namespace: str = "",
+        channels: Sequence[ReactorChannel],
     ) -> None:
-        self.reactor = reactor
-        self.lock = reactor.lock
-        self.address = address
-        self.worker_id: bytes = address.worker_id
-        self.node = node
-        self.node_id: bytes = node.node_id
-        self.job_id = job_id
-        self.nil_actor = ids.nil_actor_of(job_id)
-        self.namespace = namespace
-        self.default_actor_lifetime = ""
-        self.outlives_job = False  # As in TaskSpec: of what runs here, and of what it submits.
-        self.runtime_env = "{}"  # JSON: what the job, or what runs here, was given.
-        self.task_runtime_env = (
-            ""  # The part of it that is not the job's; what is submitted here inherits it.
-        )
-        self.session_dir = session_dir
-        self.is_driver = is_driver
-        self.gcs = GcsServiceStub(gcs_channel)
-        self.raylet = RayletServiceStub(raylet_channel)
-        self.pid = os.getpid()
-        self.server = server
-        self.executor: Executor | None = None  # A worker's; a driver runs nothing.
+        """connect: see PeerPool. server, channels: what else is closed when this process leaves."""
+        self.env = env
+        self._context = context
+        self._server = server
+        self._channels = channels
         # Run by shutdown, in order, before the connections close.
-        self.unhandled = UnhandledErrors(self)
-        self.on_shutdown: list[Callable[[], None]] = [self.unhandled.close]
-        self.is_leaving = False
-        self._secret = secret
-        self.owner_address = address.SerializeToString(deterministic=True)
-        self._peers: dict[bytes, Peer] = {}
-        self._raylets: dict[str, RayletServiceStub] = {}
-        self._owned_channels = [gcs_channel, raylet_channel, store_channel]
-        self._dropped: deque[bytes] = deque()
+        self._steps_of_shutdown: list[Callable[[], None]] = [self._tell_unhandled]
         self._kept: dict[bytes, ObjectRef[Any]] = {}
-        self._freed: deque[tuple[bytes, list[bytes]]] = deque()
-        self._rng = random.SystemRandom()
-        self._id_prefix = self._rng.randbytes(20)
-        self._id_counter = 0
+        self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
-        self.context = WorkerContext(
-            TaskContext(ids.TaskID.for_driver(job_id or b"\0\0\0\0").binary(), job_id)
+        self._references = ReferenceCounter(self._out_of_scope)
+        self._memory_store = MemoryStore()
+        self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
+        self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
+        self.worker_runs = WorkerRuns(env, context, self)
+        self.peers = PeerPool(connect, env.node_id, self.worker_runs.known)
+        self.borrowing = Borrowing(
+            env, self._references, self._memory_store, self.peers, lambda each: self._streams.expect(each)
         )
-        self.references = ReferenceCounter(self._out_of_scope)
-        self.memory_store = MemoryStore()
-        self.ownership = Borrowing(self)
-        self.tasks = TaskManager(self)
-        self.streams = GeneratorStreams(self)
-        self.task_submitter = NormalTaskSubmitter(self)
-        self.actor_submitter = ActorTaskSubmitter(self)
-        self.functions = FunctionManager(self)
-        self.worker_runs = WorkerRuns(self)
-        self.store = PlasmaStoreProvider(store_channel, self.worker_id, self._is_referenced)
-        self.templates = CallTemplates(self._peers.values)
-        self._submission = Submission(self)
-        self.cancellation = TaskCanceller(self)
-        self.getter = Getter(self)
-        self.waits = ObjectWait(self, self.getter)
-        self.futures = ObjectFutures(self)
-        reactor.serve_queues((self._dropped, self._freed, *self.store.queues), self.drain)
+        self._unpickled = UnpickledReferences(env, self._references, self.borrowing)
+        self.resolver = FutureResolver(
+            env, self._references, self._memory_store, self._plasma, self.peers, self.borrowing
+        )
+        self._make_objects()
+        self._make_submission()
 
-    # ---- small things that the parts share; lock held
+    def _make_objects(self) -> None:
+        env, store = self.env, self._memory_store
+        self._unhandled = UnhandledErrors()
+        self._blocked = BlockedNotice(env, self._references, store)
+        self._getter = Getter(
+            env,
+            self._references,
+            store,
+            self._plasma,
+            self.resolver,
+            self._unpickled,
+            self._blocked,
+            lambda object_ids, most: self._stories.of(object_ids, most),
+        )
+        self._waits = ObjectWait(env, store, self._plasma, self._dropped, self.resolver, self._blocked)
+        self._futures = ObjectFutures(env, store, self.resolver, self._getter, self._waits)
+        self._putter = Putter(env, self._context, self._references, store, self._plasma, self._dropped, self)
+        self._streams = GeneratorStreams(
+            StreamParts(
+                env,
+                self._references,
+                store,
+                self._plasma,
+                self.borrowing,
+                self._unhandled,
+                self,
+                self._getter.await_ready,
+            )
+        )
 
-    def new_id(self) -> bytes:
-        """28 bytes that nobody else has: leases."""
-        self._id_counter += 1
-        return self._id_prefix + self._id_counter.to_bytes(8, "little")
+    def _make_submission(self) -> None:
+        env, context, references, store = self.env, self._context, self._references, self._memory_store
+        warnings = JobWarnings(env, context)
+        self._functions = FunctionManager(env, context, self._unpickled)
+        self._tasks = tasks = TaskManager(
+            references,
+            store,
+            self._plasma,
+            self.borrowing,
+            self._streams,
+            self._unhandled,
+            RetryNotices(warnings),
+        )
+        dependencies = DependencyResolver(env, store, self.resolver, self.borrowing, tasks)
+        self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
+        self._actor_tasks = ActorTaskSubmitter(
+            env, references, store, self.resolver, self.peers, tasks, dependencies, warnings
+        )
+        self._handles = ActorHandles(env, self._actor_tasks)
+        builder = TaskBuilder(
+            env,
+            context,
+            references,
+            store,
+            self.borrowing,
+            self._streams,
+            self._putter,
+            CallTemplates(self.peers.forget_templates),
+            tasks,
+            dependencies,
+            self._normal_tasks,
+            self._actor_tasks,
+            self,
+        )
+        creator = ActorCreator(
+            env,
+            context,
+            references,
+            store,
+            self._dropped,
+            self._blocked,
+            tasks,
+            dependencies,
+            self._actor_tasks,
+            self._handles,
+            builder,
+            self,
+        )
+        self.canceller = TaskCanceller(
+            env,
+            references,
+            self._dropped,
+            self.peers,
+            tasks,
+            self._normal_tasks,
+            self._actor_tasks,
+            self,
+        )
+        self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
+        self._events = TaskEvents(env, context)
+        self._global_state = GcsGlobalState(env)
+        # The interface's own: one step less of each call.
+        self.export = self._functions.export
+        self.task_template = builder.task_template
+        self.submit_task = builder.submit_task
+        self.submit_actor_task = builder.submit_actor_task
+        self.create_actor = creator.create
+        self.get_named_actor = creator.named
+        self.kill_actor = creator.kill
+        self.cancel = self.canceller.cancel
+        self.run_function_on_all_workers = self.worker_runs.export
 
-    def peer(self, address: common_pb2.Address) -> Peer:
-        """Another core worker. One connection, over the Unix socket where it is on this node; a lost one is opened anew."""
-        worker_id = address.worker_id
-        peer = self._peers.get(worker_id)
-        if peer is None:
-            if address.node_id == self.node_id and address.unix_path:
-                target = f"unix:{address.unix_path}"
-            else:
-                target = f"{address.host}:{address.port}"
-            peer = Peer(ReactorChannel(self.reactor, target, self._secret), worker_id, self.worker_runs.known)
-            if not peer.channel.is_closed:
-                self._peers[worker_id] = peer
-                peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
-        return peer
+    # ---- what this process is, and serves
 
-    def _forget_peer(self, worker_id: bytes) -> None:
-        self._peers.pop(worker_id, None)
+    @property
+    def is_driver(self) -> bool:
+        return self.env.is_driver
 
-    def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
-        return self.peer(address).stub
+    @property
+    def worker_id(self) -> bytes:
+        return self.env.worker_id
 
-    def raylet_at(self, target: str) -> RayletServiceStub:
-        """Another node's raylet."""
-        stub = self._raylets.get(target)
-        if stub is None:
-            channel = ReactorChannel(self.reactor, target, self._secret)
-            stub = self._raylets[target] = RayletServiceStub(channel)
-            channel.on_close(lambda reason: self._forget_raylet(target))
-        return stub
+    @property
+    def node_id(self) -> bytes:
+        return self.env.node_id
 
-    def _forget_raylet(self, target: str) -> None:
-        self._raylets.pop(target, None)
+    @property
+    def node_host(self) -> str:
+        return self.env.node.host
 
-    def reference_message(self, object_id: bytes) -> common_pb2.ObjectReference:
-        """A reference for the wire, with its owner."""
-        row = self.references.get(object_id)
-        owner = self.address if row is None or row.owner is None else common_pb2.Address.FromString(row.owner)
-        return common_pb2.ObjectReference(object_id=object_id, owner=owner)
+    @property
+    def node_labels(self) -> Mapping[str, str]:
+        return self.env.node.labels
 
-    # ---- references
+    @property
+    def session_dir(self) -> str:
+        return self.env.session_dir
+
+    @property
+    def job_id(self) -> bytes:
+        return self._context.job.job_id
+
+    @property
+    def namespace(self) -> str:
+        return self._context.job.namespace
+
+    @property
+    def default_actor_lifetime(self) -> str:
+        return self._context.job.default_actor_lifetime
+
+    @property
+    def runtime_env(self) -> str:
+        return self._context.job.runtime_env
+
+    @property
+    def task_runtime_env(self) -> str:
+        return self._context.job.task_runtime_env
+
+    @property
+    def context(self) -> WorkerContext:
+        return self._context
+
+    @property
+    def global_state(self) -> GcsGlobalState:
+        return self._global_state
+
+    # ---- references (object_ref.ReferenceHome)
 
     def reference_dropped(self, object_id: bytes) -> None:
-        """From ObjectRef.__del__: any thread, any moment, perhaps under our lock; perhaps in a forked child."""
-        self._dropped.append(object_id)
-        self.reactor.wake()
-
-    def drain(self) -> None:
-        """Counts what finalizers dropped. Lock held."""
-        dropped = self._dropped
-        while dropped:
-            self.references.remove_local(dropped.popleft())
-        self.store.drain()
-        if self._freed:
-            self.store.free(list(self._freed))
-            self._freed.clear()
+        self._dropped.drop(object_id)
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
-        """Raises RaySystemError for a reference of a session that is over."""
-        if self.reactor.is_closed:
+        if self.env.reactor.is_closed:
             raise RaySystemError(f"{ref!r} belongs to a session that is over")
-        row = self.references.get(ref._id)
-        return self.owner_address if row is None or row.owner is None else row.owner
+        return self.borrowing.owner_of(ref._id)
 
     def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
-        """A reference was unpickled here."""
-        with self.lock:
-            self.drain()
-            self.getter.arrivals.count += 1
-            row = self.references.row(object_id)
-            if row is None:
-                row = self.references.borrow(object_id, owner)
-                if owner == self.owner_address:
-                    # Ours, but it went out of scope before it came back: reading it says so.
-                    row.owner, row.registered = owner, True
-            row.local += 1
-            if row.owner is not None:
-                self.getter.arrivals.note(object_id, owner)
+        with self.env.lock:
+            self._dropped.drain()
+            self._unpickled.arrived(object_id, owner)
             return ObjectRef(object_id, self)
 
     def keep(self, ref: ObjectRef[Any]) -> None:
-        """Until this process leaves: it was pickled where it cannot be counted. Not an actor's handle: no pickle keeps an actor alive."""
-        with self.lock:
-            if ref._id not in self._submission.actors:
+        """Not an actor's handle: no pickle keeps an actor alive."""
+        with self.env.lock:
+            if ref._id not in self._handles:
                 self._kept[ref._id] = ref
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
-        entry = self.memory_store.remove(object_id)
-        self.store.out_of_scope(object_id)
+        """The last reason to keep an object is gone. Lock held."""
+        entry = self._memory_store.remove(object_id)
+        self._plasma.out_of_scope(object_id)
         if row.owner is None:
             if entry is None:
-                self.streams.handle_ended(object_id)
+                self._streams.handle_ended(object_id)
             elif entry.locations:
-                self.free_in_stores(object_id, entry.locations)
+                self._plasma.free(object_id, entry.locations)
             elif entry.metadata == serialization.ERROR and not entry.is_seen:
-                self.unhandled.note(object_id, entry.data)
+                self._unhandled.note(object_id, entry.data)
         elif row.removal_waiters:
             for answer in row.removal_waiters:
                 answer()
-        self._submission.reference_ended(object_id)
-
-    def _is_referenced(self, object_id: bytes) -> bool:
-        return self.references.get(object_id) is not None
-
-    def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
-        self._freed.append((object_id, node_ids))
-        self.reactor.wake()
+        self._handles.reference_ended(object_id)
 
     def reference_counts(self) -> int:
-        """Rows in the table of references, after what was dropped was counted."""
-        with self.lock:
-            self.drain()
-            return len(self.references)
+        with self.env.lock:
+            self._dropped.drain()
+            return len(self._references)
 
     # ---- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
-        """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and ObjectStoreFullError."""
-        serialized = serialization.serialize(value, "the value of put()")
-        return self.put_serialized(serialized)
-
-    def put_serialized(self, serialized: serialization.Serialized) -> ObjectRef[Any]:
-        return putter.put(self, serialized)
-
-    def check_connected(self) -> None:
-        """Raises RaySystemError where this process has left."""
-        if self.reactor.is_closed:
-            raise RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
-
-    def check_session(self, refs: Iterable[ObjectRef[Any]]) -> None:
-        """Raises RaySystemError for references of another session, in which other objects may have had the same ids."""
-        for ref in refs:
-            if ref._core is not self:
-                raise RaySystemError(f"{ref!r} belongs to a session that is over")
+        return self._putter.put(serialization.serialize(value, "the value of put()"))
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        """The values, in order. Raises the first error value, GetTimeoutError, ObjectLostError."""
-        self.check_session(refs)
-        return self.getter.get(refs, timeout_s)
+        for ref in refs:
+            if ref._home is not self:
+                require_home(ref, self)
+        return self._getter.get(refs, timeout_s)
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
-        self.check_session(refs)
-        return self.waits.wait(refs, num_returns, timeout_s, fetch_local)
+        for ref in refs:
+            require_home(ref, self)
+        return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
 
-    def blocking_wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits in user code's name: a worker tells its raylet that its CPUs are free meanwhile."""
-        return self.getter.blocking_wait(waiter, timeout_s)
+    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        return self._futures.of(ref)
 
-    def as_future(self, ref: ObjectRef[Any]) -> Any:
-        return self.futures.of(ref)
+    def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
+        with self.env.lock:
+            row = self._references.get(ref._id)
+            entry = self._memory_store.get(ref._id)
+            if entry is None or not entry.ready:
+                return ([], None) if row is None or row.owner is None else None
+            return list(entry.locations or ()), entry.size_bytes or len(entry.data or b"")
 
-    # ---- tasks and actors
+    def store_stats(self) -> Any:
+        return self._plasma.stats()
 
-    def export(self, function_or_class: Any, kind: str) -> Exported:
-        return self.functions.export(function_or_class, kind)
+    # ---- actors
 
-    def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
-        return self._submission.task_template(code, options)
-
-    def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[ObjectRef[Any]]:
-        return self._submission.submit_task(template, flat_args)
-
-    def create_actor(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> ActorState:
-        return self._submission.create_actor(code, options, flat_args)
-
-    def actor_method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
+    def method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
         return MethodTemplate(method_name, class_name, **options)
 
-    def submit_actor_task(
-        self, actor: ActorState, template: MethodTemplate, flat_args: list[Any]
-    ) -> list[ObjectRef[Any]]:
-        return self._submission.submit_actor_task(actor, template, flat_args)
+    def hold_actor(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> HeldActor:
+        with self.env.lock:
+            return self._handles.hold(actor_id, creation_ref, rules)
 
-    def actor_state(
-        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules
-    ) -> ActorState:
-        return self._submission.actor_state(actor_id, creation_ref, rules)
+    # ---- the task, actor and process that ask
 
-    def creation_done(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
-        """An actor that is owned here is alive or dead: its creation object gets its value. Lock held."""
-        if object_id in self.references:
-            entry = self.memory_store.get(object_id)
-            if entry is None or not entry.ready or metadata == serialization.ERROR:
-                self.memory_store.put_inline(object_id, metadata, data)
-            if metadata == serialization.ERROR:
-                self.references.drop_nested(object_id)  # its arguments: it starts no more
+    def execute(self, make: Callable[[ExecutionParts], Execution]) -> Execution:
+        """This process is a worker: what runs tasks in it is made of the core worker's parts."""
+        from ray_mono.core_worker.task_execution.execution import ExecutionParts
 
-    def get_named_actor(self, name: str, namespace: str) -> common_pb2.ActorInfo:
-        """Raises ValueError where there is none, RpcError where the GCS does not answer."""
-        request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
-        with self.lock:
-            self.drain()  # handles that went before: the GCS hears of them first
-        try:
-            return self.gcs.GetNamedActor(request, timeout_s=GCS_TIMEOUT_S)
-        except RpcError as error:
-            if error.code is not StatusCode.NOT_FOUND:
-                raise
-            raise ValueError(error.message) from None
+        self._execution = make(
+            ExecutionParts(
+                self.env,
+                self._context,
+                self._references,
+                self._memory_store,
+                self._plasma,
+                self._dropped,
+                self.borrowing,
+                self._unpickled,
+                self._blocked,
+                self._getter,
+                self._functions,
+                self.worker_runs,
+                self.canceller,
+                self._events,
+            )
+        )
+        return self._execution
 
-    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
-        self.gcs.KillActor(request, timeout_s=GCS_TIMEOUT_S)
-        with self.lock:
-            self.actor_submitter.killed(actor_id)
+    def enter_job(self, job: JobContext, main: TaskContext) -> None:
+        """A worker becomes the job's: see WorkerContext."""
+        self._context.enter_job(job, main)
 
-    def warn_driver(self, kind: str, message: str) -> None:
-        """Has the driver of this process's job show a message."""
-        error = common_pb2.ErrorInfo(job_id=self.job_id, type=kind, message=utf8(message), time_s=time.time())
-        told = gcs_pb2.PubMessage(channel=gcs_pb2.ERROR, key=self.job_id, payload=error.SerializeToString())
-        self.gcs.Publish.notify(gcs_pb2.PublishRequest(message=told))
+    def exit_actor(self) -> None:
+        if self._context.actor_id():
+            raise ActorExit
+        if self._execution is None or not self._execution.exit_actor_from_thread():
+            raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
+        raise SystemExit(0)
 
-    def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
-        self.worker_runs.export(function)
+    def is_task_cancelled(self) -> bool:
+        if self._execution is None:
+            raise RuntimeError(
+                "is_canceled() can only be asked by a task or an actor, and this process is a driver"
+            )
+        if self._execution.running.actor_is_asyncio:
+            raise RuntimeError(
+                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+            )
+        return self._context.is_cancelled()
 
-    # ---- for people
+    def add_span(self, name: str, extra_data: str, started_s: float) -> None:
+        self._events.add_span(name, extra_data, self._context.task_id(), started_s)
+
+    def send_events(self) -> None:
+        with self.env.lock:
+            self._events.send()
+
+    def collect_events(self, collection: bytes) -> None:
+        """The GCS asks for them, by this number. Lock held."""
+        self._events.send(collection)
+
+    # ---- the end
+
+    @property
+    def lease_id(self) -> bytes:
+        """A worker's: under which it runs what it runs."""
+        return self._blocked.lease_id
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether answers wait for room in a socket. Lock held."""
+        return self._server.has_unsent
+
+    def is_needed(self, by_holders: bool) -> bool:
+        """Whether a task that was submitted here is under way, or, if by_holders, somebody elsewhere holds an object of ours."""
+        with self.env.lock:
+            self._dropped.drain()
+            return bool(len(self._tasks)) or (by_holders and self._references.is_borrowed)
+
+    def is_disposable(self) -> bool:
+        """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced. Lock held."""
+        self._dropped.drain()
+        rests = self._execution is not None and self._execution.receiver.is_resting
+        return rests and not len(self._tasks) and not len(self._references)
+
+    def story(self) -> str:
+        """For people: what it owns and waits for."""
+        return f"{len(self._references)} references, {len(self._tasks)} tasks"
+
+    def fail_all_tasks(self, error: Callable[[], BaseException]) -> None:
+        """Nothing that was submitted will run any more. Lock held."""
+        for task in self._tasks.values():
+            self._tasks.fail(task, error())
 
     def describe(self) -> dict[str, Any]:
         """What DumpState tells."""
+        tasks = list(self._tasks.values())
         return {
-            "worker_id": self.worker_id.hex(),
-            "pid": self.pid,
+            "worker_id": self.env.worker_id.hex(),
+            "pid": self.env.pid,
             "job_id": self.job_id.hex(),
-            "references": len(self.references),
-            "values": len(self.memory_store),
-            "tasks_pending": [task.name for task in list(self.tasks.pending.values())[:100]],
-            "scheduling": self.task_submitter.describe(),
-            "actors": {
-                actor_id.hex(): {
-                    "queued": len(actor.queue),
-                    "in_flight": len(actor.in_flight),
-                    "why": actor.pending_reason,
-                }
-                for actor_id, actor in self.actor_submitter.actors.items()
-            },
+            "references": len(self._references),
+            "values": len(self._memory_store),
+            "waiters": self._memory_store.num_waiters,
+            "tasks_pending": [task.name for task in tasks[:DESCRIBED_TASKS_MAX]],
+            "task_states": [f"{task.name}: {task.state.name}" for task in tasks[:DESCRIBED_TASKS_MAX]],
+            "scheduling": self._normal_tasks.describe(),
+            "actors": self._actor_tasks.describe(),
         }
 
+    def at_shutdown(self, step: Callable[[], None]) -> None:
+        self._steps_of_shutdown.append(step)
+
+    def first_at_shutdown(self, step: Callable[[], None]) -> None:
+        """As at_shutdown, before all others."""
+        self._steps_of_shutdown.insert(0, step)
+
+    def _tell_unhandled(self) -> None:
+        with self.env.lock:
+            self._dropped.drain()
+        self._unhandled.close()
+
     def shutdown(self) -> None:
-        """Leaves: every wait in this process ends, every connection closes. A Ctrl-C shortens it, and is raised at its end."""
-        if self.is_leaving:
+        if self._context.is_leaving:
             return
-        self.is_leaving = True
-        interrupt = run_steps(self.on_shutdown, "leaving the cluster")
-        with self.lock:
-            self.drain()
-            self.reactor.flush()
-            self.server.close()
-            for channel in [*[peer.channel for peer in self._peers.values()], *self._owned_channels]:
+        self._context.leave_cluster()
+        interrupt = run_steps(self._steps_of_shutdown, "leaving the cluster")
+        reactor = self.env.reactor
+        with self.env.lock:
+            self._dropped.drain()
+            reactor.flush()
+            self._server.close()
+            self.peers.close("this process disconnected")
+            for channel in self._channels:
                 channel.close("this process disconnected")
-        self.reactor.close()
-        self.futures.close()
-        with self.lock:
-            self.streams.close()
+        reactor.close()
+        self._futures.close()
+        with self.env.lock:
+            self._streams.close()
             self._kept.clear()
         if interrupt is not None:
             raise interrupt
 
     def abandon(self) -> None:
-        """In a fork: forgets everything without a word to anybody. The sockets and the lock are the parent's."""
-        self.is_leaving = True
-        self.reactor.abandon()
-        self.lock = self.reactor.lock
+        """The sockets and what they said are the parent's."""
+        self._context.leave_cluster()
+        self.env.reactor.abandon()

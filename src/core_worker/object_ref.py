@@ -2,35 +2,96 @@
 
 An instance counts as one local reference of this process; its finalizer may run at any allocation, perhaps while this very thread
 holds the core worker's lock, so it only appends to a deque that the core worker drains.
+
+Its home is the core of this process, which counts it and reads it. The module is the lowest of the core worker, for values have
+references inside: while a value is pickled, every reference met is noted in the thread's list (`collect_into`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Generic, Protocol, TypeVar
 
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import JobID, ObjectID, TaskID
-from ray_mono.core_worker.process import current
-from ray_mono.core_worker.values import serialization
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 T_co = TypeVar("T_co", covariant=True)
 _NIL_ID = ObjectID.nil().binary()
 
 
+class ReferenceHome(Protocol):
+    """What references ask of the core of their process."""
+
+    def reference_dropped(self, object_id: bytes) -> None:
+        """An ObjectRef is gone. Any thread, any moment, perhaps under the lock; perhaps in a forked child."""
+        ...
+
+    def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
+        """A reference was unpickled here; owner: the serialized Address of the process that owns the object."""
+        ...
+
+    def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
+        """Raises RaySystemError for a reference of a session that is over."""
+        ...
+
+    def keep(self, ref: ObjectRef[Any]) -> None:
+        """Until this process leaves: it was pickled where it cannot be counted."""
+        ...
+
+    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]: ...
+
+
+class SessionEnded(RaySystemError, asyncio.CancelledError):
+    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their asyncio task, so that nothing
+    is printed where nobody asks for the task's result; who does gets this error."""
+
+    def __init__(self) -> None:
+        super().__init__("this process is disconnected from its cluster: call ray_mono.init() again")
+
+
+def disconnected() -> RaySystemError:
+    """What is raised where this process has left."""
+    return RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
+
+
+def require_home(ref: ObjectRef[Any], home: ReferenceHome) -> None:
+    """Raises RaySystemError for a reference of another session, in which other objects may have had the same ids."""
+    if ref._home is not home:
+        raise RaySystemError(f"{ref!r} belongs to a session that is over")
+
+
+class _Thread(threading.local):
+    collected: list[ObjectRef[Any]] | None = None
+
+
+_thread = _Thread()
+_find_home: Callable[[], ReferenceHome] | None = None
+
+
+def found_by(find_home: Callable[[], ReferenceHome]) -> None:
+    """Where references that are unpickled in this process find their home. find_home raises RaySystemError where there is none."""
+    global _find_home
+    _find_home = find_home
+
+
+def collect_into(refs: list[ObjectRef[Any]] | None) -> list[ObjectRef[Any]] | None:
+    """From now on references that this thread pickles are noted in `refs`. Returns what they were noted in before, to be given back."""
+    before, _thread.collected = _thread.collected, refs
+    return before
+
+
 class ObjectRef(Generic[T_co]):
     """A reference to the value of a task, an actor call or a `put`. Made by ray_mono only."""
 
-    __slots__ = ("__weakref__", "_core", "_id")
+    __slots__ = ("__weakref__", "_home", "_id")
 
-    def __init__(self, object_id: bytes, core: CoreWorker) -> None:
+    def __init__(self, object_id: bytes, home: ReferenceHome) -> None:
         """Takes over one local reference that the caller has counted already."""
         self._id = object_id
-        self._core = core
+        self._home = home
 
     def binary(self) -> bytes:
         """The 28 bytes of the id."""
@@ -48,7 +109,7 @@ class ObjectRef(Generic[T_co]):
     def nil(cls) -> ObjectRef[Any]:
         """The reference to nothing."""
         ref: ObjectRef[Any] = cls.__new__(cls)
-        ref._id, ref._core = _NIL_ID, None  # type: ignore[assignment]
+        ref._id, ref._home = _NIL_ID, None  # type: ignore[assignment]
         return ref
 
     def is_nil(self) -> bool:
@@ -63,7 +124,7 @@ class ObjectRef(Generic[T_co]):
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A standard future that gets the value or the error: at once, where that is here."""
-        return self._core.as_future(self)
+        return self._home.as_future(self)
 
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of the running event loop. Raises RuntimeError where none runs."""
@@ -86,10 +147,12 @@ class ObjectRef(Generic[T_co]):
         return f"ObjectRef({self._id.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not serialization.note_nested(self) and self._core is not None:
+        if _thread.collected is not None:
+            _thread.collected.append(self)
+        elif self._home is not None:
             # Pickled outside of any value, by the user: what becomes of the bytes nobody can tell, so the object stays.
-            self._core.keep(self)
-        return _arrived, (self._id, self._core.owner_address_of(self))
+            self._home.keep(self)
+        return _arrived, (self._id, self._home.owner_address_of(self))
 
     def __copy__(self) -> ObjectRef[T_co]:
         return self
@@ -98,9 +161,9 @@ class ObjectRef(Generic[T_co]):
         return self
 
     def __del__(self) -> None:
-        core = getattr(self, "_core", None)
-        if core is not None:
-            core.reference_dropped(self._id)
+        home = getattr(self, "_home", None)
+        if home is not None:
+            home.reference_dropped(self._id)
 
 
 def _on_loop(future: concurrent.futures.Future[T_co]) -> asyncio.Future[T_co]:
@@ -124,4 +187,8 @@ def _result(future: concurrent.futures.Future[T_co]) -> Generator[Any, None, T_c
 
 def _arrived(object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:
     """Unpickles a reference: the process becomes a borrower of it, or meets one of its own again."""
-    return current.require().reference_arrived(object_id, owner_address)
+    if _find_home is None:
+        raise RaySystemError(
+            "a reference was unpickled in a process that has no core worker: call ray_mono.init() first"
+        )
+    return _find_home().reference_arrived(object_id, owner_address)

@@ -8,15 +8,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from ray_mono.common.exceptions import GetTimeoutError
-from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.objects.futures import SessionEnded
-from ray_mono.core_worker.objects.short_tracebacks import shortened
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.common.short_tracebacks import shortened
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
 
 T_co = TypeVar("T_co", covariant=True)
 __tracebackhide__ = True
@@ -58,14 +54,14 @@ class ObjectRefGenerator(Generic[T_co]):
     object; the generator itself then runs to its end, and what it yields is thrown away. Not for use by several threads at once.
     """
 
-    __slots__ = ("__weakref__", "_core", "_generator_ref", "_handle", "_source")
+    __slots__ = ("__weakref__", "_generator_ref", "_handle", "_home", "_source")
 
     def __init__(self, source: ItemSource, end: ObjectRef[Any], handle: ObjectRef[Any] | None) -> None:
         """end: the object that is ready when the task ends. handle: a reference whose end frees what was not taken."""
         self._source = source
         self._generator_ref = end
         self._handle = handle
-        self._core: CoreWorker = end._core
+        self._home: ReferenceHome = end._home
 
     @property
     def _id(self) -> bytes:

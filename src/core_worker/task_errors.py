@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
 from ray_mono.common.task_error import load_packed, packed_cause_of
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.context import ActorNames, TaskContext
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import CallTemplate
-    from ray_mono.core_worker.context import TaskContext
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
 
 TITLE = "ray_mono::"
 ARGUMENT_FAILED = "One of its arguments could not be computed"
@@ -28,13 +25,24 @@ _OURS = tuple(
 )
 
 
+class ActorExit(BaseException):
+    """Raised by exit_actor(): ends the actor after this call, without an error and without a restart."""
+
+
+class TaskFailed(Exception):
+    """The call has an error for a value; carries it to the reply."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 def describe_error(
-    spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+    spec: Any, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
     """For an exception that left the user's function."""
     if raw_error.is_a(error, MemoryError):
         raw_error.let_frames_go(error)  # or what took the memory would take the answer's too
-    return _task_error(spec, users_traceback(error), _root(error), actor, core)
+    return _task_error(spec, users_traceback(error), _root(error), actor, env)
 
 
 def unreadable(error: BaseException) -> RaySystemError:
@@ -69,25 +77,25 @@ def _users_frames(stack: traceback.StackSummary) -> traceback.StackSummary:
 
 
 def cancelled_error(
-    spec: Any, task: TaskContext, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+    spec: Any, task: TaskContext, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
     """For user code that was stopped by `error`, an interrupt: where it was, and what it is to its caller."""
     cancelled = TaskCancelledError(task.task_id.hex())
-    return describe_error(spec, cancelled.with_traceback(raw_error.traceback_of(error)), actor, core)
+    return describe_error(spec, cancelled.with_traceback(raw_error.traceback_of(error)), actor, env)
 
 
 def argument_error(
-    spec: Any, error: BaseException, actor: ActorRuntime | None, core: CoreWorker
+    spec: Any, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
     """For an argument that is an error itself, or cannot be read: both hops are shown."""
     if raw_error.is_a(error, Exception) and not raw_error.is_a(error, RayError):
         error = unreadable(error)
     if raw_error.is_a(error, RayError):
-        return _task_error(spec, f"{ARGUMENT_FAILED}:\n{raw_error.str_of(error)}", _root(error), actor, core)
-    return describe_error(spec, error, actor, core)
+        return _task_error(spec, f"{ARGUMENT_FAILED}:\n{raw_error.str_of(error)}", _root(error), actor, env)
+    return describe_error(spec, error, actor, env)
 
 
-def handed_on(template: CallTemplate, data: bytes, core: CoreWorker) -> bytes | None:
+def handed_on(template: CallTemplate, data: bytes, env: Environment) -> bytes | None:
     """What a call is worth of which this serialized error is an argument: as argument_error, made by the call's owner, and without running
     user code. None where that cannot be. Beyond HOPS_MAX calls one behind the other all have the same error.
     """
@@ -102,8 +110,8 @@ def handed_on(template: CallTemplate, data: bytes, core: CoreWorker) -> bytes | 
         f"{ARGUMENT_FAILED}:\n{error}",
         packed_cause_of(error),
         proctitle=f"{TITLE}{template.title}",
-        pid=core.pid,
-        ip=core.node.host,
+        pid=env.pid,
+        ip=env.node.host,
         actor_id=(spec.actor_task.actor_id or spec.actor_creation.actor_id).hex() or None,
     )
     return serialization.serialize_error(made).to_bytes()
@@ -116,7 +124,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _task_error(
-    spec: Any, text: str, cause: BaseException, actor: ActorRuntime | None, core: CoreWorker
+    spec: Any, text: str, cause: BaseException, actor: ActorNames | None, env: Environment
 ) -> RayTaskError:
     name = spec.name
     if actor is not None and spec.type == common_pb2.ACTOR_TASK:
@@ -126,8 +134,8 @@ def _task_error(
         text,
         cause,
         proctitle=f"{TITLE}{name}",
-        pid=core.pid,
-        ip=core.node.host,
+        pid=env.pid,
+        ip=env.node.host,
         actor_repr=actor.repr_name() if actor is not None else None,
         actor_id=(spec.actor_task.actor_id or spec.actor_creation.actor_id).hex() or None,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import setproctitle
 
-from ray_mono.core_worker.process.config import WorkerConfig
+from ray_mono.core_worker.process.worker_config import WorkerConfig
 
 
 def report(config: WorkerConfig) -> None:

@@ -123,12 +123,12 @@ def test_a_worker_that_is_given_a_handle_again_and_again_keeps_one_actor_for_it(
     def calls(handles: list[Any]) -> tuple[int, int]:
         import gc
 
-        from ray_mono.core_worker.task_submission.called_actor import Actor
+        from ray_mono.core_worker.task_submission.called_actor import CalledActor
 
         assert ray.get(handles[0].method.remote()) == 1
         called_id = handles[0]._actor_id.binary()
         return os.getpid(), sum(
-            isinstance(kept, Actor) and kept.actor_id == called_id for kept in gc.get_objects()
+            isinstance(kept, CalledActor) and kept.actor_id == called_id for kept in gc.get_objects()
         )
 
     called = Called.remote()

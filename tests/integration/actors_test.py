@@ -198,10 +198,9 @@ def test_an_actor_whose_connection_broke_is_reached_again() -> None:
 
     actor = ray.remote(Echo).remote()
     assert ray.get(actor.say.remote("one"), timeout=60) == "one"
-    core = current.require()
-    with core.lock:
-        for peer in list(core._peers.values()):
-            peer.channel.close("cut by the test")
+    core: Any = current.require()
+    with core.env.lock:
+        core.peers.close("cut by the test")
     assert ray.get(actor.say.remote("two"), timeout=60) == "two"
 
 

@@ -65,9 +65,9 @@ def test_items_before_the_death_of_a_worker_can_be_read() -> None:
     def die_once_sent() -> None:
         from ray_mono.core_worker.process import current
 
-        core = current.require()
-        with core.lock:
-            core.reactor.flush()
+        core: Any = current.require()
+        with core.env.lock:
+            core.env.reactor.flush()
         os._exit(1)
 
     generator = dies.remote()

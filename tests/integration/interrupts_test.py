@@ -67,7 +67,8 @@ def strike(call: Callable[[], Any], line: int, signum: int = signal.SIGINT) -> b
     finally:
         sys.settrace(before)
         # Noted, and nothing waited: for this test that is the end of it.
-        current.require().reactor.interrupted = False
+        core: Any = current.require()
+        core.env.reactor.note_interrupt(False)
     return left <= 0
 
 
@@ -108,8 +109,9 @@ def test_interrupted_calls_and_waits_for_their_results_leave_nothing(cluster: An
 def test_an_interrupted_creation_of_a_named_actor_is_done_or_undone(cluster: Any) -> None:
     names = itertools.count()
     strike_each(lambda: Named.options(name=f"number {next(names)}").remote(), 29)
+    core: Any = current.require()
     wait_until(lambda: not list_named_actors(), "no actor has its name any more")
-    wait_until(lambda: not current.require().tasks.pending, "no creation is pending")
+    wait_until(lambda: not core.describe()["tasks_pending"], "no creation is pending")
 
 
 def test_a_wait_that_was_interrupted_waits_for_nothing_any_more(cluster: Any, tmp_path: Path) -> None:
@@ -125,8 +127,8 @@ def test_a_wait_that_was_interrupted_waits_for_nothing_any_more(cluster: Any, tm
             ray.get(never, timeout=0.001)
 
     strike_each(wait_in_vain, 3)
-    entry = current.require().memory_store.get(never.binary())
-    assert entry is not None and not entry.waiters
+    core: Any = current.require()
+    assert core.describe()["waiters"] == 0
     (tmp_path / "made").touch()
     get(never)
 

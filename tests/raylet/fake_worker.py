@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from ray_mono.common.scheduling.resources import SCALE
-from ray_mono.core_worker.process.config import WorkerConfig
+from ray_mono.core_worker.process.worker_config import WorkerConfig
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2, raylet_rpc
 from ray_mono.rpc.auth import find_secret
 from ray_mono.rpc.framed import FramedTransport

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.ids import child_task_id, nil_actor_of, object_id_bytes, task_seed
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc
 from ray_mono.rpc.surface import CallContext
@@ -31,20 +31,20 @@ class ObjectServicer(core_worker_rpc.CoreWorkerServiceServicer):
         self, request: core_worker_pb2.GetObjectStatusRequest, context: CallContext
     ) -> core_worker_pb2.GetObjectStatusReply:
         reply: core_worker_pb2.GetObjectStatusReply = await answer_of(
-            self.objects.ownership.GetObjectStatus, request
+            self.objects.resolver.GetObjectStatus, request
         )
         return reply
 
     async def AddBorrower(
         self, request: core_worker_pb2.AddBorrowerRequest, context: CallContext
     ) -> common_pb2.Empty:
-        reply: common_pb2.Empty = await answer_of(self.objects.ownership.AddBorrower, request)
+        reply: common_pb2.Empty = await answer_of(self.objects.borrowing.AddBorrower, request)
         return reply
 
     async def WaitForRefRemoved(
         self, request: core_worker_pb2.WaitForRefRemovedRequest, context: CallContext
     ) -> common_pb2.Empty:
-        reply: common_pb2.Empty = await answer_of(self.objects.ownership.WaitForRefRemoved, request)
+        reply: common_pb2.Empty = await answer_of(self.objects.borrowing.WaitForRefRemoved, request)
         return reply
 
 

@@ -1,7 +1,7 @@
 """The objects of a simulated driver or worker: the core worker's own reference counter, memory store, task table, ownership
 protocol and end of a task, over simulated connections.
 
-SimObjects stands where these parts expect their CoreWorker. References are explicit: whoever holds one calls `drop`, which is
+References are explicit: whoever holds one calls `drop`, which is
 what an ObjectRef's finalizer does. A value is nothing but the references inside it, and small: there are no stores here.
 """
 
@@ -15,12 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, TaskState
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.values import serialization
 
 # From here, since it gives its classes the names under which they are pickled: a run repeats whatever else was imported.
@@ -36,11 +40,10 @@ _TEMPLATE = CallTemplate(common_pb2.TaskSpec(name="simulated", num_returns=1), 0
 
 @dataclass
 class Arrived:
-    """A task as `Answers` wants it: what came with its arguments."""
+    """A task as `TaskReplies` wants it: what came with its arguments."""
 
     arrived: dict[bytes, bytes] = field(default_factory=dict)
     held: list[bytes] = field(default_factory=list)
-    items: None = None
 
 
 class Handed:
@@ -84,43 +87,11 @@ async def answer_of(method: Callable[[Any, Any], None], request: Any) -> Any:
     return await to.answered()
 
 
-class SimObjects:
-    """One process's references, values, and conversation with other owners."""
+class Neighbours:
+    """What the parts ask of those that are not here: plasma, streams, the board, the main thread, the reactor."""
 
-    # What the parts ask of those neighbours that are not here.
     is_next_short = False
     actor = None
-    pid = 0
-    node = SimpleNamespace(host="simulated")
-
-    def __init__(self, process: SimProcess, peers: Peers, journal: ObjectJournal) -> None:
-        self.process = process
-        self.job_id = b""
-        self.address = common_pb2.Address()
-        self.worker_id = b""
-        self.owner_address = b""
-        self.lock = contextlib.nullcontext()
-        self.references = ReferenceCounter(self._out_of_scope)
-        self.memory_store = MemoryStore()
-        self.ownership = Borrowing(self)  # type: ignore[arg-type]
-        self.arrivals = UnpickledReferences(self)  # type: ignore[arg-type]
-        self.tasks = TaskManager(self)  # type: ignore[arg-type]
-        self.answers = TaskReplies(self, self, self)  # type: ignore[arg-type]
-        self.streams = self.unhandled = self.reactor = self
-        self._peers = peers
-        self._journal = journal
-
-    def joins(self, address: common_pb2.Address) -> None:
-        """The process is reached here."""
-        self.address = address
-        self.worker_id = address.worker_id
-        self.owner_address = address.SerializeToString(deterministic=True)
-        self._journal.joined(self)
-
-    # ---- what the parts ask of a CoreWorker
-
-    def stub_for(self, address: common_pb2.Address) -> Calls:
-        return self._peers.calls_to(address)
 
     def rest(self) -> None:
         """The board's."""
@@ -135,16 +106,70 @@ class SimObjects:
         """Nothing is done about answers that wait for long."""
         return SimpleNamespace(cancel=lambda: None)
 
-    def expect(self, object_id: bytes) -> None:
-        """There are no streams."""
-
     def note(self, object_id: bytes, data: bytes) -> None:
         """An error that nobody looked at."""
 
-    def reference_message(self, object_id: bytes) -> common_pb2.ObjectReference:
-        row = self.references.get(object_id)
-        owner = self.address if row is None or row.owner is None else common_pb2.Address.FromString(row.owner)
-        return common_pb2.ObjectReference(object_id=object_id, owner=owner)
+
+class SimPeers:
+    """A PeerPool of simulated connections."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    def stub_for(self, address: common_pb2.Address) -> Calls:
+        return self._peers.calls_to(address)
+
+    def stub_of(self, address: bytes) -> Calls:
+        return self._peers.calls_to(common_pb2.Address.FromString(address))
+
+
+class SimObjects:
+    """One process's references, values, and conversation with other owners."""
+
+    borrowing: Borrowing
+    resolver: FutureResolver
+    unpickled: UnpickledReferences
+    tasks: TaskManager
+    dependencies: DependencyResolver
+    replies: TaskReplies
+
+    def __init__(self, process: SimProcess, peers: Peers, journal: ObjectJournal) -> None:
+        self.process = process
+        self.job_id = b""
+        self.worker_id = b""
+        self.owner_address = b""
+        self.references = ReferenceCounter(self._out_of_scope)
+        self.memory_store = MemoryStore()
+        self._peers = peers
+        self._journal = journal
+
+    def joins(self, address: common_pb2.Address) -> None:
+        """The process is reached here: its parts are made."""
+        self.worker_id = address.worker_id
+        self.owner_address = address.SerializeToString(deterministic=True)
+        others: Any = Neighbours()
+        env: Any = SimpleNamespace(
+            address=address,
+            worker_id=self.worker_id,
+            owner_address=self.owner_address,
+            node_id=address.node_id,
+            node=SimpleNamespace(host="simulated"),
+            pid=0,
+            lock=contextlib.nullcontext(),
+            reactor=others,
+            config=CoreWorkerConfig(),
+        )
+        peers: Any = SimPeers(self._peers)
+        references, store = self.references, self.memory_store
+        self.borrowing = Borrowing(env, references, store, peers, lambda object_id: None)
+        self.resolver = FutureResolver(env, references, store, others, peers, self.borrowing)
+        self.unpickled = UnpickledReferences(env, references, self.borrowing)
+        self.tasks = TaskManager(references, store, others, self.borrowing, others, others, others)
+        self.dependencies = DependencyResolver(env, store, self.resolver, self.borrowing, self.tasks)
+        self.replies = TaskReplies(
+            env, references, self.borrowing, others, others, others, others, others, others
+        )
+        self._journal.joined(self)
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         self.memory_store.remove(object_id)
@@ -166,7 +191,7 @@ class SimObjects:
 
     async def get(self, object_id: bytes) -> list[bytes]:
         """The references inside, one local reference each; none where it is an error, which is judged. The caller holds it."""
-        self.ownership.ask_owner(object_id)
+        self.resolver.ask_owner(object_id)
         ready = ReplyTo()
         if not self.memory_store.when_ready(object_id, lambda: ready.reply(None)):
             await ready.answered()
@@ -177,23 +202,23 @@ class SimObjects:
             self._journal.error_read(self, serialization.deserialize(entry.metadata, entry.data))
             return []
         self._journal.value_read()
-        outer = self.arrivals.begin(object_id)
+        outer = self.unpickled.begin(object_id)
         try:
             return self._read(entry.data)
         finally:
-            self.arrivals.end(outer)
+            self.unpickled.end(outer)
 
     def arguments(self, spec: common_pb2.TaskSpec, task: Arrived) -> list[bytes]:
         """The references inside a task's arguments, one local reference each."""
         arrived: list[bytes] = []
-        self.arrivals.collect_into(task.arrived)
+        self.unpickled.collect_into(task.arrived)
         for arg in spec.args:
             if arg.value.metadata == PLAIN:
                 arrived += self._read(arg.value.data)
             else:
                 error = serialization.deserialize(arg.value.metadata, arg.value.data)
                 self._journal.error_read(self, error)
-        self.arrivals.collect_into(None)
+        self.unpickled.collect_into(None)
         return arrived
 
     def answer(
@@ -205,8 +230,8 @@ class SimObjects:
         to: ReplyTo,
     ) -> None:
         """The task's one return has these references inside: takes over one local reference to each. `to` hears when owners know."""
-        call: Any = SimpleNamespace(spec=spec, to=to)
-        self.answers._settle(call, task, reply, [Handed(self, inside)])  # type: ignore[arg-type]
+        call: Any = SimpleNamespace(spec=spec, answer_to=to)
+        self.replies._settle(call, task, reply, [Handed(self, inside)])  # type: ignore[arg-type]
 
     # ---- tasks
 
@@ -221,14 +246,16 @@ class SimObjects:
         that it makes, with one local reference.
         """
         self.references.add_submitted([*by_value, *by_reference])
-        args = [common_pb2.TaskArg(reference=self.reference_message(object_id)) for object_id in by_reference]
+        args = [
+            common_pb2.TaskArg(reference=self.borrowing.message_of(object_id)) for object_id in by_reference
+        ]
         args.append(common_pb2.TaskArg(value=self.value_of(by_value)))
         task = PendingTask(task_id, _TEMPLATE, b"", args, 0, [*by_value, *by_reference])
         [made] = task.return_ids
         self.references.add_owned(made)
         self.memory_store.expect(made)
         self.tasks.add(task)
-        self.tasks.resolve(task, push, self._failed)
+        self.dependencies.resolve(task, push, self._failed)
         return made
 
     def _failed(self, task: PendingTask, error: bytes) -> None:
@@ -242,6 +269,8 @@ class SimObjects:
         executor: common_pb2.Address | None,
     ) -> None:
         """The answer came, or none will."""
+        if task.state is TaskState.PENDING_NODE_ASSIGNMENT:
+            task.pushed()
         if reply is None or executor is None:
             self.tasks.fail(task, RayError("its workers died, or it was cancelled"))
         else:
@@ -251,11 +280,11 @@ class SimObjects:
 
     def value_of(self, inside: Iterable[bytes]) -> common_pb2.SerializedObject:
         """With these references inside."""
-        nested = [self.reference_message(object_id) for object_id in inside]
+        nested = [self.borrowing.message_of(object_id) for object_id in inside]
         return common_pb2.SerializedObject(metadata=PLAIN, data=self._value(inside), nested=nested)
 
     def _value(self, inside: Iterable[bytes]) -> bytes:
-        nested = [self.reference_message(object_id) for object_id in inside]
+        nested = [self.borrowing.message_of(object_id) for object_id in inside]
         return common_pb2.SerializedObject(nested=nested).SerializeToString(deterministic=True)
 
     def _read(self, data: bytes) -> list[bytes]:
@@ -266,14 +295,7 @@ class SimObjects:
 
     def _arrived(self, object_id: bytes, owner: bytes) -> bytes:
         """As CoreWorker.reference_arrived."""
-        row = self.references.get(object_id)
-        if row is None:
-            row = self.references.borrow(object_id, owner)
-            if owner == self.owner_address:
-                row.owner, row.registered = owner, True
-        row.local += 1
-        if row.owner is not None:
-            self.arrivals.note(object_id, owner)
+        self.unpickled.arrived(object_id, owner)
         return object_id
 
     @property

@@ -36,4 +36,4 @@ def cancel(
             f" {type(ray_waitable).__name__};"
             " kill() ends an actor"
         )
-    core.cancellation.cancel(ref, flag("force", force), flag("recursive", recursive))
+    core.cancel(ref, flag("force", force), flag("recursive", recursive))

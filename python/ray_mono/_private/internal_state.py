@@ -8,8 +8,7 @@ from ray_mono.protobuf import object_manager_pb2
 
 def store_stats() -> object_manager_pb2.StoreStats:
     """Of this node's plasma store. Raises RaySystemError where this process is not connected."""
-    stats: object_manager_pb2.StoreStats = current.require().store.stats()
-    return stats
+    return current.require().store_stats()
 
 
 def num_references() -> int:

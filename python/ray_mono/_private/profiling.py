@@ -6,19 +6,13 @@ import contextlib
 import json
 import math
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.task_execution.task_events import TaskEvents
 
 TEXT_MAX = 1000
 """Characters of a span's name, and of its extra data as JSON: the GCS keeps 100,000 of them."""
-
-# A worker's are its executor's.
-_of_drivers: weakref.WeakKeyDictionary[CoreWorker, TaskEvents] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -43,14 +37,14 @@ def profile(event_type: str, extra_data: Mapping[str, Any] | None = None) -> Ite
         raise TypeError(
             f"extra_data must be a dict or None, got {extra_data!r} of type {type(extra_data).__name__}"
         )
-    core: Any = current.get()
+    core = current.get()
     started_s = time.perf_counter()
     try:
         yield
     finally:
-        if isinstance(core, CoreWorker):
+        if core is not None:
             name = event_type[:TEXT_MAX].encode("utf-8", "replace").decode()
-            _events_of(core).add_span(name, _as_json(extra_data or {}), core.context.task_id(), started_s)
+            core.add_span(name, _as_json(extra_data or {}), started_s)
 
 
 def _as_json(extra_data: Mapping[str, Any]) -> str:
@@ -61,20 +55,3 @@ def _as_json(extra_data: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str | int | float:
     is_plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
     return value if is_plain else str(value)
-
-
-def _events_of(core: CoreWorker) -> TaskEvents:
-    if core.executor is not None:
-        return core.executor.events
-    if core not in _of_drivers:
-        _of_drivers[core] = TaskEvents(core)
-        core.on_shutdown.append(lambda: send_own(core))
-    return _of_drivers[core]
-
-
-def send_own(core: CoreWorker) -> None:
-    """What this driver holds goes out before its next question."""
-    events = _of_drivers.get(core)
-    if events is not None:
-        with core.lock:
-            events.send()

@@ -7,8 +7,7 @@ from typing import Any
 from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -16,8 +15,8 @@ def nodes() -> list[dict[str, Any]]:
 
     Raises RaySystemError where this process is not connected.
     """
-    reply = current.require().gcs.GetAllNodes(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
-    return [_node_as_dict(node) for node in sorted(reply.nodes, key=lambda node: node.start_time_s)]
+    rows = current.require().global_state.nodes()
+    return [_node_as_dict(node) for node in sorted(rows, key=lambda node: node.start_time_s)]
 
 
 def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
@@ -52,10 +51,7 @@ def available_resources() -> dict[str, float]:
 
 
 def _sum(part: Any, collect: bool = False) -> dict[str, float]:
-    reply: gcs_pb2.GetAllResourcesReply = current.require().gcs.GetAllResources(
-        gcs_pb2.GetAllResourcesRequest(collect=collect), timeout_s=GCS_TIMEOUT_S
-    )
     total = ResourceSet()
-    for node in reply.nodes:
+    for node in current.require().global_state.resources(collect):
         total = total + ResourceSet.from_proto(part(node))
     return total.to_units()

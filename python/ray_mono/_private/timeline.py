@@ -16,12 +16,9 @@ import json
 import os
 from typing import Any
 
-from ray_mono._private import profiling
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.ids import TaskID
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
-from ray_mono.protobuf import gcs_pb2
 
 _MICROSECONDS = 1e6
 
@@ -45,9 +42,8 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         core = current.require()
     except RaySystemError:
         raise RuntimeError("timeline() needs a cluster: call init() first") from None
-    profiling.send_own(core)
-    reply = core.gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest(collect=True), timeout_s=GCS_TIMEOUT_S)
-    events = trace_events(reply.batches)
+    core.send_events()
+    events = trace_events(core.global_state.task_events())
     if filename is None:
         return events
     with open(filename, "w", encoding="utf-8") as file:

@@ -22,9 +22,9 @@ from ray_mono._private.driver.init import mode as mode
 from ray_mono._private.driver.init import run_function_on_all_workers as run_function_on_all_workers
 from ray_mono._private.driver.init import shutdown as shutdown
 from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
+from ray_mono.common.short_tracebacks import shortened
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
-from ray_mono.core_worker.objects.short_tracebacks import shortened
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray_mono.core_worker.global_state import GlobalState
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
-from ray_mono.protobuf import gcs_pb2
 
 # Apart from what ray_mono itself keeps in the store: functions, and more.
 _PREFIX = b"user:"
@@ -29,21 +28,18 @@ def _internal_kv_reset() -> None:
 
 
 def internal_kv_get_gcs_client() -> Any:
-    """The stub of the GCS service (protobuf/gcs.proto); None where this process is not connected."""
+    """The cluster's tables (core_worker/global_state.py); None where this process is not connected."""
     core = current.get()
-    return None if core is None else core.gcs
+    return None if core is None else core.global_state
 
 
 def _internal_kv_get(key: str | bytes, *, namespace: str | bytes | None = None) -> bytes | None:
     """The value; None where there is none."""
-    request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
-    reply = current.require().gcs.KvGet(request, timeout_s=GCS_TIMEOUT_S)
-    return bytes(reply.value) if reply.found else None
+    return _state().kv_get(_namespace(namespace), _bytes("key", key))
 
 
 def _internal_kv_exists(key: str | bytes, *, namespace: str | bytes | None = None) -> bool:
-    request = gcs_pb2.KvGetRequest(namespace=_namespace(namespace), key=_bytes("key", key))
-    return bool(current.require().gcs.KvExists(request, timeout_s=GCS_TIMEOUT_S).exists)
+    return _state().kv_exists(_namespace(namespace), _bytes("key", key))
 
 
 def _internal_kv_put(
@@ -52,29 +48,24 @@ def _internal_kv_put(
     """Writes, unless the key exists and `overwrite` is False. Returns whether the key existed already."""
     if not isinstance(overwrite, bool):
         raise TypeError(f"overwrite must be True or False, got {overwrite!r}")
-    request = gcs_pb2.KvPutRequest(
-        namespace=_namespace(namespace),
-        key=_bytes("key", key),
-        value=_bytes("value", value),
-        overwrite=overwrite,
-    )
-    return not current.require().gcs.KvPut(request, timeout_s=GCS_TIMEOUT_S).added
+    added = _state().kv_put(_namespace(namespace), _bytes("key", key), _bytes("value", value), overwrite)
+    return not added
 
 
 def _internal_kv_del(
     key: str | bytes, *, del_by_prefix: bool = False, namespace: str | bytes | None = None
 ) -> int:
     """Deletes the key, or every key that begins with it. Returns how many there were."""
-    request = gcs_pb2.KvDelRequest(
-        namespace=_namespace(namespace), key=_bytes("key", key), by_prefix=bool(del_by_prefix)
-    )
-    return int(current.require().gcs.KvDel(request, timeout_s=GCS_TIMEOUT_S).deleted)
+    return _state().kv_delete(_namespace(namespace), _bytes("key", key), bool(del_by_prefix))
 
 
 def _internal_kv_list(prefix: str | bytes, *, namespace: str | bytes | None = None) -> list[bytes]:
     """The keys that begin with `prefix`, sorted."""
-    request = gcs_pb2.KvKeysRequest(namespace=_namespace(namespace), prefix=_bytes("prefix", prefix))
-    return list(current.require().gcs.KvKeys(request, timeout_s=GCS_TIMEOUT_S).keys)
+    return _state().kv_keys(_namespace(namespace), _bytes("prefix", prefix))
+
+
+def _state() -> GlobalState:
+    return current.require().global_state
 
 
 def _bytes(name: str, value: Any) -> bytes:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ray_mono._private.argument_checks import FOREVER_S, is_number, plain
 from ray_mono._private.worker import wait
-from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.process import current
 
@@ -55,32 +54,15 @@ def _checked(obj_refs: Any) -> list[ObjectRef[Any]]:
 
 
 def _look_up(refs: list[ObjectRef[Any]], timeout_ms: float | None) -> dict[ObjectRef[Any], dict[str, Any]]:
-    core: Any = current.require()
-    if not isinstance(core, CoreWorker):  # local mode
-        return {ref: _location([], core.size_bytes(ref)) for ref in refs}
+    core = current.require()
     if timeout_ms is not None and (
-        unknown := [ref for ref in dict.fromkeys(refs) if not _is_known(core, ref)]
+        unknown := [ref for ref in dict.fromkeys(refs) if core.location_of(ref) is None]
     ):
         wait(unknown, num_returns=len(unknown), timeout=timeout_ms / 1000, fetch_local=False)
-    with core.lock:
-        return {ref: _known(core, ref) for ref in refs}
+    return {ref: _location(*(core.location_of(ref) or ([], None))) for ref in refs}
 
 
-def _is_known(core: CoreWorker, ref: ObjectRef[Any]) -> bool:
-    with core.lock:
-        row = core.references.get(ref.binary())
-        entry = core.memory_store.get(ref.binary())
-        return row is None or row.owner is None or (entry is not None and entry.ready)
-
-
-def _known(core: CoreWorker, ref: ObjectRef[Any]) -> dict[str, Any]:
-    entry = core.memory_store.get(ref.binary())
-    if entry is None or not entry.ready:
-        return _location([], None)
-    return _location(list(entry.locations or ()), entry.size_bytes or len(entry.data or b""))
-
-
-def _location(node_ids: list[bytes], size_bytes: int | None) -> dict[str, Any]:
+def _location(node_ids: Sequence[bytes], size_bytes: int | None) -> dict[str, Any]:
     return {
         "node_ids": [node_id.hex() for node_id in node_ids],
         "object_size": size_bytes,

@@ -145,7 +145,7 @@ class tqdm:
             "unit": self._unit,
             "pos": self._position,
             "pid": os.getpid(),
-            "ip": core.node.host if core is not None else "",
+            "ip": core.node_host if core is not None else "",
             "closed": self._is_closed,
         }
         if mode() == WORKER_MODE:

@@ -13,13 +13,13 @@ def get_node_ip_address(address: str | None = None) -> str:
     internet's. Raises ValueError for another form.
     """
     core = current.get()
-    if core is not None and core.node.host:
-        return str(core.node.host)
+    if core is not None and core.node_host:
+        return core.node_host
     return node_ip_address() if address is None else node_ip_address(parse_address(address)[0])
 
 
 def get_node_instance_id() -> str:
     """The cloud provider's name of this machine; the node's id in hex where nobody said one. Raises
     RaySystemError where not connected."""
-    node = current.require().node
-    return dict(node.labels).get("ray.io/instance-id") or node.node_id.hex()
+    core = current.require()
+    return core.node_labels.get("ray.io/instance-id") or core.node_id.hex()

@@ -7,47 +7,49 @@ behind it. With the session every open future ends.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import queue
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common import raw_error
-from ray_mono.common.exceptions import RaySystemError
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.object_ref import ObjectRef
-
-
-class SessionEnded(RaySystemError, asyncio.CancelledError):
-    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their asyncio task, so that nothing
-    is printed where nobody asks for the task's result; who does gets this error."""
-
-    def __init__(self) -> None:
-        super().__init__("this process is disconnected from its cluster: call ray_mono.init() again")
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
+from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.objects.object_wait import ObjectWait
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
 
 class ObjectFutures:
     """The open futures of one process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self,
+        env: Environment,
+        memory_store: MemoryStore,
+        resolver: FutureResolver,
+        getter: Getter,
+        waits: ObjectWait,
+    ) -> None:
+        self._env = env
+        self._memory_store = memory_store
+        self._resolver = resolver
+        self._getter = getter
+        self._waits = waits
         self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
         self._open: set[concurrent.futures.Future[Any]] = set()
 
     def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future that gets the value, or the error, of `ref`."""
-        core = self._core
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        with core.lock:
-            if core.reactor.is_closed:
+        with self._env.lock:
+            if self._env.reactor.is_closed:
                 raise SessionEnded
-            core.ownership.ask_owner(ref._id)
-            entry = core.memory_store.get(ref._id)
+            self._resolver.ask_owner(ref._id)
+            entry = self._memory_store.get(ref._id)
             is_here = entry is not None and entry.ready and entry.data is not None
             if not is_here:
                 self._open.add(future)
@@ -58,7 +60,6 @@ class ObjectFutures:
 
     def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
         """When the value is here, or cannot be brought here. Lock held."""
-        core = self._core
         if self._ready is None:
             self._ready = queue.SimpleQueue()
             threading.Thread(
@@ -68,9 +69,9 @@ class ObjectFutures:
         object_id = ref._id
 
         def known() -> None:
-            entry = core.memory_store.get(object_id)
-            if entry is not None and entry.locations and core.node_id not in entry.locations:
-                core.waits.pull(object_id, complete)
+            entry = self._memory_store.get(object_id)
+            if entry is not None and entry.locations and self._env.node_id not in entry.locations:
+                self._waits.pull(object_id, complete)
             else:
                 complete()
 
@@ -79,13 +80,13 @@ class ObjectFutures:
             callback = waiting.pop()
             if future.cancelled():
                 # It may be asked for again and again before it is there.
-                with core.lock:
-                    core.memory_store.forget_waiter(object_id, callback)
+                with self._env.lock:
+                    self._memory_store.forget_waiter(object_id, callback)
 
         # Emptied at the end, or the future would hold itself, and the reference.
         waiting = [known]
         future.add_done_callback(ended)
-        if core.memory_store.when_ready(object_id, known):
+        if self._memory_store.when_ready(object_id, known):
             known()
 
     def close(self) -> None:
@@ -110,7 +111,7 @@ class ObjectFutures:
 
     def _read(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
         try:
-            value = self._core.getter.get([ref], None)[0]
+            value = self._getter.get([ref], None)[0]
         except StopIteration as error:
             # No future takes it, nor does a coroutine let it through.
             future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))

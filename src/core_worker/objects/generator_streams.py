@@ -1,4 +1,4 @@
-"""Streams: the items of generators that other processes run for this one, which owns them. The caller's side of a streaming task.
+"""The items of generators that other processes run for this one, which owns them: the caller's side of a streaming task.
 
     executor ──part──► Stream ──take──► ObjectRef       received ≥ taken; what lies between is held by the stream (one local
                          │                              reference each, which the ObjectRef takes over)
@@ -21,24 +21,41 @@ Limits: what is received and not taken is not bounded, as in Ray, unless the use
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ray_mono.common.ids import object_id_bytes
-from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
-from ray_mono.core_worker.objects.futures import SessionEnded
+from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.options import DYNAMIC_RETURNS
+from ray_mono.core_worker.peers import Peer
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import core_worker_pb2
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import Peer
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_submission.task_manager import PendingTask
-
 _NONE = pickle.dumps(None, 5)
 _TASK_ID_BYTES = 24
+
+
+@dataclass(frozen=True)
+class StreamParts:
+    """What the streams of a process use of it."""
+
+    env: Environment
+    references: ReferenceCounter
+    memory_store: MemoryStore
+    plasma: PlasmaStoreProvider
+    borrowing: Borrowing
+    unhandled: UnhandledErrors
+    home: ReferenceHome
+    await_ready: Callable[[Sequence[bytes], float | None], None]
+    """Until the memory store knows each of these, for so many seconds at most: Getter.await_ready."""
 
 
 class Stream:
@@ -46,19 +63,19 @@ class Stream:
 
     __slots__ = (
         "_awaited",
-        "_core",
+        "_parts",
+        "_peer",
         "_sent_received",
         "backpressure",
         "is_dropped",
         "is_ended",
         "num_received",
         "num_taken",
-        "peer",
         "task_id",
     )
 
-    def __init__(self, core: CoreWorker, task_id: bytes, backpressure: int) -> None:
-        self._core = core
+    def __init__(self, parts: StreamParts, task_id: bytes, backpressure: int) -> None:
+        self._parts = parts
         self.task_id = task_id
         self.backpressure = backpressure
         self.num_received = 0
@@ -66,7 +83,7 @@ class Stream:
         self.is_ended = False
         self.is_dropped = False
         # Who runs it, once something came from there.
-        self.peer: Peer | None = None
+        self._peer: Peer | None = None
         # Of the present attempt.
         self._sent_received = 0
         self._awaited: set[bytes] = set()
@@ -78,7 +95,7 @@ class Stream:
 
     def add_part(self, peer: Peer, part: Any) -> None:
         number = first = part.first_item
-        self.peer = peer
+        self._peer = peer
         for item in part.items:
             self._add(number, item)
             number += 1
@@ -88,30 +105,28 @@ class Stream:
             self._acknowledge()
 
     def _add(self, number: int, item: Any) -> None:
-        core = self._core
+        parts = self._parts
         object_id = self.item_id(number)
         if number <= self.num_received or self.is_dropped:
             self._add_again(object_id, item)
             return
         self.num_received = number
-        core.references.add_owned(object_id)
+        parts.references.add_owned(object_id)
         if item.nested:
-            core.references.set_nested(object_id, core.ownership.adopt_returned(item.nested))
+            parts.references.set_nested(object_id, parts.borrowing.adopt_returned(item.nested))
         self._awaited.discard(object_id)
         if item.in_plasma:
-            core.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
+            parts.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
         else:
-            core.memory_store.put_inline(object_id, item.metadata, item.data)
+            parts.memory_store.put_inline(object_id, item.metadata, item.data)
 
     def _add_again(self, object_id: bytes, item: Any) -> None:
         """An item that was received, or that nobody wants."""
         if not item.in_plasma:
             return
-        entry = self._core.memory_store.get(object_id) if object_id in self._core.references else None
-        if entry is None or entry.locations is None:
-            self._core.free_in_stores(object_id, [item.node_id])
-        elif item.node_id not in entry.locations:
-            entry.locations.append(item.node_id)
+        is_wanted = object_id in self._parts.references
+        if not is_wanted or not self._parts.memory_store.add_location(object_id, item.node_id):
+            self._parts.plasma.free(object_id, [item.node_id])
 
     def add_error(self, metadata: bytes, data: bytes, nested: Iterable[Any] = ()) -> None:
         """The last item."""
@@ -126,23 +141,23 @@ class Stream:
 
     def wake(self) -> None:
         for object_id in list(self._awaited):
-            self._core.memory_store.put_inline(object_id, serialization.PLAIN, b"")
+            self._parts.memory_store.put_inline(object_id, serialization.PLAIN, b"")
 
     def drop(self) -> None:
         """Nobody will take any more."""
         self.is_dropped = True
         for number in range(self.num_taken + 1, self.num_received + 1):
-            self._core.references.remove_local(self.item_id(number))
+            self._parts.references.remove_local(self.item_id(number))
         awaited, self._awaited = self._awaited, set()
         for object_id in awaited:
-            self._core.memory_store.remove(object_id)
+            self._parts.memory_store.remove(object_id)
         if not self.is_ended:
             self._acknowledge()
 
     def expect(self, number: int) -> bytes:
         """Has an entry in the memory store that becomes ready with the item, or with the end of the stream. Its id."""
         object_id = self.item_id(number)
-        store = self._core.memory_store
+        store = self._parts.memory_store
         if number > self.num_received and store.get(object_id) is None:
             self._awaited.add(object_id)
             if self.is_ended:
@@ -152,8 +167,8 @@ class Stream:
         return object_id
 
     def _acknowledge(self) -> None:
-        if self.peer is not None:
-            self.peer.stub.AcknowledgeItems.notify(
+        if self._peer is not None:
+            self._peer.stub.AcknowledgeItems.notify(
                 core_worker_pb2.AcknowledgeItemsRequest(
                     task_id=self.task_id,
                     received=self._sent_received,
@@ -174,60 +189,65 @@ class Stream:
 
     def next_id(self) -> bytes:
         """Of the next item, as it is or will be; ready also when there will be none."""
-        with self._core.lock:
+        with self._parts.env.lock:
             return self.expect(self.num_taken + 1)
 
     def take(self) -> ObjectRef[Any]:
         """The next item, which must be ready."""
-        core = self._core
-        with core.lock:
-            core.drain()
+        env = self._parts.env
+        with env.lock:
             self.num_taken += 1
             if self.backpressure:
                 self._acknowledge()
                 # The generator rests until it hears of it, and the user may be busy with this item for long.
-                core.reactor.flush()
-            return ObjectRef(self.item_id(self.num_taken), core)
+                env.reactor.flush()
+            return ObjectRef(self.item_id(self.num_taken), self._parts.home)
 
     def await_next(self, timeout_s: float | None) -> None:
         """Until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
-        self._core.getter.await_ready([self.next_id()], timeout_s)
+        self._parts.await_ready([self.next_id()], timeout_s)
 
     def when_next(self, callback: Callable[[], None]) -> bool:
         """True if await_next would return at once; else callback() runs once when it would, under the lock."""
-        with self._core.lock:
-            if self._core.reactor.is_closed:
+        with self._parts.env.lock:
+            if self._parts.env.reactor.is_closed:
                 raise SessionEnded
-            return self._core.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
+            return self._parts.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
 
     def forget_waiter(self, callback: Callable[[], None]) -> None:
-        with self._core.lock:
-            self._core.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
+        with self._parts.env.lock:
+            self._parts.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
+
+    def take_all(self) -> list[ObjectRef[Any]]:
+        """Every item that was received and not taken. Lock held."""
+        first, self.num_taken = self.num_taken + 1, self.num_received
+        return [
+            ObjectRef(self.item_id(number), self._parts.home)
+            for number in range(first, self.num_received + 1)
+        ]
 
 
 class GeneratorStreams:
-    """The streams of one process, by task."""
+    """The streams of one process, by task. Lock held."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, parts: StreamParts) -> None:
+        self._parts = parts
         self._streams: dict[bytes, Stream] = {}
         # Those whose items are handed out together at the end.
         self._dynamic: dict[bytes, Stream] = {}
 
-    def open(self, task: PendingTask) -> list[Any]:
-        """What `.remote()` returns for a generator. Lock held; the task's one return is counted."""
-        core = self._core
-        task_id = task.task_id
-        spec = task.template.spec
-        end: ObjectRef[Any] = ObjectRef(task.return_ids[0], core)
-        stream = self._streams[task_id] = Stream(core, task_id, spec.generator_backpressure_num_objects)
+    def open(self, task_id: bytes, spec: Any, end_id: bytes) -> list[Any]:
+        """What `.remote()` returns for a generator. end_id: the task's one return, which is counted."""
+        parts = self._parts
+        end: ObjectRef[Any] = ObjectRef(end_id, parts.home)
         if spec.num_returns == DYNAMIC_RETURNS:
-            stream.backpressure = 0
-            self._dynamic[task_id] = stream
+            self._streams[task_id] = self._dynamic[task_id] = Stream(parts, task_id, 0)
             return [end]
+        stream = Stream(parts, task_id, spec.generator_backpressure_num_objects)
+        self._streams[task_id] = stream
         handle_id = object_id_bytes(task_id, 0)
-        core.references.add_owned(handle_id)
-        return [ObjectRefGenerator(stream, end, ObjectRef(handle_id, core))]
+        parts.references.add_owned(handle_id)
+        return [ObjectRefGenerator(stream, end, ObjectRef(handle_id, parts.home))]
 
     def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
         """A part of a task's answer: CallTemplate.on_part."""
@@ -238,42 +258,39 @@ class GeneratorStreams:
         # Late, from an attempt that counts as lost.
         for number, item in enumerate(part.items, part.first_item):
             if item.in_plasma:
-                self._core.free_in_stores(object_id_bytes(task_id, number + 1), [item.node_id])
+                self._parts.plasma.free(object_id_bytes(task_id, number + 1), [item.node_id])
 
-    def complete(self, task: PendingTask, reply: Any) -> None:
+    def complete(self, task_id: bytes, end_id: bytes, reply: Any, is_cancelled: bool) -> None:
         """The generator has ended; an error of the user's is its last item."""
-        stream = self._streams.get(task.task_id)
+        stream = self._streams.get(task_id)
         if stream is None:
             return
-        if reply.is_application_error:
-            error = reply.returns[0].value
+        parts = self._parts
+        error = reply.returns[0].value if reply.is_application_error else None
+        if error is not None:
             stream.add_error(error.metadata, error.data, error.nested)
             if stream.is_dropped:
-                self._core.unhandled.note(task.return_ids[0], error.data)
-        end_id = task.return_ids[0]
-        if end_id in self._core.references:
-            if reply.is_application_error and task.task_id in self._core.tasks.cancelled:
-                self._core.memory_store.put_inline(end_id, error.metadata, error.data)
-            elif task.task_id in self._dynamic:
+                parts.unhandled.note(end_id, error.data)
+        if end_id in parts.references:
+            if error is not None and is_cancelled:
+                parts.memory_store.put_inline(end_id, error.metadata, error.data)
+            elif task_id in self._dynamic:
                 self._hand_out(stream, end_id)
             else:
-                self._core.memory_store.put_inline(end_id, serialization.PLAIN, _NONE)
+                parts.memory_store.put_inline(end_id, serialization.PLAIN, _NONE)
         self._end(stream)
 
     def _hand_out(self, stream: Stream, end_id: bytes) -> None:
         """Every item at once, as the value of the task."""
-        core = self._core
-        refs: list[ObjectRef[Any]] = [
-            ObjectRef(stream.item_id(number), core) for number in range(1, stream.num_received + 1)
-        ]
-        stream.num_taken = stream.num_received
+        parts = self._parts
+        refs = stream.take_all()
         value = serialization.serialize(DynamicObjectRefGenerator(refs))
-        core.references.set_nested(end_id, tuple(ref._id for ref in refs))
-        core.memory_store.put_inline(end_id, value.metadata, value.to_bytes())
+        parts.references.set_nested(end_id, tuple(ref._id for ref in refs))
+        parts.memory_store.put_inline(end_id, value.metadata, value.to_bytes())
 
-    def fail(self, task: PendingTask, metadata: bytes, data: bytes) -> None:
+    def fail(self, task_id: bytes, metadata: bytes, data: bytes) -> None:
         """The task has an error instead of an end."""
-        stream = self._streams.get(task.task_id)
+        stream = self._streams.get(task_id)
         if stream is not None:
             stream.add_error(metadata, data)
             self._end(stream)

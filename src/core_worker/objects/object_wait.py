@@ -7,41 +7,56 @@ that looking again and again gets there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.our_bug import known
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
+from ray_mono.core_worker.objects.getter import DISCONNECTED
 from ray_mono.core_worker.objects.store_reads import FOUND
+from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.values import serialization
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 
 class ObjectWait:
     """Waits of one process."""
 
-    def __init__(self, core: CoreWorker, getter: Getter) -> None:
-        self._core = core
-        self._getter = getter
+    def __init__(
+        self,
+        env: Environment,
+        memory_store: MemoryStore,
+        plasma: PlasmaStoreProvider,
+        dropped: DroppedReferences,
+        resolver: FutureResolver,
+        blocked: BlockedNotice,
+    ) -> None:
+        self._env = env
+        self._memory_store = memory_store
+        self._plasma = plasma
+        self._dropped = dropped
+        self._resolver = resolver
+        self._blocked = blocked
         # Copies on their way to this node's store because somebody waits, or looked once, and who waits.
         self._pulls: dict[bytes, list[Callable[[], None]]] = {}
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        core = self._core
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        env, resolver = self._env, self._resolver
+        deadline_s = None if timeout_s is None else env.clock.time_s() + timeout_s
         # With fetch_local: what was brought here meanwhile, and what is on its way.
         fetched: set[bytes] = set()
         pulling: set[bytes] = set()
-        waiter = Waiter(core.reactor)
+        waiter = Waiter(env.reactor)
         missing = 0
 
         def one_more() -> None:
@@ -56,38 +71,38 @@ class ObjectWait:
             one_more()
 
         while True:
-            waiter = Waiter(core.reactor)
-            with core.lock:
-                core.drain()
+            waiter = Waiter(env.reactor)
+            with env.lock:
+                self._dropped.drain()
                 ready, pending, elsewhere = self._look(refs, num_returns, fetch_local, fetched)
-                left_s = None if deadline_s is None else deadline_s - time.monotonic()
-                if len(ready) >= num_returns or core.reactor.is_closed:
+                left_s = None if deadline_s is None else deadline_s - env.clock.time_s()
+                if len(ready) >= num_returns or env.reactor.is_closed:
                     break
                 if left_s is not None and left_s <= 0:
                     # Who looks again and again without waiting has to get it in the end.
                     for object_id in pending:
-                        core.ownership.ask_owner(object_id)
+                        resolver.ask_owner(object_id)
                     for object_id in elsewhere:
                         self.pull(object_id, None)
                     break
                 missing = num_returns - len(ready)
                 for object_id in pending:
-                    core.ownership.ask_owner(object_id)
-                    if core.memory_store.when_ready(object_id, one_more):
+                    resolver.ask_owner(object_id)
+                    if self._memory_store.when_ready(object_id, one_more):
                         one_more()  # its owner is gone, as asking showed at once
                 for object_id in elsewhere:
                     if object_id not in pulling:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
             try:
-                self._getter.wait_for(pending + elsewhere, waiter, left_s)
+                self._blocked.wait_for(pending + elsewhere, waiter, left_s)
             finally:
-                with core.lock:
+                with env.lock:
                     for object_id in pending:
-                        core.memory_store.forget_waiter(object_id, one_more)
-        core.reactor.raise_if_interrupted()
-        if len(ready) < num_returns and core.reactor.is_closed:
-            raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
+                        self._memory_store.forget_waiter(object_id, one_more)
+        env.reactor.raise_if_interrupted()
+        if len(ready) < num_returns and env.reactor.is_closed:
+            raise RaySystemError(DISCONNECTED)
         if ready == refs[: len(ready)]:
             return ready, refs[len(ready) :]
         chosen = {ref._id for ref in ready}
@@ -97,8 +112,8 @@ class ObjectWait:
         self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
     ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
         """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores). Lock held."""
-        entry_of = self._core.memory_store.get
-        node_id = self._core.node_id
+        entry_of = self._memory_store.get
+        node_id = self._env.node_id
         ready: list[ObjectRef[Any]] = []
         pending: list[bytes] = []
         elsewhere: list[bytes] = []
@@ -113,7 +128,7 @@ class ObjectWait:
             else:
                 if entry.metadata == serialization.ERROR:
                     # As in Ray: who waits for it is told that it is there.
-                    entry.is_seen = True
+                    self._memory_store.mark_seen(ref._id)
                 ready.append(ref)
                 if len(ready) == num_returns:
                     break
@@ -121,9 +136,8 @@ class ObjectWait:
 
     def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
         """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same: `get` says why. Lock held."""
-        core = self._core
-        entry = core.memory_store.get(object_id)
-        assert entry is not None and entry.locations is not None
+        entry = known(self._memory_store.get(object_id), "the entry of an object that is pulled")
+        locations = known(entry.locations, "where a pulled object lies")
         is_new = object_id not in self._pulls
         self._pulls.setdefault(object_id, []).extend([then] if then is not None else [])
         if not is_new:
@@ -132,10 +146,10 @@ class ObjectWait:
         def done(found: list[Any], error: RpcError | None) -> None:
             for item in found:
                 if item.state == FOUND:
-                    core.store.release(item.object_id)
+                    self._plasma.release(item.object_id)
                     if item.pulled:
-                        self._getter.stores.tell_location(object_id)
+                        self._resolver.pulled_here(object_id)
             for one in self._pulls.pop(object_id):
                 one()
 
-        core.store.start_get([(object_id, list(entry.locations))], -1, done)
+        self._plasma.start_get([(object_id, list(locations))], -1, done)

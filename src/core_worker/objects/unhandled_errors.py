@@ -12,15 +12,11 @@ import os
 import queue
 import sys
 import threading
-from typing import TYPE_CHECKING
 
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray_mono.common.output import write_text
 from ray_mono.core_worker.values import serialization
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 SILENCED_BY = "RAY_MONO_IGNORE_UNHANDLED_ERRORS"
 WAITING_MAX = 1000
@@ -31,8 +27,7 @@ CLOSE_TIMEOUT_S = 5.0
 class UnhandledErrors:
     """Prints them for one process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._last_task_id = b""
@@ -59,8 +54,6 @@ class UnhandledErrors:
 
     def close(self) -> None:
         """Prints what is known, waiting CLOSE_TIMEOUT_S at most."""
-        with self._core.lock:
-            self._core.drain()
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(CLOSE_TIMEOUT_S)

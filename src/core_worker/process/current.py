@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker import object_ref
+from ray_mono.core_worker.interface import CoreInterface
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-
-_core: CoreWorker | None = None
+_core: CoreInterface | None = None
 # This process is a copy of one that was connected: its sockets and threads are the other's.
 _is_fork = False
 
@@ -25,11 +23,11 @@ def is_fork() -> bool:
     return _is_fork
 
 
-def get() -> CoreWorker | None:
+def get() -> CoreInterface | None:
     return _core
 
 
-def require() -> CoreWorker:
+def require() -> CoreInterface:
     """The connected core worker. Raises RaySystemError where there is none."""
     if _core is None and _is_fork:
         raise RaySystemError(FORK_MESSAGE)
@@ -40,7 +38,7 @@ def require() -> CoreWorker:
     return _core
 
 
-def set(core: CoreWorker | None) -> None:
+def set(core: CoreInterface | None) -> None:
     global _core
     _core = core
 
@@ -54,3 +52,4 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+object_ref.found_by(require)

@@ -1,4 +1,4 @@
-"""A driver's membership and its job. What it prints for others is in driver_messages.py."""
+"""A driver's registration and its job. What it prints for others is in driver_messages.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.exceptions import LocalRayletDiedError, RaySystemError
 from ray_mono.common.output import utf8
+from ray_mono.core_worker.context import JobContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process.driver_messages import DriverMessages
 from ray_mono.core_worker.process.registration import Registration
@@ -40,6 +41,10 @@ class DriverConfig:
     session_dir: str
     secret: str = field(repr=False)
     namespace: str = ""
+    default_actor_lifetime: str = ""
+    """ "detached", or empty."""
+    runtime_env: str = "{}"
+    """JSON: the job's."""
     job_config: dict[str, Any] = field(default_factory=dict)
     """JSON for the workers: {"sys_path": [...], ...}."""
     entrypoint: str = ""
@@ -52,36 +57,41 @@ class DriverConfig:
 def connect_driver(config: DriverConfig) -> CoreWorker:
     """Joins as a driver with a new job. Raises RaySystemError saying who did not answer."""
     worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
-    membership = Registration(
+    registration = Registration(
         common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host
     )
     try:
-        gcs = membership.channel(config.gcs_address, "the GCS")
-        job_id = _add_job(config, membership, gcs)
-        core = membership.join(
+        gcs = registration.channel(config.gcs_address, "the GCS")
+        job_id = _add_job(config, registration, gcs)
+        core = registration.join(
             gcs=gcs,
             raylet_socket=config.raylet_socket,
-            job_id=job_id,
-            namespace=config.namespace,
+            job=JobContext(
+                job_id,
+                config.namespace,
+                default_actor_lifetime=config.default_actor_lifetime,
+                runtime_env=config.runtime_env,
+            ),
             on_raylet_lost=_on_raylet_lost,
         )
     except BaseException:
-        with membership.reactor.lock:
-            membership.server.close()
-        membership.reactor.close()
+        with registration.reactor.lock:
+            registration.server.close()
+        registration.reactor.close()
         raise
-    messages = DriverMessages(core, config.on_error, config.on_log)
+    messages = DriverMessages(core.env, job_id, config.on_error, config.on_log)
     messages.subscribe()
-    core.on_shutdown += [messages.flush, lambda: _finish_job(core), messages.stop]
-    DriverExit(core)
-    core.on_shutdown.append(signal_handlers.install(core.reactor, interrupts=True))
+    for step in (core.send_events, messages.flush, lambda: _finish_job(core), messages.stop):
+        core.at_shutdown(step)
+    DriverExit(core.env, core.first_at_shutdown)
+    core.at_shutdown(signal_handlers.install(registration.reactor, interrupts=True))
     return core
 
 
-def _add_job(config: DriverConfig, membership: Registration, gcs: ReactorChannel) -> bytes:
+def _add_job(config: DriverConfig, registration: Registration, gcs: ReactorChannel) -> bytes:
     job = common_pb2.JobInfo(
         entrypoint=utf8(config.entrypoint),
-        driver=membership.address,
+        driver=registration.address,
         driver_pid=os.getpid(),
         driver_host=config.node_host,
         namespace=config.namespace,
@@ -98,7 +108,7 @@ def _add_job(config: DriverConfig, membership: Registration, gcs: ReactorChannel
 def _finish_job(core: CoreWorker) -> None:
     """The end of the connection says it too, if this cannot."""
     try:
-        core.gcs.MarkJobFinished(
+        core.env.gcs.MarkJobFinished(
             gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S
         )
     except RpcError as error:
@@ -107,12 +117,11 @@ def _finish_job(core: CoreWorker) -> None:
 
 def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
     """The node died under this driver: everything that waits fails. Lock held."""
-    if core.reactor.is_closed:
+    if core.env.reactor.is_closed:
         return
     logger.error(
         "The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.",
         reason,
         core.session_dir,
     )
-    for task in list(core.tasks.pending.values()):
-        core.tasks.fail(task, LocalRayletDiedError())
+    core.fail_all_tasks(LocalRayletDiedError)

@@ -19,17 +19,14 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from ray_mono.common.our_bug import known
 from ray_mono.common.output import write_text
+from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 FLUSH_TIMEOUT_S = 30.0
 # When nothing is shown for so long, nothing more will be.
@@ -49,12 +46,14 @@ class DriverMessages:
 
     def __init__(
         self,
-        core: CoreWorker,
+        env: Environment,
+        job_id: bytes,
         on_error: Callable[[common_pb2.ErrorInfo], None] | None,
         on_log: Callable[[common_pb2.LogBatch], None] | None,
     ) -> None:
         """What is None is not asked for, and not shown."""
-        self._core = core
+        self._env = env
+        self._job_id = job_id
         self._on_error = on_error
         self._on_log = on_log
         self._queue: queue.SimpleQueue[gcs_pb2.PubMessage | None] = queue.SimpleQueue()
@@ -74,7 +73,7 @@ class DriverMessages:
         self._lines_left = 0
 
     def subscribe(self) -> None:
-        job_id = self._core.job_id
+        job_id = self._job_id
         channels = []
         if self._on_error is not None:
             channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.ERROR, keys=[job_id, b""]))
@@ -82,13 +81,13 @@ class DriverMessages:
             channels.append(gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG, keys=[job_id]))
         if channels:
             self._thread.start()
-            self._core.gcs.Subscribe.start(
+            self._env.gcs.Subscribe.start(
                 gcs_pb2.SubscribeRequest(channels=channels), self._came, self._ended
             )
 
     def flush(self) -> None:
         """Shows what the job's workers have written so far, or says what was left out. Raises KeyboardInterrupt, after that."""
-        if self._on_log is None or self._core.reactor.is_closed:
+        if self._on_log is None or self._env.reactor.is_closed:
             return
         try:
             why = self._flush()
@@ -111,35 +110,35 @@ class DriverMessages:
 
     def _flush(self) -> str:
         """Why not everything was shown; empty if it was. Raises RpcError."""
-        deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
+        deadline_s = self._env.clock.time_s() + FLUSH_TIMEOUT_S
         num_monitors = self._ask()
         if not num_monitors:
             return f"no log monitor has answered for {NO_MONITOR_S:g} s"
         num_taken = -1
         while not self._is_flushed(num_monitors):
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - self._env.clock.time_s()
             if self._is_cut_off:
                 return "the connection to the GCS is lost"
             if left_s <= 0 or num_taken == self._num_taken:
                 what = "standard output did not take it" if self._is_showing else "it did not come"
                 return f"{what} within {SILENCE_S if left_s > 0 else FLUSH_TIMEOUT_S:g} s"
             num_taken = self._num_taken
-            waiter = Waiter(self._core.reactor)
+            waiter = Waiter(self._env.reactor)
             self._waiter = waiter
             if not self._is_flushed(num_monitors):
-                self._core.reactor.wait(waiter, min(SILENCE_S, left_s))
+                self._env.reactor.wait(waiter, min(SILENCE_S, left_s))
         return ""
 
     def _ask(self) -> int:
         """How many log monitors were asked; 0 where there is none. Raises RpcError."""
-        core = self._core
+        env = self._env
         self._token = os.urandom(8)
         request = self._request(token=self._token)
-        give_up_s = time.monotonic() + NO_MONITOR_S
-        while not (reached := core.gcs.Publish(request, timeout_s=SILENCE_S).reached):
-            if time.monotonic() > give_up_s:
+        give_up_s = self._env.clock.time_s() + NO_MONITOR_S
+        while not (reached := env.gcs.Publish(request, timeout_s=SILENCE_S).reached):
+            if self._env.clock.time_s() > give_up_s:
                 return 0
-            core.reactor.wait(Waiter(core.reactor), ASK_AGAIN_PERIOD_S)
+            env.reactor.wait(Waiter(env.reactor), ASK_AGAIN_PERIOD_S)
         return reached
 
     def _is_flushed(self, num_monitors: int) -> bool:
@@ -155,13 +154,13 @@ class DriverMessages:
         if unread_bytes := sum(self._unread.values()):
             left.append(f"{unread_bytes:,} bytes that were not sent yet")
         what = f"{' and '.join(left)} were not shown" if left else "what they wrote last may be missing here"
-        text = f"Not all output of workers came here, since {why}: {what}. All of it is in {self._core.session_dir}/logs of each node."
+        text = f"Not all output of workers came here, since {why}: {what}. All of it is in {self._env.session_dir}/logs of each node."
         if self._on_error is not None:
             self._on_error(common_pb2.ErrorInfo(message=text))
 
     def _request(self, token: bytes = b"", hold: bool = False) -> gcs_pb2.PublishRequest:
         """To every log monitor."""
-        job_id = self._core.job_id
+        job_id = self._job_id
         flush = common_pb2.LogFlush(job_id=job_id, token=token, hold=hold)
         message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG_FLUSH, key=job_id, payload=flush.SerializeToString())
         return gcs_pb2.PublishRequest(message=message)
@@ -173,12 +172,12 @@ class DriverMessages:
         self._queue.put(message)
         if not self._is_behind and self._queue.qsize() > WAITING_MAX:
             self._is_behind = True
-            self._core.gcs.Publish.notify(self._request(hold=True))
+            self._env.gcs.Publish.notify(self._request(hold=True))
 
     def _caught_up(self) -> None:
-        with self._core.lock:
+        with self._env.lock:
             self._is_behind = False
-            self._core.gcs.Publish.notify(self._request(hold=False))
+            self._env.gcs.Publish.notify(self._request(hold=False))
 
     # ---- the thread
 
@@ -203,8 +202,7 @@ class DriverMessages:
 
     def _show(self, message: gcs_pb2.PubMessage) -> None:
         if message.channel == gcs_pb2.ERROR:
-            assert self._on_error is not None
-            self._on_error(common_pb2.ErrorInfo.FromString(message.payload))
+            known(self._on_error, "what shows errors")(common_pb2.ErrorInfo.FromString(message.payload))
             return
         batch = common_pb2.LogBatch.FromString(message.payload)
         if batch.HasField("flushed"):
@@ -220,7 +218,7 @@ class DriverMessages:
         self._unread[batch.node_id] = batch.flushed.unread_bytes
         waiter = self._waiter
         if waiter is not None and not batch.flushed.unread_bytes:
-            with self._core.lock:
+            with self._env.lock:
                 waiter.set()
 
     def _count(self, message: gcs_pb2.PubMessage | None) -> None:

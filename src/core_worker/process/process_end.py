@@ -16,21 +16,14 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Callable
+
+from ray_mono.core_worker.task_execution.call_thread import CallThread
 
 logger = logging.getLogger(__name__)
 
 THREADS_TIMEOUT_S = 30.0
 """Beyond it the process ends all the same: what waits for its name or its resources has to go on."""
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
-
-
-class CallThread(threading.Thread):
-    """A thread of ours on which user code runs. No daemon, for the threads that user code starts there would be daemons too; but the end of
-    the process does not wait for it."""
-
-    def __init__(self, target: Callable[..., None], name: str) -> None:
-        super().__init__(target=target, name=name, daemon=False)
 
 
 def run() -> None:

@@ -4,116 +4,34 @@
     → the store → CoreWorker
 
 The order matters: a worker can be pushed to as soon as the raylet knows it, so it listens before that, and keeps
-what comes too early.
+what comes too early (servicer.py).
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
+import random
 from collections.abc import Callable
 from typing import Any
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.world import SystemClock
+from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
-from ray_mono.core_worker.task_execution.executor import Executor
-from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
-from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceServicer, core_worker_service_handlers
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.process.servicer import CoreWorkerServicer
+from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf.core_worker_rpc import core_worker_service_handlers
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
-from ray_mono.rpc.reactor_server import ReactorServer, ServerCall
-from ray_mono.rpc.surface import Handler, RpcError, StatusCode
-
-logger = logging.getLogger(__name__)
+from ray_mono.rpc.reactor_server import ReactorServer
+from ray_mono.rpc.surface import Handler, RpcError
 
 REGISTER_TIMEOUT_S = 60.0
-
-
-class CoreWorkerServicer(CoreWorkerServiceServicer):
-    """What this process answers. Methods are plain functions under the lock: see reactor_channel."""
-
-    def __init__(self, is_worker: bool) -> None:
-        self.core: CoreWorker | None = None
-        self.executor: Executor | None = None
-        # What came before the executor was there, in order; a driver executes nothing.
-        self._early: list[Callable[[], None]] | None = [] if is_worker else None
-
-    def set_executor(self, executor: Executor) -> None:
-        """Lock held."""
-        self.executor = executor
-        early, self._early = self._early, None
-        for handle in early or ():
-            handle()
-
-    def PushTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        if self.executor is not None:
-            self.executor.PushTask(request, call)
-        elif self._early is not None:
-            self._early.append(lambda: self.PushTask(request, call))
-        else:
-            call.reply(core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER))
-
-    def GiveBackTasks(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        if self.executor is not None:
-            self.executor.GiveBackTasks(request, call)
-        elif self._early is not None:
-            self._early.append(lambda: self.GiveBackTasks(request, call))
-
-    def ForgetTemplates(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        for number in request.template_ids:
-            call.connection.state.pop(number, None)
-
-    def CancelTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        if request.to_owner:
-            found = self._core().cancellation.cancel_own(request.task_id, request.force, request.recursive)
-        elif self._early is not None:
-            self._early.append(lambda: self.CancelTask(request, call))
-            return
-        else:
-            found = self.executor is not None and self.executor.interrupts.cancel(request)
-        call.reply(core_worker_pb2.CancelTaskReply(found=found))
-
-    def AcknowledgeItems(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        if self.executor is not None:
-            self.executor.generators.AcknowledgeItems(request)
-
-    def GetObjectStatus(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self._core().ownership.GetObjectStatus(request, call)
-
-    def AddBorrower(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self._core().ownership.AddBorrower(request, call)
-
-    def WaitForRefRemoved(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self._core().ownership.WaitForRefRemoved(request, call)
-
-    def AddObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self._core().ownership.AddObjectLocation(request, call)
-
-    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self._core().ownership.RemoveObjectLocation(request, call)
-
-    def Exit(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        executor = self.executor
-        if executor is None:
-            raise RpcError(StatusCode.FAILED_PRECONDITION, "this process is not, or not yet, a worker")
-        if not request.force and executor.actor is None and not executor.is_disposable():
-            # An idle worker may own what others still need: its end would be theirs.
-            raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
-        call.reply(common_pb2.Empty())
-        if request.force:
-            executor.events.send()
-            executor.core.reactor.flush()
-            os._exit(1)
-        executor.exit_after_queue()
-
-    def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(common_pb2.DumpStateReply(json=json.dumps(self._core().describe())))
-
-    def _core(self) -> CoreWorker:
-        assert self.core is not None
-        return self.core
 
 
 class Registration:
@@ -151,17 +69,41 @@ class Registration:
         *,
         gcs: ReactorChannel,
         raylet_socket: str,
-        job_id: bytes,
+        job: JobContext,
         startup_token: int = 0,
         board_fd: int = 0,
-        namespace: str = "",
         on_raylet_lost: Callable[[CoreWorker, str], None],
     ) -> CoreWorker:
         """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError.
 
-        on_raylet_lost(core, reason): under the lock, also before this returns.
+        on_raylet_lost(core, reason): under the lock, also before this returns; not while this process leaves.
         """
         raylet = self.channel(f"unix:{raylet_socket}", "this node's raylet")
+        try:
+            node = self._register(RayletServiceStub(raylet), job.job_id, startup_token, board_fd)
+            store = self.channel(f"unix:{node.store_socket}", "this node's object store")
+            main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
+            context = WorkerContext(TaskContext(main_id, job.job_id), job)
+            core = CoreWorker(
+                self._environment(node, gcs, raylet),
+                context,
+                lambda address: ReactorChannel(self.reactor, address, self.secret),
+                store,
+                self.server,
+                [gcs, raylet, store],
+            )
+        except RpcError as error:
+            raise RaySystemError(
+                f"this process could not join the cluster at {raylet_socket}: {error}"
+            ) from None
+        with self.reactor.lock:
+            self.servicer.serve(core)
+            raylet.on_close(lambda reason: None if context.is_leaving else on_raylet_lost(core, reason))
+        return core
+
+    def _register(
+        self, raylet: RayletServiceStub, job_id: bytes, startup_token: int, board_fd: int
+    ) -> common_pb2.NodeInfo:
         request = raylet_pb2.RegisterClientRequest(
             type=self._worker_type,  # type: ignore[arg-type]
             worker_id=self.address.worker_id,
@@ -171,29 +113,23 @@ class Registration:
             startup_token=startup_token,
             board_fd=board_fd,
         )
-        try:
-            reply = RayletServiceStub(raylet).RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)
-            self.address.node_id = reply.node.node_id
-            store = self.channel(f"unix:{reply.node.store_socket}", "this node's object store")
-            core = CoreWorker(
-                reactor=self.reactor,
-                address=self.address,
-                node=reply.node,
-                gcs_channel=gcs,
-                raylet_channel=raylet,
-                store_channel=store,
-                secret=self.secret,
-                session_dir=self.session_dir,
-                is_driver=self._worker_type == common_pb2.DRIVER,
-                job_id=job_id,
-                namespace=namespace,
-                server=self.server,
-            )
-        except RpcError as error:
-            raise RaySystemError(
-                f"this process could not join the cluster at {raylet_socket}: {error}"
-            ) from None
-        with self.reactor.lock:
-            self.servicer.core = core
-            raylet.on_close(lambda reason: None if core.is_leaving else on_raylet_lost(core, reason))
-        return core
+        return raylet.RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S).node
+
+    def _environment(
+        self, node: common_pb2.NodeInfo, gcs: ReactorChannel, raylet: ReactorChannel
+    ) -> Environment:
+        address = common_pb2.Address(node_id=node.node_id)
+        address.MergeFrom(self.address)
+        return Environment(
+            config=CoreWorkerConfig(),
+            reactor=self.reactor,
+            clock=SystemClock(),
+            rng=random.SystemRandom(),
+            address=address,
+            node=node,
+            gcs=GcsServiceStub(gcs),
+            raylet=RayletServiceStub(raylet),
+            session_dir=self.session_dir,
+            is_driver=self._worker_type == common_pb2.DRIVER,
+            pid=os.getpid(),
+        )

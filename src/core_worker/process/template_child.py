@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from ray_mono.common import process
-from ray_mono.core_worker.process.config import WorkerConfig
+from ray_mono.core_worker.process.worker_config import WorkerConfig
 from ray_mono.protobuf import raylet_pb2
 
 Hook = Callable[[WorkerConfig], object]

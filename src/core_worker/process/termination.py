@@ -30,15 +30,14 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from ray_mono.common.raw_error import is_a, with_contexts
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.interrupter import AGAIN_S
+from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.rpc.interruption import strike_main_thread
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +78,8 @@ def _is_ending() -> bool:
 class SafeExit:
     """A handler of SIGTERM for the main thread. Raises SystemExit(status) where it may: once, or once a signal."""
 
-    def __init__(self, core: CoreWorker, status: int, strikes_again: bool) -> None:
-        self._core = core
+    def __init__(self, env: Environment, status: int, strikes_again: bool) -> None:
+        self._env = env
         self._status = status
         self._strikes_again = strikes_again
         self.is_wanted = False
@@ -104,14 +103,18 @@ class SafeExit:
             is_first, self.has_struck = True, False
         if self.has_struck:
             return
-        if self._core.reactor.may_interrupt(frame):
-            self.has_struck = True
+        if self._env.reactor.may_interrupt(frame):
+            self.strike()
             raise SystemExit(self._status)
         if is_first:
             _thread.start_new_thread(self._insist, ())  # threading's own may hold its locks right now
 
     def begin(self) -> None:
         """At the first signal."""
+
+    def strike(self) -> None:
+        """It raises SystemExit, or will not any more."""
+        self.has_struck = True
 
     def _insist(self) -> None:
         time.sleep(AGAIN_S)
@@ -124,39 +127,44 @@ class SafeExit:
 class Termination(SafeExit):
     """Of one worker."""
 
-    def __init__(self, core: CoreWorker, executor: Executor) -> None:
-        super().__init__(core, status=1, strikes_again=False)
-        self._executor = executor
+    def __init__(self, env: Environment, running: Running) -> None:
+        super().__init__(env, status=1, strikes_again=False)
+        self._running = running
 
     def begin(self) -> None:
-        self._executor.end_after_this()
+        self._running.terminate()
+
+    def strike(self) -> None:
+        super().strike()
+        self._running.strike()
 
     def await_calls(self) -> None:
         """No call begins any more: those that an actor runs on other threads end."""
-        self.has_struck = True
-        actor = self._executor.actor
-        if self.is_wanted and actor is not None:
-            logger.info("SIGTERM: ends after the %d calls that run", len(actor.calls))
-            while actor.calls:
+        self.strike()
+        calls = self._running.calls
+        if self.is_wanted and self._running.actor is not None:
+            logger.info("SIGTERM: ends after the %d calls that run", len(calls))
+            while calls:
                 time.sleep(CALLS_POLL_S)
 
 
 class DriverExit(SafeExit):
     """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main thread."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        super().__init__(core, status=int(signal.SIGTERM), strikes_again=True)
+    def __init__(self, env: Environment, at_shutdown: Callable[[Callable[[], None]], None]) -> None:
+        """at_shutdown(step): has a step run when the driver leaves, before all others."""
+        super().__init__(env, status=int(signal.SIGTERM), strikes_again=True)
         before = signal.getsignal(signal.SIGTERM)
         earlier = getattr(before, "__self__", None)
         is_free = before is signal.SIG_DFL or (isinstance(earlier, DriverExit) and earlier.has_left)
         if is_free and threading.current_thread() is threading.main_thread():
             self.install()
-            core.on_shutdown.insert(0, self._restore)
+            at_shutdown(self._restore)
 
     @property
     def has_left(self) -> bool:
         """The handler stays where it could not be taken away: see _restore."""
-        return self._core.reactor.is_closed
+        return self._env.reactor.is_closed
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler. Raises SystemExit, or ends the process."""

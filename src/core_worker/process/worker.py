@@ -23,14 +23,17 @@ from typing import Any, NoReturn
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.start_board import StartBoard
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import JobContext, TaskContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S, WorkerConfig
 from ray_mono.core_worker.process.registration import Registration
-from ray_mono.core_worker.task_errors import TITLE
-from ray_mono.core_worker.task_execution.blocking_notice import before_blocking
-from ray_mono.core_worker.task_execution.executor import Executor
+from ray_mono.core_worker.process.termination import Termination
+from ray_mono.core_worker.process.worker_config import WorkerConfig
+from ray_mono.core_worker.process.worker_exit import WorkerExit
+from ray_mono.core_worker.task_errors import TITLE, ActorExit
+from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.task_execution.exit_reports import report_exit
+from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc import auth, signal_handlers
 
@@ -44,16 +47,15 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
     faulthandler.enable(STDERR, all_threads=False)  # the driver sees where the user's code crashed
     secret = auth.find_secret(None, config.session_dir)
-    membership = Registration(
+    registration = Registration(
         common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host
     )
     board = StartBoard(config.worker_id)
     try:
-        gcs = membership.channel(config.gcs_address, "the GCS")
-        core = membership.join(
-            gcs=gcs,
+        core = registration.join(
+            gcs=registration.channel(config.gcs_address, "the GCS"),
             raylet_socket=config.raylet_socket,
-            job_id=config.job_id,
+            job=JobContext(config.job_id),
             startup_token=config.startup_token,
             board_fd=board.fd,
             on_raylet_lost=_end_with_raylet,
@@ -61,20 +63,32 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     except RaySystemError as error:
         logger.error("%s", error)
         os._exit(1)
+    running = Running()
     jobs = _Jobs(core)
-    executor = Executor(core, jobs.bind, board)
-    core.executor = executor
-    signal.signal(signal.SIGINT, executor.interrupts.on_signal)
-    executor.termination.install()
-    signal_handlers.install(core.reactor, interrupts=False)
+    execution = core.execute(lambda parts: Execution(parts, running, jobs.bind, board))
+    signal.signal(signal.SIGINT, execution.interrupter.on_signal)
+    termination = Termination(core.env, running)
+    termination.install()
+    signal_handlers.install(registration.reactor, interrupts=False)
     current.set(core)
-    core.getter.tells_raylet = True
-    core.getter.before_blocking = before_blocking(executor)
     signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
-    with core.lock:
-        membership.servicer.set_executor(executor)
-    executor.run()
-    os._exit(0)
+    with core.env.lock:
+        registration.servicer.execute(execution)
+    _run(core, execution, termination)
+
+
+def _run(core: CoreWorker, execution: Execution, termination: Termination) -> NoReturn:
+    """Runs what comes until the worker is told to end, which it does then."""
+    execution.executor.run()
+    termination.await_calls()
+    with core.env.lock:
+        execution.running.end()
+        execution.receiver.give_back()
+        core.env.reactor.flush()
+        left = execution.running.take_leave()
+    if left:
+        report_exit(core.env, ActorExit())
+    WorkerExit(core, execution).leave()
 
 
 def _end_with_raylet(core: CoreWorker, reason: str) -> None:
@@ -99,45 +113,48 @@ class _Jobs:
         Raises RpcError if the GCS does not answer: the next task tries again.
         """
         if not self._is_bound:
-            self._bind(spec.job_id, spec.runtime_env)
-            self._core.outlives_job = spec.outlives_job
+            self._bind(spec.job_id, spec.runtime_env, spec.outlives_job)
             self._is_bound = True
         self._core.worker_runs.run_pending()
 
-    def _bind(self, job_id: bytes, runtime_env: str) -> None:
-        core = self._core
-        job = core.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=GCS_TIMEOUT_S)
-        core.job_id = job_id
-        core.nil_actor = ids.nil_actor_of(job_id)
+    def _bind(self, job_id: bytes, runtime_env: str, outlives_job: bool) -> None:
+        core, env = self._core, self._core.env
+        row = env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=env.config.gcs_timeout_s)
+        config, own_env = json.loads(row.config_json or "{}"), json.loads(runtime_env or "{}")
+        job = JobContext(
+            job_id,
+            row.namespace,
+            outlives_job,
+            config.get("default_actor_lifetime", ""),
+            _merged(config.get("runtime_env") or {}, own_env),
+            runtime_env,
+        )
         # For threads that user code starts. Not derived from anything: the driver's root task, and other workers, count from one as well.
-        core.context.main = TaskContext(os.urandom(8) + core.nil_actor, job_id)
-        core.namespace = job.namespace
-        core.task_runtime_env = runtime_env
-        self._apply(json.loads(job.config_json or "{}"), json.loads(runtime_env or "{}"))
+        core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, job_id))
+        self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
             print(f":job_id:{job_id.hex()}", file=stream, flush=True)
         subscription = gcs_pb2.SubscribeRequest(
             channels=[
                 gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id]),
-                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS, keys=[core.worker_id]),
+                gcs_pb2.ChannelFilter(channel=gcs_pb2.COLLECT_EVENTS, keys=[env.worker_id]),
             ]
         )
 
         def published(message: Any) -> None:
             if message.channel == gcs_pb2.COLLECT_EVENTS:
-                assert core.executor is not None
-                core.executor.events.send(message.payload)
+                core.collect_events(message.payload)
             else:
                 core.worker_runs.learn([message.payload])
 
-        core.gcs.Subscribe.start(subscription, published, lambda error: None)
+        env.gcs.Subscribe.start(subscription, published, lambda error: None)
         core.worker_runs.read(job_id)
 
-    def _apply(self, job_config: dict[str, Any], runtime_env: dict[str, Any]) -> None:
+    def _apply(self, job_config: dict[str, Any], variables: dict[str, str]) -> None:
         """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes after all others.
         setup: what to call, as "module:function".
 
-        runtime_env: of what runs here; it goes beside the job's, and its variables win.
+        variables: of what runs here; they go beside the job's, and win.
         """
         # Imported while no file of the user's can stand in for what they import.
         setup = [load_function(name) for name in job_config.get("setup", [])]
@@ -145,16 +162,19 @@ class _Jobs:
             if path not in sys.path:
                 sys.path.insert(0, path)
         sys.path += [path for path in job_config.get("sys_path_last", []) if path not in sys.path]
-        jobs_env, variables = job_config.get("runtime_env") or {}, runtime_env.get("env_vars", {})
         for name, value in (*job_config.get("env_vars", {}).items(), *variables.items()):
             # ${NAME} in a value is what NAME is on this node.
             os.environ[name] = re.sub(r"\$\{\w+\}", "", os.path.expandvars(value))
-        merged = {**jobs_env, **runtime_env, "env_vars": {**jobs_env.get("env_vars", {}), **variables}}
-        told = {name: value for name, value in merged.items() if value}
-        self._core.runtime_env = json.dumps(told) if told else "{}"
-        self._core.default_actor_lifetime = job_config.get("default_actor_lifetime", "")
         for function in setup:
             function(job_config)
+
+
+def _merged(jobs_env: dict[str, Any], own_env: dict[str, Any]) -> str:
+    """JSON: the runtime environment of what runs here; its own goes beside the job's, and its variables win."""
+    variables = {**jobs_env.get("env_vars", {}), **own_env.get("env_vars", {})}
+    merged = {**jobs_env, **own_env, "env_vars": variables}
+    told = {name: value for name, value in merged.items() if value}
+    return json.dumps(told) if told else "{}"
 
 
 def load_function(name: str) -> Callable[[dict[str, Any]], object]:

@@ -13,21 +13,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from ray_mono.common.raw_error import exit_code_of, repr_of
+from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process import process_end, termination
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
+from ray_mono.core_worker.task_execution.execution import Execution
 from ray_mono.core_worker.task_execution.task_reply import flush_output
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.reactor import Waiter
-from ray_mono.rpc.surface import RpcError
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
-    from ray_mono.core_worker.task_execution.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -38,93 +31,68 @@ STAY_POLL_S = 0.1
 """How often a worker that stays for others looks whether they still need it."""
 
 
-def leave(core: CoreWorker, executor: Executor) -> NoReturn:
-    """Ends the process. What waited in the executor's queue was given back already."""
-    with core.lock:
-        executor.events.send()
-    _let_answers_out(core, executor)
-    if executor.actor is not None:
-        executor.actor.close()
-    if not executor.owes_answer:
-        _stay_while_needed(core, executor.actor)
-    is_killed = executor.termination.is_wanted
-    if executor.actor is None and not is_killed:
-        # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
-        core.raylet.NotifyLeaving.notify(
-            raylet_pb2.NotifyLeavingRequest(worker_id=core.worker_id, because=executor.exit_cause)
-        )
-    process_end.run()
-    with core.lock:
-        executor.events.send()
-    core.shutdown()
-    flush_output()
-    if is_killed:
-        termination.die()
-    os._exit(0)
+class WorkerExit:
+    """The end of one worker."""
 
+    def __init__(self, core: CoreWorker, execution: Execution) -> None:
+        self._core = core
+        self._env = core.env
+        self._execution = execution
+        self._running = execution.running
 
-def _let_answers_out(core: CoreWorker, executor: Executor) -> None:
-    """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
-    deadline_s = time.monotonic() + ANSWERS_TIMEOUT_S
-    while time.monotonic() < deadline_s and not core.reactor.is_closed:
-        with core.lock:
-            core.reactor.flush()
-            if not executor.answers.num_unsettled and not core.server.has_unsent:
-                return
-        core.reactor.wait(Waiter(core.reactor), ANSWERS_POLL_S)
-
-
-def _stay_while_needed(core: CoreWorker, actor: ActorRuntime | None) -> None:
-    """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
-    hold goes with it.
-    """
-    holds_devices = actor is not None and bool(actor.resource_ids)
-    is_told = False
-    while not core.reactor.is_closed:
-        with core.lock:
-            core.drain()
-            if not core.tasks.pending and (holds_devices or not core.references.is_borrowed):
-                return
-        if not is_told:
-            is_told = True
-            gc.collect()  # cycles of the actor's may hold what others own, who stay for that
-            if actor is not None and not holds_devices:
-                _give_lease_back(core)
-            logger.info(
-                "made all its calls and stays while others need what it owns: %d references, %d tasks",
-                len(core.references),
-                len(core.tasks.pending),
+    def leave(self) -> NoReturn:
+        """Ends the process. What waited in its queue was given back already."""
+        running, env = self._running, self._env
+        self._core.send_events()
+        self._let_answers_out()
+        self._execution.close_actor()
+        if not running.owes_answer:
+            self._stay_while_needed()
+        is_killed = running.is_terminated
+        if running.actor is None and not is_killed:
+            # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
+            env.raylet.NotifyLeaving.notify(
+                raylet_pb2.NotifyLeavingRequest(worker_id=env.worker_id, because=running.exit_cause)
             )
-        core.reactor.wait(Waiter(core.reactor), STAY_POLL_S)
+        process_end.run()
+        self._core.send_events()
+        self._core.shutdown()
+        flush_output()
+        if is_killed:
+            termination.die()
+        os._exit(0)
 
+    def _let_answers_out(self) -> None:
+        """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
+        env = self._env
+        deadline_s = env.clock.time_s() + ANSWERS_TIMEOUT_S
+        while env.clock.time_s() < deadline_s and not env.reactor.is_closed:
+            with env.lock:
+                env.reactor.flush()
+                if self._execution.replies.are_settled and not self._core.has_unsent:
+                    return
+            env.reactor.wait(Waiter(env.reactor), ANSWERS_POLL_S)
 
-def _give_lease_back(core: CoreWorker) -> None:
-    request = raylet_pb2.ReturnWorkerRequest(lease_id=core.getter.lease_id, leaving=True)
-    with core.lock:
-        core.raylet.ReturnWorker.start(request, lambda reply, error: None)
-        core.reactor.flush()
+    def _stay_while_needed(self) -> None:
+        """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
+        hold goes with it.
+        """
+        env, actor = self._env, self._running.actor
+        holds_devices = actor is not None and bool(actor.resource_ids)
+        is_told = False
+        while not env.reactor.is_closed and self._core.is_needed(by_holders=not holds_devices):
+            if not is_told:
+                is_told = True
+                gc.collect()  # cycles of the actor's may hold what others own, who stay for that
+                if actor is not None and not holds_devices:
+                    self._give_lease_back()
+                logger.info(
+                    "made all its calls and stays while others need what it owns: %s", self._core.story()
+                )
+            env.reactor.wait(Waiter(env.reactor), STAY_POLL_S)
 
-
-def cause_of_exit(error: BaseException) -> str:
-    return f"its code raised SystemExit({repr_of(exit_code_of(error))})"
-
-
-def report_exit(core: CoreWorker, error: BaseException) -> None:
-    """Tells the GCS of an actor that ends by its own code: exit_actor(), or SystemExit."""
-    if isinstance(error, SystemExit):
-        code = exit_code_of(error)
-        is_orderly = isinstance(code, int) and code == 0
-        kind = common_pb2.DeathCause.EXITED if is_orderly else common_pb2.DeathCause.WORKER_DIED
-        message = cause_of_exit(error)
-        if not is_orderly:
-            message = f"worker pid {core.pid} on node {core.node.host} ended: {message}"
-        cause = common_pb2.DeathCause(kind=kind, message=message)
-    else:
-        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.EXITED, message="exit_actor() was called")
-    info = common_pb2.WorkerInfo(
-        worker_id=core.worker_id, node_id=core.node_id, pid=core.pid, death_cause=cause
-    )
-    try:
-        core.gcs.ReportWorkerDeath(info, timeout_s=GCS_TIMEOUT_S)
-    except RpcError as failure:
-        logger.error("the GCS was not told of the actor's exit: %s", failure)
+    def _give_lease_back(self) -> None:
+        request = raylet_pb2.ReturnWorkerRequest(lease_id=self._core.lease_id, leaving=True)
+        with self._env.lock:
+            self._env.raylet.ReturnWorker.start(request, lambda reply, error: None)
+            self._env.reactor.flush()

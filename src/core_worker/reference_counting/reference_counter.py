@@ -121,12 +121,32 @@ class ReferenceCounter:
     def add_local(self, object_id: bytes) -> None:
         self._row(object_id).local += 1
 
-    def borrow(self, object_id: bytes, owner: bytes) -> Reference:
-        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to live."""
+    def borrow(self, object_id: bytes, owner: bytes, registered: bool = False) -> Reference:
+        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to live.
+
+        registered: its owner need not be told, since it is this process, where the object went out of scope before.
+        """
         reference = self.row(object_id)
         if reference is None:
             reference = self._references[object_id] = Reference(owner)
+            reference.registered = registered
         return reference
+
+    def mark_registered(self, object_id: bytes) -> None:
+        """The owner counts this process, or is told to."""
+        reference = self.get(object_id)
+        if reference is not None and not reference.registered:
+            reference.registered = True
+
+    def when_removed(self, object_id: bytes, answer: Callable[[], None]) -> bool:
+        """False if it is not referenced here. Else answer() runs once when it is not any more; where the reference is borrowed."""
+        reference = self.row(object_id)
+        if reference is None:
+            return False
+        if reference.removal_waiters is None:
+            reference.removal_waiters = []
+        reference.removal_waiters.append(answer)
+        return True
 
     def add_submitted(self, object_ids: Iterable[bytes]) -> None:
         for object_id in object_ids:

@@ -7,10 +7,10 @@ object are registered at once, and the object is kept until that is acknowledged
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 
 
 class _Thread(threading.local):
@@ -23,8 +23,10 @@ class _Thread(threading.local):
 class UnpickledReferences:
     """The references that arrive in one process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, env: Environment, references: ReferenceCounter, borrowing: Borrowing) -> None:
+        self._owner_address = env.owner_address
+        self._references = references
+        self._borrowing = borrowing
         self._thread = _Thread()
         # References unpickled so far: tells whether something had any inside.
         self.count = 0
@@ -42,12 +44,15 @@ class UnpickledReferences:
         """While a task's arguments are unpickled on this thread, references go into its context; None: no longer."""
         self._thread.task = arrived
 
-    def note(self, object_id: bytes, owner: bytes) -> None:
-        """A foreign reference was unpickled on this thread. Lock held."""
-        row = self._core.references.get(object_id)
-        if row is None or row.registered:
+    def arrived(self, object_id: bytes, owner: bytes) -> None:
+        """A reference was unpickled on this thread: it is counted, and its owner hears of it if it has to. Lock held."""
+        self.count += 1
+        # Ours, if it went out of scope before it came back: reading it says so.
+        row = self._references.borrow(object_id, owner, registered=owner == self._owner_address)
+        self._references.add_local(object_id)
+        if row.owner is None or row.registered:
             return
         if self._thread.task is not None:
             self._thread.task[object_id] = owner
         else:
-            self._core.ownership.register(object_id, self._thread.container)
+            self._borrowing.register(object_id, self._thread.container)

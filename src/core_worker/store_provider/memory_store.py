@@ -4,13 +4,16 @@ A machine without I/O, called under the core worker's lock. Values stay serializ
 two `get`s give independent objects. Entries live exactly as long as the reference counter's row of the same id.
 
     (no entry) ──expect──► PENDING ──put_inline──► READY inline
-                              └─────put_in_store──► READY in stores (locations)      READY ──expect──► PENDING   (its
-                              task runs again)
+                              └─────put_in_store──► READY in stores (locations)
+    READY ──expect──► PENDING      (its owner is asked anew, or its task runs again)
+
+Who waits for one value leaves a callback with it. A wait for several (ValueWait) ends with the last of them, or with the first error
+among all that are wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_mono.core_worker.values.serialization import ERROR
 
@@ -43,11 +46,15 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
-        # Called with the id of each value that turns out to be an error, before its waiters.
-        self.on_error: Callable[[bytes], None] | None = None
+        self._ended_by_errors: list[ValueWait] = []
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def num_waiters(self) -> int:
+        """Callbacks that wait for values."""
+        return sum(len(entry.waiters or ()) for entry in self._entries.values())
 
     def get(self, object_id: bytes) -> Entry | None:
         return self._entries.get(object_id)
@@ -65,8 +72,9 @@ class MemoryStore:
         entry.data = data
         entry.locations = None
         entry.size_bytes = len(data)
-        if metadata == ERROR and self.on_error is not None:
-            self.on_error(object_id)
+        if metadata == ERROR and self._ended_by_errors:
+            for wait in self._ended_by_errors:
+                wait.error_came(object_id)
         self._wake(entry)
 
     def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
@@ -75,6 +83,20 @@ class MemoryStore:
         entry.locations = locations
         entry.size_bytes = size_bytes
         self._wake(entry)
+
+    def add_location(self, object_id: bytes, node_id: bytes) -> bool:
+        """One more node has a copy. False where the value is not known to lie in stores."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.locations is None:
+            return False
+        if node_id not in entry.locations:
+            entry.locations.append(node_id)
+        return True
+
+    def remove_location(self, object_id: bytes, node_id: bytes) -> None:
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.locations is not None and node_id in entry.locations:
+            entry.locations.remove(node_id)
 
     def is_ready(self, object_id: bytes) -> bool:
         """Or was removed."""
@@ -106,6 +128,25 @@ class MemoryStore:
         if entry is not None and entry.waiters is not None and callback in entry.waiters:
             entry.waiters.remove(callback)
 
+    def start_wait(
+        self, watched: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
+    ) -> ValueWait | None:
+        """A wait for the `watched` values, which are some of those `wanted`. None if all are ready now. Else ended() runs, under the lock,
+        when they are, or when one that is wanted is an error: at once, if one is. Whoever waits closes it."""
+        wait = ValueWait(self, watched, wanted, ended)
+        if not wait.num_missing:
+            return None
+        if len(wanted) > 1:
+            if self.first_error(wanted) is not None:
+                ended()
+            else:
+                self._ended_by_errors.append(wait)
+        return wait
+
+    def end_wait(self, wait: ValueWait) -> None:
+        if wait in self._ended_by_errors:
+            self._ended_by_errors.remove(wait)
+
     def mark_seen(self, object_id: bytes) -> None:
         """Somebody was given the value, which is an error: nobody else has to be told of it."""
         entry = self._entries.get(object_id)
@@ -130,3 +171,38 @@ class MemoryStore:
         if waiters:
             for callback in waiters:
                 callback()
+
+
+class ValueWait:
+    """Several values that somebody waits for. Made by MemoryStore.start_wait; lock held."""
+
+    __slots__ = ("_ended", "_store", "_wanted", "_wanted_set", "_watched", "num_missing")
+
+    def __init__(
+        self, store: MemoryStore, watched: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
+    ) -> None:
+        self._store = store
+        self._watched = watched
+        self._wanted = wanted
+        # Made when the first error comes: most waits see none.
+        self._wanted_set: set[bytes] | None = None
+        self._ended = ended
+        self.num_missing = sum(not store.when_ready(object_id, self._one_ready) for object_id in watched)
+
+    def _one_ready(self) -> None:
+        self.num_missing -= 1
+        if not self.num_missing:
+            self._ended()
+
+    def error_came(self, object_id: bytes) -> None:
+        if self._wanted_set is None:
+            self._wanted_set = set(self._wanted)
+        if object_id in self._wanted_set:
+            self._ended()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._store.end_wait(self)
+        if self.num_missing:
+            for object_id in self._watched:
+                self._store.forget_waiter(object_id, self._one_ready)

@@ -6,7 +6,7 @@ memoryview over it is gone: the exporter of the memory is a numpy array with a f
 weak reference to a memoryview does not: derived views outlive it).
 
 The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn) goes on from there. An object
-that is still referenced here is probably read again: its pin is kept for IDLE_PIN_S, and a `get` within that time, or while another value
+that is still referenced here is probably read again: its pin is kept for idle_pin_s, and a `get` within that time, or while another value
 of the object lives, asks nobody (`here`). That delays an eviction by so much at most; an object out of scope is released at once.
 """
 
@@ -16,7 +16,6 @@ import gc
 import mmap
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
 from ray_mono.common.mapped_file import MappedFile
 from ray_mono.common.private_files import UntrustedPathError, open_file
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.store_provider import bulk_write
 from ray_mono.core_worker.values.serialization import Serialized
 from ray_mono.protobuf import common_pb2, object_manager_pb2
@@ -35,23 +35,22 @@ from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 Found = object_manager_pb2.ObjectFound
-IDLE_PIN_S = 0.25
 
 
 class PlasmaStoreProvider:
     """One connection to the node's object manager."""
 
     def __init__(
-        self, channel: ReactorChannel, worker_id: bytes, is_referenced: Callable[[bytes], bool]
+        self, env: Environment, channel: ReactorChannel, is_referenced: Callable[[bytes], bool]
     ) -> None:
         """Connects; raises RpcError. is_referenced(object id): whether this process holds references to it."""
+        self._env = env
         self._is_referenced = is_referenced
         self._stub = ObjectStoreServiceStub(channel)
-        self._reactor = channel.reactor
+        self._reactor = env.reactor
         self._channel = channel
-        self._worker_id = worker_id
         hello = self._stub.ConnectClient(
-            object_manager_pb2.ConnectClientRequest(worker_id=worker_id, pid=os.getpid()), timeout_s=30
+            object_manager_pb2.ConnectClientRequest(worker_id=env.worker_id, pid=env.pid), timeout_s=30
         )
         self.node_id: bytes = hello.node_id
         self._path: str = hello.store_file
@@ -63,7 +62,8 @@ class PlasmaStoreProvider:
         # Views that ended; lock-free, and gone through by `drain`.
         self._ended: deque[Any] = deque()
         self._released: deque[bytes] = deque()
-        self.queues = (self._ended, self._released)
+        self._freed: deque[tuple[bytes, list[bytes]]] = deque()
+        self.queues = (self._ended, self._released, self._freed)
         """What `drain` sees to."""
         self._views: dict[bytes, tuple[weakref.ref[Any], Any]] = {}
         """The last made exporter of an object's memory, and its ObjectFound."""
@@ -215,7 +215,7 @@ class PlasmaStoreProvider:
         self._reactor.wake()
 
     def drain(self) -> None:
-        """Sends the releases that finalizers left. Lock held."""
+        """Sends what finalizers and others left: releases, and what is freed. Lock held."""
         if self._ended:
             self._settle_ended()
         if self._released:
@@ -224,6 +224,8 @@ class PlasmaStoreProvider:
                 ids.append(self._released.popleft())
             if not self._channel.is_closed:
                 self._stub.Release.notify(object_manager_pb2.ReleaseRequest(object_ids=ids))
+        if self._freed:
+            self._send_freed()
 
     def _settle_ended(self) -> None:
         while self._ended:
@@ -236,12 +238,12 @@ class PlasmaStoreProvider:
                 self._released.append(object_id)
                 continue
             if not self._idle:
-                self._reactor.call_later(IDLE_PIN_S, self._release_idle)
-            self._idle[object_id] = (found, time.monotonic() + IDLE_PIN_S)
+                self._reactor.call_later(self._env.config.idle_pin_s, self._release_idle)
+            self._idle[object_id] = (found, self._env.clock.time_s() + self._env.config.idle_pin_s)
 
     def _release_idle(self) -> None:
         """Those whose time is over; the timer runs again while there are others."""
-        now_s = time.monotonic()
+        now_s = self._env.clock.time_s()
         while self._idle:
             object_id, (_, until_s) = next(iter(self._idle.items()))
             if until_s > now_s:
@@ -252,16 +254,18 @@ class PlasmaStoreProvider:
 
     # ---- the owner's side
 
-    def free(self, objects: list[tuple[bytes, list[bytes]]]) -> None:
-        """Nobody can ask for these any more: frees them on the nodes named. One-way."""
-        self._stub.Free.notify(
-            object_manager_pb2.FreeRequest(
-                objects=[
-                    object_manager_pb2.ObjectFree(object_id=object_id, location_node_ids=locations)
-                    for object_id, locations in objects
-                ]
-            )
-        )
+    def free(self, object_id: bytes, node_ids: list[bytes]) -> None:
+        """Nobody can ask for it any more: frees it on the nodes named, at the end of the turn. Lock held."""
+        self._freed.append((object_id, node_ids))
+        self._reactor.wake()
+
+    def _send_freed(self) -> None:
+        objects = [
+            object_manager_pb2.ObjectFree(object_id=object_id, location_node_ids=node_ids)
+            for object_id, node_ids in self._freed
+        ]
+        self._freed.clear()
+        self._stub.Free.notify(object_manager_pb2.FreeRequest(objects=objects))
 
     def stats(self) -> Any:
         """StoreStats of the node."""

@@ -18,22 +18,24 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.output import utf8
 from ray_mono.common.raw_error import is_a
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.process.process_end import CallThread
-from ray_mono.core_worker.task_errors import cancelled_error, describe_error, users_traceback
-from ray_mono.core_worker.task_execution.async_group import AsyncGroup, construct, on_thread
-from ray_mono.core_worker.task_execution.executor import ActorExit
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.call import Call
-    from ray_mono.core_worker.task_execution.executor import Executor
+from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.task_errors import ActorExit, cancelled_error, describe_error, users_traceback
+from ray_mono.core_worker.task_execution.async_group import AsyncGroup, AsyncParts, construct, on_thread
+from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.core_worker.task_execution.call_thread import CallThread
+from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.task_events import TaskEvents
+from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
+from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +45,27 @@ CLOSE_TIMEOUT_S = 5.0
 """For coroutines that are cancelled at the end; one may block its thread."""
 
 
+@dataclass(frozen=True)
+class ActorParts:
+    """What an actor uses of its worker."""
+
+    env: Environment
+    context: WorkerContext
+    running: Running
+    receiver: TaskReceiver
+    replies: TaskReplies
+    generators: GeneratorRunner
+    events: TaskEvents
+    run_here: Callable[[Call, TaskContext, list[Any]], None]
+    """Runs a call on the thread that calls it, and answers: Executor.run_here."""
+    finish_exit: Callable[[BaseException], None]
+    """The actor's code ended it: Executor.finish_exit."""
+
+
 class ActorRuntime:
     """One actor in its process."""
 
-    def __init__(self, executor: Executor, core: CoreWorker, spec: Any, task: TaskContext) -> None:
+    def __init__(self, parts: ActorParts, spec: Any, task: TaskContext) -> None:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
         self.job_id: bytes = spec.job_id
@@ -57,8 +76,7 @@ class ActorRuntime:
         self.resource_ids = task.resource_ids
         self.instance: Any = None
         self._body: dict[str, Any] = {}
-        self._executor = executor
-        self._core = core
+        self._parts = parts
         self._groups = {DEFAULT_GROUP: max(1, creation.max_concurrency)}
         self._group_of_method: dict[str, str] = {}
         for group in creation.concurrency_groups:
@@ -68,11 +86,20 @@ class ActorRuntime:
         self._methods: dict[str, Callable[..., Any]] = {}
         self._loops: dict[str, AsyncGroup] = {}
         self._pools: dict[str, ThreadGroup] = {}
-        # Calls that were dispatched and are not over, by task id, in the order of their dispatch.
-        self.calls: dict[bytes, TaskContext] = {}
+        # Of the worker: calls that were dispatched and are not over.
+        self._calls = parts.running.calls
         if creation.is_asyncio:
+            group_parts = AsyncParts(
+                parts.context,
+                self._calls,
+                parts.replies,
+                parts.generators,
+                parts.events,
+                self.answer_error,
+                self.exit_by,
+            )
             for name, limit in self._groups.items():
-                self._loops[name] = AsyncGroup(self, executor, core, name, limit)
+                self._loops[name] = AsyncGroup(group_parts, name, limit)
         elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
             for name, limit in self._groups.items():
                 self._pools[name] = ThreadGroup(name, limit)
@@ -130,7 +157,7 @@ class ActorRuntime:
     def _terminate(self) -> None:
         """Of a threaded actor as below."""
         earlier = self._earlier_calls()
-        while not earlier.isdisjoint(self.calls):
+        while not earlier.isdisjoint(self._calls):
             time.sleep(CALLS_POLL_S)
         raise ActorExit
 
@@ -142,8 +169,8 @@ class ActorRuntime:
         raise ActorExit
 
     def _earlier_calls(self) -> set[bytes]:
-        this = self._core.context.task_id()
-        return set(itertools.takewhile(lambda task_id: task_id != this, list(self.calls)))
+        this = self._parts.context.task_id()
+        return set(itertools.takewhile(lambda task_id: task_id != this, list(self._calls)))
 
     # ---- concurrency
 
@@ -151,7 +178,7 @@ class ActorRuntime:
         """Starts a call beside others. On the main thread, in the order of the calls."""
         spec = call.spec
         group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
-        self.calls[task.task_id] = task
+        self._calls[task.task_id] = task
         if self._loops:
             self._loops[group].start(call, task, prepared)
         else:
@@ -159,10 +186,10 @@ class ActorRuntime:
 
     def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         try:
-            self._executor.run_here(call, task, prepared)
+            self._parts.run_here(call, task, prepared)
         except BaseException as error:
-            self._executor.answers.answer_anyhow(call, task, error)
-        self.calls.pop(task.task_id, None)
+            self._parts.replies.answer_anyhow(call, task, error)
+        self._calls.pop(task.task_id, None)
         self._check_exit()
 
     def cancel(self, task_id: bytes) -> None:
@@ -175,21 +202,21 @@ class ActorRuntime:
         if is_a(error, KeyboardInterrupt | asyncio.CancelledError) or (
             task.is_cancelled and is_a(error, TaskCancelledError)
         ):
-            described = cancelled_error(call.spec, task, error, self, self._core)
+            described = cancelled_error(call.spec, task, error, self, self._parts.env)
         else:
-            described = describe_error(call.spec, error, self, self._core)
-        self._executor.answers.finish_error(call, task, described)
+            described = describe_error(call.spec, error, self, self._parts.env)
+        self._parts.replies.finish_error(call, task, described)
 
     def exit_by(self, error: BaseException) -> None:
         """A coroutine ended the actor."""
-        self._executor.finish_exit(error)
+        self._parts.finish_exit(error)
         self._check_exit()
 
     def _check_exit(self) -> None:
         """After exit_actor() on another thread: the main thread sits in its queue."""
-        if self._executor.is_exiting:
-            with self._core.lock:
-                self._executor.exit_after_queue()
+        if self._parts.running.is_ending:
+            with self._parts.env.lock:
+                self._parts.receiver.exit_after_queue()
 
     def close(self) -> None:
         """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines are cancelled, and the instance

@@ -20,20 +20,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import AsyncGeneratorType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common.exceptions import TaskCancelledError
-from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.process.process_end import CallThread
-from ray_mono.core_worker.task_errors import users_traceback
-from ray_mono.core_worker.task_execution.executor import ActorExit
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
-    from ray_mono.core_worker.task_execution.call import Call
-    from ray_mono.core_worker.task_execution.executor import Executor
+from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.task_errors import ActorExit, users_traceback
+from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.core_worker.task_execution.call_thread import CallThread
+from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
+from ray_mono.core_worker.task_execution.task_events import TaskEvents
+from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +46,27 @@ async def construct(cls: type, args: Iterable[Any], kwargs: dict[str, Any]) -> A
     return instance
 
 
+@dataclass(frozen=True)
+class AsyncParts:
+    """What the groups of an actor use."""
+
+    context: WorkerContext
+    calls: dict[bytes, TaskContext]
+    """Of the worker: those that are dispatched and not over."""
+    replies: TaskReplies
+    generators: GeneratorRunner
+    events: TaskEvents
+    answer_error: Callable[[Call, TaskContext, BaseException], None]
+    """By what left the user's code."""
+    exit_by: Callable[[BaseException], None]
+    """A coroutine ended the actor."""
+
+
 class AsyncGroup:
     """One group. Made on the main thread; what begins with an underscore runs on the loop's."""
 
-    def __init__(
-        self, actor: ActorRuntime, executor: Executor, core: CoreWorker, name: str, limit: int
-    ) -> None:
-        self._actor = actor
-        self._executor = executor
-        self._core = core
+    def __init__(self, parts: AsyncParts, name: str, limit: int) -> None:
+        self._parts = parts
         self._loop = asyncio.new_event_loop()
         self._limit = limit
         self._is_closed = False
@@ -73,7 +83,7 @@ class AsyncGroup:
             try:
                 self._loop.run_forever()
             except SystemExit as error:
-                self._actor.exit_by(error)
+                self._parts.exit_by(error)
             except BaseException as error:
                 logger.error("a callback or task on an actor's loop failed: %s", users_traceback(error))
         self._loop.close()
@@ -164,16 +174,16 @@ class AsyncGroup:
         running.add_done_callback(ended)
 
     def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
-        self._actor.calls.pop(task.task_id, None)
+        self._parts.calls.pop(task.task_id, None)
         if not (has_run or self._is_closed):
             # Cancelled before it began: it has answered nothing, and no code of the user's was stopped.
-            self._executor.answers.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+            self._parts.replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        actor, executor = self._actor, self._executor
+        parts = self._parts
         target, args, kwargs = prepared
         prepared.clear()
-        self._core.context.enter(task)
+        parts.context.enter(task)
         started_s = time.perf_counter()
         try:
             try:
@@ -182,25 +192,26 @@ class AsyncGroup:
                     if inspect.isawaitable(value):
                         value = await value
                     if type(value) is AsyncGeneratorType:
-                        value = await executor.generators.run_async(call, task, value)
+                        value = await parts.generators.run_async(call, task, value)
                     elif type(value) is GeneratorType:
-                        value = await on_thread(executor.generators.run, call, task, value)
+                        value = await on_thread(parts.generators.run, call, task, value)
                 finally:
+                    call.spec.ran(is_short=True)  # on the main thread, which only started it
                     if not call.spec.hides_events:
-                        executor.events.add(task, started_s)
+                        parts.events.add(task, started_s)
                 if task.is_cancelled:
                     # The method made the best of it, but nobody wants its value.
                     raise asyncio.CancelledError
             except (ActorExit, SystemExit) as error:
-                actor.exit_by(error)
+                parts.exit_by(error)
             except BaseException as error:
                 # Callers of what the end of the actor cancels hear of that end.
                 if not self._is_closed:
-                    actor.answer_error(call, task, error)
+                    parts.answer_error(call, task, error)
             else:
-                executor.answers.finish(call, task, value)
+                parts.replies.finish(call, task, value)
         except BaseException as error:
-            executor.answers.answer_anyhow(call, task, error)
+            parts.replies.answer_anyhow(call, task, error)
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:

@@ -7,10 +7,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.task_execution.executor import Executor
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 
 VARIABLE = "RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC"
 """0: nobody is told."""
@@ -18,20 +18,23 @@ VARIABLE = "RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC"
 logger = logging.getLogger("ray_mono")
 
 
-def before_blocking(executor: Executor) -> Callable[[], None]:
+def before_blocking(env: Environment, running: Running, receiver: TaskReceiver) -> Callable[[], None]:
     """The function to call on the thread that is about to block."""
     is_told = os.environ.get(VARIABLE, "1").lower() in ("0", "false")
 
     def call() -> None:
         nonlocal is_told
-        executor.give_back_all()
-        if is_told or executor.actor is None or not executor.actor.is_asyncio or not _runs_loop():
+        with env.lock:
+            # The running task waits for others, perhaps for one that waits here.
+            receiver.give_back()
+        actor = running.actor
+        if is_told or actor is None or not running.actor_is_asyncio or not _runs_loop():
             return
         is_told = True
         logger.warning(
             "A coroutine of actor %s blocks its event loop in get() or wait(), and every other call on the loop with it: await the"
             " reference instead (%s=0 hides this).",
-            executor.actor.class_name,
+            actor.class_name,
             VARIABLE,
         )
 

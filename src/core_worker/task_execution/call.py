@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ray_mono.protobuf import core_worker_pb2
-
-if TYPE_CHECKING:
-    from ray_mono.rpc.reactor_server import ServerCall
+from ray_mono.core_worker.context import ActorNames, TaskContext
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.rpc.reactor_server import ServerCall
 
 Reply = core_worker_pb2.PushTaskReply
 
@@ -41,20 +40,85 @@ class KnownSpec:
         # Whether its last call here was. A first one may do anything.
         self.is_short = False
 
+    def ran(self, is_short: bool) -> None:
+        """A call of it is over."""
+        self.is_short = is_short
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.message, name)
+
+
+class Items(Protocol):
+    """What a call that is a generator has yielded, on its way (item_sender.py)."""
+
+    def when_settled(self, then: Any) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 
-    __slots__ = ("number", "own", "request", "spec", "to")
+    __slots__ = ("answer_to", "items", "message", "number", "request", "spec")
 
-    def __init__(self, spec: Any, request: Any, to: ServerCall) -> None:
+    def __init__(self, spec: Any, request: Any, answer_to: ServerCall, number: int = 0) -> None:
+        """number: of a normal task, see common/start_board.py."""
         self.spec = spec
         self.request = request
         # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
-        self.own = request if request.template_id else spec
-        self.to = to
-        # Of a normal task: see common/start_board.py.
-        self.number = 0
+        self.message = request if request.template_id else spec
+        self.answer_to = answer_to
+        self.number = number
+        self.items: Items | None = None
+
+    def sends(self, items: Items | None) -> None:
+        """It is a generator whose items go ahead of its answer; None: they have."""
+        self.items = items
+
+
+class HeldActor(ActorNames, Protocol):
+    """The actor of a worker, as far as its calls know it."""
+
+    actor_id: bytes
+    job_id: bytes
+    resources: Any
+    resource_ids: dict[str, list[int]]
+
+
+def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
+    """Of a call that is about to run, in a worker that may hold an actor."""
+    spec, message = call.spec, call.message
+    # A call runs in the actor's job, whoever calls.
+    job_id = spec.job_id if actor is None else actor.job_id
+    if spec.type != common_pb2.ACTOR_TASK:
+        ids = call.request.resource_ids
+        return TaskContext(
+            message.task_id,
+            job_id,
+            spec.name,
+            message.depth,
+            message.attempt,
+            spec.actor_creation.actor_id,
+            spec.resources,  # made into a ResourceSet by whoever asks
+            resource_ids_of(ids) if ids else {},
+            function=spec.function,
+        )
+    if actor is None:
+        return TaskContext(message.task_id, job_id, spec.name, message.depth, message.attempt)
+    return TaskContext(
+        message.task_id,
+        job_id,
+        spec.name,
+        message.depth,
+        message.attempt,
+        actor.actor_id,
+        actor.resources,
+        actor.resource_ids,
+        actor=actor,
+        given_name=spec.task_name,
+    )
+
+
+def resource_ids_of(message: Any) -> dict[str, list[int]]:
+    """A Grant's or PushTaskRequest's resource_ids as plain lists."""
+    return {name: list(message[name].ids) for name in sorted(message)}

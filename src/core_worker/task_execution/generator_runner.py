@@ -17,18 +17,16 @@ import itertools
 import time
 from functools import partial
 from types import AsyncGeneratorType, GeneratorType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ray_mono.common import raw_error
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.object_ref_generator import StreamingGeneratorStats
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import Call
-from ray_mono.core_worker.task_execution.item_sender import ItemSender
+from ray_mono.core_worker.task_execution.item_sender import ItemSender, SenderParts
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 GENERATORS = (GeneratorType, AsyncGeneratorType)
 STREAMED = object()
@@ -38,8 +36,10 @@ STREAMED = object()
 class GeneratorRunner:
     """The generators that run in this process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, parts: SenderParts, blocked: BlockedNotice) -> None:
+        self._parts = parts
+        self._env = parts.env
+        self._blocked = blocked
         self._senders: dict[bytes, ItemSender] = {}
 
     def AcknowledgeItems(self, request: Any) -> None:
@@ -116,10 +116,10 @@ class GeneratorRunner:
         return STREAMED
 
     def _open(self, call: Call, task: TaskContext) -> ItemSender:
-        core = self._core
-        connection = call.to.connection
-        with core.lock:
-            sender = task.items = self._senders[call.own.task_id] = ItemSender(core, call)
+        connection = call.answer_to.connection
+        with self._env.lock:
+            sender = self._senders[call.message.task_id] = ItemSender(self._parts, call)
+            call.sends(sender)
             senders = connection.state.get("senders")
             if senders is None:
                 senders = connection.state["senders"] = set()
@@ -130,27 +130,27 @@ class GeneratorRunner:
         return sender
 
     def _close(self, sender: ItemSender, call: Call) -> None:
-        with self._core.lock:
+        with self._env.lock:
             sender.close()
-            call.to.connection.state["senders"].discard(sender)
-            if self._senders.get(call.own.task_id) is sender:
-                del self._senders[call.own.task_id]
+            call.answer_to.connection.state["senders"].discard(sender)
+            if self._senders.get(call.message.task_id) is sender:
+                del self._senders[call.message.task_id]
 
     def _rest(self, sender: ItemSender) -> None:
         """Until there is room, or the owner is gone, or this process leaves."""
-        core = self._core
+        env = self._env
         while True:
-            waiter = Waiter(core.reactor)
-            with core.lock:
-                if core.reactor.is_closed or sender.start_wait(waiter.set):
+            waiter = Waiter(env.reactor)
+            with env.lock:
+                if env.reactor.is_closed or sender.start_wait(waiter.set):
                     return
-            core.getter.blocking_wait(waiter, None)
+            self._blocked.wait(waiter, None)
 
     async def _rest_async(self, sender: ItemSender) -> None:
         loop = asyncio.get_running_loop()
         while True:
             room = asyncio.Event()
-            with self._core.lock:
+            with self._env.lock:
                 if sender.start_wait(partial(_set_on, loop, room)):
                     return
             await room.wait()

@@ -1,9 +1,9 @@
 """The items of a running generator on their way to their owner: collected, sent in parts of the answer, and counted until acknowledged.
 
-Items are collected in a part, which is sent when FLUSH_S have passed since the last one, when it is full, when the generator has to
+Items are collected in a part, which is sent when part_flush_s have passed since the last one, when it is full, when the generator has to
 wait, or when the background thread finds it: so the first item of a while goes out at once, and a fast generator's share a frame.
 
-Limits. At most IN_FLIGHT_ITEMS_MAX items, or IN_FLIGHT_BYTES_MAX of inline values, are on their way: sent or collected, and not
+Limits. At most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way: sent or collected, and not
 acknowledged as received. What the owner has received counts against nothing, unless the user asks for backpressure: then the
 generator rests while so many of its items are not taken.
 
@@ -13,26 +13,30 @@ waits behind it (`_held`).
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from ray_mono.common.ids import object_id_bytes
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_execution.call import Call, Reply
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import core_worker_pb2
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
-IN_FLIGHT_ITEMS_MAX = 4096
-IN_FLIGHT_BYTES_MAX = 16 << 20
-PART_ITEMS_MAX = 256
-PART_BYTES_MAX = 256 << 10
-FLUSH_S = 0.001
-"""How long a generator that is busy may keep what it made: far below what a user notices, and some hundred small items."""
+@dataclass(frozen=True)
+class SenderParts:
+    """What the senders of a process use of it."""
+
+    env: Environment
+    references: ReferenceCounter
+    borrowing: Borrowing
+    plasma: PlasmaStoreProvider
 
 
 class _Held:
@@ -47,14 +51,20 @@ class _Held:
         self.kept: list[bytes] = []
         self.is_ready = False
 
+    def registered(self) -> None:
+        """Its receiver is known to the owners of what is inside."""
+        self.is_ready = True
+        self.value.nested.clear()
+
 
 class ItemSender:
     """The items of one generator on their way to its owner. `put` is for the generator's thread, the rest needs the lock."""
 
-    def __init__(self, core: CoreWorker, call: Call) -> None:
-        self._core = core
+    def __init__(self, parts: SenderParts, call: Call) -> None:
+        self._parts = parts
+        self._env = parts.env
         self._call = call
-        self._task_id: bytes = call.own.task_id
+        self._task_id: bytes = call.message.task_id
         self._backpressure: int = call.spec.generator_backpressure_num_objects
         self._num_made = 0
         self._num_received = 0
@@ -73,11 +83,11 @@ class ItemSender:
         self._is_dirty = False
         self._sent_at_s = 0.0
         # Called once when there may be room again.
-        self.on_room: Callable[[], None] | None = None
+        self._on_room: Callable[[], None] | None = None
         # The user's generator object is gone.
         self.is_dropped = False
         # The generator is to be closed: its owner's process is gone, or it was cancelled.
-        self.is_stopped = call.to.connection.is_closed
+        self.is_stopped = call.answer_to.connection.is_closed
 
     # ---- making
 
@@ -85,7 +95,7 @@ class ItemSender:
         """The generator yielded `value`. Raises what pickling it raises, and ObjectStoreFullError."""
         if self.is_dropped:
             return
-        core = self._core
+        env = self._env
         try:
             serialized = serialization.serialize(value)
         except TypeError as error:
@@ -94,8 +104,8 @@ class ItemSender:
         size_bytes = serialized.size_bytes
         if size_bytes > INLINE_BYTES_MAX:
             self._stored_id = self._item_id(number)
-            core.store.put(self._stored_id, serialized, self._call.spec.caller.worker_id)
-        with core.lock:
+            self._parts.plasma.put(self._stored_id, serialized, self._call.spec.caller.worker_id)
+        with env.lock:
             self._stored_id = b""
             self._num_made = number
             if self._held or serialized.nested or size_bytes > INLINE_BYTES_MAX:
@@ -103,44 +113,43 @@ class ItemSender:
             else:
                 self._part.items.add(metadata=serialized.metadata, data=serialized.to_bytes())
                 self._part_bytes += size_bytes
-            now_s = time.monotonic()
+            now_s = env.clock.time_s()
             if (
-                now_s - self._sent_at_s >= FLUSH_S
-                or len(self._part.items) >= PART_ITEMS_MAX
-                or self._part_bytes >= PART_BYTES_MAX
+                now_s - self._sent_at_s >= env.config.part_flush_s
+                or len(self._part.items) >= env.config.part_items_max
+                or self._part_bytes >= env.config.part_bytes_max
             ):
                 self._sent_at_s = now_s
                 self.flush()
-                core.reactor.flush()
+                env.reactor.flush()
             elif not self._is_dirty:
                 self._is_dirty = True
-                core.reactor.mark_dirty(self)
+                env.reactor.mark_dirty(self)
 
     def _item_id(self, number: int) -> bytes:
         return object_id_bytes(self._task_id, number + 1)
 
     def _put_other(self, number: int, value: serialization.Serialized) -> None:
         """A large item, one with references inside, or one behind such."""
-        core = self._core
+        borrowing = self._parts.borrowing
         nested = dict.fromkeys(ref._id for ref in value.nested)
         message = core_worker_pb2.StreamedItem(
-            metadata=value.metadata, size_bytes=value.size_bytes, nested=map(core.reference_message, nested)
+            metadata=value.metadata, size_bytes=value.size_bytes, nested=map(borrowing.message_of, nested)
         )
         if value.size_bytes > INLINE_BYTES_MAX:
-            message.in_plasma, message.node_id = True, core.node_id
+            message.in_plasma, message.node_id = True, self._env.node_id
         else:
             message.data = value.to_bytes()
         held = _Held(message, value)
         self._held.append(held)
 
         def registered() -> None:
-            held.is_ready = True
-            held.value.nested.clear()
+            held.registered()
             self._collect_held()
 
         if nested:
             caller = self._call.spec.caller
-            kept = core.ownership.hand_over(nested, self._item_id(number), caller, registered)
+            kept = borrowing.hand_over(nested, self._item_id(number), caller, registered)
             # It may be collected already, where no owner had to be asked.
             (self._kept if held.is_ready else held.kept).extend(kept)
         else:
@@ -154,7 +163,7 @@ class ItemSender:
             self._kept.extend(held.kept)
         if self._part.items and not self._is_dirty:
             self._is_dirty = True
-            self._core.reactor.mark_dirty(self)
+            self._env.reactor.mark_dirty(self)
         if not self._held and self._on_settled is not None:
             settled, self._on_settled = self._on_settled, None
             settled()
@@ -172,21 +181,24 @@ class ItemSender:
         if self.is_dropped:
             self._throw_away(part)
         else:
+            config = self._env.config
             part.first_item = self._num_sent + 1
-            part.wants_acknowledgement = self._is_near(IN_FLIGHT_ITEMS_MAX // 2, IN_FLIGHT_BYTES_MAX // 2)
+            part.wants_acknowledgement = self._is_near(
+                config.items_in_flight_max // 2, config.items_in_flight_bytes_max // 2
+            )
             self._unacknowledged.append((self._num_sent + count, self._part_bytes))
             self._in_flight_bytes += self._part_bytes
-            self._call.to.part(part)
+            self._call.answer_to.part(part)
         self._num_sent += count
         self._part_bytes = 0
         if self._kept:
             kept, self._kept = self._kept, []
-            self._core.references.remove_submitted(kept)
+            self._parts.references.remove_submitted(kept)
 
     def _throw_away(self, part: Any) -> None:
         for offset, item in enumerate(part.items):
             if item.in_plasma:
-                self._core.free_in_stores(self._item_id(self._num_sent + 1 + offset), [item.node_id])
+                self._parts.plasma.free(self._item_id(self._num_sent + 1 + offset), [item.node_id])
 
     def when_settled(self, then: Callable[[], None]) -> None:
         """then() once every item is sent, or collected: at once, or when the owners of references have answered."""
@@ -210,7 +222,8 @@ class ItemSender:
             return False
         if self._backpressure > 0 and self._num_made - self._num_taken >= self._backpressure:
             return True
-        return self._is_near(IN_FLIGHT_ITEMS_MAX, IN_FLIGHT_BYTES_MAX)
+        config = self._env.config
+        return self._is_near(config.items_in_flight_max, config.items_in_flight_bytes_max)
 
     def acknowledge(self, request: Any) -> None:
         """The owner has items, or its user has taken some, or will take none."""
@@ -230,18 +243,18 @@ class ItemSender:
         """The generator is over."""
         if self._stored_id:
             # An interrupt struck in between.
-            self._core.free_in_stores(self._stored_id, [self._core.node_id])
+            self._parts.plasma.free(self._stored_id, [self._env.node_id])
 
     def _make_room(self) -> None:
-        if self.on_room is not None and not self.is_full:
-            on_room, self.on_room = self.on_room, None
+        if self._on_room is not None and not self.is_full:
+            on_room, self._on_room = self._on_room, None
             on_room()
 
     def start_wait(self, on_room: Callable[[], None]) -> bool:
         """True if there is room; else on_room() runs once, when there is."""
         self.flush()
-        self._core.reactor.flush()
+        self._env.reactor.flush()
         if not self.is_full:
             return True
-        self.on_room = on_room
+        self._on_room = on_room
         return False

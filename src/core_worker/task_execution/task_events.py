@@ -1,4 +1,4 @@
-"""What this worker ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second while there are calls,
+"""What this process ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second while there are calls,
 when the worker becomes idle, when somebody asks for the timeline, and before the worker ends or is killed by its cluster. Between two
 sends the latest EVENTS_MAX are kept and the others counted. One that crashes takes those of its last second with it.
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
+from ray_mono.core_worker.context import ActorNames, TaskContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import gcs_pb2
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.context import TaskContext
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime
 
 EVENTS_MAX = 1000
 """In one message. A worker that makes more calls a second makes short ones, of which a timeline shows a sample: packing them all would slow
@@ -23,11 +19,12 @@ SEND_PERIOD_S = 1.0
 
 
 class TaskEvents:
-    """The events of one worker that were not sent yet."""
+    """The events of one process that were not sent yet. A driver's are the spans that its program marks."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self._events: deque[tuple[ActorRuntime | None, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
+    def __init__(self, env: Environment, context: WorkerContext) -> None:
+        self._env = env
+        self._context = context
+        self._events: deque[tuple[ActorNames | None, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._spans: deque[tuple[str, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._num_added = 0
         self._is_armed = False
@@ -51,14 +48,14 @@ class TaskEvents:
         self._num_added += 1
         if not self._is_armed:
             self._is_armed = True
-            with self._core.lock:
-                self._core.reactor.call_later(SEND_PERIOD_S, self.send)
+            with self._env.lock:
+                self._env.reactor.call_later(SEND_PERIOD_S, self.send)
 
     def send(self, collection: bytes = b"") -> None:
         """collection: somebody asked and waits for an answer, even an empty one. Lock held."""
         if not collection:
             self._is_armed = False
-        if not (self._events or self._spans or collection) or self._core.reactor.is_closed:
+        if not (self._events or self._spans or collection) or self._env.reactor.is_closed:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
         spans = [self._spans.popleft() for _ in range(len(self._spans))]
@@ -67,14 +64,14 @@ class TaskEvents:
             (None, name, task_id, started_s, ended_s) for name, _, task_id, started_s, ended_s in spans
         ]
         dropped, self._num_added = max(0, self._num_added - len(events)), 0
-        core = self._core
+        env = self._env
         indices: dict[str, int] = {}
         message = gcs_pb2.TaskEvents(
-            job_id=core.job_id,
-            worker_id=core.worker_id,
-            node_id=core.node_id,
-            host=core.node.host,
-            pid=core.pid,
+            job_id=self._context.job.job_id,
+            worker_id=env.worker_id,
+            node_id=env.node_id,
+            host=env.node.host,
+            pid=env.pid,
             name_indices=[
                 indices.setdefault(name if actor is None else f"{actor.class_name}.{name}", len(indices))
                 for actor, name, _, _, _ in events
@@ -87,4 +84,4 @@ class TaskEvents:
             collection=collection,
             spans={num_calls + number: extra_data for number, (_, extra_data, *_) in enumerate(spans)},
         )
-        core.gcs.AddTaskEvents.notify(message)
+        env.gcs.AddTaskEvents.notify(message)

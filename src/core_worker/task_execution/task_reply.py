@@ -14,33 +14,30 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.our_bug import OUR_BUG, known
 from ray_mono.common.raw_error import let_frames_go, name_of, str_of, text_of
+from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_errors import describe_error, users_traceback
 from ray_mono.core_worker.task_execution.call import Call, Reply
 from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Failed
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
-if TYPE_CHECKING:
-    from ray_mono.common.start_board import StartBoard
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_execution.executor import Executor
-
 logger = logging.getLogger(__name__)
 
-ERROR_BYTES_MAX = 16 << 20
-UNFLUSHED_MAX = 16
-"""Answers that may share one send, while only calls are queued whose method ran short the last time: another may hold the GIL for
-long, when no thread of this process can send what waits, or end it."""
-UNSETTLED_S = 0.05
-"""So long a reply may wait without its task's CPUs being lent."""
-ALONE_US = 200
-"""The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
 ANSWERS_NOBODY = 70
 """How a worker exits that cannot answer: EX_SOFTWARE."""
 
@@ -48,13 +45,35 @@ ANSWERS_NOBODY = 70
 class TaskReplies:
     """How one worker answers its calls."""
 
-    def __init__(self, core: CoreWorker, executor: Executor, board: StartBoard) -> None:
-        self._core = core
-        self._executor = executor
+    def __init__(
+        self,
+        env: Environment,
+        references: ReferenceCounter,
+        borrowing: Borrowing,
+        plasma: PlasmaStoreProvider,
+        dropped: DroppedReferences,
+        blocked: BlockedNotice,
+        board: StartBoard,
+        running: Running,
+        receiver: TaskReceiver,
+    ) -> None:
+        self._env = env
+        self._references = references
+        self._borrowing = borrowing
+        self._plasma = plasma
+        self._dropped = dropped
+        self._blocked = blocked
         self._board = board
+        self._running = running
+        self._receiver = receiver
         self._num_unflushed = 0
         # Answers that wait until owners have acknowledged references.
-        self.num_unsettled = 0
+        self._num_unsettled = 0
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether no answer waits for owners any more."""
+        return not self._num_unsettled
 
     def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
@@ -81,21 +100,21 @@ class TaskReplies:
                 returns.append(self._return_object(call, index + 1, item))
         except BaseException as error:
             self._take_back(returns)
-            self.finish_error(call, task, describe_error(spec, error, self._executor.actor, self._core))
+            self.finish_error(call, task, describe_error(spec, error, self._running.actor, self._env))
             return
         reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
-        if self._executor.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
-            reply.pid = self._core.pid
-            reply.repr_name = self._executor.actor.repr_name()
+        if self._running.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+            reply.pid = self._env.pid
+            reply.repr_name = self._running.actor.repr_name()
         self._send(call, task, reply, serialized)
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
         if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
-            self._executor.end_after_this()
-        serialized = serialized_error(call.spec.name, error)
+            self._running.end_after_this()
+        serialized = serialized_error(call.spec.name, error, self._env.config.error_bytes_max)
         returns = self._error_returns(call, serialized)
-        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
+        reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True, run_us=task.run_us)
         self._send(call, task, reply, [serialized] * len(returns))
 
     def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
@@ -104,19 +123,19 @@ class TaskReplies:
         """
         try:
             let_frames_go(error)
-            text = (
-                f"answering {call.spec.name}() failed; this is a bug of ray_mono, or there is no memory left"
+            text = f"answering {call.spec.name}() failed; {OUR_BUG}, or there is no memory left"
+            serialized = serialized_error(
+                call.spec.name, RaySystemError(text, users_traceback(error)), self._env.config.error_bytes_max
             )
-            serialized = serialized_error(call.spec.name, RaySystemError(text, users_traceback(error)))
             reply = Reply(
                 status=Reply.DONE, returns=self._error_returns(call, serialized), is_application_error=True
             )
             self._over(call)
-            with self._core.lock:
-                if task.items is not None:
-                    task.items.flush()
-                call.to.reply(reply)
-                self._core.reactor.flush()
+            with self._env.lock:
+                if call.items is not None:
+                    call.items.flush()
+                call.answer_to.reply(reply)
+                self._env.reactor.flush()
             logger.error("%s\n%s", text, users_traceback(error))
         except BaseException:
             os.write(2, b"a call could not be answered, so this worker ends\n")
@@ -166,7 +185,7 @@ class TaskReplies:
     def _serialize(self, spec: Any, value: Any) -> serialization.Serialized:
         if type(value) is Failed:
             return serialization.serialize_error(
-                describe_error(spec, value.error, self._executor.actor, self._core)
+                describe_error(spec, value.error, self._running.actor, self._env)
             )
         try:
             return serialization.serialize(value)
@@ -174,31 +193,29 @@ class TaskReplies:
             raise serialization.unpicklable(f"what {spec.name}() returned", value, error) from error
 
     def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        core = self._core
-        object_id = call.own.task_id + index.to_bytes(4, "little")
-        nested = [core.reference_message(ref._id) for ref in value.nested]
+        object_id = call.message.task_id + index.to_bytes(4, "little")
+        nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         if value.size_bytes > INLINE_BYTES_MAX:
-            core.store.put(object_id, value, call.spec.caller.worker_id)
+            self._plasma.put(object_id, value, call.spec.caller.worker_id)
             return core_worker_pb2.ReturnObject(
                 object_id=object_id,
                 in_plasma=True,
                 size_bytes=value.size_bytes,
-                node_id=core.node_id,
+                node_id=self._env.node_id,
                 nested=nested,
             )
         return self._inline_return(call, index, value)
 
     def _take_back(self, returns: list[Any]) -> None:
         """A later return failed, and with it the task: nobody will ask for these."""
-        core = self._core
-        with core.lock:
+        with self._env.lock:
             for returned in returns:
                 if returned.in_plasma:
-                    core.free_in_stores(returned.object_id, [core.node_id])
+                    self._plasma.free(returned.object_id, [self._env.node_id])
 
     def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = call.own.task_id + index.to_bytes(4, "little")
-        nested = [self._core.reference_message(ref._id) for ref in value.nested]
+        object_id = call.message.task_id + index.to_bytes(4, "little")
+        nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
@@ -206,51 +223,47 @@ class TaskReplies:
         """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
         flush_output()
         self._over(call)
-        if self._executor.ends_after(call.spec):
+        if self._running.ends_after(call.spec):
             reply.worker_exiting = True
-        if task.items is not None:
-            with self._core.lock:
-                self.num_unsettled += 1
-                task.items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
+        if call.items is not None:
+            items = call.items
+            with self._env.lock:
+                self._num_unsettled += 1
+                items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
             return
         self._settle(call, task, reply, serialized)
 
     def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Every item of a generator is on its way or collected: so may be the end. Lock held."""
-        assert task.items is not None
-        self.num_unsettled -= 1
-        task.items.flush()
-        task.items = None
+        self._num_unsettled -= 1
+        known(call.items, "the items of a generator").flush()
+        call.sends(None)
         self._settle(call, task, reply, serialized)
 
     def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        core = self._core
-        with core.lock:
-            core.drain()
+        reactor, spec = self._env.reactor, call.spec
+        with self._env.lock:
+            self._dropped.drain()
             if not task.held and not task.arrived and not any(value.nested for value in serialized):
-                call.to.reply(reply, rings=False)
+                call.answer_to.reply(reply, rings=False)
             else:
                 self._settle_first(call, task, reply, serialized)
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
             # of an actor's short calls may share a send, which does not wait for the end of the next call.
             self._num_unflushed += 1
-            spec = call.spec
-            if spec.type == common_pb2.ACTOR_TASK:
-                spec.is_short = task.run_us < ALONE_US
             if (
                 spec.type != common_pb2.ACTOR_TASK
                 or not spec.is_short
-                or not self._executor.is_next_short
-                or self._num_unflushed >= UNFLUSHED_MAX
+                or not self._receiver.is_next_short
+                or self._num_unflushed >= self._env.config.unflushed_answers_max
             ):
                 self._num_unflushed = 0
-                core.reactor.flush()
+                reactor.flush()
             else:
-                core.reactor.flush_soon()
+                reactor.flush_soon()
 
     def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """There are references: it is answered when owners know who has them. Lock held."""
-        core = self._core
         spec = call.spec
         kept: list[bytes] = []
         # What to undo when it is settled.
@@ -258,30 +271,34 @@ class TaskReplies:
 
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
-            core.references.remove_submitted(task.held)
-            call.to.reply(reply)
-            core.references.remove_submitted(kept)
-            self.num_unsettled -= 1
+            self._references.remove_submitted(task.held)
+            call.answer_to.reply(reply)
+            self._references.remove_submitted(kept)
+            self._num_unsettled -= 1
             lending.close()
 
         def handed_over() -> None:
             for value in serialized:
                 value.nested.clear()
-            core.drain()
-            core.ownership.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
+            self._dropped.drain()
+            self._borrowing.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
 
-        self.num_unsettled += 1
+        self._num_unsettled += 1
         if spec.type == common_pb2.NORMAL_TASK:
-            lending.callback(core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
+            self._lend_later(lending)
         self._hand_over(call, reply, serialized, kept, handed_over)
+
+    def _lend_later(self, lending: contextlib.ExitStack) -> None:
+        unsettled_s = self._env.config.unsettled_s
+        lending.callback(self._env.reactor.call_later(unsettled_s, lambda: self._lend(lending)).cancel)
 
     def _lend(self, lending: contextlib.ExitStack) -> None:
         """A reply waits still. Lock held."""
         lending.pop_all()  # the timer that called this
-        if self._executor.is_resting:
-            lending.callback(self._core.getter.unblock, self._core.getter.block())
+        if self._receiver.is_resting:
+            lending.callback(self._blocked.unblock, self._blocked.block())
         else:
-            lending.callback(self._core.reactor.call_later(UNSETTLED_S, lambda: self._lend(lending)).cancel)
+            self._lend_later(lending)
 
     def _hand_over(
         self, call: Call, reply: Any, serialized: list[Any], kept: list[bytes], then: Callable[[], None]
@@ -298,7 +315,7 @@ class TaskReplies:
             if value.nested:
                 waiting += 1
                 nested = dict.fromkeys(ref._id for ref in value.nested)
-                kept.extend(self._core.ownership.hand_over(nested, returned.object_id, call.spec.caller, one))
+                kept.extend(self._borrowing.hand_over(nested, returned.object_id, call.spec.caller, one))
         one()
 
 
@@ -309,13 +326,14 @@ def flush_output() -> None:
             stream.flush()
 
 
-def serialized_error(name: str, error: BaseException) -> serialization.Serialized:
+def serialized_error(name: str, error: BaseException, bytes_max: int) -> serialization.Serialized:
     """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot be made to, what is known."""
     try:
         serialized = serialization.serialize_error(error)
-        if serialized.size_bytes <= ERROR_BYTES_MAX:
+        if serialized.size_bytes <= bytes_max:
             return serialized
-        why = f"an error of {serialized.size_bytes >> 20} MiB, which is more than an error may have ({ERROR_BYTES_MAX >> 20} MiB)"
+        size = f"{serialized.size_bytes >> 20} MiB"
+        why = f"an error of {size}, which is more than an error may have ({bytes_max >> 20} MiB)"
     except BaseException as failure:
         why = f"an error that cannot be sent ({text_of(failure)}): {str_of(error)}"
     return serialization.serialize_error(RaySystemError(f"{name}() raised {name_of(error)}, {why}"))

@@ -1,19 +1,228 @@
-"""What the GCS is told of a new actor."""
+"""New actors: the owner registers one with the GCS, which places it, and is told of its end when no handle is left.
+
+    arguments are there ──RegisterActor──► registered: its callers watch it
+             │                     └──► refused, or another was first: it is dead before it lived
+             └──an argument is an error──► dead, with that for its cause
+
+Only a named actor is waited for, since its name may be taken.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
+from ray_mono.common import ids
+from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.context import JobContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.options import ActorOptions
+from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
+from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, HeldActor
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_builder import TaskBuilder
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError, StatusCode
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_submission.task_manager import PendingTask
+Then = Callable[[Any, RpcError | None], None]
+
+
+class ActorCreator:
+    """Creates actors for one process."""
+
+    def __init__(
+        self,
+        env: Environment,
+        context: WorkerContext,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        dropped: DroppedReferences,
+        blocked: BlockedNotice,
+        tasks: TaskManager,
+        dependencies: DependencyResolver,
+        actor_tasks: ActorTaskSubmitter,
+        handles: ActorHandles,
+        builder: TaskBuilder,
+        home: ReferenceHome,
+    ) -> None:
+        self._env = env
+        self._context = context
+        self._references = references
+        self._memory_store = memory_store
+        self._dropped = dropped
+        self._blocked = blocked
+        self._tasks = tasks
+        self._dependencies = dependencies
+        self._actor_tasks = actor_tasks
+        self._handles = handles
+        self._builder = builder
+        self._home = home
+
+    def create(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
+        """Registers the actor with the GCS. Raises ActorAlreadyExistsError where the name is taken, and what pickling raises."""
+        env = self._env
+        if env.reactor.is_closed:
+            raise disconnected()
+        packed = self._builder.pack(flat_args, options.class_name)
+        refs = [*packed.refs, *code.captured]
+        with env.lock:
+            self._dropped.drain()  # with the last handle goes a name
+            parent = self._context.get()
+            actor_id = parent.next_actor_id()
+            spec = creation_spec(env, self._context.job, code.descriptor, options, actor_id)
+            task = PendingTask(
+                ids.TaskID.for_actor_creation(actor_id).binary(),
+                CallTemplate(spec, 0),
+                packed.flat,
+                packed.args,
+                parent.depth + 1,
+                [ref._id for ref in refs],
+            )
+            (creation_id,) = self._builder.register(task, refs)
+            creation_ref: ObjectRef[Any] = ObjectRef(creation_id, self._home)
+            actor = self._handles.begin(actor_id, creation_id, options.rules, not options.is_detached)
+        if options.name:
+            existing = self._register_named(task, actor, options)
+            if existing is not None:
+                return existing
+        else:
+            with env.lock:
+                self._dependencies.resolve(
+                    task,
+                    lambda ready: self._register(ready, actor, options),
+                    lambda failed, error: self._not_created(actor, ARGUMENT_FAILED, error),
+                )
+        return HeldActor(actor, None if options.is_detached else creation_ref)
+
+    def _register(
+        self, task: PendingTask, actor: CalledActor, options: ActorOptions, then: Then | None = None
+    ) -> None:
+        """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits for it. Lock held."""
+
+        def done(reply: Any, error: RpcError | None) -> None:
+            if error is None and reply.created:
+                self._registered(task, actor, options)
+            else:
+                # Where another caller was first, ours never existed.
+                why = error.message if error is not None else "another caller created the actor first"
+                self._tasks.fail(task, RaySystemError(why))
+                self._not_created(actor, f"the actor {options.class_name} could not be registered: {why}")
+            if then is not None:
+                then(reply, error)
+
+        if actor.creation_id in self._references:
+            self._env.gcs.RegisterActor.start(registration(task, options), done)
+        else:
+            done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
+
+    def _registered(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
+        """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
+        self._tasks.hand_over(task)
+        if task.arg_ids and not options.is_detached:
+            if actor.creation_id in self._references:
+                self._references.set_nested(actor.creation_id, tuple(dict.fromkeys(task.arg_ids)))
+            self._references.remove_submitted(task.arg_ids)
+        self._actor_tasks.registered(actor)
+
+    def _not_created(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
+        """It is dead before it lived; error: that of an argument of its constructor, serialized. Lock held."""
+        self._handles.disown(actor)
+        self._actor_tasks.fail_creation(actor, message, error)
+
+    # ---- names
+
+    def _register_named(
+        self, task: PendingTask, actor: CalledActor, options: ActorOptions
+    ) -> HeldActor | None:
+        """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists found one."""
+        env = self._env
+        asked, answered = Waiter(env.reactor), Waiter(env.reactor)
+        answer: list[Any] = []
+
+        def ask(ready: PendingTask) -> None:
+            asked.set()
+            self._register(ready, actor, options, then)
+
+        def failed(task: PendingTask, error: bytes) -> None:
+            asked.set()
+            answered.set()
+            self._not_created(actor, ARGUMENT_FAILED, error)
+
+        def then(reply: Any, error: RpcError | None) -> None:
+            answer.extend((reply, error))
+            answered.set()
+
+        with env.lock:
+            self._dependencies.resolve(task, ask, failed)
+        self._blocked.wait(asked, None)
+        if answered.done and not answer:
+            return self._existing(actor, options)
+        env.reactor.wait(answered, env.config.gcs_timeout_s)
+        reply: Any
+        reply, error = answer or (
+            None,
+            RpcError(StatusCode.DEADLINE_EXCEEDED, "the GCS did not answer"),
+        )
+        if error is not None:
+            if error.code is StatusCode.ALREADY_EXISTS:
+                raise ActorAlreadyExistsError(error.message) from None
+            raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
+        return None if reply.created else self._hold(reply.actor.actor_id, options)
+
+    def _hold(self, actor_id: bytes, options: ActorOptions) -> HeldActor:
+        with self._env.lock:
+            return self._handles.hold(actor_id, None, options.rules)
+
+    def _existing(self, actor: CalledActor, options: ActorOptions) -> HeldActor | None:
+        """The actor that has the name, where ours was not created and so does not take it. Raises as `create` does."""
+        try:
+            info = self.named(options.name, options.namespace or self._context.job.namespace)
+        except ValueError:
+            return None
+        with self._env.lock:
+            self._memory_store.mark_seen(actor.creation_id)
+        if not options.get_if_exists:
+            raise ActorAlreadyExistsError(f"the name {options.name!r} is taken")
+        return self._hold(info.actor_id, options)
+
+    def named(self, name: str, namespace: str) -> common_pb2.ActorInfo:
+        """Raises ValueError where there is none, RpcError where the GCS does not answer."""
+        request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
+        with self._env.lock:
+            self._dropped.drain()  # handles that went before: the GCS hears of them first
+        try:
+            return self._env.gcs.GetNamedActor(request, timeout_s=self._env.config.gcs_timeout_s)
+        except RpcError as error:
+            if error.code is not StatusCode.NOT_FOUND:
+                raise
+            raise ValueError(error.message) from None
+
+    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """Raises RpcError where the GCS does not answer."""
+        request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
+        self._env.gcs.KillActor(request, timeout_s=self._env.config.gcs_timeout_s)
+        with self._env.lock:
+            self._actor_tasks.killed(actor_id)
 
 
 def creation_spec(
-    core: CoreWorker, descriptor: common_pb2.FunctionDescriptor, options: ActorOptions, actor_id: bytes
+    env: Environment,
+    job: JobContext,
+    descriptor: common_pb2.FunctionDescriptor,
+    options: ActorOptions,
+    actor_id: bytes,
 ) -> common_pb2.TaskSpec:
     """The creation task, but for its arguments."""
     creation = common_pb2.ActorCreationSpec(
@@ -24,7 +233,7 @@ def creation_spec(
         is_asyncio=options.is_asyncio,
         is_detached=options.is_detached,
         name=options.name,
-        namespace=options.namespace or core.namespace,
+        namespace=options.namespace or job.namespace,
         serialized_handle=options.handle_metadata,
         max_pending_calls=options.rules.max_pending_calls,
         allow_out_of_order_execution=options.rules.is_unordered,
@@ -37,15 +246,15 @@ def creation_spec(
         type=common_pb2.ACTOR_CREATION_TASK,
         name=f"{options.class_name}.__init__",
         function=descriptor,
-        job_id=core.job_id,
-        caller=core.address,
+        job_id=job.job_id,
+        caller=env.address,
         num_returns=1,
         resources=options.resources.to_proto(),
         placement_resources=options.placement_resources.to_proto(),
         strategy=options.strategy,
         runtime_env=options.runtime_env,
         hides_events=options.hides_events,
-        outlives_job=core.outlives_job or options.is_detached,
+        outlives_job=job.outlives_job or options.is_detached,
         actor_creation=creation,
     )
 

@@ -5,10 +5,7 @@ Called under the core worker's lock; never blocks.
 The GCS says where the actor lives (WatchActor, a long poll by version). A call whose arguments are not there yet
 holds later ones back: a caller's calls run in the order in which it made them, unless the actor allows otherwise.
 
-    actor   UNKNOWN ──ALIVE──► CONNECTED ──connection lost──► UNCERTAIN ──ALIVE again──► CONNECTED
-                                                                 │──RESTARTING──► calls fail, or wait where
-                                                                 │                the actor has retries
-                                                                 └──DEAD──► DEAD: every call fails with the cause
+What becomes of an actor, as its callers see it, is called_actor.py's table.
 
 A call that was sent when the connection broke is answered when the GCS has said what became of the actor:
 ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent again. A call
@@ -20,51 +17,80 @@ that takes several processes.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 from weakref import WeakValueDictionary
 
-from ray_mono.common.exceptions import (
-    ActorUnavailableError,
-    PendingCallsLimitExceeded,
-)
-from ray_mono.core_worker.task_submission.called_actor import EXCESS_BYTES_MAX, NO_ANSWER_S, Actor, story_of
-from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, PendingTask
+from ray_mono.common.exceptions import ActorUnavailableError, PendingCallsLimitExceeded
+from ray_mono.common.our_bug import known
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.job_warnings import JobWarnings
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
+from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, TaskManager
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-
 RESTARTING = "it is restarting"
-WATCH_RETRY_S = 0.2
-PROBE_S = 1.0
-"""How long a lost actor's death may take to become known before its last address is tried again."""
 
 
 class ActorTaskSubmitter:
     """The actors that this process calls."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self,
+        env: Environment,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        resolver: FutureResolver,
+        peers: PeerPool,
+        tasks: TaskManager,
+        dependencies: DependencyResolver,
+        warnings: JobWarnings,
+    ) -> None:
+        self._env = env
+        self._references = references
+        self._memory_store = memory_store
+        self._resolver = resolver
+        self._peers = peers
+        self._tasks = tasks
+        self._dependencies = dependencies
+        self._warnings = warnings
         # Kept by handles, calls under way and connections: one that is only known by its name goes with the last of them.
-        self.actors: WeakValueDictionary[bytes, Actor] = WeakValueDictionary()
+        self._actors: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
 
-    def actor(self, actor_id: bytes) -> Actor:
-        actor = self.actors.get(actor_id)
+    def actor(self, actor_id: bytes) -> CalledActor:
+        actor = self._actors.get(actor_id)
         if actor is None:
-            actor = self.actors[actor_id] = Actor(actor_id)
+            actor = self._actors[actor_id] = CalledActor(actor_id, self._env.config)
         return actor
 
-    def fail_creation(self, actor: Actor, message: str, error: bytes = b"") -> None:
+    def describe(self) -> dict[str, Any]:
+        """For DumpState."""
+        return {
+            actor_id.hex(): {
+                "state": actor.state.name,
+                "queued": len(actor.queue),
+                "in_flight": len(actor.in_flight),
+                "why": actor.pending_reason,
+            }
+            for actor_id, actor in self._actors.items()
+        }
+
+    def fail_creation(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
         """The actor is dead before it lived; error: why, a serialized RayTaskError or ActorDiedError."""
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message)
         if error:
             cause.error.CopyFrom(common_pb2.SerializedObject(metadata=serialization.ERROR, data=error))
         self._dead(actor, cause)
 
-    def check_pending(self, actor: Actor) -> None:
+    def check_pending(self, actor: CalledActor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
         waiting = actor.num_waiting
         limit = actor.rules.max_pending_calls
@@ -73,102 +99,99 @@ class ActorTaskSubmitter:
                 f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={limit}"
             )
 
-    def submit(self, actor: Actor, task: PendingTask) -> None:
-        if actor.state == common_pb2.DEAD:
+    def submit(self, actor: CalledActor, task: PendingTask) -> None:
+        if actor.is_dead:
             self._fail_dead(actor, task)
-            self._core.memory_store.mark_seen(actor.creation_id)
+            self._memory_store.mark_seen(actor.creation_id)
             return
         if actor.peer is None:
             self.watch(actor)
         elif not actor.queue and not task.has_args and actor.has_room:
             # The usual case, kept short: nothing is before it, and nothing has to be waited for.
-            if actor.excess:
+            if actor.has_excess:
                 self._warn_of_many(actor, task)
             self._push(actor, task)
             return
         self._warn_of_many(actor, task)
+        task.look_again_for_arguments()
         if actor.rules.is_unordered and task.has_args:
             actor.unresolved[task.task_id] = task
         else:
             actor.queue.append(task)
-        task.num_unresolved = -1
-        self._core.tasks.resolve(
+        self._dependencies.resolve(
             task,
             lambda resolved: self._resolved(actor, resolved),
             lambda failed, error: self._not_called(actor, failed),
         )
 
-    def _warn_of_many(self, actor: Actor, task: PendingTask) -> None:
+    def _warn_of_many(self, actor: CalledActor, task: PendingTask) -> None:
         waiting = actor.num_waiting
-        if waiting < actor.warn_at:
+        if not actor.warns_of(waiting):
             return
-        actor.warn_at = 2 * waiting
         what = f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of {task.template.title}()"
         advice = "Each holds its arguments: get results before more calls are made, or give the actor max_pending_calls."
-        self._core.warn_driver("excess_queueing_warning", f"{what}. {advice}")
+        self._warnings.tell("excess_queueing_warning", f"{what}. {advice}")
 
-    def _resolved(self, actor: Actor, task: PendingTask) -> None:
-        task.num_unresolved = 0
+    def _resolved(self, actor: CalledActor, task: PendingTask) -> None:
         if actor.unresolved.pop(task.task_id, None) is not None:
             actor.queue.append(task)
-        if actor.state == common_pb2.RESTARTING and not actor.waits_for_restart(task):
+        if actor.is_restarting and not actor.waits_for_restart(task):
             actor.unqueue(task)
-            self._fail(task, ActorUnavailableError(RESTARTING, actor.actor_id))
+            self._tasks.fail_unless_cancelled(task, ActorUnavailableError(RESTARTING, actor.actor_id))
         self._pump(actor)
 
-    def _not_called(self, actor: Actor, task: PendingTask) -> None:
+    def _not_called(self, actor: CalledActor, task: PendingTask) -> None:
         """An argument is an error: the call is not made, and holds back none of those behind it."""
         if actor.unresolved.pop(task.task_id, None) is None:
             actor.unqueue(task)
         self._pump(actor)
 
-    def _pump(self, actor: Actor) -> None:
+    def _pump(self, actor: CalledActor) -> None:
         while actor.queue and actor.peer is not None and actor.has_room:
-            if actor.queue[0].num_unresolved:
+            if actor.queue[0].waits_for_arguments:
                 return
             self._push(actor, actor.queue.popleft())
         if actor.holds_back and not actor.is_looked_at:
             self._look_later(actor)
 
-    def _look_later(self, actor: Actor) -> None:
+    def _look_later(self, actor: CalledActor) -> None:
         """If nothing is answered meanwhile, what was sent may wait for what waits here: more is sent."""
-        actor.is_looked_at = True
+        actor.look_later(True)
         num_answered = actor.num_answered
 
         def look() -> None:
-            actor.is_looked_at = False
+            actor.look_later(False)
             if actor.holds_back and actor.num_answered == num_answered:
-                actor.excess_bytes_max += EXCESS_BYTES_MAX
+                actor.allow_more()
             self._pump(actor)
 
-        self._core.reactor.call_later(NO_ANSWER_S, look)
+        self._env.reactor.call_later(self._env.config.no_answer_s, look)
 
-    def _push(self, actor: Actor, task: PendingTask) -> None:
-        assert actor.peer is not None and actor.worker is not None
-        request, worker = task.request, actor.worker
-        request.sequence_number = actor.sequence_number
-        actor.sequence_number += 1
-        actor.sent(task)
-        actor.peer.push(
-            task.template,
-            request,
-            lambda reply, error: self._on_reply(actor, worker, task, reply, error),
-        )
+    def _push(self, actor: CalledActor, task: PendingTask) -> None:
+        peer, worker = known(actor.peer, "the connection to an actor"), known(actor.worker, "where it goes")
+        request = task.request
+        request.sequence_number = actor.send(task)
+        peer.push(task.template, request, partial(self._on_reply, actor, worker, task))
 
     def _on_reply(
-        self, actor: Actor, worker: common_pb2.Address, task: PendingTask, reply: Any, error: RpcError | None
+        self,
+        actor: CalledActor,
+        worker: common_pb2.Address,
+        task: PendingTask,
+        reply: Any,
+        error: RpcError | None,
     ) -> None:
         if error is not None or reply.status != DONE:
             if error is not None or reply.status != CANCELLED:
                 self._disconnected(actor, worker)
             elif actor.answered(task):
-                self._core.tasks.fail_cancelled(task)
+                self._tasks.fail_cancelled(task)
                 self._pump(actor)
             return
         if not actor.answered(task):
             # The GCS said sooner that its process is gone: it has failed since, or waits to be sent again.
             return
-        self._core.tasks.complete(task, reply, worker)
+        self._tasks.complete(task, reply, worker)
         if actor.queue:
             self._pump(actor)
 
@@ -182,170 +205,176 @@ class ActorTaskSubmitter:
         actor.unresolved.pop(task.task_id, None)
         with contextlib.suppress(ValueError):
             actor.queue.remove(task)
-        self._core.tasks.fail_cancelled(task)
+        self._tasks.fail_cancelled(task)
         # It may have held back those behind it.
         self._pump(actor)
 
     # ---- where it lives
 
-    def _disconnected(self, actor: Actor, worker: common_pb2.Address) -> None:
+    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address) -> None:
         """What was sent stays in `in_flight` until the GCS says more."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
-            actor.peer = actor.worker = None
+            actor.disconnect()
             self.watch(actor)
-            self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
+            self._probe_later(actor, worker)
 
-    def _probe(self, actor: Actor, worker: common_pb2.Address) -> None:
+    def _probe_later(self, actor: CalledActor, worker: common_pb2.Address) -> None:
+        self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker))
+
+    def _probe(self, actor: CalledActor, worker: common_pb2.Address) -> None:
         """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot know."""
-        if actor.peer is not None or actor.state != common_pb2.ALIVE or self._core.reactor.is_closed:
+        if not actor.is_unreachable or self._env.reactor.is_closed:
             return
 
         def answered(reply: Any, error: RpcError | None) -> None:
-            if actor.peer is not None or actor.state != common_pb2.ALIVE:
+            if not actor.is_unreachable:
                 return
             if error is None:
                 self._connect(actor, worker, "the connection to it broke")
             else:
-                self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
+                self._probe_later(actor, worker)
 
         # Any call does: this one changes nothing.
-        self._core.stub_for(worker).RemoveObjectLocation.start(
+        self._peers.stub_for(worker).RemoveObjectLocation.start(
             core_worker_pb2.ObjectLocationRequest(), answered
         )
 
     def killed(self, actor_id: bytes) -> None:
         """This process had it killed: the next call must not reach the process that is about to end."""
-        actor = self.actors.get(actor_id)
+        actor = self._actors.get(actor_id)
         if actor is not None and actor.worker is not None:
             self._disconnected(actor, actor.worker)
 
-    def watch(self, actor: Actor) -> None:
+    def watch(self, actor: CalledActor) -> None:
         """One long poll per actor, open while something depends on its answer."""
-        if actor.watching or actor.state == common_pb2.DEAD or self._core.reactor.is_closed:
+        if actor.is_watched or actor.is_dead or self._env.reactor.is_closed:
             return
-        actor.watching = True
+        actor.watch(True)
         request = gcs_pb2.WatchActorRequest(actor_id=actor.actor_id, after_version=actor.version)
-        self._core.gcs.WatchActor.start(request, lambda reply, error: self._on_watched(actor, reply, error))
+        self._env.gcs.WatchActor.start(request, partial(self._on_watched, actor))
 
-    def _on_watched(self, actor: Actor, info: Any, error: RpcError | None) -> None:
-        actor.watching = False
+    def registered(self, actor: CalledActor) -> None:
+        """The GCS has it: from now on it is watched by its callers."""
+        actor.watch(False)
+        self.watch(actor)
+
+    def _on_watched(self, actor: CalledActor, info: Any, error: RpcError | None) -> None:
+        actor.watch(False)
         if error is not None:
-            if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
-                message = "the cluster does not know this actor: it belongs to another session"
-                self.fail_creation(actor, message, self._why_not_created(actor))
-            elif error.code is StatusCode.UNAVAILABLE:
-                # Not here and now: this may be the watch of a call that is not in the queue yet.
-                self._core.reactor.call_later(WATCH_RETRY_S, lambda: self._gcs_lost(actor))
-            else:
-                self._core.reactor.call_later(WATCH_RETRY_S, lambda: self.watch(actor))
+            self._not_watched(actor, error)
             return
-        actor.version = info.version
-        actor.num_restarts = info.num_restarts
-        actor.pending_reason = info.pending_reason
+        actor.heard(info)
         if info.state == common_pb2.ALIVE:
-            actor.state = info.state
-            self._alive(actor, info)
+            if actor.worker is None or actor.worker.worker_id != info.address.worker_id:
+                worker = common_pb2.Address.FromString(info.address.SerializeToString())
+                self._connect(actor, worker, "it was restarted")
         elif info.state == common_pb2.DEAD:
-            actor.story = story_of(info)
             self._dead(actor, info.death_cause)
+        elif info.state == common_pb2.RESTARTING:
+            lived = actor.restart()
+            self._settle_sent(actor, RESTARTING)
+            if lived:
+                self._fail_unsent(actor)
+            self.watch(actor)
         else:
-            lived = actor.state != common_pb2.PENDING_CREATION
-            actor.state = info.state
-            if info.state == common_pb2.RESTARTING:
-                actor.peer = actor.worker = None
-                self._settle_sent(actor, RESTARTING)
-                if lived:
-                    self._fail_unsent(actor)
+            actor.is_created()
             self.watch(actor)
 
-    def _gcs_lost(self, actor: Actor) -> None:
+    def _not_watched(self, actor: CalledActor, error: RpcError) -> None:
+        if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
+            message = "the cluster does not know this actor: it belongs to another session"
+            self.fail_creation(actor, message, self._why_not_created(actor))
+            return
+        # Not here and now: this may be the watch of a call that is not in the queue yet.
+        then = self._gcs_lost if error.code is StatusCode.UNAVAILABLE else self.watch
+        self._env.reactor.call_later(self._env.config.watch_retry_s, partial(then, actor))
+
+    def _gcs_lost(self, actor: CalledActor) -> None:
         """Nobody is left to say where the actor lives."""
-        if actor.peer is not None:
+        if actor.is_connected:
             return
         for task in actor.take_all():
-            self._fail(task, ActorUnavailableError("the connection to the GCS is lost", actor.actor_id))
+            error = ActorUnavailableError("the connection to the GCS is lost", actor.actor_id)
+            self._tasks.fail_unless_cancelled(task, error)
 
-    def _registers_later(self, actor: Actor) -> bool:
+    def _registers_later(self, actor: CalledActor) -> bool:
         """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not there."""
-        if actor.creation_id not in self._core.references:
+        if actor.creation_id not in self._references:
             return False
-        self._core.ownership.ask_owner(actor.creation_id)
-        entry = self._core.memory_store.get(actor.creation_id)
+        self._resolver.ask_owner(actor.creation_id)
+        entry = self._memory_store.get(actor.creation_id)
         return entry is not None and not entry.ready
 
-    def _why_not_created(self, actor: Actor) -> bytes:
+    def _why_not_created(self, actor: CalledActor) -> bytes:
         """The error that stands for an actor of which the GCS was never told; empty where it is of another session."""
-        entry = self._core.memory_store.get(actor.creation_id)
+        entry = self._memory_store.get(actor.creation_id)
         return entry.data or b"" if entry is not None and entry.metadata == serialization.ERROR else b""
 
-    def _alive(self, actor: Actor, info: Any) -> None:
-        if actor.worker is not None and actor.worker.worker_id == info.address.worker_id:
-            return
-        worker = common_pb2.Address()
-        worker.CopyFrom(info.address)
-        self._connect(actor, worker, "it was restarted")
-
-    def _connect(self, actor: Actor, worker: common_pb2.Address, why: str) -> None:
+    def _connect(self, actor: CalledActor, worker: common_pb2.Address, why: str) -> None:
         """Calls go to `worker` from now on. What was sent before is settled, with `why`."""
-        peer = self._core.peer(worker)
+        peer = self._peers.peer(worker)
         if peer.channel.is_closed:
             # It died between the GCS's answer and now: the GCS will hear of it too.
+            if not actor.is_connected:
+                actor.disconnect()
             self.watch(actor)
-            self._core.reactor.call_later(PROBE_S, lambda: self._probe(actor, worker))
+            self._probe_later(actor, worker)
             return
         self._settle_sent(actor, why)
-        actor.worker = worker
-        actor.peer = peer
-        actor.sequence_number = 0
+        actor.connect(worker, peer)
         peer.channel.on_close(lambda reason: self._disconnected(actor, worker))
-        self._core.creation_done(actor.creation_id, serialization.CREATED, b"")
+        self._creation_done(actor, serialization.CREATED, b"")
         self._pump(actor)
 
-    def _settle_sent(self, actor: Actor, why: str) -> None:
+    def _creation_done(self, actor: CalledActor, metadata: bytes, data: bytes) -> None:
+        """The actor is alive or dead: where it is owned here, its creation object gets its value."""
+        object_id = actor.creation_id
+        if object_id not in self._references:
+            return
+        if metadata == serialization.ERROR or not self._is_known(object_id):
+            self._memory_store.put_inline(object_id, metadata, data)
+        if metadata == serialization.ERROR:
+            self._references.drop_nested(object_id)  # its arguments: it starts no more
+
+    def _is_known(self, object_id: bytes) -> bool:
+        entry = self._memory_store.get(object_id)
+        return entry is not None and entry.ready
+
+    def _settle_sent(self, actor: CalledActor, why: str) -> None:
         """Calls that the lost incarnation did not answer: again where retries allow, else ActorUnavailableError."""
-        sent = list(actor.in_flight.values())
-        actor.nothing_in_flight()
         again = []
-        for task in sent:
+        for task in actor.take_sent():
             if task.retries_left:
-                self._core.tasks.next_attempt(task, f"its actor is unavailable: {why}")
+                self._tasks.next_attempt(task, f"its actor is unavailable: {why}")
                 again.append(task)
             else:
-                self._fail(task, ActorUnavailableError(why, actor.actor_id))
+                error = ActorUnavailableError(why, actor.actor_id)
+                self._tasks.fail_unless_cancelled(task, error)
         actor.queue.extendleft(reversed(again))
 
-    def _fail_unsent(self, actor: Actor) -> None:
+    def _fail_unsent(self, actor: CalledActor) -> None:
         """The actor restarts: what could have been sent does not wait for it."""
-        waiting, actor.queue = actor.queue, deque()
-        for task in waiting:
+        for task in actor.take_queue():
             if actor.waits_for_restart(task):
                 actor.queue.append(task)
             else:
-                self._fail(task, ActorUnavailableError(RESTARTING, actor.actor_id))
+                self._tasks.fail_unless_cancelled(task, ActorUnavailableError(RESTARTING, actor.actor_id))
 
-    def _fail(self, task: PendingTask, error: BaseException) -> None:
-        """Its actor is out of reach."""
-        if task.task_id in self._core.tasks.cancelled:
-            self._core.tasks.fail_cancelled(task)
-        else:
-            self._core.tasks.fail(task, error)
-
-    def _dead(self, actor: Actor, cause: common_pb2.DeathCause) -> None:
-        actor.state = common_pb2.DEAD
-        actor.death = common_pb2.DeathCause()
-        actor.death.CopyFrom(cause)
-        actor.peer = actor.worker = None
+    def _dead(self, actor: CalledActor, cause: common_pb2.DeathCause) -> None:
+        if actor.is_dead:
+            return
+        actor.die(cause)
         waiting = actor.take_all()
         for task in waiting:
             self._fail_dead(actor, task)
         metadata, data = actor.death_value()
-        self._core.creation_done(actor.creation_id, metadata, data)
+        self._creation_done(actor, metadata, data)
         if waiting:
-            self._core.memory_store.mark_seen(actor.creation_id)
+            self._memory_store.mark_seen(actor.creation_id)
 
-    def _fail_dead(self, actor: Actor, task: PendingTask) -> None:
-        if task.task_id in self._core.tasks.cancelled:
-            self._core.tasks.fail_cancelled(task)
-            return
-        metadata, data = actor.death_value()
-        self._core.tasks.fail_serialized(task, metadata, data)
+    def _fail_dead(self, actor: CalledActor, task: PendingTask) -> None:
+        if self._tasks.is_cancelled(task):
+            self._tasks.fail_cancelled(task)
+        elif self._tasks.is_pending(task):
+            metadata, data = actor.death_value()
+            self._tasks.fail_serialized(task, metadata, data)

@@ -1,77 +1,103 @@
 """One actor as this process sees it: what is known of it, and the calls that this process has made and that are not over.
 
-Plain bookkeeping, under the core worker's lock. What is done with the calls, and when, is actor_task_submitter.py's.
+    UNKNOWN ──asked──► PENDING_CREATION ──► CONNECTED ◄──alive again, or reached again──► DISCONNECTED
+                             (from any: as the GCS says)      │                                │
+                                      RESTARTING ◄────────────┴────────────────────────────────┤
+                                                                                               ▼
+                                                                           DEAD: every call fails with the cause
+
+    UNKNOWN           a handle arrived, or a name was looked up; nothing was heard of the actor yet
+    PENDING_CREATION  it has not lived
+    CONNECTED         calls go to its process
+    DISCONNECTED      it lives, as far as the GCS says, and its process cannot be reached: calls wait for more news
+    RESTARTING        a new process is made for it
+
+Plain bookkeeping, under the core worker's lock. What is done with the calls, and when, is actor_task_submitter.py's, which tells the
+actor what happened.
 """
 
 from __future__ import annotations
 
+import enum
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError
+from ray_mono.common.our_bug import InternalError, known
 from ray_mono.common.task_error import load_packed
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import CallRules
+from ray_mono.core_worker.peers import Peer
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import CallTemplate, Peer
-    from ray_mono.core_worker.task_submission.task_manager import PendingTask
 
-IN_FLIGHT_MAX = 1000
-"""Calls sent to one actor and not answered. Bounds what its process must hold; the rest waits here. An actor that runs several at once
-gets more, since they may wait for each other, and how many run is its own decision: there EXCESS_BYTES_MAX is the bound, and as much
-again each time that nothing was answered for NO_ANSWER_S."""
-WAITING_WARNED = 5000
-"""When so many calls have no answer the driver is told, and again each time that they have doubled."""
-EXCESS_BYTES_MAX = 256 << 20
-NO_ANSWER_S = 1.0
-EXCESS_BYTES_EACH = 2 << 10
-"""What a waiting call takes there besides its message."""
+class CalledActorState(enum.Enum):
+    UNKNOWN = "is not known yet"
+    PENDING_CREATION = "is being created"
+    CONNECTED = "is connected"
+    DISCONNECTED = "cannot be reached"
+    RESTARTING = "is restarting"
+    DEAD = "is dead"
 
 
-class Actor:
+UNKNOWN, PENDING_CREATION = CalledActorState.UNKNOWN, CalledActorState.PENDING_CREATION
+CONNECTED, DISCONNECTED = CalledActorState.CONNECTED, CalledActorState.DISCONNECTED
+RESTARTING, DEAD = CalledActorState.RESTARTING, CalledActorState.DEAD
+
+_MOVES = {
+    UNKNOWN: {PENDING_CREATION, CONNECTED, DISCONNECTED, RESTARTING, DEAD},
+    PENDING_CREATION: {CONNECTED, DISCONNECTED, RESTARTING, DEAD},
+    CONNECTED: {CONNECTED, DISCONNECTED, RESTARTING, DEAD},
+    DISCONNECTED: {CONNECTED, RESTARTING, DEAD},
+    RESTARTING: {CONNECTED, DISCONNECTED, DEAD},
+    DEAD: set(),
+}
+
+
+class CalledActor:
     """One actor, and this process's calls to it."""
 
     __slots__ = (
         "__weakref__",
+        "_config",
+        "_excess",
+        "_excess_bytes",
+        "_excess_bytes_max",
+        "_num_answered",
+        "_state",
+        "_story",
+        "_warn_at",
         "actor_id",
         "creation_id",
         "death",
-        "excess",
-        "excess_bytes",
-        "excess_bytes_max",
         "in_flight",
         "is_looked_at",
-        "num_answered",
-        "num_restarts",
+        "is_watched",
         "peer",
         "pending_reason",
         "queue",
         "rules",
         "sequence_number",
-        "state",
-        "story",
         "templates",
         "unresolved",
         "version",
-        "warn_at",
-        "watching",
         "worker",
     )
 
-    def __init__(self, actor_id: bytes) -> None:
+    def __init__(self, actor_id: bytes, config: CoreWorkerConfig) -> None:
+        self._config = config
+        self._state = UNKNOWN
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
-        # Not known yet.
-        self.state: int = common_pb2.DEPENDENCIES_UNREADY
         self.version = 0
-        self.num_restarts = 0
         self.death: common_pb2.DeathCause | None = None
         # Which actor is dead: lines for people.
-        self.story = ""
+        self._story = ""
         self.pending_reason = ""
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
@@ -80,18 +106,107 @@ class Actor:
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
         self.sequence_number = 0
-        self.watching = False
+        # The GCS is asked, or to be asked by somebody else, what becomes of it.
+        self.is_watched = False
         self.rules = CallRules()
-        self.warn_at = WAITING_WARNED
-        # Bytes of what was sent beyond IN_FLIGHT_MAX, by task id, and their sum.
-        self.excess: dict[bytes, int] = {}
-        self.excess_bytes = 0
-        self.excess_bytes_max = EXCESS_BYTES_MAX
-        # Answers that came meanwhile, and whether somebody looks after NO_ANSWER_S whether one did.
-        self.num_answered = 0
+        self._warn_at = config.calls_waiting_warned
+        # Bytes of what was sent beyond calls_in_flight_max, by task id, and their sum.
+        self._excess: dict[bytes, int] = {}
+        self._excess_bytes = 0
+        self._excess_bytes_max = config.excess_bytes_max
+        # Answers that came meanwhile, and whether somebody looks after no_answer_s whether one did.
+        self._num_answered = 0
         self.is_looked_at = False
         # Where calls may overtake each other, one that waits for its arguments stays here, by task id, and joins the queue then.
         self.unresolved: dict[bytes, PendingTask] = {}
+
+    # ---- its life
+
+    @property
+    def state(self) -> CalledActorState:
+        return self._state
+
+    def _move(self, state: CalledActorState) -> None:
+        if state not in _MOVES[self._state]:
+            raise InternalError(f"{self.story} and cannot be one that {state.value}")
+        self._state = state
+
+    @property
+    def story(self) -> str:
+        """For people."""
+        return (
+            f"actor {self.actor_id.hex()} {self._state.value}, {len(self.in_flight)} calls sent, "
+            f"{len(self.queue)} queued, {len(self.unresolved)} without their arguments"
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        return self.peer is not None
+
+    @property
+    def is_dead(self) -> bool:
+        return self._state is DEAD
+
+    @property
+    def is_restarting(self) -> bool:
+        return self._state is RESTARTING
+
+    @property
+    def is_unreachable(self) -> bool:
+        """It lives, as far as anybody knows, and there is no connection to it."""
+        return self._state is DISCONNECTED
+
+    def begins(self) -> None:
+        """This process is about to have it created, and watches it when it is registered."""
+        self._move(PENDING_CREATION)
+        self.is_watched = True
+
+    def stands_for(self, creation_id: bytes) -> None:
+        """The object whose references keep it alive."""
+        self.creation_id = creation_id
+
+    def follow(self, rules: CallRules) -> None:
+        """What its options say of the calls to it."""
+        self.rules = rules
+
+    def watch(self, watched: bool) -> None:
+        self.is_watched = watched
+
+    def heard(self, info: Any) -> None:
+        """The GCS told of it (ActorInfo)."""
+        self.version = info.version
+        self.pending_reason = info.pending_reason
+        self._story = story_of(info)
+
+    def is_created(self) -> None:
+        """The GCS makes a process for it, as far as it is known here for the first time."""
+        if self._state is UNKNOWN:
+            self._move(PENDING_CREATION)
+
+    def connect(self, worker: common_pb2.Address, peer: Peer) -> None:
+        """Calls go to this process of it from now on, and are counted anew."""
+        self._move(CONNECTED)
+        self.worker, self.peer = worker, peer
+        self.sequence_number = 0
+
+    def disconnect(self) -> None:
+        """Its process cannot be reached."""
+        if self._state is not DISCONNECTED:
+            self._move(DISCONNECTED)
+        self.peer = self.worker = None
+
+    def restart(self) -> bool:
+        """A new process is made for it. Whether it may have lived before: of one that has not, calls wait."""
+        lived = self._state is not PENDING_CREATION
+        if self._state is not RESTARTING:
+            self._move(RESTARTING)
+        self.peer = self.worker = None
+        return lived
+
+    def die(self, cause: common_pb2.DeathCause) -> None:
+        self._move(DEAD)
+        self.death = common_pb2.DeathCause.FromString(cause.SerializeToString())
+        self.peer = self.worker = None
 
     # ---- its calls
 
@@ -103,8 +218,8 @@ class Actor:
     @property
     def has_room(self) -> bool:
         """Whether one more may be sent."""
-        return len(self.in_flight) < IN_FLIGHT_MAX or (
-            self.rules.is_concurrent and self.excess_bytes < self.excess_bytes_max
+        return len(self.in_flight) < self._config.calls_in_flight_max or (
+            self.rules.is_concurrent and self._excess_bytes < self._excess_bytes_max
         )
 
     @property
@@ -112,30 +227,71 @@ class Actor:
         """Whether calls wait here that those which were sent may wait for."""
         return bool(self.queue and self.peer is not None and self.rules.is_concurrent and not self.has_room)
 
-    def sent(self, task: PendingTask) -> None:
-        if len(self.in_flight) >= IN_FLIGHT_MAX:
-            self.excess[task.task_id] = task.request.ByteSize() + EXCESS_BYTES_EACH
-            self.excess_bytes += self.excess[task.task_id]
+    @property
+    def has_excess(self) -> bool:
+        """Whether more is sent than every actor is given."""
+        return bool(self._excess)
+
+    def allow_more(self) -> None:
+        """Nothing was answered for long: what was sent may wait for what waits here."""
+        self._excess_bytes_max += self._config.excess_bytes_max
+
+    @property
+    def num_answered(self) -> int:
+        """While it has excess: answers so far."""
+        return self._num_answered
+
+    def look_later(self, looks: bool) -> None:
+        """Whether a timer looks whether anything is answered."""
+        self.is_looked_at = looks
+
+    def warns_of(self, num_waiting: int) -> bool:
+        """Whether so many are told: each time that they have doubled."""
+        if num_waiting < self._warn_at:
+            return False
+        self._warn_at = 2 * num_waiting
+        return True
+
+    def send(self, task: PendingTask) -> int:
+        """It is on its way. Returns its number among those that this process of the actor is sent."""
+        if len(self.in_flight) >= self._config.calls_in_flight_max:
+            size_bytes = task.request.ByteSize() + self._config.excess_bytes_each
+            self._excess[task.task_id] = size_bytes
+            self._excess_bytes += size_bytes
         self.in_flight[task.task_id] = task
+        task.pushed()
+        number = self.sequence_number
+        self.sequence_number = number + 1
+        return number
 
     def answered(self, task: PendingTask) -> bool:
         """Whether it was sent and still waited for."""
-        if self.excess:
-            self.num_answered += 1
-            self.excess_bytes -= self.excess.pop(task.task_id, 0)
-            if not self.excess:
-                self.excess_bytes_max = EXCESS_BYTES_MAX
+        if self._excess:
+            self._num_answered += 1
+            self._excess_bytes -= self._excess.pop(task.task_id, 0)
+            if not self._excess:
+                self._excess_bytes_max = self._config.excess_bytes_max
         return self.in_flight.pop(task.task_id, None) is not None
 
-    def nothing_in_flight(self) -> None:
+    def _nothing_in_flight(self) -> None:
         self.in_flight.clear()
-        self.excess.clear()
-        self.excess_bytes, self.excess_bytes_max = 0, EXCESS_BYTES_MAX
+        self._excess.clear()
+        self._excess_bytes, self._excess_bytes_max = 0, self._config.excess_bytes_max
+
+    def take_sent(self) -> list[PendingTask]:
+        """What was sent and is not answered; in order."""
+        sent = list(self.in_flight.values())
+        self._nothing_in_flight()
+        return sent
+
+    def take_queue(self) -> deque[PendingTask]:
+        queue, self.queue = self.queue, deque()
+        return queue
 
     def take_all(self) -> list[PendingTask]:
         """Every call that has no answer."""
         waiting = [*self.in_flight.values(), *self.queue, *self.unresolved.values()]
-        self.nothing_in_flight()
+        self._nothing_in_flight()
         self.queue.clear()
         self.unresolved.clear()
         return waiting
@@ -143,7 +299,7 @@ class Actor:
     def waits_for_restart(self, task: PendingTask) -> bool:
         """Whether a call in the queue may stay there while the actor restarts: it has retries or was sent before, or could not be sent."""
         may_run_again = self.rules.waits_for_restart or task.retries_left or task.request.attempt
-        return bool(may_run_again or task.num_unresolved)
+        return bool(may_run_again or task.waits_for_arguments)
 
     def unqueue(self, task: PendingTask) -> None:
         if self.queue[-1] is task:
@@ -155,17 +311,17 @@ class Actor:
 
     def death_value(self) -> tuple[bytes, bytes]:
         """The error value of calls to a dead actor."""
-        assert self.death is not None
-        if self.death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
-            serialized = serialization.serialize_error(ActorUnschedulableError(self.death.message))
+        death = known(self.death, "the cause of an actor's death")
+        if death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
+            serialized = serialization.serialize_error(ActorUnschedulableError(death.message))
             return serialized.metadata, serialized.to_bytes()
-        cause: Any = f"{self.story}\tcause: {self.death.message or 'unknown'}"
-        if self.death.HasField("error"):
-            data = self.death.error.data
+        cause: Any = f"{self._story}\tcause: {death.message or 'unknown'}"
+        if death.HasField("error"):
+            data = death.error.data
             try:
                 cause = load_packed(data) or serialization.deserialize(serialization.ERROR, data)
             except BaseException:  # whatever unpickling raises, or a module that is not here
-                cause = self.death.message or "its constructor raised an error that cannot be read here"
+                cause = death.message or "its constructor raised an error that cannot be read here"
             if isinstance(cause, ActorDiedError):
                 return serialization.ERROR, data
         serialized = serialization.serialize_error(ActorDiedError(cause, self.actor_id.hex()))

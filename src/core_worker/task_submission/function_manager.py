@@ -12,16 +12,16 @@ import os
 import pickle
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.output import utf8
+from ray_mono.core_worker.context import WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.values import serialization, unpicklable
 from ray_mono.protobuf import common_pb2, gcs_pb2
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.object_ref import ObjectRef
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ WARN_BYTES = 10 << 20
 """Ray's FUNCTION_SIZE_WARN_THRESHOLD: above it a large object is probably captured by accident."""
 MAX_BYTES = 95 << 20
 """Ray's FUNCTION_SIZE_ERROR_THRESHOLD."""
-KV_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,10 @@ class Exported:
 class FunctionManager:
     """The functions of one process, exported and loaded."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, env: Environment, context: WorkerContext, unpickled: UnpickledReferences) -> None:
+        self._env = env
+        self._context = context
+        self._unpickled = unpickled
         self._loaded: dict[bytes, Any] = {}
         self._code_with_references: dict[bytes, bytes] = {}
 
@@ -62,9 +63,9 @@ class FunctionManager:
             raise TypeError(f"{what}{unpicklable.where(target)}. Make it inside of what uses it.") from error
         self._check_size(kind, name, len(code))
         digest = hashlib.blake2b(code, digest_size=28).digest()
-        key = self._core.job_id + digest
+        key = self._context.job.job_id + digest
         request = gcs_pb2.KvPutRequest(namespace=FUNCTIONS, key=key, value=code, overwrite=False)
-        self._core.gcs.KvPut(request, timeout_s=KV_TIMEOUT_S)
+        self._env.gcs.KvPut(request, timeout_s=self._env.config.gcs_timeout_s)
         is_class = isinstance(target, type)
         descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
@@ -100,17 +101,17 @@ class FunctionManager:
         code = self._code_with_references.get(digest)
         if code is None:
             code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
-        num_before = self._core.getter.arrivals.count
+        num_before = self._unpickled.count
         loaded = pickle.loads(code)
-        if self._core.getter.arrivals.count == num_before:
+        if self._unpickled.count == num_before:
             self._loaded[digest] = loaded
         else:
             self._code_with_references[digest] = code
         return loaded
 
     def _fetch(self, namespace: bytes, key: bytes, name: str) -> bytes:
-        reply = self._core.gcs.KvGet(
-            gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=KV_TIMEOUT_S
+        reply = self._env.gcs.KvGet(
+            gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=self._env.config.gcs_timeout_s
         )
         if not reply.found:
             raise RaySystemError(

@@ -1,33 +1,65 @@
-"""A lease as its holder has it, and the queue of tasks that it serves. Plain data; normal_task_submitter.py moves it."""
+"""A lease as its holder has it, and the queue of tasks that it serves.
+
+    (granted) ──► IDLE ◄──► BUSY ◄──► STALLED       STALLED: its first task is long, and nothing is pushed behind it
+                   │         │           │          IDLE: lingers for the next task
+                   └─────────┼───────────┴──others wait for it, or its worker does not answer──► ENDING
+                             │                                                                      │
+                             └──► RETURNED to its raylet, or LOST with its worker ◄─────────────────┘
+
+A lease moves itself, when normal_task_submitter.py or stalls.py tell it what happened. Lock held.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.peers import Peer
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.call_template import Peer
-    from ray_mono.rpc.timers import Timer
+
+class LeaseState(enum.Enum):
+    IDLE = "lingers without a task"
+    BUSY = "runs tasks"
+    STALLED = "runs a long task"
+    ENDING = "goes back when all is answered"
+    RETURNED = "was returned"
+    LOST = "was lost with its worker"
+
+
+IDLE, BUSY, STALLED = LeaseState.IDLE, LeaseState.BUSY, LeaseState.STALLED
+ENDING, RETURNED, LOST = LeaseState.ENDING, LeaseState.RETURNED, LeaseState.LOST
+
+_MOVES = frozenset(
+    {
+        (IDLE, BUSY),
+        (BUSY, IDLE),
+        (BUSY, STALLED),
+        (STALLED, BUSY),
+        (STALLED, IDLE),
+        *((state, ENDING) for state in (IDLE, BUSY, STALLED)),
+        *((state, RETURNED) for state in (IDLE, BUSY, STALLED, ENDING)),
+        *((state, LOST) for state in (BUSY, STALLED, ENDING)),
+    }
+)
 
 
 class Lease:
     """A worker that this process may push tasks to."""
 
     __slots__ = (
+        "_state",
         "address",
-        "gives_back",
-        "is_announced",
-        "is_ending",
-        "is_over",
+        "is_watched_for_idleness",
         "lease_id",
-        "linger",
         "looks",
         "num_pushed",
+        "num_rests",
         "num_unanswered",
         "number",
         "peer",
@@ -41,6 +73,7 @@ class Lease:
     def __init__(
         self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer
     ) -> None:
+        self._state = IDLE
         self.lease_id = lease_id
         self.number: int = grant.number
         self.queue = queue
@@ -50,20 +83,120 @@ class Lease:
         self.peer = peer
         # Pushed and not answered, in order: the worker runs the first.
         self.tasks: deque[PendingTask] = deque()
+        # Its worker knows the lease by the first task's message.
         self.num_pushed = 0
         # More than `tasks` where some were taken back from a worker that does not answer.
         self.num_unanswered = 0
-        self.linger: Timer | None = None
-        # Its first task is long: nothing is pushed behind it.
-        self.gives_back = False
-        # Nothing is pushed any more, and the worker goes back when all is answered: others wait for it, or it does not answer.
-        self.is_ending = False
+        # How often it had nothing to do, and whether a timer looks whether it still has.
+        self.num_rests = 0
+        self.is_watched_for_idleness = False
         # The first task at the last look for stalls, and how many looks have found it first.
         self.seen_first: PendingTask | None = None
         self.looks = 0
-        self.is_over = False
-        # Its worker knows the lease by the first task's message.
-        self.is_announced = False
+
+    # ---- its life
+
+    @property
+    def state(self) -> LeaseState:
+        return self._state
+
+    def _move(self, state: LeaseState) -> None:
+        if (self._state, state) not in _MOVES:
+            raise InternalError(f"{self.story} and cannot be one that {state.value}")
+        self._state = state
+
+    @property
+    def story(self) -> str:
+        """For people."""
+        return (
+            f"lease {self.lease_id.hex()} on worker {self.address.worker_id.hex()[:8]} {self._state.value}, "
+            f"{len(self.tasks)} tasks there, {self.num_unanswered} not answered"
+        )
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether tasks may be pushed behind the one that runs."""
+        return self._state is BUSY
+
+    @property
+    def is_ending(self) -> bool:
+        return self._state is ENDING
+
+    @property
+    def is_over(self) -> bool:
+        return self._state is RETURNED or self._state is LOST
+
+    def push(self, task: PendingTask) -> None:
+        """The next task is on its way to the worker."""
+        if self._state is IDLE:
+            self._state = BUSY
+        elif self._state is not BUSY:
+            raise InternalError(f"a task is pushed where no more go: {self.story}")
+        self.tasks.append(task)
+        self.num_unanswered += 1
+        self.num_pushed += 1
+        task.pushed(self.num_pushed)
+
+    def rest(self) -> None:
+        """Everything is answered, and nothing waits."""
+        if self._state is not IDLE:
+            self._move(IDLE)
+        self.num_rests += 1
+
+    def watch_idleness(self, watched: bool) -> int:
+        """A timer looks after a while whether it has rested all the time, or does no more. Returns what tells its rests apart."""
+        self.is_watched_for_idleness = watched
+        return self.num_rests
+
+    def stall(self) -> None:
+        """Its first task is long."""
+        if self._state is BUSY:
+            self._move(STALLED)
+
+    def go_on(self) -> None:
+        """Its first task was answered."""
+        if self._state is STALLED:
+            self._move(BUSY)
+
+    def end(self) -> None:
+        """Others wait for it, or its worker does not answer: nothing is pushed any more."""
+        if self._state is not ENDING:
+            self._move(ENDING)
+
+    def returned(self) -> None:
+        self._move(RETURNED)
+
+    def lost(self) -> None:
+        self._move(LOST)
+
+    # ---- its tasks
+
+    def answered(self, task: PendingTask) -> bool:
+        """Whether it was waited for still: what was taken back is not."""
+        self.num_unanswered -= 1
+        if self.tasks and self.tasks[0] is task:
+            self.tasks.popleft()
+            return True
+        if task in self.tasks:
+            self.tasks.remove(task)
+            return True
+        return False
+
+    def take_unbegun(self, num_begun: int) -> list[PendingTask]:
+        """Of those that were pushed so many have begun, or were answered unstarted; the others are this process's again."""
+        taken = [task for task in self.tasks if task.place > num_begun]
+        for task in taken:
+            self.tasks.remove(task)
+        return taken
+
+    def look(self) -> int:
+        """How many looks in a row have found the same task first; 0: this one is the first."""
+        first = self.tasks[0]
+        if self.seen_first is first:
+            self.looks += 1
+        else:
+            self.seen_first, self.looks = first, 0
+        return self.looks
 
 
 class SchedulingQueue:
@@ -71,14 +204,14 @@ class SchedulingQueue:
 
     __slots__ = (
         "idle",
+        "is_looked_at",
+        "is_retried",
         "leases",
         "num_submitted",
         "number",
         "options",
         "requested",
-        "retry",
         "run_us",
-        "stall_check",
         "tasks",
     )
 
@@ -92,21 +225,43 @@ class SchedulingQueue:
         self.leases: dict[bytes, Lease] = {}
         # Smoothed duration of its tasks; None before the first.
         self.run_us: float | None = None
-        self.stall_check: Timer | None = None
+        # A timer looks for stalls; another asks for leases again.
+        self.is_looked_at = False
+        self.is_retried = False
         # Lease ids asked for, with the raylet that was asked.
         self.requested: dict[bytes, RayletServiceStub] = {}
-        self.retry: Timer | None = None
 
     def submit(self, task: PendingTask) -> None:
         self.num_submitted += 1
-        task.submission = self.num_submitted
+        task.queued(self.num_submitted)
         self.tasks.append(task)
 
     def take_back(self, task: PendingTask) -> None:
         """A task that was pushed and did not start. It goes before all that were submitted after it."""
-        place = task.place = 0
+        place = 0
         for other in self.tasks:
             if other.submission > task.submission:
                 break
             place += 1
         self.tasks.insert(place, task)
+
+    def take_all(self) -> deque[PendingTask]:
+        tasks, self.tasks = self.tasks, deque()
+        return tasks
+
+    def ran(self, run_us: int) -> None:
+        """One of its tasks took so long."""
+        self.run_us = run_us if self.run_us is None else 0.8 * self.run_us + 0.2 * run_us
+
+    def look_for_stalls(self, looks: bool) -> None:
+        """Whether a timer looks after a while."""
+        self.is_looked_at = looks
+
+    def retry(self, retries: bool) -> None:
+        """Whether a timer asks for leases again after a while."""
+        self.is_retried = retries
+
+    def forget(self, lease: Lease) -> None:
+        del self.leases[lease.lease_id]
+        if lease in self.idle:
+            self.idle.remove(lease)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.task_submission.lease import Lease
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.surface import RpcError
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_submission.lease import Lease
-
-ANSWER_S = 10.0
-"""A raylet that takes longer is in trouble itself."""
 
 
 def tell_lost(lease: Lease) -> None:
@@ -22,13 +18,13 @@ def tell_lost(lease: Lease) -> None:
     lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
 
 
-def fail_lost(core: CoreWorker, lease: Lease, task: PendingTask) -> None:
+def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingTask) -> None:
     """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails when the raylet has answered.
 
     Lock held.
     """
-    if task.retries_left != 0 or task.task_id in core.tasks.cancelled:
-        core.tasks.lost(task, WorkerCrashedError)
+    if task.retries_left != 0 or tasks.is_cancelled(task):
+        tasks.lost(task, WorkerCrashedError)
         tell_lost(lease)
         return
     is_settled = False
@@ -38,7 +34,7 @@ def fail_lost(core: CoreWorker, lease: Lease, task: PendingTask) -> None:
         if not is_settled:
             is_settled = True
             timer.cancel()
-            core.tasks.lost(task, lambda: error)
+            tasks.lost(task, lambda: error)
 
     def answered(death: Any, error: RpcError | None) -> None:
         if error is not None:
@@ -48,8 +44,9 @@ def fail_lost(core: CoreWorker, lease: Lease, task: PendingTask) -> None:
         else:
             settle(WorkerCrashedError())
 
-    silence = f"its raylet did not answer within {ANSWER_S:g} s"
-    timer = core.reactor.call_later(ANSWER_S, lambda: settle(_node_died(lease, silence)))
+    answer_s = env.config.lost_worker_answer_s
+    silence = f"its raylet did not answer within {answer_s:g} s"
+    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, silence)))
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 

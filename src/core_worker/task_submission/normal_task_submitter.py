@@ -1,16 +1,16 @@
 """Normal tasks: leases on workers, and tasks pushed onto them. Called under the core worker's lock; never blocks.
 
 Tasks that may share a worker (same shape, strategy and environment) share a queue. While tasks wait, leases are asked for, at most
-LEASE_REQUESTS_MAX at a time; a worker that was granted runs one task after another until the queue is empty, lingers LINGER_S for the
-next one, and goes back to its raylet.
+lease_requests_max at a time; a worker that was granted runs one task after another until the queue is empty, lingers for the next one
+(linger_s, twice that at most), and goes back to its raylet.
 
-    lease   REQUESTED ──grant──► BUSY ◄──► IDLE (lingers) ──► returned
-                │  └──spillback──► REQUESTED at another raylet, which grants or rejects; or has it wait, where it fits nowhere else
+    request   asked ──grant──► a lease (lease.py)
+                │  └──spillback──► asked at another raylet, which grants or rejects; or has it wait, where it fits nowhere else
                 └──rejected──► gone (asked for again while tasks wait)
-            BUSY ──others wait (WatchReclaims), or it does not answer──► ENDING ──all answered──► returned
-            BUSY, ENDING ──worker lost──► disposed; its first task is retried or fails, the others were not started
+    lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; all answered ──► returned
+              worker lost ──► its first task is retried or fails, the others were not started
 
-Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in AHEAD_US, by what the queue's
+Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us, by what the queue's
 tasks took lately. A task behind another could wait too long, or for ever, if the first waits for it. So a worker that blocks in `get` gives
 its unstarted tasks back, and from one whose first task is long they are taken (stalls.py); it gets no more before
 that one ends. What comes back keeps its place in the order of submission. A worker answers each task before it starts the next, so that
@@ -22,52 +22,47 @@ A task of which an argument finds no room on the worker's node goes to the queue
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ray_mono.common.exceptions import (
-    LocalRayletDiedError,
-    RuntimeEnvSetupError,
-    TaskUnschedulableError,
-)
+from ray_mono.common.exceptions import LocalRayletDiedError, RuntimeEnvSetupError, TaskUnschedulableError
 from ray_mono.common.scheduling.argument_nodes import node_with_most
+from ray_mono.core_worker.context import WorkerContext
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.stalls import Stalls
-from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, PendingTask
+from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, TaskManager
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
 
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-
-LEASE_REQUESTS_MAX = 16
-"""Per scheduling key. More would only queue at the raylet, in front of other clients."""
-LINGER_S = 0.005
-"""How long an idle lease is kept: longer than a caller takes from one answer to its next call, shorter than anybody notices."""
-REJECTED_RETRY_S = 0.05
-AHEAD_US = 2000.0
-"""How much work a worker is given ahead: a few round trips of a busy machine."""
-AHEAD_MAX = 64
-FORCE_S = 1.0
-"""After a cancel by force a worker that still has the task is ended by its raylet."""
-OVERHEAD_US = 30.0
-"""What a task costs its worker besides the function itself."""
+_LEASE_PREFIX_BYTES = 20
+_LEASE_COUNTER_BYTES = 8
 
 
 class NormalTaskSubmitter:
     """The scheduling queues of one process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, env: Environment, context: WorkerContext, tasks: TaskManager, peers: PeerPool) -> None:
+        self._env = env
+        self._context = context
+        self._tasks = tasks
+        self._peers = peers
+        self._lease_requests_max = env.config.lease_requests_max
         self._queues: dict[Any, SchedulingQueue] = {}
-        self._stalls = Stalls(core, self._on_closed)
+        self._stalls = Stalls(env, self._on_closed)
         # Raylets that tell which of our leases others wait for.
         self._watched: set[RayletServiceStub] = set()
+        # Of lease ids, which nobody else has.
+        self._lease_prefix = env.rng.getrandbits(8 * _LEASE_PREFIX_BYTES).to_bytes(
+            _LEASE_PREFIX_BYTES, "little"
+        )
+        self._num_asked = 0
 
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
         """The queue of tasks like this one; looked up once per remote function."""
@@ -83,60 +78,56 @@ class NormalTaskSubmitter:
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
         queue.submit(task)
-        if queue.idle or len(queue.requested) < LEASE_REQUESTS_MAX:
+        if queue.idle:
+            self._push(queue.idle.pop(), queue.tasks.popleft())
+        elif len(queue.requested) < self._lease_requests_max:
             self._pump(queue)
 
     def _pump(self, queue: SchedulingQueue) -> None:
         while queue.tasks and queue.idle:
-            lease = queue.idle.pop()
-            if lease.linger is not None:
-                lease.linger.cancel()
-            self._push(lease, queue.tasks.popleft())
+            self._push(queue.idle.pop(), queue.tasks.popleft())
         # Looked at anew each time: a request can fail at once, and the tasks with it.
-        while len(queue.requested) < min(len(queue.tasks), LEASE_REQUESTS_MAX):
-            self._request(queue, self._core.raylet, False)
+        while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
+            self._request(queue, self._env.raylet, False)
         if queue.tasks:
             for lease in list(queue.leases.values()):
                 self._push_ahead(lease)
 
     def _push_ahead(self, lease: Lease) -> None:
         queue = lease.queue
-        if (
-            queue.run_us is None
-            or lease.gives_back
-            or lease.is_ending
-            or not lease.tasks
-            or queue.options.max_calls
-        ):
+        if queue.run_us is None or not lease.takes_more or not lease.tasks or queue.options.max_calls:
             return
-        limit = min(AHEAD_MAX, int(AHEAD_US / (queue.run_us + OVERHEAD_US)))
+        config = self._env.config
+        limit = min(config.ahead_max, int(config.ahead_us / (queue.run_us + config.task_overhead_us)))
         while queue.tasks and len(lease.tasks) < limit:
             self._push(lease, queue.tasks.popleft())
 
     # ---- leases
 
+    def _new_lease_id(self) -> bytes:
+        self._num_asked += 1
+        return self._lease_prefix + self._num_asked.to_bytes(_LEASE_COUNTER_BYTES, "little")
+
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
         if raylet not in self._watched:
             self._watch(raylet)
-        lease_id = self._core.new_id()
+        lease_id = self._new_lease_id()
         queue.requested[lease_id] = raylet
-        options = queue.options
+        options, job = queue.options, self._context.job
         request = raylet_pb2.RequestWorkerLeaseRequest(
             lease_id=lease_id,
-            job_id=self._core.job_id,
+            job_id=job.job_id,
             resources=options.resources.to_proto(),
             strategy=options.strategy,
             runtime_env=options.runtime_env,
-            requester=self._core.address,
+            requester=self._env.address,
             backlog=max(0, len(queue.tasks) - len(queue.requested)),
             grant_or_reject=spilled,
             scheduling_key=queue.number,
             task_name=queue.tasks[0].name if queue.tasks else options.name,
-            outlives_job=self._core.outlives_job,
+            outlives_job=job.outlives_job,
         )
-        raylet.RequestWorkerLease.start(
-            request, lambda reply, error: self._on_lease(queue, lease_id, raylet, reply, error)
-        )
+        raylet.RequestWorkerLease.start(request, partial(self._on_lease, queue, lease_id, raylet))
 
     def _on_lease(
         self,
@@ -148,9 +139,9 @@ class NormalTaskSubmitter:
     ) -> None:
         queue.requested.pop(lease_id, None)
         if error is not None:
-            if self._core.is_leaving:
+            if self._context.is_leaving:
                 return  # who waits still is told that this process left
-            if raylet is self._core.raylet and error.code is StatusCode.UNAVAILABLE:
+            if raylet is self._env.raylet and error.code is StatusCode.UNAVAILABLE:
                 self._fail_all(queue, LocalRayletDiedError())
             else:
                 # The raylet's queue is full, or it was another node that died: its tasks go elsewhere.
@@ -158,15 +149,14 @@ class NormalTaskSubmitter:
             return
         outcome = reply.WhichOneof("outcome")
         if outcome == "grant":
-            lease = Lease(lease_id, queue, raylet, reply.grant, self._core.peer(reply.grant.worker))
+            lease = Lease(lease_id, queue, raylet, reply.grant, self._peers.peer(reply.grant.worker))
             queue.leases[lease_id] = lease
             self._next(lease)
         elif outcome == "spillback":
             if queue.tasks:
                 target = reply.spillback
-                self._request(
-                    queue, self._core.raylet_at(f"{target.host}:{target.port}"), not target.may_wait
-                )
+                raylet = self._peers.raylet_at(f"{target.host}:{target.port}")
+                self._request(queue, raylet, not target.may_wait)
         else:
             self._on_rejection(queue, reply.rejection)
 
@@ -182,17 +172,15 @@ class NormalTaskSubmitter:
             for queue in self._queues.values():
                 lease = queue.leases.get(lease_id)
                 if lease is not None and not lease.is_ending:
-                    lease.is_ending = True
+                    lease.end()
                     if len(lease.tasks) > 1:
                         lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
                     self._end_if_answered(lease)
 
     def _on_closed(self, lease: Lease, begun: int) -> None:
         """The raylet has taken back what a worker that does not answer had not begun."""
-        lease.is_ending = True
-        taken = [task for task in lease.tasks if task.place > begun]
-        for task in taken:
-            lease.tasks.remove(task)
+        lease.end()
+        for task in lease.take_unbegun(begun):
             self._again(lease.queue, task)
         self._end_if_answered(lease)
         self._pump(lease.queue)
@@ -206,9 +194,7 @@ class NormalTaskSubmitter:
         kind = rejection.kind
         if kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
             self._fail_all(queue, RuntimeEnvSetupError(rejection.message))
-        elif kind == raylet_pb2.Rejection.INFEASIBLE:
-            self._fail_all(queue, TaskUnschedulableError(rejection.message))
-        elif kind == raylet_pb2.Rejection.JOB_FINISHED:
+        elif kind in (raylet_pb2.Rejection.INFEASIBLE, raylet_pb2.Rejection.JOB_FINISHED):
             self._fail_all(queue, TaskUnschedulableError(rejection.message))
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)
@@ -217,19 +203,19 @@ class NormalTaskSubmitter:
 
     def _retry_later(self, queue: SchedulingQueue) -> None:
         """After a spillback found the other node busy: asks the local raylet again, a little later."""
-        if queue.retry is not None:
+        if queue.is_retried:
             return
 
         def again() -> None:
-            queue.retry = None
+            queue.retry(False)
             self._pump(queue)
 
-        queue.retry = self._core.reactor.call_later(REJECTED_RETRY_S, again)
+        queue.retry(True)
+        self._env.reactor.call_later(self._env.config.rejected_retry_s, again)
 
     def _fail_all(self, queue: SchedulingQueue, error: BaseException) -> None:
-        tasks, queue.tasks = queue.tasks, deque()
-        for task in tasks:
-            self._core.tasks.fail(task, error)
+        for task in queue.take_all():
+            self._tasks.fail(task, error)
 
     def _next(self, lease: Lease) -> None:
         """The lease has nothing to do: the next task, or it lingers."""
@@ -238,9 +224,27 @@ class NormalTaskSubmitter:
             self._push(lease, queue.tasks.popleft())
             self._push_ahead(lease)
             return
+        lease.rest()
         queue.idle.append(lease)
-        lease.linger = self._core.reactor.call_later(LINGER_S, lambda: self._give_back(lease))
-        self._cancel_requests(queue)
+        if not lease.is_watched_for_idleness:
+            self._watch_idleness(lease)
+        if queue.requested:
+            self._cancel_requests(queue)
+
+    def _watch_idleness(self, lease: Lease) -> None:
+        """Who calls, waits and calls again rests the lease many times in a linger: one timer at a time sees to all of these."""
+        rests = lease.watch_idleness(True)
+
+        def look() -> None:
+            lease.watch_idleness(False)
+            if lease not in lease.queue.idle:
+                return
+            if lease.num_rests == rests:
+                self._give_back(lease)
+            else:
+                self._watch_idleness(lease)
+
+        self._env.reactor.call_later(self._env.config.linger_s, look)
 
     def _cancel_requests(self, queue: SchedulingQueue) -> None:
         """Nothing waits for what was asked for."""
@@ -250,57 +254,44 @@ class NormalTaskSubmitter:
             )
 
     def _give_back(self, lease: Lease) -> None:
-        if lease in lease.queue.idle:
-            lease.queue.idle.remove(lease)
-            if lease.linger is not None:
-                lease.linger.cancel()
         if not lease.is_over:
-            self._drop(lease)
+            self._return(lease)
 
-    def _drop(self, lease: Lease, leaving: bool = False) -> None:
-        self._forget(lease)
+    def _return(self, lease: Lease, leaving: bool = False) -> None:
+        lease.returned()
+        lease.queue.forget(lease)
         lease.raylet.ReturnWorker.notify(
             raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
         )
 
-    def _forget(self, lease: Lease) -> None:
-        lease.is_over = True
-        del lease.queue.leases[lease.lease_id]
+    def _lose(self, lease: Lease) -> None:
+        lease.lost()
+        lease.queue.forget(lease)
 
     # ---- tasks
 
     def _push(self, lease: Lease, task: PendingTask) -> None:
         queue = lease.queue
-        lease.tasks.append(task)
-        lease.num_unanswered += 1
-        lease.num_pushed += 1
-        task.place = lease.num_pushed
-        is_new = not lease.is_announced
-        if is_new:
-            lease.is_announced = True
-            task.request.lease_id = lease.lease_id
-            task.request.lease_number = lease.number
+        request = task.request
+        is_first = not lease.num_pushed
+        lease.push(task)
+        if is_first:
+            request.lease_id = lease.lease_id
+            request.lease_number = lease.number
         if lease.resource_ids:
-            task.request.ClearField("resource_ids")
+            request.ClearField("resource_ids")
             for name, ids in lease.resource_ids.items():
-                task.request.resource_ids[name].CopyFrom(ids)
-        lease.peer.push(
-            task.template, task.request, lambda reply, error: self._on_reply(lease, task, reply, error)
-        )
-        if is_new:
-            task.request.ClearField("lease_id")
-            task.request.ClearField("lease_number")
-        if queue.stall_check is None:
+                request.resource_ids[name].CopyFrom(ids)
+        lease.peer.push(task.template, request, partial(self._on_reply, lease, task))
+        if is_first:
+            request.ClearField("lease_id")
+            request.ClearField("lease_number")
+        if not queue.is_looked_at:
             self._stalls.watch(queue)
 
     def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
-        lease.num_unanswered -= 1
-        is_first = bool(lease.tasks) and lease.tasks[0] is task
-        if is_first:
-            lease.tasks.popleft()
-        elif task in lease.tasks:
-            lease.tasks.remove(task)
-        else:
+        was_first = bool(lease.tasks) and lease.tasks[0] is task
+        if not lease.answered(task):
             self._on_late_reply(lease, error)
             return
         if error is not None:
@@ -308,10 +299,10 @@ class NormalTaskSubmitter:
             return
         queue = lease.queue
         if reply.status == DONE:
-            queue.run_us = reply.run_us if queue.run_us is None else 0.8 * queue.run_us + 0.2 * reply.run_us
-            self._core.tasks.complete(task, reply, lease.address)
+            queue.ran(reply.run_us)
+            self._tasks.complete(task, reply, lease.address)
         elif reply.status == NO_ROOM:
-            self._core.tasks.note_borrows(reply, lease.address)
+            self._tasks.note_borrows(reply, lease.address)
             self._move(queue, task, lease.address.node_id)
         else:
             self._again(queue, task)
@@ -319,21 +310,21 @@ class NormalTaskSubmitter:
             return
         if reply.worker_exiting or reply.status == WRONG_WORKER:
             # Not told to end: others may need what it owns, and its answer may be on its way still.
-            self._drop(lease, leaving=True)
+            self._return(lease, leaving=True)
             self._pump(queue)
         elif lease.is_ending:
             self._end_if_answered(lease)
             if reply.status != DONE:
                 self._pump(queue)
         elif not lease.tasks:
-            lease.gives_back = False
+            lease.go_on()
             self._next(lease)
         elif reply.status != DONE:
-            lease.gives_back = True
+            lease.stall()
             self._pump(queue)
         else:
-            if is_first:
-                lease.gives_back = False
+            if was_first:
+                lease.go_on()
             self._push_ahead(lease)
 
     def _on_late_reply(self, lease: Lease, error: RpcError | None) -> None:
@@ -341,7 +332,7 @@ class NormalTaskSubmitter:
         if lease.is_over:
             return
         if error is not None:
-            self._forget(lease)
+            self._lose(lease)
             tell_lost(lease)
             self._pump(lease.queue)
         else:
@@ -352,15 +343,18 @@ class NormalTaskSubmitter:
         if lease.is_over:
             self._again(lease.queue, task)
         else:
-            self._forget(lease)
-            fail_lost(self._core, lease, task)
+            self._lose(lease)
+            fail_lost(self._env, self._tasks, lease, task)
         self._pump(lease.queue)
 
     def _again(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        """A pushed task did not start: it waits again, unless it was cancelled meanwhile."""
-        if task.task_id in self._core.tasks.cancelled:
-            self._core.tasks.fail_cancelled(task)
+        """A pushed task did not start: it waits again, unless it was cancelled or has failed meanwhile."""
+        if not self._tasks.is_pending(task):
+            return
+        if self._tasks.is_cancelled(task):
+            self._tasks.fail_cancelled(task)
         else:
+            task.not_started()
             queue.take_back(task)
 
     def _move(self, queue: SchedulingQueue, task: PendingTask, from_node_id: bytes) -> None:
@@ -371,11 +365,12 @@ class NormalTaskSubmitter:
         is_bound = (
             strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
         )
-        if node_id is None or is_bound or task.task_id in self._core.tasks.cancelled:
+        if node_id is None or is_bound or self._tasks.is_cancelled(task) or not self._tasks.is_pending(task):
             self._again(queue, task)
             return
         there = common_pb2.NodeAffinity(node_id=node_id, soft=True)
         options = replace(queue.options, strategy=common_pb2.SchedulingStrategy(node_affinity=there))
+        task.not_started()
         self.submit(self.queue_for(options), task)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
@@ -385,14 +380,15 @@ class NormalTaskSubmitter:
                 if task in lease.tasks:
                     lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
                     if request.force:
-                        self._core.reactor.call_later(FORCE_S, partial(self._kill_if_it_runs, lease, task))
+                        kill = partial(self._kill_if_it_runs, lease, task)
+                        self._env.reactor.call_later(self._env.config.force_s, kill)
                     return
             with contextlib.suppress(ValueError):
                 queue.tasks.remove(task)
                 if not queue.tasks:
                     self._cancel_requests(queue)
                 break
-        self._core.tasks.fail_cancelled(task)
+        self._tasks.fail_cancelled(task)
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
         """A worker that was told to end for this task lives: it is frozen."""
@@ -402,6 +398,8 @@ class NormalTaskSubmitter:
             )
             request = raylet_pb2.KillWorkerRequest(worker_id=lease.address.worker_id, force=True, cause=cause)
             lease.raylet.KillWorker.start(request, lambda reply, error: None)
+
+    # ---- for people
 
     def trouble_with(self, task: PendingTask) -> str:
         """What keeps a task that was pushed from reaching its worker; empty where it is there."""
@@ -418,6 +416,7 @@ class NormalTaskSubmitter:
                 "resources": str(queue.options.resources),
                 "tasks_queued": len(queue.tasks),
                 "leases": len(queue.leases),
+                "lease_states": [lease.story for lease in queue.leases.values()],
                 "lease_requests": len(queue.requested),
             }
             for queue in self._queues.values()

@@ -4,13 +4,9 @@ nothing. The first time of each function at once, then each time that their numb
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ray_mono.common.task_error import load_packed
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
-    from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.job_warnings import JobWarnings
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 
 FUNCTIONS_MAX = 1000
 """Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew."""
@@ -22,8 +18,8 @@ TEXT_MAX = 4000
 class RetryNotices:
     """Of one process, about the calls that it made. Lock held."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, warnings: JobWarnings) -> None:
+        self._warnings = warnings
         # By name and code.
         self._times: dict[tuple[str, bytes], int] = {}
 
@@ -38,7 +34,7 @@ class RetryNotices:
         left = "retries without end" if task.retries_left < 0 else f"retries left: {task.retries_left}"
         so_far = f"; {times} such retries so far" if times > 1 else ""
         text = why if isinstance(why, str) else told(why)
-        self._core.warn_driver("task_retried", f"{name}() failed and is run again ({left}{so_far}): {text}")
+        self._warnings.tell("task_retried", f"{name}() failed and is run again ({left}{so_far}): {text}")
 
 
 def told(data: bytes) -> str:

@@ -12,25 +12,26 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_mono.common import code_pickler
+from ray_mono.core_worker.context import WorkerContext
+from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import gcs_pb2
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = b"run"
-TIMEOUT_S = 60.0
 
 
 class WorkerRuns:
     """Those that one process knows of."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, env: Environment, context: WorkerContext, worker: Any) -> None:
+        """worker: what functions are given as worker_info["worker"]."""
+        self._env = env
+        self._context = context
+        self._worker = worker
         self.known: list[bytes] = []
         """Their keys, in the order in which this process learned of them. Only appended to."""
         self._num_seen = 0
@@ -44,24 +45,24 @@ class WorkerRuns:
         `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the first
         exporter of a function exports it.
         """
-        core = self._core
-        function({"worker": core})
+        env, job_id = self._env, self._context.job.job_id
+        function({"worker": self._worker})
         code = code_pickler.dumps(function, protocol=5)
-        key = core.job_id + hashlib.blake2b(code, digest_size=28).digest()
+        key = job_id + hashlib.blake2b(code, digest_size=28).digest()
         request = gcs_pb2.KvPutRequest(namespace=NAMESPACE, key=key, value=code, overwrite=False)
-        added = core.gcs.KvPut(request, timeout_s=TIMEOUT_S).added
-        with core.lock:
+        added = env.gcs.KvPut(request, timeout_s=self._env.config.gcs_timeout_s).added
+        with env.lock:
             self._ran.add(key)
             self.learn([key])
         if added:
-            message = gcs_pb2.PubMessage(channel=gcs_pb2.RUN_ON_WORKERS, key=core.job_id, payload=key)
-            core.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=TIMEOUT_S)
+            message = gcs_pb2.PubMessage(channel=gcs_pb2.RUN_ON_WORKERS, key=job_id, payload=key)
+            env.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=self._env.config.gcs_timeout_s)
 
     def read(self, job_id: bytes) -> None:
         """A worker's, when it becomes the job's and has subscribed to its publications: what was exported before."""
         request = gcs_pb2.KvKeysRequest(namespace=NAMESPACE, prefix=job_id)
-        keys = self._core.gcs.KvKeys(request, timeout_s=TIMEOUT_S).keys
-        with self._core.lock:
+        keys = self._env.gcs.KvKeys(request, timeout_s=self._env.config.gcs_timeout_s).keys
+        with self._env.lock:
             self.learn(keys)
 
     def learn(self, keys: Iterable[bytes]) -> None:
@@ -80,9 +81,10 @@ class WorkerRuns:
                     self._num_seen += 1
 
     def _run(self, key: bytes) -> None:
-        core = self._core
         try:
-            reply = core.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=NAMESPACE, key=key), timeout_s=TIMEOUT_S)
-            pickle.loads(reply.value)({"worker": core})
+            reply = self._env.gcs.KvGet(
+                gcs_pb2.KvGetRequest(namespace=NAMESPACE, key=key), timeout_s=self._env.config.gcs_timeout_s
+            )
+            pickle.loads(reply.value)({"worker": self._worker})
         except Exception:
             logger.exception("a function given to run_function_on_all_workers failed on this worker")

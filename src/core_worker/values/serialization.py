@@ -4,16 +4,16 @@ A serialized value is `metadata` (which kind) and `data`:
 
     b""   data is one pickle, nothing out of band
     b"B"  buffers: u32 count, u32 pad, u64 pickle length, count x (u64 offset, u64 length), pickle, then each buffer
-    at a 64-byte boundary b"R"  the value is a `bytes` and data is its content
+          at a 64-byte boundary
+    b"R"  the value is a `bytes` and data is its content
     b"E"  an error: a pickled exception that `get` raises
     b"X"  the actor's constructor succeeded: no value
 
 Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store are
 aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
 
-References inside values: while a value is pickled, every ObjectRef met is noted in the thread's current `nested`
-list; while one is unpickled, every ObjectRef met is told to the core worker through `on_reference`. This module
-knows nothing about counting them.
+References inside values: those that a value has are listed in `Serialized.nested`; those that are unpickled find the core worker by
+themselves (object_ref.py). This module knows nothing about counting them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ray_mono.common import code_pickler
+from ray_mono.core_worker.object_ref import ObjectRef, collect_into
 from ray_mono.core_worker.values import library_reducers
-
-if TYPE_CHECKING:
-    from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.values import unpicklable as search
 
 PLAIN = b""
 BUFFERS = b"B"
@@ -47,13 +45,6 @@ _BUFFER = struct.Struct("<QQ")
 _PRIMITIVES = frozenset({type(None), bool, int, float, str, complex})
 # Below this a bytes value goes through pickle like anything else.
 _RAW_MIN_BYTES = 1024
-
-
-class _Thread(threading.local):
-    nested: list[ObjectRef] | None = None
-
-
-_thread = _Thread()
 
 
 @dataclass
@@ -76,18 +67,6 @@ class Serialized:
         return bytes(data)
 
 
-def note_nested(ref: ObjectRef) -> bool:
-    """Called by ObjectRef.__reduce__. False for a ref that is pickled outside (code_pickler.dumps(ref)): nobody can count it."""
-    if _thread.nested is None:
-        return False
-    _thread.nested.append(ref)
-    return True
-
-
-def is_serializing() -> bool:
-    return _thread.nested is not None
-
-
 def serialize(value: Any, name: str = "") -> Serialized:
     """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's name, if it has one,
     and otherwise the caller says which argument it was.
@@ -101,7 +80,7 @@ def serialize(value: Any, name: str = "") -> Serialized:
     library_reducers.register()
     buffers: list[pickle.PickleBuffer] = []
     nested: list[ObjectRef] = []
-    outer, _thread.nested = _thread.nested, nested
+    outer = collect_into(nested)
     try:
         stream = io.BytesIO()
         code_pickler.CodePickler(stream, protocol=5, buffer_callback=buffers.append).dump(value)
@@ -111,7 +90,7 @@ def serialize(value: Any, name: str = "") -> Serialized:
             raise
         raise unpicklable(name, value, error) from error
     finally:
-        _thread.nested = outer
+        collect_into(outer)
     if not buffers:
         return Serialized(PLAIN, len(inband), [(0, inband)], nested)
     return _lay_out(inband, buffers, nested)
@@ -119,19 +98,17 @@ def serialize(value: Any, name: str = "") -> Serialized:
 
 def unpicklable(name: str, value: Any, error: Exception) -> TypeError:
     """Says which part of `value` it is."""
-    from ray_mono.core_worker.values import unpicklable as search
-
     return TypeError(f"{name} (a {type(value).__name__}) does not pickle: {error}{search.where(value)}")
 
 
 def serialize_code(target: Any) -> tuple[bytes, list[ObjectRef]]:
     """A function or class, pickled whole, and the references that it captured."""
     captured: list[ObjectRef] = []
-    outer, _thread.nested = _thread.nested, captured
+    outer = collect_into(captured)
     try:
         return code_pickler.dumps(target, protocol=5), captured
     finally:
-        _thread.nested = outer
+        collect_into(outer)
 
 
 def _lay_out(inband: bytes, buffers: list[pickle.PickleBuffer], nested: list[ObjectRef]) -> Serialized:

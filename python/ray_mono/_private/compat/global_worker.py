@@ -15,7 +15,7 @@ from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono._private.node.node import Node
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
 
 
 class GlobalWorker:
@@ -38,7 +38,7 @@ class GlobalWorker:
         current.require()
 
     @property
-    def core_worker(self) -> CoreWorker:
+    def core_worker(self) -> CoreInterface:
         return current.require()
 
     @property
@@ -48,7 +48,7 @@ class GlobalWorker:
 
     @property
     def node_ip_address(self) -> str:
-        return str(current.require().node.host)
+        return current.require().node_host
 
     @property
     def namespace(self) -> str:

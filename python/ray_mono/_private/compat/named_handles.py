@@ -10,8 +10,6 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.driver.auto_init import connected_core
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
-from ray_mono.protobuf import gcs_pb2
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
@@ -33,8 +31,7 @@ def register_actor(name: str, actor_handle: ActorHandle[Any]) -> None:
         raise TypeError(f"actor_handle must be an actor's handle, got {actor_handle!r}")
     core = connected_core()
     value = pickle.dumps((actor_handle._ray_state.actor_id, actor_handle._ray_metadata.dumps()))
-    request = gcs_pb2.KvPutRequest(namespace=NAMESPACE, key=name.encode(), value=value, overwrite=False)
-    if not core.gcs.KvPut(request, timeout_s=GCS_TIMEOUT_S).added:
+    if not core.global_state.kv_put(NAMESPACE, name.encode(), value, overwrite=False):
         raise ValueError(f"an actor is registered under the name {name!r} already")
     _kept[:] = [handle for handle in _kept if handle._ray_core is core]
     _kept.append(actor_handle)
@@ -50,9 +47,8 @@ def get_actor(name: str) -> ActorHandle[Any]:
     from ray_mono.actor import weak_handle
 
     core = connected_core()
-    request = gcs_pb2.KvGetRequest(namespace=NAMESPACE, key=str(name).encode())
-    reply = core.gcs.KvGet(request, timeout_s=GCS_TIMEOUT_S)
-    if not reply.found:
+    value = core.global_state.kv_get(NAMESPACE, str(name).encode())
+    if value is None:
         return get_named_actor(name)
-    actor_id, metadata = pickle.loads(reply.value)
+    actor_id, metadata = pickle.loads(value)
     return weak_handle(core, actor_id, ActorMetadata.loads(metadata))

@@ -7,7 +7,6 @@ from typing import Any
 
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
 from ray_mono.protobuf import common_pb2
 
 
@@ -30,16 +29,14 @@ def get_dashboard_url() -> str:
 
 def jobs() -> list[dict[str, Any]]:
     """Every job that the cluster has had."""
-    reply = connected_core().gcs.GetAllJobs(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
     return [
         {"JobID": job.job_id.hex(), "IsDead": job.is_finished, "Entrypoint": job.entrypoint}
-        for job in reply.jobs
+        for job in connected_core().global_state.jobs()
     ]
 
 
 def actors(actor_id: str | None = None) -> dict[str, Any]:
     """The actors that the cluster knows, by id in hex; or the one of that id, {} where there is none."""
-    reply = connected_core().gcs.GetAllActors(common_pb2.Empty(), timeout_s=GCS_TIMEOUT_S)
     found = {
         actor.actor_id.hex(): {
             "ActorID": actor.actor_id.hex(),
@@ -50,7 +47,7 @@ def actors(actor_id: str | None = None) -> dict[str, Any]:
             "Pid": actor.pid,
             "State": common_pb2.ActorState.Name(actor.state),
         }
-        for actor in reply.actors
+        for actor in connected_core().global_state.actors()
     }
     return found if actor_id is None else found.get(actor_id, {})
 

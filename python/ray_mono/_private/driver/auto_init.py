@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
 
 AUTO_CONNECT_VARIABLE = "RAY_MONO_ENABLE_AUTO_CONNECT"
 """"0": only `init` connects."""
@@ -19,7 +19,7 @@ AUTO_CONNECT_VARIABLE = "RAY_MONO_ENABLE_AUTO_CONNECT"
 _first_use = threading.Lock()
 
 
-def connected_core() -> CoreWorker:
+def connected_core() -> CoreInterface:
     """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
     core = current.get()
     if core is None and current.is_fork():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ray_mono._private.logs.log_printing import LogPrinter
     from ray_mono._private.node.node import Node
     from ray_mono._private.node.parameter import RayParams
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
 
 logger = logging.getLogger("ray_mono")
 
@@ -90,7 +90,7 @@ def anonymous_namespace() -> str:
     return str(uuid.uuid4())
 
 
-def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
+def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
     """Starts or finds the cluster, and joins it as a driver.
 
     Raises ConnectionError where no cluster answers, AuthenticationError where it refuses the secret,
@@ -139,6 +139,8 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
                 session_dir=node.session_dir,
                 secret=node.secret,
                 namespace=arguments.namespace,
+                default_actor_lifetime=arguments.job_config.default_actor_lifetime,
+                runtime_env=json.dumps(job_config["runtime_env"]),
                 job_config=job_config,
                 entrypoint=command_line(),
                 on_error=print_error,
@@ -150,10 +152,8 @@ def connect(arguments: InitArguments) -> tuple[CoreWorker, Node]:
     except BaseException:
         node.kill_all_processes()
         raise
-    core.default_actor_lifetime = arguments.job_config.default_actor_lifetime
-    core.runtime_env = json.dumps(job_config["runtime_env"])
     if printer is not None:
-        core.on_shutdown.append(printer.close)
+        core.at_shutdown(printer.close)
     return core, node
 
 

@@ -23,7 +23,7 @@ from ray_mono.core_worker.process import current
 if TYPE_CHECKING:
     from ray_mono._private.logs.logging_config import LoggingConfig
     from ray_mono._private.node.node import Node
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
     from ray_mono.job_config import JobConfig
 
 logger = logging.getLogger("ray_mono")
@@ -39,7 +39,7 @@ LOCAL_MODE = 2
 class _Session:
     """What `init` made."""
 
-    core: CoreWorker
+    core: CoreInterface
     node: Node | None
     mode: int
     context: RayContext
@@ -128,7 +128,7 @@ def init(
         return _session.context
 
 
-def _run_kept_functions(core: CoreWorker) -> None:
+def _run_kept_functions(core: CoreInterface) -> None:
     try:
         for function in _functions_for_workers:
             core.run_function_on_all_workers(function)

@@ -14,13 +14,13 @@ from typing import Any
 from ray_mono._private.local_mode.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.common.raw_error import exit_code_of
-from ray_mono.core_worker.call_template import MethodTemplate
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import ActorOptions
-from ray_mono.core_worker.process.worker_exit import cause_of_exit
+from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
 from ray_mono.core_worker.task_execution.actor_runtime import body_of, method_of
 from ray_mono.core_worker.task_execution.async_group import construct
-from ray_mono.core_worker.task_execution.executor import ActorExit, TaskFailed
+from ray_mono.core_worker.task_execution.running import cause_of_exit
+from ray_mono.core_worker.task_submission.task_builder import MethodTemplate
 from ray_mono.protobuf import common_pb2
 
 

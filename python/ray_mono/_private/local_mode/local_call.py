@@ -11,9 +11,8 @@ from ray_mono.common.raw_error import is_a
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker.process.worker_exit import cause_of_exit
-from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, unreadable, users_traceback
-from ray_mono.core_worker.task_execution.executor import TaskFailed
+from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, TaskFailed, unreadable, users_traceback
+from ray_mono.core_worker.task_execution.running import cause_of_exit
 from ray_mono.core_worker.task_submission.function_manager import module_name
 from ray_mono.core_worker.values import serialization
 from ray_mono.core_worker.values.unpicklable import where

@@ -14,18 +14,19 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
 from ray_mono._private.local_mode.local_actor import LocalActor, LocalActorState
 from ray_mono._private.local_mode.local_call import LocalCall, describe, pack, read
-from ray_mono._private.local_mode.local_gcs import LocalGcs
+from ray_mono._private.local_mode.local_global_state import LocalGlobalState
 from ray_mono._private.local_mode.local_streams import LocalStream
 from ray_mono._private.remote.exported_code import display_name
 from ray_mono._private.remote.signature import recover
 from ray_mono.common import ids
+from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -33,15 +34,15 @@ from ray_mono.common.exceptions import (
 )
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker.call_template import MethodTemplate
-from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
-from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, TaskOptions
-from ray_mono.core_worker.task_execution.executor import TaskFailed
+from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, CallRules, TaskOptions
+from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
 from ray_mono.core_worker.task_execution.generator_runner import Failed, first_items
+from ray_mono.core_worker.task_submission.task_builder import MethodTemplate
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, object_manager_pb2
 
 
 @dataclass
@@ -59,16 +60,8 @@ class _Object:
 class LocalTask:
     """What calls of one remote function share."""
 
-    core: LocalCore
     function: Callable[..., Any]
     options: TaskOptions
-
-
-class LocalCancellation:
-    """Local mode's: a task is over before there is a reference to it."""
-
-    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
-        """Nothing is left to cancel."""
 
 
 class LocalCore:
@@ -86,13 +79,16 @@ class LocalCore:
         self.session_dir = ""
         self.runtime_env = self.task_runtime_env = ""
         self.default_actor_lifetime = ""
-        self.context = WorkerContext(TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id))
-        self.node = common_pb2.NodeInfo(
-            node_id=self.node_id, host="127.0.0.1", is_head=True, raylet_pid=os.getpid()
+        self.node_host = "127.0.0.1"
+        self.node_labels: dict[str, str] = {}
+        main = TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id)
+        self.context = WorkerContext(main, JobContext(self.job_id, namespace))
+        node = common_pb2.NodeInfo(
+            node_id=self.node_id, host=self.node_host, is_head=True, raylet_pid=os.getpid()
         )
-        self.cancellation = LocalCancellation()
         self.actors: dict[bytes, LocalActor] = {}
-        self.gcs = LocalGcs(self.node, self.job_id, self.actors, resources)
+        self.global_state = LocalGlobalState(node, self.job_id, self.actors, resources)
+        self._steps_of_shutdown: list[Callable[[], None]] = []
         self._lock = threading.RLock()
         self._objects: dict[bytes, _Object] = {}
         self._dropped: deque[bytes] = deque()
@@ -105,7 +101,7 @@ class LocalCore:
         with self._lock:
             self._drain()
             self._objects[object_id] = _Object(1, serialized)
-        return ObjectRef(object_id, self)  # type: ignore[arg-type]
+        return ObjectRef(object_id, self)
 
     def reference_dropped(self, object_id: bytes) -> None:
         """From a finalizer: any thread, any moment."""
@@ -138,11 +134,16 @@ class LocalCore:
             if row is None:
                 raise ReferenceCountingAssertionError(object_id.hex())
             row.num_references += 1
-        return ObjectRef(object_id, self)  # type: ignore[arg-type]
+        return ObjectRef(object_id, self)
 
-    def size_bytes(self, ref: ObjectRef[Any]) -> int:
+    def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None]:
+        """With this process, always."""
         with self._lock:
-            return self._objects[ref._id].serialized.size_bytes
+            return [], self._objects[ref._id].serialized.size_bytes
+
+    def store_stats(self) -> object_manager_pb2.StoreStats:
+        """There is no store."""
+        return object_manager_pb2.StoreStats()
 
     def reference_counts(self) -> int:
         """How many objects somebody has a reference to."""
@@ -198,8 +199,8 @@ class LocalCore:
         """Nothing is sent anywhere: the object is its own descriptor."""
         return function_or_class
 
-    def task_template(self, descriptor: Callable[..., Any], options: TaskOptions) -> LocalTask:
-        return LocalTask(self, descriptor, options)
+    def task_template(self, code: Callable[..., Any], options: TaskOptions) -> LocalTask:
+        return LocalTask(code, options)
 
     def submit_task(self, template: LocalTask, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         options = template.options
@@ -319,7 +320,7 @@ class LocalCore:
 
     # ---- actors
 
-    def create_actor(self, descriptor: type, options: ActorOptions, flat_args: list[Any]) -> LocalActorState:
+    def create_actor(self, code: type, options: ActorOptions, flat_args: list[Any]) -> LocalActorState:
         if options.name:
             existing = self.named_actor(options.name, options.namespace)
             if existing is not None:
@@ -329,7 +330,7 @@ class LocalCore:
                     f"the name {options.name!r} is taken by another actor of namespace {options.namespace!r}"
                 )
         actor_id = self.context.get().next_actor_id()
-        actor = LocalActor(actor_id, descriptor, options)
+        actor = LocalActor(actor_id, code, options)
         self.actors[actor_id] = actor
         task_id = ids.TaskID.for_actor_creation(actor_id).binary()
         creation_ref = self._run(actor.creation(), task_id, flat_args)[0]
@@ -346,13 +347,13 @@ class LocalCore:
                 return self.reference_arrived(object_id, b"")
         return None
 
-    def actor_method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
+    def method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
         return MethodTemplate(method_name, class_name, **options)
 
     def submit_actor_task(
-        self, state: LocalActorState, template: MethodTemplate, flat_args: list[Any]
+        self, held: LocalActorState, template: MethodTemplate, flat_args: list[Any]
     ) -> list[ObjectRef[Any]]:
-        actor = self.actors[state.actor_id]
+        actor = self.actors[held.actor_id]
         task_id = self._next_task_id(actor.actor_id)
         call = actor.call_of(template)
         if actor.death is not None:
@@ -365,7 +366,9 @@ class LocalCore:
             ]
         return self._run(call, task_id, flat_args)
 
-    def actor_state(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, *_: Any) -> LocalActorState:
+    def hold_actor(
+        self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules
+    ) -> LocalActorState:
         return LocalActorState(actor_id, creation_ref)
 
     def named_actor(self, name: str, namespace: str) -> LocalActor | None:
@@ -396,6 +399,34 @@ class LocalCore:
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
         function({"worker": self})
 
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """A task is over before there is a reference to it."""
+
+    def exit_actor(self) -> None:
+        if self.context.actor_id():
+            raise ActorExit
+        raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
+
+    def is_task_cancelled(self) -> bool:
+        raise RuntimeError(
+            "is_canceled() can only be asked by a task or an actor, and this process is a driver"
+        )
+
+    def add_span(self, name: str, extra_data: str, started_s: float) -> None:
+        """There is no timeline."""
+
+    def send_events(self) -> None:
+        """There is no timeline."""
+
+    def at_shutdown(self, step: Callable[[], None]) -> None:
+        self._steps_of_shutdown.append(step)
+
+    def abandon(self) -> None:
+        """A fork has its own copy of everything, and is told that it is not connected."""
+
     def shutdown(self) -> None:
+        interrupt = run_steps(self._steps_of_shutdown, "leaving local mode")
         for actor_id in list(self.actors):
             self._end_actor(actor_id, "its session is over")
+        if interrupt is not None:
+            raise interrupt

@@ -95,10 +95,9 @@ def add_context(record: logging.LogRecord) -> bool:
     record.node_id = core.node_id.hex()
     if context.actor_id():
         record.actor_id = context.actor_id().hex()
-        actor = context.get().actor
-        if actor is not None and actor.name:
-            record.actor_name = actor.name
-    if not core.is_driver or context.get() is not context.main:
+        if context.actor_name():
+            record.actor_name = context.actor_name()
+    if not core.is_driver or not context.is_main:
         record.task_id = context.task_id().hex()
         record.task_name = context.task_name()
         record.task_func_name = context.function_name()

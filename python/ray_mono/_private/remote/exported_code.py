@@ -13,7 +13,7 @@ from ray_mono._private.remote.signature import CallSignature
 from ray_mono.common.our_bug import InternalError
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.core_worker import CoreWorker
+    from ray_mono.core_worker.interface import CoreInterface
     from ray_mono.core_worker.task_submission.function_manager import Exported
 
 FUNCTION = "function"
@@ -57,11 +57,11 @@ class ExportedCode:
         self.target = target
         self.kind = kind
         self.signature = signature
-        self._core: CoreWorker | None = None
+        self._core: CoreInterface | None = None
         self._exported: Exported | None = None
 
-    def exported(self, core: CoreWorker) -> Exported:
-        """Exports to core's cluster unless that has happened. Raises as CoreWorker.export does."""
+    def exported(self, core: CoreInterface) -> Exported:
+        """Exports to core's cluster unless that has happened. Raises as CoreInterface.export does."""
         if self._core is not core or self._exported is None:
             self._exported = core.export(self.target, self.kind)
             self._core = core

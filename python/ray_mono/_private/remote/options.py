@@ -374,7 +374,7 @@ def method_options(
     is_generator: bool = False,
     actor_enable_task_events: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments of CoreWorker.actor_method_template, for checked options of a method."""
+    """Keyword arguments of CoreInterface.method_template, for checked options of a method."""
     return {
         "num_returns": _num_returns(options, is_generator),
         "generator_backpressure_num_objects": _backpressure(options),

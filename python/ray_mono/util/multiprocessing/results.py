@@ -13,7 +13,7 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 from ray_mono._private.argument_checks import is_number, seconds
-from ray_mono.core_worker.objects.short_tracebacks import shortened
+from ray_mono.common.short_tracebacks import shortened
 from ray_mono.util.multiprocessing.pool_actor import Failure
 
 logger = logging.getLogger(__name__)

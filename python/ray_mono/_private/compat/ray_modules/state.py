@@ -6,8 +6,6 @@ from ray_mono._private import state as own
 from ray_mono._private.compat import old_functions
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.process.config import GCS_TIMEOUT_S
-from ray_mono.protobuf import common_pb2, gcs_pb2
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
@@ -16,20 +14,17 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
     Raises RaySystemError where not connected.
     """
     return {
-        node.node_id.hex(): ResourceSet.from_proto(node.available).to_units() for node in _nodes(collect=True)
+        node.node_id.hex(): ResourceSet.from_proto(node.available).to_units()
+        for node in current.require().global_state.resources(collect=True)
     }
 
 
 def total_resources_per_node() -> dict[str, dict[str, float]]:
     """The same of what they have in total."""
     return {
-        node.node_id.hex(): ResourceSet.from_proto(node.total).to_units() for node in _nodes(collect=False)
+        node.node_id.hex(): ResourceSet.from_proto(node.total).to_units()
+        for node in current.require().global_state.resources(collect=False)
     }
-
-
-def _nodes(collect: bool) -> list[common_pb2.NodeResources]:
-    request = gcs_pb2.GetAllResourcesRequest(collect=collect)
-    return list(current.require().gcs.GetAllResources(request, timeout_s=GCS_TIMEOUT_S).nodes)
 
 
 class GlobalState:

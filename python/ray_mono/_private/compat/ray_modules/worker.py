@@ -58,7 +58,7 @@ class _GlobalNode:
 
     @property
     def node_ip_address(self) -> str:
-        return str(current.require().node.host)
+        return current.require().node_host
 
     def __getattr__(self, name: str) -> Any:
         return getattr(joined_node(), name)

@@ -1,11 +1,8 @@
-"""What a worker process is told when it starts, by the template's fork or on a command line, and what all parts of it go by."""
+"""What a worker process is told when it starts, by the template's fork or on a command line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-GCS_TIMEOUT_S = 60.0
-"""For the GCS's answer: beyond it, it is as good as gone."""
 
 
 @dataclass(frozen=True)

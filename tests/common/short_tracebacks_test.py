@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono.common import short_tracebacks
 from ray_mono.common.exceptions import GetTimeoutError, RaySystemError, RayTaskError, WorkerCrashedError
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
-from ray_mono.core_worker.objects import short_tracebacks
 
 
 def deep(error: BaseException, levels: int = 5) -> Any:

@@ -1,0 +1,107 @@
+"""What belongs to the process and does not change once it is connected: its identity, its doors to the world, and its limits.
+
+Each part of the core worker gets it by its constructor, and beside it the parts that it uses. What changes (the job that a worker
+serves, the task that runs) is context.py's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ray_mono.common.world import Clock
+from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+
+
+class TimerHandle(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Flushable(Protocol):
+    def flush(self) -> None: ...
+
+
+class ReactorInterface(Protocol):
+    """What the parts ask of the loop that reads and writes for them: rpc.reactor.Reactor, or the simulator's."""
+
+    lock: Any
+    """An RLock: of the whole core worker."""
+    is_closed: bool
+    interrupted: bool
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
+        """callback() once, under the lock. Lock held."""
+        ...
+
+    def mark_dirty(self, connection: Flushable, rings: bool = True) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def flush_soon(self) -> None: ...
+
+    def wake(self) -> None:
+        """Something was left for the end of a turn. Takes no lock."""
+        ...
+
+    def wait(self, waiter: Any, timeout_s: float | None = None) -> bool: ...
+
+    def raise_if_interrupted(self) -> None: ...
+
+    def may_interrupt(self, frame: Any) -> bool: ...
+
+    def note_interrupt(self, is_wanted: bool = True) -> None:
+        """Whether the main thread's next wait raises KeyboardInterrupt."""
+        ...
+
+    def close(self) -> None:
+        """Every wait ends, and nothing is read or written any more."""
+        ...
+
+    def abandon(self) -> None:
+        """In a fork: this copy does nothing any more."""
+        ...
+
+    def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
+        """drain(), under the lock, at the end of each turn in which one of `queues` has something, and before a thread polls."""
+        ...
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One per core worker."""
+
+    config: CoreWorkerConfig
+    reactor: ReactorInterface
+    clock: Clock
+    rng: random.Random
+    """For ids that nobody else may have."""
+    address: common_pb2.Address
+    """Where peers reach this process. Complete: it is not changed any more."""
+    node: common_pb2.NodeInfo
+    gcs: GcsServiceStub
+    raylet: RayletServiceStub
+    """This node's."""
+    session_dir: str
+    is_driver: bool
+    pid: int
+    lock: Any = field(init=False, repr=False)
+    """The reactor's."""
+    worker_id: bytes = field(init=False)
+    node_id: bytes = field(init=False)
+    owner_address: bytes = field(init=False)
+    """The address as it travels with the references that this process owns."""
+
+    def __post_init__(self) -> None:
+        derived = {
+            "lock": self.reactor.lock,
+            "worker_id": self.address.worker_id,
+            "node_id": self.node.node_id,
+            "owner_address": self.address.SerializeToString(deterministic=True),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)

@@ -1,0 +1,116 @@
+"""Waiting in user code's name: a worker tells its raylet that the CPUs of its task are free meanwhile.
+
+    running ──first wait of the task──► BLOCKED (NotifyBlocked) ──last wait over, or the next task begins──► running (NotifyUnblocked)
+
+Several threads of a task may wait at once: the first says it, the last takes it back. Where all that is missing belongs to other
+processes, it may be there already: their owners are given a moment to say so first. A driver tells nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ray_mono.common.our_bug import InternalError
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.protobuf import raylet_pb2
+from ray_mono.rpc.reactor import Waiter
+
+
+class BlockedNotice:
+    """The waits of one process."""
+
+    def __init__(self, env: Environment, references: ReferenceCounter, memory_store: MemoryStore) -> None:
+        self._env = env
+        self._references = references
+        self._memory_store = memory_store
+        self._tells_raylet = not env.is_driver
+        self._num_blocked = 0
+        # Tasks that found threads of earlier ones waiting still: what those end is not counted any more.
+        self._epoch = 0
+        # The lease under which the present task runs.
+        self._lease_id = b""
+        self._before: Callable[[], None] | None = None
+
+    @property
+    def lease_id(self) -> bytes:
+        return self._lease_id
+
+    def before_each(self, callback: Callable[[], None]) -> None:
+        """callback() runs before each wait, on the thread that is about to wait, without the lock."""
+        self._before = callback
+
+    def under_lease(self, lease_id: bytes) -> None:
+        """What is pushed from now on runs under this lease. Lock held."""
+        self._lease_id = lease_id
+
+    def task_begins(self) -> None:
+        """A worker starts a normal task: waits of threads that earlier tasks left behind are not this one's."""
+        if not self._num_blocked:
+            return
+        with self._env.lock:
+            self._num_blocked = 0
+            self._epoch += 1
+            self._env.raylet.NotifyUnblocked.notify(self._notice())
+
+    def block(self) -> int:
+        """The task's CPUs are free from now on. Returns what `unblock` takes. Lock held."""
+        self._num_blocked += 1
+        if self._num_blocked == 1:
+            self._env.raylet.NotifyBlocked.notify(self._notice())
+        return self._epoch
+
+    def unblock(self, epoch: int) -> None:
+        """They are in use again, if nothing else waits still. Lock held."""
+        if epoch == self._epoch:
+            self._num_blocked -= 1
+            if self._num_blocked == 0:
+                self._env.raylet.NotifyUnblocked.notify(self._notice())
+
+    def _notice(self) -> raylet_pb2.NotifyBlockedRequest:
+        return raylet_pb2.NotifyBlockedRequest(worker_id=self._env.worker_id, lease_id=self._lease_id)
+
+    # ---- waits
+
+    def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
+        """Waits for at most so many seconds; None: as long as it takes. False at the timeout. The lock must not be held."""
+        if waiter.done:
+            return True
+        env = self._env
+        if env.lock._is_owned():
+            raise InternalError("a thread would wait under the core worker's lock")
+        if self._before is not None:
+            self._before()
+        if not self._tells_raylet:
+            return env.reactor.wait(waiter, timeout_s)
+        epoch = -1
+        try:
+            with env.lock:
+                epoch = self.block()
+            return env.reactor.wait(waiter, timeout_s)
+        finally:
+            if epoch >= 0:
+                with env.lock:
+                    self.unblock(epoch)
+
+    def wait_for(self, object_ids: Iterable[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
+        """As wait, for values."""
+        if self._tells_raylet and not waiter.done and self._asks_owners_only(object_ids):
+            moment_s = self._env.config.owners_answer_s
+            if timeout_s is not None and timeout_s <= moment_s:
+                return self._env.reactor.wait(waiter, timeout_s)
+            if self._env.reactor.wait(waiter, moment_s):
+                return True
+            if timeout_s is not None:
+                timeout_s -= moment_s
+        return self.wait(waiter, timeout_s)
+
+    def _asks_owners_only(self, object_ids: Iterable[bytes]) -> bool:
+        with self._env.lock:
+            for object_id in object_ids:
+                if not self._memory_store.is_ready(object_id):
+                    row = self._references.get(object_id)
+                    if row is None or row.owner is None:
+                        return False
+        return True

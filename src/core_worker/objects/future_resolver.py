@@ -1,0 +1,140 @@
+"""What objects are worth and where they lie: the conversation about it between their owners and everybody else.
+
+    borrower ──GetObjectStatus──► owner      answered when the value is there: inline, or the nodes that have it, or "out of scope"
+    borrower ──AddObjectLocation──► owner    this node's store has a copy now, which the owner has to know, to free it
+
+As a borrower it sees to it that what is asked for will be in the memory store; as an owner it answers from there. Under the core worker's
+lock; never blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.common.exceptions import OwnerDiedError, ReferenceCountingAssertionError
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.rpc.reactor_server import ServerCall
+from ray_mono.rpc.surface import RpcError
+
+Status = core_worker_pb2.GetObjectStatusReply
+
+
+class FutureResolver:
+    """Both sides of it for one process."""
+
+    def __init__(
+        self,
+        env: Environment,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        plasma: PlasmaStoreProvider,
+        peers: PeerPool,
+        borrowing: Borrowing,
+    ) -> None:
+        self._env = env
+        self._references = references
+        self._memory_store = memory_store
+        self._plasma = plasma
+        self._peers = peers
+        self._borrowing = borrowing
+        # Borrowed values that an owner was asked for.
+        self._asked: set[bytes] = set()
+
+    # ---- as a borrower
+
+    def ask_owner(self, object_id: bytes) -> None:
+        """Sees to it that a borrowed object's value or whereabouts will be in the memory store. Nothing to do for our own."""
+        row = self._references.get(object_id)
+        if row is None or row.owner is None:
+            return
+        entry = self._memory_store.get(object_id)
+        if entry is None:
+            # Also while it is asked for: the reference may have come again since.
+            self._memory_store.expect(object_id)
+        elif entry.ready:
+            return
+        if row.owner == self._env.owner_address:
+            # Ours, and freed before this reference came back.
+            self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
+            return
+        if object_id in self._asked:
+            return
+        self._asked.add(object_id)
+        request = core_worker_pb2.GetObjectStatusRequest(
+            object_id=object_id, requester_worker_id=self._env.worker_id
+        )
+        owner = self._peers.stub_of(row.owner)
+        owner.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
+
+    def ask_again(self, object_id: bytes) -> None:
+        """The places that the owner named did not have it."""
+        self._memory_store.expect(object_id)
+        self._asked.discard(object_id)
+        self.ask_owner(object_id)
+
+    def _on_status(self, object_id: bytes, reply: Any, error: RpcError | None) -> None:
+        self._asked.discard(object_id)
+        if object_id not in self._references:
+            return
+        if error is not None:
+            self._put_error(object_id, OwnerDiedError(object_id.hex()))
+        elif reply.status == Status.OUT_OF_SCOPE:
+            self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
+        elif reply.in_plasma:
+            self._memory_store.put_in_store(object_id, list(reply.location_node_ids), reply.size_bytes)
+        else:
+            self._memory_store.put_inline(object_id, reply.value.metadata, reply.value.data)
+
+    def _put_error(self, object_id: bytes, error: BaseException) -> None:
+        serialized = serialization.serialize_error(error)
+        self._memory_store.put_inline(object_id, serialized.metadata, serialized.to_bytes())
+
+    def pulled_here(self, object_id: bytes) -> None:
+        """This node's store has a copy now: the owner has to know, to free it."""
+        row = self._references.get(object_id)
+        if row is None:
+            self._plasma.free(object_id, [self._env.node_id])
+            return
+        self._memory_store.add_location(object_id, self._env.node_id)
+        if row.owner is not None:
+            self._peers.stub_of(row.owner).AddObjectLocation.notify(
+                core_worker_pb2.ObjectLocationRequest(object_id=object_id, node_id=self._env.node_id)
+            )
+
+    # ---- served to borrowers (core_worker.proto)
+
+    def GetObjectStatus(self, request: Any, call: ServerCall) -> None:
+        object_id = request.object_id
+        if self._memory_store.when_ready(object_id, lambda: self._answer_status(object_id, call)):
+            self._answer_status(object_id, call)
+
+    def _answer_status(self, object_id: bytes, call: ServerCall) -> None:
+        entry = self._memory_store.get(object_id)
+        if entry is None or not entry.ready:
+            call.reply(Status(status=Status.OUT_OF_SCOPE))
+        elif entry.data is None:
+            call.reply(Status(in_plasma=True, location_node_ids=entry.locations, size_bytes=entry.size_bytes))
+        else:
+            self._memory_store.mark_seen(object_id)
+            nested = self._borrowing.references_inside(object_id)
+            value = common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested)
+            call.reply(Status(value=value))
+
+    def AddObjectLocation(self, request: Any, call: ServerCall) -> None:
+        if self._memory_store.get(request.object_id) is None:
+            # Freed while the copy was made.
+            self._plasma.free(request.object_id, [request.node_id])
+        else:
+            self._memory_store.add_location(request.object_id, request.node_id)
+        call.reply(common_pb2.Empty())
+
+    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:
+        self._memory_store.remove_location(request.object_id, request.node_id)
+        call.reply(common_pb2.Empty())

@@ -1,0 +1,117 @@
+"""The other core workers and the raylets that this process talks to: one connection each, opened when it is first needed, and anew when it
+was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.surface import RpcError
+
+OnDone = Callable[[Any, RpcError | None], None]
+Connect = Callable[[str], ReactorChannel]
+
+
+class Peer:
+    """Another core worker, as this one calls it: one connection, and what it has carried: templates, and functions for all workers."""
+
+    __slots__ = ("_carried", "_num_told", "_worker_runs", "channel", "stub", "worker_id")
+
+    def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
+        """worker_runs: keys of functions that every worker runs before what is pushed after them; only appended to (worker_runs.py)."""
+        self.channel = channel
+        self.stub = CoreWorkerServiceStub(channel)
+        self.worker_id = worker_id
+        self._carried: set[int] = set()
+        self._worker_runs = worker_runs
+        self._num_told = 0
+
+    def push(self, template: CallTemplate, request: Any, on_done: OnDone) -> None:
+        """PushTask, with the template where the peer has not seen it. Lock held."""
+        number = template.number
+        on_part = None if template.on_part is None else partial(template.on_part, self, request.task_id)
+        if number in self._carried and self._num_told == len(self._worker_runs):
+            self.stub.PushTask.start(request, on_done, on_part)
+            return
+        self._carried.add(number)
+        request.spec.CopyFrom(template.spec)
+        request.intended_worker_id = self.worker_id
+        request.run_first.extend(self._worker_runs[self._num_told :])
+        self._num_told = len(self._worker_runs)
+        self.stub.PushTask.start(request, on_done, on_part)
+        request.ClearField("spec")
+        request.ClearField("intended_worker_id")
+        request.ClearField("run_first")
+
+    def forget(self, ended: set[int]) -> None:
+        """These templates are gone here. Lock held."""
+        numbers = self._carried & ended
+        if numbers:
+            self._carried -= numbers
+            request = core_worker_pb2.ForgetTemplatesRequest(template_ids=numbers)
+            self.stub.ForgetTemplates.notify(request)
+
+
+class PeerPool:
+    """Those of one process. Lock held."""
+
+    def __init__(self, connect: Connect, node_id: bytes, worker_runs: Sequence[bytes]) -> None:
+        """connect(address) opens a channel. node_id: this node's, on which peers are reached by their Unix sockets."""
+        self._connect = connect
+        self._node_id = node_id
+        self._worker_runs = worker_runs
+        self._peers: dict[bytes, Peer] = {}
+        self._raylets: dict[str, tuple[ReactorChannel, RayletServiceStub]] = {}
+
+    def peer(self, address: common_pb2.Address) -> Peer:
+        """Another core worker."""
+        worker_id = address.worker_id
+        peer = self._peers.get(worker_id)
+        if peer is None:
+            is_near = address.node_id == self._node_id and address.unix_path
+            target = f"unix:{address.unix_path}" if is_near else f"{address.host}:{address.port}"
+            peer = Peer(self._connect(target), worker_id, self._worker_runs)
+            if not peer.channel.is_closed:
+                self._peers[worker_id] = peer
+                peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
+        return peer
+
+    def _forget_peer(self, worker_id: bytes) -> None:
+        self._peers.pop(worker_id, None)
+
+    def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
+        return self.peer(address).stub
+
+    def stub_of(self, address: bytes) -> CoreWorkerServiceStub:
+        """As stub_for, of an address that is serialized, as owners' are."""
+        return self.peer(common_pb2.Address.FromString(address)).stub
+
+    def raylet_at(self, target: str) -> RayletServiceStub:
+        """Another node's raylet."""
+        known = self._raylets.get(target)
+        if known is None:
+            channel = self._connect(target)
+            known = self._raylets[target] = channel, RayletServiceStub(channel)
+            channel.on_close(lambda reason: self._forget_raylet(target))
+        return known[1]
+
+    def _forget_raylet(self, target: str) -> None:
+        self._raylets.pop(target, None)
+
+    def forget_templates(self, ended: set[int]) -> None:
+        """These templates of calls are gone here."""
+        for peer in list(self._peers.values()):
+            peer.forget(ended)
+
+    def close(self, reason: str) -> None:
+        channels = [peer.channel for peer in self._peers.values()]
+        channels += [channel for channel, _ in self._raylets.values()]
+        for channel in channels:
+            channel.close(reason)

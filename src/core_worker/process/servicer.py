@@ -1,0 +1,105 @@
+"""What a core worker answers its peers, its raylet and its owners: each call goes to the part whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ray_mono.common.our_bug import known
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceServicer
+from ray_mono.rpc.reactor_server import ServerCall
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+
+class CoreWorkerServicer(CoreWorkerServiceServicer):
+    """Methods are plain functions under the lock: see reactor_channel."""
+
+    def __init__(self, is_worker: bool) -> None:
+        self._core: CoreWorker | None = None
+        self._execution: Execution | None = None
+        # What came before the worker could run it, in order; a driver executes nothing.
+        self._early: list[Callable[[], None]] | None = [] if is_worker else None
+
+    def serve(self, core: CoreWorker) -> None:
+        """Lock held."""
+        self._core = core
+
+    def execute(self, execution: Execution) -> None:
+        """This worker runs tasks from now on. Lock held."""
+        self._execution = execution
+        early, self._early = self._early, None
+        for handle in early or ():
+            handle()
+
+    def PushTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self._execution is not None:
+            self._execution.receiver.PushTask(request, call)
+        elif self._early is not None:
+            self._early.append(lambda: self.PushTask(request, call))
+        else:
+            call.reply(core_worker_pb2.PushTaskReply(status=core_worker_pb2.PushTaskReply.WRONG_WORKER))
+
+    def GiveBackTasks(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self._execution is not None:
+            self._execution.receiver.GiveBackTasks(request, call)
+        elif self._early is not None:
+            self._early.append(lambda: self.GiveBackTasks(request, call))
+
+    def ForgetTemplates(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        for number in request.template_ids:
+            call.connection.state.pop(number, None)
+
+    def CancelTask(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if request.to_owner:
+            found = self.core.canceller.cancel_own(request.task_id, request.force, request.recursive)
+        elif self._early is not None:
+            self._early.append(lambda: self.CancelTask(request, call))
+            return
+        else:
+            found = self._execution is not None and self._execution.interrupter.cancel(request)
+        call.reply(core_worker_pb2.CancelTaskReply(found=found))
+
+    def AcknowledgeItems(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self._execution is not None:
+            self._execution.generators.AcknowledgeItems(request)
+
+    def GetObjectStatus(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.resolver.GetObjectStatus(request, call)
+
+    def AddBorrower(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.borrowing.AddBorrower(request, call)
+
+    def WaitForRefRemoved(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.borrowing.WaitForRefRemoved(request, call)
+
+    def AddObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.resolver.AddObjectLocation(request, call)
+
+    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.resolver.RemoveObjectLocation(request, call)
+
+    def Exit(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        execution = self._execution
+        if execution is None:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this process is not, or not yet, a worker")
+        if not request.force and execution.running.actor is None and not self.core.is_disposable():
+            # An idle worker may own what others still need: its end would be theirs.
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
+        call.reply(common_pb2.Empty())
+        if request.force:
+            self.core.send_events()
+            self.core.env.reactor.flush()
+            os._exit(1)
+        execution.receiver.exit_after_queue()
+
+    def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))
+
+    @property
+    def core(self) -> CoreWorker:
+        return known(self._core, "the core worker")

@@ -1,0 +1,131 @@
+"""The calls that wait in a worker: pushed by their owners, taken one after another by the main thread, or given back.
+
+    PushTask ──queue──► the main thread (executor.py)
+                 ├── GiveBackTasks, or the running task blocks ──► NOT_STARTED: the owner has it run elsewhere
+                 ├── cancelled ──► CANCELLED
+                 └── the worker ends ──► WRONG_WORKER for what comes after that
+
+The queue's last item may be None: the worker ends when what is before it has run. Lock held, but where it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ray_mono.common.start_board import LEASE_SHIFT
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
+from ray_mono.protobuf import common_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.reactor_server import ServerCall
+
+
+class TaskReceiver:
+    """The queue of one worker."""
+
+    def __init__(
+        self, env: Environment, running: Running, blocked: BlockedNotice, worker_runs: WorkerRuns
+    ) -> None:
+        self._env = env
+        self._running = running
+        self._blocked = blocked
+        self._worker_runs = worker_runs
+        self._queue: deque[Call | None] = deque()
+        # Of the main thread, while it has nothing to do.
+        self._waiter: Waiter | None = None
+        self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
+
+    # ---- served
+
+    def PushTask(self, request: Any, call: ServerCall) -> None:
+        wanted = request.intended_worker_id
+        leaves = self._running.is_ending or (self._queue and self._queue[-1] is None)
+        if (wanted and wanted != self._env.worker_id) or leaves:
+            call.reply(Reply(status=Reply.WRONG_WORKER))
+            return
+        if request.lease_id:
+            # Not when it runs: it may be given back before, and then no other task of the lease names it.
+            self._blocked.under_lease(request.lease_id)
+            self._next_number = (request.lease_number << LEASE_SHIFT) + 1 if request.lease_number else 0
+        number = request.template_id
+        if not number:
+            spec = KnownSpec(request.spec)
+        elif request.HasField("spec"):
+            spec = call.connection.state[number] = KnownSpec(request.spec)
+            self._worker_runs.learn(request.run_first)
+        else:
+            spec = call.connection.state[number]
+        pushed = Call(spec, request, call, self._next_number)
+        if self._next_number:
+            self._next_number += 1
+        self._enqueue(pushed)
+
+    def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
+        self.give_back(call.connection)
+
+    def give_back(self, connection: Any = None) -> None:
+        """Answers NOT_STARTED to queued normal tasks, of one connection or all."""
+        if not self._queue:
+            return
+        kept: deque[Call | None] = deque()
+        for item in self._queue:
+            if (
+                item is not None
+                and item.spec.type == common_pb2.NORMAL_TASK
+                and connection in (None, item.answer_to.connection)
+            ):
+                item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
+            else:
+                kept.append(item)
+        self._queue = kept
+
+    def take_queued(self, task_id: bytes) -> Call | None:
+        """Takes a call that has not begun out of the queue."""
+        for call in self._queue:
+            if call is not None and call.message.task_id == task_id:
+                self._queue.remove(call)
+                return call
+        return None
+
+    # ---- the main thread
+
+    @property
+    def is_resting(self) -> bool:
+        """Nothing runs or waits on the main thread."""
+        return self._waiter is not None and not self._queue
+
+    @property
+    def is_next_short(self) -> bool:
+        """Whether a call is queued here whose method ran short the last time."""
+        following = self._queue[0] if self._queue else None
+        return following is not None and following.spec.is_short
+
+    def exit_after_queue(self) -> None:
+        """Ends the process once what is queued has run."""
+        self._enqueue(None)
+
+    def _enqueue(self, item: Call | None) -> None:
+        self._queue.append(item)
+        if self._waiter is not None:
+            self._waiter.set()
+
+    @property
+    def has_some(self) -> bool:
+        return bool(self._queue)
+
+    def take(self) -> Call | None:
+        """The next call; None: the worker ends. There must be one."""
+        return self._queue.popleft()
+
+    def rest(self) -> Waiter:
+        """There is none: what wakes the main thread."""
+        self._waiter = Waiter(self._env.reactor)
+        return self._waiter
+
+    def awake(self) -> None:
+        """The main thread looks again. Without the lock."""
+        self._waiter = None

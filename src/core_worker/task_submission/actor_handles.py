@@ -1,0 +1,69 @@
+"""The actors that this process has handles of, by the object that stands for each: while it is referenced somewhere, the actor lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import CallRules
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.protobuf import gcs_pb2
+
+
+class HeldActor:
+    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive (None: a weak handle)."""
+
+    __slots__ = ("actor", "actor_id", "creation_ref")
+
+    def __init__(self, actor: CalledActor, creation_ref: ObjectRef[Any] | None) -> None:
+        self.actor = actor
+        self.actor_id = actor.actor_id
+        self.creation_ref = creation_ref
+
+
+class ActorHandles:
+    """Those of one process. Lock held."""
+
+    def __init__(self, env: Environment, actor_tasks: ActorTaskSubmitter) -> None:
+        self._env = env
+        self._actor_tasks = actor_tasks
+        # Creation object's id → actor id: every actor with a handle here that counts, and those that end with their last handle.
+        self._actors: dict[bytes, bytes] = {}
+        self._owned: dict[bytes, bytes] = {}
+
+    def __contains__(self, object_id: bytes) -> bool:
+        """Whether the object stands for an actor."""
+        return object_id in self._actors
+
+    def hold(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> HeldActor:
+        """For a handle that arrived, or was looked up by name."""
+        actor = self._actor_tasks.actor(actor_id)
+        actor.follow(rules)
+        if creation_ref is not None:
+            actor.stands_for(creation_ref.binary())
+            self._actors[actor.creation_id] = actor_id
+        return HeldActor(actor, creation_ref)
+
+    def begin(self, actor_id: bytes, creation_id: bytes, rules: CallRules, is_owned: bool) -> CalledActor:
+        """For one that this process is about to have created."""
+        actor = self._actor_tasks.actor(actor_id)
+        actor.begins()
+        actor.stands_for(creation_id)
+        actor.follow(rules)
+        self._actors[creation_id] = actor_id
+        if is_owned:
+            self._owned[creation_id] = actor_id
+        return actor
+
+    def disown(self, actor: CalledActor) -> None:
+        """It was not created: nobody has to be told of its end."""
+        self._owned.pop(actor.creation_id, None)
+
+    def reference_ended(self, object_id: bytes) -> None:
+        """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the GCS ends it."""
+        actor_id = self._actors.pop(object_id, None)
+        if actor_id is not None and self._owned.pop(object_id, None) is not None:
+            request = gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id)
+            self._env.gcs.ActorOutOfScope.start(request, lambda reply, error: None)

@@ -1,0 +1,143 @@
+"""The arguments of a task before it is sent: those by reference are waited for, and small ones are put into its message.
+
+    a reference of ours, or one whose owner answers ──► ready: small values inline, else where they lie
+    one of them is an error ──► the task fails with it here, whatever the others, and no worker is needed for that (task_errors.handed_on);
+                                where only its executor can read that error, the task goes on to it instead
+
+Called under the core worker's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from ray_mono.common.our_bug import known
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.future_resolver import FutureResolver
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_errors import handed_on
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2
+
+WhenReady = Callable[[PendingTask], None]
+WhenFailed = Callable[[PendingTask, bytes], None]
+"""Takes a task that has failed with the error of an argument, and that error, serialized."""
+
+
+class DependencyResolver:
+    """That of one process."""
+
+    def __init__(
+        self,
+        env: Environment,
+        memory_store: MemoryStore,
+        resolver: FutureResolver,
+        borrowing: Borrowing,
+        tasks: TaskManager,
+    ) -> None:
+        self._env = env
+        self._memory_store = memory_store
+        self._resolver = resolver
+        self._borrowing = borrowing
+        self._tasks = tasks
+        # Fail next, with the error of an argument. Tasks that wait for them come in behind: a chain may be longer than a stack is deep.
+        self._failing: deque[tuple[PendingTask, bytes, WhenFailed | None]] = deque()
+        self._is_failing = False
+
+    def resolve(
+        self, task: PendingTask, when_ready: WhenReady, when_failed: WhenFailed | None = None
+    ) -> None:
+        """Calls when_ready(task) once every argument by reference is there, with small ones put into the message.
+
+        As soon as one of them is an error the task fails with it, and when_failed(task, error) is called.
+        """
+        unresolved = []
+        for arg in task.request.args if task.has_args else ():
+            if arg.WhichOneof("arg") == "reference":
+                object_id = arg.reference.object_id
+                self._resolver.ask_owner(object_id)
+                unresolved.append(object_id)
+        if not unresolved:
+            self._ready(task, when_ready)
+            return
+        store = self._memory_store
+        num_missing = 1
+        is_over = False
+
+        def one_ready(object_id: bytes) -> None:
+            nonlocal is_over, num_missing
+            if is_over:
+                return  # it went on without this one
+            num_missing -= 1
+            is_error = store.first_error((object_id,)) is not None
+            is_over = is_error or num_missing == 0
+            # Else it failed meanwhile: cancelled, or the node is gone.
+            if not is_over or not self._tasks.is_pending(task):
+                return
+            if is_error and self._fail_by(task, object_id, when_failed):
+                return
+            self._inline(task)
+            self._ready(task, when_ready)
+
+        failed = store.first_error(unresolved)
+        for object_id in unresolved if failed is None else ():
+            if not store.when_ready(object_id, partial(one_ready, object_id)):
+                num_missing += 1
+        one_ready(failed or b"")
+
+    def _ready(self, task: PendingTask, when_ready: WhenReady) -> None:
+        if task.waits_for_arguments:
+            task.arguments_came()
+        when_ready(task)
+
+    def _fail_by(self, task: PendingTask, object_id: bytes, when_failed: WhenFailed | None) -> bool:
+        """Whether the task fails here with the error that the object is."""
+        entry = known(self._memory_store.get(object_id), "the entry of an argument")
+        error = handed_on(task.template, known(entry.data, "the error of an argument"), self._env)
+        if error is None:
+            return False
+        self._memory_store.mark_seen(object_id)
+        self._failing.append((task, error, when_failed))
+        if not self._is_failing:
+            self._is_failing = True
+            try:
+                self._fail_all()
+            finally:
+                self._is_failing = False
+        return True
+
+    def _fail_all(self) -> None:
+        while self._failing:
+            task, error, when_failed = self._failing.popleft()
+            # Else another's end was its end.
+            if self._tasks.is_pending(task):
+                self._tasks.fail_serialized(task, serialization.ERROR, error)
+                if when_failed is not None:
+                    when_failed(task, error)
+
+    def _inline(self, task: PendingTask) -> None:
+        for arg in task.request.args:
+            if arg.WhichOneof("arg") != "reference":
+                continue
+            object_id = arg.reference.object_id
+            entry = self._memory_store.get(object_id)
+            if entry is None or not entry.ready:
+                continue
+            if entry.data is not None:
+                if entry.metadata == serialization.ERROR:
+                    # The task is told, and fails with it.
+                    self._memory_store.mark_seen(object_id)
+                nested = self._borrowing.references_inside(object_id)
+                arg.value.CopyFrom(
+                    common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested)
+                )
+            elif entry.locations:
+                # Anew: another attempt finds it elsewhere, perhaps.
+                del arg.location_node_ids[:]
+                arg.location_node_ids.extend(entry.locations)
+                arg.size_bytes = entry.size_bytes

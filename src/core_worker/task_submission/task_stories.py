@@ -1,0 +1,51 @@
+"""For people: which calls values come from, and why these are not over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.pending_task import INDEX_BYTES, PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.protobuf import common_pb2
+
+
+class TaskStories:
+    """Of the calls of one process. Lock held."""
+
+    def __init__(
+        self, tasks: TaskManager, normal_tasks: NormalTaskSubmitter, actor_tasks: ActorTaskSubmitter
+    ) -> None:
+        self._tasks = tasks
+        self._normal_tasks = normal_tasks
+        self._actor_tasks = actor_tasks
+
+    def of(self, object_ids: Sequence[bytes], most: int) -> list[str]:
+        """The calls whose values these are, as far as they were made here, each name once; "…" for those beyond `most`."""
+        names: dict[str, None] = {}
+        for object_id in object_ids:
+            task = self._tasks.get(object_id[:-INDEX_BYTES])
+            if task is None:
+                continue
+            if len(names) == most:
+                return [*names, "…"]
+            names[self._story_of(task)] = None
+        return list(names)
+
+    def _story_of(self, task: PendingTask) -> str:
+        spec = task.template.spec
+        told = f"{task.name}()"
+        if spec.type == common_pb2.ACTOR_TASK:
+            actor = self._actor_tasks.actor(spec.actor_task.actor_id)
+            told += f" of actor {actor.actor_id.hex()[:8]}"
+            why = actor.pending_reason or (actor.peer.channel.trouble if actor.peer is not None else "")
+        elif task.place:
+            why = self._normal_tasks.trouble_with(task)
+        else:
+            resources = ResourceSet.from_proto(spec.resources)
+            why = f"it waits for a worker, and needs {resources}" if resources else "it waits for a worker"
+        if task.waits_for_arguments:
+            why = "its arguments are not there"
+        return f"{told} ({why})" if why else told

@@ -1,0 +1,495 @@
+"""One core worker without sockets: the real one with all its parts, time that passes when a test says so, and a wire that keeps what
+it says.
+
+    scene = Scene()
+    ref = scene.submit()                            # a task
+    asked = scene.wire.last("RequestWorkerLease")   # what it said to its raylet
+    asked.answer(grant(scene.worker))               # what its raylet says to that
+    push = scene.wire.last("PushTask")
+    push.answer(value(1))
+    assert scene.core.get([ref], None) == [1]
+
+Nothing happens by itself: answers come when a test gives them, timers fire by `scene.pass_time`, what finalizers left is drained by
+`scene.turn`. A wait that nothing could end is an error, not a hang. The parts are as in production; a test speaks to them by what they
+say, and by the core's interface.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_mono.common import ids
+from ray_mono.common.start_board import StartBoard
+from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2, raylet_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+JOB_ID = b"job1"
+NODE_ID = b"n" * 28
+ELSEWHERE = b"e" * 28
+"""Another node."""
+LOST = RpcError(StatusCode.UNAVAILABLE, "the connection is lost")
+Reply = core_worker_pb2.PushTaskReply
+
+
+class WouldHang(Exception):
+    """A wait that nothing in the scene could end."""
+
+
+# ---- time
+
+
+class SceneTimer:
+    def __init__(self, time_s: float, callback: Callable[[], None]) -> None:
+        self.time_s = time_s
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class SceneReactor:
+    """An environment.ReactorInterface whose time passes when a test says so, and its Clock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.is_closed = False
+        self.interrupted = False
+        self.now_s = 1000.0
+        self.timers: list[SceneTimer] = []
+        self.num_flushes = 0
+        self.is_flushed_later = False
+        self._dirty: list[Any] = []
+        self._queues: Sequence[Any] = ()
+        self._drain: Callable[[], None] = lambda: None
+        # Given to a wait: what happens meanwhile. Runs once; the next wait has the next.
+        self.meanwhile: list[Callable[[], None]] = []
+
+    # ---- the clock
+
+    def time_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return 1e9 + self.now_s
+
+    # ---- the reactor
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> SceneTimer:
+        timer = SceneTimer(self.now_s + delay_s, callback)
+        self.timers.append(timer)
+        return timer
+
+    def mark_dirty(self, connection: Any, rings: bool = True) -> None:
+        self._dirty.append(connection)
+
+    def flush(self) -> None:
+        self.num_flushes += 1
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    def flush_soon(self) -> None:
+        self.is_flushed_later = True
+
+    def wake(self) -> None: ...
+
+    def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
+        self._queues, self._drain = queues, drain
+
+    def turn(self) -> None:
+        """The end of a turn: what was left in the queues is seen to, what is buffered goes."""
+        with self.lock:
+            if any(self._queues):
+                self._drain()
+            self.flush()
+
+    def fire(self, until_s: float) -> None:
+        """Every timer until then, in the order of their times."""
+        while due := [
+            timer for timer in self.timers if timer.callback is not None and timer.time_s <= until_s
+        ]:
+            first = min(due, key=lambda timer: timer.time_s)
+            self.timers.remove(first)
+            self.now_s = max(self.now_s, first.time_s)
+            callback, first.callback = first.callback, None
+            with self.lock:
+                assert callback is not None
+                callback()
+            self.turn()
+        self.timers = [timer for timer in self.timers if timer.callback is not None]
+        self.now_s = max(self.now_s, until_s)
+
+    def wait(self, waiter: Any, timeout_s: float | None = None) -> bool:
+        """Plays what the test said happens meanwhile, then lets time pass until the time-out. Raises WouldHang without one."""
+        self.turn()
+        while not waiter.done and self.meanwhile and not self.is_closed:
+            self.meanwhile.pop(0)()
+            self.turn()
+        self.raise_if_interrupted()
+        if not waiter.done and not self.is_closed:
+            if timeout_s is None:
+                raise WouldHang
+            self.fire(self.now_s + timeout_s)
+        return bool(waiter.done)
+
+    def raise_if_interrupted(self) -> None:
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+
+    def may_interrupt(self, frame: Any) -> bool:
+        return True
+
+    def note_interrupt(self, is_wanted: bool = True) -> None:
+        self.interrupted = is_wanted
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abandon(self) -> None:
+        self.is_closed = True
+
+
+# ---- the wire
+
+
+@dataclass
+class Said:
+    """One call that the core worker made, as its message was then."""
+
+    to: str
+    """The channel's address."""
+    method: str
+    request: Any
+    done: Callable[[Any, RpcError | None], None] | None = None
+    on_part: Callable[[Any], None] | None = None
+    """Of a stream: takes its items."""
+    is_answered: bool = False
+    is_notice: bool = False
+
+    def answer(self, reply: Any) -> None:
+        assert self.done is not None and not self.is_answered, self
+        self.is_answered = True
+        self.done(reply, None)
+
+    def fail(self, error: RpcError = LOST) -> None:
+        assert self.done is not None and not self.is_answered, self
+        self.is_answered = True
+        self.done(None, error)
+
+    def part(self, reply: Any) -> None:
+        """An early part of the answer; an item of a stream."""
+        assert self.on_part is not None, self
+        self.on_part(reply)
+
+
+class Wire:
+    """Everything that the core worker said, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[Said] = []
+        self.channels: dict[str, SceneChannel] = {}
+        # By method: answers calls that block, and those started ones that a test does not want to answer itself.
+        self.replies: dict[str, Callable[[Any], Any]] = {}
+
+    def all(self, method: str, to: str | None = None) -> list[Said]:
+        return [each for each in self.said if each.method == method and to in (None, each.to)]
+
+    def open(self, method: str, to: str | None = None) -> list[Said]:
+        """Those that wait for an answer."""
+        return [each for each in self.all(method, to) if each.done is not None and not each.is_answered]
+
+    def last(self, method: str, to: str | None = None) -> Said:
+        found = self.all(method, to)
+        assert found, f"{method} was not said, but {[each.method for each in self.said]}"
+        return found[-1]
+
+    def connect(self, address: str) -> SceneChannel:
+        channel = self.channels.get(address)
+        if channel is None or channel.is_closed:
+            channel = self.channels[address] = SceneChannel(self, address)
+        return channel
+
+
+class SceneChannel:
+    """A connection. Closed by `close`, as by the end of its peer."""
+
+    def __init__(self, wire: Wire, address: str) -> None:
+        self.wire = wire
+        self.address = address
+        self.is_closed = False
+        self.trouble = ""
+        self._on_close: list[Callable[[str], None]] = []
+
+    def unary_unary(self, path: str, request_serializer: Any, response_deserializer: Any) -> SceneMethod:
+        return SceneMethod(self, path.rpartition("/")[2])
+
+    unary_stream = unary_unary
+
+    def on_close(self, callback: Callable[[str], None]) -> None:
+        if self.is_closed:
+            callback("closed")
+        else:
+            self._on_close.append(callback)
+
+    def close(self, reason: str = "lost") -> None:
+        """What is not answered fails; then who asked hears of the end."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for said in [each for each in self.wire.said if each.to == self.address]:
+            if said.done is not None and not said.is_answered:
+                said.fail()
+        for callback in self._on_close:
+            callback(reason)
+
+
+class SceneMethod:
+    def __init__(self, channel: SceneChannel, name: str) -> None:
+        self._channel = channel
+        self._name = name
+
+    def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
+        """A call that blocks: answered by `Wire.replies`."""
+        self._say(request)
+        if self._channel.is_closed:
+            raise LOST
+        reply = self._channel.wire.replies.get(self._name)
+        if reply is None:
+            raise WouldHang(self._name)
+        return reply(request)
+
+    def start(self, request: Any, on_done: Any, on_part: Any = None) -> Callable[[], None]:
+        """Of a stream: on_done takes the items, on_part the end; they are told apart by what calls them (Said.part, Said.fail)."""
+        said = self._say(request, on_done, on_part)
+        if self._name in STREAMS:
+            said.done, said.on_part = (lambda reply, error: on_part(error)), on_done
+        if self._channel.is_closed:
+            said.fail()
+        elif (reply := self._channel.wire.replies.get(self._name)) is not None:
+            said.answer(reply(request))
+        return lambda: None
+
+    def notify(self, request: Any) -> None:
+        if not self._channel.is_closed:
+            self._say(request).is_notice = True
+
+    def _say(self, request: Any, done: Any = None, on_part: Any = None) -> Said:
+        copy = type(request)()
+        copy.CopyFrom(request)
+        said = Said(self._channel.address, self._name, copy, done, on_part)
+        self._channel.wire.said.append(said)
+        return said
+
+
+STREAMS = {"WatchReclaims", "WatchPressure", "Subscribe"}
+
+
+class SceneServer:
+    """A ReactorServer without sockets."""
+
+    has_unsent = False
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Connection:
+    """A peer's connection to this core worker, and what it was answered."""
+
+    state: dict[Any, Any] = field(default_factory=dict)
+    is_closed: bool = False
+    closers: list[Callable[[str], None]] = field(default_factory=list)
+
+    def on_close(self, callback: Callable[[str], None]) -> None:
+        self.closers.append(callback)
+
+    def close(self) -> None:
+        self.is_closed = True
+        for callback in self.closers:
+            callback("lost")
+
+
+@dataclass
+class Served:
+    """One request that this core worker was asked: a ServerCall."""
+
+    connection: Connection = field(default_factory=Connection)
+    replies: list[Any] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
+
+    def reply(self, message: Any, rings: bool = True) -> None:
+        self.replies.append(message)
+
+    def part(self, message: Any) -> None:
+        self.parts.append(message)
+
+    @property
+    def answer(self) -> Any:
+        """The one answer."""
+        (reply,) = self.replies
+        return reply
+
+
+# ---- the scene
+
+
+def address_of(worker_id: bytes, node_id: bytes = NODE_ID) -> common_pb2.Address:
+    """Of a core worker, whose channel is "unix:" + its id in the scene, or "id:1" on another node."""
+    name = worker_id.decode("latin-1").strip("\0")
+    return common_pb2.Address(worker_id=worker_id, node_id=node_id, unix_path=name, host=name, port=1)
+
+
+class Scene:
+    """A core worker of a driver, or of a worker (`is_driver=False`), and its world."""
+
+    def __init__(self, is_driver: bool = True, **limits: Any) -> None:
+        """limits: fields of CoreWorkerConfig."""
+        self.reactor = SceneReactor()
+        self.wire = Wire()
+        self.wire.replies["ConnectClient"] = lambda request: object_manager_pb2.ConnectClientReply(
+            node_id=NODE_ID
+        )
+        self.address = address_of(b"me")
+        self.worker = address_of(b"worker")
+        """A worker of this node, to be leased."""
+        self.config = replace(CoreWorkerConfig(), **limits)
+        self.env = Environment(
+            config=self.config,
+            reactor=self.reactor,
+            clock=self.reactor,
+            rng=random.Random(1),
+            address=self.address,
+            node=common_pb2.NodeInfo(node_id=NODE_ID, host="here"),
+            gcs=GcsServiceStub(self.wire.connect("gcs")),  # type: ignore[arg-type]
+            raylet=RayletServiceStub(self.wire.connect("raylet")),  # type: ignore[arg-type]
+            session_dir="/session",
+            is_driver=is_driver,
+            pid=1,
+        )
+        main = TaskContext(ids.TaskID.for_driver(JOB_ID).binary(), JOB_ID)
+        self.context = WorkerContext(main, JobContext(JOB_ID, "namespace"))
+        self.core = CoreWorker(
+            self.env,
+            self.context,
+            self.wire.connect,  # type: ignore[arg-type]
+            self.wire.connect("store"),  # type: ignore[arg-type]
+            SceneServer(),  # type: ignore[arg-type]
+            [],
+        )
+        self.execution: Execution | None = None
+        if not is_driver:
+            self.running = Running()
+            self.bound: list[Any] = []
+            self.execution = self.core.execute(
+                lambda parts: Execution(parts, self.running, self.bound.append, StartBoard(b"w" * 28))
+            )
+
+    # ---- time
+
+    def turn(self) -> None:
+        self.reactor.turn()
+
+    def pass_time(self, seconds: float) -> None:
+        self.reactor.fire(self.reactor.now_s + seconds)
+
+    def meanwhile(self, happens: Callable[[], None]) -> None:
+        """While the core worker waits next."""
+        self.reactor.meanwhile.append(happens)
+
+    # ---- as a caller
+
+    def template(self, name: str = "f", **options: Any) -> Any:
+        """Of a remote function."""
+        python = common_pb2.PythonFunctionDescriptor(
+            module_name="m", function_name=name, function_hash=name.encode()
+        )
+        code = Exported(common_pb2.FunctionDescriptor(python=python))
+        return self.core.task_template(code, TaskOptions(name=name, **options))
+
+    def submit(self, *args: Any, name: str = "f", **options: Any) -> ObjectRef[Any]:
+        """A task with these arguments; its one return."""
+        flat = [each for value in args for each in (None, value)]
+        (ref,) = self.core.submit_task(self.template(name, **options), flat)
+        return ref  # type: ignore[no-any-return]
+
+    def grant(self, worker: common_pb2.Address | None = None, **fields: Any) -> Said:
+        """Answers the oldest open lease request with a worker. Returns the request."""
+        asked = self.wire.open("RequestWorkerLease")[0]
+        asked.answer(grant(worker or self.worker, lease_id=asked.request.lease_id, **fields))
+        return asked
+
+    def state_of(self, ref: ObjectRef[Any]) -> Any:
+        """What `get` would find: the value, the error as an exception, or None while there is none."""
+        try:
+            return self.core.get([ref], 0)[0]
+        except Exception as error:
+            return error
+
+    # ---- as a worker
+
+    def push(
+        self,
+        spec: common_pb2.TaskSpec,
+        task_id: bytes,
+        connection: Connection | None = None,
+        number: int = 1,
+        **fields: Any,
+    ) -> Served:
+        """Somebody pushes a task to this worker; number: its template's, of which the specification goes with the first call."""
+        assert self.execution is not None
+        call = Served(connection or Connection())
+        request = core_worker_pb2.PushTaskRequest(template_id=number, task_id=task_id, **fields)
+        if number not in call.connection.state:
+            request.spec.CopyFrom(spec)
+        with self.env.lock:
+            self.execution.receiver.PushTask(request, call)  # type: ignore[arg-type]
+        return call
+
+
+# ---- what others say
+
+
+def grant(worker: common_pb2.Address, **fields: Any) -> raylet_pb2.RequestWorkerLeaseReply:
+    return raylet_pb2.RequestWorkerLeaseReply(grant=raylet_pb2.Grant(worker=worker, **fields))
+
+
+def rejection(kind: int, message: str = "") -> raylet_pb2.RequestWorkerLeaseReply:
+    return raylet_pb2.RequestWorkerLeaseReply(
+        rejection=raylet_pb2.Rejection(kind=kind, message=message)  # type: ignore[arg-type]
+    )
+
+
+def value(of: Any, **fields: Any) -> core_worker_pb2.PushTaskReply:
+    """A task's answer: its small value."""
+    serialized = serialization.serialize(of)
+    return Reply(
+        has_inline=True,
+        inline_metadata=serialized.metadata,
+        inline_data=serialized.to_bytes(),
+        **fields,
+    )
+
+
+def failure(error: BaseException, object_id: bytes = b"", **fields: Any) -> core_worker_pb2.PushTaskReply:
+    """A task's answer: its function raised `error`."""
+    serialized = serialization.serialize_error(error)
+    message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
+    returned = core_worker_pb2.ReturnObject(object_id=object_id, value=message)
+    return Reply(is_application_error=True, returns=[returned], **fields)
