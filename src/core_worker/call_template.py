@@ -1,11 +1,14 @@
-"""What calls of one function, or of one method of one actor, have in common: sent once per connection, then named by a number.
+"""What calls of one function, or of one method of one actor, have in common: sent once per connection, then
+named by a number.
 
-A TaskSpec is some twenty fields; a call differs from the next in three or four. So the constant part is a template with a number
-that is unique in its process, and a Peer (peers.py) remembers which templates its connection has carried. Equal templates are one:
-handles and remote functions that are made again and again (unpickled in every task, say) do not make the receivers' tables grow.
+A TaskSpec is some twenty fields; a call differs from the next in three or four. So the constant part is a
+template with a number that is unique in its process, and a Peer (peers.py) remembers which templates its
+connection has carried. Equal templates are one: handles and remote functions that are made again and again
+(unpickled in every task, say) do not make the receivers' tables grow.
 
-A template lives while somebody who may call with it does, and as one of the latest RECENT_MAX; functions and methods with options of
-their own for each call (a name, say) make as many as there are calls. Of those that have ended the peers are told, ENDED_MAX at a time.
+A template lives while somebody who may call with it does, and as one of the latest RECENT_MAX; functions and
+methods with options of their own for each call (a name, say) make as many as there are calls. Of those that
+have ended the peers are told, ENDED_MAX at a time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the core worker goes by: one value, the same for all parts of a process. Tests and the simulator give other values, which
-reach the limits sooner.
+"""What the core worker goes by: one value, the same for all parts of a process. Tests and the simulator give
+other values, which reach the limits sooner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class CoreWorkerConfig:
     lease_requests_max: int = 16
     """Per scheduling key. More would only queue at the raylet, in front of other clients."""
     linger_s: float = 0.005
-    """How long an idle lease is kept: longer than a caller takes from one answer to its next call, shorter than anybody notices."""
+    """How long an idle lease is kept: longer than a caller takes from one answer to its next call, shorter
+    than anybody notices."""
     rejected_retry_s: float = 0.05
     ahead_us: float = 2000.0
     """How much work a worker is given ahead: a few round trips of a busy machine."""
@@ -35,9 +36,10 @@ class CoreWorkerConfig:
 
     # ---- calls of actors (called_actor.py, actor_task_submitter.py)
     calls_in_flight_max: int = 1000
-    """Calls sent to one actor and not answered. It bounds what its process must hold; the rest waits here. An actor that runs several
-    at once gets more, since they may wait for each other, and how many run is its own decision: there excess_bytes_max is the bound,
-    and as much again each time that nothing was answered for no_answer_s."""
+    """Calls sent to one actor and not answered. It bounds what its process must hold; the rest waits here. An
+    actor that runs several at once gets more, since they may wait for each other, and how many run is its own
+    decision: there excess_bytes_max is the bound, and as much again each time that nothing was answered for
+    no_answer_s."""
     calls_waiting_warned: int = 5000
     """When so many calls have no answer the driver is told, and again each time that they have doubled."""
     excess_bytes_max: int = 256 << 20
@@ -56,7 +58,8 @@ class CoreWorkerConfig:
     values_watched_max: int = 10_000
     """How many missing values one `get` has itself told of at a time."""
     idle_pin_s: float = 0.25
-    """How long an object that is still referenced stays pinned after its last view: it is probably read again."""
+    """How long an object that is still referenced stays pinned after its last view: it is probably read
+    again."""
 
     # ---- generators (item_sender.py)
     items_in_flight_max: int = 4096
@@ -64,14 +67,16 @@ class CoreWorkerConfig:
     part_items_max: int = 256
     part_bytes_max: int = 256 << 10
     part_flush_s: float = 0.001
-    """How long a generator that is busy may keep what it made: far below what a user notices, and some hundred small items."""
+    """How long a generator that is busy may keep what it made: far below what a user notices, and some
+    hundred small items."""
 
     # ---- answers (task_reply.py)
     error_bytes_max: int = 16 << 20
     unflushed_answers_max: int = 16
-    """Answers that may share one send, while only calls are queued whose method ran short the last time: another may hold the GIL for
-    long, when no thread of this process can send what waits, or end it."""
+    """Answers that may share one send, while only calls are queued whose method ran short the last time:
+    another may hold the GIL for long, when no thread of this process can send what waits, or end it."""
     unsettled_s: float = 0.05
     """So long a reply may wait without its task's CPUs being lent."""
     answered_alone_us: int = 200
-    """The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call may end the process."""
+    """The answer of a call that ran so long goes out by itself: it cost more than a send, and the next call
+    may end the process."""

@@ -1,11 +1,13 @@
-"""What this process serves and what runs on this thread: the job, and the task that ids derive from and that `get_runtime_context()`
-tells of.
+"""What this process serves and what runs on this thread: the job, and the task that ids derive from and that
+`get_runtime_context()` tells of.
 
-Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread the task it executes;
-threads that user code starts get the process's main task. Counters of submissions and puts belong to the task, so that running it again
-makes the same ids; threads of one task share them (under the core worker's lock).
+Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread
+the task it executes; threads that user code starts get the process's main task. Counters of submissions and
+puts belong to the task, so that running it again makes the same ids; threads of one task share them (under
+the core worker's lock).
 
-A driver has its job from the beginning. A worker becomes its first task's job's (`WorkerContext.enter_job`), and stays it.
+A driver has its job from the beginning. A worker becomes its first task's job's (`WorkerContext.enter_job`),
+and stays it.
 """
 
 from __future__ import annotations
@@ -115,7 +117,8 @@ _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("r
 
 
 class WorkerContext:
-    """The job and the tasks of one process. Context variables, so that coroutines of an async actor have theirs."""
+    """The job and the tasks of one process. Context variables, so that coroutines of an async actor have
+    theirs."""
 
     def __init__(self, main: TaskContext, job: JobContext) -> None:
         self._main = main

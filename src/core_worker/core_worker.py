@@ -1,7 +1,7 @@
 """The core worker: what makes a process part of the cluster. One per driver and per worker.
 
-It puts the parts together and is the interface of the API above it (interface.py). Each part gets the parts that it uses; the folders are
-the floors of the house, from the bottom:
+It puts the parts together and is the interface of the API above it (interface.py). Each part gets the parts
+that it uses; the folders are the floors of the house, from the bottom:
 
     values               values to bytes and back
     store_provider       values and whereabouts in memory; the node's plasma store
@@ -11,7 +11,8 @@ the floors of the house, from the bottom:
     task_execution       what others submitted and runs here (execution.py puts it together, in workers)
     process              how a process joins and leaves
 
-The lock is the reactor's, and all parts' own. Values are pickled and unpickled outside of it, since that runs user code.
+The lock is the reactor's, and all parts' own. Values are pickled and unpickled outside of it, since that runs
+user code.
 """
 
 from __future__ import annotations
@@ -419,13 +420,15 @@ class CoreWorker:
         return self._server.has_unsent
 
     def is_needed(self, by_holders: bool) -> bool:
-        """Whether a task that was submitted here is under way, or, if by_holders, somebody elsewhere holds an object of ours."""
+        """Whether a task that was submitted here is under way, or, if by_holders, somebody elsewhere holds an
+        object of ours."""
         with self.env.lock:
             self._dropped.drain()
             return bool(len(self._tasks)) or (by_holders and self._references.is_borrowed)
 
     def is_disposable(self) -> bool:
-        """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is referenced. Lock held."""
+        """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is
+        referenced. Lock held."""
         self._dropped.drain()
         rests = self._execution is not None and self._execution.receiver.is_resting
         return rests and not len(self._tasks) and not len(self._references)

@@ -1,7 +1,8 @@
-"""What belongs to the process and does not change once it is connected: its identity, its doors to the world, and its limits.
+"""What belongs to the process and does not change once it is connected: its identity, its doors to the world,
+and its limits.
 
-Each part of the core worker gets it by its constructor, and beside it the parts that it uses. What changes (the job that a worker
-serves, the task that runs) is context.py's.
+Each part of the core worker gets it by its constructor, and beside it the parts that it uses. What changes
+(the job that a worker serves, the task that runs) is context.py's.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class ReactorInterface(Protocol):
         ...
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        """drain(), under the lock, at the end of each turn in which one of `queues` has something, and before a thread polls."""
+        """drain(), under the lock, at the end of each turn in which one of `queues` has something, and before
+        a thread polls."""
         ...
 
 

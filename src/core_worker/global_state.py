@@ -1,6 +1,8 @@
-"""The cluster's tables as programs ask for them: its key-value store, nodes, jobs, actors, resources and task events.
+"""The cluster's tables as programs ask for them: its key-value store, nodes, jobs, actors, resources and task
+events.
 
-GlobalState is what the API sees; GcsGlobalState asks the GCS. Every method raises RpcError where that does not answer.
+GlobalState is what the API sees; GcsGlobalState asks the GCS. Every method raises RpcError where that does
+not answer.
 """
 
 from __future__ import annotations

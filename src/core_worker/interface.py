@@ -1,4 +1,5 @@
-"""What the API asks of the core of its process, and nothing else of it: CoreWorker, local mode's LocalCore, and later the remote client.
+"""What the API asks of the core of its process, and nothing else of it: CoreWorker, local mode's LocalCore,
+and later the remote client.
 
 One suite of tests runs over all of them (tests/core_worker/core_interface_test.py).
 """
@@ -74,11 +75,13 @@ class CoreInterface(ReferenceHome, Protocol):
     # ---- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
-        """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and ObjectStoreFullError."""
+        """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and
+        ObjectStoreFullError."""
         ...
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        """The values, in order. Raises the first error value, GetTimeoutError, ObjectLostError, RaySystemError."""
+        """The values, in order. Raises the first error value, GetTimeoutError, ObjectLostError,
+        RaySystemError."""
         ...
 
     def wait(
@@ -88,8 +91,8 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
-        """(nodes that have it in their stores, its size in bytes; None while there is no value), as this process knows it. None where only
-        its owner knows."""
+        """(nodes that have it in their stores, its size in bytes; None while there is no value), as this
+        process knows it. None where only its owner knows."""
         ...
 
     def reference_counts(self) -> int:
@@ -103,7 +106,8 @@ class CoreInterface(ReferenceHome, Protocol):
     # ---- tasks and actors
 
     def export(self, function_or_class: Any, kind: str) -> Any:
-        """The code on its way to the workers: what task_template and create_actor take. Raises TypeError, ValueError."""
+        """The code on its way to the workers: what task_template and create_actor take. Raises TypeError,
+        ValueError."""
         ...
 
     def task_template(self, code: Any, options: TaskOptions) -> Any:
@@ -111,7 +115,8 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def submit_task(self, template: Any, flat_args: list[Any]) -> list[Any]:
-        """flat_args: [None, 1, "key", 2, …]. A reference for each return; an ObjectRefGenerator for a generator."""
+        """flat_args: [None, 1, "key", 2, …]. A reference for each return; an ObjectRefGenerator for a
+        generator."""
         ...
 
     def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> Any:
@@ -143,7 +148,8 @@ class CoreInterface(ReferenceHome, Protocol):
     # ---- the task, actor and process that ask
 
     def exit_actor(self) -> None:
-        """Ends the actor that calls it: raises ActorExit, or SystemExit on a thread that the actor started. Raises TypeError elsewhere."""
+        """Ends the actor that calls it: raises ActorExit, or SystemExit on a thread that the actor started.
+        Raises TypeError elsewhere."""
         ...
 
     def is_task_cancelled(self) -> bool:
@@ -151,7 +157,8 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def add_span(self, name: str, extra_data: str, started_s: float) -> None:
-        """A span that the program marked is over. extra_data: a JSON object; started_s: time.perf_counter()'s."""
+        """A span that the program marked is over. extra_data: a JSON object; started_s:
+        time.perf_counter()'s."""
         ...
 
     def send_events(self) -> None:
@@ -163,11 +170,13 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def at_shutdown(self, step: Callable[[], None]) -> None:
-        """step() runs when this process leaves, before its connections close; in the order in which they were named."""
+        """step() runs when this process leaves, before its connections close; in the order in which they were
+        named."""
         ...
 
     def shutdown(self) -> None:
-        """Leaves: every wait in this process ends, every connection closes. A Ctrl-C shortens it, and is raised at its end."""
+        """Leaves: every wait in this process ends, every connection closes. A Ctrl-C shortens it, and is
+        raised at its end."""
         ...
 
     def abandon(self) -> None:

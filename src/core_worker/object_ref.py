@@ -1,10 +1,12 @@
 """ObjectRef: a future and a name for a value that exists once in the cluster.
 
-An instance counts as one local reference of this process; its finalizer may run at any allocation, perhaps while this very thread
-holds the core worker's lock, so it only appends to a deque that the core worker drains.
+An instance counts as one local reference of this process; its finalizer may run at any allocation, perhaps
+while this very thread holds the core worker's lock, so it only appends to a deque that the core worker
+drains.
 
-Its home is the core of this process, which counts it and reads it. The module is the lowest of the core worker, for values have
-references inside: while a value is pickled, every reference met is noted in the thread's list (`collect_into`).
+Its home is the core of this process, which counts it and reads it. The module is the lowest of the core
+worker, for values have references inside: while a value is pickled, every reference met is noted in the
+thread's list (`collect_into`).
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ class ReferenceHome(Protocol):
 
 
 class SessionEnded(RaySystemError, asyncio.CancelledError):
-    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their asyncio task, so that nothing
-    is printed where nobody asks for the task's result; who does gets this error."""
+    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their
+    asyncio task, so that nothing is printed where nobody asks for the task's result; who does gets this
+    error."""
 
     def __init__(self) -> None:
         super().__init__("this process is disconnected from its cluster: call ray_mono.init() again")
@@ -58,7 +61,8 @@ def disconnected() -> RaySystemError:
 
 
 def require_home(ref: ObjectRef[Any], home: ReferenceHome) -> None:
-    """Raises RaySystemError for a reference of another session, in which other objects may have had the same ids."""
+    """Raises RaySystemError for a reference of another session, in which other objects may have had the same
+    ids."""
     if ref._home is not home:
         raise RaySystemError(f"{ref!r} belongs to a session that is over")
 
@@ -72,13 +76,15 @@ _find_home: Callable[[], ReferenceHome] | None = None
 
 
 def found_by(find_home: Callable[[], ReferenceHome]) -> None:
-    """Where references that are unpickled in this process find their home. find_home raises RaySystemError where there is none."""
+    """Where references that are unpickled in this process find their home. find_home raises RaySystemError
+    where there is none."""
     global _find_home
     _find_home = find_home
 
 
 def collect_into(refs: list[ObjectRef[Any]] | None) -> list[ObjectRef[Any]] | None:
-    """From now on references that this thread pickles are noted in `refs`. Returns what they were noted in before, to be given back."""
+    """From now on references that this thread pickles are noted in `refs`. Returns what they were noted in
+    before, to be given back."""
     before, _thread.collected = _thread.collected, refs
     return before
 
@@ -150,7 +156,8 @@ class ObjectRef(Generic[T_co]):
         if _thread.collected is not None:
             _thread.collected.append(self)
         elif self._home is not None:
-            # Pickled outside of any value, by the user: what becomes of the bytes nobody can tell, so the object stays.
+            # Pickled outside of any value, by the user: what becomes of the bytes nobody can tell, so the
+            # object stays.
             self._home.keep(self)
         return _arrived, (self._id, self._home.owner_address_of(self))
 

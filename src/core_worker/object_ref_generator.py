@@ -1,5 +1,5 @@
-"""What a generator's caller holds: ObjectRefGenerator, which hands out references while the generator runs, and DynamicObjectRefGenerator,
-which holds all of them after its end.
+"""What a generator's caller holds: ObjectRefGenerator, which hands out references while the generator runs,
+and DynamicObjectRefGenerator, which holds all of them after its end.
 """
 
 from __future__ import annotations
@@ -41,23 +41,27 @@ class ItemSource(Protocol):
 
 
 class StreamingGeneratorStats(NamedTuple):
-    """What a generator gets from its `yield` where it runs as a task: about the item that it yielded. In local mode it gets None."""
+    """What a generator gets from its `yield` where it runs as a task: about the item that it yielded. In
+    local mode it gets None."""
 
     object_creation_dur_s: float
     """How long it took to make an object of it."""
 
 
 class ObjectRefGenerator(Generic[T_co]):
-    """Iterates over the references to a generator's items, as they are made; `async for` works too. Made by ray_mono only.
+    """Iterates over the references to a generator's items, as they are made; `async for` works too. Made by
+    ray_mono only.
 
-    An exception of the generator, or the loss of its worker, is the last item: `get` of it raises. What was not taken is freed with this
-    object; the generator itself then runs to its end, and what it yields is thrown away. Not for use by several threads at once.
+    An exception of the generator, or the loss of its worker, is the last item: `get` of it raises. What was
+    not taken is freed with this object; the generator itself then runs to its end, and what it yields is
+    thrown away. Not for use by several threads at once.
     """
 
     __slots__ = ("__weakref__", "_generator_ref", "_handle", "_home", "_source")
 
     def __init__(self, source: ItemSource, end: ObjectRef[Any], handle: ObjectRef[Any] | None) -> None:
-        """end: the object that is ready when the task ends. handle: a reference whose end frees what was not taken."""
+        """end: the object that is ready when the task ends. handle: a reference whose end frees what was not
+        taken."""
         self._source = source
         self._generator_ref = end
         self._handle = handle
@@ -81,7 +85,8 @@ class ObjectRefGenerator(Generic[T_co]):
             raise shortened(error)  # noqa: B904
 
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
-        """As next(), but returns a nil reference if the item is not ready within `timeout_s` seconds (None: waits as long as it takes)."""
+        """As next(), but returns a nil reference if the item is not ready within `timeout_s` seconds (None:
+        waits as long as it takes)."""
         try:
             if not self._source.is_ready:
                 self._source.await_next(timeout_s)
@@ -139,7 +144,8 @@ class ObjectRefGenerator(Generic[T_co]):
     """The name by which Ray's libraries ask."""
 
     def completed(self) -> ObjectRef[Any]:
-        """A reference that is ready when the task ends: its value is None, or the error if it did not end by itself."""
+        """A reference that is ready when the task ends: its value is None, or the error if it did not end by
+        itself."""
         return self._generator_ref
 
     def __reduce__(self) -> NoReturn:
@@ -172,7 +178,8 @@ class ObjectRefGenerator(Generic[T_co]):
 
 
 class DynamicObjectRefGenerator(Generic[T_co]):
-    """References to all items of a task with num_returns="dynamic": its value. Each is handed out once; it can be passed on."""
+    """References to all items of a task with num_returns="dynamic": its value. Each is handed out once; it
+    can be passed on."""
 
     def __init__(self, refs: Iterable[ObjectRef[T_co]]) -> None:
         self._refs = deque(refs)

@@ -1,4 +1,5 @@
-"""What the API asks of the core worker for one function, class or method: validated values, prepared once and used per call."""
+"""What the API asks of the core worker for one function, class or method: validated values, prepared once and
+used per call."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from ray_mono.protobuf import common_pb2
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
 NOTHING = ResourceSet()
 INLINE_BYTES_MAX = 100 << 10
-"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size."""
+"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size.
+"""
 STREAMING_RETURNS = -1
 DYNAMIC_RETURNS = -2
 """num_returns of generators: their items one by one as they are made, or all of them at the end."""
@@ -52,7 +54,8 @@ class CallRules:
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """Options of an actor class. `resources` are held while it lives, `placement_resources` must be free to place it."""
+    """Options of an actor class. `resources` are held while it lives, `placement_resources` must be free to
+    place it."""
 
     name: str = ""
     namespace: str = ""

@@ -1,5 +1,5 @@
-"""The other core workers and the raylets that this process talks to: one connection each, opened when it is first needed, and anew when it
-was lost.
+"""The other core workers and the raylets that this process talks to: one connection each, opened when it is
+first needed, and anew when it was lost.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ Connect = Callable[[str], ReactorChannel]
 
 
 class Peer:
-    """Another core worker, as this one calls it: one connection, and what it has carried: templates, and functions for all workers."""
+    """Another core worker, as this one calls it: one connection, and what it has carried: templates, and
+    functions for all workers."""
 
     __slots__ = ("_carried", "_num_told", "_worker_runs", "channel", "stub", "worker_id")
 
     def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
-        """worker_runs: keys of functions that every worker runs before what is pushed after them; only appended to (worker_runs.py)."""
+        """worker_runs: keys of functions that every worker runs before what is pushed after them; only
+        appended to (worker_runs.py)."""
         self.channel = channel
         self.stub = CoreWorkerServiceStub(channel)
         self.worker_id = worker_id
@@ -63,7 +65,8 @@ class PeerPool:
     """Those of one process. Lock held."""
 
     def __init__(self, connect: Connect, node_id: bytes, worker_runs: Sequence[bytes]) -> None:
-        """connect(address) opens a channel. node_id: this node's, on which peers are reached by their Unix sockets."""
+        """connect(address) opens a channel. node_id: this node's, on which peers are reached by their Unix
+        sockets."""
         self._connect = connect
         self._node_id = node_id
         self._worker_runs = worker_runs

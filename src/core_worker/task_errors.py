@@ -1,4 +1,5 @@
-"""What a caller gets for an exception of user code: the remote traceback, without our frames, in a RayTaskError that carries the cause."""
+"""What a caller gets for an exception of user code: the remote traceback, without our frames, in a
+RayTaskError that carries the cause."""
 
 from __future__ import annotations
 
@@ -46,13 +47,14 @@ def describe_error(
 
 
 def unreadable(error: BaseException) -> RaySystemError:
-    """For what unpickling a value raised: as in Ray, not the error itself, which would pass for one of the function that is called."""
+    """For what unpickling a value raised: as in Ray, not the error itself, which would pass for one of the
+    function that is called."""
     return RaySystemError(f"a value cannot be unpickled: {raw_error.repr_of(error)}", users_traceback(error))
 
 
 def users_traceback(error: BaseException) -> str:
-    """The traceback with the user's frames only; also those of what it was raised from. Where their classes do not let these be
-    found, the error's own frames."""
+    """The traceback with the user's frames only; also those of what it was raised from. Where their classes
+    do not let these be found, the error's own frames."""
     try:
         shown = traceback.TracebackException(type(error), error, raw_error.traceback_of(error))
         todo = [shown]
@@ -96,8 +98,9 @@ def argument_error(
 
 
 def handed_on(template: CallTemplate, data: bytes, env: Environment) -> bytes | None:
-    """What a call is worth of which this serialized error is an argument: as argument_error, made by the call's owner, and without running
-    user code. None where that cannot be. Beyond HOPS_MAX calls one behind the other all have the same error.
+    """What a call is worth of which this serialized error is an argument: as argument_error, made by the
+    call's owner, and without running user code. None where that cannot be. Beyond HOPS_MAX calls one behind
+    the other all have the same error.
     """
     error = load_packed(data)
     if error is None:

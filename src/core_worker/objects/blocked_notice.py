@@ -2,8 +2,9 @@
 
     running ──first wait of the task──► BLOCKED (NotifyBlocked) ──last wait over, or the next task begins──► running (NotifyUnblocked)
 
-Several threads of a task may wait at once: the first says it, the last takes it back. Where all that is missing belongs to other
-processes, it may be there already: their owners are given a moment to say so first. A driver tells nobody.
+Several threads of a task may wait at once: the first says it, the last takes it back. Where all that is
+missing belongs to other processes, it may be there already: their owners are given a moment to say so first.
+A driver tells nobody.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class BlockedNotice:
     # ---- waits
 
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits for at most so many seconds; None: as long as it takes. False at the timeout. The lock must not be held."""
+        """Waits for at most so many seconds; None: as long as it takes. False at the timeout. The lock must
+        not be held."""
         if waiter.done:
             return True
         env = self._env

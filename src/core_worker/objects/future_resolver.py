@@ -1,10 +1,11 @@
-"""What objects are worth and where they lie: the conversation about it between their owners and everybody else.
+"""What objects are worth and where they lie: the conversation about it between their owners and everybody
+else.
 
     borrower ──GetObjectStatus──► owner      answered when the value is there: inline, or the nodes that have it, or "out of scope"
     borrower ──AddObjectLocation──► owner    this node's store has a copy now, which the owner has to know, to free it
 
-As a borrower it sees to it that what is asked for will be in the memory store; as an owner it answers from there. Under the core worker's
-lock; never blocks.
+As a borrower it sees to it that what is asked for will be in the memory store; as an owner it answers from
+there. Under the core worker's lock; never blocks.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class FutureResolver:
     # ---- as a borrower
 
     def ask_owner(self, object_id: bytes) -> None:
-        """Sees to it that a borrowed object's value or whereabouts will be in the memory store. Nothing to do for our own."""
+        """Sees to it that a borrowed object's value or whereabouts will be in the memory store. Nothing to do
+        for our own."""
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return

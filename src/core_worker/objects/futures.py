@@ -1,8 +1,8 @@
 """Standard futures for references: what `await` and concurrent.futures wait on.
 
-What is here as bytes is read by whoever asks for its future. Others are completed by one thread of their own, since unpickling runs
-user code, which the thread that leads the reactor must not do; what lies on another node is brought here first, so that nothing waits
-behind it. With the session every open future ends.
+What is here as bytes is read by whoever asks for its future. Others are completed by one thread of their own,
+since unpickling runs user code, which the thread that leads the reactor must not do; what lies on another
+node is brought here first, so that nothing waits behind it. With the session every open future ends.
 """
 
 from __future__ import annotations

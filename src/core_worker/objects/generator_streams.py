@@ -1,4 +1,5 @@
-"""The items of generators that other processes run for this one, which owns them: the caller's side of a streaming task.
+"""The items of generators that other processes run for this one, which owns them: the caller's side of a
+streaming task.
 
     executor ──part──► Stream ──take──► ObjectRef       received ≥ taken; what lies between is held by the stream (one local
                          │                              reference each, which the ObjectRef takes over)
@@ -7,15 +8,17 @@
     stream   OPEN ──answer, failure──► ENDED ──generator object gone──► (forgotten)
               └──generator object gone──► DROPPED: what was not taken is freed, what comes is thrown away ──answer──► (forgotten)
 
-Item n of a task is its object with index n + 1, in every attempt: one that runs again sends its items again, and those that were received
-stay what they are (a copy in a store is one more place where the item is). Index 1 is the task's end: None, or why there was none;
-for "dynamic" a DynamicObjectRefGenerator of all items. An exception of the user's function is the last item. Index 0 stands for the
-generator object: a reference without a value, whose end drops the stream.
+Item n of a task is its object with index n + 1, in every attempt: one that runs again sends its items again,
+and those that were received stay what they are (a copy in a store is one more place where the item is). Index
+1 is the task's end: None, or why there was none; for "dynamic" a DynamicObjectRefGenerator of all items. An
+exception of the user's function is the last item. Index 0 stands for the generator object: a reference
+without a value, whose end drops the stream.
 
-Who waits for an item that is not there waits in the memory store, for an entry without a reference (`_awaited`): it becomes the item's,
-or, if the stream ends before it, an empty value that only says so.
+Who waits for an item that is not there waits in the memory store, for an entry without a reference
+(`_awaited`): it becomes the item's, or, if the stream ends before it, an empty value that only says so.
 
-Limits: what is received and not taken is not bounded, as in Ray, unless the user asks for backpressure. Under the core worker's lock.
+Limits: what is received and not taken is not bounded, as in Ray, unless the user asks for backpressure. Under
+the core worker's lock.
 """
 
 from __future__ import annotations
@@ -155,7 +158,8 @@ class Stream:
             self._acknowledge()
 
     def expect(self, number: int) -> bytes:
-        """Has an entry in the memory store that becomes ready with the item, or with the end of the stream. Its id."""
+        """Has an entry in the memory store that becomes ready with the item, or with the end of the stream.
+        Its id."""
         object_id = self.item_id(number)
         store = self._parts.memory_store
         if number > self.num_received and store.get(object_id) is None:

@@ -1,11 +1,12 @@
 """Reading objects: `get`, and what blocking means. Blocks in user code's name, with the lock released.
 
-A get has two steps: wait until the memory store knows each value or its whereabouts, or that one of them is an error,
-which is raised at once (of several the first in the order that was asked for, as in Ray); then fetch from the node's
-stores those that live in stores, all in one request. What is in this node's store already, or is there and only its
-owner knows it, is no reason to say that this task waits (blocked_notice.py). Unpickling runs user code and happens outside of the lock.
-References that come out of a value are registered with their owners while the value itself is held (ARCHITECTURE,
-rule 3); those that come with a task's arguments wait for its end.
+A get has two steps: wait until the memory store knows each value or its whereabouts, or that one of them is
+an error, which is raised at once (of several the first in the order that was asked for, as in Ray); then
+fetch from the node's stores those that live in stores, all in one request. What is in this node's store
+already, or is there and only its owner knows it, is no reason to say that this task waits
+(blocked_notice.py). Unpickling runs user code and happens outside of the lock. References that come out of a
+value are registered with their owners while the value itself is held (ARCHITECTURE, rule 3); those that come
+with a task's arguments wait for its end.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Getter:
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         """See CoreWorker.get. `refs` keeps the objects alive meanwhile."""
         if len(refs) == 1:
-            # The usual case, kept short: a small value that is here. Its parts are set before it is ready, and do not change then.
+            # The usual case, kept short: a small value that is here. Its parts are set before it is ready,
+            # and do not change then.
             entry = self._memory_store.get(refs[0]._id)
             if entry is not None and entry.ready and entry.data is not None:
                 return [self.read(refs[0]._id, entry.metadata, entry.data)]
@@ -102,7 +104,8 @@ class Getter:
         return None if timeout_s is None else self._env.clock.time_s() + timeout_s
 
     def await_ready(self, object_ids: Sequence[bytes], timeout_s: float | None) -> None:
-        """Until the memory store knows each. Raises GetTimeoutError, and RaySystemError where this process has left."""
+        """Until the memory store knows each. Raises GetTimeoutError, and RaySystemError where this process
+        has left."""
         self._await_ready(object_ids, self._deadline_s(timeout_s), timeout_s)
 
     def _await_ready(
@@ -114,7 +117,8 @@ class Getter:
                 raise disconnected()
             for object_id in object_ids:
                 self._resolver.ask_owner(object_id)
-        # In turn: all must come anyway, and a watched value costs two objects, which a million of them would feel.
+        # In turn: all must come anyway, and a watched value costs two objects, which a million of them would
+        # feel.
         watched_max = self._env.config.values_watched_max
         for begin in range(0, len(object_ids), watched_max):
             if not self._await_some(object_ids[begin : begin + watched_max], object_ids, deadline_s):
@@ -164,7 +168,8 @@ class Getter:
         timeout_s: float | None,
         may_go_elsewhere: bool = False,
     ) -> list[bytes]:
-        """Puts the values of ready objects into `values`. Returns those that no store had. Raises error values."""
+        """Puts the values of ready objects into `values`. Returns those that no store had. Raises error
+        values."""
         in_stores: list[tuple[bytes, list[bytes]]] = []
         here: list[tuple[bytes, bytes, Any]] = []
         with self._env.lock:
@@ -209,7 +214,8 @@ class Getter:
         return lost
 
     def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
-        """Unpickles a value. Raises it if it is an error, and RaySystemError, as in Ray, where its code does not let it be unpickled."""
+        """Unpickles a value. Raises it if it is an error, and RaySystemError, as in Ray, where its code does
+        not let it be unpickled."""
         outer = self._unpickled.begin(object_id)
         try:
             value = serialization.deserialize(metadata, data)
@@ -222,7 +228,8 @@ class Getter:
             try:
                 raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
             finally:
-                # Its traceback holds this frame: with the error in it, all that the frames above hold would wait for the collector.
+                # Its traceback holds this frame: with the error in it, all that the frames above hold would
+                # wait for the collector.
                 del value
         return value
 

@@ -1,8 +1,9 @@
-"""`wait`: which of some references are ready, and with fetch_local brought to this node. Blocks in user code's name, like the getter.
+"""`wait`: which of some references are ready, and with fetch_local brought to this node. Blocks in user
+code's name, like the getter.
 
-A round looks at all references under the lock; where too few are ready it asks the owners of the others, has this node's
-store pull what lies in others, and sleeps until enough of that has happened. Who gives no time asks and pulls as well, so
-that looking again and again gets there.
+A round looks at all references under the lock; where too few are ready it asks the owners of the others, has
+this node's store pull what lies in others, and sleeps until enough of that has happened. Who gives no time
+asks and pulls as well, so that looking again and again gets there.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class ObjectWait:
     def _look(
         self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
     ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
-        """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores). Lock held."""
+        """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores).
+        Lock held."""
         entry_of = self._memory_store.get
         node_id = self._env.node_id
         ready: list[ObjectRef[Any]] = []
@@ -135,7 +137,8 @@ class ObjectWait:
         return ready, pending, elsewhere
 
     def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
-        """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same: `get` says why. Lock held."""
+        """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same:
+        `get` says why. Lock held."""
         entry = known(self._memory_store.get(object_id), "the entry of an object that is pulled")
         locations = known(entry.locations, "where a pulled object lies")
         is_new = object_id not in self._pulls

@@ -1,6 +1,8 @@
-"""Reading from the node's store, which copies from other nodes what is not here, and tells of copies that came so.
+"""Reading from the node's store, which copies from other nodes what is not here, and tells of copies that
+came so.
 
-Who can go where the objects are, a task that has not begun, need not wait long for room in this node's store: NoRoomHere.
+Who can go where the objects are, a task that has not begun, need not wait long for room in this node's store:
+NoRoomHere.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class StoreReads:
         wait: Callable[[Waiter, None], bool],
         may_go_elsewhere: bool,
     ) -> list[Found]:
-        """Asks for objects as (id, nodes that hold it) and waits. Raises NoRoomHere if may_go_elsewhere, else ObjectStoreFullError."""
+        """Asks for objects as (id, nodes that hold it) and waits. Raises NoRoomHere if may_go_elsewhere, else
+        ObjectStoreFullError."""
         plasma = self._plasma
         waiter = Waiter(self._env.reactor)
         answer: list[Found] = []

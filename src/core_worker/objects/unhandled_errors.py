@@ -1,9 +1,10 @@
-"""Errors that nobody asks for: a task failed, and its last reference went without a `get`. They are printed once, on standard error: a
-worker's reaches the driver as what it writes does.
+"""Errors that nobody asks for: a task failed, and its last reference went without a `get`. They are printed
+once, on standard error: a worker's reaches the driver as what it writes does.
 
-Seen is an error that `get`, `wait`, `await`, a future or another process was given, or that went into another task, which then fails with
-it. Only what user code raised is printed, not the deaths of workers and actors that calls were waiting for; but an actor's constructor
-that failed is, if nobody was told by a call. Unpickling an error runs user code, so a thread does it, outside of the core worker's lock.
+Seen is an error that `get`, `wait`, `await`, a future or another process was given, or that went into another
+task, which then fails with it. Only what user code raised is printed, not the deaths of workers and actors
+that calls were waiting for; but an actor's constructor that failed is, if nobody was told by a call.
+Unpickling an error runs user code, so a thread does it, outside of the core worker's lock.
 """
 
 from __future__ import annotations

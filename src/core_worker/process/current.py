@@ -1,4 +1,5 @@
-"""The process's connected core worker: the one global there is, so that user code deep inside a task finds its way back."""
+"""The process's connected core worker: the one global there is, so that user code deep inside a task finds
+its way back."""
 
 from __future__ import annotations
 

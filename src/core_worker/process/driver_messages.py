@@ -1,13 +1,15 @@
-"""What the cluster has to say to a driver: errors of its job and the output of its workers, shown by a thread of their own, since standard
-output may block.
+"""What the cluster has to say to a driver: errors of its job and the output of its workers, shown by a thread
+of their own, since standard output may block.
 
-What was written before the driver leaves is shown before it is gone. Workers write line by line into files and flush them before they
-answer, so all of it is in files by then; log monitors publish what is in them. The end is asked for, not waited for:
+What was written before the driver leaves is shown before it is gone. Workers write line by line into files
+and flush them before they answer, so all of it is in files by then; log monitors publish what is in them. The
+end is asked for, not waited for:
 
     shutdown ──LogFlush(token)──► GCS ──► every log monitor        the GCS says how many were reached
     screen ◄── lines … ◄── GCS ◄── lines …, LogFlushed(token, 0)   behind the last line; told from all of them: nothing is left
 
-A driver that shows lines more slowly than they come (a terminal that is stopped) has them wait in their files: LogFlush(hold).
+A driver that shows lines more slowly than they come (a terminal that is stopped) has them wait in their
+files: LogFlush(hold).
 
 It waits while something comes, but no longer than FLUSH_TIMEOUT_S in all; what was left out then is told.
 """
@@ -31,10 +33,12 @@ from ray_mono.rpc.surface import RpcError
 FLUSH_TIMEOUT_S = 30.0
 # When nothing is shown for so long, nothing more will be.
 SILENCE_S = 5.0
-# A node's log monitor is its last process to start, and nobody waits for it: a short program may have to ask again.
+# A node's log monitor is its last process to start, and nobody waits for it: a short program may have to ask
+# again.
 NO_MONITOR_S = 3.0
 ASK_AGAIN_PERIOD_S = 0.02
-# Messages that wait to be shown, each of 256 KiB at most: at so many the driver asks for no more, and at so few for more again.
+# Messages that wait to be shown, each of 256 KiB at most: at so many the driver asks for no more, and at so
+# few for more again.
 WAITING_MAX = 200
 WAITING_MIN = 20
 # For the thread to put away what it does not show any more.
@@ -86,7 +90,8 @@ class DriverMessages:
             )
 
     def flush(self) -> None:
-        """Shows what the job's workers have written so far, or says what was left out. Raises KeyboardInterrupt, after that."""
+        """Shows what the job's workers have written so far, or says what was left out. Raises
+        KeyboardInterrupt, after that."""
         if self._on_log is None or self._env.reactor.is_closed:
             return
         try:

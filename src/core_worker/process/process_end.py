@@ -1,11 +1,13 @@
-"""What a Python process does at its end, for one that was forked and ends by `_exit`: user code finds here what it would find there.
+"""What a Python process does at its end, for one that was forked and ends by `_exit`: user code finds here
+what it would find there.
 
     what nothing refers to any more is collected: __del__ of an actor's instance, of what it holds, files that close
       ──► threads that are no daemons are waited for (THREADS_TIMEOUT_S at most; Python waits for ever)
       ──► handlers of atexit, among them those of weakref.finalize
       ──► what these let go is collected, files that are still open are flushed
 
-The interpreter itself is not taken down: threads of ours run until the last moment, and user code may use the cluster in all of it.
+The interpreter itself is not taken down: threads of ours run until the last moment, and user code may use the
+cluster in all of it.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def run() -> None:
 
 
 def _join_threads() -> None:
-    # The pools of concurrent.futures tell their threads to end, and wait: here rather than in the main thread, which has a bound.
+    # The pools of concurrent.futures tell their threads to end, and wait: here rather than in the main
+    # thread, which has a bound.
     joiner = threading.Thread(target=_end_pools, name="end-of-pools", daemon=True)
     joiner.start()
     deadline_s = time.monotonic() + THREADS_TIMEOUT_S

@@ -1,10 +1,11 @@
-"""Joining the cluster: the steps that drivers and workers share, from nothing to a CoreWorker that answers its peers.
+"""Joining the cluster: the steps that drivers and workers share, from nothing to a CoreWorker that answers
+its peers.
 
     listen (Unix and TCP) → driver: a job from the GCS → RegisterClient at the raylet (which says all about the node)
     → the store → CoreWorker
 
-The order matters: a worker can be pushed to as soon as the raylet knows it, so it listens before that, and keeps
-what comes too early (servicer.py).
+The order matters: a worker can be pushed to as soon as the raylet knows it, so it listens before that, and
+keeps what comes too early (servicer.py).
 """
 
 from __future__ import annotations

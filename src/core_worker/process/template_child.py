@@ -1,4 +1,5 @@
-"""How a process becomes a worker, as its template was told: in a fork of the template, or in an interpreter of its own.
+"""How a process becomes a worker, as its template was told: in a fork of the template, or in an interpreter
+of its own.
 
     template ──fork──────────────────────────────────────► become_worker
     template ──start_interpreter──► python -m (this) ──► main ──► become_worker
@@ -57,7 +58,8 @@ def load_hook(name: str) -> Hook:
 
 
 def start_interpreter(node: Node, fork: Fork) -> int:
-    """The pid of a new interpreter that becomes the worker. Raises OSError, and ValueError for variables that no environment can have."""
+    """The pid of a new interpreter that becomes the worker. Raises OSError, and ValueError for variables that
+    no environment can have."""
     order = {
         "node": asdict(node),
         "fork": base64.b64encode(fork.SerializeToString()).decode(),
@@ -76,7 +78,8 @@ def start_interpreter(node: Node, fork: Fork) -> int:
 
 
 def become_worker(node: Node, fork: Fork, template_pid: int, load: Callable[[], Hook]) -> NoReturn:
-    """A process of its own, then the worker, then the end, whatever happens. `load` gives the hook, in the worker's environment."""
+    """A process of its own, then the worker, then the end, whatever happens. `load` gives the hook, in the
+    worker's environment."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -135,8 +138,8 @@ def _open_as(descriptor: int, path: str, flags: int) -> None:
 
 
 def prepare_output() -> None:
-    """Standard output and error as the workers have them: their files are read as UTF-8 whatever the locale is, and line by line. Forks
-    inherit it from the template.
+    """Standard output and error as the workers have them: their files are read as UTF-8 whatever the locale
+    is, and line by line. Forks inherit it from the template.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]

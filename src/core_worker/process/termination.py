@@ -9,15 +9,16 @@ A worker, for its cluster, is then killed by that signal, which is a crash:
 
 From the first signal on no other call begins.
 
-In a driver SystemExit(15) is raised on the main thread, unless the program handles the signal. If the program catches it and goes on,
-the next signal strikes again. While the driver leaves its cluster they have no effect, nor while the process ends. A program that goes on
-after it has left is ended by them as if it had never joined.
+In a driver SystemExit(15) is raised on the main thread, unless the program handles the signal. If the program
+catches it and goes on, the next signal strikes again. While the driver leaves its cluster they have no
+effect, nor while the process ends. A program that goes on after it has left is ended by them as if it had
+never joined.
 
-A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also when it comes before the fork
-has returned, when Python forgets signals that it has a handler for.
+A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also
+when it comes before the fork has returned, when Python forgets signals that it has a handler for.
 
-Where our own state may be half changed nothing is raised (rpc/interruption.py): the signal is sent again after AGAIN_S, by a thread, until
-it strikes user code or rest.
+Where our own state may be half changed nothing is raised (rpc/interruption.py): the signal is sent again
+after AGAIN_S, by a thread, until it strikes user code or rest.
 """
 
 from __future__ import annotations
@@ -70,13 +71,15 @@ def _see_to_forks() -> None:
 
 
 def _is_ending() -> bool:
-    """Whether the program is in its last steps: what it does while a SystemExit passes through it, or at exit."""
+    """Whether the program is in its last steps: what it does while a SystemExit passes through it, or at
+    exit."""
     passing = with_contexts(sys.exception())
     return any(is_a(error, SystemExit) for error in passing) or not threading.main_thread().is_alive()
 
 
 class SafeExit:
-    """A handler of SIGTERM for the main thread. Raises SystemExit(status) where it may: once, or once a signal."""
+    """A handler of SIGTERM for the main thread. Raises SystemExit(status) where it may: once, or once a
+    signal."""
 
     def __init__(self, env: Environment, status: int, strikes_again: bool) -> None:
         self._env = env
@@ -149,7 +152,8 @@ class Termination(SafeExit):
 
 
 class DriverExit(SafeExit):
-    """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main thread."""
+    """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main
+    thread."""
 
     def __init__(self, env: Environment, at_shutdown: Callable[[Callable[[], None]], None]) -> None:
         """at_shutdown(step): has a step run when the driver leaves, before all others."""

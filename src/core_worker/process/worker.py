@@ -99,8 +99,9 @@ def _end_with_raylet(core: CoreWorker, reason: str) -> None:
 class _Jobs:
     """The job this worker serves: where its modules are, and what every worker of it has to run first.
 
-    A worker is of one job from its first task on: its raylet leases it to no other, and an actor is of the job that made it,
-    whoever calls. What code of a job leaves behind (modules, variables, threads) ends with the process.
+    A worker is of one job from its first task on: its raylet leases it to no other, and an actor is of the
+    job that made it, whoever calls. What code of a job leaves behind (modules, variables, threads) ends with
+    the process.
     """
 
     def __init__(self, core: CoreWorker) -> None:
@@ -108,7 +109,8 @@ class _Jobs:
         self._is_bound = False
 
     def bind(self, spec: Any) -> None:
-        """Before each task: the first one makes this worker its job's, and gives it its runtime environment, which all later ones share.
+        """Before each task: the first one makes this worker its job's, and gives it its runtime environment,
+        which all later ones share.
 
         Raises RpcError if the GCS does not answer: the next task tries again.
         """
@@ -129,7 +131,8 @@ class _Jobs:
             _merged(config.get("runtime_env") or {}, own_env),
             runtime_env,
         )
-        # For threads that user code starts. Not derived from anything: the driver's root task, and other workers, count from one as well.
+        # For threads that user code starts. Not derived from anything: the driver's root task, and other
+        # workers, count from one as well.
         core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, job_id))
         self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
@@ -151,8 +154,8 @@ class _Jobs:
         core.worker_runs.read(job_id)
 
     def _apply(self, job_config: dict[str, Any], variables: dict[str, str]) -> None:
-        """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes after all others.
-        setup: what to call, as "module:function".
+        """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes
+        after all others. setup: what to call, as "module:function".
 
         variables: of what runs here; they go beside the job's, and win.
         """

@@ -1,11 +1,12 @@
-"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, and then user code sees what it
-sees at the end of any Python process (process_end.py).
+"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, and
+then user code sees what it sees at the end of any Python process (process_end.py).
 
     last answers out ──► __ray_shutdown__, the actor's instance let go ──► nobody needs what it owns ──► the end of a process ──► gone
 
-Its lease ended with the last answer (max_calls), or is given back here by an actor that nobody has a handle of, so that a worker that
-stays for what it owns holds memory and nothing else; the raylet ends it with its job. An actor with accelerators, whose memory the process
-holds, stays only until the tasks that it submitted are over. One that leaves by itself does not wait for either.
+Its lease ended with the last answer (max_calls), or is given back here by an actor that nobody has a handle
+of, so that a worker that stays for what it owns holds memory and nothing else; the raylet ends it with its
+job. An actor with accelerators, whose memory the process holds, stays only until the tasks that it submitted
+are over. One that leaves by itself does not wait for either.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class WorkerExit:
             self._stay_while_needed()
         is_killed = running.is_terminated
         if running.actor is None and not is_killed:
-            # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not given it back yet.
+            # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not
+            # given it back yet.
             env.raylet.NotifyLeaving.notify(
                 raylet_pb2.NotifyLeavingRequest(worker_id=env.worker_id, because=running.exit_cause)
             )
@@ -74,8 +76,8 @@ class WorkerExit:
             env.reactor.wait(Waiter(env.reactor), ANSWERS_POLL_S)
 
     def _stay_while_needed(self) -> None:
-        """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its. What only its own variables
-        hold goes with it.
+        """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its.
+        What only its own variables hold goes with it.
         """
         env, actor = self._env, self._running.actor
         holds_devices = actor is not None and bool(actor.resource_ids)

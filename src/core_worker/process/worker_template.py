@@ -14,8 +14,9 @@ Children die with the template (PDEATHSIG). What a child started and did not tak
 for those that left the group, whatever is reparented to the template, a subreaper) is killed when the child,
 or the template, ends.
 
-Where something else (a tracer, a .pth file, a library) has started a thread in this interpreter, it does not fork: each worker is an
-interpreter of its own, which takes longer and works the same. That is said once in the log.
+Where something else (a tracer, a .pth file, a library) has started a thread in this interpreter, it does not
+fork: each worker is an interpreter of its own, which takes longer and works the same. That is said once in
+the log.
 
 It does not know jobs, leases or the GCS. `--worker-module` puts another function in run_worker's place: for
 tests, and for workers with another main.
@@ -50,8 +51,8 @@ from ray_mono.core_worker.process.template_child import (
 from ray_mono.protobuf import raylet_pb2
 
 DEFAULT_WORKER = "ray_mono.core_worker.process.worker:run_worker"
-# Imported for the children's sake; importing them is what makes a first task slow. Not numpy.random: it would have to be seeded anew in
-# each child, which costs it 0.3 MB (measured), and few use it.
+# Imported for the children's sake; importing them is what makes a first task slow. Not numpy.random: it would
+# have to be seeded anew in each child, which costs it 0.3 MB (measured), and few use it.
 WARM_MODULES = (
     "cloudpickle",
     "numpy",
@@ -186,7 +187,8 @@ class Template:
         self._raylet.close()
         os.close(self._wakeup_out)
         os.close(self._wakeup_in)
-        # self._children stays as it is: to let go of its messages would cost the child 0.1 MB of pages (measured).
+        # self._children stays as it is: to let go of its messages would cost the child 0.1 MB of pages
+        # (measured).
 
     def _signal_child(self, startup_token: int, signum: int) -> None:
         """Nothing where the child is gone: its Exited is on the way."""
@@ -260,7 +262,8 @@ def _children_of(parent_pid: int) -> list[int]:
 
 
 def warm_up(worker_module: str) -> Hook | None:
-    """Imports what the children need. Returns what they run; None where this process has several threads, which a fork would break."""
+    """Imports what the children need. Returns what they run; None where this process has several threads,
+    which a fork would break."""
     if process.num_threads() == 1:
         hook = _import_for_children(worker_module)
         if process.num_threads() == 1:
@@ -279,7 +282,8 @@ def warm_up(worker_module: str) -> Hook | None:
 
 def _import_for_children(worker_module: str) -> Hook:
     gc.disable()
-    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there is.
+    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there
+    # is.
     chosen = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     for name in WARM_MODULES:

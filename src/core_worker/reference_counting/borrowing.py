@@ -1,8 +1,9 @@
-"""The conversation between owners and borrowers of references: ARCHITECTURE "Ownership and references", rules 1 to 4.
+"""The conversation between owners and borrowers of references: ARCHITECTURE "Ownership and references", rules
+1 to 4.
 
-As an owner it answers AddBorrower, and keeps one WaitForRefRemoved open per borrower. As a borrower it registers references that it
-keeps, and answers WaitForRefRemoved. What objects are worth, and where they lie, is another conversation (objects/future_resolver.py).
-Under the core worker's lock; never blocks.
+As an owner it answers AddBorrower, and keeps one WaitForRefRemoved open per borrower. As a borrower it
+registers references that it keeps, and answers WaitForRefRemoved. What objects are worth, and where they lie,
+is another conversation (objects/future_resolver.py). Under the core worker's lock; never blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Borrowing:
         peers: PeerPool,
         expect_item: Callable[[bytes], None],
     ) -> None:
-        """expect_item(object id): somebody will wait in the memory store for an object that may be an item of a generator on its way."""
+        """expect_item(object id): somebody will wait in the memory store for an object that may be an item of
+        a generator on its way."""
         self._env = env
         self._references = references
         self._memory_store = memory_store
@@ -105,8 +107,9 @@ class Borrowing:
         caller_worker_id: bytes,
         then: Callable[[list[common_pb2.ObjectReference]], None],
     ) -> None:
-        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else registered first. The reply
-        travels on another connection than a registration that is under way already (rule 3), and waits for it.
+        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else
+        registered first. The reply travels on another connection than a registration that is under way
+        already (rule 3), and waits for it.
 
         kept: as `hand_over` gave it; no reason of its own.
         """
@@ -147,8 +150,9 @@ class Borrowing:
     ) -> list[bytes]:
         """Rule 2: has `receiver`, who gets these inside a return, registered with each owner; then().
 
-        Returns those that the receiver itself owns. They are counted as `submitted` here, and the caller ends that once
-        the reply is written: if this process's borrow ended before, the receiver would free what it is about to get.
+        Returns those that the receiver itself owns. They are counted as `submitted` here, and the caller ends
+        that once the reply is written: if this process's borrow ended before, the receiver would free what it
+        is about to get.
         """
         kept: list[bytes] = []
         waiting = 1

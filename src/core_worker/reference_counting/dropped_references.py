@@ -1,8 +1,9 @@
 """What finalizers leave: references that are gone, to be counted later.
 
-A finalizer of an ObjectRef may run at any allocation, on any thread, perhaps while that very thread holds the core worker's lock. So it
-appends to a deque and wakes the reactor; `drain` counts. Where it matters that what went before is counted (a name that goes with its last
-handle, a put that needs the room), whoever enters drains first; else the end of the reactor's turn does.
+A finalizer of an ObjectRef may run at any allocation, on any thread, perhaps while that very thread holds the
+core worker's lock. So it appends to a deque and wakes the reactor; `drain` counts. Where it matters that what
+went before is counted (a name that goes with its last handle, a put that needs the room), whoever enters
+drains first; else the end of the reactor's turn does.
 """
 
 from __future__ import annotations

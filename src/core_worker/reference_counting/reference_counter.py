@@ -1,18 +1,20 @@
-"""Who still needs which object: the reference counts of one process, for objects it owns and objects it borrows.
+"""Who still needs which object: the reference counts of one process, for objects it owns and objects it
+borrows.
 
-A machine without I/O, called under the core worker's lock. It owns the table of references; it knows nothing of
-values, sockets or tasks. Each reference has four reasons to live:
+A machine without I/O, called under the core worker's lock. It owns the table of references; it knows nothing
+of values, sockets or tasks. Each reference has four reasons to live:
 
     local      ObjectRef instances in this process
     submitted  unfinished tasks of this process that have it as an argument, and other holds for a while
     contained  objects in scope here that have it inside (puts, returns, actor handles)
     borrowers  (owned only) other workers that hold it, see ARCHITECTURE "Ownership and references"
 
-When the last reason goes, the reference goes out of scope: it is taken from the table, what it contained is let go
-(which may cascade), and `on_out_of_scope` is told. There is no other way out of the table.
+When the last reason goes, the reference goes out of scope: it is taken from the table, what it contained is
+let go (which may cascade), and `on_out_of_scope` is told. There is no other way out of the table.
 
-Most references are like any other: owned, one ObjectRef, nothing else. These have no row of their own (None in the table, ALONE for who
-asks), which makes a queued task 100 bytes and the garbage collector's rounds a third cheaper; `row` gives them one.
+Most references are like any other: owned, one ObjectRef, nothing else. These have no row of their own (None
+in the table, ALONE for who asks), which makes a queued task 100 bytes and the garbage collector's rounds a
+third cheaper; `row` gives them one.
 
     reference   owned: value lives here or in stores that we name     borrowed: the owner answers for it
                                                                       unregistered -> registered (the owner knows us)
@@ -44,7 +46,8 @@ class Reference:
         self.local = 0
         self.submitted = 0
         self.contained = 0
-        # Worker → what it borrowed in since its watch was opened (b"": nothing in particular), each to be asked for in turn.
+        # Worker → what it borrowed in since its watch was opened (b"": nothing in particular), each to be
+        # asked for in turn.
         self.borrowers: dict[bytes, list[bytes]] | None = None
         # Owner: the references inside the value. Each counts one `contained` there.
         self.nested: tuple[bytes, ...] = ()
@@ -122,9 +125,11 @@ class ReferenceCounter:
         self._row(object_id).local += 1
 
     def borrow(self, object_id: bytes, owner: bytes, registered: bool = False) -> Reference:
-        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to live.
+        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to
+        live.
 
-        registered: its owner need not be told, since it is this process, where the object went out of scope before.
+        registered: its owner need not be told, since it is this process, where the object went out of scope
+        before.
         """
         reference = self.row(object_id)
         if reference is None:
@@ -139,7 +144,8 @@ class ReferenceCounter:
             reference.registered = True
 
     def when_removed(self, object_id: bytes, answer: Callable[[], None]) -> bool:
-        """False if it is not referenced here. Else answer() runs once when it is not any more; where the reference is borrowed."""
+        """False if it is not referenced here. Else answer() runs once when it is not any more; where the
+        reference is borrowed."""
         reference = self.row(object_id)
         if reference is None:
             return False
@@ -153,7 +159,8 @@ class ReferenceCounter:
             self._row(object_id).submitted += 1
 
     def add_borrower(self, object_id: bytes, worker_id: bytes, contained_in: bytes = b"") -> bool:
-        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then asks again.
+        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then
+        asks again.
 
         contained_in: the return in which the worker gets the reference; it may be on its way still.
         """
@@ -188,7 +195,8 @@ class ReferenceCounter:
                 self._check(object_id, reference)
 
     def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bytes | None:
-        """The watch of a borrower ended. None, or its next `contained_in`: the worker borrowed anew meanwhile."""
+        """The watch of a borrower ended. None, or its next `contained_in`: the worker borrowed anew
+        meanwhile."""
         reference = self._references.get(object_id)
         if reference is None or reference.borrowers is None or worker_id not in reference.borrowers:
             return None

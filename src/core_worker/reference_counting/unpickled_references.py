@@ -1,7 +1,9 @@
-"""References that are unpickled: where they come from, and so who keeps them alive until their owners know of this process.
+"""References that are unpickled: where they come from, and so who keeps them alive until their owners know of
+this process.
 
-Those in the arguments of a task are kept by its caller until the reply, and settled at its end (rule 1). Those that come out of an
-object are registered at once, and the object is kept until that is acknowledged (rule 3). What is being unpickled is known per thread.
+Those in the arguments of a task are kept by its caller until the reply, and settled at its end (rule 1).
+Those that come out of an object are registered at once, and the object is kept until that is acknowledged
+(rule 3). What is being unpickled is known per thread.
 """
 
 from __future__ import annotations
@@ -41,11 +43,13 @@ class UnpickledReferences:
         self._thread.container = outer
 
     def collect_into(self, arrived: dict[bytes, bytes] | None) -> None:
-        """While a task's arguments are unpickled on this thread, references go into its context; None: no longer."""
+        """While a task's arguments are unpickled on this thread, references go into its context; None: no
+        longer."""
         self._thread.task = arrived
 
     def arrived(self, object_id: bytes, owner: bytes) -> None:
-        """A reference was unpickled on this thread: it is counted, and its owner hears of it if it has to. Lock held."""
+        """A reference was unpickled on this thread: it is counted, and its owner hears of it if it has to.
+        Lock held."""
         self.count += 1
         # Ours, if it went out of scope before it came back: reading it says so.
         row = self._references.borrow(object_id, owner, registered=owner == self._owner_address)

@@ -1,6 +1,8 @@
-"""Copies large values into the store: by several threads where there are several CPUs, and over pages prepared in bulk.
+"""Copies large values into the store: by several threads where there are several CPUs, and over pages
+prepared in bulk.
 
-The interpreter's lock is free meanwhile. When `write` returns or raises, nobody writes any more: who gets the range next has it alone.
+The interpreter's lock is free meanwhile. When `write` returns or raises, nobody writes any more: who gets the
+range next has it alone.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _STEP_BYTES = 1 << 20
 
 
 def write(target: MappedFile, offset: int, source: Any) -> None:
-    """Copies `source` (bytes-like, one dimension of bytes) to `offset` of the file. The range has memory behind it."""
+    """Copies `source` (bytes-like, one dimension of bytes) to `offset` of the file. The range has memory
+    behind it."""
     length = len(source)
     if length <= _PLAIN_BYTES_MAX:
         target.prepare(offset, length)
@@ -39,7 +42,8 @@ def write(target: MappedFile, offset: int, source: Any) -> None:
 
 
 def _copy(target: MappedFile, offset: int, array: np.ndarray, stopped: threading.Event) -> None:
-    """What is prepared goes in one copy, which the C library makes without reading the target first; the rest step by step."""
+    """What is prepared goes in one copy, which the C library makes without reading the target first; the rest
+    step by step."""
     into = np.frombuffer(target.view, np.uint8, len(array), offset)
     done = 0
     while done < len(array) and not stopped.is_set():
@@ -75,7 +79,8 @@ def _copy_in_parts(target: MappedFile, offset: int, array: np.ndarray, threads: 
 
 
 def _join(threads: list[threading.Thread]) -> None:
-    """Waits for copies, which take at most fractions of a second. An interrupt is raised after it, not instead of it."""
+    """Waits for copies, which take at most fractions of a second. An interrupt is raised after it, not
+    instead of it."""
     interrupt: BaseException | None = None
     for thread in threads:
         while thread.is_alive():

@@ -1,14 +1,16 @@
-"""Values this process knows: small ones as bytes, large ones as the nodes that hold them, and those that do not exist yet.
+"""Values this process knows: small ones as bytes, large ones as the nodes that hold them, and those that do
+not exist yet.
 
-A machine without I/O, called under the core worker's lock. Values stay serialized: a value is frozen at `put`, and
-two `get`s give independent objects. Entries live exactly as long as the reference counter's row of the same id.
+A machine without I/O, called under the core worker's lock. Values stay serialized: a value is frozen at
+`put`, and two `get`s give independent objects. Entries live exactly as long as the reference counter's row of
+the same id.
 
     (no entry) ──expect──► PENDING ──put_inline──► READY inline
                               └─────put_in_store──► READY in stores (locations)
     READY ──expect──► PENDING      (its owner is asked anew, or its task runs again)
 
-Who waits for one value leaves a callback with it. A wait for several (ValueWait) ends with the last of them, or with the first error
-among all that are wanted.
+Who waits for one value leaves a callback with it. A wait for several (ValueWait) ends with the last of them,
+or with the first error among all that are wanted.
 """
 
 from __future__ import annotations
@@ -112,7 +114,8 @@ class MemoryStore:
         return None
 
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
-        """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was removed)."""
+        """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was
+        removed)."""
         entry = self._entries.get(object_id)
         if entry is None or entry.ready:
             return True
@@ -131,8 +134,9 @@ class MemoryStore:
     def start_wait(
         self, watched: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
     ) -> ValueWait | None:
-        """A wait for the `watched` values, which are some of those `wanted`. None if all are ready now. Else ended() runs, under the lock,
-        when they are, or when one that is wanted is an error: at once, if one is. Whoever waits closes it."""
+        """A wait for the `watched` values, which are some of those `wanted`. None if all are ready now. Else
+        ended() runs, under the lock, when they are, or when one that is wanted is an error: at once, if one
+        is. Whoever waits closes it."""
         wait = ValueWait(self, watched, wanted, ended)
         if not wait.num_missing:
             return None

@@ -1,13 +1,14 @@
 """The store seen from a worker or driver: the mapped file, and the conversation about what lies where.
 
-Payloads never travel through a socket on the node: this process writes into the mapped file between Create and Seal,
-and reads from a read-only mapping. What is read is pinned in the store for this process until the last array or
-memoryview over it is gone: the exporter of the memory is a numpy array with a finalizer, which fires only then (a
-weak reference to a memoryview does not: derived views outlive it).
+Payloads never travel through a socket on the node: this process writes into the mapped file between Create
+and Seal, and reads from a read-only mapping. What is read is pinned in the store for this process until the
+last array or memoryview over it is gone: the exporter of the memory is a numpy array with a finalizer, which
+fires only then (a weak reference to a memoryview does not: derived views outlive it).
 
-The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn) goes on from there. An object
-that is still referenced here is probably read again: its pin is kept for idle_pin_s, and a `get` within that time, or while another value
-of the object lives, asks nobody (`here`). That delays an eviction by so much at most; an object out of scope is released at once.
+The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn)
+goes on from there. An object that is still referenced here is probably read again: its pin is kept for
+idle_pin_s, and a `get` within that time, or while another value of the object lives, asks nobody (`here`).
+That delays an eviction by so much at most; an object out of scope is released at once.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ class PlasmaStoreProvider:
     ) -> None:
         """Stores a value as the primary copy, kept until its owner frees it. Waits while the store is full.
 
-        stored() runs under the lock, in one step with the seal. Until then whatever is raised, also while this waits for
-        room, gives the room back. Raises ObjectStoreFullError naming sizes. A copy that is there already is left as it
-        is: a task that runs again.
+        stored() runs under the lock, in one step with the seal. Until then whatever is raised, also while
+        this waits for room, gives the room back. Raises ObjectStoreFullError naming sizes. A copy that is
+        there already is left as it is: a task that runs again.
         """
         request = object_manager_pb2.CreateRequest(
             object_id=object_id,
@@ -143,7 +144,8 @@ class PlasmaStoreProvider:
             ) from None
 
     def _on_pressure(self, pressure: Any) -> None:
-        """The store is full: references in cycles of garbage here may be what holds it. Not on this thread: finalizers run user code."""
+        """The store is full: references in cycles of garbage here may be what holds it. Not on this thread:
+        finalizers run user code."""
         if self._collector is None or not self._collector.is_alive():
             self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
             self._collector.start()
@@ -157,8 +159,8 @@ class PlasmaStoreProvider:
         on_done: Callable[[list[Any], RpcError | None], None],
         may_go_elsewhere: bool = False,
     ) -> None:
-        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when all are here, lost, or
-        the time is over.
+        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when
+        all are here, lost, or the time is over.
 
         Each one found is pinned: on_done has to have `view` take the pin over, or `release` end it.
         """
@@ -175,7 +177,8 @@ class PlasmaStoreProvider:
         )
 
     def view(self, found: Any) -> memoryview:
-        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them. Raises RaySystemError."""
+        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them.
+        Raises RaySystemError."""
         if self._read_map is None:
             fd = self._open(os.O_RDONLY)
             try:
@@ -191,7 +194,8 @@ class PlasmaStoreProvider:
         return memoryview(array)  # type: ignore[arg-type]
 
     def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
-        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already. Lock held."""
+        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already.
+        Lock held."""
         self._settle_ended()
         reference, found = self._views.get(object_id, (None, None))
         array = reference() if reference is not None else None

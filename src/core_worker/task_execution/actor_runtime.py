@@ -4,7 +4,8 @@
     threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
     asyncio    coroutine methods: calls start in order on the event loop of their group (async_group.py)
 
-Methods are the class's as it is before the constructor runs, whatever the instance, or the class, has under the same name later, as in Ray.
+Methods are the class's as it is before the constructor runs, whatever the instance, or the class, has under
+the same name later, as in Ray.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ class ActorRuntime:
         raise ActorExit
 
     async def _terminate_after_earlier_calls(self) -> None:
-        """Waits for calls that came before this one, which run beside it or wait for their turn; for as long as they take."""
+        """Waits for calls that came before this one, which run beside it or wait for their turn; for as long
+        as they take."""
         earlier = self._earlier_calls()
         for group in self._loops.values():
             await group.ended(earlier)
@@ -198,7 +200,8 @@ class ActorRuntime:
             group.cancel(task_id)
 
     def answer_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call too."""
+        """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call
+        too."""
         if is_a(error, KeyboardInterrupt | asyncio.CancelledError) or (
             task.is_cancelled and is_a(error, TaskCancelledError)
         ):
@@ -219,8 +222,8 @@ class ActorRuntime:
                 self._parts.receiver.exit_after_queue()
 
     def close(self) -> None:
-        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines are cancelled, and the instance
-        is let go. Calls under way on threads end with the process."""
+        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines
+        are cancelled, and the instance is let go. Calls under way on threads end with the process."""
         hook = getattr(self.instance, "__ray_shutdown__", None)
         if hook is not None:
             try:
@@ -249,8 +252,8 @@ def method_of(instance: Any, name: str, body: dict[str, Any]) -> Any:
 
 
 class ThreadGroup:
-    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when they are needed. The end
-    of the actor does not wait for the calls that they run."""
+    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when
+    they are needed. The end of the actor does not wait for the calls that they run."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = f"actor-{name or 'calls'}"

@@ -1,6 +1,8 @@
-"""A concurrency group of an async actor: an event loop on a thread of its own, and the calls that are under way on it.
+"""A concurrency group of an async actor: an event loop on a thread of its own, and the calls that are under
+way on it.
 
-Every group has a loop, as in Ray: a coroutine that blocks its thread holds up its own group and no other. Where the actor's code runs:
+Every group has a loop, as in Ray: a coroutine that blocks its thread holds up its own group and no other.
+Where the actor's code runs:
 
     constructor (also an `async def`)       the default group's loop, before the first call
     coroutines, async generators, methods   their group's loop; at most `limit` are under way, the others wait for a turn
@@ -79,7 +81,8 @@ class AsyncGroup:
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         while not self._has_ended:
-            # What the actor's code starts on the loop by itself may stop it, but not for the calls that run there.
+            # What the actor's code starts on the loop by itself may stop it, but not for the calls that run
+            # there.
             try:
                 self._loop.run_forever()
             except SystemExit as error:
@@ -109,8 +112,8 @@ class AsyncGroup:
         return outcome.pop()
 
     def close(self) -> concurrent.futures.Future[None]:
-        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is. Done when that is over,
-        and the loop with it."""
+        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is.
+        Done when that is over, and the loop with it."""
         return asyncio.run_coroutine_threadsafe(self._close(), self._loop)
 
     async def _close(self) -> None:
@@ -215,7 +218,8 @@ class AsyncGroup:
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Runs it on a thread of its own, as part of the same call. A cancelled call waits for it all the same: a thread cannot be stopped."""
+    """Runs it on a thread of its own, as part of the same call. A cancelled call waits for it all the same: a
+    thread cannot be stopped."""
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     done = asyncio.Event()

@@ -1,5 +1,5 @@
-"""What a worker does before its user code blocks in `get` or `wait`: what waits behind the task is given back, and whoever blocks an event
-loop is told once that everything on the loop stands still meanwhile."""
+"""What a worker does before its user code blocks in `get` or `wait`: what waits behind the task is given
+back, and whoever blocks an event loop is told once that everything on the loop stands still meanwhile."""
 
 from __future__ import annotations
 

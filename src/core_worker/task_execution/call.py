@@ -12,8 +12,8 @@ Reply = core_worker_pb2.PushTaskReply
 
 
 class KnownSpec:
-    """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several times as long as an
-    attribute."""
+    """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several
+    times as long as an attribute."""
 
     __slots__ = (
         "hides_events",

@@ -1,15 +1,17 @@
-"""The arguments of a call, before its function is called: unpickled, and those by reference fetched into this node's store.
+"""The arguments of a call, before its function is called: unpickled, and those by reference fetched into this
+node's store.
 
-A normal task, or an actor's constructor, of which an argument finds no room here has not begun and can run on another node, where the
-argument lies (NoRoomHere):
+A normal task, or an actor's constructor, of which an argument finds no room here has not begun and can run on
+another node, where the argument lies (NoRoomHere):
 
     worker ──NO_ROOM──► owner of the task ──soft affinity to the node with most bytes of the arguments──► worker there
     (or GCS)                └── hard affinity to this node, or nobody else has any of them: here again, waits_for_room
 
-It is moved once an attempt. Then it waits for room as long as the store lets it, wherever it is by now, and fails with the store's
-ObjectStoreFullError; so does at once what asks for resources that only this node has, and an object that is larger than the store.
-Calls of actors, and gets, have no other place to go. A move costs no retry, and a node that is dead or could never run the task is no
-place to move to (raylet/scheduling_policy.py).
+It is moved once an attempt. Then it waits for room as long as the store lets it, wherever it is by now, and
+fails with the store's ObjectStoreFullError; so does at once what asks for resources that only this node has,
+and an object that is larger than the store. Calls of actors, and gets, have no other place to go. A move
+costs no retry, and a node that is dead or could never run the task is no place to move to
+(raylet/scheduling_policy.py).
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class ArgumentReader:
     def read(
         self, message: Any, task: TaskContext, may_go_elsewhere: bool
     ) -> tuple[list[Any], dict[str, Any]]:
-        """(positional, by keyword). message: holds flat_args and args. Raises what unpickling raises, errors that arguments are, and
-        NoRoomHere."""
+        """(positional, by keyword). message: holds flat_args and args. Raises what unpickling raises, errors
+        that arguments are, and NoRoomHere."""
         self._unpickled.collect_into(task.arrived)
         try:
             flat = pickle.loads(message.flat_args)

@@ -1,13 +1,14 @@
 """Running tasks: the worker's side of PushTask.
 
-The main thread takes calls from one queue (task_receiver.py) in the order of arrival and runs them itself: normal tasks, and the calls
-of a plain actor. For an actor with concurrency it only prepares a call (fetches and unpickles its arguments, in
-order) and hands it to the actor's threads or event loops (actor_runtime.py). While user code runs, the reactor's
-background thread answers peers.
+The main thread takes calls from one queue (task_receiver.py) in the order of arrival and runs them itself:
+normal tasks, and the calls of a plain actor. For an actor with concurrency it only prepares a call (fetches
+and unpickles its arguments, in order) and hands it to the actor's threads or event loops (actor_runtime.py).
+While user code runs, the reactor's background thread answers peers.
 
     queue ──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over ──► reply
 
-The end of a task is ARCHITECTURE's rules 1 and 2 (task_reply.py). The end of the worker is process/worker_exit.py's.
+The end of a task is ARCHITECTURE's rules 1 and 2 (task_reply.py). The end of the worker is
+process/worker_exit.py's.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ from ray_mono.protobuf import common_pb2
 IDLE_TITLE_S = 0.2
 """How long a worker's title still names its last task."""
 SHORT_US = 200
-"""A call that ran so long is no short one: its answer cost more than a send, and the next call may end the process."""
+"""A call that ran so long is no short one: its answer cost more than a send, and the next call may end the
+process."""
 
 
 class Executor:
@@ -75,7 +77,8 @@ class Executor:
         unpickled: UnpickledReferences,
         blocked: BlockedNotice,
     ) -> None:
-        """bind_job(spec): before each call: the worker becomes its first one's job's. Raises RpcError if the GCS does not answer."""
+        """bind_job(spec): before each call: the worker becomes its first one's job's. Raises RpcError if the
+        GCS does not answer."""
         self._env = env
         self._context = context
         self._bind_job = bind_job
@@ -91,7 +94,8 @@ class Executor:
         self._unpickled = unpickled
         self._blocked = blocked
         self._title = ProcessTitle()
-        # An error holds the frames of its task, and often one of them the error: references in there would stay until enough else is made.
+        # An error holds the frames of its task, and often one of them the error: references in there would
+        # stay until enough else is made.
         self._left_cycles = False
         self._devices = VisibleDevices()
         self._actor: ActorRuntime | None = None
@@ -161,7 +165,8 @@ class Executor:
                 return
             self._blocked.task_begins()
         try:
-            # Emptied by whoever runs it: arguments must not outlive the call, or their references would count as kept.
+            # Emptied by whoever runs it: arguments must not outlive the call, or their references would count
+            # as kept.
             prepared = list(self._prepare(call, task))
         except TaskFailed as failed:
             if self._running.was_struck:
@@ -184,7 +189,8 @@ class Executor:
             self._replies.finish_error(call, task, error)
 
     def run_here(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        """Runs the user's function on this thread and answers. prepared: [function, positional, keywords], emptied."""
+        """Runs the user's function on this thread and answers. prepared: [function, positional, keywords],
+        emptied."""
         target, args, kwargs = prepared
         prepared.clear()
         token = self._context.enter(task)
@@ -295,9 +301,10 @@ class Executor:
     # ---- ends
 
     def finish_exit(self, error: BaseException) -> None:
-        """exit_actor() or sys.exit(): the call is not answered, as in Ray, and the process ends. A task is run again elsewhere while its
-        retries last. An actor's caller hears from the GCS that it ended, and why; only an exit that failed (a status other than 0)
-        counts as a crash, after which the actor may be restarted.
+        """exit_actor() or sys.exit(): the call is not answered, as in Ray, and the process ends. A task is
+        run again elsewhere while its retries last. An actor's caller hears from the GCS that it ended, and
+        why; only an exit that failed (a status other than 0) counts as a crash, after which the actor may be
+        restarted.
 
         The GCS is told first, so that an intended end is not taken for a crash.
         """

@@ -1,12 +1,14 @@
-"""Running generators: the worker's side of a streaming task. Its items go to the caller, who owns them, while it runs.
+"""Running generators: the worker's side of a streaming task. Its items go to the caller, who owns them, while
+it runs.
 
     user's generator ──yield──► serialized (large ones into the node's store) ──► part ──► ITEM frame of the call ──► owner
                        ▲                                                                                               │
                        └────────── rests while too much is on its way, or not taken ◄──── AcknowledgeItems ◄───────────┘
 
-How items travel, and what is too much, is item_sender.py's. A generator that rests frees its task's CPUs, as a `get` does. If the owner's
-process goes, or an actor's call is cancelled, the generator is closed between two items; if only the user's generator object goes, it
-runs to its end, as in Ray, and what it yields is thrown away. What `yield` gives the user's code is a StreamingGeneratorStats.
+How items travel, and what is too much, is item_sender.py's. A generator that rests frees its task's CPUs, as
+a `get` does. If the owner's process goes, or an actor's call is cancelled, the generator is closed between
+two items; if only the user's generator object goes, it runs to its end, as in Ray, and what it yields is
+thrown away. What `yield` gives the user's code is a StreamingGeneratorStats.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class GeneratorRunner:
     # ---- on the thread that runs the task
 
     def run(self, call: Call, task: TaskContext, generator: Any) -> Any:
-        """Runs a generator to its end, on this thread. Returns what the task's answer is made of; raises what the generator raises."""
+        """Runs a generator to its end, on this thread. Returns what the task's answer is made of; raises what
+        the generator raises."""
         spec = call.spec
         if isinstance(generator, AsyncGeneratorType):
             raise TypeError(
@@ -157,7 +160,8 @@ class GeneratorRunner:
 
 
 def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:
-    """Whether it may be sent a value. One that is in `yield from` hands it on, and not every iterator takes any."""
+    """Whether it may be sent a value. One that is in `yield from` hands it on, and not every iterator takes
+    any."""
     inner = generator.gi_yieldfrom
     while type(inner) is GeneratorType:
         inner = inner.gi_yieldfrom
@@ -183,8 +187,8 @@ class Failed(NamedTuple):
 def first_items(generator: Any, num_returns: int, name: str, keeps_first: bool) -> Any:
     """A fixed number of returns out of a generator: its first items, as in Ray.
 
-    Where it raises, or yields fewer (a ValueError), what came before stays if `keeps_first`, and the others are Failed; else that is
-    raised: a task that is run again yields everything again.
+    Where it raises, or yields fewer (a ValueError), what came before stays if `keeps_first`, and the others
+    are Failed; else that is raised: a task that is run again yields everything again.
     """
     values: list[Any] = []
     try:

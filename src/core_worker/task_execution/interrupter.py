@@ -1,13 +1,15 @@
-"""`cancel`: the worker's side. A call that waits here is dropped; one that runs is told to stop, in the way that its kind has.
+"""`cancel`: the worker's side. A call that waits here is dropped; one that runs is told to stop, in the way
+that its kind has.
 
     normal task     KeyboardInterrupt in the user's code, on the main thread; with force the process ends
     plain, threaded actor   nothing happens to it, but get_runtime_context().is_canceled() is true, and its value becomes the error
     async actor     asyncio.CancelledError in its coroutine
 
-The interrupt is a SIGINT to the main thread, so that it ends a sleep as well; its handler raises only while user code runs
-(`interruptible`), and not where our own state may be half changed (rpc/interruption.py). There it is noted (Reactor.note_interrupt), to be
-raised by the next wait, and sent again after AGAIN_S for code that does not wait.
-It is raised once per request. A SIGINT that nobody here sent is the terminal's Ctrl-C, which is the driver's.
+The interrupt is a SIGINT to the main thread, so that it ends a sleep as well; its handler raises only while
+user code runs (`interruptible`), and not where our own state may be half changed (rpc/interruption.py). There
+it is noted (Reactor.note_interrupt), to be raised by the next wait, and sent again after AGAIN_S for code
+that does not wait. It is raised once per request. A SIGINT that nobody here sent is the terminal's Ctrl-C,
+which is the driver's.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Interrupter:
         self._cancel_call = cancel_call
 
     def user_code_begins(self, task: TaskContext) -> None:
-        """Of a normal task: it may be interrupted. On the main thread; raises KeyboardInterrupt for one that was cancelled already."""
+        """Of a normal task: it may be interrupted. On the main thread; raises KeyboardInterrupt for one that
+        was cancelled already."""
         self._interruptible = task
         if task.is_cancelled:
             raise KeyboardInterrupt

@@ -1,14 +1,16 @@
-"""The items of a running generator on their way to their owner: collected, sent in parts of the answer, and counted until acknowledged.
+"""The items of a running generator on their way to their owner: collected, sent in parts of the answer, and
+counted until acknowledged.
 
-Items are collected in a part, which is sent when part_flush_s have passed since the last one, when it is full, when the generator has to
-wait, or when the background thread finds it: so the first item of a while goes out at once, and a fast generator's share a frame.
+Items are collected in a part, which is sent when part_flush_s have passed since the last one, when it is
+full, when the generator has to wait, or when the background thread finds it: so the first item of a while
+goes out at once, and a fast generator's share a frame.
 
-Limits. At most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way: sent or collected, and not
-acknowledged as received. What the owner has received counts against nothing, unless the user asks for backpressure: then the
-generator rests while so many of its items are not taken.
+Limits. At most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way:
+sent or collected, and not acknowledged as received. What the owner has received counts against nothing,
+unless the user asks for backpressure: then the generator rests while so many of its items are not taken.
 
-An item with references inside is ARCHITECTURE's rule 2: its owner is registered with theirs before it is sent, and what comes after it
-waits behind it (`_held`).
+An item with references inside is ARCHITECTURE's rule 2: its owner is registered with theirs before it is
+sent, and what comes after it waits behind it (`_held`).
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class _Held:
 
 
 class ItemSender:
-    """The items of one generator on their way to its owner. `put` is for the generator's thread, the rest needs the lock."""
+    """The items of one generator on their way to its owner. `put` is for the generator's thread, the rest
+    needs the lock."""
 
     def __init__(self, parts: SenderParts, call: Call) -> None:
         self._parts = parts
@@ -201,7 +204,8 @@ class ItemSender:
                 self._parts.plasma.free(self._item_id(self._num_sent + 1 + offset), [item.node_id])
 
     def when_settled(self, then: Callable[[], None]) -> None:
-        """then() once every item is sent, or collected: at once, or when the owners of references have answered."""
+        """then() once every item is sent, or collected: at once, or when the owners of references have
+        answered."""
         if self._held:
             self._on_settled = then
         else:

@@ -1,5 +1,5 @@
-"""What shows of the task that a worker runs: its process's title, the labels that the log monitor reads, and how many threads its
-libraries may start."""
+"""What shows of the task that a worker runs: its process's title, the labels that the log monitor reads, and
+how many threads its libraries may start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class ProcessTitle:
         return self._shown is None
 
     def show(self, spec: Any) -> None:
-        """A task, an actor's creation or one of its calls begins. Calls that share a template have the same spec."""
+        """A task, an actor's creation or one of its calls begins. Calls that share a template have the same
+        spec."""
         if spec is self._shown:
             return
         self._shown = spec

@@ -22,7 +22,8 @@ class Running:
         self._task: TaskContext | None = None
         self._actor: HeldActor | None = None
         self._actor_is_asyncio = False
-        # Calls of the actor that were dispatched and are not over, by task id, in the order of their dispatch.
+        # Calls of the actor that were dispatched and are not over, by task id, in the order of their
+        # dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         self._num_calls: dict[bytes, int] = {}
         self._is_ending = False
@@ -94,7 +95,8 @@ class Running:
         self._is_ending = True
 
     def end_after_this(self) -> None:
-        """SIGTERM, or a constructor that failed: no other call begins, and who waits for one hears of it by the end of the process."""
+        """SIGTERM, or a constructor that failed: no other call begins, and who waits for one hears of it by
+        the end of the process."""
         self._owes_answer = self._is_ending = True
 
     def terminate(self) -> None:
@@ -107,8 +109,8 @@ class Running:
         self._was_struck = True
 
     def leave_from_thread(self) -> None:
-        """exit_actor() on a thread of the user's: the process ends after the call that runs now, as in Ray. The GCS is not told yet. Lock
-        held."""
+        """exit_actor() on a thread of the user's: the process ends after the call that runs now, as in Ray.
+        The GCS is not told yet. Lock held."""
         self._left_from_thread = True
         self.end_after_this()
 
@@ -122,7 +124,8 @@ class Running:
         self._exit_cause = cause_of_exit(error)
 
     def ends_after(self, spec: Any) -> bool:
-        """Whether the worker ends with this answer: it is told to, or this was the last call that max_calls allows."""
+        """Whether the worker ends with this answer: it is told to, or this was the last call that max_calls
+        allows."""
         if self._is_ending or not spec.max_calls:
             return self._is_ending
         digest = spec.function.python.function_hash

@@ -1,6 +1,7 @@
-"""What this process ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a second while there are calls,
-when the worker becomes idle, when somebody asks for the timeline, and before the worker ends or is killed by its cluster. Between two
-sends the latest EVENTS_MAX are kept and the others counted. One that crashes takes those of its last second with it.
+"""What this process ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a
+second while there are calls, when the worker becomes idle, when somebody asks for the timeline, and before
+the worker ends or is killed by its cluster. Between two sends the latest EVENTS_MAX are kept and the others
+counted. One that crashes takes those of its last second with it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import gcs_pb2
 
 EVENTS_MAX = 1000
-"""In one message. A worker that makes more calls a second makes short ones, of which a timeline shows a sample: packing them all would slow
-it down."""
+"""In one message. A worker that makes more calls a second makes short ones, of which a timeline shows a
+sample: packing them all would slow it down."""
 SEND_PERIOD_S = 1.0
 
 
@@ -32,7 +33,8 @@ class TaskEvents:
         self._epoch_s = time.time() - time.perf_counter()
 
     def add(self, task: TaskContext, started_s: float) -> None:
-        """A call is over. started_s is perf_counter()'s. Any thread. What it is called is put together when it is sent."""
+        """A call is over. started_s is perf_counter()'s. Any thread. What it is called is put together when
+        it is sent."""
         given = task.given_name
         self._events.append(
             (None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter())

@@ -1,11 +1,13 @@
-"""The calls that wait in a worker: pushed by their owners, taken one after another by the main thread, or given back.
+"""The calls that wait in a worker: pushed by their owners, taken one after another by the main thread, or
+given back.
 
     PushTask ──queue──► the main thread (executor.py)
                  ├── GiveBackTasks, or the running task blocks ──► NOT_STARTED: the owner has it run elsewhere
                  ├── cancelled ──► CANCELLED
                  └── the worker ends ──► WRONG_WORKER for what comes after that
 
-The queue's last item may be None: the worker ends when what is before it has run. Lock held, but where it says otherwise.
+The queue's last item may be None: the worker ends when what is before it has run. Lock held, but where it
+says otherwise.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules 1 and 2.
+"""The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules
+1 and 2.
 
     value ──► returns (small ones inline, large ones in the node's store) ──► nested references registered for the caller
           ──► references that stay here named or registered ──► reply
 
-A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before (num_unsettled). An owner
-that is slow, or stopped, may take for ever: then a task that is over but for its reply uses no CPU, and its raylet hears so.
+A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before
+(num_unsettled). An owner that is slow, or stopped, may take for ever: then a task that is over but for its
+reply uses no CPU, and its raylet hears so.
 """
 
 from __future__ import annotations
@@ -109,7 +111,8 @@ class TaskReplies:
         self._send(call, task, reply, serialized)
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Every return becomes the error, which travels inside the reply: what a store has stays if the task runs again."""
+        """Every return becomes the error, which travels inside the reply: what a store has stays if the task
+        runs again."""
         if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
             self._running.end_after_this()
         serialized = serialized_error(call.spec.name, error, self._env.config.error_bytes_max)
@@ -118,8 +121,9 @@ class TaskReplies:
         self._send(call, task, reply, [serialized] * len(returns))
 
     def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Our own code failed between the user's and the answer, by a fault of ours or since there is no memory. The caller must not wait
-        for ever: it gets that, and at the worst the end of this process. Who has the answer already throws this one away.
+        """Our own code failed between the user's and the answer, by a fault of ours or since there is no
+        memory. The caller must not wait for ever: it gets that, and at the worst the end of this process. Who
+        has the answer already throws this one away.
         """
         try:
             let_frames_go(error)
@@ -147,13 +151,14 @@ class TaskReplies:
         return [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
 
     def finish_unstarted(self, call: Call, task: TaskContext) -> None:
-        """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every end."""
+        """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every
+        end."""
         self._over(call)
         self._settle(call, task, Reply(status=Reply.NO_ROOM), [])
 
     def _over(self, call: Call) -> None:
-        """Says that the task runs no more, before anybody can have its answer: this process may be stopped as soon as it is sent, or be
-        leased to another, who must not find that it runs something.
+        """Says that the task runs no more, before anybody can have its answer: this process may be stopped as
+        soon as it is sent, or be leased to another, who must not find that it runs something.
         """
         if call.spec.type == common_pb2.NORMAL_TASK:
             self._board.rest()
@@ -220,7 +225,8 @@ class TaskReplies:
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
     def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is registered."""
+        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is
+        registered."""
         flush_output()
         self._over(call)
         if self._running.ends_after(call.spec):
@@ -248,8 +254,9 @@ class TaskReplies:
                 call.answer_to.reply(reply, rings=False)
             else:
                 self._settle_first(call, task, reply, serialized)
-            # A normal task's answer goes out before the next task starts: its owner tells by it which task a crash struck. Answers
-            # of an actor's short calls may share a send, which does not wait for the end of the next call.
+            # A normal task's answer goes out before the next task starts: its owner tells by it which task a
+            # crash struck. Answers of an actor's short calls may share a send, which does not wait for the
+            # end of the next call.
             self._num_unflushed += 1
             if (
                 spec.type != common_pb2.ACTOR_TASK
@@ -327,7 +334,8 @@ def flush_output() -> None:
 
 
 def serialized_error(name: str, error: BaseException, bytes_max: int) -> serialization.Serialized:
-    """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot be made to, what is known."""
+    """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot
+    be made to, what is known."""
     try:
         serialized = serialization.serialize_error(error)
         if serialized.size_bytes <= bytes_max:

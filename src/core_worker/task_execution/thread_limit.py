@@ -1,7 +1,8 @@
-"""How many threads numeric libraries start: OMP_NUM_THREADS, the whole CPUs of the running task or actor, at least 1, as in Ray.
+"""How many threads numeric libraries start: OMP_NUM_THREADS, the whole CPUs of the running task or actor, at
+least 1, as in Ray.
 
-Where the variable is set for the node or by the job's environment, that stays. What was loaded before the task (numpy, by the template)
-has read it already.
+Where the variable is set for the node or by the job's environment, that stays. What was loaded before the
+task (numpy, by the template) has read it already.
 """
 
 from __future__ import annotations

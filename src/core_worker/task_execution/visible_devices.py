@@ -1,8 +1,8 @@
 """Which GPUs user code sees: CUDA_VISIBLE_DEVICES, set for a task or actor that was given some.
 
-A raylet counts its node's GPUs from 0. Where CUDA_VISIBLE_DEVICES was set for the node (or by the job's environment), these
-numbers are places in that list, and user code is told the names that stand there. A task without GPUs finds the variable as
-it was, as in Ray.
+A raylet counts its node's GPUs from 0. Where CUDA_VISIBLE_DEVICES was set for the node (or by the job's
+environment), these numbers are places in that list, and user code is told the names that stand there. A task
+without GPUs finds the variable as it was, as in Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class VisibleDevices:
         self.is_set = False
 
     def show(self, resource_ids: dict[str, list[Any]]) -> None:
-        """A task, or an actor's creation, begins. Replaces its GPUs' numbers by their names, where they have some."""
+        """A task, or an actor's creation, begins. Replaces its GPUs' numbers by their names, where they have
+        some."""
         if self.is_set:
             self.is_set = False
             if self._original is None:

@@ -1,4 +1,5 @@
-"""New actors: the owner registers one with the GCS, which places it, and is told of its end when no handle is left.
+"""New actors: the owner registers one with the GCS, which places it, and is told of its end when no handle is
+left.
 
     arguments are there ──RegisterActor──► registered: its callers watch it
              │                     └──► refused, or another was first: it is dead before it lived
@@ -71,7 +72,8 @@ class ActorCreator:
         self._home = home
 
     def create(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
-        """Registers the actor with the GCS. Raises ActorAlreadyExistsError where the name is taken, and what pickling raises."""
+        """Registers the actor with the GCS. Raises ActorAlreadyExistsError where the name is taken, and what
+        pickling raises."""
         env = self._env
         if env.reactor.is_closed:
             raise disconnected()
@@ -109,7 +111,8 @@ class ActorCreator:
     def _register(
         self, task: PendingTask, actor: CalledActor, options: ActorOptions, then: Then | None = None
     ) -> None:
-        """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits for it. Lock held."""
+        """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits
+        for it. Lock held."""
 
         def done(reply: Any, error: RpcError | None) -> None:
             if error is None and reply.created:
@@ -146,7 +149,8 @@ class ActorCreator:
     def _register_named(
         self, task: PendingTask, actor: CalledActor, options: ActorOptions
     ) -> HeldActor | None:
-        """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists found one."""
+        """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists
+        found one."""
         env = self._env
         asked, answered = Waiter(env.reactor), Waiter(env.reactor)
         answer: list[Any] = []
@@ -186,7 +190,8 @@ class ActorCreator:
             return self._handles.hold(actor_id, None, options.rules)
 
     def _existing(self, actor: CalledActor, options: ActorOptions) -> HeldActor | None:
-        """The actor that has the name, where ours was not created and so does not take it. Raises as `create` does."""
+        """The actor that has the name, where ours was not created and so does not take it. Raises as `create`
+        does."""
         try:
             info = self.named(options.name, options.namespace or self._context.job.namespace)
         except ValueError:

@@ -1,4 +1,5 @@
-"""The actors that this process has handles of, by the object that stands for each: while it is referenced somewhere, the actor lives."""
+"""The actors that this process has handles of, by the object that stands for each: while it is referenced
+somewhere, the actor lives."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from ray_mono.protobuf import gcs_pb2
 
 
 class HeldActor:
-    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive (None: a weak handle)."""
+    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive (None:
+    a weak handle)."""
 
     __slots__ = ("actor", "actor_id", "creation_ref")
 
@@ -29,7 +31,8 @@ class ActorHandles:
     def __init__(self, env: Environment, actor_tasks: ActorTaskSubmitter) -> None:
         self._env = env
         self._actor_tasks = actor_tasks
-        # Creation object's id → actor id: every actor with a handle here that counts, and those that end with their last handle.
+        # Creation object's id → actor id: every actor with a handle here that counts, and those that end with
+        # their last handle.
         self._actors: dict[bytes, bytes] = {}
         self._owned: dict[bytes, bytes] = {}
 
@@ -62,7 +65,8 @@ class ActorHandles:
         self._owned.pop(actor.creation_id, None)
 
     def reference_ended(self, object_id: bytes) -> None:
-        """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the GCS ends it."""
+        """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the
+        GCS ends it."""
         actor_id = self._actors.pop(object_id, None)
         if actor_id is not None and self._owned.pop(object_id, None) is not None:
             request = gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id)

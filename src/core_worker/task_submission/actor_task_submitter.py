@@ -2,16 +2,17 @@
 
 Called under the core worker's lock; never blocks.
 
-The GCS says where the actor lives (WatchActor, a long poll by version). A call whose arguments are not there yet
-holds later ones back: a caller's calls run in the order in which it made them, unless the actor allows otherwise.
+The GCS says where the actor lives (WatchActor, a long poll by version). A call whose arguments are not there
+yet holds later ones back: a caller's calls run in the order in which it made them, unless the actor allows
+otherwise.
 
 What becomes of an actor, as its callers see it, is called_actor.py's table.
 
 A call that was sent when the connection broke is answered when the GCS has said what became of the actor:
-ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent again. A call
-that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray: only actors with
-max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the first creation, also if
-that takes several processes.
+ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent
+again. A call that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray:
+only actors with max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the
+first creation, also if that takes several processes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class ActorTaskSubmitter:
         self._tasks = tasks
         self._dependencies = dependencies
         self._warnings = warnings
-        # Kept by handles, calls under way and connections: one that is only known by its name goes with the last of them.
+        # Kept by handles, calls under way and connections: one that is only known by its name goes with the
+        # last of them.
         self._actors: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
 
     def actor(self, actor_id: bytes) -> CalledActor:
@@ -196,7 +198,8 @@ class ActorTaskSubmitter:
             self._pump(actor)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
-        """Drops a pending call that waits here; request (CancelTaskRequest) goes to the actor for one that was sent."""
+        """Drops a pending call that waits here; request (CancelTaskRequest) goes to the actor for one that
+        was sent."""
         actor = self.actor(task.template.spec.actor_task.actor_id)
         if task.task_id in actor.in_flight and actor.peer is not None:
             actor.peer.stub.CancelTask.start(request, lambda reply, error: None)
@@ -222,7 +225,8 @@ class ActorTaskSubmitter:
         self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker))
 
     def _probe(self, actor: CalledActor, worker: common_pb2.Address) -> None:
-        """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot know."""
+        """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot
+        know."""
         if not actor.is_unreachable or self._env.reactor.is_closed:
             return
 
@@ -298,7 +302,8 @@ class ActorTaskSubmitter:
             self._tasks.fail_unless_cancelled(task, error)
 
     def _registers_later(self, actor: CalledActor) -> bool:
-        """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not there."""
+        """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not
+        there."""
         if actor.creation_id not in self._references:
             return False
         self._resolver.ask_owner(actor.creation_id)
@@ -306,7 +311,8 @@ class ActorTaskSubmitter:
         return entry is not None and not entry.ready
 
     def _why_not_created(self, actor: CalledActor) -> bytes:
-        """The error that stands for an actor of which the GCS was never told; empty where it is of another session."""
+        """The error that stands for an actor of which the GCS was never told; empty where it is of another
+        session."""
         entry = self._memory_store.get(actor.creation_id)
         return entry.data or b"" if entry is not None and entry.metadata == serialization.ERROR else b""
 
@@ -341,7 +347,8 @@ class ActorTaskSubmitter:
         return entry is not None and entry.ready
 
     def _settle_sent(self, actor: CalledActor, why: str) -> None:
-        """Calls that the lost incarnation did not answer: again where retries allow, else ActorUnavailableError."""
+        """Calls that the lost incarnation did not answer: again where retries allow, else
+        ActorUnavailableError."""
         again = []
         for task in actor.take_sent():
             if task.retries_left:

@@ -1,4 +1,5 @@
-"""One actor as this process sees it: what is known of it, and the calls that this process has made and that are not over.
+"""One actor as this process sees it: what is known of it, and the calls that this process has made and that
+are not over.
 
     UNKNOWN ──asked──► PENDING_CREATION ──► CONNECTED ◄──alive again, or reached again──► DISCONNECTED
                              (from any: as the GCS says)      │                                │
@@ -12,8 +13,8 @@
     DISCONNECTED      it lives, as far as the GCS says, and its process cannot be reached: calls wait for more news
     RESTARTING        a new process is made for it
 
-Plain bookkeeping, under the core worker's lock. What is done with the calls, and when, is actor_task_submitter.py's, which tells the
-actor what happened.
+Plain bookkeeping, under the core worker's lock. What is done with the calls, and when, is
+actor_task_submitter.py's, which tells the actor what happened.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class CalledActor:
         # Answers that came meanwhile, and whether somebody looks after no_answer_s whether one did.
         self._num_answered = 0
         self.is_looked_at = False
-        # Where calls may overtake each other, one that waits for its arguments stays here, by task id, and joins the queue then.
+        # Where calls may overtake each other, one that waits for its arguments stays here, by task id, and
+        # joins the queue then.
         self.unresolved: dict[bytes, PendingTask] = {}
 
     # ---- its life
@@ -297,7 +299,8 @@ class CalledActor:
         return waiting
 
     def waits_for_restart(self, task: PendingTask) -> bool:
-        """Whether a call in the queue may stay there while the actor restarts: it has retries or was sent before, or could not be sent."""
+        """Whether a call in the queue may stay there while the actor restarts: it has retries or was sent
+        before, or could not be sent."""
         may_run_again = self.rules.waits_for_restart or task.retries_left or task.request.attempt
         return bool(may_run_again or task.waits_for_arguments)
 

@@ -1,4 +1,5 @@
-"""The arguments of a task before it is sent: those by reference are waited for, and small ones are put into its message.
+"""The arguments of a task before it is sent: those by reference are waited for, and small ones are put into
+its message.
 
     a reference of ours, or one whose owner answers ──► ready: small values inline, else where they lie
     one of them is an error ──► the task fails with it here, whatever the others, and no worker is needed for that (task_errors.handed_on);
@@ -45,14 +46,16 @@ class DependencyResolver:
         self._resolver = resolver
         self._borrowing = borrowing
         self._tasks = tasks
-        # Fail next, with the error of an argument. Tasks that wait for them come in behind: a chain may be longer than a stack is deep.
+        # Fail next, with the error of an argument. Tasks that wait for them come in behind: a chain may be
+        # longer than a stack is deep.
         self._failing: deque[tuple[PendingTask, bytes, WhenFailed | None]] = deque()
         self._is_failing = False
 
     def resolve(
         self, task: PendingTask, when_ready: WhenReady, when_failed: WhenFailed | None = None
     ) -> None:
-        """Calls when_ready(task) once every argument by reference is there, with small ones put into the message.
+        """Calls when_ready(task) once every argument by reference is there, with small ones put into the
+        message.
 
         As soon as one of them is an error the task fails with it, and when_failed(task, error) is called.
         """

@@ -1,7 +1,8 @@
-"""Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded once per worker.
+"""Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded
+once per worker.
 
-A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and object:
-redefining a function makes another object with another hash, so that workers never run stale code.
+A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and
+object: redefining a function makes another object with another hash, so that workers never run stale code.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class FunctionManager:
     def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
-        Loaded once per process, unless it captured references: keeping it would keep those alive, so it is unpickled for each call.
+        Loaded once per process, unless it captured references: keeping it would keep those alive, so it is
+        unpickled for each call.
         """
         digest = descriptor.python.function_hash
         loaded = self._loaded.get(digest)

@@ -144,7 +144,8 @@ class Lease:
         self.num_rests += 1
 
     def watch_idleness(self, watched: bool) -> int:
-        """A timer looks after a while whether it has rested all the time, or does no more. Returns what tells its rests apart."""
+        """A timer looks after a while whether it has rested all the time, or does no more. Returns what tells
+        its rests apart."""
         self.is_watched_for_idleness = watched
         return self.num_rests
 
@@ -183,7 +184,8 @@ class Lease:
         return False
 
     def take_unbegun(self, num_begun: int) -> list[PendingTask]:
-        """Of those that were pushed so many have begun, or were answered unstarted; the others are this process's again."""
+        """Of those that were pushed so many have begun, or were answered unstarted; the others are this
+        process's again."""
         taken = [task for task in self.tasks if task.place > num_begun]
         for task in taken:
             self.tasks.remove(task)

@@ -1,4 +1,5 @@
-"""A worker that was leased here is gone: its raylet is told, and says how it ended, for the error of the task that it ran."""
+"""A worker that was leased here is gone: its raylet is told, and says how it ended, for the error of the task
+that it ran."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def tell_lost(lease: Lease) -> None:
 
 
 def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingTask) -> None:
-    """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails when the raylet has answered.
+    """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails
+    when the raylet has answered.
 
     Lock held.
     """

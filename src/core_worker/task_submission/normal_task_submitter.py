@@ -1,8 +1,10 @@
-"""Normal tasks: leases on workers, and tasks pushed onto them. Called under the core worker's lock; never blocks.
+"""Normal tasks: leases on workers, and tasks pushed onto them. Called under the core worker's lock; never
+blocks.
 
-Tasks that may share a worker (same shape, strategy and environment) share a queue. While tasks wait, leases are asked for, at most
-lease_requests_max at a time; a worker that was granted runs one task after another until the queue is empty, lingers for the next one
-(linger_s, twice that at most), and goes back to its raylet.
+Tasks that may share a worker (same shape, strategy and environment) share a queue. While tasks wait, leases
+are asked for, at most lease_requests_max at a time; a worker that was granted runs one task after another
+until the queue is empty, lingers for the next one (linger_s, twice that at most), and goes back to its
+raylet.
 
     request   asked ──grant──► a lease (lease.py)
                 │  └──spillback──► asked at another raylet, which grants or rejects; or has it wait, where it fits nowhere else
@@ -10,13 +12,15 @@ lease_requests_max at a time; a worker that was granted runs one task after anot
     lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; all answered ──► returned
               worker lost ──► its first task is retried or fails, the others were not started
 
-Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us, by what the queue's
-tasks took lately. A task behind another could wait too long, or for ever, if the first waits for it. So a worker that blocks in `get` gives
-its unstarted tasks back, and from one whose first task is long they are taken (stalls.py); it gets no more before
-that one ends. What comes back keeps its place in the order of submission. A worker answers each task before it starts the next, so that
-after a crash only the first can have run.
+Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
+by what the queue's tasks took lately. A task behind another could wait too long, or for ever, if the first
+waits for it. So a worker that blocks in `get` gives its unstarted tasks back, and from one whose first task
+is long they are taken (stalls.py); it gets no more before that one ends. What comes back keeps its place in
+the order of submission. A worker answers each task before it starts the next, so that after a crash only the
+first can have run.
 
-A task of which an argument finds no room on the worker's node goes to the queue of those that want to be where it lies (call_arguments.py).
+A task of which an argument finds no room on the worker's node goes to the queue of those that want to be
+where it lies (call_arguments.py).
 """
 
 from __future__ import annotations
@@ -232,7 +236,8 @@ class NormalTaskSubmitter:
             self._cancel_requests(queue)
 
     def _watch_idleness(self, lease: Lease) -> None:
-        """Who calls, waits and calls again rests the lease many times in a linger: one timer at a time sees to all of these."""
+        """Who calls, waits and calls again rests the lease many times in a linger: one timer at a time sees
+        to all of these."""
         rests = lease.watch_idleness(True)
 
         def look() -> None:
@@ -358,7 +363,8 @@ class NormalTaskSubmitter:
             queue.take_back(task)
 
     def _move(self, queue: SchedulingQueue, task: PendingTask, from_node_id: bytes) -> None:
-        """One of its arguments has no room there: it goes where most of them lie, if its options allow that, and waits for room then."""
+        """One of its arguments has no room there: it goes where most of them lie, if its options allow that,
+        and waits for room then."""
         task.request.waits_for_room = True
         node_id = node_with_most(task.request.args, except_node_id=from_node_id)
         strategy = queue.options.strategy
@@ -374,7 +380,8 @@ class NormalTaskSubmitter:
         self.submit(self.queue_for(options), task)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
-        """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that was pushed."""
+        """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that
+        was pushed."""
         for queue in self._queues.values():
             for lease in queue.leases.values():
                 if task in lease.tasks:

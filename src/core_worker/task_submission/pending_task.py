@@ -6,8 +6,8 @@
                                                                  └──again, retries left─────┘
     any of the three ──an argument is an error; cancelled; cannot be placed; lost without retries──► FAILED
 
-The states have Ray's names. A call of an actor "waits for a node" until it is its turn to be sent. A task moves itself, when it is told
-what happened; who tells it are the TaskManager and the submitters.
+The states have Ray's names. A call of an actor "waits for a node" until it is its turn to be sent. A task
+moves itself, when it is told what happened; who tells it are the TaskManager and the submitters.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
 
 
 class PendingTask:
-    """Its template, and what is its own. The wire message is made when somebody wants it, in most cases to push it: a queue of a million
-    tasks has none."""
+    """Its template, and what is its own. The wire message is made when somebody wants it, in most cases to
+    push it: a queue of a million tasks has none."""
 
     __slots__ = (
         "_request",
@@ -95,8 +95,8 @@ class PendingTask:
         retry_exceptions: RetryExceptions = False,
         resubmit: Callable[[PendingTask], None] | None = None,
     ) -> None:
-        """arg_ids: every reference that the submission holds: arguments and what is inside them. resubmit: has it run again; None for
-        what nobody runs again from here, an actor's creation."""
+        """arg_ids: every reference that the submission holds: arguments and what is inside them. resubmit:
+        has it run again; None for what nobody runs again from here, an actor's creation."""
         self.task_id = task_id
         self.template = template
         self.flat_args = flat_args

@@ -1,5 +1,6 @@
-"""What a job's driver is told when a call failed and is run again: else a program whose calls fail half of the time is slow and says
-nothing. The first time of each function at once, then each time that their number has doubled.
+"""What a job's driver is told when a call failed and is run again: else a program whose calls fail half of
+the time is slow and says nothing. The first time of each function at once, then each time that their number
+has doubled.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 
 FUNCTIONS_MAX = 1000
-"""Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew."""
+"""Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew.
+"""
 
 TEXT_MAX = 4000
 """Characters of an error: it goes through the GCS, and onto a screen."""

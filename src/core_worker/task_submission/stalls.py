@@ -1,14 +1,17 @@
-"""Workers whose first task is long: what waits behind it is taken back. Called under the core worker's lock; never blocks.
+"""Workers whose first task is long: what waits behind it is taken back. Called under the core worker's lock;
+never blocks.
 
-Every stall_look_s, while anything is pushed, each lease is looked at. What counts is how many looks have found the same task first:
+Every stall_look_s, while anything is pushed, each lease is looked at. What counts is how many looks have
+found the same task first:
 
     1                    it is long: nothing more is pushed behind it, and the worker is asked to give back what waits there
     stall_asked_looks    the worker did not answer, it may be frozen: its raylet is asked to take that back
     stall_alone_looks    also where nothing waits behind it: it may be the first that has not begun
 
-The raylet reads what the worker has begun (common/start_board.py). What has not is this process's again, at once, and runs elsewhere;
-the lease is over as soon as the worker, should it ever go on, has given back its copies. Until then it keeps worker and resources.
-A frozen worker whose task is cancelled by force is ended by its raylet, a second later (normal_task_submitter.py).
+The raylet reads what the worker has begun (common/start_board.py). What has not is this process's again, at
+once, and runs elsewhere; the lease is over as soon as the worker, should it ever go on, has given back its
+copies. Until then it keeps worker and resources. A frozen worker whose task is cancelled by force is ended by
+its raylet, a second later (normal_task_submitter.py).
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ class Stalls:
     """Looks for them, for one process."""
 
     def __init__(self, env: Environment, on_closed: Callable[[Lease, int], None]) -> None:
-        """on_closed(lease, begun): no task of the lease begins any more; `begun` of those pushed have, or were answered unstarted."""
+        """on_closed(lease, begun): no task of the lease begins any more; `begun` of those pushed have, or
+        were answered unstarted."""
         self._env = env
         self._on_closed = on_closed
 

@@ -168,8 +168,8 @@ class TaskBuilder:
     # ---- references
 
     def register(self, task: PendingTask, refs: list[ObjectRef[Any]]) -> list[bytes]:
-        """Counts every reference, and adds the task to those that are pending. refs: those of its arguments. Returns the ids of what it
-        returns. Lock held."""
+        """Counts every reference, and adds the task to those that are pending. refs: those of its arguments.
+        Returns the ids of what it returns. Lock held."""
         if refs:
             self._references.add_submitted(task.arg_ids)
         made = return_ids(task.task_id, task.template.num_returns)
@@ -211,7 +211,8 @@ class TaskBuilder:
         return TaskTemplate(options, queue, call, code.captured, submit)
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[Any]:
-        """An ObjectRef for each return; an ObjectRefGenerator for a generator. Raises TypeError, RaySystemError."""
+        """An ObjectRef for each return; an ObjectRefGenerator for a generator. Raises TypeError,
+        RaySystemError."""
         if self._reactor.is_closed:
             raise disconnected()
         call, options = template.call, template.options

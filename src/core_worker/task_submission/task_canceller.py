@@ -1,11 +1,13 @@
-"""`cancel`: the owner's side. The task's owner drops it where it still waits, and tells the worker that has it otherwise (interrupter.py).
+"""`cancel`: the owner's side. The task's owner drops it where it still waits, and tells the worker that has
+it otherwise (interrupter.py).
 
     waits for its arguments, or in a queue of this process ──► dropped; every return is a TaskCancelledError
     pushed ──CancelTask──► the worker: dropped there; interrupted; its process ended (force)
     finished ──► nothing
 
-A task that was cancelled is not retried. With `recursive` the worker cancels first what the task submitted and is not finished, force
-included where that is possible: calls to actors are never forced. Whoever only holds a reference asks its owner (`to_owner`).
+A task that was cancelled is not retried. With `recursive` the worker cancels first what the task submitted
+and is not finished, force included where that is possible: calls to actors are never forced. Whoever only
+holds a reference asks its owner (`to_owner`).
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class TaskCanceller:
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """The task that makes this object; nothing for a `put`, and for what is finished.
 
-        Raises ValueError for force and an actor's call, and RaySystemError for a reference of another session.
+        Raises ValueError for force and an actor's call, and RaySystemError for a reference of another
+        session.
         """
         require_home(ref, self._home)
         object_id = ref._id

@@ -1,7 +1,9 @@
-"""Tasks that were submitted here and have not finished: what keeps their arguments alive, and what their end means.
+"""Tasks that were submitted here and have not finished: what keeps their arguments alive, and what their end
+means.
 
-Called under the core worker's lock. It owns the table of pending tasks and decides between completion, retry and failure; it does not
-know how tasks reach workers (the submitters do). The life of one task is pending_task.py's table.
+Called under the core worker's lock. It owns the table of pending tasks and decides between completion, retry
+and failure; it does not know how tasks reach workers (the submitters do). The life of one task is
+pending_task.py's table.
 
     reply ──► finished: returns stored, arguments let go
     worker lost, or an error that retry_exceptions covers, and retries left ──► resubmitted with attempt + 1
@@ -85,7 +87,8 @@ class TaskManager:
     # ---- ends
 
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
-        """The executor answered: values or errors of the function, which may be run again if the task's options say so."""
+        """The executor answered: values or errors of the function, which may be run again if the task's
+        options say so."""
         if task.task_id not in self._pending:
             return  # it has failed here meanwhile: its node is gone
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
@@ -136,7 +139,8 @@ class TaskManager:
             return True
         if not task.retry_exceptions:
             return False
-        # A list of types: the error has to be read. Its type is the user's, so this is outside of what we can vouch for.
+        # A list of types: the error has to be read. Its type is the user's, so this is outside of what we can
+        # vouch for.
         try:
             value = reply.returns[0].value
             error = serialization.deserialize(value.metadata, value.data)
@@ -161,7 +165,8 @@ class TaskManager:
         known(task.resubmit, "how a task is run again")(task)
 
     def next_attempt(self, task: PendingTask, why: str | bytes) -> None:
-        """It failed and will be run again, which is told. why: a text, or a serialized error, which is read only where it is told."""
+        """It failed and will be run again, which is told. why: a text, or a serialized error, which is read
+        only where it is told."""
         task.again()
         self._retry_notices.tell(task, why)
 

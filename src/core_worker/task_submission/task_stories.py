@@ -23,7 +23,8 @@ class TaskStories:
         self._actor_tasks = actor_tasks
 
     def of(self, object_ids: Sequence[bytes], most: int) -> list[str]:
-        """The calls whose values these are, as far as they were made here, each name once; "…" for those beyond `most`."""
+        """The calls whose values these are, as far as they were made here, each name once; "…" for those
+        beyond `most`."""
         names: dict[str, None] = {}
         for object_id in object_ids:
             task = self._tasks.get(object_id[:-INDEX_BYTES])

@@ -1,8 +1,9 @@
 """Functions that every worker of a job runs once: `run_function_on_all_workers`.
 
-What was exported before a task was submitted has run in the task's worker before the task. A worker learns of an export in three
-ways, and the first counts: it reads the KV namespace "run" when it becomes its job's; the GCS publishes it; and whoever exported it,
-or learned of it, names it to each worker ahead of its next task there (`Peer.push`), since a publication may come later than that.
+What was exported before a task was submitted has run in the task's worker before the task. A worker learns of
+an export in three ways, and the first counts: it reads the KV namespace "run" when it becomes its job's; the
+GCS publishes it; and whoever exported it, or learned of it, names it to each worker ahead of its next task
+there (`Peer.push`), since a publication may come later than that.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class WorkerRuns:
     def export(self, function: Callable[[dict[str, Any]], object]) -> None:
         """Runs `function(worker_info)` here and then once on every worker of this job, present and future.
 
-        `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the first
-        exporter of a function exports it.
+        `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the
+        first exporter of a function exports it.
         """
         env, job_id = self._env, self._context.job.job_id
         function({"worker": self._worker})
@@ -59,7 +60,8 @@ class WorkerRuns:
             env.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=self._env.config.gcs_timeout_s)
 
     def read(self, job_id: bytes) -> None:
-        """A worker's, when it becomes the job's and has subscribed to its publications: what was exported before."""
+        """A worker's, when it becomes the job's and has subscribed to its publications: what was exported
+        before."""
         request = gcs_pb2.KvKeysRequest(namespace=NAMESPACE, prefix=job_id)
         keys = self._env.gcs.KvKeys(request, timeout_s=self._env.config.gcs_timeout_s).keys
         with self._env.lock:

@@ -12,8 +12,9 @@
     numpy       what shows the same memory many times          that memory, and how it is shown
                 (broadcast_to, sliding windows) goes as often
 
-A copy is made where at least half of what would go is not seen, so a value costs less than twice what it holds. numpy and scipy
-leave out by themselves what is not seen. What is seen stays: an index's or an array's categories are part of its type, used or not.
+A copy is made where at least half of what would go is not seen, so a value costs less than twice what it
+holds. numpy and scipy leave out by themselves what is not seen. What is seen stays: an index's or an array's
+categories are part of its type, used or not.
 
 Registered when the library is there: nothing is imported for it.
 """
@@ -34,8 +35,8 @@ from ray_mono.common.code_pickler import CodePickler
 # Below this a copy is not worth its time. It is low, since a table has as many arrays as columns.
 _SPARED_MIN_BYTES = 1024
 
-# numpy loads this when somebody asks for it, and a class whose module is not loaded is pickled by value: a recarray would come back
-# as one of another class.
+# numpy loads this when somebody asks for it, and a class whose module is not loaded is pickled by value: a
+# recarray would come back as one of another class.
 _ = np.rec
 
 _num_modules = 0
@@ -106,12 +107,14 @@ def _is_worth_a_copy(held_bytes: int, seen_bytes: int) -> bool:
     return held_bytes - seen_bytes >= max(seen_bytes, _SPARED_MIN_BYTES)
 
 
-# Names of types, as Arrow writes them also where they are inside of another: not every version has classes for them.
+# Names of types, as Arrow writes them also where they are inside of another: not every version has classes
+# for them.
 _VIEWS_OF_BYTES = ("string_view", "binary_view")
 
 
 def _seen_bytes(array: Any) -> int:
-    """0 if only a copy can tell: Arrow's own number is that of all buffers as soon as one of them is seen by views."""
+    """0 if only a copy can tell: Arrow's own number is that of all buffers as soon as one of them is seen by
+    views."""
     name = str(array.type)
     if name in _VIEWS_OF_BYTES:
         views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)
@@ -181,8 +184,8 @@ def _register_torch(torch: Any) -> bool:
 
 
 def _reduce_tensor(tensor: Any) -> Any:
-    """Parameters and the parts of sparse tensors come here too. Two tensors of one storage are two afterwards, as in pickle; one that
-    is met twice stays one.
+    """Parameters and the parts of sparse tensors come here too. Two tensors of one storage are two
+    afterwards, as in pickle; one that is met twice stays one.
     """
     import torch
 

@@ -9,11 +9,11 @@ A serialized value is `metadata` (which kind) and `data`:
     b"E"  an error: a pickled exception that `get` raises
     b"X"  the actor's constructor succeeded: no value
 
-Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store are
-aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
+Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store
+are aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
 
-References inside values: those that a value has are listed in `Serialized.nested`; those that are unpickled find the core worker by
-themselves (object_ref.py). This module knows nothing about counting them.
+References inside values: those that a value has are listed in `Serialized.nested`; those that are unpickled
+find the core worker by themselves (object_ref.py). This module knows nothing about counting them.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Serialized:
 
 
 def serialize(value: Any, name: str = "") -> Serialized:
-    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's name, if it has one,
-    and otherwise the caller says which argument it was.
+    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's
+    name, if it has one, and otherwise the caller says which argument it was.
     """
     kind = type(value)
     if kind in _PRIMITIVES:
@@ -137,7 +137,8 @@ def serialize_error(error: BaseException) -> Serialized:
 
 
 def deserialize(metadata: bytes, data: Any) -> Any:
-    """The value of `data` (bytes or memoryview). Buffers are views of `data`: whoever passes a view of a store keeps it alive through them.
+    """The value of `data` (bytes or memoryview). Buffers are views of `data`: whoever passes a view of a
+    store keeps it alive through them.
 
     For ERROR the exception is returned, not raised.
     """

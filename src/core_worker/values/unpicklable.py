@@ -1,6 +1,6 @@
-"""Which part of a value keeps it from being pickled: the value is taken apart as pickling does, and the first part that fails by itself is
-taken apart in turn. What cannot be taken apart (a lock, a generator) is the culprit. What lies above counts as picklable meanwhile, or
-whatever leads back to it would be a culprit, too.
+"""Which part of a value keeps it from being pickled: the value is taken apart as pickling does, and the first
+part that fails by itself is taken apart in turn. What cannot be taken apart (a lock, a generator) is the
+culprit. What lies above counts as picklable meanwhile, or whatever leads back to it would be a culprit, too.
 
 Only for errors: it pickles the value again, several times.
 """
@@ -28,7 +28,8 @@ _Part = tuple[str, str, Any]
 
 
 def where(value: Any) -> str:
-    """For the end of a message, e.g. "; its .engine.lock (a lock) does not". Empty where no part of it is the culprit."""
+    """For the end of a message, e.g. "; its .engine.lock (a lock) does not". Empty where no part of it is the
+    culprit."""
     path, culprit = "", value
     above = [value]
     # Its own code is run, which may raise anything: what was found until then is said.
@@ -65,7 +66,8 @@ def why_not(value: Any, above: list[Any]) -> Exception | None:
 
 
 def parts(value: Any) -> Iterator[_Part]:
-    """What pickling it pickles: of a function what it uses, of a class its body, of a container its elements, of others their state."""
+    """What pickling it pickles: of a function what it uses, of a class its body, of a container its elements,
+    of others their state."""
     if isinstance(value, types.FunctionType):
         yield from _used_by(value)
     elif isinstance(value, types.MethodType):
