@@ -2,67 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
-from ray_mono.core_worker.task_submission.lost_worker import fail_lost
+import pytest
+
+from ray_mono.common.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.scene import NODE_ID, Said, Scene
+from tests.core_worker.task_submission.tasks import lose, pushed
 
-WORKER = common_pb2.Address(worker_id=b"w" * 28, node_id=b"n" * 28, host="10.0.0.1")
 
-
-class Scene:
+class Lost:
     """A task whose worker is gone; its raylet is asked, and answers when the test says what."""
 
-    def __init__(self, retries_left: int = 0, is_cancelled: bool = False) -> None:
-        task: Any = SimpleNamespace(task_id=b"task", retries_left=retries_left)
-        self.errors: list[BaseException] = []
-        self.time_out: Callable[[], None] = lambda: None
-        self.asked: Any = None
-        self.answer: Callable[[Any, RpcError | None], None] = lambda reply, error: None
-        tasks = SimpleNamespace(
-            lost=lambda task, error: self.errors.append(error()),
-            cancelled={b"task"} if is_cancelled else set(),
-        )
-        core: Any = SimpleNamespace(tasks=tasks, reactor=SimpleNamespace(call_later=self._call_later))
-        raylet: Any = SimpleNamespace(LostWorker=SimpleNamespace(start=self._start))
-        lease: Any = SimpleNamespace(lease_id=b"lease", address=WORKER, raylet=raylet)
-        fail_lost(core, lease, task)
-        assert (self.asked.lease_id, self.asked.worker_id) == (b"lease", WORKER.worker_id)
+    def __init__(self, is_cancelled: bool = False, **options: Any) -> None:
+        self.scene = Scene(lost_worker_answer_s=10.0)
+        self.ref = self.scene.submit(**options)
+        granted = self.scene.grant()
+        if is_cancelled:
+            self.scene.core.cancel(self.ref, False, False)
+        lose(self.scene)
+        request = self.asked.request
+        assert request.lease_id == granted.request.lease_id
+        assert request.worker_id == self.scene.worker.worker_id
 
-    def _call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
-        self.time_out = callback
-        return SimpleNamespace(cancel=lambda: None)
+    @property
+    def asked(self) -> Said:
+        (asked,) = self.scene.wire.all("LostWorker")
+        assert asked.to == "raylet"
+        return asked
 
-    def _start(self, request: Any, on_done: Any) -> None:
-        self.asked, self.answer = request, cast("Any", on_done)
+    def outcome(self) -> Any:
+        return self.scene.state_of(self.ref)
 
 
 def test_it_fails_once_with_what_the_raylet_says() -> None:
-    scene = Scene()
-    assert scene.errors == []
-    scene.answer(common_pb2.DeathCause(message="worker pid 7 exited with code 3"), None)
-    scene.time_out()
-    (error,) = scene.errors
+    lost = Lost(max_retries=0)
+    lost.scene.pass_time(9.9)
+    assert isinstance(lost.outcome(), GetTimeoutError)
+    lost.asked.answer(common_pb2.DeathCause(message="worker pid 7 exited with code 3"))
+    lost.scene.pass_time(20)
+    error = lost.outcome()
     assert isinstance(error, WorkerCrashedError) and "worker pid 7 exited with code 3" in str(error)
 
 
-def test_a_raylet_that_is_gone_or_silent_means_that_the_node_is() -> None:
-    gone, silent = Scene(), Scene()
-    gone.answer(None, RpcError(StatusCode.UNAVAILABLE, "refused"))
-    silent.time_out()
-    silent.answer(common_pb2.DeathCause(message="late"), None)
-    for scene, reason in ((gone, "refused"), (silent, "did not answer within")):
-        (error,) = scene.errors
-        assert isinstance(error, NodeDiedError)
-        assert reason in str(error) and f"node {WORKER.node_id.hex()} (10.0.0.1)" in str(error)
+def test_a_raylet_that_knows_no_cause_is_believed_all_the_same() -> None:
+    lost = Lost(max_retries=0)
+    lost.asked.answer(common_pb2.DeathCause())
+    assert isinstance(lost.outcome(), WorkerCrashedError)
 
 
-def test_a_task_that_runs_again_or_was_cancelled_waits_for_nobody() -> None:
-    for scene in (Scene(retries_left=1), Scene(retries_left=-1), Scene(is_cancelled=True)):
-        assert len(scene.errors) == 1
-        scene.answer(common_pb2.DeathCause(), None)
-        assert len(scene.errors) == 1
+def test_a_raylet_that_is_gone_means_that_the_node_is() -> None:
+    lost = Lost(max_retries=0)
+    lost.asked.fail(RpcError(StatusCode.UNAVAILABLE, "refused"))
+    error = lost.outcome()
+    assert isinstance(error, NodeDiedError)
+    assert "refused" in str(error) and f"node {NODE_ID.hex()} (worker)" in str(error)
+
+
+def test_a_raylet_that_is_silent_means_that_the_node_is_gone() -> None:
+    lost = Lost(max_retries=0)
+    lost.scene.pass_time(10)
+    assert isinstance(lost.outcome(), NodeDiedError)
+    lost.asked.answer(common_pb2.DeathCause(message="late"))
+    error = lost.outcome()
+    assert "did not answer within 10 s" in str(error) and f"node {NODE_ID.hex()} (worker)" in str(error)
+
+
+@pytest.mark.parametrize("retries", [1, -1])
+def test_a_task_that_runs_again_waits_for_nobody(retries: int) -> None:
+    lost = Lost(max_retries=retries)
+    lost.scene.grant()
+    assert len(pushed(lost.scene)) == 2
+    lost.asked.answer(common_pb2.DeathCause())
+    assert isinstance(lost.outcome(), GetTimeoutError)
+
+
+def test_a_task_that_was_cancelled_waits_for_nobody() -> None:
+    lost = Lost(is_cancelled=True, max_retries=0)
+    assert isinstance(lost.outcome(), TaskCancelledError)
+    lost.asked.answer(common_pb2.DeathCause())
+    assert isinstance(lost.outcome(), TaskCancelledError)
+
+
+def test_a_task_that_is_cancelled_while_its_raylet_is_asked_was_cancelled() -> None:
+    lost = Lost(max_retries=0)
+    lost.scene.core.cancel(lost.ref, False, False)
+    lost.asked.answer(common_pb2.DeathCause(message="signal 9"))
+    assert isinstance(lost.outcome(), TaskCancelledError)

@@ -1,0 +1,80 @@
+"""Tasks on workers, in a scene: which went where, and what their workers say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.task_submission.pending_task import INDEX_BYTES
+from ray_mono.protobuf import core_worker_pb2
+from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, value
+
+NOT_STARTED = Reply(status=Reply.NOT_STARTED)
+
+
+def id_of(ref: ObjectRef[Any]) -> bytes:
+    """Its task's."""
+    return ref.binary()[:-INDEX_BYTES]
+
+
+def ids_of(*refs: ObjectRef[Any]) -> list[bytes]:
+    return [id_of(ref) for ref in refs]
+
+
+def pushed(scene: Scene, to: str | None = None) -> list[bytes]:
+    """The tasks that were pushed, in order."""
+    return [said.request.task_id for said in scene.wire.all("PushTask", to)]
+
+
+def push_of(scene: Scene, ref: ObjectRef[Any]) -> Said:
+    """The latest of its task."""
+    return [said for said in scene.wire.all("PushTask") if said.request.task_id == id_of(ref)][-1]
+
+
+def answer(scene: Scene, ref: ObjectRef[Any], reply: Any = None) -> None:
+    """Its worker answers: with the value 1 where nothing else is said."""
+    push_of(scene, ref).answer(value(1) if reply is None else reply)
+
+
+def in_store(ref: ObjectRef[Any], node_id: bytes = ELSEWHERE, size_bytes: int = 10**6) -> Any:
+    """A task's answer: its value is large, and lies on that node."""
+    return Reply(
+        returns=[
+            core_worker_pb2.ReturnObject(
+                object_id=ref.binary(), in_plasma=True, size_bytes=size_bytes, node_id=node_id
+            )
+        ]
+    )
+
+
+def lose(scene: Scene, channel: str = "unix:worker") -> None:
+    """The worker's process ends."""
+    scene.wire.channels[channel].close()
+
+
+def num_queued(scene: Scene) -> int:
+    """Tasks that wait for a worker."""
+    return sum(queue["tasks_queued"] for queue in scene.core.describe()["scheduling"])
+
+
+def lease_states(scene: Scene) -> list[str]:
+    return [story for queue in scene.core.describe()["scheduling"] for story in queue["lease_states"]]
+
+
+def short_tasks(scene: Scene, run_us: int = 1, **options: Any) -> None:
+    """Tasks of the default kind ran so long here; no worker is leased, and nothing was said."""
+    ref = scene.submit(**options)
+    scene.grant()
+    answer(scene, ref, value(0, run_us=run_us))
+    scene.pass_time(1)
+    assert not lease_states(scene)
+    scene.wire.said[:] = scene.wire.all("WatchReclaims")
+
+
+def a_worker_with(scene: Scene, count: int, **options: Any) -> list[ObjectRef[Any]]:
+    """Has so many tasks pushed to one worker, whose like were short so far."""
+    short_tasks(scene)
+    refs = [scene.submit(**options) for _ in range(count)]
+    scene.grant()
+    assert pushed(scene) == ids_of(*refs)
+    return refs
