@@ -439,7 +439,10 @@ class CoreWorker:
 
     def fail_all_tasks(self, error: Callable[[], BaseException]) -> None:
         """Nothing that was submitted will run any more. Lock held."""
-        for task in self._tasks.values():
+        self._normal_tasks.forget_queued()
+        self._actor_tasks.forget_calls()
+        # The latest first: none of them goes on because an argument of its is an error now.
+        for task in reversed(self._tasks.values()):
             self._tasks.fail(task, error())
 
     def describe(self) -> dict[str, Any]:

@@ -132,12 +132,17 @@ class ActorCreator:
 
     def _registered(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
         """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
+        if self._tasks.is_pending(task):  # else this node died meanwhile, and the task holds nothing any more
+            self._hand_over(task, actor, options)
+        self._actor_tasks.registered(actor)
+
+    def _hand_over(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
+        """The task is the GCS's; the actor's object holds its arguments."""
         self._tasks.hand_over(task)
         if task.arg_ids and not options.is_detached:
             if actor.creation_id in self._references:
                 self._references.set_nested(actor.creation_id, tuple(dict.fromkeys(task.arg_ids)))
             self._references.remove_submitted(task.arg_ids)
-        self._actor_tasks.registered(actor)
 
     def _not_created(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
         """It is dead before it lived; error: that of an argument of its constructor, serialized. Lock held."""

@@ -197,6 +197,11 @@ class ActorTaskSubmitter:
         if actor.queue:
             self._pump(actor)
 
+    def forget_calls(self) -> None:
+        """None is sent any more, and no answer counts: all of them are about to fail."""
+        for actor in list(self._actors.values()):
+            actor.take_all()
+
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending call that waits here; request (CancelTaskRequest) goes to the actor for one that
         was sent."""

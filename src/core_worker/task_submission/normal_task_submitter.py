@@ -221,6 +221,11 @@ class NormalTaskSubmitter:
         for task in queue.take_all():
             self._tasks.fail(task, error)
 
+    def forget_queued(self) -> None:
+        """What waits here is not to be pushed: all of it is about to fail."""
+        for queue in self._queues.values():
+            queue.take_all()
+
     def _next(self, lease: Lease) -> None:
         """The lease has nothing to do: the next task, or it lingers."""
         queue = lease.queue

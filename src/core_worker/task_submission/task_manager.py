@@ -12,7 +12,7 @@ pending_task.py's table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ray_mono.common import raw_error
@@ -72,7 +72,7 @@ class TaskManager:
     def is_pending(self, task: PendingTask) -> bool:
         return task.task_id in self._pending
 
-    def values(self) -> Iterable[PendingTask]:
+    def values(self) -> list[PendingTask]:
         """Every pending task, in the order of submission; a copy."""
         return list(self._pending.values())
 
