@@ -207,6 +207,8 @@ class Wire:
         self.channels: dict[str, SceneChannel] = {}
         # By method: answers calls that block, and those started ones that a test does not want to answer itself.
         self.replies: dict[str, Callable[[Any], Any]] = {}
+        self.gone: set[str] = set()
+        """Addresses at which nobody listens any more."""
 
     def all(self, method: str, to: str | None = None) -> list[Said]:
         return [each for each in self.said if each.method == method and to in (None, each.to)]
@@ -224,6 +226,7 @@ class Wire:
         channel = self.channels.get(address)
         if channel is None or channel.is_closed:
             channel = self.channels[address] = SceneChannel(self, address)
+            channel.is_closed = address in self.gone
         return channel
 
 
