@@ -20,6 +20,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ray_mono.common import ids
@@ -30,7 +31,8 @@ from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.process.servicer import CoreWorkerServicer
+from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
@@ -43,6 +45,7 @@ JOB_ID = b"job1"
 NODE_ID = b"n" * 28
 ELSEWHERE = b"e" * 28
 """Another node."""
+STORE_BYTES = 1 << 20
 LOST = RpcError(StatusCode.UNAVAILABLE, "the connection is lost")
 Reply = core_worker_pb2.PushTaskReply
 
@@ -359,16 +362,24 @@ def address_of(worker_id: bytes, node_id: bytes = NODE_ID) -> common_pb2.Address
     return common_pb2.Address(worker_id=worker_id, node_id=node_id, unix_path=name, host=name, port=1)
 
 
+OWNER = address_of(b"owner")
+"""Another core worker, of this node: at "unix:owner"."""
+
+
 class Scene:
     """A core worker of a driver, or of a worker (`is_driver=False`), and its world."""
 
-    def __init__(self, is_driver: bool = True, **limits: Any) -> None:
-        """limits: fields of CoreWorkerConfig."""
+    def __init__(self, is_driver: bool = True, store_file: Path | None = None, **limits: Any) -> None:
+        """store_file: the memory of the node's store, for what is read from there or put. limits: fields of CoreWorkerConfig."""
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.replies["ConnectClient"] = lambda request: object_manager_pb2.ConnectClientReply(
-            node_id=NODE_ID
+            node_id=NODE_ID, store_file=str(store_file or ""), capacity_bytes=STORE_BYTES
         )
+        self.store_file = store_file
+        self._num_stored_bytes = 0
+        if store_file is not None and not store_file.exists():
+            store_file.write_bytes(bytes(STORE_BYTES))
         self.address = address_of(b"me")
         self.worker = address_of(b"worker")
         """A worker of this node, to be leased."""
@@ -396,13 +407,19 @@ class Scene:
             SceneServer(),  # type: ignore[arg-type]
             [],
         )
+        self.servicer = CoreWorkerServicer(not is_driver)
+        self.servicer.serve(self.core)
         self.execution: Execution | None = None
         if not is_driver:
             self.running = Running()
             self.bound: list[Any] = []
-            self.execution = self.core.execute(
-                lambda parts: Execution(parts, self.running, self.bound.append, StartBoard(b"w" * 28))
-            )
+            self.execution = self.core.execute(self._make_execution)
+            self.servicer.execute(self.execution)
+
+    def _make_execution(self, parts: ExecutionParts) -> Execution:
+        self.parts = parts
+        """Of a worker: what running tasks uses of it."""
+        return Execution(parts, self.running, self.bound.append, StartBoard(b"w" * 28))
 
     # ---- time
 
@@ -444,6 +461,60 @@ class Scene:
             return self.core.get([ref], 0)[0]
         except Exception as error:
             return error
+
+    def finish(self, ref: ObjectRef[Any], reply: Any) -> None:
+        """The task whose value this is gets a worker of its own, if it has none, which answers so."""
+        task_id = ref.task_id().binary()
+        self.turn()
+        while not (
+            pushed := [each for each in self.wire.open("PushTask") if each.request.task_id == task_id]
+        ):
+            number = len(self.wire.all("RequestWorkerLease")) - len(self.wire.open("RequestWorkerLease"))
+            self.grant(address_of(b"worker %d" % number))
+        with self.env.lock:
+            pushed[0].answer(reply)
+        self.turn()
+
+    # ---- objects
+
+    def borrow(self, object_id: bytes, owner: common_pb2.Address | None = None) -> ObjectRef[Any]:
+        """A reference arrives from elsewhere. owner: None for OWNER."""
+        return self.core.reference_arrived(object_id, (owner or OWNER).SerializeToString(deterministic=True))
+
+    def owner_answers(self, ref: ObjectRef[Any], reply: Any) -> None:
+        """To the open question what this is worth."""
+        asked = [each for each in self.wire.open("GetObjectStatus") if each.request.object_id == ref.binary()]
+        with self.env.lock:
+            asked[0].answer(reply)
+
+    def lay(self, object_id: bytes, value: Any, **fields: Any) -> object_manager_pb2.ObjectFound:
+        """A value into the memory of the node's store, as what a Get would find."""
+        assert self.store_file is not None
+        serialized = serialization.serialize(value)
+        with open(self.store_file, "r+b") as file:
+            file.seek(self._num_stored_bytes)
+            file.write(serialized.to_bytes())
+        offset, self._num_stored_bytes = (
+            self._num_stored_bytes,
+            self._num_stored_bytes + serialized.size_bytes,
+        )
+        return object_manager_pb2.ObjectFound(
+            object_id=object_id,
+            offset=offset,
+            size_bytes=serialized.size_bytes,
+            metadata=serialized.metadata,
+            **fields,
+        )
+
+    # ---- as a peer of others
+
+    def ask(self, method: str, request: Any, connection: Connection | None = None) -> Served:
+        """Somebody asks this core worker: a method of protobuf/core_worker.proto."""
+        call = Served(connection or Connection())
+        with self.env.lock:
+            getattr(self.servicer, method)(request, call)
+        self.turn()
+        return call
 
     # ---- as a worker
 
@@ -496,3 +567,26 @@ def failure(error: BaseException, object_id: bytes = b"", **fields: Any) -> core
     message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
     returned = core_worker_pb2.ReturnObject(object_id=object_id, value=message)
     return Reply(is_application_error=True, returns=[returned], **fields)
+
+
+def in_store(
+    object_id: bytes, node_id: bytes = NODE_ID, size_bytes: int = 10**6
+) -> core_worker_pb2.PushTaskReply:
+    """A task's answer: its value lies in a store."""
+    returned = core_worker_pb2.ReturnObject(
+        object_id=object_id, in_plasma=True, node_id=node_id, size_bytes=size_bytes
+    )
+    return Reply(returns=[returned])
+
+
+def status(of: Any) -> core_worker_pb2.GetObjectStatusReply:
+    """An owner's answer: the small value, or an exception as the error that it is."""
+    is_error = isinstance(of, BaseException)
+    serialized = serialization.serialize_error(of) if is_error else serialization.serialize(of)
+    message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
+    return core_worker_pb2.GetObjectStatusReply(value=message)
+
+
+def status_in_stores(*node_ids: bytes) -> core_worker_pb2.GetObjectStatusReply:
+    """An owner's answer: in the stores of these nodes."""
+    return core_worker_pb2.GetObjectStatusReply(in_plasma=True, location_node_ids=node_ids, size_bytes=10**6)
