@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.common.short_tracebacks import shortened
-from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded, disconnected
 
 T_co = TypeVar("T_co", covariant=True)
 __tracebackhide__ = True
@@ -93,6 +93,9 @@ class ObjectRefGenerator(Generic[T_co]):
         except GetTimeoutError:
             return ObjectRef.nil()
         if not self._source.is_ready:
+            if not self._source.is_finished:
+                # Woken, but by the end of the session.
+                raise disconnected()
             raise StopIteration
         return self._source.take()
 
