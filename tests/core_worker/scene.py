@@ -16,9 +16,10 @@ say, and by the core's interface.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
@@ -474,6 +476,16 @@ class Scene:
         with self.env.lock:
             pushed[0].answer(reply)
         self.turn()
+
+    @contextlib.contextmanager
+    def as_this_process(self) -> Iterator[None]:
+        """References that are unpickled here are this core worker's."""
+        before = current.get()
+        current.set(self.core)
+        try:
+            yield
+        finally:
+            current.set(before)
 
     # ---- objects
 
