@@ -411,6 +411,9 @@ def test_a_driver_tells_nobody_that_it_waits(scene: Scene) -> None:
 
 
 def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(scene: Scene) -> None:
+    over = scene.submit(name="over")
+    scene.finish(over, value(1))
+    scene.pass_time(1)
     of_nobody = scene.borrow(OTHER)
     slow = scene.core.submit_task(scene.template("slow", num_returns=2), [])
     held = scene.core.hold_actor(b"\xaa" * 16, None, CallRules())
@@ -424,8 +427,7 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(scene: Sce
             pending_reason="Actor Counter needs {CPU: 1}, which is in use",
         )
     )
-    g, h, over = scene.submit(name="g"), scene.submit(name="h"), scene.submit(name="over")
-    scene.finish(over, value(1))
+    g, h = scene.submit(name="g"), scene.submit(name="h")
     with pytest.raises(GetTimeoutError) as caught:
         scene.core.get([of_nobody, *slow, *add, g, h, over], 0.02)
     assert str(caught.value) == (
