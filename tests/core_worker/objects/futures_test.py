@@ -4,70 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import traceback
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import RaySystemError
-from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.objects.futures import ObjectFutures, SessionEnded
-from ray_mono.core_worker.values import serialization
-from tests.core_worker.fake_core import FakeCore
+from ray_mono.common.exceptions import OwnerDiedError, RaySystemError
+from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
+from ray_mono.protobuf import object_manager_pb2
+from tests.core_worker.scene import ELSEWHERE, Scene, failure, in_store, status_in_stores, value
 
 WAIT_S = 30.0
-
-
-class Core(FakeCore):
-    """Has no store: what lies elsewhere is brought here when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.futures = ObjectFutures(self)  # type: ignore[arg-type]
-        self.getter = SimpleNamespace(get=self._get)
-        self.waits = SimpleNamespace(pull=self._pull)
-        self.pulls: dict[bytes, Callable[[], None]] = {}
-
-    def _get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        entry = self.memory_store.get(refs[0]._id)
-        assert entry is not None and entry.data is not None
-        value = serialization.deserialize(entry.metadata, entry.data)
-        if isinstance(value, BaseException):
-            raise value
-        return [value]
-
-    def _pull(self, object_id: bytes, then: Callable[[], None]) -> None:
-        self.pulls[object_id] = then
-
-    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        return self.futures.of(ref)
-
-    def ref(self, name: bytes) -> ObjectRef[Any]:
-        """To a value that is not there yet."""
-        object_id = name * 28
-        self.references.add_owned(object_id)
-        self.memory_store.expect(object_id)
-        return ObjectRef(object_id, self)  # type: ignore[arg-type]
-
-    def arrive(self, ref: ObjectRef[Any], value: Any) -> None:
-        serialized = serialization.serialize(value)
-        with self.lock:
-            self.memory_store.put_inline(ref._id, serialized.metadata, serialized.to_bytes())
+LARGE = b"l" * 28
 
 
 @pytest.fixture
-def core() -> Iterator[Core]:
-    made = Core()
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(store_file=tmp_path / "store")
     yield made
-    made.futures.close()
+    made.core.shutdown()
 
 
-def test_a_value_that_is_here_costs_no_turn_of_the_loop(core: Core) -> None:
-    refs = [core.ref(name) for name in (b"a", b"b", b"c")]
-    for number, ref in enumerate(refs):
-        core.arrive(ref, number)
+def arrive(scene: Scene, ref: ObjectRef[Any], what: Any) -> None:
+    scene.finish(ref, failure(what, ref.binary()) if isinstance(what, BaseException) else value(what))
+
+
+def test_a_value_that_is_here_costs_no_turn_of_the_loop(scene: Scene) -> None:
+    refs = [scene.core.put(number) for number in range(3)]
 
     async def take() -> None:
         turns: list[int] = []
@@ -79,43 +45,43 @@ def test_a_value_that_is_here_costs_no_turn_of_the_loop(core: Core) -> None:
     assert refs[0].future().done()
 
 
-def test_a_value_that_comes_later_ends_the_wait(core: Core) -> None:
-    ref = core.ref(b"a")
+def test_a_value_that_comes_later_ends_the_wait(scene: Scene) -> None:
+    ref = scene.submit()
 
     async def take() -> Any:
-        asyncio.get_running_loop().call_later(0.01, core.arrive, ref, "late")
+        asyncio.get_running_loop().call_later(0.01, arrive, scene, ref, "late")
         return await asyncio.wait_for(ref, WAIT_S)
 
     assert asyncio.run(take()) == "late"
 
 
-def test_an_error_is_raised_whether_it_is_here_or_comes(core: Core) -> None:
-    for error, seen in ((KeyError("k"), KeyError), (StopIteration("s"), RuntimeError)):
-        for is_late in (False, True):
-            ref = core.ref(bytes([65 + is_late + 2 * (seen is KeyError)]))
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(("error", "seen"), [(KeyError("k"), KeyError), (StopIteration("s"), RuntimeError)])
+def test_an_error_is_raised_whether_it_is_here_or_comes(
+    scene: Scene, error: Exception, seen: type[Exception], is_late: bool
+) -> None:
+    ref = scene.submit()
 
-            async def take(
-                ref: ObjectRef[Any] = ref, is_late: bool = is_late, error: Exception = error
-            ) -> None:
-                if is_late:
-                    asyncio.get_running_loop().call_later(0.01, core.arrive, ref, error)
-                else:
-                    core.arrive(ref, error)
-                await asyncio.wait_for(ref, WAIT_S)
+    async def take() -> None:
+        if is_late:
+            asyncio.get_running_loop().call_later(0.01, arrive, scene, ref, error)
+        else:
+            arrive(scene, ref, error)
+        await asyncio.wait_for(ref, WAIT_S)
 
-            with pytest.raises(seen):
-                asyncio.run(take())
+    with pytest.raises(seen):
+        asyncio.run(take())
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-def test_the_traceback_of_an_error_ends_where_it_was_awaited(core: Core, is_late: bool) -> None:
-    ref = core.ref(b"a")
+def test_the_traceback_of_an_error_ends_where_it_was_awaited(scene: Scene, is_late: bool) -> None:
+    ref = scene.submit()
 
     async def take() -> list[str]:
         if is_late:
-            asyncio.get_running_loop().call_later(0.01, core.arrive, ref, KeyError("k"))
+            asyncio.get_running_loop().call_later(0.01, arrive, scene, ref, KeyError("k"))
         else:
-            core.arrive(ref, KeyError("k"))
+            arrive(scene, ref, KeyError("k"))
         try:
             await ref
         except KeyError as error:
@@ -125,16 +91,82 @@ def test_the_traceback_of_an_error_ends_where_it_was_awaited(core: Core, is_late
     assert asyncio.run(asyncio.wait_for(take(), WAIT_S)) == ["take"]
 
 
-def test_nothing_waits_behind_a_value_that_is_still_on_its_way_from_another_node(core: Core) -> None:
-    far, near = core.ref(b"f"), core.ref(b"n")
-    with core.lock:
-        core.memory_store.put_in_store(far._id, [b"another node"], 10**6)
+def test_nothing_waits_behind_a_value_that_is_still_on_its_way_from_another_node(scene: Scene) -> None:
+    far, near = scene.submit(), scene.submit()
+    scene.finish(far, in_store(far.binary(), ELSEWHERE))
     slow, quick = far.future(), near.future()
-    core.arrive(near, "near")
+    arrive(scene, near, "near")
     assert quick.result(WAIT_S) == "near" and not slow.done()
-    core.arrive(far, "far")
-    core.pulls[far._id]()
+    found = scene.lay(far.binary(), "far", pulled=True)
+    scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
+    scene.wire.open("Get")[0].answer(object_manager_pb2.GetReply(objects=[found]))
     assert slow.result(WAIT_S) == "far"
+
+
+def test_what_lies_in_this_nodes_store_is_not_pulled(scene: Scene) -> None:
+    ref = scene.submit()
+    scene.finish(ref, in_store(ref.binary()))
+    found = scene.lay(ref.binary(), "here")
+    scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
+    assert ref.future().result(WAIT_S) == "here"
+    assert [each.request.timeout_ms for each in scene.wire.all("Get")] == [0]
+
+
+def test_a_future_of_a_borrowed_value_asks_its_owner(scene: Scene) -> None:
+    ref, lost = scene.borrow(LARGE), scene.borrow(b"o" * 28)
+    future, hopeless = ref.future(), lost.future()
+    found = scene.lay(LARGE, "large")
+    scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
+    scene.owner_answers(ref, status_in_stores(ELSEWHERE))
+    assert future.result(WAIT_S) == "large"
+    scene.wire.connect("unix:owner").close()
+    with pytest.raises(OwnerDiedError):
+        hopeless.result(WAIT_S)
+
+
+def test_a_future_that_is_cancelled_leaves_no_waiter_and_no_reference(scene: Scene) -> None:
+    ref = scene.submit()
+    for _ in range(3):
+        future = ref.future()
+        assert future.cancel()
+    assert scene.core.describe()["waiters"] == 0
+    del future
+    arrive(scene, ref, 1)
+    assert ref.future().result(WAIT_S) == 1
+
+
+def test_a_future_that_was_cancelled_while_its_value_was_on_its_way_stays_cancelled(scene: Scene) -> None:
+    far, next_one = scene.submit(), scene.submit()
+    scene.finish(far, in_store(far.binary(), ELSEWHERE))
+    future, later = far.future(), next_one.future()
+    future.cancel()
+    scene.wire.open("Get")[0].answer(object_manager_pb2.GetReply())
+    arrive(scene, next_one, 1)
+    assert later.result(WAIT_S) == 1 and future.cancelled()
+
+
+def test_a_future_that_is_done_holds_no_reference(scene: Scene) -> None:
+    ref = scene.submit()
+    future = ref.future()
+    arrive(scene, ref, 1)
+    assert future.result(WAIT_S) == 1
+    # The thread of futures lets go when it goes on to the next.
+    other = scene.submit()
+    waits = other.future()
+    arrive(scene, other, 2)
+    waits.result(WAIT_S)
+    del ref
+    gc.collect()
+    assert scene.core.reference_counts() == 1
+
+
+def test_open_futures_end_with_the_session_and_no_new_ones_begin(scene: Scene) -> None:
+    ref = scene.submit()
+    future = ref.future()
+    scene.core.shutdown()
+    assert isinstance(future.exception(WAIT_S), SessionEnded)
+    with pytest.raises(SessionEnded):
+        ref.future()
 
 
 def test_a_coroutine_that_outlives_the_session_is_cancelled_and_who_asks_for_it_hears_why() -> None:
