@@ -190,13 +190,17 @@ class Said:
 
     def answer(self, reply: Any) -> None:
         assert self.done is not None and not self.is_answered, self
-        self.is_answered = True
-        self.done(reply, None)
+        self._take_done()(reply, None)
 
     def fail(self, error: RpcError = LOST) -> None:
         assert self.done is not None and not self.is_answered, self
-        self.is_answered = True
-        self.done(None, error)
+        self._take_done()(None, error)
+
+    def _take_done(self) -> Callable[[Any, RpcError | None], None]:
+        """As a channel does: an answer's callback may hold what it was given."""
+        done, self.done, self.is_answered = self.done, None, True
+        assert done is not None
+        return done
 
     def part(self, reply: Any) -> None:
         """An early part of the answer; an item of a stream."""
