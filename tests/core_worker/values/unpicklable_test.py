@@ -13,7 +13,7 @@ import pytest
 
 from ray_mono import cloudpickle
 from ray_mono.core_worker.values import unpicklable
-from tests.core_worker.fake_core import FakeCore
+from tests.core_worker.scene import Scene
 
 LOCK = threading.Lock()
 
@@ -173,7 +173,5 @@ def test_of_what_has_no_guilty_part_nothing_is_said(value: Any) -> None:
 
 
 def test_a_function_that_cannot_be_sent_names_what_it_uses() -> None:
-    from ray_mono.core_worker.task_submission.function_manager import FunctionManager
-
     with pytest.raises(TypeError, match=r"function 'helper' .* its variable LOCK \(a lock\) does not"):
-        FunctionManager(FakeCore()).export(helper, "function")  # type: ignore[arg-type]
+        Scene().core.export(helper, "function")
