@@ -375,17 +375,17 @@ OWNER = address_of(b"owner")
 class Scene:
     """A core worker of a driver, or of a worker (`is_driver=False`), and its world."""
 
-    def __init__(self, is_driver: bool = True, store_file: Path | None = None, **limits: Any) -> None:
-        """store_file: the memory of the node's store, for what is read from there or put. limits: fields of CoreWorkerConfig."""
+    def __init__(self, is_driver: bool = True, store_file: Path | str | None = None, **limits: Any) -> None:
+        """limits: fields of CoreWorkerConfig. store_file: the memory of the node's store, STORE_BYTES of it, for large values."""
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.replies["ConnectClient"] = lambda request: object_manager_pb2.ConnectClientReply(
             node_id=NODE_ID, store_file=str(store_file or ""), capacity_bytes=STORE_BYTES
         )
-        self.store_file = store_file
+        self.store_file = None if store_file is None else Path(store_file)
         self._num_stored_bytes = 0
-        if store_file is not None and not store_file.exists():
-            store_file.write_bytes(bytes(STORE_BYTES))
+        if self.store_file is not None and not self.store_file.exists():
+            self.store_file.write_bytes(bytes(STORE_BYTES))
         self.address = address_of(b"me")
         self.worker = address_of(b"worker")
         """A worker of this node, to be leased."""
@@ -419,13 +419,15 @@ class Scene:
         if not is_driver:
             self.running = Running()
             self.bound: list[Any] = []
+            self.bind: Callable[[Any], None] = self.bound.append
+            self.board = StartBoard(b"w" * 28)
             self.execution = self.core.execute(self._make_execution)
             self.servicer.execute(self.execution)
 
     def _make_execution(self, parts: ExecutionParts) -> Execution:
         self.parts = parts
         """Of a worker: what running tasks uses of it."""
-        return Execution(parts, self.running, self.bound.append, StartBoard(b"w" * 28))
+        return Execution(parts, self.running, lambda spec: self.bind(spec), self.board)
 
     # ---- time
 
