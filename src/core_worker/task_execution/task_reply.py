@@ -84,11 +84,12 @@ class TaskReplies:
         try:
             serialized = self._returns(spec, value)
             del value
-            if (
+            is_plain = (
                 len(serialized) == 1
                 and self._is_plain(serialized[0])
                 and spec.type != common_pb2.ACTOR_CREATION_TASK
-            ):
+            )
+            if is_plain:
                 only = serialized[0]
                 reply = Reply(
                     has_inline=True,
@@ -96,13 +97,15 @@ class TaskReplies:
                     inline_data=only.to_bytes(),
                     run_us=task.run_us,
                 )
-                self._send(call, task, reply, [])
-                return
-            for index, item in enumerate(serialized):
-                returns.append(self._return_object(call, index + 1, item))
+            else:
+                for index, item in enumerate(serialized):
+                    returns.append(self._return_object(call, index + 1, item))
         except BaseException as error:
             self._take_back(returns)
             self.finish_error(call, task, describe_error(spec, error, self._running.actor, self._env))
+            return
+        if is_plain:
+            self._send(call, task, reply, [])
             return
         reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
         if self._running.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
