@@ -1,145 +1,308 @@
-"""The executor's queue: what comes, what is given back, and what is cancelled before it runs."""
+"""The main loop of a worker: what is run, answered, given back, and what ends it."""
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
-from types import SimpleNamespace
+import weakref
 from typing import Any
 
 import pytest
 
-from ray_mono.common.start_board import BoardOfAnother
-from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.process.registration import CoreWorkerServicer
-from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
-from ray_mono.core_worker.task_execution.executor import Executor, _may_go_elsewhere
-from ray_mono.core_worker.task_execution.task_reply import ALONE_US
-from ray_mono.protobuf import common_pb2, core_worker_pb2
-from tests.core_worker.queued_calls import FakeCall, executor_of, push
+from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
+from ray_mono.core_worker.task_errors import ActorExit
+from ray_mono.core_worker.task_execution.executor import SHORT_US
+from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.scene import ELSEWHERE, NODE_ID, Connection
+from tests.core_worker.worker_scene import ACTOR_ID, CODE, WAIT_S, Made, Reply, Spec, Worker, referenced
+
+FULL = RpcError(StatusCode.RESOURCE_EXHAUSTED, "full")
+OBJECT = b"o" * 28
 
 
-def test_the_lease_is_known_although_the_task_that_named_it_was_given_back() -> None:
-    executor = executor_of()
-    connection = SimpleNamespace(state={})
-    first = push(executor, connection, b"first", b"lease")
-    executor.GiveBackTasks(common_pb2.Empty(), first)  # type: ignore[arg-type]
-    assert first.replies == [Reply.NOT_STARTED]
-    # The next one of the lease does not name it, and may have to say that it waits.
-    push(executor, connection, b"second")
-    assert executor.core.getter.lease_id == b"lease"
+def nothing() -> None: ...
 
 
-def test_a_cancelled_call_is_answered_and_never_runs() -> None:
-    executor = executor_of()
-    connection = SimpleNamespace(state={})
-    calls = [push(executor, connection, name) for name in (b"a", b"b", b"c")]
-    assert executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
-    assert [call.replies for call in calls] == [[], [Reply.CANCELLED], []]
-    assert not executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
-    assert [call.own.task_id for call in executor._queue if call] == [b"a", b"c"]
+# ---- what runs
 
 
-def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other() -> None:
-    flushes: list[str] = []
-    executor: Any = executor_of()
-    executor.core.lock = threading.RLock()
-    executor.core.drain = lambda: None
-    executor.core.reactor = SimpleNamespace(
-        flush=lambda: flushes.append("now"), flush_soon=lambda: flushes.append("soon")
-    )
-    connection = SimpleNamespace(state={})
-
-    def queue(name: str, template: int) -> None:
-        spec = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name=name, num_returns=1)
-        request = core_worker_pb2.PushTaskRequest(template_id=template, task_id=name.encode())
-        if template not in connection.state:
-            request.spec.CopyFrom(spec)
-        executor.PushTask(request, FakeCall(connection))
-
-    def answer(run_us: int) -> str:
-        call = executor._queue.popleft()
-        executor.answers.finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)
-        return flushes.pop()
-
-    queue("short", 1)
-    queue("short", 1)
-    queue("long", 2)
-    queue("short", 1)
-    queue("long", 2)
-    queue("short", 1)
-    assert answer(0) == "soon"
-    assert answer(0) == "now", "the next one may hold the GIL, or end the process"
-    assert answer(ALONE_US) == "now", "it took long"
-    assert answer(0) == "now", "the next one took long the last time"
-    assert answer(0) == "soon"
-    assert answer(0) == "now", "nothing follows"
+def test_tasks_run_in_the_order_in_which_they_came_and_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    task = worker.function(lambda number: ran.append(number) or number + 1)
+    calls = [worker.ask(task, number) for number in range(3)]
+    assert worker.run()
+    assert ran == [0, 1, 2] and [call.value for call in calls] == [1, 2, 3]
 
 
-def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them() -> None:
-    executor = executor_of()
-    connection = SimpleNamespace(state={})
-    push(executor, connection, b"a", b"first", lease_number=7)
-    push(executor, connection, b"b")
-    executor.interrupts.cancel(core_worker_pb2.CancelTaskRequest(task_id=b"b"))
-    push(executor, connection, b"c")
-    calls = [executor.take_queued(name) for name in (b"a", b"c")]
-    assert [call.number for call in calls if call] == [(7 << 32) + 1, (7 << 32) + 3]
-    push(executor, connection, b"d", b"second", lease_number=9)
-    (call,) = [executor.take_queued(b"d")]
-    assert call is not None and call.number == (9 << 32) + 1
+def test_arguments_come_by_position_and_by_keyword(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda *args, **kwargs: (args, kwargs))
+    call = worker.ask(task, 1, keywords={"key": 2})
+    worker.run()
+    assert call.value == ((1,), {"key": 2})
 
 
-def test_a_cancel_that_comes_before_the_worker_is_ready_is_not_lost_and_the_others_keep_their_numbers() -> (
-    None
-):
-    servicer: Any = CoreWorkerServicer(is_worker=True)
-    connection = SimpleNamespace(state={})
-    calls = {}
-    for task_id in (b"a", b"b", b"c"):
-        spec = common_pb2.TaskSpec(type=common_pb2.NORMAL_TASK)
-        request = core_worker_pb2.PushTaskRequest(spec=spec, template_id=1, task_id=task_id)
-        if task_id == b"a":
-            request.lease_id, request.lease_number = b"lease", 7
-        calls[task_id] = FakeCall(connection)
-        servicer.PushTask(request, calls[task_id])
-    answer = SimpleNamespace(replies=[], reply=lambda message: answer.replies.append(message.found))
-    servicer.CancelTask(core_worker_pb2.CancelTaskRequest(task_id=b"b"), answer)
-    assert answer.replies == []
-    executor = executor_of()
-    servicer.set_executor(executor)
-    assert answer.replies == [True] and calls[b"b"].replies == [Reply.CANCELLED]
-    last = executor.take_queued(b"c")
-    assert last is not None and last.number & 0xFFFF == 3
+def test_each_call_of_a_job_is_bound_to_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: len(worker.bound))
+    calls = [worker.ask(task), worker.ask(task)]
+    worker.run()
+    assert [call.value for call in calls] == [1, 2]
+
+
+def test_a_job_that_cannot_be_joined_fails_the_task_and_the_next_one_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    failures = [RpcError(StatusCode.UNAVAILABLE, "no GCS")]
+
+    def bind(spec: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    worker.bind = bind
+    task = worker.function(lambda: 1)
+    first, second = worker.ask(task), worker.ask(task)
+    worker.run()
+    assert isinstance(first.value, RayTaskError) and "no GCS" in str(first.value)
+    assert second.value == 1
+
+
+def test_a_call_for_an_actor_that_is_not_here_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.method("m"))
+    worker.run()
+    assert "this worker holds no actor" in str(call.value) and isinstance(call.value, RayError)
+
+
+def test_what_the_function_raises_is_the_value_and_the_next_task_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    failed = worker.ask(worker.function(lambda: 1 // 0))
+    after = worker.ask(worker.function(lambda: 1))
+    worker.run()
+    assert failed.answer.is_application_error and isinstance(failed.value.cause, ZeroDivisionError)
+    assert after.value == 1 and not after.answer.is_application_error
+
+
+def test_an_interrupt_that_the_code_raises_itself_is_a_cancelled_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    call = worker.ask(worker.function(interrupt))
+    worker.run()
+    assert isinstance(call.value.cause, TaskCancelledError)
+
+
+def test_arguments_do_not_outlive_their_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Argument: ...
+
+    seen: list[weakref.ref[Any]] = []
+
+    def look(argument: Any, fails: bool) -> bool:
+        was_alive = bool(seen) and seen[-1]() is not None
+        seen.append(weakref.ref(argument))
+        if fails:
+            raise ValueError
+        return was_alive
+
+    worker = Worker(monkeypatch)
+    monkeypatch.setitem(CODE, b"class", Argument)
+    task = worker.function(look)
+    calls = [worker.ask(task, Made(b"class"), fails) for fails in (False, False, True)]
+    gc.disable()
+    try:
+        worker.run()
+        assert seen[-2]() is None
+    finally:
+        gc.enable()
+    assert [call.value for call in calls[:2]] == [False, False]
+
+
+def test_the_cycles_that_errors_left_are_collected_when_the_worker_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Held: ...
+
+    seen: list[weakref.ref[Any]] = []
+
+    def fail() -> None:
+        held = Held()
+        seen.append(weakref.ref(held))
+        error = ValueError()
+        error.me = (error, held)  # type: ignore[attr-defined]
+        raise error
+
+    worker = Worker(monkeypatch)
+    worker.ask(worker.function(fail))
+    gc.disable()
+    try:
+        worker.run()
+        assert seen[0]() is not None
+        worker.idle()
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+# ---- leases
+
+
+def test_the_lease_is_known_although_the_task_that_named_it_was_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: worker.core.wait([worker.submit()], 1, 1.0, True) and None)
+    first = worker.ask(task, lease_id=b"lease")
+    worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), first)
+    assert first.status == Reply.NOT_STARTED
+    # The next one of the lease does not name it, and has to say that it waits.
+    worker.ask(task)
+    worker.run()
+    assert worker.core.lease_id == worker.wire.last("NotifyBlocked").request.lease_id == b"lease"
+
+
+def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    raylet, begun = worker.as_raylet(), []
+    task = worker.function(lambda number: begun.append(raylet.begun(number)))
+    worker.ask(task, 7, lease_id=b"first", lease_number=7)
+    worker.cancel(worker.ask(task, 7).task_id)
+    worker.ask(task, 7)
+    worker.run()
+    worker.ask(task, 9, lease_id=b"second", lease_number=9)
+    worker.run()
+    assert begun == [1, 3, 1]
+
+
+def test_a_lease_whose_holder_does_not_count_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    raylet, begun = worker.as_raylet(), []
+    task = worker.function(lambda: begun.append((raylet.begun(7), raylet.begun(0))))
+    worker.ask(task, lease_id=b"first", lease_number=7)
+    worker.ask(task, lease_id=b"second")
+    worker.ask(task)
+    worker.run()
+    assert begun == [(1, 0), (0, 0), (0, 0)]
+
+
+def test_a_task_of_a_lease_that_was_closed_is_answered_and_never_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    call = worker.ask(worker.function(lambda: ran.append(1)), lease_id=b"lease", lease_number=7)
+    worker.as_raylet().close_lease(7)
+    worker.run()
+    assert call.status == Reply.NOT_STARTED and call.is_flushed and not ran
+
+
+def test_the_raylet_sees_which_task_runs_and_that_none_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    raylet = worker.as_raylet()
+    call = worker.ask(worker.function(raylet.running, name="task"))
+    worker.run()
+    assert call.value == "task" and raylet.running() == ""
+
+
+def test_waits_that_an_earlier_task_left_behind_are_not_counted_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        goes_on.wait(WAIT_S)
+
+    def leave_a_wait_behind() -> None:
+        worker.meanwhile(wait)
+        ref = worker.submit()
+        thread.append(threading.Thread(target=lambda: worker.core.wait([ref], 1, 0.001, True)))
+        thread[0].start()
+        waits.wait(WAIT_S)
+
+    thread: list[threading.Thread] = []
+    worker.ask(worker.function(leave_a_wait_behind), lease_id=b"lease")
+    worker.run()
+    assert len(worker.wire.all("NotifyBlocked")) == 1 and not worker.wire.all("NotifyUnblocked")
+    worker.ask(worker.function(nothing), lease_id=b"next")
+    worker.run()
+    assert len(worker.wire.all("NotifyUnblocked")) == 1
+    goes_on.set()
+    thread[0].join(WAIT_S)
+    assert len(worker.wire.all("NotifyUnblocked")) == 1
+
+
+# ---- answers
+
+
+def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    flushed: list[bool] = []
+
+    class Actor:
+        def short(self, run_us: int = 0) -> None:
+            worker.busy(run_us)
+
+        long = short
+
+    worker.actor(Actor)
+    short, long = worker.method("short"), worker.method("long")
+    plan: list[tuple[Spec, int]] = [
+        (short, 0), (short, 0), (long, SHORT_US), (short, 0), (long, SHORT_US), (short, 0), (short, 0)
+    ]  # fmt: skip
+    calls = [worker.ask(spec, run_us) for spec, run_us in plan]
+    for number, call in enumerate(calls):
+        call.on_reply = lambda before=number: flushed.extend([calls[before - 1].is_flushed] if before else [])  # type: ignore[misc]
+    worker.run()
+    flushed.append(calls[-1].is_flushed)
+    assert flushed == [
+        False,  # the next one is short
+        True,  # the next one may hold the GIL, or end the process: it has not run yet
+        True,  # it took long
+        True,  # the next one took long the last time
+        True,
+        False,
+        True,  # nothing follows
+    ]
+    assert worker.reactor.is_flushed_later
+
+
+def test_the_answer_of_a_task_is_out_before_the_next_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    first = worker.ask(worker.function(nothing))
+    second = worker.ask(worker.function(lambda: first.is_flushed))
+    worker.run()
+    assert second.value is True
 
 
 def test_a_call_in_which_our_own_code_fails_is_answered_and_the_next_one_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    executor = executor_of()
-    executor.core.reactor.is_closed = False
-    executor.core.lock = threading.Lock()  # type: ignore[assignment]
-    connection = SimpleNamespace(state={})
-    for name in (b"first", b"last"):
-        push(executor, connection, name)
-    executor.exit_after_queue()
-    answered: list[Any] = []
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: 1)
+    first, last = worker.ask(task), worker.ask(task)
+    first.reply_failures = [SystemExit(3)]
+    assert worker.run()
+    assert isinstance(first.value, RaySystemError) and "answering f() failed" in str(first.value)
+    assert last.value == 1
 
-    def fail(call: Any, task: Any) -> None:
-        raise SystemExit(3)
 
-    def end(core: Any, executor: Any) -> None: ...
-
-    monkeypatch.setattr(executor, "_handle", fail)
-    monkeypatch.setattr(
-        executor.answers,
-        "answer_anyhow",
-        lambda call, task, error: answered.append((task.task_id, error.code)),
-    )
-    monkeypatch.setattr("ray_mono.core_worker.task_execution.executor.leave", end)
-    executor.core.reactor.flush = lambda: None  # type: ignore[method-assign]
-    executor.run()
-    assert answered == [(b"first", 3), (b"last", 3)]
+# ---- arguments that find no room
 
 
 @pytest.mark.parametrize(
@@ -147,34 +310,400 @@ def test_a_call_in_which_our_own_code_fails_is_answered_and_the_next_one_runs(
 )
 @pytest.mark.parametrize("waits_for_room", [True, False])
 def test_a_task_and_a_constructor_are_moved_to_their_arguments_once_and_a_call_never(
-    kind: common_pb2.TaskType, waits_for_room: bool
+    monkeypatch: pytest.MonkeyPatch, kind: common_pb2.TaskType, waits_for_room: bool
 ) -> None:
-    request = core_worker_pb2.PushTaskRequest(
-        spec=common_pb2.TaskSpec(type=kind), waits_for_room=waits_for_room
+    class Actor:
+        def __init__(self, *args: Any) -> None: ...
+
+        def f(self, argument: Any) -> None: ...
+
+    worker = Worker(monkeypatch)
+    if kind == common_pb2.ACTOR_TASK:
+        worker.actor(Actor)
+        spec = worker.method("f")
+    else:
+        spec = worker.function(Actor, type=kind)
+    arg = referenced(OBJECT, location_node_ids=[ELSEWHERE], size_bytes=9)
+    call = worker.ask(spec, None, by_reference=[arg], waits_for_room=waits_for_room)
+    worker.run(lambda: worker.wire.last("Get").fail(FULL))
+    may_go = kind != common_pb2.ACTOR_TASK and not waits_for_room
+    assert worker.wire.last("Get").request.may_go_elsewhere == may_go
+    assert call.status == (Reply.NO_ROOM if may_go else Reply.DONE)
+    if not may_go:
+        assert "full" in str(call.value) and call.answer.is_application_error
+    assert worker.core.reference_counts() == 0, "it lets go of its argument"
+
+
+def test_an_argument_by_reference_is_fetched_from_where_it_lies_and_let_go_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    arg = referenced(OBJECT, location_node_ids=[NODE_ID], size_bytes=9)
+    call = worker.ask(worker.function(lambda value: value), None, by_reference=[arg])
+    found = object_manager_pb2.ObjectFound(
+        object_id=OBJECT, metadata=b"", state=object_manager_pb2.ObjectFound.LOST
     )
-    call = Call(KnownSpec(request.spec), request, FakeCall(None))  # type: ignore[arg-type]
-    assert _may_go_elsewhere(call) == (kind != common_pb2.ACTOR_TASK and not waits_for_room)
+
+    def lost() -> None:
+        wanted = worker.wire.last("Get").request.objects
+        assert [(each.object_id, list(each.location_node_ids)) for each in wanted] == [(OBJECT, [NODE_ID])]
+        worker.wire.last("Get").answer(object_manager_pb2.GetReply(objects=[found]))
+
+    worker.run(lost)
+    assert call.answer.is_application_error
 
 
-def test_no_call_begins_after_a_sigterm() -> None:
-    executor = executor_of()
-    connection = SimpleNamespace(state={})
-    before = push(executor, connection, b"before")
-    executor.end_after_this()
-    after = push(executor, connection, b"after")
-    assert (before.replies, after.replies) == ([], [Reply.WRONG_WORKER])
+# ---- the end
 
 
-def as_raylet(executor: Executor) -> BoardOfAnother:
-    return BoardOfAnother(os.getpid(), executor._board.fd, b"w" * 28)
+def test_no_call_begins_after_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: 1)
+    before = worker.ask(task)
+    worker.running.terminate()
+    after = worker.ask(task)
+    assert not worker.run()
+    assert (before.status, after.status) == (None, Reply.WRONG_WORKER)
 
 
-def test_a_task_of_a_lease_that_was_closed_is_answered_and_never_begins() -> None:
-    executor = executor_of()
-    executor.core.lock = threading.RLock()  # type: ignore[misc]
-    executor.core.reactor.flush = lambda: None  # type: ignore[method-assign]
-    push(executor, SimpleNamespace(state={}), b"a", b"lease", lease_number=7)
-    call: Any = executor.take_queued(b"a")
-    as_raylet(executor).close_lease(7)
-    executor._handle(call, TaskContext(b"a", b"job"))
-    assert call.to.replies == [Reply.NOT_STARTED]
+def test_what_is_queued_runs_before_an_end_in_order_and_nothing_that_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: 1)
+    before = worker.ask(task)
+    worker.execution.receiver.exit_after_queue()
+    after = worker.ask(task)
+    assert not worker.run()
+    assert before.value == 1 and after.status == Reply.WRONG_WORKER
+
+
+def test_a_worker_that_rests_and_is_told_to_end_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    assert worker.run()
+    assert not worker.run(worker.execution.receiver.exit_after_queue)
+
+
+def test_the_last_call_that_max_calls_allows_says_so_and_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    task, other = worker.function(nothing, max_calls=2), worker.function(nothing, max_calls=2)
+    calls = [worker.ask(each) for each in (task, other, task, task)]
+    assert not worker.run()
+    assert [call.answer.worker_exiting for call in calls[:3]] == [False, False, True]
+    assert calls[3].status is None and not worker.running.owes_answer
+
+
+def test_a_task_that_raises_system_exit_is_not_answered_and_ends_its_worker_with_a_cause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    call = worker.ask(worker.function(leave))
+    assert not worker.run()
+    assert call.status is None and worker.running.owes_answer
+    assert worker.running.exit_cause == "its code raised SystemExit(3)" and not worker.deaths()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ActorExit(), common_pb2.DeathCause.EXITED, "exit_actor() was called"),
+        (SystemExit(0), common_pb2.DeathCause.EXITED, "its code raised SystemExit(0)"),
+        (
+            SystemExit(),
+            common_pb2.DeathCause.WORKER_DIED,
+            "worker pid 1 on node here ended: its code raised SystemExit(None)",
+        ),
+        (
+            SystemExit(3),
+            common_pb2.DeathCause.WORKER_DIED,
+            "worker pid 1 on node here ended: its code raised SystemExit(3)",
+        ),
+        (
+            SystemExit("why"),
+            common_pb2.DeathCause.WORKER_DIED,
+            "worker pid 1 on node here ended: its code raised SystemExit('why')",
+        ),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("in_constructor", [False, True])
+def test_an_actor_that_ends_itself_tells_the_gcs_how_and_answers_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: int, message: str, in_constructor: bool
+) -> None:
+    class Actor:
+        def __init__(self) -> None:
+            if in_constructor:
+                raise error
+
+        def leave(self) -> None:
+            raise error
+
+    worker = Worker(monkeypatch)
+    call = worker.actor(Actor)
+    if not in_constructor:
+        call = worker.ask(worker.method("leave"))
+    assert not worker.run()
+    (cause,) = worker.deaths()
+    assert (cause.kind, cause.message) == (kind, message) and call.status is None
+    assert worker.running.owes_answer
+
+
+def test_an_actor_that_a_sigterm_ends_is_not_said_to_have_left_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    class Actor:
+        def struck(self) -> None:
+            worker.running.terminate()
+            raise SystemExit(1)
+
+    worker.actor(Actor)
+    call = worker.ask(worker.method("struck"))
+    assert not worker.run()
+    assert not worker.deaths() and call.status is None
+
+
+def test_a_gcs_that_cannot_be_told_of_an_actors_exit_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def leave(self) -> None:
+            raise ActorExit
+
+    worker = Worker(monkeypatch)
+
+    def refuse(request: Any) -> None:
+        raise RpcError(StatusCode.UNAVAILABLE, "gone")
+
+    worker.wire.replies["ReportWorkerDeath"] = refuse
+    worker.actor(Actor)
+    worker.ask(worker.method("leave"))
+    assert not worker.run()
+
+
+def test_an_actor_that_a_thread_of_the_users_leaves_ends_after_the_call_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    class Actor:
+        def method(self) -> int:
+            assert worker.execution.exit_actor_from_thread()
+            return 1
+
+    assert not worker.execution.exit_actor_from_thread(), "there is no actor yet"
+    worker.actor(Actor)
+    call, later = worker.ask(worker.method("method")), worker.ask(worker.method("method"))
+    assert not worker.run()
+    assert call.value == 1 and call.answer.worker_exiting and later.status is None
+    assert worker.running.take_leave() and not worker.running.take_leave(), "the GCS is to be told, once"
+    assert not worker.deaths()
+
+
+def test_a_sigterm_that_strikes_between_two_tasks_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    def struck() -> None:
+        raise SystemExit(1)
+
+    assert not worker.run(struck)
+
+
+def test_a_sigterm_that_strikes_while_a_task_is_prepared_leaves_it_unanswered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    def struck(spec: Any) -> None:
+        worker.running.terminate()
+        worker.running.strike()
+        raise SystemExit(1)
+
+    worker.bind = struck
+    call = worker.ask(worker.function(nothing))
+    assert not worker.run()
+    assert call.status is None
+
+
+def test_a_constructor_that_fails_is_answered_and_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def __init__(self) -> None:
+            raise ValueError("no")
+
+    worker = Worker(monkeypatch)
+    call = worker.actor(Actor)
+    assert isinstance(call.value.cause, ValueError) and call.answer.worker_exiting
+    assert not worker.run() and worker.running.owes_answer
+
+
+# ---- cancelled
+
+
+def test_a_cancelled_call_is_answered_and_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    task = worker.function(ran.append)
+    calls = [worker.ask(task, number) for number in range(3)]
+    assert worker.cancel(calls[1].task_id)
+    assert not worker.cancel(calls[1].task_id), "it is gone"
+    worker.run()
+    assert [call.status for call in calls] == [Reply.DONE, Reply.CANCELLED, Reply.DONE] and ran == [0, 2]
+
+
+def test_a_task_that_is_cancelled_while_it_is_prepared_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    call = worker.ask(worker.function(lambda: ran.append(1)))
+    worker.bind = lambda spec: worker.cancel(call.task_id) or None  # type: ignore[assignment,return-value]
+    worker.run()
+    assert isinstance(call.value, TaskCancelledError) and not ran
+    worker.bind = worker.bound.append
+    after = worker.ask(worker.function(lambda: 1))
+    worker.run()
+    assert after.value == 1
+
+
+def test_a_call_of_an_actor_that_is_cancelled_while_it_runs_is_told_and_its_value_nobodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+
+    class Actor:
+        def method(self, raises: bool) -> Any:
+            told = worker.context.is_cancelled()
+            assert worker.cancel(worker.context.task_id())
+            assert not told and worker.core.is_task_cancelled()
+            if raises:
+                raise TaskCancelledError("mine")
+            return 1
+
+    worker.actor(Actor)
+    for raises in (False, True):
+        call = worker.ask(worker.method("method"), raises)
+        worker.run()
+        assert type(call.value) is TaskCancelledError and call.task_id.hex() in str(call.value)
+
+
+def test_a_task_that_goes_on_after_its_interrupt_has_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    def go_on() -> int:
+        worker.cancel(worker.context.task_id())
+        try:
+            worker.execution.interrupter.on_signal(2, None)
+        except KeyboardInterrupt:
+            return 1
+        return 2
+
+    call = worker.ask(worker.function(go_on))
+    worker.run()
+    assert call.value == 1
+
+
+# ---- what shows
+
+
+def test_the_title_names_the_task_and_later_that_the_worker_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    worker.ask(worker.function(nothing, name="task"))
+    worker.run()
+    worker.idle()
+    assert worker.titles == ["ray_mono::task", "ray_mono::IDLE"]
+    worker.idle()
+    assert len(worker.titles) == 2
+
+
+def test_events_are_sent_when_the_worker_becomes_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    worker.ask(worker.function(nothing, name="told"))
+    worker.ask(worker.function(nothing, name="hidden", hides_events=True))
+    worker.run()
+    assert not worker.wire.all("AddTaskEvents")
+    worker.idle()
+    assert list(worker.wire.last("AddTaskEvents").request.names) == ["told"]
+
+
+def test_gpus_are_shown_to_the_task_that_has_some_and_taken_away_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    given: Any = {"GPU": core_worker_pb2.PushTaskRequest().resource_ids["GPU"]}
+    given["GPU"].ids.append(1)
+    calls = [worker.ask(task, resource_ids=given), worker.ask(task)]
+    worker.run()
+    assert [call.value for call in calls] == ["1", None]
+
+
+def test_an_actors_calls_run_in_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    class Actor:
+        def method(self) -> Any:
+            context = worker.context
+            return context.actor_id(), context.actor_name(), context.task_name()
+
+    worker.actor(Actor, name="given")
+    calls = [worker.ask(worker.method("method")), worker.ask(worker.method("method", task_name="shown"))]
+    worker.run()
+    assert [call.value for call in calls] == [
+        (ACTOR_ID, "given", "Actor.method"),
+        (ACTOR_ID, "given", "shown"),
+    ]
+
+
+def test_what_waits_behind_a_task_that_blocks_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    blocks = worker.ask(
+        worker.function(lambda: worker.core.wait([worker.submit()], 1, 1.0, True)[0]), lease_id=b"lease"
+    )
+    other = Connection()
+    behind = worker.ask(worker.function(nothing)), worker.ask(worker.function(nothing), connection=other)
+    worker.run()
+    assert [call.status for call in behind] == [Reply.NOT_STARTED] * 2 and blocks.value == []
+    assert worker.wire.last("NotifyUnblocked").request.lease_id == b"lease"
+
+
+def test_only_what_one_connection_pushed_is_given_back_to_it_and_no_actors_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    other = Connection()
+    task = worker.function(nothing)
+    mine, call, others = (
+        worker.ask(task),
+        worker.ask(worker.method("method")),
+        worker.ask(task, connection=other),
+    )
+    worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), mine)
+    assert (mine.status, call.status, others.status) == (Reply.NOT_STARTED, None, None)
+    worker.execution.receiver.give_back()
+    assert others.status == Reply.NOT_STARTED and call.status is None
+
+
+def test_a_task_that_is_meant_for_another_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: 1)
+    other, mine = worker.ask(task, intended_worker_id=b"other"), worker.ask(task, intended_worker_id=b"me")
+    worker.run()
+    assert other.status == Reply.WRONG_WORKER and mine.value == 1
+
+
+def test_functions_that_every_worker_runs_first_are_learned_from_the_push(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    worker.ask(worker.function(nothing), run_first=[b"key"])
+    assert worker.core.worker_runs.known == [b"key"]
