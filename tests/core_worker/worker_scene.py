@@ -29,6 +29,7 @@ from ray_mono.core_worker.task_execution import (
     interrupter,
     process_title,
 )
+from ray_mono.core_worker.task_execution.execution import Execution
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -131,6 +132,7 @@ class Worker(Scene):
         if store_file:
             store_file.write_bytes(bytes(STORE_BYTES))
         super().__init__(is_driver=False, store_file=str(store_file), **limits)
+        self.execution: Execution  # there is one
         self.connection = Connection()
         self.titles: list[str] = []
         self.struck: list[int] = []
@@ -220,7 +222,6 @@ class Worker(Scene):
         **fields: Any,
     ) -> Pushed:
         """Somebody pushes a call. args: positional; name: of the task, else the next number; by_reference: TaskArgs."""
-        assert self.execution is not None
         task_id = (name or b"task %d" % next(self._names)).ljust(24, b".")
         connection = connection or self.connection
         call = Pushed(connection, self.reactor, task_id)
@@ -242,7 +243,6 @@ class Worker(Scene):
 
     def run(self, *meanwhile: Callable[[], None]) -> bool:
         """Runs what is queued. Whether the worker goes on. meanwhile: what happens while its tasks wait, one after the other."""
-        assert self.execution is not None
         self.execution.receiver.awake()
         self.reactor.meanwhile[:] = meanwhile
         self._ends_at_rest = True
@@ -255,7 +255,6 @@ class Worker(Scene):
         return False
 
     def _wait(self, waiter: Any, timeout_s: float | None = None) -> bool:
-        assert self.execution is not None
         if not (self._ends_at_rest and self.execution.receiver.is_resting):
             return SceneReactor.wait(self.reactor, waiter, timeout_s)
         self.turn()
@@ -268,14 +267,12 @@ class Worker(Scene):
 
     def idle(self) -> None:
         """Nothing comes for long."""
-        assert self.execution is not None
         self.execution.receiver.awake()
         with pytest.raises(WouldHang):
             self.execution.executor.run()
 
     def cancel(self, task_id: bytes, **fields: Any) -> bool:
         """On another thread, as what reads the sockets does. Whether the task was found."""
-        assert self.execution is not None
         found: list[bool] = []
         request = core_worker_pb2.CancelTaskRequest(task_id=task_id, **fields)
         cancel = self.execution.interrupter.cancel

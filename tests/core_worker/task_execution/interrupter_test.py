@@ -2,110 +2,267 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.task_execution.interrupter import Interrupter
-from ray_mono.protobuf import core_worker_pb2
-from tests.core_worker.queued_calls import executor_of, push
+from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.core_worker.task_execution.interrupter import AGAIN_S
+from ray_mono.protobuf import common_pb2, core_worker_pb2
+from tests.core_worker.worker_scene import Pushed, Reply, Worker
 
 
-def a_task(name: bytes) -> TaskContext:
-    return TaskContext(name * 24, b"job")
-
-
-class Worker:
-    """It runs one task, whose main thread is the test's."""
+class Running(Worker):
+    """It runs one task, in which the test looks around; its main thread is the test's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
         self.may_raise = True
-        self.timers: list[Any] = []
-        self.struck: list[int] = []
-        self.reactor = SimpleNamespace(
-            interrupted=False,
-            may_interrupt=lambda frame: self.may_raise,
-            call_later=lambda delay_s, callback: self.timers.append(callback),
-        )
-        self.task = a_task(b"a")
-        self._executor: Any = SimpleNamespace(running=self.task, actor=None, take_queued=lambda task_id: None)
-        self.interrupts = Interrupter(self, self._executor)  # type: ignore[arg-type]
-        self.interrupts.interruptible = self.task
-        monkeypatch.setattr(
-            "ray_mono.core_worker.task_execution.interrupter.strike_main_thread", self.struck.append
-        )
+        self.reactor.may_interrupt = lambda frame: self.may_raise  # type: ignore[method-assign]
 
-    def cancel(self, name: bytes = b"a") -> bool:
-        """As the background thread does, which hears of it."""
-        found: list[bool] = []
-        request = core_worker_pb2.CancelTaskRequest(task_id=name * 24)
-        thread = threading.Thread(target=lambda: found.append(self.interrupts.cancel(request)))
-        thread.start()
-        thread.join()
-        return found[0]
+    def within(self, look: Callable[[bytes], None]) -> Pushed:
+        """Runs look(task id) as a task."""
+        failures: list[BaseException] = []
+
+        def task() -> int:
+            try:
+                look(self.context.task_id())
+            except AssertionError as error:
+                failures.append(error)
+            return 1
+
+        call = self.ask(self.function(task))
+        assert self.run()
+        if failures:
+            raise failures[0]
+        return call
 
     def signal(self) -> bool:
-        """Whether it raises."""
+        """Whether SIGINT raises."""
+        assert self.execution is not None
         try:
-            self.interrupts.on_signal(signal.SIGINT, None)
+            self.execution.interrupter.on_signal(signal.SIGINT, None)
         except KeyboardInterrupt:
             return True
         return False
 
 
 def test_a_cancel_strikes_its_task_once_and_again_only_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(monkeypatch)
-    assert not worker.signal(), "the terminal's is the driver's"
-    assert worker.cancel() and worker.task.is_cancelled and worker.struck == [signal.SIGINT]
-    worker.timers.pop()()
-    assert len(worker.struck) == 2
-    assert worker.signal() and not worker.signal()
-    worker.timers.pop()()
-    assert len(worker.struck) == 2 and not worker.timers
+    worker = Running(monkeypatch)
+
+    def look(task_id: bytes) -> None:
+        assert not worker.signal(), "the terminal's is the driver's"
+        assert worker.cancel(task_id) and worker.context.is_cancelled() and worker.struck == [signal.SIGINT]
+        worker.pass_time(AGAIN_S)
+        assert len(worker.struck) == 2
+        assert worker.signal() and not worker.signal()
+        worker.pass_time(AGAIN_S)
+        assert len(worker.struck) == 2
+
+    worker.within(look)
 
 
 def test_what_may_not_be_raised_here_is_noted_for_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(monkeypatch)
-    worker.cancel()
-    worker.may_raise = False
-    assert not worker.signal() and worker.reactor.interrupted
-    # The wait has raised it; what was sent meanwhile is the same one.
-    worker.reactor.interrupted = False
-    worker.may_raise = True
-    assert not worker.signal()
+    worker = Running(monkeypatch)
+
+    def look(task_id: bytes) -> None:
+        worker.cancel(task_id)
+        worker.may_raise = False
+        assert not worker.signal() and worker.reactor.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            worker.reactor.raise_if_interrupted()
+        # What was sent meanwhile is the same one.
+        worker.may_raise = True
+        assert not worker.signal() and not worker.reactor.interrupted
+
+    worker.within(look)
+
+
+def test_what_was_noted_is_raised_by_a_later_signal_where_that_comes_before_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Running(monkeypatch)
+
+    def look(task_id: bytes) -> None:
+        worker.cancel(task_id)
+        worker.may_raise = False
+        worker.signal()
+        worker.may_raise = True
+        assert worker.signal() and not worker.reactor.interrupted, "and by no wait any more"
+
+    worker.within(look)
+
+
+def test_a_second_cancel_strikes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Running(monkeypatch)
+
+    def look(task_id: bytes) -> None:
+        worker.cancel(task_id)
+        worker.may_raise = False
+        worker.signal()
+        with pytest.raises(KeyboardInterrupt):
+            worker.reactor.raise_if_interrupted()
+        worker.may_raise = True
+        worker.cancel(task_id)
+        assert worker.signal()
+
+    worker.within(look)
+
+
+def test_a_cancel_that_the_main_thread_reads_itself_is_raised_by_its_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Running(monkeypatch)
+
+    def look(task_id: bytes) -> None:
+        request = core_worker_pb2.CancelTaskRequest(task_id=task_id)
+        worker.meanwhile(lambda: worker.execution.interrupter.cancel(request) and None)
+        with pytest.raises(KeyboardInterrupt):
+            worker.core.wait([worker.submit()], 1, 1.0, True)
+        assert not worker.struck
+
+    worker.within(look)
 
 
 def test_no_other_task_is_struck(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(monkeypatch)
-    assert not worker.cancel(b"b") and not worker.struck
-    worker.cancel()
-    worker.interrupts.interruptible = a_task(b"b")
-    assert not worker.signal() and not worker.reactor.interrupted
-    worker.timers.pop()()
-    assert len(worker.struck) == 1
+    worker = Running(monkeypatch)
+    first: list[bytes] = []
+
+    def cancelled(task_id: bytes) -> None:
+        assert not worker.cancel(b"another") and not worker.struck
+        worker.cancel(task_id)
+        first.append(task_id)
+
+    def next_one(task_id: bytes) -> None:
+        assert not worker.cancel(first[0])
+        assert not worker.signal() and not worker.reactor.interrupted
+        worker.pass_time(AGAIN_S)
+        assert len(worker.struck) == 1
+
+    worker.within(cancelled)
+    worker.within(next_one)
 
 
 def test_what_was_not_raised_before_a_task_ended_is_not_left_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    executor: Any = executor_of()
-    push(executor, SimpleNamespace(state={}), b"a")
-    call, task = executor.take_queued(b"a"), a_task(b"a")
-    executor.core.context = SimpleNamespace(enter=lambda task: None, leave=lambda token: None)
-    executor.core.reactor.interrupted = False
-    monkeypatch.setattr(executor.events, "add", lambda task, started_s: None)
-    monkeypatch.setattr(executor.answers, "finish", lambda call, task, value: None)
+    worker = Running(monkeypatch)
 
-    def cancelled_meanwhile() -> None:
-        task.is_cancelled = True
-        executor.interrupts._wanted = task
-        executor.core.reactor.interrupted = True
+    def cancelled_meanwhile(task_id: bytes) -> None:
+        worker.cancel(task_id)
+        worker.may_raise = False
+        worker.signal()
+        assert worker.reactor.interrupted
 
-    executor.interrupts.interruptible = task
-    executor.run_here(call, task, [cancelled_meanwhile, [], {}])
-    assert executor.interrupts._wanted is None and executor.interrupts.interruptible is None
-    assert not executor.core.reactor.interrupted
+    call = worker.within(cancelled_meanwhile)
+    assert call.value == 1 and not worker.reactor.interrupted
+    worker.may_raise = True
+    assert not worker.signal()
+
+
+def test_code_that_is_interrupted_says_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Running(monkeypatch)
+
+    def stopped_here() -> None:
+        worker.cancel(worker.context.task_id())
+        worker.execution.interrupter.on_signal(signal.SIGINT, None)
+
+    call = worker.ask(worker.function(stopped_here))
+    worker.run()
+    assert isinstance(call.value.cause, TaskCancelledError) and "stopped_here" in str(call.value)
+    assert call.task_id.hex() in str(call.value.cause)
+
+
+def test_a_task_that_was_interrupted_before_its_code_ran_is_cancelled_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Running(monkeypatch)
+    arguments = Interrupting(worker)
+    call = worker.ask(worker.function(lambda argument: 1), arguments)
+    after = worker.ask(worker.function(lambda: 1))
+    worker.run()
+    assert isinstance(call.value, TaskCancelledError) and after.value == 1
+
+
+class Interrupting:
+    """An argument that is read when its task is cancelled."""
+
+    worker: Running
+
+    def __init__(self, worker: Running) -> None:
+        type(self).worker = worker
+
+    def __reduce__(self) -> Any:
+        return strike, ()
+
+
+def strike() -> None:
+    worker = Interrupting.worker
+    worker.cancel(worker.running.task.task_id)
+    worker.execution.interrupter.on_signal(signal.SIGINT, None)
+
+
+def test_with_force_the_process_ends_and_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Running(monkeypatch)
+    ends: list[Any] = []
+
+    def end(status: int) -> None:
+        assert worker.wire.all("ReportWorkerDeath")
+        ends.append((status, worker.reactor.num_flushes))
+
+    monkeypatch.setattr(os, "_exit", end)
+    flushes: list[int] = []
+
+    def look(task_id: bytes) -> None:
+        flushes.append(worker.reactor.num_flushes)
+        worker.cancel(task_id, force=True)
+
+    worker.within(look)
+    (cause,) = worker.deaths()
+    assert cause.kind == common_pb2.DeathCause.KILLED and "force=True" in cause.message
+    ((status, num_flushes),) = ends
+    assert status == 1 and num_flushes > flushes[0]
+
+
+def test_what_the_task_submitted_is_cancelled_with_it_if_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Running(monkeypatch)
+    children: list[Any] = []
+
+    def look(task_id: bytes) -> None:
+        children.append(worker.submit())
+        worker.cancel(task_id)
+        assert worker.state_of(children[0]).__class__.__name__ != "TaskCancelledError"
+        worker.cancel(task_id, recursive=True)
+        assert isinstance(worker.state_of(children[0]), TaskCancelledError)
+
+    worker.within(look)
+
+
+def test_an_actors_call_is_told_and_not_struck(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Running(monkeypatch)
+
+    class Actor:
+        def method(self) -> None:
+            assert worker.cancel(worker.context.task_id())
+            assert worker.context.is_cancelled() and not worker.signal()
+
+    worker.actor(Actor)
+    call = worker.ask(worker.method("method"))
+    worker.run()
+    assert type(call.value) is TaskCancelledError and not worker.struck
+
+
+def test_a_task_that_waits_is_dropped_and_one_that_is_over_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Running(monkeypatch)
+    over = worker.ask(worker.function(lambda: 1))
+    worker.run()
+    waits = worker.ask(worker.function(lambda: 1))
+    assert not worker.cancel(over.task_id) and worker.cancel(waits.task_id)
+    assert waits.status == Reply.CANCELLED

@@ -1,335 +1,510 @@
-"""Answers on their way: who sends them, and that none is left in a buffer."""
+"""Answers on their way: what is in them, what goes before them, and that none is left in a buffer."""
 
 from __future__ import annotations
 
+import gc
 import os
 import weakref
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
-from ray_mono.common.ids import object_id_bytes
-from ray_mono.common.start_board import BoardOfAnother, StartBoard
-from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
-from ray_mono.core_worker.task_execution.call import KnownSpec
-from ray_mono.core_worker.task_execution.generator_runner import STREAMED
-from ray_mono.core_worker.task_execution.task_reply import (
-    ALONE_US,
-    ANSWERS_NOBODY,
-    ERROR_BYTES_MAX,
-    UNFLUSHED_MAX,
-    TaskReplies,
-    serialized_error,
-)
+from ray_mono.core_worker.task_execution.task_reply import ANSWERS_NOBODY, serialized_error
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.fake_core import FakeCore
-
-
-class Sent:
-    """A call, and the reactor that its answer goes through: notes what happens."""
-
-    def __init__(self) -> None:
-        self.spec = KnownSpec(common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, num_returns=1))
-        self.to = self
-        self.steps: list[str] = []
-
-    def reply(self, message: Any, rings: bool = True) -> None:
-        self.steps.append("rings" if rings else "buffers")
-
-    def flush(self) -> None:
-        self.steps.append("flush")
-
-    def flush_soon(self) -> None:
-        self.steps.append("soon")
-
-
-WORKER = b"w" * 28
-
-
-def answers_of(call: Sent, is_next_short: bool, board: StartBoard | None = None) -> TaskReplies:
-    core: Any = FakeCore()
-    core.reactor = call
-    executor: Any = SimpleNamespace(is_next_short=is_next_short, ends_after=lambda spec: False, actor=None)
-    return TaskReplies(core, executor, board or StartBoard(WORKER))
-
-
-@pytest.mark.parametrize(
-    ("is_next_short", "run_us", "then"),
-    [(False, 0, "flush"), (True, ALONE_US, "flush"), (True, 0, "soon")],
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.scene import ELSEWHERE, NODE_ID
+from tests.core_worker.worker_scene import (
+    CALLER,
+    OTHER_OWNER,
+    Arriving,
+    Pushed,
+    Reply,
+    Worker,
+    referenced,
 )
-def test_an_answer_goes_at_once_or_soon_though_the_next_call_takes_its_time(
-    is_next_short: bool, run_us: int, then: str
-) -> None:
-    call = Sent()
-    answers_of(call, is_next_short).finish(call, TaskContext(b"t" * 24, b"job", run_us=run_us), 1)  # type: ignore[arg-type]
-    assert call.steps == ["buffers", then]
 
-
-def test_items_that_were_collected_go_before_the_end_of_their_generator() -> None:
-    call = Sent()
-    call.spec.num_returns = -1
-    items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"), when_settled=lambda then: then())
-    task = TaskContext(b"t" * 24, b"job", items=items)
-    answers_of(call, is_next_short=False).finish(call, task, STREAMED)  # type: ignore[arg-type]
-    assert call.steps == ["items", "buffers", "flush"]
-
-
-def test_answers_of_short_calls_share_a_send() -> None:
-    call = Sent()
-    answers = answers_of(call, is_next_short=True)
-    for _ in range(2 * UNFLUSHED_MAX):
-        answers.finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
-    assert call.steps.count("flush") == 2 and call.steps[-1] == "flush"
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_what_the_call_wrote_is_out_before_its_answer(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = Sent()
-
-    def flush() -> None:
-        call.steps.append("output")
-        if fails:
-            raise ValueError("closed by the user")
-
-    for stream in ("stdout", "stderr"):
-        monkeypatch.setattr(
-            f"ray_mono.core_worker.task_execution.task_reply.sys.{stream}", SimpleNamespace(flush=flush)
-        )
-    answers_of(call, is_next_short=False).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
-    assert call.steps == ["output", "output", "buffers", "flush"]
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        lambda answers, call, task: answers.finish(call, task, 1),
-        lambda answers, call, task: answers.finish_error(call, task, ValueError()),
-        lambda answers, call, task: answers.finish_unstarted(call, task),
-        lambda answers, call, task: answers.answer_anyhow(call, task, ValueError()),
-    ],
-    ids=["value", "error", "no room", "our fault"],
-)
-def test_a_task_that_is_answered_runs_no_more_for_its_raylet(end: Callable[..., None]) -> None:
-    call, board = Sent(), StartBoard(WORKER)
-    call.spec.type = common_pb2.NORMAL_TASK
-    call.own = SimpleNamespace(task_id=b"t" * 24)  # type: ignore[attr-defined]
-    assert board.may_begin(1, "f")
-    as_raylet, seen = BoardOfAnother(os.getpid(), board.fd, WORKER), []
-    assert as_raylet.running() == "f"
-    call.reply = lambda message, rings=True: seen.append(as_raylet.running())  # type: ignore[method-assign]
-    end(answers_of(call, is_next_short=True, board=board), call, TaskContext(b"t" * 24, b"job"))
-    assert seen == [""], "whoever has the answer may stop it"
-
-
-def test_a_call_of_an_actor_says_nothing_of_what_its_main_thread_runs() -> None:
-    call, board = Sent(), StartBoard(WORKER)
-    assert board.may_begin(1, "f")
-    answers_of(call, is_next_short=False, board=board).finish(call, TaskContext(b"t" * 24, b"job"), 1)  # type: ignore[arg-type]
-    assert BoardOfAnother(os.getpid(), board.fd, WORKER).running() == "f"
+OBJECT = b"o" * 28
+LARGE = b"x" * (INLINE_BYTES_MAX + 1)
 
 
 class Trouble(BaseException):
     pass
 
 
-class Large:
-    pass
+def returned_id(call: Pushed, index: int = 1) -> bytes:
+    return call.task_id + index.to_bytes(4, "little")
 
 
-def failed_call(replies_fail: int) -> tuple[Sent, list[Any]]:
-    """A call, the first of whose replies fail, and what is replied."""
-    call = Sent()
-    call.own = SimpleNamespace(task_id=b"t" * 24)  # type: ignore[attr-defined]
-    call.spec.name = "f"
-    replies: list[Any] = []
-
-    def reply(message: Any, rings: bool = True) -> None:
-        nonlocal replies_fail
-        replies_fail -= 1
-        if replies_fail >= 0:
-            raise Trouble
-        replies.append(message)
-
-    call.reply = reply  # type: ignore[method-assign]
-    return call, replies
+# ---- when they go
 
 
-def test_a_call_whose_answer_failed_by_our_fault_is_answered_with_that() -> None:
-    call, replies = failed_call(1)
-    answers, task = answers_of(call, is_next_short=False), TaskContext(b"t" * 24, b"job")
-    with pytest.raises(AttributeError) as caught:
-        answers.finish(call, task, 1)  # type: ignore[arg-type]
-    answers.answer_anyhow(call, task, caught.value)  # type: ignore[arg-type]
-    (reply,) = replies
-    assert reply.is_application_error
-    value = reply.returns[0].value
-    error = serialization.deserialize(value.metadata, value.data)
-    assert isinstance(error, RaySystemError) and "answering f() failed" in str(error)
+def test_answers_of_short_calls_share_a_send_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def short(self) -> None: ...
+
+    worker = Worker(monkeypatch, unflushed_answers_max=3)
+    worker.actor(Actor)
+    spec = worker.method("short")
+    calls = [worker.ask(spec) for _ in range(8)]
+    flushed: list[bool] = []
+    for before, call in enumerate(calls[1:]):
+        call.on_reply = lambda before=before: flushed.append(calls[before].is_flushed)  # type: ignore[misc]
+    worker.run()
+    assert flushed == [False, False, True, False, False, True, False] and calls[-1].is_flushed
 
 
-def test_what_the_failed_steps_hold_is_free_before_the_next_attempt_which_may_need_the_memory() -> None:
-    call, replies = failed_call(0)
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_call_wrote_is_out_before_its_answer(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    steps: list[str] = []
+
+    def flush() -> None:
+        steps.append("output")
+        if fails:
+            raise ValueError("closed by the user")
+
+    call = worker.ask(worker.function(lambda: 1))
+    call.on_reply = lambda: steps.append("answer")
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(
+            f"ray_mono.core_worker.task_execution.task_reply.sys.{stream}",
+            SimpleNamespace(flush=flush, write=lambda text: None),
+        )
+    worker.run()
+    assert steps[-3:] == ["output", "output", "answer"] and call.value == 1
+
+
+def fail() -> None:
+    raise ValueError
+
+
+@pytest.mark.parametrize("end", ["value", "error", "no room", "our fault"])
+def test_a_task_that_is_answered_runs_no_more_for_its_raylet(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(monkeypatch)
+    raylet = worker.as_raylet()
+    argument = referenced(OBJECT, location_node_ids=[ELSEWHERE], size_bytes=9)
+    if end == "no room":
+        call = worker.ask(worker.function(lambda it: 1), None, by_reference=[argument])
+    else:
+        call = worker.ask(worker.function(fail if end == "error" else lambda: 1))
+    if end == "our fault":
+        call.reply_failures = [Trouble()]
+    seen: list[str] = []
+    call.on_reply = lambda: seen.append(raylet.running())
+    full = RpcError(StatusCode.RESOURCE_EXHAUSTED, "full")
+    worker.run(*[lambda: worker.wire.last("Get").fail(full)] * (end == "no room"))
+    assert seen == [""], "whoever has the answer may stop it"
+
+
+def test_a_call_of_an_actor_says_nothing_of_what_its_main_thread_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    assert worker.board.may_begin(1, "f")
+    worker.ask(worker.method("method"))
+    worker.run()
+    assert worker.as_raylet().running() == "f"
+
+
+# ---- what is in them
+
+
+def test_an_actor_tells_its_process_and_its_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def __repr__(self) -> str:
+            return "mine"
+
+    reply = Worker(monkeypatch).actor(Actor).answer
+    assert (reply.pid, reply.repr_name, reply.has_inline, len(reply.returns)) == (1, "mine", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("num_returns", "value", "told"),
+    [
+        (0, None, []),
+        (0, "thrown away", []),
+        (2, (1, 2), [1, 2]),
+        (2, [1, 2, 3], "f() has num_returns=2 but returned 3 values"),
+        (2, [1], "f() has num_returns=2 but returned 1 values"),
+        (2, 1, "f() has num_returns=2 but returned a int, which cannot be split into several values"),
+        (-1, 1, "f() has to be a generator, but it returned a int"),
+    ],
+)
+def test_several_returns_are_split_and_what_does_not_fit_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, num_returns: int, value: Any, told: Any
+) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda: value, num_returns=num_returns))
+    worker.run()
+    if isinstance(told, list):
+        assert call.value == told and not call.answer.is_application_error
+        return
+    values = call.value if isinstance(call.value, list) else [call.value]
+    assert len(values) == max(1, num_returns) and all(told in str(each) for each in values)
+    assert [each.object_id for each in call.answer.returns] == [
+        returned_id(call, index + 1) for index in range(max(1, num_returns))
+    ]
+
+
+def test_how_long_the_code_ran_is_told_with_values_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    def run(fails: bool) -> list[int]:
+        worker.busy(150)
+        if fails:
+            raise ValueError
+        return [1, 2]
+
+    calls = [
+        worker.ask(worker.function(run, num_returns=number), fails)
+        for number, fails in [(1, False), (2, False), (1, True)]
+    ]
+    worker.run()
+    assert [round(call.answer.run_us, -1) for call in calls] == [150] * 3
+
+
+@pytest.mark.parametrize("size_bytes", [INLINE_BYTES_MAX // 2, INLINE_BYTES_MAX + 1])
+def test_a_large_value_goes_through_the_store_and_a_small_one_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, size_bytes: int
+) -> None:
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    call = worker.ask(worker.function(lambda: bytes(size_bytes)))
+    worker.run()
+    if size_bytes < INLINE_BYTES_MAX:
+        assert call.value == bytes(size_bytes) and not worker.wire.all("Create")
+        return
+    (returned,) = call.answer.returns
+    assert (returned.object_id, returned.in_plasma, returned.node_id) == (returned_id(call), True, NODE_ID)
+    sealed = worker.wire.last("Seal").request
+    assert (sealed.object_id, sealed.owner_worker_id) == (returned.object_id, CALLER.worker_id)
+    assert sealed.size_bytes == returned.size_bytes >= size_bytes
+
+
+def test_what_was_stored_of_returns_that_failed_together_is_freed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    worker.room = 1
+    call = worker.ask(worker.function(lambda: [LARGE, 1, LARGE], num_returns=3))
+    worker.run()
+    assert call.answer.is_application_error and not any(each.in_plasma for each in call.answer.returns)
+    assert all(isinstance(each.cause, ObjectStoreFullError) for each in call.value)
+    assert worker.freed() == [returned_id(call)]
+
+
+def test_what_does_not_pickle_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    lock = __import__("threading").Lock()
+    call = worker.ask(worker.function(lambda: lock))
+    worker.run()
+    assert isinstance(call.value.cause, TypeError) and "what f() returned" in str(call.value)
+
+
+def test_an_error_that_is_too_large_to_travel_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch, error_bytes_max=1 << 20)
+
+    def fail(size: int) -> None:
+        raise ValueError("x" * size)
+
+    large, small = worker.ask(worker.function(fail), 1 << 20), worker.ask(worker.function(fail), 1 << 10)
+    worker.run()
+    assert isinstance(large.value, RaySystemError)
+    assert "f() raised RayTaskError, an error of" in str(large.value)
+    assert isinstance(small.value.cause, ValueError)
+
+
+@pytest.mark.parametrize("spare_bytes", [0, -1])
+def test_an_error_may_be_as_large_as_the_limit_and_no_larger(spare_bytes: int) -> None:
+    size = serialization.serialize_error(ValueError("x" * 100)).size_bytes
+    value = serialized_error("f", ValueError("x" * 100), size + spare_bytes)
+    error = serialization.deserialize(value.metadata, value.to_bytes())
+    assert isinstance(error, RaySystemError if spare_bytes else ValueError)
+
+
+def test_an_error_that_cannot_be_sent_is_told_with_the_reason() -> None:
+    class Unsendable(Exception):
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise LookupError("not me")
+
+    value = serialized_error("f", Unsendable("text"), 1 << 20)
+    error = str(serialization.deserialize(value.metadata, value.to_bytes()))
+    assert all(word in error for word in ("f() raised", "Unsendable", "LookupError: not me", "text"))
+
+
+# ---- when our own code fails
+
+
+def test_a_call_whose_answer_failed_by_our_fault_is_answered_with_that_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda: [1, 2], num_returns=2))
+    call.reply_failures = [Trouble()]
+    worker.run()
+    assert call.answer.is_application_error and call.is_flushed
+    assert all(
+        isinstance(each, RaySystemError) and "answering f() failed" in str(each) for each in call.value
+    )
+    assert "answering f() failed" in caplog.text
+
+
+def test_what_the_failed_steps_hold_is_free_before_the_next_attempt_which_may_need_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Large: ...
+
     held: list[weakref.ref[Large]] = []
 
-    def fail() -> None:
+    def no_memory() -> None:
         large = Large()
         held.append(weakref.ref(large))
         raise MemoryError
 
-    call.reply = lambda message, rings=True: replies.append(held[0]())  # type: ignore[method-assign]
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda: 1))
+    seen: list[Any] = []
+    call.on_reply = lambda: seen.append(held[0]()) if held else no_memory()
+    gc.disable()
     try:
-        fail()
-    except MemoryError as error:
-        answers_of(call, is_next_short=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), error)  # type: ignore[arg-type]
-    assert replies == [None]
+        worker.run()
+    finally:
+        gc.enable()
+    assert seen == [None] and isinstance(call.value, RaySystemError)
 
 
 def test_a_worker_that_cannot_even_do_that_ends(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    call, replies = failed_call(1)
+    worker = Worker(monkeypatch)
     codes: list[int] = []
-    monkeypatch.setattr("ray_mono.core_worker.task_execution.task_reply.os._exit", codes.append)
-    answers_of(call, is_next_short=False).answer_anyhow(call, TaskContext(b"t" * 24, b"job"), Trouble())  # type: ignore[arg-type]
-    assert not replies and codes == [ANSWERS_NOBODY]
+    monkeypatch.setattr(os, "_exit", codes.append)
+    call = worker.ask(worker.function(lambda: 1))
+    call.reply_failures = [Trouble(), Trouble()]
+    worker.run()
+    assert not call.replies and codes == [ANSWERS_NOBODY]
     assert "this worker ends" in capfd.readouterr().err
 
 
-HELD = b"h" * 28
-"""A reference that a task has as an argument."""
+# ---- answers that wait for owners
 
 
-class Acknowledged(Sent):
-    """A call with references in it: its answer waits until owners know who has them, which the test says by `settled`."""
+class Keeping(Worker):
+    """Its task keeps a reference that came with its arguments, of which the owner has to hear before the answer goes."""
 
-    def __init__(self, kind: common_pb2.TaskType = common_pb2.NORMAL_TASK) -> None:
-        super().__init__()
-        self.spec.type = kind
-        self.timers: dict[Any, None] = {}
-        self.num_cancelled = 0
-        self.answers = answers_of(self, is_next_short=False)
-        self.core: Any = self.answers._core
-        self.core.ownership.settle_arrived = self._settle
-        self.core.getter = SimpleNamespace(
-            block=self._block, unblock=lambda epoch: self.steps.append(f"takes back {epoch}")
-        )
-        self.executor: Any = self.answers._executor
-        self.executor.is_resting = True
-        self.settled: Any = None
-        self.core.references.borrow(HELD, b"another")
-        self.core.references.add_submitted([HELD])
-        self.task = TaskContext(b"t" * 24, b"job", arrived={HELD: b"another"}, held=[HELD])
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any = OTHER_OWNER, **limits: Any) -> None:
+        super().__init__(monkeypatch, **limits)
+        self.kept: list[Any] = []
+        self.arriving = Arriving(OBJECT, owner)
 
-    def over(self) -> Acknowledged:
-        self.answers.finish(self, self.task, 1)  # type: ignore[arg-type]
-        assert self.steps == ["flush"] and self.answers.num_unsettled == 1
-        self.steps.clear()
-        return self
+    def keep(self, reference: Any) -> int:
+        self.kept.append(reference)
+        return 1
 
-    def _settle(self, arrived: Any, kept: Any, caller: Any, then: Any) -> None:
-        self.settled = then
+    def over(self, lease_id: bytes = b"lease") -> Pushed:
+        call = self.ask(self.function(self.keep), self.arriving, lease_id=lease_id)
+        self.run()
+        return call
 
-    def _block(self) -> int:
-        self.steps.append("lends")
-        return 7
-
-    def call_later(self, delay_s: float, callback: Any) -> Any:
-        self.timers[callback] = None
-        return SimpleNamespace(cancel=lambda: self._cancel(callback))
-
-    def _cancel(self, callback: Any) -> None:
-        self.num_cancelled += 1
-        self.timers.pop(callback, None)
-
-    def pass_time(self) -> None:
-        timers, self.timers = self.timers, {}
-        for callback in timers:
-            callback()
+    def acknowledge(self) -> None:
+        with self.env.lock:
+            self.wire.open("AddBorrower")[0].answer(common_pb2.Empty())
 
 
-def test_a_task_that_is_over_but_for_its_answer_lends_its_cpus_until_that_is_out() -> None:
-    call = Acknowledged().over()
-    call.pass_time()
-    assert call.steps == ["lends"] and not call.timers and HELD in call.core.references
-    call.settled([])
-    assert call.steps == ["lends", "rings", "takes back 7"]
-    assert call.answers.num_unsettled == 0 and HELD not in call.core.references
+def test_a_reference_that_the_caller_owns_is_named_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch, CALLER)
+    call = worker.over()
+    assert [each.object_id for each in call.answer.borrowed] == [OBJECT] and call.value == 1
+    assert not worker.wire.all("AddBorrower")
 
 
-def test_nothing_is_lent_where_the_owner_acknowledges_soon_or_the_call_is_an_actors() -> None:
-    for call in (Acknowledged().over(), Acknowledged(common_pb2.ACTOR_TASK).over()):
-        call.settled([])
-        call.pass_time()
-        assert call.steps == ["rings"]
+def test_one_that_is_not_kept_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda reference: 1), Arriving(OBJECT, OTHER_OWNER))
+    worker.run()
+    assert call.value == 1 and not call.answer.borrowed and not worker.wire.all("AddBorrower")
+    assert worker.core.reference_counts() == 0
 
 
-def test_the_cpus_of_a_worker_that_runs_the_next_task_are_not_lent() -> None:
-    call = Acknowledged().over()
-    call.executor.is_resting = False
-    call.pass_time()
-    assert call.steps == [] and call.timers
-    call.executor.is_resting = True
-    call.pass_time()
-    assert call.steps == ["lends"]
+def test_the_answer_waits_until_the_owner_of_what_is_kept_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+    assert not call.replies and not worker.execution.replies.are_settled
+    asked = worker.wire.last("AddBorrower", "unix:other")
+    assert (asked.request.object_id, asked.request.borrower) == (OBJECT, worker.address)
+    worker.acknowledge()
+    assert call.value == 1 and worker.execution.replies.are_settled and not call.answer.borrowed
+    assert worker.core.reference_counts() == 1
 
 
-def test_nothing_is_kept_of_the_looks_for_a_worker_that_rests() -> None:
-    call = Acknowledged().over()
-    call.executor.is_resting = False
-    for _ in range(100):
-        call.pass_time()
-    call.settled([])
-    assert call.num_cancelled == 1 and not call.timers and call.steps == ["rings"]
+def test_the_worker_runs_on_while_an_answer_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+    after = worker.ask(worker.function(lambda: 2))
+    worker.run()
+    assert after.value == 2 and not call.replies
 
 
-def test_a_task_that_goes_elsewhere_lets_go_of_the_arguments_that_it_has() -> None:
-    call = Acknowledged()
-    call.answers.finish_unstarted(call, call.task)  # type: ignore[arg-type]
-    assert call.steps == ["flush"], "its owner hears first who has them"
-    call.settled([])
-    assert call.steps == ["flush", "rings"] and HELD not in call.core.references
+def test_a_task_that_is_over_but_for_its_answer_lends_its_cpus_until_that_is_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+    worker.pass_time(worker.config.unsettled_s)
+    assert worker.wire.last("NotifyBlocked").request.lease_id == b"lease"
+    assert not worker.wire.all("NotifyUnblocked")
+    worker.pass_time(10.0)
+    assert len(worker.wire.all("NotifyBlocked")) == 1
+    worker.acknowledge()
+    assert call.value == 1 and len(worker.wire.all("NotifyUnblocked")) == 1
 
 
-class SharedStore:
-    """A node's store in which the first objects find room and a later one does not."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-
-    def put(self, object_id: bytes, value: Any, owner: bytes) -> None:
-        self._room -= 1
-        if self._room < 0:
-            raise ObjectStoreFullError("full")
+def test_nothing_is_lent_where_the_owner_acknowledges_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    worker.over()
+    worker.pass_time(worker.config.unsettled_s / 2)
+    worker.acknowledge()
+    worker.pass_time(10.0)
+    assert not worker.wire.all("NotifyBlocked") and not worker.reactor.timers
 
 
-def test_what_was_stored_of_returns_that_failed_together_is_freed() -> None:
-    call, replies = failed_call(0)
-    call.spec.num_returns = 3
-    answers = answers_of(call, is_next_short=False)
-    core: Any = answers._core
-    core.store, core.pid, core.node = SharedStore(room=1), 1, SimpleNamespace(host="")
-    large = bytes(INLINE_BYTES_MAX + 1)
-    answers.finish(call, TaskContext(b"t" * 24, b"job"), [large, 1, large])  # type: ignore[arg-type]
-    (reply,) = replies
-    assert reply.is_application_error and not any(returned.in_plasma for returned in reply.returns)
-    assert core.freed == [(object_id_bytes(b"t" * 24, 1), [core.node_id])]
+def test_nothing_is_lent_by_an_actors_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    keep = worker.keep
+
+    class Actor:
+        def method(self, reference: Any) -> int:
+            return keep(reference)
+
+    worker.actor(Actor)
+    call = worker.ask(worker.method("method"), worker.arriving)
+    worker.run()
+    worker.pass_time(10.0)
+    assert not call.replies and not worker.wire.all("NotifyBlocked")
+    worker.acknowledge()
+    assert call.value == 1
 
 
-def test_an_error_that_is_too_large_to_travel_is_told_by_its_name() -> None:
-    value = serialized_error("f", ValueError("x" * ERROR_BYTES_MAX))
-    error = serialization.deserialize(value.metadata, value.to_bytes())
-    assert isinstance(error, RaySystemError) and "f() raised ValueError, an error of 16 MiB" in str(error)
+def test_the_cpus_of_a_worker_that_runs_the_next_task_are_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+    blocked: list[int] = []
+
+    def runs() -> None:
+        for _ in range(3):
+            worker.pass_time(worker.config.unsettled_s)
+        blocked.append(len(worker.wire.all("NotifyBlocked")))
+
+    worker.ask(worker.function(runs))
+    worker.run()
+    assert blocked == [0]
+    worker.pass_time(worker.config.unsettled_s)
+    assert len(worker.wire.all("NotifyBlocked")) == 1 and not call.replies
 
 
-def test_items_that_were_made_go_before_the_word_that_answering_failed() -> None:
-    call, _ = failed_call(0)
-    call.reply = lambda message, rings=True: call.steps.append("reply")  # type: ignore[method-assign]
-    items: Any = SimpleNamespace(flush=lambda: call.steps.append("items"))
-    task = TaskContext(b"t" * 24, b"job", items=items)
-    answers_of(call, is_next_short=False).answer_anyhow(call, task, Trouble())  # type: ignore[arg-type]
-    assert call.steps == ["items", "reply", "flush"]
+def test_nothing_is_kept_of_the_looks_for_a_worker_that_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+
+    def runs() -> None:
+        for _ in range(20):
+            worker.pass_time(worker.config.unsettled_s)
+
+    worker.ask(worker.function(runs, hides_events=True))
+    worker.run()
+    worker.acknowledge()
+    worker.pass_time(10.0)
+    assert call.value == 1 and not worker.wire.all("NotifyBlocked") and not worker.reactor.timers
+
+
+def test_a_task_that_goes_elsewhere_lets_go_of_its_arguments_when_their_owner_knows_who_had_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Keeping(monkeypatch)
+    full = RpcError(StatusCode.RESOURCE_EXHAUSTED, "full")
+    argument = referenced(b"p" * 28, position=3, location_node_ids=[ELSEWHERE], size_bytes=9)
+    call = worker.ask(worker.function(lambda *args: 1), worker.arriving, None, by_reference=[argument])
+    worker.run(lambda: worker.wire.last("Get").fail(full))
+    assert not call.replies, "its owner hears first who has them"
+    worker.acknowledge()
+    assert call.status == Reply.NO_ROOM and worker.core.reference_counts() == 0
+
+
+# ---- references in what is returned
+
+
+def test_who_gets_a_reference_of_ours_is_watched_as_its_borrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda: [worker.core.put(1)]))
+    worker.run()
+    (nested,) = call.answer.returns[0].value.nested
+    asked = worker.wire.last("WaitForRefRemoved", "unix:caller").request
+    assert (asked.object_id, asked.contained_in) == (nested.object_id, returned_id(call))
+    assert worker.core.reference_counts() == 1
+    with worker.env.lock:
+        worker.wire.last("WaitForRefRemoved").answer(common_pb2.Empty())
+    assert worker.core.reference_counts() == 0
+
+
+def test_the_answer_waits_until_the_owner_of_a_returned_reference_knows_who_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.ask(worker.function(lambda reference: [reference, reference]), worker.arriving)
+    worker.run()
+    (asked,) = worker.wire.all("AddBorrower")
+    assert (asked.request.borrower, asked.request.contained_in) == (CALLER, returned_id(call))
+    assert not call.replies and worker.core.reference_counts() == 1
+    worker.acknowledge()
+    assert {each.object_id for each in call.answer.returns[0].value.nested} == {OBJECT}
+    assert worker.core.reference_counts() == 0 and not call.answer.borrowed
+
+
+def test_a_returned_reference_of_the_callers_is_held_until_the_answer_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    call = worker.ask(worker.function(lambda reference: [reference]), Arriving(OBJECT, CALLER))
+    counts: list[int] = []
+    call.on_reply = lambda: counts.append(worker.core.reference_counts())
+    worker.run()
+    assert counts == [1] and worker.core.reference_counts() == 0 and call.replies
+    assert not worker.wire.all("AddBorrower")
+
+
+def test_each_of_several_returns_waits_for_its_own_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    other = Arriving(b"p" * 28, OTHER_OWNER)
+    call = worker.ask(
+        worker.function(lambda *references: [[each] for each in references], num_returns=2),
+        Arriving(OBJECT, OTHER_OWNER),
+        other,
+    )
+    worker.run()
+    first, second = worker.wire.all("AddBorrower")
+    assert [each.request.contained_in for each in (first, second)] == [
+        returned_id(call, 1),
+        returned_id(call, 2),
+    ]
+    with worker.env.lock:
+        first.answer(common_pb2.Empty())
+        assert not call.replies
+        second.answer(common_pb2.Empty())
+    assert len(call.answer.returns) == 2
+
+
+def test_an_owner_that_is_gone_keeps_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Keeping(monkeypatch)
+    call = worker.over()
+    with worker.env.lock:
+        worker.wire.open("AddBorrower")[0].fail()
+    assert call.value == 1 and worker.execution.replies.are_settled
