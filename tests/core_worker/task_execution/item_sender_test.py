@@ -2,252 +2,405 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
-from ray_mono.core_worker.task_execution import item_sender
-from ray_mono.core_worker.task_execution.item_sender import (
-    IN_FLIGHT_BYTES_MAX,
-    IN_FLIGHT_ITEMS_MAX,
-    PART_ITEMS_MAX,
-    ItemSender,
-)
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
+from tests.core_worker.scene import NODE_ID
+from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
 
-TASK_ID = b"t" * 24
-
-
-class FakeCore:
-    """What a sender asks of the core worker; `turn` is the end of the reactor's turn."""
-
-    node_id = b"n" * 28
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.reactor = self.ownership = self.references = self.store = self
-        self.dirty: list[ItemSender] = []
-        self.stored: list[bytes] = []
-        self.freed: list[tuple[bytes, list[bytes]]] = []
-        self.acknowledge_owner: list[Callable[[], None]] = []
-        self.released: list[bytes] = []
-        self.calls: list[FakeCall] = []
-
-    def mark_dirty(self, sender: ItemSender) -> None:
-        self.dirty.append(sender)
-
-    def put(self, object_id: bytes, value: Any, owner_worker_id: bytes) -> None:
-        self.stored.append(object_id)
-
-    def free_in_stores(self, object_id: bytes, node_ids: list[bytes]) -> None:
-        self.freed.append((object_id, node_ids))
-
-    def flush(self) -> None:
-        while self.dirty:
-            self.dirty.pop().flush()
-        for call in self.calls:
-            call.parts += call.buffered
-            call.buffered.clear()
-
-    def reference_message(self, object_id: bytes) -> common_pb2.ObjectReference:
-        return common_pb2.ObjectReference(object_id=object_id)
-
-    def hand_over(self, nested: Any, item_id: bytes, receiver: Any, then: Callable[[], None]) -> list[bytes]:
-        self.acknowledge_owner.append(then)
-        return list(nested)
-
-    def remove_submitted(self, object_ids: list[bytes]) -> None:
-        self.released += object_ids
+LARGE = b"x" * (INLINE_BYTES_MAX + 1)
+REFERENCE = b"r" * 28
 
 
-class FakeCall:
-    """The call of a generator, and its connection."""
+class Streaming(Worker):
+    """It runs one generator, whose items go to `call`; time stands still meanwhile, but for what a test lets pass."""
 
-    def __init__(self, backpressure: int = 0) -> None:
-        self.spec = common_pb2.TaskSpec(generator_backpressure_num_objects=backpressure)
-        self.own = core_worker_pb2.PushTaskRequest(task_id=TASK_ID)
-        self.to = self.connection = self
-        self.is_closed = False
-        self.buffered: list[Any] = []
-        self.parts: list[Any] = []
+    call: Pushed
 
-    def part(self, message: Any) -> None:
-        """Nobody is rung for it: it goes with the next flush of the reactor."""
-        self.buffered.append(message)
+    def stream(
+        self, make: Callable[..., Iterator[Any]], *args: Any, backpressure: int = 0, **fields: Any
+    ) -> Pushed:
+        spec = self.function(make, num_returns=-1, generator_backpressure_num_objects=backpressure, **fields)
+        self.call = self.ask(spec, *args)
+        return self.call
 
+    def acknowledge(self, received: int = 0, taken: int = 0, is_dropped: bool = False) -> None:
+        """The owner says so."""
+        request = core_worker_pb2.AcknowledgeItemsRequest(
+            task_id=self.call.task_id, received=received, taken=taken, is_dropped=is_dropped
+        )
+        with self.env.lock:
+            self.execution.generators.AcknowledgeItems(request)
+
+    def item_id(self, number: int) -> bytes:
+        return object_id_bytes(self.call.task_id, number + 1)
+
+    @property
     def numbers(self) -> list[int]:
         """Of the items that were sent, as their parts count them."""
-        return [part.first_item + index for part in self.parts for index in range(len(part.items))]
+        return [part.first_item + index for part in self.call.parts for index in range(len(part.items))]
 
 
-@pytest.fixture
-def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time passes: only full parts, and ends of turns, are sent."""
-    monkeypatch.setattr(item_sender, "FLUSH_S", float("inf"))
+def still(values: Any) -> Callable[[], Iterator[Any]]:
+    """A generator of these."""
+
+    def generate() -> Iterator[Any]:
+        yield from values
+
+    return generate
 
 
-def acknowledged(received: int = 0, taken: int = 0, is_dropped: bool = False) -> Any:
-    return core_worker_pb2.AcknowledgeItemsRequest(received=received, taken=taken, is_dropped=is_dropped)
+# ---- parts
 
 
-def make(backpressure: int = 0) -> tuple[FakeCore, FakeCall, ItemSender]:
-    core, call = FakeCore(), FakeCall(backpressure)
-    core.calls.append(call)
-    return core, call, ItemSender(core, call)  # type: ignore[arg-type]
+def test_the_first_item_goes_out_at_once_and_what_follows_shares_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch)
+    sent: list[int] = []
+
+    def generate() -> Iterator[int]:
+        for number in range(10):
+            yield number
+            sent.append(len(worker.call.parts))
+        worker.turn()
+        sent.append(len(worker.call.parts))
+
+    call = worker.stream(generate)
+    worker.run()
+    assert sent == [1] * 10 + [2] and call.items == list(range(10))
+    assert worker.numbers == list(range(1, 11)) and call.said[-1] is call.answer
 
 
-def test_items_of_one_turn_share_a_part(still_clock: None) -> None:
-    core, call, sender = make()
-    for number in range(10):
-        sender.put(number)
-    assert not call.parts
-    core.flush()
-    assert len(call.parts) == 1 and call.numbers() == list(range(1, 11))
+def test_an_item_goes_out_at_once_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    sent: list[int] = []
+
+    def generate() -> Iterator[int]:
+        for pauses in (0, 0, 1.01, 0, 0.99):
+            worker.reactor.now_s += pauses * worker.config.part_flush_s
+            before = worker.reactor.num_flushes
+            yield 1
+            sent.append(len(worker.numbers) * (1 if worker.reactor.num_flushes > before else -1))
+
+    worker.stream(generate)
+    worker.run()
+    assert sent == [1, -1, 3, -3, -3]  # negative: only collected
 
 
-def test_an_item_goes_out_at_once_after_a_pause() -> None:
-    core, call, sender = make()
-    sender.put(1)
-    assert call.numbers() == [1]
+@pytest.mark.parametrize(
+    ("limits", "count"), [({"part_items_max": 4}, 4), ({"part_bytes_max": 4000}, 4)], ids=["items", "bytes"]
+)
+def test_a_full_part_is_sent(monkeypatch: pytest.MonkeyPatch, limits: dict[str, int], count: int) -> None:
+    worker = Streaming(monkeypatch, **limits)
+    sent: list[int] = []
+
+    def generate() -> Iterator[bytes]:
+        yield b""
+        for _ in range(count):
+            yield b"x" * 990
+            sent.append(len(worker.call.parts))
+
+    worker.stream(generate)
+    worker.run()
+    assert sent == [1] * (count - 1) + [2]
 
 
-def test_a_full_part_is_sent(still_clock: None) -> None:
-    core, call, sender = make()
-    for number in range(PART_ITEMS_MAX):
-        sender.put(number)
-    assert len(call.parts) == 1
+def test_an_item_that_does_not_pickle_is_named_and_ends_the_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch)
+
+    def generate() -> Iterator[Any]:
+        yield 1
+        yield __import__("threading").Lock()
+
+    call = worker.stream(generate)
+    worker.run()
+    assert call.items == [1] and isinstance(call.value.cause, TypeError)
+    assert "what f() yielded" in str(call.value)
 
 
-def test_the_generator_rests_while_too_many_items_are_on_their_way(still_clock: None) -> None:
-    core, call, sender = make()
-    for number in range(IN_FLIGHT_ITEMS_MAX):
-        assert not sender.is_full
-        sender.put(number)
-    assert sender.is_full
-    rested: list[bool] = []
-    assert not sender.start_wait(lambda: rested.append(True))
-    # The owner was asked in time, and nothing waits here unsent.
-    assert call.parts[-1].wants_acknowledgement and not call.parts[0].wants_acknowledgement
-    assert call.numbers() == list(range(1, IN_FLIGHT_ITEMS_MAX + 1))
-    sender.acknowledge(acknowledged(received=IN_FLIGHT_ITEMS_MAX // 2))
-    assert rested and not sender.is_full
+# ---- limits
 
 
-def test_the_generator_rests_while_too_many_bytes_are_on_their_way() -> None:
-    core, call, sender = make()
-    count = 0
-    while not sender.is_full:
-        sender.put(b"x" * 100_000)
-        count += 1
-    assert (count - 1) * 100_000 < IN_FLIGHT_BYTES_MAX <= count * 100_100
-    # The owner is asked in time, or it would rest for ever.
-    sender.start_wait(lambda: None)
-    assert call.parts[-1].wants_acknowledgement and not call.parts[0].wants_acknowledgement
-    sender.acknowledge(acknowledged(received=count))
-    assert not sender.is_full
+def resting(worker: Streaming, *steps: Callable[[], None]) -> list[int]:
+    """Runs it, with these steps while it rests, one after the other. Returns how many items had been made before each."""
+    made: list[int] = []
+
+    def step(then: Callable[[], None]) -> Callable[[], None]:
+        def happens() -> None:
+            made.append(len(worker.numbers))
+            then()
+
+        return happens
+
+    worker.run(*map(step, steps))
+    return made
 
 
-def test_backpressure_counts_what_was_not_taken() -> None:
-    core, call, sender = make(backpressure=2)
-    sender.put(1)
-    assert not sender.is_full
-    sender.put(2)
-    sender.acknowledge(acknowledged(received=2))
-    assert sender.is_full
-    sender.acknowledge(acknowledged(received=2, taken=1))
-    assert not sender.is_full
+def test_the_generator_rests_while_too_many_items_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch, items_in_flight_max=8)
+    call = worker.stream(still(range(19)))
+    made = resting(
+        worker,
+        lambda: worker.acknowledge(received=4),
+        lambda: worker.acknowledge(received=12),
+    )
+    assert made == [8, 12] and call.items == list(range(19)) and call.replies
+    assert len(worker.wire.all("NotifyBlocked")) == len(worker.wire.all("NotifyUnblocked")) == 2
 
 
-def test_a_generator_that_rests_goes_on_when_nobody_takes_or_owns_its_items_any_more() -> None:
-    for end in (lambda sender: sender.acknowledge(acknowledged(is_dropped=True)), ItemSender.stop):
-        core, call, sender = make(backpressure=1)
-        sender.put(1)
-        rested: list[bool] = []
-        assert not sender.start_wait(lambda seen=rested: seen.append(True))  # type: ignore[misc]
-        end(sender)
-        assert rested and not sender.is_full
+def test_the_owner_is_asked_to_acknowledge_when_half_of_the_limit_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch, items_in_flight_max=8)
+
+    def generate() -> Iterator[int]:
+        for number in range(8):
+            yield number
+            worker.turn()
+
+    worker.stream(generate)
+    resting(worker, lambda: worker.acknowledge(received=8))
+    assert [part.wants_acknowledgement for part in worker.call.parts] == [False] * 3 + [True] * 5
+
+
+def test_the_generator_rests_while_too_many_bytes_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch, items_in_flight_bytes_max=4000)
+    worker.stream(still([b"x" * 1000] * 6))
+    made = resting(
+        worker,
+        # What is not a whole part is not acknowledged.
+        lambda: worker.acknowledge(received=0),
+        lambda: worker.acknowledge(received=4),
+    )
+    assert made[0] == 4 and len(worker.numbers) == 6
+    assert not worker.call.parts[0].wants_acknowledgement and worker.call.parts[1].wants_acknowledgement
+
+
+def test_bytes_count_until_their_parts_are_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch, items_in_flight_bytes_max=2000)
+
+    def generate() -> Iterator[bytes]:
+        for _ in range(5):
+            yield b"x" * 990
+            worker.turn()
+
+    worker.stream(generate)
+    made = resting(
+        worker,
+        lambda: worker.acknowledge(received=1),
+        lambda: worker.acknowledge(received=2),
+        lambda: worker.acknowledge(received=5),
+    )
+    assert made == [2, 3, 4] and len(worker.numbers) == 5
+
+
+def test_backpressure_counts_what_was_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    call = worker.stream(still(range(5)), backpressure=2)
+    made = resting(
+        worker,
+        lambda: worker.acknowledge(received=2),
+        lambda: worker.acknowledge(received=2, taken=1),
+        lambda: worker.acknowledge(taken=3),
+        lambda: worker.acknowledge(taken=4),
+    )
+    assert made == [2, 2, 3, 5] and call.replies
+
+
+def test_what_an_older_acknowledgement_says_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    worker.stream(still(range(4)), backpressure=2)
+    made = resting(
+        worker,
+        lambda: worker.acknowledge(received=2, taken=2),
+        lambda: worker.acknowledge(received=1, taken=1),
+        lambda: worker.acknowledge(taken=3),
+    )
+    assert made == [2, 4, 4] and worker.call.replies
+
+
+@pytest.mark.parametrize("end", ["dropped", "gone", "connection"])
+def test_a_generator_that_rests_goes_on_when_nobody_takes_or_owns_its_items_any_more(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    worker = Streaming(monkeypatch)
+    ends: list[str] = []
+
+    def generate() -> Iterator[int]:
+        try:
+            yield from range(3)
+            ends.append("its end")
+        finally:
+            ends.append("over")
+
+    worker.stream(generate, backpressure=1)
+    resting(
+        worker,
+        lambda: worker.acknowledge(is_dropped=True) if end == "dropped" else worker.connection.close(),
+    )
+    # One whose user's generator object goes runs to its end, as in Ray; one whose owner is gone is closed.
+    assert ends == (["its end", "over"] if end == "dropped" else ["over"])
+    assert worker.numbers == [1] and worker.call.replies
+
+
+def test_a_generator_of_an_owner_who_is_gone_already_stops_at_its_first_item(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch)
+    made: list[int] = []
+
+    def generate() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    worker.stream(generate)
+    worker.connection.close()
+    worker.run()
+    assert made == [0] and not worker.call.parts
+
+
+def test_a_generator_that_rests_ends_with_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    worker.stream(still(range(3)), backpressure=1)
+    worker.meanwhile(worker.reactor.close)
+    assert not worker.run(worker.reactor.close)
+
+
+# ---- references
 
 
 def test_an_item_waits_for_its_references_and_what_follows_waits_behind_it(
-    still_clock: None, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    core, call, sender = make()
+    worker = Streaming(monkeypatch)
 
-    class Ref:
-        _id = b"r" * 28
+    def generate(reference: Any) -> Iterator[Any]:
+        yield "first"
+        yield [reference]
+        yield "last"
 
-    plain = item_sender.serialization.serialize
-
-    def serialize(value: Any) -> Any:
-        serialized = plain(value)
-        if value == "with a reference":
-            serialized.nested.append(Ref())  # type: ignore[arg-type]
-        return serialized
-
-    monkeypatch.setattr(item_sender.serialization, "serialize", serialize)
-    settled: list[bool] = []
-    for value in ("first", "with a reference", "last"):
-        sender.put(value)
-    sender.when_settled(lambda: settled.append(True))
-    core.flush()
-    assert call.numbers() == [1] and not settled and not core.released
-    core.acknowledge_owner.pop()()
-    assert settled
-    core.flush()
-    assert call.numbers() == [1, 2, 3]
-    assert [len(item.nested) for part in call.parts for item in part.items] == [0, 1, 0]
-    # Held here until it is on its way, since the receiver owns it.
-    assert core.released == [Ref._id]
+    call = worker.stream(generate, Arriving(REFERENCE, OTHER_OWNER))
+    worker.run()
+    asked = worker.wire.last("AddBorrower", "unix:other")
+    assert (asked.request.borrower, asked.request.contained_in) == (CALLER, worker.item_id(2))
+    assert worker.numbers == [1] and not call.replies and not worker.execution.replies.are_settled
+    assert worker.core.reference_counts() == 1
+    with worker.env.lock:
+        asked.answer(common_pb2.Empty())
+    assert worker.numbers == [1, 2, 3] and call.said[-1] is call.answer
+    assert [[each.object_id for each in item.nested] for part in call.parts for item in part.items] == [
+        [],
+        [REFERENCE],
+        [],
+    ]
+    assert worker.core.reference_counts() == 0 and worker.execution.replies.are_settled
 
 
-LARGE = b"x" * (INLINE_BYTES_MAX + 1)
+def test_items_that_are_ready_before_those_ahead_of_them_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+
+    def generate(first: Any, second: Any) -> Iterator[Any]:
+        yield [first]
+        yield [second]
+
+    call = worker.stream(generate, Arriving(REFERENCE, OTHER_OWNER), Arriving(b"s" * 28, OTHER_OWNER))
+    worker.run()
+    first, second = worker.wire.all("AddBorrower")
+    with worker.env.lock:
+        second.answer(common_pb2.Empty())
+        worker.turn()
+        assert not call.parts
+        first.answer(common_pb2.Empty())
+    worker.turn()
+    assert worker.numbers == [1, 2] and call.replies
 
 
-def item_ids(*numbers: int) -> list[bytes]:
-    return [object_id_bytes(TASK_ID, number + 1) for number in numbers]
+def test_a_reference_that_the_receiver_owns_is_held_until_its_item_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch)
+    counts: list[int] = []
+
+    def generate(*references: Any) -> Iterator[Any]:
+        yield "first"
+        item = list(references)
+        del references
+        yield item
+        del item
+        counts.append(worker.core.reference_counts())
+        worker.turn()
+        counts.append(worker.core.reference_counts())
+
+    call = worker.stream(generate, Arriving(REFERENCE, CALLER))
+    worker.run()
+    assert counts[0] == 1 and worker.core.reference_counts() == 0 and call.replies
+    assert worker.numbers == [1, 2] and not worker.wire.all("AddBorrower")
 
 
-def test_large_items_that_nobody_wants_any_more_leave_the_store(still_clock: None) -> None:
-    core, call, sender = make()
-    for value in (1, LARGE, 2, LARGE):
-        sender.put(value)
-    # Collected and not sent when the generator object goes.
-    sender.acknowledge(acknowledged(is_dropped=True))
-    core.flush()
-    assert core.stored == item_ids(2, 4)
-    assert core.freed == [(object_id, [core.node_id]) for object_id in item_ids(2, 4)]
-    assert not call.parts
-    # What comes later is not even stored.
-    sender.put(LARGE)
-    core.flush()
-    assert core.stored == item_ids(2, 4) and not call.parts
+# ---- large items
 
 
-def test_a_large_item_that_was_sent_is_its_owners(still_clock: None) -> None:
-    core, call, sender = make()
-    sender.put(LARGE)
-    core.flush()
-    assert [(item.in_plasma, item.node_id) for item in call.parts[0].items] == [(True, core.node_id)]
-    sender.acknowledge(acknowledged(is_dropped=True))
-    sender.close()
-    assert not core.freed
+def test_a_large_item_is_in_the_store_and_its_owners(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
+    call = worker.stream(still([LARGE]))
+    worker.run()
+    worker.acknowledge(is_dropped=True)
+    (item,) = call.parts[0].items
+    assert (item.in_plasma, item.node_id, item.data) == (True, NODE_ID, b"")
+    sealed = worker.wire.last("Seal").request
+    assert (sealed.object_id, sealed.owner_worker_id) == (worker.item_id(1), CALLER.worker_id)
+    assert item.size_bytes == sealed.size_bytes and not worker.freed()
+
+
+def test_large_items_that_nobody_wants_any_more_leave_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
+
+    def generate() -> Iterator[Any]:
+        yield 1
+        yield LARGE
+        yield 2
+        yield LARGE
+        # Collected and not sent when the generator object goes.
+        worker.acknowledge(is_dropped=True)
+        yield LARGE
+
+    call = worker.stream(generate)
+    worker.run()
+    stored = [each.request.object_id for each in worker.wire.all("Seal")]
+    assert stored == worker.freed() == [worker.item_id(2), worker.item_id(4)], "the last was not even stored"
+    assert worker.numbers == [1] and call.replies
 
 
 def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(
-    still_clock: None, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    core, call, sender = make()
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
 
-    def store(*args: Any) -> None:
-        FakeCore.put(core, *args)
+    def strike(request: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(core, "put", store)
-    with pytest.raises(KeyboardInterrupt):
-        sender.put(LARGE)
-    sender.close()
-    assert core.freed == [(item_ids(1)[0], [core.node_id])]
+    worker.wire.replies["Create"] = strike
+    worker.stream(still([LARGE]))
+    worker.run()
+    assert worker.freed() == [worker.item_id(1)]
+    assert serialization.ERROR == worker.call.answer.returns[0].value.metadata
+
+
+def test_a_store_that_is_full_ends_the_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    worker.room = 0
+    call = worker.stream(still([1, LARGE]))
+    worker.run()
+    assert call.items == [1] and "full" in str(call.value) and call.answer.is_application_error
