@@ -44,6 +44,9 @@ class CalledActorState(enum.Enum):
     RESTARTING = "is restarting"
     DEAD = "is dead"
 
+    # Enum's own is Python code, which every step of every life would pay.
+    __hash__ = object.__hash__
+
 
 UNKNOWN, PENDING_CREATION = CalledActorState.UNKNOWN, CalledActorState.PENDING_CREATION
 CONNECTED, DISCONNECTED = CalledActorState.CONNECTED, CalledActorState.DISCONNECTED

@@ -31,6 +31,9 @@ class LeaseState(enum.Enum):
     RETURNED = "was returned"
     LOST = "was lost with its worker"
 
+    # Enum's own is Python code, which every step of every life would pay.
+    __hash__ = object.__hash__
+
 
 IDLE, BUSY, STALLED = LeaseState.IDLE, LeaseState.BUSY, LeaseState.STALLED
 ENDING, RETURNED, LOST = LeaseState.ENDING, LeaseState.RETURNED, LeaseState.LOST

@@ -34,6 +34,9 @@ class TaskState(enum.Enum):
     FINISHED = "was answered"
     FAILED = "has failed"
 
+    # Enum's own is Python code, which every step of every life would pay.
+    __hash__ = object.__hash__
+
 
 WAITS_FOR_ARGUMENTS = TaskState.PENDING_ARGS_AVAIL
 WAITS_FOR_WORKER = TaskState.PENDING_NODE_ASSIGNMENT
