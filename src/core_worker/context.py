@@ -122,7 +122,8 @@ class WorkerContext:
 
     def __init__(self, main: TaskContext, job: JobContext) -> None:
         self._main = main
-        self._job = job
+        self.job = job
+        """What it serves. Read by all, set by `enter_job`."""
         self._is_leaving = False
 
     @property
@@ -133,13 +134,9 @@ class WorkerContext:
     def leave_cluster(self) -> None:
         self._is_leaving = True
 
-    @property
-    def job(self) -> JobContext:
-        return self._job
-
     def enter_job(self, job: JobContext, main: TaskContext) -> None:
         """A worker becomes the job's. main: the task of the threads that user code starts."""
-        self._job = job
+        self.job = job
         self._main = main
 
     def get(self) -> TaskContext:

@@ -160,8 +160,6 @@ class CoreWorker:
         builder = TaskBuilder(
             env,
             context,
-            references,
-            store,
             self.borrowing,
             self._streams,
             self._putter,

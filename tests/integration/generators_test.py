@@ -12,7 +12,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private import internal_state
-from ray_mono.core_worker.task_execution import item_sender
+from ray_mono.core_worker.config import CoreWorkerConfig
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.streaming_programs import (
     LARGE,
@@ -52,12 +52,12 @@ def test_items_arrive_while_the_generator_runs(tmp_path: Path, touch_and_wait: G
 
 
 def test_thousands_of_items_keep_their_order() -> None:
-    count = 3 * item_sender.IN_FLIGHT_ITEMS_MAX
+    count = 3 * CoreWorkerConfig().items_in_flight_max
     assert [get(reference) for reference in numbers.remote(count)] == list(range(count))
 
 
 def test_a_generator_that_nobody_reads_runs_to_its_end() -> None:
-    count = 2 * item_sender.IN_FLIGHT_ITEMS_MAX
+    count = 2 * CoreWorkerConfig().items_in_flight_max
     generator = numbers.remote(count)
     assert get(generator.completed()) is None
     assert not generator.is_finished() and generator.next_ready()

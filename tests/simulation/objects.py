@@ -245,16 +245,12 @@ class SimObjects:
         """A task with these in an argument's value and as arguments; push(task) follows when they are there. Returns the object
         that it makes, with one local reference.
         """
-        self.references.add_submitted([*by_value, *by_reference])
         args = [
             common_pb2.TaskArg(reference=self.borrowing.message_of(object_id)) for object_id in by_reference
         ]
         args.append(common_pb2.TaskArg(value=self.value_of(by_value)))
         task = PendingTask(task_id, _TEMPLATE, b"", args, 0, [*by_value, *by_reference])
-        [made] = task.return_ids
-        self.references.add_owned(made)
-        self.memory_store.expect(made)
-        self.tasks.add(task)
+        [made] = self.tasks.add_pending(task)
         self.dependencies.resolve(task, push, self._failed)
         return made
 

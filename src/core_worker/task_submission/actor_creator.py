@@ -77,8 +77,8 @@ class ActorCreator:
         env = self._env
         if env.reactor.is_closed:
             raise disconnected()
-        packed = self._builder.pack(flat_args, options.class_name)
-        refs = [*packed.refs, *code.captured]
+        flat, args, refs = self._builder.pack(flat_args, options.class_name)
+        refs.extend(code.captured)
         with env.lock:
             self._dropped.drain()  # with the last handle goes a name
             parent = self._context.get()
@@ -87,12 +87,12 @@ class ActorCreator:
             task = PendingTask(
                 ids.TaskID.for_actor_creation(actor_id).binary(),
                 CallTemplate(spec, 0),
-                packed.flat,
-                packed.args,
+                flat,
+                args,
                 parent.depth + 1,
                 [ref._id for ref in refs],
             )
-            (creation_id,) = self._builder.register(task, refs)
+            (creation_id,) = self._tasks.add_pending(task)
             creation_ref: ObjectRef[Any] = ObjectRef(creation_id, self._home)
             actor = self._handles.begin(actor_id, creation_id, options.rules, not options.is_detached)
         if options.name:

@@ -212,7 +212,6 @@ class SchedulingQueue:
         "is_looked_at",
         "is_retried",
         "leases",
-        "num_submitted",
         "number",
         "options",
         "requested",
@@ -225,7 +224,6 @@ class SchedulingQueue:
         # Of this process: what its raylet tells the queues apart by.
         self.number = number
         self.tasks: deque[PendingTask] = deque()
-        self.num_submitted = 0
         self.idle: list[Lease] = []
         self.leases: dict[bytes, Lease] = {}
         # Smoothed duration of its tasks; None before the first.
@@ -236,16 +234,11 @@ class SchedulingQueue:
         # Lease ids asked for, with the raylet that was asked.
         self.requested: dict[bytes, RayletServiceStub] = {}
 
-    def submit(self, task: PendingTask) -> None:
-        self.num_submitted += 1
-        task.queued(self.num_submitted)
-        self.tasks.append(task)
-
     def take_back(self, task: PendingTask) -> None:
         """A task that was pushed and did not start. It goes before all that were submitted after it."""
         place = 0
         for other in self.tasks:
-            if other.submission > task.submission:
+            if other.number > task.number:
                 break
             place += 1
         self.tasks.insert(place, task)

@@ -81,10 +81,11 @@ class NormalTaskSubmitter:
         return queue
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        queue.submit(task)
-        if queue.idle:
-            self._push(queue.idle.pop(), queue.tasks.popleft())
-        elif len(queue.requested) < self._lease_requests_max:
+        if queue.idle and not queue.tasks:
+            self._push(queue.idle.pop(), task)
+            return
+        queue.tasks.append(task)
+        if queue.idle or len(queue.requested) < self._lease_requests_max:
             self._pump(queue)
 
     def _pump(self, queue: SchedulingQueue) -> None:

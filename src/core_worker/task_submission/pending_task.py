@@ -77,11 +77,11 @@ class PendingTask:
         "depth",
         "flat_args",
         "has_args",
+        "number",
         "place",
         "resubmit",
         "retries_left",
         "retry_exceptions",
-        "submission",
         "task_id",
         "template",
     )
@@ -97,6 +97,7 @@ class PendingTask:
         retries_left: int = 0,
         retry_exceptions: RetryExceptions = False,
         resubmit: Callable[[PendingTask], None] | None = None,
+        number: int = 0,
     ) -> None:
         """arg_ids: every reference that the submission holds: arguments and what is inside them. resubmit:
         has it run again; None for what nobody runs again from here, an actor's creation."""
@@ -111,8 +112,10 @@ class PendingTask:
         self.retries_left = retries_left
         self.retry_exceptions = retry_exceptions
         self.resubmit = resubmit
-        # Normal tasks: the order of submission in its queue, and of pushes on its lease; 0 where it has none.
-        self.submission = self.place = 0
+        # Normal tasks: the order of pushes on its lease; 0 where it has none.
+        self.place = 0
+        # The order of submission, among all tasks of its process.
+        self.number = number
         self._request: Any = None
         self._state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
 
@@ -165,13 +168,11 @@ class PendingTask:
     def arguments_came(self) -> None:
         self._move(WAITS_FOR_WORKER)
 
-    def queued(self, submission: int) -> None:
-        """It waits in its scheduling key's queue, as the so manieth there."""
-        self.submission = submission
-
     def pushed(self, place: int = 0) -> None:
         """place: as the so manieth on its lease."""
-        self._move(PUSHED)
+        if self._state is not WAITS_FOR_WORKER:
+            self._move(PUSHED)
+        self._state = PUSHED
         self.place = place
 
     def not_started(self) -> None:
@@ -193,7 +194,9 @@ class PendingTask:
             self._move(WAITS_FOR_ARGUMENTS)
 
     def finished(self) -> None:
-        self._move(FINISHED)
+        if self._state is not PUSHED:
+            self._move(FINISHED)
+        self._state = FINISHED
 
     def failed(self) -> None:
         self._move(FAILED)

@@ -23,8 +23,6 @@ from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
 from ray_mono.core_worker.objects.putter import Putter
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, TaskOptions
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
-from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
@@ -32,7 +30,7 @@ from ray_mono.core_worker.task_submission.dependency_resolver import DependencyR
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.lease import SchedulingQueue
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.pending_task import PendingTask, RetryExceptions, return_ids
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, RetryExceptions
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
@@ -77,16 +75,9 @@ class MethodTemplate:
         return call
 
 
-class Arguments:
-    """Packed arguments: for the message, and what has to be held."""
-
-    __slots__ = ("args", "flat", "refs")
-
-    def __init__(self) -> None:
-        self.flat = b""
-        self.args: list[Any] = []
-        # Every reference in them, also inside of values: alive until counted.
-        self.refs: list[ObjectRef[Any]] = []
+Packed = tuple[bytes, list[Any], list[ObjectRef[Any]]]
+"""Arguments: the flat list's pickle, those of them that are messages of their own (TaskArg), and every reference
+in them, also inside of values: alive until counted."""
 
 
 class TaskBuilder:
@@ -96,8 +87,6 @@ class TaskBuilder:
         self,
         env: Environment,
         context: WorkerContext,
-        references: ReferenceCounter,
-        memory_store: MemoryStore,
         borrowing: Borrowing,
         streams: GeneratorStreams,
         putter: Putter,
@@ -110,8 +99,6 @@ class TaskBuilder:
     ) -> None:
         self._env = env
         self._context = context
-        self._references = references
-        self._memory_store = memory_store
         self._borrowing = borrowing
         self._streams = streams
         self._putter = putter
@@ -121,16 +108,18 @@ class TaskBuilder:
         self._normal_tasks = normal_tasks
         self._actor_tasks = actor_tasks
         self._home = home
+        self._num_built = 0
         self._lock = env.lock
         self._reactor = env.reactor
 
     # ---- arguments
 
-    def pack(self, flat_args: list[Any], what: str) -> Arguments:
+    def pack(self, flat_args: list[Any], what: str) -> Packed:
         """Raises TypeError saying which argument does not pickle."""
-        packed = Arguments()
+        args: list[Any] = []
+        refs: list[ObjectRef[Any]] = []
         if not flat_args:
-            return packed
+            return b"", args, refs
         flat = flat_args
         for position in range(1, len(flat_args), 2):
             value = flat_args[position]
@@ -141,9 +130,8 @@ class TaskBuilder:
                 flat = list(flat_args)
             flat[position] = None
             name = flat_args[position - 1] or f"number {position // 2}"
-            packed.args.append(self._pack_one(value, position, f"argument {name} of {what}()", packed.refs))
-        packed.flat = pickle.dumps(flat, 5)
-        return packed
+            args.append(self._pack_one(value, position, f"argument {name} of {what}()", refs))
+        return pickle.dumps(flat, 5), args, refs
 
     def _pack_one(
         self, value: Any, position: int, name: str, refs: list[ObjectRef[Any]]
@@ -164,20 +152,6 @@ class TaskBuilder:
         refs.extend(serialized.nested)
         message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
         return common_pb2.TaskArg(value=message, position=position)
-
-    # ---- references
-
-    def register(self, task: PendingTask, refs: list[ObjectRef[Any]]) -> list[bytes]:
-        """Counts every reference, and adds the task to those that are pending. refs: those of its arguments.
-        Returns the ids of what it returns. Lock held."""
-        if refs:
-            self._references.add_submitted(task.arg_ids)
-        made = return_ids(task.task_id, task.template.num_returns)
-        for object_id in made:
-            self._references.add_owned(object_id)
-            self._memory_store.expect(object_id)
-        self._tasks.add(task)
-        return made
 
     # ---- normal tasks
 
@@ -216,29 +190,32 @@ class TaskBuilder:
         if self._reactor.is_closed:
             raise disconnected()
         call, options = template.call, template.options
-        packed = self.pack(flat_args, call.name)
-        refs = packed.refs
+        flat, args, refs = self.pack(flat_args, call.name)
         if template.captured:
             refs.extend(template.captured)
         with self._lock:
             parent = self._context.get()
+            self._num_built += 1
             task = PendingTask(
                 parent.next_task_id(self._context.job.nil_actor),
                 call,
-                packed.flat,
-                packed.args,
+                flat,
+                args,
                 parent.depth + 1,
                 [ref._id for ref in refs] if refs else (),
                 options.max_retries,
                 options.retry_exceptions,
                 template.resubmit,
+                self._num_built,
             )
-            made = self.register(task, refs)
+            made = self._tasks.add_pending(task)
             if call.on_part is not None:
                 returned = self._streams.open(task.task_id, call.spec, made[0])
+            elif len(made) == 1:
+                returned = [ObjectRef(made[0], self._home)]
             else:
                 returned = [ObjectRef(object_id, self._home) for object_id in made]
-            if packed.args:
+            if args:
                 self._dependencies.resolve(task, template.resubmit)
             else:
                 self._normal_tasks.submit(template.queue, task)
@@ -254,28 +231,31 @@ class TaskBuilder:
             raise disconnected()
         actor = held.actor
         call = template.call or self._method_call(actor, template)
-        packed = self.pack(flat_args, call.name)
-        refs = packed.refs
+        flat, args, refs = self.pack(flat_args, call.name)
         if held.creation_ref is not None:
             refs.append(held.creation_ref)
         with self._lock:
             if actor.rules.max_pending_calls >= 0:
                 self._actor_tasks.check_pending(actor)
             parent = self._context.get()
+            self._num_built += 1
             task = PendingTask(
                 parent.next_task_id(actor.actor_id),
                 call,
-                packed.flat,
-                packed.args,
+                flat,
+                args,
                 parent.depth + 1,
                 [ref._id for ref in refs] if refs else (),
                 template.max_task_retries,
                 template.retry_exceptions,
                 template.resubmit,
+                self._num_built,
             )
-            made = self.register(task, refs)
+            made = self._tasks.add_pending(task)
             if call.on_part is not None:
                 returned = self._streams.open(task.task_id, call.spec, made[0])
+            elif len(made) == 1:
+                returned = [ObjectRef(made[0], self._home)]
             else:
                 returned = [ObjectRef(object_id, self._home) for object_id in made]
             self._actor_tasks.submit(actor, task)

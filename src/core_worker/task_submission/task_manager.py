@@ -63,8 +63,21 @@ class TaskManager:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, task: PendingTask) -> None:
+    def add_pending(self, task: PendingTask) -> list[bytes]:
+        """It is submitted: counts every reference that it holds, and each that it returns once. Returns the ids of those."""
+        if task.arg_ids:
+            self._references.add_submitted(task.arg_ids)
         self._pending[task.task_id] = task
+        if task.template.num_returns == 1:
+            object_id = task.task_id + FIRST_RETURN
+            self._references.add_owned(object_id)
+            self._memory_store.expect(object_id)
+            return [object_id]
+        made = task.return_ids
+        for object_id in made:
+            self._references.add_owned(object_id)
+            self._memory_store.expect(object_id)
+        return made
 
     def get(self, task_id: bytes) -> PendingTask | None:
         return self._pending.get(task_id)
