@@ -24,18 +24,18 @@ import ray_mono as ray
 # (module below ray_mono, class, method, what it does), in the order in which a call passes them.
 CALLER = (
     ("remote_function", "RemoteFunction", "_remote", "check the arguments"),
-    ("core_worker.task_submission.task_builder", "Submission", "pack", "pickle the arguments"),
-    ("core_worker.task_submission.task_builder", "Submission", "submit_task", "ids and ObjectRef"),
+    ("core_worker.task_submission.task_builder", "TaskBuilder", "pack", "pickle the arguments"),
+    ("core_worker.task_submission.task_builder", "TaskBuilder", "submit_task", "ids and ObjectRef"),
     (
         "core_worker.task_submission.task_builder",
-        "Submission",
+        "TaskBuilder",
         "submit_actor_task",
         "ids and ObjectRef (actor)",
     ),
     (
-        "core_worker.task_submission.task_builder",
-        "Submission",
-        "_register",
+        "core_worker.task_submission.task_manager",
+        "TaskManager",
+        "add_pending",
         "count references, make the task",
     ),
     ("core_worker.task_submission.normal_task_submitter", "NormalTaskSubmitter", "submit", "queue, lease"),
@@ -51,7 +51,7 @@ CALLER = (
         "_push",
         "number the call, make the message (actor)",
     ),
-    ("core_worker.call_template", "Peer", "push", "serialize, frame"),
+    ("core_worker.peers", "Peer", "push", "serialize, frame"),
     ("core_worker.objects.getter", "Getter", "get_ids", "look for the value, wait"),
     ("rpc.reactor_socket", "ReactorSocket", "send", "send()"),
     ("rpc.reactor", "Reactor", "_take_turns", "epoll_wait(), and the wait itself"),
