@@ -436,7 +436,7 @@ class Reactor:
         Its copies of the sockets are closed, or peers would not notice the end of the parent while the child
         lives. Nothing is unregistered: the epoll behind the descriptor is the parent's.
         """
-        self.lock = threading.RLock()
+        self.lock._at_fork_reinit()  # type: ignore[attr-defined]
         self.is_closed = True
         self._lead = Lead()
         self._dirty = []
