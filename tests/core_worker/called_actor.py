@@ -1,123 +1,126 @@
 """One actor as its caller meets it, played: the GCS that knows where it lives, its processes, and the connections to them.
 
 Nothing happens by itself. What a caller sends waits in a Line until the process runs it; answers wait until they are delivered; news of
-the actor waits until the GCS tells it; timers wait until they fire. So every order that real sockets allow can be had.
+the actor waits until the GCS tells it; timers wait until they fire. So every order that real sockets allow can be had. The caller is a
+core worker's scene.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common.exceptions import RayTaskError
-from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
-from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
-from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
-from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, PendingTask, TaskManager
+from ray_mono.common.exceptions import GetTimeoutError, RayTaskError
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import ActorOptions, CallRules
+from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError
+from tests.core_worker.scene import Reply, Said, Scene, SceneChannel, SceneTimer, address_of, value
+from tests.core_worker.task_submission.tasks import id_of
 
-ACTOR_ID = b"a" * 16
-CREATION_ID = b"c" * 28
-LOST = RpcError(StatusCode.UNAVAILABLE, "the connection is lost")
-
-OnDone = Callable[[Any, RpcError | None], None]
+OWNER = address_of(b"owner")
+"""Another process, whose objects are arguments."""
+ELSEWHERES_ACTOR = b"a" * 16
+"""Its actor, of which a handle arrived here."""
+USUAL = CallRules()
+Status = core_worker_pb2.GetObjectStatusReply
 
 
 class BrokenRule(Exception):
     """What was promised about calls does not hold."""
 
 
-@dataclass
 class Process:
     """One incarnation of the actor."""
 
-    worker_id: bytes
-    is_alive: bool = True
+    def __init__(self, scene: Scene, worker_id: bytes) -> None:
+        self._scene = scene
+        self.address = address_of(worker_id)
+        self.channel = f"unix:{self.address.unix_path}"
+        self.is_alive = True
 
-    @property
-    def address(self) -> common_pb2.Address:
-        return common_pb2.Address(worker_id=self.worker_id)
+    def end(self) -> None:
+        """Nobody connects to it any more. Connections end when they end."""
+        self.is_alive = False
+        self._scene.wire.gone.add(self.channel)
 
 
 @dataclass
 class Sent:
     """A call on its way."""
 
-    task_id: bytes
-    attempt: int
-    on_done: OnDone
+    said: Said
     is_cancelled: bool = False
+
+    @property
+    def task_id(self) -> bytes:
+        return self.said.request.task_id  # type: ignore[no-any-return]
 
 
 class Line:
-    """A connection to a process: Peer, channel and stub in one."""
+    """A connection to a process, and what is under way on it."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, channel: SceneChannel) -> None:
         self.process = process
-        self.channel = self.stub = self
-        self.CancelTask = SimpleNamespace(start=self._cancel)
-        self.is_closed = not process.is_alive
-        self.to_run: deque[Sent] = deque()
-        self.answers: deque[tuple[Sent, Any]] = deque()
+        self.channel = channel
+        self._to_run: deque[Sent] = deque()
+        self._answers: deque[tuple[Sent, Any]] = deque()
         self._next_number = 0
-        self._last_task = b""
-        self._close_callbacks: list[Callable[[str], None]] = []
+        self._last_call = 0
 
-    def push(self, template: CallTemplate, request: Any, on_done: OnDone) -> None:
-        if self.is_closed:
-            on_done(None, LOST)
-            return
+    @property
+    def is_closed(self) -> bool:
+        return self.channel.is_closed
+
+    @property
+    def to_run(self) -> deque[Sent]:
+        return deque() if self.is_closed else self._to_run
+
+    @property
+    def answers(self) -> deque[tuple[Sent, Any]]:
+        return deque() if self.is_closed else self._answers
+
+    def add(self, said: Said, number: int) -> None:
+        """number: the call's, in the order in which they were made."""
+        request = said.request
         if request.sequence_number == 0:
             # The caller begins anew: with what it was not answered before.
-            self._next_number, self._last_task = 0, b""
-        if request.sequence_number != self._next_number or request.task_id <= self._last_task:
-            raise BrokenRule(f"call {request} after {self._next_number} calls, the last {self._last_task!r}")
+            self._next_number = self._last_call = 0
+        if request.sequence_number != self._next_number or number <= self._last_call:
+            raise BrokenRule(f"call {number} after {self._next_number} calls, the last {self._last_call}")
         self._next_number += 1
-        self._last_task = request.task_id
-        self.to_run.append(Sent(request.task_id, request.attempt, on_done))
+        self._last_call = number
+        self._to_run.append(Sent(said))
 
-    def on_close(self, callback: Callable[[str], None]) -> None:
-        if self.is_closed:
-            callback("closed")
-        else:
-            self._close_callbacks.append(callback)
+    def cancel(self, task_id: bytes) -> None:
+        for sent in self._to_run:
+            sent.is_cancelled |= sent.task_id == task_id
 
-    def _cancel(self, request: Any, on_done: OnDone) -> None:
-        for sent in self.to_run:
-            sent.is_cancelled |= sent.task_id == request.task_id
+    def answer(self, sent: Sent, reply: Any) -> None:
+        self._answers.append((sent, reply))
 
     def deliver(self) -> None:
-        sent, reply = self.answers.popleft()
-        sent.on_done(reply, None)
+        sent, reply = self._answers.popleft()
+        sent.said.answer(reply)
 
     def end(self) -> None:
         """What was not delivered is lost."""
-        self.is_closed = True
-        waiting = [*(sent for sent, _ in self.answers), *self.to_run]
-        self.answers.clear()
-        self.to_run.clear()
-        for sent in waiting:
-            sent.on_done(None, LOST)
-        for callback in self._close_callbacks:
-            callback("lost")
+        self.channel.close()
 
 
-@dataclass
 class Gcs:
     """The row of the actor, and the caller's open watch."""
 
-    state: int = common_pb2.PENDING_CREATION
-    version: int = 1
-    process: Process | None = None
-    watch: tuple[int, OnDone] | None = None
-    made: int = 0
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.state: int = common_pb2.PENDING_CREATION
+        self.version = 1
+        self.process: Process | None = None
+        self.cause: common_pb2.DeathCause | None = None
+        self.made = 0
 
     def change(self, state: int, process: Process | None) -> None:
         self.state, self.process = state, process
@@ -125,163 +128,256 @@ class Gcs:
 
     def start_actor(self) -> Process:
         self.made += 1
-        self.change(common_pb2.ALIVE, Process(b"worker %d" % self.made))
-        assert self.process is not None
-        return self.process
+        process = Process(self._scene, b"worker%d" % self.made)
+        self.change(common_pb2.ALIVE, process)
+        return process
 
-    def open_watch(self, request: Any, on_done: OnDone) -> None:
-        if self.watch is not None:
+    @property
+    def watch(self) -> Said | None:
+        watches = self._scene.wire.open("WatchActor")
+        if len(watches) > 1:
             raise BrokenRule("two watches of one actor at once")
-        self.watch = (request.after_version, on_done)
+        return watches[0] if watches else None
 
     @property
     def has_news(self) -> bool:
-        return self.watch is not None and self.version > self.watch[0]
+        watch = self.watch
+        return watch is not None and self.version > watch.request.after_version
 
-    def answer(self, error: RpcError | None = None) -> None:
-        assert self.watch is not None
-        (_, on_done), self.watch = self.watch, None
-        info = common_pb2.ActorInfo(actor_id=ACTOR_ID, state=self.state, version=self.version)
-        if self.process is not None:
-            info.address.CopyFrom(self.process.address)
-        on_done(None if error else info, error)
+    def answer(self, error: RpcError | None = None, **fields: Any) -> None:
+        """fields: of ActorInfo."""
+        watch = self.watch
+        assert watch is not None
+        with self._scene.env.lock:
+            if error is not None:
+                watch.fail(error)
+                return
+            info = common_pb2.ActorInfo(
+                actor_id=watch.request.actor_id,
+                state=self.state,  # type: ignore[arg-type]
+                version=self.version,
+                death_cause=self.cause,
+                **fields,
+            )
+            if self.process is not None:
+                info.address.CopyFrom(self.process.address)
+            watch.answer(info)
 
 
 @dataclass
 class Call:
     """One call as the test knows it."""
 
-    task: PendingTask
+    ref: ObjectRef[Any]
     max_retries: int
-    argument: bytes | None
+    argument: Said | None
+    """The owner of its argument is asked for that."""
     runs: int = 0
     is_cancelled: bool = False
     has_failed_argument: bool = False
-    outcome: tuple[bytes, bytes | None] | None = None
-    """Metadata and data of its value, once there is one."""
+    outcome: Any = None
+    """Its value, once there is one, or the type and text of its error."""
 
 
-@dataclass
 class CalledActor:
-    """The actor, its world, and a real ActorSubmitter, TaskManager, Cancellation and tables that call it."""
+    """The actor, its world, and a caller."""
 
-    gcs: Gcs = field(default_factory=Gcs)
-    lines: list[Line] = field(default_factory=list)
-    timers: list[Callable[[], None]] = field(default_factory=list)
-    probes: list[tuple[Line, OnDone]] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    def __init__(self, rules: CallRules = USUAL, is_created_here: bool = False, **limits: Any) -> None:
+        self.scene = scene = Scene(**limits)
+        self.gcs = Gcs(scene)
+        self.lines: list[Line] = []
+        self.calls: list[Call] = []
+        self._numbers: dict[bytes, int] = {}
+        self._processes: dict[str, Process] = {}
+        self._num_seen = 0
+        self._num_arguments = 0
+        scene.wire.replies["AddBorrower"] = lambda request: common_pb2.Empty()
+        scene.wire.replies["KillActor"] = lambda request: common_pb2.Empty()
+        if is_created_here:
+            scene.wire.replies["RegisterActor"] = lambda request: gcs_pb2.RegisterActorReply(created=True)
+            code = Exported(common_pb2.FunctionDescriptor())
+            self.held = scene.core.create_actor(code, ActorOptions(class_name="Actor", rules=rules), [])
+        else:
+            creation = self.borrowed(b"c" * 28)
+            self.held = scene.core.hold_actor(ELSEWHERES_ACTOR, creation, rules)
 
-    def __post_init__(self) -> None:
-        self.memory_store = MemoryStore()
-        self.references = ReferenceCounter(self._out_of_scope)
-        self.warnings: list[str] = []
-        core: Any = SimpleNamespace(
-            references=self.references,
-            memory_store=self.memory_store,
-            ownership=SimpleNamespace(
-                ask_owner=lambda object_id: None, references_inside=lambda object_id: []
-            ),
-            reactor=SimpleNamespace(
-                is_closed=False, call_later=lambda delay_s, then: self.timers.append(then)
-            ),
-            pid=1,
-            node=SimpleNamespace(host="host"),
-            warn_driver=lambda kind, message: self.warnings.append(message),
-            gcs=SimpleNamespace(WatchActor=SimpleNamespace(start=self.gcs.open_watch)),
-            peer=self._line_to,
-            stub_for=self._stub_for,
-            creation_done=lambda object_id, metadata, data: None,
-        )
-        core.tasks = self.tasks = TaskManager(core)
-        core.actor_submitter = self.submitter = ActorTaskSubmitter(core)
-        self.cancellation = TaskCanceller(core)
-        self.actor = self.submitter.actor(ACTOR_ID)
-        self.actor.creation_id = CREATION_ID
-        self.references.add_owned(CREATION_ID)
-        spec = common_pb2.TaskSpec(type=common_pb2.ACTOR_TASK, name="method", num_returns=1)
-        spec.actor_task.actor_id = ACTOR_ID
-        self.template = CallTemplate(spec, 1)
+    def borrowed(self, object_id: bytes) -> ObjectRef[Any]:
+        """A reference of another process's."""
+        owner = OWNER.SerializeToString(deterministic=True)
+        return self.scene.core.reference_arrived(object_id, owner)
 
-    def _out_of_scope(self, object_id: bytes, reference: Reference) -> None:
-        self.memory_store.remove(object_id)
+    # ---- what was said
 
-    def _line_to(self, address: common_pb2.Address) -> Line:
+    def look(self) -> None:
+        """Sees to what the caller has said since the last look."""
+        said, self._num_seen = self.scene.wire.said[self._num_seen :], len(self.scene.wire.said)
+        for each in said:
+            if each.method == "PushTask" and not each.is_answered:
+                self._line_of(each).add(each, self._numbers[each.request.task_id])
+            elif each.method == "CancelTask" and not each.is_answered:
+                self._line_of(each).cancel(each.request.task_id)
+                each.answer(core_worker_pb2.CancelTaskReply())
+            elif each.method == "WatchActor":
+                assert self.gcs.watch is not None or each.is_answered
+
+    def _line_of(self, said: Said) -> Line:
+        channel = self.scene.wire.channels[said.to]
         for line in self.lines:
-            if line.process.worker_id == address.worker_id and not line.is_closed:
+            if line.channel is channel:
                 return line
-        processes = [line.process for line in self.lines] + ([self.gcs.process] if self.gcs.process else [])
-        known = [process for process in processes if process.worker_id == address.worker_id]
-        line = Line(known[0] if known else Process(address.worker_id, is_alive=False))
+        assert self.gcs.process is not None or said.to in self._processes
+        if self.gcs.process is not None:
+            self._processes[self.gcs.process.channel] = self.gcs.process
+        line = Line(self._processes[said.to], channel)
         self.lines.append(line)
         return line
 
-    def _stub_for(self, address: common_pb2.Address) -> Any:
-        line = self._line_to(address)
-        start = lambda request, on_done: self.probes.append((line, on_done))  # noqa: E731
-        return SimpleNamespace(RemoveObjectLocation=SimpleNamespace(start=start))
+    @property
+    def line(self) -> Line:
+        """The only one."""
+        self.look()
+        (line,) = self.lines
+        return line
+
+    @property
+    def probes(self) -> list[Said]:
+        return self.scene.wire.open("RemoveObjectLocation")
+
+    @property
+    def timers(self) -> list[SceneTimer]:
+        return [timer for timer in self.scene.reactor.timers if timer.callback is not None]
+
+    def fire(self, timer: SceneTimer) -> None:
+        """Before all others, whatever their times."""
+        self.scene.reactor.timers.remove(timer)
+        callback, timer.callback = timer.callback, None
+        assert callback is not None
+        with self.scene.env.lock:
+            callback()
+        self.scene.turn()
+        self.look()
+
+    @property
+    def story(self) -> Any:
+        """What DumpState tells of the actor."""
+        return self.scene.core.describe()["actors"][self.held.actor_id.hex()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the driver is told."""
+        told = [said.request.message.payload for said in self.scene.wire.all("Publish")]
+        return [common_pb2.ErrorInfo.FromString(payload).message for payload in told]
 
     # ---- the caller
 
-    def submit(self, max_retries: int, has_argument: bool) -> Call:
+    def submit(self, max_retries: int = 0, has_argument: bool = False, **options: Any) -> Call:
         """A call; with an argument it waits for that."""
-        number = len(self.calls) + 1
-        task_id = number.to_bytes(24, "big")
-        argument = b"argument %d" % number if has_argument else None
-        args = []
-        if argument is not None:
-            self.references.add_owned(argument)
-            self.memory_store.expect(argument)
-            args = [common_pb2.TaskArg(reference=common_pb2.ObjectReference(object_id=argument))]
-        held = [CREATION_ID, *([argument] if argument is not None else [])]
-        task = PendingTask(task_id, self.template, b"", args, 0, held)
-        task.retries_left = max_retries
-        self.references.add_submitted(held)
-        if argument is not None:
-            # Only the call needs it.
-            self.references.remove_local(argument)
-        (return_id,) = task.return_ids
-        self.references.add_owned(return_id)
-        self.memory_store.expect(return_id)
-        call = Call(task, max_retries, argument)
+        core = self.scene.core
+        method = core.method_template("method", "Actor", max_task_retries=max_retries, **options)
+        arguments: list[Any] = []
+        num_asked = len(self.scene.wire.all("GetObjectStatus"))
+        if has_argument:
+            self._num_arguments += 1
+            arguments = [None, self.borrowed(b"argument %d".ljust(28) % self._num_arguments)]
+        (ref,) = core.submit_actor_task(self.held, method, arguments)
+        del arguments
+        self.scene.turn()
+        # Of a dead actor's call nobody asks for the argument.
+        asked = self.scene.wire.all("GetObjectStatus")[num_asked:]
+        call = Call(ref, max_retries, asked[0] if has_argument and asked else None)
         self.calls.append(call)
-        self.tasks.add(task)
-        self.submitter.submit(self.actor, task)
+        self._numbers[id_of(ref)] = len(self.calls)
+        self.look()
         return call
 
     def cancel(self, call: Call) -> None:
-        call.is_cancelled |= self.cancellation.cancel_own(call.task.task_id, False, False)
+        call.is_cancelled |= call in self.pending()
+        self.scene.core.cancel(call.ref, False, False)
+        self.look()
+
+    def kill(self, no_restart: bool) -> None:
+        """The GCS has heard and answered; the process ends a little later."""
+        self.scene.core.kill_actor(self.held.actor_id, no_restart)
+        self.look()
 
     def argument_arrives(self, call: Call) -> None:
-        assert call.argument is not None
-        self.memory_store.put_inline(call.argument, b"", b"an argument")
+        self._argument_is(call, serialization.serialize("an argument"))
 
     def argument_fails(self, call: Call) -> None:
-        assert call.argument is not None
         call.has_failed_argument = True
-        error = serialization.serialize_error(RayTaskError("made", "its traceback", ValueError("lost")))
-        self.memory_store.put_inline(call.argument, error.metadata, error.to_bytes())
+        error = RayTaskError("made", "its traceback", ValueError("lost"))
+        self._argument_is(call, serialization.serialize_error(error))
+
+    def _argument_is(self, call: Call, made: serialization.Serialized) -> None:
+        assert call.argument is not None
+        message = common_pb2.SerializedObject(metadata=made.metadata, data=made.to_bytes())
+        with self.scene.env.lock:
+            call.argument.answer(Status(value=message))
+        self.look()
+
+    def pending(self) -> list[Call]:
+        """Those without a value."""
+        if not self.calls:
+            return []
+        refs = [call.ref for call in self.calls]
+        waiting = set(self.scene.core.wait(refs, len(refs), 0, False)[1])
+        return [call for call in self.calls if call.ref in waiting]
+
+    def outcome(self, call: Call) -> Any:
+        """Its value or its error."""
+        found = self.scene.state_of(call.ref)
+        assert not isinstance(found, GetTimeoutError), "it has no value"
+        return found
 
     # ---- the actor
 
     def run(self, line: Line) -> None:
         """The process takes the next call that arrived on a connection, and answers it."""
         sent = line.to_run.popleft()
-        call = self.calls[int.from_bytes(sent.task_id, "big") - 1]
+        number = self._numbers[sent.task_id]
+        call = self.calls[number - 1]
         if sent.is_cancelled:
-            line.answers.append((sent, core_worker_pb2.PushTaskReply(status=CANCELLED)))
+            line.answer(sent, Reply(status=Reply.CANCELLED))
             return
         call.runs += 1
-        if call.runs > call.max_retries + 1 or sent.attempt > call.max_retries:
+        if call.runs > call.max_retries + 1 or sent.said.request.attempt > call.max_retries:
             raise BrokenRule(
                 f"{sent} runs for the {call.runs}. time, and may be retried {call.max_retries} times"
             )
-        value = b"%d, run %d" % (int.from_bytes(sent.task_id, "big"), call.runs)
-        reply = core_worker_pb2.PushTaskReply(status=DONE, has_inline=True, inline_data=value)
-        reply.inline_metadata = serialization.PLAIN
-        line.answers.append((sent, reply))
+        line.answer(sent, value(f"{number}, run {call.runs}"))
+
+    def deliver(self, line: Line) -> None:
+        with self.scene.env.lock:
+            line.deliver()
+        self.look()
+
+    def run_all(self) -> None:
+        """What was sent is run and answered, on every line, until nothing is left."""
+        self.look()
+        while busy := [line for line in self.lines if line.to_run or line.answers]:
+            for line in busy:
+                if line.to_run:
+                    self.run(line)
+                if line.answers:
+                    self.deliver(line)
+
+    def end_line(self, line: Line) -> None:
+        with self.scene.env.lock:
+            line.end()
+        self.look()
+
+    def tell(self, error: RpcError | None = None, **fields: Any) -> None:
+        """The GCS answers the watch."""
+        self.gcs.answer(error, **fields)
+        self.look()
+
+    def starts(self) -> None:
+        """The actor has a new process, and the caller hears of it."""
+        self.gcs.start_actor()
+        self.tell()
 
     def die(self, will_restart: bool) -> None:
         """What its process had answered may be delivered still, and its connections end when they end."""
         if self.gcs.process is not None:
-            self.gcs.process.is_alive = False
+            self.gcs.process.end()
         self.gcs.change(common_pb2.RESTARTING if will_restart else common_pb2.DEAD, None)

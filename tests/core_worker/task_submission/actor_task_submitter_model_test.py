@@ -4,14 +4,17 @@ exactly once with a value that does not change, none runs more often than max_ta
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, TaskCancelledError
-from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.called_actor import ACTOR_ID, CREATION_ID, LOST, Call, CalledActor, Line, Process
+from tests.core_worker.called_actor import Call, CalledActor, Line, Process
+from tests.core_worker.scene import LOST
+from tests.core_worker.task_submission.tasks import id_of
 
 DEAD = common_pb2.DEAD
 ROUNDS_MAX = 100
@@ -24,11 +27,14 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = CalledActor()
         # Killed, and not ended yet.
         self.doomed: list[Process] = []
         # The caller was told of a kill, and no time has passed since: these are not to be sent anything.
         self.avoided: list[tuple[Line, int]] = []
+
+    @initialize(is_created_here=st.booleans())
+    def begin(self, is_created_here: bool) -> None:
+        self.world = CalledActor(is_created_here=is_created_here)
 
     # ---- the caller
 
@@ -37,9 +43,8 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
         self.world.submit(max_retries, has_argument)
 
     def waiting_arguments(self) -> list[Call]:
-        store = self.world.memory_store
-        entries = [(call, store.get(call.argument)) for call in self.world.calls if call.argument is not None]
-        return [call for call, entry in entries if entry is not None and not entry.ready]
+        calls = self.world.calls
+        return [call for call in calls if call.argument is not None and not call.argument.is_answered]
 
     @precondition(lambda self: self.waiting_arguments())
     @rule(choice=choices)
@@ -58,6 +63,7 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     def cancel(self, choice: int) -> None:
         self.world.cancel(self.world.calls[-1 - choice % len(self.world.calls)])
 
+    @precondition(lambda self: self.world.gcs.state != DEAD or self.world.held.actor.is_connected)
     @rule(no_restart=st.booleans())
     def kill(self, no_restart: bool) -> None:
         """The GCS has heard and answered; the process ends a little later."""
@@ -66,7 +72,7 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
             self.doomed.append(gcs.process)
         if gcs.state != DEAD:
             gcs.change(DEAD if no_restart else common_pb2.RESTARTING, None)
-        self.world.submitter.killed(ACTOR_ID)
+        self.world.kill(no_restart)
         self.avoided = [(line, len(line.to_run)) for line in self.world.lines if line.process in self.doomed]
 
     # ---- the actor
@@ -86,13 +92,14 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     @precondition(lambda self: self.doomed)
     @rule()
     def killed_process_ends(self) -> None:
-        self.doomed.pop().is_alive = False
+        self.doomed.pop().end()
 
     def lines(self, is_running: bool) -> list[Line]:
         """Open connections on which something can happen next: a call run, or an answer delivered."""
-        lines = [line for line in self.world.lines if not line.is_closed]
         return [
-            line for line in lines if (line.to_run and line.process.is_alive if is_running else line.answers)
+            line
+            for line in self.world.lines
+            if (line.to_run and line.process.is_alive if is_running else line.answers)
         ]
 
     @precondition(lambda self: self.lines(is_running=True))
@@ -108,13 +115,13 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     @rule(choice=choices)
     def answer_arrives(self, choice: int) -> None:
         lines = self.lines(is_running=False)
-        lines[choice % len(lines)].deliver()
+        self.world.deliver(lines[choice % len(lines)])
 
     @precondition(lambda self: any(not line.is_closed for line in self.world.lines))
     @rule(choice=choices)
     def connection_ends(self, choice: int) -> None:
         lines = [line for line in self.world.lines if not line.is_closed]
-        lines[choice % len(lines)].end()
+        self.world.end_line(lines[choice % len(lines)])
         self.avoided = []
 
     # ---- the GCS, and time
@@ -122,47 +129,53 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     @precondition(lambda self: self.world.gcs.has_news)
     @rule()
     def news_arrives(self) -> None:
-        self.world.gcs.answer()
+        self.world.tell()
 
     @precondition(lambda self: self.world.gcs.watch is not None)
     @rule()
     def gcs_is_lost(self) -> None:
-        self.world.gcs.answer(LOST)
+        self.world.tell(LOST)
 
     @precondition(lambda self: self.world.timers)
     @rule(choice=choices)
     def time_passes(self, choice: int) -> None:
         timers = self.world.timers
-        timers.pop(choice % len(timers))()
+        self.world.fire(timers[choice % len(timers)])
         self.avoided = []
 
     @precondition(lambda self: self.world.probes)
     @rule()
     def probe_is_answered(self) -> None:
-        line, on_done = self.world.probes.pop(0)
-        is_there = line.process.is_alive and not line.is_closed
-        on_done(common_pb2.Empty() if is_there else None, None if is_there else LOST)
+        probe = self.world.probes[0]
+        with self.world.scene.env.lock:
+            if probe.to in self.world.scene.wire.gone:
+                probe.fail()
+            else:
+                probe.answer(common_pb2.Empty())
+        self.world.look()
         self.avoided = []
 
     # ---- what must hold
 
     @invariant()
     def each_call_is_in_one_place_or_over(self) -> None:
-        actor, tasks = self.world.actor, self.world.tasks
+        actor = self.world.held.actor
         held = [task.task_id for task in [*actor.queue, *actor.in_flight.values()]]
-        assert sorted(held) == sorted(tasks.pending)
-        assert tasks.cancelled <= set(tasks.pending)
+        assert sorted(held) == sorted(id_of(call.ref) for call in self.world.pending())
+        assert len(held) == len(self.world.scene.core.describe()["tasks_pending"])
+        assert self.world.gcs.watch is None or self.world.gcs.watch.to == "gcs"
 
     @invariant()
-    def a_value_never_changes(self) -> None:
+    def outcomes_are_noted(self) -> None:
+        pending = self.world.pending()
         for call in self.world.calls:
-            (return_id,) = call.task.return_ids
-            entry = self.world.memory_store.get(return_id)
-            assert entry is not None
-            if call.outcome is not None or entry.ready:
-                found = (entry.metadata, entry.data)
-                assert entry.ready and call.outcome in (None, found), call
-                call.outcome = found
+            if call not in pending and call.outcome is None:
+                call.outcome = self.found(call)
+            assert call not in pending or call.outcome is None, "it had a value"
+
+    def found(self, call: Call) -> Any:
+        found = self.world.outcome(call)
+        return (found, str(found)) if isinstance(found, BaseException) else found
 
     @invariant()
     def a_killed_process_is_sent_nothing_new(self) -> None:
@@ -172,16 +185,18 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Trouble ends, and so does every call."""
         for _ in range(ROUNDS_MAX):
-            if not self.world.tasks.pending:
+            if not self.world.pending():
                 break
             self.a_quiet_round()
-        assert not self.world.tasks.pending, [task.task_id for task in self.world.tasks.pending.values()]
+        assert not self.world.pending()
         self.each_call_is_in_one_place_or_over()
-        self.a_value_never_changes()
+        self.outcomes_are_noted()
         for call in self.world.calls:
             self.check_outcome(call)
-        returns = {call.task.return_ids[0] for call in self.world.calls}
-        assert {object_id for object_id, _ in self.world.references.items()} == returns | {CREATION_ID}
+        for call in self.waiting_arguments():
+            self.world.argument_arrives(call)
+        # Their values, and what stands for the actor.
+        assert self.world.scene.core.reference_counts() == len(self.world.calls) + 1
 
     def a_quiet_round(self) -> None:
         world, gcs = self.world, self.world.gcs
@@ -195,26 +210,26 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
             for line in self.lines(is_running=True):
                 world.run(line)
             for line in self.lines(is_running=False):
-                line.deliver()
+                world.deliver(line)
         for line in world.lines:
             if not line.is_closed and not line.process.is_alive:
-                line.end()
+                world.end_line(line)
         if gcs.has_news:
-            gcs.answer()
-        timers, world.timers[:] = list(world.timers), []
-        for timer in timers:
-            timer()
+            world.tell()
+        for timer in world.timers:
+            world.fire(timer)
         while world.probes:
             self.probe_is_answered()
 
     def check_outcome(self, call: Call) -> None:
-        assert call.outcome is not None
-        metadata, data = call.outcome
-        assert data is not None
-        if metadata == serialization.PLAIN:
-            assert call.runs
+        outcome, now = call.outcome, self.found(call)
+        if not isinstance(outcome, tuple):
+            assert call.runs and now == outcome
             return
-        error = serialization.deserialize(metadata, data)
+        error, text = outcome
+        assert isinstance(now, tuple) and type(now[0]) is type(error) and now[1] == text, (
+            "a value never changes"
+        )
         if call.is_cancelled:
             assert isinstance(error, TaskCancelledError)
         elif call.has_failed_argument:

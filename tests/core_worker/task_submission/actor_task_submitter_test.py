@@ -1,249 +1,644 @@
-"""What a process keeps of the actors that it calls."""
+"""Calls to one actor: in order, held back where they have to be, and what becomes of them when the actor does not live on."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from ray_mono.common.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    PendingCallsLimitExceeded,
     RayTaskError,
     TaskCancelledError,
 )
 from ray_mono.core_worker.options import CallRules
-from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
-from ray_mono.core_worker.task_submission.called_actor import EXCESS_BYTES_MAX, IN_FLIGHT_MAX, WAITING_WARNED
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.called_actor import Call, CalledActor, Line
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.called_actor import USUAL, Call, CalledActor, Line, Status
+from tests.core_worker.scene import LOST, Reply
+from tests.core_worker.task_submission.tasks import id_of, ids_of
+
+NOT_FOUND = RpcError(StatusCode.NOT_FOUND, "no such actor")
 
 
-def test_an_actor_that_only_its_name_led_to_is_forgotten_with_its_handle() -> None:
-    core: Any = SimpleNamespace()
-    submitter = ActorTaskSubmitter(core)
-    handle = submitter.actor(b"an actor")
-    assert submitter.actor(b"an actor") is handle
-    del handle
-    assert not len(submitter.actors)
-
-
-def running_actor() -> CalledActor:
-    """Alive, and its caller knows where."""
-    world = CalledActor()
-    world.submitter.watch(world.actor)
-    world.gcs.start_actor()
-    world.gcs.answer()
+def running_actor(rules: CallRules = USUAL, **limits: Any) -> CalledActor:
+    """Alive, and its caller, who created it, knows where."""
+    world = CalledActor(rules, True, **limits)
+    world.starts()
     return world
 
 
-def outcome(world: CalledActor, call: Call) -> Any:
-    entry = world.memory_store.get(call.task.return_ids[0])
-    assert entry is not None and entry.ready
-    return (
-        entry.data
-        if entry.metadata == serialization.PLAIN
-        else serialization.deserialize(entry.metadata, entry.data)
-    )
+def is_pending(world: CalledActor, call: Call) -> bool:
+    return isinstance(world.scene.state_of(call.ref), GetTimeoutError)
 
 
 def lose_actor(world: CalledActor, will_restart: bool) -> None:
-    """The caller hears of it from the GCS, before it has read what the process had answered."""
-    world.submitter.watch(world.actor)
+    """By a kill of the caller's, who hears of its end from the GCS before it has read what the process had answered."""
+    world.kill(no_restart=not will_restart)
     world.die(will_restart)
-    world.gcs.answer()
+    world.tell()
 
 
-def test_an_answer_that_the_news_of_the_actors_death_overtook_changes_nothing() -> None:
+def sent(world: CalledActor, line: Line | None = None) -> list[bytes]:
+    """The calls that are with the actor."""
+    return [each.task_id for each in (line or world.line).to_run]
+
+
+def call_ids(*calls: Call) -> list[bytes]:
+    return ids_of(*(call.ref for call in calls))
+
+
+# ---- its usual life
+
+
+def test_calls_go_to_the_actor_in_order_and_are_counted() -> None:
     world = running_actor()
-    call = world.submit(max_retries=0, has_argument=False)
-    (line,) = world.lines
-    world.run(line)
-    lose_actor(world, will_restart=False)
-    assert isinstance(outcome(world, call), ActorDiedError)
-    line.deliver()
-    assert isinstance(outcome(world, call), ActorDiedError)
+    calls = [world.submit() for _ in range(3)]
+    assert sent(world) == call_ids(*calls)
+    assert [each.said.request.sequence_number for each in world.line.to_run] == [0, 1, 2]
+    assert world.story["state"] == "CONNECTED" and world.story["in_flight"] == 3
+    world.run_all()
+    assert [world.outcome(call) for call in calls] == ["1, run 1", "2, run 1", "3, run 1"]
+    assert world.story["in_flight"] == 0
 
 
-def test_an_answer_that_the_news_of_a_restart_overtook_does_not_end_a_call_that_is_sent_again() -> None:
+def test_calls_wait_until_the_actor_lives() -> None:
+    world = CalledActor()
+    assert world.gcs.watch is None and world.story["state"] == "UNKNOWN"
+    calls = [world.submit(), world.submit()]
+    assert world.gcs.watch is not None and not world.lines
+    world.gcs.change(common_pb2.PENDING_CREATION, None)
+    world.tell(pending_reason="no node has room")
+    assert world.story["state"] == "PENDING_CREATION" and world.story["why"] == "no node has room"
+    # It asks for what is news to it.
+    assert world.gcs.watch is not None and world.gcs.watch.request.after_version == 2
+    world.starts()
+    assert world.gcs.watch is None
+    world.run_all()
+    assert [world.outcome(call) for call in calls] == ["1, run 1", "2, run 1"]
+
+
+def test_a_call_that_waits_for_its_argument_holds_those_behind_it_back() -> None:
     world = running_actor()
-    call = world.submit(max_retries=1, has_argument=False)
-    (line,) = world.lines
-    world.run(line)
-    lose_actor(world, will_restart=True)
-    line.deliver()
-    world.gcs.start_actor()
-    world.gcs.answer()
-    world.run(world.lines[-1])
-    world.lines[-1].deliver()
-    assert outcome(world, call) == b"1, run 2"
-    assert not world.tasks.pending and not world.actor.queue
-    assert world.warnings == [
-        "method() failed and is run again (retries left: 0): its actor is unavailable: it is restarting"
-    ]
-
-
-def test_a_cancelled_call_of_an_actor_that_dies_was_cancelled() -> None:
-    world = running_actor()
-    call = world.submit(max_retries=1, has_argument=False)
-    world.cancel(call)
-    lose_actor(world, will_restart=False)
-    assert isinstance(outcome(world, call), TaskCancelledError)
+    first = world.submit(has_argument=True)
+    second = world.submit()
+    assert not world.lines and world.story["queued"] == 2
+    world.argument_arrives(first)
+    assert sent(world) == call_ids(first, second)
 
 
 def test_a_call_whose_argument_failed_is_not_made_and_holds_back_none() -> None:
     world = running_actor()
     failing = world.submit(max_retries=1, has_argument=True)
-    behind = world.submit(max_retries=0, has_argument=False)
-    assert not world.lines[0].to_run
+    behind = world.submit()
     world.argument_fails(failing)
-    assert isinstance(outcome(world, failing), RayTaskError) and world.actor.num_waiting == 1
-    (line,) = world.lines
-    world.run(line)
-    line.deliver()
-    assert outcome(world, behind) == b"2, run 1" and not failing.runs
+    error = world.scene.state_of(failing.ref)
+    assert isinstance(error, RayTaskError) and "Actor.method" in str(error)
+    world.run_all()
+    assert world.outcome(behind) == "2, run 1" and not failing.runs
 
 
 def unordered_actor() -> tuple[CalledActor, Call]:
     """One whose calls may overtake each other, and a call that waits for its argument."""
-    world = running_actor()
-    world.actor.rules = CallRules(is_unordered=True)
-    return world, world.submit(max_retries=0, has_argument=True)
+    world = running_actor(CallRules(is_unordered=True))
+    return world, world.submit(has_argument=True)
 
 
 def test_a_call_that_waits_for_its_argument_holds_nothing_back_where_order_does_not_matter() -> None:
     world, waiting = unordered_actor()
-    overtakes = world.submit(max_retries=0, has_argument=False)
-    (line,) = world.lines
-    world.run(line)
-    line.deliver()
-    assert outcome(world, overtakes) == b"2, run 1" and list(world.actor.unresolved.values()) == [
-        waiting.task
-    ]
+    overtakes = world.submit()
+    world.run_all()
+    assert world.outcome(overtakes) == "2, run 1" and is_pending(world, waiting)
 
 
-def test_a_call_that_waits_outside_of_the_queue_fails_with_its_actor() -> None:
+def test_a_call_that_was_overtaken_is_sent_when_its_argument_is_there() -> None:
     world, waiting = unordered_actor()
+    world.argument_arrives(waiting)
+    world.run_all()
+    assert world.outcome(waiting) == "1, run 1"
+    assert not world.scene.core.describe()["tasks_pending"] and not world.held.actor.num_waiting
+
+
+@pytest.mark.parametrize("end", ["its actor", "a cancel", "its argument"])
+def test_a_call_that_waits_outside_of_the_queue_ends_with(end: str) -> None:
+    world, waiting = unordered_actor()
+    behind = world.submit()
+    if end == "its actor":
+        lose_actor(world, will_restart=False)
+    elif end == "a cancel":
+        world.cancel(waiting)
+    else:
+        world.argument_fails(waiting)
+    expected = {"its actor": ActorDiedError, "a cancel": TaskCancelledError, "its argument": RayTaskError}
+    assert isinstance(world.outcome(waiting), expected[end])
+    assert world.held.actor.num_waiting == (0 if end == "its actor" else 1)
+    assert is_pending(world, behind) == (end != "its actor")
+
+
+# ---- cancel
+
+
+def test_a_call_that_waits_here_is_dropped_and_those_behind_it_go() -> None:
+    world = running_actor()
+    first, second = world.submit(has_argument=True), world.submit()
+    world.cancel(first)
+    assert isinstance(world.outcome(first), TaskCancelledError) and sent(world) == call_ids(second)
+    assert not world.scene.wire.all("CancelTask")
+
+
+def test_the_actor_is_asked_to_drop_a_call_that_was_sent() -> None:
+    world = running_actor()
+    first, second = world.submit(), world.submit()
+    world.cancel(first)
+    (asked,) = world.scene.wire.all("CancelTask")
+    assert asked.to == "unix:worker1" and asked.request.task_id == id_of(first.ref)
+    assert is_pending(world, first)
+    world.run_all()
+    assert isinstance(world.outcome(first), TaskCancelledError) and not first.runs
+    assert world.outcome(second) == "2, run 1"
+
+
+def test_a_cancelled_call_makes_room_for_another_one() -> None:
+    world = running_actor(calls_in_flight_max=1)
+    first, second = world.submit(), world.submit()
+    world.cancel(first)
+    assert sent(world) == call_ids(first)
+    world.run(world.line)
+    world.deliver(world.line)
+    assert sent(world) == call_ids(second)
+
+
+def test_a_cancelled_call_of_an_actor_that_dies_was_cancelled() -> None:
+    world = running_actor()
+    call = world.submit(max_retries=1)
+    world.cancel(call)
     lose_actor(world, will_restart=False)
-    assert isinstance(outcome(world, waiting), ActorDiedError)
-    assert not world.actor.unresolved and not world.tasks.pending
+    assert isinstance(world.outcome(call), TaskCancelledError)
 
 
-def test_a_call_that_waits_outside_of_the_queue_can_be_cancelled() -> None:
-    world, waiting = unordered_actor()
-    world.cancel(waiting)
-    assert isinstance(outcome(world, waiting), TaskCancelledError)
-    assert not world.actor.unresolved and not world.tasks.pending
-
-
-def send_many(world: CalledActor, count: int) -> Line:
-    for _ in range(count):
-        world.submit(max_retries=0, has_argument=False)
-    (line,) = world.lines
-    return line
-
-
-def test_calls_that_may_wait_for_each_other_are_held_back_by_their_bytes_and_not_by_their_number() -> None:
+def test_a_cancelled_call_of_an_actor_that_restarts_is_not_sent_again() -> None:
     world = running_actor()
-    world.actor.rules = CallRules(is_concurrent=True)
-    line = send_many(world, IN_FLIGHT_MAX + 100)
-    assert len(line.to_run) == IN_FLIGHT_MAX + 100 and not world.actor.queue
-    world.actor.excess_bytes += EXCESS_BYTES_MAX
-    last = world.submit(max_retries=0, has_argument=False)
-    assert last.task in world.actor.queue
-    world.actor.excess_bytes -= EXCESS_BYTES_MAX
-    while line.to_run or line.answers:
-        world.run(line)
-        line.deliver()
-    assert outcome(world, last) and not world.actor.excess and not world.actor.excess_bytes
+    call = world.submit(max_retries=1)
+    world.cancel(call)
+    lose_actor(world, will_restart=True)
+    assert isinstance(world.outcome(call), TaskCancelledError) and not world.held.actor.num_waiting
 
 
-def test_calls_held_back_by_their_bytes_are_sent_after_all_where_nothing_is_answered() -> None:
-    world = running_actor()
-    world.actor.rules = CallRules(is_concurrent=True)
-    line = send_many(world, IN_FLIGHT_MAX + 10)
-    world.actor.excess_bytes += 2 * EXCESS_BYTES_MAX
-    last = world.submit(max_retries=0, has_argument=False)
-    sent = len(line.to_run)
-    # An answer has come: it looks again.
-    world.run(line)
-    line.deliver()
-    fire(world)
-    assert last.task in world.actor.queue
-    for _ in range(2):
-        assert len(line.to_run) == sent - 1
-        fire(world)
-    assert len(line.to_run) == sent and not world.actor.queue and not world.timers
-    # The next time it begins anew.
-    while line.to_run or line.answers:
-        world.run(line)
-        line.deliver()
-    assert world.actor.excess_bytes_max == EXCESS_BYTES_MAX
-
-
-def fire(world: CalledActor) -> None:
-    (timer,) = world.timers
-    world.timers.clear()
-    timer()
+# ---- how many are with the actor
 
 
 def test_calls_of_an_actor_that_runs_one_at_a_time_wait_here_beyond_a_number() -> None:
-    world = running_actor()
-    assert len(send_many(world, IN_FLIGHT_MAX + 100).to_run) == IN_FLIGHT_MAX
+    world = running_actor(calls_in_flight_max=3)
+    calls = [world.submit() for _ in range(5)]
+    assert sent(world) == call_ids(*calls[:3]) and world.story["queued"] == 2
+    world.run(world.line)
+    world.deliver(world.line)
+    assert sent(world) == call_ids(*calls[1:4])
+    world.scene.pass_time(100)
+    assert len(sent(world)) == 3
 
 
-def restarting_actor(rules: CallRules) -> CalledActor:
+def concurrent_actor(**limits: Any) -> CalledActor:
+    return running_actor(
+        CallRules(is_concurrent=True),
+        calls_in_flight_max=2,
+        excess_bytes_each=1000,
+        no_answer_s=1.0,
+        **limits,
+    )
+
+
+def test_calls_that_may_wait_for_each_other_are_held_back_by_their_bytes_and_not_by_their_number() -> None:
+    world = concurrent_actor(excess_bytes_max=3000)
+    calls = [world.submit() for _ in range(6)]
+    # Two, and three of more than 1,000 bytes each.
+    assert sent(world) == call_ids(*calls[:5]) and world.story["queued"] == 1
+    for _ in range(2):
+        world.run(world.line)
+        world.deliver(world.line)
+    assert sent(world) == call_ids(*calls[2:])[: len(sent(world))]
+    world.run_all()
+    assert all(world.outcome(call) for call in calls)
+    # The next time it begins anew.
+    for _ in range(6):
+        world.submit()
+    assert len(sent(world)) == 5
+
+
+def test_the_bytes_of_what_was_answered_count_no_more() -> None:
+    world = concurrent_actor(excess_bytes_max=1000)
+    calls = [world.submit() for _ in range(4)]
+    assert len(sent(world)) == 3
+    world.line.to_run.rotate(-2)  # The third is answered first.
+    world.run(world.line)
+    world.deliver(world.line)
+    assert sorted(sent(world)) == sorted([*call_ids(*calls[:2]), id_of(calls[3].ref)])
+
+
+def test_calls_held_back_by_their_bytes_are_sent_after_all_where_nothing_is_answered() -> None:
+    world = concurrent_actor(excess_bytes_max=1000)
+    for _ in range(6):
+        world.submit()
+    assert len(sent(world)) == 3
+    world.scene.pass_time(0.9)
+    world.look()
+    assert len(sent(world)) == 3
+    world.scene.pass_time(0.2)
+    world.look()
+    assert len(sent(world)) == 4
+    # Each time that nothing was answered for so long.
+    world.scene.pass_time(1)
+    world.look()
+    assert len(sent(world)) == 5
+    world.scene.pass_time(5)
+    world.look()
+    assert len(sent(world)) == 6 and not world.timers
+    world.run_all()
+    for _ in range(6):
+        world.submit()
+    assert len(sent(world)) == 3
+
+
+def test_while_answers_come_calls_stay_held_back_by_their_bytes() -> None:
+    world = concurrent_actor(excess_bytes_max=3000)
+    for _ in range(12):
+        world.submit()
+    assert len(sent(world)) == 5
+    for _ in range(3):
+        world.scene.pass_time(0.9)
+        world.run(world.line)
+        world.deliver(world.line)
+        assert len(sent(world)) <= 5
+
+
+def test_no_more_calls_wait_than_the_actor_allows() -> None:
+    world = running_actor(CallRules(max_pending_calls=2))
+    world.submit()
+    world.submit(has_argument=True)
+    with pytest.raises(PendingCallsLimitExceeded, match="max_pending_calls=2"):
+        world.submit()
+    world.run_all()
+    world.submit()
+    assert len(world.scene.core.describe()["tasks_pending"]) == 2
+
+
+def test_the_driver_is_told_when_thousands_of_calls_wait_and_again_when_they_have_doubled() -> None:
+    world = CalledActor(calls_waiting_warned=50)
+    told = []
+    for number in range(1, 250):
+        world.submit()
+        if len(world.warnings) > len(told):
+            told.append(number)
+    assert told == [51, 101, 201]
+    assert "100 calls" in world.warnings[1] and world.held.actor_id.hex() in world.warnings[1]
+
+
+# ---- the actor is lost
+
+
+def test_an_answer_that_the_news_of_the_actors_death_overtook_changes_nothing() -> None:
     world = running_actor()
-    world.actor.rules = rules
+    call = world.submit()
+    world.run(world.line)
+    lose_actor(world, will_restart=False)
+    assert isinstance(world.outcome(call), ActorDiedError)
+    world.deliver(world.line)
+    assert isinstance(world.outcome(call), ActorDiedError)
+
+
+def test_an_answer_that_the_news_of_a_restart_overtook_does_not_end_a_call_that_is_sent_again() -> None:
+    world = running_actor()
+    call = world.submit(max_retries=1)
+    world.run(world.line)
+    lose_actor(world, will_restart=True)
+    world.deliver(world.line)
+    assert is_pending(world, call)
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "1, run 2"
+    assert not world.held.actor.num_waiting
+    assert world.warnings == [
+        "Actor.method() failed and is run again (retries left: 0): its actor is unavailable: it is restarting"
+    ]
+
+
+def test_after_a_restart_calls_are_counted_anew_with_those_that_are_sent_again_first() -> None:
+    world = running_actor()
+    again = [world.submit(max_retries=1) for _ in range(2)]
+    world.kill(no_restart=False)
+    later = world.submit(max_retries=1)
+    world.die(will_restart=True)
+    world.tell()
+    world.starts()
+    assert sent(world, world.lines[-1]) == call_ids(*again, later)
+    requests = [each.said.request for each in world.lines[-1].to_run]
+    assert [request.sequence_number for request in requests] == [0, 1, 2]
+    assert [request.attempt for request in requests] == [1, 1, 0]
+
+
+def test_a_call_that_was_sent_waits_for_what_the_gcs_says_of_the_actor() -> None:
+    world = running_actor()
+    call = world.submit()
+    world.end_line(world.line)
+    assert is_pending(world, call) and world.story["state"] == "DISCONNECTED"
+    watch = world.gcs.watch
+    assert watch is not None and watch.request.after_version == world.gcs.version
+    world.gcs.cause = common_pb2.DeathCause(message="signal 9")
+    world.die(will_restart=False)
+    world.tell(class_name="Actor", pid=7)
+    error = world.outcome(call)
+    assert (
+        isinstance(error, ActorDiedError) and "signal 9" in str(error) and "class_name: Actor" in str(error)
+    )
+    assert world.gcs.watch is None and world.story["state"] == "DEAD"
+
+
+def test_a_call_that_is_made_while_the_actor_cannot_be_reached_goes_to_its_next_process() -> None:
+    world = running_actor()
+    world.submit()
+    world.end_line(world.line)
+    call = world.submit()
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "2, run 1"
+
+
+def test_an_actor_whose_connection_broke_is_reached_again_though_the_gcs_has_no_news() -> None:
+    world = running_actor(probe_s=1.0)
+    lost = world.submit()
+    again = world.submit(max_retries=1)
+    world.end_line(world.line)
+    world.scene.pass_time(0.9)
+    assert not world.probes
+    world.scene.pass_time(0.2)
+    (probe,) = world.probes
+    assert probe.to == "unix:worker1"
+    probe.answer(common_pb2.Empty())
+    world.look()
+    error = world.outcome(lost)
+    assert isinstance(error, ActorUnavailableError) and "the connection to it broke" in str(error)
+    world.run_all()
+    assert world.outcome(again) == "2, run 1" and world.story["state"] == "CONNECTED"
+
+
+def test_an_actor_that_does_not_answer_is_tried_again_and_again() -> None:
+    world = running_actor(probe_s=1.0)
+    call = world.submit()
+    world.end_line(world.line)
+    for number in range(1, 4):
+        world.scene.pass_time(1.05)
+        assert len(world.scene.wire.all("RemoveObjectLocation")) == number
+        world.probes[0].fail()
+    assert is_pending(world, call)
+
+
+def test_an_answer_to_a_probe_that_the_gcs_overtook_changes_nothing() -> None:
+    world = running_actor()
+    world.submit()
+    world.end_line(world.line)
+    world.scene.pass_time(1.05)
+    world.starts()
+    call = world.submit()
+    world.probes[0].answer(common_pb2.Empty())
+    world.run_all()
+    assert world.outcome(call) == "2, run 1"
+
+
+def test_no_probe_goes_to_an_actor_that_the_gcs_has_spoken_of() -> None:
+    world = running_actor()
+    world.submit()
+    world.end_line(world.line)
+    world.die(will_restart=True)
+    world.tell()
+    world.scene.pass_time(10)
+    assert not world.scene.wire.all("RemoveObjectLocation")
+
+
+def test_a_process_that_is_gone_when_the_gcs_names_it_is_not_sent_anything() -> None:
+    world = CalledActor()
+    call = world.submit()
+    world.gcs.start_actor().end()
+    world.tell()
+    assert world.story["state"] == "DISCONNECTED" and is_pending(world, call)
+    assert world.gcs.watch is not None
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "1, run 1"
+
+
+def test_the_same_news_twice_breaks_no_connection() -> None:
+    world = CalledActor()
+    call = world.submit()
+    world.gcs.change(common_pb2.PENDING_CREATION, None)
+    world.tell()
+    world.starts()
+    assert len(sent(world)) == 1
+    world.run_all()
+    assert world.outcome(call) == "1, run 1"
+
+
+def test_after_a_kill_nothing_more_is_sent_to_the_process_that_is_about_to_end() -> None:
+    world = running_actor()
+    world.submit()
+    world.kill(no_restart=True)
+    request = world.scene.wire.last("KillActor").request
+    assert request.actor_id == world.held.actor_id and request.no_restart and request.force
+    world.submit()
+    assert len(sent(world)) == 1 and world.gcs.watch is not None
+
+
+def test_a_call_that_the_worker_refuses_waits_for_news() -> None:
+    world = running_actor()
+    call = world.submit()
+    world.line.to_run[0].said.answer(Reply(status=Reply.WRONG_WORKER))
+    assert world.story["state"] == "DISCONNECTED" and is_pending(world, call)
+
+
+# ---- it restarts
+
+
+def restarting_actor(rules: CallRules = USUAL) -> CalledActor:
+    world = running_actor(rules)
     lose_actor(world, will_restart=True)
     return world
 
 
 def test_a_call_to_an_actor_that_restarts_fails_unless_it_may_run_again() -> None:
-    world = restarting_actor(CallRules())
-    fails, waits = (world.submit(max_retries=retries, has_argument=False) for retries in (0, 1))
-    late = world.submit(max_retries=0, has_argument=True)
-    assert isinstance(outcome(world, fails), ActorUnavailableError)
-    assert list(world.actor.queue) == [waits.task, late.task]
+    world = restarting_actor()
+    fails, waits = world.submit(), world.submit(max_retries=1)
+    late = world.submit(has_argument=True)
+    error = world.outcome(fails)
+    assert isinstance(error, ActorUnavailableError) and "it is restarting" in str(error)
+    assert is_pending(world, waits) and is_pending(world, late)
     # What could not be sent anyway fails if the restart is not over by then.
     world.argument_arrives(late)
-    assert isinstance(outcome(world, late), ActorUnavailableError)
-    world.gcs.start_actor()
-    world.gcs.answer()
-    world.run(world.lines[-1])
-    world.lines[-1].deliver()
-    assert outcome(world, waits) == b"2, run 1"
+    assert isinstance(world.outcome(late), ActorUnavailableError)
+    world.starts()
+    world.run_all()
+    assert world.outcome(waits) == "2, run 1"
 
 
 def test_a_call_to_an_actor_with_task_retries_waits_for_its_restart() -> None:
     world = restarting_actor(CallRules(waits_for_restart=True))
-    call = world.submit(max_retries=0, has_argument=False)
-    assert list(world.actor.queue) == [call.task]
+    call = world.submit()
+    assert is_pending(world, call)
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "1, run 1"
+
+
+def test_what_waits_in_the_queue_when_the_actor_restarts_fails_unless_it_may_wait() -> None:
+    world = running_actor(calls_in_flight_max=1)
+    with_actor = world.submit()
+    fails, waits, late = world.submit(), world.submit(max_retries=1), world.submit(has_argument=True)
+    lose_actor(world, will_restart=True)
+    for call in (with_actor, fails):
+        assert isinstance(world.outcome(call), ActorUnavailableError)
+    assert is_pending(world, waits) and is_pending(world, late) and world.story["queued"] == 2
 
 
 def test_calls_wait_for_the_first_creation_though_a_process_dies_in_it() -> None:
-    world = CalledActor()
-    world.actor.state = common_pb2.PENDING_CREATION
-    call = world.submit(max_retries=0, has_argument=False)
+    world = CalledActor(is_created_here=True)
+    call = world.submit()
     world.die(will_restart=True)
-    world.gcs.answer()
-    assert list(world.actor.queue) == [call.task]
+    world.tell()
+    assert is_pending(world, call)
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "1, run 1"
 
 
 def test_the_calls_of_one_who_first_hears_that_the_actor_restarts_fail() -> None:
     world = CalledActor()
-    call = world.submit(max_retries=0, has_argument=False)
+    call = world.submit()
     world.die(will_restart=True)
-    world.gcs.answer()
-    assert isinstance(outcome(world, call), ActorUnavailableError)
+    world.tell()
+    assert isinstance(world.outcome(call), ActorUnavailableError)
+    assert world.gcs.watch is not None
 
 
-def test_the_driver_is_told_when_thousands_of_calls_wait_and_again_when_they_have_doubled() -> None:
+# ---- it is dead
+
+
+def test_every_later_call_to_a_dead_actor_fails_with_the_cause_at_once() -> None:
+    world = running_actor()
+    world.gcs.cause = common_pb2.DeathCause(message="it was killed")
+    lose_actor(world, will_restart=False)
+    call = world.submit(has_argument=True)
+    error = world.outcome(call)
+    assert isinstance(error, ActorDiedError) and "it was killed" in str(error)
+    assert world.gcs.watch is None and not world.held.actor.num_waiting
+
+
+def test_an_actor_that_no_node_can_run_says_so_to_its_callers() -> None:
     world = CalledActor()
-    told = []
-    for number in range(1, 4 * WAITING_WARNED):
-        world.submit(max_retries=0, has_argument=False)
-        if len(world.warnings) > len(told):
-            told.append(number)
-    assert told == [WAITING_WARNED + 1, 2 * WAITING_WARNED + 1]
-    assert "10,000 calls" in world.warnings[1] and world.actor.actor_id.hex() in world.warnings[1]
+    call = world.submit()
+    world.gcs.cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.UNSCHEDULABLE, message="no GPU")
+    world.die(will_restart=False)
+    world.tell()
+    error = world.outcome(call)
+    assert isinstance(error, ActorUnschedulableError) and "no GPU" in str(error)
+
+
+def died_of(data: bytes, message: str = "") -> Any:
+    world = CalledActor()
+    call = world.submit()
+    error = common_pb2.SerializedObject(metadata=serialization.ERROR, data=data)
+    kind = common_pb2.DeathCause.CREATION_FAILED
+    world.gcs.cause = common_pb2.DeathCause(kind=kind, message=message, error=error)
+    world.die(will_restart=False)
+    world.tell()
+    return world.outcome(call)
+
+
+def test_the_error_of_the_constructor_is_what_its_callers_get() -> None:
+    raised = RayTaskError("Actor.__init__", "its traceback", ValueError("no"))
+    error = died_of(serialization.serialize_error(raised).to_bytes())
+    assert isinstance(error, ActorDiedError) and error.actor_init_failed and "its traceback" in str(error)
+
+
+def test_an_error_of_the_constructor_that_cannot_be_read_here_is_told_of() -> None:
+    assert "cannot be read here" in str(died_of(b"not a pickle"))
+    assert "so it says" in str(died_of(b"not a pickle", "so it says"))
+
+
+def test_an_actor_that_died_of_another_ones_death_says_that() -> None:
+    other = ActorDiedError("another actor is dead", "ab")
+    assert "another actor is dead" in str(died_of(serialization.serialize_error(other).to_bytes()))
+
+
+# ---- the GCS
+
+
+def test_a_gcs_that_is_lost_is_asked_again_and_calls_wait() -> None:
+    world = CalledActor(watch_retry_s=0.2)
+    world.submit()
+    world.tell(RpcError(StatusCode.RESOURCE_EXHAUSTED, "busy"))
+    assert world.gcs.watch is None
+    world.scene.pass_time(0.3)
+    assert world.gcs.watch is not None
+
+
+def test_where_the_gcs_is_gone_calls_that_wait_for_it_fail() -> None:
+    world = CalledActor(watch_retry_s=0.2)
+    call = world.submit()
+    world.tell(LOST)
+    assert is_pending(world, call)
+    world.scene.pass_time(0.3)
+    error = world.outcome(call)
+    assert isinstance(error, ActorUnavailableError) and "GCS" in str(error)
+
+
+def test_where_the_gcs_is_gone_an_actor_that_is_connected_by_then_is_left_alone() -> None:
+    world = running_actor(probe_s=0.1, watch_retry_s=0.2)
+    world.submit()
+    world.end_line(world.line)
+    world.tell(LOST)
+    world.scene.pass_time(0.15)
+    world.probes[0].answer(common_pb2.Empty())
+    call = world.submit()
+    world.scene.pass_time(1)
+    assert is_pending(world, call)
+
+
+def test_an_actor_that_the_gcs_does_not_know_is_of_another_session() -> None:
+    world = CalledActor()
+    call = world.submit()
+    world.tell(NOT_FOUND)
+    (asked,) = world.scene.wire.open("GetObjectStatus")
+    assert is_pending(world, call)
+    # Its owner knows nothing of it.
+    asked.answer(Status(status=Status.OUT_OF_SCOPE))
+    world.scene.pass_time(0.3)
+    world.tell(NOT_FOUND)
+    assert isinstance(world.outcome(call), ActorDiedError)
+
+
+def test_an_actor_whose_owner_lives_is_registered_later() -> None:
+    world = CalledActor(watch_retry_s=0.2)
+    call = world.submit()
+    for _ in range(3):
+        world.tell(NOT_FOUND)
+        world.scene.pass_time(0.3)
+    assert is_pending(world, call) and len(world.scene.wire.all("GetObjectStatus")) == 1
+    world.starts()
+    world.run_all()
+    assert world.outcome(call) == "1, run 1"
+
+
+# ---- handles
+
+
+def test_an_actor_that_only_its_name_led_to_is_forgotten_with_its_handle() -> None:
+    core = CalledActor().scene.core
+    held = core.hold_actor(b"named".ljust(16), None, CallRules())
+    again = core.hold_actor(b"named".ljust(16), None, CallRules(max_pending_calls=3))
+    assert again.actor is held.actor and held.actor.rules.max_pending_calls == 3
+    assert b"named".ljust(16).hex() in core.describe()["actors"]
+    del held, again
+    assert b"named".ljust(16).hex() not in core.describe()["actors"]
