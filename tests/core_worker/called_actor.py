@@ -120,15 +120,16 @@ class Gcs:
         self.version = 1
         self.process: Process | None = None
         self.cause: common_pb2.DeathCause | None = None
-        self.made = 0
+        self.processes: dict[str, Process] = {}
+        """Every one that it had, by its channel."""
 
     def change(self, state: int, process: Process | None) -> None:
         self.state, self.process = state, process
         self.version += 1
 
     def start_actor(self) -> Process:
-        self.made += 1
-        process = Process(self._scene, b"worker%d" % self.made)
+        process = Process(self._scene, b"worker%d" % (len(self.processes) + 1))
+        self.processes[process.channel] = process
         self.change(common_pb2.ALIVE, process)
         return process
 
@@ -188,7 +189,6 @@ class CalledActor:
         self.lines: list[Line] = []
         self.calls: list[Call] = []
         self._numbers: dict[bytes, int] = {}
-        self._processes: dict[str, Process] = {}
         self._num_seen = 0
         self._num_arguments = 0
         scene.wire.replies["AddBorrower"] = lambda request: common_pb2.Empty()
@@ -225,10 +225,7 @@ class CalledActor:
         for line in self.lines:
             if line.channel is channel:
                 return line
-        assert self.gcs.process is not None or said.to in self._processes
-        if self.gcs.process is not None:
-            self._processes[self.gcs.process.channel] = self.gcs.process
-        line = Line(self._processes[said.to], channel)
+        line = Line(self.gcs.processes[said.to], channel)
         self.lines.append(line)
         return line
 
@@ -304,7 +301,7 @@ class CalledActor:
         self._argument_is(call, serialization.serialize("an argument"))
 
     def argument_fails(self, call: Call) -> None:
-        call.has_failed_argument = True
+        call.has_failed_argument = call in self.pending()
         error = RayTaskError("made", "its traceback", ValueError("lost"))
         self._argument_is(call, serialization.serialize_error(error))
 
