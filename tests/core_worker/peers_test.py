@@ -1,0 +1,74 @@
+"""The connections of one process to others: by the nearest way, one each, anew where one was lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_mono.core_worker.peers import PeerPool
+from ray_mono.protobuf import common_pb2
+from tests.core_worker.scene import ELSEWHERE, NODE_ID, Wire, address_of
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.wire = Wire()
+        self.opened: list[str] = []
+
+        def connect(address: str) -> object:
+            self.opened.append(address)
+            return self.wire.connect(address)
+
+        self.peers = PeerPool(connect, NODE_ID, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        (address_of(b"near"), "unix:near"),
+        (address_of(b"far", ELSEWHERE), "far:1"),
+        (common_pb2.Address(worker_id=b"w", node_id=NODE_ID, host="host", port=7), "host:7"),
+    ],
+)
+def test_a_peer_is_reached_by_its_unix_socket_on_this_node_and_by_its_port_elsewhere(
+    address: common_pb2.Address, target: str
+) -> None:
+    pool = Pool()
+    assert pool.peers.peer(address) is pool.peers.peer(address)
+    assert pool.opened == [target]
+    assert pool.peers.stub_of(address.SerializeToString()) is pool.peers.stub_for(address)
+    assert pool.opened == [target]
+
+
+def test_a_peer_that_was_lost_is_connected_to_anew() -> None:
+    pool = Pool()
+    first = pool.peers.peer(address_of(b"near"))
+    other = pool.peers.peer(address_of(b"other"))
+    pool.wire.channels["unix:near"].close()
+    assert pool.peers.peer(address_of(b"near")) is not first
+    assert pool.peers.peer(address_of(b"other")) is other
+    assert pool.opened == ["unix:near", "unix:other", "unix:near"]
+
+
+def test_a_peer_that_cannot_be_reached_is_tried_again_the_next_time() -> None:
+    pool = Pool()
+    pool.wire.gone.add("unix:near")
+    assert pool.peers.peer(address_of(b"near")).channel.is_closed
+    pool.wire.gone.clear()
+    assert not pool.peers.peer(address_of(b"near")).channel.is_closed
+
+
+def test_another_nodes_raylet_has_one_connection_until_it_is_lost() -> None:
+    pool = Pool()
+    first = pool.peers.raylet_at("far:7")
+    assert pool.peers.raylet_at("far:7") is first
+    pool.wire.channels["far:7"].close()
+    assert pool.peers.raylet_at("far:7") is not first
+    assert pool.opened == ["far:7", "far:7"]
+
+
+def test_at_the_end_every_connection_is_closed() -> None:
+    pool = Pool()
+    pool.peers.peer(address_of(b"near"))
+    pool.peers.raylet_at("far:7")
+    pool.peers.close("this process disconnected")
+    assert all(channel.is_closed for channel in pool.wire.channels.values()) and len(pool.opened) == 2
