@@ -1,0 +1,372 @@
+"""Actors that this process creates: what the GCS is told, names that are taken, and the end with the last handle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_mono.common.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    GetTimeoutError,
+    RaySystemError,
+    RayTaskError,
+)
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.options import ActorOptions, CallRules
+from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
+from ray_mono.core_worker.task_submission.actor_handles import HeldActor
+from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.called_actor import USUAL
+from tests.core_worker.scene import Said, Scene, address_of, failure, value
+from tests.core_worker.task_submission.tasks import answer
+
+CREATED = gcs_pb2.RegisterActorReply(created=True)
+OTHERS = gcs_pb2.RegisterActorReply(actor=common_pb2.ActorInfo(actor_id=b"o" * 16))
+
+
+def create(scene: Scene, *args: Any, **options: Any) -> HeldActor:
+    code = Exported(common_pb2.FunctionDescriptor())
+    flat = [each for value in args for each in (None, value)]
+    return scene.core.create_actor(code, ActorOptions(class_name="Actor", **options), flat)  # type: ignore[no-any-return]
+
+
+def call(scene: Scene, held: HeldActor) -> Any:
+    (ref,) = scene.core.submit_actor_task(held, scene.core.method_template("method", "Actor"), [])
+    return ref
+
+
+def registration(scene: Scene) -> Said:
+    (said,) = scene.wire.all("RegisterActor")
+    return said
+
+
+def dies(scene: Scene, **cause: Any) -> None:
+    """The GCS says so to who watches."""
+    (watch,) = scene.wire.open("WatchActor")
+    info = common_pb2.ActorInfo(state=common_pb2.DEAD, version=9, death_cause=common_pb2.DeathCause(**cause))
+    watch.answer(info)
+
+
+def lives(scene: Scene) -> None:
+    (watch,) = scene.wire.open("WatchActor")
+    watch.answer(common_pb2.ActorInfo(state=common_pb2.ALIVE, version=2, address=address_of(b"actor")))
+
+
+# ---- what the GCS is told
+
+
+def test_the_gcs_is_told_what_the_actor_needs_and_may() -> None:
+    scene = Scene()
+    held = create(
+        scene,
+        7,
+        "text",
+        resources=ResourceSet.from_units({"GPU": 1}),
+        max_restarts=2,
+        max_task_retries=3,
+        max_concurrency=4,
+        is_asyncio=True,
+        rules=CallRules(max_pending_calls=5, is_unordered=True),
+        concurrency_groups=(("io", 2, ("read",)),),
+        handle_metadata=b"handle",
+        runtime_env="{}",
+    )
+    request = registration(scene).request
+    spec, creation = request.creation_spec, request.creation_spec.actor_creation
+    assert (request.class_name, request.get_if_exists) == ("Actor", False)
+    assert spec.name == "Actor.__init__" and spec.type == common_pb2.ACTOR_CREATION_TASK
+    assert spec.caller == scene.address and spec.job_id == b"job1" and spec.runtime_env == "{}"
+    assert spec.depth == 1 and spec.flat_args and not spec.outlives_job
+    assert ResourceSet.from_proto(spec.resources) == ResourceSet.from_units({"GPU": 1})
+    assert ResourceSet.from_proto(spec.placement_resources) == ResourceSet.from_units({"CPU": 1})
+    assert creation.actor_id == held.actor_id and creation.namespace == "namespace"
+    assert (creation.max_restarts, creation.max_task_retries, creation.max_concurrency) == (2, 3, 4)
+    assert creation.is_asyncio and not creation.is_detached and creation.serialized_handle == b"handle"
+    assert (creation.max_pending_calls, creation.allow_out_of_order_execution) == (5, True)
+    (group,) = creation.concurrency_groups
+    assert (group.name, group.max_concurrency, list(group.method_names)) == ("io", 2, ["read"])
+    assert spec.task_id == held.creation_ref.binary()[:-4]  # type: ignore[union-attr]
+
+
+def test_each_actor_has_an_id_of_its_own() -> None:
+    scene = Scene()
+    ids = {create(scene).actor_id for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_an_actor_that_is_registered_is_watched_and_its_creation_is_no_task_of_ours() -> None:
+    scene = Scene()
+    held = create(scene)
+    assert not scene.wire.all("WatchActor") and scene.core.is_needed(by_holders=False)
+    # A call does not watch what the GCS does not know.
+    ref = call(scene, held)
+    assert not scene.wire.all("WatchActor")
+    registration(scene).answer(CREATED)
+    (watch,) = scene.wire.all("WatchActor")
+    assert watch.request.actor_id == held.actor_id and watch.request.after_version == 0
+    assert scene.core.describe()["tasks_pending"] == ["method"]
+    lives(scene)
+    assert scene.wire.last("PushTask").to == "unix:actor"
+    assert isinstance(scene.state_of(ref), GetTimeoutError)
+
+
+def test_an_actor_waits_for_its_arguments() -> None:
+    scene = Scene()
+    argument = scene.submit()
+    scene.grant()
+    create(scene, argument)
+    assert not scene.wire.all("RegisterActor")
+    answer(scene, argument)
+    (arg,) = registration(scene).request.creation_spec.args
+    assert arg.WhichOneof("arg") == "value"
+
+
+def test_an_actor_of_which_an_argument_failed_is_dead_of_that(capfd: Any) -> None:
+    scene = Scene()
+    argument = scene.submit(max_retries=0)
+    scene.grant()
+    held = create(scene, argument)
+    ref = call(scene, held)
+    answer(scene, argument, failure(RayTaskError("make", "its traceback", KeyError("no")), argument.binary()))
+    assert not scene.wire.all("RegisterActor")
+    for each in (ref, call(scene, held)):
+        error = scene.state_of(each)
+        assert isinstance(error, ActorDiedError) and "its traceback" in str(error)
+        assert ARGUMENT_FAILED in str(error)
+    # Nobody has to be told of its end.
+    del held
+    scene.turn()
+    assert not scene.wire.all("ActorOutOfScope")
+
+
+def test_an_actor_that_could_not_be_registered_is_dead() -> None:
+    scene = Scene()
+    held = create(scene)
+    ref = call(scene, held)
+    registration(scene).fail(RpcError(StatusCode.RESOURCE_EXHAUSTED, "too many actors"))
+    error = scene.state_of(ref)
+    assert isinstance(error, ActorDiedError) and "could not be registered: too many actors" in str(error)
+    del held
+    scene.turn()
+    assert not scene.wire.all("ActorOutOfScope") and not scene.core.describe()["tasks_pending"]
+
+
+def test_an_actor_whose_handles_went_before_its_arguments_came_is_not_registered() -> None:
+    scene = Scene()
+    argument = scene.submit()
+    scene.grant()
+    create(scene, argument)
+    scene.turn()
+    answer(scene, argument)
+    assert not scene.wire.all("RegisterActor") and not scene.core.describe()["tasks_pending"]
+    del argument
+    assert scene.core.reference_counts() == 0
+
+
+def test_when_the_node_died_before_the_gcs_answered_nothing_breaks() -> None:
+    scene = Scene()
+    held = create(scene, [scene.core.put(1)])
+    ref = call(scene, held)
+    with scene.env.lock:
+        scene.core.fail_all_tasks(lambda: ConnectionError("the node is gone"))
+        registration(scene).answer(CREATED)
+    assert isinstance(scene.state_of(ref), ConnectionError)
+    lives(scene)
+    assert not scene.wire.all("PushTask")
+
+
+# ---- its life
+
+
+def test_its_arguments_live_as_long_as_it_may_start_again() -> None:
+    scene = Scene()
+    held = create(scene, scene.core.put(1))
+    assert scene.core.reference_counts() == 2
+    registration(scene).answer(CREATED)
+    lives(scene)
+    assert scene.core.reference_counts() == 2
+    del held
+    assert scene.core.reference_counts() == 0
+
+
+def test_a_dead_actors_arguments_are_let_go() -> None:
+    scene = Scene()
+    held = create(scene, scene.core.put(1), scene.core.put(2))
+    registration(scene).answer(CREATED)
+    assert scene.core.reference_counts() == 3
+    dies(scene)
+    assert scene.core.reference_counts() == 1
+    del held
+
+
+def test_a_detached_actor_outlives_its_handles_and_its_arguments_stay() -> None:
+    scene = Scene()
+    scene.wire.replies["RegisterActor"] = lambda request: CREATED
+    held = create(scene, scene.core.put(1), is_detached=True, name="name")
+    spec = registration(scene).request.creation_spec
+    assert spec.outlives_job and spec.actor_creation.is_detached and held.creation_ref is None
+    del held
+    scene.turn()
+    assert not scene.wire.all("ActorOutOfScope") and scene.core.reference_counts() == 1
+
+
+def test_the_gcs_is_told_when_the_last_handle_is_gone_and_no_call_is_under_way() -> None:
+    scene = Scene()
+    held = create(scene)
+    registration(scene).answer(CREATED)
+    lives(scene)
+    call(scene, held)
+    actor_id = held.actor_id
+    del held
+    scene.turn()
+    assert not scene.wire.all("ActorOutOfScope")
+    scene.wire.last("PushTask").answer(value(1))
+    scene.turn()
+    (told,) = scene.wire.all("ActorOutOfScope")
+    assert told.request.actor_id == actor_id
+    assert scene.core.reference_counts() == 0
+
+
+def test_a_borrowed_handles_end_is_its_owners_business() -> None:
+    scene = Scene()
+    owner = address_of(b"owner").SerializeToString(deterministic=True)
+    held = scene.core.hold_actor(b"a" * 16, scene.core.reference_arrived(b"c" * 28, owner), USUAL)
+    del held
+    scene.turn()
+    assert scene.core.reference_counts() == 0 and not scene.wire.all("ActorOutOfScope")
+
+
+def test_a_pickle_of_a_handle_keeps_no_actor_alive() -> None:
+    scene = Scene()
+    held = create(scene)
+    registration(scene).answer(CREATED)
+    kept = scene.core.put(1)
+    scene.core.keep(held.creation_ref)  # type: ignore[arg-type]
+    scene.core.keep(kept)
+    del held, kept
+    scene.turn()
+    assert len(scene.wire.all("ActorOutOfScope")) == 1 and scene.core.reference_counts() == 1
+
+
+# ---- names
+
+
+def test_a_named_actor_is_waited_for() -> None:
+    scene = Scene()
+    scene.meanwhile(lambda: registration(scene).answer(CREATED))
+    held = create(scene, name="name", namespace="another")
+    creation = registration(scene).request.creation_spec.actor_creation
+    assert (creation.name, creation.namespace) == ("name", "another")
+    assert held.creation_ref is not None
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    scene = Scene()
+    scene.meanwhile(
+        lambda: registration(scene).fail(RpcError(StatusCode.ALREADY_EXISTS, "the name is taken"))
+    )
+    with pytest.raises(ActorAlreadyExistsError, match="the name is taken"):
+        create(scene, name="name")
+    scene.turn()
+    assert not scene.wire.all("ActorOutOfScope") and scene.core.reference_counts() == 0
+
+
+def test_an_actor_that_is_there_already_is_what_get_if_exists_gives() -> None:
+    scene = Scene()
+    scene.meanwhile(lambda: registration(scene).answer(OTHERS))
+    held = create(scene, name="name", get_if_exists=True)
+    assert registration(scene).request.get_if_exists
+    assert held.actor_id == b"o" * 16 and held.creation_ref is None
+    scene.turn()
+    assert scene.core.reference_counts() == 0 and not scene.wire.all("ActorOutOfScope")
+
+
+def test_a_gcs_that_does_not_answer_in_time_is_an_error() -> None:
+    scene = Scene(gcs_timeout_s=60.0)
+    before_s = scene.reactor.now_s
+    with pytest.raises(RaySystemError, match="did not answer"):
+        create(scene, name="name")
+    assert scene.reactor.now_s - before_s == 60
+
+
+def test_a_named_actor_waits_for_its_arguments_before_the_time_of_the_gcs_begins() -> None:
+    scene = Scene(gcs_timeout_s=60.0)
+    argument = scene.submit()
+    scene.grant()
+
+    def later() -> None:
+        scene.pass_time(1000)
+        answer(scene, argument)
+
+    scene.meanwhile(later)
+    scene.meanwhile(lambda: registration(scene).answer(CREATED))
+    assert create(scene, argument, name="name").creation_ref is not None
+
+
+@pytest.mark.parametrize("get_if_exists", [True, False])
+def test_where_an_argument_failed_whoever_has_the_name_counts(get_if_exists: bool) -> None:
+    scene = Scene()
+    argument = failed_argument(scene)
+    scene.wire.replies["GetNamedActor"] = lambda request: common_pb2.ActorInfo(actor_id=b"o" * 16)
+    if get_if_exists:
+        assert create(scene, argument, name="name", get_if_exists=True).actor_id == b"o" * 16
+    else:
+        with pytest.raises(ActorAlreadyExistsError, match="'name' is taken"):
+            create(scene, argument, name="name")
+    asked = scene.wire.last("GetNamedActor").request
+    assert (asked.name, asked.namespace) == ("name", "namespace")
+
+
+def test_where_an_argument_failed_and_nobody_has_the_name_the_actor_is_dead() -> None:
+    scene = Scene()
+    argument = failed_argument(scene)
+
+    def nobody(request: Any) -> Any:
+        raise RpcError(StatusCode.NOT_FOUND, "no such name")
+
+    scene.wire.replies["GetNamedActor"] = nobody
+    error = scene.state_of(call(scene, create(scene, argument, name="name")))
+    assert isinstance(error, ActorDiedError) and "its traceback" in str(error)
+
+
+def failed_argument(scene: Scene) -> Any:
+    ref = scene.submit(max_retries=0)
+    scene.grant()
+    answer(scene, ref, failure(RayTaskError("make", "its traceback", KeyError("no")), ref.binary()))
+    return ref
+
+
+def test_a_name_that_nobody_has_is_a_value_error_and_a_gcs_that_is_gone_is_not() -> None:
+    scene = Scene()
+    errors = [RpcError(StatusCode.NOT_FOUND, "no such name"), RpcError(StatusCode.UNAVAILABLE, "gone")]
+
+    def refuse(request: Any) -> Any:
+        raise errors.pop(0)
+
+    scene.wire.replies["GetNamedActor"] = refuse
+    with pytest.raises(ValueError, match="no such name"):
+        scene.core.get_named_actor("name", "")
+    with pytest.raises(RpcError, match="gone"):
+        scene.core.get_named_actor("name", "")
+
+
+def test_who_looks_a_name_up_has_told_of_the_handles_that_went_before() -> None:
+    scene = Scene()
+    held = create(scene)
+    registration(scene).answer(CREATED)
+    del held
+    scene.wire.replies["GetNamedActor"] = lambda request: common_pb2.ActorInfo()
+    scene.core.get_named_actor("name", "")
+    methods = [said.method for said in scene.wire.said]
+    assert methods.index("ActorOutOfScope") < methods.index("GetNamedActor")
+
+
+def test_a_process_that_left_creates_nothing() -> None:
+    scene = Scene()
+    scene.core.shutdown()
+    with pytest.raises(RaySystemError, match="disconnected"):
+        create(scene)
