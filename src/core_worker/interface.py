@@ -1,7 +1,7 @@
 """What the API asks of the core of its process, and nothing else of it: CoreWorker, local mode's LocalCore,
 and later the remote client.
 
-One suite of tests runs over all of them (tests/core_worker/core_interface_test.py).
+One suite of tests runs over all of them (tests/integration/core_interface_test.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CoreInterface(ReferenceHome, Protocol):
 
     @property
     def default_actor_lifetime(self) -> str:
-        """ "detached", or empty."""
+        """ "detached" or "non_detached"; empty: the latter."""
         ...
 
     @property

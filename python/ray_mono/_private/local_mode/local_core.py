@@ -30,12 +30,13 @@ from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
+    RaySystemError,
     ReferenceCountingAssertionError,
 )
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
-from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref import ObjectRef, require_home
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
@@ -77,7 +78,7 @@ class LocalCore:
         self.job_id = ids.JobID.from_random(rng).binary()
         self.namespace = namespace
         self.session_dir = ""
-        self.runtime_env = self.task_runtime_env = ""
+        self.runtime_env, self.task_runtime_env = "{}", ""
         self.default_actor_lifetime = ""
         self.node_host = "127.0.0.1"
         self.node_labels: dict[str, str] = {}
@@ -110,7 +111,9 @@ class LocalCore:
     def _drain(self) -> None:
         while self._dropped:
             object_id = self._dropped.popleft()
-            row = self._objects[object_id]
+            row = self._objects.get(object_id)
+            if row is None:
+                continue
             row.num_references -= 1
             if not row.num_references:
                 # What was inside is dropped with it, and drained by this loop.
@@ -120,6 +123,8 @@ class LocalCore:
                     self._end_actor(actor_id, "no handle of it is left")
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
+        if self.context.is_leaving:
+            raise RaySystemError(f"{ref!r} belongs to a session that is over")
         return b""
 
     def keep(self, ref: ObjectRef[Any]) -> None:
@@ -127,7 +132,7 @@ class LocalCore:
         with self._lock:
             self._objects[ref._id].num_references += 1
 
-    def reference_arrived(self, object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:
+    def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
         """A reference was unpickled."""
         with self._lock:
             row = self._objects.get(object_id)
@@ -159,6 +164,7 @@ class LocalCore:
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
         for ref in refs:
+            require_home(ref, self)
             if self._is_error(ref):
                 raise self._error(ref)
         return [self._load(ref) for ref in refs]
@@ -183,12 +189,17 @@ class LocalCore:
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        for ref in refs:
+            require_home(ref, self)
         return refs[:num_returns], refs[num_returns:]
 
     def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
             future.set_result(self.get([ref], None)[0])
+        except StopIteration as error:
+            # No future takes it, nor does a coroutine let it through.
+            future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -401,6 +412,7 @@ class LocalCore:
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """A task is over before there is a reference to it."""
+        require_home(ref, self)
 
     def exit_actor(self) -> None:
         if self.context.actor_id():
@@ -408,9 +420,16 @@ class LocalCore:
         raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
 
     def is_task_cancelled(self) -> bool:
-        raise RuntimeError(
-            "is_canceled() can only be asked by a task or an actor, and this process is a driver"
-        )
+        if self.context.is_main:
+            raise RuntimeError(
+                "is_canceled() can only be asked by a task or an actor, and this process is a driver"
+            )
+        actor = self.actors.get(self.context.actor_id())
+        if actor is not None and actor.options.is_asyncio:
+            raise RuntimeError(
+                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+            )
+        return False
 
     def add_span(self, name: str, extra_data: str, started_s: float) -> None:
         """There is no timeline."""
@@ -425,6 +444,9 @@ class LocalCore:
         """A fork has its own copy of everything, and is told that it is not connected."""
 
     def shutdown(self) -> None:
+        if self.context.is_leaving:
+            return
+        self.context.leave_cluster()
         interrupt = run_steps(self._steps_of_shutdown, "leaving local mode")
         for actor_id in list(self.actors):
             self._end_actor(actor_id, "its session is over")
