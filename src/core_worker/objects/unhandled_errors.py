@@ -65,11 +65,14 @@ class UnhandledErrors:
             if text:
                 lead = f"(ray_mono) Nobody asked for the result of a task that failed ({SILENCED_BY}=1 hides this)"
                 write_text(sys.stderr, f"{lead}:\n{text}\n")
-            if self._num_left_out and self._queue.empty():
-                left_out, self._num_left_out = self._num_left_out, 0
-                write_text(
-                    sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n"
-                )
+            if self._queue.empty():
+                self._tell_left_out()
+        self._tell_left_out()
+
+    def _tell_left_out(self) -> None:
+        left_out, self._num_left_out = self._num_left_out, 0
+        if left_out:
+            write_text(sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n")
 
     def _text_of(self, data: bytes) -> str:
         """What to print for a serialized error; empty for what is not the user's, or was told."""
