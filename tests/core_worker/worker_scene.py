@@ -306,8 +306,8 @@ CODE: dict[bytes, Any] = {}
 _here: list[CoreWorker] = []
 
 
-class _ByKey:
-    """Code that is pickled by reference, whatever it is."""
+class Code:
+    """What CODE has by this key, pickled as that, whatever it is."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -321,7 +321,7 @@ def code_of(key: bytes) -> Any:
 
 
 def _code(request: Any) -> Any:
-    return gcs_pb2.KvGetReply(found=True, value=pickle.dumps(_ByKey(request.key.removeprefix(JOB_ID))))
+    return gcs_pb2.KvGetReply(found=True, value=pickle.dumps(Code(request.key.removeprefix(JOB_ID))))
 
 
 class Made:

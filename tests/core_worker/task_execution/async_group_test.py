@@ -1,131 +1,451 @@
-"""The calls on one loop of an async actor: their turns, and what their cancels and the actor's end answer."""
+"""The calls on the loops of an async actor: their turns, and what their cancels and the actor's end answer."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import queue
-from types import SimpleNamespace
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
-from ray_mono.core_worker.context import TaskContext, WorkerContext
-from ray_mono.core_worker.task_execution.async_group import AsyncGroup
+from ray_mono.common.our_bug import OUR_BUG
+from ray_mono.core_worker.task_errors import ActorExit
+from ray_mono.core_worker.task_execution import actor_runtime
+from ray_mono.protobuf import core_worker_pb2
+from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Pushed, Worker
 
-WAIT_S = 30
-CALL: Any = SimpleNamespace(spec=SimpleNamespace(hides_events=True, name="method"))
 
-
-class Scene:
-    """A group that runs one call at a time. `answers` gets (task id, value or error)."""
+class Log:
+    """What an actor's code did, in order, as the test takes it."""
 
     def __init__(self) -> None:
-        self.answers: queue.Queue[tuple[bytes, Any]] = queue.Queue()
-        self.ran: queue.Queue[bytes] = queue.Queue()
-        self.go = asyncio.Event()
+        self._steps: queue.Queue[str] = queue.Queue()
+        self.add = self._steps.put
 
-        def answer(call: Any, task: TaskContext, value: Any) -> None:
-            self.answers.put((task.task_id, value))
+    def next(self) -> str:
+        return self._steps.get(timeout=WAIT_S)
 
-        self.exits: queue.Queue[BaseException] = queue.Queue()
-        self.actor: Any = SimpleNamespace(calls={}, answer_error=answer, exit_by=self.exits.put)
-        answers = SimpleNamespace(finish=answer, finish_error=answer, answer_anyhow=answer)
-        executor: Any = SimpleNamespace(answers=answers)
-        core: Any = SimpleNamespace(context=WorkerContext(TaskContext(b"", b"")))
-        self.group = AsyncGroup(self.actor, executor, core, "", 1)
-
-    def start(self, name: bytes, is_cancelled: bool = False) -> None:
-        async def method() -> bytes:
-            self.ran.put(name)
-            try:
-                await self.go.wait()
-            finally:
-                self.ran.put(b"end of " + name)
-            return b"value of " + name
-
-        task = TaskContext(name, b"", is_cancelled=is_cancelled)
-        self.actor.calls[name] = task
-        self.group.start(CALL, task, [method, [], {}])
-
-    def let_go(self) -> None:
-        async def let() -> None:
-            self.go.set()
-
-        self.group.run(let())
+    @property
+    def is_empty(self) -> bool:
+        return self._steps.empty()
 
 
-def test_a_call_that_is_cancelled_before_its_turn_never_runs_and_the_next_gets_the_turn() -> None:
-    scene = Scene()
-    for name in (b"first", b"second", b"third"):
-        scene.start(name)
-    scene.group.cancel(b"second")
-    name, error = scene.answers.get(timeout=WAIT_S)
+class Group(Worker):
+    """An async actor that runs `limit` calls at a time. Its calls wait until they are let go by name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 1, **creation: Any) -> None:
+        super().__init__(monkeypatch)
+        self.log = log = Log()
+        self.go: dict[str, threading.Event] = {}
+        go = self.go
+
+        class Actor:
+            async def wait(self, name: str) -> str:
+                log.add(name)
+                try:
+                    while not go[name].is_set():
+                        await asyncio.sleep(0.001)
+                finally:
+                    log.add(f"end of {name}")
+                return f"value of {name}"
+
+            async def do(self, function: Callable[[], Any]) -> Any:
+                value = function()
+                return await value if inspect.iscoroutine(value) else value
+
+        self.actor(Actor, is_asyncio=True, max_concurrency=limit, **creation)
+
+    def start(self, *names: str, group: str = "") -> list[Pushed]:
+        spec = self.method("wait", group=group)
+        for name in names:
+            self.go[name] = threading.Event()
+        calls = [self.ask(spec, name) for name in names]
+        self.run()
+        return calls
+
+    def do(self, function: Callable[[], Any], **fields: Any) -> Pushed:
+        """Has the actor's loop run it."""
+        key = b"do %d" % len(CODE)
+        CODE[key] = function
+        call = self.ask(self.method("do", **fields), Code(key))
+        self.run()
+        return call
+
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            self.go[name].set()
+
+    def close(self) -> None:
+        self.execution.close_actor()
+
+
+def test_calls_have_their_turns_in_order_and_no_more_than_the_limit_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch, limit=2)
+    first, second, third, fourth = worker.start("1", "2", "3", "4")
+    assert [worker.log.next(), worker.log.next()] == ["1", "2"] and worker.log.is_empty
+    worker.let_go("2")
+    assert second.value == "value of 2"
+    assert [worker.log.next(), worker.log.next()] == ["end of 2", "3"] and worker.log.is_empty
+    assert not first.replies and not fourth.replies
+    worker.let_go("1", "3", "4")
+    assert [each.value for each in (first, third, fourth)] == ["value of 1", "value of 3", "value of 4"]
+    worker.close()
+
+
+def test_each_group_has_turns_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch, groups=[("io", 1, "do")])
+    (waits,) = worker.start("1")
+    assert worker.do(lambda: threading.current_thread().name).value == "actor-loop-io", (
+        "its method is the group's"
+    )
+    assert worker.log.next() == "1"
+    (other,) = worker.start("2", group="io")
+    assert worker.log.next() == "2" and not waits.replies
+    worker.let_go("1", "2")
+    assert waits.value == "value of 1" and other.value == "value of 2"
+    worker.close()
+
+
+def test_a_call_that_is_cancelled_before_its_turn_never_runs_and_the_next_gets_the_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    first, second, third = worker.start("1", "2", "3")
+    assert worker.cancel(second.task_id)
     # As it is, without a traceback: no code was stopped.
-    assert (name, type(error)) == (b"second", TaskCancelledError)
-    scene.let_go()
-    answers = [scene.answers.get(timeout=WAIT_S) for _ in range(2)]
-    assert answers == [(b"first", b"value of first"), (b"third", b"value of third")]
-    assert b"second" not in scene.ran.queue
-    scene.group.close().result(WAIT_S)
-    assert not scene.actor.calls
+    assert type(second.value) is TaskCancelledError
+    worker.let_go("1", "3")
+    assert (first.value, third.value) == ("value of 1", "value of 3")
+    assert [worker.log.next() for _ in range(4)] == ["1", "end of 1", "3", "end of 3"]
+    worker.close()
+    assert not worker.running.calls
 
 
-def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs() -> None:
+def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """While the main thread fetches its arguments, the one that reads the sockets may hear of the cancel."""
-    scene = Scene()
-    scene.start(b"first")
-    scene.group.cancel(b"second")
-    scene.start(b"second", is_cancelled=True)
-    name, error = scene.answers.get(timeout=WAIT_S)
-    assert (name, type(error)) == (b"second", TaskCancelledError)
-    scene.let_go()
-    assert scene.answers.get(timeout=WAIT_S) == (b"first", b"value of first")
-    assert b"second" not in scene.ran.queue
-    scene.group.close().result(WAIT_S)
-    assert not scene.actor.calls
+    worker = Group(monkeypatch)
+    worker.bind = lambda spec: worker.cancel(worker.running.task.task_id) and None  # type: ignore[union-attr]
+    (call,) = worker.start("1")
+    assert type(call.value) is TaskCancelledError
+    worker.bind = worker.bound.append
+    (after,) = worker.start("2")
+    worker.let_go("2")
+    assert after.value == "value of 2" and worker.log.next() == "2"
+    worker.close()
 
 
-def test_the_end_of_the_actor_cancels_what_runs_and_answers_nothing() -> None:
-    scene = Scene()
-    for name in (b"runs", b"waits"):
-        scene.start(name)
-    assert scene.ran.get(timeout=WAIT_S) == b"runs"
-    scene.group.close().result(WAIT_S)
-    assert scene.ran.get_nowait() == b"end of runs"
-    assert scene.ran.empty() and scene.answers.empty()
+def test_a_coroutine_that_is_cancelled_is_stopped_and_says_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    (call,) = worker.start("1")
+    assert worker.log.next() == "1" and worker.cancel(call.task_id)
+    assert isinstance(call.value.cause, TaskCancelledError) and "in wait" in str(call.value)
+    assert worker.log.next() == "end of 1"
+    worker.close()
+    assert not worker.cancel(call.task_id), "it is over"
 
 
-def test_a_call_whose_answer_fails_is_answered_anyhow() -> None:
-    def fail(call: Any, task: TaskContext, error: BaseException) -> None:
-        raise LookupError(type(error).__name__)
+def test_a_method_that_makes_the_best_of_its_cancel_has_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
 
-    async def method() -> None:
-        raise KeyError
+    async def go_on() -> int:
+        worker.cancel(worker.context.task_id())
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(WAIT_S)
+        return 1
 
-    scene = Scene()
-    scene.actor.answer_error = fail
-    scene.group.start(CALL, TaskContext(b"call", b""), [method, [], {}])
-    name, error = scene.answers.get(timeout=WAIT_S)
-    assert (name, str(error)) == (b"call", "KeyError") and isinstance(error, LookupError)
-    scene.group.close().result(WAIT_S)
+    assert isinstance(worker.do(go_on).value.cause, TaskCancelledError)
+    worker.close()
+
+
+def test_a_cancelled_error_that_nobody_asked_for_is_a_cancelled_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+
+    def fail() -> None:
+        raise asyncio.CancelledError
+
+    assert isinstance(worker.do(fail).value.cause, TaskCancelledError)
+    worker.close()
+
+
+def test_an_error_is_the_calls_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+    assert isinstance(worker.do(lambda: 1 // 0).value.cause, ZeroDivisionError)
+    assert worker.do(lambda: 1).value == 1
+    worker.close()
+
+
+def test_the_end_of_the_actor_cancels_what_runs_and_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+    calls = worker.start("runs", "waits")
+    assert worker.log.next() == "runs"
+    worker.close()
+    assert worker.log.next() == "end of runs" and worker.log.is_empty
+    assert not any(call.replies for call in calls)
+    worker.cancel(calls[1].task_id)  # for which there is no loop any more
+
+
+def test_a_call_whose_answer_fails_is_answered_anyhow(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+    worker.start()
+    spec = worker.method("wait")
+    worker.go["1"] = threading.Event()
+    worker.let_go("1")
+    call = worker.ask(spec, "1")
+    call.reply_failures = [LookupError("no")]
+    worker.run()
+    assert OUR_BUG in str(call.value)
+    worker.close()
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(3), None], ids=repr)
-def test_what_the_actor_starts_on_its_loop_does_not_end_the_loop(raised: BaseException | None) -> None:
+def test_what_the_actor_starts_on_its_loop_does_not_end_the_loop(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException | None
+) -> None:
+    worker = Group(monkeypatch)
+    told = threading.Event()
+    worker.wire.replies["ReportWorkerDeath"] = lambda request: told.set() or request
+
     def strike() -> None:
         if raised is None:
             asyncio.get_running_loop().stop()
         else:
             raise raised
 
-    async def start() -> None:
-        asyncio.get_running_loop().call_soon(strike)
+    worker.do(lambda: asyncio.get_running_loop().call_soon(strike) and None).wait()
+    if isinstance(raised, SystemExit):
+        assert told.wait(WAIT_S) and not worker.run()
+        assert "SystemExit(3)" in worker.deaths()[0].message
+    else:
+        assert worker.do(lambda: 1).value == 1 and not worker.deaths()
+    worker.close()
 
-    scene = Scene()
-    scene.group.run(start())
-    scene.let_go()
-    scene.start(b"next")
-    assert scene.answers.get(timeout=WAIT_S) == (b"next", b"value of next")
-    scene.group.close().result(WAIT_S)
-    assert scene.exits.qsize() == isinstance(raised, SystemExit)
+
+@pytest.mark.parametrize("error", [ActorExit(), SystemExit(0)], ids=repr)
+def test_a_coroutine_that_ends_the_actor_wakes_its_main_thread_and_is_not_answered(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    worker = Group(monkeypatch)
+    told = threading.Event()
+    worker.wire.replies["ReportWorkerDeath"] = lambda request: told.set() or request
+
+    def leave() -> None:
+        raise error
+
+    call = worker.do(leave)
+    assert told.wait(WAIT_S)
+    while worker.run():
+        pass
+    assert len(worker.deaths()) == 1 and not call.replies
+    worker.close()
+
+
+def test_terminate_waits_for_the_calls_before_it_in_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch, limit=2, groups=[("io", 2)])
+    (first,), (second,) = worker.start("1"), worker.start("2", group="io")
+    end = worker.ask(worker.method("__ray_terminate__"))
+    worker.run()
+    (later,) = worker.start("3")
+    assert {worker.log.next(), worker.log.next()} == {"1", "2"}
+    worker.let_go("1")
+    assert first.value == "value of 1"
+    assert not worker.deaths()
+    worker.let_go("2")
+    assert second.value == "value of 2"
+    while worker.run():
+        pass
+    assert worker.deaths()[0].message == "exit_actor() was called" and not end.replies and not later.replies
+    worker.close()
+
+
+# ---- what runs on threads
+
+
+def test_a_generator_of_an_async_actor_runs_beside_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch, limit=2)
+
+    def generate() -> Iterator[str]:
+        yield threading.current_thread().name
+        worker.go["1"].wait(WAIT_S)
+        yield worker.context.task_id().decode()
+
+    worker.go["1"] = threading.Event()
+    call = worker.do(generate, num_returns=-1)
+    assert worker.do(lambda: 1).value == 1, "the loop goes on"
+    worker.let_go("1")
+    call.wait()
+    assert call.items == ["actor-call", call.task_id.decode()]
+    worker.close()
+
+
+def test_an_async_generator_yields_on_its_loop_and_rests_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch, limit=2)
+
+    async def generate() -> AsyncIterator[int]:
+        worker.log.add("1")
+        yield 1
+        worker.log.add("2")
+        yield 2
+
+    call = worker.do(generate, num_returns=-1, generator_backpressure_num_objects=1)
+    assert worker.log.next() == "1" and worker.do(lambda: 1).value == 1
+    for taken in (1, 2):
+        with worker.env.lock:
+            worker.execution.generators.AcknowledgeItems(
+                core_worker_pb2.AcknowledgeItemsRequest(task_id=call.task_id, received=taken, taken=taken)
+            )
+    assert worker.log.next() == "2"
+    call.wait()
+    assert call.items == [1, 2]
+    worker.close()
+
+
+def test_an_async_generator_has_no_fixed_number_of_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+
+    async def generate() -> AsyncIterator[int]:
+        yield 1
+
+    assert "needs num_returns='streaming' or 'dynamic'" in str(worker.do(generate).value)
+    worker.close()
+
+
+def test_an_async_generator_that_is_cancelled_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+
+    async def generate() -> AsyncIterator[int]:
+        try:
+            yield 1
+            worker.log.add("asleep")
+            await asyncio.sleep(WAIT_S)
+        finally:
+            worker.log.add("closed")
+
+    call = worker.do(generate, num_returns=-1)
+    assert worker.log.next() == "asleep"
+    worker.cancel(call.task_id)
+    assert worker.log.next() == "closed" and isinstance(call.value.cause, TaskCancelledError)
+    worker.close()
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_what_ray_call_is_given_runs_on_a_thread_with_the_instance(
+    monkeypatch: pytest.MonkeyPatch, is_coroutine: bool
+) -> None:
+    def look(instance: Any, argument: int) -> Any:
+        name = threading.current_thread().name
+
+        async def value() -> Any:
+            return type(instance).__name__, argument, name
+
+        return value() if is_coroutine else (type(instance).__name__, argument, name)
+
+    worker = Group(monkeypatch)
+    CODE[b"look"] = look
+    call = worker.ask(worker.method("__ray_call__"), Code(b"look"), 1)
+    worker.run()
+    assert call.value == ("Actor", 1, "actor-call")
+    worker.close()
+
+
+def test_a_call_on_a_thread_that_is_cancelled_is_waited_for_and_has_no_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    goes_on = threading.Event()
+
+    def look(instance: Any) -> int:
+        worker.log.add("runs")
+        goes_on.wait(WAIT_S)
+        worker.log.add("over")
+        return 1
+
+    CODE[b"look"] = look
+    call = worker.ask(worker.method("__ray_call__"), Code(b"look"))
+    worker.run()
+    assert worker.log.next() == "runs"
+    worker.cancel(call.task_id)
+    assert worker.do(lambda: 1) and not call.replies
+    goes_on.set()
+    assert isinstance(call.value.cause, TaskCancelledError) and worker.log.next() == "over"
+    worker.close()
+
+
+# ---- the constructor and the end
+
+
+def test_a_constructor_may_be_a_coroutine_and_runs_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        async def __init__(self, value: int) -> None:  # type: ignore[misc]
+            await asyncio.sleep(0)
+            self.value = value, threading.current_thread().name
+
+        async def tell(self) -> Any:
+            return self.value
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor, 3, is_asyncio=True)
+    call = worker.ask(worker.method("tell"))
+    worker.run()
+    assert call.value == (3, "actor-loop")
+    worker.execution.close_actor()
+
+
+def test_an_async_constructor_that_fails_is_answered_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        async def __init__(self) -> None:  # type: ignore[misc]
+            raise LookupError("no")
+
+    assert isinstance(Worker(monkeypatch).actor(Actor, is_asyncio=True).value.cause, LookupError)
+
+
+def test_what_the_actor_left_on_its_loop_is_cancelled_and_its_async_generators_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    kept: list[Any] = []
+
+    async def leave_behind() -> None:
+        async def forever() -> None:
+            try:
+                await asyncio.sleep(WAIT_S)
+            finally:
+                worker.log.add("cancelled")
+
+        async def generate() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                worker.log.add("closed")
+
+        kept.append(asyncio.get_running_loop().create_task(forever()))
+        kept.append(generate())
+        await anext(kept[-1])
+        await asyncio.sleep(0)
+
+    worker.do(leave_behind).wait()
+    worker.close()
+    assert [worker.log.next(), worker.log.next()] == ["cancelled", "closed"]
+
+
+def test_a_coroutine_that_blocks_its_thread_does_not_hold_up_the_end_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actor_runtime, "CLOSE_TIMEOUT_S", 0.01)
+    worker = Group(monkeypatch)
+    goes_on = threading.Event()
+    call = worker.do(lambda: worker.log.add("blocks") or goes_on.wait(WAIT_S))
+    assert worker.log.next() == "blocks"
+    worker.close()
+    assert not call.replies
+    goes_on.set()

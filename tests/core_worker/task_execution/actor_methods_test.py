@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.task_execution.actor_runtime import ActorRuntime, body_of, method_of
-from ray_mono.protobuf import common_pb2
+from ray_mono.core_worker.task_execution.actor_runtime import body_of, method_of
 
 
 class Base:
@@ -55,15 +53,3 @@ def test_what_the_constructor_changes_in_the_class_or_the_instance_is_not_what_c
     assert method_of(instance, "added", body)() == "added", "what the class had not is looked up"
     with pytest.raises(AttributeError):
         method_of(instance, "missing", body)
-
-
-def test_a_repr_that_utf8_does_not_have_can_be_told_to_others() -> None:
-    class Reader:
-        def __repr__(self) -> str:
-            return "Reader(caf\udce9.txt)"
-
-    nobody: Any = None
-    spec = common_pb2.TaskSpec(name="Reader.__init__")
-    runtime = ActorRuntime(nobody, nobody, spec, TaskContext(b"t" * 24, b"job"))
-    runtime.instance = Reader()
-    assert runtime.repr_name() == "Reader(caf\\udce9.txt)"
