@@ -95,6 +95,8 @@ class Wire:
     def __init__(self) -> None:
         self.said: list[Said] = []
         self.channels: dict[str, SceneChannel] = {}
+        self.heard: Callable[[Said], None] = lambda said: None
+        """Called with each, as it is said."""
         # By method: answers calls that block, and those started ones that a test does not want to answer itself.
         self.replies: dict[str, Callable[[Any], Any]] = {}
         self.gone: set[str] = set()
@@ -188,6 +190,7 @@ class SceneMethod:
         copy.CopyFrom(request)
         said = Said(self._channel.address, self._name, copy, done, on_part)
         self._channel.wire.said.append(said)
+        self._channel.wire.heard(said)
         return said
 
 
