@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import sys
 import traceback
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +14,14 @@ from ray_mono.core_worker.task_errors import argument_error, describe_error, unr
 from ray_mono.core_worker.task_execution.task_reply import serialized_error
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
+from tests.core_worker.scene import Scene
 from tests.hostile_errors import NAMES, throw
 
 SPEC = common_pb2.TaskSpec(name="f", type=common_pb2.NORMAL_TASK)
 TEXT_ALONE = ("hash", "a group")
 """Their type does not come: the class cannot be pickled, or a group is nothing without what it holds."""
-CORE: Any = SimpleNamespace(pid=12, node=SimpleNamespace(host="10.0.0.1"))
+ENV = Scene().env
+BYTES_MAX = ENV.config.error_bytes_max
 
 
 def raised(name: str) -> BaseException:
@@ -32,7 +33,7 @@ def raised(name: str) -> BaseException:
 
 
 def arrived(error: BaseException) -> Any:
-    return serialization.deserialize(serialization.ERROR, serialized_error("f", error).to_bytes())
+    return serialization.deserialize(serialization.ERROR, serialized_error("f", error, BYTES_MAX).to_bytes())
 
 
 def check_shown(error: BaseException, capsys: pytest.CaptureFixture[str], *words: str) -> None:
@@ -48,7 +49,7 @@ def test_an_error_whose_own_code_fails_arrives_and_can_be_caught_shown_and_sent_
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cause = raised(name)
-    error = arrived(describe_error(SPEC, cause, None, CORE))
+    error = arrived(describe_error(SPEC, cause, None, ENV))
     assert type(error) is RayTaskError
     check_shown(error, capsys, "in throw")
     combined = error.as_instanceof_cause()
@@ -63,9 +64,9 @@ def test_an_error_whose_own_code_fails_arrives_and_can_be_caught_shown_and_sent_
 def test_an_argument_that_such_an_error_kept_from_being_read_is_a_failed_argument(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for error in (raised(name), unreadable(raised(name)), describe_error(SPEC, raised(name), None, CORE)):
+    for error in (raised(name), unreadable(raised(name)), describe_error(SPEC, raised(name), None, ENV)):
         check_shown(
-            arrived(argument_error(SPEC, error, None, CORE)).as_instanceof_cause(), capsys, "in throw"
+            arrived(argument_error(SPEC, error, None, ENV)).as_instanceof_cause(), capsys, "in throw"
         )
 
 
@@ -79,7 +80,7 @@ class OwnRayError(RayError):
 
 def test_an_error_of_a_class_below_ours_is_no_exception(capsys: pytest.CaptureFixture[str]) -> None:
     check_shown(
-        arrived(argument_error(SPEC, OwnRayError(), None, CORE)), capsys, "str() of this OwnRayError fails"
+        arrived(argument_error(SPEC, OwnRayError(), None, ENV)), capsys, "str() of this OwnRayError fails"
     )
 
 
@@ -119,6 +120,6 @@ def test_what_used_up_the_memory_is_let_go_before_the_answer_is_made() -> None:
     try:
         use_up()
     except MemoryError as error:
-        described = describe_error(SPEC, error, None, CORE)
+        described = describe_error(SPEC, error, None, ENV)
         assert left
     assert "in use_up" in str(described)

@@ -22,7 +22,7 @@ from ray_mono.common.process import is_alive
 from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerOrder
 from tests.waiting import until
 
-ROOT = Path(__file__).absolute().parent.parent.parent
+ROOT = Path(__file__).absolute().parent.parent.parent.parent
 WORKERS = "tests.core_worker.template_workers"
 BOUND_S = 60.0
 
@@ -57,8 +57,8 @@ class Scene:
 
     @property
     def template_pid(self) -> int:
-        assert self.launcher._template is not None
-        return self.launcher._template.pid
+        (template,) = psutil.Process().children()
+        return template.pid
 
 
 @pytest.fixture(autouse=True)
