@@ -145,7 +145,7 @@ class Worker(Scene):
         self._busy_s = 0.0
         self._ends_at_rest = False
         self.reactor.wait = self._wait  # type: ignore[method-assign]
-        self.wire.replies["KvGet"] = _code
+        self.wire.replies["KvGet"] = code_reply
         self.wire.replies["ReportWorkerDeath"] = lambda request: common_pb2.Empty()
         self.wire.replies["Create"] = self._create
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -320,7 +320,8 @@ def code_of(key: bytes) -> Any:
     return CODE[key]
 
 
-def _code(request: Any) -> Any:
+def code_reply(request: Any) -> Any:
+    """The GCS's answer to KvGet."""
     return gcs_pb2.KvGetReply(found=True, value=pickle.dumps(Code(request.key.removeprefix(JOB_ID))))
 
 
