@@ -9,8 +9,19 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError
-from ray_mono.core_worker.task_errors import argument_error, describe_error, unreadable, users_traceback
+from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.task_errors import (
+    ARGUMENT_FAILED,
+    HOPS_MAX,
+    argument_error,
+    cancelled_error,
+    describe_error,
+    handed_on,
+    unreadable,
+    users_traceback,
+)
 from ray_mono.core_worker.task_execution.task_reply import serialized_error
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
@@ -65,9 +76,7 @@ def test_an_argument_that_such_an_error_kept_from_being_read_is_a_failed_argumen
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for error in (raised(name), unreadable(raised(name)), describe_error(SPEC, raised(name), None, ENV)):
-        check_shown(
-            arrived(argument_error(SPEC, error, None, ENV)).as_instanceof_cause(), capsys, "in throw"
-        )
+        check_shown(arrived(argument_error(SPEC, error, None, ENV)).as_instanceof_cause(), capsys, "in throw")
 
 
 class OwnRayError(RayError):
@@ -123,3 +132,156 @@ def test_what_used_up_the_memory_is_let_go_before_the_answer_is_made() -> None:
         described = describe_error(SPEC, error, None, ENV)
         assert left
     assert "in use_up" in str(described)
+
+
+# ---- what an error tells
+
+
+class Actor:
+    """As an error knows it."""
+
+    name, class_name, module_name = "given", "Actor", "m"
+
+    def repr_name(self) -> str:
+        return "its repr"
+
+
+CALL = common_pb2.TaskSpec(
+    name="method",
+    type=common_pb2.ACTOR_TASK,
+    actor_task=common_pb2.ActorTaskSpec(actor_id=b"a" * 16),
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "actor", "words"),
+    [
+        (SPEC, None, ["ray_mono::f", "pid=1", "ip=here"]),
+        (CALL, Actor(), ["ray_mono::Actor.method", "its repr", (b"a" * 16).hex()]),
+        (
+            common_pb2.TaskSpec(
+                name="method",
+                type=common_pb2.ACTOR_TASK,
+                actor_task=common_pb2.ActorTaskSpec(task_name="shown"),
+            ),
+            Actor(),
+            ["ray_mono::shown"],
+        ),
+        (
+            common_pb2.TaskSpec(
+                name="Actor.__init__",
+                type=common_pb2.ACTOR_CREATION_TASK,
+                actor_creation=common_pb2.ActorCreationSpec(actor_id=b"b" * 16),
+            ),
+            None,
+            ["ray_mono::Actor.__init__", (b"b" * 16).hex()],
+        ),
+    ],
+    ids=["task", "call", "named call", "constructor"],
+)
+def test_an_error_says_where_it_was_raised(spec: Any, actor: Any, words: list[str]) -> None:
+    error = describe_error(spec, ValueError("v"), actor, ENV)
+    assert all(word in str(error) for word in words) and "ValueError: v" in str(error)
+
+
+def test_a_traceback_has_the_users_frames_and_none_of_ours() -> None:
+    scene = Scene()
+
+    def users() -> None:
+        scene.core.wait([scene.submit()], 1, None, True)  # which would wait for ever
+
+    with pytest.raises(BaseException) as caught:
+        users()
+    text = users_traceback(caught.value)
+    assert "in users" in text and "core_worker/core_worker.py" not in text
+
+
+def test_causes_and_contexts_are_shown_without_our_frames_too() -> None:
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise ValueError("outer") from inner
+    except ValueError as error:
+        text = users_traceback(error)
+    assert text.index("inner") < text.index("direct cause") < text.index("outer")
+
+
+def test_an_error_without_any_frame_of_the_users_has_no_heading() -> None:
+    assert users_traceback(ValueError("v")) == "ValueError: v\n"
+
+
+# ---- through several calls
+
+
+def test_an_error_that_comes_through_several_calls_has_the_users_own_at_its_root() -> None:
+    first = describe_error(SPEC, LookupError("root"), None, ENV)
+    second: Any = argument_error(SPEC, first, None, ENV)
+    third: Any = argument_error(SPEC, second, None, ENV)
+    assert isinstance(third.cause, LookupError) and str(third).count(ARGUMENT_FAILED) == 2
+    assert isinstance(third.as_instanceof_cause(), LookupError)
+
+
+def test_what_cannot_be_read_is_not_taken_for_an_error_of_the_function() -> None:
+    error: Any = argument_error(SPEC, LookupError("in the pickle"), None, ENV)
+    assert isinstance(error.cause, RaySystemError) and "cannot be unpickled" in str(error)
+    assert ARGUMENT_FAILED in str(error)
+
+
+def test_an_interrupt_while_an_argument_is_read_is_described_as_it_is() -> None:
+    error: Any = argument_error(SPEC, KeyboardInterrupt(), None, ENV)
+    assert isinstance(error.cause, KeyboardInterrupt) and ARGUMENT_FAILED not in str(error)
+
+
+def test_a_cancelled_task_says_where_its_code_was() -> None:
+    def here() -> None:
+        raise KeyboardInterrupt
+
+    task = TaskContext(b"t" * 24, b"job1")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        here()
+    error: Any = cancelled_error(SPEC, task, caught.value, None, ENV)
+    assert isinstance(error.cause, TaskCancelledError) and "in here" in str(error)
+    assert (b"t" * 24).hex() in str(error)
+
+
+def template(spec: Any = SPEC) -> CallTemplate:
+    return CallTemplate(spec, 1)
+
+
+def handed(data: bytes, spec: Any = SPEC) -> bytes:
+    made = handed_on(template(spec), data, ENV)
+    assert made is not None
+    return made
+
+
+def data_of(error: BaseException) -> bytes:
+    return serialized_error("f", error, BYTES_MAX).to_bytes()
+
+
+def test_an_owner_hands_an_error_on_as_the_worker_would_have() -> None:
+    first = describe_error(SPEC, LookupError("root"), None, ENV)
+    here = serialization.deserialize(serialization.ERROR, handed(data_of(first)))
+    there: Any = argument_error(SPEC, arrived(first), None, ENV)
+    assert str(here) == str(there) and isinstance(here.cause, LookupError)
+    assert (here.proctitle, here.pid, here.ip, here.actor_id) == ("ray_mono::f", 1, "here", None)
+
+
+def test_a_calls_error_that_is_handed_on_names_the_actor() -> None:
+    error = serialization.deserialize(serialization.ERROR, handed(data_of(RaySystemError("lost")), CALL))
+    assert error.actor_id == (b"a" * 16).hex() and isinstance(error.cause, RaySystemError)
+
+
+def test_one_that_is_not_ours_alone_is_not_handed_on() -> None:
+    assert handed_on(template(), pickle.dumps(LookupError()), ENV) is None
+    assert handed_on(template(), b"no pickle", ENV) is None
+
+
+def test_so_many_calls_tell_of_themselves_and_no_more() -> None:
+    data = data_of(describe_error(SPEC, LookupError("root"), None, ENV))
+    for _ in range(HOPS_MAX):
+        before, data = data, handed(data)
+        assert data != before
+    assert handed(data) == data
+    error = serialization.deserialize(serialization.ERROR, data)
+    assert str(error).count(ARGUMENT_FAILED) == HOPS_MAX
