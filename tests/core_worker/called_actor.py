@@ -18,7 +18,8 @@ from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError
-from tests.core_worker.scene import Reply, Said, Scene, SceneChannel, SceneTimer, address_of, value
+from tests.core_worker.scene import Reply, Said, Scene, SceneChannel, address_of, value
+from tests.core_worker.scene_time import SceneTimer
 from tests.core_worker.task_submission.tasks import id_of
 
 OWNER = address_of(b"owner")
