@@ -1,4 +1,4 @@
-"""What each step of a small call costs, on both sides of it: the table of ARCHITECTURE's "What a call costs".
+"""What each step of a small call costs, on both sides of it: the table of docs/internals/tasks.md.
 
     python bench/steps.py [--calls N]
 

@@ -11,7 +11,7 @@ It is moved once an attempt. Then it waits for room as long as the store lets it
 fails with the store's ObjectStoreFullError; so does at once what asks for resources that only this node has,
 and an object that is larger than the store. Calls of actors, and gets, have no other place to go. A move
 costs no retry, and a node that is dead or could never run the task is no place to move to
-(raylet/scheduling_policy.py).
+(raylet/scheduling/scheduling_policy.py).
 """
 
 from __future__ import annotations
