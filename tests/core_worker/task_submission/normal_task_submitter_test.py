@@ -454,6 +454,25 @@ def test_a_worker_that_gave_a_task_back_gets_no_more_before_its_first_is_over() 
     assert pushed(scene) == ids_of(first, second, second, third)
 
 
+@pytest.mark.parametrize("why", ["given back", "its worker died", "taken back, and then its worker died"])
+def test_for_what_did_not_start_a_lease_is_asked_for_at_once(why: str) -> None:
+    scene = Scene()
+    _, second = a_worker_with(scene, 2)
+    asked(scene)[0].answer(rejection(Rejection.CANCELLED))
+    assert not asked(scene)
+    if why == "given back":
+        answer(scene, second, NOT_STARTED)
+    elif why == "its worker died":
+        lose(scene)
+    else:
+        scene.pass_time(0.05)
+        scene.wire.last("WithdrawTasks").answer(raylet_pb2.WithdrawTasksReply(is_closed=True, begun=1))
+        assert len(asked(scene)) == 1
+        asked(scene)[0].answer(rejection(Rejection.NOT_HERE))
+        lose(scene)
+    assert len(asked(scene)) == (1 if why == "given back" else 2)
+
+
 def test_a_worker_that_gave_its_only_task_back_is_given_the_next_one() -> None:
     scene = Scene()
     (ref,) = a_worker_with(scene, 1)
@@ -611,6 +630,16 @@ def test_a_lease_that_others_wait_for_and_that_runs_one_task_is_not_asked_to_giv
     assert "goes back" in lease_states(scene)[0]
     answer(scene, ref)
     assert len(scene.wire.all("ReturnWorker")) == 1
+
+
+def test_what_a_lease_that_ends_gives_back_is_asked_for_at_once() -> None:
+    scene = Scene()
+    _, second = a_worker_with(scene, 2)
+    asked(scene)[0].answer(rejection(Rejection.CANCELLED))
+    reclaim(scene, lease_id(scene))
+    assert not asked(scene)
+    answer(scene, second, NOT_STARTED)
+    assert len(asked(scene)) == 1
 
 
 def test_an_idle_lease_that_others_wait_for_ends_at_once() -> None:

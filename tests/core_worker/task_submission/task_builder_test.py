@@ -14,9 +14,10 @@ from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS, TaskOptions
 from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.called_actor import CalledActor, Status
-from tests.core_worker.scene import JOB_ID, Scene, value
+from tests.core_worker.scene import JOB_ID, Scene, WouldHang, value
 from tests.core_worker.task_submission.tasks import answer, id_of, push_of
 
 
@@ -99,10 +100,15 @@ def test_a_reference_of_another_session_is_refused() -> None:
         scene.submit(foreign)
 
 
-def test_up_to_a_size_a_value_travels_in_the_message() -> None:
-    request = sent(Scene(), b"x" * (INLINE_BYTES_MAX - 100))
+def test_up_to_a_size_a_value_travels_in_the_message_and_beyond_it_goes_to_the_store() -> None:
+    frame = serialization.serialize(b"x" * 10**5).size_bytes - 10**5
+    fits = b"x" * (INLINE_BYTES_MAX - frame)
+    scene = Scene()
+    request = sent(scene, fits)
     assert request.args[0].WhichOneof("arg") == "value"
-    assert len(request.args[0].value.data) <= INLINE_BYTES_MAX
+    with pytest.raises(WouldHang, match="Create"):
+        scene.submit(fits + b"x")
+    assert scene.wire.last("Create").request.size_bytes == INLINE_BYTES_MAX + 1
 
 
 def test_references_inside_of_an_argument_are_held_until_the_task_ends() -> None:
