@@ -18,6 +18,7 @@ from ray_mono.core_worker.options import ActorOptions, CallRules
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
 from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.called_actor import USUAL
@@ -370,3 +371,37 @@ def test_a_process_that_left_creates_nothing() -> None:
     scene.core.shutdown()
     with pytest.raises(RaySystemError, match="disconnected"):
         create(scene)
+
+
+@pytest.mark.parametrize("when", ["never", "before it died", "after it died"])
+def test_an_error_of_the_constructor_is_told_at_the_end_unless_a_call_had_it(when: str, capfd: Any) -> None:
+    scene = Scene()
+    held = create(scene)
+    registration(scene).answer(CREATED)
+    refs = [call(scene, held)] if when == "before it died" else []
+    raised = serialization.serialize_error(RayTaskError("__init__", "its traceback", KeyError("no")))
+    error = common_pb2.SerializedObject(metadata=raised.metadata, data=raised.to_bytes())
+    dies(scene, kind=common_pb2.DeathCause.CREATION_FAILED, error=error)
+    if when == "after it died":
+        refs.append(call(scene, held))
+    assert all(isinstance(scene.state_of(ref), ActorDiedError) for ref in refs)
+    del held
+    scene.turn()
+    scene.core.shutdown()
+    assert ("its traceback" in capfd.readouterr().err) is (when == "never")
+
+
+def test_a_kill_that_the_gcs_does_not_hear_is_an_error_and_the_actor_is_called_on() -> None:
+    scene = Scene()
+    held = create(scene)
+    registration(scene).answer(CREATED)
+    lives(scene)
+
+    def refuse(request: Any) -> Any:
+        raise RpcError(StatusCode.UNAVAILABLE, "gone")
+
+    scene.wire.replies["KillActor"] = refuse
+    with pytest.raises(RpcError, match="gone"):
+        scene.core.kill_actor(held.actor_id, True)
+    call(scene, held)
+    assert len(scene.wire.all("PushTask")) == 1
