@@ -177,7 +177,7 @@ def test_a_script_goes_by_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) 
 
     assert module_name(made) == __name__
     made.__module__ = "__main__"
-    monkeypatch.setattr(__main__, "__file__", "/somewhere/train.py", raising=False)
+    monkeypatch.setattr(__main__, "__file__", "elsewhere/train.py", raising=False)
     assert module_name(made) == "train"
     monkeypatch.delattr(__main__, "__file__")
     assert module_name(made) == "__main__"
