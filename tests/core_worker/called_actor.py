@@ -20,7 +20,7 @@ from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError
 from tests.core_worker.scene import Reply, Said, Scene, SceneChannel, address_of, value
 from tests.core_worker.scene_time import SceneTimer
-from tests.core_worker.task_submission.tasks import id_of
+from tests.core_worker.task_submission.tasks import id_of, ids_of
 
 OWNER = address_of(b"owner")
 """Another process, whose objects are arguments."""
@@ -379,3 +379,33 @@ class CalledActor:
         if self.gcs.process is not None:
             self.gcs.process.end()
         self.gcs.change(common_pb2.RESTARTING if will_restart else common_pb2.DEAD, None)
+
+
+# ---- a caller's view
+
+
+def running_actor(rules: CallRules = USUAL, **limits: Any) -> CalledActor:
+    """Alive, and its caller, who created it, knows where."""
+    world = CalledActor(rules, True, **limits)
+    world.starts()
+    return world
+
+
+def is_pending(world: CalledActor, call: Call) -> bool:
+    return isinstance(world.scene.state_of(call.ref), GetTimeoutError)
+
+
+def lose_actor(world: CalledActor, will_restart: bool) -> None:
+    """By a kill of the caller's, who hears of its end from the GCS before it has read what the process had answered."""
+    world.kill(no_restart=not will_restart)
+    world.die(will_restart)
+    world.tell()
+
+
+def sent(world: CalledActor, line: Line | None = None) -> list[bytes]:
+    """The calls that are with the actor."""
+    return [each.task_id for each in (line or world.line).to_run]
+
+
+def call_ids(*calls: Call) -> list[bytes]:
+    return ids_of(*(call.ref for call in calls))

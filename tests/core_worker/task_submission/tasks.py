@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_submission.pending_task import INDEX_BYTES
 from ray_mono.protobuf import core_worker_pb2
-from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, value
+from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
 
 NOT_STARTED = Reply(status=Reply.NOT_STARTED)
+SECOND = address_of(b"second")
+"""A worker besides the scene's own."""
+GPU = ResourceSet.from_units({"GPU": 1})
 
 
 def id_of(ref: ObjectRef[Any]) -> bytes:
@@ -19,6 +23,11 @@ def id_of(ref: ObjectRef[Any]) -> bytes:
 
 def ids_of(*refs: ObjectRef[Any]) -> list[bytes]:
     return [id_of(ref) for ref in refs]
+
+
+def asked(scene: Scene) -> list[Said]:
+    """Lease requests without an answer."""
+    return scene.wire.open("RequestWorkerLease")
 
 
 def pushed(scene: Scene, to: str | None = None) -> list[bytes]:
