@@ -165,3 +165,9 @@ def test_a_task_that_waits_says_so() -> None:
         "NotifyBlocked",
         "NotifyUnblocked",
     ]
+
+
+def test_what_is_ready_when_this_process_has_left_is_named(scene: Scene) -> None:
+    refs = [scene.core.put(1), scene.submit()]
+    scene.core.shutdown()
+    assert scene.core.wait(refs, 1, None, True) == ([refs[0]], [refs[1]])

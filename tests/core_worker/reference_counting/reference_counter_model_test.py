@@ -132,6 +132,12 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
             self.counter.set_nested(object_id, row.nested)
 
     @rule(object_id=objects)
+    def nobody_looks_inside_any_more(self, object_id: bytes) -> None:
+        if self.rows[object_id].owner is None and object_id in self.alive():
+            self.rows[object_id].nested = ()
+            self.counter.drop_nested(object_id)
+
+    @rule(object_id=objects)
     def copy_reference(self, object_id: bytes) -> None:
         if object_id in self.alive():
             self.counter.add_local(object_id)

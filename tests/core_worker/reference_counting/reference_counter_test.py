@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 
 
@@ -105,3 +108,94 @@ def test_dropping_what_is_not_there_changes_nothing() -> None:
 def test_borrowed_rows_start_unregistered_and_owned_ones_do_not() -> None:
     assert not Reference(b"owner").registered
     assert Reference(None).registered
+
+
+def test_an_object_is_made_once() -> None:
+    scene = Scene()
+    scene.own(b"a")
+    with pytest.raises(RaySystemError, match="is made twice"):
+        scene.own(b"a")
+    with pytest.raises(RaySystemError, match="is not referenced here"):
+        scene.counter.add_local(b"other")
+
+
+def test_what_nobody_looks_inside_of_lets_go_of_what_is_inside() -> None:
+    scene = Scene()
+    scene.own(b"inner")
+    scene.own(b"outer", b"inner")
+    scene.counter.remove_local(b"inner")
+    scene.counter.drop_nested(b"outer")
+    assert scene.gone == [b"inner"]
+    scene.counter.remove_local(b"outer")
+    assert scene.gone == [b"inner", b"outer"]
+
+
+def test_a_reference_that_arrived_and_got_no_reason_to_live_ends_when_it_is_looked_at() -> None:
+    scene = Scene()
+    scene.counter.borrow(b"a", b"owner")
+    scene.counter.borrow(b"b", b"owner")
+    scene.counter.add_local(b"b")
+    for object_id in (b"a", b"b", b"c"):
+        scene.counter.check(object_id)
+    assert scene.gone == [b"a"]
+
+
+def test_who_waits_for_the_end_of_a_reference_is_kept_with_it() -> None:
+    scene = Scene()
+    scene.own(b"a")
+    assert not scene.counter.when_removed(b"other", lambda: None)
+    heard: list[int] = []
+    assert scene.counter.when_removed(b"a", lambda: heard.append(1))
+    assert scene.counter.when_removed(b"a", lambda: heard.append(2))
+    row = scene.counter.get(b"a")
+    assert row is not None and row.removal_waiters is not None
+    for answer in row.removal_waiters:
+        answer()
+    assert heard == [1, 2]
+
+
+def test_whether_anything_is_lent_is_known() -> None:
+    scene = Scene()
+    scene.own(b"a")
+    scene.own(b"b")
+    assert not scene.counter.is_borrowed
+    scene.counter.add_borrower(b"a", b"worker")
+    assert scene.counter.is_borrowed
+    scene.counter.remove_borrower(b"a", b"worker", connection_lost=False)
+    assert not scene.counter.is_borrowed
+
+
+def test_a_reference_tells_its_story() -> None:
+    scene = Scene()
+    scene.own(b"a")
+    scene.counter.borrow(b"b", b"owner")
+    scene.counter.add_submitted([b"b", b"b"])
+    assert (
+        scene.counter.story(b"a")
+        == "object 61 (owned): 1 local references, 0 tasks or holds, in 0 objects, 0 borrowers"
+    )
+    scene.counter.add_borrower(b"a", b"worker")
+    scene.counter.add_local(b"a")
+    assert (
+        scene.counter.story(b"a")
+        == "object 61 (owned): 2 local references, 0 tasks or holds, in 0 objects, 1 borrowers"
+    )
+    assert (
+        scene.counter.story(b"b")
+        == "object 62 (borrowed): 0 local references, 2 tasks or holds, in 0 objects, 0 borrowers"
+    )
+    assert scene.counter.story(b"c") == "object 63 is not referenced here"
+
+
+def test_counts_that_went_wrong_are_found() -> None:
+    scene = Scene()
+    scene.counter.borrow(b"a", b"owner")
+    with pytest.raises(RaySystemError, match="outlived its reasons"):
+        scene.counter.check_invariants()
+    scene.counter.add_local(b"a")
+    scene.counter.check_invariants()
+    row = scene.counter.row(b"a")
+    assert row is not None
+    row.contained = 1
+    with pytest.raises(RaySystemError, match="wrong number of containers, 0 found"):
+        scene.counter.check_invariants()

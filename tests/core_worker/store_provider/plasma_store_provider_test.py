@@ -291,3 +291,31 @@ def test_garbage_is_collected_on_another_thread_when_the_store_is_full(scene: Sc
     del ref, cycle
     scene.wire.last("WatchPressure").part(object_manager_pb2.StorePressure())
     wait_until(lambda: scene.core.reference_counts() == 0, "no reference")
+
+
+def test_of_an_object_that_is_read_anew_while_its_view_ends_each_pin_is_released(scene: Scene) -> None:
+    """Two threads asked the store before either had its answer: it pinned the object twice."""
+    refs = [stored(scene, np.arange(1000))]
+    scene.wire.replies.pop("Get")
+    answers: list[Any] = []
+
+    def both_answer() -> None:
+        found = scene.lay(OBJECT, np.arange(1000))
+        for asked in scene.wire.open("Get"):
+            asked.answer(GetReply(objects=[found]))
+
+    def second_reader() -> None:
+        scene.meanwhile(both_answer)
+        answers.append(scene.core.get(refs, None)[0])
+
+    scene.meanwhile(second_reader)
+    answers.append(scene.core.get(refs, None)[0])
+    assert len(scene.wire.all("Get")) == 2
+    refs.clear()
+    settle(scene)
+    answers.pop(0)
+    settle(scene)
+    assert released(scene) == [OBJECT]
+    answers.clear()
+    settle(scene)
+    assert released(scene) == [OBJECT, OBJECT]
