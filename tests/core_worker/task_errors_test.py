@@ -1,4 +1,4 @@
-"""Errors of users on their way to a caller: whatever their own code does, they arrive, and can be caught and shown there."""
+"""Errors of users on their way to a caller: they arrive, and can be caught and shown there."""
 
 from __future__ import annotations
 

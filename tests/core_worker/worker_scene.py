@@ -186,7 +186,7 @@ class Worker(Scene):
         return Spec(name=name, job_id=JOB_ID, actor_task=call, **{**given, **fields})
 
     def actor(self, cls: type, *args: Any, groups: Any = (), **creation: Any) -> Pushed:
-        """The worker becomes an actor's. creation: fields of ActorCreationSpec; groups: (name, limit, *methods)."""
+        """The worker becomes an actor's. creation: of ActorCreationSpec; groups: (name, limit, *methods)."""
         made = common_pb2.ActorCreationSpec(
             actor_id=ACTOR_ID,
             concurrency_groups=[
@@ -221,7 +221,7 @@ class Worker(Scene):
         keywords: dict[str, Any] | None = None,
         **fields: Any,
     ) -> Pushed:
-        """Somebody pushes a call. args: positional; name: of the task, else the next number; by_reference: TaskArgs."""
+        """Somebody pushes a call. args: positional; name: of the task; by_reference: TaskArgs."""
         task_id = (name or b"task %d" % next(self._names)).ljust(24, b".")
         connection = connection or self.connection
         call = Pushed(connection, self.reactor, task_id)
@@ -242,7 +242,10 @@ class Worker(Scene):
         return call
 
     def run(self, *meanwhile: Callable[[], None]) -> bool:
-        """Runs what is queued. Whether the worker goes on. meanwhile: what happens while its tasks wait, one after the other."""
+        """Runs what is queued. Whether the worker goes on.
+
+        meanwhile: what happens while its tasks wait, one after the other.
+        """
         self.execution.receiver.awake()
         self.reactor.meanwhile[:] = meanwhile
         self._ends_at_rest = True

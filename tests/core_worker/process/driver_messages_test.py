@@ -1,4 +1,4 @@
-"""What a driver shows at its end, and what it says of what it cannot show, beside a cluster that is a list of messages."""
+"""What a driver shows at its end, and what it says of what it cannot show."""
 
 from __future__ import annotations
 

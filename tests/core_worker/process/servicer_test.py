@@ -1,4 +1,4 @@
-"""What a core worker answers its peers: each call goes to its part, also what comes before the worker can run it."""
+"""What a core worker answers its peers, also before it can run anything."""
 
 from __future__ import annotations
 

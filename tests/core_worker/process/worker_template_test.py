@@ -97,7 +97,8 @@ async def scene(directory: Path, worker: str, exit_grace_s: float = 5.0) -> Asyn
 def thread_in_every_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a tracer, or a line in a .pth file, may start one."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 

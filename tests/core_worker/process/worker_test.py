@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.core_worker import CoreWorker
-from ray_mono.core_worker.process import current, registration, worker, worker_exit
+from ray_mono.core_worker.process import current, registration, termination, worker, worker_exit
 from ray_mono.core_worker.process.worker import load_function, run_worker
 from ray_mono.core_worker.process.worker_config import WorkerConfig
 from ray_mono.core_worker.values import serialization
@@ -71,8 +75,8 @@ class Life:
         monkeypatch.setattr(auth, "find_secret", lambda given, directory: "")
         monkeypatch.setattr(worker_exit.process_end, "run", lambda: self.steps.append("the end of a process"))
         monkeypatch.setattr(os, "_exit", self._exit)
-        for name, value in (("path", [*sys.path]),):
-            monkeypatch.setattr(sys, name, value)
+        monkeypatch.setattr(termination, "die", lambda: self._exit(-signal.SIGTERM))
+        monkeypatch.setattr(sys, "path", [*sys.path])
 
     def _registered(self, request: Any) -> Any:
         assert self.registration is not None
@@ -96,6 +100,13 @@ class Life:
             with self.registration.reactor.lock:
                 self.registration.servicer.PushTask(request, call)  # type: ignore[arg-type]
         return self.node
+
+    def cancel(self, task_id: bytes) -> None:
+        """Somebody cancels a task of its."""
+        assert self.registration is not None
+        with self.registration.reactor.lock:
+            request = core_worker_pb2.CancelTaskRequest(task_id=task_id)
+            self.registration.servicer.CancelTask(request, Served())  # type: ignore[arg-type]
 
     def _exit(self, status: int) -> None:
         self.steps.append(status)
@@ -246,6 +257,34 @@ def test_a_worker_dies_with_its_raylet(life: Life) -> None:
 
     life.live(lose)
     assert life.steps[0] == 1
+
+
+def test_a_terminals_ctrl_c_is_the_drivers_and_a_cancel_interrupts(life: Life) -> None:
+    def stopped() -> None:
+        signal.raise_signal(signal.SIGINT)
+        thread = threading.Thread(target=life.cancel, args=(current.require().context.task_id(),))
+        thread.start()
+        while True:
+            time.sleep(0.01)
+
+    (error,) = life.values(stopped)
+    assert isinstance(error.cause, TaskCancelledError) and "in stopped" in str(error)
+
+
+def test_a_sigterm_ends_a_task_without_an_answer_and_the_worker_by_that_signal(life: Life) -> None:
+    def struck() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    first, waits = life.live(struck, lambda: 1)
+    assert not first.replies and waits.answer.status == core_worker_pb2.PushTaskReply.NOT_STARTED
+    assert life.steps == ["the end of a process", -signal.SIGTERM]
+    assert not life.wire.all("NotifyLeaving")
+
+
+def test_a_worker_that_a_debugger_asks_writes_its_state(life: Life, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    life.live(lambda: signal.raise_signal(signal.SIGUSR1))
+    assert f'"worker_id": "{(b"w" * 28).hex()}"' in caplog.text
 
 
 def test_a_function_is_named_by_module_and_name() -> None:

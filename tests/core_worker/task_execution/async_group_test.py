@@ -1,4 +1,4 @@
-"""The calls on the loops of an async actor: their turns, and what their cancels and the actor's end answer."""
+"""The calls on the loops of an async actor: their turns, and what their cancels and its end answer."""
 
 from __future__ import annotations
 
@@ -436,6 +436,15 @@ def test_what_the_actor_left_on_its_loop_is_cancelled_and_its_async_generators_a
     worker.do(leave_behind).wait()
     worker.close()
     assert [worker.log.next(), worker.log.next()] == ["cancelled", "closed"]
+
+
+def test_the_loops_thread_ends_with_the_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    worker = Group(monkeypatch)
+    worker.do(lambda: threads.append(threading.current_thread())).wait()
+    worker.close()
+    threads[0].join(WAIT_S)
+    assert not threads[0].is_alive()
 
 
 def test_a_coroutine_that_blocks_its_thread_does_not_hold_up_the_end_for_ever(

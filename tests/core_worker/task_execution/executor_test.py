@@ -211,8 +211,8 @@ def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other(
         (short, 0), (short, 0), (long, SHORT_US), (short, 0), (long, SHORT_US), (short, 0), (short, 0)
     ]  # fmt: skip
     calls = [worker.ask(spec, run_us) for spec, run_us in plan]
-    for number, call in enumerate(calls):
-        call.on_reply = lambda before=number: flushed.extend([calls[before - 1].is_flushed] if before else [])  # type: ignore[misc]
+    for before, call in enumerate(calls[1:]):
+        call.on_reply = lambda before=before: flushed.append(calls[before].is_flushed)  # type: ignore[misc]
     worker.run()
     flushed.append(calls[-1].is_flushed)
     assert flushed == [

@@ -1,4 +1,4 @@
-"""A generator's items on their way: how they share frames, when the generator rests, and that references go ahead of their items."""
+"""A generator's items on their way: how they share frames, when it rests, and that references go ahead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFERENCE = b"r" * 28
 
 
 class Streaming(Worker):
-    """It runs one generator, whose items go to `call`; time stands still meanwhile, but for what a test lets pass."""
+    """It runs one generator, whose items go to `call`. Time stands still, but for what a test lets pass."""
 
     call: Pushed
 
@@ -131,7 +131,7 @@ def test_an_item_that_does_not_pickle_is_named_and_ends_the_generator(
 
 
 def resting(worker: Streaming, *steps: Callable[[], None]) -> list[int]:
-    """Runs it, with these steps while it rests, one after the other. Returns how many items had been made before each."""
+    """Runs it, with these steps while it rests, one after the other. Returns how many items were made before each."""
     made: list[int] = []
 
     def step(then: Callable[[], None]) -> Callable[[], None]:

@@ -101,6 +101,13 @@ def test_spans_come_behind_the_calls_with_what_the_user_said_of_them() -> None:
     assert dict(message.spans) == {1: '{"a": 1}'} and message.task_ids == b"t" * 24 + b"s" * 24
 
 
+def test_a_program_that_only_marks_spans_tells_them_too() -> None:
+    told = Told()
+    told.events.add_span("span", "{}", b"s" * 24, 0.0)
+    told.pass_time(SEND_PERIOD_S)
+    assert list(told.sent()[0].names) == ["span"] and told.sent()[0].dropped == 0
+
+
 def test_who_asked_gets_an_answer_even_an_empty_one() -> None:
     told = Told()
     told.events.send()
