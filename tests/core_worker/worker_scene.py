@@ -183,7 +183,7 @@ class Worker(Scene):
         """A call's of the actor."""
         call = common_pb2.ActorTaskSpec(actor_id=ACTOR_ID, concurrency_group=group, task_name=task_name)
         given: dict[str, Any] = {"type": common_pb2.ACTOR_TASK, "num_returns": 1, "caller": CALLER}
-        return Spec(name=name, job_id=JOB_ID, actor_task=call, **{**given, **fields})
+        return Spec(name=name, actor_task=call, **{"job_id": JOB_ID, **given, **fields})
 
     def actor(self, cls: type, *args: Any, groups: Any = (), **creation: Any) -> Pushed:
         """The worker becomes an actor's. creation: of ActorCreationSpec; groups: (name, limit, *methods)."""

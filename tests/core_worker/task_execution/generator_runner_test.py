@@ -196,6 +196,27 @@ def test_an_actors_generator_that_is_cancelled_ends_between_two_items(
     assert ends == ["over"] and type(call.value).__name__ == "TaskCancelledError"
 
 
+def test_a_generator_that_the_user_keeps_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    kept: list[Iterator[int]] = []
+    ends: list[bool] = []
+
+    def generate() -> Iterator[int]:
+        try:
+            worker.connection.close()
+            yield 1
+        finally:
+            ends.append(bool(call.replies))
+
+    def make() -> Iterator[int]:
+        kept.append(generate())
+        return kept[0]
+
+    call = worker.ask(worker.function(make, num_returns=-1))
+    worker.run()
+    assert ends == [False] and call.replies
+
+
 def test_an_actors_call_that_is_cancelled_before_it_makes_a_generator_yields_one_item_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
