@@ -210,6 +210,28 @@ def test_what_it_ran_is_told_before_it_leaves(monkeypatch: pytest.MonkeyPatch) -
     assert list(worker.wire.last("AddTaskEvents").request.names) == ["f"]
 
 
+def test_what_it_ran_is_told_before_it_stays_and_what_ran_at_its_end_before_it_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Leaving(monkeypatch)
+    worker.ask(worker.function(lambda: 1))
+    worker.run()
+    give_back = worker.lend()
+    told: list[int] = []
+
+    def look() -> None:
+        told.append(len(worker.wire.all("AddTaskEvents")))
+        give_back()
+
+    end = worker_exit.process_end.run
+    monkeypatch.setattr(
+        worker_exit.process_end, "run", lambda: worker.core.add_span("last", "{}", 0.0) or end()
+    )
+    worker.leaves(look)
+    assert told == [1]
+    assert [list(each.request.names) for each in worker.wire.all("AddTaskEvents")] == [["f"], ["last"]]
+
+
 def test_the_actor_is_closed_when_its_last_answers_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Leaving(monkeypatch)
 

@@ -190,6 +190,20 @@ def test_waits_that_an_earlier_task_left_behind_are_not_counted_for_the_next(
     assert len(worker.wire.all("NotifyUnblocked")) == 1
 
 
+def test_nothing_is_collected_again_before_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    collected: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    fine, failed = worker.function(nothing), worker.function(lambda: 1 // 0)
+    counts = []
+    for task in (fine, failed, fine, failed):
+        worker.ask(task)
+        worker.run()
+        worker.idle()
+        counts.append(len(collected))
+    assert counts == [0, 1, 1, 2]
+
+
 # ---- answers
 
 
