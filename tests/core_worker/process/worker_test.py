@@ -287,6 +287,26 @@ def test_a_worker_that_a_debugger_asks_writes_its_state(life: Life, caplog: pyte
     assert f'"worker_id": "{(b"w" * 28).hex()}"' in caplog.text
 
 
+def test_a_worker_is_started_by_hand_with_what_its_command_line_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs: list[WorkerConfig] = []
+    titles: list[str] = []
+    monkeypatch.setattr(worker, "run_worker", configs.append)
+    monkeypatch.setattr("setproctitle.setproctitle", titles.append)
+    given = {
+        "--raylet-socket": "/raylet", "--gcs-address": "host:1", "--session-dir": "/session",
+        "--node-host": "10.0.0.7", "--log-level": "error",
+    }  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["worker", *(each for pair in given.items() for each in pair)])
+    worker.main()
+    (config,) = configs
+    assert len(config.worker_id) == 28 and titles == ["ray_mono::IDLE"]
+    assert config == WorkerConfig(
+        "/raylet", "host:1", "/session", config.worker_id, log_level="error", node_host="10.0.0.7"
+    )
+
+
 def test_a_function_is_named_by_module_and_name() -> None:
     assert load_function("tests.core_worker.process.worker_test:set_up").__name__ == "set_up"
     with pytest.raises(AttributeError):
