@@ -200,15 +200,22 @@ def test_a_worker_that_others_may_need_refuses_to_end(
     assert worker.run() and kept
 
 
-def test_one_that_runs_a_task_refuses_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rested", [False, True])
+def test_one_that_runs_a_task_refuses_to_end(monkeypatch: pytest.MonkeyPatch, rested: bool) -> None:
     worker = Serving(monkeypatch)
+    refused: list[bool] = []
 
     def task() -> None:
         with pytest.raises(RpcError):
             worker.serve("Exit", core_worker_pb2.ExitRequest())
+        refused.append(True)
 
-    call = worker.push(b"a", task)
-    assert worker.run() and call.answer.has_inline
+    if rested:
+        assert worker.run(lambda: worker.push(b"a", task) and None)
+    else:
+        worker.push(b"a", task)
+        assert worker.run()
+    assert refused
 
 
 def test_an_actor_ends_after_what_is_queued_whatever_it_owns(monkeypatch: pytest.MonkeyPatch) -> None:
