@@ -52,9 +52,6 @@ from ray_mono.protobuf import common_pb2
 
 IDLE_TITLE_S = 0.2
 """How long a worker's title still names its last task."""
-SHORT_US = 200
-"""A call that ran so long is no short one: its answer cost more than a send, and the next call may end the
-process."""
 
 
 class Executor:
@@ -204,7 +201,7 @@ class Executor:
                     value = self._generators.run(call, task, value)
             finally:
                 task.ran(time.perf_counter() - started_s)
-                call.spec.ran(is_short=task.run_us < SHORT_US)
+                call.spec.ran(is_short=task.run_us < self._env.config.answered_alone_us)
                 self._interrupter.user_code_ended(task)
                 if not call.spec.hides_events:
                     # Before the answer: who has that may ask for the timeline.

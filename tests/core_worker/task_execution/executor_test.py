@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
-from ray_mono.core_worker.task_execution.executor import SHORT_US
 from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import ELSEWHERE, NODE_ID
@@ -220,9 +219,10 @@ def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other(
         long = short
 
     worker.actor(Actor)
+    long_us = worker.config.answered_alone_us
     short, long = worker.method("short"), worker.method("long")
     plan: list[tuple[Spec, int]] = [
-        (short, 0), (short, 0), (long, SHORT_US), (short, 0), (long, SHORT_US), (short, 0), (short, 0)
+        (short, 0), (short, 0), (long, long_us), (short, 0), (long, long_us), (short, 0), (short, 0)
     ]  # fmt: skip
     calls = [worker.ask(spec, run_us) for spec, run_us in plan]
     for before, call in enumerate(calls[1:]):

@@ -19,9 +19,9 @@ from ray_mono.protobuf import common_pb2, raylet_pb2
 ARGUMENT = common_pb2.TaskArg(reference=common_pb2.ObjectReference(object_id=b"a" * 28))
 
 
-def a_task(args: Any = (), retries: int = 0) -> PendingTask:
+def a_task(args: Any = (), retries: int = 0, number: int = 0) -> PendingTask:
     template = CallTemplate(common_pb2.TaskSpec(name="f", num_returns=1), 7)
-    return PendingTask(b"t" * 24, template, b"flat", args, 3, (), retries)
+    return PendingTask(b"t" * 24, template, b"flat", args, 3, (), retries, number=number)
 
 
 def a_lease() -> Lease:
@@ -212,10 +212,8 @@ def test_a_lease_that_is_forgotten_rests_no_more() -> None:
 
 def test_a_task_that_comes_back_goes_before_all_that_were_submitted_after_it() -> None:
     queue = SchedulingQueue(TaskOptions(), 0)
-    tasks = [a_task() for _ in range(5)]
-    for task in tasks:
-        queue.submit(task)
-    assert [task.submission for task in tasks] == [1, 2, 3, 4, 5]
+    tasks = [a_task(number=number) for number in range(5)]
+    queue.tasks.extend(tasks)
     taken = queue.take_all()
     assert list(taken) == tasks and not queue.tasks
     for number in (2, 0, 4, 1, 3):
