@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -230,6 +232,15 @@ def test_what_it_ran_is_told_before_it_stays_and_what_ran_at_its_end_before_it_l
     worker.leaves(look)
     assert told == [1]
     assert [list(each.request.names) for each in worker.wire.all("AddTaskEvents")] == [["f"], ["last"]]
+
+
+def test_what_was_written_in_the_end_is_out_before_the_process_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Leaving(monkeypatch)
+    output = SimpleNamespace(flush=lambda: worker.steps.append("output"), write=lambda text: None)
+    monkeypatch.setattr(sys, "stdout", output)
+    assert worker.leaves() == ["says why", "ends", "output", "status 0"]
 
 
 def test_the_actor_is_closed_when_its_last_answers_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
