@@ -116,3 +116,10 @@ def test_a_driver_waits_without_a_moment_and_without_a_word() -> None:
     assert scene.core.wait([ref], 1, 1, False) == ([], [ref])
     assert scene.reactor.now_s == before_s + 1
     assert not scene.wire.all("NotifyBlocked")
+
+
+def test_who_gives_no_more_than_the_moment_says_nothing(worker: Worker) -> None:
+    ref = worker.scene.borrow(b"t" * 28)
+    moment_s = worker.scene.config.owners_answer_s
+    assert not worker.blocked.wait_for([ref.binary()], Waiter(worker.scene.reactor), moment_s)
+    assert worker.told == []

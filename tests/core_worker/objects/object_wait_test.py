@@ -171,3 +171,11 @@ def test_what_is_ready_when_this_process_has_left_is_named(scene: Scene) -> None
     refs = [scene.core.put(1), scene.submit()]
     scene.core.shutdown()
     assert scene.core.wait(refs, 1, None, True) == ([refs[0]], [refs[1]])
+
+
+def test_what_went_before_a_wait_is_counted_with_it(scene: Scene) -> None:
+    ref, other = scene.core.put(1), scene.core.put(2)
+    del ref
+    assert scene.core.describe()["references"] == 2
+    scene.core.wait([other], 1, 0, True)
+    assert scene.core.describe()["references"] == 1

@@ -6,6 +6,7 @@ The store's file, which lies where all users may make files, is mapped only wher
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,17 @@ def test_of_an_object_that_is_read_anew_while_its_view_ends_each_pin_is_released
     answers.clear()
     settle(scene)
     assert released(scene) == [OBJECT, OBJECT]
+
+
+def test_the_stores_file_is_open_once_for_what_is_read_and_once_for_what_is_written(
+    scene: Scene, store_file: Path
+) -> None:
+    read(scene)
+    write(scene)
+    opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+    # One for each of the two mappings: mmap keeps a copy of its own.
+    assert opened.count(str(store_file)) == 2
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.islink(f"/proc/self/fd/{fd}")
