@@ -67,8 +67,9 @@ class TaskContext:
     seed: int = 0
     num_submitted: int = 0
     num_puts: int = 0
-    # How long the user's code ran.
+    # How long the user's code ran on its thread, if it did.
     run_us: int = 0
+    has_run: bool = False
     # Whoever asked for it does not want it any more.
     is_cancelled: bool = False
     # Foreign references that came in with the task's arguments and are not known to their owners yet.
@@ -94,6 +95,7 @@ class TaskContext:
     def ran(self, seconds: float) -> None:
         """The user's code is over."""
         self.run_us = int(seconds * 1e6)
+        self.has_run = True
 
     def next_task_id(self, actor_id: bytes) -> bytes:
         """Of the next task that this one submits. Lock held."""

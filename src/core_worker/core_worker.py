@@ -320,7 +320,8 @@ class CoreWorker:
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         for ref in refs:
-            require_home(ref, self)
+            if ref._home is not self:
+                require_home(ref, self)
         return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
 
     def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:

@@ -201,7 +201,6 @@ class Executor:
                     value = self._generators.run(call, task, value)
             finally:
                 task.ran(time.perf_counter() - started_s)
-                call.spec.ran(is_short=task.run_us < self._env.config.answered_alone_us)
                 self._interrupter.user_code_ended(task)
                 if not call.spec.hides_events:
                     # Before the answer: who has that may ask for the timeline.

@@ -261,6 +261,8 @@ class TaskReplies:
             # crash struck. Answers of an actor's short calls may share a send, which does not wait for the
             # end of the next call.
             self._num_unflushed += 1
+            if task.has_run:
+                spec.ran(is_short=task.run_us < self._env.config.answered_alone_us)
             if (
                 spec.type != common_pb2.ACTOR_TASK
                 or not spec.is_short

@@ -23,7 +23,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ray_mono.common.exceptions import ActorUnavailableError, PendingCallsLimitExceeded
-from ray_mono.common.our_bug import known
+from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
@@ -170,7 +170,9 @@ class ActorTaskSubmitter:
         self._env.reactor.call_later(self._env.config.no_answer_s, look)
 
     def _push(self, actor: CalledActor, task: PendingTask) -> None:
-        peer, worker = known(actor.peer, "the connection to an actor"), known(actor.worker, "where it goes")
+        peer, worker = actor.peer, actor.worker
+        if peer is None or worker is None:
+            raise InternalError(f"a call is sent where no connection is: {actor.story}")
         request = task.request
         request.sequence_number = actor.send(task)
         peer.push(task.template, request, partial(self._on_reply, actor, worker, task))

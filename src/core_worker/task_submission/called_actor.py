@@ -72,7 +72,6 @@ class CalledActor:
         "_excess_bytes",
         "_excess_bytes_max",
         "_num_answered",
-        "_state",
         "_story",
         "_warn_at",
         "actor_id",
@@ -86,6 +85,7 @@ class CalledActor:
         "queue",
         "rules",
         "sequence_number",
+        "state",
         "templates",
         "unresolved",
         "version",
@@ -94,7 +94,7 @@ class CalledActor:
 
     def __init__(self, actor_id: bytes, config: CoreWorkerConfig) -> None:
         self._config = config
-        self._state = UNKNOWN
+        self.state = UNKNOWN
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
@@ -127,20 +127,16 @@ class CalledActor:
 
     # ---- its life
 
-    @property
-    def state(self) -> CalledActorState:
-        return self._state
-
     def _move(self, state: CalledActorState) -> None:
-        if state not in _MOVES[self._state]:
+        if state not in _MOVES[self.state]:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
-        self._state = state
+        self.state = state
 
     @property
     def story(self) -> str:
         """For people."""
         return (
-            f"actor {self.actor_id.hex()} {self._state.value}, {len(self.in_flight)} calls sent, "
+            f"actor {self.actor_id.hex()} {self.state.value}, {len(self.in_flight)} calls sent, "
             f"{len(self.queue)} queued, {len(self.unresolved)} without their arguments"
         )
 
@@ -150,16 +146,16 @@ class CalledActor:
 
     @property
     def is_dead(self) -> bool:
-        return self._state is DEAD
+        return self.state is DEAD
 
     @property
     def is_restarting(self) -> bool:
-        return self._state is RESTARTING
+        return self.state is RESTARTING
 
     @property
     def is_unreachable(self) -> bool:
         """It lives, as far as anybody knows, and there is no connection to it."""
-        return self._state is DISCONNECTED
+        return self.state is DISCONNECTED
 
     def begins(self) -> None:
         """This process is about to have it created, and watches it when it is registered."""
@@ -185,7 +181,7 @@ class CalledActor:
 
     def is_created(self) -> None:
         """The GCS makes a process for it, as far as it is known here for the first time."""
-        if self._state is UNKNOWN:
+        if self.state is UNKNOWN:
             self._move(PENDING_CREATION)
 
     def connect(self, worker: common_pb2.Address, peer: Peer) -> None:
@@ -196,14 +192,14 @@ class CalledActor:
 
     def disconnect(self) -> None:
         """Its process cannot be reached."""
-        if self._state is not DISCONNECTED:
+        if self.state is not DISCONNECTED:
             self._move(DISCONNECTED)
         self.peer = self.worker = None
 
     def restart(self) -> bool:
         """A new process is made for it. Whether it may have lived before: of one that has not, calls wait."""
-        lived = self._state is not PENDING_CREATION
-        if self._state is not RESTARTING:
+        lived = self.state is not PENDING_CREATION
+        if self.state is not RESTARTING:
             self._move(RESTARTING)
         self.peer = self.worker = None
         return lived

@@ -56,7 +56,6 @@ class Lease:
     """A worker that this process may push tasks to."""
 
     __slots__ = (
-        "_state",
         "address",
         "is_watched_for_idleness",
         "lease_id",
@@ -70,13 +69,14 @@ class Lease:
         "raylet",
         "resource_ids",
         "seen_first",
+        "state",
         "tasks",
     )
 
     def __init__(
         self, lease_id: bytes, queue: SchedulingQueue, raylet: RayletServiceStub, grant: Any, peer: Peer
     ) -> None:
-        self._state = IDLE
+        self.state = IDLE
         self.lease_id = lease_id
         self.number: int = grant.number
         self.queue = queue
@@ -99,41 +99,37 @@ class Lease:
 
     # ---- its life
 
-    @property
-    def state(self) -> LeaseState:
-        return self._state
-
     def _move(self, state: LeaseState) -> None:
-        if (self._state, state) not in _MOVES:
+        if (self.state, state) not in _MOVES:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
-        self._state = state
+        self.state = state
 
     @property
     def story(self) -> str:
         """For people."""
         return (
-            f"lease {self.lease_id.hex()} on worker {self.address.worker_id.hex()[:8]} {self._state.value}, "
+            f"lease {self.lease_id.hex()} on worker {self.address.worker_id.hex()[:8]} {self.state.value}, "
             f"{len(self.tasks)} tasks there, {self.num_unanswered} not answered"
         )
 
     @property
     def takes_more(self) -> bool:
         """Whether tasks may be pushed behind the one that runs."""
-        return self._state is BUSY
+        return self.state is BUSY
 
     @property
     def is_ending(self) -> bool:
-        return self._state is ENDING
+        return self.state is ENDING
 
     @property
     def is_over(self) -> bool:
-        return self._state is RETURNED or self._state is LOST
+        return self.state is RETURNED or self.state is LOST
 
     def push(self, task: PendingTask) -> None:
         """The next task is on its way to the worker."""
-        if self._state is IDLE:
-            self._state = BUSY
-        elif self._state is not BUSY:
+        if self.state is IDLE:
+            self.state = BUSY
+        elif self.state is not BUSY:
             raise InternalError(f"a task is pushed where no more go: {self.story}")
         self.tasks.append(task)
         self.num_unanswered += 1
@@ -142,7 +138,7 @@ class Lease:
 
     def rest(self) -> None:
         """Everything is answered, and nothing waits."""
-        if self._state is not IDLE:
+        if self.state is not IDLE:
             self._move(IDLE)
         self.num_rests += 1
 
@@ -154,17 +150,17 @@ class Lease:
 
     def stall(self) -> None:
         """Its first task is long."""
-        if self._state is BUSY:
+        if self.state is BUSY:
             self._move(STALLED)
 
     def go_on(self) -> None:
         """Its first task was answered."""
-        if self._state is STALLED:
+        if self.state is STALLED:
             self._move(BUSY)
 
     def end(self) -> None:
         """Others wait for it, or its worker does not answer: nothing is pushed any more."""
-        if self._state is not ENDING:
+        if self.state is not ENDING:
             self._move(ENDING)
 
     def returned(self) -> None:

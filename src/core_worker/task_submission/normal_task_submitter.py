@@ -36,7 +36,7 @@ from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import PeerPool
-from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
+from ray_mono.core_worker.task_submission.lease import ENDING, LOST, RETURNED, STALLED, Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.stalls import Stalls
@@ -317,26 +317,29 @@ class NormalTaskSubmitter:
             self._move(queue, task, lease.address.node_id)
         else:
             self._again(queue, task)
-        if lease.is_over:
+        state = lease.state
+        if state is RETURNED or state is LOST:
             return
         if reply.worker_exiting or reply.status == WRONG_WORKER:
             # Not told to end: others may need what it owns, and its answer may be on its way still.
             self._return(lease, leaving=True)
             self._pump(queue)
-        elif lease.is_ending:
+        elif state is ENDING:
             self._end_if_answered(lease)
             if reply.status != DONE:
                 self._pump(queue)
         elif not lease.tasks:
-            lease.go_on()
+            if state is STALLED:
+                lease.go_on()
             self._next(lease)
         elif reply.status != DONE:
             lease.stall()
             self._pump(queue)
         else:
-            if was_first:
+            if was_first and state is STALLED:
                 lease.go_on()
-            self._push_ahead(lease)
+            if queue.tasks:
+                self._push_ahead(lease)
 
     def _on_late_reply(self, lease: Lease, error: RpcError | None) -> None:
         """Of a task that was taken back: it did not start there."""

@@ -71,7 +71,6 @@ class PendingTask:
 
     __slots__ = (
         "_request",
-        "_state",
         "arg_ids",
         "args",
         "depth",
@@ -82,6 +81,7 @@ class PendingTask:
         "resubmit",
         "retries_left",
         "retry_exceptions",
+        "state",
         "task_id",
         "template",
     )
@@ -117,7 +117,7 @@ class PendingTask:
         # The order of submission, among all tasks of its process.
         self.number = number
         self._request: Any = None
-        self._state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
+        self.state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
 
     @property
     def request(self) -> Any:
@@ -145,23 +145,19 @@ class PendingTask:
     # ---- its life
 
     @property
-    def state(self) -> TaskState:
-        return self._state
-
-    @property
     def waits_for_arguments(self) -> bool:
-        return self._state is WAITS_FOR_ARGUMENTS
+        return self.state is WAITS_FOR_ARGUMENTS
 
     def _move(self, state: TaskState) -> None:
-        if (self._state, state) not in _MOVES:
+        if (self.state, state) not in _MOVES:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
-        self._state = state
+        self.state = state
 
     @property
     def story(self) -> str:
         """For people."""
         return (
-            f"task {self.task_id.hex()} of {self.template.title}() {self._state.value}, retries left: "
+            f"task {self.task_id.hex()} of {self.template.title}() {self.state.value}, retries left: "
             f"{self.retries_left}, place {self.place} on its lease"
         )
 
@@ -170,9 +166,9 @@ class PendingTask:
 
     def pushed(self, place: int = 0) -> None:
         """place: as the so manieth on its lease."""
-        if self._state is not WAITS_FOR_WORKER:
+        if self.state is not WAITS_FOR_WORKER:
             self._move(PUSHED)
-        self._state = PUSHED
+        self.state = PUSHED
         self.place = place
 
     def not_started(self) -> None:
@@ -190,13 +186,13 @@ class PendingTask:
 
     def look_again_for_arguments(self) -> None:
         """Before another attempt: what it is given by reference may have moved meanwhile."""
-        if self.has_args and self._state is WAITS_FOR_WORKER:
+        if self.has_args and self.state is WAITS_FOR_WORKER:
             self._move(WAITS_FOR_ARGUMENTS)
 
     def finished(self) -> None:
-        if self._state is not PUSHED:
+        if self.state is not PUSHED:
             self._move(FINISHED)
-        self._state = FINISHED
+        self.state = FINISHED
 
     def failed(self) -> None:
         self._move(FAILED)
