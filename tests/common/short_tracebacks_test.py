@@ -59,7 +59,7 @@ class Interrupted:
 
 
 def test_the_next_item_of_a_generator_as_well() -> None:
-    end: Any = SimpleNamespace(_core=None)
+    end: Any = SimpleNamespace(_home=None)
     generator: Any = ObjectRefGenerator(Interrupted(), end, None)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt) as caught:
         next(generator)
