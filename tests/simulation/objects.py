@@ -44,6 +44,7 @@ class Arrived:
 
     arrived: dict[bytes, bytes] = field(default_factory=dict)
     held: list[bytes] = field(default_factory=list)
+    has_run: bool = False
 
 
 class Handed:
