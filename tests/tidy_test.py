@@ -131,9 +131,9 @@ FLOORS = {
         object_manager
     """,
     "core_worker": """
-        call_template config context object_ref options
+        config context object_ref options task_wire
     ---
-        environment object_ref_generator values
+        call_template environment object_ref_generator values
     ---
         global_state job_warnings peers store_provider task_errors
     ---

@@ -239,7 +239,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         return self
 
     def _ray_connected_core(self) -> CoreInterface:
-        if current.get() is not self._ray_core:
+        if current.core is not self._ray_core:
             if current.is_fork():
                 current.require()
             raise ActorHandleNotFoundError(
@@ -290,13 +290,17 @@ class ActorMethod:
         Raises TypeError for arguments that the method does not take or that cannot be pickled, and
         PendingCallsLimitExceeded.
         """
-        self._metadata.signature.check(args, kwargs)
+        known = self._metadata.signature
+        if kwargs or not known.fewest <= len(args) <= known.most:
+            known.check(args, kwargs)
         handle = self._handle
         core = handle._ray_connected_core()
         template = handle._ray_templates.get(self._name) if self._options is None else None
         if template is None:
             template = self._make_template(core)
-        refs = core.submit_actor_task(handle._ray_state, template, signature.flatten(args, kwargs))
+        # What `flatten` makes, without it where it is easy.
+        flat = signature.flatten(args, kwargs) if kwargs or len(args) > 1 else [None, *args] if args else []
+        refs = core.submit_actor_task(handle._ray_state, template, flat)
         if template.num_returns == 1 or template.num_returns < 0:
             return refs[0]
         return refs or None

@@ -155,7 +155,7 @@ class Cluster:
 
     def shutdown(self) -> None:
         """Ends all nodes, the head last. A driver that is connected disconnects first."""
-        core = current.get()
+        core = current.core
         if self.head_node is not None and core is not None and core.session_dir == self.head_node.session_dir:
             from ray_mono._private.worker import shutdown
 

@@ -70,7 +70,7 @@ def install() -> None:
     old_names.install()
     ray_children.put_on_python_path()
     connection.worker_setup.append(WORKER_SETUP)
-    core = current.get()
+    core = current.core
     if core is not None and core.is_driver:
         # Connected already: the configuration of its job, by which later workers would know, is fixed.
         core.run_function_on_all_workers(install_in_worker)

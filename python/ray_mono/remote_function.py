@@ -79,11 +79,15 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         ObjectRefGenerator for a generator. Raises TypeError for arguments that the function does not take, or
         that cannot be pickled.
         """
-        self._signature.check(args, kwargs)
-        core = current.get() or connected_core()
+        known = self._signature
+        if kwargs or not known.fewest <= len(args) <= known.most:
+            known.check(args, kwargs)
+        core = current.core or connected_core()
         if self._core is not core:
             self._prepare(core)
-        refs: Any = core.submit_task(self._template, signature.flatten(args, kwargs))
+        # What `flatten` makes, without it where it is easy.
+        flat = signature.flatten(args, kwargs) if kwargs or len(args) > 1 else [None, *args] if args else []
+        refs: Any = core.submit_task(self._template, flat)
         if self._returns_one:
             return refs[0]
         return refs or None  # type: ignore[return-value]

@@ -17,9 +17,9 @@ import random
 from typing import ClassVar, TypeVar
 
 PUT_INDEX_BASE = 1 << 31
-_MASK = (1 << 64) - 1
+SEED_MASK = (1 << 64) - 1
 _NO_ACTOR = b"\xff" * 12
-_SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
+SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 
 _Self = TypeVar("_Self", bound="BaseID")
 
@@ -204,7 +204,7 @@ def child_task_id(seed: int, counter: int, actor_id: bytes) -> bytes:
     The counter is spread over the 64 bits by an odd multiplier, so that a task's children never collide with each other, and with those of
     another task only as random numbers would; a hash per task would cost four times as much.
     """
-    return ((seed + counter * _SPREAD) & _MASK).to_bytes(8, "little") + actor_id
+    return ((seed + counter * SPREAD) & SEED_MASK).to_bytes(8, "little") + actor_id
 
 
 def object_id_bytes(task_id: bytes, index: int) -> bytes:

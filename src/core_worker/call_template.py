@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ray_mono.common.ids import TaskID
+from ray_mono.core_worker.task_wire import push_head
 from ray_mono.protobuf import common_pb2
 
 RECENT_MAX = 1000
@@ -30,7 +32,17 @@ OnPart = Callable[[Any, bytes, Any], None]
 class CallTemplate:
     """The constant part of calls."""
 
-    __slots__ = ("__weakref__", "_ended", "name", "num_returns", "number", "on_part", "spec", "title")
+    __slots__ = (
+        "__weakref__",
+        "_ended",
+        "heads",
+        "name",
+        "num_returns",
+        "number",
+        "on_part",
+        "spec",
+        "title",
+    )
 
     def __init__(
         self,
@@ -51,6 +63,13 @@ class CallTemplate:
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
         # Of generators: takes (the peer that runs it, task id, part of the answer) as items arrive.
         self.on_part = on_part
+        # What stands before the task's id in a push (task_wire.py), by the task's depth.
+        self.heads: dict[int, bytes] = {}
+
+    def head(self, depth: int) -> bytes:
+        """The same, made with the first push of this depth."""
+        head = self.heads[depth] = push_head(self.number, depth, TaskID.SIZE)
+        return head
 
     def __del__(self) -> None:
         if self._ended is not None:

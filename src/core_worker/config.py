@@ -55,8 +55,6 @@ class CoreWorkerConfig:
     """How often owners are asked anew where an object is, before it counts as lost."""
     owners_answer_s: float = 0.01
     """How long owners may take to say that a value is there, without the task counting as one that waits."""
-    values_watched_max: int = 10_000
-    """How many missing values one `get` has itself told of at a time."""
     idle_pin_s: float = 0.25
     """How long an object that is still referenced stays pinned after its last view: it is probably read
     again."""

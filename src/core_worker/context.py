@@ -102,7 +102,9 @@ class TaskContext:
         self.num_submitted += 1
         if not self.seed:
             self.seed = ids.task_seed(ids.of_attempt(self.task_id, self.attempt))
-        return ids.child_task_id(self.seed, self.num_submitted, actor_id)
+        return ((self.seed + self.num_submitted * ids.SPREAD) & ids.SEED_MASK).to_bytes(
+            8, "little"
+        ) + actor_id
 
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1

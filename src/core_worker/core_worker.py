@@ -41,9 +41,9 @@ from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Connect, PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
-from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import ALONE, Reference, ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
@@ -90,10 +90,12 @@ class CoreWorker:
         # Run by shutdown, in order, before the connections close.
         self._steps_of_shutdown: list[Callable[[], None]] = [self._tell_unhandled]
         self._kept: dict[bytes, ObjectRef[Any]] = {}
+        self._streams: GeneratorStreams
+        self._stories: TaskStories
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
         self._references = ReferenceCounter(self._out_of_scope)
-        self._memory_store = MemoryStore()
+        self._memory_store = MemoryStore(self._references.is_referenced)
         self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
         self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
         self.worker_runs = WorkerRuns(env, context, self)
@@ -121,8 +123,11 @@ class CoreWorker:
             self._unpickled,
             self._blocked,
             lambda object_ids, most: self._stories.of(object_ids, most),
+            self,
         )
-        self._waits = ObjectWait(env, store, self._plasma, self._dropped, self.resolver, self._blocked)
+        self._waits = ObjectWait(
+            env, self._references, store, self._plasma, self._dropped, self.resolver, self._blocked
+        )
         self._futures = ObjectFutures(env, store, self.resolver, self._getter, self._waits)
         self._putter = Putter(env, self._context, self._references, store, self._plasma, self._dropped, self)
         self._streams = GeneratorStreams(
@@ -198,6 +203,8 @@ class CoreWorker:
         self._events = TaskEvents(env, context)
         self._global_state = GcsGlobalState(env)
         # The interface's own: one step less of each call.
+        self.get = self._getter.get
+        self.reference_dropped = self._dropped.drop
         self.export = self._functions.export
         self.task_template = builder.task_template
         self.submit_task = builder.submit_task
@@ -264,9 +271,6 @@ class CoreWorker:
 
     # ---- references (object_ref.ReferenceHome)
 
-    def reference_dropped(self, object_id: bytes) -> None:
-        self._dropped.drop(object_id)
-
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
         if self.env.reactor.is_closed:
             raise RaySystemError(f"{ref!r} belongs to a session that is over")
@@ -286,15 +290,20 @@ class CoreWorker:
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         """The last reason to keep an object is gone. Lock held."""
-        entry = self._memory_store.remove(object_id)
+        known = self._memory_store.remove(object_id)
+        if type(known) is bytes and row is ALONE:
+            # The usual case, kept short: a small value, which stood for no actor and was read from no store.
+            return
         self._plasma.out_of_scope(object_id)
+        is_error = type(known) is Entry and known.metadata == serialization.ERROR
+        is_unseen_error = is_error and not self._memory_store.take_seen(object_id)
         if row.owner is None:
-            if entry is None:
+            if known is None:
                 self._streams.handle_ended(object_id)
-            elif entry.locations:
-                self._plasma.free(object_id, entry.locations)
-            elif entry.metadata == serialization.ERROR and not entry.is_seen:
-                self._unhandled.note(object_id, entry.data)
+            elif type(known) is Entry and known.locations:
+                self._plasma.free(object_id, known.locations)
+            elif type(known) is Entry and is_unseen_error:
+                self._unhandled.note(object_id, known.data)
         elif row.removal_waiters:
             for answer in row.removal_waiters:
                 answer()
@@ -309,12 +318,6 @@ class CoreWorker:
 
     def put(self, value: Any) -> ObjectRef[Any]:
         return self._putter.put(serialization.serialize(value, "the value of put()"))
-
-    def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        for ref in refs:
-            if ref._home is not self:
-                require_home(ref, self)
-        return self._getter.get(refs, timeout_s)
 
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
@@ -331,7 +334,7 @@ class CoreWorker:
         with self.env.lock:
             row = self._references.get(ref._id)
             entry = self._memory_store.get(ref._id)
-            if entry is None or not entry.ready:
+            if entry is None:
                 return ([], None) if row is None or row.owner is None else None
             return list(entry.locations or ()), entry.size_bytes or len(entry.data or b"")
 

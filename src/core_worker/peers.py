@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.call_template import CallTemplate, OnPart
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
-from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
 from ray_mono.rpc.surface import RpcError
 
-OnDone = Callable[[Any, RpcError | None], None]
+PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
+
+OnReply = Callable[[bytes, RpcError | None], None]
+"""Takes a PushTaskReply's bytes, which mean nothing where there is an error."""
 Connect = Callable[[str], ReactorChannel]
 
 
@@ -23,34 +26,52 @@ class Peer:
     """Another core worker, as this one calls it: one connection, and what it has carried: templates, and
     functions for all workers."""
 
-    __slots__ = ("_carried", "_num_told", "_worker_runs", "channel", "stub", "worker_id")
+    __slots__ = ("_carried", "_num_told", "_push", "_worker_runs", "channel", "stub", "worker_id")
 
     def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
         """worker_runs: keys of functions that every worker runs before what is pushed after them; only
         appended to (worker_runs.py)."""
         self.channel = channel
         self.stub = CoreWorkerServiceStub(channel)
+        # Of bytes: the usual push, and the usual answer, are written and read by hand (task_wire.py).
+        self._push: ReactorMethod[bytes, bytes] = channel.unary_unary(PUSH_TASK, bytes, bytes)
         self.worker_id = worker_id
         self._carried: set[int] = set()
         self._worker_runs = worker_runs
         self._num_told = 0
 
-    def push(self, template: CallTemplate, request: Any, on_done: OnDone) -> None:
-        """PushTask, with the template where the peer has not seen it. Lock held."""
-        number = template.number
-        on_part = None if template.on_part is None else partial(template.on_part, self, request.task_id)
-        if number in self._carried and self._num_told == len(self._worker_runs):
-            self.stub.PushTask.start(request, on_done, on_part)
+    def knows(self, template: CallTemplate) -> bool:
+        """Whether it was sent all that it needs to know before a task with this template."""
+        return template.number in self._carried and self._num_told == len(self._worker_runs)
+
+    def push(self, template: CallTemplate, payload: bytes, on_done: OnReply) -> bool:
+        """PushTask of a template without items, if the peer knows that; else nothing happens. payload: a
+        PushTaskRequest. on_done takes a PushTaskReply's bytes. Lock held."""
+        if template.number in self._carried and self._num_told == len(self._worker_runs):
+            self._push.start(payload, on_done)
+            return True
+        return False
+
+    def push_request(self, template: CallTemplate, request: Any, on_done: OnReply) -> None:
+        """As push, of any template, which goes with it where the peer has not seen it."""
+        on_part = (
+            None if template.on_part is None else partial(self._on_part, template.on_part, request.task_id)
+        )
+        if self.knows(template):
+            self._push.start(request.SerializeToString(), on_done, on_part)
             return
-        self._carried.add(number)
+        self._carried.add(template.number)
         request.spec.CopyFrom(template.spec)
         request.intended_worker_id = self.worker_id
         request.run_first.extend(self._worker_runs[self._num_told :])
         self._num_told = len(self._worker_runs)
-        self.stub.PushTask.start(request, on_done, on_part)
+        self._push.start(request.SerializeToString(), on_done, on_part)
         request.ClearField("spec")
         request.ClearField("intended_worker_id")
         request.ClearField("run_first")
+
+    def _on_part(self, on_part: OnPart, task_id: bytes, part: bytes) -> None:
+        on_part(self, task_id, core_worker_pb2.PushTaskReply.FromString(part))
 
     def forget(self, ended: set[int]) -> None:
         """These templates are gone here. Lock held."""

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.common.our_bug import OUR_BUG
 from ray_mono.rpc import auth, framing
-from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY
+from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY, REQUEST
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
@@ -31,6 +31,7 @@ _log = LimitedLog(logger, lines_max=1)
 CONNECT_TIMEOUT_S = 10.0
 # Where there was no descriptor for a socket.
 OPEN_RETRY_S = 0.2
+CALL_ID_MAX = 0xFFFFFFFF
 _REST = framing.HEADER_SIZE - 4
 
 Request = TypeVar("Request")
@@ -171,18 +172,13 @@ class ReactorChannel(ReactorSocket):
     def who(self) -> str:
         return f"{self._peer_name} at {self.address}" if self._peer_name else self.address
 
-    def send_request(self, kind: int, number: int, payload: bytes, at_once: bool = False) -> int:
-        """One frame; returns its call id. at_once: it does not wait for the end of a turn."""
-        call_id = self._next_id
-        self._next_id = call_id + 1 if call_id < 0xFFFFFFFF else 1
+    def send_request(self, kind: int, number: int, payload: bytes) -> int:
+        """One frame; returns its call id."""
         if len(payload) > framing.PAYLOAD_BYTES_MAX:
-            raise RpcError(
-                StatusCode.INVALID_ARGUMENT,
-                f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}",
-            )
-        (self.send if at_once else self.write)(
-            HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload
-        )
+            raise too_large(payload)
+        call_id = self._next_id
+        self._next_id = call_id + 1 if call_id < CALL_ID_MAX else 1
+        self.write(HEADER.pack(len(payload) + _REST, kind, number, call_id) + payload)
         return call_id
 
     def _take(self, frame: framing.Frame) -> None:
@@ -228,6 +224,11 @@ class ReactorChannel(ReactorSocket):
                 logger.exception("a handler of a failed call failed; %s", OUR_BUG)
 
 
+def too_large(payload: bytes) -> RpcError:
+    size = f"a message of {len(payload)} bytes exceeds {framing.PAYLOAD_BYTES_MAX}"
+    return RpcError(StatusCode.INVALID_ARGUMENT, size)
+
+
 class ReactorMethod(Generic[Request, Reply]):
     """One unary method of a channel. See surface.UnaryUnary."""
 
@@ -259,14 +260,17 @@ class ReactorMethod(Generic[Request, Reply]):
                 return
             if self._number < 0:
                 self._number = channel.number_of(self._path)
-            try:
-                # Goes out at once if nothing else waits for an answer here.
-                call_id = channel.send_request(
-                    framing.REQUEST, self._number, payload, at_once=not channel._pending
-                )
-            except RpcError as error:
-                on_done(None, error)
+            if len(payload) > framing.PAYLOAD_BYTES_MAX:
+                on_done(None, too_large(payload))
                 return
+            call_id = channel._next_id
+            channel._next_id = call_id + 1 if call_id < CALL_ID_MAX else 1
+            frame = HEADER.pack(len(payload) + _REST, REQUEST, self._number, call_id) + payload
+            # Goes out at once if nothing else waits for an answer here.
+            if channel._pending:
+                channel.write(frame)
+            else:
+                channel.send(frame)
             if channel.is_closed:
                 # Too much waited for a peer that does not read, or it has gone.
                 on_done(None, channel.error())

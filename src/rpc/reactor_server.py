@@ -48,8 +48,11 @@ class ServerCall:
         """Answers. Lost if the connection ended, as the caller knows by itself. Lock held. rings:
         see ReactorSocket.write.
         """
+        self.reply_bytes(message.SerializeToString(), rings)
+
+    def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
+        """As reply, with a message that is serialized."""
         if not self.is_oneway:
-            payload = message.SerializeToString()
             self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
 
     def part(self, message: Message) -> None:

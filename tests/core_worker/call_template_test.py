@@ -21,7 +21,7 @@ class ReceivingPeer:
 
     def call(self, template: CallTemplate) -> None:
         request = core_worker_pb2.PushTaskRequest(template_id=template.number)
-        self.peer.push(template, request, lambda reply, error: None)
+        self.peer.push_request(template, request, lambda reply, error: None)
         assert not request.HasField("spec") and not request.intended_worker_id and not request.run_first
         self.receive()
 

@@ -99,7 +99,7 @@ def test_a_reference_cannot_arrive_where_there_is_no_core_worker(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = pickle.dumps(scene.core.put(1))
-    assert current.get() is None
+    assert current.core is None
     with pytest.raises(RaySystemError, match="not connected|no core worker"):
         pickle.loads(text)
     monkeypatch.setattr(object_ref, "_find_home", None)

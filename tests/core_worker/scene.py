@@ -36,6 +36,7 @@ from ray_mono.core_worker.process.servicer import CoreWorkerServicer
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -68,10 +69,17 @@ class Said:
     """Of a stream: takes its items."""
     is_answered: bool = False
     is_notice: bool = False
+    on_bytes: Callable[[bytes | None, RpcError | None], None] | None = None
+    """Of a method of bytes: `done`, with the answer as the peer wrote it."""
 
     def answer(self, reply: Any) -> None:
         assert self.done is not None and not self.is_answered, self
         self._take_done()(reply, None)
+
+    def answer_bytes(self, payload: bytes) -> None:
+        assert self.on_bytes is not None and not self.is_answered, self
+        self._take_done()
+        self.on_bytes(payload, None)
 
     def fail(self, error: RpcError = LOST) -> None:
         assert self.done is not None and not self.is_answered, self
@@ -133,7 +141,12 @@ class SceneChannel:
         self._on_close: list[Callable[[str], None]] = []
 
     def unary_unary(self, path: str, request_serializer: Any, response_deserializer: Any) -> SceneMethod:
-        return SceneMethod(self, path.rpartition("/")[2])
+        """A method of bytes is one that the core worker writes and reads by hand: tests see messages."""
+        name = path.rpartition("/")[2]
+        if request_serializer is not bytes:
+            return SceneMethod(self, name)
+        assert name == "PushTask"
+        return SceneMethod(self, name, core_worker_pb2.PushTaskRequest.FromString, as_answered)
 
     unary_stream = unary_unary
 
@@ -156,9 +169,17 @@ class SceneChannel:
 
 
 class SceneMethod:
-    def __init__(self, channel: SceneChannel, name: str) -> None:
+    def __init__(
+        self,
+        channel: SceneChannel,
+        name: str,
+        decode: Any = None,
+        encode: Callable[[Any], bytes] | None = None,
+    ) -> None:
         self._channel = channel
         self._name = name
+        self._decode = decode
+        self._encode = encode
 
     def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
         """A call that blocks: answered by `Wire.replies`."""
@@ -172,7 +193,12 @@ class SceneMethod:
 
     def start(self, request: Any, on_done: Any, on_part: Any = None) -> Callable[[], None]:
         """Of a stream: on_done takes the items, on_part the end; they are told apart by what calls them (Said.part, Said.fail)."""
+        if self._encode is not None:
+            done, part, encode = on_done, on_part, self._encode
+            on_done = lambda reply, error: done(None if reply is None else encode(reply), error)  # noqa: E731
+            on_part = None if part is None else lambda reply: part(reply.SerializeToString())  # noqa: E731
         said = self._say(request, on_done, on_part)
+        said.on_bytes = done if self._encode is not None else None
         if self._name in STREAMS:
             said.done, said.on_part = (lambda reply, error: on_part(error)), on_done
         if self._channel.is_closed:
@@ -186,8 +212,11 @@ class SceneMethod:
             self._say(request).is_notice = True
 
     def _say(self, request: Any, done: Any = None, on_part: Any = None) -> Said:
-        copy = type(request)()
-        copy.CopyFrom(request)
+        if self._decode is not None:
+            copy = self._decode(request)
+        else:
+            copy = type(request)()
+            copy.CopyFrom(request)
         said = Said(self._channel.address, self._name, copy, done, on_part)
         self._channel.wire.said.append(said)
         self._channel.wire.heard(said)
@@ -232,6 +261,9 @@ class Served:
 
     def reply(self, message: Any, rings: bool = True) -> None:
         self.replies.append(message)
+
+    def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
+        self.replies.append(core_worker_pb2.PushTaskReply.FromString(payload))
 
     def part(self, message: Any) -> None:
         self.parts.append(message)
@@ -370,7 +402,7 @@ class Scene:
     @contextlib.contextmanager
     def as_this_process(self) -> Iterator[None]:
         """References that are unpickled here are this core worker's."""
-        before = current.get()
+        before = current.core
         current.set(self.core)
         try:
             yield
@@ -456,11 +488,17 @@ def value(of: Any, **fields: Any) -> core_worker_pb2.PushTaskReply:
     """A task's answer: its small value."""
     serialized = serialization.serialize(of)
     return Reply(
-        has_inline=True,
-        inline_metadata=serialized.metadata,
-        inline_data=serialized.to_bytes(),
+        plain=serialized.to_bytes(),
         **fields,
     )
+
+
+def as_answered(reply: core_worker_pb2.PushTaskReply) -> bytes:
+    """As a worker sends it (TaskReplies)."""
+    usual = core_worker_pb2.PushTaskReply(plain=reply.plain, run_us=reply.run_us)
+    if reply == usual and reply.HasField("plain") and len(reply.plain) <= SHORT_MAX:
+        return usual_answer(reply.run_us, reply.plain)
+    return reply.SerializeToString()
 
 
 def failure(error: BaseException, object_id: bytes = b"", **fields: Any) -> core_worker_pb2.PushTaskReply:

@@ -83,6 +83,9 @@ class Pushed(Served):
         super().part(message)
         self.said.append(message)
 
+    def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
+        self.reply(core_worker_pb2.PushTaskReply.FromString(payload), rings)
+
     def reply(self, message: Any, rings: bool = True) -> None:
         if self.reply_failures:
             raise self.reply_failures.pop(0)
@@ -111,8 +114,8 @@ class Pushed(Served):
     def value(self) -> Any:
         """What it returned; of several the list. An error as what it is."""
         reply = self.wait()
-        if reply.has_inline:
-            return serialization.deserialize(reply.inline_metadata, reply.inline_data)
+        if reply.HasField("plain"):
+            return serialization.deserialize(serialization.PLAIN, reply.plain)
         values = [serialization.deserialize(each.value.metadata, each.value.data) for each in reply.returns]
         return values[0] if len(values) == 1 else values
 

@@ -530,7 +530,7 @@ def test_a_fork_abandons_everything_and_the_parent_goes_on(fresh: CoreInterface)
         status = 1
         with contextlib.suppress(BaseException):
             fresh.abandon()
-            status = 0 if current.get() is None else 2
+            status = 0 if current.core is None else 2
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert value_of(fresh, ref) == "value" and fresh.reference_counts() == 1

@@ -20,7 +20,7 @@ WAIT_S = 60.0
 
 @contextlib.contextmanager
 def as_this_process(core: CoreInterface) -> Iterator[CoreInterface]:
-    before = current.get()
+    before = current.core
     current.set(core)
     try:
         yield core

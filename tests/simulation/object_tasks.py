@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.ids import child_task_id, nil_actor_of, object_id_bytes, task_seed
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc
 from ray_mono.rpc.surface import CallContext

@@ -23,8 +23,7 @@ from ray_mono.core_worker.reference_counting.unpickled_references import Unpickl
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
-from ray_mono.core_worker.task_submission.pending_task import PendingTask, TaskState
-from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager, TaskState
 from ray_mono.core_worker.values import serialization
 
 # From here, since it gives its classes the names under which they are pickled: a run repeats whatever else was imported.

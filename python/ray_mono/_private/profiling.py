@@ -37,7 +37,7 @@ def profile(event_type: str, extra_data: Mapping[str, Any] | None = None) -> Ite
         raise TypeError(
             f"extra_data must be a dict or None, got {extra_data!r} of type {type(extra_data).__name__}"
         )
-    core = current.get()
+    core = current.core
     started_s = time.perf_counter()
     try:
         yield

@@ -25,6 +25,7 @@ from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, c
 from ray_mono.common.short_tracebacks import shortened
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
+from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
     from ray_mono.actor import ActorHandle
@@ -51,7 +52,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     Raises the task's error (a RayTaskError that is also of the original type), GetTimeoutError,
     RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
     """
-    core = connected_core()
+    core = current.core or connected_core()
     timeout_s = None if timeout is None else checked_timeout_s(timeout, "get")
     if isinstance(object_refs, ObjectRef):
         try:

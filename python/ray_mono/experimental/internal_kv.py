@@ -20,7 +20,7 @@ _PREFIX = b"user:"
 
 def _internal_kv_initialized() -> bool:
     """Whether this process is connected."""
-    return current.get() is not None
+    return current.core is not None
 
 
 def _internal_kv_reset() -> None:
@@ -29,7 +29,7 @@ def _internal_kv_reset() -> None:
 
 def internal_kv_get_gcs_client() -> Any:
     """The cluster's tables (core_worker/global_state.py); None where this process is not connected."""
-    core = current.get()
+    core = current.core
     return None if core is None else core.global_state
 
 

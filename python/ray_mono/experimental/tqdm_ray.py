@@ -136,7 +136,7 @@ class tqdm:
         if not now and now_s - self._sent_s < self._flush_interval_s:
             return
         self._sent_s = now_s
-        core = current.get()
+        core = current.core
         state = {
             "uuid": self._uuid,
             "x": self._done,

@@ -12,7 +12,7 @@ def get_node_ip_address(address: str | None = None) -> str:
     address: host:port on the way to which it is looked up where this process is not connected; None: the
     internet's. Raises ValueError for another form.
     """
-    core = current.get()
+    core = current.core
     if core is not None and core.node_host:
         return core.node_host
     return node_ip_address() if address is None else node_ip_address(parse_address(address)[0])

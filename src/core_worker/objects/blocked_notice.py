@@ -111,7 +111,7 @@ class BlockedNotice:
     def _asks_owners_only(self, object_ids: Iterable[bytes]) -> bool:
         with self._env.lock:
             for object_id in object_ids:
-                if not self._memory_store.is_ready(object_id):
+                if self._memory_store.is_pending(object_id):
                     row = self._references.get(object_id)
                     if row is None or row.owner is None:
                         return False

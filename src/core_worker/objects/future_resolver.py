@@ -56,11 +56,7 @@ class FutureResolver:
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return
-        entry = self._memory_store.get(object_id)
-        if entry is None:
-            # Also while it is asked for: the reference may have come again since.
-            self._memory_store.expect(object_id)
-        elif entry.ready:
+        if self._memory_store.get(object_id) is not None:
             return
         if row.owner == self._env.owner_address:
             # Ours, and freed before this reference came back.
@@ -77,7 +73,7 @@ class FutureResolver:
 
     def ask_again(self, object_id: bytes) -> None:
         """The places that the owner named did not have it."""
-        self._memory_store.expect(object_id)
+        self._memory_store.forget(object_id)
         self._asked.discard(object_id)
         self.ask_owner(object_id)
 
@@ -119,7 +115,7 @@ class FutureResolver:
 
     def _answer_status(self, object_id: bytes, call: ServerCall) -> None:
         entry = self._memory_store.get(object_id)
-        if entry is None or not entry.ready:
+        if entry is None:
             call.reply(Status(status=Status.OUT_OF_SCOPE))
         elif entry.data is None:
             call.reply(Status(in_plasma=True, location_node_ids=entry.locations, size_bytes=entry.size_bytes))
@@ -130,7 +126,7 @@ class FutureResolver:
             call.reply(Status(value=value))
 
     def AddObjectLocation(self, request: Any, call: ServerCall) -> None:
-        if self._memory_store.get(request.object_id) is None:
+        if request.object_id not in self._references:
             # Freed while the copy was made.
             self._plasma.free(request.object_id, [request.node_id])
         else:

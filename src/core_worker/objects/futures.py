@@ -50,7 +50,7 @@ class ObjectFutures:
                 raise SessionEnded
             self._resolver.ask_owner(ref._id)
             entry = self._memory_store.get(ref._id)
-            is_here = entry is not None and entry.ready and entry.data is not None
+            is_here = entry is not None and entry.data is not None
             if not is_here:
                 self._open.add(future)
                 self._complete_later(future, ref)

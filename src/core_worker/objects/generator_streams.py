@@ -44,6 +44,8 @@ from ray_mono.protobuf import core_worker_pb2
 
 _NONE = pickle.dumps(None, 5)
 _TASK_ID_BYTES = 24
+_HANDLE = bytes(4)
+"""The index of what stands for a generator object."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class GeneratorStreams:
     def handle_ended(self, object_id: bytes) -> None:
         """A reference without a value ended: it may have stood for a generator object."""
         stream = self._streams.get(object_id[:_TASK_ID_BYTES])
-        if stream is not None:
+        if stream is not None and object_id[_TASK_ID_BYTES:] == _HANDLE:
             stream.drop()
             if stream.is_ended:
                 del self._streams[stream.task_id]

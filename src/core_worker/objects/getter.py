@@ -11,18 +11,19 @@ with a task's arguments wait for its end.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_mono.common.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, RayTaskError
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.object_ref import ObjectRef, disconnected
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected, require_home
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.store_reads import FOUND, NOT_HERE, Found, StoreReads
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_errors import unreadable
 from ray_mono.core_worker.values import serialization
@@ -47,6 +48,7 @@ class Getter:
         unpickled: UnpickledReferences,
         blocked: BlockedNotice,
         stories_of: Callable[[Sequence[bytes], int], list[str]],
+        home: ReferenceHome,
     ) -> None:
         """stories_of(object ids, how many): for people, the calls whose values these are. Lock held."""
         self._env = env
@@ -57,18 +59,30 @@ class Getter:
         self._unpickled = unpickled
         self._blocked = blocked
         self._stories_of = stories_of
+        self._home = home
+        self._lock = env.lock
+        self._known = memory_store.plain_or_entry
         self._stores = StoreReads(env, plasma, resolver)
 
     # ---- get
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        """See CoreWorker.get. `refs` keeps the objects alive meanwhile."""
+        """See CoreInterface.get. `refs` keeps the objects alive meanwhile."""
+        home = self._home
+        for ref in refs:
+            if ref._home is not home:
+                require_home(ref, home)
         if len(refs) == 1:
-            # The usual case, kept short: a small value that is here. Its parts are set before it is ready,
-            # and do not change then.
-            entry = self._memory_store.get(refs[0]._id)
-            if entry is not None and entry.ready and entry.data is not None:
-                return [self.read(refs[0]._id, entry.metadata, entry.data)]
+            # The usual case, kept short: one small value.
+            object_id = refs[0]._id
+            value = self._known(object_id)
+            if value is None and timeout_s is None:
+                value = self._await_one(object_id)
+            if type(value) is bytes:
+                try:
+                    return [pickle.loads(value)]
+                except Exception as error:
+                    raise unreadable(error) from None
         return self.get_ids([ref._id for ref in refs], timeout_s)
 
     def get_ids(
@@ -80,6 +94,10 @@ class Getter:
         wanted = list(dict.fromkeys(object_ids))
         for attempt in range(self._env.config.fetch_attempts_max):
             failed = self._await_ready(wanted, deadline_s, timeout_s)
+            if failed is None and not attempt:
+                known = list(map(self._known, object_ids))
+                if set(map(type, known)) == {bytes}:
+                    return self._read_plain(known)
             # Raises the error, if there is one.
             ready = wanted if failed is None else [failed]
             missing = self._read_ready(ready, values, deadline_s, timeout_s, may_go_elsewhere)
@@ -100,6 +118,15 @@ class Getter:
         self._env.reactor.raise_if_interrupted()
         return result
 
+    def _read_plain(self, known: list[Any]) -> list[Any]:
+        """Small values without references inside, as most are."""
+        try:
+            result = list(map(pickle.loads, known))
+        except Exception as error:
+            raise unreadable(error) from None
+        self._env.reactor.raise_if_interrupted()
+        return result
+
     def _deadline_s(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._env.clock.time_s() + timeout_s
 
@@ -108,49 +135,62 @@ class Getter:
         has left."""
         self._await_ready(object_ids, self._deadline_s(timeout_s), timeout_s)
 
+    def _await_one(self, object_id: bytes) -> bytes | Entry | None:
+        """Until it is there; returns what the memory store knows of it."""
+        reactor, store = self._env.reactor, self._memory_store
+        waiter = Waiter(reactor)
+        with self._lock:
+            if reactor.is_closed:
+                raise disconnected()
+            row = self._references.get(object_id)
+            if row is not None and row.owner is not None:
+                self._resolver.ask_owner(object_id)
+            if store.when_ready(object_id, waiter.set):
+                return self._known(object_id)
+        try:
+            if self._env.is_driver:
+                reactor.wait(waiter)
+            else:
+                self._blocked.wait_for((object_id,), waiter, None)
+        finally:
+            if not waiter.done:
+                with self._lock:
+                    store.forget_waiter(object_id, waiter.set)
+        if not waiter.done:
+            raise RaySystemError(DISCONNECTED)
+        return self._known(object_id)
+
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
     ) -> bytes | None:
         """Until all are there, or one that is an error: its id."""
-        with self._env.lock:
-            if self._env.reactor.is_closed:
-                raise disconnected()
-            for object_id in object_ids:
-                self._resolver.ask_owner(object_id)
-        # In turn: all must come anyway, and a watched value costs two objects, which a million of them would
-        # feel.
-        watched_max = self._env.config.values_watched_max
-        for begin in range(0, len(object_ids), watched_max):
-            if not self._await_some(object_ids[begin : begin + watched_max], object_ids, deadline_s):
-                with self._env.lock:
-                    failed = self._memory_store.first_error(object_ids)
-                    missing = [each for each in object_ids if not self._memory_store.is_ready(each)]
-                if failed is None:
-                    raise self._timeout(missing, len(object_ids), timeout_s)
-                return failed
-        return None
-
-    def _await_some(
-        self, object_ids: Sequence[bytes], wanted: Sequence[bytes], deadline_s: float | None
-    ) -> bool:
-        """False where the time was up first, or one of all that are wanted is an error."""
-        env = self._env
+        env, store = self._env, self._memory_store
         waiter = Waiter(env.reactor)
-        wait = None
+        with self._lock:
+            if env.reactor.is_closed:
+                raise disconnected()
+            for object_id in self._references.borrowed_of(object_ids):
+                self._resolver.ask_owner(object_id)
+            wait = store.start_wait(object_ids, waiter.set)
+        if wait is None:
+            return None
         try:
-            with env.lock:
-                wait = self._memory_store.start_wait(object_ids, wanted, waiter.set)
-            if wait is None:
-                return True
             left_s = None if deadline_s is None else max(0.0, deadline_s - env.clock.time_s())
             self._blocked.wait_for(object_ids, waiter, left_s)
         finally:
-            if wait is not None:
-                with env.lock:
-                    wait.close()
+            with self._lock:
+                is_over = wait.is_over
+                wait.close()
         if not waiter.done and env.reactor.is_closed:
             raise RaySystemError(DISCONNECTED)
-        return not wait.num_missing
+        if is_over:
+            return None
+        with self._lock:
+            failed = store.first_error(object_ids)
+            missing = [each for each in object_ids if store.is_pending(each)]
+        if failed is None:
+            raise self._timeout(missing, len(object_ids), timeout_s)
+        return failed
 
     def _timeout(self, missing: Sequence[bytes], num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
         with self._env.lock:

@@ -21,9 +21,9 @@ from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.getter import DISCONNECTED
 from ray_mono.core_worker.objects.store_reads import FOUND
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
-from ray_mono.core_worker.values import serialization
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
@@ -34,6 +34,7 @@ class ObjectWait:
     def __init__(
         self,
         env: Environment,
+        references: ReferenceCounter,
         memory_store: MemoryStore,
         plasma: PlasmaStoreProvider,
         dropped: DroppedReferences,
@@ -41,6 +42,7 @@ class ObjectWait:
         blocked: BlockedNotice,
     ) -> None:
         self._env = env
+        self._references = references
         self._memory_store = memory_store
         self._plasma = plasma
         self._dropped = dropped
@@ -87,10 +89,10 @@ class ObjectWait:
                         self.pull(object_id, None)
                     break
                 missing = num_returns - len(ready)
-                for object_id in pending:
+                watch = self._memory_store.watch(pending, one_more)
+                for object_id in self._references.borrowed_of(pending):
+                    # Its owner may be gone, as asking shows at once.
                     resolver.ask_owner(object_id)
-                    if self._memory_store.when_ready(object_id, one_more):
-                        one_more()  # its owner is gone, as asking showed at once
                 for object_id in elsewhere:
                     if object_id not in pulling:
                         pulling.add(object_id)
@@ -99,8 +101,7 @@ class ObjectWait:
                 self._blocked.wait_for(pending + elsewhere, waiter, left_s)
             finally:
                 with env.lock:
-                    for object_id in pending:
-                        self._memory_store.forget_waiter(object_id, one_more)
+                    self._memory_store.end_watch(watch)
         env.reactor.raise_if_interrupted()
         if len(ready) < num_returns and env.reactor.is_closed:
             raise RaySystemError(DISCONNECTED)
@@ -114,26 +115,26 @@ class ObjectWait:
     ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
         """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores).
         Lock held."""
-        entry_of = self._memory_store.get
+        known_of = self._memory_store.plain_or_entry
         node_id = self._env.node_id
         ready: list[ObjectRef[Any]] = []
         pending: list[bytes] = []
         elsewhere: list[bytes] = []
         for ref in refs:
-            entry = entry_of(ref._id)
-            if entry is None or not entry.ready:
+            known = known_of(ref._id)
+            if known is None:
                 pending.append(ref._id)
-            elif (
-                fetch_local and entry.locations and node_id not in entry.locations and ref._id not in fetched
-            ):
-                elsewhere.append(ref._id)
-            else:
-                if entry.metadata == serialization.ERROR:
-                    # As in Ray: who waits for it is told that it is there.
-                    self._memory_store.mark_seen(ref._id)
-                ready.append(ref)
-                if len(ready) == num_returns:
-                    break
+                continue
+            if type(known) is Entry:
+                at = known.locations
+                if fetch_local and at and node_id not in at and ref._id not in fetched:
+                    elsewhere.append(ref._id)
+                    continue
+                # As in Ray: who waits for an error is told that it is there.
+                self._memory_store.mark_seen(ref._id)
+            ready.append(ref)
+            if len(ready) == num_returns:
+                break
         return ready, pending, elsewhere
 
     def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:

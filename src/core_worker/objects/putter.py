@@ -43,7 +43,10 @@ class Putter:
             object_id = self._context.get().next_put_id()
             if is_inline:
                 ref = self._own(object_id, value)
-                self._memory_store.put_inline(object_id, value.metadata, value.to_bytes())
+                if value.metadata or value.nested:
+                    self._memory_store.put_inline(object_id, value.metadata, value.to_bytes())
+                else:
+                    self._memory_store.put_plain(object_id, value.to_bytes())
         if not is_inline:
             ref = self._put_in_store(object_id, value)
         if self._env.reactor.interrupted:

@@ -9,7 +9,8 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import object_ref
 from ray_mono.core_worker.interface import CoreInterface
 
-_core: CoreInterface | None = None
+core: CoreInterface | None = None
+"""Read by all: every call begins with it. Set by `set`, and by a fork."""
 # This process is a copy of one that was connected: its sockets and threads are the other's.
 _is_fork = False
 
@@ -24,31 +25,27 @@ def is_fork() -> bool:
     return _is_fork
 
 
-def get() -> CoreInterface | None:
-    return _core
-
-
 def require() -> CoreInterface:
     """The connected core worker. Raises RaySystemError where there is none."""
-    if _core is None and _is_fork:
+    if core is None and _is_fork:
         raise RaySystemError(FORK_MESSAGE)
-    if _core is None:
+    if core is None:
         raise RaySystemError(
             "ray_mono is not connected to a cluster in this process: call ray_mono.init() first"
         )
-    return _core
+    return core
 
 
-def set(core: CoreInterface | None) -> None:
-    global _core
-    _core = core
+def set(connected: CoreInterface | None) -> None:
+    global core
+    core = connected
 
 
 def _after_fork_in_child() -> None:
-    global _core, _is_fork
-    if _core is not None:
-        _core.abandon()
-        _core = None
+    global core, _is_fork
+    if core is not None:
+        core.abandon()
+        core = None
         _is_fork = True
 
 

@@ -35,7 +35,5 @@ class DroppedReferences:
 
     def drain(self) -> None:
         """Counts what was dropped, and sends what follows from it. Lock held."""
-        dropped = self._dropped
-        while dropped:
-            self._references.remove_local(dropped.popleft())
+        self._references.remove_locals(self._dropped)
         self._plasma.drain()

@@ -22,6 +22,7 @@ third cheaper; `row` gives them one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from ray_mono.common.exceptions import RaySystemError
@@ -73,6 +74,8 @@ class ReferenceCounter:
     def __init__(self, on_out_of_scope: Callable[[bytes, Reference], None]) -> None:
         self._references: dict[bytes, Reference | None] = {}
         self._on_out_of_scope = on_out_of_scope
+        # Whether an object is in the table: the dictionary's own method, since every answer asks.
+        self.is_referenced: Callable[[bytes], bool] = self._references.__contains__
 
     def __len__(self) -> int:
         return len(self._references)
@@ -94,6 +97,11 @@ class ReferenceCounter:
             reference = self._references[object_id] = Reference(None)
             reference.local = 1
         return reference if reference is not _ABSENT else None
+
+    def borrowed_of(self, object_ids: Iterable[bytes]) -> list[bytes]:
+        """Those of them that other processes own."""
+        rows = self._references
+        return [each for each in object_ids if (row := rows.get(each)) is not None and row.owner is not None]
 
     def items(self) -> Iterable[tuple[bytes, Reference]]:
         return ((object_id, row or ALONE) for object_id, row in self._references.items())
@@ -186,6 +194,18 @@ class ReferenceCounter:
             reference.local -= 1
             if reference.local <= 0:
                 self._check(object_id, reference)
+
+    def remove_locals(self, dropped: deque[bytes]) -> None:
+        """One local reference of each of these, which are taken out, also those that come meanwhile."""
+        references = self._references
+        while dropped:
+            object_id = dropped.popleft()
+            if references.get(object_id, _ABSENT) is None:
+                # The usual case, kept short.
+                del references[object_id]
+                self._on_out_of_scope(object_id, ALONE)
+            else:
+                self.remove_local(object_id)
 
     def remove_submitted(self, object_ids: Iterable[bytes]) -> None:
         for object_id in object_ids:

@@ -1,94 +1,128 @@
-"""Values this process knows: small ones as bytes, large ones as the nodes that hold them, and those that do
-not exist yet.
+"""Values this process knows: small ones as bytes, large ones as the nodes that hold them.
 
 A machine without I/O, called under the core worker's lock. Values stay serialized: a value is frozen at
-`put`, and two `get`s give independent objects. Entries live exactly as long as the reference counter's row of
-the same id.
+`put`, and two `get`s give independent objects. What is known of a value goes with the reference counter's row
+of the same id.
 
-    (no entry) ──expect──► PENDING ──put_inline──► READY inline
-                              └─────put_in_store──► READY in stores (locations)
-    READY ──expect──► PENDING      (its owner is asked anew, or its task runs again)
+    absent ──put_inline──► inline      absent and referenced, or expected: PENDING, the value is on its way
+       ▲ └──put_in_store──► in stores (locations)
+       └──forget── (its owner is asked anew)
+
+A pending value has no entry: there may be a million. A small value without references inside, as most are,
+is kept as its bytes alone (`plain`); `get` makes an entry of it for who wants to know more.
 
 Who waits for one value leaves a callback with it. A wait for several (ValueWait) ends with the last of them,
-or with the first error among all that are wanted.
+or with the first error among them. Who wants some of many, whichever come first, watches them (Watch).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ray_mono.core_worker.values.serialization import ERROR
+from ray_mono.core_worker.values.serialization import ERROR, PLAIN
 
 Callback = Callable[[], None]
 
 
 class Entry:
-    """One value. `data` is None while pending and for values in stores."""
+    """One value that is known. `data` is None for values in stores."""
 
-    __slots__ = ("data", "is_seen", "locations", "metadata", "ready", "size_bytes", "waiters")
+    __slots__ = ("data", "locations", "metadata", "size_bytes")
 
-    def __init__(self) -> None:
-        self.ready = False
-        # Of an error: somebody was given it.
-        self.is_seen = False
-        self.metadata = b""
-        self.data: bytes | None = None
+    def __init__(
+        self, metadata: bytes, data: bytes | None, locations: list[bytes] | None, size_bytes: int
+    ) -> None:
+        self.metadata = metadata
+        self.data = data
         # Node ids, in the order in which they got their copy; None for inline values.
-        self.locations: list[bytes] | None = None
-        self.size_bytes = 0
-        self.waiters: list[Callback] | None = None
-
-
-_PENDING = Entry()
-"""Stands for every pending value that nobody waits for: there may be a million. Never changed."""
+        self.locations = locations
+        self.size_bytes = size_bytes
 
 
 class MemoryStore:
     """The table of values by object id."""
 
-    def __init__(self) -> None:
-        self._entries: dict[bytes, Entry] = {}
+    def __init__(self, is_referenced: Callable[[bytes], bool]) -> None:
+        """is_referenced(object id): whether somebody needs it, so that its value will come if it is not here."""
+        self._is_referenced = is_referenced
+        self._values: dict[bytes, bytes | Entry] = {}
+        self._waiters: dict[bytes, list[Callback]] = {}
+        # On their way, though nobody refers to them yet.
+        self._expected: set[bytes] = set()
+        # Errors that somebody was given.
+        self._seen: set[bytes] = set()
         self._ended_by_errors: list[ValueWait] = []
+        self._watches: list[Watch] = []
+        # Of one object: its bytes, if it is a small value without references inside. A dictionary's own
+        # method, since every `get` calls it; what is there does not change. Any thread, without the lock.
+        self.plain_or_entry: Callable[[bytes], bytes | Entry | None] = self._values.get
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._values)
 
     @property
     def num_waiters(self) -> int:
         """Callbacks that wait for values."""
-        return sum(len(entry.waiters or ()) for entry in self._entries.values())
+        return sum(len(waiters) for waiters in self._waiters.values())
 
     def get(self, object_id: bytes) -> Entry | None:
-        return self._entries.get(object_id)
+        """None while it is pending, and for what nobody refers to."""
+        value = self._values.get(object_id)
+        if type(value) is bytes:
+            return Entry(PLAIN, value, None, len(value))
+        return value  # type: ignore[return-value]
+
+    def is_pending(self, object_id: bytes) -> bool:
+        """Whether its value will come."""
+        return object_id not in self._values and (
+            object_id in self._expected or self._is_referenced(object_id)
+        )
+
+    # ---- what becomes known
 
     def expect(self, object_id: bytes) -> None:
-        """A value that will come. Waiters of an entry that was there stay."""
-        entry = self._entries.setdefault(object_id, _PENDING)
-        if entry is not _PENDING:
-            entry.ready = False
-            entry.data = entry.locations = None
+        """It will come, whether or not anybody refers to it yet. `forget`, `remove` or its value ends that."""
+        if object_id not in self._values:
+            self._expected.add(object_id)
+
+    def put_plain(self, object_id: bytes, data: bytes) -> None:
+        """A small value: one pickle, without references inside."""
+        self._values[object_id] = data
+        if self._expected:
+            self._expected.discard(object_id)
+        if self._waiters or self._watches:
+            self._wake(object_id)
 
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
-        entry = self._own_entry(object_id)
-        entry.metadata = metadata
-        entry.data = data
-        entry.locations = None
-        entry.size_bytes = len(data)
-        if metadata == ERROR and self._ended_by_errors:
+        self._values[object_id] = Entry(metadata, data, None, len(data))
+        self._expected.discard(object_id)
+        if metadata == ERROR:
+            self._seen.discard(object_id)
             for wait in self._ended_by_errors:
                 wait.error_came(object_id)
-        self._wake(entry)
+        self._wake(object_id)
 
     def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
-        entry = self._own_entry(object_id)
-        entry.data = None
-        entry.locations = locations
-        entry.size_bytes = size_bytes
-        self._wake(entry)
+        self._values[object_id] = Entry(PLAIN, None, locations, size_bytes)
+        self._expected.discard(object_id)
+        self._wake(object_id)
+
+    def forget(self, object_id: bytes) -> None:
+        """What was known does not hold: while it is referenced it is pending again."""
+        self._values.pop(object_id, None)
+
+    def remove(self, object_id: bytes) -> Entry | bytes | None:
+        """Nobody needs it any more. Who waits for it waits in vain. Returns what `plain_or_entry` would have."""
+        value = self._values.pop(object_id, None)
+        if self._expected:
+            self._expected.discard(object_id)
+        if self._waiters or self._watches:
+            self._wake(object_id)
+        return value
 
     def add_location(self, object_id: bytes, node_id: bytes) -> bool:
         """One more node has a copy. False where the value is not known to lie in stores."""
-        entry = self._entries.get(object_id)
+        entry = self.get(object_id)
         if entry is None or entry.locations is None:
             return False
         if node_id not in entry.locations:
@@ -96,106 +130,126 @@ class MemoryStore:
         return True
 
     def remove_location(self, object_id: bytes, node_id: bytes) -> None:
-        entry = self._entries.get(object_id)
+        entry = self.get(object_id)
         if entry is not None and entry.locations is not None and node_id in entry.locations:
             entry.locations.remove(node_id)
 
-    def is_ready(self, object_id: bytes) -> bool:
-        """Or was removed."""
-        entry = self._entries.get(object_id)
-        return entry is None or entry.ready
+    # ---- errors
 
     def first_error(self, object_ids: Iterable[bytes]) -> bytes | None:
         """Of these, the first whose value is there and is an error."""
         for object_id in object_ids:
-            entry = self._entries.get(object_id)
-            if entry is not None and entry.ready and entry.metadata == ERROR:
+            value = self._values.get(object_id)
+            if type(value) is Entry and value.metadata == ERROR:
                 return object_id
         return None
 
+    def mark_seen(self, object_id: bytes) -> None:
+        """Somebody was given the value, which may be an error: nobody else has to be told of that."""
+        if type(value := self._values.get(object_id)) is Entry and value.metadata == ERROR:
+            self._seen.add(object_id)
+
+    def take_seen(self, object_id: bytes) -> bool:
+        """Whether somebody was given this error, which is about to be removed."""
+        is_seen = object_id in self._seen
+        self._seen.discard(object_id)
+        return is_seen
+
+    # ---- waiting
+
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
-        """True if the value is ready now; otherwise callback() runs once, under the lock, when it is (or was
-        removed)."""
-        entry = self._entries.get(object_id)
-        if entry is None or entry.ready:
+        """True if the value is here, or will not come. Otherwise callback() runs once, under the lock, when
+        it is (or was removed)."""
+        if not self.is_pending(object_id):
             return True
-        entry = self._own_entry(object_id)
-        if entry.waiters is None:
-            entry.waiters = [callback]
-        else:
-            entry.waiters.append(callback)
+        self._waiters.setdefault(object_id, []).append(callback)
         return False
 
     def forget_waiter(self, object_id: bytes, callback: Callback) -> None:
-        entry = self._entries.get(object_id)
-        if entry is not None and entry.waiters is not None and callback in entry.waiters:
-            entry.waiters.remove(callback)
+        waiters = self._waiters.get(object_id)
+        if waiters is not None and callback in waiters:
+            waiters.remove(callback)
+            if not waiters:
+                del self._waiters[object_id]
 
-    def start_wait(
-        self, watched: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
-    ) -> ValueWait | None:
-        """A wait for the `watched` values, which are some of those `wanted`. None if all are ready now. Else
-        ended() runs, under the lock, when they are, or when one that is wanted is an error: at once, if one
-        is. Whoever waits closes it."""
-        wait = ValueWait(self, watched, wanted, ended)
-        if not wait.num_missing:
+    def start_wait(self, wanted: Sequence[bytes], ended: Callback) -> ValueWait | None:
+        """A wait for all of these. None if none is pending now. Else ended() runs, under the lock, when none
+        is any more, or when one is an error: at once, if one is. Whoever waits closes it."""
+        wait = ValueWait(self, wanted, ended)
+        if wait.is_over:
             return None
-        if len(wanted) > 1:
-            if self.first_error(wanted) is not None:
-                ended()
-            else:
-                self._ended_by_errors.append(wait)
+        if self.first_error(wanted) is not None:
+            ended()
+        else:
+            self._ended_by_errors.append(wait)
         return wait
 
     def end_wait(self, wait: ValueWait) -> None:
         if wait in self._ended_by_errors:
             self._ended_by_errors.remove(wait)
 
-    def mark_seen(self, object_id: bytes) -> None:
-        """Somebody was given the value, which is an error: nobody else has to be told of it."""
-        entry = self._entries.get(object_id)
-        if entry is not None and entry is not _PENDING:
-            entry.is_seen = True
+    def watch(self, object_ids: Iterable[bytes], came: Callback) -> Watch:
+        """From now on came() runs, under the lock, for each of these pending ones that is here, or was
+        removed; until `end_watch`."""
+        watch = Watch(set(object_ids), came)
+        self._watches.append(watch)
+        return watch
 
-    def remove(self, object_id: bytes) -> Entry | None:
-        entry = self._entries.pop(object_id, None)
-        if entry is not None and entry.waiters:
-            self._wake(entry)
-        return entry
+    def end_watch(self, watch: Watch) -> None:
+        self._watches.remove(watch)
 
-    def _own_entry(self, object_id: bytes) -> Entry:
-        entry = self._entries.get(object_id)
-        if entry is None or entry is _PENDING:
-            entry = self._entries[object_id] = Entry()
-        return entry
+    def _wake(self, object_id: bytes) -> None:
+        for callback in self._waiters.pop(object_id, ()):
+            callback()
+        for watch in self._watches:
+            if object_id in watch.object_ids:
+                watch.object_ids.discard(object_id)
+                watch.came()
 
-    def _wake(self, entry: Entry) -> None:
-        entry.ready = True
-        waiters, entry.waiters = entry.waiters, None
-        if waiters:
-            for callback in waiters:
-                callback()
+
+class Watch:
+    """Somebody who wants to know how many of these come. By identity: there may be equal ones."""
+
+    __slots__ = ("came", "object_ids")
+
+    def __init__(self, object_ids: set[bytes], came: Callback) -> None:
+        self.object_ids = object_ids
+        self.came = came
 
 
 class ValueWait:
-    """Several values that somebody waits for. Made by MemoryStore.start_wait; lock held."""
+    """Several values that somebody waits for. Made by MemoryStore.start_wait; lock held.
 
-    __slots__ = ("_ended", "_store", "_wanted", "_wanted_set", "_watched", "num_missing")
+    It waits for one at a time, from the last on, which in most cases is the last to come: what is ready by
+    then is passed over.
+    """
 
-    def __init__(
-        self, store: MemoryStore, watched: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
-    ) -> None:
+    __slots__ = ("_ended", "_left", "_store", "_wanted", "_wanted_set")
+
+    def __init__(self, store: MemoryStore, wanted: Sequence[bytes], ended: Callback) -> None:
         self._store = store
-        self._watched = watched
         self._wanted = wanted
+        self._left = len(wanted)
         # Made when the first error comes: most waits see none.
         self._wanted_set: set[bytes] | None = None
         self._ended = ended
-        self.num_missing = sum(not store.when_ready(object_id, self._one_ready) for object_id in watched)
+        self._go_on()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether none is pending."""
+        return not self._left
+
+    def _go_on(self) -> None:
+        while self._left:
+            if not self._store.when_ready(self._wanted[self._left - 1], self._one_ready):
+                return
+            self._left -= 1
 
     def _one_ready(self) -> None:
-        self.num_missing -= 1
-        if not self.num_missing:
+        self._left -= 1
+        self._go_on()
+        if not self._left:
             self._ended()
 
     def error_came(self, object_id: bytes) -> None:
@@ -207,6 +261,6 @@ class ValueWait:
     def close(self) -> None:
         """Nobody waits any more."""
         self._store.end_wait(self)
-        if self.num_missing:
-            for object_id in self._watched:
-                self._store.forget_waiter(object_id, self._one_ready)
+        if self._left:
+            self._store.forget_waiter(self._wanted[self._left - 1], self._one_ready)
+            self._left = 0

@@ -35,6 +35,7 @@ from ray_mono.core_worker.task_execution.call import Call, Reply
 from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Failed
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
+from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -80,32 +81,26 @@ class TaskReplies:
     def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
         spec = call.spec
+        if spec.num_returns == 1 and spec.type != common_pb2.ACTOR_CREATION_TASK:
+            plain = serialization.plain_pickle(value)
+            if plain is not None and len(plain) <= INLINE_BYTES_MAX:
+                # The usual case, kept short: it pickles, and has nothing inside.
+                self._send(call, task, plain, [])
+                return
         returns: list[Any] = []
         try:
             serialized = self._returns(spec, value)
             del value
-            is_plain = (
-                len(serialized) == 1
-                and self._is_plain(serialized[0])
-                and spec.type != common_pb2.ACTOR_CREATION_TASK
-            )
-            if is_plain:
-                only = serialized[0]
-                reply = Reply(
-                    has_inline=True,
-                    inline_metadata=only.metadata,
-                    inline_data=only.to_bytes(),
-                    run_us=task.run_us,
-                )
-            else:
+            plain = self._plain(spec, serialized)
+            if plain is None:
                 for index, item in enumerate(serialized):
                     returns.append(self._return_object(call, index + 1, item))
         except BaseException as error:
             self._take_back(returns)
             self.finish_error(call, task, describe_error(spec, error, self._running.actor, self._env))
             return
-        if is_plain:
-            self._send(call, task, reply, [])
+        if plain is not None:
+            self._send(call, task, plain, [])
             return
         reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
         if self._running.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
@@ -166,8 +161,13 @@ class TaskReplies:
         if call.spec.type == common_pb2.NORMAL_TASK:
             self._board.rest()
 
-    def _is_plain(self, value: serialization.Serialized) -> bool:
-        return value.size_bytes <= INLINE_BYTES_MAX and not value.nested
+    def _plain(self, spec: Any, values: list[serialization.Serialized]) -> bytes | None:
+        """The one return, if it is one small pickle without references inside."""
+        if len(values) != 1 or spec.type == common_pb2.ACTOR_CREATION_TASK:
+            return None
+        only = values[0]
+        is_plain = only.metadata == serialization.PLAIN and not only.nested
+        return only.to_bytes() if is_plain and only.size_bytes <= INLINE_BYTES_MAX else None
 
     def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
         if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
@@ -228,11 +228,12 @@ class TaskReplies:
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
     def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """Rules 1 and 2, then the reply. `serialized` holds the returned references until their receiver is
-        registered."""
+        """Rules 1 and 2, then the reply: a PushTaskReply, or its one plain value, of which it is made when it
+        goes. `serialized` holds the returned references until their receiver is registered."""
         flush_output()
         self._over(call)
         if self._running.ends_after(call.spec):
+            reply = message_of(task, reply)
             reply.worker_exiting = True
         if call.items is not None:
             items = call.items
@@ -253,10 +254,12 @@ class TaskReplies:
         reactor, spec = self._env.reactor, call.spec
         with self._env.lock:
             self._dropped.drain()
-            if not task.held and not task.arrived and not any(value.nested for value in serialized):
-                call.answer_to.reply(reply, rings=False)
+            if task.held or task.arrived or any(value.nested for value in serialized):
+                self._settle_first(call, task, message_of(task, reply), serialized)
+            elif type(reply) is bytes and len(reply) <= SHORT_MAX:
+                call.answer_to.reply_bytes(usual_answer(task.run_us, reply), rings=False)
             else:
-                self._settle_first(call, task, reply, serialized)
+                call.answer_to.reply(message_of(task, reply), rings=False)
             # A normal task's answer goes out before the next task starts: its owner tells by it which task a
             # crash struck. Answers of an actor's short calls may share a send, which does not wait for the
             # end of the next call.
@@ -329,6 +332,11 @@ class TaskReplies:
                 nested = dict.fromkeys(ref._id for ref in value.nested)
                 kept.extend(self._borrowing.hand_over(nested, returned.object_id, call.spec.caller, one))
         one()
+
+
+def message_of(task: TaskContext, reply: Any) -> Any:
+    """See TaskReplies._send."""
+    return Reply(plain=reply, run_us=task.run_us) if type(reply) is bytes else reply
 
 
 def flush_output() -> None:

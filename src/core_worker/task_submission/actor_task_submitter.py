@@ -32,8 +32,8 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
-from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, TaskManager
+from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, PendingTask, Reply, TaskManager
+from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -102,18 +102,18 @@ class ActorTaskSubmitter:
             )
 
     def submit(self, actor: CalledActor, task: PendingTask) -> None:
+        if actor.peer is not None and not actor.queue and not task.has_args and actor.has_room:
+            # The usual case, kept short: nothing is before it, and nothing has to be waited for.
+            if actor.has_excess:
+                self._warn_of_many(actor, task)
+            self._push(actor, task)
+            return
         if actor.is_dead:
             self._fail_dead(actor, task)
             self._memory_store.mark_seen(actor.creation_id)
             return
         if actor.peer is None:
             self.watch(actor)
-        elif not actor.queue and not task.has_args and actor.has_room:
-            # The usual case, kept short: nothing is before it, and nothing has to be waited for.
-            if actor.has_excess:
-                self._warn_of_many(actor, task)
-            self._push(actor, task)
-            return
         self._warn_of_many(actor, task)
         task.look_again_for_arguments()
         if actor.rules.is_unordered and task.has_args:
@@ -173,18 +173,30 @@ class ActorTaskSubmitter:
         peer, worker = actor.peer, actor.worker
         if peer is None or worker is None:
             raise InternalError(f"a call is sent where no connection is: {actor.story}")
-        request = task.request
-        request.sequence_number = actor.send(task)
-        peer.push(task.template, request, partial(self._on_reply, actor, worker, task))
+        actor.send(task)
+        payload = task.usual_push()
+        on_reply = partial(self._on_reply, actor, worker, task)
+        if payload is None or not peer.push(task.template, payload, on_reply):
+            peer.push_request(task.template, task.request, on_reply)
 
     def _on_reply(
         self,
         actor: CalledActor,
         worker: common_pb2.Address,
         task: PendingTask,
-        reply: Any,
+        payload: bytes,
         error: RpcError | None,
     ) -> None:
+        if error is None and len(payload) > USUAL_ANSWER.size:
+            run_tag, _, value_tag, size = USUAL_ANSWER.unpack_from(payload)
+            if run_tag == RUN_US and value_tag == PLAIN and size + USUAL_ANSWER.size == len(payload):
+                # The usual case, kept short: DONE, and one small value.
+                if actor.answered(task):
+                    self._tasks.complete_usual(task, payload[USUAL_ANSWER.size :])
+                    if actor.queue:
+                        self._pump(actor)
+                return
+        reply = Reply() if error is not None else Reply.FromString(payload)
         if error is not None or reply.status != DONE:
             if error is not None or reply.status != CANCELLED:
                 self._disconnected(actor, worker)
@@ -314,8 +326,7 @@ class ActorTaskSubmitter:
         if actor.creation_id not in self._references:
             return False
         self._resolver.ask_owner(actor.creation_id)
-        entry = self._memory_store.get(actor.creation_id)
-        return entry is not None and not entry.ready
+        return self._memory_store.is_pending(actor.creation_id)
 
     def _why_not_created(self, actor: CalledActor) -> bytes:
         """The error that stands for an actor of which the GCS was never told; empty where it is of another
@@ -344,14 +355,10 @@ class ActorTaskSubmitter:
         object_id = actor.creation_id
         if object_id not in self._references:
             return
-        if metadata == serialization.ERROR or not self._is_known(object_id):
+        if metadata == serialization.ERROR or self._memory_store.is_pending(object_id):
             self._memory_store.put_inline(object_id, metadata, data)
         if metadata == serialization.ERROR:
             self._references.drop_nested(object_id)  # its arguments: it starts no more
-
-    def _is_known(self, object_id: bytes) -> bool:
-        entry = self._memory_store.get(object_id)
-        return entry is not None and entry.ready
 
     def _settle_sent(self, actor: CalledActor, why: str) -> None:
         """Calls that the lost incarnation did not answer: again where retries allow, else

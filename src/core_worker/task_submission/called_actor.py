@@ -31,7 +31,7 @@ from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
@@ -84,7 +84,6 @@ class CalledActor:
         "pending_reason",
         "queue",
         "rules",
-        "sequence_number",
         "state",
         "templates",
         "unresolved",
@@ -109,7 +108,6 @@ class CalledActor:
         self.templates: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
         self.queue: deque[PendingTask] = deque()
         self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
-        self.sequence_number = 0
         # The GCS is asked, or to be asked by somebody else, what becomes of it.
         self.is_watched = False
         self.rules = CallRules()
@@ -185,10 +183,9 @@ class CalledActor:
             self._move(PENDING_CREATION)
 
     def connect(self, worker: common_pb2.Address, peer: Peer) -> None:
-        """Calls go to this process of it from now on, and are counted anew."""
+        """Calls go to this process of it from now on."""
         self._move(CONNECTED)
         self.worker, self.peer = worker, peer
-        self.sequence_number = 0
 
     def disconnect(self) -> None:
         """Its process cannot be reached."""
@@ -253,17 +250,14 @@ class CalledActor:
         self._warn_at = 2 * num_waiting
         return True
 
-    def send(self, task: PendingTask) -> int:
-        """It is on its way. Returns its number among those that this process of the actor is sent."""
+    def send(self, task: PendingTask) -> None:
+        """It is on its way."""
         if len(self.in_flight) >= self._config.calls_in_flight_max:
             size_bytes = task.request.ByteSize() + self._config.excess_bytes_each
             self._excess[task.task_id] = size_bytes
             self._excess_bytes += size_bytes
         self.in_flight[task.task_id] = task
         task.pushed()
-        number = self.sequence_number
-        self.sequence_number = number + 1
-        return number
 
     def answered(self, task: PendingTask) -> bool:
         """Whether it was sent and still waited for."""

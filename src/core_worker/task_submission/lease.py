@@ -18,7 +18,7 @@ from typing import Any
 from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
@@ -138,7 +138,9 @@ class Lease:
 
     def rest(self) -> None:
         """Everything is answered, and nothing waits."""
-        if self.state is not IDLE:
+        if self.state is BUSY:
+            self.state = IDLE
+        elif self.state is not IDLE:
             self._move(IDLE)
         self.num_rests += 1
 
@@ -174,11 +176,12 @@ class Lease:
     def answered(self, task: PendingTask) -> bool:
         """Whether it was waited for still: what was taken back is not."""
         self.num_unanswered -= 1
-        if self.tasks and self.tasks[0] is task:
-            self.tasks.popleft()
+        tasks = self.tasks
+        if tasks and tasks[0] is task:
+            tasks.popleft()
             return True
-        if task in self.tasks:
-            self.tasks.remove(task)
+        if task in tasks:
+            tasks.remove(task)
             return True
         return False
 
@@ -210,6 +213,7 @@ class SchedulingQueue:
         "leases",
         "number",
         "options",
+        "refill_at",
         "requested",
         "run_us",
         "tasks",
@@ -224,6 +228,8 @@ class SchedulingQueue:
         self.leases: dict[bytes, Lease] = {}
         # Smoothed duration of its tasks; None before the first.
         self.run_us: float | None = None
+        # Once a worker has so few, more are pushed ahead.
+        self.refill_at = 0
         # A timer looks for stalls; another asks for leases again.
         self.is_looked_at = False
         self.is_retried = False
@@ -246,6 +252,10 @@ class SchedulingQueue:
     def ran(self, run_us: int) -> None:
         """One of its tasks took so long."""
         self.run_us = run_us if self.run_us is None else 0.8 * self.run_us + 0.2 * run_us
+
+    def aim_at(self, num_ahead: int) -> None:
+        """Each worker has at most so many at a time. Refilled by halves: so they travel together."""
+        self.refill_at = num_ahead // 2
 
     def look_for_stalls(self, looks: bool) -> None:
         """Whether a timer looks after a while."""

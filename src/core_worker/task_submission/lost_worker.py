@@ -8,8 +8,7 @@ from typing import Any
 from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
-from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.surface import RpcError
 

@@ -35,12 +35,27 @@ from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.peers import PeerPool
-from ray_mono.core_worker.task_submission.lease import ENDING, LOST, RETURNED, STALLED, Lease, SchedulingQueue
+from ray_mono.core_worker.peers import OnReply, PeerPool
+from ray_mono.core_worker.task_submission.lease import (
+    BUSY,
+    ENDING,
+    LOST,
+    RETURNED,
+    STALLED,
+    Lease,
+    SchedulingQueue,
+)
 from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.stalls import Stalls
-from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, TaskManager
+from ray_mono.core_worker.task_submission.task_manager import (
+    DONE,
+    NO_ROOM,
+    WRONG_WORKER,
+    PendingTask,
+    Reply,
+    TaskManager,
+)
+from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -104,6 +119,7 @@ class NormalTaskSubmitter:
             return
         config = self._env.config
         limit = min(config.ahead_max, int(config.ahead_us / (queue.run_us + config.task_overhead_us)))
+        queue.aim_at(limit)
         while queue.tasks and len(lease.tasks) < limit:
             self._push(lease, queue.tasks.popleft())
 
@@ -282,10 +298,17 @@ class NormalTaskSubmitter:
     # ---- tasks
 
     def _push(self, lease: Lease, task: PendingTask) -> None:
-        queue = lease.queue
-        request = task.request
         is_first = not lease.num_pushed
         lease.push(task)
+        payload = None if is_first or lease.resource_ids else task.usual_push()
+        on_reply = partial(self._on_reply, lease, task)
+        if payload is None or not lease.peer.push(task.template, payload, on_reply):
+            self._push_in_full(lease, task, is_first, on_reply)
+        if not lease.queue.is_looked_at:
+            self._stalls.watch(lease.queue)
+
+    def _push_in_full(self, lease: Lease, task: PendingTask, is_first: bool, on_reply: OnReply) -> None:
+        request = task.request
         if is_first:
             request.lease_id = lease.lease_id
             request.lease_number = lease.number
@@ -293,14 +316,12 @@ class NormalTaskSubmitter:
             request.ClearField("resource_ids")
             for name, ids in lease.resource_ids.items():
                 request.resource_ids[name].CopyFrom(ids)
-        lease.peer.push(task.template, request, partial(self._on_reply, lease, task))
+        lease.peer.push_request(task.template, request, on_reply)
         if is_first:
             request.ClearField("lease_id")
             request.ClearField("lease_number")
-        if not queue.is_looked_at:
-            self._stalls.watch(queue)
 
-    def _on_reply(self, lease: Lease, task: PendingTask, reply: Any, error: RpcError | None) -> None:
+    def _on_reply(self, lease: Lease, task: PendingTask, payload: bytes, error: RpcError | None) -> None:
         was_first = bool(lease.tasks) and lease.tasks[0] is task
         if not lease.answered(task):
             self._on_late_reply(lease, error)
@@ -308,6 +329,26 @@ class NormalTaskSubmitter:
         if error is not None:
             self._on_worker_lost(lease, task)
             return
+        if len(payload) <= USUAL_ANSWER.size:
+            self._on_answer(lease, task, Reply.FromString(payload), was_first)
+            return
+        run_tag, run_us, value_tag, size = USUAL_ANSWER.unpack_from(payload)
+        if run_tag != RUN_US or value_tag != PLAIN or size + USUAL_ANSWER.size != len(payload):
+            self._on_answer(lease, task, Reply.FromString(payload), was_first)
+            return
+        # The usual case, kept short: DONE, and one small value.
+        queue = lease.queue
+        queue.ran(run_us)
+        self._tasks.complete_usual(task, payload[USUAL_ANSWER.size :])
+        if lease.state is not BUSY:
+            self._go_on(lease, was_first, True)
+        elif not lease.tasks:
+            self._next(lease)
+        elif queue.tasks and len(lease.tasks) <= queue.refill_at:
+            self._push_ahead(lease)
+
+    def _on_answer(self, lease: Lease, task: PendingTask, reply: Any, was_first: bool) -> None:
+        """Any answer that was waited for still."""
         queue = lease.queue
         if reply.status == DONE:
             queue.ran(reply.run_us)
@@ -317,22 +358,28 @@ class NormalTaskSubmitter:
             self._move(queue, task, lease.address.node_id)
         else:
             self._again(queue, task)
-        state = lease.state
-        if state is RETURNED or state is LOST:
-            return
-        if reply.worker_exiting or reply.status == WRONG_WORKER:
+        if (reply.worker_exiting or reply.status == WRONG_WORKER) and not lease.is_over:
             # Not told to end: others may need what it owns, and its answer may be on its way still.
             self._return(lease, leaving=True)
             self._pump(queue)
-        elif state is ENDING:
+        else:
+            self._go_on(lease, was_first, reply.status == DONE)
+
+    def _go_on(self, lease: Lease, was_first: bool, is_done: bool) -> None:
+        """What a lease does after an answer: of the task that its worker ran, if was_first. is_done: the task
+        has run."""
+        state, queue = lease.state, lease.queue
+        if state is RETURNED or state is LOST:
+            return
+        if state is ENDING:
             self._end_if_answered(lease)
-            if reply.status != DONE:
+            if not is_done:
                 self._pump(queue)
         elif not lease.tasks:
             if state is STALLED:
                 lease.go_on()
             self._next(lease)
-        elif reply.status != DONE:
+        elif not is_done:
             lease.stall()
             self._pump(queue)
         else:

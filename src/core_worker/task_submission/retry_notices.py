@@ -6,8 +6,8 @@ has doubled.
 from __future__ import annotations
 
 from ray_mono.common.task_error import load_packed
+from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.job_warnings import JobWarnings
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
 
 FUNCTIONS_MAX = 1000
 """Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew.
@@ -25,15 +25,16 @@ class RetryNotices:
         # By name and code.
         self._times: dict[tuple[str, bytes], int] = {}
 
-    def tell(self, task: PendingTask, why: str | bytes) -> None:
-        """Its retries are counted already. why: a text, or a serialized error."""
-        name, code = task.template.title, task.template.spec.function.python.function_hash
+    def tell(self, template: CallTemplate, retries_left: int, why: str | bytes) -> None:
+        """A call of this template is run again. retries_left: after that; -1: without end. why: a text, or a
+        serialized error."""
+        name, code = template.title, template.spec.function.python.function_hash
         times = self._times[name, code] = self._times.get((name, code), 0) + 1
         if times & (times - 1):
             return
         if len(self._times) > FUNCTIONS_MAX:
             del self._times[next(iter(self._times))]
-        left = "retries without end" if task.retries_left < 0 else f"retries left: {task.retries_left}"
+        left = "retries without end" if retries_left < 0 else f"retries left: {retries_left}"
         so_far = f"; {times} such retries so far" if times > 1 else ""
         text = why if isinstance(why, str) else told(why)
         self._warnings.tell("task_retried", f"{name}() failed and is run again ({left}{so_far}): {text}")

@@ -43,7 +43,7 @@ _HEAD = struct.Struct("<IIQ")
 _BUFFER = struct.Struct("<QQ")
 # Immutable builtins that C pickle handles alone: no code, no references, nothing of __main__.
 _PRIMITIVES = frozenset({type(None), bool, int, float, str, complex})
-# Below this a bytes value goes through pickle like anything else.
+# Below this a bytes value goes through pickle, as primitives do.
 _RAW_MIN_BYTES = 1024
 
 
@@ -71,11 +71,10 @@ def serialize(value: Any, name: str = "") -> Serialized:
     """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's
     name, if it has one, and otherwise the caller says which argument it was.
     """
-    kind = type(value)
-    if kind in _PRIMITIVES:
-        data = pickle.dumps(value, 5)
+    data = plain_pickle(value)
+    if data is not None:
         return Serialized(PLAIN, len(data), [(0, data)])
-    if kind is bytes and len(value) >= _RAW_MIN_BYTES:
+    if type(value) is bytes:
         return Serialized(RAW, len(value), [(0, value)])
     library_reducers.register()
     buffers: list[pickle.PickleBuffer] = []
@@ -94,6 +93,14 @@ def serialize(value: Any, name: str = "") -> Serialized:
     if not buffers:
         return Serialized(PLAIN, len(inband), [(0, inband)], nested)
     return _lay_out(inband, buffers, nested)
+
+
+def plain_pickle(value: Any) -> bytes | None:
+    """The one pickle of a builtin that cannot have anything inside; None for every other value."""
+    kind = type(value)
+    if kind in _PRIMITIVES or (kind is bytes and len(value) < _RAW_MIN_BYTES):
+        return pickle.dumps(value, 5)
+    return None
 
 
 def unpicklable(name: str, value: Any, error: Exception) -> TypeError:

@@ -92,8 +92,8 @@ def test_of_several_errors_that_are_there_the_first_in_order_is_raised(scene: Sc
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3, 6])
-def test_an_error_far_behind_what_is_watched_ends_the_get(fails: int) -> None:
-    scene = Scene(values_watched_max=2)
+def test_an_error_among_many_that_come_ends_the_get(fails: int) -> None:
+    scene = Scene()
     refs = [scene.submit() for _ in range(7)]
     scene.meanwhile(lambda: fail(scene, refs[fails], KeyError("last")))
     with pytest.raises(KeyError, match="last"):
@@ -101,8 +101,7 @@ def test_an_error_far_behind_what_is_watched_ends_the_get(fails: int) -> None:
     assert scene.core.describe()["waiters"] == 0
 
 
-def test_more_values_than_are_watched_at_a_time_all_come(scene: Scene) -> None:
-    scene = Scene(values_watched_max=2)
+def test_values_may_come_in_any_order(scene: Scene) -> None:
     refs = [scene.submit() for _ in range(5)]
     for number in (4, 0, 2, 1, 3):
         scene.meanwhile(partial(scene.finish, refs[number], value(number)))

@@ -14,7 +14,7 @@ from tests.core_worker.scene import Scene
 
 @pytest.fixture(autouse=True)
 def nobody_afterwards() -> Iterator[None]:
-    before = current.get()
+    before = current.core
     current.set(None)
     yield
     current.set(before)
@@ -37,19 +37,19 @@ def refusal() -> str:
 
 
 def test_who_is_not_connected_is_told_to_connect() -> None:
-    assert current.get() is None and "call ray_mono.init() first" in refusal()
+    assert current.core is None and "call ray_mono.init() first" in refusal()
 
 
 def test_the_core_is_found() -> None:
     scene = Scene()
     current.set(scene.core)
-    assert current.get() is current.require() is scene.core
+    assert current.core is current.require() is scene.core
 
 
 def test_a_fork_of_a_connected_process_has_none_and_says_why() -> None:
     scene = Scene()
     current.set(scene.core)
-    assert in_child(lambda: current.get() is None and current.is_fork() and current.FORK_MESSAGE in refusal())
+    assert in_child(lambda: current.core is None and current.is_fork() and current.FORK_MESSAGE in refusal())
     assert in_child(lambda: scene.reactor.is_closed and scene.context.is_leaving)
     assert not current.is_fork() and current.require() is scene.core and not scene.reactor.is_closed
 

@@ -67,7 +67,7 @@ def test_a_cancel_that_comes_before_the_worker_is_ready_is_not_lost_and_the_othe
     worker.servicer.execute(worker.execution)
     assert cancelled.answer.found and b.answer.status == Reply.CANCELLED
     worker.run()
-    assert a.answer.inline_data != c.answer.inline_data and raylet.begun(7) == 3
+    assert a.answer.plain != c.answer.plain and raylet.begun(7) == 3
 
 
 def test_what_was_pushed_and_taken_back_before_the_worker_is_ready_never_runs(
@@ -123,7 +123,7 @@ def test_a_worker_runs_what_is_pushed_and_finds_what_is_to_be_cancelled(
     assert worker.serve("CancelTask", cancel(b"b")).answer.found
     assert not worker.serve("CancelTask", cancel(b"c")).answer.found
     worker.run()
-    assert call.answer.has_inline and waits.answer.status == Reply.CANCELLED
+    assert call.answer.HasField("plain") and waits.answer.status == Reply.CANCELLED
 
 
 def test_only_the_caller_s_own_tasks_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

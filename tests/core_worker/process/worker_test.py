@@ -123,8 +123,8 @@ class Life:
     def values(self, *tasks: Callable[..., Any], **fields: Any) -> list[Any]:
         answers = [call.answer for call in self.live(*tasks, **fields)]
         return [
-            serialization.deserialize(each.inline_metadata, each.inline_data)
-            if each.has_inline
+            serialization.deserialize(serialization.PLAIN, each.plain)
+            if each.HasField("plain")
             else serialization.deserialize(each.returns[0].value.metadata, each.returns[0].value.data)
             for each in answers
         ]

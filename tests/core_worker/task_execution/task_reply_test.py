@@ -125,7 +125,7 @@ def test_an_actor_tells_its_process_and_its_repr(monkeypatch: pytest.MonkeyPatch
             return "mine"
 
     reply = Worker(monkeypatch).actor(Actor).answer
-    assert (reply.pid, reply.repr_name, reply.has_inline, len(reply.returns)) == (1, "mine", False, 1)
+    assert (reply.pid, reply.repr_name, reply.HasField("plain"), len(reply.returns)) == (1, "mine", False, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.object_ref import ObjectRef, disconnected, found_by
+from ray_mono.core_worker.process import current
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.task_submission import function_manager
@@ -73,7 +74,7 @@ def here() -> Iterator[Here]:
     def nobody() -> Any:
         raise disconnected()
 
-    found_by(nobody)
+    found_by(current.require)
 
 
 def double(number: int) -> int:

@@ -95,9 +95,12 @@ def test_a_worker_is_given_as_many_as_it_runs_in_a_while(limits: Any, run_us: in
     refs = [scene.submit() for _ in range(8)]
     scene.grant()
     assert pushed(scene) == ids_of(*refs[:ahead])
-    # Each answer makes room for one.
-    answer(scene, refs[0], value(1, run_us=run_us))
-    assert pushed(scene) == ids_of(*refs[: ahead + 1])
+    # Filled again when half of them are answered.
+    num_answered = ahead - ahead // 2
+    for number, ref in enumerate(refs[:num_answered]):
+        assert len(pushed(scene)) == ahead, number
+        answer(scene, ref, value(1, run_us=run_us))
+    assert pushed(scene) == ids_of(*refs[: num_answered + ahead])
 
 
 def test_one_long_task_among_short_ones_changes_little() -> None:
@@ -107,10 +110,10 @@ def test_one_long_task_among_short_ones_changes_little() -> None:
     scene.grant()
     assert len(pushed(scene)) == 20
     answer(scene, refs[0], value(1, run_us=600))  # 0.8 * 100 + 0.2 * 600 = 200
-    for ref in refs[1:11]:
+    for ref in refs[1:15]:
         assert len(pushed(scene)) == 20
         answer(scene, ref, value(1, run_us=200))
-    assert len(pushed(scene)) == 21
+    assert len(pushed(scene)) == 25
 
 
 def test_what_is_submitted_while_a_worker_is_busy_is_pushed_behind_short_tasks() -> None:

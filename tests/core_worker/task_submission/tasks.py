@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.task_submission.pending_task import INDEX_BYTES
+from ray_mono.core_worker.task_submission.task_manager import INDEX_BYTES
 from ray_mono.protobuf import core_worker_pb2
 from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
 

@@ -73,7 +73,7 @@ class Process:
     def _push(self, peer: Peer) -> Any:
         request = core_worker_pb2.PushTaskRequest(template_id=1)
         template = CallTemplate(common_pb2.TaskSpec(name="f"), 1)
-        peer.push(template, request, lambda reply, error: None)
+        peer.push_request(template, request, lambda reply, error: None)
         assert not request.HasField("spec") and not request.run_first
         return self.scene.wire.last("PushTask").request
 

@@ -21,7 +21,7 @@ _first_use = threading.Lock()
 
 def connected_core() -> CoreInterface:
     """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
-    core = current.get()
+    core = current.core
     if core is None and current.is_fork():
         return current.require()  # raises: a cluster of its own is not what a fork is after
     if core is None:
@@ -32,7 +32,7 @@ def connected_core() -> CoreInterface:
 
         # Several threads may come here at once, and one that says `init` itself may come between.
         with _first_use:
-            if current.get() is None:
+            if current.core is None:
                 init(ignore_reinit_error=True)
         core = current.require()
     return core

@@ -214,7 +214,7 @@ def _shutdown_at_exit() -> None:
 
 def is_initialized() -> bool:
     """Whether this process is connected: after `init`, and in every worker."""
-    return current.get() is not None
+    return current.core is not None
 
 
 def mode() -> int | None:
@@ -233,7 +233,7 @@ def run_function_on_all_workers(function: Callable[[dict[str, Any]], None]) -> N
     if not callable(function):
         raise TypeError(f"function must be callable, got {function!r} of type {type(function).__name__}")
     with _lock:
-        core = current.get()
+        core = current.core
         if core is not None:
             core.run_function_on_all_workers(function)
         if mode() != WORKER_MODE:

@@ -86,7 +86,7 @@ def configure_worker(job_config: Mapping[str, Any]) -> None:
 
 def add_context(record: logging.LogRecord) -> bool:
     """Puts into the record which job, worker, node, task and actor it is from, as far as there are."""
-    core = current.get()
+    core = current.core
     if core is None:
         return True
     context = core.context

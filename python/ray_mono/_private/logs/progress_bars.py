@@ -194,7 +194,7 @@ def _group(state: Mapping[str, Any]) -> tuple[str, int]:
 
 def _prefix(state: Mapping[str, Any]) -> str:
     """Whose bar it is, like the prefix of printed lines; nothing for this process's own."""
-    core = current.get()
+    core = current.core
     own_ip = core.node_host if core is not None else state["ip"]
     if state["ip"] == own_ip and state["pid"] == os.getpid():
         return ""

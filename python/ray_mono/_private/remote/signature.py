@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -31,14 +32,19 @@ class CallSignature:
     keyword_only_required: tuple[str, ...] = ()
     has_var_positional: bool = False
     has_var_keyword: bool = False
+    # Calls without keywords may have as many arguments: what most calls are checked by.
+    fewest: int = field(init=False, repr=False, compare=False)
+    most: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        most = sys.maxsize if self.has_var_positional else len(self.positional)
+        object.__setattr__(self, "fewest", self.num_required)
+        object.__setattr__(self, "most", -1 if self.keyword_only_required else most)
 
     def check(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Raises TypeError, naming the function, if the function could not be called so."""
-        count = len(args)
-        if not kwargs and self.num_required <= count and not self.keyword_only_required:
-            if count <= len(self.positional) or self.has_var_positional:
-                return  # the usual case, kept short: this runs for every call
-        self._check_in_full(count, kwargs)
+        if kwargs or not self.fewest <= len(args) <= self.most:
+            self._check_in_full(len(args), kwargs)
 
     def _check_in_full(self, count: int, kwargs: dict[str, Any]) -> None:
         if count > len(self.positional) and not self.has_var_positional:

@@ -42,7 +42,7 @@ def serialize(env: Mapping[str, Any] | None) -> str:
 
 def inherited(env: Mapping[str, Any] | None) -> str:
     """The environment, serialized, of a task or actor that this process submits with `env`."""
-    core = current.get()
+    core = current.core
     own = core.task_runtime_env if core is not None else ""
     if not own:
         return serialize(env)

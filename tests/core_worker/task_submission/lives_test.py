@@ -13,7 +13,7 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.lease import Lease, LeaseState, SchedulingQueue
-from ray_mono.core_worker.task_submission.pending_task import PendingTask, TaskState
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskState
 from ray_mono.protobuf import common_pb2, raylet_pb2
 
 ARGUMENT = common_pb2.TaskArg(reference=common_pb2.ObjectReference(object_id=b"a" * 28))
@@ -266,14 +266,6 @@ def test_an_actor_that_has_not_lived_cannot_have_lived_before() -> None:
     assert [created.restart(), heard.restart(), lived.restart()] == [False, True, True]
     # Again: it lives no more than before.
     assert lived.restart() and lived.is_restarting
-
-
-def test_calls_are_counted_anew_on_each_connection() -> None:
-    actor = an_actor()
-    connect(actor)
-    assert [actor.send(a_task()), actor.send(a_task())] == [0, 1]
-    connect(actor)
-    assert actor.send(a_task()) == 0
 
 
 def test_the_warning_comes_at_a_number_and_at_its_doubles() -> None:
