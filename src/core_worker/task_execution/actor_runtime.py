@@ -16,8 +16,8 @@ import inspect
 import itertools
 import logging
 import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +92,7 @@ class ActorRuntime:
         if creation.is_asyncio:
             group_parts = AsyncParts(
                 parts.context,
+                parts.env,
                 self._calls,
                 parts.replies,
                 parts.generators,
@@ -184,7 +185,9 @@ class ActorRuntime:
         if self._loops:
             self._loops[group].start(call, task, prepared)
         else:
-            self._pools[group].submit(self._run_threaded, call, task, prepared)
+            pool = self._pools[group]
+            call.followed_if(pool.has_waiting)
+            pool.submit(self._run_threaded, call, task, prepared)
 
     def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         try:
@@ -259,13 +262,16 @@ class ThreadGroup:
         self._name = f"actor-{name or 'calls'}"
         self._limit = limit
         self._num_threads = 0
-        self._idle = threading.Semaphore(0)
+        # An item for each thread that waits for a call: a deque's steps are one each, a semaphore's many.
+        self._idle: deque[None] = deque()
         self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """On the main thread."""
         self._calls.put((function, args))
-        if not self._idle.acquire(blocking=False) and self._num_threads < self._limit:
+        if self._idle:
+            self._idle.pop()
+        elif self._num_threads < self._limit:
             self._num_threads += 1
             CallThread(self._run, f"{self._name}-{self._num_threads}").start()
 
@@ -274,4 +280,8 @@ class ThreadGroup:
             function, args = self._calls.get()
             function(*args)
             del function, args
-            self._idle.release()
+            self._idle.append(None)
+
+    def has_waiting(self) -> bool:
+        """Whether calls wait for a thread: they begin as soon as one ends."""
+        return not self._calls.empty()

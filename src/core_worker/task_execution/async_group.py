@@ -20,7 +20,7 @@ import inspect
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import AsyncGeneratorType, GeneratorType
@@ -28,6 +28,7 @@ from typing import Any
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_errors import ActorExit, users_traceback
 from ray_mono.core_worker.task_execution.call import Call
 from ray_mono.core_worker.task_execution.call_thread import CallThread
@@ -53,6 +54,7 @@ class AsyncParts:
     """What the groups of an actor use."""
 
     context: WorkerContext
+    env: Environment
     calls: dict[bytes, TaskContext]
     """Of the worker: those that are dispatched and not over."""
     replies: TaskReplies
@@ -76,10 +78,15 @@ class AsyncGroup:
         self._running: dict[bytes, asyncio.Task[None]] = {}
         # By task id, in order. Not coroutines yet: there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
+        # On their way to the loop's thread, which is woken for the first of them.
+        self._arriving: deque[tuple[Call, TaskContext, list[Any]]] = deque()
+        self._is_flush_near = False
+        self._ident = 0
         CallThread(self._run_loop, f"actor-loop-{name}" if name else "actor-loop").start()
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._ident = threading.get_ident()
         while not self._has_ended:
             # What the actor's code starts on the loop by itself may stop it, but not for the calls that run
             # there.
@@ -130,7 +137,38 @@ class AsyncGroup:
 
     def start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others, in the order of these calls."""
-        self._loop.call_soon_threadsafe(self._start, call, task, prepared)
+        call.followed_if(self._flush_soon)
+        self._arriving.append((call, task, prepared))
+        if len(self._arriving) == 1:
+            try:
+                self._loop.call_soon_threadsafe(self._start_arrived)
+            except RuntimeError:  # the loop is closed
+                self._arriving.clear()
+                raise
+
+    def _start_arrived(self) -> None:
+        while self._arriving:
+            call, task, prepared = self._arriving[0]
+            try:
+                self._start(call, task, prepared)
+            except BaseException as error:
+                self._parts.replies.answer_anyhow(call, task, error)
+            # Not before: who adds one behind the last wakes this thread.
+            self._arriving.popleft()
+
+    def _flush_soon(self) -> bool:
+        """Answers that are given in one round of the loop share a send, at its end. Call.is_followed."""
+        if threading.get_ident() != self._ident:
+            return False
+        if not self._is_flush_near:
+            self._is_flush_near = True
+            self._loop.call_soon(self._flush)
+        return True
+
+    def _flush(self) -> None:
+        self._is_flush_near = False
+        with self._parts.env.lock:
+            self._parts.env.reactor.flush()
 
     def cancel(self, task_id: bytes) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

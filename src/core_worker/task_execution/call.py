@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ray_mono.core_worker.context import ActorNames, TaskContext
@@ -59,7 +60,7 @@ class Items(Protocol):
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 
-    __slots__ = ("answer_to", "items", "message", "number", "request", "spec")
+    __slots__ = ("answer_to", "is_followed", "items", "message", "number", "request", "spec")
 
     def __init__(self, spec: Any, request: Any, answer_to: ServerCall, number: int = 0) -> None:
         """number: of a normal task, see common/start_board.py."""
@@ -70,6 +71,11 @@ class Call:
         self.answer_to = answer_to
         self.number = number
         self.items: Items | None = None
+        # Of a call that runs beside others: whether answers of others are about to follow its own.
+        self.is_followed: Callable[[], bool] | None = None
+
+    def followed_if(self, is_followed: Callable[[], bool]) -> None:
+        self.is_followed = is_followed
 
     def sends(self, items: Items | None) -> None:
         """It is a generator whose items go ahead of its answer; None: they have."""

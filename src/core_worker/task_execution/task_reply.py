@@ -267,15 +267,15 @@ class TaskReplies:
             if task.has_run:
                 spec.ran(is_short=task.run_us < self._env.config.answered_alone_us)
             if (
-                spec.type != common_pb2.ACTOR_TASK
-                or not spec.is_short
-                or not self._receiver.is_next_short
-                or self._num_unflushed >= self._env.config.unflushed_answers_max
+                spec.type == common_pb2.ACTOR_TASK
+                and spec.is_short
+                and self._num_unflushed < self._env.config.unflushed_answers_max
+                and (self._receiver.is_next_short if call.is_followed is None else call.is_followed())
             ):
+                reactor.flush_soon()
+            else:
                 self._num_unflushed = 0
                 reactor.flush()
-            else:
-                reactor.flush_soon()
 
     def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """There are references: it is answered when owners know who has them. Lock held."""
