@@ -39,6 +39,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         task_name=message.task_name,
         outlives_job=message.outlives_job,
         scheduling_key=message.scheduling_key,
+        depth=message.depth,
     )
 
 

@@ -56,8 +56,11 @@ DEFAULT_WORKER = "ray_mono.core_worker.process.worker:run_worker"
 WARM_MODULES = (
     "cloudpickle",
     "numpy",
+    "ray_mono._private.worker",
+    "ray_mono.actor",
     "ray_mono.core_worker.task_execution.actor_runtime",
     "ray_mono.exceptions",
+    "ray_mono.remote_function",
 )
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LENGTH = struct.Struct("<I")

@@ -68,6 +68,7 @@ class Lease:
         "queue",
         "raylet",
         "resource_ids",
+        "seen_alone",
         "seen_first",
         "state",
         "tasks",
@@ -96,6 +97,8 @@ class Lease:
         # The first task at the last look for stalls, and how many looks have found it first.
         self.seen_first: PendingTask | None = None
         self.looks = 0
+        # The one that was long, with nothing behind it.
+        self.seen_alone: PendingTask | None = None
 
     # ---- its life
 
@@ -192,6 +195,12 @@ class Lease:
         for task in taken:
             self.tasks.remove(task)
         return taken
+
+    def is_alone(self) -> bool:
+        """Whether its first task is seen for the first time with nothing behind it."""
+        is_new = self.seen_alone is not self.tasks[0]
+        self.seen_alone = self.tasks[0]
+        return is_new
 
     def look(self) -> int:
         """How many looks in a row have found the same task first; 0: this one is the first."""

@@ -147,6 +147,7 @@ class NormalTaskSubmitter:
             scheduling_key=queue.number,
             task_name=queue.tasks[0].name if queue.tasks else options.name,
             outlives_job=job.outlives_job,
+            depth=queue.tasks[0].depth if queue.tasks else 0,
         )
         raylet.RequestWorkerLease.start(request, partial(self._on_lease, queue, lease_id, raylet))
 

@@ -17,10 +17,12 @@ its raylet, a second later (normal_task_submitter.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
+from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 
@@ -62,9 +64,15 @@ class Stalls:
             if looks == config.stall_asked_looks:
                 self._withdraw(lease)
             return True
-        if looks == config.stall_alone_looks:
+        if lease.is_alone():
+            # Once, and no more looks until then: a worker that waits for others' tasks may wait for long.
+            left_s = (config.stall_alone_looks - looks) * config.stall_look_s
+            self._env.reactor.call_later(left_s, partial(self._look_alone, lease, lease.tasks[0]))
+        return False
+
+    def _look_alone(self, lease: Lease, task: PendingTask) -> None:
+        if len(lease.tasks) == 1 and lease.tasks[0] is task and not lease.is_over:
             self._withdraw(lease)
-        return looks < config.stall_alone_looks
 
     def _withdraw(self, lease: Lease) -> None:
         def answered(reply: Any, error: RpcError | None) -> None:

@@ -148,6 +148,7 @@ class ActorScheduler:
             for_actor=True,
             actor_id=actor_id.binary(),
             task_name=spec.name,
+            depth=spec.depth,
         )
         try:
             return await self._leases.lease(

@@ -98,6 +98,8 @@ class LeaseRequest:
     outlives_job: bool = False
     scheduling_key: int = 0
     """The requester's own number of what it asks for alike."""
+    depth: int = 0
+    """How deep the task is nested, that it is for."""
 
     @property
     def line(self) -> tuple[int, int]:
