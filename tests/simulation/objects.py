@@ -139,7 +139,7 @@ class SimObjects:
         self.worker_id = b""
         self.owner_address = b""
         self.references = ReferenceCounter(self._out_of_scope)
-        self.memory_store = MemoryStore()
+        self.memory_store = MemoryStore(self.references.is_referenced)
         self._peers = peers
         self._journal = journal
 
