@@ -1,9 +1,11 @@
-"""The conversation between owners and borrowers of references: ARCHITECTURE "Ownership and references", rules
-1 to 4.
+"""What owners and borrowers of references say to each other. Its rules are 1 to 4 of ARCHITECTURE's
+"Ownership and references".
 
-As an owner it answers AddBorrower, and keeps one WaitForRefRemoved open per borrower. As a borrower it
-registers references that it keeps, and answers WaitForRefRemoved. What objects are worth, and where they lie,
-is another conversation (objects/future_resolver.py). Under the core worker's lock; never blocks.
+An owner answers AddBorrower, and keeps one WaitForRefRemoved open for each borrower of an object. A borrower
+registers the references that it keeps, and answers WaitForRefRemoved. The value of an object, and where it
+lies, is another conversation (objects/future_resolver.py).
+
+Everything here runs under the core worker's lock, and never blocks.
 """
 
 from __future__ import annotations
@@ -32,41 +34,42 @@ class Borrowing:
         peers: PeerPool,
         expect_item: Callable[[bytes], None],
     ) -> None:
-        """expect_item(object id): somebody will wait in the memory store for an object that may be an item of
-        a generator on its way."""
+        """expect_item(object id): called before somebody waits in the memory store for this object, which may
+        be an item of a generator that is still on its way."""
         self._env = env
         self._references = references
         self._memory_store = memory_store
         self._peers = peers
         self._expect_item = expect_item
-        # Registrations that their owner has not acknowledged: what waits for that.
+        # What waits for each registration that its owner has not acknowledged yet.
         self._registering: dict[bytes, list[Callable[[], None]]] = {}
 
     # ---- references for the wire
 
     def owner_of(self, object_id: bytes) -> bytes:
-        """The serialized Address of its owner."""
+        """The serialized Address of the object's owner."""
         row = self._references.get(object_id)
         return self._env.owner_address if row is None or row.owner is None else row.owner
 
     def message_of(self, object_id: bytes) -> common_pb2.ObjectReference:
-        """A reference with its owner."""
+        """The reference with its owner, as a message."""
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return common_pb2.ObjectReference(object_id=object_id, owner=self._env.address)
         return common_pb2.ObjectReference(object_id=object_id, owner=common_pb2.Address.FromString(row.owner))
 
     def references_inside(self, object_id: bytes) -> list[common_pb2.ObjectReference]:
-        """What an object of ours has inside."""
+        """The references inside an object of ours."""
         row = self._references.get(object_id)
         return [self.message_of(inner) for inner in row.nested] if row is not None else []
 
     # ---- as a borrower
 
     def register(self, object_id: bytes, hold: bytes | None, then: Callable[[], None] | None = None) -> None:
-        """Tells the owner that this process keeps a reference (rules 1 and 3).
+        """Tells the owner that this process keeps a reference (rules 1 and 3). Nothing is sent where that was
+        done already. Calls then() once the owner has acknowledged, or is gone.
 
-        hold: the object that it came out of, kept until the owner has acknowledged.
+        hold: the object that the reference came out of; it is kept until then.
         """
         row = self._references.get(object_id)
         if row is None or row.registered:
@@ -75,7 +78,7 @@ class Borrowing:
             return
         owner = known(row.owner, "the owner of a borrowed reference")
         self._references.mark_registered(object_id)
-        # Of one that went and came back meanwhile, the earlier registration has its own.
+        # A reference may have gone and come back meanwhile. Its earlier registration has a list of its own.
         waiting = self._registering[object_id] = [then] if then is not None else []
         if hold is not None and hold in self._references:
             self._references.add_submitted([hold])
@@ -107,11 +110,13 @@ class Borrowing:
         caller_worker_id: bytes,
         then: Callable[[list[common_pb2.ObjectReference]], None],
     ) -> None:
-        """The end of a task (rule 1): what is still held is named in the reply if the caller owns it, else
-        registered first. The reply travels on another connection than a registration that is under way
-        already (rule 3), and waits for it.
+        """The end of a task (rule 1). Calls then(references that the reply has to name).
 
-        kept: as `hand_over` gave it; no reason of its own.
+        A reference that is still held is named in the reply if the caller owns it; otherwise it is registered
+        first. A registration that is under way already (rule 3) travels on another connection than the reply,
+        so the reply waits for it.
+
+        kept: what `hand_over` returned. These counts end with the reply, so they are no reason to register.
         """
         named: list[common_pb2.ObjectReference] = []
         waiting = 1
@@ -148,11 +153,12 @@ class Borrowing:
         receiver: common_pb2.Address,
         then: Callable[[], None],
     ) -> list[bytes]:
-        """Rule 2: has `receiver`, who gets these inside a return, registered with each owner; then().
+        """Rule 2: `receiver` gets the references `nested` inside of the object `return_id`. Has it registered
+        with each owner; then().
 
-        Returns those that the receiver itself owns. They are counted as `submitted` here, and the caller ends
-        that once the reply is written: if this process's borrow ended before, the receiver would free what it
-        is about to get.
+        Returns those that the receiver itself owns. They are counted as `submitted` here until the reply is
+        written, when whoever called this ends that. If this process's borrow ended earlier, the receiver
+        would free what it is about to get.
         """
         kept: list[bytes] = []
         waiting = 1
@@ -187,7 +193,8 @@ class Borrowing:
         return kept
 
     def _hold_until_ready(self, object_id: bytes, return_id: bytes) -> None:
-        """An actor called itself and returns a reference to an object of its own."""
+        """An actor called itself and returns a reference to an object of its own. The object is held until
+        the return has arrived."""
         self._references.add_submitted([object_id])
         self._expect_item(return_id)
 
@@ -198,13 +205,14 @@ class Borrowing:
             release()
 
     def adopt_returned(self, nested: Iterable[common_pb2.ObjectReference]) -> tuple[bytes, ...]:
-        """References inside a return of a task of ours: rows for them, registered by the executor."""
+        """The references inside a return of a task of ours get rows here. The executor has registered them.
+        Returns their ids."""
         ids = []
         for reference in nested:
             object_id = reference.object_id
             if object_id not in self._references:
                 if reference.owner.worker_id == self._env.worker_id:
-                    continue  # ours, and out of scope already: whoever reads it learns so
+                    continue  # it is ours, and out of scope already: whoever reads it is told so
                 self._references.borrow(object_id, reference.owner.SerializeToString(deterministic=True))
             self._references.mark_registered(object_id)
             ids.append(object_id)

@@ -1,9 +1,9 @@
-"""What finalizers leave: references that are gone, to be counted later.
+"""References that are gone, as finalizers leave them, to be counted later.
 
 A finalizer of an ObjectRef may run at any allocation, on any thread, perhaps while that very thread holds the
-core worker's lock. So it appends to a deque and wakes the reactor; `drain` counts. Where it matters that what
-went before is counted (a name that goes with its last handle, a put that needs the room), whoever enters
-drains first; else the end of the reactor's turn does.
+core worker's lock. So it only appends to a deque and wakes the reactor; `drain` counts. The reactor drains at
+the end of its turn. Some calls have to count first what was dropped before them, and drain themselves: a name
+goes with the last handle of its actor, and a put may need the room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStor
 
 
 class DroppedReferences:
-    """Those of one process."""
+    """The dropped references of one process."""
 
     def __init__(
         self, reactor: ReactorInterface, references: ReferenceCounter, plasma: PlasmaStoreProvider
@@ -29,11 +29,11 @@ class DroppedReferences:
         reactor.serve_queues((self._dropped, *plasma.queues), self.drain)
 
     def drop(self, object_id: bytes) -> None:
-        """A local reference is gone. No lock; perhaps in a forked child, which has no use for it."""
+        """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""
         self._dropped.append(object_id)
         self._reactor.wake()
 
     def drain(self) -> None:
-        """Counts what was dropped, and sends what follows from it. Lock held."""
+        """Counts what was dropped, and sends what follows from that. Lock held."""
         self._references.remove_locals(self._dropped)
         self._plasma.drain()

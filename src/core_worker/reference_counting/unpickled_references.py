@@ -1,9 +1,10 @@
-"""References that are unpickled: where they come from, and so who keeps them alive until their owners know of
-this process.
+"""References that are unpickled here. What they come out of tells who keeps them alive until their owner
+knows of this process.
 
-Those in the arguments of a task are kept by its caller until the reply, and settled at its end (rule 1).
-Those that come out of an object are registered at once, and the object is kept until that is acknowledged
-(rule 3). What is being unpickled is known per thread.
+A reference among the arguments of a task is kept by the task's caller until the reply. It is settled at the
+end of the task (rule 1). A reference that comes out of an object is registered at once, and the object is
+kept until its owner has acknowledged (rule 3). One that comes from elsewhere is registered at once, too. Each
+thread knows what it is unpickling.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 
 
 class _Thread(threading.local):
-    # The arguments of a task: object id → owner, settled at its end.
+    # While it reads the arguments of a task: object id → owner of the references in them.
     task: dict[bytes, bytes] | None = None
-    # An object that is being read.
+    # The object that it is reading.
     container: bytes | None = None
 
 
@@ -30,7 +31,7 @@ class UnpickledReferences:
         self._references = references
         self._borrowing = borrowing
         self._thread = _Thread()
-        # References unpickled so far: tells whether something had any inside.
+        # References unpickled so far. Who compares it before and after knows whether a value had any inside.
         self.count = 0
 
     def begin(self, object_id: bytes) -> bytes | None:
@@ -43,15 +44,15 @@ class UnpickledReferences:
         self._thread.container = outer
 
     def collect_into(self, arrived: dict[bytes, bytes] | None) -> None:
-        """While a task's arguments are unpickled on this thread, references go into its context; None: no
-        longer."""
+        """References that this thread unpickles from now on are arguments of a task, and go into `arrived`.
+        None: they no longer are."""
         self._thread.task = arrived
 
     def arrived(self, object_id: bytes, owner: bytes) -> None:
-        """A reference was unpickled on this thread: it is counted, and its owner hears of it if it has to.
+        """A reference was unpickled on this thread. It is counted, and its owner is told if it has to know.
         Lock held."""
         self.count += 1
-        # Ours, if it went out of scope before it came back: reading it says so.
+        # One of ours that went out of scope before it came back gets a new row: reading it says so.
         row = self._references.borrow(object_id, owner, registered=owner == self._owner_address)
         self._references.add_local(object_id)
         if row.owner is None or row.registered:

@@ -1,8 +1,8 @@
-"""Copies large values into the store: by several threads where there are several CPUs, and over pages
-prepared in bulk.
+"""Copies values into the store. Large ones are copied by several threads where there are several CPUs, over
+pages that are prepared in bulk.
 
-The interpreter's lock is free meanwhile. When `write` returns or raises, nobody writes any more: who gets the
-range next has it alone.
+The interpreter's lock is free while a large value is copied. When `write` has returned or raised, no thread
+writes any more, so that whoever gets the range next has it alone.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 
 from ray_mono.common.mapped_file import MappedFile
 
-# Below this a copy takes less than handing over the interpreter's lock.
+# Up to this a copy takes less time than to hand over the interpreter's lock.
 _PLAIN_BYTES_MAX = 512 << 10
-# A thread is worth its start from so much on.
+# A thread is worth its start if it copies at least this.
 _BYTES_PER_THREAD_MIN = 8 << 20
-# More copy no faster: memory is the bound.
+# More threads copy no faster: memory is the limit.
 _THREADS_MAX = 4
-# Pages are prepared so far ahead of the copy that they are still in the CPU's cache.
+# So much is prepared and then copied, so that the pages are still in the CPU's cache.
 _STEP_BYTES = 1 << 20
 
 
 def write(target: MappedFile, offset: int, source: Any) -> None:
-    """Copies `source` (bytes-like, one dimension of bytes) to `offset` of the file. The range has memory
-    behind it."""
+    """Copies `source` (bytes-like, one dimension of bytes) to `offset` of the file. The store has allocated
+    the range."""
     length = len(source)
     if length <= _PLAIN_BYTES_MAX:
         target.prepare(offset, length)
@@ -42,8 +42,8 @@ def write(target: MappedFile, offset: int, source: Any) -> None:
 
 
 def _copy(target: MappedFile, offset: int, array: np.ndarray, stopped: threading.Event) -> None:
-    """What is prepared goes in one copy, which the C library makes without reading the target first; the rest
-    step by step."""
+    """Pages that are prepared already take one copy, which the C library makes without reading the target
+    first. The others are prepared and copied step by step."""
     into = np.frombuffer(target.view, np.uint8, len(array), offset)
     done = 0
     while done < len(array) and not stopped.is_set():
@@ -79,8 +79,8 @@ def _copy_in_parts(target: MappedFile, offset: int, array: np.ndarray, threads: 
 
 
 def _join(threads: list[threading.Thread]) -> None:
-    """Waits for copies, which take at most fractions of a second. An interrupt is raised after it, not
-    instead of it."""
+    """Waits for the threads that copy; they take fractions of a second at most. An interrupt is raised after
+    the wait, not instead of it."""
     interrupt: BaseException | None = None
     for thread in threads:
         while thread.is_alive():

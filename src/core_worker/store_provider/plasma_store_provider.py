@@ -1,14 +1,14 @@
-"""The store seen from a worker or driver: the mapped file, and the conversation about what lies where.
+"""The node's store, as a worker or driver sees it: the mapped file, and what is said about objects in it.
 
-Payloads never travel through a socket on the node: this process writes into the mapped file between Create
-and Seal, and reads from a read-only mapping. What is read is pinned in the store for this process until the
-last array or memoryview over it is gone: the exporter of the memory is a numpy array with a finalizer, which
-fires only then (a weak reference to a memoryview does not: derived views outlive it).
+On the node no payload travels through a socket. This process writes into the mapped file between Create and
+Seal, and reads from a read-only mapping. An object that is read is pinned in the store for this process until
+the last array or memoryview over it is gone. For that a numpy array with a finalizer exports the memory: its
+finalizer runs only then. (A weak reference to a memoryview would end before the views made from it.)
 
-The finalizer may run anywhere, so it only appends to a deque; `drain` (under the lock, at the end of a turn)
-goes on from there. An object that is still referenced here is probably read again: its pin is kept for
-idle_pin_s, and a `get` within that time, or while another value of the object lives, asks nobody (`here`).
-That delays an eviction by so much at most; an object out of scope is released at once.
+A finalizer may run anywhere, so it only appends to a deque. `drain` goes on from there, under the lock, at
+the end of a turn. An object that is still referenced here is probably read again, so its pin is kept for
+idle_pin_s more. A `get` in that time, or while another value of the object lives, asks nobody (`here`). This
+delays an eviction by idle_pin_s at most. An object out of scope is released at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class PlasmaStoreProvider:
     def __init__(
         self, env: Environment, channel: ReactorChannel, is_referenced: Callable[[bytes], bool]
     ) -> None:
-        """Connects; raises RpcError. is_referenced(object id): whether this process holds references to it."""
+        """Connects. Raises RpcError.
+
+        is_referenced(object id): whether this process holds references to it.
+        """
         self._env = env
         self._is_referenced = is_referenced
         self._stub = ObjectStoreServiceStub(channel)
@@ -60,16 +63,18 @@ class PlasmaStoreProvider:
         self._stub.WatchPressure.start(common_pb2.Empty(), self._on_pressure, lambda error: None)
         self._write_map: MappedFile | None = None
         self._read_map: mmap.mmap | None = None
-        # Views that ended; lock-free, and gone through by `drain`.
+        # The ObjectFound of each view that ended. Finalizers append without the lock; `drain` goes through
+        # it.
         self._ended: deque[Any] = deque()
         self._released: deque[bytes] = deque()
         self._freed: deque[tuple[bytes, list[bytes]]] = deque()
         self.queues = (self._ended, self._released, self._freed)
-        """What `drain` sees to."""
+        """What `drain` empties."""
         self._views: dict[bytes, tuple[weakref.ref[Any], Any]] = {}
-        """The last made exporter of an object's memory, and its ObjectFound."""
+        """By object: the exporter of its memory that was made last, and its ObjectFound."""
         self._idle: dict[bytes, tuple[Any, float]] = {}
-        """Pins that no view has: (ObjectFound, when they are released). In the order of their ends."""
+        """By object: a pin that no view has any more, as (ObjectFound, when it is released). In the order of
+        these times."""
 
     # ---- writing
 
@@ -80,11 +85,12 @@ class PlasmaStoreProvider:
         owner_worker_id: bytes,
         stored: Callable[[], None] | None = None,
     ) -> None:
-        """Stores a value as the primary copy, kept until its owner frees it. Waits while the store is full.
+        """Stores a value as the primary copy, which is kept until its owner frees it. Waits while the store
+        is full. Raises ObjectStoreFullError, which names sizes, and RaySystemError.
 
-        stored() runs under the lock, in one step with the seal. Until then whatever is raised, also while
-        this waits for room, gives the room back. Raises ObjectStoreFullError naming sizes. A copy that is
-        there already is left as it is: a task that runs again.
+        stored() runs under the lock, in one step with the seal. If anything is raised before that, also while
+        this waits for room, the room is given back. A copy that is there already, since a task runs again, is
+        left as it is.
         """
         request = object_manager_pb2.CreateRequest(
             object_id=object_id,
@@ -138,14 +144,14 @@ class PlasmaStoreProvider:
         except (
             OSError,
             UntrustedPathError,
-        ) as error:  # its node is going, or no descriptor is left, or it is not ours
+        ) as error:  # the node is going, no descriptor is left, or the file is not ours
             raise RaySystemError(
                 f"the memory of this node's object store cannot be opened: {error}"
             ) from None
 
     def _on_pressure(self, pressure: Any) -> None:
-        """The store is full: references in cycles of garbage here may be what holds it. Not on this thread:
-        finalizers run user code."""
+        """The store is full. References in cycles of garbage here may be what fills it, so this collects
+        garbage: on a thread of its own, since finalizers run user code."""
         if self._collector is None or not self._collector.is_alive():
             self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
             self._collector.start()
@@ -159,10 +165,12 @@ class PlasmaStoreProvider:
         on_done: Callable[[list[Any], RpcError | None], None],
         may_go_elsewhere: bool = False,
     ) -> None:
-        """Asks for objects as (id, nodes that hold it); on_done(ObjectFound list, None), under the lock, when
-        all are here, lost, or the time is over.
+        """Asks for objects as (id, nodes that hold it). Calls on_done(list of ObjectFound, None) under the
+        lock when each of them is here or lost, or the time is over; on_done([], error) if the call failed.
 
-        Each one found is pinned: on_done has to have `view` take the pin over, or `release` end it.
+        may_go_elsewhere: the objects need not wait long for room here.
+
+        Each object that is found is pinned. on_done has `view` take the pin over, or has `release` end it.
         """
         request = object_manager_pb2.GetRequest(
             timeout_ms=timeout_ms,
@@ -177,8 +185,8 @@ class PlasmaStoreProvider:
         )
 
     def view(self, found: Any) -> memoryview:
-        """Read-only bytes of an object that was found; the pin lasts as long as anything refers to them.
-        Raises RaySystemError."""
+        """The bytes, read-only, of an object that was found. Its pin lasts as long as anything refers to
+        them. Raises RaySystemError."""
         if self._read_map is None:
             fd = self._open(os.O_RDONLY)
             try:
@@ -194,8 +202,8 @@ class PlasmaStoreProvider:
         return memoryview(array)  # type: ignore[arg-type]
 
     def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
-        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already.
-        Lock held."""
+        """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already;
+        None for another. Lock held."""
         self._settle_ended()
         reference, found = self._views.get(object_id, (None, None))
         array = reference() if reference is not None else None
@@ -205,7 +213,7 @@ class PlasmaStoreProvider:
         return None if found is None else (found, self.view(found))
 
     def out_of_scope(self, object_id: bytes) -> None:
-        """The last reference of this process is gone. Lock held."""
+        """This process's last reference to the object is gone. Lock held."""
         found, _ = self._idle.pop(object_id, (None, 0.0))
         if found is not None:
             self.release(object_id)
@@ -219,7 +227,7 @@ class PlasmaStoreProvider:
         self._reactor.wake()
 
     def drain(self) -> None:
-        """Sends what finalizers and others left: releases, and what is freed. Lock held."""
+        """Sends the releases and frees that finalizers and others left. Lock held."""
         if self._ended:
             self._settle_ended()
         if self._released:
@@ -246,7 +254,7 @@ class PlasmaStoreProvider:
             self._idle[object_id] = (found, self._env.clock.time_s() + self._env.config.idle_pin_s)
 
     def _release_idle(self) -> None:
-        """Those whose time is over; the timer runs again while there are others."""
+        """Releases idle pins whose time is over. Sets the timer again while there are others."""
         now_s = self._env.clock.time_s()
         while self._idle:
             object_id, (_, until_s) = next(iter(self._idle.items()))
@@ -259,7 +267,7 @@ class PlasmaStoreProvider:
     # ---- the owner's side
 
     def free(self, object_id: bytes, node_ids: list[bytes]) -> None:
-        """Nobody can ask for it any more: frees it on the nodes named, at the end of the turn. Lock held."""
+        """Nobody can ask for the object any more. Frees it on these nodes, at the end of the turn. Lock held."""
         self._freed.append((object_id, node_ids))
         self._reactor.wake()
 
@@ -272,5 +280,5 @@ class PlasmaStoreProvider:
         self._stub.Free.notify(object_manager_pb2.FreeRequest(objects=objects))
 
     def stats(self) -> Any:
-        """StoreStats of the node."""
+        """The StoreStats of this node's store."""
         return self._stub.GetStats(common_pb2.Empty(), timeout_s=30)

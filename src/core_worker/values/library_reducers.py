@@ -1,22 +1,24 @@
-"""How values of some libraries are pickled where their own way costs too much or does not work.
+"""How values of some libraries are pickled whose own way costs too much or does not work.
 
-    pyarrow     a slice goes with all that it was cut from     its copy goes in its place
-    torch       so does a view of a tensor                     likewise
-    polars      so do texts inside of lists and structs        likewise
-    pandas      a MultiIndex goes with values that none of     those are left out
+    library     what its own pickle does                          what is done here
+    pyarrow     takes along all that a slice was cut from         a copy of the slice goes
+    torch       takes along all that a view was cut from          a copy of the view goes
+    polars      takes along all that texts inside of lists and    a copy of the value goes
+                structs were cut from
+    pandas      takes along values of a MultiIndex that none of   these are left out
                 its rows has any more
-    fastapi     a router that another includes holds a lock    it goes as what its constructor is given
-    starlette   State, which every FastAPI application has,    it goes as its constructor and what is in it
-                asks itself for an attribute before it has any
+    fastapi     fails at the lock of a router that another        it goes as what its constructor was given
+                includes
+    starlette   fails at State, which every FastAPI application   it goes as its constructor and what is in it
+                has: it reads an attribute before it has any
+    numpy       repeats memory that an array shows many times     that memory goes once, and how it is shown
+                (broadcast_to, sliding windows)
 
-    numpy       what shows the same memory many times          that memory, and how it is shown
-                (broadcast_to, sliding windows) goes as often
+A value *shows* a part of the memory that it refers to. It is copied where at least half of that memory is not
+shown. So its pickle is less than twice as large as what it shows. numpy and scipy leave out by themselves
+what is not shown. Categories of an index or array always go: they are part of its type, used or not.
 
-A copy is made where at least half of what would go is not seen, so a value costs less than twice what it
-holds. numpy and scipy leave out by themselves what is not seen. What is seen stays: an index's or an array's
-categories are part of its type, used or not.
-
-Registered when the library is there: nothing is imported for it.
+A library's reducers are registered once the program has imported the library. Nothing is imported for them.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ import numpy as np
 
 from ray_mono.common.code_pickler import CodePickler
 
-# Below this a copy is not worth its time. It is low, since a table has as many arrays as columns.
+# A copy that spares less than this is not worth its time. It is low, since a table has as many arrays as
+# columns.
 _SPARED_MIN_BYTES = 1024
 
-# numpy loads this when somebody asks for it, and a class whose module is not loaded is pickled by value: a
-# recarray would come back as one of another class.
+# numpy loads this module when somebody asks for it. A class whose module is not loaded is pickled by value,
+# so a recarray would come back as one of another class.
 _ = np.rec
 
 _num_modules = 0
@@ -67,14 +70,15 @@ CodePickler.dispatch_table[np.ndarray] = _reduce_ndarray
 
 
 def register() -> None:
-    """Cheap where nothing was imported since the last call."""
+    """Registers reducers for libraries that were imported meanwhile. Cheap where nothing was imported since
+    the last call."""
     global _num_modules
     if len(sys.modules) == _num_modules:
         return
     _num_modules = len(sys.modules)
     for name, register_library in _LIBRARIES.items():
         module = sys.modules.get(name)
-        # Not one that is being imported.
+        # A module that is still being imported lacks what register_library looks for: it comes next time.
         if name not in _done and module is not None and register_library(module):
             _done.add(name)
 
@@ -97,7 +101,7 @@ def _reduce_array(array: Any) -> Any:
     held_bytes = array.get_total_buffer_size()
     if _is_worth_a_copy(held_bytes, _seen_bytes(array)):
         copied = _copied_out(array)
-        # Of some types nobody knows before.
+        # Of some types only the copy tells how large it is.
         if _is_worth_a_copy(held_bytes, copied.get_total_buffer_size()):
             array = copied
     return array.__reduce__()
@@ -107,37 +111,37 @@ def _is_worth_a_copy(held_bytes: int, seen_bytes: int) -> bool:
     return held_bytes - seen_bytes >= max(seen_bytes, _SPARED_MIN_BYTES)
 
 
-# Names of types, as Arrow writes them also where they are inside of another: not every version has classes
-# for them.
+# Arrow's names of these types, which it also writes inside of the names of others. Not every version has
+# classes for them.
 _VIEWS_OF_BYTES = ("string_view", "binary_view")
 
 
 def _seen_bytes(array: Any) -> int:
-    """0 if only a copy can tell: Arrow's own number is that of all buffers as soon as one of them is seen by
-    views."""
+    """How many bytes the array shows; 0 if only a copy can tell. Where a part of it is views, Arrow's own
+    number is the size of all its buffers."""
     name = str(array.type)
     if name in _VIEWS_OF_BYTES:
         views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, 4)
         lengths = views[array.offset : array.offset + len(array), 0]
-        # Up to 12 bytes lie in the view itself.
+        # A text of up to 12 bytes lies in the view itself.
         return 16 * len(array) + int(lengths[lengths > 12].sum(dtype=np.int64))
     return 0 if "_view" in name else int(array.nbytes)
 
 
 def _copied_out(array: Any) -> Any:
-    """What is seen of an array, or of it as much as Arrow can leave out."""
+    """A copy of what the array shows. Of some types Arrow can leave out only a part of the rest."""
     import pyarrow
 
     name = str(array.type)
     if "dense_union" in name:
-        # The only way that leaves out what is not seen of a union's children.
+        # No other way leaves out what is not shown of a union's children.
         return array.take(pyarrow.array(range(len(array)), pyarrow.int64()))
     copied = pyarrow.concat_arrays([array])
     if any(view in name for view in _VIEWS_OF_BYTES):
         try:
             compact = copied.cast(_without_views(array.type)).cast(array.type)
         except pyarrow.ArrowException:
-            return copied  # not inside of every type, and not above 2 GiB
+            return copied  # Arrow does not cast inside of every type, nor above 2 GiB
         if compact.type == array.type:
             return compact
     return copied
@@ -171,7 +175,7 @@ def _register_torch(torch: Any) -> bool:
     CodePickler.dispatch_table[tensor_type] = _reduce_tensor
 
     def of_subclass(cls: type) -> Callable[[Any], Any] | None:
-        # Not of one that has storage or pickles of its own.
+        # A subclass that has a storage or a pickle of its own keeps it.
         is_plain = (
             issubclass(cls, tensor_type)
             and cls.__reduce_ex__ is tensor_type.__reduce_ex__
@@ -184,8 +188,8 @@ def _register_torch(torch: Any) -> bool:
 
 
 def _reduce_tensor(tensor: Any) -> Any:
-    """Parameters and the parts of sparse tensors come here too. Two tensors of one storage are two
-    afterwards, as in pickle; one that is met twice stays one.
+    """Parameters and the parts of sparse tensors come here too. Two tensors that share a storage no longer
+    share it where one of them was copied; one tensor that is met twice stays one.
     """
     import torch
 
@@ -193,7 +197,7 @@ def _reduce_tensor(tensor: Any) -> Any:
         seen = tensor.detach().as_subclass(torch.Tensor)
         for dim, stride in enumerate(tensor.stride()):
             if stride == 0 and tensor.shape[dim] > 1:
-                seen = seen.narrow(dim, 0, 1)  # one for all: expanded again below
+                seen = seen.narrow(dim, 0, 1)  # one for all of them; expanded again below
         reach = 1 + sum(
             (length - 1) * stride for length, stride in zip(seen.shape, seen.stride(), strict=True)
         )
@@ -234,7 +238,7 @@ def _reduce_polars(value: Any, rebuilt: Callable[[Any], Any]) -> Any:
 
 
 def _rebuilt(frame: Any) -> Any:
-    """Through a form that has no views of texts."""
+    """The frame, written and read through a format that has no views of texts."""
     import polars
 
     stream = io.BytesIO()
@@ -251,7 +255,7 @@ def _register_pandas(pandas: Any) -> bool:
 
 
 def _reduce_multi_index(index: Any) -> Any:
-    # A level has each of its values once, and a row has one of them.
+    # A level has each of its values once, and each row uses one of them.
     if any(
         _is_worth_a_copy(level.nbytes, level.nbytes * len(index) // max(len(level), 1))
         for level in index.levels

@@ -2,18 +2,21 @@
 
 A serialized value is `metadata` (which kind) and `data`:
 
-    b""   data is one pickle, nothing out of band
-    b"B"  buffers: u32 count, u32 pad, u64 pickle length, count x (u64 offset, u64 length), pickle, then each buffer
-          at a 64-byte boundary
-    b"R"  the value is a `bytes` and data is its content
-    b"E"  an error: a pickled exception that `get` raises
-    b"X"  the actor's constructor succeeded: no value
+    b""   data is one pickle; nothing is out of band
+    b"B"  data has buffers. It is, one after another:
+              u32 count of buffers, u32 pad, u64 length of the pickle
+              count x (u64 offset, u64 length)
+              the pickle
+              the buffers, each at a multiple of 64 bytes
+    b"R"  the value is a `bytes`, and data is its content
+    b"E"  data is a pickled exception, which `get` raises
+    b"X"  an actor's constructor succeeded; there is no value
 
-Offsets count from the beginning of data, which stores align to 64 bytes, so that arrays read out of a store
-are aligned and not copied. What came inline lies anywhere, and is moved if it has to be.
+Offsets count from the beginning of data. Stores align data to 64 bytes, so that arrays are read out of a
+store without a copy. Data that came inline may lie at any address; it is moved where its buffers need that.
 
-References inside values: those that a value has are listed in `Serialized.nested`; those that are unpickled
-find the core worker by themselves (object_ref.py). This module knows nothing about counting them.
+The references inside a value are listed in `Serialized.nested`. References that are unpickled find the core
+worker by themselves (object_ref.py). This module does not count references.
 """
 
 from __future__ import annotations
@@ -41,15 +44,16 @@ CREATED = b"X"
 ALIGNMENT = 64
 _HEAD = struct.Struct("<IIQ")
 _BUFFER = struct.Struct("<QQ")
-# Immutable builtins that C pickle handles alone: no code, no references, nothing of __main__.
+# C's pickle handles these immutable builtins alone: they have no code, no references, nothing of __main__.
 _PRIMITIVES = frozenset({type(None), bool, int, float, str, complex})
-# Below this a bytes value goes through pickle, as primitives do.
+# A shorter `bytes` goes through pickle, as primitives do.
 _RAW_MIN_BYTES = 1024
 
 
 @dataclass
 class Serialized:
-    """A value ready to be stored: `parts` written one after another, `size_bytes` long together."""
+    """A value ready to be stored. It takes `size_bytes`, of which `parts` are to be written, each at its
+    offset."""
 
     metadata: bytes
     size_bytes: int
@@ -68,8 +72,10 @@ class Serialized:
 
 
 def serialize(value: Any, name: str = "") -> Serialized:
-    """Pickles `value`. Raises what pickling raises (TypeError, PicklingError); a TypeError says the value's
-    name, if it has one, and otherwise the caller says which argument it was.
+    """Pickles `value`. Raises what pickling raises, among others TypeError and PicklingError.
+
+    name: what a TypeError calls the value. Without a name it is raised as it is, and the caller says which
+    argument it was.
     """
     data = plain_pickle(value)
     if data is not None:
@@ -104,7 +110,7 @@ def plain_pickle(value: Any) -> bytes | None:
 
 
 def unpicklable(name: str, value: Any, error: Exception) -> TypeError:
-    """Says which part of `value` it is."""
+    """The error to raise: it says which part of `value` does not pickle."""
     return TypeError(f"{name} (a {type(value).__name__}) does not pickle: {error}{search.where(value)}")
 
 
@@ -136,7 +142,7 @@ def serialize_error(error: BaseException) -> Serialized:
     """An error value: what `get` raises."""
     serialized = serialize(error)
     if serialized.metadata != PLAIN:
-        # An exception that carries arrays: errors are small and rare, so one pickle it is.
+        # The exception carries arrays. Errors are small and rare, so it becomes one pickle.
         data = code_pickler.dumps(error, protocol=5)
         return Serialized(ERROR, len(data), [(0, data)], serialized.nested)
     serialized.metadata = ERROR
@@ -144,10 +150,9 @@ def serialize_error(error: BaseException) -> Serialized:
 
 
 def deserialize(metadata: bytes, data: Any) -> Any:
-    """The value of `data` (bytes or memoryview). Buffers are views of `data`: whoever passes a view of a
-    store keeps it alive through them.
+    """The value of `data` (bytes or memoryview). An ERROR's exception is returned, not raised.
 
-    For ERROR the exception is returned, not raised.
+    Arrays in the value may be views of `data`. So where data is a view of a store, they keep that alive.
     """
     if metadata == PLAIN or metadata == ERROR:
         return pickle.loads(data)
@@ -168,7 +173,7 @@ def deserialize(metadata: bytes, data: Any) -> Any:
 
 
 def _aligned(data: bytes) -> memoryview:
-    """The same bytes at a multiple of ALIGNMENT, which vector code and other libraries expect of arrays."""
+    """The same bytes at a multiple of ALIGNMENT: vector code and other libraries expect that of arrays."""
     array = np.frombuffer(data, np.uint8)
     if not array.__array_interface__["data"][0] % ALIGNMENT:
         return memoryview(data)
@@ -182,7 +187,8 @@ def _aligned(data: bytes) -> memoryview:
 def find_unpicklable(
     values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize
 ) -> str | None:
-    """Which of the named values does not pickle, with its type and reason; None if each does by itself."""
+    """The first of the named values that does not pickle, with its type and the reason. None if each of them
+    pickles by itself."""
     for name, value in values:
         try:
             serialize_one(value)

@@ -1,8 +1,10 @@
-"""Which part of a value keeps it from being pickled: the value is taken apart as pickling does, and the first
-part that fails by itself is taken apart in turn. What cannot be taken apart (a lock, a generator) is the
-culprit. What lies above counts as picklable meanwhile, or whatever leads back to it would be a culprit, too.
+"""Finds the part of a value that keeps it from being pickled.
 
-Only for errors: it pickles the value again, several times.
+The value is taken apart as pickling does it. The first part that fails by itself is taken apart in turn. A
+part that cannot be taken apart (a lock, a generator) is the culprit. The values above a part count as
+picklable while it is tried; otherwise each part that leads back to one of them would fail, too.
+
+This is for errors only, since it pickles the value again, several times.
 """
 
 from __future__ import annotations
@@ -19,20 +21,20 @@ from typing import Any
 from ray_mono.common import code_pickler
 
 DEPTH_MAX = 10
-# Of one value, so many parts are tried.
+# At most so many parts of one value are tried.
 PARTS_MAX = 1000
-# Of a class's body, what no pickle of the class has.
+# These are in a class's body, and not in its pickle.
 _LEFT_OUT = ("__dict__", "__weakref__", "_abc_impl")
-# (how a path goes on to it, its name, it)
+# (how a path goes on to the part, its name, the part)
 _Part = tuple[str, str, Any]
 
 
 def where(value: Any) -> str:
-    """For the end of a message, e.g. "; its .engine.lock (a lock) does not". Empty where no part of it is the
-    culprit."""
+    """The end of a message, e.g. "; its .engine.lock (a lock) does not". Empty where no part of `value` is
+    the culprit."""
     path, culprit = "", value
     above = [value]
-    # Its own code is run, which may raise anything: what was found until then is said.
+    # This runs the value's own code, which may raise anything. What was found until then is said.
     with contextlib.suppress(Exception):
         for _ in range(DEPTH_MAX):
             step, culprit = _failing_part(culprit, above)
@@ -42,7 +44,7 @@ def where(value: Any) -> str:
 
 
 def _failing_part(value: Any, above: list[Any]) -> tuple[str, Any]:
-    """Raises StopIteration where each part by itself can be pickled."""
+    """(how a path goes on, the first part that fails by itself). Raises StopIteration where none fails."""
     tried = itertools.islice(parts(value), PARTS_MAX)
     return next((step, part) for step, _, part in tried if why_not(part, above) is not None)
 
@@ -57,7 +59,7 @@ class _Trial(code_pickler.CodePickler):
 
 
 def why_not(value: Any, above: list[Any]) -> Exception | None:
-    """What pickling `value` raises where that of `above` does not."""
+    """What pickling `value` raises while everything in `above` counts as picklable; None if it pickles."""
     try:
         _Trial(above).dump(value)
     except Exception as error:  # whatever pickling raises
@@ -66,8 +68,8 @@ def why_not(value: Any, above: list[Any]) -> Exception | None:
 
 
 def parts(value: Any) -> Iterator[_Part]:
-    """What pickling it pickles: of a function what it uses, of a class its body, of a container its elements,
-    of others their state."""
+    """The parts that pickling the value would pickle: what a function uses, the body of a class, the elements
+    of a container, the state of anything else."""
     if isinstance(value, types.FunctionType):
         yield from _used_by(value)
     elif isinstance(value, types.MethodType):
@@ -94,7 +96,7 @@ def _used_by(function: types.FunctionType) -> Iterator[_Part]:
         if name in function.__globals__
     }
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # not filled yet
+        with contextlib.suppress(ValueError):  # the cell is not filled yet
             used[name] = cell.cell_contents
     for name, part in used.items():
         yield f"variable {name}", name, part
@@ -110,7 +112,7 @@ def _used_by(function: types.FunctionType) -> Iterator[_Part]:
 
 
 def _global_names(code: types.CodeType) -> dict[str, None]:
-    """Also of the functions inside."""
+    """The globals that the code loads; those of the functions inside it, too."""
     names = {step.argval: None for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
@@ -130,7 +132,7 @@ def _elements(value: Any) -> Iterator[_Part]:
 
 
 def _state(value: Any) -> Iterator[_Part]:
-    """As it gives it out to be pickled. Nothing of what gives out nothing."""
+    """The value's state, as it gives it out to be pickled; nothing where it gives out none."""
     try:
         reduced = value.__reduce_ex__(5)
     except Exception:  # whatever its pickling raises
@@ -139,7 +141,7 @@ def _state(value: Any) -> Iterator[_Part]:
         return
     made_of, state, items = reduced[1], *(*reduced[2:4], None, None)[:2]
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
-        state = {**(state[0] or {}), **state[1]}  # of a class with slots
+        state = {**(state[0] or {}), **state[1]}  # its class has slots
     if isinstance(state, dict):
         for name, part in state.items():
             yield f".{name}", str(name), part
