@@ -1,14 +1,15 @@
-"""What calls of one function, or of one method of one actor, have in common: sent once per connection, then
-named by a number.
+"""What calls of one function, or of one method of one actor, have in common. It is sent once per connection,
+and then named by a number.
 
-A TaskSpec is some twenty fields; a call differs from the next in three or four. So the constant part is a
-template with a number that is unique in its process, and a Peer (peers.py) remembers which templates its
-connection has carried. Equal templates are one: handles and remote functions that are made again and again
-(unpickled in every task, say) do not make the receivers' tables grow.
+A TaskSpec has some twenty fields, and a call differs from the next in three or four. So the constant part is
+a template, whose number is unique in its process. A Peer (peers.py) remembers which templates its connection
+has carried. Calls of functions with equal specifications share a template, and so do all handles of an actor.
+So the receivers' tables do not grow where handles and remote functions are made again and again, as when
+every task unpickles one.
 
-A template lives while somebody who may call with it does, and as one of the latest RECENT_MAX; functions and
-methods with options of their own for each call (a name, say) make as many as there are calls. Of those that
-have ended the peers are told, ENDED_MAX at a time.
+A template lives while something that may call with it lives, and while it is one of the latest RECENT_MAX:
+calls that have options of their own (a name, say) make a template each. When ENDED_MAX templates have ended,
+the peers are told to forget them.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ class CallTemplate:
         title: str = "",
         on_part: OnPart | None = None,
     ) -> None:
-        """ended: takes the number when it is gone, on whichever thread that happens."""
+        """ended: takes the number when the template is gone, on whichever thread that happens."""
         self.spec = spec
         self.number = number
         self._ended = ended
         self.name: str = spec.name
-        # As errors name it: with the actor's class.
+        # The name in errors: of a method, with the actor's class.
         self.title: str = title or spec.name
-        # References that a call returns at once.
+        # How many references a call returns at once.
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
-        # Of generators: takes (the peer that runs it, task id, part of the answer) as items arrive.
+        # A generator's takes (the peer that runs it, task id, part of the answer) as items arrive.
         self.on_part = on_part
         # What stands before the task's id in a push (task_wire.py), by the task's depth.
         self.heads: dict[int, bytes] = {}
@@ -80,7 +81,7 @@ class CallTemplates:
     """The templates of one process. Lock held."""
 
     def __init__(self, tell_ended: Callable[[set[int]], None]) -> None:
-        """tell_ended: has the peers forget templates that are gone here."""
+        """tell_ended(numbers) has the peers forget templates that are gone here."""
         self._tell_ended = tell_ended
         self._functions: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
         self._recent: deque[CallTemplate] = deque(maxlen=RECENT_MAX)
@@ -88,7 +89,7 @@ class CallTemplates:
         self._num_made = 0
 
     def of_function(self, spec: common_pb2.TaskSpec, on_part: OnPart | None) -> CallTemplate:
-        """The one template of equal specifications."""
+        """The template of this specification: equal ones share it."""
         content = spec.SerializeToString(deterministic=True)
         template = self._functions.get(content)
         if template is None:
@@ -96,7 +97,7 @@ class CallTemplates:
         return template
 
     def new(self, spec: common_pb2.TaskSpec, title: str = "", on_part: OnPart | None = None) -> CallTemplate:
-        """For a method of an actor, who keeps it."""
+        """A template of its own, as a method of an actor has it. Whoever asks for it keeps it."""
         if len(self._ended) >= ENDED_MAX:
             self._tell_ended({self._ended.popleft() for _ in range(len(self._ended))})
         self._num_made += 1

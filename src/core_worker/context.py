@@ -1,13 +1,13 @@
-"""What this process serves and what runs on this thread: the job, and the task that ids derive from and that
-`get_runtime_context()` tells of.
+"""The job that this process serves, and the task that runs on this thread. Ids derive from the task, and
+`get_runtime_context()` tells of it.
 
-Every thread that user code runs on has a task: the main thread of a driver its root task, an executing thread
-the task it executes; threads that user code starts get the process's main task. Counters of submissions and
-puts belong to the task, so that running it again makes the same ids; threads of one task share them (under
-the core worker's lock).
+Every thread that runs user code has a task. A driver's main thread has the driver's root task, a thread that
+executes a task has that task, and a thread that user code starts has the process's main task. A task counts
+what it submits and puts, so that the same ids are made when it runs again. Threads of one task share these
+counts, under the core worker's lock.
 
-A driver has its job from the beginning. A worker becomes its first task's job's (`WorkerContext.enter_job`),
-and stays it.
+A driver has its job from the beginning. A worker gets the job of its first task (`WorkerContext.enter_job`),
+and keeps it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from ray_mono.common.scheduling.resources import ResourceSet
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a process knows of the job that it serves. A worker that serves none yet has the defaults."""
+    """What a process knows of the job that it serves. A worker that serves none yet has the defaults, and
+    perhaps the job's id."""
 
     job_id: bytes = b""
     namespace: str = ""
     outlives_job: bool = False
-    """As in TaskSpec: of what runs here, and of what it submits."""
+    """As in TaskSpec: whether what runs here, and what that submits, outlives the job."""
     default_actor_lifetime: str = ""
     runtime_env: str = "{}"
-    """JSON: what the job, or what runs here, was given."""
+    """JSON: the runtime environment of the job, or of what runs here."""
     task_runtime_env: str = ""
-    """The part of it that is not the job's; what is submitted here inherits it."""
+    """JSON: the runtime environment that a worker's tasks have beside the job's. What they submit inherits
+    it."""
     nil_actor: bytes = field(init=False, repr=False)
-    """The actor's part of a normal task's id."""
+    """The part of a normal task's id where an actor's call has the actor."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nil_actor", ids.nil_actor_of(self.job_id))
 
 
 class ActorNames(Protocol):
-    """An actor, as far as its tasks and errors name it."""
+    """The names of an actor, for its tasks and errors."""
 
     name: str
-    """That it was given; empty for none."""
+    """The name that it was given; empty for none."""
     class_name: str
     module_name: str
 
@@ -53,7 +55,7 @@ class ActorNames(Protocol):
 
 @dataclass(slots=True)
 class TaskContext:
-    """One task that executes, or a driver's root."""
+    """A task that executes, or a process's main task."""
 
     task_id: bytes
     job_id: bytes
@@ -72,33 +74,34 @@ class TaskContext:
     has_run: bool = False
     # Whoever asked for it does not want it any more.
     is_cancelled: bool = False
-    # Foreign references that came in with the task's arguments and are not known to their owners yet.
+    # References of others that came with the task's arguments, as object id → owner. These owners do not know
+    # of this process yet.
     arrived: dict[bytes, bytes] = field(default_factory=dict)
-    # Arguments by reference, counted as `submitted` until the reply.
+    # Arguments by reference, which are counted as `submitted` until the reply.
     held: list[bytes] = field(default_factory=list)
-    # The actor whose method it is; else the FunctionDescriptor of what runs.
+    # The actor whose method it is. Other tasks have `function`, a FunctionDescriptor, instead.
     actor: ActorNames | None = None
     function: Any = None
-    # Of an actor's call, with options(name=...).
+    # An actor's call has it, by options(name=...).
     given_name: str = ""
 
     @property
     def shown_name(self) -> str:
-        """ "f", "Actor.method", or what it was named."""
+        """ "f", "Actor.method", or the name that it was given."""
         name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
         return self.given_name or name
 
     def cancel(self) -> None:
-        """Whoever asked for it does not want it any more. Lock held."""
+        """Whoever asked for the task does not want it any more. Lock held."""
         self.is_cancelled = True
 
     def ran(self, seconds: float) -> None:
-        """The user's code is over."""
+        """The user's code is over; it took so many seconds."""
         self.run_us = int(seconds * 1e6)
         self.has_run = True
 
     def next_task_id(self, actor_id: bytes) -> bytes:
-        """Of the next task that this one submits. Lock held."""
+        """The id of the next task that this one submits. Lock held."""
         self.num_submitted += 1
         if not self.seed:
             self.seed = ids.task_seed(ids.of_attempt(self.task_id, self.attempt))
@@ -121,25 +124,25 @@ _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("r
 
 
 class WorkerContext:
-    """The job and the tasks of one process. Context variables, so that coroutines of an async actor have
-    theirs."""
+    """The job and the tasks of one process. The task is in a context variable, so that each coroutine of an
+    async actor has its own."""
 
     def __init__(self, main: TaskContext, job: JobContext) -> None:
         self._main = main
         self.job = job
-        """What it serves. Read by all, set by `enter_job`."""
+        """The job that it serves. Only `enter_job` sets it."""
         self._is_leaving = False
 
     @property
     def is_leaving(self) -> bool:
-        """Whether this process is on its way out of the cluster: what fails now fails for that."""
+        """Whether this process is leaving its cluster. What fails now fails for that reason."""
         return self._is_leaving
 
     def leave_cluster(self) -> None:
         self._is_leaving = True
 
     def enter_job(self, job: JobContext, main: TaskContext) -> None:
-        """A worker becomes the job's. main: the task of the threads that user code starts."""
+        """A worker serves this job from now on. main: the task of the threads that user code starts."""
         self.job = job
         self._main = main
 
@@ -166,7 +169,7 @@ class WorkerContext:
         return self.get().shown_name
 
     def function_name(self) -> str:
-        """With its module: "module.f", "module.Actor.method"; as task_name where that is not known."""
+        """ "module.f" or "module.Actor.method"; the task's name alone where the function is not known."""
         task = self.get()
         if task.actor is not None:
             return f"{task.actor.module_name}.{task.actor.class_name}.{task.name}"
@@ -180,7 +183,7 @@ class WorkerContext:
         return self.get().actor_id
 
     def actor_name(self) -> str:
-        """That it was given; empty for none, and outside of actors."""
+        """The name that the actor was given. Empty for none, and outside of actors."""
         actor = self.get().actor
         return "" if actor is None else actor.name
 

@@ -1,8 +1,8 @@
-"""What belongs to the process and does not change once it is connected: its identity, its doors to the world,
-and its limits.
+"""What belongs to a process and does not change once it is connected: who it is, its doors to the world, and
+its limits.
 
-Each part of the core worker gets it by its constructor, and beside it the parts that it uses. What changes
-(the job that a worker serves, the task that runs) is context.py's.
+Each part of the core worker gets the Environment by its constructor, and beside it the other parts that it
+uses. What changes is context.py's: the job that a worker serves, and the task that runs.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Flushable(Protocol):
 
 
 class ReactorInterface(Protocol):
-    """What the parts ask of the loop that reads and writes for them: rpc.reactor.Reactor, or the simulator's."""
+    """The loop that reads and writes for the parts: rpc.reactor.Reactor, or one of a test's."""
 
     lock: Any
-    """An RLock: of the whole core worker."""
+    """The RLock of the whole core worker."""
     is_closed: bool
     interrupted: bool
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
-        """callback() once, under the lock. Lock held."""
+        """Calls callback() once, under the lock, when delay_s have passed. Lock held."""
         ...
 
     def mark_dirty(self, connection: Flushable, rings: bool = True) -> None: ...
@@ -46,7 +46,7 @@ class ReactorInterface(Protocol):
     def flush_soon(self) -> None: ...
 
     def wake(self) -> None:
-        """Something was left for the end of a turn. Takes no lock."""
+        """Something was left for the end of a turn, which has to come soon. Takes no lock."""
         ...
 
     def wait(self, waiter: Any, timeout_s: float | None = None) -> bool: ...
@@ -60,16 +60,16 @@ class ReactorInterface(Protocol):
         ...
 
     def close(self) -> None:
-        """Every wait ends, and nothing is read or written any more."""
+        """Ends every wait. Nothing is read or written any more."""
         ...
 
     def abandon(self) -> None:
-        """In a fork: this copy does nothing any more."""
+        """For a fork of the process: this copy does nothing any more."""
         ...
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        """drain(), under the lock, at the end of each turn in which one of `queues` has something, and before
-        a thread polls."""
+        """Where one of `queues` has something, calls drain() under the lock at the end of each turn, and
+        before a thread polls."""
         ...
 
 
@@ -81,18 +81,18 @@ class Environment:
     reactor: ReactorInterface
     clock: Clock
     rng: random.Random
-    """For ids that nobody else may have."""
+    """Makes ids that nobody else may have."""
     address: common_pb2.Address
-    """Where peers reach this process. Complete: it is not changed any more."""
+    """Where peers reach this process. Nobody changes it any more."""
     node: common_pb2.NodeInfo
     gcs: GcsServiceStub
     raylet: RayletServiceStub
-    """This node's."""
+    """This node's raylet."""
     session_dir: str
     is_driver: bool
     pid: int
     lock: Any = field(init=False, repr=False)
-    """The reactor's."""
+    """The reactor's lock."""
     worker_id: bytes = field(init=False)
     node_id: bytes = field(init=False)
     owner_address: bytes = field(init=False)

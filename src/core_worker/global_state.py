@@ -1,8 +1,8 @@
-"""The cluster's tables as programs ask for them: its key-value store, nodes, jobs, actors, resources and task
-events.
+"""The cluster's tables, as programs ask for them: its key-value store, nodes, jobs, actors, resources and
+task events.
 
-GlobalState is what the API sees; GcsGlobalState asks the GCS. Every method raises RpcError where that does
-not answer.
+GlobalState is the interface that the API sees. GcsGlobalState asks the GCS; its methods raise RpcError where
+the GCS does not answer.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ class GlobalState(Protocol):
     """Rows are messages of protobuf/common.proto and gcs.proto."""
 
     def kv_get(self, namespace: bytes, key: bytes) -> bytes | None:
-        """The value; None where there is none."""
+        """The value of the key, or None."""
         ...
 
     def kv_put(self, namespace: bytes, key: bytes, value: bytes, overwrite: bool) -> bool:
-        """Whether the key is new. An old one is overwritten, or left as it is."""
+        """Returns whether the key is new. An old value is replaced if `overwrite`, else left as it is."""
         ...
 
     def kv_exists(self, namespace: bytes, key: bytes) -> bool: ...
 
     def kv_delete(self, namespace: bytes, key: bytes, by_prefix: bool) -> int:
-        """The key, or every key that begins with it. How many there were."""
+        """Deletes the key or, by_prefix, every key that begins with it. Returns how many there were."""
         ...
 
     def kv_keys(self, namespace: bytes, prefix: bytes) -> list[bytes]:
-        """Those that begin with `prefix`, sorted."""
+        """The keys that begin with `prefix`, sorted."""
         ...
 
     def nodes(self) -> Sequence[common_pb2.NodeInfo]: ...
 
     def resources(self, collect: bool) -> Sequence[common_pb2.NodeResources]:
-        """Of each node that is alive. collect: as they are now, which each node is asked."""
+        """The resources of each node that is alive. collect: each node is asked for them, as they are now."""
         ...
 
     def jobs(self) -> Sequence[common_pb2.JobInfo]: ...
@@ -48,15 +48,16 @@ class GlobalState(Protocol):
     def actor(self, actor_id: bytes) -> common_pb2.ActorInfo: ...
 
     def named_actors(self, all_namespaces: bool, namespace: str) -> Sequence[Any]:
-        """Living ones: rows with `name` and `namespace`."""
+        """Rows of living actors, with `name` and `namespace`."""
         ...
 
     def cluster_info(self) -> Any:
-        """GetClusterInfoReply: where the head is, among others."""
+        """The GetClusterInfoReply, which says where the head is, among other things."""
         ...
 
     def task_events(self) -> Sequence[gcs_pb2.TaskEvents]:
-        """What workers and drivers ran; those that run are asked for what they have not sent yet."""
+        """What workers and drivers ran. Workers that are alive are asked first for what they have not sent
+        yet."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""What the API asks of the core of its process, and nothing else of it: CoreWorker, local mode's LocalCore,
-and later the remote client.
+"""The one interface by which the API uses the core of its process. CoreWorker and local mode's LocalCore
+implement it, and a remote client would, too.
 
-One suite of tests runs over all of them (tests/integration/core_interface_test.py).
+One suite of tests runs over all implementations (tests/integration/core_interface_test.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_mono.protobuf import object_manager_pb2
 
 
 class CoreInterface(ReferenceHome, Protocol):
-    """The core of a process that is connected. Every method may be called from any thread."""
+    """The core of a connected process. Every method may be called from any thread."""
 
     # ---- what this process is, and serves
 
@@ -40,7 +40,7 @@ class CoreInterface(ReferenceHome, Protocol):
 
     @property
     def session_dir(self) -> str:
-        """Of this node's files; empty in local mode."""
+        """The directory of this node's files; empty in local mode."""
         ...
 
     @property
@@ -51,22 +51,23 @@ class CoreInterface(ReferenceHome, Protocol):
 
     @property
     def default_actor_lifetime(self) -> str:
-        """ "detached" or "non_detached"; empty: the latter."""
+        """ "detached" or "non_detached". Empty means "non_detached"."""
         ...
 
     @property
     def runtime_env(self) -> str:
-        """JSON: what the job, or what runs here, was given."""
+        """JSON: the runtime environment of the job, or of what runs here."""
         ...
 
     @property
     def task_runtime_env(self) -> str:
-        """JSON: the part of it that is not the job's, which what is submitted here inherits; empty for none."""
+        """JSON: the part of runtime_env that is not the job's. Tasks that are submitted here inherit it.
+        Empty for none."""
         ...
 
     @property
     def context(self) -> WorkerContext:
-        """What runs on this thread."""
+        """What runs on the thread that asks."""
         ...
 
     @property
@@ -75,7 +76,7 @@ class CoreInterface(ReferenceHome, Protocol):
     # ---- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
-        """Stores a value, frozen as it is now. Raises TypeError for what does not pickle and
+        """Stores a value, frozen as it is now. Raises TypeError if it does not pickle, and
         ObjectStoreFullError."""
         ...
 
@@ -91,44 +92,46 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
-        """(nodes that have it in their stores, its size in bytes; None while there is no value), as this
-        process knows it. None where only its owner knows."""
+        """(the nodes whose stores have the object, its size in bytes or None while there is no value), as far
+        as this process knows. None where only the owner knows."""
         ...
 
     def reference_counts(self) -> int:
-        """How many objects are referenced here, after what was dropped was counted."""
+        """How many objects are referenced here. References that were dropped no longer count."""
         ...
 
     def store_stats(self) -> object_manager_pb2.StoreStats:
-        """Of this node's plasma store."""
+        """The statistics of this node's plasma store."""
         ...
 
     # ---- tasks and actors
 
     def export(self, function_or_class: Any, kind: str) -> Any:
-        """The code on its way to the workers: what task_template and create_actor take. Raises TypeError,
-        ValueError."""
+        """Sends the code on its way to the workers. Returns what task_template and create_actor take. Raises
+        TypeError, ValueError."""
         ...
 
     def task_template(self, code: Any, options: TaskOptions) -> Any:
-        """What calls of a function with these options share: what submit_task takes."""
+        """What the calls of a function with these options share. submit_task takes it."""
         ...
 
     def submit_task(self, template: Any, flat_args: list[Any]) -> list[Any]:
-        """flat_args: [None, 1, "key", 2, …]. A reference for each return; an ObjectRefGenerator for a
-        generator."""
+        """Returns a reference for each return, or an ObjectRefGenerator.
+
+        flat_args: keyword and value of each argument, [None, 1, "key", 2, …]; positional ones have None.
+        """
         ...
 
     def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> Any:
-        """What a handle holds, which has `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
+        """Returns what a handle holds; it has `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
         ...
 
     def hold_actor(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> Any:
-        """The same, for a handle that arrived or was looked up."""
+        """Returns what a handle holds that arrived, or was looked up."""
         ...
 
     def method_template(self, method_name: str, class_name: str, **options: Any) -> Any:
-        """What calls of a method through one handle share."""
+        """What the calls of a method through one handle share."""
         ...
 
     def submit_actor_task(self, held: Any, template: Any, flat_args: list[Any]) -> list[Any]:
@@ -136,33 +139,33 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def get_named_actor(self, name: str, namespace: str) -> Any:
-        """ActorInfo. Raises ValueError where there is none, RpcError where the GCS does not answer."""
+        """The ActorInfo. Raises ValueError where there is none, RpcError where the GCS does not answer."""
         ...
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
-        """The task that makes this object. Raises ValueError for force and an actor's call."""
+        """Cancels the task that makes this object. Raises ValueError for an actor's call with force."""
         ...
 
     # ---- the task, actor and process that ask
 
     def exit_actor(self) -> None:
-        """Ends the actor that calls it: raises ActorExit, or SystemExit on a thread that the actor started.
-        Raises TypeError elsewhere."""
+        """Ends the actor that calls this: raises ActorExit, or SystemExit on a thread that the actor started.
+        Raises TypeError outside of actors."""
         ...
 
     def is_task_cancelled(self) -> bool:
-        """Raises RuntimeError where nobody is told so: on a driver, and in async actors."""
+        """Whether the task that asks was cancelled. Raises RuntimeError on a driver, and in async actors."""
         ...
 
     def add_span(self, name: str, extra_data: str, started_s: float) -> None:
-        """A span that the program marked is over. extra_data: a JSON object; started_s:
-        time.perf_counter()'s."""
+        """A span that the program marked is over. extra_data: a JSON object. started_s: by
+        time.perf_counter()."""
         ...
 
     def send_events(self) -> None:
-        """What this process has noted for the timeline goes out."""
+        """Sends what this process has noted for the timeline."""
         ...
 
     def run_function_on_all_workers(self, function: Callable[[dict[str, Any]], None]) -> None:
@@ -170,15 +173,15 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def at_shutdown(self, step: Callable[[], None]) -> None:
-        """step() runs when this process leaves, before its connections close; in the order in which they were
-        named."""
+        """step() runs when this process leaves, before its connections close. Steps run in the order in which
+        they were given."""
         ...
 
     def shutdown(self) -> None:
-        """Leaves: every wait in this process ends, every connection closes. A Ctrl-C shortens it, and is
-        raised at its end."""
+        """Leaves the cluster: every wait in this process ends, and every connection closes. A Ctrl-C shortens
+        it, and is raised at its end."""
         ...
 
     def abandon(self) -> None:
-        """In a fork: forgets everything without a word to anybody."""
+        """For a fork of the process: does nothing any more, and tells nobody."""
         ...

@@ -1,4 +1,4 @@
-"""Messages to the driver of the job that this process serves: what a program does not notice by itself."""
+"""Messages to the driver of the job that this process serves, about what a program does not notice by itself."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 
 
 class JobWarnings:
-    """Those of one process."""
+    """The warnings of one process."""
 
     def __init__(self, env: Environment, context: WorkerContext) -> None:
         self._env = env
         self._context = context
 
     def tell(self, kind: str, message: str) -> None:
-        """Has the driver show a message. kind: Ray's name for its type, or ours."""
+        """Has the driver show a message. kind: the type of message, by Ray's name or ours."""
         job_id = self._context.job.job_id
         error = common_pb2.ErrorInfo(
             job_id=job_id, type=kind, message=utf8(message), time_s=self._env.clock.wall_s()

@@ -1,5 +1,5 @@
-"""What a generator's caller holds: ObjectRefGenerator, which hands out references while the generator runs,
-and DynamicObjectRefGenerator, which holds all of them after its end.
+"""What the caller of a generator holds. An ObjectRefGenerator hands out references to items while the
+generator runs. A DynamicObjectRefGenerator holds all of them after its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __tracebackhide__ = True
 
 
 class ItemSource(Protocol):
-    """Where a generator's references come from: streams.Stream, or local mode's."""
+    """Where a generator's references come from: generator_streams.Stream, or local mode's."""
 
     @property
     def is_ready(self) -> bool:
@@ -41,27 +41,27 @@ class ItemSource(Protocol):
 
 
 class StreamingGeneratorStats(NamedTuple):
-    """What a generator gets from its `yield` where it runs as a task: about the item that it yielded. In
-    local mode it gets None."""
+    """What `yield` gives to a generator that runs as a task. It is about the item that was yielded. In local
+    mode `yield` gives None."""
 
     object_creation_dur_s: float
-    """How long it took to make an object of it."""
+    """How long it took to make an object of the item."""
 
 
 class ObjectRefGenerator(Generic[T_co]):
-    """Iterates over the references to a generator's items, as they are made; `async for` works too. Made by
-    ray_mono only.
+    """Iterates over the references to a generator's items, as the items are made; `async for` works, too.
+    Only ray_mono makes it.
 
-    An exception of the generator, or the loss of its worker, is the last item: `get` of it raises. What was
-    not taken is freed with this object; the generator itself then runs to its end, and what it yields is
-    thrown away. Not for use by several threads at once.
+    An exception of the generator, or the loss of its worker, is the last item: `get` raises it. Items that
+    were not taken are freed with this object. The generator itself then runs to its end, and what it yields
+    is thrown away. Several threads must not use it at once.
     """
 
     __slots__ = ("__weakref__", "_generator_ref", "_handle", "_home", "_source")
 
     def __init__(self, source: ItemSource, end: ObjectRef[Any], handle: ObjectRef[Any] | None) -> None:
-        """end: the object that is ready when the task ends. handle: a reference whose end frees what was not
-        taken."""
+        """end: the object that is ready when the task ends. handle: when this reference ends, the items that
+        were not taken are freed."""
         self._source = source
         self._generator_ref = end
         self._handle = handle
@@ -69,7 +69,7 @@ class ObjectRefGenerator(Generic[T_co]):
 
     @property
     def _id(self) -> bytes:
-        """What `wait` waits for: the next item."""
+        """The id of the next item, for which `wait` waits."""
         return self._source.next_id()
 
     def __iter__(self) -> Iterator[ObjectRef[T_co]]:
@@ -85,8 +85,8 @@ class ObjectRefGenerator(Generic[T_co]):
             raise shortened(error)  # noqa: B904
 
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
-        """As next(), but returns a nil reference if the item is not ready within `timeout_s` seconds (None:
-        waits as long as it takes)."""
+        """As next(), but returns a nil reference if the item is not ready within timeout_s seconds. None:
+        waits as long as it takes."""
         try:
             if not self._source.is_ready:
                 self._source.await_next(timeout_s)
@@ -94,7 +94,7 @@ class ObjectRefGenerator(Generic[T_co]):
             return ObjectRef.nil()
         if not self._source.is_ready:
             if not self._source.is_finished:
-                # Woken, but by the end of the session.
+                # The end of the session woke it.
                 raise disconnected()
             raise StopIteration
         return self._source.take()
@@ -106,7 +106,7 @@ class ObjectRefGenerator(Generic[T_co]):
         return await self._next_async()
 
     async def _next_async(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
-        """As _next_sync, without blocking the event loop. Raises StopAsyncIteration after the last."""
+        """As _next_sync, without blocking the event loop. Raises StopAsyncIteration after the last item."""
         if not self._source.is_ready and not await self._await_next(timeout_s):
             return ObjectRef.nil()
         if not self._source.is_ready:
@@ -118,7 +118,7 @@ class ObjectRefGenerator(Generic[T_co]):
         ready = asyncio.Event()
 
         def wake() -> None:
-            # The loop may be over by then.
+            # The loop may be closed by then.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(ready.set)
 
@@ -131,7 +131,7 @@ class ObjectRefGenerator(Generic[T_co]):
         finally:
             self._source.forget_waiter(wake)
         if not self._source.is_ready and not self._source.is_finished:
-            # Woken, but by the end of the session.
+            # The end of the session woke it.
             raise SessionEnded
         return True
 
@@ -147,14 +147,15 @@ class ObjectRefGenerator(Generic[T_co]):
     """The name by which Ray's libraries ask."""
 
     def completed(self) -> ObjectRef[Any]:
-        """A reference that is ready when the task ends: its value is None, or the error if it did not end by
-        itself."""
+        """A reference that is ready when the task ends. Its value is None, or the error if the generator did
+        not end by itself."""
         return self._generator_ref
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an ObjectRefGenerator cannot be pickled, passed to a task or returned from one: pass the references that it yields, or make"
-            " the generator with num_returns='dynamic', whose one reference can be passed on"
+            "an ObjectRefGenerator cannot be pickled, passed to a task or returned from one: pass the references"
+            " that it yields, or make the generator with num_returns='dynamic', whose one reference can be"
+            " passed on"
         )
 
     def send(self, value: Any) -> NoReturn:
@@ -181,8 +182,8 @@ class ObjectRefGenerator(Generic[T_co]):
 
 
 class DynamicObjectRefGenerator(Generic[T_co]):
-    """References to all items of a task with num_returns="dynamic": its value. Each is handed out once; it
-    can be passed on."""
+    """The value of a task with num_returns="dynamic": references to all of its items. It can be passed on. It
+    hands out each reference once."""
 
     def __init__(self, refs: Iterable[ObjectRef[T_co]]) -> None:
         self._refs = deque(refs)
@@ -192,5 +193,5 @@ class DynamicObjectRefGenerator(Generic[T_co]):
             yield self._refs.popleft()
 
     def __len__(self) -> int:
-        """How many are left."""
+        """How many references are left."""
         return len(self._refs)

@@ -1,5 +1,5 @@
-"""What the API asks of the core worker for one function, class or method: validated values, prepared once and
-used per call."""
+"""Options of a function, class or method, as the API gives them to the core worker. They are validated and
+prepared once, and used for every call."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from ray_mono.protobuf import common_pb2
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
 NOTHING = ResourceSet()
 INLINE_BYTES_MAX = 100 << 10
-"""Values up to this travel in messages and live in their owner's memory; Ray's max_direct_call_object_size.
-"""
+"""Values up to this size travel in messages and live in their owner's memory. It is Ray's
+max_direct_call_object_size."""
 STREAMING_RETURNS = -1
 DYNAMIC_RETURNS = -2
-"""num_returns of generators: their items one by one as they are made, or all of them at the end."""
+"""num_returns of generators: the caller gets items one by one as they are made, or all of them at the end."""
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """Options of a remote function. Defaults are Ray's."""
+    """Options of a remote function. The defaults are Ray's."""
 
     name: str = ""
     num_returns: int = 1
     """A count, STREAMING_RETURNS or DYNAMIC_RETURNS."""
     generator_backpressure_num_objects: int = 0
-    """Items of a generator that may wait to be taken; 0: any number."""
+    """How many items of a generator may wait to be taken; 0: any number."""
     resources: ResourceSet = ONE_CPU
     max_retries: int = 3
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     max_calls: int = 0
-    """Calls after which the worker ends; 0: never."""
+    """After so many calls of the function its worker ends; 0: never."""
     hides_events: bool = False
-    """The timeline has nothing of its calls."""
+    """The timeline does not show its calls."""
     strategy: common_pb2.SchedulingStrategy | None = None
     runtime_env: str = ""
-    """Serialized JSON; empty: the job's own."""
+    """JSON; empty: the job's own."""
 
 
 @dataclass(frozen=True)
 class CallRules:
-    """What its options say of the calls to an actor: every handle knows, for callers keep to them."""
+    """What an actor's options say of calls to it. Every handle carries it, since the callers keep to it."""
 
     max_pending_calls: int = -1
     is_unordered: bool = False
     """A caller's calls may overtake each other."""
     is_concurrent: bool = False
-    """It runs several calls at once, which may wait for each other."""
+    """The actor runs several calls at once, which may wait for each other."""
     waits_for_restart: bool = False
-    """As in Ray, a call that was not sent waits for a restart only if the actor has max_task_retries."""
+    """Calls that could not be sent wait for a restart: the actor has max_task_retries. Other calls fail then,
+    as in Ray."""
 
 
 @dataclass(frozen=True)
 class ActorOptions:
-    """Options of an actor class. `resources` are held while it lives, `placement_resources` must be free to
-    place it."""
+    """Options of an actor class. `resources` are held while the actor lives. `placement_resources` must be
+    free where it is placed."""
 
     name: str = ""
     namespace: str = ""
@@ -70,10 +71,10 @@ class ActorOptions:
     is_asyncio: bool = False
     rules: CallRules = CallRules()
     hides_events: bool = False
-    """Of its constructor."""
+    """The timeline does not show its constructor."""
     concurrency_groups: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
-    """(group, calls at once, method names)."""
+    """(name of the group, how many calls it runs at once, names of its methods)."""
     strategy: common_pb2.SchedulingStrategy | None = None
     runtime_env: str = ""
     handle_metadata: bytes = field(default=b"", repr=False)
-    """What get_actor needs to rebuild a handle; opaque here."""
+    """What get_actor needs to make a handle; the core worker does not look inside."""

@@ -1,5 +1,5 @@
-"""The other core workers and the raylets that this process talks to: one connection each, opened when it is
-first needed, and anew when it was lost.
+"""The other core workers and raylets that this process talks to. Each has one connection, which is opened
+when it is first needed, and again when it is needed after it was lost.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Connect = Callable[[str], ReactorChannel]
 
 
 class Peer:
-    """Another core worker, as this one calls it: one connection, and what it has carried: templates, and
-    functions for all workers."""
+    """Another core worker, as this one calls it: one connection, and what that has carried already. These are
+    templates of calls, and keys of functions that every worker runs."""
 
     __slots__ = ("_carried", "_num_told", "_push", "_worker_runs", "channel", "stub", "worker_id")
 
     def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
-        """worker_runs: keys of functions that every worker runs before what is pushed after them; only
-        appended to (worker_runs.py)."""
+        """worker_runs: keys of functions that a worker runs before the tasks pushed after them. The list only
+        grows (worker_runs.py)."""
         self.channel = channel
         self.stub = CoreWorkerServiceStub(channel)
         # Of bytes: the usual push, and the usual answer, are written and read by hand (task_wire.py).
@@ -41,19 +41,22 @@ class Peer:
         self._num_told = 0
 
     def knows(self, template: CallTemplate) -> bool:
-        """Whether it was sent all that it needs to know before a task with this template."""
+        """Whether the peer was sent all that it has to know before a task with this template."""
         return template.number in self._carried and self._num_told == len(self._worker_runs)
 
     def push(self, template: CallTemplate, payload: bytes, on_done: OnReply) -> bool:
-        """PushTask of a template without items, if the peer knows that; else nothing happens. payload: a
-        PushTaskRequest. on_done takes a PushTaskReply's bytes. Lock held."""
+        """Sends PushTask, if the peer knows the template, which must be one without items. Returns whether it
+        did. Lock held.
+
+        payload: a PushTaskRequest. on_done takes the bytes of a PushTaskReply.
+        """
         if template.number in self._carried and self._num_told == len(self._worker_runs):
             self._push.start(payload, on_done)
             return True
         return False
 
     def push_request(self, template: CallTemplate, request: Any, on_done: OnReply) -> None:
-        """As push, of any template, which goes with it where the peer has not seen it."""
+        """Sends PushTask, with the template if the peer does not know that. Any template will do. Lock held."""
         on_part = (
             None if template.on_part is None else partial(self._on_part, template.on_part, request.task_id)
         )
@@ -83,10 +86,10 @@ class Peer:
 
 
 class PeerPool:
-    """Those of one process. Lock held."""
+    """The peers of one process. Lock held."""
 
     def __init__(self, connect: Connect, node_id: bytes, worker_runs: Sequence[bytes]) -> None:
-        """connect(address) opens a channel. node_id: this node's, on which peers are reached by their Unix
+        """connect(address) opens a channel. node_id: this node's; peers on it are reached by their Unix
         sockets."""
         self._connect = connect
         self._node_id = node_id
@@ -114,7 +117,7 @@ class PeerPool:
         return self.peer(address).stub
 
     def stub_of(self, address: bytes) -> CoreWorkerServiceStub:
-        """As stub_for, of an address that is serialized, as owners' are."""
+        """As stub_for, for a serialized address. The addresses of owners are serialized."""
         return self.peer(common_pb2.Address.FromString(address)).stub
 
     def raylet_at(self, target: str) -> RayletServiceStub:
@@ -130,7 +133,7 @@ class PeerPool:
         self._raylets.pop(target, None)
 
     def forget_templates(self, ended: set[int]) -> None:
-        """These templates of calls are gone here."""
+        """These templates of calls are gone here. Has the peers forget them."""
         for peer in list(self._peers.values()):
             peer.forget(ended)
 

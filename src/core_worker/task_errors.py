@@ -1,5 +1,5 @@
-"""What a caller gets for an exception of user code: the remote traceback, without our frames, in a
-RayTaskError that carries the cause."""
+"""What a caller gets for an exception of user code: a RayTaskError with the remote traceback, without our
+frames, and with the exception as its cause."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ray_mono.protobuf import common_pb2
 TITLE = "ray_mono::"
 ARGUMENT_FAILED = "One of its arguments could not be computed"
 HOPS_MAX = 20
-"""So many calls an error tells that it came through: each holds the texts of those before it."""
+"""An error tells at most so many calls that it came through: each one's text has those before it inside."""
 _OURS = tuple(
     os.path.abspath(directory) + os.sep for directory in sys.modules[__name__.partition(".")[0]].__path__
 )
 
 
 class ActorExit(BaseException):
-    """Raised by exit_actor(): ends the actor after this call, without an error and without a restart."""
+    """exit_actor() raises it. It ends the actor after this call, without an error and without a restart."""
 
 
 class TaskFailed(Exception):
-    """The call has an error for a value; carries it to the reply."""
+    """Carries the error that is the value of a call to the reply."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -40,27 +40,27 @@ class TaskFailed(Exception):
 def describe_error(
     spec: Any, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
-    """For an exception that left the user's function."""
+    """The error of a call whose function raised this exception."""
     if raw_error.is_a(error, MemoryError):
-        raw_error.let_frames_go(error)  # or what took the memory would take the answer's too
+        raw_error.let_frames_go(error)  # they hold what took the memory, which the answer needs
     return _task_error(spec, users_traceback(error), _root(error), actor, env)
 
 
 def unreadable(error: BaseException) -> RaySystemError:
-    """For what unpickling a value raised: as in Ray, not the error itself, which would pass for one of the
-    function that is called."""
+    """The error of a value that cannot be unpickled. As in Ray it is not what unpickling raised, since that
+    would pass for an error of the called function."""
     return RaySystemError(f"a value cannot be unpickled: {raw_error.repr_of(error)}", users_traceback(error))
 
 
 def users_traceback(error: BaseException) -> str:
-    """The traceback with the user's frames only; also those of what it was raised from. Where their classes
-    do not let these be found, the error's own frames."""
+    """The traceback with the user's frames only, with those of the errors that it was raised from. Where an
+    error's class keeps this from working, it has the error's own frames only."""
     try:
         shown = traceback.TracebackException(type(error), error, raw_error.traceback_of(error))
         todo = [shown]
         while todo:
             one = todo.pop()
-            # No heading over nothing.
+            # Without frames there is no heading over them.
             one.stack = _users_frames(one.stack) or None  # type: ignore[assignment]
             causes = (one.__cause__, one.__context__, *(one.exceptions or ()))
             todo += [other for other in causes if other is not None]
@@ -72,7 +72,7 @@ def users_traceback(error: BaseException) -> str:
 
 
 def _users_frames(stack: traceback.StackSummary) -> traceback.StackSummary:
-    # Not abspath: the current directory may be gone, and a name that is relative to it is none of ours.
+    # abspath would fail where the current directory is gone. A name relative to it is none of ours.
     return traceback.StackSummary.from_list(
         frame for frame in stack if not os.path.normpath(frame.filename).startswith(_OURS)
     )
@@ -81,7 +81,7 @@ def _users_frames(stack: traceback.StackSummary) -> traceback.StackSummary:
 def cancelled_error(
     spec: Any, task: TaskContext, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
-    """For user code that was stopped by `error`, an interrupt: where it was, and what it is to its caller."""
+    """The error of a call whose user code was stopped by the interrupt `error`; it says where."""
     cancelled = TaskCancelledError(task.task_id.hex())
     return describe_error(spec, cancelled.with_traceback(raw_error.traceback_of(error)), actor, env)
 
@@ -89,7 +89,7 @@ def cancelled_error(
 def argument_error(
     spec: Any, error: BaseException, actor: ActorNames | None, env: Environment
 ) -> BaseException:
-    """For an argument that is an error itself, or cannot be read: both hops are shown."""
+    """The error of a call one of whose arguments is an error, or cannot be read. It shows both hops."""
     if raw_error.is_a(error, Exception) and not raw_error.is_a(error, RayError):
         error = unreadable(error)
     if raw_error.is_a(error, RayError):
@@ -98,9 +98,9 @@ def argument_error(
 
 
 def handed_on(template: CallTemplate, data: bytes, env: Environment) -> bytes | None:
-    """What a call is worth of which this serialized error is an argument: as argument_error, made by the
-    call's owner, and without running user code. None where that cannot be. Beyond HOPS_MAX calls one behind
-    the other all have the same error.
+    """As argument_error, but the call's owner makes it, out of the serialized error that is an argument,
+    without running user code. None where that is not possible. In a chain of more than HOPS_MAX calls, the
+    calls beyond all have the same error.
     """
     error = load_packed(data)
     if error is None:
@@ -121,7 +121,7 @@ def handed_on(template: CallTemplate, data: bytes, env: Environment) -> bytes | 
 
 
 def _root(error: BaseException) -> BaseException:
-    """The user's own exception, through the hops it came."""
+    """The user's own exception, behind the hops that it came through."""
     cause = raw_error.attributes_of(error).get("cause") if raw_error.is_a(error, RayTaskError) else None
     return cause if raw_error.is_a(cause, BaseException) else error  # type: ignore[return-value]
 

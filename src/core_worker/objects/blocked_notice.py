@@ -1,10 +1,11 @@
-"""Waiting in user code's name: a worker tells its raylet that the CPUs of its task are free meanwhile.
+"""Waits of user code: a worker tells its raylet that the CPUs of its task are free meanwhile.
 
-    running ──first wait of the task──► BLOCKED (NotifyBlocked) ──last wait over, or the next task begins──► running (NotifyUnblocked)
+    running ──the task's first wait begins──────────────────────► BLOCKED   (NotifyBlocked)
+    BLOCKED ──its last wait is over, or the next task begins──► running   (NotifyUnblocked)
 
-Several threads of a task may wait at once: the first says it, the last takes it back. Where all that is
-missing belongs to other processes, it may be there already: their owners are given a moment to say so first.
-A driver tells nobody.
+Several threads of a task may wait at once. The first one to wait tells the raylet, and the last one takes it
+back. If everything that is missing belongs to other processes, it may be there already. So the owners get a
+moment to say so before the raylet is told. A driver tells nobody.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ class BlockedNotice:
         self._memory_store = memory_store
         self._tells_raylet = not env.is_driver
         self._num_blocked = 0
-        # Tasks that found threads of earlier ones waiting still: what those end is not counted any more.
+        # How many tasks began while threads of earlier ones still waited. Waits of earlier epochs do not
+        # count.
         self._epoch = 0
-        # The lease under which the present task runs.
+        # The lease under which this worker runs what it runs.
         self._lease_id = b""
         self._before: Callable[[], None] | None = None
 
@@ -43,11 +45,12 @@ class BlockedNotice:
         self._before = callback
 
     def under_lease(self, lease_id: bytes) -> None:
-        """What is pushed from now on runs under this lease. Lock held."""
+        """The tasks pushed from now on run under this lease. Lock held."""
         self._lease_id = lease_id
 
     def task_begins(self) -> None:
-        """A worker starts a normal task: waits of threads that earlier tasks left behind are not this one's."""
+        """A worker starts a normal task. Threads that earlier tasks left behind may still wait; their waits
+        are not this task's."""
         if not self._num_blocked:
             return
         with self._env.lock:
@@ -56,14 +59,14 @@ class BlockedNotice:
             self._env.raylet.NotifyUnblocked.notify(self._notice())
 
     def block(self) -> int:
-        """The task's CPUs are free from now on. Returns what `unblock` takes. Lock held."""
+        """The task's CPUs are free from now on. Returns the epoch, which `unblock` takes. Lock held."""
         self._num_blocked += 1
         if self._num_blocked == 1:
             self._env.raylet.NotifyBlocked.notify(self._notice())
         return self._epoch
 
     def unblock(self, epoch: int) -> None:
-        """They are in use again, if nothing else waits still. Lock held."""
+        """The task's CPUs are in use again, unless something else still waits. Lock held."""
         if epoch == self._epoch:
             self._num_blocked -= 1
             if self._num_blocked == 0:
@@ -75,8 +78,8 @@ class BlockedNotice:
     # ---- waits
 
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits for at most so many seconds; None: as long as it takes. False at the timeout. The lock must
-        not be held."""
+        """Waits at most timeout_s seconds; None: as long as it takes. False at the timeout. The lock must not
+        be held."""
         if waiter.done:
             return True
         env = self._env
@@ -97,7 +100,8 @@ class BlockedNotice:
                     self.unblock(epoch)
 
     def wait_for(self, object_ids: Iterable[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
-        """As wait, for values."""
+        """As `wait`, for the values of these objects: their owners get owners_answer_s before the raylet is
+        told."""
         if self._tells_raylet and not waiter.done and self._asks_owners_only(object_ids):
             moment_s = self._env.config.owners_answer_s
             if timeout_s is not None and timeout_s <= moment_s:

@@ -1,11 +1,12 @@
-"""What objects are worth and where they lie: the conversation about it between their owners and everybody
-else.
+"""The values of objects, and where they lie: owners tell borrowers.
 
-    borrower ──GetObjectStatus──► owner      answered when the value is there: inline, or the nodes that have it, or "out of scope"
-    borrower ──AddObjectLocation──► owner    this node's store has a copy now, which the owner has to know, to free it
+    borrower ──GetObjectStatus────► owner   The owner answers when the value is there: with the value, with
+                                            the nodes that have it, or with "out of scope".
+    borrower ──AddObjectLocation──► owner   The borrower's node has a copy now. The owner has to know it to
+                                            free it.
 
-As a borrower it sees to it that what is asked for will be in the memory store; as an owner it answers from
-there. Under the core worker's lock; never blocks.
+As a borrower this part sees to it that an answer gets into the memory store. As an owner it answers from
+there. It runs under the core worker's lock, and never blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Status = core_worker_pb2.GetObjectStatusReply
 
 
 class FutureResolver:
-    """Both sides of it for one process."""
+    """Both sides of this conversation, for one process."""
 
     def __init__(
         self,
@@ -45,21 +46,21 @@ class FutureResolver:
         self._plasma = plasma
         self._peers = peers
         self._borrowing = borrowing
-        # Borrowed values that an owner was asked for.
+        # Borrowed objects whose owners were asked and have not answered.
         self._asked: set[bytes] = set()
 
     # ---- as a borrower
 
     def ask_owner(self, object_id: bytes) -> None:
-        """Sees to it that a borrowed object's value or whereabouts will be in the memory store. Nothing to do
-        for our own."""
+        """Sees to it that the value of a borrowed object, or where it lies, will be in the memory store.
+        Nothing has to be done for an object of ours."""
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return
         if self._memory_store.get(object_id) is not None:
             return
         if row.owner == self._env.owner_address:
-            # Ours, and freed before this reference came back.
+            # It is ours, and was freed before this reference came back.
             self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
             return
         if object_id in self._asked:
@@ -72,7 +73,7 @@ class FutureResolver:
         owner.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
 
     def ask_again(self, object_id: bytes) -> None:
-        """The places that the owner named did not have it."""
+        """The object was not where its owner had said. Asks again."""
         self._memory_store.forget(object_id)
         self._asked.discard(object_id)
         self.ask_owner(object_id)
@@ -95,7 +96,8 @@ class FutureResolver:
         self._memory_store.put_inline(object_id, serialized.metadata, serialized.to_bytes())
 
     def pulled_here(self, object_id: bytes) -> None:
-        """This node's store has a copy now: the owner has to know, to free it."""
+        """This node's store has a copy now. The owner has to know it to free it. Where nobody here references
+        the object any more, the copy is freed at once."""
         row = self._references.get(object_id)
         if row is None:
             self._plasma.free(object_id, [self._env.node_id])
@@ -127,7 +129,7 @@ class FutureResolver:
 
     def AddObjectLocation(self, request: Any, call: ServerCall) -> None:
         if request.object_id not in self._references:
-            # Freed while the copy was made.
+            # The object was freed while the copy was made.
             self._plasma.free(request.object_id, [request.node_id])
         else:
             self._memory_store.add_location(request.object_id, request.node_id)

@@ -1,8 +1,9 @@
-"""Standard futures for references: what `await` and concurrent.futures wait on.
+"""Standard futures for references: `await` and concurrent.futures wait on them.
 
-What is here as bytes is read by whoever asks for its future. Others are completed by one thread of their own,
-since unpickling runs user code, which the thread that leads the reactor must not do; what lies on another
-node is brought here first, so that nothing waits behind it. With the session every open future ends.
+Whoever asks for the future of a value that is in the memory store reads the value at once. One thread
+completes all other futures: unpickling runs user code, which the thread that leads the reactor must not run.
+A value that lies on another node is brought here first, so that this thread does not wait for it. When the
+session ends, so does every open future.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ObjectFutures:
         return future
 
     def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
-        """When the value is here, or cannot be brought here. Lock held."""
+        """Completes the future when the value is here, or cannot be brought here. Lock held."""
         if self._ready is None:
             self._ready = queue.SimpleQueue()
             threading.Thread(
@@ -79,18 +80,18 @@ class ObjectFutures:
             self._open.discard(future)
             callback = waiting.pop()
             if future.cancelled():
-                # It may be asked for again and again before it is there.
+                # A program may ask for the value again and again before it is there, and cancel each time.
                 with self._env.lock:
                     self._memory_store.forget_waiter(object_id, callback)
 
-        # Emptied at the end, or the future would hold itself, and the reference.
+        # `ended` empties it. Otherwise the future would hold itself, and the reference.
         waiting = [known]
         future.add_done_callback(ended)
         if self._memory_store.when_ready(object_id, known):
             known()
 
     def close(self) -> None:
-        """Leaving: what was not there by now will not come."""
+        """This process leaves. Futures that are still open get SessionEnded."""
         if self._ready is not None:
             self._ready.put(None)
         for future in list(self._open):
@@ -103,7 +104,7 @@ class ObjectFutures:
             if item is None:
                 return
             future, ref = item
-            # It may end meanwhile, cancelled or by `close`.
+            # The future may end meanwhile: it is cancelled, or `close` ends it.
             with contextlib.suppress(concurrent.futures.InvalidStateError):
                 if not future.done() and future.set_running_or_notify_cancel():
                     self._read(future, ref)
@@ -113,10 +114,10 @@ class ObjectFutures:
         try:
             value = self._getter.get([ref], None)[0]
         except StopIteration as error:
-            # No future takes it, nor does a coroutine let it through.
+            # No future takes a StopIteration, and no coroutine lets one through.
             future.set_exception(RuntimeError(f"the task raised StopIteration: {error}"))
         except BaseException as error:
-            # Without the frames, which hold the future and the reference: a cycle that would keep both.
+            # Its frames hold the future and the reference, a cycle that would keep both. So it goes without.
             raw_error.set_traceback(error, None)
             future.set_exception(error)
         else:

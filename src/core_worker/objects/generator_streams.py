@@ -1,24 +1,29 @@
-"""The items of generators that other processes run for this one, which owns them: the caller's side of a
-streaming task.
+"""The caller's side of a streaming task: another process runs the generator, and this one owns its items.
 
-    executor ──part──► Stream ──take──► ObjectRef       received ≥ taken; what lies between is held by the stream (one local
-                         │                              reference each, which the ObjectRef takes over)
-                         └──► AcknowledgeItems: what was received (where the executor wants it), what was taken (with backpressure)
+    executor ──part──► Stream ──take──► ObjectRef
+    executor ◄──AcknowledgeItems── Stream    how many were received (when the executor asks for it, or a new
+                                             attempt began), and how many were taken (with backpressure)
 
-    stream   OPEN ──answer, failure──► ENDED ──generator object gone──► (forgotten)
-              └──generator object gone──► DROPPED: what was not taken is freed, what comes is thrown away ──answer──► (forgotten)
+received ≥ taken. The stream holds the items in between by one local reference each, which the ObjectRef takes
+over.
 
-Item n of a task is its object with index n + 1, in every attempt: one that runs again sends its items again,
-and those that were received stay what they are (a copy in a store is one more place where the item is). Index
-1 is the task's end: None, or why there was none; for "dynamic" a DynamicObjectRefGenerator of all items. An
-exception of the user's function is the last item. Index 0 stands for the generator object: a reference
-without a value, whose end drops the stream.
+    OPEN    ──the task was answered, or failed──► ENDED ──the generator object is gone──► forgotten
+    OPEN    ──the generator object is gone──► DROPPED ──the task was answered, or failed──► forgotten
 
-Who waits for an item that is not there waits in the memory store, for an entry without a reference
-(`_awaited`): it becomes the item's, or, if the stream ends before it, an empty value that only says so.
+When a stream is DROPPED, items that were not taken are freed, and items that still come are thrown away.
 
-Limits: what is received and not taken is not bounded, as in Ray, unless the user asks for backpressure. Under
-the core worker's lock.
+Item n of a task is its object with index n + 1, in every attempt. A task that runs again sends its items
+again. Those that were received before stay what they are; a copy in a store is one more place where the item
+lies. Index 1 is the task's end: None, or why there was no end; for "dynamic" it is a
+DynamicObjectRefGenerator of all items. An exception of the user's function is the last item. Index 0 stands
+for the generator object: it is a reference without a value, and when it ends, the stream is dropped.
+
+Whoever waits for an item that is not there waits in the memory store, for an entry without a reference
+(`_awaited`). The entry becomes the item's. If the stream ends before the item, it becomes an empty value,
+which only says so.
+
+As in Ray, any number of items may be received and not taken, unless the user asks for backpressure.
+Everything here runs under the core worker's lock.
 """
 
 from __future__ import annotations
@@ -50,7 +55,7 @@ _HANDLE = bytes(4)
 
 @dataclass(frozen=True)
 class StreamParts:
-    """What the streams of a process use of it."""
+    """The parts of the process that its streams use."""
 
     env: Environment
     references: ReferenceCounter
@@ -60,11 +65,11 @@ class StreamParts:
     unhandled: UnhandledErrors
     home: ReferenceHome
     await_ready: Callable[[Sequence[bytes], float | None], None]
-    """Until the memory store knows each of these, for so many seconds at most: Getter.await_ready."""
+    """Waits until the memory store knows each of these, for so many seconds at most: Getter.await_ready."""
 
 
 class Stream:
-    """One generator's items. What ObjectRefGenerator asks for locks by itself; the rest needs the lock."""
+    """One generator's items. The methods for ObjectRefGenerator take the lock; the others need it held."""
 
     __slots__ = (
         "_awaited",
@@ -87,9 +92,9 @@ class Stream:
         self.num_taken = 0
         self.is_ended = False
         self.is_dropped = False
-        # Who runs it, once something came from there.
+        # The worker that runs the generator, once something came from there.
         self._peer: Peer | None = None
-        # Of the present attempt.
+        # How many items of the present attempt were received.
         self._sent_received = 0
         self._awaited: set[bytes] = set()
 
@@ -105,7 +110,7 @@ class Stream:
             self._add(number, item)
             number += 1
         self._sent_received = number - 1
-        # A new attempt does not know what the earlier ones' items led to.
+        # The executor of a new attempt does not know what was taken, or dropped, in earlier ones.
         if part.wants_acknowledgement or first <= self.num_taken or self.is_dropped:
             self._acknowledge()
 
@@ -126,7 +131,7 @@ class Stream:
             parts.memory_store.put_inline(object_id, item.metadata, item.data)
 
     def _add_again(self, object_id: bytes, item: Any) -> None:
-        """An item that was received, or that nobody wants."""
+        """An item came that was received before, or that nobody wants."""
         if not item.in_plasma:
             return
         is_wanted = object_id in self._parts.references
@@ -134,7 +139,7 @@ class Stream:
             self._parts.plasma.free(object_id, [item.node_id])
 
     def add_error(self, metadata: bytes, data: bytes, nested: Iterable[Any] = ()) -> None:
-        """The last item."""
+        """Adds an error as the last item."""
         self._add(
             self.num_received + 1, core_worker_pb2.StreamedItem(metadata=metadata, data=data, nested=nested)
         )
@@ -160,8 +165,8 @@ class Stream:
             self._acknowledge()
 
     def expect(self, number: int) -> bytes:
-        """Has an entry in the memory store that becomes ready with the item, or with the end of the stream.
-        Its id."""
+        """Makes an entry in the memory store that becomes ready with the item, or with the end of the stream.
+        Returns the item's id."""
         object_id = self.item_id(number)
         store = self._parts.memory_store
         if number > self.num_received and store.get(object_id) is None:
@@ -194,7 +199,7 @@ class Stream:
         return self.is_ended and self.num_taken >= self.num_received
 
     def next_id(self) -> bytes:
-        """Of the next item, as it is or will be; ready also when there will be none."""
+        """The id that the next item has or will have. It becomes ready also if there is no next item."""
         with self._parts.env.lock:
             return self.expect(self.num_taken + 1)
 
@@ -205,16 +210,18 @@ class Stream:
             self.num_taken += 1
             if self.backpressure:
                 self._acknowledge()
-                # The generator rests until it hears of it, and the user may be busy with this item for long.
+                # The generator may rest until it hears of this, and the user may be busy with the item for
+                # long.
                 env.reactor.flush()
             return ObjectRef(self.item_id(self.num_taken), self._parts.home)
 
     def await_next(self, timeout_s: float | None) -> None:
-        """Until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
+        """Waits until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
         self._parts.await_ready([self.next_id()], timeout_s)
 
     def when_next(self, callback: Callable[[], None]) -> bool:
-        """True if await_next would return at once; else callback() runs once when it would, under the lock."""
+        """True if await_next would return at once. Otherwise callback() runs once, under the lock, when it
+        would. Raises SessionEnded."""
         with self._parts.env.lock:
             if self._parts.env.reactor.is_closed:
                 raise SessionEnded
@@ -225,7 +232,7 @@ class Stream:
             self._parts.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
 
     def take_all(self) -> list[ObjectRef[Any]]:
-        """Every item that was received and not taken. Lock held."""
+        """Takes every item that was received and not taken. Lock held."""
         first, self.num_taken = self.num_taken + 1, self.num_received
         return [
             ObjectRef(self.item_id(number), self._parts.home)
@@ -239,11 +246,11 @@ class GeneratorStreams:
     def __init__(self, parts: StreamParts) -> None:
         self._parts = parts
         self._streams: dict[bytes, Stream] = {}
-        # Those whose items are handed out together at the end.
+        # The streams whose items are handed out together at the end.
         self._dynamic: dict[bytes, Stream] = {}
 
     def open(self, task_id: bytes, spec: Any, end_id: bytes) -> list[Any]:
-        """What `.remote()` returns for a generator. end_id: the task's one return, which is counted."""
+        """What `.remote()` returns for a generator. end_id: the task's one return, counted already."""
         parts = self._parts
         end: ObjectRef[Any] = ObjectRef(end_id, parts.home)
         if spec.num_returns == DYNAMIC_RETURNS:
@@ -256,18 +263,18 @@ class GeneratorStreams:
         return [ObjectRefGenerator(stream, end, ObjectRef(handle_id, parts.home))]
 
     def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
-        """A part of a task's answer: CallTemplate.on_part."""
+        """A part of a task's answer has come. (CallTemplate.on_part)"""
         stream = self._streams.get(task_id)
         if stream is not None:
             stream.add_part(peer, part)
             return
-        # Late, from an attempt that counts as lost.
+        # It is late, from an attempt that counts as lost.
         for number, item in enumerate(part.items, part.first_item):
             if item.in_plasma:
                 self._parts.plasma.free(object_id_bytes(task_id, number + 1), [item.node_id])
 
     def complete(self, task_id: bytes, end_id: bytes, reply: Any, is_cancelled: bool) -> None:
-        """The generator has ended; an error of the user's is its last item."""
+        """The generator has ended. If that was by an error of the user's, the error becomes the last item."""
         stream = self._streams.get(task_id)
         if stream is None:
             return
@@ -287,7 +294,7 @@ class GeneratorStreams:
         self._end(stream)
 
     def _hand_out(self, stream: Stream, end_id: bytes) -> None:
-        """Every item at once, as the value of the task."""
+        """Makes a DynamicObjectRefGenerator of every item the value of the task."""
         parts = self._parts
         refs = stream.take_all()
         value = serialization.serialize(DynamicObjectRefGenerator(refs))
@@ -295,7 +302,7 @@ class GeneratorStreams:
         parts.memory_store.put_inline(end_id, value.metadata, value.to_bytes())
 
     def fail(self, task_id: bytes, metadata: bytes, data: bytes) -> None:
-        """The task has an error instead of an end."""
+        """The task failed: this error becomes the last item."""
         stream = self._streams.get(task_id)
         if stream is not None:
             stream.add_error(metadata, data)
@@ -309,7 +316,7 @@ class GeneratorStreams:
             del self._streams[stream.task_id]
 
     def handle_ended(self, object_id: bytes) -> None:
-        """A reference without a value ended: it may have stood for a generator object."""
+        """A reference without a value has ended. It may have stood for a generator object."""
         stream = self._streams.get(object_id[:_TASK_ID_BYTES])
         if stream is not None and object_id[_TASK_ID_BYTES:] == _HANDLE:
             stream.drop()
@@ -317,13 +324,13 @@ class GeneratorStreams:
                 del self._streams[stream.task_id]
 
     def expect(self, object_id: bytes) -> None:
-        """Somebody will wait for an object here that may be an item on its way."""
+        """Somebody will wait for an object of ours, which may be an item on its way."""
         stream = self._streams.get(object_id[:_TASK_ID_BYTES])
         index = int.from_bytes(object_id[_TASK_ID_BYTES:], "little")
         if stream is not None and index > 1 and not stream.is_dropped:
             stream.expect(index - 1)
 
     def close(self) -> None:
-        """This process leaves: whoever waits looks again."""
+        """This process leaves. Wakes everybody who waits for an item."""
         for stream in self._streams.values():
             stream.wake()

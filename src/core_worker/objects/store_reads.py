@@ -1,8 +1,7 @@
-"""Reading from the node's store, which copies from other nodes what is not here, and tells of copies that
-came so.
+"""Reads from the node's store. The store copies what is on other nodes; the owner is told of each copy.
 
-Who can go where the objects are, a task that has not begun, need not wait long for room in this node's store:
-NoRoomHere.
+A task that has not begun can go to the node where its arguments lie. So it does not wait long for room in
+this node's store, but gets NoRoomHere.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 FOUND = 0
 NOT_HERE = 1
-# (ObjectFound, its bytes where it was found)
+# (ObjectFound, the bytes of the object if it was found)
 Found = tuple[Any, memoryview | None]
 
 
 class NoRoomHere(Exception):
-    """An object that lies on another node has no room on this one."""
+    """This node has no room for an object that lies on another one."""
 
 
 class StoreReads:
-    """Reads of one process."""
+    """The reads of one process."""
 
     def __init__(self, env: Environment, plasma: PlasmaStoreProvider, resolver: FutureResolver) -> None:
         self._env = env
@@ -42,8 +41,8 @@ class StoreReads:
         wait: Callable[[Waiter, None], bool],
         may_go_elsewhere: bool,
     ) -> list[Found]:
-        """Asks for objects as (id, nodes that hold it) and waits. Raises NoRoomHere if may_go_elsewhere, else
-        ObjectStoreFullError."""
+        """Asks for objects as (id, nodes that hold it) and waits. Where there is no room for a copy, raises
+        NoRoomHere if may_go_elsewhere, else ObjectStoreFullError. Raises RaySystemError."""
         plasma = self._plasma
         waiter = Waiter(self._env.reactor)
         answer: list[Found] = []
@@ -51,7 +50,8 @@ class StoreReads:
 
         def done(found: list[Any], error: RpcError | RaySystemError | None) -> None:
             try:
-                # A view is its pin's owner from the first moment, also if nobody waits any more.
+                # Each view owns its pin from the first moment, so that pins end also if nobody waits any
+                # more.
                 answer.extend((item, plasma.view(item) if item.state == FOUND else None) for item in found)
             except RaySystemError as not_opened:
                 error = not_opened

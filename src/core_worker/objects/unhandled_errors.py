@@ -1,10 +1,12 @@
-"""Errors that nobody asks for: a task failed, and its last reference went without a `get`. They are printed
-once, on standard error: a worker's reaches the driver as what it writes does.
+"""Errors that nobody asks for: a task failed, and its last reference went without a `get`. Each is printed
+once, on standard error. From a worker it reaches the driver with what else the worker writes.
 
-Seen is an error that `get`, `wait`, `await`, a future or another process was given, or that went into another
-task, which then fails with it. Only what user code raised is printed, not the deaths of workers and actors
-that calls were waiting for; but an actor's constructor that failed is, if nobody was told by a call.
-Unpickling an error runs user code, so a thread does it, outside of the core worker's lock.
+An error counts as seen if `get`, `wait`, `await`, a future or another process was given it, or if another
+task fails with it as an argument. Only errors that user code raised are printed, not the deaths of workers
+and actors that calls were waiting for. The failure of an actor's constructor is printed, if no call told
+anybody.
+
+Unpickling an error runs user code. So a thread does it, outside of the core worker's lock.
 """
 
 from __future__ import annotations
@@ -21,25 +23,25 @@ from ray_mono.core_worker.values import serialization
 
 SILENCED_BY = "RAY_MONO_IGNORE_UNHANDLED_ERRORS"
 WAITING_MAX = 1000
-"""Errors not printed yet. More fail at once than anybody reads: the rest is counted."""
+"""Errors that wait to be printed. Nobody reads more, so the rest is only counted."""
 CLOSE_TIMEOUT_S = 5.0
 
 
 class UnhandledErrors:
-    """Prints them for one process."""
+    """Prints the unhandled errors of one process."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._last_task_id = b""
         self._num_left_out = 0
-        # Actors whose constructors' errors were printed: each of their calls has it again.
+        # Actors whose constructor's error was printed. Each call to such an actor fails with it again.
         self._actors_told: set[str | None] = set()
 
     def note(self, object_id: bytes, data: bytes | None) -> None:
         """The serialized error of an object that is gone. Lock held."""
         task_id = object_id[:-4]
-        # The returns of one task have one error, and usually go together.
+        # All returns of a task have the same error, and they usually go together.
         if data is None or task_id == self._last_task_id or os.environ.get(SILENCED_BY):
             return
         self._last_task_id = task_id
@@ -54,7 +56,7 @@ class UnhandledErrors:
         self._queue.put(data)
 
     def close(self) -> None:
-        """Prints what is known, waiting CLOSE_TIMEOUT_S at most."""
+        """Prints what is left. Waits CLOSE_TIMEOUT_S at most."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(CLOSE_TIMEOUT_S)
@@ -63,7 +65,10 @@ class UnhandledErrors:
         while (data := self._queue.get()) is not None:
             text = self._text_of(data)
             if text:
-                lead = f"(ray_mono) Nobody asked for the result of a task that failed ({SILENCED_BY}=1 hides this)"
+                lead = (
+                    "(ray_mono) Nobody asked for the result of a task that failed"
+                    f" ({SILENCED_BY}=1 hides this)"
+                )
                 write_text(sys.stderr, f"{lead}:\n{text}\n")
             if self._queue.empty():
                 self._tell_left_out()
@@ -75,10 +80,11 @@ class UnhandledErrors:
             write_text(sys.stderr, f"(ray_mono) {left_out} more errors that nobody asked for are not shown\n")
 
     def _text_of(self, data: bytes) -> str:
-        """What to print for a serialized error; empty for what is not the user's, or was told."""
+        """What to print for a serialized error. Empty if user code did not raise it, or it was printed
+        before."""
         try:
             error = serialization.deserialize(serialization.ERROR, data)
-        except BaseException as failure:  # whatever unpickling raises, or a module that is not here
+        except BaseException as failure:  # unpickling runs user code, and its modules may not be here
             return f"an error that cannot be read here: {raw_error.repr_of(failure)}"
         if isinstance(error, RayTaskError):
             return "" if raw_error.is_a(error.cause, TaskCancelledError) else str(error)
