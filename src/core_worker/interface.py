@@ -123,7 +123,7 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> Any:
-        """Returns what a handle holds; it has `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
+        """Returns what a handle holds, with `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
         ...
 
     def hold_actor(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> Any:

@@ -1,4 +1,4 @@
-"""Messages to the driver of the job that this process serves, about what a program does not notice by itself."""
+"""Messages to the driver of this process's job, about what a program does not notice by itself."""
 
 from __future__ import annotations
 

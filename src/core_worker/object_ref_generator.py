@@ -153,9 +153,9 @@ class ObjectRefGenerator(Generic[T_co]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an ObjectRefGenerator cannot be pickled, passed to a task or returned from one: pass the references"
-            " that it yields, or make the generator with num_returns='dynamic', whose one reference can be"
-            " passed on"
+            "an ObjectRefGenerator cannot be pickled, passed to a task or returned from one: pass the"
+            " references that it yields, or make the generator with num_returns='dynamic', whose one"
+            " reference can be passed on"
         )
 
     def send(self, value: Any) -> NoReturn:

@@ -267,7 +267,7 @@ class PlasmaStoreProvider:
     # ---- the owner's side
 
     def free(self, object_id: bytes, node_ids: list[bytes]) -> None:
-        """Nobody can ask for the object any more. Frees it on these nodes, at the end of the turn. Lock held."""
+        """Nobody can ask for the object any more. Frees it on these nodes as the turn ends. Lock held."""
         self._freed.append((object_id, node_ids))
         self._reactor.wake()
 

@@ -1,11 +1,11 @@
 """The actor that a worker holds: its instance, its methods, and how its calls run beside each other.
 
     plain      one call at a time, on the main thread
-    threaded   max_concurrency > 1: calls start in order on a pool of threads; each concurrency group has a pool of its own
+    threaded   max_concurrency > 1, or concurrency groups: calls start in order on the threads of their group
     asyncio    coroutine methods: calls start in order on the event loop of their group (async_group.py)
 
-Methods are the class's as it is before the constructor runs, whatever the instance, or the class, has under
-the same name later, as in Ray.
+The methods are those that the class has before the constructor runs, as in Ray. It does not matter what the
+instance, or the class, has under the same name later.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_GROUP = ""
 CALLS_POLL_S = 0.01
 CLOSE_TIMEOUT_S = 5.0
-"""For coroutines that are cancelled at the end; one may block its thread."""
+"""How long coroutines that are cancelled at the end may take. One may block its thread."""
 
 
 @dataclass(frozen=True)
 class ActorParts:
-    """What an actor uses of its worker."""
+    """The parts of its worker that an actor uses."""
 
     env: Environment
     context: WorkerContext
@@ -87,7 +87,7 @@ class ActorRuntime:
         self._methods: dict[str, Callable[..., Any]] = {}
         self._loops: dict[str, AsyncGroup] = {}
         self._pools: dict[str, ThreadGroup] = {}
-        # Of the worker: calls that were dispatched and are not over.
+        # The worker's calls that were dispatched and are not over.
         self._calls = parts.running.calls
         if creation.is_asyncio:
             group_parts = AsyncParts(
@@ -123,7 +123,7 @@ class ActorRuntime:
         return bool(self._loops or self._pools)
 
     def repr_name(self) -> str:
-        """repr() of the instance where the class defines one, else the class name."""
+        """The instance's repr() where its class defines one, else the name of the class."""
         if self.instance is None or "__repr__" not in {
             name for kind in type(self.instance).__mro__[:-1] for name in vars(kind)
         }:
@@ -134,7 +134,7 @@ class ActorRuntime:
             return self.class_name
 
     def method(self, name: str) -> Callable[..., Any]:
-        """A method of the instance, or one of those every actor has. Raises AttributeError."""
+        """A method of the instance, or one of those that every actor has. Raises AttributeError."""
         found = self._methods.get(name)
         if found is None:
             found = self._methods[name] = self._find_method(name)
@@ -157,15 +157,15 @@ class ActorRuntime:
         return await value if inspect.isawaitable(value) else value
 
     def _terminate(self) -> None:
-        """Of a threaded actor as below."""
+        """In a threaded actor it waits for earlier calls, as the next method does."""
         earlier = self._earlier_calls()
         while not earlier.isdisjoint(self._calls):
             time.sleep(CALLS_POLL_S)
         raise ActorExit
 
     async def _terminate_after_earlier_calls(self) -> None:
-        """Waits for calls that came before this one, which run beside it or wait for their turn; for as long
-        as they take."""
+        """Waits for the calls that came before this one, as long as they take. They run beside it, or wait
+        for their turn."""
         earlier = self._earlier_calls()
         for group in self._loops.values():
             await group.ended(earlier)
@@ -178,7 +178,7 @@ class ActorRuntime:
     # ---- concurrency
 
     def dispatch(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        """Starts a call beside others. On the main thread, in the order of the calls."""
+        """Starts a call beside others. The main thread does so, in the order of the calls."""
         spec = call.spec
         group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
         self._calls[task.task_id] = task
@@ -198,13 +198,14 @@ class ActorRuntime:
         self._check_exit()
 
     def cancel(self, task_id: bytes) -> None:
-        """A coroutine is cancelled; threads have only been told. Lock held."""
+        """Cancels the call's coroutine. Nothing stops a call on a thread: get_runtime_context() tells it.
+        Lock held."""
         for group in self._loops.values():
             group.cancel(task_id)
 
     def answer_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """By what left the user's code. As in Ray, a CancelledError that nobody asked for is a cancelled call
-        too."""
+        """Answers a call by the error that left the user's code. As in Ray, a CancelledError that nobody
+        asked for makes it a cancelled call, too."""
         if is_a(error, KeyboardInterrupt | asyncio.CancelledError) or (
             task.is_cancelled and is_a(error, TaskCancelledError)
         ):
@@ -219,14 +220,14 @@ class ActorRuntime:
         self._check_exit()
 
     def _check_exit(self) -> None:
-        """After exit_actor() on another thread: the main thread sits in its queue."""
+        """After exit_actor() on another thread: has the main thread, which waits in its queue, end."""
         if self._parts.running.is_ending:
             with self._parts.env.lock:
                 self._parts.receiver.exit_after_queue()
 
     def close(self) -> None:
-        """The actor ends in order: its __ray_shutdown__ runs, where it has one, as in Ray, then coroutines
-        are cancelled, and the instance is let go. Calls under way on threads end with the process."""
+        """The actor ends in order. Its __ray_shutdown__ runs if it has one, as in Ray. Then coroutines are
+        cancelled, and the instance is let go. Calls on threads end with the process."""
         hook = getattr(self.instance, "__ray_shutdown__", None)
         if hook is not None:
             try:
@@ -240,7 +241,7 @@ class ActorRuntime:
 
 
 def body_of(cls: type) -> dict[str, Any]:
-    """What a class has now, with what it inherits."""
+    """The attributes that a class has now, with those that it inherits."""
     return {name: value for kind in reversed(cls.__mro__) for name, value in vars(kind).items()}
 
 
@@ -255,8 +256,8 @@ def method_of(instance: Any, name: str, body: dict[str, Any]) -> Any:
 
 
 class ThreadGroup:
-    """A concurrency group of a threaded actor: calls start in order on at most `limit` threads, made when
-    they are needed. The end of the actor does not wait for the calls that they run."""
+    """A concurrency group of a threaded actor. Calls start in order on at most `limit` threads, which are
+    made when they are needed. The end of the actor does not wait for the calls that they run."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = f"actor-{name or 'calls'}"
@@ -267,7 +268,7 @@ class ThreadGroup:
         self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
-        """On the main thread."""
+        """Called on the main thread only."""
         self._calls.put((function, args))
         if self._idle:
             self._idle.pop()

@@ -1,11 +1,10 @@
-"""A concurrency group of an async actor: an event loop on a thread of its own, and the calls that are under
-way on it.
+"""A concurrency group of an async actor: an event loop on a thread of its own, and the calls under way on it.
 
-Every group has a loop, as in Ray: a coroutine that blocks its thread holds up its own group and no other.
-Where the actor's code runs:
+Every group has a loop, as in Ray. So a coroutine that blocks its thread holds up its own group and no other.
+This is where the actor's code runs:
 
     constructor (also an `async def`)       the default group's loop, before the first call
-    coroutines, async generators, methods   their group's loop; at most `limit` are under way, the others wait for a turn
+    coroutines, async generators, methods   their group's loop; `limit` of them at once, the others wait
     generators, what __ray_call__ is given  a thread for each call, so that the loop goes on
     __ray_shutdown__                        the main thread, when no call starts any more
 """
@@ -51,23 +50,24 @@ async def construct(cls: type, args: Iterable[Any], kwargs: dict[str, Any]) -> A
 
 @dataclass(frozen=True)
 class AsyncParts:
-    """What the groups of an actor use."""
+    """The parts that the groups of an actor use."""
 
     context: WorkerContext
     env: Environment
     calls: dict[bytes, TaskContext]
-    """Of the worker: those that are dispatched and not over."""
+    """The worker's calls that are dispatched and not over."""
     replies: TaskReplies
     generators: GeneratorRunner
     events: TaskEvents
     answer_error: Callable[[Call, TaskContext, BaseException], None]
-    """By what left the user's code."""
+    """Answers a call by the error that left the user's code."""
     exit_by: Callable[[BaseException], None]
     """A coroutine ended the actor."""
 
 
 class AsyncGroup:
-    """One group. Made on the main thread; what begins with an underscore runs on the loop's."""
+    """One group. It is made on the main thread. Its methods that begin with an underscore run on the loop's
+    thread."""
 
     def __init__(self, parts: AsyncParts, name: str, limit: int) -> None:
         self._parts = parts
@@ -76,9 +76,9 @@ class AsyncGroup:
         self._is_closed = False
         self._has_ended = False
         self._running: dict[bytes, asyncio.Task[None]] = {}
-        # By task id, in order. Not coroutines yet: there may be many.
+        # By task id, in order. They are no coroutines yet, since there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
-        # On their way to the loop's thread, which is woken for the first of them.
+        # Calls on their way to the loop's thread, which is woken for the first of them.
         self._arriving: deque[tuple[Call, TaskContext, list[Any]]] = deque()
         self._is_flush_near = False
         self._ident = 0
@@ -88,8 +88,8 @@ class AsyncGroup:
         asyncio.set_event_loop(self._loop)
         self._ident = threading.get_ident()
         while not self._has_ended:
-            # What the actor's code starts on the loop by itself may stop it, but not for the calls that run
-            # there.
+            # Callbacks and tasks that the actor's code starts on the loop may raise and so stop it. The calls
+            # on the loop have to go on.
             try:
                 self._loop.run_forever()
             except SystemExit as error:
@@ -99,7 +99,7 @@ class AsyncGroup:
         self._loop.close()
 
     def run(self, coroutine: Any) -> Any:
-        """Runs a coroutine to its end, on the loop; returns what it returns and raises what it raises, here."""
+        """Runs a coroutine on the loop to its end. Returns what it returns, and raises what it raises."""
         done = threading.Event()
         outcome: list[Any] = []
         failure: list[BaseException] = []
@@ -119,8 +119,8 @@ class AsyncGroup:
         return outcome.pop()
 
     def close(self) -> concurrent.futures.Future[None]:
-        """Cancels what runs on the loop, as at the end of asyncio.run: what is cleaned up in a `finally` is.
-        Done when that is over, and the loop with it."""
+        """Cancels what runs on the loop, as asyncio.run does at its end, so that every `finally` runs. The
+        future is done when that is over; then the loop ends."""
         return asyncio.run_coroutine_threadsafe(self._close(), self._loop)
 
     async def _close(self) -> None:
@@ -136,7 +136,7 @@ class AsyncGroup:
     # ---- calls
 
     def start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        """Starts a call beside others, in the order of these calls."""
+        """Starts a call beside others. Calls start in the order in which this is called."""
         call.followed_if(self._flush_soon)
         self._arriving.append((call, task, prepared))
         if len(self._arriving) == 1:
@@ -153,11 +153,12 @@ class AsyncGroup:
                 self._start(call, task, prepared)
             except BaseException as error:
                 self._parts.replies.answer_anyhow(call, task, error)
-            # Not before: who adds one behind the last wakes this thread.
+            # Removed only now: whoever adds a call to an empty queue wakes this thread.
             self._arriving.popleft()
 
     def _flush_soon(self) -> bool:
-        """Answers that are given in one round of the loop share a send, at its end. Call.is_followed."""
+        """Has the answers of one round of the loop share a send at its end. Returns whether it does so, as
+        Call.is_followed asks."""
         if threading.get_ident() != self._ident:
             return False
         if not self._is_flush_near:
@@ -175,7 +176,7 @@ class AsyncGroup:
             self._loop.call_soon_threadsafe(self._cancel, task_id)
 
     async def ended(self, task_ids: set[bytes]) -> None:
-        """Returns when these calls are over, as far as they are this group's. On any loop."""
+        """Returns when those of these calls are over that are this group's. Runs on any loop."""
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ended(task_ids), self._loop))
 
     async def _ended(self, task_ids: set[bytes]) -> None:
@@ -196,7 +197,7 @@ class AsyncGroup:
 
     def _start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         if task.is_cancelled:
-            # While its arguments were fetched: there was nothing to cancel here yet.
+            # It was cancelled while its arguments were fetched, when there was nothing to cancel here yet.
             prepared.clear()
             self._over(call, task, has_run=False)
             return
@@ -217,7 +218,7 @@ class AsyncGroup:
     def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
         self._parts.calls.pop(task.task_id, None)
         if not (has_run or self._is_closed):
-            # Cancelled before it began: it has answered nothing, and no code of the user's was stopped.
+            # It was cancelled before it began. So it has not answered, and no code of the user's was stopped.
             self._parts.replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
@@ -237,16 +238,16 @@ class AsyncGroup:
                     elif type(value) is GeneratorType:
                         value = await on_thread(parts.generators.run, call, task, value)
                 finally:
-                    call.spec.ran(is_short=True)  # on the main thread, which only started it
+                    call.spec.ran(is_short=True)  # for the main thread, which only started it
                     if not call.spec.hides_events:
                         parts.events.add(task, started_s)
                 if task.is_cancelled:
-                    # The method made the best of it, but nobody wants its value.
+                    # The method caught the cancellation and returned, but nobody wants its value.
                     raise asyncio.CancelledError
             except (ActorExit, SystemExit) as error:
                 parts.exit_by(error)
             except BaseException as error:
-                # Callers of what the end of the actor cancels hear of that end.
+                # Calls that the end of the actor cancels are not answered: their callers hear of that end.
                 if not self._is_closed:
                     parts.answer_error(call, task, error)
             else:
@@ -256,14 +257,14 @@ class AsyncGroup:
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Runs it on a thread of its own, as part of the same call. A cancelled call waits for it all the same: a
-    thread cannot be stopped."""
+    """Runs a function on a thread of its own, as part of the same call. A call that is cancelled waits for it
+    all the same, since a thread cannot be stopped."""
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     done = asyncio.Event()
     outcome: list[Any] = []
     failure: list[BaseException] = []
-    # Emptied by the thread, which may outlive the call by a moment and must not keep its arguments.
+    # The thread empties it: it may outlive the call by a moment, and must not keep the arguments.
     work: list[Any] = [function, *args]
     del function, args
 

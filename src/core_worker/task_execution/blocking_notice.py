@@ -1,5 +1,6 @@
-"""What a worker does before its user code blocks in `get` or `wait`: what waits behind the task is given
-back, and whoever blocks an event loop is told once that everything on the loop stands still meanwhile."""
+"""What a worker does before its user code blocks in `get` or `wait`. It gives back the tasks that wait behind
+the one that blocks. If a coroutine blocks its event loop, it warns, once, that everything on the loop stands
+still meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 
 VARIABLE = "RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC"
-"""0: nobody is told."""
+"""Set to 0, it hides the warning."""
 
 logger = logging.getLogger("ray_mono")
 
@@ -25,15 +26,15 @@ def before_blocking(env: Environment, running: Running, receiver: TaskReceiver) 
     def call() -> None:
         nonlocal is_told
         with env.lock:
-            # The running task waits for others, perhaps for one that waits here.
+            # The running task waits for others, perhaps for one that is queued here.
             receiver.give_back()
         actor = running.actor
         if is_told or actor is None or not running.actor_is_asyncio or not _runs_loop():
             return
         is_told = True
         logger.warning(
-            "A coroutine of actor %s blocks its event loop in get() or wait(), and every other call on the loop with it: await the"
-            " reference instead (%s=0 hides this).",
+            "A coroutine of actor %s blocks its event loop in get() or wait(), and every other call on the"
+            " loop with it: await the reference instead (%s=0 hides this).",
             actor.class_name,
             VARIABLE,
         )

@@ -1,17 +1,17 @@
-"""The arguments of a call, before its function is called: unpickled, and those by reference fetched into this
-node's store.
+"""The arguments of a call are read before its function is called: they are unpickled, and those by reference
+are fetched into this node's store.
 
-A normal task, or an actor's constructor, of which an argument finds no room here has not begun and can run on
-another node, where the argument lies (NoRoomHere):
+An argument may find no room here (NoRoomHere). If that happens to a normal task or an actor's constructor, it
+has not begun, and can run on another node, where the argument lies:
 
-    worker ──NO_ROOM──► owner of the task ──soft affinity to the node with most bytes of the arguments──► worker there
-    (or GCS)                └── hard affinity to this node, or nobody else has any of them: here again, waits_for_room
+    worker ──NO_ROOM──► the task's owner; the GCS for a constructor
+                          ├── runs it on the node with most bytes of its arguments (soft affinity)
+                          └── runs it here again: it is bound to this node, or no other has an argument
 
-It is moved once an attempt. Then it waits for room as long as the store lets it, wherever it is by now, and
-fails with the store's ObjectStoreFullError; so does at once what asks for resources that only this node has,
-and an object that is larger than the store. Calls of actors, and gets, have no other place to go. A move
-costs no retry, and a node that is dead or could never run the task is no place to move to
-(raylet/scheduling/scheduling_policy.py).
+It is moved once in an attempt. After that it waits for room (waits_for_room) wherever it is, as long as the
+store lets it, and then fails with the store's ObjectStoreFullError. An object that is larger than the store
+fails it at once. A move costs no retry. It does not lead to a node that is dead or could never run the task
+(raylet/scheduling/scheduling_policy.py). Calls of actors, and gets, have no other place to go.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
 
 class ArgumentReader:
-    """Reads the arguments of the calls of one worker."""
+    """Reads the arguments of calls for one worker."""
 
     def __init__(
         self,
@@ -47,8 +47,11 @@ class ArgumentReader:
     def read(
         self, message: Any, task: TaskContext, may_go_elsewhere: bool
     ) -> tuple[list[Any], dict[str, Any]]:
-        """(positional, by keyword). message: holds flat_args and args. Raises what unpickling raises, errors
-        that arguments are, and NoRoomHere."""
+        """(positional arguments, keyword arguments). Raises what unpickling raises, an argument that is an
+        error, and NoRoomHere if may_go_elsewhere.
+
+        message: holds flat_args and args.
+        """
         self._unpickled.collect_into(task.arrived)
         try:
             flat = pickle.loads(message.flat_args)
@@ -70,7 +73,8 @@ class ArgumentReader:
         return args, {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
 
     def _fetch(self, references: list[Any], task: TaskContext, may_go_elsewhere: bool) -> list[Any]:
-        """Values of arguments by reference. The caller holds them until our reply, so no owner is told."""
+        """The values of arguments by reference. The caller holds them until our reply, so no owner has to
+        be told."""
         with self._env.lock:
             for arg in references:
                 object_id = arg.reference.object_id

@@ -1,4 +1,4 @@
-"""What the GCS is told of an actor that ends by its own code, so that it is not taken for a crash."""
+"""Tells the GCS how an actor ended by its own code, so that the end is not taken for a crash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_exit(env: Environment, error: BaseException) -> None:
-    """exit_actor(), or SystemExit."""
+    """error: ActorExit or SystemExit. A SystemExit with another status than 0 counts as a crash."""
     if isinstance(error, SystemExit):
         code = exit_code_of(error)
         is_orderly = isinstance(code, int) and code == 0

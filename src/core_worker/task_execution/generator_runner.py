@@ -1,14 +1,15 @@
-"""Running generators: the worker's side of a streaming task. Its items go to the caller, who owns them, while
-it runs.
+"""The worker's side of a streaming task: it runs the generator, and its items go to the caller, who owns
+them, while the generator runs.
 
-    user's generator ──yield──► serialized (large ones into the node's store) ──► part ──► ITEM frame of the call ──► owner
-                       ▲                                                                                               │
-                       └────────── rests while too much is on its way, or not taken ◄──── AcknowledgeItems ◄───────────┘
+    user's generator ──yield──► serialized ──► part ──ITEM frame of the call──► owner
+         ▲                          └── a large value goes into the node's store  │
+         │                                                                        │
+         └── rests while too much is on its way, or not taken ◄──AcknowledgeItems─┘
 
-How items travel, and what is too much, is item_sender.py's. A generator that rests frees its task's CPUs, as
-a `get` does. If the owner's process goes, or an actor's call is cancelled, the generator is closed between
-two items; if only the user's generator object goes, it runs to its end, as in Ray, and what it yields is
-thrown away. What `yield` gives the user's code is a StreamingGeneratorStats.
+item_sender.py decides how items travel, and what is too much. A generator that rests frees its task's CPUs,
+as a `get` does. If the owner's process goes, or an actor's call is cancelled, the generator is closed between
+two items. If only the user's generator object goes, the generator runs to its end, as in Ray, and what it
+yields is thrown away. `yield` gives the user's code a StreamingGeneratorStats.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ray_mono.rpc.reactor import Waiter
 
 GENERATORS = (GeneratorType, AsyncGeneratorType)
 STREAMED = object()
-"""What a generator's task has for a value: its items are under way already."""
+"""The value of a generator's task: its items are under way already."""
 
 
 class GeneratorRunner:
@@ -51,7 +52,8 @@ class GeneratorRunner:
             sender.acknowledge(request)
 
     def cancel(self, task_id: bytes) -> None:
-        """An actor's generator ends between two items; a normal task is interrupted otherwise. Lock held."""
+        """Has the generator of an actor's call end between two items. (A normal task is interrupted instead.)
+        Lock held."""
         sender = self._senders.get(task_id)
         if sender is not None:
             sender.stop()
@@ -59,8 +61,8 @@ class GeneratorRunner:
     # ---- on the thread that runs the task
 
     def run(self, call: Call, task: TaskContext, generator: Any) -> Any:
-        """Runs a generator to its end, on this thread. Returns what the task's answer is made of; raises what
-        the generator raises."""
+        """Runs a generator to its end, on this thread. Returns the value of the task, and raises what the
+        generator raises."""
         spec = call.spec
         if isinstance(generator, AsyncGeneratorType):
             raise TypeError(
@@ -91,7 +93,7 @@ class GeneratorRunner:
         return STREAMED
 
     async def run_async(self, call: Call, task: TaskContext, generator: AsyncGeneratorType[Any, Any]) -> Any:
-        """Runs an async generator on an event loop, which goes on while the generator rests."""
+        """Runs an async generator on this thread's event loop, which goes on while the generator rests."""
         if call.spec.num_returns >= 0:
             raise TypeError(
                 f"{call.spec.name}() is an async generator: it needs num_returns='streaming' or 'dynamic'"
@@ -129,7 +131,7 @@ class GeneratorRunner:
                 connection.on_close(partial(_stop_all, senders))
             senders.add(sender)
             if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
-                sender.stop()  # meanwhile, when there was nothing to stop yet
+                sender.stop()  # the cancel came before there was a sender to stop
         return sender
 
     def _close(self, sender: ItemSender, call: Call) -> None:
@@ -140,7 +142,7 @@ class GeneratorRunner:
                 del self._senders[call.message.task_id]
 
     def _rest(self, sender: ItemSender) -> None:
-        """Until there is room, or the owner is gone, or this process leaves."""
+        """Waits until there is room, or the owner is gone, or this process leaves."""
         env = self._env
         while True:
             waiter = Waiter(env.reactor)
@@ -160,8 +162,8 @@ class GeneratorRunner:
 
 
 def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:
-    """Whether it may be sent a value. One that is in `yield from` hands it on, and not every iterator takes
-    any."""
+    """Whether the generator may be sent a value. A generator in `yield from` hands the value on, and not
+    every iterator takes one."""
     inner = generator.gi_yieldfrom
     while type(inner) is GeneratorType:
         inner = inner.gi_yieldfrom
@@ -173,7 +175,7 @@ def _set_on(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
 
 
 def _stop_all(senders: set[ItemSender], reason: str) -> None:
-    """Their connection is over."""
+    """The connection of these senders has ended."""
     for sender in list(senders):
         sender.stop()
 
@@ -187,20 +189,21 @@ class Failed(NamedTuple):
 def first_items(generator: Any, num_returns: int, name: str, keeps_first: bool) -> Any:
     """A fixed number of returns out of a generator: its first items, as in Ray.
 
-    Where it raises, or yields fewer (a ValueError), what came before stays if `keeps_first`, and the others
-    are Failed; else that is raised: a task that is run again yields everything again.
+    The generator may raise, or yield fewer items, which is a ValueError. If `keeps_first`, the items that
+    came before stay, and the other returns are Failed. Otherwise the error is raised: a task that is run
+    again yields everything again.
     """
     values: list[Any] = []
     try:
         with contextlib.closing(generator):
             for value in itertools.islice(generator, num_returns):
-                values.append(value)  # noqa: PERF402 - one by one, for they stay when the next one is an error
+                values.append(value)  # noqa: PERF402 - these stay when the next one is an error
         if len(values) < num_returns:
             raise ValueError(f"{name}() has num_returns={num_returns} but yielded only {len(values)} values")
     except Exception as error:
         if not (values and keeps_first):
             raise
-        # Without this frame, which holds the values: they would stay as long as the error.
+        # This frame holds the values, which would stay as long as the error does. So the error goes without.
         trace = raw_error.traceback_of(error)
         raw_error.set_traceback(error, trace and trace.tb_next)
         values += [Failed(error)] * (num_returns - len(values))

@@ -1,15 +1,17 @@
-"""`cancel`: the worker's side. A call that waits here is dropped; one that runs is told to stop, in the way
-that its kind has.
+"""The worker's side of `cancel`. A call that waits here is dropped. A call that runs is told to stop, in a
+way that depends on its kind:
 
-    normal task     KeyboardInterrupt in the user's code, on the main thread; with force the process ends
-    plain, threaded actor   nothing happens to it, but get_runtime_context().is_canceled() is true, and its value becomes the error
-    async actor     asyncio.CancelledError in its coroutine
+    normal task             KeyboardInterrupt in the user's code, on the main thread; with force the process
+                            ends
+    plain, threaded actor   nothing stops the call, but get_runtime_context().is_canceled() is true, and a
+                            TaskCancelledError takes the place of its value
+    async actor             asyncio.CancelledError in its coroutine
 
-The interrupt is a SIGINT to the main thread, so that it ends a sleep as well; its handler raises only while
-user code runs (`interruptible`), and not where our own state may be half changed (rpc/interruption.py). There
-it is noted (Reactor.note_interrupt), to be raised by the next wait, and sent again after AGAIN_S for code
-that does not wait. It is raised once per request. A SIGINT that nobody here sent is the terminal's Ctrl-C,
-which is the driver's.
+A normal task is interrupted by a SIGINT to the main thread, which ends a sleep as well. The handler raises
+only while user code runs (`_interruptible`), and not where our own state may be half changed
+(rpc/interruption.py). There the interrupt is noted (Reactor.note_interrupt). The next wait raises it; for
+code that does not wait the signal is sent again after AGAIN_S. An interrupt is raised once per request. A
+SIGINT that nobody here sent is Ctrl-C in the terminal, which is meant for the driver.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ AGAIN_S = 0.01
 
 
 class Interrupter:
-    """Cancels what one worker has. Lock held, but for on_signal and over, which are the main thread's."""
+    """Cancels calls that one worker has. `cancel` needs the lock held. The main thread calls on_signal,
+    user_code_begins, user_code_ended and fell_through."""
 
     def __init__(
         self,
@@ -55,34 +58,34 @@ class Interrupter:
         self._cancel_call: Callable[[bytes], None] | None = None
         # The normal task whose user code runs.
         self._interruptible: TaskContext | None = None
-        # The task that is to be interrupted, until it is.
+        # The task that is to be interrupted, until that has happened.
         self._wanted: TaskContext | None = None
         self._is_noted = False
 
     def calls_cancelled_by(self, cancel_call: Callable[[bytes], None]) -> None:
-        """cancel_call(task id): has the actor's call stop, in the way that its kind has. Lock held."""
+        """cancel_call(task id) has an actor's call stop, in the way of its kind. Lock held."""
         self._cancel_call = cancel_call
 
     def user_code_begins(self, task: TaskContext) -> None:
-        """Of a normal task: it may be interrupted. On the main thread; raises KeyboardInterrupt for one that
+        """The user code of a normal task begins, and may be interrupted. Raises KeyboardInterrupt if the task
         was cancelled already."""
         self._interruptible = task
         if task.is_cancelled:
             raise KeyboardInterrupt
 
     def user_code_ended(self, task: TaskContext) -> None:
-        """What was not raised yet never is."""
+        """An interrupt that was not raised by now never is."""
         self._interruptible = None
         if task.is_cancelled:
             self._over()
 
     def fell_through(self) -> None:
-        """An interrupt struck between the steps before the user's code, or our own code failed."""
+        """An interrupt struck between the steps around the user's code, or our own code failed there."""
         self._interruptible = None
         self._over()
 
     def cancel(self, request: Any) -> bool:
-        """Whether the task is here and not over."""
+        """Cancels a task. Returns whether it was here and not over."""
         call = self._receiver.take_queued(request.task_id)
         if call is not None:
             call.answer_to.reply(Reply(status=Reply.CANCELLED))
@@ -106,7 +109,7 @@ class Interrupter:
         return True
 
     def _tell_forced_end(self) -> None:
-        """Before its raylet takes it for a crash."""
+        """Tells the GCS why this process ends, before its raylet reports a crash."""
         env = self._env
         cause = common_pb2.DeathCause(
             kind=common_pb2.DeathCause.KILLED, message="its task was cancelled with force=True"
@@ -121,7 +124,7 @@ class Interrupter:
         self._wanted = task
         self._is_noted = False
         if threading.current_thread() is threading.main_thread():
-            # It waits, and reads the sockets meanwhile: the wait will raise it.
+            # The main thread waits, and reads the sockets meanwhile. Its wait will raise the interrupt.
             self._note()
         else:
             self._send(task)
@@ -146,7 +149,7 @@ class Interrupter:
             self._note()
 
     def _note(self) -> None:
-        """A wait raises it."""
+        """Has the main thread's next wait raise the interrupt."""
         self._is_noted = True
         self._env.reactor.note_interrupt(True)
 

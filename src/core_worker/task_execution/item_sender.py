@@ -1,16 +1,16 @@
-"""The items of a running generator on their way to their owner: collected, sent in parts of the answer, and
-counted until acknowledged.
+"""The items of a running generator, on their way to their owner. They are collected, sent in parts of the
+answer, and counted until they are acknowledged.
 
-Items are collected in a part, which is sent when part_flush_s have passed since the last one, when it is
-full, when the generator has to wait, or when the background thread finds it: so the first item of a while
-goes out at once, and a fast generator's share a frame.
+A part is sent when part_flush_s have passed since the last one, when it is full, when the generator has to
+wait, or when a turn of the reactor ends. So the first item after a while goes out at once, and the items of a
+fast generator share a frame.
 
-Limits. At most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way:
-sent or collected, and not acknowledged as received. What the owner has received counts against nothing,
-unless the user asks for backpressure: then the generator rests while so many of its items are not taken.
+Limits: at most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way,
+that is, collected or sent, and not acknowledged as received. Items that the owner has received do not count,
+unless the user asks for backpressure. Then the generator rests while so many of its items are not taken.
 
-An item with references inside is ARCHITECTURE's rule 2: its owner is registered with theirs before it is
-sent, and what comes after it waits behind it (`_held`).
+For an item with references inside, ARCHITECTURE's rule 2 holds: before it is sent, its owner is registered
+with the owners of these references. Items behind it wait meanwhile (`_held`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ray_mono.protobuf import core_worker_pb2
 
 @dataclass(frozen=True)
 class SenderParts:
-    """What the senders of a process use of it."""
+    """The parts of a process that its senders use."""
 
     env: Environment
     references: ReferenceCounter
@@ -42,7 +42,7 @@ class SenderParts:
 
 
 class _Held:
-    """An item that cannot be sent yet: its references, or those of one before it, are not registered."""
+    """An item that cannot be sent yet: its references, or those of an item before it, are not registered."""
 
     __slots__ = ("is_ready", "kept", "message", "value")
 
@@ -54,14 +54,14 @@ class _Held:
         self.is_ready = False
 
     def registered(self) -> None:
-        """Its receiver is known to the owners of what is inside."""
+        """The owners of the references inside know the receiver."""
         self.is_ready = True
         self.value.nested.clear()
 
 
 class ItemSender:
-    """The items of one generator on their way to its owner. `put` is for the generator's thread, the rest
-    needs the lock."""
+    """The items of one generator, on their way to their owner. The generator's thread calls `put`, without
+    the lock. The other methods need the lock held."""
 
     def __init__(self, parts: SenderParts, call: Call) -> None:
         self._parts = parts
@@ -72,7 +72,7 @@ class ItemSender:
         self._num_made = 0
         self._num_received = 0
         self._num_taken = 0
-        # (last item, bytes) of parts that were sent and not acknowledged.
+        # (number of the last item, bytes) of each part that was sent and not acknowledged.
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._part = Reply()
@@ -81,7 +81,7 @@ class ItemSender:
         self._kept: list[bytes] = []
         self._held: deque[_Held] = deque()
         self._on_settled: Callable[[], None] | None = None
-        # In the store, and nobody has been told yet.
+        # An item that is in the store and that nobody has been told of yet.
         self._stored_id = b""
         self._is_dirty = False
         self._sent_at_s = 0.0
@@ -133,7 +133,7 @@ class ItemSender:
         return object_id_bytes(self._task_id, number + 1)
 
     def _put_other(self, number: int, value: serialization.Serialized) -> None:
-        """A large item, one with references inside, or one behind such."""
+        """For an item that is large, has references inside, or comes behind one that is held."""
         borrowing = self._parts.borrowing
         nested = dict.fromkeys(ref._id for ref in value.nested)
         message = core_worker_pb2.StreamedItem(
@@ -153,7 +153,7 @@ class ItemSender:
         if nested:
             caller = self._call.spec.caller
             kept = borrowing.hand_over(nested, self._item_id(number), caller, registered)
-            # It may be collected already, where no owner had to be asked.
+            # Where no owner had to be asked, the item is collected already.
             (self._kept if held.is_ready else held.kept).extend(kept)
         else:
             registered()
@@ -174,7 +174,7 @@ class ItemSender:
     # ---- sending
 
     def flush(self) -> None:
-        """Sends what was collected (the reactor calls it too)."""
+        """Sends the items that were collected. The reactor calls it, too."""
         self._is_dirty = False
         part = self._part
         count = len(part.items)
@@ -204,8 +204,8 @@ class ItemSender:
                 self._parts.plasma.free(self._item_id(self._num_sent + 1 + offset), [item.node_id])
 
     def when_settled(self, then: Callable[[], None]) -> None:
-        """then() once every item is sent, or collected: at once, or when the owners of references have
-        answered."""
+        """Calls then() once every item is sent or collected. That is at once, or when the owners of
+        references have answered."""
         if self._held:
             self._on_settled = then
         else:
@@ -221,7 +221,8 @@ class ItemSender:
 
     @property
     def is_full(self) -> bool:
-        """Whether the generator has to rest. May be asked without the lock: a wait looks again under it."""
+        """Whether the generator has to rest. It may be asked without the lock, since start_wait looks again
+        under the lock."""
         if self.is_dropped or self.is_stopped:
             return False
         if self._backpressure > 0 and self._num_made - self._num_taken >= self._backpressure:
@@ -230,7 +231,7 @@ class ItemSender:
         return self._is_near(config.items_in_flight_max, config.items_in_flight_bytes_max)
 
     def acknowledge(self, request: Any) -> None:
-        """The owner has items, or its user has taken some, or will take none."""
+        """The owner has received items, or its user has taken some, or will take no more."""
         self._num_received = max(self._num_received, request.received)
         self._num_taken = max(self._num_taken, request.taken)
         while self._unacknowledged and self._unacknowledged[0][0] <= self._num_received:
@@ -246,7 +247,7 @@ class ItemSender:
     def close(self) -> None:
         """The generator is over."""
         if self._stored_id:
-            # An interrupt struck in between.
+            # An interrupt struck after the item was stored, and before anybody was told of it.
             self._parts.plasma.free(self._stored_id, [self._env.node_id])
 
     def _make_room(self) -> None:
@@ -255,7 +256,7 @@ class ItemSender:
             on_room()
 
     def start_wait(self, on_room: Callable[[], None]) -> bool:
-        """True if there is room; else on_room() runs once, when there is."""
+        """True if there is room. Otherwise on_room() runs once, when there is."""
         self.flush()
         self._env.reactor.flush()
         if not self.is_full:

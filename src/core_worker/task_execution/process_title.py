@@ -1,5 +1,5 @@
-"""What shows of the task that a worker runs: its process's title, the labels that the log monitor reads, and
-how many threads its libraries may start."""
+"""What the outside sees of the task that a worker runs: the title of the process, and the labels that the log
+monitor reads. It also sets how many threads the task's libraries may start."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ray_mono.core_worker.task_execution.thread_limit import ThreadLimit
 from ray_mono.protobuf import common_pb2
 
 SHOWN_MAX = 500
-"""Characters of a name. Readers of logs and titles want the beginning."""
+"""At most so many characters of a name are shown. Readers of logs and titles want its beginning."""
 
 
 def _on_one_line(name: str) -> str:
-    """On one line, and without NUL, which no title may have."""
+    """The name on one line, and without NUL, which no title may have."""
     return " ".join(name.replace("\0", " ").split())[:SHOWN_MAX]
 
 
 class ProcessTitle:
-    """Of one worker. Written where it changes, by its main thread."""
+    """The title of one worker. Only its main thread changes it."""
 
     def __init__(self) -> None:
         self._label = ""
-        # What the title names; None: no task or call, as the template left it, or a while after the last one.
+        # The specification that the title names. None before the first task, and a while after the last one.
         self._shown: Any = None
         self._at_rest = "IDLE"
         self._threads = ThreadLimit()
@@ -37,7 +37,7 @@ class ProcessTitle:
         return self._shown is None
 
     def show(self, spec: Any) -> None:
-        """A task, an actor's creation or one of its calls begins. Calls that share a template have the same
+        """A task, an actor's creation or a call of an actor begins. Calls that share a template have the same
         spec."""
         if spec is self._shown:
             return
@@ -54,7 +54,7 @@ class ProcessTitle:
         self._write_label(kind, name)
 
     def name_actor(self, repr_name: str) -> None:
-        """What the actor's output is known by once it is constructed: its repr, where its class defines one."""
+        """The actor is constructed. Its output goes by its repr where its class defines one."""
         self._write_label("actor", _on_one_line(repr_name))
 
     def _write_label(self, kind: str, name: str) -> None:

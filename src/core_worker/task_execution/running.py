@@ -1,8 +1,8 @@
-"""What runs in a worker, and whether and how the worker ends: the record that its parts share.
+"""The record of what runs in a worker, and of whether and how the worker ends. Its parts share it.
 
     RUNS ──exit_actor, sys.exit, max_calls, SIGTERM, a constructor that failed──► ENDING: no other call begins
 
-Kept by the main thread, but where it says otherwise.
+The main thread keeps it, except where a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from ray_mono.core_worker.task_execution.call import HeldActor
 
 
 class Running:
-    """Of one worker."""
+    """The record of one worker."""
 
     def __init__(self) -> None:
-        # What the main thread has taken from the queue and not finished.
+        # The task that the main thread has taken from the queue and not finished.
         self._task: TaskContext | None = None
         self._actor: HeldActor | None = None
         self._actor_is_asyncio = False
-        # Calls of the actor that were dispatched and are not over, by task id, in the order of their
-        # dispatch.
+        # The actor's calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         self._num_calls: dict[bytes, int] = {}
         self._is_ending = False
@@ -40,7 +39,7 @@ class Running:
         return self._task
 
     def begin(self, task: TaskContext | None) -> None:
-        """Taken from the queue; a cancel finds it here now. Lock held."""
+        """A task was taken from the queue. From now on a cancel finds it here. Lock held."""
         self._task = task
 
     def over(self) -> None:
@@ -59,7 +58,7 @@ class Running:
         self._actor, self._actor_is_asyncio = actor, is_asyncio
 
     def find(self, task_id: bytes) -> TaskContext | None:
-        """A task or call that runs, or is dispatched. Lock held."""
+        """The task or call if it runs or is dispatched. Lock held."""
         if self._task is not None and self._task.task_id == task_id:
             return self._task
         return self.calls.get(task_id)
@@ -72,22 +71,22 @@ class Running:
 
     @property
     def is_terminated(self) -> bool:
-        """By SIGTERM: it dies of that, when it is done."""
+        """Whether SIGTERM came. The worker dies of that signal when it is done."""
         return self._is_terminated
 
     @property
     def was_struck(self) -> bool:
-        """Whether SIGTERM has raised SystemExit in what the main thread ran."""
+        """Whether SIGTERM has raised SystemExit on the main thread, or has nothing left to raise it in."""
         return self._was_struck
 
     @property
     def owes_answer(self) -> bool:
-        """Somebody waits for a call that will not be answered: the end of this process is what tells them."""
+        """Whether somebody waits for a call that will not be answered. The end of this process tells them."""
         return self._owes_answer
 
     @property
     def exit_cause(self) -> str:
-        """What a task did to end its worker."""
+        """What a task did to end its worker; empty if none did."""
         return self._exit_cause
 
     def end(self) -> None:
@@ -95,27 +94,27 @@ class Running:
         self._is_ending = True
 
     def end_after_this(self) -> None:
-        """SIGTERM, or a constructor that failed: no other call begins, and who waits for one hears of it by
-        the end of the process."""
+        """SIGTERM came, or a constructor failed. No other call begins, and the end of the process tells those
+        who wait for one."""
         self._owes_answer = self._is_ending = True
 
     def terminate(self) -> None:
-        """SIGTERM came. In its handler."""
+        """SIGTERM came. Its handler calls this."""
         self._is_terminated = True
         self.end_after_this()
 
     def strike(self) -> None:
-        """It is about to raise SystemExit, or has nothing to raise it in any more."""
+        """SIGTERM is about to raise SystemExit, or has nothing left to raise it in."""
         self._was_struck = True
 
     def leave_from_thread(self) -> None:
-        """exit_actor() on a thread of the user's: the process ends after the call that runs now, as in Ray.
-        The GCS is not told yet. Lock held."""
+        """exit_actor() was called on a thread of the user's. The process ends after the call that runs now,
+        as in Ray. The GCS is not told yet. Lock held."""
         self._left_from_thread = True
         self.end_after_this()
 
     def take_leave(self) -> bool:
-        """Whether it left so, and nobody was told."""
+        """Whether leave_from_thread was called, and nobody was told. True once."""
         left, self._left_from_thread = self._left_from_thread, False
         return left
 
@@ -124,8 +123,8 @@ class Running:
         self._exit_cause = cause_of_exit(error)
 
     def ends_after(self, spec: Any) -> bool:
-        """Whether the worker ends with this answer: it is told to, or this was the last call that max_calls
-        allows."""
+        """A call is answered. Returns whether the worker ends with it: it is ending, or this was the last
+        call that max_calls allows."""
         if self._is_ending or not spec.max_calls:
             return self._is_ending
         digest = spec.function.python.function_hash

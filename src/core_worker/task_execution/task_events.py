@@ -1,7 +1,9 @@
-"""What this process ran, for `timeline()`: a tuple appended for each call, sent to the GCS in one message a
-second while there are calls, when the worker becomes idle, when somebody asks for the timeline, and before
-the worker ends or is killed by its cluster. Between two sends the latest EVENTS_MAX are kept and the others
-counted. One that crashes takes those of its last second with it.
+"""What this process ran, for `timeline()`. A tuple is appended for each call.
+
+They are sent to the GCS in one message a second while there are calls. They are also sent when the worker
+becomes idle, when somebody asks for the timeline, and before the worker ends or its cluster has it end.
+Between two messages the latest EVENTS_MAX are kept, and the others only counted. A process that crashes takes
+the events of its last second with it.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import gcs_pb2
 
 EVENTS_MAX = 1000
-"""In one message. A worker that makes more calls a second makes short ones, of which a timeline shows a
-sample: packing them all would slow it down."""
+"""Events in one message. A worker that runs more calls a second runs short ones, and to pack them all would
+slow it down. So the timeline shows a sample of them."""
 SEND_PERIOD_S = 1.0
 
 
 class TaskEvents:
-    """The events of one process that were not sent yet. A driver's are the spans that its program marks."""
+    """The events of one process that were not sent yet. A driver has only spans that its program marks."""
 
     def __init__(self, env: Environment, context: WorkerContext) -> None:
         self._env = env
@@ -29,12 +31,14 @@ class TaskEvents:
         self._spans: deque[tuple[str, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._num_added = 0
         self._is_armed = False
-        # What perf_counter() has to be given to be a time of the day.
+        # Added to perf_counter(), it gives the time of day.
         self._epoch_s = time.time() - time.perf_counter()
 
     def add(self, task: TaskContext, started_s: float) -> None:
-        """A call is over. started_s is perf_counter()'s. Any thread. What it is called is put together when
-        it is sent."""
+        """A call is over. Any thread calls this; its name is put together only when it is sent.
+
+        started_s: by perf_counter().
+        """
         given = task.given_name
         self._events.append(
             (None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter())
@@ -42,7 +46,7 @@ class TaskEvents:
         self._added()
 
     def add_span(self, name: str, extra_data: str, task_id: bytes, started_s: float) -> None:
-        """A span that the user marked is over; otherwise as add. extra_data: a JSON object."""
+        """A span that the user marked is over. As `add`; extra_data is a JSON object."""
         self._spans.append((name, extra_data, task_id, started_s, time.perf_counter()))
         self._added()
 
@@ -54,7 +58,10 @@ class TaskEvents:
                 self._env.reactor.call_later(SEND_PERIOD_S, self.send)
 
     def send(self, collection: bytes = b"") -> None:
-        """collection: somebody asked and waits for an answer, even an empty one. Lock held."""
+        """Sends the events. Lock held.
+
+        collection: names the request of somebody who waits for the events, even if there are none.
+        """
         if not collection:
             self._is_armed = False
         if not (self._events or self._spans or collection) or self._env.reactor.is_closed:
