@@ -1,5 +1,4 @@
-"""The process's connected core worker: the one global there is, so that user code deep inside a task finds
-its way back."""
+"""The connected core worker of the process. It is a global, so that user code deep inside a task finds it."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from ray_mono.core_worker import object_ref
 from ray_mono.core_worker.interface import CoreInterface
 
 core: CoreInterface | None = None
-"""Read by all: every call begins with it. Set by `set`, and by a fork."""
-# This process is a copy of one that was connected: its sockets and threads are the other's.
+"""Everybody reads it, since every call begins with it. Only `set` and a fork set it."""
+# This process is a copy of one that was connected. The sockets and threads are the other's.
 _is_fork = False
 
 FORK_MESSAGE = (
@@ -26,7 +25,7 @@ def is_fork() -> bool:
 
 
 def require() -> CoreInterface:
-    """The connected core worker. Raises RaySystemError where there is none."""
+    """The connected core worker. Raises RaySystemError if there is none."""
     if core is None and _is_fork:
         raise RaySystemError(FORK_MESSAGE)
     if core is None:

@@ -1,4 +1,5 @@
-"""A driver's registration and its job. What it prints for others is in driver_messages.py."""
+"""A driver joins the cluster, with a new job. What it shows of the cluster's messages is in
+driver_messages.py."""
 
 from __future__ import annotations
 
@@ -44,9 +45,9 @@ class DriverConfig:
     default_actor_lifetime: str = ""
     """ "detached", or empty."""
     runtime_env: str = "{}"
-    """JSON: the job's."""
+    """The job's, as JSON."""
     job_config: dict[str, Any] = field(default_factory=dict)
-    """JSON for the workers: {"sys_path": [...], ...}."""
+    """What workers get as JSON: {"sys_path": [...], ...}."""
     entrypoint: str = ""
     on_error: Callable[[common_pb2.ErrorInfo], None] | None = None
     on_log: Callable[[common_pb2.LogBatch], None] | None = None
@@ -55,7 +56,7 @@ class DriverConfig:
 
 
 def connect_driver(config: DriverConfig) -> CoreWorker:
-    """Joins as a driver with a new job. Raises RaySystemError saying who did not answer."""
+    """Joins as a driver with a new job. Raises RaySystemError, which says who did not answer."""
     worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
     registration = Registration(
         common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host
@@ -106,7 +107,7 @@ def _add_job(config: DriverConfig, registration: Registration, gcs: ReactorChann
 
 
 def _finish_job(core: CoreWorker) -> None:
-    """The end of the connection says it too, if this cannot."""
+    """Tells the GCS that the job is finished. If this fails, the end of the connection tells it."""
     try:
         core.env.gcs.MarkJobFinished(
             gcs_pb2.MarkJobFinishedRequest(job_id=core.job_id), timeout_s=FINISH_TIMEOUT_S
@@ -116,7 +117,7 @@ def _finish_job(core: CoreWorker) -> None:
 
 
 def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
-    """The node died under this driver: everything that waits fails. Lock held."""
+    """The raylet of this driver's node is gone. Everything that waits fails. Lock held."""
     if core.env.reactor.is_closed:
         return
     logger.error(

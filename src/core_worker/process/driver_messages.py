@@ -1,17 +1,18 @@
-"""What the cluster has to say to a driver: errors of its job and the output of its workers, shown by a thread
-of their own, since standard output may block.
+"""What the cluster says to a driver: the errors of its job, and the output of the job's workers. A thread of
+its own shows them, since standard output may block.
 
-What was written before the driver leaves is shown before it is gone. Workers write line by line into files
-and flush them before they answer, so all of it is in files by then; log monitors publish what is in them. The
-end is asked for, not waited for:
+What workers wrote before the driver leaves is shown before it is gone. Workers write line by line into files,
+and flush them before they answer; log monitors publish what is in the files. So the driver asks the monitors
+for the end of what is there:
 
-    shutdown ──LogFlush(token)──► GCS ──► every log monitor        the GCS says how many were reached
-    screen ◄── lines … ◄── GCS ◄── lines …, LogFlushed(token, 0)   behind the last line; told from all of them: nothing is left
+    driver ──LogFlush(token)──► GCS ──► every log monitor      the GCS answers how many it reached
+    driver ◄── GCS ◄── lines …, LogFlushed(token, 0 bytes)     from each monitor, behind its last line
 
-A driver that shows lines more slowly than they come (a terminal that is stopped) has them wait in their
-files: LogFlush(hold).
+When all of them have said so, nothing is left. The driver waits while something comes, but no longer than
+FLUSH_TIMEOUT_S in all. Then it tells what was left out.
 
-It waits while something comes, but no longer than FLUSH_TIMEOUT_S in all; what was left out then is told.
+Lines may come faster than the driver shows them, as when its terminal is stopped. Then it has them wait in
+their files: LogFlush(hold).
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
 FLUSH_TIMEOUT_S = 30.0
-# When nothing is shown for so long, nothing more will be.
+# If nothing comes for so long, nothing more will.
 SILENCE_S = 5.0
-# A node's log monitor is its last process to start, and nobody waits for it: a short program may have to ask
-# again.
+# A node's log monitor is its last process to start, and nobody waits for it. So a short program may have to
+# ask again.
 NO_MONITOR_S = 3.0
 ASK_AGAIN_PERIOD_S = 0.02
-# Messages that wait to be shown, each of 256 KiB at most: at so many the driver asks for no more, and at so
-# few for more again.
+# Messages wait to be shown, each of 256 KiB at most. Above WAITING_MAX of them the driver has the others wait
+# in their files, and below WAITING_MIN it asks for more again.
 WAITING_MAX = 200
 WAITING_MIN = 20
-# For the thread to put away what it does not show any more.
+# How long the thread may take to put away what it does not show any more.
 STOP_TIMEOUT_S = 2.0
 
 
 class DriverMessages:
-    """Of one driver."""
+    """The messages to one driver."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class DriverMessages:
         on_error: Callable[[common_pb2.ErrorInfo], None] | None,
         on_log: Callable[[common_pb2.LogBatch], None] | None,
     ) -> None:
-        """What is None is not asked for, and not shown."""
+        """on_error and on_log show what comes. Where one is None, its messages are not asked for."""
         self._env = env
         self._job_id = job_id
         self._on_error = on_error
@@ -65,11 +66,11 @@ class DriverMessages:
         self._is_cut_off = False
         self._is_behind = False
         self._token = b""
-        # What each log monitor that answers has still to read, in bytes, by its node.
+        # By node: how many bytes its log monitor has still to read, as it answered.
         self._unread: dict[bytes, int] = {}
         self._waiter: Waiter | None = None
         self._num_taken = 0
-        # Whether one is being shown: for long, where standard output takes nothing.
+        # Whether a message is being shown. That takes long where standard output takes nothing.
         self._is_showing = False
         self._is_stopped = False
         # From now on lines are counted, not shown.
@@ -91,7 +92,7 @@ class DriverMessages:
 
     def flush(self) -> None:
         """Shows what the job's workers have written so far, or says what was left out. Raises
-        KeyboardInterrupt, after that."""
+        KeyboardInterrupt, but only after that."""
         if self._on_log is None or self._env.reactor.is_closed:
             return
         try:
@@ -105,7 +106,7 @@ class DriverMessages:
             self._give_up(why)
 
     def stop(self) -> None:
-        """Shows what is here already. Called once more, it does not wait again for a thread that hangs."""
+        """Shows what is here already. A second call does not wait again for a thread that hangs."""
         if self._thread.is_alive() and not self._is_stopped:
             self._is_stopped = True
             self._queue.put(None)
@@ -114,7 +115,7 @@ class DriverMessages:
     # ---- the end
 
     def _flush(self) -> str:
-        """Why not everything was shown; empty if it was. Raises RpcError."""
+        """Waits until everything is shown. Returns why it was not; empty if it was. Raises RpcError."""
         deadline_s = self._env.clock.time_s() + FLUSH_TIMEOUT_S
         num_monitors = self._ask()
         if not num_monitors:
@@ -135,7 +136,7 @@ class DriverMessages:
         return ""
 
     def _ask(self) -> int:
-        """How many log monitors were asked; 0 where there is none. Raises RpcError."""
+        """Asks the log monitors. Returns how many were asked, 0 if there is none. Raises RpcError."""
         env = self._env
         self._token = os.urandom(8)
         request = self._request(token=self._token)
@@ -153,18 +154,21 @@ class DriverMessages:
         self._is_over = True
         self.stop()
         with contextlib.suppress(queue.Empty):
-            while True:  # The thread hangs in its last write.
+            while True:  # what is left where the thread hangs in its last write
                 self._count(self._queue.get_nowait())
         left = [f"{self._lines_left:,} lines"] if self._lines_left else []
         if unread_bytes := sum(self._unread.values()):
             left.append(f"{unread_bytes:,} bytes that were not sent yet")
         what = f"{' and '.join(left)} were not shown" if left else "what they wrote last may be missing here"
-        text = f"Not all output of workers came here, since {why}: {what}. All of it is in {self._env.session_dir}/logs of each node."
+        text = (
+            f"Not all output of workers came here, since {why}: {what}."
+            f" All of it is in {self._env.session_dir}/logs of each node."
+        )
         if self._on_error is not None:
             self._on_error(common_pb2.ErrorInfo(message=text))
 
     def _request(self, token: bytes = b"", hold: bool = False) -> gcs_pb2.PublishRequest:
-        """To every log monitor."""
+        """A message to every log monitor."""
         job_id = self._job_id
         flush = common_pb2.LogFlush(job_id=job_id, token=token, hold=hold)
         message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG_FLUSH, key=job_id, payload=flush.SerializeToString())
@@ -173,7 +177,7 @@ class DriverMessages:
     # ---- what comes
 
     def _came(self, message: gcs_pb2.PubMessage) -> None:
-        """Lock held."""
+        """The GCS has published a message. Lock held."""
         self._queue.put(message)
         if not self._is_behind and self._queue.qsize() > WAITING_MAX:
             self._is_behind = True
@@ -194,7 +198,7 @@ class DriverMessages:
             if self._is_over:
                 self._count(message)
                 continue
-            # First: who is woken by what it says looks whether anything came.
+            # Counted first: whoever is woken by the message looks whether any came.
             self._num_taken += 1
             self._is_showing = True
             try:
@@ -217,7 +221,7 @@ class DriverMessages:
             self._on_log(batch)
 
     def _note(self, batch: common_pb2.LogBatch) -> None:
-        """A log monitor tells how far it is."""
+        """A log monitor says how much it has still to read."""
         if batch.flushed.token != self._token:
             return
         self._unread[batch.node_id] = batch.flushed.unread_bytes

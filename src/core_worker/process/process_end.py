@@ -1,13 +1,14 @@
-"""What a Python process does at its end, for one that was forked and ends by `_exit`: user code finds here
-what it would find there.
+"""What a Python process does at its end, done for a process that was forked and ends by `_exit`. User code
+sees the same steps:
 
-    what nothing refers to any more is collected: __del__ of an actor's instance, of what it holds, files that close
-      ──► threads that are no daemons are waited for (THREADS_TIMEOUT_S at most; Python waits for ever)
-      ──► handlers of atexit, among them those of weakref.finalize
-      ──► what these let go is collected, files that are still open are flushed
+    1. What nothing refers to any more is collected, so that __del__ of an actor's instance, and of what it
+       holds, runs, and files are closed.
+    2. Threads that are no daemons are waited for, THREADS_TIMEOUT_S at most. (Python waits for ever.)
+    3. Handlers of atexit run, among them those of weakref.finalize.
+    4. What these let go is collected, and files that are still open are flushed.
 
-The interpreter itself is not taken down: threads of ours run until the last moment, and user code may use the
-cluster in all of it.
+The interpreter itself is not taken down. Threads of ours run until the last moment, and user code may use the
+cluster in all of these steps.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from ray_mono.core_worker.task_execution.call_thread import CallThread
 logger = logging.getLogger(__name__)
 
 THREADS_TIMEOUT_S = 30.0
-"""Beyond it the process ends all the same: what waits for its name or its resources has to go on."""
+"""After this the process ends all the same: others may wait for its name, or its resources."""
 _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 def run() -> None:
-    """On the main thread, when no user code is started any more. What it runs may fail."""
-    _flush_files()  # of a file in a cycle the inner layer may be closed first, and what the outer one holds is lost
+    """Runs these steps. Called on the main thread, when no user code is started any more. What it runs may
+    fail."""
+    # The collector may close the inner layer of a file in a cycle first. Then what the outer one holds is
+    # lost.
+    _flush_files()
     gc.collect()
     _join_threads()
     try:
@@ -42,8 +46,8 @@ def run() -> None:
 
 
 def _join_threads() -> None:
-    # The pools of concurrent.futures tell their threads to end, and wait: here rather than in the main
-    # thread, which has a bound.
+    # The pools of concurrent.futures tell their threads to end, and wait for them. That happens on a thread
+    # of its own, since the main thread waits for a limited time only.
     joiner = threading.Thread(target=_end_pools, name="end-of-pools", daemon=True)
     joiner.start()
     deadline_s = time.monotonic() + THREADS_TIMEOUT_S
@@ -72,5 +76,5 @@ def _flush_files() -> None:
         if type(found) in _FILES:
             try:
                 found.flush()
-            except Exception as error:  # closed, or its reader is gone
+            except Exception as error:  # the file is closed, or its reader is gone
                 logger.debug("%r was not flushed: %s", found, error)

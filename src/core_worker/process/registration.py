@@ -1,11 +1,11 @@
 """Joining the cluster: the steps that drivers and workers share, from nothing to a CoreWorker that answers
 its peers.
 
-    listen (Unix and TCP) → driver: a job from the GCS → RegisterClient at the raylet (which says all about the node)
-    → the store → CoreWorker
+    listen (Unix and TCP) ──► a driver gets a job from the GCS ──► RegisterClient at the raylet, which says
+    all about the node ──► connect to the store ──► CoreWorker
 
-The order matters: a worker can be pushed to as soon as the raylet knows it, so it listens before that, and
-keeps what comes too early (servicer.py).
+The order matters. Tasks can be pushed to a worker as soon as the raylet knows it. So it listens before that,
+and keeps what comes too early (servicer.py).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Registration:
         self.address = common_pb2.Address(worker_id=worker_id, unix_path=unix_path, host=host, port=port)
 
     def channel(self, address: str, peer_name: str) -> ReactorChannel:
-        """Raises RaySystemError where nobody answers on a Unix socket; TCP's failures are told to the calls.
+        """Connects to an address. Raises RaySystemError if nobody answers on a Unix socket. Over TCP the
+        calls fail instead.
 
         peer_name: who is at the other end, for messages when it is gone.
         """
@@ -75,9 +76,10 @@ class Registration:
         board_fd: int = 0,
         on_raylet_lost: Callable[[CoreWorker, str], None],
     ) -> CoreWorker:
-        """Registers at the raylet, connects the store, and makes the core worker. Raises RaySystemError.
+        """Registers at the raylet, connects to the store, and makes the core worker. Raises RaySystemError.
 
-        on_raylet_lost(core, reason): under the lock, also before this returns; not while this process leaves.
+        on_raylet_lost(core, reason): called under the lock, perhaps before this returns. It is not called
+        while this process leaves.
         """
         raylet = self.channel(f"unix:{raylet_socket}", "this node's raylet")
         try:

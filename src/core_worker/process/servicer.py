@@ -1,4 +1,5 @@
-"""What a core worker answers its peers, its raylet and its owners: each call goes to the part whose it is."""
+"""The calls that a core worker answers, of its peers, its raylet and the GCS. Each call goes to the part that
+answers it."""
 
 from __future__ import annotations
 
@@ -17,16 +18,16 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 
 class CoreWorkerServicer(CoreWorkerServiceServicer):
-    """Methods are plain functions under the lock: see reactor_channel."""
+    """Its methods are plain functions, called under the lock (rpc/reactor_server.py)."""
 
     def __init__(self, is_worker: bool) -> None:
         self._core: CoreWorker | None = None
         self._execution: Execution | None = None
-        # What came before the worker could run it, in order; a driver executes nothing.
+        # Calls that came before this worker could run tasks, in order. None in a driver, which runs none.
         self._early: list[Callable[[], None]] | None = [] if is_worker else None
 
     def serve(self, core: CoreWorker) -> None:
-        """Lock held."""
+        """This core worker answers from now on. Lock held."""
         self._core = core
 
     def execute(self, execution: Execution) -> None:
@@ -88,7 +89,7 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         if execution is None:
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this process is not, or not yet, a worker")
         if not request.force and execution.running.actor is None and not self.core.is_disposable():
-            # An idle worker may own what others still need: its end would be theirs.
+            # An idle worker may own objects that others still need. They would be lost with it.
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
         call.reply(common_pb2.Empty())
         if request.force:

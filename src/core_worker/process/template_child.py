@@ -4,7 +4,7 @@ of its own.
     template ──fork──────────────────────────────────────► become_worker
     template ──start_interpreter──► python -m (this) ──► main ──► become_worker
 
-The order travels to an interpreter in its environment, which other users cannot read, and is taken out there.
+An interpreter gets its order in its environment, which other users cannot read, and takes it out there.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ class Node:
     node_host: str
     log_level: str
     worker_module: str
-    """MODULE:FUNCTION that is called with the WorkerConfig."""
+    """MODULE:FUNCTION; the function is called with the WorkerConfig."""
 
 
 def load_hook(name: str) -> Hook:
-    """The function named "module:function". Raises ImportError, AttributeError, or ValueError for another
-    form.
-    """
+    """The function that "module:function" names. Raises ImportError, AttributeError, and ValueError for a
+    name of another form."""
     module_name, separator, function_name = name.partition(":")
     if not separator:
         raise ValueError(f"--worker-module takes MODULE:FUNCTION, got {name!r}")
@@ -58,15 +57,15 @@ def load_hook(name: str) -> Hook:
 
 
 def start_interpreter(node: Node, fork: Fork) -> int:
-    """The pid of a new interpreter that becomes the worker. Raises OSError, and ValueError for variables that
-    no environment can have."""
+    """Starts an interpreter that becomes the worker, and returns its pid. Raises OSError, and ValueError for
+    variables that no environment can have."""
     order = {
         "node": asdict(node),
         "fork": base64.b64encode(fork.SerializeToString()).decode(),
         "parent": os.getpid(),
     }
     command = process.module_command(__name__)
-    # posix_spawn: in a process with threads nothing of Python may run between a fork and what follows it.
+    # posix_spawn, since this process has threads: no Python may run between a fork and an exec then.
     return os.posix_spawn(
         command[0],
         command,
@@ -78,8 +77,10 @@ def start_interpreter(node: Node, fork: Fork) -> int:
 
 
 def become_worker(node: Node, fork: Fork, template_pid: int, load: Callable[[], Hook]) -> NoReturn:
-    """A process of its own, then the worker, then the end, whatever happens. `load` gives the hook, in the
-    worker's environment."""
+    """Makes this a process of its own, runs the worker, and ends the process, whatever happens.
+
+    load: gives the hook; it is called in the worker's environment.
+    """
     code = 1
     try:
         os.setpgid(0, 0)
@@ -103,7 +104,7 @@ def _prepare(node: Node, fork: Fork) -> WorkerConfig:
     for (
         name,
         value,
-    ) in fork.env_vars.items():  # an update() of nothing costs each child 0.15 MB of pages (measured)
+    ) in fork.env_vars.items():  # an update() with nothing costs each child 0.15 MB of pages (measured)
         os.environ[name] = value
     sys.path[:0] = fork.sys_path
     if fork.working_dir:
@@ -123,7 +124,7 @@ def _prepare(node: Node, fork: Fork) -> WorkerConfig:
 
 
 def _open_own_files(log_prefix: str) -> None:
-    """Output to <log_prefix>-<pid>.out and .err; no input."""
+    """Output goes to <log_prefix>-<pid>.out and .err. There is no input."""
     _open_as(0, os.devnull, os.O_RDONLY)
     pid = os.getpid()
     for descriptor, suffix in ((1, "out"), (2, "err")):
@@ -131,18 +132,20 @@ def _open_own_files(log_prefix: str) -> None:
 
 
 def _open_as(descriptor: int, path: str, flags: int) -> None:
-    """Without a file object, which would cost each child 0.1 MB of pages (measured)."""
+    """Opens a file as this descriptor. A file object would cost each child 0.1 MB of pages (measured)."""
     opened = os.open(path, flags | os.O_CLOEXEC, 0o600)
     os.dup2(opened, descriptor)
     os.close(opened)
 
 
 def prepare_output() -> None:
-    """Standard output and error as the workers have them: their files are read as UTF-8 whatever the locale
-    is, and line by line. Forks inherit it from the template.
+    """Sets standard output and error up as workers have them. Their files are read as UTF-8, whatever the
+    locale is, and line by line. Forks inherit this from the template.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
 
 
 def set_title(title: str) -> None:
@@ -152,7 +155,7 @@ def set_title(title: str) -> None:
 
 
 def main() -> NoReturn:
-    """For a template that may not fork; takes its order out of the environment."""
+    """Becomes a worker for a template that may not fork. Takes the order out of the environment."""
     order = json.loads(os.environ.pop(ORDER_VARIABLE))
     prepare_output()
     node = Node(**order["node"])

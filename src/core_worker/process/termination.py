@@ -1,24 +1,25 @@
-"""SIGTERM to a worker or a driver: its end is in order, as in Ray.
+"""SIGTERM to a worker or a driver: it ends in order, as in Ray.
 
-A worker, for its cluster, is then killed by that signal, which is a crash:
+In a worker it depends on what the worker does when the signal comes:
 
     user code on the main thread       SystemExit is raised in it, once; its call is not answered
-    nothing to do                      the worker ends
-    calls of an actor beside others    run to their end, however long that takes, and are answered
-    the end itself, a second SIGTERM   nothing: the end goes on
+    nothing                            the worker ends
+    calls of an actor beside others    these run to their end, however long that takes, and are answered
+    it ends already                    the signal has no effect: the end goes on
 
-From the first signal on no other call begins.
+From the first signal on no other call begins. At its end the worker dies of the signal, which its cluster
+takes for a crash.
 
 In a driver SystemExit(15) is raised on the main thread, unless the program handles the signal. If the program
-catches it and goes on, the next signal strikes again. While the driver leaves its cluster they have no
-effect, nor while the process ends. A program that goes on after it has left is ended by them as if it had
-never joined.
+catches it and goes on, the next signal raises it again. Signals have no effect while the driver leaves its
+cluster, nor while the process ends. A program that goes on after it has left is ended by a signal as if it
+had never joined.
 
-A process that user code forks is not meant: there SIGTERM does what it does where nobody handles it, also
-when it comes before the fork has returned, when Python forgets signals that it has a handler for.
+In a process that user code forks, SIGTERM does what it does where nobody handles it. That holds also for a
+signal that comes before the fork has returned; Python would forget it, since it has a handler for it.
 
-Where our own state may be half changed nothing is raised (rpc/interruption.py): the signal is sent again
-after AGAIN_S, by a thread, until it strikes user code or rest.
+Where our own state may be half changed nothing is raised (rpc/interruption.py). A thread sends the signal
+again each AGAIN_S, until it strikes user code, or a wait of ours.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 CALLS_POLL_S = 0.01
 
 
-# Of each thread that forks: what it blocked before.
+# By thread that forks: the signals that it blocked before.
 _held = threading.local()
 
 
@@ -60,7 +61,7 @@ def _let_go() -> None:
 def _let_go_in_child() -> None:
     if isinstance(
         getattr(signal.getsignal(signal.SIGTERM), "__self__", None), SafeExit
-    ):  # no handler of the user's
+    ):  # the user has set no handler
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _let_go()
 
@@ -71,15 +72,14 @@ def _see_to_forks() -> None:
 
 
 def _is_ending() -> bool:
-    """Whether the program is in its last steps: what it does while a SystemExit passes through it, or at
-    exit."""
+    """Whether the program is in its last steps: a SystemExit passes through it, or its main thread is over."""
     passing = with_contexts(sys.exception())
     return any(is_a(error, SystemExit) for error in passing) or not threading.main_thread().is_alive()
 
 
 class SafeExit:
-    """A handler of SIGTERM for the main thread. Raises SystemExit(status) where it may: once, or once a
-    signal."""
+    """A handler of SIGTERM for the main thread. It raises SystemExit(status) where it may: once, or with
+    strikes_again once for each signal."""
 
     def __init__(self, env: Environment, status: int, strikes_again: bool) -> None:
         self._env = env
@@ -87,11 +87,11 @@ class SafeExit:
         self._strikes_again = strikes_again
         self.is_wanted = False
         self.has_struck = False
-        # The next signal is the last one, sent again.
+        # The next signal is no new one: _insist sends the last one again.
         self._is_echo = False
 
     def install(self) -> None:
-        """From here on SIGTERM comes here."""
+        """From now on SIGTERM comes here."""
         signal.signal(signal.SIGTERM, self.on_signal)
         _see_to_forks()
 
@@ -110,13 +110,14 @@ class SafeExit:
             self.strike()
             raise SystemExit(self._status)
         if is_first:
-            _thread.start_new_thread(self._insist, ())  # threading's own may hold its locks right now
+            # Not by threading: the interrupted code may hold its locks right now.
+            _thread.start_new_thread(self._insist, ())
 
     def begin(self) -> None:
-        """At the first signal."""
+        """Called at the first signal."""
 
     def strike(self) -> None:
-        """It raises SystemExit, or will not any more."""
+        """Called when it raises SystemExit, or will not raise it any more."""
         self.has_struck = True
 
     def _insist(self) -> None:
@@ -128,7 +129,7 @@ class SafeExit:
 
 
 class Termination(SafeExit):
-    """Of one worker."""
+    """The end of one worker by SIGTERM."""
 
     def __init__(self, env: Environment, running: Running) -> None:
         super().__init__(env, status=1, strikes_again=False)
@@ -142,7 +143,7 @@ class Termination(SafeExit):
         self._running.strike()
 
     def await_calls(self) -> None:
-        """No call begins any more: those that an actor runs on other threads end."""
+        """No call begins any more. After SIGTERM, waits for the calls that an actor runs on other threads."""
         self.strike()
         calls = self._running.calls
         if self.is_wanted and self._running.actor is not None:
@@ -152,11 +153,11 @@ class Termination(SafeExit):
 
 
 class DriverExit(SafeExit):
-    """Of a driver, until it leaves. Nothing where its program handles the signal, or this is not the main
-    thread."""
+    """The end of one driver by SIGTERM, until it leaves. Does nothing if its program handles the signal, or
+    if it connects on another thread than the main one."""
 
     def __init__(self, env: Environment, at_shutdown: Callable[[Callable[[], None]], None]) -> None:
-        """at_shutdown(step): has a step run when the driver leaves, before all others."""
+        """at_shutdown(step) has a step run when the driver leaves, before all others."""
         super().__init__(env, status=int(signal.SIGTERM), strikes_again=True)
         before = signal.getsignal(signal.SIGTERM)
         earlier = getattr(before, "__self__", None)
@@ -167,7 +168,8 @@ class DriverExit(SafeExit):
 
     @property
     def has_left(self) -> bool:
-        """The handler stays where it could not be taken away: see _restore."""
+        """Whether the driver has left. The handler may still be there, where _restore could not take it
+        away."""
         return self._env.reactor.is_closed
 
     def on_signal(self, signum: int, frame: Any) -> None:
@@ -177,7 +179,8 @@ class DriverExit(SafeExit):
         super().on_signal(signum, frame)
 
     def _restore(self) -> None:
-        """Not after a signal: _insist may have sent another. Nor on another thread, which may set no handler."""
+        """Takes the handler away. Not after a signal, since _insist may have sent another. Nor on another
+        thread, which may not set handlers."""
         self.has_struck, self._strikes_again = True, False
         is_ours = (
             threading.current_thread() is threading.main_thread()
@@ -188,7 +191,7 @@ class DriverExit(SafeExit):
 
 
 def die() -> NoReturn:
-    """What SIGTERM does where nobody handles it: whoever waits for this process sees the signal."""
+    """Dies of SIGTERM as if nobody handled it, so that whoever waits for this process sees the signal."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
     os._exit(1)

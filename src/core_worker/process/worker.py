@@ -1,8 +1,10 @@
-"""A worker process: joins its node, runs tasks until it is told to end, and dies with its raylet.
+"""A worker process. It joins its node, runs tasks until it is told to end, and dies with its raylet.
 
-Usually forked from the template (worker_template.py), which calls run_worker. By hand, for a debugger:
+Usually it is forked from the template (worker_template.py), which calls run_worker. To start one by hand, for
+a debugger:
 
-    python -m ray_mono.core_worker.process.worker --raylet-socket <session>/sockets/raylet --gcs-address HOST:PORT --session-dir <session>
+    python -m ray_mono.core_worker.process.worker --raylet-socket <session>/sockets/raylet \\
+        --gcs-address HOST:PORT --session-dir <session>
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ STDERR = 2
 
 
 def run_worker(config: WorkerConfig) -> NoReturn:
-    """Joins and runs tasks; ends the process."""
+    """Joins the node, runs tasks, and ends the process."""
     signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
     faulthandler.enable(STDERR, all_threads=False)  # the driver sees where the user's code crashed
     secret = auth.find_secret(None, config.session_dir)
@@ -78,7 +80,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
 
 
 def _run(core: CoreWorker, execution: Execution, termination: Termination) -> NoReturn:
-    """Runs what comes until the worker is told to end, which it does then."""
+    """Runs the tasks that come until the worker is told to end. Then it ends."""
     execution.executor.run()
     termination.await_calls()
     with core.env.lock:
@@ -92,16 +94,16 @@ def _run(core: CoreWorker, execution: Execution, termination: Termination) -> No
 
 
 def _end_with_raylet(core: CoreWorker, reason: str) -> None:
-    """Nothing that this worker could do reaches anybody any more."""
+    """Ends the process, since nothing that this worker does reaches anybody any more."""
     os._exit(1)
 
 
 class _Jobs:
-    """The job this worker serves: where its modules are, and what every worker of it has to run first.
+    """The job that this worker serves: where its modules are, and what each of its workers has to run first.
 
-    A worker is of one job from its first task on: its raylet leases it to no other, and an actor is of the
-    job that made it, whoever calls. What code of a job leaves behind (modules, variables, threads) ends with
-    the process.
+    A worker is of one job from its first task on. Its raylet leases it to no other, and an actor is of the
+    job that made it, whoever calls it. What the code of a job leaves behind (modules, variables, threads)
+    ends with the process.
     """
 
     def __init__(self, core: CoreWorker) -> None:
@@ -109,10 +111,10 @@ class _Jobs:
         self._is_bound = False
 
     def bind(self, spec: Any) -> None:
-        """Before each task: the first one makes this worker its job's, and gives it its runtime environment,
-        which all later ones share.
+        """Called before each task. The first task makes this worker its job's, and gives it its runtime
+        environment, which all later tasks share.
 
-        Raises RpcError if the GCS does not answer: the next task tries again.
+        Raises RpcError if the GCS does not answer. Then the next task tries again.
         """
         if not self._is_bound:
             self._bind(spec.job_id, spec.runtime_env, spec.outlives_job)
@@ -131,8 +133,8 @@ class _Jobs:
             _merged(config.get("runtime_env") or {}, own_env),
             runtime_env,
         )
-        # For threads that user code starts. Not derived from anything: the driver's root task, and other
-        # workers, count from one as well.
+        # The task of threads that user code starts. Its id is random: the driver's root task and other
+        # workers count from one as well, and ids must not clash.
         core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, job_id))
         self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
@@ -154,12 +156,12 @@ class _Jobs:
         core.worker_runs.read(job_id)
 
     def _apply(self, job_config: dict[str, Any], variables: dict[str, str]) -> None:
-        """sys_path: the driver's script directory first, as it is on the driver; sys_path_last: what comes
-        after all others. setup: what to call, as "module:function".
+        """Sets up what the job's config names: sys_path goes before the worker's own path, sys_path_last
+        behind it, and each "module:function" of setup is called.
 
-        variables: of what runs here; they go beside the job's, and win.
+        variables: those of what runs here. They are set beside the job's, and win.
         """
-        # Imported while no file of the user's can stand in for what they import.
+        # These are imported now, while no file of the user's can stand in for what they import.
         setup = [load_function(name) for name in job_config.get("setup", [])]
         for path in reversed(job_config.get("sys_path", [])):
             if path not in sys.path:
@@ -173,7 +175,8 @@ class _Jobs:
 
 
 def _merged(jobs_env: dict[str, Any], own_env: dict[str, Any]) -> str:
-    """JSON: the runtime environment of what runs here; its own goes beside the job's, and its variables win."""
+    """The runtime environment of what runs here, as JSON: the job's, with its own beside it. Its own
+    variables win."""
     variables = {**jobs_env.get("env_vars", {}), **own_env.get("env_vars", {})}
     merged = {**jobs_env, **own_env, "env_vars": variables}
     told = {name: value for name, value in merged.items() if value}
@@ -181,7 +184,7 @@ def _merged(jobs_env: dict[str, Any], own_env: dict[str, Any]) -> str:
 
 
 def load_function(name: str) -> Callable[[dict[str, Any]], object]:
-    """What "module:function" names."""
+    """The function that "module:function" names."""
     module_name, _, function_name = name.partition(":")
     function: Callable[[dict[str, Any]], object] = getattr(
         importlib.import_module(module_name), function_name
@@ -190,7 +193,7 @@ def load_function(name: str) -> Callable[[dict[str, Any]], object]:
 
 
 def main() -> int:
-    """By hand; see the module's docstring."""
+    """Starts a worker by hand; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="worker", description="A worker of a node, outside of the node's worker template."
     )

@@ -1,4 +1,4 @@
-"""What a worker process is told when it starts, by the template's fork or on a command line."""
+"""What a worker process is told when it starts, by its template or on a command line."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ class WorkerConfig:
     """Settings of one worker process."""
 
     raylet_socket: str
-    """Unix socket path of the node's raylet; everything else about the node is in its answer."""
+    """Unix socket path of the node's raylet. The raylet's answer tells everything else about the node."""
     gcs_address: str
     """"unix:/path" or "host:port"."""
     session_dir: str
     worker_id: bytes
     job_id: bytes = b""
-    """The job the worker serves; empty until its first lease."""
+    """The job that the worker serves; may be empty until its first task."""
     startup_token: int = 0
-    """Of the template's fork; 0 when started by hand."""
+    """The number by which the raylet ordered it from the template; 0 for a worker started by hand."""
     log_level: str = "info"
     node_host: str = "127.0.0.1"
-    """The node's address: where this process answers peers on other nodes."""
+    """The node's address, on which this process answers peers on other nodes."""

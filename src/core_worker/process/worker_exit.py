@@ -1,12 +1,15 @@
-"""The end of a worker that ends in order: what it owes goes out, what others need of it stays with it, and
-then user code sees what it sees at the end of any Python process (process_end.py).
+"""The end of a worker that ends in order.
 
-    last answers out ──► __ray_shutdown__, the actor's instance let go ──► nobody needs what it owns ──► the end of a process ──► gone
+    1. Its last answers go out.
+    2. An actor's __ray_shutdown__ runs, and its instance is let go.
+    3. The worker waits until nobody needs what it owns.
+    4. User code sees what it sees at the end of any Python process (process_end.py).
 
-Its lease ended with the last answer (max_calls), or is given back here by an actor that nobody has a handle
-of, so that a worker that stays for what it owns holds memory and nothing else; the raylet ends it with its
-job. An actor with accelerators, whose memory the process holds, stays only until the tasks that it submitted
-are over. One that leaves by itself does not wait for either.
+A worker that stays for what it owns holds memory and nothing else. Its lease ended with its last answer
+(max_calls), or an actor that nobody has a handle of gives it back here. The raylet ends the worker with its
+job. An actor with accelerators stays only until the tasks that it submitted are over, since the process holds
+their memory. A worker that ends by an exit of its own code, by SIGTERM or by a constructor that failed skips
+step 3.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from ray_mono.rpc.reactor import Waiter
 logger = logging.getLogger(__name__)
 
 ANSWERS_TIMEOUT_S = 10.0
-"""For the last answers of a worker that ends."""
+"""How long a worker that ends waits for its last answers to go out."""
 ANSWERS_POLL_S = 0.01
 STAY_POLL_S = 0.1
 """How often a worker that stays for others looks whether they still need it."""
@@ -42,7 +45,7 @@ class WorkerExit:
         self._running = execution.running
 
     def leave(self) -> NoReturn:
-        """Ends the process. What waited in its queue was given back already."""
+        """Ends the process. The calls that waited in its queue were given back already."""
         running, env = self._running, self._env
         self._core.send_events()
         self._let_answers_out()
@@ -51,8 +54,8 @@ class WorkerExit:
             self._stay_while_needed()
         is_killed = running.is_terminated
         if running.actor is None and not is_killed:
-            # Of an actor's end the GCS was told. This is no crash either, though its lessee has perhaps not
-            # given it back yet.
+            # The GCS was told of an actor's end. This end is no crash either, though the worker's lessee has
+            # perhaps not given it back yet.
             env.raylet.NotifyLeaving.notify(
                 raylet_pb2.NotifyLeavingRequest(worker_id=env.worker_id, because=running.exit_cause)
             )
@@ -65,7 +68,7 @@ class WorkerExit:
         os._exit(0)
 
     def _let_answers_out(self) -> None:
-        """Waits until every answer has left this process: some wait for owners, some for room in a socket."""
+        """Waits until every answer has left this process. Some wait for owners, some for room in a socket."""
         env = self._env
         deadline_s = env.clock.time_s() + ANSWERS_TIMEOUT_S
         while env.clock.time_s() < deadline_s and not env.reactor.is_closed:
@@ -76,8 +79,8 @@ class WorkerExit:
             env.reactor.wait(Waiter(env.reactor), ANSWERS_POLL_S)
 
     def _stay_while_needed(self) -> None:
-        """Until no task that this worker submitted is under way and nobody elsewhere holds an object of its.
-        What only its own variables hold goes with it.
+        """Waits until no task that this worker submitted is under way, and nobody elsewhere holds an object
+        of its own. What only its own variables hold goes with it.
         """
         env, actor = self._env, self._running.actor
         holds_devices = actor is not None and bool(actor.resource_ids)
@@ -85,7 +88,7 @@ class WorkerExit:
         while not env.reactor.is_closed and self._core.is_needed(by_holders=not holds_devices):
             if not is_told:
                 is_told = True
-                gc.collect()  # cycles of the actor's may hold what others own, who stay for that
+                gc.collect()  # cycles of the actor's may hold objects of others, who stay for those
                 if actor is not None and not holds_devices:
                     self._give_lease_back()
                 logger.info(

@@ -1,24 +1,25 @@
-"""The template: one warm process per node from which workers are forked in milliseconds.
+"""The template: one warm process per node, from which workers are forked in milliseconds.
 
-It imports what every worker needs, once, and then only waits: it opens no channel and starts no thread (a
-fork copies one thread, so a second would leave its locks behind, held for ever), and `gc.freeze` keeps the
-collector of the children off the shared pages. Its raylet tells it over a socket pair to fork or to signal a
-child (TemplateCommand) and hears what became of each (TemplateEvent); both are preceded by their length, u32
-little-endian.
+It imports once what every worker needs, and then only waits. It opens no channel and starts no thread: a fork
+copies one thread, so the locks of a second one would be held for ever. `gc.freeze` keeps the children's
+garbage collector off the shared pages. Over a socket pair the raylet tells the template to fork, or to signal
+a child (TemplateCommand), and hears what became of each child (TemplateEvent). The length of each of these
+messages goes before it, as u32 little-endian.
 
-    poll ─┬─ command: fork ──► child: its own session of files, environment, titles (template_child); then run_worker, which never returns
+    poll ─┬─ command: fork ──► child: files, environment and title of its own (template_child.py); then
+          │                    run_worker, which never returns
           ├─ SIGCHLD: reap, kill what is left of the child's process group, tell the raylet
           └─ SIGTERM, or the raylet's end closed: end every child, then what they left behind, then itself
 
-Children die with the template (PDEATHSIG). What a child started and did not take along (its process group, or
-for those that left the group, whatever is reparented to the template, a subreaper) is killed when the child,
-or the template, ends.
+Children die with the template (PDEATHSIG). When a child ends, its process group is killed. When the template
+ends, it kills what its children left behind, also what has left their groups: the template is a subreaper, so
+that became its child.
 
-Where something else (a tracer, a .pth file, a library) has started a thread in this interpreter, it does not
-fork: each worker is an interpreter of its own, which takes longer and works the same. That is said once in
-the log.
+Something else (a tracer, a .pth file, a library) may have started a thread in this interpreter. Then the
+template does not fork: each worker is an interpreter of its own, which takes longer and works the same. The
+log says so once.
 
-It does not know jobs, leases or the GCS. `--worker-module` puts another function in run_worker's place: for
+The template knows no jobs, leases or GCS. `--worker-module` puts another function in run_worker's place, for
 tests, and for workers with another main.
 """
 
@@ -51,8 +52,8 @@ from ray_mono.core_worker.process.template_child import (
 from ray_mono.protobuf import raylet_pb2
 
 DEFAULT_WORKER = "ray_mono.core_worker.process.worker:run_worker"
-# Imported for the children's sake; importing them is what makes a first task slow. Not numpy.random: it would
-# have to be seeded anew in each child, which costs it 0.3 MB (measured), and few use it.
+# These are imported for the children, whose first task would be slow otherwise. numpy.random is not: it would
+# have to be seeded anew in each child, which costs 0.3 MB (measured), and few use it.
 WARM_MODULES = (
     "cloudpickle",
     "numpy",
@@ -66,9 +67,10 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 LENGTH = struct.Struct("<I")
 RECEIVE_BYTES = 1 << 16
 KILL_POLL_S = 0.02
-"""How often the end looks for children that are still there: only in the last moments of a process."""
+"""How often the template looks for children that are still there when it ends."""
 KILL_BOUND_S = 5.0
-"""A process that SIGKILL does not end within this hangs in the kernel: left to the node's reaper."""
+"""A process that SIGKILL does not end within this time hangs in the kernel. It is left to the node's reaper.
+"""
 HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -76,7 +78,7 @@ class Template:
     """Forks workers on command."""
 
     def __init__(self, arguments: argparse.Namespace, hook: Hook | None) -> None:
-        """hook: what a fork calls; None where this process may not be forked."""
+        """hook: called by each fork; None where this process may not be forked."""
         self._arguments = arguments
         self._node = Node(
             raylet_socket=arguments.raylet_socket,
@@ -101,7 +103,7 @@ class Template:
         signal.set_wakeup_fd(self._wakeup_in, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         signal.signal(signal.SIGTERM, self._on_terminate)
-        # A terminal's Ctrl-C goes to the driver; what follows from it comes from the raylet.
+        # Ctrl-C in a terminal is meant for the driver. The raylet tells what follows from it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         poll = select.poll()
         poll.register(self._raylet, select.POLLIN)
@@ -158,7 +160,7 @@ class Template:
             self._tell(raylet_pb2.TemplateEvent(fork_failed=failed))
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(pid, pid)  # the child does it too: whoever comes first
+            os.setpgid(pid, pid)  # the child does it, too: whoever comes first
         self._children[pid] = fork
         forked = raylet_pb2.TemplateEvent.Forked(startup_token=fork.startup_token, pid=pid)
         self._tell(raylet_pb2.TemplateEvent(forked=forked))
@@ -170,7 +172,7 @@ class Template:
         sys.stdout.flush()
         sys.stderr.flush()
         template_pid = os.getpid()
-        # A signal that comes before the child has its own handlers waits until it has.
+        # A signal that comes before the child has its own handlers waits until it has them.
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         try:
             pid = os.fork()
@@ -190,21 +192,22 @@ class Template:
         self._raylet.close()
         os.close(self._wakeup_out)
         os.close(self._wakeup_in)
-        # self._children stays as it is: to let go of its messages would cost the child 0.1 MB of pages
+        # self._children stays as it is. To let go of its messages would cost the child 0.1 MB of pages
         # (measured).
 
     def _signal_child(self, startup_token: int, signum: int) -> None:
-        """Nothing where the child is gone: its Exited is on the way."""
+        """Signals a child. Does nothing where the child is gone: its Exited is on the way."""
         for pid, fork in self._children.items():
             if fork.startup_token == startup_token:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
 
     def _reap(self) -> None:
-        """Reports every child that ended. Orphans of children, which come to us, are reaped in silence."""
+        """Reaps every process that ended, and reports those that were workers. The others are orphans of
+        workers, which became children of the template."""
         while True:
             try:
-                # Left as it is first: while it is a zombie its pid, and its group's, are nobody else's.
+                # WNOWAIT leaves it a zombie, so that nobody else gets its pid, or its group's, meanwhile.
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
@@ -227,14 +230,15 @@ class Template:
                 self._tell(raylet_pb2.TemplateEvent(exited=exited))
 
     def _remove_socket(self, worker_id: bytes) -> None:
-        """A worker that was killed leaves the socket that registration.py made for it."""
+        """A worker that was killed has left the socket that registration.py made for it."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._arguments.session_dir, "sockets", f"worker-{worker_id.hex()[:16]}"))
 
     # ---- the end
 
     def _end_children(self) -> None:
-        """SIGTERM for all, SIGKILL after the grace period, and SIGKILL for what they left behind."""
+        """Ends all children: by SIGTERM, and after the grace period by SIGKILL. Also kills what they left
+        behind."""
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -252,7 +256,7 @@ class Template:
 
 
 def _children_of(parent_pid: int) -> list[int]:
-    """Living children, our own and those that were reparented to us."""
+    """The living children of a process, also those that were reparented to it."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -265,7 +269,7 @@ def _children_of(parent_pid: int) -> list[int]:
 
 
 def warm_up(worker_module: str) -> Hook | None:
-    """Imports what the children need. Returns what they run; None where this process has several threads,
+    """Imports what the children need. Returns what they run, or None if this process has several threads,
     which a fork would break."""
     if process.num_threads() == 1:
         hook = _import_for_children(worker_module)
@@ -275,8 +279,10 @@ def warm_up(worker_module: str) -> Hook | None:
             return hook
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     print(
-        f"Workers are started as interpreters of their own, which takes longer than to fork them: something started threads in this one"
-        f" ({process.num_threads() - 1}{': ' + ', '.join(names) if names else ', none of them Python threads'}).",
+        "Workers are started as interpreters of their own, which takes longer than to fork them:"
+        " something started threads in this one"
+        f" ({process.num_threads() - 1}"
+        f"{': ' + ', '.join(names) if names else ', none of them Python threads'}).",
         file=sys.stderr,
         flush=True,
     )
@@ -285,8 +291,8 @@ def warm_up(worker_module: str) -> Hook | None:
 
 def _import_for_children(worker_module: str) -> Hook:
     gc.disable()
-    # numpy's BLAS would start threads when it is loaded. Only then: what a task starts may use all that there
-    # is.
+    # numpy's BLAS would start threads when it is loaded. It may not then, but what a task starts may use all
+    # CPUs.
     chosen = os.environ.get(BLAS_THREADS)
     os.environ[BLAS_THREADS] = "1"
     for name in WARM_MODULES:
@@ -329,7 +335,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     process.set_child_subreaper()
-    # Where a launcher started us, it has tied our life to its own; our children's parent is another.
+    # A launcher that started us has tied our life to its own. For our children another process is the parent.
     process.parent_pid_from_environment()
     prepare_output()
     hook = warm_up(arguments.worker_module)

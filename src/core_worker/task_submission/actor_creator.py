@@ -1,11 +1,11 @@
-"""New actors: the owner registers one with the GCS, which places it, and is told of its end when no handle is
-left.
+"""New actors. The owner registers an actor with the GCS, which places it. When no handle is left, the owner
+tells the GCS (actor_handles.py).
 
     arguments are there ──RegisterActor──► registered: its callers watch it
-             │                     └──► refused, or another was first: it is dead before it lived
-             └──an argument is an error──► dead, with that for its cause
+             │                     └──► refused, or another caller was first: the actor never lived
+             └──an argument is an error──► the actor never lived, and that error is the cause
 
-Only a named actor is waited for, since its name may be taken.
+The caller waits only for the registration of a named actor, since the name may be taken.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ class ActorCreator:
         self._home = home
 
     def create(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
-        """Registers the actor with the GCS. Raises ActorAlreadyExistsError where the name is taken, and what
-        pickling raises."""
+        """Registers the actor with the GCS. Raises ActorAlreadyExistsError if the name is taken,
+        RaySystemError, and what pickling raises."""
         env = self._env
         if env.reactor.is_closed:
             raise disconnected()
         flat, args, refs = self._builder.pack(flat_args, options.class_name)
         refs.extend(code.captured)
         with env.lock:
-            self._dropped.drain()  # with the last handle goes a name
+            self._dropped.drain()  # a name goes with the last handle of its actor
             parent = self._context.get()
             actor_id = parent.next_actor_id()
             spec = creation_spec(env, self._context.job, code.descriptor, options, actor_id)
@@ -110,14 +110,14 @@ class ActorCreator:
     def _register(
         self, task: PendingTask, actor: CalledActor, options: ActorOptions, then: Then | None = None
     ) -> None:
-        """Registers, then(reply, error). What follows from the answer happens whether or not somebody waits
-        for it. Lock held."""
+        """Registers the actor; then(reply, error). What follows from the answer happens whether or not
+        somebody waits for it. Lock held."""
 
         def done(reply: Any, error: RpcError | None) -> None:
             if error is None and reply.created:
                 self._registered(task, actor, options)
             else:
-                # Where another caller was first, ours never existed.
+                # If another caller was first, our actor never existed.
                 why = error.message if error is not None else "another caller created the actor first"
                 self._tasks.fail(task, RaySystemError(why))
                 self._not_created(actor, f"the actor {options.class_name} could not be registered: {why}")
@@ -130,13 +130,14 @@ class ActorCreator:
             done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
 
     def _registered(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
-        """The GCS has it. Its arguments live as long as it does, since a restart needs them. Lock held."""
-        if self._tasks.is_pending(task):  # else this node died meanwhile, and the task holds nothing any more
+        """The GCS has the actor. Its arguments live as long as it does, since a restart needs them. Lock
+        held."""
+        if self._tasks.is_pending(task):  # else the task ended meanwhile, and holds nothing any more
             self._hand_over(task, actor, options)
         self._actor_tasks.registered(actor)
 
     def _hand_over(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
-        """The task is the GCS's; the actor's object holds its arguments."""
+        """The creation task is the GCS's from now on, and the actor's object holds its arguments."""
         self._tasks.hand_over(task)
         if task.arg_ids and not options.is_detached:
             if actor.creation_id in self._references:
@@ -144,7 +145,10 @@ class ActorCreator:
             self._references.remove_submitted(task.arg_ids)
 
     def _not_created(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
-        """It is dead before it lived; error: that of an argument of its constructor, serialized. Lock held."""
+        """The actor never lived. Lock held.
+
+        error: the serialized error of an argument of its constructor.
+        """
         self._handles.disown(actor)
         self._actor_tasks.fail_creation(actor, message, error)
 
@@ -153,8 +157,8 @@ class ActorCreator:
     def _register_named(
         self, task: PendingTask, actor: CalledActor, options: ActorOptions
     ) -> HeldActor | None:
-        """Registers and waits, since the name may be taken. Returns the other's actor where get_if_exists
-        found one."""
+        """Registers the actor and waits, since the name may be taken. Returns None, or with get_if_exists the
+        actor that has the name already. Raises as `create` does."""
         env = self._env
         asked, answered = Waiter(env.reactor), Waiter(env.reactor)
         answer: list[Any] = []
@@ -194,8 +198,8 @@ class ActorCreator:
             return self._handles.hold(actor_id, None, options.rules)
 
     def _existing(self, actor: CalledActor, options: ActorOptions) -> HeldActor | None:
-        """The actor that has the name, where ours was not created and so does not take it. Raises as `create`
-        does."""
+        """Ours was not created, and so does not take the name. Returns the actor that has the name, or None.
+        Raises as `create` does."""
         try:
             info = self.named(options.name, options.namespace or self._context.job.namespace)
         except ValueError:
@@ -207,10 +211,11 @@ class ActorCreator:
         return self._hold(info.actor_id, options)
 
     def named(self, name: str, namespace: str) -> common_pb2.ActorInfo:
-        """Raises ValueError where there is none, RpcError where the GCS does not answer."""
+        """The actor with this name. Raises ValueError where there is none, RpcError where the GCS does not
+        answer."""
         request = gcs_pb2.GetNamedActorRequest(name=name, namespace=namespace)
         with self._env.lock:
-            self._dropped.drain()  # handles that went before: the GCS hears of them first
+            self._dropped.drain()  # the GCS has to hear first of handles that went before
         try:
             return self._env.gcs.GetNamedActor(request, timeout_s=self._env.config.gcs_timeout_s)
         except RpcError as error:
@@ -219,7 +224,7 @@ class ActorCreator:
             raise ValueError(error.message) from None
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
-        """Raises RpcError where the GCS does not answer."""
+        """Has the GCS kill the actor. Raises RpcError where the GCS does not answer."""
         request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
         self._env.gcs.KillActor(request, timeout_s=self._env.config.gcs_timeout_s)
         with self._env.lock:
@@ -233,7 +238,7 @@ def creation_spec(
     options: ActorOptions,
     actor_id: bytes,
 ) -> common_pb2.TaskSpec:
-    """The creation task, but for its arguments."""
+    """The specification of the creation task, without its arguments."""
     creation = common_pb2.ActorCreationSpec(
         actor_id=actor_id,
         max_restarts=options.max_restarts,
@@ -269,7 +274,7 @@ def creation_spec(
 
 
 def registration(task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
-    """Its message to the GCS."""
+    """The message that registers the actor of this creation task."""
     spec, request = task.template.spec, task.request
     spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
     spec.args.extend(request.args)

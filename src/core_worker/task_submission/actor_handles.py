@@ -1,4 +1,4 @@
-"""The actors that this process has handles of, by the object that stands for each: while it is referenced
+"""The actors that this process has handles of. An object stands for each actor; while that is referenced
 somewhere, the actor lives."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ray_mono.protobuf import gcs_pb2
 
 
 class HeldActor:
-    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive (None:
-    a weak handle)."""
+    """What one handle holds: the actor as this process sees it, and the reference that keeps it alive. A weak
+    handle has no reference."""
 
     __slots__ = ("actor", "actor_id", "creation_ref")
 
@@ -26,13 +26,13 @@ class HeldActor:
 
 
 class ActorHandles:
-    """Those of one process. Lock held."""
+    """The actor handles of one process. Lock held."""
 
     def __init__(self, env: Environment, actor_tasks: ActorTaskSubmitter) -> None:
         self._env = env
         self._actor_tasks = actor_tasks
-        # Creation object's id → actor id: every actor with a handle here that counts, and those that end with
-        # their last handle.
+        # Id of the object that stands for an actor → actor id: of all actors with a handle here that is not
+        # weak, and of those that this process created and that end with their last handle.
         self._actors: dict[bytes, bytes] = {}
         self._owned: dict[bytes, bytes] = {}
 
@@ -41,7 +41,7 @@ class ActorHandles:
         return object_id in self._actors
 
     def hold(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> HeldActor:
-        """For a handle that arrived, or was looked up by name."""
+        """A handle arrived, or an actor was looked up by name."""
         actor = self._actor_tasks.actor(actor_id)
         actor.follow(rules)
         if creation_ref is not None:
@@ -50,7 +50,7 @@ class ActorHandles:
         return HeldActor(actor, creation_ref)
 
     def begin(self, actor_id: bytes, creation_id: bytes, rules: CallRules, is_owned: bool) -> CalledActor:
-        """For one that this process is about to have created."""
+        """This process is about to create an actor. is_owned: it ends with its last handle."""
         actor = self._actor_tasks.actor(actor_id)
         actor.begins()
         actor.stands_for(creation_id)
@@ -61,12 +61,12 @@ class ActorHandles:
         return actor
 
     def disown(self, actor: CalledActor) -> None:
-        """It was not created: nobody has to be told of its end."""
+        """The actor was not created, so nobody has to be told of its end."""
         self._owned.pop(actor.creation_id, None)
 
     def reference_ended(self, object_id: bytes) -> None:
-        """An object went out of scope. If it stood for an actor, no handle is left here; if it was ours, the
-        GCS ends it."""
+        """An object went out of scope. If it stood for an actor, no handle is left here. If this process owns
+        the actor, the GCS is told, and ends it."""
         actor_id = self._actors.pop(object_id, None)
         if actor_id is not None and self._owned.pop(object_id, None) is not None:
             request = gcs_pb2.ActorOutOfScopeRequest(actor_id=actor_id)

@@ -1,9 +1,9 @@
-"""The arguments of a task before it is sent: those by reference are waited for, and small ones are put into
-its message.
+"""The arguments of a task, before it is sent. It waits for those by reference. Then small values are put into
+the task's message, and for large ones it says where they lie.
 
-    a reference of ours, or one whose owner answers ──► ready: small values inline, else where they lie
-    one of them is an error ──► the task fails with it here, whatever the others, and no worker is needed for that (task_errors.handed_on);
-                                where only its executor can read that error, the task goes on to it instead
+If an argument is an error, the task fails with it here and at once, whatever the other arguments, and needs
+no worker for that (task_errors.handed_on). Some errors only an executor can read; then the task goes on to
+one.
 
 Called under the core worker's lock.
 """
@@ -26,11 +26,11 @@ from ray_mono.protobuf import common_pb2
 
 WhenReady = Callable[[PendingTask], None]
 WhenFailed = Callable[[PendingTask, bytes], None]
-"""Takes a task that has failed with the error of an argument, and that error, serialized."""
+"""Takes a task that has failed with the error of an argument, and that serialized error."""
 
 
 class DependencyResolver:
-    """That of one process."""
+    """Waits for arguments in one process."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class DependencyResolver:
         self._resolver = resolver
         self._borrowing = borrowing
         self._tasks = tasks
-        # Fail next, with the error of an argument. Tasks that wait for them come in behind: a chain may be
-        # longer than a stack is deep.
+        # Tasks to be failed with the error of an argument. Tasks that wait for these are appended, not failed
+        # at once: a chain of them may be longer than the stack is deep.
         self._failing: deque[tuple[PendingTask, bytes, WhenFailed | None]] = deque()
         self._is_failing = False
 
     def resolve(
         self, task: PendingTask, when_ready: WhenReady, when_failed: WhenFailed | None = None
     ) -> None:
-        """Calls when_ready(task) once every argument by reference is there, with small ones put into the
+        """Calls when_ready(task) once every argument by reference is there, and small ones are in the
         message.
 
-        As soon as one of them is an error the task fails with it, and when_failed(task, error) is called.
+        As soon as one argument is an error, the task fails with it, and when_failed(task, error) is called.
         """
         unresolved = []
         for arg in task.request.args if task.has_args else ():
@@ -74,11 +74,11 @@ class DependencyResolver:
         def one_ready(object_id: bytes) -> None:
             nonlocal is_over, num_missing
             if is_over:
-                return  # it went on without this one
+                return  # the task went on without this argument
             num_missing -= 1
             is_error = store.first_error((object_id,)) is not None
             is_over = is_error or num_missing == 0
-            # Else it failed meanwhile: cancelled, or the node is gone.
+            # A task that is not pending failed meanwhile: it was cancelled, or the node is gone.
             if not is_over or not self._tasks.is_pending(task):
                 return
             if is_error and self._fail_by(task, object_id, when_failed):
@@ -98,7 +98,7 @@ class DependencyResolver:
         when_ready(task)
 
     def _fail_by(self, task: PendingTask, object_id: bytes, when_failed: WhenFailed | None) -> bool:
-        """Whether the task fails here with the error that the object is."""
+        """Has the task fail with the error that the object is. Returns whether that can be done here."""
         entry = known(self._memory_store.get(object_id), "the entry of an argument")
         error = handed_on(task.template, known(entry.data, "the error of an argument"), self._env)
         if error is None:
@@ -116,7 +116,7 @@ class DependencyResolver:
     def _fail_all(self) -> None:
         while self._failing:
             task, error, when_failed = self._failing.popleft()
-            # Else another's end was its end.
+            # A task that is not pending ended by what the end of another one led to.
             if self._tasks.is_pending(task):
                 self._tasks.fail_serialized(task, serialization.ERROR, error)
                 if when_failed is not None:
@@ -132,14 +132,14 @@ class DependencyResolver:
                 continue
             if entry.data is not None:
                 if entry.metadata == serialization.ERROR:
-                    # The task is told, and fails with it.
+                    # Its executor gets the error, and fails the task with it.
                     self._memory_store.mark_seen(object_id)
                 nested = self._borrowing.references_inside(object_id)
                 arg.value.CopyFrom(
                     common_pb2.SerializedObject(metadata=entry.metadata, data=entry.data, nested=nested)
                 )
             elif entry.locations:
-                # Anew: another attempt finds it elsewhere, perhaps.
+                # An earlier attempt may have left other locations here.
                 del arg.location_node_ids[:]
                 arg.location_node_ids.extend(entry.locations)
                 arg.size_bytes = entry.size_bytes

@@ -1,8 +1,8 @@
-"""Functions and classes on their way to the workers: pickled once, kept in the GCS function table, loaded
-once per worker.
+"""Functions and classes on their way to the workers. They are pickled once, kept in the GCS's function table,
+and loaded once in each worker.
 
-A key of the table (KV namespace "fun") is job id + hash of the pickle. Exported once per session, job and
-object: redefining a function makes another object with another hash, so that workers never run stale code.
+A key of the table (KV namespace "fun") is the job's id and a hash of the pickle. A function that is defined
+again has another pickle with another hash, so that workers never run stale code.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ logger = logging.getLogger(__name__)
 
 FUNCTIONS = b"fun"
 WARN_BYTES = 10 << 20
-"""Ray's FUNCTION_SIZE_WARN_THRESHOLD: above it a large object is probably captured by accident."""
+"""Ray's FUNCTION_SIZE_WARN_THRESHOLD. A larger function probably captures a large object by accident."""
 MAX_BYTES = 95 << 20
 """Ray's FUNCTION_SIZE_ERROR_THRESHOLD."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Code in the function table, and the references that it captured: every call counts them like arguments."""
+    """Code in the function table, and the references that it captured. Every call counts these as
+    arguments."""
 
     descriptor: common_pb2.FunctionDescriptor
     captured: tuple[ObjectRef[Any], ...] = ()
@@ -54,13 +55,17 @@ class FunctionManager:
     def export(self, target: Any, kind: str) -> Exported:
         """Puts a function or class into the function table.
 
-        Raises TypeError naming what does not pickle, ValueError above MAX_BYTES; warns above WARN_BYTES.
+        Raises TypeError, which names what does not pickle, and ValueError above MAX_BYTES. Warns above
+        WARN_BYTES.
         """
         name = utf8(getattr(target, "__qualname__", type(target).__name__))
         try:
             code, captured = serialization.serialize_code(target)
         except Exception as error:
-            what = f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle: {error}"
+            what = (
+                f"the {kind} {name!r} cannot be sent to workers, since something it uses does not pickle:"
+                f" {error}"
+            )
             raise TypeError(f"{what}{unpicklable.where(target)}. Make it inside of what uses it.") from error
         self._check_size(kind, name, len(code))
         digest = hashlib.blake2b(code, digest_size=28).digest()
@@ -82,19 +87,21 @@ class FunctionManager:
         advice = "put large objects into the object store with ray_mono.put() and pass the reference"
         if size_bytes > MAX_BYTES:
             raise ValueError(
-                f"the {kind} {name!r} is {size_bytes >> 20} MiB when pickled; at most {MAX_BYTES >> 20} MiB are accepted: {advice}"
+                f"the {kind} {name!r} is {size_bytes >> 20} MiB when pickled; at most {MAX_BYTES >> 20} MiB"
+                f" are accepted: {advice}"
             )
         if size_bytes > WARN_BYTES:
             logger.warning(
-                "The %s %r is %d MiB when pickled, and every worker loads it: it captures a large object, perhaps by accident; %s.",
+                "The %s %r is %d MiB when pickled, and every worker loads it: it captures a large object,"
+                " perhaps by accident; %s.",
                 kind, name, size_bytes >> 20, advice,
             )  # fmt: skip
 
     def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
-        Loaded once per process, unless it captured references: keeping it would keep those alive, so it is
-        unpickled for each call.
+        It is loaded once in a process, unless it captured references. To keep it would keep those alive, so
+        then it is unpickled for each call.
         """
         digest = descriptor.python.function_hash
         loaded = self._loaded.get(digest)
@@ -123,7 +130,8 @@ class FunctionManager:
 
 
 def module_name(target: Any) -> str:
-    """For people: a script, whose module is `__main__`, goes by the name of its file."""
+    """The name of a function's or class's module, for people. A script, whose module is `__main__`, goes by
+    the name of its file."""
     name = getattr(target, "__module__", "") or ""
     script = getattr(sys.modules.get(name), "__file__", None)
     return os.path.splitext(os.path.basename(script))[0] if name == "__main__" and script else name

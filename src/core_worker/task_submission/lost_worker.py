@@ -1,5 +1,5 @@
-"""A worker that was leased here is gone: its raylet is told, and says how it ended, for the error of the task
-that it ran."""
+"""A worker that was leased here is gone. Its raylet is told, and answers how the worker ended, which goes
+into the error of the task that it ran."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from ray_mono.rpc.surface import RpcError
 
 
 def tell_lost(lease: Lease) -> None:
-    """It ran nothing of ours."""
+    """Tells the raylet of a lost worker. Nobody needs to know how it ended."""
     lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
 
 
 def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingTask) -> None:
-    """Runs the task again where its retries last, at once, or drops it if it was cancelled; else it fails
-    when the raylet has answered.
-
-    Lock held.
-    """
+    """Runs the task again at once if it has retries left, and drops it if it was cancelled. Otherwise the
+    task fails when the raylet has answered, or has not answered in time. Lock held."""
     if task.retries_left != 0 or tasks.is_cancelled(task):
         tasks.lost(task, WorkerCrashedError)
         tell_lost(lease)

@@ -1,6 +1,6 @@
-"""What a job's driver is told when a call failed and is run again: else a program whose calls fail half of
-the time is slow and says nothing. The first time of each function at once, then each time that their number
-has doubled.
+"""Messages to a job's driver that a call failed and is run again. Without them a program whose calls often
+fail would be slow and not say why. The driver is told of a function's first retry, and then each time that
+their number has doubled.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.job_warnings import JobWarnings
 
 FUNCTIONS_MAX = 1000
-"""Functions that are counted at once; beyond it the one that was counted first is forgotten, and told anew.
-"""
+"""How many functions are counted at once. Beyond that the one that was counted first is forgotten, and its
+next retry counts as its first."""
 
 TEXT_MAX = 4000
-"""Characters of an error: it goes through the GCS, and onto a screen."""
+"""At most so many characters of an error are told. They go through the GCS, and onto a screen."""
 
 
 class RetryNotices:
-    """Of one process, about the calls that it made. Lock held."""
+    """The notices of one process, about calls that it made. Lock held."""
 
     def __init__(self, warnings: JobWarnings) -> None:
         self._warnings = warnings
-        # By name and code.
+        # Retries by name and code of the function.
         self._times: dict[tuple[str, bytes], int] = {}
 
     def tell(self, template: CallTemplate, retries_left: int, why: str | bytes) -> None:
-        """A call of this template is run again. retries_left: after that; -1: without end. why: a text, or a
-        serialized error."""
+        """A call of this template is run again. why: a text, or a serialized error.
+
+        retries_left: how many are left after this one; -1: retries without end.
+        """
         name, code = template.title, template.spec.function.python.function_hash
         times = self._times[name, code] = self._times.get((name, code), 0) + 1
         if times & (times - 1):
@@ -41,7 +43,7 @@ class RetryNotices:
 
 
 def told(data: bytes) -> str:
-    """For people: a serialized error, read without code of the user's."""
+    """The text of a serialized error, for people. It is read without running code of the user's."""
     error = load_packed(data)
     if error is None:
         return "its code raised an error"

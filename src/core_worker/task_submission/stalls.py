@@ -1,17 +1,20 @@
-"""Workers whose first task is long: what waits behind it is taken back. Called under the core worker's lock;
-never blocks.
+"""Leases whose first task is long: the tasks that wait behind it are taken back. Called under the core
+worker's lock; never blocks.
 
-Every stall_look_s, while anything is pushed, each lease is looked at. What counts is how many looks have
-found the same task first:
+While anything is pushed, each lease is looked at every stall_look_s. The first look only notes the task that
+is first. It counts how many later looks find the same task first:
 
-    1                    it is long: nothing more is pushed behind it, and the worker is asked to give back what waits there
-    stall_asked_looks    the worker did not answer, it may be frozen: its raylet is asked to take that back
-    stall_alone_looks    also where nothing waits behind it: it may be the first that has not begun
+    1                    The task is long. Nothing more is pushed behind it, and the worker is asked to give
+                         back what waits there.
+    stall_asked_looks    The worker has not given it back; it may be frozen. Its raylet is asked to take back
+                         what waits.
+    stall_alone_looks    The raylet is asked also if nothing waits behind the task: the task itself may not
+                         have begun.
 
-The raylet reads what the worker has begun (common/start_board.py). What has not is this process's again, at
-once, and runs elsewhere; the lease is over as soon as the worker, should it ever go on, has given back its
-copies. Until then it keeps worker and resources. A frozen worker whose task is cancelled by force is ended by
-its raylet, a second later (normal_task_submitter.py).
+The raylet reads what the worker has begun (common/start_board.py). Tasks that have not begun are this
+process's again at once, and run elsewhere. The lease keeps worker and resources until the worker has answered
+for them, should it ever go on; then the lease is over. If the task of a frozen worker is cancelled by force,
+the raylet ends the worker force_s later (normal_task_submitter.py).
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ from ray_mono.rpc.surface import RpcError
 
 
 class Stalls:
-    """Looks for them, for one process."""
+    """Looks for stalls, for one process."""
 
     def __init__(self, env: Environment, on_closed: Callable[[Lease, int], None]) -> None:
-        """on_closed(lease, begun): no task of the lease begins any more; `begun` of those pushed have, or
-        were answered unstarted."""
+        """on_closed(lease, begun): no task of the lease begins any more. Of those pushed, the first `begun`
+        have begun, or were answered unstarted."""
         self._env = env
         self._on_closed = on_closed
 
@@ -50,16 +53,17 @@ class Stalls:
             self.watch(queue)
 
     def _look_at(self, lease: Lease) -> bool:
-        """Whether it is to be looked at again."""
+        """Looks at a lease. Returns whether it has to be looked at again."""
         config = self._env.config
         looks = lease.look()
         if not looks:
             return True
         lease.stall()
         if lease.is_ending and lease.num_unanswered > len(lease.tasks):
-            return False  # taken back already
+            return False  # its tasks were taken back already
         if len(lease.tasks) > 1:
-            # Each time: what was pushed meanwhile came after that, and the first may wait for it.
+            # It is asked at each look: tasks may have reached the worker after it was asked last, and the
+            # first task may wait for them.
             lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
             if looks == config.stall_asked_looks:
                 self._withdraw(lease)
@@ -76,7 +80,7 @@ class Stalls:
 
     def _withdraw(self, lease: Lease) -> None:
         def answered(reply: Any, error: RpcError | None) -> None:
-            # Without an answer the raylet is gone, and soon its workers.
+            # A raylet that does not answer is gone, and its workers soon are.
             if error is None and reply.is_closed and not lease.is_over:
                 self._on_closed(lease, reply.begun)
 

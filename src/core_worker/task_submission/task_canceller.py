@@ -1,13 +1,13 @@
-"""`cancel`: the owner's side. The task's owner drops it where it still waits, and tells the worker that has
-it otherwise (interrupter.py).
+"""The owner's side of `cancel`. The owner of a task drops it while it waits here; otherwise it tells the
+worker that has the task (interrupter.py).
 
     waits for its arguments, or in a queue of this process ──► dropped; every return is a TaskCancelledError
-    pushed ──CancelTask──► the worker: dropped there; interrupted; its process ended (force)
+    pushed ──CancelTask──► the worker drops or interrupts it or, by force, ends its own process
     finished ──► nothing
 
-A task that was cancelled is not retried. With `recursive` the worker cancels first what the task submitted
-and is not finished, force included where that is possible: calls to actors are never forced. Whoever only
-holds a reference asks its owner (`to_owner`).
+A task that was cancelled is not retried. With `recursive` the worker also cancels what the task submitted and
+is not finished, by force if the task is; but calls to actors are never forced. A process that only holds a
+reference asks the owner (`to_owner`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 _TASK_ID_BYTES = ids.TaskID.SIZE
 _HEAD_BYTES = 8
-"""What of a task's id its parent and its number make; the rest is the actor's."""
+"""The part of a task's id that derives from its parent and its number. The rest is the actor's id."""
 _NO_FORCE = "force=True is not supported for calls to actors: kill() ends an actor"
 
 
 class TaskCanceller:
-    """Cancels tasks that this process submitted, or has references to the returns of."""
+    """Cancels tasks that this process submitted, or to whose returns it has references."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class TaskCanceller:
         self._home = home
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
-        """The task that makes this object; nothing for a `put`, and for what is finished.
+        """Cancels the task that makes this object. Does nothing for an object of a `put`, and for a task that
+        is finished.
 
-        Raises ValueError for force and an actor's call, and RaySystemError for a reference of another
+        Raises ValueError for an actor's call with force, and RaySystemError for a reference of another
         session.
         """
         require_home(ref, self._home)
@@ -82,7 +83,7 @@ class TaskCanceller:
             self._env.reactor.flush()
 
     def cancel_own(self, task_id: bytes, force: bool, recursive: bool) -> bool:
-        """Whether it was pending here. Raises as `cancel` does. Lock held."""
+        """Cancels a task of this process. Returns whether it was pending. Raises as `cancel`. Lock held."""
         task = self._tasks.get(task_id)
         if task is None:
             return False
@@ -98,7 +99,7 @@ class TaskCanceller:
         return True
 
     def cancel_children(self, parent: TaskContext, force: bool) -> None:
-        """What a task that runs here has submitted. Lock held."""
+        """Cancels what a task that runs here has submitted. Lock held."""
         heads = {ids.child_task_id(parent.seed, number, b"") for number in range(1, parent.num_submitted + 1)}
         children = [task.task_id for task in self._tasks.values() if task.task_id[:_HEAD_BYTES] in heads]
         for task_id in children:

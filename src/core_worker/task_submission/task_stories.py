@@ -1,4 +1,4 @@
-"""For people: which calls values come from, and why these are not over."""
+"""Tells people which calls values come from, and why these calls are not over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_mono.protobuf import common_pb2
 
 
 class TaskStories:
-    """Of the calls of one process. Lock held."""
+    """The stories of one process's calls. Lock held."""
 
     def __init__(
         self, tasks: TaskManager, normal_tasks: NormalTaskSubmitter, actor_tasks: ActorTaskSubmitter
@@ -22,8 +22,8 @@ class TaskStories:
         self._actor_tasks = actor_tasks
 
     def of(self, object_ids: Sequence[bytes], most: int) -> list[str]:
-        """The calls whose values these are, as far as they were made here, each name once; "…" for those
-        beyond `most`."""
+        """The calls that make these objects, as far as this process made them. Each text is told once. Of
+        more than `most` calls the rest is "…"."""
         names: dict[str, None] = {}
         for object_id in object_ids:
             task = self._tasks.get(object_id[:-INDEX_BYTES])

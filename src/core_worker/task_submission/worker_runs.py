@@ -1,9 +1,12 @@
 """Functions that every worker of a job runs once: `run_function_on_all_workers`.
 
-What was exported before a task was submitted has run in the task's worker before the task. A worker learns of
-an export in three ways, and the first counts: it reads the KV namespace "run" when it becomes its job's; the
-GCS publishes it; and whoever exported it, or learned of it, names it to each worker ahead of its next task
-there (`Peer.push`), since a publication may come later than that.
+A function that was exported before a task was submitted runs in the task's worker before the task. A worker
+learns of a function in three ways, and runs it once:
+
+- It reads the KV namespace "run" when it becomes its job's.
+- The GCS publishes the function's key.
+- Each process that knows the function names it to a worker ahead of its next task there (`Peer.push`), since
+  the publication may come later than the task.
 """
 
 from __future__ import annotations
@@ -26,25 +29,25 @@ NAMESPACE = b"run"
 
 
 class WorkerRuns:
-    """Those that one process knows of."""
+    """The functions that one process knows of."""
 
     def __init__(self, env: Environment, context: WorkerContext, worker: Any) -> None:
-        """worker: what functions are given as worker_info["worker"]."""
+        """worker: given to functions as worker_info["worker"]."""
         self._env = env
         self._context = context
         self._worker = worker
         self.known: list[bytes] = []
-        """Their keys, in the order in which this process learned of them. Only appended to."""
+        """The functions' keys, in the order in which this process learned of them. The list only grows."""
         self._num_seen = 0
         self._ran: set[bytes] = set()
-        # An export may come while tasks run in several threads: each waits until it has run.
+        # An export may come while tasks run in several threads. Each thread waits until the function has run.
         self._running = threading.RLock()
 
     def export(self, function: Callable[[dict[str, Any]], object]) -> None:
-        """Runs `function(worker_info)` here and then once on every worker of this job, present and future.
+        """Runs `function(worker_info)` here, and then once on every worker of this job, present and future.
 
-        `worker_info` is a dict with "worker": the core worker (Ray's old API passed its Worker). Only the
-        first exporter of a function exports it.
+        `worker_info` is a dict with "worker": the core worker. (Ray's old API passed its Worker.) Only the
+        first process that exports a function publishes it.
         """
         env, job_id = self._env, self._context.job.job_id
         function({"worker": self._worker})
@@ -60,19 +63,19 @@ class WorkerRuns:
             env.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=self._env.config.gcs_timeout_s)
 
     def read(self, job_id: bytes) -> None:
-        """A worker's, when it becomes the job's and has subscribed to its publications: what was exported
-        before."""
+        """Learns what was exported before. A worker calls this when it becomes the job's, after it has
+        subscribed to the job's publications."""
         request = gcs_pb2.KvKeysRequest(namespace=NAMESPACE, prefix=job_id)
         keys = self._env.gcs.KvKeys(request, timeout_s=self._env.config.gcs_timeout_s).keys
         with self._env.lock:
             self.learn(keys)
 
     def learn(self, keys: Iterable[bytes]) -> None:
-        """Lock held."""
+        """These keys are known from now on. Lock held."""
         self.known += [key for key in keys if key not in self.known]
 
     def run_pending(self) -> None:
-        """Before each task. Returns when all that were known have run."""
+        """Called before each task. Returns when all functions that are known have run."""
         if self._num_seen < len(self.known):
             with self._running:
                 while self._num_seen < len(self.known):
