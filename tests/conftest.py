@@ -1,7 +1,8 @@
-"""Fixtures that all tests share: a place of its own for each test's sessions, and the proof that nothing of them is left.
+"""Fixtures that all tests share: a place of its own for each test's sessions, and the proof that nothing of
+them is left.
 
-Works under plain pytest and in Bazel's sandbox, where HOME is unset and the directory for temporary files has a path that is too long
-for a Unix socket.
+Works under plain pytest and in Bazel's sandbox, where HOME is unset and the directory for temporary files has
+a path that is too long for a Unix socket.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ OUTSIDE_VARIABLES = (
 
 @pytest.fixture
 def session_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The base directory of the test's sessions (RAY_MONO_TMPDIR), short and new. After the test nothing of its own may be left:
-    no process, no listening socket, no shared memory."""
+    """The base directory of the test's sessions (RAY_MONO_TMPDIR), short and new. After the test nothing of
+    its own may be left: no process, no listening socket, no shared memory."""
     for variable in OUTSIDE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     base = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
@@ -55,7 +56,8 @@ def session_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def leftovers(base: Path, before: set[psutil.Process]) -> list[str]:
-    """What of the sessions in `base`, and of the children of this process besides `before`, is still there, a line each."""
+    """What of the sessions in `base`, and of the children of this process besides `before`, is still there, a
+    line each."""
     _, alive = psutil.wait_procs(processes_of(base, before), timeout=LEFTOVER_TIMEOUT_S)
     found = []
     for process in alive:
@@ -74,7 +76,8 @@ def leftovers(base: Path, before: set[psutil.Process]) -> list[str]:
 
 
 def processes_of(base: Path, before: set[psutil.Process]) -> list[psutil.Process]:
-    """This process's new children, and every process that was started with this base or has a file open there, wherever it hangs now."""
+    """This process's new children, and every process that was started with this base or has a file open
+    there, wherever it hangs now."""
     found = set(psutil.Process().children(recursive=True)) - before
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -84,7 +87,8 @@ def processes_of(base: Path, before: set[psutil.Process]) -> list[psutil.Process
 
 
 def _belongs_to(process: psutil.Process, base: Path) -> bool:
-    """By its environment or, where a title lies over that, by the log of its session to which its output goes."""
+    """By its environment or, where a title lies over that, by the log of its session to which its output
+    goes."""
     return process.environ().get("RAY_MONO_TMPDIR") == str(base) or any(
         file.path.startswith(f"{base}/") for file in process.open_files()
     )

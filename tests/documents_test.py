@@ -1,4 +1,5 @@
-"""The documents name what is there: files everywhere, classes and their members in ARCHITECTURE.md and docs/internals."""
+"""The documents name what is there: files everywhere, classes and their members in ARCHITECTURE.md and
+docs/internals."""
 
 import ast
 import functools

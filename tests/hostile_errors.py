@@ -1,4 +1,5 @@
-"""Exceptions of users whose own code fails, in every place where somebody who answers a call with one, or shows it, may run that code."""
+"""Exceptions of users whose own code fails, in every place where somebody who answers a call with one, or
+shows it, may run that code."""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ KINDS["a group"] = lambda: ExceptionGroup("many", [GetattributeRaises()])
 
 
 def throw(name: str) -> Any:
-    """Raises one of KINDS; or "hash", whose class cannot even be compared; or "after", a harmless one raised where such one was handled."""
+    """Raises one of KINDS; or "hash", whose class cannot even be compared; or "after", a harmless one raised
+    where such one was handled."""
     if name == "hash":
         kind = type("Meta", (type,), {"__hash__": lambda cls: 1 / 0, "__eq__": lambda cls, other: 1 / 0})
         raise kind("Unhashable", (Exception,), {})

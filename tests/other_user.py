@@ -33,7 +33,8 @@ BECOME = f"import os, socket, sys; os.setgroups([]); os.setgid({OTHER_UID}); os.
 
 
 def run_as_other(program: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> None:
-    """Runs a Python program as the other user, to its end. (He may not be able to start our interpreter: so he takes over a process.)"""
+    """Runs a Python program as the other user, to its end. (He may not be able to start our interpreter: so
+    he takes over a process.)"""
     subprocess.run(
         [sys.executable, "-I", "-c", BECOME + program, *arguments],
         cwd="/",

@@ -38,9 +38,10 @@ LAYERS = {
     "api": {"api", "core_worker", "rpc", "common", "protobuf"},
 }
 
-# The floors of each component, from the bottom, one a line: its folders, and the modules at its root. A file imports what is on lower
-# floors, and of its own floor only what is in its own folder. Imports for type checkers count, and `__init__` files, but for the public
-# ray_mono/__init__.py. Of `_private` and `util` each folder and module stands for itself.
+# The floors of each component, from the bottom, one a line: its folders, and the modules at its root. A file
+# imports what is on lower floors, and of its own floor only what is in its own folder. Imports for type
+# checkers count, and `__init__` files, but for the public ray_mono/__init__.py. Of `_private` and `util` each
+# folder and module stands for itself.
 FLOORS = {
     "common": """
         background backoff code_pickler ending ids limited_log mapped_file output private_files process raw_error
@@ -367,7 +368,8 @@ def test_no_file_holds_what_belongs_to_one_machine() -> None:
 
 
 def unit_of(module: str, component: str) -> str:
-    """The folder, or the module at the root, that a module of a component belongs to; empty for the component's own `__init__`."""
+    """The folder, or the module at the root, that a module of a component belongs to; empty for the
+    component's own `__init__`."""
     parts = module.split(".")[1:] if component == "api" else module.split(".")[2:]
     is_shelf = component == "api" and parts and parts[0] in ("_private", "util")
     return ".".join(parts[: 2 if is_shelf else 1])

@@ -1,7 +1,8 @@
 """Background tasks of a service: kept, named, cancelled together, and never silent.
 
-asyncio keeps only weak references to its tasks, and an exception in one that nobody awaits is told at its garbage collection, if ever.
-Here a task's exception reaches on_error at once; what that does is its owner's choice: a service ends its process, a simulation fails.
+asyncio keeps only weak references to its tasks, and an exception in one that nobody awaits is told at its
+garbage collection, if ever. Here a task's exception reaches on_error at once; what that does is its owner's
+choice: a service ends its process, a simulation fails.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ class BackgroundTasks:
     """Tasks that belong to one owner, and end with it at the latest."""
 
     def __init__(self, on_error: Callable[[BaseException, str], None]) -> None:
-        """on_error(exception, name of the task) runs in the loop for each task that fails; cancellation is no failure."""
+        """on_error(exception, name of the task) runs in the loop for each task that fails; cancellation is no
+        failure."""
         self._on_error = on_error
         # In order of their start: a dict, because a set's order is not ours.
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -42,7 +44,8 @@ class BackgroundTasks:
             task.cancel()
 
     async def close(self, timeout_s: float = 5.0) -> list[str]:
-        """Cancels every task and waits for their ends, at most timeout_s. Returns the names of those that still run."""
+        """Cancels every task and waits for their ends, at most timeout_s. Returns the names of those that
+        still run."""
         self._is_closed = True
         self.cancel()
         # Not the one that closes: it would wait for itself.

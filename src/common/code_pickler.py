@@ -1,8 +1,10 @@
-"""The pickler of everything that may carry code: cloudpickle's, but code keeps the name of the file that it stands in.
+"""The pickler of everything that may carry code: cloudpickle's, but code keeps the name of the file that it
+stands in.
 
-cloudpickle from 3.1.3 on calls the file of every function that it pickles `<dynamic-code>`. Then a traceback out of a worker names no
-file and no source line, and no breakpoint is ever met. So code objects, also those inside of others (nested functions, lambdas,
-methods), are reduced here: to the arguments of CodeType, which are Python's own and the same from 3.11 on.
+cloudpickle from 3.1.3 on calls the file of every function that it pickles `<dynamic-code>`. Then a traceback
+out of a worker names no file and no source line, and no breakpoint is ever met. So code objects, also those
+inside of others (nested functions, lambdas, methods), are reduced here: to the arguments of CodeType, which
+are Python's own and the same from 3.11 on.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import cloudpickle
 
 
 def _reduce_code(code: types.CodeType) -> tuple[type[types.CodeType], tuple[Any, ...]]:
-    # Copies, as cloudpickle makes them: what the interpreter shares among code objects would otherwise be pickled once in the process that
-    # compiled them and several times in one that unpickled them, and one function would have two pickles, and so two keys.
+    # Copies, as cloudpickle makes them: what the interpreter shares among code objects would otherwise be
+    # pickled once in the process that compiled them and several times in one that unpickled them, and one
+    # function would have two pickles, and so two keys.
     return types.CodeType, (
         code.co_argcount,
         code.co_posonlyargcount,
@@ -60,8 +63,8 @@ class _DispatchTable(ChainMap[type, Callable[[Any], Any]]):
 
 
 class CodePickler(cloudpickle.CloudPickler):
-    """What pickles functions, classes and values here. Its dispatch_table is its own: what is registered in it changes no other user of
-    cloudpickle in this process.
+    """What pickles functions, classes and values here. Its dispatch_table is its own: what is registered in
+    it changes no other user of cloudpickle in this process.
     """
 
     dispatch_table = _DispatchTable(

@@ -1,8 +1,9 @@
 """Every error that users of ray_mono can catch; `ray_mono.exceptions` is this list. The names, and which is a
 kind of which, are Ray's.
 
-An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner or object that is gone
-is the environment. RaySystemError is ours. All of them travel: what a constructor is given is what is pickled.
+An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner
+or object that is gone is the environment. RaySystemError is ours. All of them travel: what a constructor is
+given is what is pickled.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@
     task   =  8 bytes of its own + actor   (a normal task carries the nil actor of its job)
     object = task that made it + 4 bytes index, little-endian
 
-A task id is derived from its job, the attempt of its parent task and the parent's counter, never drawn. Running a task again makes the
-same returns; what it makes besides (puts, children, actors) is owned by whoever runs it, and so has ids of the attempt. Returns have the
-indices 1, 2, …; `put`s start at PUT_INDEX_BASE; they never overlap. Inside the services ids are these classes; on the hot path of the
-core worker they are the raw bytes.
+A task id is derived from its job, the attempt of its parent task and the parent's counter, never drawn.
+Running a task again makes the same returns; what it makes besides (puts, children, actors) is owned by
+whoever runs it, and so has ids of the attempt. Returns have the indices 1, 2, …; `put`s start at
+PUT_INDEX_BASE; they never overlap. Inside the services ids are these classes; on the hot path of the core
+worker they are the raw bytes.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class JobID(BaseID):
 
     @classmethod
     def from_int(cls, value: int) -> JobID:
-        """Job number `value`, 1 for the cluster's first driver; little-endian as in Ray, which prints 01000000."""
+        """Job number `value`, 1 for the cluster's first driver; little-endian as in Ray, which prints
+        01000000."""
         return cls(value.to_bytes(cls.SIZE, "little"))
 
     def int(self) -> int:
@@ -191,7 +193,8 @@ def task_seed(task_id: bytes) -> int:
 
 
 def of_attempt(task_id: bytes, attempt: int) -> bytes:
-    """What the ids of a task's puts, children and actors are derived from: each attempt is a process of its own, which owns them."""
+    """What the ids of a task's puts, children and actors are derived from: each attempt is a process of its
+    own, which owns them."""
     if not attempt:
         return task_id
     own = hashlib.blake2b(task_id + attempt.to_bytes(4, "little"), digest_size=8).digest()
@@ -199,10 +202,12 @@ def of_attempt(task_id: bytes, attempt: int) -> bytes:
 
 
 def child_task_id(seed: int, counter: int, actor_id: bytes) -> bytes:
-    """The id of the `counter`-th task that a task submitted. `actor_id` is the actor called, or nil_actor_of(job).
+    """The id of the `counter`-th task that a task submitted. `actor_id` is the actor called, or
+    nil_actor_of(job).
 
-    The counter is spread over the 64 bits by an odd multiplier, so that a task's children never collide with each other, and with those of
-    another task only as random numbers would; a hash per task would cost four times as much.
+    The counter is spread over the 64 bits by an odd multiplier, so that a task's children never collide with
+    each other, and with those of another task only as random numbers would; a hash per task would cost four
+    times as much.
     """
     return ((seed + counter * SPREAD) & SEED_MASK).to_bytes(8, "little") + actor_id
 

@@ -1,4 +1,5 @@
-"""A log that others can cause lines in and nobody can flood: so many lines in a while, then only their number."""
+"""A log that others can cause lines in and nobody can flood: so many lines in a while, then only their
+number."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class LimitedLog:
             self._logger.warning(message, *arguments)
 
     def settle(self) -> None:
-        """Says how many were left out, once their period is over. warning() does so too, but there may be no next one."""
+        """Says how many were left out, once their period is over. warning() does so too, but there may be no
+        next one."""
         if self._count and self._clock() >= self._end_s:
             left_out, self._count = self._count - self._lines_max, 0
             if left_out > 0:

@@ -1,11 +1,12 @@
 """A file of shared memory mapped for writing, whose pages this process touches many at a time.
 
-The first touch of a page costs a process a trap into the kernel, and the very first of all the clearing of the page too: one by one that is
-several times slower than the copy that follows. `prepare` has the kernel do it for a range in one call, without the interpreter's lock,
-so that several threads can share it. What is prepared stays so: the files of this runtime never give pages back.
+The first touch of a page costs a process a trap into the kernel, and the very first of all the clearing of
+the page too: one by one that is several times slower than the copy that follows. `prepare` has the kernel do
+it for a range in one call, without the interpreter's lock, so that several threads can share it. What is
+prepared stays so: the files of this runtime never give pages back.
 
-A range has to have memory behind it (the store sees to that before it grants one). Where it has none, prepare does nothing, unlike a
-write, of which the process would die.
+A range has to have memory behind it (the store sees to that before it grants one). Where it has none, prepare
+does nothing, unlike a write, of which the process would die.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class MappedFile:
 
 
 def _populate_function(mapping: mmap.mmap) -> Callable[[int, int], int]:
-    """mmap.madvise would keep the interpreter's lock meanwhile. ctypes is imported late: it costs milliseconds."""
+    """mmap.madvise would keep the interpreter's lock meanwhile. ctypes is imported late: it costs
+    milliseconds."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

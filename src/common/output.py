@@ -7,8 +7,9 @@ from typing import TextIO
 
 
 def write_text(stream: TextIO | None, text: str) -> None:
-    """In one write, and flushed. What the stream's encoding does not have is written as an escape. What fails is ignored: the stream may be
-    closed or its reader gone, since the program is ending, or be a stand-in of the program's that has no flush()."""
+    """In one write, and flushed. What the stream's encoding does not have is written as an escape. What fails
+    is ignored: the stream may be closed or its reader gone, since the program is ending, or be a stand-in of
+    the program's that has no flush()."""
     if stream is None:
         return
     with contextlib.suppress(Exception):
@@ -21,5 +22,6 @@ def write_text(stream: TextIO | None, text: str) -> None:
 
 
 def utf8(text: str) -> str:
-    """The text as a message can hold it. What UTF-8 does not have, as in names of files that are not UTF-8, is an escape."""
+    """The text as a message can hold it. What UTF-8 does not have, as in names of files that are not UTF-8,
+    is an escape."""
     return text.encode(errors="backslashreplace").decode()

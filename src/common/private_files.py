@@ -1,13 +1,15 @@
-"""Directories and files that no other user can have put there: how one is told from one that somebody else prepared.
+"""Directories and files that no other user can have put there: how one is told from one that somebody else
+prepared.
 
-Who may rename an entry of a directory decides what a path through it means: the directory's owner, and whoever may write it, unless it
-is sticky. So a path is trusted when each directory and each link on its way belongs to us or to root, and nobody else can write it
-(who_else_can_write), or it is sticky. Then the path means the same thing later on, too, whatever other users do: it was walked once, by
-descriptors, and may be used by its name from then on. What is opened in a directory that others may write, like /dev/shm, is looked at
-through its descriptor before it is believed.
+Who may rename an entry of a directory decides what a path through it means: the directory's owner, and
+whoever may write it, unless it is sticky. So a path is trusted when each directory and each link on its way
+belongs to us or to root, and nobody else can write it (who_else_can_write), or it is sticky. Then the path
+means the same thing later on, too, whatever other users do: it was walked once, by descriptors, and may be
+used by its name from then on. What is opened in a directory that others may write, like /dev/shm, is looked
+at through its descriptor before it is believed.
 
-In a user namespace some owners have no number of their own; the kernel shows one number for them all. On the way to a file they are
-taken for root, who made /tmp; at its end they are strangers.
+In a user namespace some owners have no number of their own; the kernel shows one number for them all. On the
+way to a file they are taken for root, who made /tmp; at its end they are strangers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class UntrustedPathError(Exception):
 
 
 def open_directory(path: str | Path) -> int:
-    """A descriptor of a directory whose whole path is trusted; for *at() calls. Raises UntrustedPathError, OSError."""
+    """A descriptor of a directory whose whole path is trusted; for *at() calls. Raises UntrustedPathError,
+    OSError."""
     parts = deque(Path(os.path.abspath(path)).parts[1:])
     links = 0
     shown = Path("/")
@@ -58,8 +61,9 @@ def open_directory(path: str | Path) -> int:
 
 
 def make_directory(path: str | Path, mode: int = 0o700) -> None:
-    """Makes a directory, and those above it that are missing (0755): each in one whose path is trusted, so that nobody else says where.
-    One that is there by then is left as it is. Raises UntrustedPathError, OSError."""
+    """Makes a directory, and those above it that are missing (0755): each in one whose path is trusted, so
+    that nobody else says where. One that is there by then is left as it is. Raises UntrustedPathError,
+    OSError."""
     path = Path(os.path.abspath(path))
     if not os.path.lexists(path.parent):
         make_directory(path.parent, 0o755)
@@ -73,7 +77,8 @@ def make_directory(path: str | Path, mode: int = 0o700) -> None:
 
 
 def check_on_the_way(path: Path, status: os.stat_result, descriptor: int) -> None:
-    """Raises UntrustedPathError unless only we and root decide what a directory's entries are, or where a link leads."""
+    """Raises UntrustedPathError unless only we and root decide what a directory's entries are, or where a
+    link leads."""
     if not is_trusted_owner(status.st_uid) and not _is_unmapped(status.st_uid):
         raise UntrustedPathError(f"{path} belongs to user id {status.st_uid}, who can replace what is in it")
     if stat.S_ISDIR(status.st_mode) and not status.st_mode & stat.S_ISVTX:
@@ -85,7 +90,8 @@ def check_on_the_way(path: Path, status: os.stat_result, descriptor: int) -> Non
 def open_file(
     path: str | Path, flags: int = os.O_RDONLY, dir_fd: int | None = None, follow: bool = False
 ) -> int:
-    """A descriptor of a regular file of ours or root's that no other can write. Never waits, and follows no link but where asked to.
+    """A descriptor of a regular file of ours or root's that no other can write. Never waits, and follows no
+    link but where asked to.
 
     Raises UntrustedPathError, OSError (ELOOP for a link).
     """
@@ -108,8 +114,9 @@ def open_file(
 
 
 def who_else_can_write(status: os.stat_result, descriptor: int) -> str:
-    """Who besides us and root may write it, for people; empty for nobody. Group 0 is root's, and a group with our own number is ours
-    alone, as systems that give each user a group make it. Where there is an access list, the group's bits stand for all whom it names."""
+    """Who besides us and root may write it, for people; empty for nobody. Group 0 is root's, and a group with
+    our own number is ours alone, as systems that give each user a group make it. Where there is an access
+    list, the group's bits stand for all whom it names."""
     if status.st_mode & stat.S_IWOTH:
         return "every user"
     if not status.st_mode & stat.S_IWGRP:

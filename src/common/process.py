@@ -1,9 +1,9 @@
-"""How processes of ours are started from Python, and what one can tell Linux about its own end: die with the parent, adopt the orphans
-below, and wait for a process without polling.
+"""How processes of ours are started from Python, and what one can tell Linux about its own end: die with the
+parent, adopt the orphans below, and wait for a process without polling.
 
-Parents die between a fork and the child's first line, so every function that ties a life to a parent also looks whether it is still
-there. ctypes is imported only when it is needed, since it costs every process milliseconds, and what it makes is kept: to make it anew
-in every fork costs each 0.25 MB of pages (measured).
+Parents die between a fork and the child's first line, so every function that ties a life to a parent also
+looks whether it is still there. ctypes is imported only when it is needed, since it costs every process
+milliseconds, and what it makes is kept: to make it anew in every fork costs each 0.25 MB of pages (measured).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 
 def _own_interpreter() -> str:
-    """The path of the interpreter that runs this, as other processes can use it. A link to it is not followed: it makes the virtualenv."""
+    """The path of the interpreter that runs this, as other processes can use it. A link to it is not
+    followed: it makes the virtualenv."""
     folder, name = os.path.split(sys.executable)
-    # The interpreter itself drops the dots in `../venv/bin/python`, so one process of it would not know the path of another for its own.
+    # The interpreter itself drops the dots in `../venv/bin/python`, so one process of it would not know the
+    # path of another for its own.
     return (
         os.path.join(os.path.realpath(folder), name)
         if name and os.pardir in folder.split(os.sep)
@@ -34,14 +36,16 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 PARENT_PID_VARIABLE = "RAY_MONO_PARENT_PID"
-"""A launcher sets it to its own process id for the service that it starts, so that the service can tell a parent that died early."""
+"""A launcher sets it to its own process id for the service that it starts, so that the service can tell a
+parent that died early."""
 
 
 def module_command(module: str) -> list[str]:
-    """How a module of ours is run as a process by this interpreter. Raises RuntimeError where Python runs inside of another program, which
-    names no interpreter.
+    """How a module of ours is run as a process by this interpreter. Raises RuntimeError where Python runs
+    inside of another program, which names no interpreter.
 
-    -P: not with the current directory on its path, where a file of the user's may have the name of a module that it imports.
+    -P: not with the current directory on its path, where a file of the user's may have the name of a module
+    that it imports.
     """
     if not INTERPRETER:
         raise RuntimeError(
@@ -51,7 +55,8 @@ def module_command(module: str) -> list[str]:
 
 
 def num_threads() -> int:
-    """Threads of this process, also those that Python does not know. Only a process with one can be forked and go on safely."""
+    """Threads of this process, also those that Python does not know. Only a process with one can be forked
+    and go on safely."""
     return len(os.listdir("/proc/self/task"))
 
 
@@ -73,10 +78,12 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def set_pdeathsig(signum: signal.Signals = signal.SIGKILL, parent_pid: int | None = None) -> None:
-    """Has the kernel send `signum` to this process when its parent ends (more exactly: when the parent's thread that forked it ends).
+    """Has the kernel send `signum` to this process when its parent ends (more exactly: when the parent's
+    thread that forked it ends).
 
-    parent_pid: the process that should be the parent. If it is not any more, the signal is sent at once. A fork's child knows it
-    from before the fork; None means whoever is the parent now. Not inherited by children; cleared by an exec of a set-uid program.
+    parent_pid: the process that should be the parent. If it is not any more, the signal is sent at once. A
+    fork's child knows it from before the fork; None means whoever is the parent now. Not inherited by
+    children; cleared by an exec of a set-uid program.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
     if parent_pid is not None and os.getppid() != parent_pid:
@@ -89,20 +96,23 @@ def set_child_subreaper() -> None:
 
 
 def parent_pid_from_environment() -> int | None:
-    """The launcher's process id, where the launcher told it; removed from the environment, since it is not true of our children."""
+    """The launcher's process id, where the launcher told it; removed from the environment, since it is not
+    true of our children."""
     value = os.environ.pop(PARENT_PID_VARIABLE, "")
     return int(value) if value.isdecimal() else None
 
 
 def _stat_fields(pid: int | str) -> list[bytes]:
-    """What Linux says of a process from its state on, which is its field 3. Raises OSError where there is none of this id."""
+    """What Linux says of a process from its state on, which is its field 3. Raises OSError where there is
+    none of this id."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         # The name in parentheses may hold anything; the state follows the last one.
         return file.read().rpartition(b")")[2].split()
 
 
 def hide_argument(option: str) -> None:
-    """Has the values of `option` ("--name X" and "--name=X") shown as asterisks where every user can read this process's command line.
+    """Has the values of `option` ("--name X" and "--name=X") shown as asterisks where every user can read
+    this process's command line.
 
     Not in sys.argv. What stood there before this call may have been read.
     """
@@ -135,13 +145,15 @@ class LivingProcess(NamedTuple):
     pid: int
     parent_pid: int
     start_ticks: int
-    """Clock ticks between the machine's start and the process's: with the pid, they name it for as long as the machine runs."""
+    """Clock ticks between the machine's start and the process's: with the pid, they name it for as long as
+    the machine runs."""
     is_ending: bool
     """True before anybody sees that its connections end."""
 
 
 def living(pid: int) -> LivingProcess | None:
-    """The process of this id; None where there is none, or only its remains (a zombie). Any user's; ids are reused, so ask soon."""
+    """The process of this id; None where there is none, or only its remains (a zombie). Any user's; ids are
+    reused, so ask soon."""
     try:
         fields = _stat_fields(pid)
     except (FileNotFoundError, ProcessLookupError):
@@ -170,7 +182,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so ask soon."""
+    """Whether a process of this id exists and has not ended (a zombie has). Any user's; ids are reused, so
+    ask soon."""
     return living(pid) is not None
 
 

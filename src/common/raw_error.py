@@ -1,8 +1,9 @@
 """An exception as the interpreter has it, read without code of its class.
 
-Exceptions are the users', and so is what their classes make of `__getattribute__`, `__class__`, `__cause__`, `args`: code that may raise,
-or end the process. Whoever has a call to answer with one reads it here. The texts (`text_of`, `repr_of`) do run the class's `__str__`
-and `__repr__`, and have words of their own where these fail.
+Exceptions are the users', and so is what their classes make of `__getattribute__`, `__class__`, `__cause__`,
+`args`: code that may raise, or end the process. Whoever has a call to answer with one reads it here. The
+texts (`text_of`, `repr_of`) do run the class's `__str__` and `__repr__`, and have words of their own where
+these fail.
 """
 
 from __future__ import annotations

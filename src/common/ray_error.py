@@ -22,8 +22,8 @@ class RayError(Exception):
 
     @staticmethod
     def from_bytes(b: bytes) -> RayError:
-        """The error that to_bytes was called on; an UnserializableException with its text where that cannot be
-        loaded here."""
+        """The error that to_bytes was called on; an UnserializableException with its text where that cannot
+        be loaded here."""
         packed, text = pickle.loads(b)
         try:
             error: RayError = pickle.loads(packed)

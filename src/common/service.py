@@ -1,4 +1,5 @@
-"""The frame around a service process: flags that all services have, logging, readiness, signals, and an end that is never silent.
+"""The frame around a service process: flags that all services have, logging, readiness, signals, and an end
+that is never silent.
 
     def main() -> int:
         parser = argparse.ArgumentParser(...)
@@ -16,9 +17,10 @@
     if __name__ == "__main__":
         sys.exit(main())
 
-A service ends with 0 when it was stopped and closed in order, and with 1 and a traceback in the log when `serve` or one of its background
-tasks failed. Closing has STOP_TIMEOUT_S; a service that is slower, or that gets a second signal, ends at once. Where a launcher
-told its process id (process.PARENT_PID_VARIABLE) or waits on --ready-fd, the service dies with its parent.
+A service ends with 0 when it was stopped and closed in order, and with 1 and a traceback in the log when
+`serve` or one of its background tasks failed. Closing has STOP_TIMEOUT_S; a service that is slower, or that
+gets a second signal, ends at once. Where a launcher told its process id (process.PARENT_PID_VARIABLE) or
+waits on --ready-fd, the service dies with its parent.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """--log-level, --ready-fd and --session-dir (log_level: str, ready_fd: int | None, session_dir: str | None)."""
+    """--log-level, --ready-fd and --session-dir (log_level: str, ready_fd: int | None, session_dir: str |
+    None)."""
     parser.add_argument(
         "--log-level", choices=LOG_LEVELS, default="info", help="least severe messages to log (default: info)"
     )
@@ -60,7 +63,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def setup_logging(level: str, service_name: str) -> None:
-    """Sends the process's log to standard error, one line per message, with time, level, service and process id.
+    """Sends the process's log to standard error, one line per message, with time, level, service and process
+    id.
 
     Raises ValueError for a level that is not one of LOG_LEVELS.
     """
@@ -77,9 +81,11 @@ def setup_logging(level: str, service_name: str) -> None:
 
 
 def announce_ready(ready_fd: int | None, info: Mapping[str, Any]) -> None:
-    """Tells the launcher that the service can be used: one line of JSON with our "pid" added, and the descriptor is closed.
+    """Tells the launcher that the service can be used: one line of JSON with our "pid" added, and the
+    descriptor is closed.
 
-    Without a descriptor the line goes to the log. Raises OSError if the launcher is gone (the service should end then).
+    Without a descriptor the line goes to the log. Raises OSError if the launcher is gone (the service should
+    end then).
     """
     line = json.dumps({"pid": os.getpid(), **info})
     if ready_fd is None:
@@ -99,7 +105,8 @@ class Service:
         """For everything that runs beside the main coroutine; an exception in one ends the process."""
         self._ready_fd = ready_fd
         self._stopping = asyncio.Event()
-        # Whether main came as far as until_stopped(): from there on it closes by itself, before that it must be cancelled.
+        # Whether main came as far as until_stopped(): from there on it closes by itself, before that it must
+        # be cancelled.
         self._is_up = False
         self._failure: BaseException | None = None
         self._dump: Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]] = dict
@@ -110,7 +117,8 @@ class Service:
         self._ready_fd = None
 
     def on_dump(self, dump: Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]) -> None:
-        """dump() gives the state, as JSON can carry it, that SIGUSR1 writes to the log; it may be a coroutine function."""
+        """dump() gives the state, as JSON can carry it, that SIGUSR1 writes to the log; it may be a coroutine
+        function."""
         self._dump = dump
 
     def stop(self, reason: str) -> None:
@@ -149,7 +157,8 @@ class Service:
             logger.exception("the state could not be written")
 
     async def run(self, main: Callable[[Service], Awaitable[None]]) -> int:
-        """Runs main until it returns or fails, with the signals bound. Returns the exit code. For run_service, and tests."""
+        """Runs main until it returns or fails, with the signals bound. Returns the exit code. For
+        run_service, and tests."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal, signum)
@@ -192,7 +201,8 @@ def _end_at_once(reason: str) -> NoReturn:
 def run_service(name: str, main: Callable[[Service], Awaitable[None]], arguments: argparse.Namespace) -> int:
     """Runs a service to its end in this process's main thread; returns the exit code.
 
-    arguments: what add_common_arguments added; this function sets up logging from it. main: a coroutine function of the Service.
+    arguments: what add_common_arguments added; this function sets up logging from it. main: a coroutine
+    function of the Service.
     """
     setup_logging(arguments.log_level, name)
     parent_pid = process.parent_pid_from_environment()

@@ -1,6 +1,8 @@
-"""Source lines that a traceback lacks because it was written where there is no source: those of a notebook's cells, or of a prompt.
+"""Source lines that a traceback lacks because it was written where there is no source: those of a notebook's
+cells, or of a prompt.
 
-Such code has no file. IPython, and Python's own prompt, keep it in `linecache`, in their own process and not in the workers.
+Such code has no file. IPython, and Python's own prompt, keep it in `linecache`, in their own process and not
+in the workers.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ _SOURCE_INDENT = "    "
 
 
 def add_source_lines(traceback_text: str) -> str:
-    """`traceback_text` with the lines that this process knows. Files are not read: another machine's may have other content."""
+    """`traceback_text` with the lines that this process knows. Files are not read: another machine's may have
+    other content."""
     lines = traceback_text.split("\n")
     completed = []
     for line, next_line in zip(lines, [*lines[1:], ""], strict=True):

@@ -1,7 +1,7 @@
 """What the services take from the world, injected whole and small, so that the simulator can be the world.
 
-No machine reads a clock, draws a random number or starts a process by itself. There are no defaults on purpose: a default that
-is the real thing is how the real thing slips into a simulation.
+No machine reads a clock, draws a random number or starts a process by itself. There are no defaults on
+purpose: a default that is the real thing is how the real thing slips into a simulation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time. Timers belong to the asyncio loop that a service runs on; in the simulator that loop is virtual too."""
+    """Time. Timers belong to the asyncio loop that a service runs on; in the simulator that loop is virtual
+    too."""
 
     def time_s(self) -> float:
         """Monotonic seconds, for intervals."""
@@ -34,5 +35,6 @@ class SystemClock:
 
 
 def system_rng() -> random.Random:
-    """A generator seeded by the operating system: the real counterpart of a simulation's seeded random.Random."""
+    """A generator seeded by the operating system: the real counterpart of a simulation's seeded
+    random.Random."""
     return random.SystemRandom()

@@ -30,7 +30,8 @@ def outcomes(runner: Supervisor, group: Group) -> dict[str, Outcome]:
 
 @pytest.fixture(scope="module")
 def shared(runner: Supervisor, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Outcome], Path]:
-    """What became of the workloads that share a cluster, and the file with the pid of what the hanging one started."""
+    """What became of the workloads that share a cluster, and the file with the pid of what the hanging one
+    started."""
     pid_file = tmp_path_factory.mktemp("toys") / "pid"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOY_PID_FILE", str(pid_file))

@@ -1,4 +1,5 @@
-"""What is pickled by value keeps the file that it stands in, whatever the library says of that (cloudpickle 3.1.3 says <dynamic-code>)."""
+"""What is pickled by value keeps the file that it stands in, whatever the library says of that (cloudpickle
+3.1.3 says <dynamic-code>)."""
 
 from __future__ import annotations
 

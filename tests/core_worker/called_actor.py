@@ -1,8 +1,9 @@
-"""One actor as its caller meets it, played: the GCS that knows where it lives, its processes, and the connections to them.
+"""One actor as its caller meets it, played: the GCS that knows where it lives, its processes, and the
+connections to them.
 
-Nothing happens by itself. What a caller sends waits in a Line until the process runs it; answers wait until they are delivered; news of
-the actor waits until the GCS tells it; timers wait until they fire. So every order that real sockets allow can be had. The caller is a
-core worker's scene.
+Nothing happens by itself. What a caller sends waits in a Line until the process runs it; answers wait until
+they are delivered; news of the actor waits until the GCS tells it; timers wait until they fire. So every
+order that real sockets allow can be had. The caller is a core worker's scene.
 """
 
 from __future__ import annotations
@@ -390,7 +391,8 @@ def is_pending(world: CalledActor, call: Call) -> bool:
 
 
 def lose_actor(world: CalledActor, will_restart: bool) -> None:
-    """By a kill of the caller's, who hears of its end from the GCS before it has read what the process had answered."""
+    """By a kill of the caller's, who hears of its end from the GCS before it has read what the process had
+    answered."""
     world.kill(no_restart=not will_restart)
     world.die(will_restart)
     world.tell()

@@ -1,4 +1,5 @@
-"""What ends of references, of views and of owned objects leave is seen to while this process sleeps and nothing comes."""
+"""What ends of references, of views and of owned objects leave is seen to while this process sleeps and
+nothing comes."""
 
 from __future__ import annotations
 

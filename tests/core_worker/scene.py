@@ -1,5 +1,5 @@
-"""One core worker without sockets: the real one with all its parts, time that passes when a test says so, and a wire that keeps what
-it says.
+"""One core worker without sockets: the real one with all its parts, time that passes when a test says so, and
+a wire that keeps what it says.
 
     scene = Scene()
     ref = scene.submit()                            # a task
@@ -9,9 +9,9 @@ it says.
     push.answer(value(1))
     assert scene.core.get([ref], None) == [1]
 
-Nothing happens by itself: answers come when a test gives them, timers fire by `scene.pass_time`, what finalizers left is drained by
-`scene.turn`. A wait that nothing could end is an error, not a hang. The parts are as in production; a test speaks to them by what they
-say, and by the core's interface.
+Nothing happens by itself: answers come when a test gives them, timers fire by `scene.pass_time`, what
+finalizers left is drained by `scene.turn`. A wait that nothing could end is an error, not a hang. The parts
+are as in production; a test speaks to them by what they say, and by the core's interface.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class Wire:
         self.channels: dict[str, SceneChannel] = {}
         self.heard: Callable[[Said], None] = lambda said: None
         """Called with each, as it is said."""
-        # By method: answers calls that block, and those started ones that a test does not want to answer itself.
+        # By method: answers calls that block, and those started ones that a test does not want to answer
+        # itself.
         self.replies: dict[str, Callable[[Any], Any]] = {}
         self.gone: set[str] = set()
         """Addresses at which nobody listens any more."""
@@ -192,7 +193,8 @@ class SceneMethod:
         return reply(request)
 
     def start(self, request: Any, on_done: Any, on_part: Any = None) -> Callable[[], None]:
-        """Of a stream: on_done takes the items, on_part the end; they are told apart by what calls them (Said.part, Said.fail)."""
+        """Of a stream: on_done takes the items, on_part the end; they are told apart by what calls them
+        (Said.part, Said.fail)."""
         if self._encode is not None:
             done, part, encode = on_done, on_part, self._encode
             on_done = lambda reply, error: done(None if reply is None else encode(reply), error)  # noqa: E731
@@ -292,7 +294,8 @@ class Scene:
     """A core worker of a driver, or of a worker (`is_driver=False`), and its world."""
 
     def __init__(self, is_driver: bool = True, store_file: Path | str | None = None, **limits: Any) -> None:
-        """limits: fields of CoreWorkerConfig. store_file: the memory of the node's store, STORE_BYTES of it, for large values."""
+        """limits: fields of CoreWorkerConfig. store_file: the memory of the node's store, STORE_BYTES of it,
+        for large values."""
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.replies["ConnectClient"] = lambda request: object_manager_pb2.ConnectClientReply(
@@ -460,7 +463,8 @@ class Scene:
         number: int = 1,
         **fields: Any,
     ) -> Served:
-        """Somebody pushes a task to this worker; number: its template's, of which the specification goes with the first call."""
+        """Somebody pushes a task to this worker; number: its template's, of which the specification goes with
+        the first call."""
         assert self.execution is not None
         call = Served(connection or Connection())
         request = core_worker_pb2.PushTaskRequest(template_id=number, task_id=task_id, **fields)

@@ -93,7 +93,8 @@ class SceneReactor:
         self.now_s = max(self.now_s, until_s)
 
     def wait(self, waiter: Any, timeout_s: float | None = None) -> bool:
-        """Plays what the test said happens meanwhile, then lets time pass until the time-out. Raises WouldHang without one."""
+        """Plays what the test said happens meanwhile, then lets time pass until the time-out. Raises
+        WouldHang without one."""
         self.turn()
         while not waiter.done and self.meanwhile and not self.is_closed:
             self.meanwhile.pop(0)()

@@ -1,4 +1,5 @@
-"""The learner's gradient is the derivative that it claims to be, and its rewards are discounted within a rally only."""
+"""The learner's gradient is the derivative that it claims to be, and its rewards are discounted within a
+rally only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Programs written for Ray print under ray_mono.compat what they print with Ray: expected/ was made by Ray 2.60."""
+"""Programs written for Ray print under ray_mono.compat what they print with Ray: expected/ was made by Ray
+2.60."""
 
 from __future__ import annotations
 

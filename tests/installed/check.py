@@ -1,4 +1,5 @@
-"""The package as its users install it, in fresh virtualenvs outside of the tree, beside other versions than the lock's.
+"""The package as its users install it, in fresh virtualenvs outside of the tree, beside other versions than
+the lock's.
 
     ./bazelw run //tests/installed:check [-- SET ...]        (or: python tests/installed/check.py [SET ...])
 
@@ -7,8 +8,8 @@
     newest-3.12    as newest, on that Python: skipped where the machine has none
     newest-3.13
 
-Each runs smoke.py, README.md's commands and the examples. What fails is named with the versions that it failed beside. It needs the package
-index that pip is configured for.
+Each runs smoke.py, README.md's commands and the examples. What fails is named with the versions that it
+failed beside. It needs the package index that pip is configured for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One use of everything, by an installed ray_mono: run by check.py with the interpreter of a fresh virtualenv, from an empty folder."""
+"""One use of everything, by an installed ray_mono: run by check.py with the interpreter of a fresh
+virtualenv, from an empty folder."""
 
 from __future__ import annotations
 

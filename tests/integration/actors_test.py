@@ -1,4 +1,5 @@
-"""Actors and workers at their edges: how they end, whom their waits concern, what user code may do to its process."""
+"""Actors and workers at their edges: how they end, whom their waits concern, what user code may do to its
+process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Actors with coroutine methods: which loop or thread their code runs on, and how many calls are under way at once."""
+"""Actors with coroutine methods: which loop or thread their code runs on, and how many calls are under way at
+once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Clusters that the command line makes on this machine, node by node, and questions to their parts from outside.
+"""Clusters that the command line makes on this machine, node by node, and questions to their parts from
+outside.
 
-A node is known by its NodeRecord: what its services answered when they started stands in the session directory.
+A node is known by its NodeRecord: what its services answered when they started stands in the session
+directory.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class CommandLineCluster:
     """A cluster on loopback, and what it is made of."""
 
     def __init__(self, base: Path, node_ip_address: str | None = "127.0.0.1", **head: Any) -> None:
-        """base: RAY_MONO_TMPDIR. node_ip_address: None is what `start` takes by itself. head: options of `start`, with _ for -; values
-        other than texts go as JSON."""
+        """base: RAY_MONO_TMPDIR. node_ip_address: None is what `start` takes by itself. head: options of
+        `start`, with _ for -; values other than texts go as JSON."""
         self._base = base
         if node_ip_address is not None:
             head["node_ip_address"] = node_ip_address

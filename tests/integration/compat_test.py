@@ -1,4 +1,5 @@
-"""Programs that say `import ray`, run under ray_mono.compat on real clusters: in workers, too, `ray` is ray_mono."""
+"""Programs that say `import ray`, run under ray_mono.compat on real clusters: in workers, too, `ray` is
+ray_mono."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One real cluster of 2 CPUs, or one of two nodes, for all tests of a file that say so, and what their programs share.
+"""One real cluster of 2 CPUs, or one of two nodes, for all tests of a file that say so, and what their
+programs share.
 
 Whatever has to happen in some order is arranged by files that tasks make and wait for, never by time.
 """
@@ -28,7 +29,8 @@ NUM_CPUS = 2
 
 @pytest.fixture(scope="module")
 def shared_base() -> Iterator[Path]:
-    """The base directory of the file's sessions, new and short; at the end of the file nothing of them may be left."""
+    """The base directory of the file's sessions, new and short; at the end of the file nothing of them may be
+    left."""
     base = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp"))
     with pytest.MonkeyPatch.context() as patch:
         for variable in OUTSIDE_VARIABLES:
@@ -115,7 +117,8 @@ def touch_and_wait() -> Callable[[str | None, str | None], None]:
 
 @pytest.fixture
 def start_script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
-    """start_script(source, *arguments, cwd=None, name=...): a Script that runs, whose file lies in tmp_path/script."""
+    """start_script(source, *arguments, cwd=None, name=...): a Script that runs, whose file lies in
+    tmp_path/script."""
     scripts: list[Script] = []
 
     def run(source: str, *arguments: str, cwd: Path | None = None, name: str = "program.py") -> Script:

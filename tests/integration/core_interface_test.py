@@ -1,4 +1,5 @@
-"""core_worker/interface.py's CoreInterface: the same tests over a driver of a real cluster and over local mode's core.
+"""core_worker/interface.py's CoreInterface: the same tests over a driver of a real cluster and over local
+mode's core.
 
 A member that is added there fails here until it is present in both, and used by a test of this file.
 """

@@ -1,4 +1,5 @@
-"""Core workers as the API uses them, without the API: for the tests of their interface (core_interface_test.py)."""
+"""Core workers as the API uses them, without the API: for the tests of their interface
+(core_interface_test.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What of a driver reaches its workers: its modules, its functions as they are when they are defined, and those that all workers run.
+"""What of a driver reaches its workers: its modules, its functions as they are when they are defined, and
+those that all workers run.
 
 All programs here are drivers of one cluster that the command line made.
 """

@@ -1,4 +1,5 @@
-"""What reaches a driver beside its results: warnings, the output of its workers, refusals, and what `init` says and does.
+"""What reaches a driver beside its results: warnings, the output of its workers, refusals, and what `init`
+says and does.
 
 All programs here are drivers of one cluster that the command line made.
 """

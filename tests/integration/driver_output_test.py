@@ -1,4 +1,5 @@
-"""What workers have written before a driver's last `get` returned is on its screen when it has ended, however it ends."""
+"""What workers have written before a driver's last `get` returned is on its screen when it has ended, however
+it ends."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ ELSEWHERE = {
     "RuntimeEnvSetupError": "runtime environments have tests of their own",
 }
 NOT_RAISED = {
-    # What raises these in Ray is a later part: placement groups, spilling, the memory monitor, reconstruction, other languages.
+    # What raises these in Ray is a later part: placement groups, spilling, the memory monitor,
+    # reconstruction, other languages.
     *(
         "ActorPlacementGroupRemoved",
         "TaskPlacementGroupRemoved",
@@ -163,7 +164,8 @@ NOT_RAISED = {
     ),
     # Compiled graphs and device transport, which are not here.
     *("RayCgraphCapacityExceeded", "RayChannelError", "RayChannelTimeoutError", "RayDirectTransportError"),
-    # Ray's own programs never see them: StopIteration, exit_actor() and a clear error of another class come in their places.
+    # Ray's own programs never see them: StopIteration, exit_actor() and a clear error of another class come
+    # in their places.
     *(
         "ObjectRefStreamEndOfStreamError",
         "AsyncioActorExit",
@@ -171,7 +173,8 @@ NOT_RAISED = {
         "LocalRayletDiedError",
         "RpcError",
     ),
-    # For libraries to raise; and about what is allowed here (a reference pickled by itself) or is not there (`internal.free`).
+    # For libraries to raise; and about what is allowed here (a reference pickled by itself) or is not there
+    # (`internal.free`).
     *("UserCodeException", "OufOfBandObjectRefSerializationException", "ObjectFreedError"),
 }
 

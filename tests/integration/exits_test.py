@@ -1,4 +1,5 @@
-"""What ends a worker from within, and what its callers see; the same as in Ray 2.60 where nothing else is said."""
+"""What ends a worker from within, and what its callers see; the same as in Ray 2.60 where nothing else is
+said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Strangers at every TCP port of a real cluster: how much they cost, how long they stay, and whether a rightful client still gets in.
+"""Strangers at every TCP port of a real cluster: how much they cost, how long they stay, and whether a
+rightful client still gets in.
 
 By hand, with figures:    python -m tests.integration.flood --connections 10000
 """
@@ -159,7 +160,8 @@ def _watched(process: psutil.Process) -> Iterator[_Watch]:
 
 
 def be_strangers(address: str, data: bytes, connections: int) -> tuple[int, float]:
-    """Opens them all and leaves them open; returns (how many could be opened, how long after that the last one was ended)."""
+    """Opens them all and leaves them open; returns (how many could be opened, how long after that the last
+    one was ended)."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     host, _, port = address.rpartition(":")

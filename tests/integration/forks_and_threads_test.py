@@ -1,4 +1,5 @@
-"""A driver that forks: the child is told what to do instead. `init` on other threads than the main one, and on several at once."""
+"""A driver that forks: the child is told what to do instead. `init` on other threads than the main one, and
+on several at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Generators as tasks and actor methods: their items while they run, how far they run ahead, and what is left of them."""
+"""Generators as tasks and actor methods: their items while they run, how far they run ahead, and what is left
+of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Streams from one node to another: a generator runs there, its items are owned and read here, or by a third process."""
+"""Streams from one node to another: a generator runs there, its items are owned and read here, or by a third
+process."""
 
 from __future__ import annotations
 

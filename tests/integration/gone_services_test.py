@@ -1,4 +1,5 @@
-"""The GCS goes while a driver is connected: every function of the API ends in time, with an error of ours that says who is gone."""
+"""The GCS goes while a driver is connected: every function of the API ends in time, with an error of ours
+that says who is gone."""
 
 from __future__ import annotations
 

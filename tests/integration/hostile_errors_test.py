@@ -1,5 +1,5 @@
-"""Calls whose exceptions fail in their own code (tests/hostile_errors.py) are answered, on every way that an exception can take, and the
-worker serves the next call."""
+"""Calls whose exceptions fail in their own code (tests/hostile_errors.py) are answered, on every way that an
+exception can take, and the worker serves the next call."""
 
 from __future__ import annotations
 

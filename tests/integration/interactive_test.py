@@ -1,4 +1,5 @@
-"""`init` where programs are typed: a notebook's kernel, whose event loop runs around every cell, and Python's prompt."""
+"""`init` where programs are typed: a notebook's kernel, whose event loop runs around every cell, and Python's
+prompt."""
 
 from __future__ import annotations
 

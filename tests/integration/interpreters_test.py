@@ -61,7 +61,8 @@ def test_files_in_the_current_directory_stand_in_for_no_module_that_the_driver_h
 def test_workers_start_where_something_starts_a_thread_in_every_interpreter(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the interpreter was named by a path with dots, and where the template dies and another takes its place."""
+    """Also where the interpreter was named by a path with dots, and where the template dies and another takes
+    its place."""
     (tmp_path / "beside_the_caller.py").write_text("ONE = 1\n")
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"

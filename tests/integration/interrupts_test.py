@@ -1,4 +1,5 @@
-"""Ctrl-C at any step of a call: the call is done or undone, and nothing of it stays behind in stores, tables or waits."""
+"""Ctrl-C at any step of a call: the call is done or undone, and nothing of it stays behind in stores, tables
+or waits."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def leaves_nothing(cluster: Any) -> Iterator[None]:
 
 
 def strike(call: Callable[[], Any], line: int, signum: int = signal.SIGINT) -> bool:
-    """Runs call() with a signal at that line of the runtime's that this thread runs. False where it runs fewer."""
+    """Runs call() with a signal at that line of the runtime's that this thread runs. False where it runs
+    fewer."""
     left = line
     # What Python calls, not what signal.getsignal says that it does.
     handler: Any = _signal.getsignal(signum)

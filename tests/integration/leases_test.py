@@ -1,4 +1,5 @@
-"""Leases: who has his turn beside whom, and workers that do not answer: frozen, stopped, or still setting themselves up."""
+"""Leases: who has his turn beside whom, and workers that do not answer: frozen, stopped, or still setting
+themselves up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every socket that a process of a session listens on, asked of the kernel, so that a new one is found from its first day."""
+"""Every socket that a process of a session listens on, asked of the kernel, so that a new one is found from
+its first day."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def tcp_listeners(base: Path) -> list[Listener]:
 
 
 def unix_listeners(base: Path) -> dict[str, str]:
-    """The path of each Unix socket that any of them listens on, and the process; a socket without a name has the path ""."""
+    """The path of each Unix socket that any of them listens on, and the process; a socket without a name has
+    the path ""."""
     inodes = {}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         # Num RefCount Protocol Flags Type St Inode Path; of the flags, 10000 says that it listens.

@@ -1,4 +1,5 @@
-"""A node of the cluster is killed, and everybody else goes on: the cluster knows, what can run elsewhere does, and what cannot says why."""
+"""A node of the cluster is killed, and everybody else goes on: the cluster knows, what can run elsewhere
+does, and what cannot says why."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
 
 @pytest.fixture
 def doomed(cluster: CommandLineCluster) -> Iterator[NodeRecord]:
-    """A node with 2 CPUs and 4 of "there", which the test kills. Nothing of the program is left on the others.
+    """A node with 2 CPUs and 4 of "there", which the test kills. Nothing of the program is left on the
+    others.
 
     Of "both" it has 1, and the head has 1.
     """
@@ -74,7 +76,8 @@ def wait_until_dead(node: NodeRecord) -> None:
 
 @pytest.fixture
 def start_there(doomed: NodeRecord, tmp_path: Path, touch_and_wait: Any) -> Callable[..., Any]:
-    """start_there(**options): a reference to what a task will return that runs on the doomed node, and does not end there."""
+    """start_there(**options): a reference to what a task will return that runs on the doomed node, and does
+    not end there."""
 
     def start(**options: Any) -> Any:
         def run() -> str:

@@ -14,8 +14,8 @@ def wait_for_nothing_left() -> None:
     """Returns when the node's store has no object and this driver knows of no reference."""
 
     def is_empty() -> bool:
-        # Each time: a caught error and the asyncio task that raised it are a cycle, and the last answer's thread may still have held
-        # on to it when we came.
+        # Each time: a caught error and the asyncio task that raised it are a cycle, and the last answer's
+        # thread may still have held on to it when we came.
         gc.collect()
         stats = internal_state.store_stats()
         return not (

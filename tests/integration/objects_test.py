@@ -1,4 +1,5 @@
-"""`get`, `put` and `wait` in the corners, futures, and how long a reference inside user data keeps its object: on a real cluster."""
+"""`get`, `put` and `wait` in the corners, futures, and how long a reference inside user data keeps its
+object: on a real cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Actors that drivers of other jobs call: they stay in the job that made them, with what runs below them, also when its driver is gone."""
+"""Actors that drivers of other jobs call: they stay in the job that made them, with what runs below them,
+also when its driver is gone."""
 
 from __future__ import annotations
 

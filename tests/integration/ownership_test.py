@@ -1,4 +1,5 @@
-"""Who frees what, and when, with references that travel: every scene ends with an empty store and an empty table.
+"""Who frees what, and when, with references that travel: every scene ends with an empty store and an empty
+table.
 
 Values are larger than what travels in messages, so that an object freed too early cannot be read.
 """

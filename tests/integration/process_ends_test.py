@@ -1,4 +1,5 @@
-"""What user code sees of the end of its process, by the way in which it ends: as in Ray, and as in any Python process."""
+"""What user code sees of the end of its process, by the way in which it ends: as in Ray, and as in any Python
+process."""
 
 from __future__ import annotations
 

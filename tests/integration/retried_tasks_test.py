@@ -1,4 +1,5 @@
-"""What a task's attempt makes is its own: another attempt runs in another process, which owns other objects, tasks and actors."""
+"""What a task's attempt makes is its own: another attempt runs in another process, which owns other objects,
+tasks and actors."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def test_an_object_of_the_second_attempt_is_another_one_than_that_of_the_first(
     [made] = get(makes_an_object.remote(keeper, tmp_path / "marker"))
     assert get(made) == "second"
     del made
-    # What the keeper has of the first attempt was owned by a process that is gone, and it may have read it before.
+    # What the keeper has of the first attempt was owned by a process that is gone, and it may have read it
+    # before.
     assert get(keeper.read.remote())[1:] == ["second"]
 
 

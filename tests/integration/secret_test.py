@@ -1,4 +1,5 @@
-"""The secret of a cluster: where it lies and where not, what those are told who do not have it, and a cluster without one."""
+"""The secret of a cluster: where it lies and where not, what those are told who do not have it, and a cluster
+without one."""
 
 from __future__ import annotations
 

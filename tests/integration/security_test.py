@@ -1,5 +1,5 @@
-"""Who gets into a running cluster: every socket that any of its processes listens on is found, and tried without the secret, with a wrong
-one and with the right one, as a stranger and as another user.
+"""Who gets into a running cluster: every socket that any of its processes listens on is found, and tried
+without the secret, with a wrong one and with the right one, as a stranger and as another user.
 """
 
 from __future__ import annotations
@@ -285,7 +285,8 @@ for path in sys.argv[3:]:
 
 
 def as_stranger(paths: list[str]) -> list[str]:
-    """What another user is told at each of these sockets: answered, ended or forbidden. Skips where we cannot be one."""
+    """What another user is told at each of these sockets: answered, ended or forbidden. Skips where we cannot
+    be one."""
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, str(NOBODY_UID), FRAMES.hex(), *paths],
         capture_output=True,
@@ -302,7 +303,8 @@ def as_stranger(paths: list[str]) -> list[str]:
 def test_another_user_is_kept_out_by_permissions_and_by_the_servers_themselves(
     cluster: CommandLineCluster, shared_base: Path
 ) -> None:
-    # gRPC's own sockets know nobody by the kernel: in their 0700 directories, they ask everybody for the secret.
+    # gRPC's own sockets know nobody by the kernel: in their 0700 directories, they ask everybody for the
+    # secret.
     paths = [
         path
         for path in unix_listeners(shared_base)

@@ -1,4 +1,5 @@
-"""What of one session meets the next one, or its own end: nothing is read from the wrong cluster, and nothing waits for ever."""
+"""What of one session meets the next one, or its own end: nothing is read from the wrong cluster, and nothing
+waits for ever."""
 
 from __future__ import annotations
 

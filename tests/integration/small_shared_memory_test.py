@@ -1,4 +1,5 @@
-"""A machine whose shared memory is small, as in a container by default: objects lie in a file of the session, and it is said once."""
+"""A machine whose shared memory is small, as in a container by default: objects lie in a file of the session,
+and it is said once."""
 
 from __future__ import annotations
 

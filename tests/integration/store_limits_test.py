@@ -1,4 +1,5 @@
-"""The object store when it is small: what never fits is an error that names sizes, what may fit waits, what is read stays as it is."""
+"""The object store when it is small: what never fits is an error that names sizes, what may fit waits, what
+is read stays as it is."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ MIB = 1 << 20
 STORE_BYTES = 64 * MIB
 PIECE_BYTES = 10 * MIB
 PIECES = STORE_BYTES // PIECE_BYTES
-# How long a put waits in a full store: as long as a test here waits, and long enough that another thread gets to make room on a busy
-# machine. Copies from another node wait only where a test has them fail.
+# How long a put waits in a full store: as long as a test here waits, and long enough that another thread gets
+# to make room on a busy machine. Copies from another node wait only where a test has them fail.
 WAIT_S = 5
 COPY_WAIT_S = 2
 SETTINGS = {

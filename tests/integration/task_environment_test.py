@@ -1,4 +1,5 @@
-"""Environment variables of single tasks and actors: beside the job's, inherited by what they submit, never seen by others."""
+"""Environment variables of single tasks and actors: beside the job's, inherited by what they submit, never
+seen by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the options of a task promise, on a node that declares GPUs and a resource of its own: retries, names, resources, recursion."""
+"""What the options of a task promise, on a node that declares GPUs and a resource of its own: retries, names,
+resources, recursion."""
 
 from __future__ import annotations
 

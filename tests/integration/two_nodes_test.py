@@ -1,5 +1,6 @@
-"""A cluster of two nodes on one machine, made by the command line, and a driver on the first: what runs where, and how objects get from
-node to node. No process maps the store of another node, so what crosses over crosses on a stream, where it is counted.
+"""A cluster of two nodes on one machine, made by the command line, and a driver on the first: what runs
+where, and how objects get from node to node. No process maps the store of another node, so what crosses over
+crosses on a stream, where it is counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Bad input of every kind: the message names the argument, what was given and what is accepted. In local mode, where nothing is started."""
+"""Bad input of every kind: the message names the argument, what was given and what is accepted. In local
+mode, where nothing is started."""
 
 from __future__ import annotations
 

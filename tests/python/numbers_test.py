@@ -1,4 +1,5 @@
-"""Every number and flag that the API takes: what cannot be is refused at once by its name, and numbers of numpy are numbers."""
+"""Every number and flag that the API takes: what cannot be is refused at once by its name, and numbers of
+numpy are numbers."""
 
 from __future__ import annotations
 

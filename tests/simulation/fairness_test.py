@@ -26,7 +26,8 @@ def waits_beside_a_flood(
     has_own_driver: bool = True,
     num_calls: int = 3,
 ) -> list[float]:
-    """How long each of some calls took, one after the other, while the first node's driver had more tasks than there was time for."""
+    """How long each of some calls took, one after the other, while the first node's driver had more tasks
+    than there was time for."""
     took_s: list[float] = []
 
     async def flood(driver: SimDriver, over: asyncio.Event) -> None:

@@ -1,8 +1,9 @@
-"""What outsiders check about objects: nothing that somebody holds is freed, and nothing stays that nobody holds.
+"""What outsiders check about objects: nothing that somebody holds is freed, and nothing stays that nobody
+holds.
 
-A process that dies lets go of what it held, also of what it held for others that live. So an object that a dead process held may be
-gone. A connection that breaks counts as the death of who is behind it (ARCHITECTURE "Ownership and references", rule 4): then nothing
-can be said.
+A process that dies lets go of what it held, also of what it held for others that live. So an object that a
+dead process held may be gone. A connection that breaks counts as the death of who is behind it (ARCHITECTURE
+"Ownership and references", rule 4): then nothing can be said.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class ObjectJournal:
             raise ObjectCheckFailed(f"{reader.process.name} reads what was held and is freed: {error}")
 
     def freed(self, owner: SimObjects, object_id: bytes) -> None:
-        """Its owner does not have an object any more: judged at once, since not everything that is held is read."""
+        """Its owner does not have an object any more: judged at once, since not everything that is held is
+        read."""
         if self.connections_break:
             return
         holders = [objects for objects in self._living() if object_id in objects.references]

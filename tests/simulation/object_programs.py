@@ -1,5 +1,6 @@
-"""Random programs over objects: each move puts, reads, keeps or drops an object, or submits a task that gets some of them and plays
-on with what it got. What a program holds is its hand: one local reference for each entry.
+"""Random programs over objects: each move puts, reads, keeps or drops an object, or submits a task that gets
+some of them and plays on with what it got. What a program holds is its hand: one local reference for each
+entry.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class ObjectProgram:
         submit: Submit,
         waiting: Callable[[], contextlib.AbstractContextManager[None]],
     ) -> None:
-        """parent: what ids come from, another one for each attempt. waiting(): surrounds what a task waits for."""
+        """parent: what ids come from, another one for each attempt. waiting(): surrounds what a task waits
+        for."""
         self.hand: list[bytes] = []
         self._objects = objects
         self._script = script

@@ -1,5 +1,5 @@
-"""Between the objects of a process and its submitter: tasks of object programs, submitted, run and answered; and what a process
-serves to other owners and borrowers.
+"""Between the objects of a process and its submitter: tasks of object programs, submitted, run and answered;
+and what a process serves to other owners and borrowers.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class ObjectTasks:
         is_cancelled: bool,
         to: ReplyTo,
     ) -> None:
-        """The end of a task, however its program ended: what it gives back, or an error; `to` hears when owners know."""
+        """The end of a task, however its program ended: what it gives back, or an error; `to` hears when
+        owners know."""
         reply = core_worker_pb2.PushTaskReply(is_application_error=is_cancelled)
         returned = reply.returns.add(object_id=object_id_bytes(spec.task_id, 1))
         inside: list[bytes] = []

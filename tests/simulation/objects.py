@@ -1,8 +1,8 @@
-"""The objects of a simulated driver or worker: the core worker's own reference counter, memory store, task table, ownership
-protocol and end of a task, over simulated connections.
+"""The objects of a simulated driver or worker: the core worker's own reference counter, memory store, task
+table, ownership protocol and end of a task, over simulated connections.
 
-References are explicit: whoever holds one calls `drop`, which is
-what an ObjectRef's finalizer does. A value is nothing but the references inside it, and small: there are no stores here.
+References are explicit: whoever holds one calls `drop`, which is what an ObjectRef's finalizer does. A value
+is nothing but the references inside it, and small: there are no stores here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from ray_mono.core_worker.task_submission.dependency_resolver import DependencyR
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager, TaskState
 from ray_mono.core_worker.values import serialization
 
-# From here, since it gives its classes the names under which they are pickled: a run repeats whatever else was imported.
+# From here, since it gives its classes the names under which they are pickled: a run repeats whatever else
+# was imported.
 from ray_mono.exceptions import RayError
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.simulation.object_checkers import ObjectJournal
@@ -88,7 +89,8 @@ async def answer_of(method: Callable[[Any, Any], None], request: Any) -> Any:
 
 
 class Neighbours:
-    """What the parts ask of those that are not here: plasma, streams, the board, the main thread, the reactor."""
+    """What the parts ask of those that are not here: plasma, streams, the board, the main thread, the
+    reactor."""
 
     is_next_short = False
     actor = None
@@ -190,7 +192,8 @@ class SimObjects:
         self.references.remove_local(object_id)
 
     async def get(self, object_id: bytes) -> list[bytes]:
-        """The references inside, one local reference each; none where it is an error, which is judged. The caller holds it."""
+        """The references inside, one local reference each; none where it is an error, which is judged. The
+        caller holds it."""
         self.resolver.ask_owner(object_id)
         ready = ReplyTo()
         if not self.memory_store.when_ready(object_id, lambda: ready.reply(None)):
@@ -229,7 +232,8 @@ class SimObjects:
         inside: list[bytes],
         to: ReplyTo,
     ) -> None:
-        """The task's one return has these references inside: takes over one local reference to each. `to` hears when owners know."""
+        """The task's one return has these references inside: takes over one local reference to each. `to`
+        hears when owners know."""
         call: Any = SimpleNamespace(spec=spec, answer_to=to)
         self.replies._settle(call, task, reply, [Handed(self, inside)])  # type: ignore[arg-type]
 
@@ -242,8 +246,8 @@ class SimObjects:
         by_reference: list[bytes],
         push: Callable[[PendingTask], None],
     ) -> bytes:
-        """A task with these in an argument's value and as arguments; push(task) follows when they are there. Returns the object
-        that it makes, with one local reference.
+        """A task with these in an argument's value and as arguments; push(task) follows when they are there.
+        Returns the object that it makes, with one local reference.
         """
         args = [
             common_pb2.TaskArg(reference=self.borrowing.message_of(object_id)) for object_id in by_reference

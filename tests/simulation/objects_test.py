@@ -1,5 +1,5 @@
-"""Random programs of puts, nested references and tasks, on the core worker's own ownership protocol: what somebody holds is never
-freed, what nobody holds does not stay, and the judges find planted bugs.
+"""Random programs of puts, nested references and tasks, on the core worker's own ownership protocol: what
+somebody holds is never freed, what nobody holds does not stay, and the judges find planted bugs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def run_programs(seed: int, dies: bool = False) -> Outcome:
 
 
 def run_relays(seed: int) -> Outcome:
-    """Objects are handed from task to task while messages overtake each other. Only the last task has them then, and gets them twice."""
+    """Objects are handed from task to task while messages overtake each other. Only the last task has them
+    then, and gets them twice."""
     handed_on = ("put", "put", "put", "hand_over", "pause") * 10
     moves = (handed_on, ("hand_over",), ("meet_again",))
     programs = tuple(ObjectScript(10 * seed + number, 0, moves=moves) for number in range(4))

@@ -1,5 +1,6 @@
-"""A simulated process's connections to core workers: one to each, made when first needed, as a real core worker has it. What
-two processes say to each other on it arrives in order, which the protocol of ownership builds on.
+"""A simulated process's connections to core workers: one to each, made when first needed, as a real core
+worker has it. What two processes say to each other on it arrives in order, which the protocol of ownership
+builds on.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ SETTLE_S = 120.0
 end when the host is declared dead, or with TCP's keepalive.
 """
 OBJECTS_SETTLE_S = 300.0
-"""Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose results nobody wants
-run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end with TCP's keepalive.
+"""Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose
+results nobody wants run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end
+with TCP's keepalive.
 """
 PAUSE_S_MAX = 2.0
 """The longest a driver rests between two bursts of tasks."""

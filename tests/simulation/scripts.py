@@ -9,7 +9,8 @@ from typing import Protocol
 from ray_mono.common.scheduling.resources import ResourceSet
 
 CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
-"""Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them."""
+"""Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them.
+"""
 CHILD_RETRIES = 4
 
 
@@ -30,8 +31,8 @@ class Script(Protocol):
 
 @dataclass(frozen=True)
 class TaskScript:
-    """What a simulated task does, in virtual seconds: compute, wait in `get` for a while and for the tasks that it
-    submitted, compute again. Or kill its worker.
+    """What a simulated task does, in virtual seconds: compute, wait in `get` for a while and for the tasks
+    that it submitted, compute again. Or kill its worker.
     """
 
     compute_s: float = 0.01

@@ -1,5 +1,5 @@
-"""What a simulated driver or worker keeps of its work: tasks that have not ended, their queues by shape, the raylets it
-talks to.
+"""What a simulated driver or worker keeps of its work: tasks that have not ended, their queues by shape, the
+raylets it talks to.
 """
 
 from __future__ import annotations

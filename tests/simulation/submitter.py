@@ -1,4 +1,5 @@
-"""The submitting side of a simulated driver or worker, the way the core worker does it: tasks in, leases and pushes out.
+"""The submitting side of a simulated driver or worker, the way the core worker does it: tasks in, leases and
+pushes out.
 
 Per shape of resources it keeps a queue of tasks and asks its raylet for leases while tasks wait, at most
 LEASE_REQUESTS_MAX at a time; goes to the node that a spillback names; pushes one task at a time to each
@@ -93,8 +94,8 @@ class Submitter:
     def submit(
         self, parent: bytes, counter: int, script: TaskScript, resources: ResourceSet, max_retries: int
     ) -> PendingTask:
-        """f.remote(), as the counter-th task of `parent` (the bytes that its ids come from). Its `done` ends as "done",
-        "cancelled", or "crashed": its worker died more often than it may be retried.
+        """f.remote(), as the counter-th task of `parent` (the bytes that its ids come from). Its `done` ends
+        as "done", "cancelled", or "crashed": its worker died more often than it may be retried.
         """
         task_id = child_task_id(task_seed(parent), counter, nil_actor_of(self._job_id))
         return self.start(PendingTask(task_id, script, resources, max_retries))

@@ -1,10 +1,10 @@
 """Simulated workers: they register with their raylet and answer PushTask by letting virtual time pass.
 
 A normal task's "function" is a TaskScript in `flat_args`: how long it computes, how long it waits in `get`
-(giving its CPUs back meanwhile), which tasks it submits itself, and whether its worker dies of it; or it is an
-ObjectScript, a random program over references (`object_programs.py`). A worker
-runs one task at a time; that it is never asked for two at once is checked here. One that owns unfinished
-tasks, or an object, refuses to end when it is asked.
+(giving its CPUs back meanwhile), which tasks it submits itself, and whether its worker dies of it; or it is
+an ObjectScript, a random program over references (`object_programs.py`). A worker runs one task at a time;
+that it is never asked for two at once is checked here. One that owns unfinished tasks, or an object, refuses
+to end when it is asked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Packages of others that say `import ray`, run under ray_mono.compat in virtualenvs of their own.
 
-By hand: it takes minutes, and needs the package index that pip is configured for. torch is gigabytes where pip finds it for GPUs.
+By hand: it takes minutes, and needs the package index that pip is configured for. torch is gigabytes where
+pip finds it for GPUs.
 
     python tests/strangers/check.py [NAME ...]
 
@@ -26,7 +27,8 @@ sys.path.insert(0, str(FOLDER.parent.parent))
 
 from tests.installed.check import CheckFailed, Environment, build_wheel, run  # noqa: E402
 
-# What pip is asked for. `ray` itself, which some of them require, is not installed: pip is told which other packages they need.
+# What pip is asked for. `ray` itself, which some of them require, is not installed: pip is told which other
+# packages they need.
 PACKAGES = {
     "modin": (["modin", "pandas<2.4", "pyarrow"], []),
     "daft": (["daft", "pandas"], []),

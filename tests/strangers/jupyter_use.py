@@ -1,4 +1,5 @@
-"""A notebook: its kernel sets its own handler of Ctrl-C around each cell, and shows cells' output and errors itself."""
+"""A notebook: its kernel sets its own handler of Ctrl-C around each cell, and shows cells' output and errors
+itself."""
 
 from __future__ import annotations
 

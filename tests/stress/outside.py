@@ -1,4 +1,5 @@
-"""What a cluster's parts hold, seen from outside: asked on their sockets (DumpState, GetStats) and read from /proc."""
+"""What a cluster's parts hold, seen from outside: asked on their sockets (DumpState, GetStats) and read from
+/proc."""
 
 from __future__ import annotations
 
@@ -70,8 +71,8 @@ class Outside:
         return dump_state(GcsServiceAsyncStub, str(self._session / "sockets" / "gcs"))
 
     def story(self) -> str:
-        """For whoever looks for the reason of a failure: the raylet's state, and that of the workers which run tasks. Their stacks go
-        to their logs.
+        """For whoever looks for the reason of a failure: the raylet's state, and that of the workers which
+        run tasks. Their stacks go to their logs.
         """
         raylet = self.raylet()
         told = {"raylet": raylet}

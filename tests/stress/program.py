@@ -1,7 +1,9 @@
-"""What the threads of one stress driver share: its actors, what they must have counted, and waits that have a bound.
+"""What the threads of one stress driver share: its actors, what they must have counted, and waits that have a
+bound.
 
-A call to an actor is numbered by its caller (a thread of this driver, or a task in its name), and whoever waits says what for: a wait
-that takes longer than WAIT_S is a failure that tells what this process was waiting for.
+A call to an actor is numbered by its caller (a thread of this driver, or a task in its name), and whoever
+waits says what for: a wait that takes longer than WAIT_S is a failure that tells what this process was
+waiting for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The scenes that stress programs are made of. Each makes calls, checks every answer, and lets go of all that it made."""
+"""The scenes that stress programs are made of. Each makes calls, checks every answer, and lets go of all that
+it made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The scenes with streams: items, credits and cancels beside calls, from threads and event loops at once. See scenes.py."""
+"""The scenes with streams: items, credits and cancels beside calls, from threads and event loops at once. See
+scenes.py."""
 
 from __future__ import annotations
 

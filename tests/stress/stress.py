@@ -2,8 +2,9 @@
 
     ./bazelw run //tests/stress -- --minutes 5 --drivers 4 --actors 50        (or: python tests/stress/stress.py …)
 
-Each driver (driver.py) draws scenes (scenes.py) from its printed seed and checks every answer. One driver is killed in the middle and
-replaced. The judge looks from outside (outside.py), and nothing may be lost or leaked:
+Each driver (driver.py) draws scenes (scenes.py) from its printed seed and checks every answer. One driver is
+killed in the middle and replaced. The judge looks from outside (outside.py), and nothing may be lost or
+leaked:
 
     always    a driver that says nothing for SILENCE_S is stuck: its stacks are shown
     at half   memory of the services is noted
@@ -194,7 +195,8 @@ class Stress:
             )
 
     def _settled_counts(self) -> dict[str, int]:
-        """Of the new cluster, once the workers that it keeps ready have started, and its services listen to the GCS."""
+        """Of the new cluster, once the workers that it keeps ready have started, and its services listen to
+        the GCS."""
 
         def missing() -> str:
             states = [worker["state"] for worker in self._outside.raylet()["workers"]]

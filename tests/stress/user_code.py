@@ -1,6 +1,8 @@
-"""The tasks and actors of the stress programs. Each says by its result whether it ran as it must: the drivers compare.
+"""The tasks and actors of the stress programs. Each says by its result whether it ran as it must: the drivers
+compare.
 
-An actor counts the calls of every caller, who numbers them from 0: what is lost, doubled or out of order shows.
+An actor counts the calls of every caller, who numbers them from 0: what is lost, doubled or out of order
+shows.
 """
 
 from __future__ import annotations
@@ -156,7 +158,8 @@ class _Counts:
         self.kept: dict[str, list[Any]] = {}
 
     def add(self, caller: str, number: int, num_calls: int) -> None:
-        """num_calls: how many the caller makes in all, where it knows: behind the last of them it is forgotten."""
+        """num_calls: how many the caller makes in all, where it knows: behind the last of them it is
+        forgotten."""
         with self._lock:
             expected = self.by_caller.get(caller, 0)
             if self._is_ordered and number != expected and len(self.troubles) < 10:

@@ -1,4 +1,5 @@
-"""pyproject.toml, requirements.in and requirements.lock name the same packages, and the installed ones are those locked."""
+"""pyproject.toml, requirements.in and requirements.lock name the same packages, and the installed ones are
+those locked."""
 
 import re
 import tomllib

@@ -15,8 +15,8 @@ from ray_mono.common.scheduling.policy import allowed, available, feasible, hybr
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 
-# A node used less than this attracts actors as if it were empty, so that they gather before they spread (Ray's
-# hybrid policy).
+# A node used less than this attracts actors as if it were empty, so that they gather before they spread
+# (Ray's hybrid policy).
 PACK_BELOW_UTILIZATION = 0.5
 # Nodes named in one explanation.
 NODES_TOLD_MAX = 8

@@ -1,4 +1,5 @@
-"""A worker tells its raylet while its task waits: once for all threads, and never for threads that earlier tasks left behind."""
+"""A worker tells its raylet while its task waits: once for all threads, and never for threads that earlier
+tasks left behind."""
 
 from __future__ import annotations
 

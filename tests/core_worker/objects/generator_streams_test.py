@@ -1,4 +1,5 @@
-"""The caller's side of a stream: items that come once, twice or too late, what the executor is told, and what the end is."""
+"""The caller's side of a stream: items that come once, twice or too late, what the executor is told, and what
+the end is."""
 
 from __future__ import annotations
 

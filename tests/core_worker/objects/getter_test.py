@@ -1,4 +1,5 @@
-"""`get`: which error ends it and when, what it leaves behind, what it asks stores and owners, and when it says that its task waits."""
+"""`get`: which error ends it and when, what it leaves behind, what it asks stores and owners, and when it
+says that its task waits."""
 
 from __future__ import annotations
 

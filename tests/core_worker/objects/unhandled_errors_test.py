@@ -1,4 +1,5 @@
-"""Errors that nobody asks for are printed once; those that somebody was given, and those that are not the user's, are not."""
+"""Errors that nobody asks for are printed once; those that somebody was given, and those that are not the
+user's, are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Owners and borrowers of references: who is told, who waits for whom, and what keeps an object alive meanwhile."""
+"""Owners and borrowers of references: who is told, who waits for whom, and what keeps an object alive
+meanwhile."""
 
 from __future__ import annotations
 

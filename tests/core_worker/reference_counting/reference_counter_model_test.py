@@ -1,5 +1,6 @@
-"""The reference counter against a model that keeps every reason to live by itself: owned and borrowed references, values that become
-known later, rows that are made for who asks, and nothing counted twice or lost on the way.
+"""The reference counter against a model that keeps every reason to live by itself: owned and borrowed
+references, values that become known later, rows that are made for who asks, and nothing counted twice or lost
+on the way.
 """
 
 from __future__ import annotations

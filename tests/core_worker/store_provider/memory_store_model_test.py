@@ -1,4 +1,5 @@
-"""The memory store against a model: every waiter hears of its own object, once, whether it is told by its name or watches several."""
+"""The memory store against a model: every waiter hears of its own object, once, whether it is told by its
+name or watches several."""
 
 from __future__ import annotations
 

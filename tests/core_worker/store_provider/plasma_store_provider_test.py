@@ -1,6 +1,8 @@
-"""The node's store as a process uses it: its memory, what is written there, and how long what was read stays pinned.
+"""The node's store as a process uses it: its memory, what is written there, and how long what was read stays
+pinned.
 
-The store's file, which lies where all users may make files, is mapped only where it is ours: its bytes are unpickled.
+The store's file, which lies where all users may make files, is mapped only where it is ours: its bytes are
+unpickled.
 """
 
 from __future__ import annotations

@@ -131,7 +131,8 @@ def test_an_item_that_does_not_pickle_is_named_and_ends_the_generator(
 
 
 def resting(worker: Streaming, *steps: Callable[[], None]) -> list[int]:
-    """Runs it, with these steps while it rests, one after the other. Returns how many items were made before each."""
+    """Runs it, with these steps while it rests, one after the other. Returns how many items were made before
+    each."""
     made: list[int] = []
 
     def step(then: Callable[[], None]) -> Callable[[], None]:

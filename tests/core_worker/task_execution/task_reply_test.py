@@ -299,7 +299,8 @@ def test_a_worker_that_cannot_even_do_that_ends(
 
 
 class Keeping(Worker):
-    """Its task keeps a reference that came with its arguments: the owner has to hear of it before the answer goes."""
+    """Its task keeps a reference that came with its arguments: the owner has to hear of it before the answer
+    goes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any = OTHER_OWNER, **limits: Any) -> None:
         super().__init__(monkeypatch, **limits)

@@ -1,4 +1,5 @@
-"""Actors that this process creates: what the GCS is told, names that are taken, and the end with the last handle."""
+"""Actors that this process creates: what the GCS is told, names that are taken, and the end with the last
+handle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The actor submitter in a world that is played, in every order of events: calls of one caller reach an incarnation in order, each ends
-exactly once with a value that does not change, none runs more often than max_task_retries allow, and in the end none is left waiting.
+"""The actor submitter in a world that is played, in every order of events: calls of one caller reach an
+incarnation in order, each ends exactly once with a value that does not change, none runs more often than
+max_task_retries allow, and in the end none is left waiting.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ NOBODY = common_pb2.FunctionDescriptor(
 
 
 class Process:
-    """One that exports and loads by the GCS's table of functions. The home of the references that it unpickles."""
+    """One that exports and loads by the GCS's table of functions. The home of the references that it
+    unpickles."""
 
     def __init__(self, rows: dict[bytes, bytes]) -> None:
         self.rows = rows

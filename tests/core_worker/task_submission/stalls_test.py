@@ -69,7 +69,8 @@ def test_tasks_that_come_and_go_between_looks_are_not_long() -> None:
 def test_a_stalled_worker_is_told_again_when_more_was_pushed_while_it_gave_back() -> None:
     scene = a_scene()
     first, second = a_worker_with(scene, 2)
-    # On its way when the worker blocked and gave back what it had: it sits there now, behind a task that may wait for it.
+    # On its way when the worker blocked and gave back what it had: it sits there now, behind a task that may
+    # wait for it.
     third = scene.submit()
     assert pushed(scene) == ids_of(first, second, third)
     answer(scene, second, NOT_STARTED)

@@ -1,4 +1,5 @@
-"""`cancel` at a task's owner: what becomes of the task, and of those that it submitted; and at whoever only holds its reference."""
+"""`cancel` at a task's owner: what becomes of the task, and of those that it submitted; and at whoever only
+holds its reference."""
 
 from __future__ import annotations
 

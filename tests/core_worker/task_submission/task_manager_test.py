@@ -1,4 +1,5 @@
-"""The end of a task: returns that somebody waits for, those that nobody wants any more, retries, and what is held until then."""
+"""The end of a task: returns that somebody waits for, those that nobody wants any more, retries, and what is
+held until then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What people are told of calls that are not over: in the error of a `get` that waits too long, and by DumpState."""
+"""What people are told of calls that are not over: in the error of a `get` that waits too long, and by
+DumpState."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Functions that every worker runs once: before any task that was submitted after their export, however late publications are."""
+"""Functions that every worker runs once: before any task that was submitted after their export, however late
+publications are."""
 
 from __future__ import annotations
 

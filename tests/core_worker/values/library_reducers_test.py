@@ -1,4 +1,5 @@
-"""Values of other libraries: slices cost what they hold, and what has no way to be pickled of its own is given one."""
+"""Values of other libraries: slices cost what they hold, and what has no way to be pickled of its own is
+given one."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def stored(value: Any) -> tuple[int, Any]:
 def test_a_slice_of_arrow_costs_what_it_holds(name: str, length: int) -> None:
     value = ARROW[name].slice(len(ARROW[name]) // 2, length)
     size_bytes, back = stored(value)
-    # As much as one with the same elements that was cut from nothing: none here has more than 100 bytes an element in a column.
+    # As much as one with the same elements that was cut from nothing: none here has more than 100 bytes an
+    # element in a column.
     columns = value.num_columns if hasattr(value, "num_columns") else 1
     element_bytes = 800 if name == "tensors" else 100
     assert size_bytes < columns * (400 + length * element_bytes) + 2000

@@ -1,4 +1,5 @@
-"""Values to bytes and back: what travels by value, what is not copied, and what is said when it does not work."""
+"""Values to bytes and back: what travels by value, what is not copied, and what is said when it does not
+work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""ActorPool on a real cluster: orders, timeouts, actors that come and go. Calls that must not end yet wait for a gate."""
+"""ActorPool on a real cluster: orders, timeouts, actors that come and go. Calls that must not end yet wait
+for a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pool beyond the standard library's: functions by value, lazy iterables, dying processes, the cluster behind it."""
+"""Pool beyond the standard library's: functions by value, lazy iterables, dying processes, the cluster behind
+it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class LocalGlobalState:
         actors: Mapping[bytes, LocalActor],
         resources: Mapping[str, float],
     ) -> None:
-        """actors: every actor that there is and was, by id; read at each question. resources: of the node, in units."""
+        """actors: every actor that there is and was, by id; read at each question. resources: of the node, in
+        units."""
         self._node = node
         self._job_id = job_id
         self._actors = actors

@@ -1,4 +1,5 @@
-"""Names of Ray 0.8 to 1.x: they work under ray_mono.compat, warn where the program uses them, and do not exist otherwise."""
+"""Names of Ray 0.8 to 1.x: they work under ray_mono.compat, warn where the program uses them, and do not
+exist otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What libraries import of Ray is there under ray_mono.compat, without a warning; what is not there says so when it is used."""
+"""What libraries import of Ray is there under ray_mono.compat, without a warning; what is not there says so
+when it is used."""
 
 from __future__ import annotations
 

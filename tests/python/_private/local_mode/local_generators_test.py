@@ -1,4 +1,5 @@
-"""local_mode's generators: the same items, ends and errors as on a cluster, made inside `.remote()` and `next`."""
+"""local_mode's generators: the same items, ends and errors as on a cluster, made inside `.remote()` and
+`next`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The log monitor as a process of its own, against a GCS of which only Publish is there; and what a driver prints."""
+"""The log monitor as a process of its own, against a GCS of which only Publish is there; and what a driver
+prints."""
 
 from __future__ import annotations
 

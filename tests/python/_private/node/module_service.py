@@ -1,4 +1,5 @@
-"""A stand-in for a service in Python, which a reaper runs in a fork of itself: says what it is, and talks to its twin over their link."""
+"""A stand-in for a service in Python, which a reaper runs in a fork of itself: says what it is, and talks to
+its twin over their link."""
 
 from __future__ import annotations
 

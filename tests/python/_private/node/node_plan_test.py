@@ -1,4 +1,5 @@
-"""The environment of a node's processes: they find the package, and nothing stands before the standard library that need not."""
+"""The environment of a node's processes: they find the package, and nothing stands before the standard
+library that need not."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from ray_mono.common.process import INTERPRETER, module_command
 from tests.python._private.node import stand_in
 from tests.python._private.node.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
 
-# A process that starts a node, says whom to look for, and does not end by itself. Arguments: a directory, and what to do then.
+# A process that starts a node, says whom to look for, and does not end by itself. Arguments: a directory, and
+# what to do then.
 STARTER = """
 import os, signal, sys
 from pathlib import Path
@@ -169,7 +170,8 @@ def test_services_are_executed_where_something_started_a_thread_in_the_reaper(se
     one, two = (reaper.wait_ready(name, READY_TIMEOUT_S) for name in ("one", "two"))
     assert (one["heard"], two["heard"]) == ("two", "one")
     assert one["parent"] == two["parent"] == reaper.identity.pid
-    # The thread is in these interpreters too: they are no copies of the reaper's only thread that could go on.
+    # The thread is in these interpreters too: they are no copies of the reaper's only thread that could go
+    # on.
     assert one["threads"] == two["threads"] == 2
     assert (session_base / "reaper.log").read_text().count("services are executed") == 1
     reaper.shutdown()

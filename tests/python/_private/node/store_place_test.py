@@ -1,4 +1,5 @@
-"""Where a node's store lies and how large it is: Ray's rules, for machines with much, little and no shared memory."""
+"""Where a node's store lies and how large it is: Ray's rules, for machines with much, little and no shared
+memory."""
 
 from __future__ import annotations
 

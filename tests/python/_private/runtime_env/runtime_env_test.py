@@ -1,4 +1,5 @@
-"""Runtime environments as values: what may stand in each field, which fields go together, and what is read of them."""
+"""Runtime environments as values: what may stand in each field, which fields go together, and what is read of
+them."""
 
 from __future__ import annotations
 
