@@ -44,8 +44,8 @@ LAYERS = {
 # folder and module stands for itself.
 FLOORS = {
     "common": """
-        background backoff code_pickler ending ids limited_log mapped_file output private_files process raw_error
-        scheduling source_lines start_board store_messages version world
+        background backoff code_pickler ending ids limited_log mapped_file output private_files process
+        raw_error scheduling source_lines start_board store_messages version world
     ---
         ray_error service
     ---
@@ -151,17 +151,18 @@ FLOORS = {
         process
     """,
     "api": """
-        _private types cloudpickle exceptions util.annotations util.rare_logging util.accelerators util.metrics
-        util.serialization util.check_serialize util.scheduling_strategies
+        _private types cloudpickle exceptions util.annotations util.rare_logging util.accelerators
+        util.metrics util.serialization util.check_serialize util.scheduling_strategies
     ---
-        _private.argument_checks _private.later _private.ray_children _private.internal_state _private.profiling
+        _private.argument_checks _private.later _private.ray_children _private.internal_state
+        _private.profiling
     ---
         _private.runtime_env
     ---
         _private.logs
     ---
-        runtime_env job_config client_builder cross_language util.debug util.client_connect util.placement_group
-        util.state
+        runtime_env job_config client_builder cross_language util.debug util.client_connect
+        util.placement_group util.state
     ---
         _private.waiting _private.timeline
     ---
@@ -434,7 +435,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 # "path:attribute": why a file sets a field that it does not define
 SET_FROM_OUTSIDE: dict[str, str] = {
     "python/ray_mono/_private/compat/ray_command.py:params": "a click command's",
-    "python/ray_mono/_private/node/reaper_client.py:returncode": "a Popen's, whose process another has waited for",
+    "python/ray_mono/_private/node/reaper_client.py:returncode": (
+        "a Popen's, whose process another has waited for"
+    ),
     "python/ray_mono/compat.py:required": "an argparse action's",
     "src/gcs/gcs_server.py:secret": "an argparse namespace's",
     "src/object_manager/store.py:is_primary": "a StoredObject is a row of the Store's table",

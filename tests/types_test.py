@@ -1,4 +1,4 @@
-"""The types of src/ and python/ are right, and tell users of the API, by mypy and by pyright, what is right."""
+"""The types of src/ and python/ are right, and tell users of the API what is right, by mypy and pyright."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Text that goes to others, on a standard output or in a message: what they cannot take is no reason to fail."""
+"""Text that goes to others, on a standard output or in a message. What they cannot take is no reason to
+fail."""
 
 from __future__ import annotations
 

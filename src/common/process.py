@@ -49,7 +49,8 @@ def module_command(module: str) -> list[str]:
     """
     if not INTERPRETER:
         raise RuntimeError(
-            "sys.executable is empty: processes of a cluster are started by the Python interpreter that it names"
+            "sys.executable is empty: processes of a cluster are started by the Python interpreter that it"
+            " names"
         )
     return [INTERPRETER, "-P", "-m", module]
 

@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """--log-level, --ready-fd and --session-dir (log_level: str, ready_fd: int | None, session_dir: str |
-    None)."""
+    """Adds --log-level, --ready-fd and --session-dir: log_level: str, ready_fd: int | None,
+    session_dir: str | None."""
     parser.add_argument(
         "--log-level", choices=LOG_LEVELS, default="info", help="least severe messages to log (default: info)"
     )
@@ -55,7 +55,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--ready-fd",
         type=int,
         metavar="N",
-        help="write one line of JSON to this descriptor, and close it, when the service can be used; without it the line is logged",
+        help=(
+            "write one line of JSON to this descriptor, and close it, when the service can be used;"
+            " without it the line is logged"
+        ),
     )
     parser.add_argument(
         "--session-dir", metavar="DIR", help="directory of the session: logs/, sockets/, auth_token"

@@ -1,18 +1,20 @@
 """What a worker has begun and runs, where its raylet can read it without asking: a page of memory that both
 map.
 
-    worker, before a normal task starts    begun := the task's number; is its lease closed? then it does not start
-    raylet, to take back what waits        closed := the lease; a moment later: which task of the lease has begun?
+    worker, before a normal task starts    begun := the task's number; then: is its lease closed?
+                                           If so, the task does not start.
+    raylet, to take back what waits        closed := the lease; a moment later: which task of the lease has
+                                           begun?
 
-A task's number is its lease's number and its place among what was pushed on that lease, from 1. Each side
-writes first and reads then. So a task that is taken back never starts: either its worker saw that the lease
-is closed, or the raylet saw that it has begun. A write of one processor may be seen late by another, by
-microseconds, also where the writer is stopped right after it: for that the raylet waits SETTLE_S. The answer
-is exact whether the worker runs, is frozen, stopped or dead.
+A task's number is its lease's number and its place among the tasks pushed on that lease, from 1. Each side
+writes first and then reads. So a task that is taken back never starts: either its worker saw that the lease
+is closed, or the raylet saw that the task has begun. One processor may see the write of another some
+microseconds late, also where the writer is stopped right after it. For that the raylet waits SETTLE_S. The
+answer is exact whether the worker runs, is frozen, stopped or dead.
 
-Beside that the worker says the name of the task that it runs, until the task is over, which is before its
-answer leaves: so the raylet knows what a worker ran that died, and whether one that is stopped runs anything.
-A name is written when it is another than the last.
+The worker also says the name of the task that it runs, until the task is over, which is before its answer
+leaves. So the raylet knows what a worker ran that died, and whether one that is stopped runs anything. A name
+is written only if it differs from the last one.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
 some 0.3 µs.

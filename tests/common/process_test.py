@@ -152,7 +152,8 @@ HIDER = """
 import sys
 from ray_mono.common.process import hide_argument
 hide_argument("--password")
-sys.stdout.write(open("/proc/self/cmdline").read().split(chr(0), 3)[3].replace(chr(0), " ").rstrip() + "|" + " ".join(sys.argv[1:]))
+shown = open("/proc/self/cmdline").read().split(chr(0), 3)[3].replace(chr(0), " ").rstrip()
+sys.stdout.write(shown + "|" + " ".join(sys.argv[1:]))
 """
 
 

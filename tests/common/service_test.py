@@ -202,6 +202,9 @@ def test_the_common_flags_have_defaults_and_a_wrong_level_is_named(
 
 
 def test_importing_it_brings_in_nothing_heavy() -> None:
-    program = "import sys, ray_mono.common.service; sys.exit(bool({'grpc', 'numpy', 'ctypes', 'google'} & set(sys.modules)))"
+    program = (
+        "import sys, ray_mono.common.service;"
+        " sys.exit(bool({'grpc', 'numpy', 'ctypes', 'google'} & set(sys.modules)))"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert Path(service_module.__file__).exists()

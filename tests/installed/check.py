@@ -78,7 +78,10 @@ def find_python(version: str) -> str | None:
         listed = subprocess.run([pyenv, "prefix", version], capture_output=True, text=True)
         candidates += [f"{listed.stdout.strip()}/bin/python"] if listed.returncode == 0 else []
     for candidate in candidates:
-        asked = f"import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != {tuple(map(int, version.split('.')))})"
+        asked = (
+            "import ensurepip, sys, venv;"
+            f" sys.exit(sys.version_info[:2] != {tuple(map(int, version.split('.')))})"
+        )
         if candidate and subprocess.run([candidate, "-c", asked], capture_output=True).returncode == 0:
             return candidate
     return None

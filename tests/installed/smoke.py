@@ -111,14 +111,21 @@ def check_the_command_line() -> None:
     assert address, out
     try:
         assert "1 alive" in command(cli, "status", "--address", address[1])
-        program = "import ray_mono as ray; ray.init('auto'); print(ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=60))"
+        program = (
+            "import ray_mono as ray; ray.init('auto');"
+            " print(ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=60))"
+        )
         assert command(sys.executable, "-c", program).strip() == "42"
     finally:
         command(cli, "stop", "--address", address[1])
 
 
 def check_programs_that_say_import_ray() -> None:
-    program = "import ray\nray.init(num_cpus=1)\nprint(ray.get(ray.remote(lambda: ray.__name__).remote(), timeout=60))\n"
+    program = (
+        "import ray\n"
+        "ray.init(num_cpus=1)\n"
+        "print(ray.get(ray.remote(lambda: ray.__name__).remote(), timeout=60))\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "prog.py").write_text(program)
         assert command(sys.executable, "-m", "ray_mono.compat", f"{folder}/prog.py").strip()

@@ -153,7 +153,10 @@ def test_the_worker_of_an_interrupted_task_runs_the_next_one(tmp_path: Path) -> 
     for round_ in range(10):
         path = tmp_path / str(round_)
         ref = own_pid.remote(path.name)
-        wait_until(lambda path=path: path.exists() and path.read_text() != "", "the task runs")  # type: ignore[misc]
+        wait_until(
+            lambda path=path: path.exists() and path.read_text() != "",  # type: ignore[misc]
+            "the task runs",
+        )
         ray.cancel(ref)
         check_cancelled(ref)
         assert get([pid.remote() for _ in range(20)])

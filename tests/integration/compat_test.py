@@ -186,21 +186,21 @@ hooks = []
 ray._private.worker._post_init_hooks.append(lambda: hooks.append("called"))
 ray.shutdown()
 ray.init(num_cpus=2)
-assert hooks == ["called"] and ray._private.worker._global_node.head
 node = ray._private.worker._global_node
-assert node.address == ray.get_runtime_context().gcs_address and node.session_dir.startswith(node.get_temp_dir_path() + "/")
-assert ray.get_runtime_context().worker.node.session_dir == ray._private.worker._global_node.get_session_dir_path()
+assert hooks == ["called"] and node.head and node.session_dir.startswith(node.get_temp_dir_path() + "/")
+assert node.address == ray.get_runtime_context().gcs_address
+assert ray.get_runtime_context().worker.node.session_dir == node.get_session_dir_path()
 [of_node] = ray._private.state.total_resources_per_node().values()
 [free] = ray._private.state.available_resources_per_node().values()
 assert of_node["CPU"] == free["CPU"] == 2
 assert len(ray._private.state.state.node_table()) == 1 and ray._private.state.state.actor_table() == {}
 
 @ray.remote
-def told_of_its_node():
+def told():
     node = ray._private.worker._global_node
     return node.get_logs_dir_path(), node.address, node.node_id
 
-assert ray.get(told_of_its_node.remote(), timeout=60) == (node.get_logs_dir_path(), node.address, node.node_id)
+assert ray.get(told.remote(), timeout=60) == (node.get_logs_dir_path(), node.address, node.node_id)
 
 def traced(submit):
     def call(args, kwargs):
@@ -234,12 +234,12 @@ class Adder:
     def add(self, x):
         return self.n + x
 
-group = ActorGroup(Adder, num_actors=2, num_cpus_per_actor=0, init_args=[5])
-assert ray.get([*group.add.remote(1), group[0].add.options(_labels={"a": "b"}).remote(2)], timeout=60) == [6, 6, 7]
-group.shutdown()
+g = ActorGroup(Adder, num_actors=2, num_cpus_per_actor=0, init_args=[5])
+assert ray.get([*g.add.remote(1), g[0].add.options(_labels={"a": "b"}).remote(2)], timeout=60) == [6, 6, 7]
+g.shutdown()
 
 shards = from_range(8).for_each(lambda x: x + 1).repartition(2).shards()
-assert sorted(ray.get([ray.remote(lambda shard: sum(shard)).remote(shard) for shard in shards], timeout=60)) == [16, 20]
+assert sorted(ray.get([ray.remote(lambda s: sum(s)).remote(s) for s in shards], timeout=60)) == [16, 20]
 spans = {event["name"] for event in ray.timeline()}
 assert {"inside", "named", "plain"} <= spans, spans
 """

@@ -83,7 +83,8 @@ def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
 
 @pytest.fixture(scope="module")
 def second(cluster: CommandLineCluster) -> NodeRecord:
-    """The other node, with 2 CPUs and 4 of "there". From here on the tests' process is a driver on the head."""
+    """The other node, with 2 CPUs and 4 of "there". From here on the tests' process is a driver on the
+    head."""
     node = cluster.add_node(num_cpus=2, resources={"there": 4})
     ray.init(address=cluster.address)
     return node

@@ -105,7 +105,8 @@ def test_a_function_that_carries_too_much_is_warned_of_and_then_refused(driver: 
             def size(self):
                 return len(big)
 
-        assert ray.get([oversized.remote(), oversized.remote(), Oversized.remote().size.remote()], timeout=60) == [11 << 20] * 3
+        sizes = [oversized.remote(), oversized.remote(), Oversized.remote().size.remote()]
+        assert ray.get(sizes, timeout=60) == [11 << 20] * 3
         try:
             ray.remote(lambda: len(bigger)).remote()
         except ValueError as error:

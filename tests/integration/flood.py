@@ -70,8 +70,8 @@ class Figures:
     def __str__(self) -> str:
         return (
             f"{self.opened} opened, gone after {self.gone_s:.1f} s, +{self.memory_bytes / 2**20:.1f} MiB,"
-            f" +{self.descriptors} descriptors (left: {self.descriptors_left}), a client in {self.client_s:.3f} s,"
-            f" log +{self.log_bytes} bytes"
+            f" +{self.descriptors} descriptors (left: {self.descriptors_left}),"
+            f" a client in {self.client_s:.3f} s, log +{self.log_bytes} bytes"
         )
 
 

@@ -73,7 +73,11 @@ def count():
 second = Actor.remote()
 print(ray.get([f.remote(), first.say.remote(), second.later.remote()]))
 # ----
-print(await f.remote(), await asyncio.gather(second.later.remote(), f.remote()), [await item async for item in count.remote()])
+print(
+    await f.remote(),
+    await asyncio.gather(second.later.remote(), f.remote()),
+    [await item async for item in count.remote()],
+)
 # ----
 try:
     ray.init()

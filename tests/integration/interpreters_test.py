@@ -65,7 +65,8 @@ def test_workers_start_where_something_starts_a_thread_in_every_interpreter(
     its place."""
     (tmp_path / "beside_the_caller.py").write_text("ONE = 1\n")
     (tmp_path / "sitecustomize.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(1e6,), daemon=True, name='agent').start()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "executable", os.path.join(tmp_path, os.path.relpath(sys.executable, tmp_path)))

@@ -17,8 +17,10 @@ PROGRAM = """
         try:
             seen = repr(scene())
         except BaseException as error:
-            files = {line.split('"')[1] for line in str(error).splitlines() if line.strip().startswith("File ")}
-            seen = f"{[kind.__name__ for kind in type(error).__mro__]} {all(file == __file__ for file in files)}"
+            lines = [line.strip() for line in str(error).splitlines()]
+            files = {line.split('"')[1] for line in lines if line.startswith("File ")}
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            seen = f"{kinds} {all(file == __file__ for file in files)}"
         print(f"SEEN {name} {seen}\\n", end="")  # in one piece: warnings come at any time
 
     def outcomes(references):
@@ -31,7 +33,10 @@ PROGRAM = """
     class Own(BaseException):
         pass
 
-    KINDS = {kind.__name__: kind for kind in (ValueError, KeyError, GeneratorExit, StopIteration, SystemExit, Own)}
+    KINDS = {
+        kind.__name__: kind
+        for kind in (ValueError, KeyError, GeneratorExit, StopIteration, SystemExit, Own)
+    }
 
     @ray.remote(max_retries=0)
     def add(a, b=1):
@@ -63,8 +68,9 @@ PROGRAM = """
     def where():
         context = ray.get_runtime_context()
         return (
-            context.get_task_name(), context.get_task_function_name(), context.get_actor_id(), context.get_assigned_resources(),
-            context.was_current_actor_reconstructed, len(context.get_task_id()), context.namespace,
+            context.get_task_name(), context.get_task_function_name(), context.get_actor_id(),
+            context.get_assigned_resources(), context.was_current_actor_reconstructed,
+            len(context.get_task_id()), context.namespace,
         )
 
     @ray.remote(num_cpus=0)
@@ -91,7 +97,10 @@ PROGRAM = """
 
         def where(self):
             context = ray.get_runtime_context()
-            return context.get_task_name(), context.get_task_function_name(), context.get_actor_name(), repr(context.current_actor)[:13]
+            return (
+                context.get_task_name(), context.get_task_function_name(), context.get_actor_name(),
+                repr(context.current_actor)[:13],
+            )
 
     @ray.remote(num_cpus=0)
     class Broken:
@@ -154,13 +163,17 @@ PROGRAM = """
     see("cancelled coroutine", lambda: ray.get(Later.remote().cancelled.remote()))
     handle = Counter.options(name="named", get_if_exists=True).remote(5)
     again = Counter.options(name="named", get_if_exists=True).remote(9)
-    see("get_if_exists", lambda: ray.get([handle.add.remote(), again.add.remote(), ray.get_actor("named").add.remote()]))
+    see("get_if_exists", lambda: ray.get(
+        [handle.add.remote(), again.add.remote(), ray.get_actor("named").add.remote()]
+    ))
     see("name taken", lambda: Counter.options(name="named").remote())
     see("no such name", lambda: ray.get_actor("nobody"))
     see("names", lambda: ray.util.list_named_actors())
     see("where in an actor", lambda: ray.get(handle.where.remote()))
     see("method streams", lambda: list(outcomes(handle.count.remote(2))))
-    see("every actor", lambda: ray.get([handle.__ray_ready__.remote(), handle.__ray_call__.remote(lambda self, x: self.value + x, 1)]))
+    see("every actor", lambda: ray.get(
+        [handle.__ray_ready__.remote(), handle.__ray_call__.remote(lambda self, x: self.value + x, 1)]
+    ))
     ray.kill(handle)
     see("killed", lambda: ray.get(again.add.remote()))
     see("killed name", lambda: ray.get_actor("named"))
@@ -175,7 +188,9 @@ PROGRAM = """
     see("coroutine", lambda: ray.get([later.value.remote(4), later.nested.remote()]))
     see("async generator", lambda: list(outcomes(later.count.options(num_returns="streaming").remote(3))))
     see("threads", lambda: ray.get(Counter.options(max_concurrency=4).remote().add.remote()))
-    see("groups", lambda: ray.get([Grouped.remote().value.remote(), Grouped.remote().value.options(concurrency_group="io").remote()]))
+    see("groups", lambda: ray.get(
+        [Grouped.remote().value.remote(), Grouped.remote().value.options(concurrency_group="io").remote()]
+    ))
 
     async def awaited():
         return await later.value.remote(5), await asyncio.gather(add.remote(1), add.remote(2))
@@ -195,7 +210,9 @@ PROGRAM = """
     see("queue", lambda: (line.put(1), line.full(), line.get(), line.empty()))
     see("queue empty", lambda: line.get_nowait())
     see("queue timeout", lambda: line.get(timeout=0.01))
-    see("pool", lambda: list(ActorPool([Counter.remote()]).map(lambda actor, value: actor.add.remote(value), [1, 2, 3])))
+    see("pool", lambda: list(
+        ActorPool([Counter.remote()]).map(lambda actor, value: actor.add.remote(value), [1, 2, 3])
+    ))
 """
 
 

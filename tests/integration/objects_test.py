@@ -103,7 +103,8 @@ def test_wait_refuses_repeats_and_numbers_that_cannot_be() -> None:
         with pytest.raises(TypeError, match="num_returns must be a whole number"):
             ray.wait(references, num_returns=wrong)  # type: ignore[arg-type]
     # len(references) / 2 is a float.
-    assert ray.wait(references, num_returns=2 / 2) == ([references[0]], [references[1]])  # type: ignore[arg-type]
+    halves = ray.wait(references, num_returns=2 / 2)  # type: ignore[arg-type]
+    assert halves == ([references[0]], [references[1]])
     with pytest.raises(ValueError, match="timeout must be at least 0"):
         ray.wait(references, timeout=-1)
     with pytest.raises(TypeError, match="takes a list"):

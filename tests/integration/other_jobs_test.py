@@ -14,7 +14,8 @@ from tests.integration.scripts import Script
 OTHER_DRIVER = """
 import json, sys
 import ray_mono as ray
-ray.init(address=sys.argv[1], namespace="other", runtime_env={"env_vars": {"WHOSE": "other", "ONLY_OTHER": "1"}})
+variables = {"WHOSE": "other", "ONLY_OTHER": "1"}
+ray.init(address=sys.argv[1], namespace="other", runtime_env={"env_vars": variables})
 print("found", json.dumps(ray.get(ray.get_actor("actor", namespace="made").all.remote())))
 ray.shutdown()
 """

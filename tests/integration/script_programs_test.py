@@ -196,7 +196,8 @@ def test_everything_a_driver_started_is_gone_when_it_is_killed(start: Any, sessi
 
         @ray.remote
         def grandchild():
-            return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True).pid
+            command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+            return subprocess.Popen(command, start_new_session=True).pid
 
         @ray.remote
         class Actor:

@@ -13,7 +13,11 @@ from typing import IO
 
 OUTPUT_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
-FOOTER = "from tests.integration.nothing_left import wait_for_nothing_left\nwait_for_nothing_left()\nray.shutdown()\n"
+FOOTER = (
+    "from tests.integration.nothing_left import wait_for_nothing_left\n"
+    "wait_for_nothing_left()\n"
+    "ray.shutdown()\n"
+)
 
 
 class Script:

@@ -44,7 +44,8 @@ FRAMES = bytes.fromhex("1000000001000000000000") + b"/x/Y" + bytes.fromhex("0c00
 
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
-    """Two nodes at this machine's address; this process is a driver, and each node has workers and an actor."""
+    """Two nodes at this machine's address. This process is a driver, and each node has workers and an
+    actor."""
     cluster = CommandLineCluster(shared_base, node_ip_address=None, num_cpus=1, resources={"here": 1})
     try:
         cluster.add_node(num_cpus=1, resources={"there": 1})
@@ -179,7 +180,8 @@ def test_another_secret_is_refused_with_how_to_pass_the_right_one(
 def test_a_client_without_the_secret_that_goes_on_is_refused_as_well(
     cluster: CommandLineCluster, listeners: list[Listener]
 ) -> None:
-    """Not the client's own honesty: it ignores the server's proof, sends a wrong one, and a request after it."""
+    """A client that is not honest: it ignores the server's proof, sends a wrong one, and a request after
+    it."""
     for listener in listeners:
         answer = talk(listener, b"RMF1" + b"n" * 16 + b"p" * 32 + FRAMES)
         # Nonce and proof of the server; then: refused, and why.

@@ -33,7 +33,8 @@ def test_a_store_that_does_not_fit_into_shared_memory_uses_a_file_of_the_session
         subprocess.run([*unshare, MOUNT], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip(
-            "file systems cannot be mounted here; tests/python/_private/node/store_place_test.py has the rules"
+            "file systems cannot be mounted here; tests/python/_private/node/store_place_test.py has the"
+            " rules"
         )
     done = subprocess.run(
         [*unshare, f'{MOUNT}; exec "$0" -c "$1"', sys.executable, PROGRAM],

@@ -314,7 +314,8 @@ def test_what_has_no_room_for_its_argument_here_runs_where_that_lies(
     if size_bytes > STORE_BYTES:
         # What has to be here says which node lacks the room, and which has the object.
         here = {"scheduling_strategy": NodeAffinitySchedulingStrategy(cluster["node_id"], soft=False)}
-        told = rf"(?s)lies on node {other_node.node_id} and cannot .* node {cluster['node_id']}: wanted 134\d+ bytes"
+        lies = f"lies on node {other_node.node_id} and cannot"
+        told = rf"(?s){lies} .* node {cluster['node_id']}: wanted 134\d+ bytes"
         actor = Use.options(**here).remote([])
         bound = [use.options(**here).remote(far, 0), actor.where.remote(far), far]
         for failed in bound:

@@ -39,12 +39,13 @@ class Actor:
 
 
 TASK_OPTIONS = (
-    "num_cpus num_gpus memory resources num_returns max_retries retry_exceptions max_calls name runtime_env scheduling_strategy"
-    " accelerator_type _generator_backpressure_num_objects"
+    "num_cpus num_gpus memory resources num_returns max_retries retry_exceptions max_calls name runtime_env"
+    " scheduling_strategy accelerator_type _generator_backpressure_num_objects"
 ).split()
 ACTOR_OPTIONS = (
-    "num_cpus num_gpus memory resources name namespace lifetime get_if_exists max_restarts max_task_retries max_concurrency"
-    " max_pending_calls concurrency_groups allow_out_of_order_execution runtime_env scheduling_strategy"
+    "num_cpus num_gpus memory resources name namespace lifetime get_if_exists max_restarts max_task_retries"
+    " max_concurrency max_pending_calls concurrency_groups allow_out_of_order_execution runtime_env"
+    " scheduling_strategy"
 ).split()
 METHOD_OPTIONS = "num_returns max_task_retries retry_exceptions concurrency_group name".split()
 

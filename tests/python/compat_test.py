@@ -92,7 +92,10 @@ assert found is ray_mono.exceptions.GetTimeoutError
 
 
 def test_nothing_is_aliased_in_a_process_that_does_not_ask() -> None:
-    code = "import sys, ray_mono, ray_mono.compat\nassert not [each for each in sys.meta_path if 'Alias' in type(each).__name__]"
+    code = (
+        "import sys, ray_mono, ray_mono.compat\n"
+        "assert not [each for each in sys.meta_path if 'Alias' in type(each).__name__]"
+    )
     done = run_python("-c", code)
     assert done.status == 0, done.error
 

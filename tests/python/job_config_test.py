@@ -49,7 +49,11 @@ def test_a_job_config_is_made_of_json() -> None:
             ValueError,
             "no field 'nothing'",
         ),
-        (lambda: JobConfig().ensure_logging_config(3), TypeError, "logging_config must be"),  # type: ignore[arg-type]
+        (
+            lambda: JobConfig().ensure_logging_config(3),  # type: ignore[arg-type]
+            TypeError,
+            "logging_config must be",
+        ),
         (lambda: ray.LoggingConfig(encoding="XML"), ValueError, "encoding must be 'TEXT' or 'JSON'"),
         (
             lambda: ray.LoggingConfig(additional_log_standard_attrs=["no"]),

@@ -77,7 +77,9 @@ REFUSED: list[tuple[str, Callable[[Any], Any], list[Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "call", "values"), REFUSED, ids=[f"{name} {i}" for i, (name, *_) in enumerate(REFUSED)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "call", "values"), REFUSED, ids=[f"{name} {i}" for i, (name, *_) in enumerate(REFUSED)]
+)
 def test_a_number_that_cannot_be_is_refused_by_name(
     name: str, call: Callable[[Any], Any], values: list[Any]
 ) -> None:

@@ -40,7 +40,10 @@ def test_node_affinity_reaches_the_core(given: Any) -> None:
         (lambda: NotIn("a", 3), "NotIn takes one string or more"),  # type: ignore[arg-type]
         (lambda: NodeLabelSchedulingStrategy({}), "may not both be empty"),
         (lambda: NodeLabelSchedulingStrategy({"a": "b"}), "hard must be a dict"),  # type: ignore[dict-item]
-        (lambda: NodeLabelSchedulingStrategy(None, soft={"a": 1}), "soft must be a dict"),  # type: ignore[dict-item]
+        (
+            lambda: NodeLabelSchedulingStrategy(None, soft={"a": 1}),  # type: ignore[dict-item]
+            "soft must be a dict",
+        ),
     ],
 )
 def test_wrong_values_are_named(make: Callable[[], object], message: str) -> None:

@@ -59,8 +59,8 @@ class ActorJournal:
         for other in story.incarnations:
             if other.is_alive and not self.is_node_held_dead(other.node_id):
                 raise ActorCheckFailed(
-                    f"actor {_short(actor_id)} begins as worker {_short(worker_id)}, incarnation {number}, while "
-                    f"worker {_short(other.worker_id)}, incarnation {other.number}, lives"
+                    f"actor {_short(actor_id)} begins as worker {_short(worker_id)}, incarnation {number},"
+                    f" while worker {_short(other.worker_id)}, incarnation {other.number}, lives"
                 )
         if number > story.max_restarts:
             raise ActorCheckFailed(

@@ -151,7 +151,8 @@ class Journal:
             )
         if story.last_attempt is not None and attempt > story.last_attempt:
             raise CheckFailed(
-                f"task {_short(task_id)} runs as attempt {attempt}, and was cancelled in attempt {story.last_attempt}"
+                f"task {_short(task_id)} runs as attempt {attempt},"
+                f" and was cancelled in attempt {story.last_attempt}"
             )
         self.running[worker_id] = task_id
         try:

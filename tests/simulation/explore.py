@@ -1,8 +1,8 @@
 """Looks for trouble: runs scenario after scenario, one per seed, and prints each seed that fails with its
 story.
 
-    python -m tests.simulation.explore --seeds 1000 --start 5000     many seeds
-    python -m tests.simulation.explore --seed 5017 --log debug       one again, exactly, with the services' logs
+    python -m tests.simulation.explore --seeds 1000 --start 5000   many seeds
+    python -m tests.simulation.explore --seed 5017 --log debug     one again, exactly, with the services' logs
 
 Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when a seed failed.
 """

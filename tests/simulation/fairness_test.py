@@ -1,4 +1,4 @@
-"""Turns in a cluster that is never idle, in virtual time: what waits beside a flood, on one node and on two."""
+"""Turns in a cluster that is never idle, in virtual time: what waits beside a flood, on one node and two."""
 
 from __future__ import annotations
 

@@ -313,7 +313,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         raise SimulationError(f"a thread for {func!r}: code that the simulator runs uses no threads")
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> NoReturn:  # type: ignore[override]
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> NoReturn:
         raise SimulationError(
             f"call_soon_threadsafe({callback!r}): code that the simulator runs uses no threads"
         )

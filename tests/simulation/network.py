@@ -105,7 +105,7 @@ class SimNetwork:
         return host
 
     def _answer_retransmissions(self, host_name: str) -> None:
-        """A host that is back knows nothing of the connections on which peers still try to deliver something."""
+        """A host that is back knows nothing of connections on which peers still try to deliver something."""
         for endpoint in list(self._endpoints.values()):
             peer = endpoint.peer
             if endpoint.has_sent_into_silence and peer is not None and peer.process.host_name == host_name:

@@ -40,7 +40,7 @@ class ObjectJournal:
         self.values_read += 1
 
     def error_read(self, reader: SimObjects, error: BaseException) -> None:
-        """Somebody reads an object that he holds, or is given its value as an argument, and it is an error."""
+        """Somebody reads an object that he holds, or gets its value as an argument, and it is an error."""
         self.errors_read += 1
         if isinstance(error, RayTaskError):
             error = error.cause  # of a task that had the object as an argument

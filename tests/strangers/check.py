@@ -6,9 +6,12 @@ pip finds it for GPUs.
     python tests/strangers/check.py [NAME ...]
 
     modin, daft, hamilton, ray-ease     their core use: NAME_use.py beside this file
-    jupyter                             a notebook's kernel: cells, their output and errors, and Ctrl-C at any time
-    torch, polars                       do not say so, but their values are stored: what these cost, and what they are afterwards
-    raylings                            the solutions of a tutorial, one program after another; those of parts that are not there yet fail
+    jupyter                             a notebook's kernel: cells, their output and errors, and Ctrl-C at any
+                                        time
+    torch, polars                       do not say `import ray`, but their values are stored: what these cost,
+                                        and what they are afterwards
+    raylings                            the solutions of a tutorial, one program after another; those of parts
+                                        that are not there yet fail
 
 Prints a line for each program. The exit status is 1 if one fails that is not in EXPECTED_TO_FAIL.
 """

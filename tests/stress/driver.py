@@ -1,8 +1,9 @@
 """One driver of the stress: threads that play random scenes until they are told to stop. Started by
 stress.py; talks with it by lines.
 
-    it says    {"started": …}   {"progress": …} every second   {"idle": …} when all is over and let go of   {"failed": …}
-    it hears   "stop"           "leave"
+    it says    {"started": …}, {"progress": …} every second, {"idle": …} when all is over and let go of,
+               {"failed": …}
+    it hears   "stop", "leave"
 
 What it checks itself are its calls' answers, its actors' counts and its own tables; the cluster is for the
 one outside to judge.

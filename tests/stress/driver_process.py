@@ -74,7 +74,8 @@ class DriverProcess:
                 return found
             if time.monotonic() > deadline_s:
                 raise Stuck(
-                    f"driver {self.seed} did not say {kind!r} in {OVER_S:g} s; it plays {self.playing}; {self._stacks()}"
+                    f"driver {self.seed} did not say {kind!r} in {OVER_S:g} s;"
+                    f" it plays {self.playing}; {self._stacks()}"
                 )
 
     def _next(self, timeout_s: float) -> dict[str, Any]:

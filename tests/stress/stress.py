@@ -1,6 +1,8 @@
 """The fast paths under load: drivers with random programs on one cluster, and somebody outside who judges.
 
-    ./bazelw run //tests/stress -- --minutes 5 --drivers 4 --actors 50        (or: python tests/stress/stress.py …)
+    ./bazelw run //tests/stress -- --minutes 5 --drivers 4 --actors 50
+
+(or python tests/stress/stress.py …)
 
 Each driver (driver.py) draws scenes (scenes.py) from its printed seed and checks every answer. One driver is
 killed in the middle and replaced. The judge looks from outside (outside.py), and nothing may be lost or
@@ -8,11 +10,12 @@ leaked:
 
     always    a driver that says nothing for SILENCE_S is stuck: its stacks are shown
     at half   memory of the services is noted
-    idle      the drivers have let go of everything and are still connected: no object, no lease, no busy worker, all resources free
-    end       the drivers are gone: processes, sockets, descriptors, subscribers are as many as before they came
-    memory    from half to the end the services may have grown by GROWTH_MAX_BYTES, and the GCS by a row for each actor that died
-              and its bounded log of task events,
-              however many calls there were
+    idle      the drivers have let go of everything and are still connected: no object, no lease, no busy
+              worker, all resources free
+    end       the drivers are gone: processes, sockets, descriptors, subscribers are as many as before they
+              came
+    memory    from half to the end the services may have grown by GROWTH_MAX_BYTES, and the GCS besides by a
+              row for each actor that died and its bounded log of task events, however many calls there were
 
 The 20-second form of it is stress_test.py.
 """
@@ -231,7 +234,8 @@ class Stress:
             allowed = GROWTH_MAX_BYTES + kept_bytes.get(name, 0)
             if size > allowed:
                 self.report.troubles.append(
-                    f"{name} grew by {size / 2**20:.1f} MiB since half time, more than {allowed / 2**20:.1f} MiB"
+                    f"{name} grew by {size / 2**20:.1f} MiB since half time,"
+                    f" more than {allowed / 2**20:.1f} MiB"
                 )
 
     def _wait(self, left: Any) -> Any:

@@ -137,7 +137,7 @@ def call_for(actor: Any, caller: str, num_calls: int) -> int:
 
 @ray.remote
 def pass_on(source: Any, target: Any, key: str) -> int:
-    """Has one actor hand a reference to another through this task. Returns the checksum of what is behind it."""
+    """Has one actor hand a reference to another through this task. Returns the checksum of its object."""
     box = ray.get(source.lend.remote(key), timeout=NESTED_TIMEOUT_S)
     ray.get(target.keep.remote(key, box), timeout=NESTED_TIMEOUT_S)
     return checksum(ray.get(box[0], timeout=NESTED_TIMEOUT_S))

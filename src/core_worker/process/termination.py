@@ -72,7 +72,7 @@ def _see_to_forks() -> None:
 
 
 def _is_ending() -> bool:
-    """Whether the program is in its last steps: a SystemExit passes through it, or its main thread is over."""
+    """Whether the program is in its last steps: a SystemExit passes through it, or its main thread ended."""
     passing = with_contexts(sys.exception())
     return any(is_a(error, SystemExit) for error in passing) or not threading.main_thread().is_alive()
 

@@ -103,7 +103,9 @@ def test_owners_are_given_a_moment_where_all_that_is_missing_is_theirs(worker: W
         before = len(worker.told)
         start_s = scene.reactor.now_s
         said_s: list[float] = []
-        worker.blocked.before_each(lambda said_s=said_s: said_s.append(scene.reactor.now_s))  # type: ignore[misc]
+        worker.blocked.before_each(
+            lambda said_s=said_s: said_s.append(scene.reactor.now_s)  # type: ignore[misc]
+        )
         assert not worker.blocked.wait_for([ref.binary() for ref in refs], Waiter(scene.reactor), 1)
         assert worker.told[before:] == ["blocked", "unblocked"]
         assert said_s == [pytest.approx(start_s + begins_s)]

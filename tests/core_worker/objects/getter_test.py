@@ -431,7 +431,8 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(scene: Sce
     with pytest.raises(GetTimeoutError) as caught:
         scene.core.get([of_nobody, *slow, *add, g, h, over], 0.02)
     assert str(caught.value) == (
-        "6 of 7 objects were not there after 0.02 s; not over: slow() (it waits for a worker, and needs {CPU: 1}),"
+        "6 of 7 objects were not there after 0.02 s;"
+        " not over: slow() (it waits for a worker, and needs {CPU: 1}),"
         " add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use),"
         " g() (it waits for a worker, and needs {CPU: 1}), …"
     )
@@ -443,7 +444,8 @@ def test_a_call_that_waits_for_a_worker_or_for_arguments_says_so(scene: Scene) -
     with pytest.raises(GetTimeoutError) as caught:
         scene.core.get([first, second], 0)
     assert str(caught.value) == (
-        "2 of 2 objects were not there after 0 s; not over: first() (it waits for a worker, and needs {CPU: 1}),"
+        "2 of 2 objects were not there after 0 s;"
+        " not over: first() (it waits for a worker, and needs {CPU: 1}),"
         " second() (its arguments are not there)"
     )
 

@@ -33,7 +33,9 @@ OTHERS = gcs_pb2.RegisterActorReply(actor=common_pb2.ActorInfo(actor_id=b"o" * 1
 def create(scene: Scene, *args: Any, **options: Any) -> HeldActor:
     code = Exported(common_pb2.FunctionDescriptor())
     flat = [each for value in args for each in (None, value)]
-    return scene.core.create_actor(code, ActorOptions(class_name="Actor", **options), flat)  # type: ignore[no-any-return]
+    return scene.core.create_actor(  # type: ignore[no-any-return]
+        code, ActorOptions(class_name="Actor", **options), flat
+    )
 
 
 def call(scene: Scene, held: HeldActor) -> Any:

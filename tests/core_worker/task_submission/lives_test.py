@@ -1,4 +1,5 @@
-"""The tables of the lives of tasks, leases and called actors: what is not in them is our bug, and says whose."""
+"""The tables of the lives of tasks, leases and called actors: a move that is not in them is our bug, and says
+whose life it is."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def test_an_explanation_names_what_is_needed_and_what_the_nodes_have() -> None:
     shortage = explain("Learner", needs(cpus=8), [node(A, 2, 1, gpu=1)])
     assert shortage.is_for_the_driver
     assert shortage.message == (
-        "Actor Learner needs {CPU: 8}, which no node has; the cluster has node 61616161 (10.0.0.1) {CPU: 2, gpu: 1}."
+        "Actor Learner needs {CPU: 8}, which no node has;"
+        " the cluster has node 61616161 (10.0.0.1) {CPU: 2, gpu: 1}."
     )
 
 

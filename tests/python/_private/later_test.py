@@ -1,4 +1,4 @@
-"""Parts that are not there yet: programs that import their names begin, and hear of it where they use them."""
+"""Parts that are not there yet: programs that import their names begin, and are told where they use them."""
 
 from __future__ import annotations
 

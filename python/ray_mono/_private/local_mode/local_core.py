@@ -427,7 +427,8 @@ class LocalCore:
         actor = self.actors.get(self.context.actor_id())
         if actor is not None and actor.options.is_asyncio:
             raise RuntimeError(
-                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+                "is_canceled() is not for async actors: there a call that is cancelled gets an"
+                " asyncio.CancelledError"
             )
         return False
 

@@ -97,7 +97,8 @@ def test_get_and_wait_and_put_take_what_they_took() -> None:
 ray.init(local_mode=True)
 refs = [ray.put(number, weakref=False) for number in range(3)]
 print(ray.get(refs, 10), ray.get(object_ids=refs), ray.get(object_refs=refs))
-print(*[[len(part) for part in parts] for parts in (ray.wait(refs, 2, 10), ray.wait(object_ids=refs, num_returns=3))])
+waited = ray.wait(refs, 2, 10), ray.wait(object_ids=refs, num_returns=3)
+print(*[[len(part) for part in parts] for parts in waited])
 try:
     ray.wait(refs, 1, num_returns=2)
 except TypeError as error:

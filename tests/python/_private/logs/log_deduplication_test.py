@@ -178,7 +178,10 @@ def test_states_of_progress_bars_are_never_withheld(monkeypatch: pytest.MonkeyPa
     )
     printer = LogPrinter("h", LogDeduplicator(), io.StringIO(), io.StringIO())
     for pid in (1, 2, 3):
-        state = f'{{"uuid": "u", "x": 0, "total": 1, "desc": "", "unit": "", "pos": 0, "pid": {pid}, "ip": "", "closed": false}}'
+        state = (
+            '{"uuid": "u", "x": 0, "total": 1, "desc": "", "unit": "", "pos": 0,'
+            f' "pid": {pid}, "ip": "", "closed": false}}'
+        )
         printer(common_pb2.LogBatch(name="f", pid=pid, lines=[STATE_PREFIX + state]))
     assert drawn == [1, 2, 3]
     printer.close()

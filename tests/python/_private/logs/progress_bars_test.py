@@ -271,4 +271,5 @@ def test_a_stand_in_of_the_programs_gets_lines(clock: Clock) -> None:
     manager.process_state_update(state(done=4, closed=True))
     manager.finish()
     assert len(tee.written) == 1 and tee.written[0].startswith("bar 0: 100%")
-    assert not progress_bars.is_terminal(tee) and not progress_bars.is_terminal(None)  # type: ignore[arg-type]
+    assert not progress_bars.is_terminal(tee)  # type: ignore[arg-type]
+    assert not progress_bars.is_terminal(None)

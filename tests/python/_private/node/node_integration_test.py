@@ -1,4 +1,4 @@
-"""Whole nodes of real services: from the launcher and from the command line, until nothing is left of them."""
+"""Whole nodes of real services, by the launcher and the command line, until nothing is left of them."""
 
 from __future__ import annotations
 

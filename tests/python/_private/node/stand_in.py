@@ -1,4 +1,4 @@
-"""Stand-ins for services: small programs that announce themselves as services do, and behave as a test needs."""
+"""Stand-ins for services: small programs that announce themselves as services do, and do what tests need."""
 
 from __future__ import annotations
 

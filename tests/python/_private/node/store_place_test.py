@@ -80,7 +80,8 @@ def test_a_store_that_finds_room_for_little_only_says_so(
     [
         (
             50 * GB,
-            r"object_store_memory is 50000000000 bytes, but /dev/shm has room for only 1000000000 and .*--shm-size",
+            r"object_store_memory is 50000000000 bytes, but /dev/shm has room for only 1000000000"
+            r" and .*--shm-size",
         ),
         (
             20 * GB,
