@@ -64,11 +64,11 @@ class CallTemplate:
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
         # A generator's takes (the peer that runs it, task id, part of the answer) as items arrive.
         self.on_part = on_part
-        # What stands before the task's id in a push (task_wire.py), by the task's depth.
+        # By the depth of a task: the bytes before the task's id in its push (task_wire.py).
         self.heads: dict[int, bytes] = {}
 
     def head(self, depth: int) -> bytes:
-        """The same, made with the first push of this depth."""
+        """Makes and keeps these bytes, with the first push of this depth."""
         head = self.heads[depth] = push_head(self.number, depth, TaskID.SIZE)
         return head
 

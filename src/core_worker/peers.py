@@ -33,7 +33,7 @@ class Peer:
         grows (worker_runs.py)."""
         self.channel = channel
         self.stub = CoreWorkerServiceStub(channel)
-        # Of bytes: the usual push, and the usual answer, are written and read by hand (task_wire.py).
+        # It takes and gives bytes: the usual push and its answer are written and read by hand (task_wire.py).
         self._push: ReactorMethod[bytes, bytes] = channel.unary_unary(PUSH_TASK, bytes, bytes)
         self.worker_id = worker_id
         self._carried: set[int] = set()
@@ -56,7 +56,7 @@ class Peer:
         return False
 
     def push_request(self, template: CallTemplate, request: Any, on_done: OnReply) -> None:
-        """Sends PushTask, with the template if the peer does not know that. Any template will do. Lock held."""
+        """Sends PushTask of any template, which goes with it if the peer does not know it. Lock held."""
         on_part = (
             None if template.on_part is None else partial(self._on_part, template.on_part, request.task_id)
         )

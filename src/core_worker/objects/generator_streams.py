@@ -18,9 +18,9 @@ lies. Index 1 is the task's end: None, or why there was no end; for "dynamic" it
 DynamicObjectRefGenerator of all items. An exception of the user's function is the last item. Index 0 stands
 for the generator object: it is a reference without a value, and when it ends, the stream is dropped.
 
-Whoever waits for an item that is not there waits in the memory store, for an entry without a reference
-(`_awaited`). The entry becomes the item's. If the stream ends before the item, it becomes an empty value,
-which only says so.
+Whoever waits for an item that is not there waits in the memory store, for an object that nobody references
+yet (`_awaited`). If the stream ends before the item comes, an empty value takes its place, which only says
+so.
 
 As in Ray, any number of items may be received and not taken, unless the user asks for backpressure.
 Everything here runs under the core worker's lock.
@@ -50,7 +50,7 @@ from ray_mono.protobuf import core_worker_pb2
 _NONE = pickle.dumps(None, 5)
 _TASK_ID_BYTES = 24
 _HANDLE = bytes(4)
-"""The index of what stands for a generator object."""
+"""The index of the object that stands for a generator object."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Stream:
             self._acknowledge()
 
     def expect(self, number: int) -> bytes:
-        """Makes an entry in the memory store that becomes ready with the item, or with the end of the stream.
+        """Has the memory store tell those who wait for the item when it comes, or when the stream ends.
         Returns the item's id."""
         object_id = self.item_id(number)
         store = self._parts.memory_store

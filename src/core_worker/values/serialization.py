@@ -102,7 +102,7 @@ def serialize(value: Any, name: str = "") -> Serialized:
 
 
 def plain_pickle(value: Any) -> bytes | None:
-    """The one pickle of a builtin that cannot have anything inside; None for every other value."""
+    """The pickle of a builtin that cannot have anything inside; None for every other value."""
     kind = type(value)
     if kind in _PRIMITIVES or (kind is bytes and len(value) < _RAW_MIN_BYTES):
         return pickle.dumps(value, 5)
