@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from bench import floors
+from bench import floors, frames
 from ray_mono.microbenchmark import calls, processes, start
 from ray_mono.microbenchmark.supervisor import supervisor
 
 TIMEOUT_S = 100
+LONGEST_WALKS = {
+    "task, remote": (24, 11),
+    "task, get": (30, 11),
+    "actor call, remote": (30, 12),
+    "actor call, get": (30, 11),
+}
+"""(functions, files) that a usual call may enter on its caller's thread."""
 
 
 def test_the_command_measures_calls_and_writes_what_it_measured(session_base: Path, tmp_path: Path) -> None:
@@ -51,6 +59,22 @@ def test_floors_are_measured() -> None:
         found = {outcome.line: outcome for outcome in floors.measure(runner, names)}
     assert found.keys() == names
     assert all(outcome.samples and min(outcome.samples) > 0 for outcome in found.values())
+
+
+def test_a_call_and_its_get_are_a_short_walk(session_base: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, frames.__file__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"^(.+): (\d+) functions in (\d+) files", done.stdout, re.MULTILINE)
+    walks = {name: (int(functions), int(files)) for name, functions, files in found}
+    assert walks.keys() == LONGEST_WALKS.keys(), done.stdout
+    for name, (functions, files) in LONGEST_WALKS.items():
+        assert walks[name] <= (functions, files) and walks[name][1] <= files, (name, walks[name])
 
 
 def test_processes_are_seen_with_those_below_them() -> None:
