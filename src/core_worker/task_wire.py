@@ -9,12 +9,17 @@ after another, and this happens twice for every call.
     usual answer   DONE, one small value without references inside, of at most SHORT_MAX bytes
                    run_us, plain
 
-Fields come in this order, so that a receiver can tell a usual answer by its bytes (`is_usual`).
+Fields come in this order, so that a receiver can tell both by their bytes (`PushReader`, USUAL_ANSWER), and
+read them by hand as well. Everything else is read as the message that it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from struct import Struct
+from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from ray_mono.protobuf import core_worker_pb2
 
@@ -38,6 +43,75 @@ FLAT_ARGS = tuple(_FLAT_ARGS + bytes((size,)) for size in range(SHORT_MAX + 1))
 
 USUAL_ANSWER = Struct("<cIcB")
 """What stands before the value: tag, run_us, tag, the value's size."""
+
+
+_ID_BYTES = 24
+_USUAL_ID = _TASK_ID + bytes((_ID_BYTES,))
+_ARGS_TAG = _FLAT_ARGS[0]
+_HEAD_BYTES_MAX = 12
+"""Of a template's number and a depth: a tag and at most five bytes each."""
+_HEADS_MAX = 10_000
+
+
+class UsualPush:
+    """A usual push as its receiver has it. It stands for the PushTaskRequest: what is not its own has the
+    value that the message's field has that is not set."""
+
+    __slots__ = ("depth", "flat_args", "task_id", "template_id")
+
+    args: Sequence[Any] = ()
+    attempt = 0
+    resource_ids: Mapping[str, Any] = {}
+    waits_for_room = False
+
+    def __init__(self, template_id: int, depth: int, task_id: bytes, flat_args: bytes) -> None:
+        self.template_id = template_id
+        self.depth = depth
+        self.task_id = task_id
+        self.flat_args = flat_args
+
+
+class PushReader:
+    """Reads pushes. It stands where a server has the request's type."""
+
+    _heads: dict[bytes, tuple[int, int]] = {}
+
+    @classmethod
+    def FromString(cls, payload: bytes) -> UsualPush | core_worker_pb2.PushTaskRequest:
+        """Raises DecodeError as the message's does."""
+        head_end = payload.find(_USUAL_ID, 0, _HEAD_BYTES_MAX + len(_USUAL_ID))
+        if head_end > 0:
+            id_start = head_end + len(_USUAL_ID)
+            id_end = id_start + _ID_BYTES
+            num_bytes = len(payload)
+            head = cls._heads.get(payload[:head_end]) or cls._read_head(payload[:head_end])
+            if head is None:
+                pass
+            elif num_bytes == id_end:
+                return UsualPush(*head, payload[id_start:], b"")
+            elif (
+                num_bytes > id_end + 2
+                and payload[id_end] == _ARGS_TAG
+                and payload[id_end + 1] == num_bytes - id_end - 2
+            ):
+                return UsualPush(*head, payload[id_start:id_end], payload[id_end + 2 :])
+        return core_worker_pb2.PushTaskRequest.FromString(payload)
+
+    @classmethod
+    def _read_head(cls, head: bytes) -> tuple[int, int] | None:
+        """(template_id, depth), if that is all what these bytes are."""
+        try:
+            request = core_worker_pb2.PushTaskRequest.FromString(head)
+        except DecodeError:
+            return None
+        template_id, depth = request.template_id, request.depth
+        plain = core_worker_pb2.PushTaskRequest(template_id=template_id, depth=depth)
+        if not template_id or request != plain:
+            return None
+        if len(cls._heads) >= _HEADS_MAX:
+            cls._heads.clear()
+        cls._heads[head] = template_id, depth
+        return template_id, depth
 
 
 def push_head(template_id: int, depth: int, id_bytes: int) -> bytes:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -24,7 +25,7 @@ from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
 from ray_mono.rpc.sockets import LISTEN_BACKLOG, listen_unix, tune_tcp
 from ray_mono.rpc.strangers import Stage, Strangers
-from ray_mono.rpc.surface import Handler, Handlers, RpcError, StatusCode
+from ray_mono.rpc.surface import Handlers, RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
@@ -76,10 +77,11 @@ class ServerConnection(ReactorSocket):
         self, server: ReactorServer, sock: socket.socket, peer: str, handshake: auth.ServerHandshake | None
     ) -> None:
         super().__init__(server.reactor, sock, peer)
-        self.state: dict[str, Any] = {}
+        self.state: dict[Any, Any] = {}
         self._server = server
         self._paths = framing.MethodPaths()
-        self._handlers: dict[int, Handler[Any, Any]] = {}
+        # By the number of the method: how its requests are read, and what answers them.
+        self._handlers: dict[int, tuple[Callable[[bytes], Any], Callable[..., Any]]] = {}
         self._handshake = handshake
 
     def _shake(self, data: bytes) -> bytes:
@@ -99,9 +101,9 @@ class ServerConnection(ReactorSocket):
         kind, number, call_id, payload = frame
         if kind == framing.METHOD:
             path = self._paths.add(number, payload)
-            handler = self._server.handlers.get(path)
-            if handler is not None:
-                self._handlers[number] = handler
+            served = self._server.handlers.get(path)
+            if served is not None:
+                self._handlers[number] = (served.request_type.FromString, served.function)
             return
         if kind == framing.CANCEL:
             return  # the answer is thrown away by the caller
@@ -110,8 +112,9 @@ class ServerConnection(ReactorSocket):
         if handler is None:
             call.fail(RpcError(StatusCode.UNIMPLEMENTED, f"{self._paths.path_of(number)} is not served here"))
             return
+        read, answer = handler
         try:
-            handler.function(handler.request_type.FromString(payload), call)
+            answer(read(payload), call)
         except RpcError as error:
             call.fail(error)
         except Exception as error:

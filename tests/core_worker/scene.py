@@ -36,7 +36,7 @@ from ray_mono.core_worker.process.servicer import CoreWorkerServicer
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.function_manager import Exported
-from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
+from ray_mono.core_worker.task_wire import SHORT_MAX, PushReader, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -471,7 +471,7 @@ class Scene:
         if number not in call.connection.state:
             request.spec.CopyFrom(spec)
         with self.env.lock:
-            self.execution.receiver.PushTask(request, call)  # type: ignore[arg-type]
+            self.execution.receiver.PushTask(as_read(request), call)  # type: ignore[arg-type]
         return call
 
 
@@ -495,6 +495,11 @@ def value(of: Any, **fields: Any) -> core_worker_pb2.PushTaskReply:
         plain=serialized.to_bytes(),
         **fields,
     )
+
+
+def as_read(request: core_worker_pb2.PushTaskRequest) -> Any:
+    """A push as its receiver has it, however it was written."""
+    return PushReader.FromString(request.SerializeToString())
 
 
 def as_answered(reply: core_worker_pb2.PushTaskReply) -> bytes:

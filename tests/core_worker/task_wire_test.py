@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from ray_mono.core_worker import task_wire
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
-from ray_mono.core_worker.task_wire import SHORT_MAX, USUAL_ANSWER, usual_answer
+from ray_mono.core_worker.task_wire import SHORT_MAX, USUAL_ANSWER, PushReader, UsualPush, usual_answer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Scene, value
 from tests.core_worker.worker_scene import Worker
@@ -33,6 +34,49 @@ def test_a_usual_push_is_the_request_that_it_stands_for(number: int, depth: int,
             template_id=number, depth=depth, task_id=TASK, flat_args=flat
         )
     assert Request.FromString(payload) == task.request
+
+
+@pytest.mark.parametrize("number", [1, 0x3A, 127, 128, 300, (1 << 32) - 1])
+@pytest.mark.parametrize("depth", [0, 1, 0x3A, 200, (1 << 31) - 1])
+@pytest.mark.parametrize("flat", [b"", b"a", bytes(SHORT_MAX)])
+def test_a_usual_push_is_read_as_its_message_would_be(number: int, depth: int, flat: bytes) -> None:
+    payload = PendingTask(
+        TASK, CallTemplate(common_pb2.TaskSpec(num_returns=1), number), flat, (), depth
+    ).usual_push()
+    assert payload is not None
+    for _ in range(2):
+        read, message = PushReader.FromString(payload), Request.FromString(payload)
+        assert type(read) is UsualPush
+        for field in ("template_id", "depth", "task_id", "flat_args", "attempt", "waits_for_room"):
+            assert getattr(read, field) == getattr(message, field), field
+        assert list(read.args) == list(message.args) and dict(read.resource_ids) == dict(message.resource_ids)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(template_id=1, task_id=TASK, flat_args=bytes(SHORT_MAX + 1)),
+        Request(template_id=1, task_id=TASK, flat_args=b"a", attempt=1),
+        Request(template_id=1, task_id=TASK, depth=2),
+        Request(template_id=1, task_id=TASK, args=[common_pb2.TaskArg(position=1)]),
+        Request(template_id=1, task_id=TASK, lease_id=b"l"),
+        Request(template_id=1, task_id=TASK, waits_for_room=True),
+        Request(template_id=1, task_id=b"short"),
+        Request(task_id=TASK, spec=common_pb2.TaskSpec(name="f")),
+        Request(template_id=1, task_id=TASK, spec=common_pb2.TaskSpec(name="f")),
+        Request(task_id=TASK),
+        Request(),
+    ],
+)
+def test_any_other_push_is_read_as_the_message_that_it_is(request_: core_worker_pb2.PushTaskRequest) -> None:
+    assert PushReader.FromString(request_.SerializeToString()) == request_
+
+
+def test_bytes_that_are_no_push_are_refused() -> None:
+    usual = task_wire.push_head(1, 0, len(TASK)) + TASK
+    for bad in (usual[:-1], b"\xff" + usual, usual + b"\x42\x05ab"):
+        with pytest.raises(DecodeError):
+            PushReader.FromString(bad)
 
 
 def test_what_is_not_usual_is_pushed_as_a_message() -> None:

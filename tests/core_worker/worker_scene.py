@@ -42,6 +42,7 @@ from tests.core_worker.scene import (
     Served,
     WouldHang,
     address_of,
+    as_read,
 )
 
 WAIT_S = 30.0
@@ -241,7 +242,7 @@ class Worker(Scene):
         if number not in connection.state:
             request.spec.CopyFrom(spec)
         with self.env.lock:
-            self.execution.receiver.PushTask(request, call)  # type: ignore[arg-type]
+            self.execution.receiver.PushTask(as_read(request), call)  # type: ignore[arg-type]
         return call
 
     def run(self, *meanwhile: Callable[[], None]) -> bool:

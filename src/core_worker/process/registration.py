@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray_mono.common import ids
@@ -22,7 +23,9 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.peers import PUSH_TASK
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer
+from ray_mono.core_worker.task_wire import PushReader
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.core_worker_rpc import core_worker_service_handlers
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -47,6 +50,7 @@ class Registration:
         self.session_dir = session_dir
         self.secret = secret
         handlers: dict[str, Handler[Any, Any]] = core_worker_service_handlers(self.servicer)
+        handlers[PUSH_TASK] = replace(handlers[PUSH_TASK], request_type=PushReader)
         with self.reactor.lock:
             self.server = ReactorServer(self.reactor, handlers, secret)
             unix_path = os.path.join(session_dir, "sockets", f"worker-{worker_id.hex()[:16]}")

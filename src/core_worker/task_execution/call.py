@@ -17,6 +17,9 @@ class KnownSpec:
     times as long as an attribute."""
 
     __slots__ = (
+        "actor_id",
+        "function",
+        "function_hash",
         "hides_events",
         "is_short",
         "job_id",
@@ -24,6 +27,7 @@ class KnownSpec:
         "message",
         "name",
         "num_returns",
+        "resources",
         "task_name",
         "type",
     )
@@ -36,6 +40,11 @@ class KnownSpec:
         self.num_returns: int = message.num_returns
         self.max_calls: int = message.max_calls
         self.hides_events: bool = message.hides_events
+        self.resources = message.resources
+        self.function = message.function
+        self.function_hash: bytes = message.function.python.function_hash
+        # The actor that it creates.
+        self.actor_id: bytes = message.actor_creation.actor_id
         # Of an actor's call, with options(name=...).
         self.task_name: str = message.actor_task.task_name
         # Whether its last call here was. A first one may do anything.
@@ -104,7 +113,7 @@ def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
             spec.name,
             message.depth,
             message.attempt,
-            spec.actor_creation.actor_id,
+            spec.actor_id,
             spec.resources,  # made into a ResourceSet by whoever asks
             resource_ids_of(ids) if ids else {},
             function=spec.function,

@@ -264,11 +264,13 @@ class Executor:
             if self._actor is None:
                 raise RayError("this worker holds no actor")
             return self._actor.method(spec.name)
-        self._unpickled.collect_into(task.arrived)
-        try:
-            target = self._functions.load(spec.job_id, spec.function)
-        finally:
-            self._unpickled.collect_into(None)
+        target = self._functions.loaded(spec.function_hash)
+        if target is None:
+            self._unpickled.collect_into(task.arrived)
+            try:
+                target = self._functions.load(spec.job_id, spec.function)
+            finally:
+                self._unpickled.collect_into(None)
         return self._creator(spec, task, target) if spec.type == common_pb2.ACTOR_CREATION_TASK else target
 
     def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:

@@ -127,7 +127,7 @@ class Running:
         call that max_calls allows."""
         if self._is_ending or not spec.max_calls:
             return self._is_ending
-        digest = spec.function.python.function_hash
+        digest = spec.function_hash
         self._num_calls[digest] = self._num_calls.get(digest, 0) + 1
         if self._num_calls[digest] >= spec.max_calls:
             self._is_ending = True

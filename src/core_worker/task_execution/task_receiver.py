@@ -21,6 +21,7 @@ from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
+from ray_mono.core_worker.task_wire import UsualPush
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_server import ServerCall
@@ -44,27 +45,35 @@ class TaskReceiver:
     # ---- served
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
-        wanted = request.intended_worker_id
-        leaves = self._running.is_ending or (self._queue and self._queue[-1] is None)
-        if (wanted and wanted != self._env.worker_id) or leaves:
+        if self._running.is_ending or (self._queue and self._queue[-1] is None):
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
+        if type(request) is UsualPush:
+            spec = call.connection.state[request.template_id]
+        else:
+            wanted = request.intended_worker_id
+            if wanted and wanted != self._env.worker_id:
+                call.reply(Reply(status=Reply.WRONG_WORKER))
+                return
+            spec = self._learn(request, call.connection.state)
+        pushed = Call(spec, request, call, self._next_number)
+        if self._next_number:
+            self._next_number += 1
+        self._enqueue(pushed)
+
+    def _learn(self, request: Any, templates: dict[Any, KnownSpec]) -> KnownSpec:
+        """What a push brings that those behind it leave out. Returns its own specification."""
         if request.lease_id:
             # Not when it runs: it may be given back before, and then no other task of the lease names it.
             self._blocked.under_lease(request.lease_id)
             self._next_number = (request.lease_number << LEASE_SHIFT) + 1 if request.lease_number else 0
         number = request.template_id
         if not number:
-            spec = KnownSpec(request.spec)
-        elif request.HasField("spec"):
-            spec = call.connection.state[number] = KnownSpec(request.spec)
+            return KnownSpec(request.spec)
+        if request.HasField("spec"):
+            templates[number] = KnownSpec(request.spec)
             self._worker_runs.learn(request.run_first)
-        else:
-            spec = call.connection.state[number]
-        pushed = Call(spec, request, call, self._next_number)
-        if self._next_number:
-            self._next_number += 1
-        self._enqueue(pushed)
+        return templates[number]
 
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
         self.give_back(call.connection)

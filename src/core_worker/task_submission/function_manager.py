@@ -97,6 +97,10 @@ class FunctionManager:
                 kind, name, size_bytes >> 20, advice,
             )  # fmt: skip
 
+    def loaded(self, digest: bytes) -> Any:
+        """What was loaded with this hash and captured no references; None if nothing was."""
+        return self._loaded.get(digest)
+
     def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
