@@ -206,7 +206,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         if name.startswith("_ray_"):
             raise AttributeError(name)
         metadata = self._ray_metadata
-        method = metadata.method(name)
+        method = metadata.methods.get(name) or metadata.method(name)
         if method is None:
             known = ", ".join(each for each in metadata.methods if not each.startswith("__")) or "none"
             raise AttributeError(
@@ -294,7 +294,9 @@ class ActorMethod:
         if kwargs or not known.fewest <= len(args) <= known.most:
             known.check(args, kwargs)
         handle = self._handle
-        core = handle._ray_connected_core()
+        core = handle._ray_core
+        if current.core is not core:
+            core = handle._ray_connected_core()
         template = handle._ray_templates.get(self._name) if self._options is None else None
         if template is None:
             template = self._make_template(core)

@@ -17,7 +17,7 @@ TIMEOUT_S = 100
 LONGEST_WALKS = {
     "task, remote": (24, 11),
     "task, get": (30, 11),
-    "actor call, remote": (30, 12),
+    "actor call, remote": (24, 11),
     "actor call, get": (30, 11),
 }
 """(functions, files) that a usual call may enter on its caller's thread."""

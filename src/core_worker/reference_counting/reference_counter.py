@@ -163,8 +163,9 @@ class ReferenceCounter:
         return True
 
     def add_submitted(self, object_ids: Iterable[bytes]) -> None:
+        rows = self._references
         for object_id in object_ids:
-            self._row(object_id).submitted += 1
+            (rows.get(object_id) or self._row(object_id)).submitted += 1
 
     def add_borrower(self, object_id: bytes, worker_id: bytes, contained_in: bytes = b"") -> bool:
         """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then
@@ -212,7 +213,8 @@ class ReferenceCounter:
             reference = self._references.get(object_id)
             if reference is not None:
                 reference.submitted -= 1
-                self._check(object_id, reference)
+                if reference.local <= 0:
+                    self._check(object_id, reference)
 
     def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bytes | None:
         """The watch of a borrower ended. None, or its next `contained_in`: the worker borrowed anew

@@ -17,12 +17,14 @@ class HeldActor:
     """What one handle holds: the actor as this process sees it, and the reference that keeps it alive. A weak
     handle has no reference."""
 
-    __slots__ = ("actor", "actor_id", "creation_ref")
+    __slots__ = ("actor", "actor_id", "creation_ids", "creation_ref")
 
     def __init__(self, actor: CalledActor, creation_ref: ObjectRef[Any] | None) -> None:
         self.actor = actor
         self.actor_id = actor.actor_id
         self.creation_ref = creation_ref
+        # What each call holds, so that the actor does not end before it.
+        self.creation_ids = () if creation_ref is None else (creation_ref._id,)
 
 
 class ActorHandles:

@@ -102,10 +102,12 @@ class ActorTaskSubmitter:
             )
 
     def submit(self, actor: CalledActor, task: PendingTask) -> None:
+        if actor.takes_at_once and not task.has_args:
+            # The usual case, kept short.
+            self._push(actor, task)
+            return
         if actor.peer is not None and not actor.queue and not task.has_args and actor.has_room:
-            # The usual case, kept short: nothing is before it, and nothing has to be waited for.
-            if actor.has_excess:
-                self._warn_of_many(actor, task)
+            self._warn_of_many(actor, task)
             self._push(actor, task)
             return
         if actor.is_dead:

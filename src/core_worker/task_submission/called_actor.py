@@ -20,7 +20,7 @@ actor_task_submitter.py's, which tells the actor what happened.
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -67,6 +67,7 @@ class CalledActor:
 
     __slots__ = (
         "__weakref__",
+        "_calls_in_flight_max",
         "_config",
         "_excess",
         "_excess_bytes",
@@ -93,6 +94,7 @@ class CalledActor:
 
     def __init__(self, actor_id: bytes, config: CoreWorkerConfig) -> None:
         self._config = config
+        self._calls_in_flight_max = config.calls_in_flight_max
         self.state = UNKNOWN
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
@@ -107,7 +109,7 @@ class CalledActor:
         # Of its methods, by name and options.
         self.templates: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
         self.queue: deque[PendingTask] = deque()
-        self.in_flight: OrderedDict[bytes, PendingTask] = OrderedDict()
+        self.in_flight: dict[bytes, PendingTask] = {}
         # The GCS is asked, or to be asked by somebody else, what becomes of it.
         self.is_watched = False
         self.rules = CallRules()
@@ -216,7 +218,7 @@ class CalledActor:
     @property
     def has_room(self) -> bool:
         """Whether one more may be sent."""
-        return len(self.in_flight) < self._config.calls_in_flight_max or (
+        return len(self.in_flight) < self._calls_in_flight_max or (
             self.rules.is_concurrent and self._excess_bytes < self._excess_bytes_max
         )
 
@@ -226,9 +228,15 @@ class CalledActor:
         return bool(self.queue and self.peer is not None and self.rules.is_concurrent and not self.has_room)
 
     @property
-    def has_excess(self) -> bool:
-        """Whether more is sent than every actor is given."""
-        return bool(self._excess)
+    def takes_at_once(self) -> bool:
+        """Whether a call without arguments to wait for can be sent as it comes: nothing is before it, and
+        less is sent than every actor is given."""
+        return (
+            self.peer is not None
+            and not self.queue
+            and not self._excess
+            and len(self.in_flight) < self._calls_in_flight_max
+        )
 
     def allow_more(self) -> None:
         """Nothing was answered for long: what was sent may wait for what waits here."""
@@ -252,7 +260,7 @@ class CalledActor:
 
     def send(self, task: PendingTask) -> None:
         """It is on its way."""
-        if len(self.in_flight) >= self._config.calls_in_flight_max:
+        if len(self.in_flight) >= self._calls_in_flight_max:
             size_bytes = task.request.ByteSize() + self._config.excess_bytes_each
             self._excess[task.task_id] = size_bytes
             self._excess_bytes += size_bytes

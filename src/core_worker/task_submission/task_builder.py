@@ -231,8 +231,6 @@ class TaskBuilder:
         actor = held.actor
         call = template.call or self._method_call(actor, template)
         flat, args, refs = self.pack(flat_args, call.name)
-        if held.creation_ref is not None:
-            refs.append(held.creation_ref)
         with self._lock:
             if actor.rules.max_pending_calls >= 0:
                 self._actor_tasks.check_pending(actor)
@@ -244,7 +242,7 @@ class TaskBuilder:
                 flat,
                 args,
                 parent.depth + 1,
-                [ref._id for ref in refs] if refs else (),
+                [*(ref._id for ref in refs), *held.creation_ids] if refs else held.creation_ids,
                 template.max_task_retries,
                 template.retry_exceptions,
                 template.resubmit,
