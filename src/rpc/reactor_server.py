@@ -56,6 +56,11 @@ class ServerCall:
         if not self.is_oneway:
             self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
 
+    def send_bytes(self, payload: bytes) -> None:
+        """As reply_bytes, sent before this returns, as far as the peer takes it."""
+        if not self.is_oneway:
+            self.connection.send(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
+
     def part(self, message: Message) -> None:
         """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
         Whoever calls it flushes.

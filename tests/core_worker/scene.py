@@ -267,6 +267,9 @@ class Served:
     def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
         self.replies.append(core_worker_pb2.PushTaskReply.FromString(payload))
 
+    def send_bytes(self, payload: bytes) -> None:
+        self.reply_bytes(payload)
+
     def part(self, message: Any) -> None:
         self.parts.append(message)
 

@@ -26,7 +26,8 @@ class DroppedReferences:
         self._references = references
         self._plasma = plasma
         self._dropped: deque[bytes] = deque()
-        reactor.serve_queues((self._dropped, *plasma.queues), self.drain)
+        self._queues = (self._dropped, *plasma.queues)
+        reactor.serve_queues(self._queues, self.drain)
 
     def drop(self, object_id: bytes) -> None:
         """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""
@@ -35,5 +36,6 @@ class DroppedReferences:
 
     def drain(self) -> None:
         """Counts what was dropped, and sends what follows from that. Lock held."""
-        self._references.remove_locals(self._dropped)
-        self._plasma.drain()
+        if any(self._queues):
+            self._references.remove_locals(self._dropped)
+            self._plasma.drain()

@@ -240,7 +240,7 @@ class AsyncGroup:
                 finally:
                     call.spec.ran(is_short=True)  # for the main thread, which only started it
                     if not call.spec.hides_events:
-                        parts.events.add(task, started_s)
+                        parts.events.add(task, started_s, time.perf_counter())
                 if task.is_cancelled:
                     # The method caught the cancellation and returned, but nobody wants its value.
                     raise asyncio.CancelledError

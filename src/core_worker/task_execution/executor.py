@@ -200,11 +200,12 @@ class Executor:
                 if type(value) in GENERATORS:
                     value = self._generators.run(call, task, value)
             finally:
-                task.ran(time.perf_counter() - started_s)
+                ended_s = time.perf_counter()
+                task.ran(ended_s - started_s)
                 self._interrupter.user_code_ended(task)
                 if not call.spec.hides_events:
                     # Before the answer: who has that may ask for the timeline.
-                    self._events.add(task, started_s)
+                    self._events.add(task, started_s, ended_s)
         except (ActorExit, SystemExit) as error:
             del args, kwargs
             self.finish_exit(error)

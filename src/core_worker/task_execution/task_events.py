@@ -34,28 +34,30 @@ class TaskEvents:
         # Added to perf_counter(), it gives the time of day.
         self._epoch_s = time.time() - time.perf_counter()
 
-    def add(self, task: TaskContext, started_s: float) -> None:
+    def add(self, task: TaskContext, started_s: float, ended_s: float) -> None:
         """A call is over. Any thread calls this; its name is put together only when it is sent.
 
-        started_s: by perf_counter().
+        started_s, ended_s: by perf_counter().
         """
         given = task.given_name
         self._events.append(
-            (None if given else task.actor, given or task.name, task.task_id, started_s, time.perf_counter())
+            (None if given else task.actor, given or task.name, task.task_id, started_s, ended_s)
         )
-        self._added()
+        self._num_added += 1
+        if not self._is_armed:
+            self._arm()
 
     def add_span(self, name: str, extra_data: str, task_id: bytes, started_s: float) -> None:
         """A span that the user marked is over. As `add`; extra_data is a JSON object."""
         self._spans.append((name, extra_data, task_id, started_s, time.perf_counter()))
-        self._added()
-
-    def _added(self) -> None:
         self._num_added += 1
         if not self._is_armed:
-            self._is_armed = True
-            with self._env.lock:
-                self._env.reactor.call_later(SEND_PERIOD_S, self.send)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._is_armed = True
+        with self._env.lock:
+            self._env.reactor.call_later(SEND_PERIOD_S, self.send)
 
     def send(self, collection: bytes = b"") -> None:
         """Sends the events. Lock held.

@@ -85,7 +85,10 @@ class TaskReplies:
             plain = serialization.plain_pickle(value)
             if plain is not None and len(plain) <= INLINE_BYTES_MAX:
                 # The usual case, kept short: it pickles, and has nothing inside.
-                self._send(call, task, plain, [])
+                if len(plain) <= SHORT_MAX and self._is_usual(call, task):
+                    self._answer_usual(call, task, plain)
+                else:
+                    self._send(call, task, plain, [])
                 return
         returns: list[Any] = []
         try:
@@ -107,6 +110,30 @@ class TaskReplies:
             reply.pid = self._env.pid
             reply.repr_name = self._running.actor.repr_name()
         self._send(call, task, reply, serialized)
+
+    def _is_usual(self, call: Call, task: TaskContext) -> bool:
+        """Whether nothing goes before or with the answer, and the worker goes on."""
+        return not (
+            call.items is not None
+            or call.spec.max_calls
+            or self._running.is_ending
+            or task.held
+            or task.arrived
+        )
+
+    def _answer_usual(self, call: Call, task: TaskContext, plain: bytes) -> None:
+        """What `_send` and `_settle` do, where the call is like most (`_is_usual`)."""
+        flush_output()
+        self._over(call)
+        answer = usual_answer(task.run_us, plain)
+        with self._env.lock:
+            self._dropped.drain()
+            if self._shares_send(call, task):
+                call.answer_to.reply_bytes(answer, rings=False)
+                self._env.reactor.flush_soon()
+            else:
+                call.answer_to.send_bytes(answer)
+                self._env.reactor.flush()
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error, which travels inside the reply: what a store has stays if the task
@@ -251,7 +278,7 @@ class TaskReplies:
         self._settle(call, task, reply, serialized)
 
     def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        reactor, spec = self._env.reactor, call.spec
+        reactor = self._env.reactor
         with self._env.lock:
             self._dropped.drain()
             if task.held or task.arrived or (serialized and any(value.nested for value in serialized)):
@@ -260,22 +287,30 @@ class TaskReplies:
                 call.answer_to.reply_bytes(usual_answer(task.run_us, reply), rings=False)
             else:
                 call.answer_to.reply(message_of(task, reply), rings=False)
-            # A normal task's answer goes out before the next task starts: its owner tells by it which task a
-            # crash struck. Answers of an actor's short calls may share a send, which does not wait for the
-            # end of the next call.
-            self._num_unflushed += 1
-            if task.has_run:
-                spec.ran(is_short=task.run_us < self._env.config.answered_alone_us)
-            if (
-                spec.type == common_pb2.ACTOR_TASK
-                and spec.is_short
-                and self._num_unflushed < self._env.config.unflushed_answers_max
-                and (self._receiver.is_next_short if call.is_followed is None else call.is_followed())
-            ):
+            if self._shares_send(call, task):
                 reactor.flush_soon()
             else:
-                self._num_unflushed = 0
                 reactor.flush()
+
+    def _shares_send(self, call: Call, task: TaskContext) -> bool:
+        """Whether its answer may wait for those that follow. Lock held.
+
+        A normal task's goes out before the next task starts: its owner tells by it which task a crash struck.
+        Answers of an actor's short calls may share a send, which does not wait for the end of the next call.
+        """
+        spec, config = call.spec, self._env.config
+        if task.has_run:
+            spec.ran(is_short=task.run_us < config.answered_alone_us)
+        self._num_unflushed += 1
+        if (
+            spec.type == common_pb2.ACTOR_TASK
+            and spec.is_short
+            and self._num_unflushed < config.unflushed_answers_max
+            and (self._receiver.is_next_short if call.is_followed is None else call.is_followed())
+        ):
+            return True
+        self._num_unflushed = 0
+        return False
 
     def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """There are references: it is answered when owners know who has them. Lock held."""

@@ -175,8 +175,8 @@ class ActorTaskSubmitter:
         peer, worker = actor.peer, actor.worker
         if peer is None or worker is None:
             raise InternalError(f"a call is sent where no connection is: {actor.story}")
-        actor.send(task)
         payload = task.usual_push()
+        actor.send(task, payload)
         on_reply = partial(self._on_reply, actor, worker, task)
         if payload is None or not peer.push(task.template, payload, on_reply):
             peer.push_request(task.template, task.request, on_reply)

@@ -258,10 +258,11 @@ class CalledActor:
         self._warn_at = 2 * num_waiting
         return True
 
-    def send(self, task: PendingTask) -> None:
-        """It is on its way."""
+    def send(self, task: PendingTask, payload: bytes | None) -> None:
+        """It is on its way. payload: its push, where that is usual."""
         if len(self.in_flight) >= self._calls_in_flight_max:
-            size_bytes = task.request.ByteSize() + self._config.excess_bytes_each
+            num_bytes = task.request.ByteSize() if payload is None else len(payload)
+            size_bytes = num_bytes + self._config.excess_bytes_each
             self._excess[task.task_id] = size_bytes
             self._excess_bytes += size_bytes
         self.in_flight[task.task_id] = task

@@ -21,7 +21,7 @@ class Told(Scene):
         self.events = TaskEvents(self.env, self.context)
 
     def ran(self, name: str = "f", task_id: bytes = b"t" * 24, started_s: float = 0.0, **fields: Any) -> None:
-        self.events.add(TaskContext(task_id, JOB_ID, name, **fields), started_s)
+        self.events.add(TaskContext(task_id, JOB_ID, name, **fields), started_s, time.perf_counter())
 
     def sent(self) -> list[Any]:
         return [each.request for each in self.wire.all("AddTaskEvents")]
