@@ -47,7 +47,7 @@ class KnownSpec:
         self.actor_id: bytes = message.actor_creation.actor_id
         # Of an actor's call, with options(name=...).
         self.task_name: str = message.actor_task.task_name
-        # Whether its last call here was. A first one may do anything.
+        # Whether its last call here ran short. False before the first, which may take any time.
         self.is_short = False
 
     def ran(self, is_short: bool) -> None:
@@ -80,7 +80,7 @@ class Call:
         self.answer_to = answer_to
         self.number = number
         self.items: Items | None = None
-        # Of a call that runs beside others: whether answers of others are about to follow its own.
+        # For a call that runs beside others: whether answers of others are about to follow its own.
         self.is_followed: Callable[[], bool] | None = None
 
     def followed_if(self, is_followed: Callable[[], bool]) -> None:

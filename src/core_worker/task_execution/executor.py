@@ -5,7 +5,8 @@ normal tasks, and the calls of a plain actor. For an actor with concurrency it o
 and unpickles its arguments, in order) and hands it to the actor's threads or event loops (actor_runtime.py).
 While user code runs, the reactor's background thread answers peers.
 
-    queue ──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over ──► reply
+    queue ──► prepare: job, code, arguments ──► user code ──► returns serialized, references handed over
+          ──► reply
 
 The end of a task is ARCHITECTURE's rules 1 and 2 (task_reply.py). The end of the worker is
 process/worker_exit.py's.
@@ -74,8 +75,8 @@ class Executor:
         unpickled: UnpickledReferences,
         blocked: BlockedNotice,
     ) -> None:
-        """bind_job(spec): before each call: the worker becomes its first one's job's. Raises RpcError if the
-        GCS does not answer."""
+        """bind_job(spec) is called before each call. At the first one the worker becomes its job's. It raises
+        RpcError if the GCS does not answer."""
         self._env = env
         self._context = context
         self._bind_job = bind_job
@@ -91,21 +92,21 @@ class Executor:
         self._unpickled = unpickled
         self._blocked = blocked
         self._title = ProcessTitle()
-        # An error holds the frames of its task, and often one of them the error: references in there would
-        # stay until enough else is made.
+        # An error holds the frames of its task, and one of them often holds the error. Such a cycle keeps the
+        # references in these frames until the collector runs.
         self._left_cycles = False
         self._devices = VisibleDevices()
         self._actor: ActorRuntime | None = None
 
     @property
     def actor(self) -> ActorRuntime | None:
-        """What this worker holds."""
+        """The actor that this worker holds."""
         return self._actor
 
     # ---- the main thread
 
     def run(self) -> None:
-        """Runs calls until the process is told to end. What waits then is its caller's to give back."""
+        """Runs calls until the process is told to end. The caller gives back what waits then."""
         with contextlib.suppress(SystemExit):  # of a SIGTERM, at rest
             self._run_calls()
 
@@ -162,7 +163,7 @@ class Executor:
                 return
             self._blocked.task_begins()
         try:
-            # Emptied by whoever runs it: arguments must not outlive the call, or their references would count
+            # Whoever runs the call empties this. If arguments outlived the call, their references would count
             # as kept.
             prepared = list(self._prepare(call, task))
         except TaskFailed as failed:
@@ -204,7 +205,7 @@ class Executor:
                 task.ran(ended_s - started_s)
                 self._interrupter.user_code_ended(task)
                 if not call.spec.hides_events:
-                    # Before the answer: who has that may ask for the timeline.
+                    # Before the answer: whoever has that may ask for the timeline.
                     self._events.add(task, started_s, ended_s)
         except (ActorExit, SystemExit) as error:
             del args, kwargs
@@ -241,7 +242,7 @@ class Executor:
         try:
             self._bind_job(spec)
             if spec.type == common_pb2.NORMAL_TASK:
-                # Not before: half set up, this worker would serve nobody.
+                # Not before the job is bound: half of a job, this worker could serve nobody.
                 self._interrupter.user_code_begins(task)
             if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
                 self._devices.show(task.resource_ids)
@@ -250,7 +251,7 @@ class Executor:
             raise TaskFailed(describe_error(spec, error, self._actor, self._env)) from None
         if not call.message.flat_args:
             return target, [], {}
-        # A task that has not begun may; and so may not what was moved for that already.
+        # A task that was moved already waits here for room; and a call of an actor has no other place.
         may_go_elsewhere = spec.type != common_pb2.ACTOR_TASK and not call.request.waits_for_room
         try:
             args, kwargs = self._arguments.read(call.message, task, may_go_elsewhere)
@@ -276,7 +277,7 @@ class Executor:
 
     def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:
         def create(*args: Any, **kwargs: Any) -> None:
-            # Made before the constructor runs, which may call methods of its own actor's handle.
+            # Made before the constructor runs, since that may call methods by a handle of its own actor.
             parts = ActorParts(
                 self._env,
                 self._context,

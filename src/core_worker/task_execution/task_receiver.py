@@ -6,8 +6,8 @@ given back.
                  ├── cancelled ──► CANCELLED
                  └── the worker ends ──► WRONG_WORKER for what comes after that
 
-The queue's last item may be None: the worker ends when what is before it has run. Lock held, but where it
-says otherwise.
+The queue's last item may be None. Then the worker ends when what is before it has run. Lock held, unless a
+method says otherwise.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class TaskReceiver:
     def _learn(self, request: Any, templates: dict[Any, KnownSpec]) -> KnownSpec:
         """What a push brings that those behind it leave out. Returns its own specification."""
         if request.lease_id:
-            # Not when it runs: it may be given back before, and then no other task of the lease names it.
+            # Now, and not when the task runs: it may be given back before, and only the first task of a lease
+            # names it.
             self._blocked.under_lease(request.lease_id)
             self._next_number = (request.lease_number << LEASE_SHIFT) + 1 if request.lease_number else 0
         number = request.template_id
@@ -133,7 +134,7 @@ class TaskReceiver:
         return self._queue.popleft()
 
     def rest(self) -> Waiter:
-        """There is none: what wakes the main thread."""
+        """There is no call. Returns what wakes the main thread."""
         self._waiter = Waiter(self._env.reactor)
         return self._waiter
 

@@ -1,12 +1,14 @@
 """The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules
 1 and 2.
 
-    value ──► returns (small ones inline, large ones in the node's store) ──► nested references registered for the caller
-          ──► references that stay here named or registered ──► reply
+    value ──► returns: small ones inline, large ones in the node's store
+          ──► the references inside them are registered for the caller
+          ──► the references that stay here are named in the reply, or registered
+          ──► reply
 
-A reply may have to wait until owners have acknowledged; the worker goes on meanwhile, and does not end before
-(num_unsettled). An owner that is slow, or stopped, may take for ever: then a task that is over but for its
-reply uses no CPU, and its raylet hears so.
+A reply may have to wait until owners have acknowledged. The worker goes on meanwhile, but does not end before
+(are_settled). An owner that is slow, or stopped, may take for ever. So if a reply waits for unsettled_s and
+the worker rests, its raylet is told that the task uses no CPU.
 """
 
 from __future__ import annotations
@@ -136,7 +138,7 @@ class TaskReplies:
                 self._env.reactor.flush()
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Every return becomes the error, which travels inside the reply: what a store has stays if the task
+        """Every return becomes the error. It travels inside the reply: in a store it would stay if the task
         runs again."""
         if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
             self._running.end_after_this()
@@ -146,9 +148,9 @@ class TaskReplies:
         self._send(call, task, reply, [serialized] * len(returns))
 
     def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
-        """Our own code failed between the user's and the answer, by a fault of ours or since there is no
-        memory. The caller must not wait for ever: it gets that, and at the worst the end of this process. Who
-        has the answer already throws this one away.
+        """Our own code failed between the user's code and the answer, by a fault of ours or for lack of
+        memory. The caller must not wait for ever. So it is told that, or, if even this fails, the process
+        ends. A caller that has the answer already throws this one away.
         """
         try:
             let_frames_go(error)
@@ -176,14 +178,14 @@ class TaskReplies:
         return [self._inline_return(call, index + 1, serialized) for index in range(num_returns)]
 
     def finish_unstarted(self, call: Call, task: TaskContext) -> None:
-        """An argument has no room here: the task goes elsewhere. It lets go of those that it has, as at every
-        end."""
+        """An argument has no room here, and the task goes elsewhere. As at every end it lets go of the
+        arguments that it has."""
         self._over(call)
         self._settle(call, task, Reply(status=Reply.NO_ROOM), [])
 
     def _over(self, call: Call) -> None:
-        """Says that the task runs no more, before anybody can have its answer: this process may be stopped as
-        soon as it is sent, or be leased to another, who must not find that it runs something.
+        """Says on the board that the task runs no more, before anybody can have its answer. This process may
+        be stopped, or leased to another, as soon as the answer is sent, and then must not look busy.
         """
         if call.spec.type == common_pb2.NORMAL_TASK:
             self._board.rest()
@@ -255,8 +257,9 @@ class TaskReplies:
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)
 
     def _send(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """Rules 1 and 2, then the reply: a PushTaskReply, or its one plain value, of which it is made when it
-        goes. `serialized` holds the returned references until their receiver is registered."""
+        """Rules 1 and 2, then the reply. reply: a PushTaskReply, or its one plain value as bytes, of which
+        the message is made last. serialized: holds the returned references until their receiver is
+        registered."""
         flush_output()
         self._over(call)
         if self._running.ends_after(call.spec):
@@ -271,7 +274,7 @@ class TaskReplies:
         self._settle(call, task, reply, serialized)
 
     def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """Every item of a generator is on its way or collected: so may be the end. Lock held."""
+        """Every item of a generator is on its way or collected, so the answer may follow. Lock held."""
         self._num_unsettled -= 1
         known(call.items, "the items of a generator").flush()
         call.sends(None)
@@ -295,8 +298,9 @@ class TaskReplies:
     def _shares_send(self, call: Call, task: TaskContext) -> bool:
         """Whether its answer may wait for those that follow. Lock held.
 
-        A normal task's goes out before the next task starts: its owner tells by it which task a crash struck.
-        Answers of an actor's short calls may share a send, which does not wait for the end of the next call.
+        A normal task's goes out before the next task starts, so that its owner knows which task a crash struck.
+        Answers of an actor's short calls may share a send; the leader does not let it wait for the end of the
+        next call.
         """
         spec, config = call.spec, self._env.config
         if task.has_run:
@@ -313,7 +317,7 @@ class TaskReplies:
         return False
 
     def _settle_first(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
-        """There are references: it is answered when owners know who has them. Lock held."""
+        """There are references, so the call is answered when their owners know who has them. Lock held."""
         spec = call.spec
         kept: list[bytes] = []
         # What to undo when it is settled.
@@ -384,8 +388,8 @@ def flush_output() -> None:
 
 
 def serialized_error(name: str, error: BaseException, bytes_max: int) -> serialization.Serialized:
-    """The value of a call of `name`() that failed with `error`; of one that is too large to travel, or cannot
-    be made to, what is known."""
+    """The error value of a call of `name`() that failed with `error`. If that is too large to travel, or
+    cannot be serialized, the value says what is known of it."""
     try:
         serialized = serialization.serialize_error(error)
         if serialized.size_bytes <= bytes_max:

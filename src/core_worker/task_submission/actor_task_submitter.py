@@ -63,8 +63,8 @@ class ActorTaskSubmitter:
         self._tasks = tasks
         self._dependencies = dependencies
         self._warnings = warnings
-        # Kept by handles, calls under way and connections: one that is only known by its name goes with the
-        # last of them.
+        # Handles, calls under way and connections keep an actor. One that is only known by its name goes with
+        # the last of them.
         self._actors: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
 
     def actor(self, actor_id: bytes) -> CalledActor:
@@ -98,7 +98,8 @@ class ActorTaskSubmitter:
         limit = actor.rules.max_pending_calls
         if 0 <= limit <= waiting:
             raise PendingCallsLimitExceeded(
-                f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending; max_pending_calls={limit}"
+                f"actor {actor.actor_id.hex()} has {waiting} calls of this process pending;"
+                f" max_pending_calls={limit}"
             )
 
     def submit(self, actor: CalledActor, task: PendingTask) -> None:
@@ -132,8 +133,14 @@ class ActorTaskSubmitter:
         waiting = actor.num_waiting
         if not actor.warns_of(waiting):
             return
-        what = f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of {task.template.title}()"
-        advice = "Each holds its arguments: get results before more calls are made, or give the actor max_pending_calls."
+        what = (
+            f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of"
+            f" {task.template.title}()"
+        )
+        advice = (
+            "Each holds its arguments: get results before more calls are made, or give the actor"
+            " max_pending_calls."
+        )
         self._warnings.tell("excess_queueing_warning", f"{what}. {advice}")
 
     def _resolved(self, actor: CalledActor, task: PendingTask) -> None:

@@ -5,13 +5,14 @@ are not over.
                              (from any: as the GCS says)      │                                │
                                       RESTARTING ◄────────────┴────────────────────────────────┤
                                                                                                ▼
-                                                                           DEAD: every call fails with the cause
+                                                                                             DEAD
 
     UNKNOWN           a handle arrived, or a name was looked up; nothing was heard of the actor yet
     PENDING_CREATION  it has not lived
     CONNECTED         calls go to its process
-    DISCONNECTED      it lives, as far as the GCS says, and its process cannot be reached: calls wait for more news
+    DISCONNECTED      the GCS says that it lives, but its process cannot be reached: calls wait for more news
     RESTARTING        a new process is made for it
+    DEAD              every call fails with the cause
 
 Plain bookkeeping, under the core worker's lock. What is done with the calls, and when, is
 actor_task_submitter.py's, which tells the actor what happened.
@@ -180,7 +181,7 @@ class CalledActor:
         self._story = story_of(info)
 
     def is_created(self) -> None:
-        """The GCS makes a process for it, as far as it is known here for the first time."""
+        """The GCS said that it makes a process for it. That is news if nothing was known of it here."""
         if self.state is UNKNOWN:
             self._move(PENDING_CREATION)
 
@@ -196,7 +197,7 @@ class CalledActor:
         self.peer = self.worker = None
 
     def restart(self) -> bool:
-        """A new process is made for it. Whether it may have lived before: of one that has not, calls wait."""
+        """A new process is made for it. Returns whether it may have lived before. If not, calls wait."""
         lived = self.state is not PENDING_CREATION
         if self.state is not RESTARTING:
             self._move(RESTARTING)

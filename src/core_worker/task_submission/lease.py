@@ -1,10 +1,13 @@
 """A lease as its holder has it, and the queue of tasks that it serves.
 
-    (granted) ──► IDLE ◄──► BUSY ◄──► STALLED       STALLED: its first task is long, and nothing is pushed behind it
-                   │         │           │          IDLE: lingers for the next task
+    (granted) ──► IDLE ◄──► BUSY ◄──► STALLED
+                   │         │           │
                    └─────────┼───────────┴──others wait for it, or its worker does not answer──► ENDING
                              │                                                                      │
                              └──► RETURNED to its raylet, or LOST with its worker ◄─────────────────┘
+
+    IDLE       lingers for the next task
+    STALLED    its first task is long, and nothing is pushed behind it
 
 A lease moves itself, when normal_task_submitter.py or stalls.py tell it what happened. Lock held.
 """
@@ -148,8 +151,8 @@ class Lease:
         self.num_rests += 1
 
     def watch_idleness(self, watched: bool) -> int:
-        """A timer looks after a while whether it has rested all the time, or does no more. Returns what tells
-        its rests apart."""
+        """watched: whether a timer will look if it has rested all the time. Returns how often it began to
+        rest: a later number says that it has not."""
         self.is_watched_for_idleness = watched
         return self.num_rests
 
@@ -177,7 +180,7 @@ class Lease:
     # ---- its tasks
 
     def answered(self, task: PendingTask) -> bool:
-        """Whether it was waited for still: what was taken back is not."""
+        """Whether the answer was still waited for. It is not if the task was taken back."""
         self.num_unanswered -= 1
         tasks = self.tasks
         if tasks and tasks[0] is task:
@@ -189,8 +192,8 @@ class Lease:
         return False
 
     def take_unbegun(self, num_begun: int) -> list[PendingTask]:
-        """Of those that were pushed so many have begun, or were answered unstarted; the others are this
-        process's again."""
+        """So many of those that were pushed have begun, or were answered unstarted. Takes the others back,
+        and returns them."""
         taken = [task for task in self.tasks if task.place > num_begun]
         for task in taken:
             self.tasks.remove(task)
@@ -230,7 +233,7 @@ class SchedulingQueue:
 
     def __init__(self, options: TaskOptions, number: int) -> None:
         self.options = options
-        # Of this process: what its raylet tells the queues apart by.
+        # By this number the raylet tells the queues of this process apart.
         self.number = number
         self.tasks: deque[PendingTask] = deque()
         self.idle: list[Lease] = []
@@ -263,7 +266,8 @@ class SchedulingQueue:
         self.run_us = run_us if self.run_us is None else 0.8 * self.run_us + 0.2 * run_us
 
     def aim_at(self, num_ahead: int) -> None:
-        """Each worker has at most so many at a time. Refilled by halves: so they travel together."""
+        """Each worker has at most so many at a time. It gets more when half of them are answered, so that
+        tasks travel together."""
         self.refill_at = num_ahead // 2
 
     def look_for_stalls(self, looks: bool) -> None:

@@ -2,25 +2,27 @@
 blocks.
 
 Tasks that may share a worker (same shape, strategy and environment) share a queue. While tasks wait, leases
-are asked for, at most lease_requests_max at a time; a worker that was granted runs one task after another
-until the queue is empty, lingers for the next one (linger_s, twice that at most), and goes back to its
+are asked for, at most lease_requests_max at a time. A worker that was granted runs one task after another
+until the queue is empty. It lingers for the next one (linger_s, twice that at most), and goes back to its
 raylet.
 
-    request   asked ──grant──► a lease (lease.py)
-                │  └──spillback──► asked at another raylet, which grants or rejects; or has it wait, where it fits nowhere else
-                └──rejected──► gone (asked for again while tasks wait)
-    lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; all answered ──► returned
-              worker lost ──► its first task is retried or fails, the others were not started
+    request   grant ──► a lease (lease.py)
+              spillback ──► another raylet is asked. It grants or rejects; if the request fits nowhere else,
+                            it may have it wait
+              rejected ──► gone; asked for again while tasks wait
+    lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; when all is
+                            answered, it is returned
+              worker lost ──► its first task is retried or fails; the others were not started
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
-by what the queue's tasks took lately. A task behind another could wait too long, or for ever, if the first
-waits for it. So a worker that blocks in `get` gives its unstarted tasks back, and from one whose first task
-is long they are taken (stalls.py); it gets no more before that one ends. What comes back keeps its place in
-the order of submission. A worker answers each task before it starts the next, so that after a crash only the
-first can have run.
+by what the queue's tasks took lately. A task behind another one could wait too long, or for ever if that one
+waits for it. So a worker that blocks in `get` gives its unstarted tasks back. If the first task is long, they
+are taken from the worker, and it gets no more before that task ends (stalls.py). What comes back keeps its
+place in the order of submission. A worker answers each task before it starts the next one. So after a crash
+only the first can have run.
 
-A task of which an argument finds no room on the worker's node goes to the queue of those that want to be
-where it lies (call_arguments.py).
+If an argument of a task finds no room on the worker's node, the task goes to a queue that prefers the node
+where most of its arguments lie (call_arguments.py).
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class NormalTaskSubmitter:
         self._num_asked = 0
 
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
-        """The queue of tasks like this one; looked up once per remote function."""
+        """The queue of tasks with such options. It is looked up once per remote function and its options."""
         strategy = (
             options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
         )
@@ -162,7 +164,7 @@ class NormalTaskSubmitter:
         queue.requested.pop(lease_id, None)
         if error is not None:
             if self._context.is_leaving:
-                return  # who waits still is told that this process left
+                return  # those that still wait are told that this process left
             if raylet is self._env.raylet and error.code is StatusCode.UNAVAILABLE:
                 self._fail_all(queue, LocalRayletDiedError())
             else:
@@ -224,7 +226,8 @@ class NormalTaskSubmitter:
             self._pump(queue)
 
     def _retry_later(self, queue: SchedulingQueue) -> None:
-        """After a spillback found the other node busy: asks the local raylet again, a little later."""
+        """Asks the local raylet again a little later. Another node was busy or has died, or a raylet's queue
+        is full."""
         if queue.is_retried:
             return
 
@@ -240,7 +243,7 @@ class NormalTaskSubmitter:
             self._tasks.fail(task, error)
 
     def forget_queued(self) -> None:
-        """What waits here is not to be pushed: all of it is about to fail."""
+        """Empties the queues, since all that waits in them is about to fail."""
         for queue in self._queues.values():
             queue.take_all()
 
@@ -259,8 +262,8 @@ class NormalTaskSubmitter:
             self._cancel_requests(queue)
 
     def _watch_idleness(self, lease: Lease) -> None:
-        """Who calls, waits and calls again rests the lease many times in a linger: one timer at a time sees
-        to all of these."""
+        """Sees to it that the lease goes back if it rests for linger_s. A caller that calls, waits and calls
+        again rests it many times in that time, so one timer serves all of its rests."""
         rests = lease.watch_idleness(True)
 
         def look() -> None:
@@ -360,15 +363,15 @@ class NormalTaskSubmitter:
         else:
             self._again(queue, task)
         if (reply.worker_exiting or reply.status == WRONG_WORKER) and not lease.is_over:
-            # Not told to end: others may need what it owns, and its answer may be on its way still.
+            # It is not told to end: others may need what it owns, and its answers may still be on their way.
             self._return(lease, leaving=True)
             self._pump(queue)
         else:
             self._go_on(lease, was_first, reply.status == DONE)
 
     def _go_on(self, lease: Lease, was_first: bool, is_done: bool) -> None:
-        """What a lease does after an answer: of the task that its worker ran, if was_first. is_done: the task
-        has run."""
+        """What a lease does after an answer. was_first: it is of the task that its worker ran. is_done: the
+        task has run."""
         state, queue = lease.state, lease.queue
         if state is RETURNED or state is LOST:
             return

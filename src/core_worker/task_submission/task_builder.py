@@ -34,7 +34,7 @@ from ray_mono.core_worker.task_submission.task_manager import PendingTask, Retry
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
-# Stay in the list's own pickle: exact types, nothing inside.
+# Values of exactly these types have nothing inside, and stay in the list's own pickle.
 _INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
 _TEXT_MAX = 4096
 
@@ -75,8 +75,8 @@ class MethodTemplate:
 
 
 Packed = tuple[bytes, list[Any], list[ObjectRef[Any]]]
-"""Arguments: the flat list's pickle, those of them that are messages of their own (TaskArg), and every reference
-in them, also inside of values: alive until counted."""
+"""Arguments: the pickle of the flat list; those that are messages of their own (TaskArg); and every reference
+in them, also inside of values, which stays alive until it is counted."""
 
 
 class TaskBuilder:

@@ -1,21 +1,24 @@
 """Tasks that were submitted here and have not finished: the life of each, what keeps its arguments alive, and
 what its end means.
 
-    PENDING_ARGS_AVAIL ──arguments are there──► PENDING_NODE_ASSIGNMENT ──pushed──► SUBMITTED_TO_WORKER ──reply──► FINISHED
-            ▲                                         │          ▲                          │
-            └──an actor's call is sent again──────────┘          ├──did not start there─────┤
-                                                                 └──again, retries left─────┘
-    any of the three ──an argument is an error; cancelled; cannot be placed; lost without retries──► FAILED
+    PENDING_ARGS_AVAIL ──args──► PENDING_NODE_ASSIGNMENT ──push──► SUBMITTED_TO_WORKER ──reply──► FINISHED
+            ▲                             │          ▲                      │
+            └─an actor's call, sent again─┘          ├─did not start there──┤
+                                                     └─again, retries left──┘
+    any of the first three ──► FAILED: an argument is an error; it is cancelled, cannot be placed, or is lost
+                               without retries
 
 The states have Ray's names. A call of an actor "waits for a node" until it is its turn to be sent. A task
 moves itself, when it is told what happened.
 
-Called under the core worker's lock. The TaskManager owns the table of pending tasks and decides between
-completion, retry and failure; it does not know how tasks reach workers (the submitters do).
+Called under the core worker's lock. The TaskManager owns the table of pending tasks, and decides between
+completion, retry and failure. It does not know how tasks reach workers; the submitters do.
 
-    reply ──► finished: returns stored, arguments let go
-    worker lost, or an error that retry_exceptions covers, and retries left ──► resubmitted with attempt + 1
-    worker lost and none left; cannot be placed; cancelled; an argument is an error ──► failed: every return is the error
+    a reply                      finished: the returns are stored, and the arguments let go
+    a reply with an error that   again with attempt + 1, while retries are left
+    retry_exceptions covers;
+    its worker was lost
+    any other end                failed: every return is the error
 """
 
 from __future__ import annotations
@@ -126,12 +129,12 @@ class PendingTask:
         resubmit: Callable[[PendingTask], None] | None = None,
         number: int = 0,
     ) -> None:
-        """arg_ids: every reference that the submission holds: arguments and what is inside them. resubmit:
-        has it run again; None for what nobody runs again from here, an actor's creation."""
+        """arg_ids: every reference that the submission holds: arguments, and what is inside them. resubmit:
+        has it run again. It is None for an actor's creation, which nobody runs again from here."""
         self.task_id = task_id
         self.template = template
         self.flat_args = flat_args
-        # Until they are in the message.
+        # They are kept here until the message has them.
         self.args = args
         self.has_args = bool(args)
         self.depth = depth
@@ -201,7 +204,7 @@ class PendingTask:
         self._move(WAITS_FOR_WORKER)
 
     def pushed(self, place: int = 0) -> None:
-        """place: as the so manieth on its lease."""
+        """place: its place in the order of pushes on its lease, from 1; 0 for a call of an actor."""
         if self.state is not WAITS_FOR_WORKER:
             self._move(PUSHED)
         self.state = PUSHED
@@ -260,14 +263,15 @@ class TaskManager:
         self._unhandled = unhandled
         self._retry_notices = retry_notices
         self._pending: dict[bytes, PendingTask] = {}
-        # Pending, and cancelled: their ends other than by a reply are TaskCancelledErrors.
+        # Pending tasks that were cancelled. Any end of theirs but a reply is a TaskCancelledError.
         self._cancelled: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def add_pending(self, task: PendingTask) -> list[bytes]:
-        """It is submitted: counts every reference that it holds, and each that it returns once. Returns the ids of those."""
+        """It is submitted: counts every reference that it holds, and each of its returns once. Returns the
+        ids of its returns."""
         if task.arg_ids:
             self._references.add_submitted(task.arg_ids)
         self._pending[task.task_id] = task
@@ -326,7 +330,7 @@ class TaskManager:
         self._finish(task)
 
     def complete_usual(self, task: PendingTask, value: bytes) -> None:
-        """It was answered as most are (task_wire.py): complete, in short."""
+        """It was answered as most are (task_wire.py). The same as `complete`, kept short."""
         task_id = task.task_id
         if self._pending.pop(task_id, None) is None:
             return
@@ -370,8 +374,7 @@ class TaskManager:
             return True
         if not task.retry_exceptions:
             return False
-        # A list of types: the error has to be read. Its type is the user's, so this is outside of what we can
-        # vouch for.
+        # A list of types: so the error has to be read. That runs the user's code, which may raise anything.
         try:
             value = reply.returns[0].value
             error = serialization.deserialize(value.metadata, value.data)
@@ -380,7 +383,7 @@ class TaskManager:
         return raw_error.is_a(getattr(error, "cause", error), task.retry_exceptions)
 
     def lost(self, task: PendingTask, error: Callable[[], BaseException]) -> None:
-        """The worker is gone before it answered: again, or `error()`."""
+        """The worker went before it answered. The task runs again, or fails with `error()`."""
         if not self.is_pending(task):
             return
         if self.is_cancelled(task):
@@ -396,8 +399,8 @@ class TaskManager:
         known(task.resubmit, "how a task is run again")(task)
 
     def next_attempt(self, task: PendingTask, why: str | bytes) -> None:
-        """It failed and will be run again, which is told. why: a text, or a serialized error, which is read
-        only where it is told."""
+        """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
+        which is read only then."""
         task.again()
         self._retry_notices.tell(task.template, task.retries_left, why)
 
