@@ -1,5 +1,5 @@
-"""What calls of one function, or of one method of one actor, have in common. It is sent once per connection,
-and then named by a number.
+"""What the calls of one function, or of one method of one actor, have in common. It is sent once per
+connection, and then named by a number.
 
 A TaskSpec has some twenty fields, and a call differs from the next in three or four. So the constant part is
 a template, whose number is unique in its process. A Peer (peers.py) remembers which templates its connection
@@ -28,6 +28,7 @@ ENDED_MAX = 256
 
 
 OnPart = Callable[[Any, bytes, Any], None]
+"""Takes items of a generator: the peer that runs it, the task's id, and the part of the answer with them."""
 
 
 class CallTemplate:
@@ -58,17 +59,17 @@ class CallTemplate:
         self.number = number
         self._ended = ended
         self.name: str = spec.name
-        # The name in errors: of a method, with the actor's class.
+        # The name in errors: of a method it has the actor's class.
         self.title: str = title or spec.name
-        # How many references a call returns at once.
+        # How many references a call returns at once. A generator's is its end.
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1
-        # A generator's takes (the peer that runs it, task id, part of the answer) as items arrive.
+        # Of a generator; None for other calls.
         self.on_part = on_part
         # By the depth of a task: the bytes before the task's id in its push (task_wire.py).
         self.heads: dict[int, bytes] = {}
 
     def head(self, depth: int) -> bytes:
-        """Makes and keeps these bytes, with the first push of this depth."""
+        """Makes these bytes with the first push of this depth, and keeps them."""
         head = self.heads[depth] = push_head(self.number, depth, TaskID.SIZE)
         return head
 

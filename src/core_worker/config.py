@@ -16,15 +16,14 @@ class CoreWorkerConfig:
 
     # ---- leases and tasks (normal_task_submitter.py, stalls.py, lost_worker.py)
     lease_requests_max: int = 16
-    """Lease requests under way, per scheduling key. More would only queue at the raylet, in front of others.
-    """
+    """Lease requests under way, per scheduling key. More would only queue at the raylet before others."""
     linger_s: float = 0.005
-    """How long an idle lease is kept: longer than a caller takes from one answer to its next call, and
-    shorter than anybody notices."""
+    """How long an idle lease is kept. A caller takes less from one answer to its next call, and nobody
+    notices so short a time."""
     rejected_retry_s: float = 0.05
-    """How long after another node has rejected a spillback the local raylet is asked again."""
+    """How long after a request was rejected or failed the local raylet is asked again."""
     ahead_us: float = 2000.0
-    """How much work a worker is given ahead: a few round trips of a busy machine."""
+    """How much work a worker is given ahead: it takes as long as a few round trips of a busy machine."""
     ahead_max: int = 64
     """How many tasks a worker is given ahead, however short they are."""
     task_overhead_us: float = 30.0
@@ -61,10 +60,9 @@ class CoreWorkerConfig:
     fetch_attempts_max: int = 5
     """How often owners are asked again where an object is, before it counts as lost."""
     owners_answer_s: float = 0.01
-    """How long owners may take to say that a value is there, before the raylet is told that the task waits.
-    """
+    """How long owners may take to say that a value is there. Then the raylet is told that the task waits."""
     idle_pin_s: float = 0.25
-    """How long an object that is still referenced stays pinned after its last view, since it is probably read
+    """How long an object stays pinned after its last view if it is still referenced: probably it is read
     again."""
 
     # ---- generators (item_sender.py)
@@ -79,11 +77,11 @@ class CoreWorkerConfig:
     # ---- answers (task_reply.py)
     error_bytes_max: int = 16 << 20
     unflushed_answers_max: int = 16
-    """How many answers may share one send. They do so only while every queued call is of a method that ran
-    short the last time. Another call may hold the GIL for long, or end the process; then no thread could send
-    the answers that wait."""
+    """How many answers may share one send. An answer waits for others only if its call ran short, and another
+    answer is about to follow. A long call may hold the GIL, or end the process; then no thread could send the
+    answers that wait."""
     unsettled_s: float = 0.05
     """How long a reply may wait for owners before the CPUs of its task are lent."""
     answered_alone_us: int = 200
-    """The answer of a call that ran so long goes out by itself. The call cost more than a send, and the next
-    one may end the process."""
+    """A call that ran so long was not short, and its answer does not wait for others. The call cost more than
+    a send, and the next one may end the process."""

@@ -1,5 +1,5 @@
 """The job that this process serves, and the task that runs on this thread. Ids derive from the task, and
-`get_runtime_context()` tells of it.
+`get_runtime_context()` tells about both.
 
 Every thread that runs user code has a task. A driver's main thread has the driver's root task, a thread that
 executes a task has that task, and a thread that user code starts has the process's main task. A task counts

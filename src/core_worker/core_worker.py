@@ -1,7 +1,7 @@
 """The core worker: what makes a process part of the cluster. One per driver and per worker.
 
-It puts the parts together and is the interface of the API above it (interface.py). Each part gets the parts
-that it uses; the folders are the floors of the house, from the bottom:
+It puts the parts together, and is what the API above it calls (interface.py). Each part gets the parts that
+it uses. The folders are floors, from the bottom:
 
     values               values to bytes and back
     store_provider       values and whereabouts in memory; the node's plasma store
@@ -11,8 +11,8 @@ that it uses; the folders are the floors of the house, from the bottom:
     task_execution       what others submitted and runs here (execution.py puts it together, in workers)
     process              how a process joins and leaves
 
-The lock is the reactor's, and all parts' own. Values are pickled and unpickled outside of it, since that runs
-user code.
+All parts share one lock, which is the reactor's. Values are pickled and unpickled outside of it, since that
+runs user code.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class CoreWorker:
         server: ReactorServer,
         channels: Sequence[ReactorChannel],
     ) -> None:
-        """connect: see PeerPool. server, channels: what else is closed when this process leaves."""
+        """connect: see PeerPool. server, channels: closed when this process leaves, as the peers are."""
         self.env = env
         self._context = context
         self._server = server
@@ -202,7 +202,7 @@ class CoreWorker:
         self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
         self._events = TaskEvents(env, context)
         self._global_state = GcsGlobalState(env)
-        # The interface's own: one step less of each call.
+        # What the interface has of the parts' own: so a call takes one step less.
         self.get = self._getter.get
         self.reference_dropped = self._dropped.drop
         self.export = self._functions.export
@@ -283,7 +283,7 @@ class CoreWorker:
             return ObjectRef(object_id, self)
 
     def keep(self, ref: ObjectRef[Any]) -> None:
-        """Not an actor's handle: no pickle keeps an actor alive."""
+        """As ReferenceHome.keep; but not for an actor's handle, since no pickle keeps an actor alive."""
         with self.env.lock:
             if ref._id not in self._handles:
                 self._kept[ref._id] = ref
@@ -353,7 +353,7 @@ class CoreWorker:
     # ---- the task, actor and process that ask
 
     def execute(self, make: Callable[[ExecutionParts], Execution]) -> Execution:
-        """This process is a worker: what runs tasks in it is made of the core worker's parts."""
+        """For workers: make(parts) puts together what runs tasks, out of the core worker's parts."""
         from ray_mono.core_worker.task_execution.execution import ExecutionParts
 
         self._execution = make(
@@ -394,7 +394,8 @@ class CoreWorker:
             )
         if self._execution.running.actor_is_asyncio:
             raise RuntimeError(
-                "is_canceled() is not for async actors: there a call that is cancelled gets an asyncio.CancelledError"
+                "is_canceled() is not for async actors: there a call that is cancelled gets an"
+                " asyncio.CancelledError"
             )
         return self._context.is_cancelled()
 
@@ -413,7 +414,7 @@ class CoreWorker:
 
     @property
     def lease_id(self) -> bytes:
-        """A worker's: under which it runs what it runs."""
+        """The lease under which this worker runs tasks. Empty in a driver."""
         return self._blocked.lease_id
 
     @property
@@ -429,21 +430,21 @@ class CoreWorker:
             return bool(len(self._tasks)) or (by_holders and self._references.is_borrowed)
 
     def is_disposable(self) -> bool:
-        """Whether nobody would miss this worker: nothing runs or waits here, and nothing of ours is
-        referenced. Lock held."""
+        """Whether nobody would miss this worker: nothing runs or waits here, and nothing is referenced. Lock
+        held."""
         self._dropped.drain()
         rests = self._execution is not None and self._execution.receiver.is_resting
         return rests and not len(self._tasks) and not len(self._references)
 
     def story(self) -> str:
-        """For people: what it owns and waits for."""
+        """For people: how much it refers to and waits for."""
         return f"{len(self._references)} references, {len(self._tasks)} tasks"
 
     def fail_all_tasks(self, error: Callable[[], BaseException]) -> None:
-        """Nothing that was submitted will run any more. Lock held."""
+        """Everything that was submitted fails with error(). Lock held."""
         self._normal_tasks.forget_queued()
         self._actor_tasks.forget_calls()
-        # The latest first: none of them goes on because an argument of its is an error now.
+        # The latest first. So a task fails before its arguments do, and not because of them.
         for task in reversed(self._tasks.values()):
             self._tasks.fail(task, error())
 
@@ -497,6 +498,7 @@ class CoreWorker:
             raise interrupt
 
     def abandon(self) -> None:
-        """The sockets and what they said are the parent's."""
+        """For a fork: this copy does nothing any more. The sockets, and what was said on them, are the
+        parent's."""
         self._context.leave_cluster()
         self.env.reactor.abandon()

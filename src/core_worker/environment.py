@@ -1,8 +1,8 @@
 """What belongs to a process and does not change once it is connected: who it is, its doors to the world, and
 its limits.
 
-Each part of the core worker gets the Environment by its constructor, and beside it the other parts that it
-uses. What changes is context.py's: the job that a worker serves, and the task that runs.
+Each part of the core worker gets the Environment by its constructor, with the other parts that it uses. What
+changes is in context.py: the job that a worker serves, and the task that runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class ReactorInterface(Protocol):
     lock: Any
     """The RLock of the whole core worker."""
     is_closed: bool
+    """Nothing is read or written any more."""
     interrupted: bool
+    """The main thread's next wait raises KeyboardInterrupt."""
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
         """Calls callback() once, under the lock, when delay_s have passed. Lock held."""
@@ -46,7 +48,7 @@ class ReactorInterface(Protocol):
     def flush_soon(self) -> None: ...
 
     def wake(self) -> None:
-        """Something was left for the end of a turn, which has to come soon. Takes no lock."""
+        """Something was left for the end of a turn, so that has to come soon. Takes no lock."""
         ...
 
     def wait(self, waiter: Any, timeout_s: float | None = None) -> bool: ...
@@ -68,8 +70,8 @@ class ReactorInterface(Protocol):
         ...
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        """Where one of `queues` has something, calls drain() under the lock at the end of each turn, and
-        before a thread polls."""
+        """Calls drain() under the lock, if one of `queues` has something, at the end of each turn and before
+        a thread polls."""
         ...
 
 
@@ -83,7 +85,7 @@ class Environment:
     rng: random.Random
     """Makes ids that nobody else may have."""
     address: common_pb2.Address
-    """Where peers reach this process. Nobody changes it any more."""
+    """Where peers reach this process. Nobody may change the message."""
     node: common_pb2.NodeInfo
     gcs: GcsServiceStub
     raylet: RayletServiceStub

@@ -1,12 +1,12 @@
 """ObjectRef: a future and a name for a value that exists once in the cluster.
 
-An instance counts as one local reference of this process; its finalizer may run at any allocation, perhaps
-while this very thread holds the core worker's lock, so it only appends to a deque that the core worker
+An instance counts as one local reference of this process. Its finalizer may run at any allocation, perhaps
+while this very thread holds the core worker's lock. So it only appends to a deque, which the core worker
 drains.
 
-Its home is the core of this process, which counts it and reads it. The module is the lowest of the core
-worker, for values have references inside: while a value is pickled, every reference met is noted in the
-thread's list (`collect_into`).
+The home of an instance is the core of this process, which counts and reads it. This module is the lowest of
+the core worker, since values have references inside. While a value is pickled, each reference in it is noted
+in a list of the thread (`collect_into`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class ReferenceHome(Protocol):
         ...
 
     def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
-        """A reference was unpickled here; owner: the serialized Address of the process that owns the object."""
+        """A reference was unpickled here. owner: the serialized Address of the process that owns the
+        object."""
         ...
 
     def owner_address_of(self, ref: ObjectRef[Any]) -> bytes:
@@ -40,23 +41,23 @@ class ReferenceHome(Protocol):
         ...
 
     def keep(self, ref: ObjectRef[Any]) -> None:
-        """Until this process leaves: it was pickled where it cannot be counted."""
+        """Keeps the object until this process leaves: the reference was pickled where it cannot be
+        counted."""
         ...
 
     def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]: ...
 
 
 class SessionEnded(RaySystemError, asyncio.CancelledError):
-    """For coroutines that wait for what a process which has left its cluster will not get. It cancels their
-    asyncio task, so that nothing is printed where nobody asks for the task's result; who does gets this
-    error."""
+    """For coroutines that wait when this process leaves its cluster. It cancels their asyncio task. So
+    nothing is printed where nobody asks for the result of that task; whoever asks gets this error."""
 
     def __init__(self) -> None:
         super().__init__("this process is disconnected from its cluster: call ray_mono.init() again")
 
 
 def disconnected() -> RaySystemError:
-    """What is raised where this process has left."""
+    """The error of whatever needs the cluster when this process has left it."""
     return RaySystemError("this process is disconnected from its cluster: call ray_mono.init() again")
 
 
@@ -76,15 +77,15 @@ _find_home: Callable[[], ReferenceHome] | None = None
 
 
 def found_by(find_home: Callable[[], ReferenceHome]) -> None:
-    """Where references that are unpickled in this process find their home. find_home raises RaySystemError
-    where there is none."""
+    """References that are unpickled in this process find their home by find_home(). It raises RaySystemError
+    if there is none."""
     global _find_home
     _find_home = find_home
 
 
 def collect_into(refs: list[ObjectRef[Any]] | None) -> list[ObjectRef[Any]] | None:
-    """From now on references that this thread pickles are noted in `refs`. Returns what they were noted in
-    before, to be given back."""
+    """From now on the references that this thread pickles are noted in `refs`. Returns the list, or None,
+    that was in use before, for the caller to restore."""
     before, _thread.collected = _thread.collected, refs
     return before
 
@@ -108,12 +109,12 @@ class ObjectRef(Generic[T_co]):
 
     @classmethod
     def size(cls) -> int:
-        """Of the id, in bytes."""
+        """How many bytes an id has."""
         return ObjectID.SIZE
 
     @classmethod
     def nil(cls) -> ObjectRef[Any]:
-        """The reference to nothing."""
+        """The reference to nothing: it has no value, and nobody counts it."""
         ref: ObjectRef[Any] = cls.__new__(cls)
         ref._id, ref._home = _NIL_ID, None  # type: ignore[assignment]
         return ref
@@ -122,22 +123,25 @@ class ObjectRef(Generic[T_co]):
         return self._id == _NIL_ID
 
     def task_id(self) -> TaskID:
-        """Of the task that makes the value."""
+        """The id of the task that makes the value, or that put it."""
         return TaskID(self._id[:24])
 
     def job_id(self) -> JobID:
         return JobID(self._id[20:24])
 
     def future(self) -> concurrent.futures.Future[T_co]:
-        """A standard future that gets the value or the error: at once, where that is here."""
+        """A future of concurrent.futures that gets the value or the error, at once if that is here. Raises
+        RaySystemError for a reference of a session that is over."""
         return self._home.as_future(self)
 
     def as_future(self) -> asyncio.Future[T_co]:
-        """A future of the running event loop. Raises RuntimeError where none runs."""
+        """A future of the running event loop, as `await` uses it. Raises RuntimeError if no loop runs, and
+        what `future` raises."""
         return _on_loop(self.future())
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        """Goes on without a turn of the loop where the value is here, as with a future that is done."""
+        """If the value is here, the coroutine goes on without a turn of the loop, as with a future that is
+        done."""
         future = self.future()
         return (
             _result(future) if future.done() and future.exception() is None else _on_loop(future).__await__()
@@ -156,8 +160,7 @@ class ObjectRef(Generic[T_co]):
         if _thread.collected is not None:
             _thread.collected.append(self)
         elif self._home is not None:
-            # Pickled outside of any value, by the user: what becomes of the bytes nobody can tell, so the
-            # object stays.
+            # The user pickled it by himself. Nobody can tell what becomes of the bytes, so the object stays.
             self._home.keep(self)
         return _arrived, (self._id, self._home.owner_address_of(self))
 
@@ -182,7 +185,7 @@ def _on_loop(future: concurrent.futures.Future[T_co]) -> asyncio.Future[T_co]:
     if error is None:
         done.set_result(future.result())
     else:
-        # Raised by the interpreter: no frame of a future's stands in its traceback.
+        # The interpreter raises it then, so its traceback has no frame of a future's code.
         done.set_exception(error)
     return done
 

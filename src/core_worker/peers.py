@@ -1,5 +1,5 @@
-"""The other core workers and raylets that this process talks to. Each has one connection, which is opened
-when it is first needed, and again when it is needed after it was lost.
+"""The other core workers and raylets that this process talks to. Each has one connection. It is opened when
+it is first needed, and again if it was lost and is needed once more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Connect = Callable[[str], ReactorChannel]
 
 
 class Peer:
-    """Another core worker, as this one calls it: one connection, and what that has carried already. These are
+    """Another core worker, as this one calls it: one connection, and what it has carried already, that is,
     templates of calls, and keys of functions that every worker runs."""
 
     __slots__ = ("_carried", "_num_told", "_push", "_worker_runs", "channel", "stub", "worker_id")
@@ -45,8 +45,8 @@ class Peer:
         return template.number in self._carried and self._num_told == len(self._worker_runs)
 
     def push(self, template: CallTemplate, payload: bytes, on_done: OnReply) -> bool:
-        """Sends PushTask, if the peer knows the template, which must be one without items. Returns whether it
-        did. Lock held.
+        """Sends PushTask if the peer knows the template, which must not be a generator's. Returns whether it
+        was sent. Lock held.
 
         payload: a PushTaskRequest. on_done takes the bytes of a PushTaskReply.
         """
@@ -56,7 +56,8 @@ class Peer:
         return False
 
     def push_request(self, template: CallTemplate, request: Any, on_done: OnReply) -> None:
-        """Sends PushTask of any template, which goes with it if the peer does not know it. Lock held."""
+        """Sends PushTask with any template. If the peer does not know the template, it goes along. Lock
+        held."""
         on_part = (
             None if template.on_part is None else partial(self._on_part, template.on_part, request.task_id)
         )

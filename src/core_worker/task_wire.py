@@ -1,16 +1,16 @@
-"""How the usual push of a task, and its usual answer, are written: by hand, as the bytes of their messages.
+"""The usual push of a task, and its usual answer. They are written by hand, as the bytes of their messages.
 
-Both are what `PushTaskRequest` and `PushTaskReply` (core_worker.proto) parse to, and whoever parses them so is
-right. But to make a message, fill it and serialize it takes ten times as long as to put the same bytes one
-after another, and this happens twice for every call.
+They are a `PushTaskRequest` and a `PushTaskReply` (core_worker.proto), and a receiver may parse them as that.
+But to make a message, fill it and serialize it takes ten times as long as to put the same bytes one after
+another, and each call has one of both.
 
     usual push     a template that the peer knows, the task's id, and arguments in one short pickle
                    template_id, depth (both constant: `push_head`), task_id, flat_args
     usual answer   DONE, one small value without references inside, of at most SHORT_MAX bytes
                    run_us, plain
 
-Fields come in this order, so that a receiver can tell both by their bytes (`PushReader`, USUAL_ANSWER), and
-read them by hand as well. Everything else is read as the message that it is.
+The fields come in this order, so that a receiver can tell both by their bytes, and read them by hand, too
+(`PushReader`; USUAL_ANSWER in the submitters). Everything else is read as the message that it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _FIXED32 = 5
 
 
 def _tag(message: type, field: str, wire_type: int) -> bytes:
-    return bytes((message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type,))  # type: ignore[attr-defined]
+    number = message.DESCRIPTOR.fields_by_name[field].number  # type: ignore[attr-defined]
+    return bytes((number << 3 | wire_type,))
 
 
 _TASK_ID = _tag(core_worker_pb2.PushTaskRequest, "task_id", _LENGTH_DELIMITED)
@@ -39,10 +40,10 @@ RUN_US = _tag(core_worker_pb2.PushTaskReply, "run_us", _FIXED32)
 PLAIN = _tag(core_worker_pb2.PushTaskReply, "plain", _LENGTH_DELIMITED)
 
 FLAT_ARGS = tuple(_FLAT_ARGS + bytes((size,)) for size in range(SHORT_MAX + 1))
-"""What stands before arguments of so many bytes."""
+"""What stands before the arguments, by their size in bytes."""
 
 USUAL_ANSWER = Struct("<cIcB")
-"""What stands before the value: tag, run_us, tag, the value's size."""
+"""What stands before the value: tag, run_us, tag, and the value's size in bytes."""
 
 
 _ID_BYTES = 24
@@ -54,8 +55,8 @@ _HEADS_MAX = 10_000
 
 
 class UsualPush:
-    """A usual push as its receiver has it. It stands for the PushTaskRequest: what is not its own has the
-    value that the message's field has that is not set."""
+    """A usual push as its receiver has it. It stands for the PushTaskRequest. The fields that a usual push does
+    not have are read as those that are not set in the message."""
 
     __slots__ = ("depth", "flat_args", "task_id", "template_id")
 
@@ -72,7 +73,7 @@ class UsualPush:
 
 
 class PushReader:
-    """Reads pushes. It stands where a server has the request's type."""
+    """Reads pushes. A server has it in place of the request's type."""
 
     _heads: dict[bytes, tuple[int, int]] = {}
 
@@ -99,7 +100,7 @@ class PushReader:
 
     @classmethod
     def _read_head(cls, head: bytes) -> tuple[int, int] | None:
-        """(template_id, depth), if that is all what these bytes are."""
+        """(template_id, depth), if these bytes have nothing else."""
         try:
             request = core_worker_pb2.PushTaskRequest.FromString(head)
         except DecodeError:

@@ -1,12 +1,17 @@
-"""Reading objects: `get`, and what blocking means. Blocks in user code's name, with the lock released.
+"""Reading objects: `get`. It blocks in the name of user code, with the lock released.
 
-A get has two steps: wait until the memory store knows each value or its whereabouts, or that one of them is
-an error, which is raised at once (of several the first in the order that was asked for, as in Ray); then
-fetch from the node's stores those that live in stores, all in one request. What is in this node's store
-already, or is there and only its owner knows it, is no reason to say that this task waits
-(blocked_notice.py). Unpickling runs user code and happens outside of the lock. References that come out of a
-value are registered with their owners while the value itself is held (ARCHITECTURE, rule 3); those that come
-with a task's arguments wait for its end.
+A get has two steps:
+
+    1. It waits until the memory store knows each value, or where it lies. If one of them is an error, that is
+       raised at once; of several errors the first in the order that was asked for, as in Ray.
+    2. It has this node's store bring those that lie in stores, all in one request, and reads them there.
+
+A worker that waits in one of them tells its raylet (blocked_notice.py). It does not if the values lie in this
+node's store already, or if their owners say at once that they are there.
+
+Unpickling runs user code and happens outside of the lock. References that come out of a value are registered
+with their owners while the value itself is held (ARCHITECTURE, rule 3). Those that come with a task's
+arguments wait for its end.
 """
 
 from __future__ import annotations
@@ -50,7 +55,7 @@ class Getter:
         stories_of: Callable[[Sequence[bytes], int], list[str]],
         home: ReferenceHome,
     ) -> None:
-        """stories_of(object ids, how many): for people, the calls whose values these are. Lock held."""
+        """stories_of(object ids, how many): for people, the calls that make these values. Lock held."""
         self._env = env
         self._references = references
         self._memory_store = memory_store
@@ -67,7 +72,7 @@ class Getter:
     # ---- get
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
-        """See CoreInterface.get. `refs` keeps the objects alive meanwhile."""
+        """See CoreInterface.get. The caller's `refs` keep the objects alive meanwhile."""
         home = self._home
         for ref in refs:
             if ref._home is not home:
@@ -88,7 +93,8 @@ class Getter:
     def get_ids(
         self, object_ids: list[bytes], timeout_s: float | None, may_go_elsewhere: bool = False
     ) -> list[Any]:
-        """Like get, for objects that the caller holds otherwise. Raises NoRoomHere if may_go_elsewhere."""
+        """Like get, for objects that the caller holds in another way. may_go_elsewhere: raise NoRoomHere
+        instead of waiting long for room in this node's store."""
         deadline_s = self._deadline_s(timeout_s)
         values: dict[bytes, Any] = {}
         wanted = list(dict.fromkeys(object_ids))
@@ -131,12 +137,12 @@ class Getter:
         return None if timeout_s is None else self._env.clock.time_s() + timeout_s
 
     def await_ready(self, object_ids: Sequence[bytes], timeout_s: float | None) -> None:
-        """Until the memory store knows each. Raises GetTimeoutError, and RaySystemError where this process
+        """Waits until the memory store knows each. Raises GetTimeoutError, and RaySystemError if this process
         has left."""
         self._await_ready(object_ids, self._deadline_s(timeout_s), timeout_s)
 
     def _await_one(self, object_id: bytes) -> bytes | Entry | None:
-        """Until it is there; returns what the memory store knows of it."""
+        """Waits until the memory store knows it, and returns what it knows."""
         reactor, store = self._env.reactor, self._memory_store
         waiter = Waiter(reactor)
         with self._lock:
@@ -163,7 +169,8 @@ class Getter:
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
     ) -> bytes | None:
-        """Until all are there, or one that is an error: its id."""
+        """Waits until the memory store knows all, and returns None, or one that is an error, and returns its
+        id."""
         env, store = self._env, self._memory_store
         waiter = Waiter(env.reactor)
         with self._lock:
@@ -208,8 +215,8 @@ class Getter:
         timeout_s: float | None,
         may_go_elsewhere: bool = False,
     ) -> list[bytes]:
-        """Puts the values of ready objects into `values`. Returns those that no store had. Raises error
-        values."""
+        """Puts the values of ready objects into `values`, and returns those that no store had. Raises the
+        errors among the values."""
         in_stores: list[tuple[bytes, list[bytes]]] = []
         here: list[tuple[bytes, bytes, Any]] = []
         with self._env.lock:
@@ -254,13 +261,13 @@ class Getter:
         return lost
 
     def read(self, object_id: bytes, metadata: bytes, data: Any) -> Any:
-        """Unpickles a value. Raises it if it is an error, and RaySystemError, as in Ray, where its code does
-        not let it be unpickled."""
+        """Unpickles a value. Raises it if it is an error. Raises RaySystemError, as in Ray, if it cannot be
+        unpickled."""
         outer = self._unpickled.begin(object_id)
         try:
             value = serialization.deserialize(metadata, data)
-        except Exception as error:  # whatever the user's unpickling raises
-            raise unreadable(error) from None  # it tells of that error, which may not let itself be shown
+        except Exception as error:  # whatever unpickling raises, which runs the user's code
+            raise unreadable(error) from None  # that text is all: the error itself may fail when it is shown
         finally:
             self._unpickled.end(outer)
         if metadata == serialization.ERROR:
@@ -268,15 +275,15 @@ class Getter:
             try:
                 raise value.as_instanceof_cause() if isinstance(value, RayTaskError) else value
             finally:
-                # Its traceback holds this frame: with the error in it, all that the frames above hold would
-                # wait for the collector.
+                # The error's traceback holds this frame. If the frame held the error, what the frames above
+                # hold would wait for the collector.
                 del value
         return value
 
     def _fetch_all(
         self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None, may_go_elsewhere: bool
     ) -> list[Found]:
-        """From the node's store, which pulls from other nodes."""
+        """Reads them from the node's store, which pulls from other nodes."""
         node_id = self._env.node_id
         if all(node_id in locations for _, locations in wanted):
             found = self._stores.fetch(wanted, 0, self._env.reactor.wait, may_go_elsewhere)

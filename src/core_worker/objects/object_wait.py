@@ -1,9 +1,10 @@
-"""`wait`: which of some references are ready, and with fetch_local brought to this node. Blocks in user
-code's name, like the getter.
+"""`wait`: which of some references are ready; with fetch_local, which of them are on this node. Like `get` it
+blocks in the name of user code.
 
-A round looks at all references under the lock; where too few are ready it asks the owners of the others, has
-this node's store pull what lies in others, and sleeps until enough of that has happened. Who gives no time
-asks and pulls as well, so that looking again and again gets there.
+It works in rounds. A round looks at all references under the lock. If too few are ready, it asks the owners
+of the others, has this node's store pull what lies in other stores, and sleeps until enough of that has come.
+A wait whose time is over asks and pulls as well. So a program that looks again and again, without waiting,
+gets there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class ObjectWait:
         self._dropped = dropped
         self._resolver = resolver
         self._blocked = blocked
-        # Copies on their way to this node's store because somebody waits, or looked once, and who waits.
+        # Copies that are on their way to this node's store because somebody waits, or looked once; and what
+        # is called when they are here.
         self._pulls: dict[bytes, list[Callable[[], None]]] = {}
 
     def wait(
@@ -63,7 +65,7 @@ class ObjectWait:
         missing = 0
 
         def one_more() -> None:
-            # Always the present round's: a pull may outlast the round that began it.
+            # It counts for the present round: a pull may outlast the round that began it.
             nonlocal missing
             missing -= 1
             if missing <= 0:
@@ -82,7 +84,7 @@ class ObjectWait:
                 if len(ready) >= num_returns or env.reactor.is_closed:
                     break
                 if left_s is not None and left_s <= 0:
-                    # Who looks again and again without waiting has to get it in the end.
+                    # A program that looks again and again without waiting has to get it in the end.
                     for object_id in pending:
                         resolver.ask_owner(object_id)
                     for object_id in elsewhere:
@@ -91,7 +93,7 @@ class ObjectWait:
                 missing = num_returns - len(ready)
                 watch = self._memory_store.watch(pending, one_more)
                 for object_id in self._references.borrowed_of(pending):
-                    # Its owner may be gone, as asking shows at once.
+                    # An owner may be gone, which shows as soon as it is asked.
                     resolver.ask_owner(object_id)
                 for object_id in elsewhere:
                     if object_id not in pulling:
@@ -113,8 +115,8 @@ class ObjectWait:
     def _look(
         self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
     ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
-        """(the first num_returns that are ready, ids that are not, ids that are only in other nodes' stores).
-        Lock held."""
+        """(the first num_returns that are ready, ids of those that are pending, ids of those that lie only in
+        other nodes' stores). Lock held."""
         known_of = self._memory_store.plain_or_entry
         node_id = self._env.node_id
         ready: list[ObjectRef[Any]] = []
@@ -130,7 +132,7 @@ class ObjectWait:
                 if fetch_local and at and node_id not in at and ref._id not in fetched:
                     elsewhere.append(ref._id)
                     continue
-                # As in Ray: who waits for an error is told that it is there.
+                # If it is an error, nobody has to print it: `wait` tells that it is there, as in Ray.
                 self._memory_store.mark_seen(ref._id)
             ready.append(ref)
             if len(ready) == num_returns:
@@ -138,7 +140,7 @@ class ObjectWait:
         return ready, pending, elsewhere
 
     def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
-        """Brings a copy to this node's store, then then(). What cannot be brought is ready all the same:
+        """Brings a copy to this node's store, and calls then() afterwards, also if it cannot be brought: then
         `get` says why. Lock held."""
         entry = known(self._memory_store.get(object_id), "the entry of an object that is pulled")
         locations = known(entry.locations, "where a pulled object lies")

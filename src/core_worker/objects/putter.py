@@ -1,4 +1,4 @@
-"""`put`: a serialized value becomes an object of this process's own, in its memory or in the node's store."""
+"""`put`: a serialized value becomes an object of this process, in its memory or in the node's store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Putter:
         self._home = home
 
     def put(self, value: Serialized) -> ObjectRef[Any]:
-        """Waits while the store is full. Raises ObjectStoreFullError."""
+        """Waits while the store is full, and raises ObjectStoreFullError after some time."""
         is_inline = value.size_bytes <= INLINE_BYTES_MAX
         with self._env.lock:
             object_id = self._context.get().next_put_id()
@@ -64,7 +64,7 @@ class Putter:
         return made[0]
 
     def _own(self, object_id: bytes, value: Serialized) -> ObjectRef[Any]:
-        """Counted in one step with the reference, whose end undoes it. Lock held."""
+        """Counts the object and makes its reference, whose end undoes that, in one step. Lock held."""
         self._dropped.drain()
         nested = value.nested
         self._references.add_owned(

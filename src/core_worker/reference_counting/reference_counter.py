@@ -1,23 +1,24 @@
 """Who still needs which object: the reference counts of one process, for objects it owns and objects it
 borrows.
 
-A machine without I/O, called under the core worker's lock. It owns the table of references; it knows nothing
-of values, sockets or tasks. Each reference has four reasons to live:
+A machine without I/O, called under the core worker's lock. It owns the table of references, and knows nothing
+of values, sockets or tasks. A reference has four reasons to live:
 
     local      ObjectRef instances in this process
     submitted  unfinished tasks of this process that have it as an argument, and other holds for a while
     contained  objects in scope here that have it inside (puts, returns, actor handles)
     borrowers  (owned only) other workers that hold it, see ARCHITECTURE "Ownership and references"
 
-When the last reason goes, the reference goes out of scope: it is taken from the table, what it contained is
-let go (which may cascade), and `on_out_of_scope` is told. There is no other way out of the table.
+When the last reason goes, the reference goes out of scope. It is taken from the table, `on_out_of_scope` is
+told, and what it contained is let go, which may end further references. There is no other way out of the
+table.
 
-Most references are like any other: owned, one ObjectRef, nothing else. These have no row of their own (None
-in the table, ALONE for who asks), which makes a queued task 100 bytes and the garbage collector's rounds a
-third cheaper; `row` gives them one.
+Most references are alike: owned, one ObjectRef, nothing else. They have no row of their own: the table has
+None, and who asks gets ALONE. That makes a queued task 100 bytes smaller, and the garbage collector's rounds
+a third shorter. `row` gives such a reference a row.
 
-    reference   owned: value lives here or in stores that we name     borrowed: the owner answers for it
-                                                                      unregistered -> registered (the owner knows us)
+    owned      its value lives here, or in stores that this process names
+    borrowed   another process owns it. unregistered ──► registered: the owner knows that we hold it
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Reference:
         self.local = 0
         self.submitted = 0
         self.contained = 0
-        # Worker → what it borrowed in since its watch was opened (b"": nothing in particular), each to be
-        # asked for in turn.
+        # By worker: the returns in which it was given the reference again since its watch was opened (b"":
+        # in another way). The watch is opened anew for each, one after another.
         self.borrowers: dict[bytes, list[bytes]] | None = None
-        # Owner: the references inside the value. Each counts one `contained` there.
+        # Owner: the references inside the value. Each has one `contained` for it.
         self.nested: tuple[bytes, ...] = ()
-        # Borrower: the owner counts us. Always true for owned references.
+        # Borrower: the owner counts this process. Always true for owned references.
         self.registered = owner is None
         # Borrower: answers to open WaitForRefRemoved calls.
         self.removal_waiters: list[Callable[[], None]] | None = None
@@ -63,7 +64,7 @@ class Reference:
 
 
 ALONE = Reference(None)
-"""Stands for every owned reference that has one ObjectRef and nothing else. Never changed."""
+"""Stands for every owned reference that has one ObjectRef and nothing else. Nobody changes it."""
 ALONE.local = 1
 _ABSENT = Reference(None)
 
@@ -74,7 +75,7 @@ class ReferenceCounter:
     def __init__(self, on_out_of_scope: Callable[[bytes, Reference], None]) -> None:
         self._references: dict[bytes, Reference | None] = {}
         self._on_out_of_scope = on_out_of_scope
-        # Whether an object is in the table: the dictionary's own method, since every answer asks.
+        # Whether an object is in the table. It is the dictionary's own method, since every answer asks.
         self.is_referenced: Callable[[bytes], bool] = self._references.__contains__
 
     def __len__(self) -> int:
@@ -84,14 +85,14 @@ class ReferenceCounter:
         return object_id in self._references
 
     def get(self, object_id: bytes) -> Reference | None:
-        """To read from: it may be ALONE."""
+        """The row, to read from, since it may be ALONE. None if it is not referenced here."""
         reference = self._references.get(object_id, _ABSENT)
         if reference is None:
             return ALONE
         return reference if reference is not _ABSENT else None
 
     def row(self, object_id: bytes) -> Reference | None:
-        """As get, to change."""
+        """As get, but a row that may be changed."""
         reference = self._references.get(object_id, _ABSENT)
         if reference is None:
             reference = self._references[object_id] = Reference(None)
@@ -116,7 +117,7 @@ class ReferenceCounter:
     # ---- coming in
 
     def add_owned(self, object_id: bytes, nested: tuple[bytes, ...] = ()) -> None:
-        """A new object of ours with one local reference; `nested` must be in the table."""
+        """A new object of ours with one local reference. What is `nested` in it must be in the table."""
         if object_id in self._references:
             raise RaySystemError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
         self._references[object_id] = None
@@ -124,7 +125,7 @@ class ReferenceCounter:
             self.set_nested(object_id, nested)
 
     def set_nested(self, object_id: bytes, nested: tuple[bytes, ...]) -> None:
-        """The references inside an owned object, known once its value is."""
+        """The references inside an owned object. They are known when its value is."""
         self._row(object_id).nested = nested
         for inner in nested:
             self._row(inner).contained += 1
@@ -133,10 +134,10 @@ class ReferenceCounter:
         self._row(object_id).local += 1
 
     def borrow(self, object_id: bytes, owner: bytes, registered: bool = False) -> Reference:
-        """The row of a reference that arrived from elsewhere, made if new. The caller then adds its reason to
-        live.
+        """The row of a reference that arrived from elsewhere; a new one if it has none. The caller then adds
+        its reason to live.
 
-        registered: its owner need not be told, since it is this process, where the object went out of scope
+        registered: nobody has to be told, since the owner is this process, where the object went out of scope
         before.
         """
         reference = self.row(object_id)
@@ -152,8 +153,8 @@ class ReferenceCounter:
             reference.registered = True
 
     def when_removed(self, object_id: bytes, answer: Callable[[], None]) -> bool:
-        """False if it is not referenced here. Else answer() runs once when it is not any more; where the
-        reference is borrowed."""
+        """Returns False if it is not referenced here. Otherwise answer() runs once when it is not any more,
+        if the reference is a borrowed one."""
         reference = self.row(object_id)
         if reference is None:
             return False
@@ -168,10 +169,10 @@ class ReferenceCounter:
             (rows.get(object_id) or self._row(object_id)).submitted += 1
 
     def add_borrower(self, object_id: bytes, worker_id: bytes, contained_in: bytes = b"") -> bool:
-        """True if this worker has to be watched (WaitForRefRemoved); False if a watch is open, which then
-        asks again.
+        """Returns True if a watch of this worker has to be opened (WaitForRefRemoved), and False if one is
+        open, which is opened anew when it ends.
 
-        contained_in: the return in which the worker gets the reference; it may be on its way still.
+        contained_in: the return in which the worker gets the reference, which may still be on its way.
         """
         reference = self._row(object_id)
         if reference.borrowers is None:
@@ -197,7 +198,8 @@ class ReferenceCounter:
                 self._check(object_id, reference)
 
     def remove_locals(self, dropped: deque[bytes]) -> None:
-        """One local reference of each of these, which are taken out, also those that come meanwhile."""
+        """One local reference less of each of these. They are taken out of the deque, also those that are
+        appended meanwhile."""
         references = self._references
         while dropped:
             object_id = dropped.popleft()
@@ -217,8 +219,8 @@ class ReferenceCounter:
                     self._check(object_id, reference)
 
     def remove_borrower(self, object_id: bytes, worker_id: bytes, connection_lost: bool) -> bytes | None:
-        """The watch of a borrower ended. None, or its next `contained_in`: the worker borrowed anew
-        meanwhile."""
+        """The watch of a borrower ended. Returns None, or, if the worker borrowed again meanwhile, the
+        `contained_in` of the next watch."""
         reference = self._references.get(object_id)
         if reference is None or reference.borrowers is None or worker_id not in reference.borrowers:
             return None
@@ -270,9 +272,10 @@ class ReferenceCounter:
         if object_id not in self._references:
             return f"object {object_id.hex()} is not referenced here"
         row = self._references[object_id] or ALONE
+        kind = "owned" if row.owner is None else "borrowed"
         return (
-            f"object {object_id.hex()} ({'owned' if row.owner is None else 'borrowed'}): {row.local} local references, "
-            f"{row.submitted} tasks or holds, in {row.contained} objects, {len(row.borrowers or ())} borrowers"
+            f"object {object_id.hex()} ({kind}): {row.local} local references, {row.submitted} tasks or"
+            f" holds, in {row.contained} objects, {len(row.borrowers or ())} borrowers"
         )
 
     def check_invariants(self) -> None:
@@ -285,6 +288,5 @@ class ReferenceCounter:
             if not row.in_scope or min(row.local, row.submitted, row.contained) < 0:
                 raise RaySystemError(f"a reference outlived its reasons: {self.story(object_id)}")
             if row.contained != contained.get(object_id, 0):
-                raise RaySystemError(
-                    f"wrong number of containers, {contained.get(object_id, 0)} found: {self.story(object_id)}"
-                )
+                found = contained.get(object_id, 0)
+                raise RaySystemError(f"wrong number of containers, {found} found: {self.story(object_id)}")

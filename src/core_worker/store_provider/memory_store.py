@@ -1,18 +1,19 @@
 """Values this process knows: small ones as bytes, large ones as the nodes that hold them.
 
 A machine without I/O, called under the core worker's lock. Values stay serialized: a value is frozen at
-`put`, and two `get`s give independent objects. What is known of a value goes with the reference counter's row
-of the same id.
+`put`, and two `get`s give independent objects. What is known of a value is removed when the reference counter
+lets go of its id.
 
     absent ──put_inline──► inline      absent and referenced, or expected: PENDING, the value is on its way
        ▲ └──put_in_store──► in stores (locations)
        └──forget── (its owner is asked anew)
 
-A pending value has no entry: there may be a million. A small value without references inside, as most are,
-is kept as its bytes alone (`plain`); `get` makes an entry of it for who wants to know more.
+A pending value has no entry: there may be a million. Most values are small and have no references inside.
+Such a value is kept as its bytes alone (`put_plain`); `get` makes an Entry of it for those who want one.
 
-Who waits for one value leaves a callback with it. A wait for several (ValueWait) ends with the last of them,
-or with the first error among them. Who wants some of many, whichever come first, watches them (Watch).
+Whoever waits for one value leaves a callback (`when_ready`). A wait for several (ValueWait) ends with the
+last of them, or with the first error among them. Whoever wants some of many, whichever come first, watches
+them (Watch).
 """
 
 from __future__ import annotations
@@ -43,18 +44,20 @@ class MemoryStore:
     """The table of values by object id."""
 
     def __init__(self, is_referenced: Callable[[bytes], bool]) -> None:
-        """is_referenced(object id): whether somebody needs it, so that its value will come if it is not here."""
+        """is_referenced(object id): whether somebody needs it, so that its value, if not here, will come."""
         self._is_referenced = is_referenced
         self._values: dict[bytes, bytes | Entry] = {}
         self._waiters: dict[bytes, list[Callback]] = {}
-        # On their way, though nobody refers to them yet.
+        # Values that will come, though nobody refers to them yet.
         self._expected: set[bytes] = set()
-        # Errors that somebody was given.
+        # Values here that are errors, and that somebody was given.
         self._seen: set[bytes] = set()
+        # Waits that an error among their values ends.
         self._ended_by_errors: list[ValueWait] = []
         self._watches: list[Watch] = []
-        # Of one object: its bytes, if it is a small value without references inside. A dictionary's own
-        # method, since every `get` calls it; what is there does not change. Any thread, without the lock.
+        # What is known of an object: bytes, if it is a small value without references inside; else its Entry,
+        # or None. It is the dictionary's own method, since every `get` calls it. Any thread may call it
+        # without the lock, since what is there does not change.
         self.plain_or_entry: Callable[[bytes], bytes | Entry | None] = self._values.get
 
     def __len__(self) -> int:
@@ -81,7 +84,8 @@ class MemoryStore:
     # ---- what becomes known
 
     def expect(self, object_id: bytes) -> None:
-        """It will come, whether or not anybody refers to it yet. `forget`, `remove` or its value ends that."""
+        """It will come, whether or not anybody refers to it yet. That ends with `remove`, or when it is
+        here."""
         if object_id not in self._values:
             self._expected.add(object_id)
 
@@ -94,6 +98,7 @@ class MemoryStore:
             self._wake(object_id)
 
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
+        """A value in memory of any kind: an error, say, or one with references inside."""
         self._values[object_id] = Entry(metadata, data, None, len(data))
         self._expected.discard(object_id)
         if metadata == ERROR:
@@ -103,16 +108,18 @@ class MemoryStore:
         self._wake(object_id)
 
     def put_in_store(self, object_id: bytes, locations: list[bytes], size_bytes: int) -> None:
+        """A value in the stores of these nodes."""
         self._values[object_id] = Entry(PLAIN, None, locations, size_bytes)
         self._expected.discard(object_id)
         self._wake(object_id)
 
     def forget(self, object_id: bytes) -> None:
-        """What was known does not hold: while it is referenced it is pending again."""
+        """What was known does not hold any more. While it is referenced it is pending again."""
         self._values.pop(object_id, None)
 
     def remove(self, object_id: bytes) -> Entry | bytes | None:
-        """Nobody needs it any more. Who waits for it waits in vain. Returns what `plain_or_entry` would have."""
+        """Nobody needs it any more. Whoever waits for it is woken, and does not find it. Returns what
+        `plain_or_entry` would have returned."""
         value = self._values.pop(object_id, None)
         if self._expected:
             self._expected.discard(object_id)
@@ -121,7 +128,7 @@ class MemoryStore:
         return value
 
     def add_location(self, object_id: bytes, node_id: bytes) -> bool:
-        """One more node has a copy. False where the value is not known to lie in stores."""
+        """One more node has a copy. Returns False if the value is not known to lie in stores."""
         entry = self.get(object_id)
         if entry is None or entry.locations is None:
             return False
@@ -137,7 +144,7 @@ class MemoryStore:
     # ---- errors
 
     def first_error(self, object_ids: Iterable[bytes]) -> bytes | None:
-        """Of these, the first whose value is there and is an error."""
+        """The first of these whose value is here and is an error."""
         for object_id in object_ids:
             value = self._values.get(object_id)
             if type(value) is Entry and value.metadata == ERROR:
@@ -145,12 +152,12 @@ class MemoryStore:
         return None
 
     def mark_seen(self, object_id: bytes) -> None:
-        """Somebody was given the value, which may be an error: nobody else has to be told of that."""
+        """Somebody was given the value. If it is an error, nobody has to print it any more."""
         if type(value := self._values.get(object_id)) is Entry and value.metadata == ERROR:
             self._seen.add(object_id)
 
     def take_seen(self, object_id: bytes) -> bool:
-        """Whether somebody was given this error, which is about to be removed."""
+        """Whether somebody was given this error. It is being removed, so this is forgotten."""
         is_seen = object_id in self._seen
         self._seen.discard(object_id)
         return is_seen
@@ -158,8 +165,8 @@ class MemoryStore:
     # ---- waiting
 
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
-        """True if the value is here, or will not come. Otherwise callback() runs once, under the lock, when
-        it is (or was removed)."""
+        """Returns True if the value is here, or will not come. Otherwise callback() runs once, under the
+        lock, when it is here or was removed."""
         if not self.is_pending(object_id):
             return True
         self._waiters.setdefault(object_id, []).append(callback)
@@ -173,8 +180,8 @@ class MemoryStore:
                 del self._waiters[object_id]
 
     def start_wait(self, wanted: Sequence[bytes], ended: Callback) -> ValueWait | None:
-        """A wait for all of these. None if none is pending now. Else ended() runs, under the lock, when none
-        is any more, or when one is an error: at once, if one is. Whoever waits closes it."""
+        """A wait for all of these; None if none is pending now. ended() runs, under the lock, when none is
+        pending any more, or when one is an error; at once, if one is so now. Whoever waits closes it."""
         wait = ValueWait(self, wanted, ended)
         if wait.is_over:
             return None
@@ -189,8 +196,8 @@ class MemoryStore:
             self._ended_by_errors.remove(wait)
 
     def watch(self, object_ids: Iterable[bytes], came: Callback) -> Watch:
-        """From now on came() runs, under the lock, for each of these pending ones that is here, or was
-        removed; until `end_watch`."""
+        """These are pending. From now on, until `end_watch`, came() runs under the lock for each that comes
+        or is removed."""
         watch = Watch(set(object_ids), came)
         self._watches.append(watch)
         return watch
@@ -208,7 +215,7 @@ class MemoryStore:
 
 
 class Watch:
-    """Somebody who wants to know how many of these come. By identity: there may be equal ones."""
+    """Somebody who counts how many of these come. Two watches of the same objects are not equal."""
 
     __slots__ = ("came", "object_ids")
 
@@ -218,10 +225,10 @@ class Watch:
 
 
 class ValueWait:
-    """Several values that somebody waits for. Made by MemoryStore.start_wait; lock held.
+    """Several values that somebody waits for. Made by MemoryStore.start_wait. Lock held.
 
-    It waits for one at a time, from the last on, which in most cases is the last to come: what is ready by
-    then is passed over.
+    It waits for one at a time, and begins with the last, which in most cases is the last to come. What is
+    ready by then is passed over.
     """
 
     __slots__ = ("_ended", "_left", "_store", "_wanted", "_wanted_set")

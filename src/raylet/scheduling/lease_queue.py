@@ -1,14 +1,15 @@
-"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, in a shape what is nested deepest
-first, the lines of one depth in turn, and first come first served within a line.
+"""Leases that wait for resources: jobs in turn, the shapes of a job in turn, in a shape what is nested
+deepest first, the lines of one depth in turn, and first come first served within a line.
 
 A line is what one requester asks for alike: its tasks of one scheduling key (shape, environment) and depth.
 The job that was served longest ago is next, also when it was gone meanwhile. So neither a job with ten
 thousand tasks, nor a shape that keeps fitting, nor one requester starves the others. Each step costs the same
 however long the lines are.
 
-Who is nested deeper is waited for by who is not: a recursion that runs in breadth has as many blocked workers
-as it has branches, and one that runs in depth as many as it has levels (fib(10) on two CPUs: 88 and 20, and
-three times as long). Every TURN_EVERY-th of a shape goes by turns all the same: no depth starves another.
+Tasks wait for those that are nested deeper. So a recursion that runs in breadth has as many blocked workers
+as it has branches, and one that runs in depth as many as it has levels. (With fib(10) on two CPUs these are
+88 workers and 20, and the former takes three times as long.) Every TURN_EVERY-th of a shape goes by turns all
+the same, so that no depth starves another.
 
 Where a shape needs much, the scheduler keeps free resources for it, not the queue (fair_share.py).
 """
