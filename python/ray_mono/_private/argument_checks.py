@@ -1,4 +1,4 @@
-"""Checks of numbers and flags that users give; numbers of numpy and its like become Python's own."""
+"""Checks numbers and flags that users give. Numbers of numpy and the like become Python's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numbers
 from typing import Any
 
 COUNT_MAX = 2**31 - 1
-"""Of counts: what a message holds."""
+"""The largest count that a message holds."""
 RETURNS_MAX = 1_000_000
-"""Of one task: each is an object of its own, made at the call."""
+"""The most returns of one task. Each is an object of its own, which is made at the call."""
 AMOUNT_MAX = 9 * 10**14
-"""Of a resource, in units: a ledger counts ten-thousandths in 64 bits."""
+"""The largest amount of a resource, in units: a ledger counts ten-thousandths in 64 bits."""
 FOREVER_S = 10.0**9
 """Waits that are longer (30 years) have no bound."""
 
@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Of a plain value. True and False are none: who gives them meant another argument."""
+    """Whether a plain value is a number. True and False are none: whoever gives them means something else."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -58,7 +58,8 @@ def check_resource_name(name: Any) -> None:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False. Raises TypeError: whoever gives "no", 0 or None may mean the other one."""
+    """The flag as True or False. Raises TypeError for anything else: whoever gives "no", 0 or None may mean
+    the other one."""
     if isinstance(value, bool):
         return value
     if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
@@ -67,13 +68,13 @@ def flag(name: str, value: Any) -> bool:
 
 
 def flags(**named: Any) -> None:
-    """Checks several."""
+    """Checks several flags; see flag."""
     for name, value in named.items():
         flag(name, value)
 
 
 def seconds(value: Any, name: str = "timeout") -> float | None:
-    """A time to wait. None is no bound, and stands for more than anybody lives.
+    """A time to wait, in seconds; None for no bound, which more than FOREVER_S becomes, too.
 
     Raises TypeError or ValueError.
     """
@@ -82,8 +83,7 @@ def seconds(value: Any, name: str = "timeout") -> float | None:
     number = plain(value)
     if not is_number(number):
         raise TypeError(f"{name} must be a number of seconds or None, got {value!r}")
-    if (
-        number != number or number < 0
-    ):  # not a number; what math asks of a whole number has to fit into a float
+    # The first part finds NaN. math.isnan would fail for a whole number that no float can hold.
+    if number != number or number < 0:
         raise ValueError(f"{name} must be at least 0 seconds, or None to wait without a bound, got {value!r}")
     return None if number > FOREVER_S else number

@@ -23,10 +23,11 @@ def cancel(
 
     Args:
         ray_waitable: what the call returned: one of its references, or its generator.
-        force: end the worker's process instead of raising in it; not for actors.
-        recursive: also what the task has submitted and is not finished.
+        force: end the worker's process instead of raising in it. Not for calls of actors.
+        recursive: also cancel what the task has submitted, as far as it is not finished.
 
-    Raises TypeError for what is no reference, and ValueError for force and an actor's call.
+    Raises TypeError for what is no reference, ValueError for force and an actor's call, and RaySystemError
+    for a reference of a session that is over.
     """
     core = connected_core()
     ref = ray_waitable._generator_ref if isinstance(ray_waitable, ObjectRefGenerator) else ray_waitable

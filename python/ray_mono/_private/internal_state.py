@@ -7,12 +7,10 @@ from ray_mono.protobuf import object_manager_pb2
 
 
 def store_stats() -> object_manager_pb2.StoreStats:
-    """Of this node's plasma store. Raises RaySystemError where this process is not connected."""
+    """Numbers of this node's plasma store. Raises RaySystemError where this process is not connected."""
     return current.require().store_stats()
 
 
 def num_references() -> int:
-    """Rows in this process's table of references: objects that it owns or borrows. Raises as store_stats
-    does.
-    """
+    """How many objects this process owns or borrows. Raises as store_stats does."""
     return current.require().reference_counts()

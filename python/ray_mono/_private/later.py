@@ -1,8 +1,7 @@
 """Names of parts that ray_mono does not have yet.
 
-They are there so that programs which import them begin. They refuse to be used.
-
-A part that is finished takes its names away from here. docs/differences.md lists what is left.
+They are there so that programs which import them can begin. They refuse to be used. A part that is finished
+takes its names away from here. docs/differences.md lists what is left.
 """
 
 from __future__ import annotations

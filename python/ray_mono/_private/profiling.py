@@ -12,7 +12,7 @@ from typing import Any
 from ray_mono.core_worker.process import current
 
 TEXT_MAX = 1000
-"""Characters of a span's name, and of its extra data as JSON: the GCS keeps 100,000 of them."""
+"""The most characters of a span's name, and of its extra data as JSON: the GCS keeps 100,000 spans."""
 
 
 @contextlib.contextmanager

@@ -30,9 +30,10 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
         filename: where to write them as JSON; None returns them. Times in them are microseconds since the
             epoch.
 
-    Raises:
-        RuntimeError: this process is not connected.
-        OSError: the file cannot be written.
+    Returns the events, or None if they were written to a file.
+
+    Raises TypeError for a filename that is no path, RuntimeError where this process is not connected, and
+    OSError where the file cannot be written.
     """
     if filename is not None and not isinstance(filename, str | os.PathLike):
         raise TypeError(
@@ -56,7 +57,8 @@ def trace_events(batches: Any) -> list[dict[str, Any]]:
     names: dict[int, dict[str, Any]] = {}
     calls: dict[tuple[str, bytes], list[dict[str, Any]]] = {}
     for batch in batches:
-        # Two nodes of one machine have one address, two machines' workers may have one number.
+        # By ids: two nodes of one machine have the same address, and workers of two machines may have the
+        # same pid.
         pid = _number(batch.node_id)
         names[pid] = _named("process_name", f"Node {batch.host}", pid, 0)
         of_worker = calls.setdefault((f"worker {batch.pid}", batch.worker_id), [])
@@ -95,7 +97,7 @@ def trace_events(batches: Any) -> list[dict[str, Any]]:
 
 
 def _describe_span(event: dict[str, Any], extra_data: dict[str, Any]) -> None:
-    """As Ray does: what the program said of it, of which two keys change how it is shown."""
+    """Puts what the program said of a span into its event. As in Ray two keys change how it is shown."""
     event.update(cat=event["name"], args=extra_data)
     if "name" in extra_data:
         event["name"] = str(extra_data["name"])
@@ -104,7 +106,7 @@ def _describe_span(event: dict[str, Any], extra_data: dict[str, Any]) -> None:
 
 
 def _lanes(calls: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The calls of one worker, in as few lists as have none that overlap."""
+    """The calls of one worker, in as few lists as possible, so that none of a list overlap."""
     lanes: list[list[dict[str, Any]]] = []
     free: list[tuple[float, int]] = []
     """(when its last call ended, lane): a heap."""

@@ -15,7 +15,7 @@ WAITABLES = frozenset({ObjectRef, ObjectRefGenerator})
 def check_references(caller: str, values: list[Any], accepted: frozenset[type]) -> None:
     """Raises TypeError naming what is no reference.
 
-    By type first: long lists are waited for again and again.
+    It looks at the types first, which is fast: programs wait for long lists again and again.
     """
     if accepted.issuperset(map(type, values)):
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class AliasDistribution(importlib.metadata.Distribution):
-    """As if that package were installed. It names no files and needs nothing."""
+    """Says that the package is installed. It names no files, and requires nothing."""
 
     def __init__(self, name: str, version: str) -> None:
         self._texts = {

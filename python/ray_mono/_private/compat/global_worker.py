@@ -1,7 +1,5 @@
-"""`global_worker`, the object in which Ray keeps a process's connection and which programs look into; under
-`ray_mono.compat` only.
-
-Only questions are answered; nothing can be set.
+"""`global_worker`, under `ray_mono.compat` only: Ray keeps a process's connection in it, and programs look
+into it. This one answers questions, and nothing can be set.
 """
 
 from __future__ import annotations

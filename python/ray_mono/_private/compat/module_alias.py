@@ -1,10 +1,9 @@
-"""Imports of one package that give the modules of another: what makes `import ray` mean `ray_mono`.
+"""Makes imports of one package give the modules of another: so `import ray` means `ray_mono`.
 
-A finder at the front of sys.meta_path answers for the other name. It hands out the very module of the
-package, not a second copy: `isinstance`, pickles and monkeypatches agree whichever name a program used. Only
-the package itself is a view, which differs in the names that it was given. The import system stamps a module
-with the spec that it was found by. The module's own spec is put back, since everything that it imports
-relative to itself depends on it.
+A finder at the front of sys.meta_path answers for the other name. It hands out the very modules of the
+package, and no copies. So `isinstance`, pickles and monkeypatches agree whichever name a program used. Only
+the package itself is a view, with some names of its own. The import system puts into a module the spec by
+which it was found. The loader puts the module's own spec back, since its relative imports depend on it.
 
 Finder and loader do not inherit from importlib.abc, which would load thirty modules into every worker.
 """
@@ -48,7 +47,7 @@ class AliasFinder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None where the package has no such module either: the import then fails as it should."""
+        """None if the package has no such module: then the import fails, as it should."""
         top, _, rest = fullname.partition(".")
         if top != self.alias:
             return None
@@ -56,10 +55,8 @@ class AliasFinder:
         name = f"{self._package}.{place}" if place else self._package
         try:
             found = find_spec(name)
-        except (
-            ModuleNotFoundError,
-            ValueError,
-        ):  # no such parent; a module without a specification, which some make themselves
+        # It has no such parent; or it is a module without a spec, which programs make themselves.
+        except (ModuleNotFoundError, ValueError):
             found = None
         if found is None and name not in sys.modules:
             return None
@@ -109,10 +106,10 @@ class _AliasLoader:
 
 
 class _View(ModuleType):
-    """Another module under another name.
+    """A module under another name.
 
-    All names are that module's, also to set and to delete, except those that were given and those that Python
-    keeps about a module.
+    To read, set or delete a name of it does so in that module. This leaves out the names that the view was
+    given, and those that Python keeps about a module.
     """
 
     def __init__(self, name: str, module: ModuleType, own: Mapping[str, object]) -> None:
@@ -122,7 +119,7 @@ class _View(ModuleType):
             try:
                 return getattr(module, attribute)
             except (AttributeError, ImportError):
-                # Of a module that somebody put there by hand, the package knows nothing.
+                # The package does not know a module that somebody put below the alias by hand.
                 if (brought := sys.modules.get(f"{name}.{attribute}")) is not None:
                     return brought
                 raise

@@ -1,7 +1,7 @@
 """`register_actor` and `get_actor` of Ray 0.8: names that were given to handles, beside the names of actors.
 
-The cluster's key-value store holds what a handle is made of. A name keeps nothing alive by itself; the
-process that gave it keeps its handle, for as long as it is connected to that cluster.
+The cluster's key-value store holds what a handle is made of. A name by itself keeps no actor alive. The
+process that gave the name keeps its handle as long as it is connected to that cluster.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def get_resource_ids() -> dict[str, list[tuple[int, float]]]:
 
 
 def get_dashboard_url() -> str:
-    """host:port, without http://; "" where there is no dashboard."""
+    """host:port of the dashboard; "" where there is none."""
     from ray_mono._private.worker import init
 
     return init(ignore_reinit_error=True).dashboard_url
@@ -57,7 +57,7 @@ def free(object_refs: Any, local_only: bool = False, delete_creating_tasks: bool
 
 
 async def as_future(object_ref: ObjectRef[Any]) -> Any:
-    """The value; a reference can be awaited itself."""
+    """The value. Today a reference can be awaited itself."""
     return await object_ref
 
 

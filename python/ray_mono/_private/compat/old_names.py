@@ -1,11 +1,14 @@
-"""What Ray 0.8 to 1.x called otherwise.
+"""Names that Ray 0.8 to 1.x had, and that are others now.
 
-Under `ray_mono.compat` the old names work and warn. Without it they do not exist.
+Under `ray_mono.compat` the old names work and warn. Without it they do not exist. There are three kinds:
 
-There are three kinds. Modules that moved are `MOVED_MODULES`, for the finder of imports. Names of modules are
-`_NAMES`. Arguments of `init`, and options of remote functions, classes and methods, are translated at the
-doors that take them: `install` puts itself before these. What had an effect keeps it. What only tuned a part
-that is not built like this any more is dropped, and a warning says so.
+- Modules that moved: `MOVED_MODULES`, for the finder of imports.
+- Names in modules: `_NAMES`.
+- Arguments of `init`, `get`, `wait` and `put`, and options of remote functions, classes and methods.
+  `install` wraps the functions that take them.
+
+What had an effect keeps it. What only tuned a part that is not built like that any more is dropped, and a
+warning says so.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ WAIT_ARGUMENTS = {
     "object_id": "ray_waitables",
     "object_refs": "ray_waitables",
 }
-# Which could be given by position, after the first argument.
+# Arguments that could be given by position, after the first one.
 GET_ORDER = ("timeout",)
 WAIT_ORDER = ("num_returns", "timeout")
 OPTIONS = {"max_reconstructions": "max_restarts", "num_return_vals": "num_returns"}

@@ -21,7 +21,7 @@ def program(api_version: str) -> str:
 
 
 def put_on_path(api_version: str) -> None:
-    """`ray` is then `ray-mono`, before any other `ray` on the PATH."""
+    """Makes `ray` mean `ray-mono`, before any other `ray` on the PATH."""
     folder = tempfile.mkdtemp(prefix="ray_mono_bin_")
     creator = os.getpid()
 

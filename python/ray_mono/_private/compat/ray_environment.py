@@ -34,7 +34,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     # Ray makes a directory of its own in it, ours is the base of the sessions itself.
     "RAY_TMPDIR": ("RAY_MONO_TMPDIR", lambda directory: os.path.join(directory, "ray_mono")),
 }
-# What was written here, so that a later change of Ray's variable is told from the user's own setting of ours.
+# What this module wrote. So a later change of Ray's variable is told from a setting of ours by the user.
 _written: dict[str, str] = {}
 
 

@@ -1,5 +1,5 @@
-"""The core worker that the API speaks to; a program that never said `init` gets a cluster at its first use,
-as with Ray.
+"""The core worker that the API speaks to. As with Ray, a program that never called `init` gets a cluster when
+it first uses the API.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def connected_core() -> CoreInterface:
     """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
     core = current.core
     if core is None and current.is_fork():
-        return current.require()  # raises: a cluster of its own is not what a fork is after
+        return current.require()  # raises: a fork does not want a cluster of its own
     if core is None:
         if os.environ.get(AUTO_CONNECT_VARIABLE) == "0":
             return current.require()  # raises

@@ -80,8 +80,7 @@ class InitArguments:
             if getattr(self, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} was given, but this joins a cluster that runs, whose"
-                    " nodes have what"
-                    " they have; address='local' starts a new one"
+                    " nodes have what they have; address='local' starts a new one"
                 )
 
 
@@ -175,7 +174,7 @@ def _import_core_worker() -> types.ModuleType:
 
 
 def command_line() -> str:
-    """Of this program, which may have put anything into sys.argv."""
+    """The program's command line. The program may have put anything into sys.argv."""
     return " ".join(map(str, getattr(sys, "argv", None) or ()))
 
 
@@ -199,13 +198,13 @@ def _job_config(arguments: InitArguments) -> dict[str, Any]:
 
 
 def driver_sys_path() -> tuple[list[str], list[str]]:
-    """Directories whose modules the driver can import and its workers should: those that come first, and
-    those after all others.
+    """Directories whose modules the driver can import, so that its workers should, too: (those that come
+    first on their path, those that come last).
 
-    First comes the script's, as on the driver; an interactive driver has none. The current one comes first
-    too where it does on the driver. Else it comes last: what lies there by chance must not stand in for
-    modules that the driver has from elsewhere. With `python -P` neither is searched, so workers do not
-    either.
+    The script's directory comes first, as on the driver; an interactive driver has none. The current one
+    comes first if it does so on the driver. Otherwise it comes last: what lies there by chance must not stand
+    in for modules that the driver has from elsewhere. With `python -P` the driver searches neither, and so
+    its workers do not.
     """
     if sys.flags.safe_path:
         return [], []
@@ -226,9 +225,7 @@ def driver_sys_path() -> tuple[list[str], list[str]]:
 
 
 def print_error(error: common_pb2.ErrorInfo) -> None:
-    """Shows a message of the cluster for this job to the user: a task that waits for what there is not, and
-    the like.
-    """
+    """Shows the user a message of the cluster for this job, as of a task that waits for what no node has."""
     write_text(sys.stderr, f"(ray_mono) {error.message}\n")
 
 
@@ -239,7 +236,7 @@ def _log_printer(own_host: str, arguments: InitArguments) -> LogPrinter:
 
 
 def raise_open_files_limit() -> None:
-    """Raises the soft limit of open files as far as is useful and allowed; warns where that is not far."""
+    """Raises the soft limit of open files as far as is useful and allowed, and warns if it stays low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -251,7 +248,6 @@ def raise_open_files_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES_FEW:
         logger.warning(
             "Only %d files may be open in this process, and connections count: large programs will fail."
-            " Have 'ulimit -n' say"
-            " 8192 or more.",
+            " Have 'ulimit -n' say 8192 or more.",
             soft,
         )

@@ -1,7 +1,8 @@
 """The driver's life: `init`, `shutdown`, and what this process is to its cluster.
 
-A process is connected while `core_worker.process.current` has a core worker. In a worker process the executor
-put it there. In a driver `init` does, and keeps the cluster that it may have started in `_session`.
+A process is connected while `core_worker.process.current` has a core worker. In a worker
+`core_worker/process/worker.py` puts it there. In a driver `init` does, and keeps in `_session` the node that
+it has started or joined.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def joined_node() -> Node | None:
 
 
 def _shutdown_at_exit() -> None:
-    # A Ctrl-C has done what it should: the end was shortened.
+    # A Ctrl-C has done what it should: it has made the end shorter.
     with contextlib.suppress(KeyboardInterrupt):
         shutdown()
 

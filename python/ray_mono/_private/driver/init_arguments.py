@@ -31,14 +31,15 @@ PRIVATE = frozenset(
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
 RUNTIME_ENV_HOOK_VARIABLE = "RAY_MONO_RUNTIME_ENV_HOOK"
-"""module.function, given what `init` was given as runtime_env (None where nothing), returns what counts."""
+"""Names a module.function. It is given the runtime_env that `init` was given, or None, and returns the one
+that is used."""
 logger = logging.getLogger("ray_mono")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
 
 
-# Arguments of Ray for what is not here, with the values that ask for nothing.
+# Arguments of Ray for parts that are not here: the values that ask for nothing, and the part.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "include_dashboard": ((None, False), "the dashboard is"),
     "dashboard_host": ((None, "127.0.0.1", "localhost"), "the dashboard is"),
@@ -165,10 +166,8 @@ def make(
 
 
 def _hooked(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What the hook that the environment names, if it names one, makes of it.
-
-    Raises ValueError where the hook cannot be loaded.
-    """
+    """What the hook makes of it, if the environment names one. Raises ValueError where the hook cannot be
+    loaded."""
     name = os.environ.get(RUNTIME_ENV_HOOK_VARIABLE)
     if not name:
         return runtime_env
@@ -197,8 +196,7 @@ def _check_address(address: Any) -> None:
     if address and address.startswith("ray://"):
         raise NotImplementedError(
             f"address={address!r}: the client server is not part of ray_mono yet; on a machine of the"
-            " cluster use"
-            " address='auto' or 'host:port'"
+            " cluster use address='auto' or 'host:port'"
         )
 
 
@@ -221,8 +219,8 @@ def _check_system_config(config: Any) -> None:
     if unknown := sorted(config.keys() - CONFIGURED_SERVICES):
         accepted = ", ".join(sorted(CONFIGURED_SERVICES))
         raise ValueError(
-            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of its"
-            " settings"
+            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of"
+            " its settings"
         )
 
 

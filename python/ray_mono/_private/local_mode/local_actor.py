@@ -66,7 +66,8 @@ class LocalActor:
         )
 
     def construct(self, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Raises what the constructor raises; TaskFailed with its death where that ends the actor."""
+        """Makes the instance. Raises what the constructor raises, and TaskFailed, which has the actor's
+        death, if that exits."""
         self._arguments = (args, kwargs)
         self._body = body_of(self._class)
         try:
@@ -88,10 +89,8 @@ class LocalActor:
         return True
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Runs a method to its end.
-
-        Raises what it raises, and TaskFailed, which has the actor's death, where it ends the actor.
-        """
+        """Runs a method to its end. Raises what the method raises, and TaskFailed, which has the actor's
+        death, if the method exits."""
         try:
             if name == "__ray_ready__":
                 return True
@@ -117,7 +116,8 @@ class LocalActor:
             raise self._ended_by(end) from None
 
     def _ended_by(self, end: BaseException) -> TaskFailed:
-        """exit_actor() and sys.exit(0) end the actor for good. Another exit is a crash: it may begin anew."""
+        """exit_actor() and sys.exit(0) end the actor for good. Another exit is a crash, after which it may be
+        restarted."""
         death = self.dead_because(
             cause_of_exit(end) if isinstance(end, SystemExit) else "exit_actor() was called"
         )
@@ -127,7 +127,7 @@ class LocalActor:
         return TaskFailed(ActorUnavailableError("it is restarting", self.actor_id))
 
     def dead_because(self, cause: str) -> ActorDiedError:
-        """Says which actor it is, as a cluster does."""
+        """The error of later calls. It says which actor it is, as a cluster does."""
         options, actor_id = self.options, self.actor_id.hex()
         name = f"\tname: {options.name}\n" if options.name else ""
         text = (
@@ -137,7 +137,7 @@ class LocalActor:
         return ActorDiedError(text, actor_id)
 
     def _items_of(self, generator: Any) -> Iterator[Any]:
-        """Of a method that is a generator, of either kind."""
+        """The items of a method that is a generator, of either kind."""
         try:
             if inspect.isgenerator(generator):
                 yield from generator
@@ -156,7 +156,7 @@ class LocalActor:
         context = contextvars.copy_context()
         future = asyncio.run_coroutine_threadsafe(_in_context(coroutine, context), self._loop)
         try:
-            # Not result(): its frames would stand between ours, which tracebacks leave out, and the user's.
+            # Not by result(), whose frames would be in the traceback: only ours are left out of it.
             error = future.exception()
         except concurrent.futures.CancelledError:
             raise TaskCancelledError from None
@@ -213,6 +213,6 @@ async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 @dataclass(frozen=True)
 class _LoopEnd:
-    """What would end the loop if it left the coroutine, and the program would wait for ever."""
+    """An error that would end the loop if it left the coroutine. The program would wait for ever then."""
 
     error: BaseException

@@ -73,14 +73,13 @@ def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
             which = flat_args[position - 1] or f"number {position // 2}"
             raise TypeError(
                 f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since"
-                " it"
-                f" does not pickle: {error}{where(value)}"
+                f" it does not pickle: {error}{where(value)}"
             ) from error
     return packed
 
 
 def read(serialized: serialization.Serialized) -> Any:
-    """The value. Raises RaySystemError where its code does not let it be unpickled."""
+    """The value. Raises RaySystemError if it cannot be unpickled."""
     try:
         return serialization.deserialize(serialized.metadata, serialized.to_bytes())
     except Exception as error:
@@ -88,7 +87,7 @@ def read(serialized: serialization.Serialized) -> Any:
 
 
 def describe(target: Any, class_name: str = "", function_name: str = "") -> common_pb2.FunctionDescriptor:
-    """What the runtime context calls a function, or a method of a class."""
+    """The descriptor by which the runtime context names a function, or a method of a class."""
     python = common_pb2.PythonFunctionDescriptor(
         module_name=module_name(target), class_name=class_name, function_name=function_name
     )

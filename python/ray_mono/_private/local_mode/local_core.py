@@ -1,9 +1,9 @@
 """`init(local_mode=True)`: tasks and actors run at once, in turn, in the calling thread. For debugging.
 
 LocalCore stands in for CoreWorker: the API above does not know to which of them it speaks. Values are pickled
-here too. So a program that works locally does not depend on sharing its objects with its tasks, and hears of
-what does not pickle here as there. A task runs inside `.remote()`, so everything is ready always. Resources
-are not counted. Coroutine methods run on a loop of their actor's own.
+here, too. So a program that works locally does not depend on sharing its objects with its tasks, and is told
+what does not pickle, as on a cluster. A task runs inside `.remote()`, so that its value is always ready.
+Resources are not counted. Coroutine methods run on an event loop of their actor's own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Object:
     serialized: serialization.Serialized
     """Its `nested` list keeps the references inside alive."""
     stream: LocalStream | None = None
-    """Whose end the value stands for."""
+    """The generator whose end the value stands for."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LocalTask:
 
 
 class LocalCore:
-    """The parts of CoreWorker's interface that the API uses, in one process."""
+    """A CoreInterface (core_worker/interface.py) that runs everything in its own process."""
 
     is_driver = True
 
@@ -128,7 +128,7 @@ class LocalCore:
         return b""
 
     def keep(self, ref: ObjectRef[Any]) -> None:
-        """For good: it was pickled where it cannot be counted."""
+        """Keeps the object for good: the reference was pickled where it cannot be counted."""
         with self._lock:
             self._objects[ref._id].num_references += 1
 
@@ -142,7 +142,7 @@ class LocalCore:
         return ObjectRef(object_id, self)
 
     def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None]:
-        """With this process, always."""
+        """It always lies in this process."""
         with self._lock:
             return [], self._objects[ref._id].serialized.size_bytes
 
@@ -170,7 +170,8 @@ class LocalCore:
         return [self._load(ref) for ref in refs]
 
     def _error(self, ref: ObjectRef[Any]) -> BaseException:
-        # No frame that the error passes through may name it: the cycle would keep its references alive.
+        # No frame that the error passes through may have it in a variable: the cycle would keep its
+        # references.
         error: BaseException = self._load(ref)
         return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
 
@@ -258,7 +259,7 @@ class LocalCore:
     def _run_generator(
         self, call: LocalCall, task: TaskContext, packed: list[serialization.Serialized], error: Any = None
     ) -> list[Any]:
-        """error: the value of its only item, instead of running it."""
+        """error: do not run it; this value is its only item."""
         retries = iter(range(call.retries) if call.retries >= 0 else itertools.count())
 
         def failed(failure: BaseException) -> serialization.Serialized | None:
@@ -411,7 +412,7 @@ class LocalCore:
         function({"worker": self})
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
-        """A task is over before there is a reference to it."""
+        """Does nothing: a task is over before there is a reference to its value."""
         require_home(ref, self)
 
     def exit_actor(self) -> None:
@@ -442,7 +443,7 @@ class LocalCore:
         self._steps_of_shutdown.append(step)
 
     def abandon(self) -> None:
-        """A fork has its own copy of everything, and is told that it is not connected."""
+        """Does nothing: a fork has its own copy of everything. It is told that it is not connected."""
 
     def shutdown(self) -> None:
         if self.context.is_leaving:

@@ -1,9 +1,9 @@
 """Generators of local mode: what ObjectRefGenerator takes its references from.
 
 A generator runs to its end inside `.remote()`, as any task does there. With
-_generator_backpressure_num_objects it stays so many items ahead of its reader, and the rest runs in `next`.
-To `get` the value of `completed()` runs it to its end, since nothing else would. One that is dropped before
-its end is closed.
+_generator_backpressure_num_objects it runs until it is so many items ahead of its reader, and goes on in
+`next`. `get` of the reference that `completed()` returns runs it to its end, since nothing else would. A
+generator that is dropped before its end is closed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LocalStream:
         Args:
             new_ref: makes an object of an id and a value.
             begin: calls the user's function.
-            failed: gives the error's value, or None where the task is to run again.
+            failed: returns the error's value, or None if the task is to run again.
         """
         self._context = context
         self._new_ref = new_ref
@@ -43,7 +43,7 @@ class LocalStream:
         self._failed = failed
         self._backpressure = backpressure
         self._generator: Iterator[Any] | None = None
-        # Of this attempt; of all of them: what was there stays what it is.
+        # Items of this attempt, and of all attempts. What an earlier attempt yielded stays what it is.
         self._num_yielded = 0
         self._num_made = 0
         self._num_taken = 0
@@ -51,12 +51,12 @@ class LocalStream:
         self._is_ended = False
 
     def run(self) -> None:
-        """As far as it may."""
+        """Runs it as far as its reader allows."""
         while not self._is_ended and not 0 < self._backpressure <= len(self._items):
             self._step()
 
     def run_out(self) -> list[ObjectRef[Any]]:
-        """To its end. Returns what nobody has taken."""
+        """Runs it to its end. Returns what nobody has taken."""
         while not self._is_ended:
             self._step()
         return list(self._items)
@@ -110,7 +110,7 @@ class LocalStream:
         return ref
 
     def await_next(self, timeout_s: float | None) -> None:
-        """What can be ready is."""
+        """Does nothing: an item that can be ready is so."""
 
     def when_next(self, callback: Callable[[], None]) -> bool:
         return True

@@ -1,7 +1,7 @@
 """Wakes a loop when something in a directory changes: inotify, as far as a log monitor needs it.
 
-A wake-up only says that it is worth looking. Where there is no inotify (its limit of instances is used up, a
-network disk), the caller's own period has to do.
+A wake-up only says that it is worth looking. Without inotify (its limit of instances is used up, say) the
+caller's own period has to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READ_BYTES = 1 << 16
 
 
 class DirectoryWatch:
-    """Belongs to the running loop."""
+    """A watch of one directory. It belongs to the running loop."""
 
     def __init__(self, directory: str) -> None:
         self._changed = asyncio.Event()
@@ -46,7 +46,7 @@ class DirectoryWatch:
         return True
 
     def wake(self) -> None:
-        """Ends the wait from this side."""
+        """Ends the wait, as a change does."""
         self._changed.set()
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class EndedLogs:
     """The files of ended workers in one directory, the oldest first."""
 
     def __init__(self, remover: Remover) -> None:
-        """The limits are the environment's. What is no number there is told, and not obeyed."""
+        """The limits come from the environment. One that is no number is warned of, and not used."""
         self._remover = remover
         self._files_max = _limit(FILES_VARIABLE, FILES_MAX)
         self._bytes_max = _limit(BYTES_VARIABLE, BYTES_MAX)

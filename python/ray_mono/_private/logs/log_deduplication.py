@@ -1,4 +1,4 @@
-"""Which lines a driver shows where many workers write the same: the first at once, the others as a number.
+"""Which lines a driver shows if many workers write the same: the first at once, the others as a number.
 
 Lines are the same when they differ only in words that contain digits. A line from a second worker begins the
 counting; what one worker repeats by itself is shown as it is. After the window the number of withheld lines
@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 
 WINDOW_S = 5.0
 PATTERNS_MAX = 10_000
-"""Kept at once; beyond it the oldest are settled early."""
+"""How many are kept. Beyond that the oldest are shown early."""
 WITHHELD_MAX = 16 << 20
-"""Characters of withheld lines; likewise."""
+"""How many characters of withheld lines are kept. Beyond that the oldest are shown early."""
 VARIABLE = "RAY_MONO_DEDUP_LOGS"
 _has_digit = re.compile(r"\d").search
 _HINT = f" (lines that several workers write are shown once; {VARIABLE}=0 shows all of them)"
@@ -43,7 +43,7 @@ class _Pattern:
     began_s: float
     origin: Origin
     writers: set[tuple[str, int]] = field(default_factory=set)
-    # Withheld since the latest that was shown, and the latest of those.
+    # How many lines were withheld since one was shown, and the latest of them.
     num_withheld: int = 0
     line: str = ""
 
@@ -99,7 +99,7 @@ class LogDeduplicator:
         return [*due, (origin, shown)] if shown else due
 
     def take_due(self, now_s: float) -> list[tuple[Origin, list[str]]]:
-        """What the windows that are over withheld."""
+        """What was withheld in windows that are over."""
         due: list[tuple[Origin, list[str]]] = []
         while self._patterns:
             key, pattern = next(iter(self._patterns.items()))

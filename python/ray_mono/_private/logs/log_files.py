@@ -2,14 +2,14 @@
 
 It reads files, and knows no clock and no network.
 
-A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Lines that the worker itself writes
-between the user's say what the following ones belong to, and are not shown:
+A worker's output goes to logs/worker-<worker id>-…-<pid>.out and .err. Between the user's lines the worker
+writes some of its own. They say what the following lines belong to, and are not shown:
 
     :job_id:<hex>      :task_name:<name>      :actor_name:<name>
 
 The files are the buffer: what cannot be passed on yet is not read yet. A begun line is passed on when all is
-quiet, when its job ends, or when its process is gone. Where a process showed progress bars, its end is passed
-on too.
+quiet, when its job ends, or when its process is gone. If a process showed progress bars, its end is passed
+on, too.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 from ray_mono.common.our_bug import known
 from ray_mono.common.process import is_alive
 
-# Read from one file before the others get their turn.
+# So much is read from one file before the others have their turn.
 READ_BYTES_MAX = 1 << 20
 # What a worker writes before the state of a progress bar.
 STATE_PREFIX = "::ray_mono_progress::"
-# One message to the drivers.
+# The largest message to the drivers.
 BATCH_LINES_MAX = 1000
 BATCH_BYTES_MAX = 256 << 10
-# Longer lines are cut: somebody printed data by mistake. The others fit into a message.
+# Longer lines are cut: somebody printed data by mistake. All others fit into a message.
 LINE_BYTES_MAX = BATCH_BYTES_MAX
 
 _NAME = re.compile(r"worker-[0-9a-f]+-(?:.*-)?(\d+)\.(out|err)")
@@ -78,7 +78,7 @@ class LogDirectory:
 
     path: Path
     is_alive: Callable[[int], bool] = is_alive
-    """Of a process of this machine."""
+    """Whether a process of this machine lives."""
     has_more: bool = False
     """Whether read_new left something that is not held back."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
@@ -94,13 +94,14 @@ class LogDirectory:
             file.offset = _size(file.path)
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
-        """What was written since, of each file at most READ_BYTES_MAX.
+        """What was written since the last time, of each file at most READ_BYTES_MAX.
 
-        Nothing is read of jobs that are held back, which may become more while this runs. Lines of no job are
-        left out. So are begun lines, unless they are asked for: then those of files that have nothing new are
-        told (a prompt, say). A progress bar that draws itself stays whole all the same.
+        Args:
+            with_begun: also yield begun lines of files that have nothing new (a prompt, say), except those of
+                a progress bar that draws itself.
+            held_jobs: jobs of which nothing is read. They may become more while this runs.
 
-        Each batch counts as passed on when the next one is asked for.
+        Lines of no job are left out. A batch counts as passed on when the next one is asked for.
         """
         self.has_more = False
         for file in self._list_files():
@@ -108,7 +109,8 @@ class LogDirectory:
                 yield from self._read_file(file, with_begun)
 
     def sizes_of(self, job_id: bytes) -> dict[str, int]:
-        """How long the files are now that may hold unread lines of the job: those that are no other job's."""
+        """The sizes of the files that may have unread lines of the job, that is, of those that are no other
+        job's."""
         return {
             file.path.name: size
             for file in self._list_files()
@@ -138,7 +140,7 @@ class LogDirectory:
         followed: dict[int, list[_LogFile]] = {}
         for file in self._files.values():
             followed.setdefault(file.pid, []).append(file)
-        # Asked first: what it wrote before its end is in the files then.
+        # This is asked first. So all that a process wrote before its end is in the files by now.
         gone = [files for pid, files in followed.items() if not self.is_alive(pid)]
         ended = [
             file.path
@@ -173,7 +175,7 @@ class LogDirectory:
         return list(self._files.values())
 
     def _read_file(self, file: _LogFile, with_begun: bool) -> Iterator[Lines]:
-        # Asked first: what it wrote before its end is in the file then.
+        # This is asked first. So all that the process wrote before its end is in the file by now.
         is_over = (file.partial or file.has_bars) and not self.is_alive(file.pid)
         size = _size(file.path)
         if size == file.offset:

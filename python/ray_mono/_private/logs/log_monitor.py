@@ -1,17 +1,17 @@
 """The log monitor: tells each driver what its workers write.
 
-It follows the workers' files in the session's logs directory (log_files) and publishes their lines on the
-GCS's LOG channel, under their job's id. While the GCS is away it reads nothing, so nothing is lost and
-nothing piles up. It reads nothing either of a job whose driver is BACKLOG_MAX messages behind at the GCS, or
-says that it shows lines more slowly than they come. Nodes of one session on the same machine share the
-directory: the first monitor there holds a lock and works for all of them, the others wait for its end.
+It follows the workers' files in the session's logs directory (log_files.py), and publishes their lines on the
+GCS's LOG channel, under their job's id. While the GCS is away it reads nothing, so that nothing is lost and
+nothing piles up. It also reads nothing of a job whose driver is BACKLOG_MAX messages behind at the GCS, or
+has said that it shows lines more slowly than they come. Nodes of one session on the same machine share the
+directory. The first monitor there holds a lock and works for all of them, and the others wait for its end.
 
 A driver that leaves asks by LOG_FLUSH for what its workers have written so far
 (core_worker/process/driver_messages.py):
 
-    LogFlush(job, token) ──► how long are its files now
-        ──► rounds, as ever; behind each of them LogFlushed(token, unread bytes)
-        ──► all is read: begun lines too, then LogFlushed(token, 0)
+    LogFlush(job, token) ──► the monitor notes how long the job's files are
+        ──► rounds, as ever; after each of them LogFlushed(token, unread bytes)
+        ──► when all is read: the begun lines, too, and LogFlushed(token, 0)
 
     python -m ray_mono._private.logs.log_monitor --session-dir DIR --gcs-address ADDRESS --node-ip IP \\
         --node-id HEX
@@ -41,18 +41,18 @@ from ray_mono.rpc.auth import find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
-# A driver that many messages wait for at the GCS gets no more for a while: its lines wait in their files.
+# If more messages wait for a driver at the GCS, it gets no more for a while: its lines wait in their files.
 BACKLOG_MAX = 64
 HELD_RETRY_PERIOD_S = 0.02
-# Where nothing says that a file has changed, they are looked at anyway.
+# The files are looked at so often, even if nothing says that one has changed.
 LOOK_PERIOD_S = 1.0
 # Lines that are written together are told together: a person does not see the difference, the GCS does.
 GATHER_S = 0.03
-# Rounds between two looks for ended workers, where it is never quiet.
+# So many rounds lie between two looks for ended workers, if it is never quiet.
 ENDED_ROUNDS = 16
 LOCK_RETRY_PERIOD_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
-# Between attempts to reach a GCS that is away.
+# The pause between attempts to reach a GCS that is away.
 RECONNECT_PERIOD_S = 0.5
 # What was written last is passed on before the monitor ends, if the GCS is still there.
 LAST_ROUND_TIMEOUT_S = 1.0
@@ -85,7 +85,7 @@ class LogMonitor:
         self._channel: AsyncChannel | None = None
         self._ended = EndedLogs(directory)
         self._connecting = asyncio.Lock()
-        # Jobs whose drivers are behind: messages wait for them at the GCS; they have said so.
+        # Jobs whose drivers are behind: for these many messages wait at the GCS, and those have said so.
         self._held: set[bytes] = set()
         self._held_by_driver: set[bytes] = set()
         self._flushes: list[_Flush] = []
@@ -103,7 +103,7 @@ class LogMonitor:
         Waits while the GCS is away."""
         self.flush_wanted.clear()
         for job_id in self._held | self._held_by_driver:
-            # Nothing is published: it asks.
+            # This publishes nothing: it asks how many messages wait there.
             reply = await self._publish(job_id, b"")
             if reply.backlog <= BACKLOG_MAX:
                 self._held.discard(job_id)
@@ -134,7 +134,7 @@ class LogMonitor:
         await self._publish(flush.job_id, batch.SerializeToString())
 
     async def listen(self, wake: Callable[[], None]) -> None:
-        """Takes what drivers ask for, as long as this monitor lives. wake() has another round begin."""
+        """Listens to what drivers ask for, as long as this monitor lives. wake() has another round begin."""
         wanted = gcs_pb2.SubscribeRequest(channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG_FLUSH)])
         while True:
             try:
@@ -210,7 +210,7 @@ def try_lock(path: Path) -> tuple[int, bool] | None:
 async def follow(
     monitor: LogMonitor, directory: LogDirectory, watch: DirectoryWatch, stop: asyncio.Event
 ) -> None:
-    """Works until `stop` is set, and then once more: for what was written before."""
+    """Works until `stop` is set, and then once more, for what was written before that."""
     lock_path = directory.path / LOCK_FILE
     lock = try_lock(lock_path)
     while lock is None:

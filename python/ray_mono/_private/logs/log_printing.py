@@ -27,7 +27,7 @@ from ray_mono.protobuf import common_pb2
 
 STATE_KEYS = {"uuid", "x", "total", "desc", "unit", "pos", "pid", "ip", "closed"}
 CLOSE_TIMEOUT_S = 1.0
-# Prefixes stand out from the program's own output; errors' a little more.
+# Prefixes stand out from the program's own output. Those of errors do so a little more.
 _COLOUR = "\033[36m"
 _ERROR_COLOUR = "\033[33m"
 _RESET = "\033[0m"
@@ -36,9 +36,9 @@ _RESET = "\033[0m"
 def print_log_batch(
     batch: common_pb2.LogBatch, own_host: str, out: TextIO | None = None, error: TextIO | None = None
 ) -> None:
-    """Prints the lines to `out`, or to `error` where they came from a standard error (None: this process's).
-    In one write each, so that other threads' output does not fall between them. A stream that is closed is
-    ignored: the program is ending."""
+    """Prints the lines to `out`, or to `error` if they came from a standard error. (None is this process's.)
+    A batch is one write, so that other threads' output does not fall between its lines. A stream that is
+    closed is ignored, since the program is ending."""
     lines, states = _without_states(batch.lines)
     _print(_origin(batch), lines, own_host, out, error)
     _draw(batch, states)
@@ -58,9 +58,13 @@ class LogPrinter:
         error: TextIO | None = None,
         with_prefix: bool = True,
     ) -> None:
-        """The deduplicator is what the environment says where None is given. out, error: as for
-        print_log_batch. with_prefix: say who wrote a line; as in Ray, one that a LoggingConfig has formatted
-        tells that itself."""
+        """
+        Args:
+            deduplicator: None is the one that the environment describes.
+            out, error: as for print_log_batch.
+            with_prefix: say who wrote a line. As in Ray this is False with a LoggingConfig, whose lines say
+                so themselves.
+        """
         self._own_host = own_host
         self._with_prefix = with_prefix
         self._deduplicator = deduplicator or LogDeduplicator.from_environment()
@@ -76,10 +80,8 @@ class LogPrinter:
         _draw(batch, states)
 
     def close(self) -> None:
-        """Shows what is still withheld.
-
-        It does not where a thread hangs in its last write: then standard output takes nothing.
-        """
+        """Shows what is still withheld; but not if a thread hangs in a write, since standard output takes
+        nothing then."""
         if not self._lock.acquire(timeout=CLOSE_TIMEOUT_S):
             return
         try:
@@ -160,7 +162,7 @@ def _without_states(lines: Sequence[str]) -> tuple[list[str], list[dict[str, Any
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """None for what is no state: cut by the log monitor, or written by somebody else."""
+    """The state; None for what is none: the log monitor cut it, or somebody else wrote it."""
     try:
         state = json.loads(text)
     except ValueError:

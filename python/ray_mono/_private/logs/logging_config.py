@@ -1,10 +1,8 @@
 """How the user's own log messages look: `init(logging_config=LoggingConfig(...))`.
 
-It counts on the driver and in every worker of the job.
-
-The root logger gets one handler. Its lines tell which job, worker, node, task and actor a message is from: as
-`key=value` behind the usual text, or as one JSON object. Workers are told by the job's configuration, through
-`configure_worker`.
+It applies on the driver and in every worker of the job. The root logger gets one handler. Its lines tell
+which job, worker, node, task and actor a message is from: as `key=value` behind the usual text, or as one
+JSON object. Workers get it in the job's configuration (`configure_worker`).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Any
 from ray_mono.core_worker.process import current
 
 TEXT_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
-# Of every record, as logging documents them. The user (`extra`) or ContextFilter put in the others.
+# What every record has, as logging documents it. Other attributes are the user's (`extra`) or add_context's.
 STANDARD_ATTRIBUTES = frozenset(
     "args asctime created exc_info exc_text filename funcName levelname levelno lineno message module msecs"
     " msg name pathname process"
@@ -59,7 +57,7 @@ class LoggingConfig:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> LoggingConfig:
-        """Of what to_dict gave; what is unknown is left out."""
+        """Made of what to_dict gave. Names that this version does not know are left out."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in d.items() if name in known})
 
@@ -85,7 +83,8 @@ def configure_worker(job_config: Mapping[str, Any]) -> None:
 
 
 def add_context(record: logging.LogRecord) -> bool:
-    """Puts into the record which job, worker, node, task and actor it is from, as far as there are."""
+    """A filter of logging's: puts into the record which job, worker, node, task and actor it is from, as far
+    as there are any."""
     core = current.core
     if core is None:
         return True

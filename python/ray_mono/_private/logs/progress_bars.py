@@ -1,14 +1,13 @@
-"""Progress bars of a whole cluster on one terminal, below everything else that is printed.
-
-Each bar is a line, and none is ever torn.
+"""Progress bars of a whole cluster on one terminal, below everything else that is printed. Each bar is a
+line, and none is ever torn.
 
 On a terminal the bars are a block of lines that ends without a line break. Whoever prints takes the block
 away first and puts it back afterwards (`hidden`). The log printing does so, and safe_print. In a program with
-bars the built-in print is safe_print; RAY_MONO_TQDM_PATCH_PRINT=0 leaves it alone. A bar that is closed
-leaves its last state above the block.
+bars the built-in print is safe_print, unless RAY_MONO_TQDM_PATCH_PRINT is 0. A bar that is closed leaves its
+last state above the block.
 
-Anywhere else (a file, a pipe) nothing can be taken back: a bar is a line when it is closed, and now and then
-before.
+Anywhere else (a file, a pipe) nothing can be taken back. There a bar is printed as a line when it is closed,
+and every LINE_PERIOD_S before.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from typing import Any, TextIO
 from ray_mono.common.output import write_text
 from ray_mono.core_worker.process import current
 
-# Redraws of the block; the eye does not see more.
+# Between two redraws of the block: the eye does not see more of them.
 DRAW_PERIOD_S = 0.05
-# Between lines about the same bar where there is no terminal.
+# Between two lines about the same bar, where there is no terminal.
 LINE_PERIOD_S = 10.0
 BAR_CELLS = 30
 NAME_CHARACTERS_MAX = 1000
@@ -74,7 +73,7 @@ class BarManager:
         self._late_draw: threading.Timer | None = None
 
     def process_state_update(self, state: Mapping[str, Any]) -> None:
-        """Shows a bar's new state: what tqdm_ray.tqdm sends. See state_of."""
+        """Shows a bar's new state, as experimental/tqdm_ray.py sends it."""
         with self._lock:
             now_s = self._clock()
             bar = self._bars.get(state["uuid"])
@@ -109,7 +108,7 @@ class BarManager:
             self._erase()
             self._draw()
         elif self._late_draw is None:
-            # It may be the last state for long, so it is shown all the same.
+            # It may be the last state for long, so it is shown a little later.
             self._late_draw = threading.Timer(DRAW_PERIOD_S, self._draw_late)
             self._late_draw.daemon = True
             self._late_draw.start()
@@ -123,7 +122,7 @@ class BarManager:
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:
-        """What is printed meanwhile stands above the bars, and nobody else draws."""
+        """Takes the bars away meanwhile, so that what is printed stands above them. Nobody else draws."""
         with self._lock:
             self.hide_bars()
             try:
@@ -182,7 +181,7 @@ class BarManager:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """False for one that is closed, or is a stand-in of the program's, and cannot say."""
+    """Whether it is a terminal. False for a stream that is closed, or a stand-in that cannot say."""
     with contextlib.suppress(Exception):
         return stream is not None and stream.isatty()
     return False

@@ -66,9 +66,8 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
         if address is None and named is None:
             return None
         raise ConnectionError(
-            "no cluster of this user's runs on this machine: start one with `ray-mono start --head`, or give"
-            " its"
-            f" address as host:port, or in {ADDRESS_VARIABLE}"
+            "no cluster of this user's runs on this machine: start one with `ray-mono start --head`,"
+            f" or give its address as host:port, or in {ADDRESS_VARIABLE}"
         )
     if address == "local":
         return None
@@ -102,9 +101,8 @@ def resolve_host(host: str) -> str:
 
 
 def node_ip_address(towards: str = "8.8.8.8") -> str:
-    """The address at which others reach this machine, as seen from the way to `towards`.
-
-    It is loopback where there is no network.
+    """The address at which others reach this machine: the one that the way to `towards` begins at, or
+    loopback where there is no network.
 
     Nothing is sent: a datagram socket only looks up the route.
     """
@@ -120,7 +118,7 @@ def node_ip_address(towards: str = "8.8.8.8") -> str:
 
 
 def current_cluster_path() -> Path:
-    """It is in the default base directory, wherever the session is: so nobody has to tell `auto` a base."""
+    """It lies in the default base directory, wherever the session lies, so that `auto` finds it."""
     return base_directory() / f"current_cluster.{os.getuid()}.json"
 
 
@@ -198,8 +196,7 @@ def check_versions(what: str, version: str, python_version: str) -> None:
     if version == VERSION and python_version.split(".")[:2] == ours.split(".")[:2]:
         return
     raise VersionMismatchError(
-        f"{what} runs ray_mono {version} on Python {python_version}, and this process ray_mono {VERSION} on"
-        " Python"
-        f" {ours}: use the same version of ray_mono, and the same Python up to its second number, on both"
-        " sides"
+        f"{what} runs ray_mono {version} on Python {python_version}, and this process ray_mono {VERSION}"
+        f" on Python {ours}: use the same version of ray_mono, and the same Python up to its second number,"
+        " on both sides"
     )

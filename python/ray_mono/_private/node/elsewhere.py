@@ -1,4 +1,4 @@
-"""Nodes whose sessions lie in another base than the usual one, for who is not told that base.
+"""Nodes whose sessions lie in another base than the usual one, for those who are not told that base.
 
 `init(address=…)` looks for the secret here, and `stop --address` for the reaper.
 
@@ -26,7 +26,7 @@ def entry_of(session_dir: str | Path, node_id: str) -> Path | None:
 
 
 def write_down(record: NodeRecord) -> None:
-    """Where the usual base cannot be used, nobody looks there either."""
+    """Does nothing if the usual base cannot be used: then nobody looks there either."""
     entry = entry_of(record.session_dir, record.node_id)
     if entry is not None:
         try:

@@ -28,9 +28,8 @@ def full_disk_explained(base: Path) -> Iterator[None]:
             raise
         raise SessionError(
             f"no space is left in {base}, where logs, sockets and tables of a session are written: make room"
-            " there, or choose"
-            f" another directory with --temp-dir (in Python: _temp_dir) or {BASE_VARIABLE}. What failed:"
-            f" {error}"
+            " there, or choose another directory with --temp-dir (in Python: _temp_dir) or"
+            f" {BASE_VARIABLE}. What failed: {error}"
         ) from error
 
 

@@ -36,8 +36,7 @@ def find_local_node(gcs_address: str, secret: str, timeout_s: float = 10.0) -> c
     if not here:
         raise ConnectionError(
             f"the cluster at {gcs_address} has no node of this user's on this machine, and a driver needs"
-            " one: run"
-            f" `ray-mono start --address={gcs_address}` here first"
+            f" one: run `ray-mono start --address={gcs_address}` here first"
         )
     return min(here, key=lambda node: (not node.is_head, node.node_id))
 

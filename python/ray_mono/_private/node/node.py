@@ -47,10 +47,13 @@ class Node:
         session_dir: str | None = None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Returns when the node can be used. session_dir: of the cluster on this machine, where it is known:
-        holds the secret. meanwhile: called while the services start, which leaves a core free.
+        """Returns when the node can be used.
 
-        spawn_reaper: there is always one, so False is refused; detach() lets the node outlive this process.
+        Args:
+            session_dir: of the cluster on this machine, if it is known; it holds the secret.
+            meanwhile: called while the services start, which leaves a core free.
+            spawn_reaper: there is always one, so False is refused. detach() lets the node outlive this
+                process.
 
         Raises ValueError for parameters that cannot be, SessionError, PortInUseError, SecretNotFoundError,
         ConnectionError, VersionMismatchError, and ServiceStartError with the log of a service that did not

@@ -50,7 +50,7 @@ class NodePlan:
     params: RayParams
     secret: str
     env: Mapping[str, str]
-    """Of its processes."""
+    """The environment of its processes."""
     node_ip_address: str
     gcs_address: str
     """host:port"""

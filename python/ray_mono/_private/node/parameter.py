@@ -24,7 +24,7 @@ class RayParams:
     gcs_address: str | None = None
     """host:port of the GCS to join; None on a head that starts one."""
     gcs_server_port: int | None = None
-    """Of a head's GCS."""
+    """The port of a head's GCS."""
     redis_address: str | None = None
     """host:port or unix:/path of a Redis that keeps the head's tables.
 
@@ -37,7 +37,8 @@ class RayParams:
     keep_node_without_gcs: bool = False
     """Whether a head's node goes on when its GCS dies, which may be started again by hand then."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
-    """Cluster-wide settings, which the GCS hands out. A service's own stand below its name: "gcs"."""
+    """Cluster-wide settings, which the GCS hands out. A service's own stand under its name: "gcs" or
+    "object_manager"."""
 
     # ---- this node
     node_ip_address: str | None = None
@@ -97,8 +98,8 @@ class RayParams:
             raise ValueError("gcs_address is missing: which cluster is the node to join?")
         if self.redis_embedded and self.redis_address is not None:
             raise ValueError(
-                f"redis_embedded starts a Redis of our own: redis_address {self.redis_address!r} makes no"
-                " sense"
+                "redis_embedded starts a Redis of our own: "
+                f"redis_address {self.redis_address!r} makes no sense"
             )
         if not is_head and (self.redis_embedded or self.redis_address is not None):
             raise ValueError(

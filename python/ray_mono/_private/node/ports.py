@@ -21,8 +21,6 @@ def reserve_port(host: str, port: int = 0) -> socket.socket:
     """A socket that holds the port until it is closed; port 0: a free one (ask getsockname).
 
     Raises PortInUseError, and OSError where host is no address of this machine.
-
-    Raises PortInUseError, and OSError for a host that is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     holder = socket.socket(family, socket.SOCK_STREAM)

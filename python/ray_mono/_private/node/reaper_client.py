@@ -48,10 +48,8 @@ class ServiceSpec:
     ends_node: bool = True
     """Whether the node ends when it does."""
     link: tuple[str, str] | None = None
-    """A name and a flag.
-
-    Two services with a link of one name share a socket pair; each end comes as `flag N`.
-    """
+    """A name and a flag. Two services with a link of the same name share a socket pair. Each gets its end as
+    `flag N`."""
     module: str = ""
     """Of a service in Python: the module that argv runs. The reaper may fork it instead of executing argv."""
     imports: Sequence[str] = ()
@@ -70,7 +68,8 @@ class ServiceExit:
 
 
 TITLE_ROOM = 1024
-"""Bytes: command lines of services, and names of tasks."""
+"""How many bytes are left for the titles of a reaper's children: command lines of services, names of
+tasks."""
 
 
 class ReaperHandle:

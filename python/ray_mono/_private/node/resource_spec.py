@@ -102,10 +102,8 @@ def machine_memory() -> MachineMemory:
 
 
 def _cached_files(directory: Path, prefix: str) -> int:
-    """Bytes of a control group's memory that hold copies of files.
-
-    The kernel gives them to who needs room.
-    """
+    """Bytes of a control group's memory that hold copies of files. The kernel gives them to others that need
+    room."""
     stat = dict(line.split(" ", 1) for line in _read(directory / "memory.stat").splitlines() if " " in line)
     sizes = [stat.get(f"{prefix}{name}_file", "") for name in ("inactive", "active")]
     return sum(int(size) for size in sizes if size.isdigit())

@@ -47,9 +47,7 @@ class Service:
     answered: bool = False
     """Whether the starter was told that it is ready."""
     asked_ends: tuple[str, ...] = ()
-    """How it may end, in describe_status's words, because it was asked to end. Any other end is its own
-    doing.
-    """
+    """In describe_status's words, how it ends if it was asked to. Any other end is its own doing."""
     _received: bytes = b""
 
     def ready_line(self) -> bytes | None:

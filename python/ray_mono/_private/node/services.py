@@ -1,6 +1,6 @@
 """The command lines of a node's services, and how one of them is started.
 
-Every service is `python -m ray_mono.<package>.<module>` under the interpreter that runs now. It finds the
+Every service is `python -P -m ray_mono.<package>.<module>` under the interpreter that runs now. It finds the
 package where this process found it: in a checkout, Bazel's runfiles or an installation. The secret travels in
 the environment, since every user can read a command line.
 """

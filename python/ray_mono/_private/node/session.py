@@ -5,10 +5,10 @@
     <base>/current_cluster.<uid>.json                       this user's latest cluster made by `start --head`
     <usual base>/elsewhere.<uid>.<node>.json                a node whose base is another (elsewhere.py)
 
-The base is what --temp-dir or RAY_MONO_TMPDIR name, or else /tmp/ray_mono. Users share that where root made
-it: root's sticky directory lets nobody touch another's entries. Where it is another user's, who could replace
-all that is in it, /tmp/ray_mono_<uid> serves, from then on always. A base that somebody names and that is
-another user's is an error. The base's path, and each session's, is checked by descriptors
+The base is what --temp-dir or RAY_MONO_TMPDIR name, or else /tmp/ray_mono. Users share that if root made it:
+root's sticky directory lets nobody touch another's entries. If it belongs to another user, he could replace
+all that is in it. Then /tmp/ray_mono_<uid> is made, and used from then on. A base that is named and belongs
+to another user is an error. The base's path, and each session's, is checked by descriptors
 (common/private_files) before anything in it is made or believed. After that its names mean the same for as
 long as it lasts.
 
@@ -227,9 +227,8 @@ def open_session(path: Path) -> Session:
         ) from error
     if not is_ours:
         raise SessionError(
-            f"{path} is not a session directory of this user's: it must be a directory of user {os.getuid()}"
-            " that"
-            f" nobody else can enter (mode 0700), and there is {_what_is_at(path)}"
+            f"{path} is not a session directory of this user's: it must be a directory of user"
+            f" {os.getuid()} that nobody else can enter (mode 0700), and there is {_what_is_at(path)}"
         )
     return Session(path)
 
@@ -290,8 +289,7 @@ def _check_base(status: os.stat_result) -> None:
     if not is_trusted_owner(status.st_uid):
         raise UntrustedPathError(
             f"it belongs to user id {status.st_uid}, neither to this user ({os.getuid()}) nor to root, and"
-            " its owner"
-            " can replace what is in it"
+            " its owner can replace what is in it"
         )
 
 
@@ -299,7 +297,7 @@ _OTHER_BASE = f"choose another directory with --temp-dir (in Python: _temp_dir) 
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only this user can read. Who reads it sees all of it, or what was there before.
+    """Writes a file that only this user can read. A reader sees all of it, or what was there before.
 
     Raises SessionError.
     """

@@ -1,10 +1,10 @@
 """How large a node's object store is, and where its file lies, by Ray's rules.
 
-The file lies in shared memory if that has room for the whole store, and else in the session's directory, with
-one warning: a disk is slower, and a store that is smaller than it says fails far from its cause. What nobody
-asked for is 30 % of the free memory, but not more than 10 GB unless shared memory has room for it. Who asks
-for more than 10 GB that would lie on a disk has to say that slow storage is meant. More than the machine's
-memory is refused.
+The file lies in shared memory if that has room for the whole store, and else in the session's directory. The
+latter is warned of, since a disk is slower. (A store in shared memory that is smaller than it says would fail
+far from the cause.) If nobody names a size, it is 30 % of the free memory and 200 GB at most, and more than
+10 GB only if shared memory has room for it. Whoever asks for more than 10 GB that would lie on a disk has to
+say that slow storage is meant (ALLOW_SLOW_VARIABLE). More than the machine's memory is refused.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")
 # Of the memory that is free at the start; Ray's share.
 STORE_SHARE = 0.3
-# Ray's bound: more is only used by programs that ask for it.
+# Ray's bound where nobody names a size.
 STORE_BYTES_MAX = 200 * 10**9
 # Below this not even a few objects fit beside the allocator's own pages.
 STORE_BYTES_MIN = 1 << 20
-# So much of a file system is taken where nobody asked: the rest is left to its other users.
+# So much of a file system is taken where nobody names a size: the rest is left to its other users.
 ROOM_SHARE = 0.95
 # Ray's REQUIRE_SHM_SIZE_THRESHOLD.
 SLOW_BYTES_MAX = 10**10

@@ -26,7 +26,7 @@ BUILT_IN_METHODS = ("__ray_terminate__", "__ray_call__", "__ray_ready__")
 
 
 class AnyActorHandle:
-    """The base of ActorHandle, for who only asks whether a value is one."""
+    """The base of ActorHandle, for code that only asks whether a value is one."""
 
     __slots__ = ()
 
@@ -52,9 +52,9 @@ class ActorMetadata:
     is_asyncio: bool
     methods: Mapping[str, MethodMetadata]
     max_task_retries: int = 0
-    """For methods that say nothing themselves."""
+    """For methods that have no such option of their own."""
     enable_task_events: bool = True
-    """The same."""
+    """For methods that have no such option of their own."""
     rules: CallRules = CallRules()
     concurrency_groups: tuple[str, ...] = ()
 
@@ -84,8 +84,8 @@ class ActorMetadata:
         """Raises ValueError if the actor was made without a handle's data, e.g. by another language."""
         if not data:
             raise ValueError(
-                "the actor was stored without what a handle of it needs: it is no Python actor of this"
-                " version"
+                "the actor was stored without what a handle of it needs:"
+                " it is no Python actor of this version"
             )
         metadata: ActorMetadata = pickle.loads(data)
         return metadata

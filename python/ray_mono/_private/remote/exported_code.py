@@ -26,10 +26,10 @@ def display_name(target: Callable[..., Any]) -> str:
 
 
 class CompleteWhenUsed:
-    """What is unpickled derives things from its function or class at its first use, not before.
+    """For what derives things from its function or class. If it is unpickled, it does so at its first use.
 
-    Code that refers to itself (an actor class whose methods make more such actors) is unpickled around us.
-    While it is, we are an empty shell. `_restore(state)` gets the state then.
+    Code may refer to itself: an actor class whose methods make more such actors, say. Then this object is
+    unpickled while that code is, and must not look at it yet. `_restore(state)` does so at the first use.
     """
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class CompleteWhenUsed:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__["_unpickled"] = state
 
-    # Type checkers would take it for a sign that every name exists.
+    # Type checkers would take __getattr__ for a sign that every name exists.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
@@ -61,7 +61,8 @@ class ExportedCode:
         self._exported: Exported | None = None
 
     def exported(self, core: CoreInterface) -> Exported:
-        """Exports to core's cluster unless that has happened. Raises as CoreInterface.export does."""
+        """The code, exported to core's cluster if that has not happened. Raises as CoreInterface.export
+        does."""
         if self._core is not core or self._exported is None:
             self._exported = core.export(self.target, self.kind)
             self._core = core

@@ -33,7 +33,7 @@ from ray_mono.core_worker.options import (
     TaskOptions,
 )
 
-# As in Ray: so many calls at once where the methods are coroutines and the user says nothing.
+# As in Ray: so many calls run at once if the methods are coroutines and the user names no number.
 ASYNC_MAX_CONCURRENCY = 1000
 # A node with such an accelerator has 1 of this resource; asking for a little places the task there.
 ACCELERATOR_RESOURCE_PREFIX = "accelerator_type:"
@@ -260,7 +260,7 @@ def _resources(options: Options) -> dict[str, float]:
     amounts: dict[str, float] = dict(options.get("resources") or {})
     for name, keyword in RESOURCE_KEYWORDS.items():
         if options.get(keyword) is not None:
-            # Of a byte there are no parts: Ray leaves them out.
+            # A byte has no parts: as Ray does, they are left out.
             amounts[name] = (
                 int(options[keyword]) if name in (MEMORY, OBJECT_STORE_MEMORY) else options[keyword]
             )
@@ -342,7 +342,7 @@ def actor_options(
 
 
 def call_rules(options: Options, is_asyncio: bool) -> CallRules:
-    """Of an actor class. Raises ValueError as _is_unordered does."""
+    """What the options of an actor class say of calls to it. Raises ValueError as _is_unordered does."""
     return CallRules(
         max_pending_calls=options.get("max_pending_calls") or -1,
         is_unordered=_is_unordered(options, is_asyncio),
@@ -393,8 +393,7 @@ def _groups(
         if group not in groups:
             raise ValueError(
                 f"{class_name}.{method} is in the concurrency group {group!r}, which the actor does not"
-                " have: "
-                f"it has {sorted(groups)}"
+                f" have: it has {sorted(groups)}"
             )
     return tuple(
         (name, most, tuple(method for method, group in method_groups.items() if group == name))

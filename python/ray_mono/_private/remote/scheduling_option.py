@@ -16,9 +16,10 @@ NODE_ID_LABEL = "ray.io/node-id"
 
 
 def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | None:
-    """Where it may run. Of label selectors only the one that names a node is there.
+    """Where a task or an actor with these options may run; None for anywhere.
 
-    That one is NodeAffinitySchedulingStrategy(node_id, soft=False).
+    Of label selectors only {NODE_ID_LABEL: a node's id in hex} works so far. It means
+    NodeAffinitySchedulingStrategy(node_id, soft=False). Raises TypeError, ValueError or NotImplementedError.
     """
     selector = options.get("label_selector") or {}
     given = options.get("scheduling_strategy")
@@ -34,7 +35,7 @@ def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | N
             f"label_selector={selector!r}: only {{{NODE_ID_LABEL!r}: one node's id in hex}} is part of"
             f" ray_mono yet"
         )
-    if given not in (None, "DEFAULT", "SPREAD"):  # among one node, there is nothing to spread
+    if given not in (None, "DEFAULT", "SPREAD"):  # on one node there is nothing to spread
         raise ValueError(f"label_selector and scheduling_strategy={given!r} both say where: give one of them")
     return _strategy(NodeAffinitySchedulingStrategy(value, soft=False))
 
@@ -50,7 +51,7 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
         affinity = common_pb2.NodeAffinity(node_id=bytes.fromhex(given.node_id), soft=bool(given.soft))
         return common_pb2.SchedulingStrategy(node_affinity=affinity)
     if isinstance(given, PlacementGroupSchedulingStrategy) and given.placement_group in (None, "default"):
-        # In no group: libraries say so where they make none.
+        # It says that there is no group. Libraries that make none give this.
         if given.placement_group_bundle_index != -1:
             raise ValueError(
                 "placement_group_bundle_index must be -1 without a placement group, got"

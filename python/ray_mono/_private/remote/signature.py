@@ -1,5 +1,5 @@
-"""Signatures of remote functions and methods: checked where the call is made, by the one who makes the
-mistake.
+"""Signatures of remote functions and methods. Calls are checked by them where they are made, so that the
+error is raised where the mistake is.
 
 A CallSignature keeps of each parameter its name, its kind and whether it must be given, so that it travels
 with an actor's handle whatever the defaults and annotations are. Arguments travel flattened, [key or None,
@@ -32,7 +32,7 @@ class CallSignature:
     keyword_only_required: tuple[str, ...] = ()
     has_var_positional: bool = False
     has_var_keyword: bool = False
-    # Calls without keywords may have as many arguments: what most calls are checked by.
+    # A call without keywords may have so many arguments. Most calls are checked by that alone.
     fewest: int = field(init=False, repr=False, compare=False)
     most: int = field(init=False, repr=False, compare=False)
 

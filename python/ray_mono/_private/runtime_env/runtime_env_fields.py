@@ -1,6 +1,6 @@
-"""The fields of a runtime environment: what may stand in each, alone and together, and how it is written out.
+"""The fields of a runtime environment: what may stand in each, alone and together, and its full form.
 
-What a field means is no matter here, nor whether it works yet (`runtime_env.py`).
+This module does not know what a field means, nor whether it works yet (`runtime_env.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIG_DEFAULTS = {"setup_timeout_seconds": SETUP_TIMEOUT_S, "eager_install": Tr
 
 
 def normalise(name: str, value: Any) -> Any:
-    """The value written out.
+    """The value in its full form, with what it leaves out.
 
     Raises ValueError for a name that is no field, TypeError or ValueError for what cannot stand there.
     """

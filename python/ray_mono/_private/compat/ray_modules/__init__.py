@@ -1,8 +1,8 @@
-"""Modules of Ray's that libraries import, and that nobody needs under ray_mono's own name: `ray_mono.compat`
-alone shows them.
+"""Modules of Ray's that libraries import, and that nobody needs under ray_mono's own name. So only
+`ray_mono.compat` shows them.
 
 `PLACES`: below `ray` -> below `ray_mono`. `NAMES`: module -> names that are added to it, each with the module
-that has it. None warns, as the old names (old_names.py) do: these are Ray 2.60's.
+that has it. They are names of Ray 2.60, so they do not warn, as the old names do (old_names.py).
 """
 
 from __future__ import annotations

@@ -54,12 +54,12 @@ class ActorGroup:
         self.actors += [self._class.remote(*args, **kwargs) for _ in range(num_actors)]
 
     def remove_actors(self, actor_indexes: Sequence[int]) -> None:
-        """Ends those."""
+        """Ends the actors with these numbers."""
         for index in sorted(set(actor_indexes), reverse=True):
             ray.kill(self.actors.pop(index))
 
     def shutdown(self, patience_s: float = 5) -> None:
-        """Ends all. patience_s: actors end at once here."""
+        """Ends all actors. patience_s has no effect: they end at once here."""
         self.remove_actors(range(len(self.actors)))
 
     def __len__(self) -> int:

@@ -1,6 +1,5 @@
-"""`ray._private.client_mode_hook`: how functions turn to Ray Client.
-
-There is none yet: they stay as they are.
+"""`ray._private.client_mode_hook`: by it functions turn to Ray Client. There is none yet, so they stay as
+they are.
 """
 
 from __future__ import annotations

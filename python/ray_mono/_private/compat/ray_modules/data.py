@@ -1,7 +1,7 @@
-"""`ray.data`, which ray_mono does not have yet. Libraries import it, and name its types, long before (and
-often without) using it.
+"""`ray.data`, which ray_mono does not have yet. Libraries import it and name its types, often without using
+them.
 
-So each name is a class that nothing is an instance of; whoever calls it hears an ImportError.
+So each name is a class that nothing is an instance of. To call it raises an ImportError.
 """
 
 from __future__ import annotations

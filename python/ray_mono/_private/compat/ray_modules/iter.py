@@ -1,10 +1,10 @@
-"""`ray.util.iter`: iterations over what actors make, each its part. Ray is about to remove it; libraries
-still subclass its worker.
+"""`ray.util.iter`: iterations over items that actors make, each its part (a shard). Ray is about to remove
+it, but libraries still subclass its worker.
 
 A ParallelIterator is sets of actors, each with the steps (iter_local.py) that its actors do to their items.
-Nothing runs until it is gathered: then each actor is told the steps and asked for items. Its end is that it
-raises StopIteration, which classes that inherit from the worker may raise, and who asks an actor by hand
-looks for; a batch may be empty.
+Nothing runs until it is gathered. Then each actor is told the steps, and asked for items. An actor that has
+no more raises StopIteration, in classes that inherit from the worker, too; whoever asks an actor by hand
+looks for that. A batch may be empty.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Describe = Callable[[LocalIterator], LocalIterator]
 
 
 def from_items(items: Sequence[Any], num_shards: int = 2, repeat: bool = False) -> ParallelIterator:
-    """The items in turn to each of num_shards actors. repeat: again and again."""
+    """Gives the items to num_shards actors in turn. repeat: each begins again at its end."""
     kind = type(items[0]).__name__ if items else "None"
     shards = [list(items[number::num_shards]) for number in range(num_shards)]
     return from_iterators(shards, repeat, f"from_items[{kind}, {len(items)}, {_said(num_shards, repeat)}]")
 
 
 def from_range(n: int, num_shards: int = 2, repeat: bool = False) -> ParallelIterator:
-    """The numbers below n, the first part of them to the first actor; the last has what is left over."""
+    """Gives the numbers below n to num_shards actors, in parts. The last one also has what is left over."""
     size = n // num_shards
     starts = [number * size for number in range(num_shards)]
     shards = [range(start, end) for start, end in zip(starts, [*starts[1:], n], strict=True)]
@@ -57,7 +57,7 @@ def from_range(n: int, num_shards: int = 2, repeat: bool = False) -> ParallelIte
 def from_iterators(
     generators: Sequence[Any], repeat: bool = False, name: str | None = None
 ) -> ParallelIterator:
-    """An actor for each iterable, or function that makes one."""
+    """Makes an actor for each iterable, or function that makes one."""
     actors = [ray.remote(ParallelIteratorWorker).remote(each, repeat) for each in generators]
     return from_actors(actors, name or f"from_iterators[{_said(len(actors), repeat)}]")
 
@@ -86,7 +86,7 @@ class ParallelIterator:
         """
         Args:
             actor_sets: (actors, their steps).
-            parents: whose actors these ask. They end when nobody refers to them.
+            parents: these actors ask the actors of those, which end when nobody refers to them.
         """
         self.name = name
         self._actor_sets = list(actor_sets)
@@ -130,7 +130,7 @@ class ParallelIterator:
         return self._with(lambda items: items.shuffle(shuffle_buffer_size, seed), said)
 
     def repartition(self, num_partitions: int, batch_ms: int = 0) -> ParallelIterator:
-        """So many actors, which share the items of these in turn."""
+        """Makes num_partitions actors, which share the items of these in turn."""
         asked = _told(self._actor_sets)
         bases = [partial(_sliced, asked, num_partitions, start, batch_ms) for start in range(num_partitions)]
         name = f"{self.name}.repartition[num_partitions={num_partitions}]"
@@ -143,7 +143,7 @@ class ParallelIterator:
         return ParallelIterator(sets, f"ParallelUnion[{self}, {other}]", self._parents + other._parents)
 
     def select_shards(self, shards_to_keep: Sequence[int]) -> ParallelIterator:
-        """Those alone. Raises ValueError for none, for one that is not there, and after a union."""
+        """Only these shards. Raises ValueError for none, for one that is not there, and after a union."""
         if len(self._actor_sets) > 1:
             raise ValueError("select_shards() cannot follow union()")
         (actors, steps) = self._actor_sets[0]
@@ -210,16 +210,14 @@ class ParallelIteratorWorker:
     """The actor behind a shard. Classes that inherit from it call its __init__."""
 
     def __init__(self, item_generator: Any, repeat: bool) -> None:
-        """item_generator: an iterable, or a function that makes one. repeat: again and again."""
+        """item_generator: an iterable, or a function that makes one. repeat: begin again at its end."""
         self._all_items = _repeated(item_generator) if repeat else _made(item_generator)
         self._items: Iterator[Any] | None = None
         self._slices: list[deque[Any]] = []
 
     def par_iter_init(self, steps: Sequence[Describe]) -> None:
-        """From here on `steps` are done to the items.
-
-        It begins with the first item again where the iterable can be read again.
-        """
+        """From here on `steps` are done to the items. It begins with the first item, if the iterable can be
+        read again."""
         items = LocalIterator(partial(_of, self._all_items))
         for describe in steps:
             items = describe(items)
@@ -266,7 +264,7 @@ def _made(given: Any) -> Iterable[Any]:
 
 
 def _repeated(given: Any) -> Iterator[Any]:
-    """Ends only where there is nothing."""
+    """Its items again and again. It ends only if there are none."""
     has_more = True
     while has_more:
         has_more = False

@@ -1,9 +1,9 @@
-"""`LocalIterator` of `ray.util.iter`: an iteration of one process, described until it begins, so that it can
-be sent to another before.
+"""`LocalIterator` of `ray.util.iter`: an iteration in one process. Until it begins it is only described, and
+can be sent to another process.
 
-It is a base, which makes an iterator, and steps, each of which takes an iterator and gives one. A base is
-called with a timeout: None, or how many seconds it may wait for an item before it yields NOT_READY in its
-place, which every step hands on. So `union` reads from whichever of its parts has something, in one thread.
+It has a base, which makes an iterator, and steps, each of which takes an iterator and gives one. A base is
+called with a timeout: None, or how many seconds it may wait for an item. After that it yields NOT_READY,
+which every step hands on. So `union` can read from whichever of its parts has something, in one thread.
 """
 
 from __future__ import annotations
@@ -89,8 +89,13 @@ class LocalIterator:
     def for_each(
         self, fn: Callable[[Any], Any], max_concurrency: int = 1, resources: Mapping[str, Any] | None = None
     ) -> LocalIterator:
-        """fn of each item. max_concurrency: 1: here, in order; else tasks with the options `resources`, so
-        many at once (0: all), in the order in which they end."""
+        """fn of each item.
+
+        Args:
+            max_concurrency: 1 runs fn here, in order. More runs it in so many tasks at once (0: as many as
+                there are items), and gives the results as the tasks end.
+            resources: the options of these tasks.
+        """
         if max_concurrency < 0:
             raise ValueError(f"max_concurrency must be at least 0, got {max_concurrency!r}")
         if max_concurrency == 1:
@@ -114,7 +119,7 @@ class LocalIterator:
         return combined
 
     def shuffle(self, shuffle_buffer_size: int, seed: int | None = None) -> LocalIterator:
-        """Gives random items of a buffer that it keeps filled. Whole: a buffer that holds everything."""
+        """Gives random items of a buffer that it keeps filled. All are shuffled if the buffer holds all."""
         said = f"shuffle(shuffle_buffer_size={shuffle_buffer_size}, seed={seed})"
         return self._with(partial(_shuffled, shuffle_buffer_size, seed), said)
 
@@ -129,7 +134,7 @@ class LocalIterator:
         return list(islice(self, n))
 
     def show(self, n: int = 20) -> None:
-        """Prints as many."""
+        """Prints the first n items."""
         for item in islice(self, n):
             print(item)
 
@@ -156,9 +161,9 @@ class LocalIterator:
         """Items of all, as they are ready.
 
         Args:
-            deterministic: one of each in turn, waiting for it.
-            round_robin_weights: how many of each in turn, on average, waiting for them; "*": what is ready,
-                waiting for none.
+            deterministic: one item of each in turn, for which it waits.
+            round_robin_weights: how many items of each in turn, on average, for which it waits. "*": those
+                that are ready.
         """
         parts = [self, *others]
         for part in parts:
@@ -276,7 +281,7 @@ def _copy(
     while True:
         if not mine:
             if timeout is not None and any(kept):
-                # The others are behind, and it is not waited for: they come first, lest what is kept grows.
+                # The others are behind, and this one must not wait: they come first, or more would be kept.
                 yield NOT_READY
                 continue
             if original._running is None:
@@ -286,7 +291,7 @@ def _copy(
             except StopIteration:
                 return
             if isinstance(item, _NextValueNotReady):
-                # Of no use to the others, which may wait.
+                # It is of no use to the others, which may wait.
                 if timeout is None:
                     time.sleep(PAUSE_S)
                 else:
@@ -317,7 +322,7 @@ def _union(parts: list[tuple[float | str, LocalIterator]], timeout: float | None
 
 
 def _whole(weight: float | str) -> int:
-    """On average the weight."""
+    """A whole number of items, which on average is the weight."""
     if isinstance(weight, str):
         return PULLED_MAX
     return int(weight) + (random.random() < weight % 1)

@@ -1,6 +1,5 @@
-"""`ray.cloudpickle.dumps_debug`: an error of pickling that names the culprit.
-
-Also `pickle`, which programs take from there.
+"""`ray.cloudpickle.dumps_debug`, whose error names what does not pickle. Also `pickle`, which programs take
+from there.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ from ray_mono.core_worker.process import current
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
-    """What is free now of the living nodes, in units: node id -> name -> amount.
-
-    Raises RaySystemError where not connected.
+    """What is free now on each living node, in units: node id -> name -> amount. Raises RaySystemError where
+    not connected.
     """
     return {
         node.node_id.hex(): ResourceSet.from_proto(node.available).to_units()
@@ -20,7 +19,7 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
 
 
 def total_resources_per_node() -> dict[str, dict[str, float]]:
-    """The same of what they have in total."""
+    """As available_resources_per_node: what each node has in total."""
     return {
         node.node_id.hex(): ResourceSet.from_proto(node.total).to_units()
         for node in current.require().global_state.resources(collect=False)
@@ -49,7 +48,7 @@ class GlobalState:
         """None, for the same reason."""
 
     def get_draining_nodes(self) -> dict[str, int]:
-        """None drains: nodes are ended, or go."""
+        """Empty: nodes are not drained here."""
         return {}
 
 

@@ -1,5 +1,5 @@
-"""What `import ray` finds first in a process that a program under `ray_mono.compat` started: it installs the
-same there, and gives way to it. An interpreter that has no ray_mono (another virtual environment's) imports
+"""What `import ray` finds first in a process that a program under `ray_mono.compat` has started. It installs
+compat there, and gives way to it. An interpreter that has no ray_mono (another virtual environment's) imports
 what it would have imported."""
 
 import importlib
