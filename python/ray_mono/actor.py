@@ -1,9 +1,8 @@
 """Actors: what `@ray_mono.remote` makes of a class, and the handles through which its instances are called.
 
     A = remote(class)   ActorClass       A.remote(...) makes an actor and returns its handle
-    a                   ActorHandle      whoever has one may call; it travels in arguments, values and
-        closures
-    a.method            ActorMethod      a.method.remote(...) submits a call and returns at once
+    a                   ActorHandle      whoever has one may call; it travels in arguments, values, closures
+    a.method            ActorMethod      a.method.remote(...) submits a call and does not wait for it
 
 A handle holds a reference to the actor's creation object. With the last handle that reference ends, and with
 it the actor, unless it is detached. Handles from `get_actor`, and the actor's own, hold none and keep nothing
@@ -74,9 +73,9 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         def __getattr__(self, name: str) -> Any:
             """What the plain class has: constants, class and static methods, and methods as functions.
 
-            But not where pickle asks whether code can be found by its name: what would be found on a worker
-            is the file's, if it can be imported there at all, and hangs below a decorated class. So all of an
-            actor class travels by value.
+            Pickle is told that there is nothing when it asks whether code can be found by its name. A worker
+            would find there what the file has, if it can import that at all, and below a decorated class. So
+            all of an actor class travels by value.
             """
             is_pickle = sys._getframe(1).f_code.co_name == "_getattribute"
             if "_code" not in self.__dict__ or name.startswith("__") or is_pickle:
@@ -98,11 +97,17 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         return types.SimpleNamespace(modified_class=self._code.target, class_name=self._metadata.class_name)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
-        """Makes an actor; returns when the cluster knows of it, not when it runs. Its first call waits for
-        that.
+        """Makes an actor and returns its handle. It does not wait until the actor runs: its calls do.
 
-        Raises TypeError for arguments that the constructor does not take or that cannot be pickled, and
-        ValueError if the name is taken (get_if_exists=True returns that actor instead).
+        For an actor with a name it waits until the arguments are there and the GCS has answered, since the
+        name may be taken. Otherwise it blocks no more than RemoteFunction.remote does. If the actor cannot be
+        made later, its calls fail with ActorDiedError or ActorUnschedulableError.
+
+        Raises TypeError for arguments that the constructor does not take, or that cannot be pickled, and for
+        a class that cannot be; ActorAlreadyExistsError, a ValueError, if the name is taken
+        (get_if_exists=True returns that actor instead); ValueError for options that do not go together;
+        ObjectStoreFullError; RpcError or RaySystemError if the GCS does not answer, or this process has left
+        its cluster.
         """
         self._code.signature.check(args, kwargs)
         core = connected_core()
@@ -131,7 +136,8 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         return ActorHandle(core, state, state.creation_ref, metadata)
 
     def options(self, **options: Any) -> ActorClass[T]:
-        """The same class with other options. Raises as `remote(**options)` does."""
+        """The same class with these options in place of its own. Options that are not given stay. Raises as
+        `remote(**options)` does."""
         merged = {**self._default_options, **options}
         check_actor_options(merged)
         other: ActorClass[T] = ActorClass.__new__(ActorClass)
@@ -161,8 +167,7 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
         name = self._metadata.class_name
         raise ActorClassInheritanceException(
             f"{name} is an actor class, which cannot be inherited from: inherit from the plain class and"
-            " make the result"
-            " remote"
+            " make the result remote"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +197,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         self._ray_state = state
         self._ray_creation_ref = creation_ref
         self._ray_metadata = metadata
-        # Of calls without options, by method: calls are the hot path.
+        # Templates of calls without options of their own, by method: calls are the hot path.
         self._ray_templates: dict[str, Any] = {}
 
     @property
@@ -202,7 +207,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
     _ray_actor_id = _actor_id
 
     def __getattr__(self, name: str) -> ActorMethod:
-        # Called for what is not above. Names of ours are missing only while a handle is being made.
+        # Called for names that are not above. One of ours is missing only while a handle is being made.
         if name.startswith("_ray_"):
             raise AttributeError(name)
         metadata = self._ray_metadata
@@ -211,8 +216,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
             known = ", ".join(each for each in metadata.methods if not each.startswith("__")) or "none"
             raise AttributeError(
                 f"{metadata.class_name!r} actors have no method {name!r} (attributes are not visible from"
-                " outside);"
-                f" methods: {known}"
+                f" outside); methods: {known}"
             )
         return (ActorMethod if method.decorator is None else _DecoratedMethod)(self, name, method, None)
 
@@ -249,8 +253,8 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         return self._ray_core
 
 
-# What to annotate a handle with, for type checkers to know the methods that `@method` declares.
-# `ActorClass.remote` says `| Any` so that a variable that is given its handle keeps this type.
+# A type for annotations of handles: by it type checkers know the methods that `@method` declares.
+# `ActorClass.remote` returns `| Any`, so that a variable that is given the handle keeps this type.
 ActorProxy = ActorHandle[T] | type[T]
 
 
@@ -276,19 +280,24 @@ class ActorMethod:
     def __init__(
         self, handle: ActorHandle[Any], name: str, metadata: MethodMetadata, options: Mapping[str, Any] | None
     ) -> None:
-        """options: of this call alone; None for the method's own."""
+        """options: for the calls by this object alone; None for the method's own."""
         self._handle = handle
         self._name = name
         self._metadata = metadata
         self._options = options
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Submits a call. Never blocks; calls of one caller run in the order in which they were made.
+        """Submits a call and does not wait for it. Calls of one caller run in the order in which they were
+        made, unless the actor runs several at once or has allow_out_of_order_execution.
 
-        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0; an
-        ObjectRefGenerator for a generator.
-        Raises TypeError for arguments that the method does not take or that cannot be pickled, and
-        PendingCallsLimitExceeded.
+        Arguments and what it returns are as for RemoteFunction.remote. It blocks only to put a large argument
+        into a store that is full.
+
+        Raises TypeError for arguments that the method does not take, or that cannot be pickled;
+        PendingCallsLimitExceeded if max_pending_calls calls of this process wait already;
+        ActorHandleNotFoundError, a ValueError, for a handle of another session or process;
+        ObjectStoreFullError; RaySystemError. What the method raises is raised by `get`, and so are
+        ActorDiedError and ActorUnavailableError.
         """
         known = self._metadata.signature
         if kwargs or not known.fewest <= len(args) <= known.most:
@@ -300,7 +309,7 @@ class ActorMethod:
         template = handle._ray_templates.get(self._name) if self._options is None else None
         if template is None:
             template = self._make_template(core)
-        # What `flatten` makes, without it where it is easy.
+        # This is what `flatten` makes. Short calls go without it, since they are the hot path.
         flat = signature.flatten(args, kwargs) if kwargs or len(args) > 1 else [None, *args] if args else []
         refs = core.submit_actor_task(handle._ray_state, template, flat)
         if template.num_returns == 1 or template.num_returns < 0:
@@ -308,7 +317,8 @@ class ActorMethod:
         return refs or None
 
     def options(self, **options: Any) -> ActorMethod:
-        """The same method with other options. Raises as `@method(**options)` does."""
+        """The same method with these options in place of its own. Raises as `@method(**options)` does, and
+        ValueError for a concurrency group that the actor does not have."""
         check_method_options(options)
         check_generator(options, self._metadata.is_generator, f"{self._metadata.signature.name}()")
         self._handle._ray_metadata.check_group(options.get("concurrency_group"))
@@ -357,7 +367,7 @@ class ActorMethod:
 
 
 class _DecoratedMethod(ActorMethod):
-    """One with an invocation decorator, which is called for each call."""
+    """A method with an invocation decorator, which is called for each call."""
 
     __slots__ = ()
 
@@ -370,9 +380,12 @@ class _DecoratedMethod(ActorMethod):
 
 
 def exit_actor() -> None:
-    """Ends the actor that calls it, after the call that is running; callers then see ActorDiedError. Never
-    restarted. A thread that the actor started itself ends here, by SystemExit.
+    """Ends the actor that calls it, for good: it is not restarted. No other call begins.
 
-    Raises TypeError outside of an actor.
+    The call that calls it ends here, by an exception that is no Exception, and is not answered. Its caller,
+    and those whose calls have not finished, get ActorDiedError. A thread that the actor has started itself
+    ends here by SystemExit, and the actor after the call that runs then.
+
+    Raises TypeError outside of an actor, and RaySystemError where this process is not connected.
     """
     current.require().exit_actor()

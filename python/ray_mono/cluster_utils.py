@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Cluster:
-    """The first node added is the head. Ends with `shutdown`, and with this process.
+    """Several nodes; the first one that is added is the head. All end with `shutdown`, and with this process.
 
     Attributes:
         head_node: None until there is one.
@@ -63,7 +63,7 @@ class Cluster:
 
     @property
     def address(self) -> str | None:
-        """For `init(address=...)`; while it runs, "auto" means it too."""
+        """As `init(address=...)` takes it. While the cluster runs, "auto" means it, too."""
         return self.gcs_address
 
     @property

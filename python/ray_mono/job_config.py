@@ -9,13 +9,13 @@ from ray_mono._private.logs.logging_config import LoggingConfig
 
 
 class JobConfig:
-    """Given to `init(job_config=...)`; `init`'s own arguments win.
+    """Given to `init(job_config=...)`. `init`'s own arguments win.
 
     Attributes:
-        code_search_path: directories put on every worker's sys.path.
-        runtime_env: of tasks and actors that name none.
-        metadata: texts about the job, for people and tools.
-        ray_namespace: where its named actors live; a random one if None.
+        code_search_path: a list of directories, which come first on every worker's sys.path.
+        runtime_env: a dict, or None: the environment of the job's workers.
+        metadata: a dict of strings about the job, for people and tools.
+        ray_namespace: where its named actors live; None for one of its own.
         default_actor_lifetime: "detached" or "non_detached".
         py_logging_config: as `init(logging_config=...)`; None for none.
     """
@@ -61,8 +61,8 @@ class JobConfig:
         self.metadata[key] = value
 
     def set_runtime_env(self, runtime_env: Mapping[str, Any] | None, validate: bool = False) -> None:
-        """validate: also check it now, as `init` does later: raises TypeError, ValueError or
-        NotImplementedError naming the field."""
+        """Sets the runtime environment. validate: check it now, and not only in `init`. Raises TypeError,
+        ValueError or NotImplementedError naming the field then."""
         from ray_mono._private.runtime_env import runtime_env as runtime_envs
 
         if validate and runtime_env is not None:
@@ -73,7 +73,7 @@ class JobConfig:
         self.py_logging_config = logging_config
 
     def ensure_logging_config(self, logging_config: Mapping[str, Any] | LoggingConfig | None = None) -> None:
-        """Sets it where none is set yet. Raises TypeError for another type."""
+        """Sets the logging configuration if there is none yet. Raises TypeError for another type."""
         if logging_config is None or self.py_logging_config is not None:
             return
         if isinstance(logging_config, Mapping):
@@ -86,10 +86,8 @@ class JobConfig:
         self.ray_namespace = ray_namespace
 
     def set_default_actor_lifetime(self, default_actor_lifetime: str) -> None:
-        """Of actors that say nothing about it.
-
-        Raises ValueError for other than "detached" or "non_detached".
-        """
+        """Sets the lifetime of actors that name none. Raises ValueError for anything but "detached" or
+        "non_detached"."""
         if default_actor_lifetime not in ("detached", "non_detached"):
             raise ValueError(
                 f"default_actor_lifetime must be 'detached' or 'non_detached', got {default_actor_lifetime!r}"
@@ -98,8 +96,7 @@ class JobConfig:
 
     @classmethod
     def from_json(cls, job_config_json: Mapping[str, Any]) -> JobConfig:
-        """Of a dict with the arguments' names; "client_job" and the other private ones without the
-        underscore."""
+        """Made of a dict of the constructor's arguments. The private ones have no underscore there."""
         private = ("client_job", "disable_job_level_lineage_reconstruction", "py_driver_sys_path")
         return cls(
             **{f"_{name}" if name in private else name: value for name, value in job_config_json.items()}

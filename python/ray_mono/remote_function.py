@@ -1,5 +1,5 @@
-"""Remote functions: what `@ray_mono.remote` makes of a function. `f.remote(...)` submits a task and returns
-at once.
+"""Remote functions: what `@ray_mono.remote` makes of a function. `f.remote(...)` submits a task and does not
+wait for it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Out = TypeVar("Out")
 
 
 class RemoteFunction(CompleteWhenUsed, Generic[Out]):
-    """A function that runs in worker processes. Made by `ray_mono.remote`.
+    """A function that runs in worker processes. Made by `ray_mono.remote`, also before `init`.
 
-    Travels by value inside other functions; it can be made before `init`.
+    It can be passed on, as an argument or inside other functions, and travels by value.
     """
 
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -33,8 +33,7 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ValueError(
                 f"{display_name(function)} is an 'async def', which cannot be a remote function: wrap it in"
-                " a function that"
-                " calls asyncio.run(...), or make it a method of an actor"
+                " a function that calls asyncio.run(...), or make it a method of an actor"
             )
         check_task_options(options)
         if options.get("num_gpus") and options.get("max_calls") is None:
@@ -49,8 +48,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._signature = code.signature
         self._core: CoreInterface | None = None
         self._template: Any = None
-        # Ray's hook for tracers: takes the function that submits, of (args, kwargs), and returns the one that
-        # is called instead.
+        # Ray's hook for tracers. It takes the function that submits, of (args, kwargs), and returns the one
+        # that is called instead.
         decorator = getattr(code.target, "__ray_invocation_decorator__", None)
         if decorator is not None:
             submit = self.remote
@@ -72,12 +71,21 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         return self._code.target
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Out:
-        """Submits a task. Never blocks; the arguments may hold references, and those at the top are resolved
-        first.
+        """Submits a task and does not wait for it. Arguments may be ObjectRefs: then the function gets their
+        values. References inside of arguments stay references.
 
-        Returns a reference to the result; a list of them for num_returns > 1; None for num_returns=0; an
-        ObjectRefGenerator for a generator. Raises TypeError for arguments that the function does not take, or
-        that cannot be pickled.
+        It does not block, with three exceptions: the first use of ray_mono calls `init`; the first call of
+        the function on a cluster sends its code to the GCS; and an argument of more than 100 KiB is put into
+        the node's store, which waits while that is full.
+
+        Returns an ObjectRef of the result; a list of them for num_returns > 1; None for num_returns=0; an
+        ObjectRefGenerator for a generator; for num_returns="dynamic" an ObjectRef of a
+        DynamicObjectRefGenerator.
+
+        Raises TypeError for arguments that the function does not take, or that cannot be pickled, and for
+        code that cannot be; ValueError for code of more than 95 MiB; ObjectStoreFullError; RpcError if the
+        GCS does not answer; RaySystemError where this process has left its cluster. What the task raises is
+        raised by `get`.
         """
         known = self._signature
         if kwargs or not known.fewest <= len(args) <= known.most:
@@ -85,7 +93,7 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         core = current.core or connected_core()
         if self._core is not core:
             self._prepare(core)
-        # What `flatten` makes, without it where it is easy.
+        # This is what `flatten` makes. Short calls go without it, since they are the hot path.
         flat = signature.flatten(args, kwargs) if kwargs or len(args) > 1 else [None, *args] if args else []
         refs: Any = core.submit_task(self._template, flat)
         if self._returns_one:
@@ -102,7 +110,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
     def options(self, **options: Any) -> RemoteFunction[Out]: ...
 
     def options(self, **options: Any) -> RemoteFunction[Any]:
-        """The same function with other options. Raises as `remote(**options)` does."""
+        """The same function with these options in place of its own. Options that are not given stay. Raises
+        as `remote(**options)` does."""
         check_task_options(options)
         other: RemoteFunction[Any] = RemoteFunction.__new__(RemoteFunction)
         other._set_up(self._code, {**self._default_options, **options})
@@ -133,8 +142,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without what belongs to this process's connection: the receiver has its own. As a state, not as
-        # arguments of a constructor: the function may refer to this object.
+        # It goes without what belongs to this process's connection. It is a state, and no arguments of a
+        # constructor, since the function may refer to this object.
         return {"function": self._function, "options": self._default_options}
 
     def _restore(self, state: dict[str, Any]) -> None:

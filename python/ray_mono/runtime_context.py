@@ -1,4 +1,4 @@
-"""`get_runtime_context()`: who and where the code that asks is."""
+"""`get_runtime_context()`: in which task, actor, job and node the code runs that asks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class RuntimeContext:
-    """Answers for the task, actor or driver that asks, at the moment it asks.
+    """Answers for the task, actor or driver that asks, at the moment when it asks.
 
-    The methods give ids in hex, the properties as objects.
+    The methods return ids in hex, the properties return them as objects (JobID and so on). All of them raise
+    RaySystemError where this process is not connected.
     """
 
     @property
@@ -27,7 +28,7 @@ class RuntimeContext:
         return current.require()
 
     def get(self) -> dict[str, Any]:
-        """The ids that there are, by name."""
+        """ "job_id", "node_id", "namespace" and, if there are any, "task_id" and "actor_id"; ids as objects."""
         found: dict[str, Any] = {
             "job_id": self.job_id,
             "node_id": self.node_id,
@@ -54,11 +55,12 @@ class RuntimeContext:
         return core.context.task_id().hex() if self._runs_task(core) else None
 
     def get_task_name(self) -> str | None:
+        """ "f", "Actor.method", or the name from options(name=...). None on a driver outside of tasks."""
         core = self._core
         return core.context.task_name() if self._runs_task(core) else None
 
     def get_task_function_name(self) -> str | None:
-        """With its module, as "module.f" or "module.Actor.method"."""
+        """ "module.f" or "module.Actor.method". None on a driver outside of tasks."""
         core = self._core
         return core.context.function_name() if self._runs_task(core) else None
 
@@ -67,28 +69,31 @@ class RuntimeContext:
         return self._core.context.actor_id().hex() or None
 
     def get_actor_name(self) -> str | None:
-        """ "" for an actor without a name, None outside of actors."""
+        """The name; "" for an actor without one, None outside of actors. Asks the GCS."""
         info = self._actor_info()
         return None if info is None else info.name
 
     def get_session_name(self) -> str:
+        """The name of the session's directory; "" in local mode."""
         return self._core.session_dir.rstrip("/").rpartition("/")[2]
 
     def get_temp_dir(self) -> str:
-        """The directory that session directories are in."""
+        """The directory that the session's directory is in; "" in local mode."""
         return self._core.session_dir.rstrip("/").rpartition("/")[0]
 
     def get_node_labels(self) -> dict[str, str]:
-        """Its own, and its id under "ray.io/node-id"."""
+        """The labels of this node, with its id in hex under "ray.io/node-id"."""
         return {**self._core.node_labels, NODE_ID_LABEL: self.get_node_id()}
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the running task, or the actor, holds; nothing on a driver."""
+        """What the running task, or the actor, holds, by name: CPUs, GPUs, bytes of memory. Empty on a
+        driver."""
         core = self._core
         return core.context.assigned_resources() if self._runs_task(core) else {}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """Indices of the accelerators that the task or actor may use, as texts; always has "GPU"."""
+        """By the name of a resource, the indices of the accelerators that the task or actor may use, as
+        strings. It always has "GPU"."""
         ids = {
             name: [str(index) for index in indices]
             for name, indices in self._core.context.resource_ids().items()
@@ -98,8 +103,8 @@ class RuntimeContext:
     get_resource_ids = get_accelerator_ids
 
     def is_canceled(self) -> bool:
-        """Whether the task or the actor's call that asks was cancelled: for those that cannot be interrupted,
-        and for cleaning up.
+        """Whether the task or the actor's call that asks was cancelled. A call of an actor is not
+        interrupted, so it has to ask by itself.
 
         Raises RuntimeError on a driver, and in an async actor, where a coroutine that is cancelled gets an
         asyncio.CancelledError.
@@ -107,7 +112,7 @@ class RuntimeContext:
         return self._core.is_task_cancelled()
 
     def get_runtime_env_string(self) -> str:
-        """JSON; "{}" where the job has none."""
+        """The runtime environment that the process runs in, as JSON; "{}" for none."""
         return self._core.runtime_env or "{}"
 
     def get_placement_group_id(self) -> str | None:
@@ -133,6 +138,7 @@ class RuntimeContext:
 
     @property
     def namespace(self) -> str:
+        """Of the driver, or of the job that runs here."""
         return self._core.namespace
 
     @property
@@ -157,21 +163,20 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """host:port"""
+        """host:port of the GCS, which is asked for it."""
         info = self._core.global_state.cluster_info()
         return f"{info.host}:{info.port}"
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether this actor's process is not its first. False outside of actors."""
+        """Whether this actor was restarted. False outside of actors. Asks the GCS."""
         info = self._actor_info()
         return info is not None and info.num_restarts > 0
 
     @property
     def current_actor(self) -> ActorHandle[Any]:
-        """The handle of the actor that asks; it does not keep the actor alive. Raises RuntimeError outside of
-        actors.
-        """
+        """A handle of the actor that asks. It does not keep the actor alive. Raises RuntimeError outside of
+        actors."""
         from ray_mono._private.remote.actor_metadata import ActorMetadata
         from ray_mono.actor import weak_handle
 
@@ -194,10 +199,9 @@ _context = RuntimeContext()
 
 
 def get_runtime_context() -> RuntimeContext:
-    """The context of the code that calls. Its answers raise RaySystemError where the process is not connected
-    any more.
+    """The context of the code that calls: one object, which answers for whoever asks.
 
-    A program that never said `init` gets a cluster, as at every first use. Raises what `init` raises.
+    A program that never called `init` gets a cluster, as at every first use. Raises what `init` raises.
     """
     connected_core()
     return _context

@@ -1,9 +1,9 @@
-"""Every error that users of ray_mono can catch; `ray_mono.exceptions` is this list. The names, and which is a
-kind of which, are Ray's.
+"""Every error that users of ray_mono can catch: `ray_mono.exceptions` has this list. The names, and which is
+a kind of which, are Ray's.
 
-An error says whose fault it is. A RayTaskError is the user's code (see task_error.py). A worker, node, owner
-or object that is gone is the environment. RaySystemError is ours. All of them travel: what a constructor is
-given is what is pickled.
+An error says whose fault it is: a RayTaskError is the user's code (task_error.py), a worker, node, owner or
+object that is gone is the environment, and RaySystemError is ours. All of them can be pickled: what is
+pickled is what the constructor was given.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class CrossLanguageError(RayError):
     """A task in another language failed.
 
     Args:
-        message: the formatted error of there.
+        message: the error as that language formats it.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -94,7 +94,7 @@ class GetTimeoutError(RayError, TimeoutError):
 
 
 class _FixedMessage(RayError):
-    """Has a sentence of its own, which the message given replaces."""
+    """An error with a sentence of its own. A message that is given replaces it."""
 
     sentence = ""
 
@@ -103,7 +103,7 @@ class _FixedMessage(RayError):
 
 
 class WorkerCrashedError(_FixedMessage):
-    """The process that ran the task ended before it answered, more often than the task may be retried."""
+    """The process that ran the task ended before it answered, and the task has no retries left."""
 
     sentence = (
         "The worker died before it finished the task. Its log is worker-* in the session's logs directory."
@@ -111,16 +111,16 @@ class WorkerCrashedError(_FixedMessage):
 
 
 class LocalRayletDiedError(_FixedMessage):
-    """The raylet of the node where the task ran is gone."""
+    """The raylet of this process's own node is gone, so that nothing can be run any more."""
 
     sentence = "The raylet of the task's node died. Its log is in the session's logs directory, as raylet*."
 
 
 class NodeDiedError(RayError):
-    """The node is gone, or is believed to be.
+    """The node is gone, or seems to be.
 
     Args:
-        message: which, and how that was noticed.
+        message: which node, and how that was noticed.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -132,7 +132,7 @@ class OutOfMemoryError(RayError):
     """A worker was ended because its node ran out of memory.
 
     Args:
-        message: what was used and allowed.
+        message: how much memory was used, and how much is allowed.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -141,11 +141,11 @@ class OutOfMemoryError(RayError):
 
 
 class RaySystemError(RayError):
-    """Something in ray_mono itself failed, or it is used before `init`.
+    """Something in ray_mono itself failed, or this process is not connected to a cluster (any more).
 
     Args:
         client_exc: the reason.
-        traceback_str: where, if known.
+        traceback_str: the traceback of the place, or None.
     """
 
     def __init__(self, client_exc: object, traceback_str: str | None = None) -> None:
@@ -161,7 +161,7 @@ class AuthenticationError(RayError):
     """The cluster did not accept the secret.
 
     Args:
-        message: what was tried, and how to pass another.
+        message: which secret was tried, and how to pass another one.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -192,8 +192,8 @@ class TaskCancelledError(RayError):
     """The task was cancelled before or while it ran.
 
     Args:
-        task_id: of the task, as an id or in hex.
-        error_message: more about it.
+        task_id: an id, or its hex; None if it is not known.
+        error_message: what else is known, or None.
     """
 
     def __init__(self, task_id: object = None, error_message: str | None = None) -> None:
@@ -207,7 +207,7 @@ class TaskCancelledError(RayError):
 
 
 class TaskUnschedulableError(RayError):
-    """No node can ever run the task.
+    """No node can ever run the task, or its job is over.
 
     Args:
         error_message: what it needs, and what there is.
@@ -245,7 +245,7 @@ class RuntimeEnvSetupError(RayError):
 
 
 class PendingCallsLimitExceeded(RayError):
-    """The actor's `max_pending_calls` calls are waiting already."""
+    """So many calls of this process to the actor are not answered as its `max_pending_calls` allows."""
 
 
 class ObjectRefStreamEndOfStreamError(RayError):
@@ -322,12 +322,12 @@ class ActorDiedError(RayActorError):
 
     @staticmethod
     def from_task_error(task_error: RayTaskError) -> ActorDiedError:
-        """Of the error that the constructor raised."""
+        """The error for an actor whose constructor raised this."""
         return ActorDiedError(task_error)
 
 
 class ActorUnavailableError(RayActorError):
-    """The actor cannot be reached now; it may be again later. Whether the call ran is unknown.
+    """The actor cannot be reached now, and may be later. Nobody knows whether the call has run.
 
     Args:
         error_message: the reason.
@@ -372,7 +372,7 @@ class ActorAlreadyExistsError(ValueError, RayError):
 
 
 class ActorHandleNotFoundError(ValueError, RayError):
-    """No actor of this name, or this handle is of another session."""
+    """The handle belongs to another session, or to another process."""
 
     def __init__(self, error_message: str = "") -> None:
         super().__init__(error_message)

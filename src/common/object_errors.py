@@ -88,8 +88,8 @@ class ObjectReconstructionFailedError(ObjectLostError):
 
 
 class ObjectStoreFullError(RayError):
-    """The node's object store is full of objects that are in use, and stayed so while `put` or a task's
-    return waited.
+    """The node's object store is full of objects that are in use. It stayed so while a `put`, a task's return
+    or argument, or the copy for a `get` waited for room.
     """
 
     def __str__(self) -> str:

@@ -55,8 +55,8 @@ _HEADS_MAX = 10_000
 
 
 class UsualPush:
-    """A usual push as its receiver has it. It stands for the PushTaskRequest. The fields that a usual push does
-    not have are read as those that are not set in the message."""
+    """A usual push as its receiver has it. It stands for the PushTaskRequest. A field that a usual push does
+    not have is read as one that is not set in the message."""
 
     __slots__ = ("depth", "flat_args", "task_id", "template_id")
 

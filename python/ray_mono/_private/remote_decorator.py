@@ -50,16 +50,22 @@ def remote(**options: Any) -> _Decorator: ...
 
 
 def remote(*targets: Any, **options: Any) -> Any:
-    """Makes a function a remote function, or a class an actor class; with options it returns the decorator
+    """Makes a function a remote function, or a class an actor class. With options it returns the decorator
     that does.
 
-    Options of both: num_cpus, num_gpus, memory, resources, accelerator_type, name, runtime_env,
-    scheduling_strategy. Of functions: num_returns, max_retries, retry_exceptions, max_calls (1 with num_gpus,
-    by default), _generator_backpressure_num_objects. Of classes: namespace, lifetime, get_if_exists,
-    max_restarts, max_task_retries, max_concurrency, concurrency_groups, max_pending_calls,
-    allow_out_of_order_execution.
+    Options of both: num_cpus, num_gpus (numbers; a task takes 1 CPU by default), memory and
+    object_store_memory (bytes), resources (a dict from names to numbers), accelerator_type, name,
+    runtime_env, scheduling_strategy, label_selector, enable_task_events.
 
-    Raises TypeError, ValueError or NotImplementedError that names the option and what it accepts.
+    Options of functions: num_returns (a whole number; for generators "streaming", which is their default, or
+    "dynamic"), max_retries (3 by default, -1 for no limit), retry_exceptions (True, or a list of types),
+    max_calls (with num_gpus 1 by default), _generator_backpressure_num_objects.
+
+    Options of classes: namespace, lifetime ("detached" or "non_detached"), get_if_exists, max_restarts and
+    max_task_retries (0 by default, -1 for no limit), max_concurrency (1 by default, 1000 for async actors),
+    concurrency_groups, max_pending_calls, allow_out_of_order_execution.
+
+    Raises TypeError, ValueError or NotImplementedError, which names the option and what it accepts.
     """
     if len(targets) == 1 and not options:
         return _make(targets[0], {})

@@ -11,9 +11,11 @@ from ray_mono.protobuf import common_pb2
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Every node that the cluster has had in this session, dead ones included, by start time.
+    """Every node that the cluster has had, also dead ones (the last 1,000), by start time. Each is a dict
+    with Ray's keys: "NodeID" (hex), "Alive", "NodeManagerAddress", "Resources" (in units; empty for dead
+    nodes), "Labels" and so on.
 
-    Raises RaySystemError where this process is not connected.
+    Raises RaySystemError where this process is not connected, and RpcError if the GCS does not answer.
     """
     rows = current.require().global_state.nodes()
     return [_node_as_dict(node) for node in sorted(rows, key=lambda node: node.start_time_s)]
@@ -41,12 +43,12 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the living nodes have in total, in units, by name. Raises RaySystemError where not connected."""
+    """What the living nodes have in total, by name: CPUs, GPUs, bytes of memory. Raises as `nodes`."""
     return _sum(lambda node: node.total)
 
 
 def available_resources() -> dict[str, float]:
-    """What of it is free now, in units, by name. Raises RaySystemError where not connected."""
+    """What of cluster_resources() is free now, by name. Raises as `nodes`."""
     return _sum(lambda node: node.available, collect=True)
 
 

@@ -1,7 +1,6 @@
-"""`get`, `put`, `wait`, `kill`: the calls that everything else is made of, where programs look for them.
-
-They check what they were given and hand it to the core worker. `init`, `shutdown` and what belongs to them
-stand in `driver/init.py`, and are here too.
+"""`get`, `put`, `wait`, `kill` and `get_actor`, where programs of Ray look for them. They check what they are
+given, and hand it to the core worker. `init`, `shutdown` and what belongs to them are in `driver/init.py`,
+and have their names here, too.
 """
 
 from __future__ import annotations
@@ -44,13 +43,21 @@ def get(object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) ->
 
 
 def get(object_refs: Any, *, timeout: float | None = None) -> Any:
-    """The value of a reference, or the values of a list of them; waits until they are there.
+    """The value of a reference, or a list of the values of a list of them. Waits until they are there.
+
+    Arrays in values that lie in the node's store are read-only, and share its memory. Values are made anew by
+    each `get`.
 
     Args:
-        timeout: in seconds; None waits as long as it takes, 0 does not wait.
+        object_refs: an ObjectRef, or a list of them. An ObjectRefGenerator is returned as it is, as in Ray.
+        timeout: in seconds. None waits as long as it takes, and so does -1, as in Ray; 0 does not wait.
 
-    Raises the task's error (a RayTaskError that is also of the original type), GetTimeoutError,
-    RayActorError, WorkerCrashedError or ObjectLostError; TypeError or ValueError for what is no reference.
+    Raises what the task raised, as a RayTaskError that is also of that type; of several errors in a list the
+    first one. Further GetTimeoutError; TaskCancelledError; RayActorError, which is ActorDiedError or
+    ActorUnavailableError; WorkerCrashedError, NodeDiedError; ObjectLostError, and ObjectStoreFullError if a
+    copy finds no room on this node; RaySystemError for a value that cannot be unpickled, and where the
+    session is over. ValueError for what is neither a reference nor a list; TypeError for a list with anything
+    else.
     """
     core = current.core or connected_core()
     timeout_s = None if timeout is None else checked_timeout_s(timeout, "get")
@@ -74,9 +81,17 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
-    """Stores a value, as it is now, and returns a reference to it. Waits while the store is full.
+    """Stores a value as it is now, and returns a reference to it. This process owns the object: it is lost
+    when the process ends.
 
-    Raises TypeError for an ObjectRef and for what cannot be pickled, and ObjectStoreFullError.
+    A value of up to 100 KiB stays in this process's memory. A larger one goes into the node's store, and this
+    waits while that is full.
+
+    Args:
+        _owner: None. As in Ray since 2.56 the process that puts a value owns it.
+
+    Raises TypeError for an ObjectRef, and for what cannot be pickled (or what the value's own code raises
+    then); ObjectStoreFullError; ValueError for an _owner; RaySystemError where the session is over.
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
@@ -99,16 +114,21 @@ def wait(
     timeout: float | None = None,
     fetch_local: bool = True,
 ) -> tuple[list[Waitable], list[Waitable]]:
-    """Waits until `num_returns` of the references have values (or errors). A generator counts as its next
-    item.
+    """Waits until `num_returns` of the references have values, or errors, which count as values.
 
     Args:
-        num_returns: 1 to as many as there are.
-        timeout: in seconds; None waits as long as it takes.
-        fetch_local: also have the values brought to this node.
+        ray_waitables: a list of different ObjectRefs and ObjectRefGenerators. A generator stands for its next
+            item, or its end.
+        num_returns: a whole number from 1 to the length of the list.
+        timeout: in seconds. None waits as long as it takes, 0 does not wait.
+        fetch_local: a value on another node counts when it was brought to this node. False does not bring it.
 
-    Returns (ready, not ready), both in the order given; at most num_returns are in the first, fewer after a
-    timeout. Raises TypeError or ValueError for anything but a list of different references.
+    Returns (ready, not ready), both in the order given. At most num_returns are ready; fewer after a timeout.
+    For an empty list both are empty.
+
+    Raises TypeError for what is no list, for a list with anything else, and for a num_returns or timeout that
+    is no number; ValueError for a reference that is there twice, and for other values of num_returns and
+    timeout; RaySystemError where the session is over.
     """
     if isinstance(ray_waitables, (ObjectRef, ObjectRefGenerator)):
         raise TypeError(f"wait() takes a list of ObjectRefs, got the single {ray_waitables!r}")
@@ -145,12 +165,14 @@ def wait(
 
 
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
-    """Ends an actor at once; calls that have not finished fail with ActorDiedError.
+    """Ends an actor's process at once, whatever it does. Returns when the GCS has taken note. Calls that have
+    not finished fail with ActorDiedError; a restart treats them as after a crash.
 
     Args:
-        no_restart: False lets it be restarted as if it had crashed, if max_restarts allows.
+        no_restart: False lets the actor be restarted as if it had crashed, if its max_restarts allows.
 
-    Raises ValueError for anything but an actor's handle.
+    Raises ValueError for anything but an actor's handle, and for a handle of another session; TypeError for a
+    no_restart that is not True or False; RpcError if the GCS does not answer.
     """
     from ray_mono.actor import ActorHandle
 
@@ -160,12 +182,14 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """The handle of a named actor. It does not keep the actor alive.
+    """A handle of the actor with this name. The handle does not keep the actor alive.
 
     Args:
-        namespace: where to look; this driver's own if None.
+        name: as it was given by options(name=...).
+        namespace: where to look; None is the namespace of this driver, or of the job that runs here.
 
-    Raises ValueError if there is no such actor.
+    Raises ValueError if there is no such actor, and for a name that is no string or empty; TypeError or
+    ValueError for what is no namespace; RpcError if the GCS does not answer.
     """
     from ray_mono._private.remote.actor_metadata import ActorMetadata
     from ray_mono.actor import weak_handle
@@ -180,5 +204,5 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
 
 def get_gpu_ids() -> list[int]:
-    """Indices of the GPUs that the running task or actor may use; empty on a driver."""
+    """The indices, from 0, of the node's GPUs that the running task or actor may use; empty on a driver."""
     return list(connected_core().context.resource_ids().get("GPU", []))

@@ -77,28 +77,36 @@ def init(
     runtime_env: Mapping[str, Any] | None = None,
     **private: Any,
 ) -> RayContext:
-    """Connects this process to a cluster, as a driver; starts one if none is meant.
+    """Connects this process to a cluster, as a driver. Starts a cluster if none is meant.
 
     Args:
-        address: "host:port" or "auto" joins a cluster that runs; "local" starts one; None means
-            RAY_MONO_ADDRESS, else this user's cluster on this machine that `start` made, else a new one,
-            which ends with this process.
-        num_cpus, num_gpus, resources, object_store_memory (bytes), labels: of a new cluster's node; by
-            default what is there.
+        address: "host:port" joins that cluster. "auto" joins the one that RAY_MONO_ADDRESS names, else this
+            user's cluster on this machine that `start` made. "local" starts one. None does as "auto", and
+            starts one if there is none. A cluster that is started here ends with this process.
+        num_cpus, num_gpus, resources (a dict from names to numbers), object_store_memory (bytes), labels (a
+            dict of strings): of a new cluster's node; by default what the machine has.
         local_mode: tasks run in this process, one after another, without a cluster.
-        ignore_reinit_error: return the present context where this process is connected already.
-        log_to_driver: print here what workers of this job print; default True.
-        namespace: where this driver's named actors live; a name of its own by default.
-        runtime_env: of workers of this job; of its fields "env_vars" works so far, and the others are
+        ignore_reinit_error: return the present context if this process is connected already.
+        include_dashboard, dashboard_host, dashboard_port: there is no dashboard yet, and what asks for one is
+            refused.
+        job_config: a JobConfig, or a dict of its fields. Other arguments win.
+        log_to_driver: print here what workers of this job print. None: as RAY_MONO_LOG_TO_DRIVER says, else
+            True.
+        namespace: where this driver's named actors live. None: RAY_MONO_NAMESPACE, else one of its own.
+        runtime_env: a dict, for the workers of this job. Of its fields "env_vars" works so far; others are
             refused.
         configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
         logging_config: of all log messages, here and in workers; see LoggingConfig.
-        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory,
-            _skip_env_hook.
+        private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory
+            (bytes), _skip_env_hook.
 
-    Returns the address info, with "node_id" and "address"; in a `with` statement it shuts down at the end.
-    Raises RuntimeError if the process is connected already, or the cluster runs another version;
-    ConnectionError if no cluster answers; ValueError or TypeError for arguments that cannot be.
+    Returns a RayContext: a mapping of addresses, with "node_id" and "address", that shuts down at the end of
+    a `with` statement.
+
+    Raises RuntimeError if the process is connected already, a service does not start, the cluster runs
+    another version, or an argument is unknown; ConnectionError if no cluster answers, AuthenticationError if
+    it refuses the secret; NotImplementedError for parts that are not there; ValueError or TypeError for
+    arguments that cannot be.
     """
     global _session
     flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)
@@ -182,10 +190,10 @@ def _connect_locally(arguments: Any) -> _Session:
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
-    """Leaves the cluster, and ends it if `init` started it; its processes are gone when this returns.
+    """Leaves the cluster, and ends it if `init` started it. Then its processes are gone when this returns.
 
-    Does nothing where `init` was not called, in a worker, or in a fork. `init` may be called again
-    afterwards.
+    Does nothing if `init` was not called, in a worker, and in a fork. `init` may be called again afterwards.
+    The arguments are Ray's, and have no effect.
     """
     global _session
     with _lock:
@@ -226,10 +234,11 @@ def mode() -> int | None:
 
 
 def run_function_on_all_workers(function: Callable[[dict[str, Any]], None]) -> None:
-    """Runs `function(worker_info)` once here and once in every worker of this job, those to come included.
+    """Runs `function(worker_info)` once here and once in every worker of this job, also in later ones.
 
-    `worker_info` is a dict with "worker". Before `init` it is kept, and run by the next and every later one.
-    Raises what the function raises here; then no worker runs it.
+    worker_info is a dict with "worker". Before `init` the function is kept, and the next and every later
+    `init` runs it. Raises what the function raises here, and then no worker runs it; TypeError for what is
+    not callable.
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {function!r} of type {type(function).__name__}")

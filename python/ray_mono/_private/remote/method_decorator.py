@@ -83,8 +83,8 @@ def method(**options: Any) -> _Decorator: ...
 
 def method(*args: Any, **options: Any) -> Any:
     """Gives a method of an actor class options: num_returns, concurrency_group, max_task_retries,
-    retry_exceptions, _generator_backpressure_num_objects. Bare, as `@method`, it only declares the method to
-    type checkers.
+    retry_exceptions, name (which the timeline and errors show), enable_task_events,
+    _generator_backpressure_num_objects. Bare, as `@method`, it only declares the method to type checkers.
 
     Raises TypeError or ValueError naming the option, or what it was put on.
     """
