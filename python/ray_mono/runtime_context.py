@@ -28,7 +28,8 @@ class RuntimeContext:
         return current.require()
 
     def get(self) -> dict[str, Any]:
-        """ "job_id", "node_id", "namespace" and, if there are any, "task_id" and "actor_id"; ids as objects."""
+        """A dict of "job_id", "node_id", "namespace" and, if there are any, "task_id" and "actor_id". The ids
+        are objects."""
         found: dict[str, Any] = {
             "job_id": self.job_id,
             "node_id": self.node_id,
@@ -55,12 +56,12 @@ class RuntimeContext:
         return core.context.task_id().hex() if self._runs_task(core) else None
 
     def get_task_name(self) -> str | None:
-        """ "f", "Actor.method", or the name from options(name=...). None on a driver outside of tasks."""
+        """As "f" or "Actor.method", or the name from options(name=...). None on a driver outside of tasks."""
         core = self._core
         return core.context.task_name() if self._runs_task(core) else None
 
     def get_task_function_name(self) -> str | None:
-        """ "module.f" or "module.Actor.method". None on a driver outside of tasks."""
+        """As "module.f" or "module.Actor.method". None on a driver outside of tasks."""
         core = self._core
         return core.context.function_name() if self._runs_task(core) else None
 
