@@ -1,9 +1,11 @@
-"""InputNode: what a graph is executed with, where its functions get it.
+"""InputNode: it stands for what a graph is executed with.
 
-with InputNode() as given:
-    graph = f.bind(given)            graph.execute(1)               given is 1
-    graph = f.bind(given[0], given.key)      graph.execute(1, key=2)      one of several arguments
-    graph = f.bind(given["key"])     graph.execute({"key": 1})      a part of the only argument
+    with InputNode() as given:
+        graph = f.bind(given)                  graph.execute(1)             given is 1
+        graph = f.bind(given[0], given.key)    graph.execute(1, key=2)      two of several arguments
+        graph = f.bind(given["key"])           graph.execute({"key": 1})    a part of the only argument
+
+A graph has one at most.
 """
 
 from __future__ import annotations

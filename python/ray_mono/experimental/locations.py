@@ -21,8 +21,8 @@ def get_object_locations(
     (bytes; None while there is no value) and "did_spill".
 
     Args:
-        timeout_ms: how long to wait for the owners of others' values that this process knows nothing of;
-            negative: OWNER_TIMEOUT_MS.
+        timeout_ms: how long to wait, in milliseconds, for other processes that own values of which this one
+            knows nothing; a negative number stands for OWNER_TIMEOUT_MS.
 
     Raises TypeError for what is no list of references or no number, RaySystemError where this process is not
     connected.

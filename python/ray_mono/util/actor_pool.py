@@ -40,16 +40,14 @@ class ActorPool:
             )
         self._idle = list(actors)
         self._busy: dict[ObjectRef[Any], tuple[int, ActorHandle[Any], Any]] = {}
-        """By reference: the position of its value among all that started, the actor, and what fn returned.
-
-        Ordered by start.
-        """
+        """By reference: the position of its value among all that started, the actor, and what fn returned;
+        in the order in which they started."""
         self._refs: dict[int, ObjectRef[Any]] = {}
         """Results that nobody has taken yet, by position."""
         self._next_position = 0
-        """Of the next call to start."""
+        """The position of the next call to start."""
         self._next_return = 0
-        """Position of what get_next() returns next."""
+        """The position of what get_next() returns next."""
         self._waiting: deque[tuple[_Call[Any], Any]] = deque()
 
     def map(self, fn: _Call[V], values: Iterable[V]) -> Iterator[Any]:

@@ -34,12 +34,14 @@ class FailureTuple:
 def inspect_serializability(
     base_obj: Any, name: str | None = None, depth: int = 3, print_file: TextIO | None = None
 ) -> tuple[bool, set[FailureTuple]]:
-    """Whether `base_obj` can be pickled, and if not, what in it cannot.
+    """Whether `base_obj` can be pickled, and if not, what in it cannot. Prints what it finds.
 
     Args:
-        name: of the value, in what is printed.
-        depth: how many times to take something apart.
-        print_file: where to tell about the search; None: stdout.
+        name: the name of the value in what is printed.
+        depth: how many times something is taken apart.
+        print_file: where it prints; None is the standard output.
+
+    Returns (whether it can be pickled, the innermost parts that cannot, as FailureTuples).
     """
     print(f"Checking serializability of {base_obj!r}", file=print_file)
     failures: set[FailureTuple] = set()

@@ -48,8 +48,8 @@ class NodeAffinitySchedulingStrategy:
         _spill_on_unavailable: bool = False,
         _fail_on_unavailable: bool = False,
     ) -> None:
-        """node_id: in hex, or a NodeID. soft: somewhere else where the node is dead or could never hold it;
-        else that is an error.
+        """node_id: in hex, or a NodeID. soft: True runs it elsewhere if the node is dead or could never hold
+        it; False makes that an error.
 
         Raises ValueError for what is no node's id, and NotImplementedError for the private arguments.
         """

@@ -1,13 +1,14 @@
 """How a driver shows what its workers wrote: each line with who wrote it.
 
-(f pid=4711) line                  (Counter pid=4711, ip=10.0.0.2) line, from another node
+    (f pid=4711) line
+    (Counter pid=4711, ip=10.0.0.2) line, from another node
 
 A line that several workers write is shown once, and then counted (log_deduplication.py):
 
-(f pid=4712) line [repeated 3x across cluster]
+    (f pid=4712) line [repeated 3x across cluster]
 
-Lines with STATE_PREFIX are not for reading: what follows is the state of a progress bar, in JSON
-(experimental/tqdm_ray.py), and is drawn.
+Lines with STATE_PREFIX are not for reading. After it stands the state of a progress bar, in JSON
+(experimental/tqdm_ray.py), which is drawn.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""joblib, and with it scikit-learn, on a cluster:
+"""joblib, and with it scikit-learn, on a cluster.
 
-register_ray()
-with joblib.parallel_config(backend="ray", n_jobs=-1):
-    search.fit(X, y)
+    register_ray()
+    with joblib.parallel_config(backend="ray", n_jobs=-1):
+        search.fit(X, y)
+
+n_jobs=-1 stands for as many processes as the cluster has CPUs.
 """
 
 __all__ = ["register_ray"]
