@@ -180,7 +180,7 @@ class ActorRuntime:
     def dispatch(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others. The main thread does so, in the order of the calls."""
         spec = call.spec
-        group = spec.actor_task.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
+        group = spec.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
         self._calls[task.task_id] = task
         if self._loops:
             self._loops[group].start(call, task, prepared)

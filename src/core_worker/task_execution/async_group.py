@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from ray_mono.common.exceptions import TaskCancelledError
@@ -231,7 +231,7 @@ class AsyncGroup:
             try:
                 try:
                     value = target(*args, **kwargs)
-                    if inspect.isawaitable(value):
+                    if type(value) is CoroutineType or inspect.isawaitable(value):
                         value = await value
                     if type(value) is AsyncGeneratorType:
                         value = await parts.generators.run_async(call, task, value)

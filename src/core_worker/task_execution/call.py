@@ -18,6 +18,7 @@ class KnownSpec:
 
     __slots__ = (
         "actor_id",
+        "concurrency_group",
         "function",
         "function_hash",
         "hides_events",
@@ -47,6 +48,7 @@ class KnownSpec:
         self.actor_id: bytes = message.actor_creation.actor_id
         # Of an actor's call, with options(name=...).
         self.task_name: str = message.actor_task.task_name
+        self.concurrency_group: str = message.actor_task.concurrency_group
         # Whether its last call here ran short. False before the first, which may take any time.
         self.is_short = False
 
