@@ -3,8 +3,8 @@
 - One live incarnation: when a constructor begins, no other process of the actor lives, unless its node is
   held to be dead (nobody can tell a machine that cannot be reached to stop).
 - Incarnations are numbered upwards and no more than max_restarts allow.
-- A caller's calls run in order within an incarnation, each at most once there, and no more often than
-  max_task_retries allow.
+- A caller's calls run in order within an incarnation, each at most once there (unless connections break), and
+  no more often than max_task_retries allow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Incarnation:
     node_id: bytes
     number: int
     is_alive: bool = True
-    last_call: int = -1
+    last_calls: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    """Of each caller, and of each attempt where connections break."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class ActorStory:
 
     max_restarts: int
     incarnations: list[Incarnation] = field(default_factory=list)
-    runs_of_call: dict[int, int] = field(default_factory=dict)
+    runs_of_call: dict[tuple[bytes, int], int] = field(default_factory=dict)
 
 
 class ActorJournal:
@@ -48,6 +49,7 @@ class ActorJournal:
         self.calls_failed = 0
         self.is_node_held_dead: Callable[[bytes], bool] = lambda node_id: False
         """Whether the GCS has given up a node; set by the cluster."""
+        self.connections_break = False
         self._of_worker: dict[bytes, bytes] = {}
 
     def registered(self, actor_id: bytes, max_restarts: int) -> None:
@@ -80,16 +82,28 @@ class ActorJournal:
                 if incarnation.worker_id == worker_id:
                     incarnation.is_alive = False
 
-    def call_runs(self, actor_id: bytes, worker_id: bytes, number: int, max_task_retries: int) -> None:
-        """The `number`-th call of the actor's one caller runs."""
+    def call_runs(
+        self,
+        actor_id: bytes,
+        worker_id: bytes,
+        caller: bytes,
+        number: int,
+        attempt: int,
+        max_task_retries: int,
+    ) -> None:
+        """A caller's `number`-th call runs."""
         story = self.actors[actor_id]
         incarnation = next(one for one in story.incarnations if one.worker_id == worker_id)
-        if number <= incarnation.last_call:
+        # What was sent before a connection broke may run, and is sent again to the same process.
+        sequence = (caller, attempt if self.connections_break else 0)
+        last_call = incarnation.last_calls.get(sequence, -1)
+        if number <= last_call:
             raise ActorCheckFailed(
-                f"actor {_short(actor_id)} runs call {number} after call {incarnation.last_call}"
+                f"actor {_short(actor_id)} runs call {number} of {_short(caller)} after call {last_call}"
             )
-        incarnation.last_call = number
-        runs = story.runs_of_call[number] = story.runs_of_call.get(number, 0) + 1
+        incarnation.last_calls[sequence] = number
+        key = (caller, number)
+        runs = story.runs_of_call[key] = story.runs_of_call.get(key, 0) + 1
         if runs > max_task_retries + 1:
             raise ActorCheckFailed(f"call {number} of actor {_short(actor_id)} runs for the {runs}. time")
 

@@ -4,9 +4,10 @@ time gives.
 The Journal is told by simulated drivers and workers what happens to them and raises CheckFailed at the moment
 that something is wrong:
 
-- a worker has two leases, or two tasks at once;
-- the leases on a node hold more than the node has;
-- a task completes twice, or is run more often than its retries allow;
+- a worker has two leases, or two tasks at once, or runs a task of somebody who has not leased it;
+- the leases on a node hold more than the node has; one is sent back twice; tasks are pushed on one that its
+  holder was told others wait for;
+- a task completes twice, or is run more often than its retries allow; an attempt of it runs twice;
 - a task is started again after it was cancelled.
 
 A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
@@ -18,8 +19,7 @@ workers that ever waited are not counted.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.ids import JobID
@@ -27,6 +27,7 @@ from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
 from tests.simulation.object_checkers import ObjectJournal
+from tests.simulation.stream_checkers import StreamJournal
 
 DRIVER_DIED = "its driver died"
 
@@ -43,6 +44,8 @@ class HeldLease:
     worker_id: bytes
     node_id: bytes
     resources: ResourceSet
+    owner: bytes
+    """Who leases: a worker id."""
 
 
 @dataclass
@@ -54,8 +57,13 @@ class TaskStory:
     """Of the process that submitted it: its worker id."""
     attempts_run: int = 0
     outcome: str = ""
+    last_pushed: int = 0
     last_attempt: int | None = None
-    """Of one that was cancelled: the attempt under way then."""
+    """Of one that was cancelled: the last that may have been under way then."""
+    begun: set[int] = field(default_factory=set)
+    """The attempts that ran."""
+    num_twins: int = 0
+    """How often another process submitted the same: nothing is counted then."""
 
 
 @dataclass
@@ -71,12 +79,28 @@ class Journal:
     grants: int = 0
     actors: ActorJournal = field(default_factory=ActorJournal)
     objects: ObjectJournal = field(default_factory=ObjectJournal)
+    streams: StreamJournal = field(default_factory=StreamJournal)
+    connections_break: bool = False
+    """Whether a process that lives may count as dead to another."""
+    is_harmless: bool = False
+    """Whether nothing goes wrong that could cost a task an attempt."""
+    any_cancelled: bool = False
+    # "host:port", or a path on any host -> worker id.
+    _addresses: dict[str, bytes] = field(default_factory=dict)
     # Ordered sets.
+    _returned: dict[bytes, None] = field(default_factory=dict)
+    _reclaimed: dict[bytes, None] = field(default_factory=dict)
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
     _have_waited: dict[bytes, None] = field(default_factory=dict)
     _gone_jobs: dict[bytes, None] = field(default_factory=dict)
     # worker id -> tasks that it submitted.
     _of_owner: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+    def expects(self, connections_break: bool, is_harmless: bool) -> None:
+        """What goes wrong in this run."""
+        self.connections_break = self.objects.connections_break = connections_break
+        self.actors.connections_break = connections_break
+        self.is_harmless = self.objects.is_harmless = is_harmless
 
     # ---- leases
 
@@ -98,6 +122,21 @@ class Journal:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
             del self.lease_of_worker[lease.worker_id]
+
+    def lease_returned(self, lease_id: bytes) -> None:
+        if lease_id in self._returned:
+            raise CheckFailed(f"lease {_short(lease_id)} is sent back twice")
+        self._returned[lease_id] = None
+        self.lease_ended(lease_id)
+
+    def lease_reclaimed(self, lease_id: bytes) -> None:
+        """Its holder hears that others wait for it."""
+        if lease_id in self.leases:
+            self._reclaimed[self.leases[lease_id].worker_id + lease_id] = None
+
+    def address_of(self, address: str, worker_id: bytes) -> None:
+        """A process is reached there."""
+        self._addresses[address] = worker_id
 
     def worker_died(self, worker_id: bytes) -> None:
         self._dead_workers[worker_id] = None
@@ -125,26 +164,49 @@ class Journal:
     # ---- tasks
 
     def task_submitted(self, task_id: bytes, max_retries: int, owner: bytes) -> None:
+        story = TaskStory(max_retries, owner)
         if task_id in self.tasks:
-            raise CheckFailed(f"task {_short(task_id)} was submitted twice")
-        story = self.tasks[task_id] = TaskStory(max_retries, owner)
+            if not self.connections_break:
+                raise CheckFailed(f"task {_short(task_id)} was submitted twice")
+            # By the same attempt of one task in two processes, of which the first counts as dead.
+            story.num_twins = self.tasks[task_id].num_twins + 1
+        self.tasks[task_id] = story
         if task_id[-JobID.SIZE :] in self._gone_jobs:
             story.outcome = DRIVER_DIED
         self._of_owner.setdefault(owner, []).append(task_id)
 
-    def task_cancelled(self, task_id: bytes, attempt: int) -> None:
-        """Its owner wants it no more. The attempt under way may still begin, and may end in any way."""
-        if self.tasks[task_id].last_attempt is None:
-            self.tasks[task_id].last_attempt = attempt
+    def task_pushed(self, task_id: bytes, attempt: int, address: str) -> None:
+        """Its owner sends it to the worker at this address."""
+        worker_id = self._addresses[address]
+        lease_id = self.lease_of_worker.get(worker_id)
+        if lease_id is not None and worker_id + lease_id in self._reclaimed:
+            raise CheckFailed(
+                f"task {_short(task_id)} is pushed on lease {_short(lease_id)}, which others wait for"
+            )
+        story = self.tasks.get(task_id)
+        if story is not None:
+            story.last_pushed = max(story.last_pushed, attempt)
 
-    @contextlib.contextmanager
-    def execution(self, worker_id: bytes, task_id: bytes, attempt: int) -> Iterator[None]:
+    def task_cancelled(self, task_id: bytes, by_force: bool) -> None:
+        """Its owner wants it no more. The attempt under way may still begin, and may end in any way. By
+        force: so do its children's."""
+        self.any_cancelled = True
+        story = self.tasks[task_id]
+        if story.last_attempt is None:
+            story.last_attempt = story.last_pushed + 1
+
+    def task_begins(self, worker_id: bytes, task_id: bytes, attempt: int) -> None:
         """A worker runs a task."""
         if worker_id in self.running:
             raise CheckFailed(f"worker {_short(worker_id)} runs two tasks at once")
         story = self.tasks[task_id]
+        if attempt in story.begun and not self.connections_break:
+            raise CheckFailed(f"attempt {attempt} of task {_short(task_id)} runs twice")
+        self._check_lease(worker_id, task_id, story)
+        story.begun.add(attempt)
         story.attempts_run += 1
-        if story.attempts_run > story.max_retries + 1 or attempt > story.max_retries:
+        is_too_often = story.attempts_run > story.max_retries + 1 and not story.num_twins
+        if is_too_often or attempt > story.max_retries:
             raise CheckFailed(
                 f"task {_short(task_id)} runs for the {story.attempts_run}. time, as attempt {attempt}, "
                 f"and may be retried {story.max_retries} times"
@@ -155,21 +217,30 @@ class Journal:
                 f" and was cancelled in attempt {story.last_attempt}"
             )
         self.running[worker_id] = task_id
-        try:
-            yield
-        finally:
-            self.running.pop(worker_id, None)
+
+    def task_over(self, worker_id: bytes) -> None:
+        """Its user code is."""
+        self.running.pop(worker_id, None)
+
+    def _check_lease(self, worker_id: bytes, task_id: bytes, story: TaskStory) -> None:
+        """Somebody has leased the worker, and it is the owner of the task that it runs."""
+        lease_id = self.lease_of_worker.get(worker_id)
+        owner = None if lease_id is None else self.leases[lease_id].owner
+        if owner != story.owner and not (self.connections_break or story.outcome):
+            raise CheckFailed(
+                f"worker {_short(worker_id)} runs task {_short(task_id)} of who has not leased it"
+            )
 
     def task_ended(self, task_id: bytes, outcome: str) -> None:
         """Its owner has the result ("done"), gave up on it ("crashed"), or has an end to its cancel."""
         story = self.tasks[task_id]
         if story.outcome == DRIVER_DIED:
             return  # this owner lives a moment longer
-        if outcome == "cancelled" and story.last_attempt is None:
+        if outcome == "cancelled" and story.last_attempt is None and not self.any_cancelled:
             raise CheckFailed(f"task {_short(task_id)} ended as cancelled, and nobody cancelled it")
-        if story.outcome:
+        if story.outcome and not story.num_twins:
             raise CheckFailed(f"task {_short(task_id)} ended twice: {story.outcome}, then {outcome}")
-        if outcome == "done" and not story.attempts_run:
+        if outcome == "done" and not (story.attempts_run or story.num_twins):
             raise CheckFailed(f"task {_short(task_id)} is done and never ran")
         story.outcome = outcome
 
@@ -189,10 +260,8 @@ class Journal:
     # ---- the end
 
     def check_everything_ended(self) -> None:
-        """After the drivers left: no task without an outcome, no lease held by anybody, nothing running."""
-        lost = [task_id for task_id, story in self.tasks.items() if not story.outcome]
-        if lost:
-            raise CheckFailed(f"{len(lost)} tasks were lost: {_list(lost)}")
+        """After the drivers left: no lease held by anybody, nothing running. (That every task ended is said
+        by those who wait for them, and by their owners' books.)"""
         if self.leases:
             raise CheckFailed(f"{len(self.leases)} leases were never ended: {_list(list(self.leases))}")
         if self.running:
@@ -219,7 +288,8 @@ class Journal:
         """How many tasks ended how."""
         counts: dict[str, int] = {}
         for story in self.tasks.values():
-            counts[story.outcome] = counts.get(story.outcome, 0) + 1
+            outcome = story.outcome or "unread"
+            counts[outcome] = counts.get(outcome, 0) + 1
         return counts
 
 

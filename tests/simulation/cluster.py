@@ -22,14 +22,17 @@ from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.raylet import Raylet
 from ray_mono.rpc.surface import RpcError
 from tests.simulation.checkers import CheckFailed, Journal
-from tests.simulation.driver import SimDriver
+from tests.simulation.core_process import Place, SimDriver
 from tests.simulation.launcher import SimWorkerLauncher
 from tests.simulation.process import SimProcess
 from tests.simulation.storage import SimDisk, SimStorage
+from tests.simulation.stores import SimStore
 from tests.simulation.world import World
 
 HEAD = "head"
 GCS_PORT = 6379
+CHECK_PERIOD_S = 0.005
+"""Between two recounts of the books, in virtual time: they cost as much as all the rest."""
 RAYLET_SOCKET = "/sim/raylet"
 
 
@@ -58,6 +61,8 @@ class SimCluster:
         self._gcs: GcsServer | None = None
         self._gcs_starts = 0
         self._driver_count = 0
+        self._checked_at_s = 0.0
+        world.machine.judged_by(journal.objects)
         journal.actors.is_node_held_dead = self._is_held_dead
 
     def _is_held_dead(self, node_id: bytes) -> bool:
@@ -105,7 +110,9 @@ class SimCluster:
         node_id = NodeID.from_random(self._ids).binary()
         process = world.network.start_process(host_name, f"raylet {node_id.hex()[:8]}")
         total = ResourceSet.from_units(units)
-        launcher = SimWorkerLauncher(world, process, RAYLET_SOCKET, node_id, self.journal)
+        launcher = SimWorkerLauncher(world, process, self._place, self.journal)
+        store = SimStore(world, host_name, node_id, self.gcs_address)
+        store.process.spawn(store.run(), name="store")
         config = RayletConfig(
             node_id=node_id,
             gcs_address=self.gcs_address,
@@ -115,6 +122,9 @@ class SimCluster:
             total=total,
             is_head=host_name == HEAD,
             pid=process.pid,
+            store_socket=store.socket,
+            store_file=store.path,
+            object_manager_port=store.port,
         )
         make = lambda: Raylet(  # noqa: E731
             config, world.transport(process), launcher, world.clock, world.rng(process.name)
@@ -135,12 +145,15 @@ class SimCluster:
         """A driver beside the raylet of a host; returns when it has joined."""
         self._driver_count += 1
         process = self.world.network.start_process(host_name, f"driver {self._driver_count}")
-        node = next(node for node in self.nodes if node.host_name == host_name)
-        driver = SimDriver(self.world, process, self.gcs_address, RAYLET_SOCKET, node.node_id, self.journal)
-        await process.spawn(driver.start(), name="driver start")
+        driver = SimDriver(self.world, process, self._place, self.journal)
+        await driver.start_driver()
         return driver
 
     # ---- what there is
+
+    @property
+    def _place(self) -> Place:
+        return Place(self.gcs_address, RAYLET_SOCKET)
 
     @property
     def gcs_address(self) -> str:
@@ -194,6 +207,10 @@ class SimCluster:
 
     def check_services(self) -> None:
         """Has the GCS and every living raylet that did something since the last time recount their books."""
+        now_s = self.world.loop.time()
+        if now_s < self._checked_at_s + CHECK_PERIOD_S:
+            return
+        self._checked_at_s = now_s
         gcs, process = self._gcs, self._gcs_process
         if gcs is not None and process is not None and process.is_alive and process.has_run:
             process.has_run = False

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
-from tests.simulation.driver import SimDriver
 from tests.simulation.scripts import TaskScript
+from tests.simulation.site import Site
+from tests.simulation.task_programs import run_task
 from tests.simulation.world import World
 
 TASK_S = 0.05
@@ -29,35 +33,36 @@ def waits_beside_a_flood(
     """How long each of some calls took, one after the other, while the first node's driver had more tasks
     than there was time for."""
     took_s: list[float] = []
+    is_over: list[bool] = []
+    options = TaskOptions(resources=resources, max_retries=0)
+    flood_options = TaskOptions(resources=flood_resources, max_retries=0)
 
-    async def flood(driver: SimDriver, over: asyncio.Event) -> None:
-        running: set[asyncio.Future[str]] = set()
-        while not over.is_set():
+    def flood(here: Site) -> None:
+        running: list[ObjectRef[Any]] = []
+        while not is_over:
             while len(running) < 50:
-                running.add(driver.submit(TaskScript(TASK_S), flood_resources, 0))
-            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.gather(*running)
+                running.append(here.submit(run_task, TaskScript(TASK_S), options=flood_options))
+            _, running = here.core.wait(running, 1, None, False)
+        here.core.wait(running, len(running), None, False)
 
-    async def calls(driver: SimDriver, over: asyncio.Event) -> None:
-        await asyncio.sleep(0.5)
+    def calls(here: Site) -> None:
+        here.sleep(0.5)
         for _ in range(num_calls):
             begin_s = world.loop.time()
-            await driver.submit(TaskScript(TASK_S), resources, 0)
+            here.result(here.submit(run_task, TaskScript(TASK_S), options=options))
             took_s.append(world.loop.time() - begin_s)
             # Longer than a lease lingers.
-            await asyncio.sleep(0.05)
-        over.set()
+            here.sleep(0.05)
+        is_over.append(True)
 
     async def play() -> None:
         await cluster.start(nodes)
-        hosts, over = cluster.host_names(), asyncio.Event()
+        hosts = cluster.host_names()
         first = await cluster.start_driver(hosts[0])
         second = await cluster.start_driver(hosts[-1]) if has_own_driver else first
-        flooding = first.process.spawn(flood(first, over), name="flood")
-        calling = second.process.spawn(calls(second, over), name="calls")
-        await asyncio.gather(flooding, calling)
-        for driver in {first, second}:
-            await driver.process.spawn(driver.stop(), name="stop")
+        await asyncio.gather(first.play(flood, "flood"), second.play(calls, "calls"))
+        for driver in dict.fromkeys((first, second)):
+            await driver.stop()
         await cluster.until_nothing_is_left(10)
 
     with World(0) as world:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.raylet.worker.launcher import WorkerExit, WorkerOrder
 from tests.simulation.checkers import Journal
+from tests.simulation.core_process import Place, SimWorker, WorkerStart
 from tests.simulation.process import SimProcess
-from tests.simulation.workers import SimWorker, WorkerStart
 from tests.simulation.world import World
 
 FORK_DELAY_S = (0.005, 0.04)
@@ -26,13 +26,11 @@ TERMINATE_DELAY_S = (0.001, 0.05)
 class SimWorkerLauncher:
     """WorkerLauncher of one raylet."""
 
-    def __init__(
-        self, world: World, raylet: SimProcess, raylet_socket: str, node_id: bytes, journal: Journal
-    ) -> None:
+    def __init__(self, world: World, raylet: SimProcess, place: Place, journal: Journal) -> None:
+        """place: where its workers join."""
         self._world = world
         self._raylet = raylet
-        self._raylet_socket = raylet_socket
-        self._node_id = node_id
+        self._place = place
         self._journal = journal
         self._rng: random.Random = world.rng(f"{raylet.name} launcher")
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
@@ -73,10 +71,10 @@ class SimWorkerLauncher:
             self._raylet.host_name, f"worker {order.worker_id.hex()[:8]}"
         )
         self._workers[order.startup_token] = process
-        socket = self._raylet_socket
-        start = WorkerStart(order.worker_id, order.startup_token, socket, self._node_id, order.job_id)
+        start = WorkerStart(order.worker_id, order.startup_token, order.job_id)
         process.on_death(lambda reason: self._died(order, process, reason))
-        process.spawn(SimWorker(self._world, process, start, self._journal).run(), name="worker")
+        worker = SimWorker(self._world, process, start, self._place, self._journal)
+        worker.start(worker.main)
 
     def _end(self, startup_token: int, signal: int) -> None:
         if startup_token not in self._workers:

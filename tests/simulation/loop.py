@@ -71,6 +71,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._is_running = False
         self._is_closed = False
         self._stop_asked = False
+        self.is_ending = False
         self.errors: list[str] = []
         self.checks: list[Callable[[], None]] = []
         """Run at the end of every instant, outside of all processes."""
@@ -236,6 +237,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Cancels what is left, dead processes' tasks too, lets their clean-up run, and closes. What they do
         is of no effect.
         """
+        self.is_ending = True
         for _ in range(3):  # a task that swallows one cancellation gets another
             for task in self._tasks:
                 task.process = None

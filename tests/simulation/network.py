@@ -203,7 +203,7 @@ class SimNetwork:
         key = self._key(process.host_name, address)
         answer: asyncio.Future[Endpoint | str] = self.loop.create_future()
         self._trace.record(self.loop.time(), "connect", process.name, address, "")
-        if self._reaches(process.host_name, key[0]):
+        if self.reaches(process.host_name, key[0]):
             delay_s = self._draw_delay_s(process.host_name, key[0])
             self.loop.call_later(delay_s, self._arrive, process, key, answer, context=contextvars.Context())
         try:
@@ -219,7 +219,7 @@ class SimNetwork:
         self, process: SimProcess, key: tuple[str, str], answer: asyncio.Future[Endpoint | str]
     ) -> None:
         """A connection attempt reaches the other host. The answer takes its time too."""
-        if answer.done() or not self._reaches(process.host_name, key[0]):
+        if answer.done() or not self.reaches(process.host_name, key[0]):
             return
         delay_s = self._draw_delay_s(key[0], process.host_name)
         binding = self._bindings.get(key)
@@ -308,7 +308,7 @@ class SimNetwork:
 
     # ---- small things
 
-    def _reaches(self, from_host: str, to_host: str) -> bool:
+    def reaches(self, from_host: str, to_host: str) -> bool:
         """Whether a first packet gets there: hosts that do not exist do not answer."""
         up = to_host in self._hosts and self._hosts[to_host].is_up
         return up and not self.is_over and frozenset((from_host, to_host)) not in self._partitions

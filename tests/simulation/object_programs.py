@@ -1,27 +1,33 @@
-"""Random programs over objects: each move puts, reads, keeps or drops an object, or submits a task that gets
-some of them and plays on with what it got. What a program holds is its hand: one local reference for each
-entry.
+"""Random programs over objects: each move puts, reads, keeps or drops an object, waits for some, or submits a
+task that gets some of them and plays on with what it got. What a program holds is its hand: references of the
+core's.
+
+A value is the references inside it, and now and then so many bytes that it lies in a store.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import random
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from ray_mono.common.ids import PUT_INDEX_BASE, child_task_id, nil_actor_of, object_id_bytes, task_seed
-from tests.simulation.objects import SimObjects
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
+from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
+from tests.simulation.site import Site, site
 
 KEEPS_S = (0.0, 0.1, 2.0)
 """How long a process keeps a reference after the task that got it."""
-OBJECTS = "objects"
-"""The name of tasks that run such programs."""
 CANCELLED_AFTER_S = (0.0, 0.01, 0.1)
 INSIDE_MAX = 3
 """References inside one value."""
+LARGE_BYTES = 150_000
+"""More than travels in messages."""
+WAIT_S = (0.0, 0.01, 1.0)
+OPTIONS = TaskOptions(resources=CHILD_RESOURCES, max_retries=CHILD_RETRIES)
+
+Value = tuple[list[ObjectRef[Any]], bytes]
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,10 @@ class ObjectScript:
     """The worker of a task's first attempt dies after its moves; its tasks die now and then."""
     cancelled_after_s: float = -1.0
     is_cancelled_by_force: bool = False
+    large_share: float = 0.0
+    """Of values, that lie in stores."""
     moves: tuple[tuple[str, ...], ...] = ()
     """In order, instead of random ones: the program's own, its tasks', and so on down."""
-
-    @property
-    def name(self) -> str:
-        return OBJECTS
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -51,110 +55,111 @@ class ObjectScript:
         return cls(**json.loads(data))
 
 
-Submit = Callable[[bytes, int, ObjectScript, list[bytes], list[bytes]], bytes]
-"""submit(parent, counter, script, by_value, by_reference): the object that the task makes."""
+def play_in_driver(here: Site, script: ObjectScript, number: int) -> None:
+    """A program, and then it lets go of what it has."""
+    ObjectProgram(here, script, f"driver {number}").play()
+
+
+def run_program(data: bytes, by_value: list[ObjectRef[Any]], *by_reference: Value) -> Value:
+    """A task."""
+    here, script = site(), ObjectScript.from_bytes(data)
+    task = here.core.context.get()
+    with here.execution(task.task_id, task.attempt):
+        program = ObjectProgram(here, script, f"{task.task_id.hex()} {task.attempt}")
+        program.hand += by_value
+        for inside, _ in by_reference:
+            program.hand += inside
+        program.play()
+        if script.dies and task.attempt == 0:
+            here.die("its task killed it")
+        return program.returned()
 
 
 class ObjectProgram:
     """One run of a script."""
 
-    def __init__(
-        self,
-        objects: SimObjects,
-        script: ObjectScript,
-        parent: bytes,
-        submit: Submit,
-        waiting: Callable[[], contextlib.AbstractContextManager[None]],
-    ) -> None:
-        """parent: what ids come from, another one for each attempt. waiting(): surrounds what a task waits
-        for."""
-        self.hand: list[bytes] = []
-        self._objects = objects
+    def __init__(self, here: Site, script: ObjectScript, name: str) -> None:
+        self.hand: list[ObjectRef[Any]] = []
+        self._here = here
         self._script = script
-        self._parent = parent
-        self._submit = submit
-        self._waiting = waiting
-        self._rng = random.Random(f"{script.seed}/{parent.hex()}")
-        self._count = 0
+        self._rng = random.Random(f"{script.seed}/{name}")
 
-    async def play(self) -> None:
-        """All moves. What is in the hand then is the caller's to drop."""
+    def play(self) -> None:
+        """All moves."""
         if self._script.moves:
             for name in self._script.moves[0]:
-                await getattr(self, f"_{name}")()
+                getattr(self, f"_{name}")()
             return
-        moves = [self._put, self._get, self._get, self._drop, self._keep, self._pause]
+        moves = [self._put, self._get, self._get, self._drop, self._keep, self._pause, self._wait]
         if self._script.levels:
             moves += [self._task, self._task]
         for _ in range(self._script.num_moves):
-            await self._rng.choice(moves)()
+            self._rng.choice(moves)()
 
-    def let_go(self) -> None:
-        while self.hand:
-            self._objects.drop(self.hand.pop())
-
-    def returned(self) -> list[bytes]:
-        """Takes some out of the hand for the value that the program returns, and drops the others."""
+    def returned(self) -> Value:
+        """Some of the hand, as the value that the program returns."""
         self._rng.shuffle(self.hand)
-        inside = list(dict.fromkeys(self.hand[:INSIDE_MAX]))
-        for object_id in inside:
-            self.hand.remove(object_id)
-        self.let_go()
-        return inside
+        return self._value(self.hand[:INSIDE_MAX])
 
     # ---- moves
 
-    def _some(self, at_most: int) -> list[bytes]:
-        distinct = list(dict.fromkeys(self.hand))
+    def _some(self, at_most: int) -> list[ObjectRef[Any]]:
+        distinct = list({ref.binary(): ref for ref in self.hand}.values())
         return self._rng.sample(distinct, self._rng.randint(0, min(at_most, len(distinct))))
 
-    async def _put(self) -> None:
-        self._count += 1
-        task_id = child_task_id(task_seed(self._parent), 0, nil_actor_of(self._objects.job_id))
-        object_id = object_id_bytes(task_id, PUT_INDEX_BASE + self._count)
-        self._objects.put(object_id, self._some(INSIDE_MAX))
-        self.hand.append(object_id)
+    def _value(self, inside: list[ObjectRef[Any]]) -> Value:
+        is_large = self._script.large_share and self._rng.random() < self._script.large_share
+        return inside, bytes(LARGE_BYTES) if is_large else b""
 
-    async def _get(self) -> None:
+    def _put(self) -> None:
+        self.hand.append(self._here.core.put(self._value(self._some(INSIDE_MAX))))
+
+    def _get(self) -> None:
         if self.hand:
-            with self._waiting():
-                self.hand += await self._objects.get(self._rng.choice(self.hand))
+            self._take(self._rng.choice(self.hand))
 
-    async def _drop(self) -> None:
+    def _take(self, ref: ObjectRef[Any]) -> None:
+        value = self._here.get(ref)
+        if isinstance(value, tuple):
+            self.hand += value[0]
+
+    def _wait(self) -> None:
+        refs = self._some(INSIDE_MAX)
+        if refs:
+            self._here.core.wait(
+                refs, self._rng.randint(1, len(refs)), self._rng.choice(WAIT_S), self._rng.random() < 0.5
+            )
+
+    def _drop(self) -> None:
         if self.hand:
-            self._objects.drop(self.hand.pop(self._rng.randrange(len(self.hand))))
+            self.hand.pop(self._rng.randrange(len(self.hand)))
 
-    async def _keep(self) -> None:
+    def _keep(self) -> None:
         """In the process, beyond the program."""
         if self.hand:
-            object_id = self.hand.pop(self._rng.randrange(len(self.hand)))
-            asyncio.get_running_loop().call_later(self._rng.choice(KEEPS_S), self._objects.drop, object_id)
+            ref = self.hand.pop(self._rng.randrange(len(self.hand)))
+            self._here.keep(ref, self._rng.choice(KEEPS_S))
 
-    async def _hand_over(self) -> None:
+    def _hand_over(self) -> None:
         """To a task, which alone has it then."""
         by_value = self._some(INSIDE_MAX)
         self._start_task(by_value, [])
-        for object_id in by_value:
-            self.hand.remove(object_id)
-            self._objects.drop(object_id)
+        self.hand = [ref for ref in self.hand if ref not in by_value]
 
-    async def _meet_again(self) -> None:
+    def _meet_again(self) -> None:
         """In an object of its own, and keep it all beyond the program."""
-        await self._put()
-        with self._waiting():
-            self.hand += await self._objects.get(self.hand[-1])
+        self._put()
+        self._take(self.hand[-1])
         while self.hand:
-            await self._keep()
+            self._keep()
 
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._rng.choice([0.0, 0.001, 0.05]))
+    def _pause(self) -> None:
+        self._here.sleep(self._rng.choice([0.0, 0.001, 0.05]))
 
-    async def _task(self) -> None:
-        by_value, by_reference = self._some(INSIDE_MAX), self._some(1)
-        self._start_task(by_value, by_reference)
+    def _task(self) -> None:
+        self._start_task(self._some(INSIDE_MAX), self._some(1))
 
-    def _start_task(self, by_value: list[bytes], by_reference: list[bytes]) -> None:
-        self._count += 1
+    def _start_task(self, by_value: list[ObjectRef[Any]], by_reference: list[ObjectRef[Any]]) -> None:
         script = replace(
             self._script,
             seed=self._rng.getrandbits(32),
@@ -165,4 +170,5 @@ class ObjectProgram:
             is_cancelled_by_force=self._script.dies and self._rng.random() < 0.5,
             moves=self._script.moves[1:],
         )
-        self.hand.append(self._submit(self._parent, self._count, script, by_value, by_reference))
+        made = self._here.submit(run_program, script, [by_value, *by_reference], OPTIONS)
+        self.hand.append(made)

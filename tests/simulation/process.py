@@ -11,6 +11,8 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ray_mono.core_worker.core_worker import CoreWorker
+from tests.simulation.baton import SimThread
 from tests.simulation.handles import CURRENT_PROCESS, SimTask
 from tests.simulation.loop import VirtualLoop
 
@@ -25,6 +27,12 @@ class SimProcess:
         self.pid = pid
         self.is_alive = True
         self.has_run = False
+        self.core: CoreWorker | None = None
+        """Of a driver or worker that has joined."""
+        self.site: Any = None
+        self.judge: Callable[..., Any] = lambda judgement, *args: judgement(*args)
+        self.main_thread: SimThread | None = None
+        self.on_sigint: Callable[[int, Any], None] | None = None
         self.context = contextvars.Context()
         self.context.run(CURRENT_PROCESS.set, self)
         self._on_death: list[Callable[[str], None]] = []

@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import functools
 import random
 from dataclasses import dataclass, field, replace
 
 from ray_mono.common.scheduling.resources import ResourceSet
-from tests.simulation.actors import ActorScript
+from ray_mono.core_worker.options import TaskOptions
+from tests.simulation.actor_programs import ActorScript, live_with_actor
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
-from tests.simulation.driver import SimDriver
+from tests.simulation.core_process import SimDriver
+from tests.simulation.generator_programs import GeneratorScript, take_items
 from tests.simulation.network import NetworkKnobs
-from tests.simulation.object_programs import ObjectScript
-from tests.simulation.peers import raise_failure
+from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
+from tests.simulation.site import Site
+from tests.simulation.task_programs import run_task
 from tests.simulation.world import World
 
 LIVENESS_S = 600.0
@@ -74,6 +78,7 @@ class Scenario:
     actors: tuple[ActorScript, ...] = ()
     programs: tuple[ObjectScript, ...] = ()
     """Over objects, of the drivers."""
+    generators: tuple[GeneratorScript, ...] = ()
     max_retries: int = 4
     pauses: int = 0
     """The drivers submit in about one burst more than this."""
@@ -85,13 +90,26 @@ class Scenario:
         """Whether nothing goes wrong that could cost a task an attempt."""
         is_deadly = any(script.dies_in_attempts or script.is_cancelled_by_force for script, _ in self.tasks)
         is_deadly = is_deadly or any(script.dies for script in self.programs)
+        is_deadly = is_deadly or any(script.dies_at >= 0 for script in self.generators)
         return not self.faults and not is_deadly and not self.knobs.break_probability
+
+    @property
+    def explains_errors(self) -> bool:
+        """Whether anybody may get an error that tells of something lost."""
+        is_deadly = any(script.is_deadly for script in self.actors)
+        is_deadly = is_deadly or any(script.dies_at >= 0 for script in self.generators)
+        return is_deadly or not self.is_harmless
 
     @property
     def connections_break(self) -> bool:
         """Whether a process that lives may count as dead to another."""
         breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST)
         return bool(self.knobs.break_probability) or any(fault.kind in breaking for fault in self.faults)
+
+    @property
+    def loses_gcs(self) -> bool:
+        """Whether a driver or worker may lose its connection to the GCS, which no core worker makes anew."""
+        return self.connections_break or any(fault.kind is FaultKind.RESTART_GCS for fault in self.faults)
 
 
 @dataclass(frozen=True)
@@ -129,16 +147,23 @@ def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> 
         break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if with_faults else 0.0,
     )
     faults = tuple(_draw_fault(rng) for _ in range(rng.randint(0, 8))) if with_faults else ()
-    return Scenario(
+    scenario = Scenario(
         node_units,
         num_drivers=rng.randint(1, 2),
         tasks=tasks,
         actors=tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10]))),
         programs=_draw_programs(random.Random(f"{seed}/programs"), with_faults),
+        generators=_draw_generators(random.Random(f"{seed}/generators"), with_faults),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
         pauses=rng.choice([0, 2, 6]),
     )
+    if scenario.loses_gcs:
+        # Nobody tells the GCS then that an actor went out of scope, which keeps what it carries until its job
+        # ends.
+        actors = tuple(replace(script, carries_references=False) for script in scenario.actors)
+        scenario = replace(scenario, actors=actors)
+    return scenario
 
 
 def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
@@ -173,6 +198,10 @@ def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
         dies_at_call=rng.randrange(num_calls) if dies and num_calls else -1,
         cpus=rng.choice([0.0, 0.5]),
         is_killed_at_the_end=rng.random() < 0.3,
+        is_async=rng.random() < 0.4,
+        max_concurrency=rng.choice([1, 1, 3]),
+        carries_references=rng.random() < 0.4,
+        num_callers=rng.choice([0, 0, 2]),
     )
 
 
@@ -183,8 +212,28 @@ def _draw_programs(rng: random.Random, with_faults: bool) -> tuple[ObjectScript,
             rng.choice([5, 20, 60]),
             levels=rng.randint(1, 3),
             dies=with_faults and rng.random() < 0.5,
+            large_share=rng.choice([0.0, 0.1]),
         )
         for _ in range(rng.choice([0, 1, 4]))
+    )
+
+
+def _draw_generators(rng: random.Random, with_faults: bool) -> tuple[GeneratorScript, ...]:
+    return tuple(_draw_generator(rng, with_faults) for _ in range(rng.choice([0, 1, 4])))
+
+
+def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
+    num_items = rng.choice([0, 1, 5, 30])
+    dies = with_faults and num_items and rng.random() < 0.2
+    return GeneratorScript(
+        num_items=num_items,
+        item_s=rng.choice([0.0, 0.0, 0.001, 0.05]),
+        backpressure=rng.choice([0, 1, 2, 5]),
+        is_large=rng.random() < 0.2,
+        dies_at=rng.randrange(num_items) if dies else -1,
+        takes=rng.choice([-1, -1, -1, rng.randint(0, num_items)]),
+        pause_s=rng.choice([0.0, 0.0, 0.01, 0.2]),
+        cancelled_after_s=rng.choice([0.0, 0.05, 0.5]) if rng.random() < 0.15 else -1.0,
     )
 
 
@@ -202,7 +251,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
     """
     with World(seed, scenario.knobs) as world:
         journal = Journal()
-        journal.objects.connections_break = scenario.connections_break
+        journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
         cluster = SimCluster(world, journal)
         if check_internals:
             world.check(cluster.check_services)
@@ -248,36 +297,45 @@ async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: 
 
 
 async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, journal: Journal) -> None:
-    """One driver's share of the tasks, submitted in bursts. Ends with the tasks, or when the driver's process
-    dies.
-    """
-    rng = random.Random(seed)
+    """One driver's share of the work, each kind on threads of its own. Ends with it, or when the driver's
+    process dies."""
     died = asyncio.Event()
     driver.process.on_death(lambda _reason: died.set())
+    share = slice(number, None, scenario.num_drivers)
 
     async def work() -> None:
-        results = []
-        actors = [
-            asyncio.ensure_future(driver.live_with_actor(script))
-            for script in scenario.actors[number :: scenario.num_drivers]
-        ]
-        programs = [
-            asyncio.ensure_future(driver.play(script))
-            for script in scenario.programs[number :: scenario.num_drivers]
-        ]
-        for script, resources in scenario.tasks[number :: scenario.num_drivers]:
-            if rng.random() < scenario.pauses / len(scenario.tasks):
-                await asyncio.sleep(rng.uniform(0.0, PAUSE_S_MAX))
-            results.append(driver.submit(script, resources, scenario.max_retries))
-        await asyncio.gather(*results, *actors, *programs)
+        parts = [driver.play(lambda here: _submit_bursts(here, scenario, share, seed), "tasks")]
+        for actor in scenario.actors[share]:
+            parts.append(driver.play(functools.partial(live_with_actor, script=actor), "actor"))
+        for place, program in enumerate(scenario.programs[share]):
+            play = functools.partial(play_in_driver, script=program, number=place)
+            parts.append(driver.play(play, "program"))
+        for generator in scenario.generators[share]:
+            parts.append(driver.play(functools.partial(take_items, script=generator), "generator"))
+        await asyncio.gather(*parts)
         await journal.objects.until_nothing_is_left(driver.job_id, OBJECTS_SETTLE_S)
         await driver.stop()
 
-    working = driver.process.spawn(work(), name="the driver's program")
-    working.add_done_callback(raise_failure)
-    await died.wait()
-    if not working.done():
+    working = asyncio.ensure_future(work())
+    await asyncio.wait([working, asyncio.ensure_future(died.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        working.result()
+    else:
+        working.cancel()
         journal.driver_died(driver.job_id)
+
+
+def _submit_bursts(here: Site, scenario: Scenario, share: slice, seed: int) -> None:
+    """Tasks, in bursts; then their results."""
+    rng = random.Random(seed)
+    refs = []
+    for script, resources in scenario.tasks[share]:
+        if rng.random() < scenario.pauses / len(scenario.tasks):
+            here.sleep(rng.uniform(0.0, PAUSE_S_MAX))
+        options = TaskOptions(resources=resources, max_retries=scenario.max_retries)
+        refs.append(here.submit(run_task, script, options=options))
+    while refs:
+        here.result(refs.pop(0))
 
 
 def inflict(cluster: SimCluster, fault: Fault) -> None:

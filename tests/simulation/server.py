@@ -147,6 +147,8 @@ class SimConnection:
             # A checker's word, not the servicer's.
             self._process.loop.call_exception_handler({"message": packet.path, "exception": failure})
         except Exception as exception:
+            if self._process.loop.is_ending:
+                return
             error = errors.error_of_handler(exception, packet.path)
         # Not there: its caller cancelled it and hears no more of it.
         is_wanted = self._tasks.pop(key, None) is not None

@@ -7,16 +7,21 @@ handles, and on a checker's word. Whatever fails carries the seed, and the last 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import gc
 import logging
 import random
+import tempfile
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
+from ray_mono.object_manager.seams import PeerAddress
+from tests.simulation.baton import Baton, Killed
 from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.loop import SimulationError, VirtualLoop, new_loop
+from tests.simulation.machine import Machine
 from tests.simulation.network import NetworkKnobs, SimNetwork
 from tests.simulation.process import SimProcess
 from tests.simulation.trace import Trace
@@ -45,14 +50,17 @@ class SimClock:
 class _ErrorLog(logging.Handler):
     """Turns errors that services log into failures of the run."""
 
-    def __init__(self, errors: list[str]) -> None:
+    def __init__(self, errors: list[str], baton: Baton) -> None:
         super().__init__(logging.ERROR)
         self._errors = errors
+        self._baton = baton
 
     def emit(self, record: logging.LogRecord) -> None:
         process = CURRENT_PROCESS.get()
         if process is None or process.is_alive:
             self._errors.append(f"{process.name if process else '-'} logged: {self.format(record)}")
+        elif self._baton.current is not None:
+            raise Killed  # a thread that is unwound, and swallowed that
 
 
 class World:
@@ -66,7 +74,13 @@ class World:
         self.trace = Trace()
         self.clock = SimClock(self.loop)
         self.network = SimNetwork(self.loop, self.rng("network"), self.trace, knobs or NetworkKnobs())
-        self._error_log = _ErrorLog(self.loop.errors)
+        self.folder = ""
+        self.stores: dict[PeerAddress, Any] = {}
+        """The living object managers, by where others fetch from them."""
+        self.baton = Baton(self.loop)
+        self.machine = Machine(self.baton)
+        self._error_log = _ErrorLog(self.loop.errors, self.baton)
+        self._ending = contextlib.ExitStack()
 
     def rng(self, name: str) -> random.Random:
         """A generator that depends on the seed and the name alone."""
@@ -74,6 +88,15 @@ class World:
 
     def transport(self, process: SimProcess) -> SimTransport:
         return SimTransport(self.network, process, SECRET)
+
+    def judge(self, judgement: Callable[..., T], *args: Any) -> T:
+        """Asks a checker, from within a simulated process: what it raises ends the run, whoever catches
+        it."""
+        try:
+            return judgement(*args)
+        except SimulationError as error:
+            self.loop.errors.append(f"{self.loop.time():.6f} s: {type(error).__name__}: {error}")
+            raise
 
     def check(self, check: Callable[[], None]) -> None:
         """check() runs at the end of every instant; what it raises ends the run."""
@@ -97,19 +120,25 @@ class World:
         # memory.
         gc.collect()
         gc.disable()
+        gc.freeze()
+        self.folder = self._ending.enter_context(tempfile.TemporaryDirectory(prefix="ray_mono-sim-"))
+        self._ending.enter_context(self.machine.installed(self.folder))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.network.is_over = True
+        self.baton.end()
         logging.getLogger("ray_mono").removeHandler(self._error_log)
         try:
             gc.enable()
+            gc.unfreeze()
             gc.collect()  # tells of exceptions that nobody looked at
             unseen = list(self.loop.errors)
         finally:
             self.loop.end()
+            self._ending.close()
         if unseen and error is None:
             failure = SimulationError("\n".join(unseen))
             failure.add_note(f"seed {self.seed}")

@@ -1,0 +1,200 @@
+"""Actors of a simulation, plain, threaded and async, and who calls them: the process that creates one, and
+tasks that get its handle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
+from ray_mono.rpc.surface import RpcError
+from tests.simulation.site import Expected, Site, is_error, site
+
+KEPT_MAX = 3
+"""References that an actor keeps; the oldest go."""
+CALLERS = TaskOptions(resources=ResourceSet(), max_retries=0)
+"""Tasks that call an actor use no CPU: actors may hold all of them, and wait for their callers."""
+
+
+@dataclass(frozen=True)
+class ActorScript:
+    """What a simulated actor is and does, in virtual seconds."""
+
+    construct_s: float = 0.01
+    num_calls: int = 5
+    """Of its owner, and of each other caller."""
+    call_s: float = 0.01
+    max_restarts: int = 0
+    max_task_retries: int = 0
+    constructor_raises: bool = False
+    dies_in_constructors: int = 0
+    """The processes of so many first incarnations die before the constructor returns."""
+    dies_at_call: int = -1
+    """The process dies of this call of its owner's when it runs for the first time."""
+    cpus: float = 0.0
+    """Held while it lives; to be placed it needs a CPU in any case."""
+    is_killed_at_the_end: bool = False
+    """By kill(), instead of going out of scope."""
+    is_async: bool = False
+    max_concurrency: int = 1
+    carries_references: bool = False
+    """Its constructor and its calls get references, it keeps some, and gives them back."""
+    num_callers: int = 0
+    """Tasks that call it, too."""
+    cancelled_after_s: float = -1.0
+    is_cancelled_by_force: bool = False
+
+    @property
+    def is_deadly(self) -> bool:
+        return bool(self.dies_in_constructors) or self.dies_at_call >= 0 or self.constructor_raises
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ActorScript:
+        return cls(**json.loads(data))
+
+
+# ---- the actor
+
+
+class PlainActor:
+    """Its calls run on the main thread, or on threads of its own."""
+
+    def __init__(self, data: bytes, refs: list[ObjectRef[Any]]) -> None:
+        here, self.script = site(), ActorScript.from_bytes(data)
+        task = here.core.context.get()
+        here.judge(
+            here.journal.actors.constructor_began,
+            task.actor_id,
+            here.core.worker_id,
+            here.core.node_id,
+            task.attempt,
+        )
+        here.sleep(self.script.construct_s)
+        if task.attempt < self.script.dies_in_constructors:
+            here.die("its constructor killed it")
+        if self.script.constructor_raises:
+            raise Expected
+        self.kept = list(refs)
+
+    def call(self, caller: bytes, number: int, refs: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
+        here = site()
+        attempt = self._begins(here, caller, number)
+        here.sleep(self.script.call_s)
+        return self._ends(here, number, attempt, refs)
+
+    def _begins(self, here: Site, caller: bytes, number: int) -> int:
+        task = here.core.context.get()
+        here.judge(
+            here.journal.actors.call_runs,
+            task.actor_id,
+            here.core.worker_id,
+            caller,
+            number,
+            task.attempt,
+            self.script.max_task_retries,
+        )
+        return task.attempt
+
+    def _ends(
+        self, here: Site, number: int, attempt: int, refs: list[ObjectRef[Any]]
+    ) -> list[ObjectRef[Any]]:
+        if number == self.script.dies_at_call and attempt == 0:
+            here.die("its call killed it")
+        given_back = self.kept[:1]
+        self.kept = [*self.kept, *refs][-KEPT_MAX:]
+        return given_back
+
+
+class AsyncActor(PlainActor):
+    """Its calls run on an event loop."""
+
+    async def call(  # type: ignore[override]
+        self, caller: bytes, number: int, refs: list[ObjectRef[Any]]
+    ) -> list[ObjectRef[Any]]:
+        here = site()
+        attempt = self._begins(here, caller, number)
+        await asyncio.sleep(self.script.call_s)
+        return self._ends(here, number, attempt, refs)
+
+
+# ---- who calls it
+
+
+def live_with_actor(here: Site, script: ActorScript) -> None:
+    """Creates an actor, makes its calls, and lets go of it. A process that has lost the GCS creates none."""
+    try:
+        _live_with_actor(here, script)
+    except (RpcError, RaySystemError) as error:
+        here.judge_error(None, error)
+        here.journal.actors.calls_failed += script.num_calls
+
+
+def _live_with_actor(here: Site, script: ActorScript) -> None:
+    options = ActorOptions(
+        class_name="Simulated",
+        resources=ResourceSet.from_units({"CPU": script.cpus}),
+        max_restarts=script.max_restarts,
+        max_task_retries=script.max_task_retries,
+        max_concurrency=script.max_concurrency,
+        is_asyncio=script.is_async,
+        rules=_rules(script),
+    )
+    code = here.export_class(AsyncActor if script.is_async else PlainActor)
+    held = here.core.create_actor(
+        code, options, [None, script.to_bytes(), None, _references(here, script, 2)]
+    )
+    here.judge(here.journal.actors.registered, held.actor_id, script.max_restarts)
+    handle = (held.actor_id, held.creation_ref)
+    callers = [here.submit(call_actor, script, [handle], CALLERS) for _ in range(script.num_callers)]
+    make_calls(here, held, script, b"owner", script.num_calls)
+    for caller in callers:
+        here.result(caller)
+    if script.is_killed_at_the_end:
+        here.kill_actor(held.actor_id)
+
+
+def call_actor(data: bytes, handle: tuple[bytes, ObjectRef[Any]]) -> None:
+    """A task that has a handle of the actor."""
+    here, script = site(), ActorScript.from_bytes(data)
+    task = here.core.context.get()
+    with here.execution(task.task_id, task.attempt):
+        held = here.core.hold_actor(*handle, _rules(script))
+        make_calls(here, held, script, task.task_id, script.num_calls)
+
+
+def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_calls: int) -> None:
+    """All at once; then their answers."""
+    template = here.core.method_template("call", "Simulated", max_task_retries=script.max_task_retries)
+    answers = []
+    for number in range(num_calls):
+        flat = [None, caller, None, number, None, _references(here, script, 1)]
+        answers += here.core.submit_actor_task(held, template, flat)
+    journal = here.journal.actors
+    while answers:
+        value = here.get(answers.pop(0))
+        if is_error(value) or isinstance(value, Expected):
+            journal.calls_failed += 1
+            continue
+        journal.calls_done += 1
+        for ref in value:
+            here.get(ref)
+
+
+def _references(here: Site, script: ActorScript, count: int) -> list[ObjectRef[Any]]:
+    return [here.core.put(([], b"")) for _ in range(count if script.carries_references else 0)]
+
+
+def _rules(script: ActorScript) -> CallRules:
+    return CallRules(
+        is_unordered=script.is_async or script.max_concurrency > 1,
+        is_concurrent=script.is_async or script.max_concurrency > 1,
+        waits_for_restart=script.max_task_retries != 0,
+    )

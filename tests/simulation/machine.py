@@ -1,0 +1,282 @@
+"""What the core worker's modules take from the machine, and here from the simulation.
+
+Most of the world comes to the core worker through its Environment. A few modules look at the machine by
+themselves: at how long user code ran, to send a signal to the main thread, to end the process, to start a
+thread. They do so by names of their own module, which are others while a simulation runs. What is set here
+asks who runs (CURRENT_PROCESS, and the baton), so it serves all processes of the simulation.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import io
+import os
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from ray_mono.common.private_files import open_file
+from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK
+from ray_mono.core_worker import core_worker, object_ref
+from ray_mono.core_worker.process import current, servicer, worker_exit
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider import plasma_store_provider
+from ray_mono.core_worker.task_execution import (
+    actor_runtime,
+    async_group,
+    blocking_notice,
+    executor,
+    generator_runner,
+    interrupter,
+    process_title,
+    task_events,
+    task_reply,
+)
+from ray_mono.raylet import servicer as raylet_servicer
+from tests.simulation.actor_loop import actor_asyncio
+from tests.simulation.baton import Baton, Killed
+from tests.simulation.handles import CURRENT_PROCESS
+from tests.simulation.loop import SimulationError
+from tests.simulation.object_checkers import JudgedCounter, ObjectJournal
+from tests.simulation.process import SimProcess
+
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_MONO_IGNORE_UNHANDLED_ERRORS": "1",
+    "RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+}
+
+
+def this_process() -> SimProcess:
+    process = CURRENT_PROCESS.get()
+    if not isinstance(process, SimProcess):
+        raise SimulationError("no simulated process runs here")
+    return process
+
+
+class SimBoard:
+    """StartBoard and BoardOfAnother in one: both sides of the page are this object."""
+
+    fd = 1
+
+    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
+        """on_close(): a lease is closed; what it holds is perhaps lent to others."""
+        self._on_close = on_close
+        self._begun = 0
+        self._closed = -1
+        self._name = ""
+
+    def may_begin(self, number: int, name: str) -> bool:
+        self._begun = number
+        if self._closed == number >> LEASE_SHIFT:
+            return False
+        self._name = name
+        return True
+
+    def rest(self) -> None:
+        self._name = ""
+
+    def begun(self, lease_number: int) -> int:
+        return self._begun & LEASES_MASK if self._begun >> LEASE_SHIFT == lease_number else 0
+
+    def running(self) -> str:
+        return self._name
+
+    def close_lease(self, lease_number: int) -> None:
+        self._closed = lease_number
+        self._on_close()
+
+    def close(self) -> None:
+        """Nothing is mapped."""
+
+
+class Machine:
+    """That of one simulation."""
+
+    def __init__(self, baton: Baton) -> None:
+        self.baton = baton
+        self._folder = ""
+        self._collected_at_s = -1.0
+        self.boards: dict[bytes, SimBoard] = {}
+        self._objects: ObjectJournal | None = None
+
+    def judged_by(self, objects: ObjectJournal) -> None:
+        """Who hears of references."""
+        self._objects = objects
+
+    # ---- what the modules get
+
+    def now_s(self) -> float:
+        return self.baton.loop.time()
+
+    def sleep(self, seconds: float) -> None:
+        self.baton.running().sleep(seconds)
+
+    def end_process(self, status: int) -> NoReturn:
+        """os._exit."""
+        this_process().kill(f"it ended with status {status}")
+        raise Killed
+
+    def strike_main_thread(self, signum: int) -> None:
+        process = this_process()
+        if process.main_thread is not None and process.on_sigint is not None:
+            process.main_thread.strike(process.on_sigint)
+
+    def start_thread(self, target: Callable[..., None], name: str) -> SimpleNamespace:
+        """A CallThread, which runs when it is started."""
+        process = this_process()
+        return SimpleNamespace(start=lambda: self.baton.start(process, target, name))
+
+    def collect_garbage(self) -> None:
+        """Of all processes. Once an instant: nothing is made meanwhile."""
+        if self.now_s() != self._collected_at_s:
+            self._collected_at_s = self.now_s()
+            gc.collect()
+
+    def collector(self, target: Any, name: str, daemon: bool) -> SimpleNamespace:
+        """A thread that collects garbage, which takes no virtual time."""
+        return SimpleNamespace(start=self.collect_garbage, is_alive=lambda: False)
+
+    def queue(self) -> SimQueue:
+        return SimQueue(self.baton)
+
+    def find_home(self) -> Any:
+        core = this_process().core
+        if core is None:
+            raise SimulationError("no core worker in this process")
+        return core
+
+    def counter(self, on_out_of_scope: Callable[[bytes, Any], None]) -> ReferenceCounter:
+        if self._objects is None:
+            return ReferenceCounter(on_out_of_scope)
+        return JudgedCounter(this_process(), self._objects, on_out_of_scope)
+
+    def open_file(self, path: str, flags: int) -> int:
+        """Stores' files have one name in all runs, and lie in another folder each time."""
+        return open_file(os.path.join(self._folder, os.path.basename(path)), flags)
+
+    def open_board(self, worker_id: bytes, pid: int, fd: int) -> SimBoard | None:
+        return self.boards.get(worker_id)
+
+    # ---- while it runs
+
+    @contextlib.contextmanager
+    def installed(self, folder: str) -> Iterator[None]:
+        """folder: of stores' files."""
+        self._folder = folder
+        before: list[tuple[Any, str, Any]] = []
+        for module, name, value in self._replacements():
+            before.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+        variables = {name: os.environ.get(name) for name in VARIABLES}
+        os.environ.update(VARIABLES)
+        object_ref.found_by(self.find_home)
+        try:
+            yield
+        finally:
+            object_ref.found_by(current.require)
+            for name, value in variables.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            for module, name, value in before:
+                setattr(module, name, value)
+
+    def _replacements(self) -> list[tuple[Any, str, Any]]:
+        clock = SimpleNamespace(perf_counter=self.now_s, time=self.now_s, sleep=self.sleep)
+        ends = SimpleNamespace(_exit=self.end_process, write=lambda fd, data: None, environ=os.environ)
+        threads = SimpleNamespace(
+            current_thread=lambda: self.baton.current,
+            main_thread=lambda: this_process().main_thread,
+        )
+        blocking = SimpleNamespace(
+            Event=lambda: SimEvent(self.baton), get_ident=lambda: id(self.baton.current)
+        )
+        silent = SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO())
+        garbage = SimpleNamespace(collect=self.collect_garbage)
+        return [
+            *((module, "time", clock) for module in (executor, generator_runner, async_group, task_events)),
+            (actor_runtime, "time", clock),
+            *((module, "os", ends) for module in (interrupter, task_reply, servicer, worker_exit)),
+            (interrupter, "strike_main_thread", self.strike_main_thread),
+            (interrupter, "threading", threads),
+            (actor_runtime, "CallThread", self.start_thread),
+            (actor_runtime, "queue", SimpleNamespace(SimpleQueue=self.queue)),
+            (async_group, "CallThread", self.start_thread),
+            (async_group, "asyncio", actor_asyncio(self.baton)),
+            (async_group, "threading", blocking),
+            (actor_runtime, "concurrent", _concurrent(self.baton)),
+            (process_title, "setproctitle", lambda title: None),
+            (process_title, "sys", silent),
+            (task_reply, "flush_output", lambda: None),
+            (worker_exit, "flush_output", lambda: None),
+            (worker_exit, "process_end", SimpleNamespace(run=lambda: None)),
+            (plasma_store_provider, "threading", SimpleNamespace(Thread=self.collector)),
+            (executor, "gc", garbage),
+            (core_worker, "ReferenceCounter", self.counter),
+            (plasma_store_provider, "open_file", self.open_file),
+            (raylet_servicer, "open_board", self.open_board),
+            (blocking_notice, "os", ends),
+        ]
+
+
+class SimEvent:
+    """threading.Event."""
+
+    def __init__(self, baton: Baton) -> None:
+        self._baton = baton
+        self._is_set = False
+        self._waiting: list[Any] = []
+
+    def set(self) -> None:
+        self._is_set = True
+        for thread in self._waiting:
+            thread.wake()
+
+    def wait(self) -> None:
+        thread = self._baton.running()
+        self._waiting.append(thread)
+        while not self._is_set:
+            thread.park()
+
+
+class SimQueue:
+    """queue.SimpleQueue: whoever asked first is served first."""
+
+    def __init__(self, baton: Baton) -> None:
+        self._baton = baton
+        self._items: collections.deque[Any] = collections.deque()
+        self._waiting: collections.deque[Any] = collections.deque()
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+        if self._waiting:
+            self._waiting.popleft().wake()
+
+    def get(self) -> Any:
+        thread = self._baton.running()
+        while not self._items:
+            self._waiting.append(thread)
+            try:
+                thread.park()
+            finally:
+                if thread in self._waiting:
+                    self._waiting.remove(thread)  # woken by something else
+        return self._items.popleft()
+
+    def empty(self) -> bool:
+        return not self._items
+
+
+def _concurrent(baton: Baton) -> SimpleNamespace:
+    """concurrent.futures, of which one function blocks."""
+
+    def wait(futures: list[Any], timeout: float) -> None:
+        end_s = baton.loop.time() + timeout
+        while not all(future.done() for future in futures) and baton.loop.time() < end_s:
+            baton.running().sleep(0.001)
+
+    return SimpleNamespace(futures=SimpleNamespace(wait=wait))

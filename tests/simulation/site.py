@@ -1,0 +1,236 @@
+"""Where user code runs in a simulated process, and what it calls there: the core's interface, as the API
+above it would.
+
+Everything that it submits, gets and runs is told to the judges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ray_mono.common.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from ray_mono.common.ray_error import RpcError as UsersRpcError
+from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
+from ray_mono.rpc.surface import RpcError
+from tests.simulation.baton import Killed, SimThread
+from tests.simulation.checkers import CheckFailed, Journal
+from tests.simulation.handles import CURRENT_PROCESS
+from tests.simulation.scripts import Script
+
+if TYPE_CHECKING:
+    from tests.simulation.process import SimProcess
+    from tests.simulation.world import World
+
+FAULTS = (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RaySystemError,
+    RpcError,
+    UsersRpcError,
+    WorkerCrashedError,
+)
+"""Errors that something's going wrong is a reason for."""
+
+
+def site() -> Site:
+    """Of the process that runs."""
+    process: Any = CURRENT_PROCESS.get()
+    return process.site  # type: ignore[no-any-return]
+
+
+class Site:
+    """Of one process."""
+
+    def __init__(self, world: World, process: SimProcess, core: CoreWorker, journal: Journal) -> None:
+        self.world = world
+        self.process = process
+        self.core = core
+        self.journal = journal
+        self.job_id = b""
+        self._code: dict[Any, Any] = {}
+        self._templates: dict[Any, Any] = {}
+        self.kept: dict[int, Any] = {}
+        """What stays in the process beyond the task that left it here."""
+        self._num_kept = 0
+
+    def enter_job(self, job_id: bytes) -> None:
+        self.job_id = job_id
+
+    # ---- time, threads, ends
+
+    def sleep(self, seconds: float) -> None:
+        self.world.baton.running().sleep(seconds)
+
+    def thread(self, target: Callable[[], None], name: str) -> SimThread:
+        """A thread of the user's."""
+        return self.world.baton.start(self.process, target, name)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        self.world.loop.call_later(seconds, action, context=self.process.context.copy())
+
+    def keep(self, thing: Any, seconds: float) -> None:
+        """Holds it so long."""
+        self._num_kept += 1
+        number = self._num_kept
+        self.kept[number] = thing
+        self.later(seconds, lambda: self.kept.pop(number, None))
+
+    def leave(self) -> None:
+        """The program is over: so are its variables."""
+        self.kept.clear()
+
+    def die(self, reason: str) -> NoReturn:
+        self.process.kill(reason)
+        raise Killed
+
+    # ---- tasks
+
+    @contextlib.contextmanager
+    def execution(self, task_id: bytes, attempt: int) -> Iterator[None]:
+        """User code of a normal task runs."""
+        self.judge(self.journal.task_begins, self.core.worker_id, task_id, attempt)
+        try:
+            yield
+        finally:
+            if self.process.is_alive:
+                self.journal.task_over(self.core.worker_id)
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        script: Script,
+        args: list[Any] | None = None,
+        options: TaskOptions | None = None,
+    ) -> Any:
+        """function.remote(script, *args): its reference, or the generator. Its cancel, if the script has one,
+        is under way."""
+        options = options or TaskOptions()
+        template = self._template(function, options)
+        flat = [each for value in (script.to_bytes(), *(args or ())) for each in (None, value)]
+        [returned] = self.core.submit_task(template, flat)
+        end = returned.completed() if options.num_returns < 0 else returned
+        task_id = end.task_id().binary()
+        self.judge(self.journal.task_submitted, task_id, options.max_retries, self.core.worker_id)
+        if script.cancelled_after_s >= 0:
+            self._cancel_after(script, end)
+        return returned
+
+    def _template(self, function: Callable[..., Any], options: TaskOptions) -> Any:
+        code = self._code.get(function)
+        if code is None:
+            code = self._code[function] = self.core.export(function, "function")
+        key = (function, options)
+        template = self._templates.get(key)
+        if template is None:
+            template = self._templates[key] = self.core.task_template(code, options)
+        return template
+
+    def export(self, functions: Iterable[Any], classes: Iterable[Any]) -> None:
+        """Before anything goes wrong."""
+        for function in functions:
+            self._code[function] = self.core.export(function, "function")
+        for cls in classes:
+            self.export_class(cls)
+
+    def export_class(self, cls: type) -> Any:
+        code = self._code.get(cls)
+        if code is None:
+            code = self._code[cls] = self.core.export(cls, "class")
+        return code
+
+    def _cancel_after(self, script: Script, ref: ObjectRef[Any]) -> None:
+        def cancel() -> None:
+            self.sleep(script.cancelled_after_s)
+            self.cancel(ref, script.is_cancelled_by_force)
+
+        self.thread(cancel, "cancel")
+
+    def cancel(self, ref: ObjectRef[Any], force: bool) -> None:
+        self.judge(self.journal.task_cancelled, ref.task_id().binary(), force)
+        self.core.cancel(ref, force, recursive=force)
+
+    def kill_actor(self, actor_id: bytes) -> None:
+        """Again until the GCS hears it; nothing where it is lost."""
+        with contextlib.suppress(RpcError):
+            self.core.kill_actor(actor_id, no_restart=True)
+
+    # ---- values
+
+    def result(self, ref: ObjectRef[Any]) -> Any:
+        """The value of a task of this process's, or its error, which is judged and returned."""
+        task_id = ref.task_id().binary()
+        value = self.get(ref)
+        if isinstance(value, TaskCancelledError):
+            outcome = "cancelled"
+        elif isinstance(value, BaseException):
+            outcome = "crashed"
+        else:
+            outcome = "done"
+        self.judge(self.journal.task_ended, task_id, outcome)
+        return value
+
+    def get(self, ref: ObjectRef[Any]) -> Any:
+        """The value, or the error, which is judged."""
+        try:
+            value = self.core.get([ref], None)[0]
+        except Exception as error:
+            self.judge(self.judge_error, ref, error)
+            return root_of(error).with_traceback(None)
+        self.journal.objects.value_read()
+        return value
+
+    def judge_error(self, ref: Any, error: BaseException) -> None:
+        """Whether anything went wrong that is a reason for this."""
+        error = root_of(error)
+        if isinstance(error, ObjectLostError):
+            self.journal.objects.error_read(self.process, error)
+            return
+        self.journal.objects.errors_read += 1
+        if isinstance(error, TaskCancelledError):
+            if not self.journal.any_cancelled:
+                raise CheckFailed(f"{self.process.name} reads {error!r}, and nobody cancelled anything")
+            return
+        if isinstance(error, ObjectStoreFullError | Expected):
+            return
+        if self.journal.is_harmless or not isinstance(error, FAULTS):
+            raise CheckFailed(f"{self.process.name} reads {type(error).__name__}: {error}") from error
+
+    def judge(self, judgement: Callable[..., Any], *args: Any) -> Any:
+        """Nothing of what a process does that is dead counts."""
+        if not self.process.is_alive:
+            raise Killed
+        return self.world.judge(judgement, *args)
+
+
+class Expected(Exception):
+    """What user code raises where its script says so."""
+
+
+def root_of(error: BaseException) -> BaseException:
+    """Of a task that failed with the error of another."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def is_error(value: Any) -> bool:
+    return isinstance(value, RayError)

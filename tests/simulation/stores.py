@@ -1,0 +1,120 @@
+"""The object managers of simulated nodes: the real ones, over a file for the node's memory and streams of the
+simulation's between nodes.
+
+Each is a process of its own, which ends with its raylet. A copy between nodes takes its time, and fails where
+the network does not carry it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from ray_mono.common.background import BackgroundTasks
+from ray_mono.object_manager.component import ObjectManager
+from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.keys import TRANSFERS, NodeKey, ObjectKey
+from ray_mono.object_manager.memory_file import MemoryFile
+from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
+from tests.simulation.process import SimProcess
+from tests.simulation.world import World
+
+CAPACITY_BYTES = 4 << 20
+TRANSFER_DELAY_S = (0.0002, 0.02)
+SILENCE_S = 30.0
+"""After which a stream to a host that does not answer is given up."""
+
+
+class SimStore:
+    """One node's."""
+
+    def __init__(self, world: World, host_name: str, node_id: bytes, gcs_address: str) -> None:
+        self.world = world
+        self.process = world.network.start_process(host_name, f"store {node_id.hex()[:8]}")
+        self.path = f"/sim/memory.{self.process.pid}"
+        self.port = self.process.pid
+        self.socket = f"/sim/store.{self.process.pid}"
+        self._gcs_address = gcs_address
+        self._memory = MemoryFile(os.path.join(world.folder, os.path.basename(self.path)), CAPACITY_BYTES)
+        self._node_id = node_id
+        # The same name in all runs: see Machine.open_file.
+        self._memory.path = self.path
+        world.stores[PeerAddress(world.network.ip_of(host_name), self.port)] = self
+        self.process.on_death(lambda reason: self._died())
+        self._tasks = BackgroundTasks(_fail)
+
+    async def run(self) -> None:
+        """Serves; ends with its raylet."""
+        world, process = self.world, self.process
+        config = ObjectManagerConfig(
+            CAPACITY_BYTES, backing_step_bytes=CAPACITY_BYTES, backing_ahead_bytes=0, create_timeout_s=2.0
+        )
+        manager = ObjectManager(
+            config, NodeKey(self._node_id), self._memory, world.clock, self._tasks.spawn, process.kill
+        )
+        self.node_store: NodeStore = manager.node_store
+        transport = world.transport(process)
+        manager.attach(transport, self._gcs_address, SimStreams(world, process))
+        await transport.serve(f"unix:{self.socket}", manager.handlers())
+
+    def _died(self) -> None:
+        self.world.stores.pop(PeerAddress(self.world.network.ip_of(self.process.host_name), self.port), None)
+        self._memory.close()
+
+
+class SimStreams:
+    """TransferStreams of one node's."""
+
+    def __init__(self, world: World, process: SimProcess) -> None:
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._world = world
+        self._process = process
+        self._rng = world.rng(f"{process.name} streams")
+
+    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
+        holder = await self._reach(peer)
+        entry = holder.read_for_transfer(object_id)
+        if entry is None:
+            raise TransferFailed("it holds no copy")
+        try:
+            memory = landing.place(ObjectHeader(entry.size_bytes, entry.metadata, entry.owner))
+            if memory is None or (max_bytes and entry.size_bytes > max_bytes):
+                return False
+            # One process cannot leave another's pin behind: what is sent was copied at once.
+            content = bytes(holder.memory.view(entry.offset, entry.size_bytes))
+        finally:
+            holder.release(object_id, TRANSFERS)
+        await self._reach(peer)
+        start = landing.received_bytes
+        memory[start:] = content[start:]
+        landing.received_bytes += len(content) - start
+        self.received_bytes += len(content) - start
+        return True
+
+    async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
+        holder = await self._reach(peer)
+        holder.free(object_ids)
+
+    async def _reach(self, peer: PeerAddress) -> NodeStore:
+        await asyncio.sleep(self._rng.uniform(*TRANSFER_DELAY_S))
+        store = self._world.stores.get(peer)
+        network, host_name = self._world.network, self._process.host_name
+        if store is None:
+            raise TransferFailed(f"{peer.host}:{peer.port}: connection refused")
+        if not network.reaches(host_name, store.process.host_name):
+            await asyncio.sleep(SILENCE_S)
+            raise TransferFailed(f"{peer.host}:{peer.port}: no answer")
+        return store.node_store
+
+    def drop(self, peer: PeerAddress) -> None:
+        """There are no connections to close."""
+
+    async def close(self) -> None:
+        """Likewise."""
+
+
+def _fail(error: BaseException, name: str) -> None:
+    raise error
