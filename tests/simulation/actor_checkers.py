@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ray_mono.common.ids import ActorID
 from tests.simulation.loop import SimulationError
+
+CREATION_BYTES = 8
+CREATION = b"\xff" * CREATION_BYTES
+"""What the ids of actors' creation tasks, and of the objects that stand for actors, begin with. The actor's
+follows."""
 
 
 class ActorCheckFailed(SimulationError):
@@ -51,6 +57,8 @@ class ActorJournal:
         """Whether the GCS has given up a node; set by the cluster."""
         self.connections_break = False
         self._of_worker: dict[bytes, bytes] = {}
+        # An ordered set.
+        self._doomed: dict[bytes, None] = {}
 
     def registered(self, actor_id: bytes, max_restarts: int) -> None:
         self.actors[actor_id] = ActorStory(max_restarts)
@@ -74,6 +82,20 @@ class ActorJournal:
             raise ActorCheckFailed(f"actor {_short(actor_id)} begins as incarnation {number} after {last}")
         story.incarnations.append(Incarnation(worker_id, node_id, number))
         self._of_worker[worker_id] = actor_id
+
+    def killed(self, actor_id: bytes) -> None:
+        """By kill(). Its process counts as dead from now on, and may live for a moment."""
+        self._doomed[actor_id] = None
+
+    def object_freed(self, object_id: bytes) -> None:
+        """If it stands for an actor, that ends: nobody can call it any more."""
+        actor_id = object_id[CREATION_BYTES:][: ActorID.SIZE]
+        if object_id.startswith(CREATION) and actor_id in self.actors:
+            self._doomed[actor_id] = None
+
+    def is_doomed(self, worker_id: bytes) -> bool:
+        """Whether it is the process of an actor that was killed, or that nobody can call any more."""
+        return self._of_worker.get(worker_id) in self._doomed
 
     def worker_died(self, worker_id: bytes) -> None:
         actor_id = self._of_worker.pop(worker_id, None)

@@ -14,7 +14,9 @@ way out reaches nobody, since its connections are gone.
 from __future__ import annotations
 
 import contextvars
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -22,6 +24,10 @@ from typing import Any, NoReturn
 from tests.simulation.handles import CURRENT_PROCESS, LiveProcess, SimHandle
 from tests.simulation.loop import SimulationError, VirtualLoop
 
+PLACES_MAX = 6
+"""Functions that are named for each thread that waits."""
+WAITING = ("baton.py", "reactor.py", "machine.py")
+"""Where a thread waits itself, which says nothing."""
 UNWINDINGS_MAX = 100
 """How often a thread of a dead process may wait for something anew before the run gives up on it."""
 
@@ -90,8 +96,10 @@ class Baton:
         self._threads.pop(thread, None)
 
     def describe(self) -> str:
-        """Who waits: one line for each."""
-        return "\n".join(f"  {thread.process.name}: {thread.name}" for thread in self._threads)
+        """Who waits where: one line for each."""
+        return "\n".join(
+            f"  {thread.process.name}: {thread.name}{thread.place()}" for thread in self._threads
+        )
 
 
 class SimThread:
@@ -111,6 +119,7 @@ class SimThread:
         self._is_woken = False
         self._has_started = False
         self._num_killed = 0
+        self._ident = 0
         self._failure: BaseException | None = None
         self._context = contextvars.Context()
         self._context.run(CURRENT_PROCESS.set, process)
@@ -118,6 +127,17 @@ class SimThread:
         self._outer = self._context.copy()
         # Signals that came and were not seen to, by whoever takes them.
         self._signals: list[Callable[[int, Any], None]] = []
+
+    def place(self) -> str:
+        """Where it is parked, for people: the innermost functions."""
+        frame = sys._current_frames().get(self._ident)
+        names: list[str] = []
+        while frame is not None and len(names) < PLACES_MAX:
+            file = os.path.basename(frame.f_code.co_filename)
+            if file not in WAITING:
+                names.append(f"{frame.f_code.co_qualname} ({file}:{frame.f_lineno})")
+            frame = frame.f_back
+        return "".join(f" < {name}" for name in names)
 
     # ---- on any thread that has the baton
 
@@ -187,6 +207,7 @@ class SimThread:
             self.park(end_s)
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         self._go.acquire()
         try:
             self._context.run(self._target)

@@ -78,7 +78,7 @@ class Journal:
     running: dict[bytes, bytes] = field(default_factory=dict)
     grants: int = 0
     actors: ActorJournal = field(default_factory=ActorJournal)
-    objects: ObjectJournal = field(default_factory=ObjectJournal)
+    objects: ObjectJournal = field(init=False)
     streams: StreamJournal = field(default_factory=StreamJournal)
     connections_break: bool = False
     """Whether a process that lives may count as dead to another."""
@@ -95,6 +95,9 @@ class Journal:
     _gone_jobs: dict[bytes, None] = field(default_factory=dict)
     # worker id -> tasks that it submitted.
     _of_owner: dict[bytes, list[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.objects = ObjectJournal(self.actors)
 
     def expects(self, connections_break: bool, is_harmless: bool) -> None:
         """What goes wrong in this run."""

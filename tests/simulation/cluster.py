@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,13 +217,9 @@ class SimCluster:
             gcs.cluster.actors.check_invariants()
         self.journal.objects.check_invariants()
         for node in self.nodes:
-            if not node.process.has_run:
-                continue
-            node.process.has_run = False
-            try:
-                node.raylet.leases.check_invariants()
-            except InternalError as error:
-                raise CheckFailed(f"{node.process.name}: {error}") from error
+            _recount(node.process, node.raylet.leases.check_invariants)
+        for store in self.world.stores.values():
+            _recount(store.process, store.node_store.check_invariants)
 
     async def until_nothing_is_left(self, timeout_s: float) -> None:
         """After all drivers left: waits until there is no lease anywhere, and everything is free."""
@@ -243,4 +239,19 @@ class SimCluster:
                 left.append(f"{node.process.name} has {len(leases)} leases, the first {leases[0]}")
             elif ledger.available != ledger.total:
                 left.append(f"{node.process.name} is idle with {ledger.available} of {ledger.total} free")
+        for store in self.world.stores.values():
+            objects = store.node_store.store.objects()
+            if objects:
+                left.append(f"{store.process.name} has {len(objects)} objects, the first {objects[0]}")
         return left
+
+
+def _recount(process: SimProcess, check_invariants: Callable[[], None]) -> None:
+    """If anything happened there."""
+    if not process.has_run:
+        return
+    process.has_run = False
+    try:
+        check_invariants()
+    except InternalError as error:
+        raise CheckFailed(f"{process.name}: {error}") from error

@@ -391,6 +391,11 @@ class CoreCall:
         if not self.is_oneway:
             self.connection.write(Packet("REPLY", "", self._call_id, payload), rings)
 
+    def send_bytes(self, payload: bytes) -> None:
+        """At once."""
+        self.reply_bytes(payload, rings=False)
+        self.connection.flush()
+
     def part(self, message: Any) -> None:
         self._write("ITEM", message, rings=False)
 

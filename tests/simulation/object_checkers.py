@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ class JudgedCounter(ReferenceCounter):
 class ObjectJournal:
     """Told by simulated drivers and workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, actors: ActorJournal) -> None:
         self.connections_break = False
         self.is_harmless = False
         self.values_read = 0
         self.errors_read = 0
+        self._actors = actors
         self._tables: dict[SimProcess, ReferenceCounter] = {}
         # What the dead held. An ordered set.
         self._held_by_dead: dict[bytes, None] = {}
@@ -65,6 +67,8 @@ class ObjectJournal:
             raise ObjectCheckFailed(f"{reader.name} reads what was lost, and nothing went wrong: {error}")
         if not isinstance(error, ReferenceCountingAssertionError) or self.connections_break:
             return
+        if self._counts_as_dead(reader):
+            return
         self._living()
         if bytes.fromhex(error.object_ref_hex) not in self._held_by_dead:
             raise ObjectCheckFailed(f"{reader.name} reads what was held and is freed: {error}")
@@ -72,6 +76,7 @@ class ObjectJournal:
     def freed(self, owner: SimProcess, object_id: bytes) -> None:
         """Its owner does not have an object any more: judged at once, since not everything that is held is
         read."""
+        self._actors.object_freed(object_id)
         if self.connections_break:
             return
         holders = [process for process, table in self._living().items() if object_id in table]
@@ -80,12 +85,19 @@ class ObjectJournal:
             raise ObjectCheckFailed(f"{owner.name} frees what {holders[0].name} holds: {story}")
 
     def _living(self) -> dict[SimProcess, ReferenceCounter]:
-        dead = [process for process in self._tables if not process.is_alive]
+        dead = [process for process in self._tables if self._counts_as_dead(process)]
         for process in dead:
             self._held_by_dead.update(
-                dict.fromkeys(object_id for object_id, _ in self._tables.pop(process).items())
+                dict.fromkeys(object_id for object_id, _ in self._tables[process].items())
             )
-        return self._tables
+            if not process.is_alive:
+                del self._tables[process]
+        return {process: table for process, table in self._tables.items() if process not in dead}
+
+    def _counts_as_dead(self, process: SimProcess) -> bool:
+        return not process.is_alive or (
+            process.core is not None and self._actors.is_doomed(process.core.worker_id)
+        )
 
     def check_invariants(self) -> None:
         """Has the processes that live recount their tables."""
@@ -113,4 +125,10 @@ class ObjectJournal:
                 left += [f"{process.name}: {table.story(object_id)}" for object_id, _ in table.items()]
                 if process.core.is_needed(by_holders=False):
                     left.append(f"{process.name} has {process.core.story()}")
+                books = process.core.describe()
+                if books["values"] or books["waiters"]:
+                    left.append(f"{process.name} has {books['values']} values, {books['waiters']} waiters")
+                for queue in books["scheduling"]:
+                    if queue["tasks_queued"] or queue["leases"] or queue["lease_requests"]:
+                        left.append(f"{process.name} has {queue}")
         return left

@@ -12,6 +12,7 @@ import contextvars
 import enum
 import functools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -54,6 +55,18 @@ class FaultKind(enum.Enum):
     BREAK_CONNECTION = "a connection between hosts breaks"
     PARTITION = "two hosts cannot reach each other for a while"
     RESTART_GCS = "the GCS is killed and started again on its store"
+
+
+class Weather(enum.Enum):
+    """How much goes wrong. The less, the more the judges demand: where no connection breaks, nobody counts as
+    dead who lives; where nothing goes wrong, nothing runs twice, and nobody reads an error."""
+
+    CALM = "nothing goes wrong"
+    DEATHS = "processes die, on the fault's or their tasks' account"
+    STORM = "connections break and hosts are silent, too"
+
+
+DEATHS = (FaultKind.KILL_WORKER, FaultKind.KILL_RAYLET, FaultKind.RESTART_GCS)
 
 
 @dataclass(frozen=True)
@@ -130,8 +143,12 @@ class Outcome:
     """Of values, and of errors: owners and workers that died, cancels."""
 
 
-def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> Scenario:
-    """A scenario from a seed."""
+def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = None) -> Scenario:
+    """A scenario from a seed. weather: of the seed's choice, if None."""
+    if weather is None:
+        choices = [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.STORM, Weather.STORM]
+        weather = random.Random(f"{seed}/weather").choice(choices)
+    with_faults = weather is not Weather.CALM
     rng = random.Random(f"{seed}/scenario")
     node_units = tuple(
         {"CPU": float(rng.randint(1, 4)), **({"A": 2.0} if rng.random() < 0.5 else {})}
@@ -144,9 +161,10 @@ def draw_scenario(seed: int, num_tasks: int = 120, with_faults: bool = True) -> 
     )
     knobs = NetworkKnobs(
         slow_probability=rng.choice([0.0, 0.0, 0.01, 0.1]),
-        break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if with_faults else 0.0,
+        break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if weather is Weather.STORM else 0.0,
     )
-    faults = tuple(_draw_fault(rng) for _ in range(rng.randint(0, 8))) if with_faults else ()
+    kinds = {Weather.CALM: (), Weather.DEATHS: DEATHS, Weather.STORM: tuple(FaultKind)}[weather]
+    faults = tuple(_draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
     scenario = Scenario(
         node_units,
         num_drivers=rng.randint(1, 2),
@@ -237,8 +255,8 @@ def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
     )
 
 
-def _draw_fault(rng: random.Random) -> Fault:
-    kind = rng.choice(list(FaultKind))
+def _draw_fault(rng: random.Random, kinds: Sequence[FaultKind]) -> Fault:
+    kind = rng.choice(kinds)
     lasts_s = rng.choice([0.05, 0.5, 3.0, 30.0])
     return Fault(rng.uniform(0.0, 6.0), kind, lasts_s, rng.getrandbits(16))
 

@@ -169,7 +169,8 @@ class Site:
         self.core.cancel(ref, force, recursive=force)
 
     def kill_actor(self, actor_id: bytes) -> None:
-        """Again until the GCS hears it; nothing where it is lost."""
+        """Nothing where the GCS is lost."""
+        self.journal.actors.killed(actor_id)
         with contextlib.suppress(RpcError):
             self.core.kill_actor(actor_id, no_restart=True)
 

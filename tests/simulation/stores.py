@@ -36,12 +36,12 @@ class SimStore:
         self.path = f"/sim/memory.{self.process.pid}"
         self.port = self.process.pid
         self.socket = f"/sim/store.{self.process.pid}"
+        self._peer_address = PeerAddress(world.network.ip_of(host_name), self.port)
         self._gcs_address = gcs_address
         self._memory = MemoryFile(os.path.join(world.folder, os.path.basename(self.path)), CAPACITY_BYTES)
         self._node_id = node_id
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
-        world.stores[PeerAddress(world.network.ip_of(host_name), self.port)] = self
         self.process.on_death(lambda reason: self._died())
         self._tasks = BackgroundTasks(_fail)
 
@@ -55,12 +55,13 @@ class SimStore:
             config, NodeKey(self._node_id), self._memory, world.clock, self._tasks.spawn, process.kill
         )
         self.node_store: NodeStore = manager.node_store
+        world.stores[self._peer_address] = self
         transport = world.transport(process)
         manager.attach(transport, self._gcs_address, SimStreams(world, process))
         await transport.serve(f"unix:{self.socket}", manager.handlers())
 
     def _died(self) -> None:
-        self.world.stores.pop(PeerAddress(self.world.network.ip_of(self.process.host_name), self.port), None)
+        self.world.stores.pop(self._peer_address, None)
         self._memory.close()
 
 

@@ -110,7 +110,8 @@ class World:
             return result
         except Exception as error:
             error.add_note(
-                f"seed {self.seed} at {self.loop.time():.6f} s; the last messages:\n{self.trace.tail()}"
+                f"seed {self.seed} at {self.loop.time():.6f} s; threads that wait:\n{self.baton.describe()}\n"
+                f"the last messages:\n{self.trace.tail()}"
             )
             raise
 
