@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
@@ -23,17 +21,14 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.peers import PUSH_TASK
-from ray_mono.core_worker.process.servicer import CoreWorkerServicer
-from ray_mono.core_worker.task_wire import PushReader
+from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
 from ray_mono.protobuf import common_pb2, raylet_pb2
-from ray_mono.protobuf.core_worker_rpc import core_worker_service_handlers
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.reactor_server import ReactorServer
-from ray_mono.rpc.surface import Handler, RpcError
+from ray_mono.rpc.surface import RpcError
 
 REGISTER_TIMEOUT_S = 60.0
 
@@ -49,10 +44,8 @@ class Registration:
         self._worker_type = worker_type
         self.session_dir = session_dir
         self.secret = secret
-        handlers: dict[str, Handler[Any, Any]] = core_worker_service_handlers(self.servicer)
-        handlers[PUSH_TASK] = replace(handlers[PUSH_TASK], request_type=PushReader)
         with self.reactor.lock:
-            self.server = ReactorServer(self.reactor, handlers, secret)
+            self.server = ReactorServer(self.reactor, handlers_of(self.servicer), secret)
             unix_path = os.path.join(session_dir, "sockets", f"worker-{worker_id.hex()[:16]}")
             self.server.listen_unix(unix_path)
             port = self.server.listen_tcp(host)

@@ -6,15 +6,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.peers import PUSH_TASK
 from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.task_wire import PushReader
 from ray_mono.protobuf import common_pb2, core_worker_pb2
-from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceServicer
+from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceServicer, core_worker_service_handlers
 from ray_mono.rpc.reactor_server import ServerCall
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+
+
+def handlers_of(servicer: CoreWorkerServicer) -> dict[str, Handler[Any, Any]]:
+    """What a server of it takes: pushes are read by hand (task_wire.py), all others as their messages."""
+    handlers: dict[str, Handler[Any, Any]] = core_worker_service_handlers(servicer)
+    handlers[PUSH_TASK] = replace(handlers[PUSH_TASK], request_type=PushReader)
+    return handlers
 
 
 class CoreWorkerServicer(CoreWorkerServiceServicer):
