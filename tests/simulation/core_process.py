@@ -17,12 +17,11 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.process.servicer import CoreWorkerServicer
+from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
 from ray_mono.core_worker.process.worker_exit import WorkerExit
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
-from ray_mono.protobuf.core_worker_rpc import core_worker_service_handlers
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError
@@ -79,8 +78,7 @@ class CoreProcess:
         self.reactor = SimReactor(world.baton, process)
         is_worker = self._type == common_pb2.WORKER
         self.servicer = CoreWorkerServicer(is_worker)
-        handlers = core_worker_service_handlers(self.servicer)
-        self.server = CoreServer(world.network, self.reactor, handlers, SECRET)
+        self.server = CoreServer(world.network, self.reactor, handlers_of(self.servicer), SECRET)
         unix_path = f"/sim/core.{self.worker_id.hex()[:16]}"
         self.server.listen(f"unix:{unix_path}")
         host = world.network.ip_of(process.host_name)

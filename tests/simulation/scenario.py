@@ -261,7 +261,9 @@ def _draw_fault(rng: random.Random, kinds: Sequence[FaultKind]) -> Fault:
     return Fault(rng.uniform(0.0, 6.0), kind, lasts_s, rng.getrandbits(16))
 
 
-def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) -> Outcome:
+def run_scenario(
+    seed: int, scenario: Scenario, check_internals: bool = True, liveness_s: float = LIVENESS_S
+) -> Outcome:
     """Runs a scenario; raises CheckFailed, TimeLimitReached or another SimulationError with the seed in a
     note.
 
@@ -273,7 +275,7 @@ def run_scenario(seed: int, scenario: Scenario, check_internals: bool = True) ->
         cluster = SimCluster(world, journal)
         if check_internals:
             world.check(cluster.check_services)
-        limit_s = LIVENESS_S + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
+        limit_s = liveness_s + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
         world.run(_play(world, cluster, scenario, journal), limit_s)
         journal.check_everything_ended()
         if scenario.is_harmless:
