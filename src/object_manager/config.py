@@ -25,6 +25,8 @@ class ObjectManagerConfig:
     """For a connection to another object manager, handshake included."""
     idle_transfer_timeout_s: float = 30.0
     """A stream on which no byte moved for this long is given up, and the next holder tried."""
+    seal_timeout_s: float = 10.0
+    """How long another node's fetch of an object that is being written here waits for the seal."""
     pulls_active_max: int = 8
     """Copies that arrive at a time: enough to fill a network, few enough that each has its memory soon."""
     connections_per_peer_max: int = 4
@@ -62,6 +64,7 @@ class ObjectManagerConfig:
             "unknown_node_timeout_s",
             "connect_timeout_s",
             "idle_transfer_timeout_s",
+            "seal_timeout_s",
             "backing_ahead_bytes",
             "free_retry_timeout_s",
         ):

@@ -25,7 +25,7 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue, RoomWanted
 from ray_mono.object_manager.create_requests import CreateRequests
 from ray_mono.object_manager.errors import StoreFull
-from ray_mono.object_manager.get_queue import Found, Wanted
+from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.get_requests import GetRequests
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.no_room import NoRoom
@@ -202,9 +202,20 @@ class NodeStore:
         self.pulls.never_fits(object_id, error)
         self._settle()
 
-    def read_for_transfer(self, object_id: ObjectKey) -> StoredObject | None:
-        """A sealed object, pinned until release(object_id, TRANSFERS); None where there is none."""
-        return self.store.pin(object_id, TRANSFERS)
+    async def read_for_transfer(self, object_id: ObjectKey) -> StoredObject | None:
+        """A sealed object, pinned until release(object_id, TRANSFERS); None where there is none.
+
+        One that a client is writing is awaited for a while: the client's seal comes over another connection
+        than what made the other node ask, and perhaps later.
+        """
+        is_pinned = False
+        if self.store.is_made_here(object_id):
+            (found,) = await self.gets.get(TRANSFERS, [Wanted(object_id)], self.config.seal_timeout_s, None)
+            is_pinned = found.state is FoundState.FOUND
+        entry = self.store.pin(object_id, TRANSFERS)
+        if is_pinned:
+            self.release(object_id, TRANSFERS)
+        return entry
 
     # ---- steps
 

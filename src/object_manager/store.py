@@ -169,6 +169,11 @@ class Store:
         entry = self._objects.get(object_id)
         return entry is not None and entry.state is ObjectState.CREATED
 
+    def is_made_here(self, object_id: ObjectKey) -> bool:
+        """Whether a client is writing it, and it is no copy that arrives."""
+        entry = self._objects.get(object_id)
+        return entry is not None and entry.state is ObjectState.CREATED and entry.is_primary
+
     # ---- the owner's word
 
     def make_primary(self, object_id: ObjectKey) -> bool:

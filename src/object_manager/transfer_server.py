@@ -105,7 +105,7 @@ class TransferServer:
     async def _send_object(self, sock: socket.socket, fetch: object_manager_pb2.FetchRequest) -> None:
         timeout_s = self._config.idle_transfer_timeout_s
         object_id = ObjectKey(fetch.object_id)
-        entry = self._node_store.read_for_transfer(object_id)
+        entry = await self._node_store.read_for_transfer(object_id)
         if entry is None:
             await send_message(sock, object_manager_pb2.FetchHeader(found=False), timeout_s)
             return

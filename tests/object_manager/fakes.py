@@ -58,7 +58,7 @@ class DirectStreams:
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
         holder = self._nodes[peer]
         await self._pause()
-        entry = holder.read_for_transfer(object_id)
+        entry = await holder.read_for_transfer(object_id)
         if entry is None:
             raise TransferFailed("it holds no copy")
         try:

@@ -15,8 +15,9 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import StoreError, StoreFull
 from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
-from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.seams import ObjectHeader
 from tests.object_manager.fakes import FakeCluster, PlainMemory
 
 TIMEOUT_S = 30.0
@@ -62,6 +63,57 @@ async def cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_another_nodes_fetch_waits_for_the_seal_of_what_is_being_written() -> None:
+    """Its caller may hear of an object sooner than its store does that it is whole."""
+
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config())
+        client = node.connect()
+        await node.create(room(client, A, 100))
+        fetch = await started(node.read_for_transfer(A))
+        assert not fetch.done()
+        node.seal(A, client)
+        entry = await fetch
+        assert entry is not None and entry.num_pins == 1
+        node.release(A, TRANSFERS)
+        node.free([A])
+        assert node.store.used_bytes == 0
+
+    run(scene())
+
+
+@pytest.mark.parametrize("end", ["given up", "freed", "never sealed"])
+def test_a_fetch_of_what_is_not_sealed_in_the_end_finds_no_copy(end: str) -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config(seal_timeout_s=0.05))
+        client = node.connect()
+        await node.create(room(client, A, 100))
+        fetch = await started(node.read_for_transfer(A))
+        if end == "given up":
+            node.abort(A, client)
+        elif end == "freed":
+            node.free([A])
+        assert await fetch is None
+
+    run(scene())
+
+
+def test_a_fetch_of_a_copy_that_only_arrives_finds_none_at_once() -> None:
+    """Otherwise two nodes that copy from each other would wait for each other."""
+
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config())
+        await put(node, node.connect(), B, 100)
+        node.free([B])
+        assert node.place_copy(A, ObjectHeader(100, b"", WorkerKey(b"owner"))) is not None
+        assert await node.read_for_transfer(A) is None
+
+    run(scene())
 
 
 def test_a_cancelled_create_leaves_the_queue_and_lets_the_next_one_pass() -> None:

@@ -40,7 +40,7 @@ class PinnedStore:
         data = memoryview(bytes(SIZE_BYTES))
         self.memory = SimpleNamespace(view=lambda offset, length: data[offset : offset + length])
 
-    def read_for_transfer(self, object_id: ObjectKey) -> Any:
+    async def read_for_transfer(self, object_id: ObjectKey) -> Any:
         if object_id != ObjectKey(LARGE):
             return None
         self.pins[object_id] = self.pins.get(object_id, 0) + 1

@@ -77,7 +77,7 @@ class SimStreams:
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
         holder = await self._reach(peer)
-        entry = holder.read_for_transfer(object_id)
+        entry = await holder.read_for_transfer(object_id)
         if entry is None:
             raise TransferFailed("it holds no copy")
         try:
