@@ -178,8 +178,8 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
     )
     if scenario.loses_gcs:
         # Nobody tells the GCS then that an actor went out of scope, which keeps what it carries until its job
-        # ends.
-        actors = tuple(replace(script, carries_references=False) for script in scenario.actors)
+        # ends. Where such actors had CPUs, tasks would wait for them for ever.
+        actors = tuple(replace(script, carries_references=False, cpus=0.0) for script in scenario.actors)
         scenario = replace(scenario, actors=actors)
     return scenario
 
