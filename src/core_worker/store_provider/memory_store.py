@@ -59,6 +59,8 @@ class MemoryStore:
         # or None. It is the dictionary's own method, since every `get` calls it. Any thread may call it
         # without the lock, since what is there does not change.
         self.plain_or_entry: Callable[[bytes], bytes | Entry | None] = self._values.get
+        # Whether its value is here. As above.
+        self.is_known: Callable[[bytes], bool] = self._values.__contains__
 
     def __len__(self) -> int:
         return len(self._values)
@@ -94,7 +96,7 @@ class MemoryStore:
         self._values[object_id] = data
         if self._expected:
             self._expected.discard(object_id)
-        if self._waiters or self._watches:
+        if object_id in self._waiters or self._watches:
             self._wake(object_id)
 
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
@@ -123,7 +125,7 @@ class MemoryStore:
         value = self._values.pop(object_id, None)
         if self._expected:
             self._expected.discard(object_id)
-        if self._waiters or self._watches:
+        if object_id in self._waiters or self._watches:
             self._wake(object_id)
         return value
 
@@ -248,8 +250,11 @@ class ValueWait:
         return not self._left
 
     def _go_on(self) -> None:
+        is_known, wanted = self._store.is_known, self._wanted
         while self._left:
-            if not self._store.when_ready(self._wanted[self._left - 1], self._one_ready):
+            object_id = wanted[self._left - 1]
+            # The first look is a dictionary's own: a wait for many passes over as many.
+            if not is_known(object_id) and not self._store.when_ready(object_id, self._one_ready):
                 return
             self._left -= 1
 

@@ -56,7 +56,7 @@ class ResourceLedger:
     @property
     def is_overdrawn(self) -> bool:
         """Whether resumed workers hold more than there is: then nothing is granted."""
-        return any(amount < 0 for _, amount in self._available.items())
+        return self._available.is_overdrawn
 
     def can_grant(self, required: ResourceSet) -> bool:
         """Whether `required` is free now, whole accelerators included."""
