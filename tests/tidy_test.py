@@ -4,16 +4,11 @@ A rule is broken only by a line in one of the tables below, with its reason.
 """
 
 import ast
-import functools
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).absolute().parent.parent
-FOLDERS = ["bench", "examples", "python", "src", "tests", "tools"]
-GENERATED = "src/protobuf/"
+from tests.sources import ROOT, code_lines, part, python_files, tree
 
 # Lines with code on them: not blank ones, comments or docstrings.
 FILE_LINES_MAX = 400
@@ -219,53 +214,6 @@ FORBIDDEN_TEXT = {
 }
 
 
-def python_files() -> list[str]:
-    found = [
-        path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
-    ]
-    return sorted(path for path in [*found, "setup.py"] if not path.startswith(GENERATED))
-
-
-@functools.cache
-def tree(path: str) -> ast.Module:
-    return ast.parse((ROOT / path).read_text(), path)
-
-
-@functools.cache
-def code_lines(path: str) -> set[int]:
-    """The numbers of the lines that code stands on."""
-    text = (ROOT / path).read_text()
-    no_code = {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-    found: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in no_code:
-            found.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(tree(path)):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
-            found.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return found
-
-
-def part(path: str) -> str | None:
-    """The layer that a file belongs to; None for what is not part of the package."""
-    if path.startswith("python/ray_mono/"):
-        return "api"
-    if path.startswith("src/"):
-        return path.split("/")[1]
-    return None
-
-
 def imported_modules(path: str) -> Iterator[tuple[int, str]]:
     """Line and full name of each import, wherever in the file it is; `from a import b` counts as a.b."""
     package = Path(path).parent.parts
@@ -428,55 +376,3 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for module in ends:
             del needs[module]
     assert not needs, f"in circles, or between two of them: {sorted(needs)}"
-
-
-# ---- whose a field is
-
-# "path:attribute": why a file sets a field that it does not define
-SET_FROM_OUTSIDE: dict[str, str] = {
-    "python/ray_mono/_private/compat/ray_command.py:params": "a click command's",
-    "python/ray_mono/_private/node/reaper_client.py:returncode": (
-        "a Popen's, whose process another has waited for"
-    ),
-    "python/ray_mono/compat.py:required": "an argparse action's",
-    "src/gcs/gcs_server.py:secret": "an argparse namespace's",
-    "src/object_manager/store.py:is_primary": "a StoredObject is a row of the Store's table",
-    "src/rpc/framed_channel.py:call_id": "a call is what the channel keeps of it until it is answered",
-}
-
-
-def fields_of_messages() -> set[str]:
-    """Of every message in protobuf/: whoever makes one fills it in."""
-    text = "\n".join(path.read_text() for path in (ROOT / "protobuf").glob("*.proto"))
-    return set(re.findall(r"(\w+) = \d+", text))
-
-
-def own_fields(module: ast.Module) -> set[str]:
-    """Attributes of the classes that a module defines, or imports from no part of ours."""
-    found = set()
-    for node in ast.walk(module):
-        if isinstance(node, ast.ClassDef):
-            found.update(
-                each.target.id
-                for each in node.body
-                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-            )
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-            if isinstance(node.ctx, ast.Store):
-                found.add(node.attr)
-    return found
-
-
-def test_fields_are_set_by_the_module_that_defines_them() -> None:
-    messages, wrong = fields_of_messages(), []
-    fields = {path: own_fields(tree(path)) for path in python_files() if part(path) is not None}
-    ours = set().union(*fields.values())
-    for path, own in fields.items():
-        for node in ast.walk(tree(path)):
-            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
-                continue
-            base = ast.unparse(node.value)
-            of_another = node.attr in ours - own - messages and base not in ("self", "cls", "sys")
-            if of_another and f"{path}:{node.attr}" not in SET_FROM_OUTSIDE:
-                wrong.append(f"{path}:{node.lineno}: {base}.{node.attr}")
-    assert not wrong, "\n" + "\n".join(wrong)

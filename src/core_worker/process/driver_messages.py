@@ -217,8 +217,7 @@ class DriverMessages:
         if batch.HasField("flushed"):
             self._note(batch)
         else:
-            assert self._on_log is not None
-            self._on_log(batch)
+            known(self._on_log, "what shows output")(batch)
 
     def _note(self, batch: common_pb2.LogBatch) -> None:
         """A log monitor says how much it has still to read."""

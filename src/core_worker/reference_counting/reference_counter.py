@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.our_bug import InternalError
 
 
 class Reference:
@@ -111,7 +111,7 @@ class ReferenceCounter:
         """As row, where there must be one."""
         reference = self.row(object_id)
         if reference is None:
-            raise RaySystemError(self.story(object_id))
+            raise InternalError(self.story(object_id))
         return reference
 
     # ---- coming in
@@ -119,7 +119,7 @@ class ReferenceCounter:
     def add_owned(self, object_id: bytes, nested: tuple[bytes, ...] = ()) -> None:
         """A new object of ours with one local reference. What is `nested` in it must be in the table."""
         if object_id in self._references:
-            raise RaySystemError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
+            raise InternalError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
         self._references[object_id] = None
         if nested:
             self.set_nested(object_id, nested)
@@ -279,14 +279,14 @@ class ReferenceCounter:
         )
 
     def check_invariants(self) -> None:
-        """Recounts what can be recounted. Raises RaySystemError."""
+        """Recounts what can be recounted. Raises InternalError."""
         contained: dict[bytes, int] = {}
         for _, row in self.items():
             for inner in row.nested:
                 contained[inner] = contained.get(inner, 0) + 1
         for object_id, row in self.items():
             if not row.in_scope or min(row.local, row.submitted, row.contained) < 0:
-                raise RaySystemError(f"a reference outlived its reasons: {self.story(object_id)}")
+                raise InternalError(f"a reference outlived its reasons: {self.story(object_id)}")
             if row.contained != contained.get(object_id, 0):
                 found = contained.get(object_id, 0)
-                raise RaySystemError(f"wrong number of containers, {found} found: {self.story(object_id)}")
+                raise InternalError(f"wrong number of containers, {found} found: {self.story(object_id)}")

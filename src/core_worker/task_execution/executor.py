@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ray_mono.common.exceptions import RayError, TaskCancelledError
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.our_bug import known
 from ray_mono.common.raw_error import is_a
 from ray_mono.common.start_board import StartBoard
@@ -263,9 +263,7 @@ class Executor:
 
     def _target(self, spec: Any, task: TaskContext) -> Any:
         if spec.type == common_pb2.ACTOR_TASK:
-            if self._actor is None:
-                raise RayError("this worker holds no actor")
-            return self._actor.method(spec.name)
+            return known(self._actor, "the actor of this worker").method(spec.name)
         target = self._functions.loaded(spec.function_hash)
         if target is None:
             self._unpickled.collect_into(task.arrived)

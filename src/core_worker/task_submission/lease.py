@@ -2,12 +2,12 @@
 
     (granted) ──► IDLE ◄──► BUSY ◄──► STALLED
                    │         │           │
-                   └─────────┼───────────┴──others wait for it, or its worker does not answer──► ENDING
-                             │                                                                      │
-                             └──► RETURNED to its raylet, or LOST with its worker ◄─────────────────┘
+                   └─────────┴───────────┴──others wait for it, or its worker does not answer──► ENDING
 
     IDLE       lingers for the next task
     STALLED    its first task is long, and nothing is pushed behind it
+    RETURNED   went back to its raylet: from any of these
+    LOST       its worker is gone: from any of these but IDLE, since who has no task there is not told
 
 A lease moves itself, when normal_task_submitter.py or stalls.py tell it what happened. Lock held.
 """
@@ -47,7 +47,6 @@ _MOVES = frozenset(
         (BUSY, IDLE),
         (BUSY, STALLED),
         (STALLED, BUSY),
-        (STALLED, IDLE),
         *((state, ENDING) for state in (IDLE, BUSY, STALLED)),
         *((state, RETURNED) for state in (IDLE, BUSY, STALLED, ENDING)),
         *((state, LOST) for state in (BUSY, STALLED, ENDING)),
@@ -134,7 +133,7 @@ class Lease:
     def push(self, task: PendingTask) -> None:
         """The next task is on its way to the worker."""
         if self.state is IDLE:
-            self.state = BUSY
+            self.state = BUSY  # the usual move, which the table has
         elif self.state is not BUSY:
             raise InternalError(f"a task is pushed where no more go: {self.story}")
         self.tasks.append(task)
@@ -145,7 +144,7 @@ class Lease:
     def rest(self) -> None:
         """Everything is answered, and nothing waits."""
         if self.state is BUSY:
-            self.state = IDLE
+            self.state = IDLE  # the usual move, which the table has
         elif self.state is not IDLE:
             self._move(IDLE)
         self.num_rests += 1
@@ -157,12 +156,12 @@ class Lease:
         return self.num_rests
 
     def stall(self) -> None:
-        """Its first task is long."""
+        """Its first task is long. Of a lease that is stalled or ending already this is no news."""
         if self.state is BUSY:
             self._move(STALLED)
 
     def go_on(self) -> None:
-        """Its first task was answered."""
+        """Its first task was answered. That ends a stall, and nothing else."""
         if self.state is STALLED:
             self._move(BUSY)
 

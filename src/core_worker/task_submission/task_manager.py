@@ -205,9 +205,10 @@ class PendingTask:
 
     def pushed(self, place: int = 0) -> None:
         """place: its place in the order of pushes on its lease, from 1; 0 for a call of an actor."""
-        if self.state is not WAITS_FOR_WORKER:
+        if self.state is WAITS_FOR_WORKER:
+            self.state = PUSHED  # the usual move, which the table has
+        else:
             self._move(PUSHED)
-        self.state = PUSHED
         self.place = place
 
     def not_started(self) -> None:
@@ -229,9 +230,10 @@ class PendingTask:
             self._move(WAITS_FOR_ARGUMENTS)
 
     def finished(self) -> None:
-        if self.state is not PUSHED:
+        if self.state is PUSHED:
+            self.state = FINISHED  # the usual move, which the table has
+        else:
             self._move(FINISHED)
-        self.state = FINISHED
 
     def failed(self) -> None:
         self._move(FAILED)
@@ -339,9 +341,7 @@ class TaskManager:
             self._streams.complete(task_id, object_id, _DONE_REPLY, self.is_cancelled(task))
         elif self._is_referenced(object_id):
             self._memory_store.put_plain(object_id, value)
-        if task.state is not PUSHED:
-            task.finished()
-        task.state = FINISHED
+        task.finished()
         if self._cancelled:
             self._cancelled.discard(task_id)
         if task.arg_ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 
 
@@ -113,9 +113,9 @@ def test_borrowed_rows_start_unregistered_and_owned_ones_do_not() -> None:
 def test_an_object_is_made_once() -> None:
     scene = Scene()
     scene.own(b"a")
-    with pytest.raises(RaySystemError, match="is made twice"):
+    with pytest.raises(InternalError, match="is made twice"):
         scene.own(b"a")
-    with pytest.raises(RaySystemError, match="is not referenced here"):
+    with pytest.raises(InternalError, match="is not referenced here"):
         scene.counter.add_local(b"other")
 
 
@@ -190,12 +190,12 @@ def test_a_reference_tells_its_story() -> None:
 def test_counts_that_went_wrong_are_found() -> None:
     scene = Scene()
     scene.counter.borrow(b"a", b"owner")
-    with pytest.raises(RaySystemError, match="outlived its reasons"):
+    with pytest.raises(InternalError, match="outlived its reasons"):
         scene.counter.check_invariants()
     scene.counter.add_local(b"a")
     scene.counter.check_invariants()
     row = scene.counter.row(b"a")
     assert row is not None
     row.contained = 1
-    with pytest.raises(RaySystemError, match="wrong number of containers, 0 found"):
+    with pytest.raises(InternalError, match="wrong number of containers, 0 found"):
         scene.counter.check_invariants()

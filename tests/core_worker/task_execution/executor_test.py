@@ -73,7 +73,7 @@ def test_a_call_for_an_actor_that_is_not_here_is_an_error(monkeypatch: pytest.Mo
     worker = Worker(monkeypatch)
     call = worker.ask(worker.method("m"))
     worker.run()
-    assert "this worker holds no actor" in str(call.value) and isinstance(call.value, RayError)
+    assert "the actor of this worker is not there" in str(call.value) and isinstance(call.value, RayError)
 
 
 def test_what_the_function_raises_is_the_value_and_the_next_task_runs(
