@@ -32,17 +32,21 @@ _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 def run() -> None:
     """Runs these steps. Called on the main thread, when no user code is started any more. What it runs may
     fail."""
-    # The collector may close the inner layer of a file in a cycle first. Then what the outer one holds is
-    # lost.
-    _flush_files()
-    gc.collect()
+    _collect()
     _join_threads()
     try:
         atexit._run_exitfuncs()
     except BaseException:
         logger.exception("an exit handler failed")
-    gc.collect()
+    _collect()
     _flush_files()
+
+
+def _collect() -> None:
+    # The collector may close the inner layer of a file in a cycle first. Then what the outer one holds is
+    # lost.
+    _flush_files()
+    gc.collect()
 
 
 def _join_threads() -> None:

@@ -77,18 +77,53 @@ def test_what_a_handler_writes_is_flushed_too(tmp_path: Path, only_ours: list[An
     file.close()
 
 
-def test_a_file_in_a_cycle_loses_nothing(tmp_path: Path) -> None:
-    class Holder:
-        def __init__(self) -> None:
-            self.me, self.file = self, (tmp_path / "text").open("w")
+class Holder:
+    """A cycle with an open file in it."""
 
+    def __init__(self, path: Path) -> None:
+        self.me, self.file = self, path.open("w")
+
+
+def test_a_file_in_a_cycle_loses_nothing(tmp_path: Path) -> None:
     gc.disable()
     try:
-        Holder().file.write("text")
+        Holder(tmp_path / "text").file.write("text")
         process_end.run()
     finally:
         gc.enable()
     assert (tmp_path / "text").read_text() == "text"
+
+
+def test_a_file_in_a_cycle_that_a_handler_leaves_loses_nothing(tmp_path: Path, only_ours: list[Any]) -> None:
+    only_ours.append(lambda: Holder(tmp_path / "text").file.write("text") and None)
+    gc.disable()
+    try:
+        process_end.run()
+    finally:
+        gc.enable()
+    assert (tmp_path / "text").read_text() == "text"
+
+
+def test_what_is_written_as_the_last_things_are_let_go_is_flushed_too(
+    tmp_path: Path, only_ours: list[Any]
+) -> None:
+    file = (tmp_path / "text").open("w")
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            file.write("last words")
+
+    only_ours.append(lambda: Cycle() and None)
+    gc.disable()
+    try:
+        process_end.run()
+    finally:
+        gc.enable()
+    assert (tmp_path / "text").read_text() == "last words"
+    file.close()
 
 
 def test_threads_of_the_users_are_waited_for_and_daemons_and_ours_are_not(
