@@ -48,6 +48,17 @@ class Process:
         return self.wire.last(name).request
 
 
+class Turning(Process):
+    """A process whose background thread does at once what it is woken for."""
+
+    def __init__(self, store_file: Path) -> None:
+        self.scene = Scene(store_file=store_file)
+        self.wire = self.scene.wire
+        self.reactor: Any = self.scene.reactor
+        self.core = self.scene.core
+        self.reactor.wake = self.scene.turn
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
     made = Process(tmp_path / "store")
@@ -145,3 +156,15 @@ def test_what_is_left_by_garbage_of_the_thread_that_is_about_to_sleep_is_seen_to
     monkeypatch.setattr(Lead, "doze", leave_once)
     process.reactor.wake()
     assert process.told(name)
+
+
+@pytest.mark.parametrize(("prepare", "name"), LEFT)
+def test_what_is_left_is_there_before_anybody_is_woken_for_it(
+    tmp_path: Path, prepare: Callable[[Process], Callable[[], object]], name: str
+) -> None:
+    process = Turning(tmp_path / "store")
+    leave = prepare(process)
+    assert not process.wire.all(name)
+    leave()
+    gc.collect()
+    assert process.wire.all(name)

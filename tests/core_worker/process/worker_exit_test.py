@@ -240,7 +240,8 @@ def test_what_was_written_in_the_end_is_out_before_the_process_is_gone(
     worker = Leaving(monkeypatch)
     output = SimpleNamespace(flush=lambda: worker.steps.append("output"), write=lambda text: None)
     monkeypatch.setattr(sys, "stdout", output)
-    assert worker.leaves() == ["says why", "ends", "output", "status 0"]
+    worker.core.at_shutdown(lambda: worker.steps.append("leaves"))
+    assert worker.leaves() == ["says why", "ends", "leaves", "output", "status 0"]
 
 
 def test_the_actor_is_closed_when_its_last_answers_are_out(monkeypatch: pytest.MonkeyPatch) -> None:

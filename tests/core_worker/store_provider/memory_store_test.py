@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+
+import pytest
 
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.values.serialization import ERROR
@@ -41,6 +44,31 @@ def test_what_nobody_refers_to_will_not_come_unless_it_is_expected() -> None:
     assert heard == ["b"] and not store.is_pending(b"b")
     store.remove(b"b")
     assert not store.is_pending(b"b")
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda store: store.put_plain(b"a", b"1"),
+        lambda store: store.put_inline(b"a", ERROR, b"1"),
+        lambda store: store.put_in_store(b"a", [b"n1"], 1),
+        lambda store: store.remove(b"a"),
+    ],
+)
+def test_what_was_expected_and_came_is_not_expected_again(put: Callable[[MemoryStore], object]) -> None:
+    store = store_of()
+    store.expect(b"a")
+    put(store)
+    store.forget(b"a")
+    assert not store.is_pending(b"a") and store.when_ready(b"a", lambda: None)
+
+
+def test_what_is_there_is_not_expected() -> None:
+    store = store_of()
+    store.put_plain(b"a", b"1")
+    store.expect(b"a")
+    store.forget(b"a")
+    assert not store.is_pending(b"a")
 
 
 def test_a_small_value_is_its_bytes_and_any_other_an_entry() -> None:
@@ -178,6 +206,16 @@ def test_a_wait_for_several_ends_in_whatever_order_they_come() -> None:
         assert ended == ["over"] and wait is not None and wait.is_over
         wait.close()
         assert store.num_waiters == 0
+
+
+def test_a_wait_for_several_passes_over_what_is_removed_though_somebody_needs_it() -> None:
+    store = store_of(b"a", b"b")
+    ended: list[str] = []
+    wait = store.start_wait([b"a", b"b"], lambda: ended.append("over"))
+    store.remove(b"b")
+    assert ended == [] and wait is not None and not wait.is_over
+    store.remove(b"a")
+    assert ended == ["over"] and wait.is_over and store.num_waiters == 0
 
 
 def test_a_wait_for_several_ends_with_an_error_of_any() -> None:

@@ -143,6 +143,22 @@ def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs(
     worker.close()
 
 
+def test_a_call_that_is_cancelled_before_it_comes_to_a_loop_without_room_is_answered_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    (first,) = worker.start("1")
+    worker.bind = lambda spec: worker.cancel(worker.running.task.task_id) and None  # type: ignore[union-attr]
+    (cancelled,) = worker.start("2")
+    worker.bind = worker.bound.append
+    (third,) = worker.start("3")
+    worker.let_go("1", "3")
+    assert (first.value, third.value) == ("value of 1", "value of 3")
+    assert type(cancelled.value) is TaskCancelledError
+    assert [worker.log.next() for _ in range(4)] == ["1", "end of 1", "3", "end of 3"]
+    worker.close()
+
+
 def test_a_coroutine_that_is_cancelled_is_stopped_and_says_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -24,7 +24,7 @@ from tests.core_worker.called_actor import (
     running_actor,
     sent,
 )
-from tests.core_worker.scene import LOST, Reply
+from tests.core_worker.scene import ELSEWHERE, LOST, Reply, failure, status_in_stores
 
 NOT_FOUND = RpcError(StatusCode.NOT_FOUND, "no such actor")
 
@@ -222,6 +222,17 @@ def test_a_call_to_an_actor_with_task_retries_waits_for_its_restart() -> None:
     assert world.outcome(call) == "1, run 1"
 
 
+def test_a_call_that_is_sent_again_names_once_where_its_argument_lies() -> None:
+    world = running_actor()
+    call = world.submit(max_retries=1, has_argument=True, retry_exceptions=True)
+    assert call.argument is not None
+    with world.scene.env.lock:
+        call.argument.answer(status_in_stores(ELSEWHERE))
+    world.scene.wire.last("PushTask").answer(failure(ValueError("no"), call.ref.binary()))
+    named = [list(said.request.args[0].location_node_ids) for said in world.scene.wire.all("PushTask")]
+    assert named == [[ELSEWHERE], [ELSEWHERE]]
+
+
 def test_what_waits_in_the_queue_when_the_actor_restarts_fails_unless_it_may_wait() -> None:
     world = running_actor(calls_in_flight_max=1)
     with_actor = world.submit()
@@ -297,9 +308,10 @@ def test_an_error_of_the_constructor_that_cannot_be_read_here_is_told_of() -> No
     assert "so it says" in str(died_of(b"not a pickle", "so it says"))
 
 
-def test_an_actor_that_died_of_another_ones_death_says_that() -> None:
+def test_the_callers_of_an_actor_that_died_of_another_ones_death_get_that_ones_error() -> None:
     other = ActorDiedError("another actor is dead", "ab")
-    assert "another actor is dead" in str(died_of(serialization.serialize_error(other).to_bytes()))
+    error = died_of(serialization.serialize_error(other).to_bytes())
+    assert (str(error), error.actor_id) == (str(other), "ab")
 
 
 # ---- the GCS

@@ -4,11 +4,13 @@ given one."""
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import pickle
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,3 +217,70 @@ def test_a_web_application_that_includes_routers_is_a_value(monkeypatch: pytest.
     monkeypatch.setattr(library_reducers, "_done", {"pandas", "pyarrow"})
     monkeypatch.setattr(library_reducers, "_num_modules", 0)
     assert stored(IncludedRouter([1], "prefix"))[1] == IncludedRouter([1], "prefix")
+
+
+class Frame:
+    """As polars' DataFrame: rows that views of one large buffer are, or that are rows of their own."""
+
+    def __init__(self, rows: list[str], buffer: str = "", schema: str = "texts") -> None:
+        self.rows = rows
+        self.buffer = buffer
+        self.schema = schema
+
+    def estimated_size(self) -> int:
+        return sum(map(len, self.rows))
+
+    def equals(self, other: Frame) -> bool:
+        return self.rows == other.rows
+
+    def to_frame(self) -> Frame:
+        return Frame(self.rows, self.buffer, self.schema)
+
+    def to_series(self) -> Series:
+        return Series(self.rows, self.buffer, self.schema)
+
+    def write_ipc_stream(self, stream: Any, compat_level: str) -> None:
+        assert compat_level == "without views"
+        stream.write(pickle.dumps(self.rows))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = pickle.dumps((self.rows, self.buffer, self.schema))
+        return unpickled, (type(self),), state, None, None, restored
+
+
+class Series(Frame):
+    pass
+
+
+def unpickled(cls: type[Frame]) -> Frame:
+    return cls([])
+
+
+def restored(frame: Frame, state: bytes) -> None:
+    frame.rows, frame.buffer, frame.schema = pickle.loads(state)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("polars") is not None, reason="the real one may be in use")
+@pytest.mark.parametrize("kind", [Frame, Series])
+@pytest.mark.parametrize(
+    ("buffer_bytes", "read", "is_small"),
+    [
+        (100_000, lambda rows: Frame(rows), True),
+        (10, lambda rows: Frame(rows), False),
+        (100_000, lambda rows: Frame(rows, schema="others"), False),
+        (100_000, lambda rows: Frame(rows[1:]), False),
+    ],
+)
+def test_a_slice_of_polars_costs_what_it_holds_where_a_copy_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, buffer_bytes: int, read: Any, is_small: bool
+) -> None:
+    library: Any = ModuleType("polars")
+    library.DataFrame, library.Series = Frame, Series
+    library.CompatLevel = SimpleNamespace(oldest=lambda: "without views")
+    library.read_ipc_stream = lambda written: read(pickle.loads(written))
+    library_reducers.register()  # of all that was imported so far
+    monkeypatch.setitem(sys.modules, "polars", library)
+    value = kind(["one", "two"], "x" * buffer_bytes)
+    size_bytes, back = stored(value)
+    assert (type(back), back.rows, back.schema) == (kind, ["one", "two"], "texts")
+    assert (back.buffer == "") is is_small and (size_bytes < 1000 or not is_small)
