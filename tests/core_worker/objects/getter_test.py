@@ -159,12 +159,17 @@ def test_a_value_whose_code_does_not_let_it_be_read_is_told_as_that(scene: Scene
         scene.core.get([ref], None)
 
 
-def test_an_interrupt_that_came_meanwhile_is_raised_at_the_end_of_a_get(scene: Scene) -> None:
-    refs = [scene.core.put(1), scene.core.put(2)]
+@pytest.mark.parametrize("holds_a_reference", [True, False])
+def test_an_interrupt_that_came_meanwhile_is_raised_at_the_end_of_a_get(
+    scene: Scene, holds_a_reference: bool
+) -> None:
+    value: Any = [scene.core.put(0)] if holds_a_reference else 2
+    refs = [scene.core.put(1), scene.core.put(value)]
     scene.reactor.note_interrupt(True)
-    with pytest.raises(KeyboardInterrupt):
-        scene.core.get(refs, None)
-    assert scene.core.get(refs, None) == [1, 2]
+    with scene.as_this_process():
+        with pytest.raises(KeyboardInterrupt):
+            scene.core.get(refs, None)
+        assert scene.core.get(refs, None) == [1, value]
 
 
 def test_an_interrupt_ends_a_get_and_its_waiters(scene: Scene) -> None:

@@ -156,6 +156,14 @@ def test_an_interrupt_ends_a_wait_and_its_waiters(scene: Scene) -> None:
     assert scene.core.describe()["waiters"] == 0
 
 
+def test_an_interrupt_that_came_meanwhile_is_raised_at_the_end_of_a_wait(scene: Scene) -> None:
+    ref = scene.core.put(1)
+    scene.reactor.note_interrupt(True)
+    with pytest.raises(KeyboardInterrupt):
+        scene.core.wait([ref], 1, None, True)
+    assert scene.core.wait([ref], 1, None, True) == ([ref], [])
+
+
 def test_a_task_that_waits_says_so() -> None:
     worker = Scene(is_driver=False)
     ref = worker.submit()

@@ -321,17 +321,18 @@ def test_errors_of_the_job_and_of_the_cluster_are_shown_and_one_that_cannot_be_s
 ) -> None:
     cluster = Cluster()
     shown: list[str] = []
+    logged: list[common_pb2.LogBatch] = []
 
     def show(error: common_pb2.ErrorInfo) -> None:
         shown.append(error.message)
         if error.message == "first":
             raise LookupError("no screen")
 
-    messages = DriverMessages(cluster.env, JOB, show, None)
+    messages = DriverMessages(cluster.env, JOB, show, logged.append)
     messages.subscribe()
     for text in ("first", "second"):
         payload = common_pb2.ErrorInfo(message=text).SerializeToString()
         cluster.publish(gcs_pb2.PubMessage(channel=gcs_pb2.ERROR, key=JOB, payload=payload))
     messages.stop()
-    assert shown == ["first", "second"]
-    assert "a message of the cluster could not be shown: no screen" in capsys.readouterr().err
+    assert shown == ["first", "second"] and logged == []
+    assert capsys.readouterr().err == "(ray_mono) a message of the cluster could not be shown: no screen\n"
