@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -36,6 +37,7 @@ def report(config: WorkerConfig) -> None:
         "group": os.getpgid(0),
         "draws": [random.random(), float(np.random.random())],
         "descriptors": sorted(os.readlink(f"/proc/self/fd/{name}") for name in _open_descriptors()),
+        "collects": gc.isenabled(),
         "threads": len(os.listdir("/proc/self/task")),
     }
     _write(config, facts)

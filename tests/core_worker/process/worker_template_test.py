@@ -124,7 +124,7 @@ def test_a_child_is_a_process_of_its_own(session_base: Path) -> None:
             assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
             assert (facts["working_dir"], facts["first_path"], facts["variable"]) == ("/", "/first", "set")
             assert facts["stdin"] == "/dev/null"
-            assert facts["threads"] == 1
+            assert facts["threads"] == 1 and facts["collects"]
             name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
             assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
             await until(lambda: Path(f"{name}.out").read_text() == "to stdout\n")
@@ -241,7 +241,7 @@ def test_a_template_that_may_not_fork_starts_interpreters(
                 facts = await it.facts_of(token)
                 assert facts["parent"] == it.template_pid
                 assert (facts["group"], facts["title"]) == (facts["pid"], "ray_mono::IDLE")
-                assert facts["threads"] >= 2
+                assert facts["threads"] >= 2 and facts["collects"]
                 assert (facts["worker_id"], facts["job_id"]) == (token.to_bytes(28, "big").hex(), "00000001")
                 assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
                 assert (facts["working_dir"], facts["first_path"], facts["variable"]) == (

@@ -16,9 +16,10 @@ from ray_mono.common.exceptions import (
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, HOPS_MAX
-from ray_mono.protobuf import common_pb2
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.called_actor import OWNER, Status
-from tests.core_worker.scene import ELSEWHERE, Scene, address_of, failure, grant, value
+from tests.core_worker.scene import ELSEWHERE, Reply, Scene, address_of, failure, grant, value
 from tests.core_worker.task_submission.tasks import answer, id_of, in_store, lose, num_queued, push_of, pushed
 
 ANOTHER_SHAPE = ResourceSet.from_units({"CPU": 2})
@@ -193,6 +194,24 @@ def test_a_chain_of_many_fails_whole_and_tells_of_the_first_hops() -> None:
     last = scene.scene.state_of(refs[-1])
     assert isinstance(last, RayError) and str(last).count(ARGUMENT_FAILED) == HOPS_MAX
     assert "its traceback" in str(last)
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_an_error_that_its_executor_hands_on_is_not_told_as_one_that_nobody_asked_for(
+    is_used: bool, capfd: Any
+) -> None:
+    scene = Arguments()
+    ref = scene.use(scene.a) if is_used else None
+    foreign = common_pb2.SerializedObject(metadata=serialization.ERROR, data=b"of modules that are not here")
+    returned = core_worker_pb2.ReturnObject(object_id=scene.a.binary(), value=foreign)
+    answer(scene.scene, scene.a, Reply(is_application_error=True, returns=[returned]))
+    del scene.a
+    assert scene.went_on() == is_used
+    if ref is not None:
+        scene.push(ref)
+        answer(scene.scene, ref)
+    scene.scene.core.shutdown()
+    assert ("an error that cannot be read here" in capfd.readouterr().err) is not is_used
 
 
 @pytest.mark.parametrize("is_used", [True, False])
