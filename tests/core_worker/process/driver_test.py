@@ -91,6 +91,22 @@ def test_a_driver_that_leaves_finishes_its_job(cluster: Cluster) -> None:
     assert all(channel.is_closed for channel in cluster.wire.channels.values())
 
 
+def test_an_interrupt_is_the_reactors_until_the_driver_has_left(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def install(reactor: Any, interrupts: bool) -> Callable[[], None]:
+        seen.append((reactor, interrupts))
+        return lambda: seen.append("as before")
+
+    monkeypatch.setattr(driver.signal_handlers, "install", install)
+    core = cluster.join()
+    assert seen == [(core.env.reactor, True)]
+    core.shutdown()
+    assert seen[1:] == ["as before"]
+
+
 def test_a_gcs_that_does_not_hear_of_the_jobs_end_holds_up_nothing(cluster: Cluster) -> None:
     def refuse(request: Any) -> Any:
         raise GONE

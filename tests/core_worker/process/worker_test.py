@@ -155,6 +155,25 @@ def test_a_worker_joins_runs_what_came_already_and_ends(life: Life) -> None:
     assert asked.board_fd > 0 and life.wire.last("NotifyLeaving", "unix:/raylet")
 
 
+def test_a_worker_listens_to_signals_before_it_runs_anything(
+    life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed: list[Any] = []
+    monkeypatch.setattr(
+        worker.signal_handlers, "install", lambda reactor, interrupts: installed.append((reactor, interrupts))
+    )
+    caplog.set_level(logging.INFO)
+
+    def look() -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+        return [handler in (signal.default_int_handler, signal.SIG_DFL) for handler in handlers]
+
+    assert life.values(look) == [[False, False]]
+    assert life.registration is not None and installed == [(life.registration.reactor, False)]
+    assert f'"worker_id": "{(b"w" * 28).hex()}"' in caplog.text
+
+
 def test_a_worker_becomes_its_first_tasks_jobs_once(life: Life, capsys: pytest.CaptureFixture[str]) -> None:
     def look() -> Any:
         core = current.require()
