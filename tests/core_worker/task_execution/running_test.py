@@ -25,6 +25,17 @@ def test_no_call_begins_after_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> None
     assert (before.status, after.status) == (None, Reply.WRONG_WORKER)
 
 
+def test_no_call_begins_when_the_worker_ends_and_that_is_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    task = worker.function(lambda: 1)
+    before = worker.ask(task)
+    worker.running.end()
+    after = worker.ask(task)
+    assert not worker.run()
+    assert (before.status, after.status) == (None, Reply.WRONG_WORKER)
+    assert not worker.running.owes_answer and not worker.running.is_terminated
+
+
 def test_the_last_call_that_max_calls_allows_says_so_and_ends_the_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
