@@ -172,8 +172,9 @@ def test_an_interrupt_that_came_meanwhile_is_raised_at_the_end_of_a_get(
         assert scene.core.get(refs, None) == [1, value]
 
 
-def test_an_interrupt_ends_a_get_and_its_waiters(scene: Scene) -> None:
-    refs = [scene.submit(), scene.submit()]
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupt_ends_a_get_and_its_waiters(scene: Scene, count: int) -> None:
+    refs = [scene.submit() for _ in range(count)]
     scene.meanwhile(lambda: scene.reactor.note_interrupt(True))
     with pytest.raises(KeyboardInterrupt):
         scene.core.get(refs, None)

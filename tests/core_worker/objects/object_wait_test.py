@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from ray_mono.common.exceptions import RaySystemError, RayTaskError
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.store_provider.memory_store import Watch
 from ray_mono.protobuf import object_manager_pb2
 from tests.core_worker.scene import ELSEWHERE, NODE_ID, Scene, failure, in_store, status, value
 
@@ -77,7 +79,7 @@ def test_what_lies_elsewhere_is_brought_here_and_not_pinned(scene: Scene) -> Non
     scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(came(ref)))
     assert scene.core.wait([ref], 1, None, True) == ([ref], [])
     (asked,) = scene.wire.all("Get")
-    assert asked.request.timeout_ms == -1
+    assert asked.request.timeout_ms == -1 and not asked.request.may_go_elsewhere
     assert [list(each.location_node_ids) for each in asked.request.objects] == [[ELSEWHERE]]
     scene.turn()
     assert list(scene.wire.last("Release").request.object_ids) == [ref.binary()]
@@ -154,6 +156,23 @@ def test_an_interrupt_ends_a_wait_and_its_waiters(scene: Scene) -> None:
     with pytest.raises(KeyboardInterrupt):
         scene.core.wait(refs, 2, None, True)
     assert scene.core.describe()["waiters"] == 0
+
+
+def num_watches() -> int:
+    gc.collect()
+    return sum(type(each) is Watch for each in gc.get_objects())
+
+
+def test_a_wait_that_is_over_watches_nothing(scene: Scene) -> None:
+    before = num_watches()
+    ref = scene.submit()
+    assert scene.core.wait([ref], 1, 0.1, True) == ([], [ref])
+    scene.meanwhile(lambda: scene.finish(ref, value(1)))
+    assert scene.core.wait([ref], 1, None, True) == ([ref], [])
+    scene.meanwhile(lambda: scene.reactor.note_interrupt(True))
+    with pytest.raises(KeyboardInterrupt):
+        scene.core.wait([scene.submit()], 1, None, True)
+    assert num_watches() == before
 
 
 def test_an_interrupt_that_came_meanwhile_is_raised_at_the_end_of_a_wait(scene: Scene) -> None:

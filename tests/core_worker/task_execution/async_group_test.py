@@ -194,6 +194,17 @@ def test_a_cancelled_error_that_nobody_asked_for_is_a_cancelled_call(monkeypatch
     worker.close()
 
 
+def test_the_cancel_of_another_call_is_an_error_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+
+    def fail() -> None:
+        raise TaskCancelledError("of another")
+
+    error = worker.do(fail).value
+    assert isinstance(error.cause, TaskCancelledError) and error.cause.task_id == "of another"
+    worker.close()
+
+
 def test_an_error_is_the_calls_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Group(monkeypatch)
     assert isinstance(worker.do(lambda: 1 // 0).value.cause, ZeroDivisionError)
