@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS, TaskOptions
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, object_manager_pb2
 from tests.core_worker.called_actor import CalledActor, Status
-from tests.core_worker.scene import JOB_ID, Scene, WouldHang, value
+from tests.core_worker.scene import JOB_ID, NODE_ID, Scene, WouldHang, value
 from tests.core_worker.task_submission.tasks import answer, id_of, push_of
 
 
@@ -109,6 +110,22 @@ def test_up_to_a_size_a_value_travels_in_the_message_and_beyond_it_goes_to_the_s
     with pytest.raises(WouldHang, match="Create"):
         scene.submit(fits + b"x")
     assert scene.wire.last("Create").request.size_bytes == INLINE_BYTES_MAX + 1
+
+
+def test_a_large_argument_lies_in_the_store_until_the_task_ends(tmp_path: Path) -> None:
+    scene = Scene(store_file=tmp_path / "store")
+    scene.wire.replies["Create"] = lambda request: object_manager_pb2.CreateReply()
+    ref = scene.submit(b"x" * (INLINE_BYTES_MAX + 1))
+    scene.grant()
+    (arg,) = push_of(scene, ref).request.args
+    assert arg.reference.object_id == scene.wire.last("Create").request.object_id
+    assert (arg.reference.owner, list(arg.location_node_ids)) == (scene.address, [NODE_ID])
+    scene.turn()
+    assert not scene.wire.all("Free") and scene.core.reference_counts() == 2
+    answer(scene, ref)
+    scene.turn()
+    freed = [each.object_id for each in scene.wire.last("Free").request.objects]
+    assert freed == [arg.reference.object_id]
 
 
 def test_references_inside_of_an_argument_are_held_until_the_task_ends() -> None:
