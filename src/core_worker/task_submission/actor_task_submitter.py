@@ -27,7 +27,7 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
-from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.peers import Peer, PeerPool
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
@@ -242,17 +242,18 @@ class ActorTaskSubmitter:
 
     # ---- where it lives
 
-    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address) -> None:
-        """What was sent stays in `in_flight` until the GCS says more."""
+    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
+        """What was sent stays in `in_flight` until the GCS says more. left: where the connection did not
+        break, and brings answers still."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.disconnect()
             self.watch(actor)
-            self._probe_later(actor, worker)
+            self._probe_later(actor, worker, left)
 
-    def _probe_later(self, actor: CalledActor, worker: common_pb2.Address) -> None:
-        self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker))
+    def _probe_later(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
+        self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker, left))
 
-    def _probe(self, actor: CalledActor, worker: common_pb2.Address) -> None:
+    def _probe(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None) -> None:
         """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot
         know."""
         if not actor.is_unreachable or self._env.reactor.is_closed:
@@ -261,10 +262,13 @@ class ActorTaskSubmitter:
         def answered(reply: Any, error: RpcError | None) -> None:
             if not actor.is_unreachable:
                 return
-            if error is None:
-                self._connect(actor, worker, "the connection to it broke")
+            if error is not None:
+                self._probe_later(actor, worker, left)
+            elif left is not None and not left.channel.is_closed:
+                actor.connect(worker, left)
+                self._pump(actor)
             else:
-                self._probe_later(actor, worker)
+                self._connect(actor, worker, "the connection to it broke")
 
         # Any call does: this one changes nothing.
         self._peers.stub_for(worker).RemoveObjectLocation.start(
@@ -275,7 +279,7 @@ class ActorTaskSubmitter:
         """This process had it killed: the next call must not reach the process that is about to end."""
         actor = self._actors.get(actor_id)
         if actor is not None and actor.worker is not None:
-            self._disconnected(actor, actor.worker)
+            self._disconnected(actor, actor.worker, actor.peer)
 
     def watch(self, actor: CalledActor) -> None:
         """One long poll per actor, open while something depends on its answer."""

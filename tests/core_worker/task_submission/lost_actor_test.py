@@ -182,6 +182,33 @@ def test_after_a_kill_nothing_more_is_sent_to_the_process_that_is_about_to_end()
     assert len(sent(world)) == 1 and world.gcs.watch is not None
 
 
+def test_what_was_sent_before_a_kill_is_not_sent_again_to_a_process_that_lives_on() -> None:
+    world = running_actor(probe_s=0.1)
+    call = world.submit(max_retries=1)
+    world.kill(no_restart=False)
+    waits = world.submit()
+    world.scene.pass_time(0.15)
+    world.probes[0].answer(common_pb2.Empty())
+    assert sent(world) == call_ids(call, waits)
+    world.run_all()
+    assert (world.outcome(call), world.outcome(waits)) == ("1, run 1", "2, run 1")
+    last = world.submit()
+    world.end_line(world.line)
+    assert is_pending(world, last) and world.gcs.watch is not None
+
+
+def test_what_was_sent_before_a_kill_is_sent_again_where_the_connection_breaks_too() -> None:
+    world = running_actor(probe_s=0.1)
+    call, fails = world.submit(max_retries=1), world.submit()
+    world.kill(no_restart=False)
+    world.end_line(world.line)
+    world.scene.pass_time(0.15)
+    world.probes[0].answer(common_pb2.Empty())
+    world.look()
+    assert isinstance(world.outcome(fails), ActorUnavailableError)
+    assert [sent(world, line) for line in world.lines[1:]] == [call_ids(call)]
+
+
 def test_a_call_that_the_worker_refuses_waits_for_news() -> None:
     world = running_actor()
     call = world.submit()
