@@ -218,6 +218,21 @@ def test_a_generator_that_has_ended_is_dropped_without_a_word() -> None:
     assert generator.references == 0 and generator.told == []
 
 
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_of_a_generator_that_has_ended_and_is_dropped_nothing_is_said_any_more(ends_first: bool) -> None:
+    generator = Generator()
+    generator.push.part(part(1, "one"))
+    if ends_first:
+        generator.push.answer(END)
+    del generator.made
+    generator.scene.turn()
+    if not ends_first:
+        generator.push.answer(END)
+    told = generator.told
+    generator.push.part(part(2, "late", None))
+    assert generator.told == told and generator.freed == [(generator.item_id(3), [ELSEWHERE])]
+
+
 def test_the_executor_hears_what_was_received_where_it_wants_to() -> None:
     generator = Generator()
     generator.push.part(part(1, "one"))

@@ -106,7 +106,7 @@ def test_up_to_a_size_a_value_travels_in_the_message_and_beyond_it_goes_to_the_s
     fits = b"x" * (INLINE_BYTES_MAX - frame)
     scene = Scene()
     request = sent(scene, fits)
-    assert request.args[0].WhichOneof("arg") == "value"
+    assert request.args[0].WhichOneof("arg") == "value" and scene.core.reference_counts() == 0
     with pytest.raises(WouldHang, match="Create"):
         scene.submit(fits + b"x")
     assert scene.wire.last("Create").request.size_bytes == INLINE_BYTES_MAX + 1
