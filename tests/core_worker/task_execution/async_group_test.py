@@ -344,6 +344,8 @@ def test_an_async_generator_has_no_fixed_number_of_returns(monkeypatch: pytest.M
         yield 1
 
     assert "needs num_returns='streaming' or 'dynamic'" in str(worker.do(generate).value)
+    none = worker.do(generate, num_returns=0)
+    assert none.wait().is_application_error and not none.parts
     worker.close()
 
 
