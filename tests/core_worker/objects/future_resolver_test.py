@@ -103,6 +103,27 @@ def test_a_reference_that_went_and_came_back_meanwhile_gets_the_answer(scene: Sc
     assert scene.core.get([ref], None) == ["value"]
 
 
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_reference_that_comes_back_after_the_answer_is_asked_for_anew(
+    scene: Scene, is_wanted: bool
+) -> None:
+    ref: ObjectRef[Any] | None = scene.borrow(OBJECT)
+    look(scene, scene.borrow(OBJECT))
+    if not is_wanted:
+        ref = None
+    scene.turn()
+    (asked,) = scene.wire.open("GetObjectStatus")
+    with scene.env.lock:
+        asked.answer(status("first"))
+    ref = None
+    scene.turn()
+    assert ref is None and scene.core.reference_counts() == 0
+    again = scene.borrow(OBJECT)
+    assert not look(scene, again)
+    scene.owner_answers(again, status("second"))
+    assert scene.core.get([again], None) == ["second"]
+
+
 def test_one_of_our_own_that_was_freed_before_it_came_back_says_so(scene: Scene) -> None:
     ref = scene.borrow(OBJECT, scene.address)
     with pytest.raises(ReferenceCountingAssertionError):
