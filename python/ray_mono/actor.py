@@ -14,11 +14,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray_mono._private.driver.auto_init import connected_core
-from ray_mono._private.remote import actor_metadata, signature
+from ray_mono._private.remote import actor_metadata, mapping, signature
 from ray_mono._private.remote.actor_metadata import (
     BUILT_IN_METHODS,
     ActorMetadata,
@@ -315,6 +315,36 @@ class ActorMethod:
         if template.num_returns == 1 or template.num_returns < 0:
             return refs[0]
         return refs or None
+
+    def map(self, items: Iterable[Any], *, chunk: int | str = "auto") -> list[Any]:
+        """One call for each item, which is its one positional argument: the list that `[a.m.remote(item) for
+        item in items]` gives, made in one pass. This is ours; Ray has none.
+
+            refs = actor.method.map(range(100_000))
+
+        Never blocks. Every rule of `.remote()` holds for each call by itself: order, options, references,
+        errors, retries, `cancel`. Calls only travel together: chunk says how many at most, an int of at
+        least 1; "auto" leaves it to the core. All items are read before the first call is submitted.
+
+        Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
+        method does not take one positional argument, and what the iterator raises: then nothing was
+        submitted. Raises TypeError for an item that does not pickle, and PendingCallsLimitExceeded: then
+        calls of items before it may have been submitted, and the error has their references, in order, in
+        `error.submitted`.
+        """
+        together = mapping.chunk_of(chunk)
+        given = mapping.items_of(items, self._metadata.signature)
+        handle = self._handle
+        core = handle._ray_connected_core()
+        template = handle._ray_templates.get(self._name) if self._options is None else None
+        if template is None:
+            template = self._make_template(core)
+        if template.num_returns != 1 or self._metadata.decorator is not None:
+            return mapping.one_by_one(self.remote, given)
+        refs: list[Any] = []
+        with mapping.named_if_it_fails(refs):
+            core.submit_actor_tasks(handle._ray_state, template, given, together, refs)
+        return refs
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with these options in place of its own. Raises as `@method(**options)` does, and

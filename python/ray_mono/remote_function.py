@@ -5,11 +5,11 @@ wait for it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ray_mono._private.driver.auto_init import connected_core
-from ray_mono._private.remote import signature
+from ray_mono._private.remote import mapping, signature
 from ray_mono._private.remote.exported_code import FUNCTION, CompleteWhenUsed, ExportedCode, display_name
 from ray_mono._private.remote.options import check_generator, check_task_options, task_options
 from ray_mono.core_worker.process import current
@@ -99,6 +99,36 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         if self._returns_one:
             return refs[0]
         return refs or None  # type: ignore[return-value]
+
+    def map(self, items: Iterable[Any], *, chunk: int | str = "auto") -> list[Out]:
+        """One task for each item, which is its one positional argument: the list that `[f.remote(item) for
+        item in items]` gives, made in one pass. This is ours; Ray has none.
+
+            refs = f.map(range(100_000))
+
+        Never blocks. Every rule of `.remote()` holds for each task by itself: options, references, errors,
+        retries, `cancel`. Tasks only travel together: chunk says how many at most, an int of at least 1.
+        "auto" chooses by how long they take: what a worker runs in about 5 ms. All items are read before
+        the first task is submitted.
+
+        Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
+        function does not take one positional argument, and what the iterator raises: then nothing was
+        submitted. Raises TypeError for an item that does not pickle: then tasks of items before it may have
+        been submitted, and the error has their references, in order, in `error.submitted`.
+        """
+        together = mapping.chunk_of(chunk)
+        given = mapping.items_of(items, self._signature)
+        if not self._returns_one or "remote" in self.__dict__:
+            return mapping.one_by_one(self.remote, given)
+        core = current.core or connected_core()
+        if self._core is not core:
+            self._prepare(core)
+        if self._template.options.num_returns != 1:  # a generator
+            return mapping.one_by_one(self.remote, given)
+        refs: list[Any] = []
+        with mapping.named_if_it_fails(refs):
+            core.submit_tasks(self._template, given, together, refs)
+        return refs
 
     @overload
     def options(self, *, num_returns: Literal[1], **options: Any) -> RemoteFunction[Out]: ...

@@ -28,6 +28,14 @@ class CoreWorkerConfig:
     """How many tasks a worker is given ahead, however short they are."""
     task_overhead_us: float = 30.0
     """What a task costs its worker besides the function itself."""
+    chunk_ahead_us: float = 5000.0
+    """As ahead_us, of the tasks of a `map`: two frames, so that one runs while the next is on its way."""
+    chunk_max: int = 512
+    """Calls of one `map` that travel in one frame, where it was not told how many."""
+    chunk_bytes_max: int = 64 << 10
+    """Of their arguments, in any case: what a socket takes at once."""
+    chunk_task_overhead_us: float = 5.0
+    """What one of them costs its worker besides the function itself."""
     force_s: float = 1.0
     """How long after a cancel by force the raylet ends a worker that still has the task."""
     stall_look_s: float = 0.01
@@ -80,6 +88,10 @@ class CoreWorkerConfig:
     """How many answers may share one send. An answer waits for others only if its call ran short, and another
     answer is about to follow. A long call may hold the GIL, or end the process; then no thread could send the
     answers that wait."""
+    shared_answers_max: int = 256
+    """How many answers of tasks that came in one frame go in one."""
+    shared_answers_s: float = 0.002
+    """How long they may wait for others: below what a user notices, and some hundred short calls."""
     unsettled_s: float = 0.05
     """How long a reply may wait for owners before the CPUs of its task are lent."""
     answered_alone_us: int = 200

@@ -91,6 +91,19 @@ class TaskContext:
         name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
         return self.given_name or name
 
+    def beside(self, task_id: bytes) -> TaskContext:
+        """Of another call of the same, at its first attempt. Without __init__, which takes three times as
+        long."""
+        made = TaskContext.__new__(TaskContext)
+        made.task_id = task_id
+        made.job_id, made.name, made.depth, made.actor_id = self.job_id, self.name, self.depth, self.actor_id
+        made.resources, made.resource_ids = self.resources, self.resource_ids
+        made.actor, made.function, made.given_name = self.actor, self.function, self.given_name
+        made.attempt = made.seed = made.num_submitted = made.num_puts = made.run_us = 0
+        made.has_run = made.is_cancelled = False
+        made.arrived, made.held = {}, []
+        return made
+
     def cancel(self) -> None:
         """Whoever asked for the task does not want it any more. Lock held."""
         self.is_cancelled = True
@@ -108,6 +121,16 @@ class TaskContext:
         return ((self.seed + self.num_submitted * ids.SPREAD) & ids.SEED_MASK).to_bytes(
             8, "little"
         ) + actor_id
+
+    def next_task_ids(self, actor_id: bytes, count: int) -> list[bytes]:
+        """Of as many. Lock held."""
+        first = self.next_task_id(actor_id) if count else b""
+        head = int.from_bytes(first[:8], "little")
+        self.num_submitted += max(0, count - 1)
+        return [
+            ((head + number * ids.SPREAD) & ids.SEED_MASK).to_bytes(8, "little") + actor_id
+            for number in range(count)
+        ]
 
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1

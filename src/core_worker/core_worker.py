@@ -52,6 +52,7 @@ from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, Hel
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
+from ray_mono.core_worker.task_submission.map_builder import MapBuilder
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
@@ -175,6 +176,9 @@ class CoreWorker:
             self._actor_tasks,
             self,
         )
+        maps = MapBuilder(
+            env, context, builder, tasks, dependencies, self._normal_tasks, self._actor_tasks, self
+        )
         creator = ActorCreator(
             env,
             context,
@@ -190,14 +194,7 @@ class CoreWorker:
             self,
         )
         self.canceller = TaskCanceller(
-            env,
-            references,
-            self._dropped,
-            self.peers,
-            tasks,
-            self._normal_tasks,
-            self._actor_tasks,
-            self,
+            env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
         self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
         self._events = TaskEvents(env, context)
@@ -209,6 +206,8 @@ class CoreWorker:
         self.task_template = builder.task_template
         self.submit_task = builder.submit_task
         self.submit_actor_task = builder.submit_actor_task
+        self.submit_tasks = maps.submit_tasks
+        self.submit_actor_tasks = maps.submit_actor_tasks
         self.create_actor = creator.create
         self.get_named_actor = creator.named
         self.kill_actor = creator.kill

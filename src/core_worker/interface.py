@@ -122,6 +122,14 @@ class CoreInterface(ReferenceHome, Protocol):
         """
         ...
 
+    def submit_tasks(
+        self, template: Any, items: Sequence[Any], chunk: int, refs: list[ObjectRef[Any]]
+    ) -> None:
+        """A task for each item, which is its one argument, of a template that returns one value. chunk: how
+        many travel together; 0: the core chooses. refs takes the references as they are made, in order,
+        also where this raises, as submit_task does."""
+        ...
+
     def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> Any:
         """Returns what a handle holds, with `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
         ...
@@ -136,6 +144,12 @@ class CoreInterface(ReferenceHome, Protocol):
 
     def submit_actor_task(self, held: Any, template: Any, flat_args: list[Any]) -> list[Any]:
         """As submit_task. Raises PendingCallsLimitExceeded, too."""
+        ...
+
+    def submit_actor_tasks(
+        self, held: Any, template: Any, items: Sequence[Any], chunk: int, refs: list[ObjectRef[Any]]
+    ) -> None:
+        """As submit_tasks. Raises PendingCallsLimitExceeded, too."""
         ...
 
     def get_named_actor(self, name: str, namespace: str) -> Any:

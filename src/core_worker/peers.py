@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ray_mono.core_worker.call_template import CallTemplate, OnPart
+from ray_mono.core_worker.task_wire import shared_push
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
@@ -16,6 +17,8 @@ from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
 from ray_mono.rpc.surface import RpcError
 
 PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
+
+PUSH_TASKS = "/ray_mono.rpc.CoreWorkerService/PushTasks"
 
 OnReply = Callable[[bytes, RpcError | None], None]
 """Takes a PushTaskReply's bytes, which mean nothing where there is an error."""
@@ -26,7 +29,16 @@ class Peer:
     """Another core worker, as this one calls it: one connection, and what it has carried already, that is,
     templates of calls, and keys of functions that every worker runs."""
 
-    __slots__ = ("_carried", "_num_told", "_push", "_worker_runs", "channel", "stub", "worker_id")
+    __slots__ = (
+        "_carried",
+        "_num_told",
+        "_push",
+        "_push_all",
+        "_worker_runs",
+        "channel",
+        "stub",
+        "worker_id",
+    )
 
     def __init__(self, channel: ReactorChannel, worker_id: bytes, worker_runs: Sequence[bytes]) -> None:
         """worker_runs: keys of functions that a worker runs before the tasks pushed after them. The list only
@@ -35,6 +47,7 @@ class Peer:
         self.stub = CoreWorkerServiceStub(channel)
         # It takes and gives bytes: the usual push and its answer are written and read by hand (task_wire.py).
         self._push: ReactorMethod[bytes, bytes] = channel.unary_unary(PUSH_TASK, bytes, bytes)
+        self._push_all: ReactorMethod[bytes, bytes] = channel.unary_unary(PUSH_TASKS, bytes, bytes)
         self.worker_id = worker_id
         self._carried: set[int] = set()
         self._worker_runs = worker_runs
@@ -54,6 +67,19 @@ class Peer:
             self._push.start(payload, on_done)
             return True
         return False
+
+    def push_all(
+        self,
+        template: CallTemplate,
+        depth: int,
+        task_ids: Sequence[bytes],
+        items: list[Any],
+        on_done: OnReply,
+        on_part: Callable[[bytes], None],
+    ) -> None:
+        """PushTasks, of a template that the peer knows; items: the one argument of each. on_done and on_part
+        take a PushTasksReply's bytes. Lock held."""
+        self._push_all.start(shared_push(template.number, depth, task_ids, items), on_done, on_part)
 
     def push_request(self, template: CallTemplate, request: Any, on_done: OnReply) -> None:
         """Sends PushTask with any template. If the peer does not know the template, it goes along. Lock

@@ -15,6 +15,7 @@ The fields come in this order, so that a receiver can tell both by their bytes, 
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any
@@ -23,6 +24,8 @@ from google.protobuf.message import DecodeError
 
 from ray_mono.protobuf import core_worker_pb2
 
+ID_HEAD_BYTES = 8
+"""What of a task's id differs among the children of one task, or their calls of one actor."""
 SHORT_MAX = 127
 """The longest `bytes` field whose length is one byte."""
 _LENGTH_DELIMITED = 2
@@ -119,6 +122,18 @@ def push_head(template_id: int, depth: int, id_bytes: int) -> bytes:
     """What stands before a task's id in the pushes of one template."""
     request = core_worker_pb2.PushTaskRequest(template_id=template_id, depth=depth)
     return request.SerializeToString() + _TASK_ID + bytes((id_bytes,))
+
+
+def shared_push(template_id: int, depth: int, task_ids: Sequence[bytes], items: list[Any]) -> bytes:
+    """A PushTasksRequest: calls of one template and depth, each with one item for an argument."""
+    request = core_worker_pb2.PushTasksRequest(
+        template_id=template_id,
+        depth=depth,
+        id_heads=b"".join([task_id[:ID_HEAD_BYTES] for task_id in task_ids]),
+        id_tail=task_ids[0][ID_HEAD_BYTES:],
+        items=pickle.dumps(items, 5),
+    )
+    return request.SerializeToString()
 
 
 def usual_answer(run_us: int, plain: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.world import Clock
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effect_runner import EffectRunner
@@ -18,6 +18,7 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
 from ray_mono.raylet.worker.deaths import remove_socket
+from ray_mono.raylet.worker.last_words import LastWords
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
@@ -48,11 +49,16 @@ class LocalProcesses:
         self._outbox = outbox
         self._store = store
         self._deaths = deaths
+        self._last_words = LastWords()
         self._is_closed = False
 
     def close(self) -> None:
         """The raylet stops: nobody registers any more, and who ends does so because of that."""
         self._is_closed = True
+
+    def last_words(self, worker_id: bytes, lease_number: int) -> raylet_pb2.LastWordsReply:
+        """Of a worker that died."""
+        return self._last_words.of(worker_id, lease_number)
 
     # ---- what they say
 
@@ -124,6 +130,7 @@ class LocalProcesses:
             process.belongs_to(worker.binding.job_id)
             if self._leases.is_for_tasks(worker):
                 process.note_what_ran()
+                self._last_words.died(process.worker_id, process.board)
         now_s = self._clock.time_s()
         if process.is_driver:
             remove_socket(process, self._config.session_dir)

@@ -135,6 +135,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> common_pb2.DeathCause:
         return await self._requests.cause_of_loss(request.lease_id, request.worker_id)
 
+    async def LastWords(
+        self, request: raylet_pb2.LastWordsRequest, context: CallContext
+    ) -> raylet_pb2.LastWordsReply:
+        return self._processes.last_words(request.worker_id, request.lease_number)
+
     async def WithdrawTasks(
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:

@@ -61,14 +61,12 @@ class ServerCall:
         if not self.is_oneway:
             self.connection.send(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
 
-    def part(self, message: Message) -> None:
+    def part(self, message: Message, rings: bool = False) -> None:
         """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
-        Whoever calls it flushes.
+        Whoever calls it flushes, unless it rings: see ReactorSocket.write.
         """
         payload = message.SerializeToString()
-        self.connection.write(
-            HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings=False
-        )
+        self.connection.write(HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings)
 
     def fail(self, error: RpcError) -> None:
         if not self.is_oneway:

@@ -53,6 +53,35 @@ def test_what_runs_is_read_also_when_its_worker_is_gone_and_at_rest_it_is_nothin
     assert seen.running() == ""
 
 
+def test_answers_that_have_not_left_are_read_when_their_worker_is_gone() -> None:
+    board, seen = pair()
+    assert seen.kept(7) == (0, [])
+    assert (
+        board.keep(number(7, 3), b"three")
+        and board.keep(number(7, 4), b"")
+        and board.keep(number(7, 5), b"5")
+    )
+    os.close(board.fd)
+    assert seen.kept(7) == (3, [b"three", b"", b"5"])
+    assert seen.kept(6) == (0, [])
+    board.forget_kept()
+    assert seen.kept(7)[1] == []
+    assert board.keep(number(8, 1), b"next") and seen.kept(8) == (1, [b"next"]) and seen.kept(7) == (0, [])
+
+
+def test_an_answer_that_does_not_follow_or_finds_no_room_is_not_kept() -> None:
+    board, seen = pair()
+    assert board.keep(number(7, 1), b"one")
+    assert not board.keep(number(7, 3), b"three")
+    assert not board.keep(number(7, 2), b"x" * 100_000)
+    assert board.keep(number(7, 2), b"two")
+    assert seen.kept(7) == (1, [b"one", b"two"])
+    room = 0
+    while board.keep(number(7, 3 + room), b"x" * 1000):
+        room += 1
+    assert room > 60 and len(seen.kept(7)[1]) == 2 + room
+
+
 def test_a_board_is_opened_for_its_own_worker_only() -> None:
     board = StartBoard(WORKER)
     with pytest.raises(ValueError, match="is not worker"):

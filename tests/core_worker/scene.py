@@ -146,6 +146,8 @@ class SceneChannel:
         name = path.rpartition("/")[2]
         if request_serializer is not bytes:
             return SceneMethod(self, name)
+        if name == "PushTasks":
+            return SceneMethod(self, name, core_worker_pb2.PushTasksRequest.FromString, as_bytes)
         assert name == "PushTask"
         return SceneMethod(self, name, core_worker_pb2.PushTaskRequest.FromString, as_answered)
 
@@ -243,6 +245,7 @@ class Connection:
     state: dict[Any, Any] = field(default_factory=dict)
     is_closed: bool = False
     closers: list[Callable[[str], None]] = field(default_factory=list)
+    has_unsent: bool = False
 
     def on_close(self, callback: Callable[[str], None]) -> None:
         self.closers.append(callback)
@@ -270,7 +273,7 @@ class Served:
     def send_bytes(self, payload: bytes) -> None:
         self.reply_bytes(payload)
 
-    def part(self, message: Any) -> None:
+    def part(self, message: Any, rings: bool = False) -> None:
         self.parts.append(message)
 
     @property
@@ -503,6 +506,17 @@ def value(of: Any, **fields: Any) -> core_worker_pb2.PushTaskReply:
 def as_read(request: core_worker_pb2.PushTaskRequest) -> Any:
     """A push as its receiver has it, however it was written."""
     return PushReader.FromString(request.SerializeToString())
+
+
+def values(first: int, *of: Any, **fields: Any) -> core_worker_pb2.PushTasksReply:
+    """Answers of tasks that travelled together, from this one on: their small values."""
+    plain = [serialization.serialize(each).to_bytes() for each in of]
+    return core_worker_pb2.PushTasksReply(first=first, plain=plain, **fields)
+
+
+def as_bytes(reply: core_worker_pb2.PushTasksReply) -> bytes:
+    """As a worker sends it."""
+    return reply.SerializeToString()
 
 
 def as_answered(reply: core_worker_pb2.PushTaskReply) -> bytes:

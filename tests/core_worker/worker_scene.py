@@ -28,8 +28,10 @@ from ray_mono.core_worker.task_execution import (
     executor,
     interrupter,
     process_title,
+    shared_runner,
 )
 from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.task_wire import shared_push
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -80,7 +82,7 @@ class Pushed(Served):
         self._flushes = 0
         self._is_answered = threading.Event()
 
-    def part(self, message: Any) -> None:
+    def part(self, message: Any, rings: bool = False) -> None:
         super().part(message)
         self.said.append(message)
 
@@ -128,6 +130,51 @@ class Pushed(Served):
         ]
 
 
+class PushedTogether(Served):
+    """Calls that were pushed in one frame, and what their caller was told."""
+
+    def __init__(self, connection: Connection, num_calls: int) -> None:
+        super().__init__(connection)
+        self.task_ids: list[bytes] = []
+        self.outcomes: list[Any] = [None] * num_calls
+        """Of each its value, its error, or the status of its answer; None while there is none."""
+        self.parts_had: list[int] = []
+        """How many answers each part had, and the reply."""
+        self._is_answered = threading.Event()
+
+    def wait_all(self) -> None:
+        """The answers, which other threads give."""
+        assert self._is_answered.wait(WAIT_S), "they were not answered"
+
+    def part(self, message: Any, rings: bool = False) -> None:
+        super().part(message)
+        self._take(message)
+
+    def reply(self, message: Any, rings: bool = True) -> None:
+        super().reply(message, rings)
+        assert len(self.replies) == 1
+        self._take(message)
+
+    def _take(self, answers: Any) -> None:
+        found = [serialization.deserialize(serialization.PLAIN, plain) for plain in answers.plain]
+        if not found:
+            reply = answers.reply
+            if reply.status != Reply.DONE:
+                one: Any = reply.status
+            elif reply.HasField("plain"):
+                one = serialization.deserialize(serialization.PLAIN, reply.plain)
+            else:
+                (returned,) = reply.returns
+                one = serialization.deserialize(returned.value.metadata, returned.value.data)
+            found = [one] * answers.count
+        end = answers.first + len(found)
+        assert self.outcomes[answers.first : end] == [None] * len(found), "answered twice"
+        self.outcomes[answers.first : end] = found
+        self.parts_had.append(len(found))
+        if self.replies:
+            self._is_answered.set()
+
+
 class Worker(Scene):
     """A scene of a worker, with user code."""
 
@@ -155,6 +202,7 @@ class Worker(Scene):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(process_title, "setproctitle", self.titles.append)
         patch.setattr(interrupter, "strike_main_thread", self.struck.append)
+        patch.setattr(shared_runner, "perf_counter", lambda: self._busy_s)
         patch.setattr(executor, "time", SimpleNamespace(perf_counter=lambda: self._busy_s))
         for module in (actor_runtime, async_group):
             patch.setattr(module, "CallThread", DaemonThread)
@@ -243,6 +291,18 @@ class Worker(Scene):
             request.spec.CopyFrom(spec)
         with self.env.lock:
             self.execution.receiver.PushTask(as_read(request), call)  # type: ignore[arg-type]
+        return call
+
+    def ask_all(self, spec: Spec, items: Any, connection: Connection | None = None) -> PushedTogether:
+        """Somebody pushes calls in one frame, behind a push that named their template: an item for each."""
+        items = list(items)
+        call = PushedTogether(connection or self.connection, len(items))
+        task_ids = [b"%08d" % next(self._names) + b"." * 16 for _ in items]
+        number = self._numbers[id(spec)][0]
+        request = core_worker_pb2.PushTasksRequest.FromString(shared_push(number, 1, task_ids, items))
+        call.task_ids = task_ids
+        with self.env.lock:
+            self.execution.receiver.PushTasks(request, call)  # type: ignore[arg-type]
         return call
 
     def run(self, *meanwhile: Callable[[], None]) -> bool:

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-import ray_mono as ray
 from ray_mono import cloudpickle
 from ray_mono._private.local_mode.local_core import LocalCore
 from ray_mono.common.exceptions import (
@@ -46,6 +45,7 @@ from tests.integration.cores import (
     Actor,
     AsyncActor,
     Counter,
+    a_core,
     add,
     as_this_process,
     count,
@@ -76,15 +76,8 @@ def programs_by_value() -> Iterator[None]:
 @pytest.fixture(scope="module", params=KINDS)
 def core(request: pytest.FixtureRequest) -> Iterator[CoreInterface]:
     """One for the tests that leave it as it was."""
-    if request.param == "local":
-        with as_this_process(LocalCore("space", {"CPU": 2})) as made:
-            yield made
-            made.shutdown()
-        return
-    cluster = request.getfixturevalue("cluster")
-    ray.init(address=cluster.address, namespace="space")
-    yield current.require()
-    ray.shutdown()
+    with a_core(request) as made:
+        yield made
 
 
 @pytest.fixture(params=KINDS)

@@ -6,9 +6,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
+
+import ray_mono as ray
+from ray_mono._private.local_mode.local_core import LocalCore
 from ray_mono.core_worker.interface import CoreInterface
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import NOTHING, ActorOptions, TaskOptions
@@ -42,12 +46,36 @@ def join(cluster: CommandLineCluster) -> CoreInterface:
     )
 
 
+@contextlib.contextmanager
+def a_core(request: pytest.FixtureRequest) -> Iterator[CoreInterface]:
+    """One for the tests that leave it as it was, by the fixture's parameter: "cluster" or "local"."""
+    if request.param == "local":
+        with as_this_process(LocalCore("space", {"CPU": 2})) as made:
+            yield made
+            made.shutdown()
+        return
+    ray.init(address=request.getfixturevalue("cluster").address, namespace="space")
+    yield current.require()
+    ray.shutdown()
+
+
 def submit(core: CoreInterface, function: Callable[..., Any], *args: Any, **options: Any) -> list[Any]:
     flat = list(itertools.chain.from_iterable((None, value) for value in args))
     options = {"name": function.__name__, "max_retries": 0, **options}
     return core.submit_task(
         core.task_template(core.export(function, "function"), TaskOptions(**options)), flat
     )
+
+
+def submit_all(
+    core: CoreInterface, function: Callable[..., Any], items: Sequence[Any], chunk: int = 0, **options: Any
+) -> list[Any]:
+    """A task for each item."""
+    refs: list[Any] = []
+    options = {"name": function.__name__, "max_retries": 0, **options}
+    template = core.task_template(core.export(function, "function"), TaskOptions(**options))
+    core.submit_tasks(template, items, chunk, refs)
+    return refs
 
 
 def value_of(core: CoreInterface, ref: ObjectRef[Any]) -> Any:
@@ -70,6 +98,12 @@ class Actor:
         template = self.core.method_template(method, self.class_name, **options)
         return self.core.submit_actor_task(self.state, template, flat)
 
+    def submit_all(self, method: str, items: Sequence[Any], chunk: int = 0) -> list[Any]:
+        refs: list[Any] = []
+        template = self.core.method_template(method, self.class_name)
+        self.core.submit_actor_tasks(self.state, template, items, chunk, refs)
+        return refs
+
     def call(self, method: str, *args: Any) -> Any:
         (ref,) = self.submit(method, *args)
         return value_of(self.core, ref)
@@ -80,6 +114,10 @@ class Actor:
 
 def add(a: int, b: int) -> int:
     return a + b
+
+
+def double(value: Any) -> Any:
+    return value + value
 
 
 def fail(what: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_mono.protobuf.core_worker_pb2 import PushTaskRequest
+from ray_mono.core_worker.peers import PUSH_TASKS
+from ray_mono.protobuf.core_worker_pb2 import PushTaskRequest, PushTasksRequest
 from ray_mono.rpc import errors
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_channel import CONNECT_TIMEOUT_S
@@ -223,6 +224,8 @@ class _Method:
             payload = canonical_bytes(request, self._serialize)
             return payload, type(request).FromString(payload)
         # Written by hand (task_wire.py), or a message with maps, of which the order is not the simulation's.
+        if self._path == PUSH_TASKS:
+            return request, PushTasksRequest.FromString(request)
         copy = PushTaskRequest.FromString(request)
         if copy.HasField("spec") or copy.resource_ids:
             return canonical_bytes(copy, bytes), copy
@@ -396,8 +399,8 @@ class CoreCall:
         self.reply_bytes(payload, rings=False)
         self.connection.flush()
 
-    def part(self, message: Any) -> None:
-        self._write("ITEM", message, rings=False)
+    def part(self, message: Any, rings: bool = False) -> None:
+        self._write("ITEM", message, rings)
 
     def _write(self, kind: str, message: Any, rings: bool) -> None:
         payload = canonical_bytes(message, message.SerializeToString)

@@ -67,6 +67,7 @@ class SimBoard:
         self._begun = 0
         self._closed = -1
         self._name = ""
+        self._kept: dict[int, bytes] = {}
 
     def may_begin(self, number: int, name: str) -> bool:
         self._begun = number
@@ -77,6 +78,21 @@ class SimBoard:
 
     def rest(self) -> None:
         self._name = ""
+
+    def keep(self, number: int, answer: bytes) -> bool:
+        if self._kept and number - 1 not in self._kept:
+            return False
+        self._kept[number] = answer
+        return True
+
+    def forget_kept(self) -> None:
+        self._kept.clear()
+
+    def kept(self, lease_number: int) -> tuple[int, list[bytes]]:
+        first = min(self._kept, default=0)
+        if first >> LEASE_SHIFT != lease_number:
+            return 0, []
+        return first & LEASES_MASK, list(self._kept.values())
 
     def begun(self, lease_number: int) -> int:
         return self._begun & LEASES_MASK if self._begun >> LEASE_SHIFT == lease_number else 0

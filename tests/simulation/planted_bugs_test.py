@@ -40,7 +40,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def forgets_what_was_given_back(patch: pytest.MonkeyPatch) -> None:
     """A task that a worker did not start waits nowhere."""
-    patch.setattr(NormalTaskSubmitter, "_again", lambda submitter, queue, task: task.not_started())
+    patch.setattr(NormalTaskSubmitter, "again", lambda submitter, queue, task: task.not_started())
 
 
 def runs_what_it_gave_back(patch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
 from tests.simulation.checkers import HeldLease, Journal
 from tests.simulation.world import World
 
@@ -56,6 +57,11 @@ class Witness:
         attempt = request.attempt if request.template_id else request.spec.attempt
         self._journal.task_pushed(task_id, attempt, self._address)
 
+    def _pushed_together(self, request: Any, reply: Any) -> None:
+        heads, tail = request.id_heads, request.id_tail
+        for at in range(0, len(heads), ID_HEAD_BYTES):
+            self._journal.task_pushed(heads[at : at + ID_HEAD_BYTES] + tail, 0, self._address)
+
     def _blocked(self, request: Any, reply: Any) -> None:
         self._journal.worker_waits(request.worker_id)
 
@@ -65,5 +71,6 @@ _SAID = {
     "ReturnWorker": Witness._returned,
     "LostWorker": Witness._lost,
     "PushTask": Witness._pushed,
+    "PushTasks": Witness._pushed_together,
     "NotifyBlocked": Witness._blocked,
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_mono.microbenchmark import calls, later, nodes, objects, scale, start
+from ray_mono.microbenchmark import calls, later, maps, nodes, objects, scale, start
 from ray_mono.microbenchmark.line import Group, Line, Workload
 
 GROUPS = [
     calls.CALLS,
+    maps.MAPS,
     later.PLACEMENT,
     later.CLIENT,
     start.START,

@@ -21,10 +21,11 @@ class Unit(enum.Enum):
     MEGABYTES = "MB"
     BYTES = "bytes"
     PERCENT_OF_A_CORE = "% of a core"
+    TIMES = "×"
 
     @property
     def more_is_better(self) -> bool:
-        return self in (Unit.PER_SECOND, Unit.GB_PER_SECOND)
+        return self in (Unit.PER_SECOND, Unit.GB_PER_SECOND, Unit.TIMES)
 
 
 @dataclass(frozen=True)

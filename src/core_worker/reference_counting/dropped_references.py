@@ -31,8 +31,11 @@ class DroppedReferences:
 
     def drop(self, object_id: bytes) -> None:
         """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""
-        self._dropped.append(object_id)
-        self._reactor.wake()
+        dropped = self._dropped
+        dropped.append(object_id)
+        if len(dropped) == 1:
+            # Whoever drains goes on until it is empty.
+            self._reactor.wake()
 
     def drain(self) -> None:
         """Counts what was dropped, and sends what follows from that. Lock held."""

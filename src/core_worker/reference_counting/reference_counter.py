@@ -24,7 +24,7 @@ a third shorter. `row` gives such a reference a row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_mono.common.our_bug import InternalError
 
@@ -124,6 +124,14 @@ class ReferenceCounter:
         if nested:
             self.set_nested(object_id, nested)
 
+    def add_all_owned(self, object_ids: Sequence[bytes]) -> None:
+        """As add_owned, of values that are known later."""
+        references = self._references
+        if not references.keys().isdisjoint(object_ids):
+            twice = next(each for each in object_ids if each in references)
+            raise InternalError(f"object {twice.hex()} is made twice: {self.story(twice)}")
+        references.update(dict.fromkeys(object_ids))
+
     def set_nested(self, object_id: bytes, nested: tuple[bytes, ...]) -> None:
         """The references inside an owned object. They are known when its value is."""
         self._row(object_id).nested = nested
@@ -163,10 +171,11 @@ class ReferenceCounter:
         reference.removal_waiters.append(answer)
         return True
 
-    def add_submitted(self, object_ids: Iterable[bytes]) -> None:
+    def add_submitted(self, object_ids: Iterable[bytes], times: int = 1) -> None:
+        """times: by so many tasks."""
         rows = self._references
         for object_id in object_ids:
-            (rows.get(object_id) or self._row(object_id)).submitted += 1
+            (rows.get(object_id) or self._row(object_id)).submitted += times
 
     def add_borrower(self, object_id: bytes, worker_id: bytes, contained_in: bytes = b"") -> bool:
         """Returns True if a watch of this worker has to be opened (WaitForRefRemoved), and False if one is
@@ -210,11 +219,11 @@ class ReferenceCounter:
             else:
                 self.remove_local(object_id)
 
-    def remove_submitted(self, object_ids: Iterable[bytes]) -> None:
+    def remove_submitted(self, object_ids: Iterable[bytes], times: int = 1) -> None:
         for object_id in object_ids:
             reference = self._references.get(object_id)
             if reference is not None:
-                reference.submitted -= 1
+                reference.submitted -= times
                 if reference.local <= 0:
                     self._check(object_id, reference)
 

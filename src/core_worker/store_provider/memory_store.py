@@ -99,6 +99,18 @@ class MemoryStore:
         if object_id in self._waiters or self._watches:
             self._wake(object_id)
 
+    def put_all_plain(self, values: dict[bytes, bytes]) -> None:
+        """As put_plain of each."""
+        self._values.update(values)
+        if self._expected:
+            self._expected.difference_update(values)
+        if self._watches:
+            woken = list(values)
+        else:
+            woken = [object_id for object_id in self._waiters if object_id in values]
+        for object_id in woken:
+            self._wake(object_id)
+
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
         """A value in memory of any kind: an error, say, or one with references inside."""
         self._values[object_id] = Entry(metadata, data, None, len(data))

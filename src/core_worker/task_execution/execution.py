@@ -62,7 +62,7 @@ class Execution:
         env = parts.env
         self._env = env
         self.running = running
-        self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs)
+        self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board)
         self.replies = TaskReplies(
             env,
             parts.references,

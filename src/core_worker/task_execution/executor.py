@@ -44,6 +44,7 @@ from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, Gen
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
 from ray_mono.core_worker.task_execution.process_title import ProcessTitle
 from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.shared_runner import SharedRunner
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
@@ -97,6 +98,20 @@ class Executor:
         self._left_cycles = False
         self._devices = VisibleDevices()
         self._actor: ActorRuntime | None = None
+        self._shared = SharedRunner(
+            env,
+            context,
+            board,
+            running,
+            receiver,
+            interrupter,
+            generators,
+            events,
+            blocked,
+            self._title,
+            self._ready_target,
+            self,
+        )
 
     @property
     def actor(self) -> ActorRuntime | None:
@@ -113,6 +128,9 @@ class Executor:
     def _run_calls(self) -> None:
         env, receiver, running = self._env, self._receiver, self._running
         while not running.is_ending and not env.reactor.is_closed:
+            shared = receiver.next_shared
+            if shared is not None and self._shared.run(shared):
+                continue
             with env.lock:
                 waiter = None
                 if receiver.has_some:
@@ -144,22 +162,23 @@ class Executor:
         try:
             self._handle(call, task)
         except BaseException as error:
-            if self._running.was_struck and is_a(error, SystemExit):
-                raise
-            # An interrupt struck between the steps before the user's code, or our own code failed.
-            self._interrupter.fell_through()
-            if task.is_cancelled and is_a(error, KeyboardInterrupt):
-                self._replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
-            else:
-                self._replies.answer_anyhow(call, task, error)
+            self.fell_through(call, task, error)
+
+    def fell_through(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """An interrupt struck between the steps before the user's code, or our own code failed."""
+        if self._running.was_struck and is_a(error, SystemExit):
+            raise error
+        self._interrupter.fell_through()
+        if task.is_cancelled and is_a(error, KeyboardInterrupt):
+            self._replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
+        else:
+            self._replies.answer_anyhow(call, task, error)
 
     def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec
         if spec.type == common_pb2.NORMAL_TASK:
             if not self._board.may_begin(call.number, spec.name):
-                with self._env.lock:
-                    call.answer_to.reply(Reply(status=Reply.NOT_STARTED))
-                    self._env.reactor.flush()
+                self.not_begun(call)
                 return
             self._blocked.task_begins()
         try:
@@ -176,6 +195,12 @@ class Executor:
             self._actor.dispatch(call, task, prepared)
             return
         self.run_here(call, task, prepared)
+
+    def not_begun(self, call: Call) -> None:
+        """Its lease was closed: it runs elsewhere."""
+        with self._env.lock:
+            call.answer_to.reply(Reply(status=Reply.NOT_STARTED))
+            self._env.reactor.flush()
 
     def _not_prepared(self, call: Call, task: TaskContext, error: BaseException) -> None:
         self._interrupter.user_code_ended(task)
@@ -207,18 +232,25 @@ class Executor:
                 if not call.spec.hides_events:
                     # Before the answer: whoever has that may ask for the timeline.
                     self._events.add(task, started_s, ended_s)
-        except (ActorExit, SystemExit) as error:
-            del args, kwargs
-            self.finish_exit(error)
-            return
         except BaseException as error:
             del args, kwargs
-            self._left_cycles = True
-            self._replies.finish_error(call, task, self._end_by(call, task, error))
+            self.raised(call, task, error)
             return
         finally:
             self._context.leave(token)
         del args, kwargs
+        self.returned(call, task, value)
+
+    def raised(self, call: Call, task: TaskContext, error: BaseException) -> None:
+        """This left the user's code."""
+        if is_a(error, (ActorExit, SystemExit)):
+            self.finish_exit(error)
+        else:
+            self._left_cycles = True
+            self._replies.finish_error(call, task, self._end_by(call, task, error))
+
+    def returned(self, call: Call, task: TaskContext, value: Any) -> None:
+        """The user's code did."""
         if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
             # It could not be stopped, but nobody wants its value.
             self._replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
@@ -272,6 +304,18 @@ class Executor:
             finally:
                 self._unpickled.collect_into(None)
         return self._creator(spec, task, target) if spec.type == common_pb2.ACTOR_CREATION_TASK else target
+
+    def _ready_target(self, spec: Any) -> Callable[..., Any] | None:
+        """What calls of this specification run, where nothing has to be prepared for each."""
+        if spec.max_calls or self._devices.is_set:
+            return None
+        try:
+            self._bind_job(spec)
+            if spec.type == common_pb2.NORMAL_TASK:
+                return self._functions.loaded(spec.function_hash)
+            return None if self._actor is None or self._actor.is_concurrent else self._actor.method(spec.name)
+        except Exception:
+            return None  # each call is told by itself
 
     def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:
         def create(*args: Any, **kwargs: Any) -> None:

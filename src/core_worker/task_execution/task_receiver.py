@@ -15,29 +15,38 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ray_mono.common.start_board import LEASE_SHIFT
+from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
-from ray_mono.core_worker.task_wire import UsualPush
-from ray_mono.protobuf import common_pb2
+from ray_mono.core_worker.task_wire import ID_HEAD_BYTES, UsualPush
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_server import ServerCall
+
+Queued = Call | SharedCalls | None
 
 
 class TaskReceiver:
     """The queue of one worker."""
 
     def __init__(
-        self, env: Environment, running: Running, blocked: BlockedNotice, worker_runs: WorkerRuns
+        self,
+        env: Environment,
+        running: Running,
+        blocked: BlockedNotice,
+        worker_runs: WorkerRuns,
+        board: StartBoard,
     ) -> None:
         self._env = env
+        self._board = board
         self._running = running
         self._blocked = blocked
         self._worker_runs = worker_runs
-        self._queue: deque[Call | None] = deque()
+        self._queue: deque[Queued] = deque()
         # Of the main thread, while it has nothing to do.
         self._waiter: Waiter | None = None
         self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
@@ -45,7 +54,7 @@ class TaskReceiver:
     # ---- served
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
-        if self._running.is_ending or (self._queue and self._queue[-1] is None):
+        if self._leaves:
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
         if type(request) is UsualPush:
@@ -76,6 +85,24 @@ class TaskReceiver:
             self._worker_runs.learn(request.run_first)
         return templates[number]
 
+    def PushTasks(self, request: Any, call: ServerCall) -> None:
+        num_calls = len(request.id_heads) // ID_HEAD_BYTES
+        if self._leaves:
+            refused = Reply(status=Reply.WRONG_WORKER)
+            call.reply(core_worker_pb2.PushTasksReply(reply=refused, count=num_calls))
+            return
+        spec = call.connection.state[request.template_id]
+        number = 0
+        if spec.type == common_pb2.NORMAL_TASK and self._next_number:
+            number, self._next_number = self._next_number, self._next_number + num_calls
+        answers = SharedAnswers(self._env, call, num_calls, self._board if number else None)
+        self._enqueue(SharedCalls(spec, request, answers, number))
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether nothing begins here any more but what is queued."""
+        return self._running.is_ending or bool(self._queue and self._queue[-1] is None)
+
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
         self.give_back(call.connection)
 
@@ -83,13 +110,16 @@ class TaskReceiver:
         """Answers NOT_STARTED to queued normal tasks, of one connection or all."""
         if not self._queue:
             return
-        kept: deque[Call | None] = deque()
+        kept: deque[Queued] = deque()
         for item in self._queue:
-            if (
-                item is not None
-                and item.spec.type == common_pb2.NORMAL_TASK
-                and connection in (None, item.answer_to.connection)
-            ):
+            if item is None or item.spec.type != common_pb2.NORMAL_TASK:
+                kept.append(item)
+            elif isinstance(item, SharedCalls):
+                if connection in (None, item.answers.connection):
+                    item.give_back()
+                else:
+                    kept.append(item)
+            elif connection in (None, item.answer_to.connection):
                 item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
             else:
                 kept.append(item)
@@ -97,10 +127,16 @@ class TaskReceiver:
 
     def take_queued(self, task_id: bytes) -> Call | None:
         """Takes a call that has not begun out of the queue."""
-        for call in self._queue:
-            if call is not None and call.message.task_id == task_id:
-                self._queue.remove(call)
-                return call
+        for item in self._queue:
+            if isinstance(item, SharedCalls):
+                call = item.take_out(task_id)
+                if call is not None:
+                    if not item.left:
+                        self._queue.remove(item)
+                    return call
+            elif item is not None and item.message.task_id == task_id:
+                self._queue.remove(item)
+                return item
         return None
 
     # ---- the main thread
@@ -120,7 +156,7 @@ class TaskReceiver:
         """Ends the process once what is queued has run."""
         self._enqueue(None)
 
-    def _enqueue(self, item: Call | None) -> None:
+    def _enqueue(self, item: Queued) -> None:
         self._queue.append(item)
         if self._waiter is not None:
             self._waiter.set()
@@ -131,7 +167,28 @@ class TaskReceiver:
 
     def take(self) -> Call | None:
         """The next call; None: the worker ends. There must be one."""
-        return self._queue.popleft()
+        item = self._queue[0]
+        if isinstance(item, SharedCalls):
+            return item.call(self._take_of(item))
+        self._queue.popleft()
+        return item
+
+    @property
+    def next_shared(self) -> SharedCalls | None:
+        """Calls of one frame, if they are next. Without the lock: they may be gone when they are taken."""
+        queue = self._queue
+        item = queue[0] if queue else None
+        return item if isinstance(item, SharedCalls) else None
+
+    def take_next_of(self, calls: SharedCalls) -> int:
+        """Which of them is next; -1: none of them is, any more."""
+        return self._take_of(calls) if self._queue and self._queue[0] is calls else -1
+
+    def _take_of(self, calls: SharedCalls) -> int:
+        index = calls.left.popleft()
+        if not calls.left:
+            self._queue.popleft()
+        return index
 
     def rest(self) -> Waiter:
         """There is no call. Returns what wakes the main thread."""

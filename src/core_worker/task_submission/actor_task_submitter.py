@@ -18,6 +18,7 @@ first creation, also if that takes several processes.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -32,7 +33,15 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
-from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, PendingTask, Reply, TaskManager
+from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
+from ray_mono.core_worker.task_submission.task_manager import (
+    CANCELLED,
+    DONE,
+    PendingTask,
+    Reply,
+    TaskManager,
+    Together,
+)
 from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
@@ -129,6 +138,16 @@ class ActorTaskSubmitter:
             lambda failed, error: self._not_called(actor, failed),
         )
 
+    def submit_all(self, actor: CalledActor, tasks: Sequence[PendingTask]) -> None:
+        """As submit, in order."""
+        if actor.peer is None or actor.is_dead or any(task.has_args for task in tasks):
+            for task in tasks:
+                self.submit(actor, task)
+            return
+        self._warn_of_many(actor, tasks[-1])
+        actor.queue.extend(tasks)
+        self._pump(actor)
+
     def _warn_of_many(self, actor: CalledActor, task: PendingTask) -> None:
         waiting = actor.num_waiting
         if not actor.warns_of(waiting):
@@ -159,9 +178,11 @@ class ActorTaskSubmitter:
 
     def _pump(self, actor: CalledActor) -> None:
         while actor.queue and actor.peer is not None and actor.has_room:
-            if actor.queue[0].waits_for_arguments:
+            task = actor.queue[0]
+            if task.waits_for_arguments:
                 return
-            self._push(actor, actor.queue.popleft())
+            if not task.together or not self._push_together(actor, task.together):
+                self._push(actor, actor.queue.popleft())
         if actor.holds_back and not actor.is_looked_at:
             self._look_later(actor)
 
@@ -188,6 +209,52 @@ class ActorTaskSubmitter:
         if payload is None or not peer.push(task.template, payload, on_reply):
             peer.push_request(task.template, task.request, on_reply)
 
+    def _push_together(self, actor: CalledActor, together: Together) -> bool:
+        """Those calls of a `map` that are first share a frame. False where the very first has to go alone."""
+        peer, worker, config = actor.peer, actor.worker, self._env.config
+        if peer is None or worker is None or not peer.knows(actor.queue[0].template):
+            return False
+        most = min(together.most or config.chunk_max, actor.room)
+        if most <= 1 or len(actor.queue) <= 1:
+            return False
+        tasks = take_together(actor.queue, most, config.chunk_bytes_max)
+        actor.send_all(tasks)
+        shared = SharedPush(tasks)
+        shared.send(
+            peer,
+            partial(self._on_last_answers, actor, worker, shared),
+            partial(self._on_answers, actor, worker, shared),
+        )
+        return True
+
+    def _on_answers(
+        self, actor: CalledActor, worker: common_pb2.Address, shared: SharedPush, payload: bytes
+    ) -> None:
+        """Of some of the calls that travelled together."""
+        answers = core_worker_pb2.PushTasksReply.FromString(payload)
+        values = answers.plain
+        if values:
+            tasks = shared.answered(answers.first, len(values))
+            self._tasks.complete_all_usual(actor.answered_all(zip(tasks, values, strict=True)))
+            if actor.queue and (not actor.queue[0].together or actor.takes_a_frame):
+                self._pump(actor)
+            return
+        for task in shared.answered(answers.first, answers.count):
+            self._on_answer(actor, worker, task, answers.reply)
+
+    def _on_last_answers(
+        self,
+        actor: CalledActor,
+        worker: common_pb2.Address,
+        shared: SharedPush,
+        payload: bytes,
+        error: RpcError | None,
+    ) -> None:
+        if error is not None:
+            self._disconnected(actor, worker)
+        else:
+            self._on_answers(actor, worker, shared, payload)
+
     def _on_reply(
         self,
         actor: CalledActor,
@@ -205,9 +272,16 @@ class ActorTaskSubmitter:
                     if actor.queue:
                         self._pump(actor)
                 return
-        reply = Reply() if error is not None else Reply.FromString(payload)
-        if error is not None or reply.status != DONE:
-            if error is not None or reply.status != CANCELLED:
+        if error is not None:
+            self._disconnected(actor, worker)
+        else:
+            self._on_answer(actor, worker, task, Reply.FromString(payload))
+
+    def _on_answer(
+        self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask, reply: Any
+    ) -> None:
+        if reply.status != DONE:
+            if reply.status != CANCELLED:
                 self._disconnected(actor, worker)
             elif actor.answered(task):
                 self._tasks.fail_cancelled(task)

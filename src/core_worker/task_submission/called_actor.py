@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -224,6 +225,17 @@ class CalledActor:
         )
 
     @property
+    def room(self) -> int:
+        """How many more it may have of those that every actor is given."""
+        return self._config.calls_in_flight_max - len(self.in_flight)
+
+    @property
+    def takes_a_frame(self) -> bool:
+        """Whether it is worth while to send more: so many that they travel together. Calls of an actor that
+        runs several may wait for later ones, so those never wait for company."""
+        return self.rules.is_concurrent or 2 * len(self.in_flight) <= self._calls_in_flight_max
+
+    @property
     def holds_back(self) -> bool:
         """Whether calls wait here that those which were sent may wait for."""
         return bool(self.queue and self.peer is not None and self.rules.is_concurrent and not self.has_room)
@@ -269,6 +281,12 @@ class CalledActor:
         self.in_flight[task.task_id] = task
         task.pushed()
 
+    def send_all(self, tasks: Sequence[PendingTask]) -> None:
+        """They are on their way together. There is room for all of them."""
+        self.in_flight.update(zip([task.task_id for task in tasks], tasks, strict=True))
+        for task in tasks:
+            task.pushed()
+
     def answered(self, task: PendingTask) -> bool:
         """Whether it was sent and still waited for."""
         if self._excess:
@@ -277,6 +295,13 @@ class CalledActor:
             if not self._excess:
                 self._excess_bytes_max = self._config.excess_bytes_max
         return self.in_flight.pop(task.task_id, None) is not None
+
+    def answered_all(self, answers: Iterable[tuple[PendingTask, Any]]) -> list[tuple[PendingTask, Any]]:
+        """As answered, of several calls with their answers. Returns those that were waited for."""
+        if self._excess:
+            return [each for each in answers if self.answered(each[0])]
+        pop = self.in_flight.pop
+        return [each for each in answers if pop(each[0].task_id, None) is not None]
 
     def _nothing_in_flight(self) -> None:
         self.in_flight.clear()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from ray_mono.common.our_bug import InternalError
@@ -141,6 +142,16 @@ class Lease:
         self.num_pushed += 1
         task.pushed(self.num_pushed)
 
+    def push_all(self, tasks: Sequence[PendingTask]) -> None:
+        """As push, of tasks that travel together."""
+        if self.state is not BUSY:
+            raise InternalError(f"tasks are pushed where no more go: {self.story}")
+        for place, task in enumerate(tasks, self.num_pushed + 1):
+            task.pushed(place)
+        self.num_pushed += len(tasks)
+        self.num_unanswered += len(tasks)
+        self.tasks.extend(tasks)
+
     def rest(self) -> None:
         """Everything is answered, and nothing waits."""
         if self.state is BUSY:
@@ -189,6 +200,17 @@ class Lease:
             tasks.remove(task)
             return True
         return False
+
+    def answered_all(self, tasks: Sequence[PendingTask]) -> None:
+        """As answered, of several. They are its first in most cases; an answer that waits for an owner is
+        overtaken by those behind it."""
+        self.num_unanswered -= len(tasks)
+        mine = self.tasks
+        for task in tasks:
+            if mine and mine[0] is task:
+                mine.popleft()
+            elif task in mine:
+                mine.remove(task)
 
     def take_unbegun(self, num_begun: int) -> list[PendingTask]:
         """So many of those that were pushed have begun, or were answered unstarted. Takes the others back,
@@ -263,6 +285,12 @@ class SchedulingQueue:
     def ran(self, run_us: int) -> None:
         """One of its tasks took so long."""
         self.run_us = run_us if self.run_us is None else 0.8 * self.run_us + 0.2 * run_us
+
+    def all_ran(self, run_us: int, num_tasks: int) -> None:
+        """So many of its tasks took so long together."""
+        mean_us = run_us / num_tasks
+        kept = 0.8**num_tasks
+        self.run_us = mean_us if self.run_us is None else kept * self.run_us + (1 - kept) * mean_us
 
     def aim_at(self, num_ahead: int) -> None:
         """Each worker has at most so many at a time. It gets more when half of them are answered, so that

@@ -3,6 +3,8 @@ into the error of the task that it ran."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
@@ -37,15 +39,68 @@ def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingT
     def answered(death: Any, error: RpcError | None) -> None:
         if error is not None:
             settle(_node_died(lease, error.message))
-        elif death.message:
-            settle(WorkerCrashedError(f"The worker died before it finished the task: {death.message}"))
         else:
-            settle(WorkerCrashedError())
+            settle(_crashed(death))
 
     answer_s = env.config.lost_worker_answer_s
-    silence = f"its raylet did not answer within {answer_s:g} s"
-    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, silence)))
+    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, _silence(answer_s))))
     lease.raylet.LostWorker.start(_request(lease), answered)
+
+
+def settle_shared(
+    env: Environment,
+    tasks: TaskManager,
+    lease: Lease,
+    left: Sequence[PendingTask],
+    not_begun: Callable[[PendingTask], None],
+) -> None:
+    """`left` travelled together and have no answer. The raylet says which of them were over, and which had
+    begun: those are answered all the same, or lost; not_begun(task) takes each of the others. Where it does
+    not say, all of them may have begun.
+
+    Lock held.
+    """
+    is_settled = False
+
+    def settle(error: BaseException, words: Any = None) -> None:
+        nonlocal is_settled
+        if is_settled:
+            return
+        is_settled = True
+        timer.cancel()
+        values = {} if words is None else dict(enumerate(words.plain, words.first))
+        for task in left:
+            value = values.get(task.place)
+            if value is not None:
+                tasks.complete_all_usual([(task, value)])
+            elif words is None or task.place <= words.begun:
+                tasks.lost(task, lambda: error)
+            else:
+                not_begun(task)
+
+    def told(error: BaseException, words: Any, failure: RpcError | None) -> None:
+        settle(error, words if failure is None and words.is_known else None)
+
+    def answered(death: Any, failure: RpcError | None) -> None:
+        if failure is not None:
+            settle(_node_died(lease, failure.message))
+            return
+        request = raylet_pb2.LastWordsRequest(worker_id=lease.address.worker_id, lease_number=lease.number)
+        lease.raylet.LastWords.start(request, partial(told, _crashed(death)))
+
+    answer_s = env.config.lost_worker_answer_s
+    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, _silence(answer_s))))
+    lease.raylet.LostWorker.start(_request(lease), answered)
+
+
+def _crashed(death: Any) -> WorkerCrashedError:
+    if not death.message:
+        return WorkerCrashedError()
+    return WorkerCrashedError(f"The worker died before it finished the task: {death.message}")
+
+
+def _silence(answer_s: float) -> str:
+    return f"its raylet did not answer within {answer_s:g} s"
 
 
 def _request(lease: Lease) -> raylet_pb2.LostWorkerRequest:

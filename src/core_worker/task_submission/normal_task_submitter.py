@@ -28,6 +28,7 @@ where most of its arguments lie (call_arguments.py).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,6 +49,7 @@ from ray_mono.core_worker.task_submission.lease import (
     SchedulingQueue,
 )
 from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost
+from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import (
     DONE,
@@ -77,6 +79,7 @@ class NormalTaskSubmitter:
         self._lease_requests_max = env.config.lease_requests_max
         self._queues: dict[Any, SchedulingQueue] = {}
         self._stalls = Stalls(env, self._on_closed)
+        self._shared = SharedTasks(env, tasks, self._stalls, self)
         # Raylets that tell which of our leases others wait for.
         self._watched: set[RayletServiceStub] = set()
         # Of lease ids, which nobody else has.
@@ -99,15 +102,21 @@ class NormalTaskSubmitter:
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
         if queue.idle and not queue.tasks:
-            self._push(queue.idle.pop(), task)
+            self.push(queue.idle.pop(), task)
             return
         queue.tasks.append(task)
         if queue.idle or len(queue.requested) < self._lease_requests_max:
-            self._pump(queue)
+            self.pump(queue)
 
-    def _pump(self, queue: SchedulingQueue) -> None:
+    def submit_all(self, queue: SchedulingQueue, tasks: Sequence[PendingTask]) -> None:
+        """As submit, in order."""
+        queue.tasks.extend(tasks)
+        self.pump(queue)
+
+    def pump(self, queue: SchedulingQueue) -> None:
+        """Something waits perhaps, or a worker does: pushes, and asks for leases."""
         while queue.tasks and queue.idle:
-            self._push(queue.idle.pop(), queue.tasks.popleft())
+            self.push(queue.idle.pop(), queue.tasks.popleft())
         # Looked at anew each time: a request can fail at once, and the tasks with it.
         while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
             self._request(queue, self._env.raylet, False)
@@ -117,13 +126,17 @@ class NormalTaskSubmitter:
 
     def _push_ahead(self, lease: Lease) -> None:
         queue = lease.queue
+        if queue.tasks and queue.tasks[0].together:
+            self._shared.push_ahead(lease)
+            if not queue.tasks or queue.tasks[0].together:
+                return
         if queue.run_us is None or not lease.takes_more or not lease.tasks or queue.options.max_calls:
             return
         config = self._env.config
         limit = min(config.ahead_max, int(config.ahead_us / (queue.run_us + config.task_overhead_us)))
         queue.aim_at(limit)
         while queue.tasks and len(lease.tasks) < limit:
-            self._push(lease, queue.tasks.popleft())
+            self.push(lease, queue.tasks.popleft())
 
     # ---- leases
 
@@ -205,14 +218,14 @@ class NormalTaskSubmitter:
         """The raylet has taken back what a worker that does not answer had not begun."""
         lease.end()
         for task in lease.take_unbegun(begun):
-            self._again(lease.queue, task)
+            self.again(lease.queue, task)
         self._end_if_answered(lease)
-        self._pump(lease.queue)
+        self.pump(lease.queue)
 
     def _end_if_answered(self, lease: Lease) -> None:
         if not lease.num_unanswered:
             self._give_back(lease)
-            self._pump(lease.queue)
+            self.pump(lease.queue)
 
     def _on_rejection(self, queue: SchedulingQueue, rejection: Any) -> None:
         kind = rejection.kind
@@ -223,7 +236,7 @@ class NormalTaskSubmitter:
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)
         elif queue.tasks and kind == raylet_pb2.Rejection.CANCELLED:
-            self._pump(queue)
+            self.pump(queue)
 
     def _retry_later(self, queue: SchedulingQueue) -> None:
         """Asks the local raylet again a little later. Another node was busy or has died, or a raylet's queue
@@ -233,7 +246,7 @@ class NormalTaskSubmitter:
 
         def again() -> None:
             queue.retry(False)
-            self._pump(queue)
+            self.pump(queue)
 
         queue.retry(True)
         self._env.reactor.call_later(self._env.config.rejected_retry_s, again)
@@ -251,7 +264,7 @@ class NormalTaskSubmitter:
         """The lease has nothing to do: the next task, or it lingers."""
         queue = lease.queue
         if queue.tasks:
-            self._push(lease, queue.tasks.popleft())
+            self.push(lease, queue.tasks.popleft())
             self._push_ahead(lease)
             return
         lease.rest()
@@ -295,13 +308,14 @@ class NormalTaskSubmitter:
             raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
         )
 
-    def _lose(self, lease: Lease) -> None:
+    def lose(self, lease: Lease) -> None:
         lease.lost()
         lease.queue.forget(lease)
 
     # ---- tasks
 
-    def _push(self, lease: Lease, task: PendingTask) -> None:
+    def push(self, lease: Lease, task: PendingTask) -> None:
+        """The next task of this worker."""
         is_first = not lease.num_pushed
         lease.push(task)
         payload = None if is_first or lease.resource_ids else task.usual_push()
@@ -328,17 +342,17 @@ class NormalTaskSubmitter:
     def _on_reply(self, lease: Lease, task: PendingTask, payload: bytes, error: RpcError | None) -> None:
         was_first = bool(lease.tasks) and lease.tasks[0] is task
         if not lease.answered(task):
-            self._on_late_reply(lease, error)
+            self.on_late_reply(lease, error)
             return
         if error is not None:
             self._on_worker_lost(lease, task)
             return
         if len(payload) <= USUAL_ANSWER.size:
-            self._on_answer(lease, task, Reply.FromString(payload), was_first)
+            self.on_answer(lease, task, Reply.FromString(payload), was_first)
             return
         run_tag, run_us, value_tag, size = USUAL_ANSWER.unpack_from(payload)
         if run_tag != RUN_US or value_tag != PLAIN or size + USUAL_ANSWER.size != len(payload):
-            self._on_answer(lease, task, Reply.FromString(payload), was_first)
+            self.on_answer(lease, task, Reply.FromString(payload), was_first)
             return
         # The usual case, kept short: DONE, and one small value.
         queue = lease.queue
@@ -351,7 +365,7 @@ class NormalTaskSubmitter:
         elif queue.tasks and len(lease.tasks) <= queue.refill_at:
             self._push_ahead(lease)
 
-    def _on_answer(self, lease: Lease, task: PendingTask, reply: Any, was_first: bool) -> None:
+    def on_answer(self, lease: Lease, task: PendingTask, reply: Any, was_first: bool) -> None:
         """Any answer that was waited for still."""
         queue = lease.queue
         if reply.status == DONE:
@@ -361,11 +375,11 @@ class NormalTaskSubmitter:
             self._tasks.note_borrows(reply, lease.address)
             self._move(queue, task, lease.address.node_id)
         else:
-            self._again(queue, task)
+            self.again(queue, task)
         if (reply.worker_exiting or reply.status == WRONG_WORKER) and not lease.is_over:
             # It is not told to end: others may need what it owns, and its answers may still be on their way.
             self._return(lease, leaving=True)
-            self._pump(queue)
+            self.pump(queue)
         else:
             self._go_on(lease, was_first, reply.status == DONE)
 
@@ -378,41 +392,50 @@ class NormalTaskSubmitter:
         if state is ENDING:
             self._end_if_answered(lease)
             if not is_done:
-                self._pump(queue)
+                self.pump(queue)
         elif not lease.tasks:
             if state is STALLED:
                 lease.go_on()
             self._next(lease)
         elif not is_done:
             lease.stall()
-            self._pump(queue)
+            self.pump(queue)
         else:
             if was_first and state is STALLED:
                 lease.go_on()
             if queue.tasks:
                 self._push_ahead(lease)
 
-    def _on_late_reply(self, lease: Lease, error: RpcError | None) -> None:
+    def usual_came(self, lease: Lease, was_first: bool) -> None:
+        """Some of its tasks, one after another, were answered as most are."""
+        if lease.state is not BUSY:
+            self._go_on(lease, was_first, True)
+        elif not lease.tasks:
+            self._next(lease)
+        elif lease.queue.tasks and len(lease.tasks) <= lease.queue.refill_at:
+            self._push_ahead(lease)
+
+    def on_late_reply(self, lease: Lease, error: RpcError | None) -> None:
         """Of a task that was taken back: it did not start there."""
         if lease.is_over:
             return
         if error is not None:
-            self._lose(lease)
+            self.lose(lease)
             tell_lost(lease)
-            self._pump(lease.queue)
+            self.pump(lease.queue)
         else:
             self._end_if_answered(lease)
 
     def _on_worker_lost(self, lease: Lease, task: PendingTask) -> None:
         """The worker ran `task`; what it was sent behind that one was not started."""
         if lease.is_over:
-            self._again(lease.queue, task)
+            self.again(lease.queue, task)
         else:
-            self._lose(lease)
+            self.lose(lease)
             fail_lost(self._env, self._tasks, lease, task)
-        self._pump(lease.queue)
+        self.pump(lease.queue)
 
-    def _again(self, queue: SchedulingQueue, task: PendingTask) -> None:
+    def again(self, queue: SchedulingQueue, task: PendingTask) -> None:
         """A pushed task did not start: it waits again, unless it was cancelled or has failed meanwhile."""
         if not self._tasks.is_pending(task):
             return
@@ -432,7 +455,7 @@ class NormalTaskSubmitter:
             strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
         )
         if node_id is None or is_bound or self._tasks.is_cancelled(task) or not self._tasks.is_pending(task):
-            self._again(queue, task)
+            self.again(queue, task)
             return
         there = common_pb2.NodeAffinity(node_id=node_id, soft=True)
         options = replace(queue.options, strategy=common_pb2.SchedulingStrategy(node_affinity=there))
@@ -458,8 +481,10 @@ class NormalTaskSubmitter:
         self._tasks.fail_cancelled(task)
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
-        """A worker that was told to end for this task lives: it is frozen."""
-        if lease.tasks and lease.tasks[0] is task and not lease.is_over:
+        """A worker that was told to end for this task lives: it is frozen. It runs the first of its tasks. Of
+        those that travelled together it may run the last, while answers of those before are with it."""
+        tasks = lease.tasks
+        if tasks and not lease.is_over and (tasks[0] is task or (task.together and tasks[-1] is task)):
             cause = common_pb2.DeathCause(
                 message="its task was cancelled with force=True, and it did not answer"
             )

@@ -35,8 +35,14 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
 # Values of exactly these types have nothing inside, and stay in the list's own pickle.
-_INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
+INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
 _TEXT_MAX = 4096
+
+
+def stays_inline(value: Any) -> bool:
+    """Whether it is pickled with the flat list: small, and nothing inside."""
+    kind = type(value)
+    return kind in INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,12 @@ class TaskBuilder:
         self._lock = env.lock
         self._reactor = env.reactor
 
+    def next_numbers(self, count: int) -> int:
+        """Of so many tasks, in the order of submission: the first one's. Lock held."""
+        first = self._num_built + 1
+        self._num_built += count
+        return first
+
     # ---- arguments
 
     def pack(self, flat_args: list[Any], what: str) -> Packed:
@@ -123,7 +135,8 @@ class TaskBuilder:
         for position in range(1, len(flat_args), 2):
             value = flat_args[position]
             kind = type(value)
-            if kind in _INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX):
+            # As stays_inline, without the call.
+            if kind in INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX):
                 continue
             if flat is flat_args:
                 flat = list(flat_args)
@@ -229,7 +242,7 @@ class TaskBuilder:
         if self._reactor.is_closed:
             raise disconnected()
         actor = held.actor
-        call = template.call or self._method_call(actor, template)
+        call = template.call or self.method_call(actor, template)
         flat, args, refs = self.pack(flat_args, call.name)
         with self._lock:
             if actor.rules.max_pending_calls >= 0:
@@ -260,7 +273,10 @@ class TaskBuilder:
             self._reactor.raise_if_interrupted()
         return returned
 
-    def _method_call(self, actor: CalledActor, template: MethodTemplate) -> CallTemplate:
+    def method_call(self, actor: CalledActor, template: MethodTemplate) -> CallTemplate:
+        """The constant part of its calls."""
+        if template.call is not None:
+            return template.call
         group, task_name = template.concurrency_group, template.task_name
         spec = common_pb2.TaskSpec(
             type=common_pb2.ACTOR_TASK,

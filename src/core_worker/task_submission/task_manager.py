@@ -24,7 +24,10 @@ completion, retry and failure. It does not know how tasks reach workers; the sub
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common import raw_error
@@ -53,6 +56,15 @@ _DONE_REPLY = Reply()
 INDEX_BYTES = 4
 """Of an object's id: which of its task's returns it is. The rest is the task's id."""
 FIRST_RETURN = (1).to_bytes(INDEX_BYTES, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What tasks of one `map` share that may travel in one frame: those with small items."""
+
+    most: int
+    """How many travel in one; 0: the submitter chooses."""
+
 
 RetryExceptions = bool | tuple[type[BaseException], ...]
 
@@ -106,6 +118,7 @@ class PendingTask:
         "depth",
         "flat_args",
         "has_args",
+        "item",
         "number",
         "place",
         "resubmit",
@@ -114,6 +127,7 @@ class PendingTask:
         "state",
         "task_id",
         "template",
+        "together",
     )
 
     def __init__(
@@ -128,9 +142,12 @@ class PendingTask:
         retry_exceptions: RetryExceptions = False,
         resubmit: Callable[[PendingTask], None] | None = None,
         number: int = 0,
+        together: Together | None = None,
+        item: Any = None,
     ) -> None:
         """arg_ids: every reference that the submission holds: arguments, and what is inside them. resubmit:
-        has it run again. It is None for an actor's creation, which nobody runs again from here."""
+        has it run again. It is None for an actor's creation, which nobody runs again from here.
+        together, item: of a `map`, see below."""
         self.task_id = task_id
         self.template = template
         self.flat_args = flat_args
@@ -146,6 +163,10 @@ class PendingTask:
         self.place = 0
         # The order of submission, among all tasks of its process.
         self.number = number
+        # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it travels
+        # alone.
+        self.together = together
+        self.item = item
         self._request: Any = None
         self.state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
 
@@ -153,6 +174,8 @@ class PendingTask:
     def request(self) -> Any:
         """PushTaskRequest, the same one for the rest of the task's life."""
         if self._request is None:
+            if self.together:
+                self._travels_alone()
             self._request = core_worker_pb2.PushTaskRequest(
                 template_id=self.template.number,
                 task_id=self.task_id,
@@ -165,12 +188,32 @@ class PendingTask:
 
     def usual_push(self) -> bytes | None:
         """`request` as bytes, without the message, where it is like most (task_wire.py)."""
+        if self.together:
+            self._travels_alone()
         template, flat = self.template, self.flat_args
         size = len(flat)
         if self._request is not None or self.has_args or size > SHORT_MAX or template.on_part is not None:
             return None
         head = template.heads.get(self.depth) or template.head(self.depth)
         return head + self.task_id + FLAT_ARGS[size] + flat if flat else head + self.task_id
+
+    def _travels_alone(self) -> None:
+        self.flat_args = pickle.dumps([None, self.item], 5)
+        self.together = self.item = None
+
+    def beside(self, task_id: bytes, number: int, item: Any) -> PendingTask:
+        """Of the same `map`, with another item. Without __init__, which takes twice as long."""
+        return PendingTask.__new__(PendingTask)._begin_like(self, task_id, number, item)
+
+    def _begin_like(self, other: PendingTask, task_id: bytes, number: int, item: Any) -> PendingTask:
+        self.task_id, self.number, self.item = task_id, number, item
+        self.template, self.depth, self.arg_ids = other.template, other.depth, other.arg_ids
+        self.together, self.resubmit = other.together, other.resubmit
+        self.retries_left, self.retry_exceptions = other.retries_left, other.retry_exceptions
+        self.flat_args, self.args, self.has_args = b"", (), False
+        self.place, self._request = 0, None
+        self.state = WAITS_FOR_WORKER
+        return self
 
     @property
     def return_ids(self) -> list[bytes]:
@@ -243,6 +286,11 @@ class PendingTask:
         self.retries_left = 0
 
 
+def _alike(lists: list[Sequence[bytes]]) -> Iterable[tuple[Sequence[bytes], int]]:
+    """Each of them once, and how often it follows itself: tasks of a `map` share it."""
+    return [(next(same), 1 + sum(1 for _ in same)) for _, same in itertools.groupby(lists, id)]
+
+
 class TaskManager:
     """The table of pending tasks of one process."""
 
@@ -284,6 +332,15 @@ class TaskManager:
         made = task.return_ids
         for object_id in made:
             self._references.add_owned(object_id)
+        return made
+
+    def add_all_pending(self, tasks: Sequence[PendingTask]) -> list[bytes]:
+        """As add_pending, of tasks that return one value each. Returns the ids of those, in order."""
+        for arg_ids, times in _alike([task.arg_ids for task in tasks]):
+            self._references.add_submitted(arg_ids, times)
+        made = [task.task_id + FIRST_RETURN for task in tasks]
+        self._references.add_all_owned(made)
+        self._pending.update(zip([task.task_id for task in tasks], tasks, strict=True))
         return made
 
     def get(self, task_id: bytes) -> PendingTask | None:
@@ -346,6 +403,27 @@ class TaskManager:
             self._cancelled.discard(task_id)
         if task.arg_ids:
             self._references.remove_submitted(task.arg_ids)
+
+    def complete_all_usual(self, answered: Iterable[tuple[PendingTask, bytes]]) -> None:
+        """As complete_usual, of tasks that return one value each."""
+        pending, is_referenced, cancelled = self._pending, self._is_referenced, self._cancelled
+        known: dict[bytes, bytes] = {}
+        ended = []
+        for task, value in answered:
+            task_id = task.task_id
+            if pending.pop(task_id, None) is None:
+                continue
+            object_id = task_id + FIRST_RETURN
+            if is_referenced(object_id):
+                known[object_id] = value
+            task.finished()
+            if cancelled:
+                cancelled.discard(task_id)
+            if task.arg_ids:
+                ended.append(task.arg_ids)
+        self._memory_store.put_all_plain(known)
+        for arg_ids, times in _alike(ended):
+            self._references.remove_submitted(arg_ids, times)
 
     def note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
         for borrowed in reply.borrowed:

@@ -7,6 +7,7 @@ from typing import Any
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_submission.task_manager import INDEX_BYTES
+from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
 from ray_mono.protobuf import core_worker_pb2
 from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
 
@@ -87,3 +88,27 @@ def a_worker_with(scene: Scene, count: int, **options: Any) -> list[ObjectRef[An
     scene.grant()
     assert pushed(scene) == ids_of(*refs)
     return refs
+
+
+# ---- those of a `map`
+
+AUTO = 0
+"""How many travel together: as the core chooses."""
+
+
+def frames(scene: Scene, to: str | None = None) -> list[Said]:
+    return scene.wire.all("PushTasks", to)
+
+
+def ids_in(frame: Said) -> list[bytes]:
+    heads, tail = frame.request.id_heads, frame.request.id_tail
+    return [heads[at : at + ID_HEAD_BYTES] + tail for at in range(0, len(heads), ID_HEAD_BYTES)]
+
+
+def other(first: int, reply: Any, count: int = 1) -> core_worker_pb2.PushTasksReply:
+    """Answers of another kind than a small value."""
+    return core_worker_pb2.PushTasksReply(first=first, reply=reply, count=count)
+
+
+def outcomes(scene: Scene, refs: list[ObjectRef[Any]]) -> list[Any]:
+    return [found if not isinstance(found := scene.state_of(ref), Exception) else type(found) for ref in refs]

@@ -228,6 +228,13 @@ class LocalCore:
         )
         return self._run(call, self._next_task_id(ids.nil_actor_of(self.job_id)), flat_args)
 
+    def submit_tasks(
+        self, template: LocalTask, items: Sequence[Any], chunk: int, refs: list[ObjectRef[Any]]
+    ) -> None:
+        """chunk: nothing travels here."""
+        for item in items:
+            refs.extend(self.submit_task(template, [None, item]))
+
     def _next_task_id(self, actor_id: bytes) -> bytes:
         with self._lock:
             return self.context.get().next_task_id(actor_id)
@@ -377,6 +384,17 @@ class LocalCore:
                 for index in range(1, template.num_returns + 1)
             ]
         return self._run(call, task_id, flat_args)
+
+    def submit_actor_tasks(
+        self,
+        held: LocalActorState,
+        template: MethodTemplate,
+        items: Sequence[Any],
+        chunk: int,
+        refs: list[ObjectRef[Any]],
+    ) -> None:
+        for item in items:
+            refs.extend(self.submit_actor_task(held, template, [None, item]))
 
     def hold_actor(
         self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules

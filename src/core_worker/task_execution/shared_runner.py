@@ -1,0 +1,166 @@
+"""Runs calls that came in one frame, one after another, on the main thread: what is the same for all of them
+is done once, and what is usual of each is done here. Whatever is unusual goes the way of every call
+(executor.py): the first call of its function, calls of concurrent actors, errors, large values, generators.
+
+    begun: on the board, in Running, its own context ──► the user's function ──► a small value ──► collected
+                                                             └──► anything else ──► CallEnds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Protocol
+
+from ray_mono.common.start_board import StartBoard
+from ray_mono.core_worker.context import TaskContext, WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.task_execution.call import Call, context_of
+from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, GeneratorRunner
+from ray_mono.core_worker.task_execution.interrupter import Interrupter
+from ray_mono.core_worker.task_execution.process_title import ProcessTitle
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.shared_calls import SharedCalls
+from ray_mono.core_worker.task_execution.task_events import TaskEvents
+from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
+from ray_mono.core_worker.task_execution.task_reply import flush_output
+from ray_mono.core_worker.values.serialization import plain_pickle
+from ray_mono.protobuf import common_pb2
+
+
+class CallEnds(Protocol):
+    """What becomes of a call whose code has run: the Executor."""
+
+    def returned(self, call: Call, task: TaskContext, value: Any) -> None: ...
+
+    def raised(self, call: Call, task: TaskContext, error: BaseException) -> None: ...
+
+    def not_begun(self, call: Call) -> None: ...
+
+    def fell_through(self, call: Call, task: TaskContext, error: BaseException) -> None: ...
+
+
+class SharedRunner:
+    """Of one worker."""
+
+    def __init__(
+        self,
+        env: Environment,
+        context: WorkerContext,
+        board: StartBoard,
+        running: Running,
+        receiver: TaskReceiver,
+        interrupter: Interrupter,
+        generators: GeneratorRunner,
+        events: TaskEvents,
+        blocked: BlockedNotice,
+        title: ProcessTitle,
+        target_of: Callable[[Any], Callable[..., Any] | None],
+        ends: CallEnds,
+    ) -> None:
+        """target_of(spec): what its calls run, where this worker is ready to run it here; else None. Raises
+        what keeps it from being."""
+        self._env = env
+        self._context = context
+        self._board = board
+        self._running = running
+        self._receiver = receiver
+        self._interrupter = interrupter
+        self._generators = generators
+        self._events = events
+        self._blocked = blocked
+        self._title = title
+        self._target_of = target_of
+        self._ends = ends
+
+    def run(self, calls: SharedCalls) -> bool:
+        """Runs them, as long as they are next. False, and nothing happened, where they are not usual."""
+        spec = calls.spec
+        target = self._target_of(spec)
+        if target is None:
+            return False
+        self._title.show(spec)
+        if spec.type == common_pb2.NORMAL_TASK:
+            self._blocked.task_begins()
+        with self._env.lock:
+            if not calls.left:
+                return True
+            like = context_of(calls.call(calls.left[0]), self._running.actor)
+        token = self._context.enter(like)
+        try:
+            self._run(calls, target, like)
+        finally:
+            self._context.leave(token)
+            with self._env.lock:
+                self._running.over()
+                calls.answers.flush()
+        return True
+
+    def _run(self, calls: SharedCalls, target: Callable[..., Any], like: TaskContext) -> None:
+        # Whatever every call uses is at hand: it is a fifth of what a short one takes.
+        running, receiver, lock, reactor = self._running, self._receiver, self._env.lock, self._env.reactor
+        begin, take, beside, enter = running.begin, receiver.take_next_of, like.beside, self._context.enter
+        spec, task_id, run_one = calls.spec, calls.task_id, self._run_one
+        may_begin = self._board.may_begin if spec.type == common_pb2.NORMAL_TASK else None
+        number, name = calls.number(0), spec.name
+        while not reactor.is_closed:
+            with lock:
+                index = -1 if running.is_ending else take(calls)
+                if index < 0:
+                    return
+                task = beside(task_id(index))
+                begin(task)
+            try:
+                enter(task)
+                if may_begin is None or may_begin(number and number + index, name):
+                    run_one(calls, index, task, target)
+                else:
+                    self._flush(calls)
+                    self._ends.not_begun(calls.call(index))
+            except BaseException as error:
+                self._ends.fell_through(calls.call(index), task, error)
+
+    def _run_one(self, calls: SharedCalls, index: int, task: TaskContext, target: Callable[..., Any]) -> None:
+        spec, interrupter = calls.spec, self._interrupter
+        started_s = perf_counter()
+        try:
+            try:
+                interrupter.user_code_begins(task)
+                value = target(calls.items[index])
+                if type(value) in GENERATORS:
+                    value = self._generators.run(calls.call(index), task, value)
+            finally:
+                ended_s = perf_counter()
+                task.ran(ended_s - started_s)
+                interrupter.user_code_ended(task)
+                if not spec.hides_events:
+                    self._events.add(task, started_s, ended_s)
+        except BaseException as error:
+            self._flush(calls)
+            self._ends.raised(calls.call(index), task, error)
+            return
+        plain = plain_pickle(value)
+        if plain is None or len(plain) > INLINE_BYTES_MAX or task.is_cancelled:
+            self._flush(calls)
+            self._ends.returned(calls.call(index), task, value)
+        else:
+            self._collect(calls, index, task.run_us, plain)
+
+    def _collect(self, calls: SharedCalls, index: int, run_us: int, plain: bytes) -> None:
+        flush_output()
+        is_short = run_us < self._env.config.answered_alone_us
+        with self._env.lock:
+            is_enough = calls.answers.collect(index, calls.number(index), run_us, plain)
+            if is_enough or not is_short:
+                calls.spec.ran(is_short)
+                self._flush(calls)
+
+    def _flush(self, calls: SharedCalls) -> None:
+        """Before anything else is said, or this worker ends. Nothing runs here meanwhile: whoever has the
+        answer may know."""
+        if calls.spec.type == common_pb2.NORMAL_TASK:
+            self._board.rest()
+        with self._env.lock:
+            calls.answers.flush()

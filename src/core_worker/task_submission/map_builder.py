@@ -1,0 +1,222 @@
+"""`f.map(items)`: as many tasks as items, made in one pass.
+
+    items, a piece at a time ──► pickled, outside of the lock ──► ids, pending tasks, counts, references: in bulk
+                                                              ──► the submitter, whose frames they share (shared_push.py)
+
+The first pieces are on their way while later ones are packed. An item that stays in its list's pickle
+(task_builder.py) is usual. Any other is packed as `.remote()` does it, and its task travels alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, repeat
+from typing import Any
+
+from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.core_worker.context import WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
+from ray_mono.core_worker.task_submission.actor_handles import HeldActor
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.task_builder import (
+    INLINE_TYPES,
+    MethodTemplate,
+    Packed,
+    TaskBuilder,
+    TaskTemplate,
+    stays_inline,
+)
+from ray_mono.core_worker.task_submission.task_manager import (
+    PendingTask,
+    RetryExceptions,
+    TaskManager,
+    Together,
+)
+
+PIECE_ITEMS = 4096
+"""Packed, and then counted under the lock, at a time: some milliseconds."""
+FIRST_PIECE_ITEMS = 64
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Objects that are made in bulk, and live, have the cycle collector look at all of them again and again,
+    which takes longer than to make them. Lock held: so no other thread does the same meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the tasks of one `map` share."""
+
+    call: CallTemplate
+    actor_id: bytes
+    """Empty for normal tasks."""
+    retries: int
+    retry_exceptions: RetryExceptions
+    resubmit: Callable[[PendingTask], None] | None
+    held: Sequence[ObjectRef[Any]]
+    """What each of them holds besides its argument."""
+    together: Together
+
+
+class MapBuilder:
+    """Makes the tasks of a `map`, of a template that returns one value."""
+
+    def __init__(
+        self,
+        env: Environment,
+        context: WorkerContext,
+        builder: TaskBuilder,
+        tasks: TaskManager,
+        dependencies: DependencyResolver,
+        normal_tasks: NormalTaskSubmitter,
+        actor_tasks: ActorTaskSubmitter,
+        home: ReferenceHome,
+    ) -> None:
+        self._env = env
+        self._context = context
+        self._builder = builder
+        self._tasks = tasks
+        self._dependencies = dependencies
+        self._normal_tasks = normal_tasks
+        self._actor_tasks = actor_tasks
+        self._home = home
+
+    def submit_tasks(
+        self, template: TaskTemplate, items: Sequence[Any], chunk: int, refs: list[ObjectRef[Any]]
+    ) -> None:
+        """See CoreInterface.submit_tasks."""
+        options = template.options
+        kind = _Kind(
+            template.call,
+            b"",
+            options.max_retries,
+            options.retry_exceptions,
+            template.resubmit,
+            template.captured,
+            Together(chunk),
+        )
+        self._submit(kind, items, refs, lambda tasks: self._send(template, tasks))
+
+    def submit_actor_tasks(
+        self,
+        held: HeldActor,
+        template: MethodTemplate,
+        items: Sequence[Any],
+        chunk: int,
+        refs: list[ObjectRef[Any]],
+    ) -> None:
+        """See CoreInterface.submit_actor_tasks."""
+        actor = held.actor
+        if actor.rules.max_pending_calls >= 0:
+            for item in items:
+                refs.extend(self._builder.submit_actor_task(held, template, [None, item]))
+            return
+        call = self._builder.method_call(actor, template)
+        kind = _Kind(
+            call,
+            actor.actor_id,
+            template.max_task_retries,
+            template.retry_exceptions,
+            template.resubmit,
+            () if held.creation_ref is None else (held.creation_ref,),
+            Together(chunk),
+        )
+        self._submit(kind, items, refs, lambda tasks: self._actor_tasks.submit_all(actor, tasks))
+
+    def _submit(
+        self,
+        kind: _Kind,
+        items: Sequence[Any],
+        refs: list[ObjectRef[Any]],
+        send: Callable[[list[PendingTask]], None],
+    ) -> None:
+        reactor = self._env.reactor
+        begin, end = 0, FIRST_PIECE_ITEMS
+        while begin < len(items):
+            if reactor.is_closed:
+                raise disconnected()
+            piece = items[begin:end]
+            packed = self._pack(piece, kind.call.name)
+            with self._env.lock, _without_collector():
+                tasks = self._make(kind, piece, packed)
+                made = self._tasks.add_all_pending(tasks)
+                refs += map(ObjectRef, made, repeat(self._home))
+                send(tasks)
+            begin, end = end, end + PIECE_ITEMS
+            if reactor.interrupted:
+                reactor.raise_if_interrupted()
+
+    def _pack(self, items: Sequence[Any], name: str) -> dict[int, Packed]:
+        """Of those that do not stay inline, by position."""
+        if INLINE_TYPES.issuperset(map(type, items)):
+            return {}
+        return {
+            position: self._builder.pack([None, item], name)
+            for position, item in enumerate(items)
+            if not stays_inline(item)
+        }
+
+    def _make(self, kind: _Kind, items: Sequence[Any], packed: dict[int, Packed]) -> list[PendingTask]:
+        """Lock held."""
+        parent = self._context.get()
+        depth = parent.depth + 1
+        task_ids = parent.next_task_ids(kind.actor_id or self._context.job.nil_actor, len(items))
+        number = self._builder.next_numbers(len(items))
+        like = self._new(kind, task_ids[0], depth, number)
+        if not packed:
+            return list(map(like.beside, task_ids, count(number), items))
+        tasks: list[PendingTask] = []
+        for position, (task_id, item) in enumerate(zip(task_ids, items, strict=True)):
+            own = packed.get(position)
+            if own is None:
+                tasks.append(like.beside(task_id, number + position, item))
+            else:
+                tasks.append(self._new(kind, task_id, depth, number + position, own))
+        return tasks
+
+    def _new(
+        self, kind: _Kind, task_id: bytes, depth: int, number: int, packed: Packed | None = None
+    ) -> PendingTask:
+        """One that travels alone; without `packed`, what others are made like."""
+        flat, args, refs = packed or (b"", [], [])
+        arg_ids = [ref._id for ref in (*kind.held, *refs)]
+        together = kind.together if packed is None else None
+        return PendingTask(
+            task_id,
+            kind.call,
+            flat,
+            args,
+            depth,
+            arg_ids,
+            kind.retries,
+            kind.retry_exceptions,
+            kind.resubmit,
+            number,
+            together,
+        )
+
+    def _send(self, template: TaskTemplate, tasks: list[PendingTask]) -> None:
+        """Normal tasks. Those that have messages for arguments look first whether these are there."""
+        ready: list[PendingTask] = []
+        for task in tasks:
+            if not task.has_args:
+                ready.append(task)
+                continue
+            self._normal_tasks.submit_all(template.queue, ready)
+            ready = []
+            self._dependencies.resolve(task, template.resubmit)
+        self._normal_tasks.submit_all(template.queue, ready)

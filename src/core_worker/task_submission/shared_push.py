@@ -1,0 +1,67 @@
+"""Tasks of a `map` that travel in one frame (PushTasks), at their submitter.
+
+A task of a `map` is a pending task like any other: it waits, is cancelled, fails and is retried by itself.
+Only its way to the worker and its answer's way back are shared with those beside it. So there is one life of
+a task, and what is unusual about one (an argument by reference or that needs a message of its own, another
+attempt) makes it travel alone.
+
+    queue ──take_together──► one PushTasks ──► the worker
+                                    parts, each some answers ──► the submitter, task by task
+                                    connection lost ──► `left`: those that have no answer
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ray_mono.core_worker.peers import OnReply, Peer
+from ray_mono.core_worker.task_submission.task_manager import PendingTask
+
+_SIZED = (str, bytes)
+REST_BYTES = 16
+"""What a task's id and a number take in a frame."""
+
+
+def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[PendingTask]:
+    """Takes the first ones, as far as they may share a frame with the very first, of which there is one."""
+    together = tasks[0].together
+    taken: list[PendingTask] = []
+    num_bytes = 0
+    while tasks and len(taken) < most:
+        task = tasks[0]
+        if task.together is not together:
+            break
+        item = task.item
+        num_bytes += REST_BYTES + (len(item) if type(item) in _SIZED else 0)
+        if num_bytes > bytes_max and taken:
+            break
+        taken.append(tasks.popleft())
+    return taken
+
+
+class SharedPush:
+    """One frame of tasks that was pushed."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self, tasks: Sequence[PendingTask]) -> None:
+        # None: answered.
+        self._tasks: list[PendingTask | None] = list(tasks)
+
+    def send(self, peer: Peer, on_done: OnReply, on_part: Callable[[bytes], None]) -> None:
+        """To a worker that knows their template. Both take a PushTasksReply's bytes."""
+        tasks = self.left
+        task_ids, items = [task.task_id for task in tasks], [task.item for task in tasks]
+        peer.push_all(tasks[0].template, tasks[0].depth, task_ids, items, on_done, on_part)
+
+    def answered(self, first: int, count: int) -> list[PendingTask]:
+        """So many from this one on have their answer. Returns them."""
+        answered = [task for task in self._tasks[first : first + count] if task is not None]
+        self._tasks[first : first + count] = [None] * count
+        return answered
+
+    @property
+    def left(self) -> list[PendingTask]:
+        """Those that have none, in order."""
+        return [task for task in self._tasks if task is not None]

@@ -1,0 +1,340 @@
+"""Normal tasks of a `map`: they travel together, and each has its own life."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import pytest
+
+from ray_mono.common.exceptions import NodeDiedError, TaskCancelledError, WorkerCrashedError
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.task_submission.map_builder import FIRST_PIECE_ITEMS, PIECE_ITEMS
+from ray_mono.protobuf import common_pb2, raylet_pb2
+from tests.core_worker.scene import Reply, Scene, address_of, failure, value, values
+from tests.core_worker.task_submission.tasks import (
+    AUTO,
+    NOT_STARTED,
+    SECOND,
+    answer,
+    frames,
+    id_of,
+    ids_in,
+    ids_of,
+    lease_states,
+    lose,
+    num_queued,
+    other,
+    outcomes,
+    pushed,
+    short_tasks,
+)
+
+LOOK_S = 0.01
+
+
+def a_scene(**limits: Any) -> Scene:
+    """Its worker is leased, knows the function, and is idle; the function is short."""
+    scene = Scene(**limits)
+    short_tasks(scene)
+    first = scene.submit(max_retries=1)
+    scene.grant(number=7)
+    answer(scene, first, value(0, run_us=1))
+    return scene
+
+
+def mapped(scene: Scene, items: Any, chunk: int = AUTO, **options: Any) -> list[ObjectRef[Any]]:
+    """`f.map(items)`; with one retry each."""
+    refs: list[ObjectRef[Any]] = []
+    template = scene.template(**{"max_retries": 1, **options})
+    scene.core.submit_tasks(template, list(items), chunk, refs)
+    return refs
+
+
+def test_the_first_travels_alone_and_the_others_behind_it_together() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(10))
+    assert pushed(scene)[-1] == id_of(refs[0])
+    (frame,) = frames(scene)
+    assert ids_in(frame) == ids_of(*refs[1:])
+    assert pickle.loads(frame.request.items) == list(range(1, 10))
+
+
+def test_values_arrive_in_parts_and_the_last_with_the_reply() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(5))
+    (frame,) = frames(scene)
+    answer(scene, refs[0], value("a", run_us=1))
+    frame.part(values(0, "b", "c", run_us=2))
+    assert scene.core.get(refs[:3], 0) == ["a", "b", "c"]
+    frame.answer(values(2, "d", "e", run_us=2))
+    assert scene.core.get(refs, 0) == list("abcde")
+    assert "lingers" in lease_states(scene)[0]
+
+
+def test_an_answer_of_another_kind_is_its_own() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(4))
+    (frame,) = frames(scene)
+    frame.part(values(0, "b"))
+    frame.part(other(1, failure(KeyError("c"), refs[2].binary())))
+    frame.answer(values(2, "d"))
+    answer(scene, refs[0])
+    assert scene.core.get([refs[0], refs[1], refs[3]], 0) == [1, "b", "d"]
+    with pytest.raises(KeyError):
+        scene.core.get([refs[2]], 0)
+
+
+def test_how_many_travel_together_is_as_told() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(13), chunk=4)
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [4, 4, 4]
+    assert [task_id for frame in frames(scene) for task_id in ids_in(frame)] == ids_of(*refs[1:])
+
+
+def test_as_many_are_ahead_as_a_worker_runs_in_a_moment() -> None:
+    scene = a_scene(chunk_ahead_us=200.0, chunk_task_overhead_us=9.0)
+    refs = mapped(scene, range(100))
+    (frame,) = frames(scene)
+    assert len(ids_in(frame)) == 19
+    # Refilled by halves.
+    answer(scene, refs[0], value(0, run_us=1))
+    frame.part(values(0, *range(8), run_us=8))
+    assert len(frames(scene)) == 1
+    frame.part(values(8, 0, run_us=1))
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [19, 10]
+
+
+def test_tasks_that_may_be_long_are_not_pushed_ahead() -> None:
+    scene = Scene()
+    refs = mapped(scene, range(5))
+    scene.grant()
+    assert (pushed(scene), frames(scene), num_queued(scene)) == (ids_of(refs[0]), [], 4)
+    answer(scene, refs[0], value(0, run_us=10**6))
+    assert (pushed(scene)[1:], frames(scene), num_queued(scene)) == (ids_of(refs[1]), [], 3)
+
+
+def test_a_frame_has_no_more_bytes_than_its_limit() -> None:
+    scene = a_scene(chunk_bytes_max=10_000)
+    mapped(scene, [0] + ["x" * 3000] * 7, chunk=1000)
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [3]
+    scene = a_scene(chunk_bytes_max=800)
+    mapped(scene, range(1000), chunk=10**9)
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [50]
+
+
+def test_unusual_items_travel_alone_and_all_keep_their_order() -> None:
+    scene = a_scene()
+    refs = mapped(scene, [0, 1, (2,), 3, 4, "x" * 5000, 6])
+    order = [
+        each
+        for said in scene.wire.said
+        if said.method in ("PushTask", "PushTasks")
+        for each in (ids_in(said) if said.method == "PushTasks" else [said.request.task_id])
+    ]
+    assert order[-7:] == ids_of(*refs)
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [2]
+
+
+def test_an_item_that_waits_for_its_value_holds_back_no_other() -> None:
+    scene = a_scene()
+    late = scene.borrow(b"late".ljust(28, b"."))
+    refs = mapped(scene, [0, late, 2, 3])
+    assert ids_in(frames(scene)[0]) == ids_of(refs[2], refs[3])
+    assert id_of(refs[1]) not in pushed(scene)
+
+
+def test_what_a_worker_gives_back_travels_together_again() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(6))
+    (frame,) = frames(scene)
+    frame.part(values(0, "b"))
+    frame.answer(other(1, NOT_STARTED, count=4))
+    assert num_queued(scene) == 4
+    scene.grant(SECOND)
+    assert pushed(scene, "unix:second") == ids_of(refs[2])
+    assert [ids_in(each) for each in frames(scene, "unix:second")] == [ids_of(*refs[3:])]
+
+
+def test_an_answer_that_waits_for_an_owner_may_be_overtaken() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(4))
+    (frame,) = frames(scene)
+    frame.part(values(1, "c", "d"))
+    assert outcomes(scene, refs[2:]) == ["c", "d"]
+    answer(scene, refs[0])
+    frame.answer(other(0, value("b")))
+    assert scene.core.get(refs, 0) == [1, "b", "c", "d"]
+    assert "lingers" in lease_states(scene)[0]
+
+
+def test_no_answer_is_taken_for_a_task_that_has_failed_meanwhile() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(3))
+    (frame,) = frames(scene)
+    scene.core.cancel(refs[1], False, False)
+    assert [said.request.task_id for said in scene.wire.all("CancelTask")] == ids_of(refs[1])
+    frame.part(other(0, Reply(status=Reply.CANCELLED)))
+    frame.answer(values(1, "c"))
+    assert outcomes(scene, refs[1:]) == [TaskCancelledError, "c"]
+
+
+# ---- a worker that dies
+
+
+class Lost:
+    """Of six tasks the first is answered; then their worker is gone, and its raylet is asked."""
+
+    def __init__(self, **options: Any) -> None:
+        self.scene = a_scene()
+        self.refs = mapped(self.scene, range(6), **options)
+        answer(self.scene, self.refs[0])
+        lose(self.scene)
+        (self.asked,) = self.scene.wire.open("LostWorker")
+
+    def told(self, **fields: Any) -> list[Any]:
+        """The raylet answers, the second time with these LastWords. What became of the last five."""
+        self.asked.answer(common_pb2.DeathCause(message="it crashed"))
+        (asked,) = self.scene.wire.open("LastWords")
+        assert asked.request.worker_id == self.scene.worker.worker_id
+        assert asked.request.lease_number == 7
+        asked.answer(raylet_pb2.LastWordsReply(**fields))
+        return self.outcomes
+
+    @property
+    def outcomes(self) -> list[Any]:
+        queued = num_queued(self.scene)
+        found = outcomes(self.scene, self.refs[1:])
+        assert sum(each.__class__ is type and each.__name__ == "GetTimeoutError" for each in found) == queued
+        return found
+
+    def again(self) -> set[tuple[bytes, int]]:
+        """What runs again, once there is a worker, and at which attempt."""
+        self.scene.grant(SECOND)
+        found = set()
+        while waiting := self.scene.wire.open("PushTask", "unix:second"):
+            found.add((waiting[0].request.task_id, waiting[0].request.attempt))
+            waiting[0].answer(value(0, run_us=1))
+        for frame in frames(self.scene, "unix:second"):
+            found |= {(task_id, 0) for task_id in ids_in(frame)}
+        return found
+
+
+def plain(*of: Any) -> list[bytes]:
+    return list(values(0, *of).plain)
+
+
+def test_of_a_worker_that_died_only_what_it_ran_costs_a_retry() -> None:
+    # On its lease: the task that warmed it up, and six. The third and fourth are over, the fifth ran.
+    lost = Lost(max_retries=1)
+    found = lost.told(is_known=True, begun=5, first=3, plain=plain("b", "c"))
+    assert found[:2] == ["b", "c"]
+    refs = lost.refs
+    assert lost.again() == {(id_of(refs[3]), 1), (id_of(refs[4]), 0), (id_of(refs[5]), 0)}
+
+
+def test_without_retries_what_it_ran_fails_and_the_others_run_elsewhere() -> None:
+    lost = Lost(max_retries=0)
+    found = lost.told(is_known=True, begun=5, first=3, plain=plain("b", "c"))
+    assert found[:3] == ["b", "c", WorkerCrashedError]
+    assert lost.again() == {(each, 0) for each in ids_of(*lost.refs[4:])}
+
+
+def test_where_the_raylet_does_not_know_all_of_them_may_have_begun() -> None:
+    assert Lost(max_retries=0).told() == [WorkerCrashedError] * 5
+    lost = Lost(max_retries=1)
+    lost.told()
+    assert lost.again() == {(each, 1) for each in ids_of(*lost.refs[1:])}
+
+
+def test_a_raylet_that_does_not_answer_is_not_waited_for_for_ever() -> None:
+    lost = Lost(max_retries=0)
+    lost.scene.pass_time(lost.scene.config.lost_worker_answer_s + 1)
+    assert lost.outcomes == [NodeDiedError] * 5
+
+
+def test_what_was_cancelled_is_not_run_again() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(4))
+    scene.core.cancel(refs[3], False, False)
+    answer(scene, refs[0])
+    lose(scene)
+    scene.wire.open("LostWorker")[0].answer(common_pb2.DeathCause())
+    scene.wire.open("LastWords")[0].answer(raylet_pb2.LastWordsReply(is_known=True, begun=3))
+    assert outcomes(scene, refs)[3] is TaskCancelledError
+    assert num_queued(scene) == 2
+
+
+# ---- a worker that does not answer
+
+
+def test_what_a_frozen_worker_has_not_begun_runs_elsewhere() -> None:
+    scene = a_scene(stall_look_s=LOOK_S)
+    refs = mapped(scene, range(6))
+    answer(scene, refs[0], value(0, run_us=1))
+    scene.pass_time(5 * LOOK_S)
+    assert scene.wire.all("GiveBackTasks")
+    (asked,) = scene.wire.open("WithdrawTasks")
+    assert asked.request.last == 7
+    asked.answer(raylet_pb2.WithdrawTasksReply(is_closed=True, begun=4))
+    assert num_queued(scene) == 3
+    # It goes on after all, and answers what it had begun.
+    (frame,) = frames(scene)
+    frame.part(values(0, "b", "c"))
+    frame.answer(other(2, NOT_STARTED, count=3))
+    assert outcomes(scene, refs[1:3]) == ["b", "c"]
+    assert scene.wire.all("ReturnWorker") and num_queued(scene) == 3
+
+
+# ---- many
+
+
+def test_the_first_are_on_their_way_before_the_last_is_packed() -> None:
+    scene = a_scene()
+    num_before = len(pushed(scene))
+
+    class Late:
+        def __reduce__(self) -> Any:
+            seen.append(len(pushed(scene)) - num_before)
+            return (int, ())
+
+    seen: list[int] = []
+    refs = mapped(scene, [*range(FIRST_PIECE_ITEMS + PIECE_ITEMS), Late()])
+    assert seen[0] > 0 and len(refs) == FIRST_PIECE_ITEMS + PIECE_ITEMS + 1
+
+
+def test_items_that_were_made_have_their_references_where_a_later_one_does_not_pickle() -> None:
+    scene = a_scene()
+    refs: list[ObjectRef[Any]] = []
+    with pytest.raises(TypeError, match="does not pickle"):
+        scene.core.submit_tasks(scene.template(), [*range(FIRST_PIECE_ITEMS), threading.Lock()], AUTO, refs)
+    assert len(refs) == FIRST_PIECE_ITEMS
+
+
+def held(scene: Scene) -> Any:
+    told = scene.core.describe()
+    return {name: told[name] for name in ("references", "values", "waiters", "tasks_pending")}
+
+
+def test_nothing_is_left_when_all_is_answered_and_dropped() -> None:
+    scene = a_scene()
+    argument = scene.core.put(b"x" * 10)
+    before = held(scene)
+    refs = mapped(scene, [0, 1, [argument], 3, 4])
+    for frame in frames(scene):
+        frame.answer(values(0, *([0] * len(ids_in(frame)))))
+    for said in scene.wire.open("PushTask"):
+        said.answer(value(0))
+    assert scene.core.get(refs, 0)
+    del refs
+    scene.turn()
+    assert held(scene) == before
+
+
+def test_two_workers_share_a_map() -> None:
+    scene = a_scene(chunk_ahead_us=50.0, chunk_task_overhead_us=9.0)
+    refs = mapped(scene, range(20))
+    scene.grant(address_of(b"second"), number=8)
+    assert pushed(scene, "unix:second") == ids_of(refs[5])
+    assert len(frames(scene, "unix:second")) == 1 and len(frames(scene, "unix:worker")) == 1
