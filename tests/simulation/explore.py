@@ -22,6 +22,9 @@ from collections.abc import Sequence
 from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.scenario import FaultKind, Outcome, draw_scenario, run_scenario
 
+PROGRESS_SEEDS = 100
+"""Between two lines that say how far it is."""
+
 
 class _WhereAndWhen(logging.Filter):
     """Adds the simulated process and the virtual time to log records."""
@@ -66,6 +69,8 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
     for seed in seeds:
         result = run_seed(seed, num_tasks, without)
         count += 1
+        if count % PROGRESS_SEEDS == 0:
+            print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
         if isinstance(result, str):
             failed.append(seed)
             print(f"seed {seed} failed:\n{result}", flush=True)

@@ -56,6 +56,7 @@ class ObjectJournal:
 
     def joined(self, process: SimProcess, references: ReferenceCounter) -> None:
         self._tables[process] = references
+        process.on_death(lambda _reason: self._died(process), is_first=True)
 
     def value_read(self) -> None:
         self.values_read += 1
@@ -84,20 +85,25 @@ class ObjectJournal:
             story = self._tables[holders[0]].story(object_id)
             raise ObjectCheckFailed(f"{owner.name} frees what {holders[0].name} holds: {story}")
 
+    def _died(self, process: SimProcess) -> None:
+        self._note_held(self._tables.pop(process))
+
+    def _note_held(self, table: ReferenceCounter) -> None:
+        self._held_by_dead.update(dict.fromkeys(object_id for object_id, _ in table.items()))
+
     def _living(self) -> dict[SimProcess, ReferenceCounter]:
-        dead = [process for process in self._tables if self._counts_as_dead(process)]
-        for process in dead:
-            self._held_by_dead.update(
-                dict.fromkeys(object_id for object_id, _ in self._tables[process].items())
-            )
-            if not process.is_alive:
-                del self._tables[process]
-        return {process: table for process, table in self._tables.items() if process not in dead}
+        living = {}
+        for process, table in self._tables.items():
+            if self._counts_as_dead(process):
+                self._note_held(table)
+            else:
+                living[process] = table
+        return living
 
     def _counts_as_dead(self, process: SimProcess) -> bool:
-        return not process.is_alive or (
-            process.core is not None and self._actors.is_doomed(process.core.worker_id)
-        )
+        """Also one that lives, and is the process of an actor that nobody can call any more."""
+        core = process.core
+        return not process.is_alive or (core is not None and self._actors.is_doomed(core.worker_id))
 
     def check_invariants(self) -> None:
         """Has the processes that live recount their tables."""

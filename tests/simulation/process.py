@@ -45,10 +45,11 @@ class SimProcess:
         """Calls a function inside this process, now."""
         return self.context.copy().run(function, *args)
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
-        """callback(reason) runs outside the process when it is killed (at once if it was)."""
+    def on_death(self, callback: Callable[[str], None], is_first: bool = False) -> None:
+        """callback(reason) runs outside the process when it is killed (at once if it was). is_first: before
+        all others, which end its connections."""
         if self.is_alive:
-            self._on_death.append(callback)
+            self._on_death.insert(0 if is_first else len(self._on_death), callback)
         else:
             callback("it was dead already")
 

@@ -1,0 +1,81 @@
+"""The judge of objects: what lives is held, what a dead process held may go, and actors that are killed count
+as dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.simulation.actor_checkers import ActorJournal
+from tests.simulation.loop import VirtualLoop, new_loop
+from tests.simulation.object_checkers import JudgedCounter, ObjectCheckFailed, ObjectJournal
+from tests.simulation.process import SimProcess
+
+OBJECT = b"o" * 28
+ACTOR = b"a" * 16
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    loop = new_loop()
+    yield loop
+    loop.end()
+
+
+class Scene:
+    """An owner, and a process that borrows an object of it."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.actors = ActorJournal()
+        self.journal = ObjectJournal(self.actors)
+        self.owner, self.owned = self._start(loop, "owner")
+        self.owned.add_owned(OBJECT)
+        self.borrower, self.borrowed = self._start(loop, "borrower")
+        self.borrowed.borrow(OBJECT, b"the owner")
+        self.borrowed.add_local(OBJECT)
+
+    def _start(self, loop: VirtualLoop, name: str) -> tuple[SimProcess, JudgedCounter]:
+        process = SimProcess(loop, "host", name, 1)
+        return process, JudgedCounter(process, self.journal, lambda object_id, row: None)
+
+    def owner_lets_go(self) -> None:
+        self.owned.remove_local(OBJECT)
+
+
+def test_what_another_process_holds_must_not_be_freed(loop: VirtualLoop) -> None:
+    with pytest.raises(ObjectCheckFailed, match="owner frees what borrower holds"):
+        Scene(loop).owner_lets_go()
+
+
+def test_what_nobody_else_holds_may_be_freed(loop: VirtualLoop) -> None:
+    scene = Scene(loop)
+    scene.borrowed.remove_local(OBJECT)
+    scene.owner_lets_go()
+
+
+def test_what_a_dead_process_held_may_be_freed_although_another_has_it_of_that(loop: VirtualLoop) -> None:
+    scene = Scene(loop)
+    _, other = scene._start(loop, "other")
+    other.borrow(OBJECT, b"the owner")
+    other.add_local(OBJECT)
+    # As its connections end, which the kill brings about, it lets go of everything.
+    scene.borrower.on_death(lambda _reason: scene.borrowed.remove_local(OBJECT))
+    scene.borrower.kill("a fault")
+    scene.owner_lets_go()
+
+
+@pytest.mark.parametrize("end", ["killed", "out of scope"])
+def test_the_process_of_an_actor_that_ends_holds_nothing_back(loop: VirtualLoop, end: str) -> None:
+    scene = Scene(loop)
+    core: Any = SimpleNamespace(worker_id=b"w")
+    scene.borrower.core = core
+    scene.actors.registered(ACTOR, max_restarts=0)
+    scene.actors.constructor_began(ACTOR, b"w", b"node", 0)
+    if end == "killed":
+        scene.actors.killed(ACTOR)
+    else:
+        scene.journal.freed(scene.owner, b"\xff" * 8 + ACTOR + (1).to_bytes(4, "little"))
+    scene.owner_lets_go()
