@@ -7,12 +7,13 @@ It sleeps as any thread here: parked, until its next timer or until another thre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.simulation.baton import Baton, SimThread
+from tests.simulation.baton import Baton, Killed, SimThread
 from tests.simulation.handles import SimHandle
 from tests.simulation.loop import SimulationError, VirtualLoop
 
@@ -47,9 +48,23 @@ class ActorLoop(VirtualLoop):
                 self._run_ready()
                 if not (self._ready or self._is_stopped):
                     self._park(thread)
+        except Killed:
+            self._abandon()
+            raise
         finally:
             self._thread = None
             asyncio._set_running_loop(None)
+
+    def _abandon(self) -> None:
+        """Its process is dead. What coroutines do on their way out they do here, where it reaches nobody, and
+        not when memory is collected."""
+        for task in self._tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            if not task.done() and isinstance(coroutine, Coroutine):
+                with contextlib.suppress(BaseException):
+                    coroutine.close()
+        self.close()
 
     def stop(self) -> None:
         self._is_stopped = True

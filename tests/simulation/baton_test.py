@@ -3,11 +3,14 @@ outlives its process."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.simulation.actor_loop import actor_asyncio
 from tests.simulation.baton import Baton
 from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.loop import SimulationError, VirtualLoop, new_loop
@@ -218,3 +221,24 @@ def test_it_is_told_who_waits_where(loop: VirtualLoop, baton: Baton) -> None:
         loop.run_until_complete(loop.create_future(), 1.0)
     assert "  p: the sleeper < " in baton.describe()
     assert "naps (baton_test.py:" in baton.describe()
+
+
+def test_coroutines_of_a_killed_process_end_with_it(loop: VirtualLoop, baton: Baton) -> None:
+    process, seen = process_of(baton), []
+    actor_loop: Any = actor_asyncio(baton).new_event_loop()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10.0)
+        finally:
+            seen.append((loop.time(), process.is_alive, CURRENT_PROCESS.get()))
+
+    def main() -> None:
+        tasks.append(actor_loop.create_task(work()))
+        actor_loop.run_forever()
+
+    tasks: list[Any] = []
+    baton.start(process, main, "actor-loop")
+    loop.call_later(2.0, process.kill, "a fault")
+    loop.run_until_idle(LIMIT_S)
+    assert seen == [(2.0, False, process)]
