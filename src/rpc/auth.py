@@ -36,6 +36,7 @@ import socket
 import struct
 from typing import Final, Protocol
 
+from ray_mono.common.backoff import pause_after_s
 from ray_mono.common.private_files import UntrustedPathError, open_file
 
 MAGIC: Final = b"RMF1"
@@ -43,10 +44,12 @@ NONCE_SIZE: Final = 16
 PROOF_SIZE: Final = 32
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 # A port that strangers flood sends away some who only were not quick enough. So a client whose handshake is
-# ended without a word begins another, on a new connection: so often in all, and after so long, doubled each
-# time. (framed_handshake.shaken, reactor_channel)
+# ended without a word begins another, on a new connection: so often in all.
+# (framed_handshake.shaken, reactor_channel)
 SHAKES_MAX: Final = 6
+# The first pause before another handshake, and the longest.
 SHAKE_AGAIN_S: Final = 0.02
+SHAKE_AGAIN_MAX_S: Final = 0.32
 REASON_BYTES_MAX: Final = 1024
 SECRET_BYTES_MAX: Final = 4096
 
@@ -64,6 +67,11 @@ HOW_TO_PASS: Final = (
 
 _ACCEPTED = b"\x01"
 _REFUSED = b"\x00"
+
+
+def pause_before_shake_s(ended: int) -> float:
+    """Seconds to wait before the next handshake, after so many that were ended without a word."""
+    return pause_after_s(ended, SHAKE_AGAIN_S, SHAKE_AGAIN_MAX_S)
 
 
 class SecretNotFoundError(LookupError):

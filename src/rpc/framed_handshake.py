@@ -20,11 +20,11 @@ T = TypeVar("T")
 async def shaken(shake: Callable[[], Awaitable[T]]) -> T:
     """What `shake` gives, which connects and raises ConnectionResetError where the handshake is ended without
     a word: then it does so again, up to SHAKES_MAX times in all."""
-    for shakes in range(auth.SHAKES_MAX - 1):
+    for shakes in range(1, auth.SHAKES_MAX):
         try:
             return await shake()
         except (ConnectionResetError, BrokenPipeError):
-            await asyncio.sleep(auth.SHAKE_AGAIN_S * 2**shakes)
+            await asyncio.sleep(auth.pause_before_shake_s(shakes))
     return await shake()
 
 

@@ -118,8 +118,8 @@ class ReactorChannel(ReactorSocket):
         self._sock.close()
         self._fd = -1
         self._connecting, self._reason = True, reason
-        self.reactor.call_later(auth.SHAKE_AGAIN_S * 2**self._shakes, self._open)
         self._shakes += 1
+        self.reactor.call_later(auth.pause_before_shake_s(self._shakes), self._open)
 
     def _check_connected(self) -> None:
         if self._connecting or self._handshake is not None:
