@@ -64,7 +64,6 @@ class ObjectManager:
         node = self.node_store
         servicer = StoreServicer(
             node,
-            node.store,
             node.pressure,
             self._forwarder,
             self.stats,

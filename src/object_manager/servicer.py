@@ -18,7 +18,6 @@ from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pressure_notices import PressureNotices
-from ray_mono.object_manager.store import Store
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceServicer
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -38,7 +37,6 @@ class StoreServicer(ObjectStoreServiceServicer):
     def __init__(
         self,
         node_store: NodeStore,
-        store: Store,
         pressure: PressureNotices,
         forwarder: FreeForwarder | None,
         stats: Callable[[], object_manager_pb2.StoreStats],
@@ -47,7 +45,6 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> None:
         """forwarder None: a store alone. on_raylet_gone(reason): the node's raylet ended its connection."""
         self._node_store = node_store
-        self._store = store
         self._pressure = pressure
         self._forwarder = forwarder
         self._stats = stats
@@ -127,13 +124,6 @@ class StoreServicer(ObjectStoreServiceServicer):
             _refuse(refusal)
         return _EMPTY
 
-    async def Contains(
-        self, request: object_manager_pb2.ContainsRequest, context: CallContext
-    ) -> object_manager_pb2.ContainsReply:
-        return object_manager_pb2.ContainsReply(
-            found=[self._store.contains(_object_id(object_id)) for object_id in request.object_ids]
-        )
-
     async def Free(self, request: object_manager_pb2.FreeRequest, context: CallContext) -> common_pb2.Empty:
         object_ids = [_object_id(item.object_id) for item in request.objects]
         self._node_store.free(object_ids)
@@ -149,13 +139,6 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> common_pb2.Empty:
         self._node_store.free_owned_by(WorkerKey(request.worker_id))
         return _EMPTY
-
-    async def Pin(
-        self, request: object_manager_pb2.PinRequest, context: CallContext
-    ) -> object_manager_pb2.PinReply:
-        return object_manager_pb2.PinReply(
-            pinned=[self._store.make_primary(_object_id(object_id)) for object_id in request.object_ids]
-        )
 
     async def WatchPressure(
         self, request: common_pb2.Empty, context: CallContext

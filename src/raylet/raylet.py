@@ -165,7 +165,6 @@ class Raylet:
             self._reclaims,
             self._withdrawals,
             self._gcs,
-            self.end,
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)
@@ -182,7 +181,7 @@ class Raylet:
         return [listener.address for listener in self._listeners]
 
     def end(self, reason: str) -> None:
-        """Makes until_ended() return; the first reason counts. An empty one: it was told to."""
+        """Makes until_ended() return; the first reason counts."""
         if not self._ended.is_set():
             self._end_reason = reason
             self._ended.set()
@@ -288,7 +287,7 @@ async def serve(service: Service, arguments: Arguments) -> None:
     )
 
     async def end() -> None:
-        service.stop(await raylet.until_ended() or "it was told to by Shutdown")
+        service.stop(await raylet.until_ended())
 
     try:
         await raylet.start()

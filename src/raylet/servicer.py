@@ -37,11 +37,9 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         reclaims: ReclaimStreams,
         withdrawals: Withdrawals,
         gcs: GcsClient,
-        end: Callable[[str], None],
         describe: Callable[[], dict[str, Any]],
     ) -> None:
-        """node: this node's row at the GCS. end(reason): ends the raylet. describe(): its state for
-        people."""
+        """node: this node's row at the GCS. describe(): its state for people."""
         self._clock = clock
         self._node = node
         self._ledger = ledger
@@ -50,7 +48,6 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._reclaims = reclaims
         self._withdrawals = withdrawals
         self._gcs = gcs
-        self._end = end
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -163,10 +160,6 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> raylet_pb2.CheckAliveReply:
         return raylet_pb2.CheckAliveReply(resources_version=self._gcs.resources_version)
-
-    async def Shutdown(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
-        self._end("")
-        return common_pb2.Empty()
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._describe()))

@@ -234,7 +234,7 @@ class CalledActor:
 
     @property
     def probes(self) -> list[Said]:
-        return self.scene.wire.open("RemoveObjectLocation")
+        return self.scene.wire.open("CheckAlive")
 
     @property
     def timers(self) -> list[SceneTimer]:

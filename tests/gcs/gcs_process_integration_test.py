@@ -170,8 +170,9 @@ def test_nothing_answered_is_lost_when_it_is_killed_while_it_writes(start: Start
         assert all(isinstance(outcome, RpcError) for outcome in outcomes)
 
     async def compare(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
-        reply = await gcs.KvMultiGet(gcs_pb2.KvMultiGetRequest(namespace=b"ns", keys=list(answered)))
-        assert {pair.key: pair.value for pair in reply.pairs} == answered
+        requests = [gcs_pb2.KvGetRequest(namespace=b"ns", key=key) for key in answered]
+        replies = await asyncio.gather(*map(gcs.KvGet, requests))
+        assert [reply.value for reply in replies] == list(answered.values())
 
     talk(first.address, write_until_killed)
     first.process.wait()

@@ -171,8 +171,9 @@ class Client:
         await self.stub.Free(object_manager_pb2.FreeRequest(objects=objects))
 
     async def contains(self, *names: str) -> list[bool]:
-        request = object_manager_pb2.ContainsRequest(object_ids=[object_id(name) for name in names])
-        return list((await self.stub.Contains(request)).found)
+        rows = json.loads((await self.stub.DumpState(common_pb2.Empty())).json)["objects"]
+        sealed = {row["object_id"] for row in rows if row["state"] == "sealed"}
+        return [object_id(name).hex() in sealed for name in names]
 
     async def stats(self) -> object_manager_pb2.StoreStats:
         return await self.stub.GetStats(common_pb2.Empty())

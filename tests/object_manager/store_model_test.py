@@ -135,13 +135,6 @@ class StoreAgainstAModel(RuleBasedStateMachine):
             self.rows[object_id].is_freed = True
             self.drop_unread(object_id)
 
-    @rule(object_id=objects)
-    def make_primary(self, object_id: ObjectKey) -> None:
-        row = self.rows.get(object_id)
-        assert self.store.make_primary(object_id) == (row is not None and row.is_sealed and not row.is_freed)
-        if row is not None and row.is_sealed and not row.is_freed:
-            row.is_primary = True
-
     @rule(client=clients)
     def reconnect(self, client: ClientKey) -> None:
         aborted = self.store.disconnect(client)

@@ -109,14 +109,6 @@ def test_nothing_is_evicted_for_what_does_not_fit_anyway(store: Store) -> None:
     assert store.contains(B)
 
 
-def test_a_copy_that_became_primary_stays(store: Store) -> None:
-    copy_here(store, A)
-    assert store.make_primary(A)
-    assert not store.make_primary(B)
-    store.check_invariants()
-    assert is_full(store, B, 1024)
-
-
 def test_freed_memory_stays_until_the_last_reader_lets_go(store: Store) -> None:
     put(store, A)
     store.pin(A, ANNA)

@@ -134,7 +134,3 @@ class FutureResolver:
         else:
             self._memory_store.add_location(request.object_id, request.node_id)
         call.reply(common_pb2.Empty())
-
-    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:
-        self._memory_store.remove_location(request.object_id, request.node_id)
-        call.reply(common_pb2.Empty())

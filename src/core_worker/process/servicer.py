@@ -98,8 +98,8 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def AddObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         self.core.resolver.AddObjectLocation(request, call)
 
-    def RemoveObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        self.core.resolver.RemoveObjectLocation(request, call)
+    def CheckAlive(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(common_pb2.Empty())
 
     def Exit(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         execution = self._execution

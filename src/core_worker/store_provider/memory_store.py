@@ -150,11 +150,6 @@ class MemoryStore:
             entry.locations.append(node_id)
         return True
 
-    def remove_location(self, object_id: bytes, node_id: bytes) -> None:
-        entry = self.get(object_id)
-        if entry is not None and entry.locations is not None and node_id in entry.locations:
-            entry.locations.remove(node_id)
-
     # ---- errors
 
     def first_error(self, object_ids: Iterable[bytes]) -> bytes | None:

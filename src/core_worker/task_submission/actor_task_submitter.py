@@ -344,10 +344,7 @@ class ActorTaskSubmitter:
             else:
                 self._connect(actor, worker, "the connection to it broke")
 
-        # Any call does: this one changes nothing.
-        self._peers.stub_for(worker).RemoveObjectLocation.start(
-            core_worker_pb2.ObjectLocationRequest(), answered
-        )
+        self._peers.stub_for(worker).CheckAlive.start(common_pb2.Empty(), answered)
 
     def killed(self, actor_id: bytes) -> None:
         """This process had it killed: the next call must not reach the process that is about to end."""

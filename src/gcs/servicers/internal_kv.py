@@ -31,15 +31,6 @@ class InternalKVServicer(gcs_rpc.GcsServiceServicer):
         value = self._kv.get(request.namespace, request.key)
         return gcs_pb2.KvGetReply(found=value is not None, value=value or b"")
 
-    async def KvMultiGet(
-        self, request: gcs_pb2.KvMultiGetRequest, context: CallContext
-    ) -> gcs_pb2.KvMultiGetReply:
-        await self._writes.flushed()
-        found = [(key, self._kv.get(request.namespace, key)) for key in request.keys]
-        return gcs_pb2.KvMultiGetReply(
-            pairs=[gcs_pb2.KvPair(key=key, value=value) for key, value in found if value is not None]
-        )
-
     async def KvDel(self, request: gcs_pb2.KvDelRequest, context: CallContext) -> gcs_pb2.KvDelReply:
         deleted = self._kv.delete(request.namespace, request.key, request.by_prefix)
         await self._writes.flushed()

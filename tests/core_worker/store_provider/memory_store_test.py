@@ -123,9 +123,6 @@ def test_nodes_that_have_copies_are_named_once_each() -> None:
     assert store.add_location(b"a", b"n2") and store.add_location(b"a", b"n2")
     entry = store.get(b"a")
     assert entry is not None and entry.locations == [b"n1", b"n2"]
-    store.remove_location(b"a", b"n1")
-    store.remove_location(b"a", b"n1")
-    assert entry.locations == [b"n2"]
 
 
 def test_only_what_lies_in_stores_gets_copies() -> None:
@@ -134,7 +131,6 @@ def test_only_what_lies_in_stores_gets_copies() -> None:
     store.put_plain(b"p", b"1")
     for object_id in (b"a", b"b", b"c", b"p"):
         assert not store.add_location(object_id, b"n1")
-        store.remove_location(object_id, b"n1")
         entry = store.get(object_id)
         assert entry is None or entry.locations is None
 

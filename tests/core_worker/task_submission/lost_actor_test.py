@@ -122,7 +122,7 @@ def test_an_actor_that_does_not_answer_is_tried_again_and_again() -> None:
     world.end_line(world.line)
     for number in range(1, 4):
         world.scene.pass_time(1.05)
-        assert len(world.scene.wire.all("RemoveObjectLocation")) == number
+        assert len(world.scene.wire.all("CheckAlive")) == number
         world.probes[0].fail()
     assert is_pending(world, call)
 
@@ -146,7 +146,7 @@ def test_no_probe_goes_to_an_actor_that_the_gcs_has_spoken_of() -> None:
     world.die(will_restart=True)
     world.tell()
     world.scene.pass_time(10)
-    assert not world.scene.wire.all("RemoveObjectLocation")
+    assert not world.scene.wire.all("CheckAlive")
 
 
 def test_a_process_that_is_gone_when_the_gcs_names_it_is_not_sent_anything() -> None:
