@@ -19,8 +19,6 @@ SET_FROM_OUTSIDE: dict[str, str] = {
     "python/ray_mono/_private/compat/ray_modules/iter.py:actor": "a name that Ray's programs read",
     "python/ray_mono/_private/logs/progress_bars.py:state": "what a bar says, in its list of bars",
     "src/object_manager/pull_manager.py:state": "a pull is a row of the PullManager's table",
-    "src/object_manager/store.py:is_primary": "a StoredObject is a row of the Store's table",
-    "src/object_manager/store.py:num_pins": "a StoredObject is a row of the Store's table",
     "src/rpc/framed_channel.py:call_id": "a call is what the channel keeps of it until it is answered",
 }
 

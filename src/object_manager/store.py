@@ -104,8 +104,7 @@ class Store:
         existing = self._objects.get(object_id)
         if existing is not None:
             if existing.state is ObjectState.FREED_WITH_READERS:
-                existing.move(ObjectState.SEALED)
-                existing.is_primary = is_primary and owner not in self._dead_owners
+                existing.made_again(is_primary and owner not in self._dead_owners)
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
         allocation = self._allocate(size_bytes, client)
         if isinstance(allocation, Granted):
@@ -138,11 +137,10 @@ class Store:
         if entry is None or entry.state in (ObjectState.CREATED, ObjectState.FREED_UNSEALED):
             return None
         if entry.state is ObjectState.FREED_WITH_READERS:
-            entry.move(ObjectState.SEALED)
-            entry.is_primary = False
+            entry.made_again(is_primary=False)
         if not entry.num_pins and not entry.is_primary:
             self._drop_evictable(entry)
-        entry.num_pins += 1
+        entry.pinned()
         self.num_pins += 1
         pins = self._clients[client].pins
         pins[object_id] = pins.get(object_id, 0) + 1
@@ -175,17 +173,6 @@ class Store:
         return entry is not None and entry.state is ObjectState.CREATED and entry.is_primary
 
     # ---- the owner's word
-
-    def make_primary(self, object_id: ObjectKey) -> bool:
-        """The copy here stays until it is freed. False where there is no sealed one."""
-        entry = self._objects.get(object_id)
-        if entry is None or entry.state is not ObjectState.SEALED:
-            return False
-        if not entry.is_primary:
-            if not entry.num_pins:
-                self._drop_evictable(entry)
-            entry.is_primary = True
-        return True
 
     def free(self, object_id: ObjectKey) -> None:
         """Nobody can ask for it any more.
@@ -313,11 +300,7 @@ class Store:
         return True
 
     def _unpin(self, entry: StoredObject, count: int) -> None:
-        check(
-            entry.num_pins >= count,
-            f"object {entry.object_id.hex()} has {entry.num_pins} pins, {count} released",
-        )
-        entry.num_pins -= count
+        entry.unpinned(count)
         self.num_pins -= count
         if entry.num_pins:
             return

@@ -36,7 +36,7 @@ _TRANSITIONS = {
 
 @dataclass(slots=True)
 class StoredObject:
-    """One row of the table. Only the Store changes it."""
+    """One row of the table. Only the Store has it changed."""
 
     object_id: ObjectKey
     offset: int
@@ -48,6 +48,23 @@ class StoredObject:
     state: ObjectState = ObjectState.CREATED
     # Sum of this object's counts in every client's `pins`.
     num_pins: int = 0
+
+    def made_again(self, is_primary: bool) -> None:
+        """Its owner freed it, and somebody needs it after all."""
+        self.move(ObjectState.SEALED)
+        self.is_primary = is_primary
+
+    def pinned(self) -> None:
+        """One more read pin."""
+        self.num_pins += 1
+
+    def unpinned(self, count: int) -> None:
+        """So many read pins less. Raises InternalError where it has not so many."""
+        check(
+            self.num_pins >= count,
+            f"object {self.object_id.hex()} has {self.num_pins} pins, {count} released",
+        )
+        self.num_pins -= count
 
     def move(self, state: ObjectState) -> None:
         """The one place where the state changes.
