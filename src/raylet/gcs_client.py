@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ray_mono.common.backoff import Backoff
+from ray_mono.common.our_bug import InternalError
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.raylet.config import RayletConfig
@@ -224,6 +225,8 @@ class GcsClient:
                     self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
                 case gcs_pb2.COLLECT_GARBAGE:
                     self._events.garbage_is_wanted()
+                case other:
+                    raise InternalError(f"a message of a channel that was not asked for: {other}")
         raise RpcError(StatusCode.UNAVAILABLE, "the GCS ended the subscription")
 
     async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_mono
+from ray_mono.common.our_bug import InternalError
 from ray_mono.microbenchmark import processes
 from ray_mono.microbenchmark.line import Group, Workload
 
@@ -89,6 +90,8 @@ class Tally:
                 self._problems[self._workloads[self.begun - 1].name] = event["why"]
             case "done":
                 self._is_running = False
+            case other:
+                raise InternalError(f"the child told of an unknown event {other!r}")
 
     def patience_s(self) -> float:
         """How long the next event may take."""

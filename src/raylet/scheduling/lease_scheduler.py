@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import assert_never
 
 from ray_mono.common.our_bug import known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
@@ -25,7 +26,15 @@ from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import LeaseState, Shape, WorkerLease
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.reservations import Reservations
-from ray_mono.raylet.scheduling.scheduling_policy import Decision, NoSuchNode, RunHere, SpillTo, Wait, decide
+from ray_mono.raylet.scheduling.scheduling_policy import (
+    Decision,
+    Infeasible,
+    NoSuchNode,
+    RunHere,
+    SpillTo,
+    Wait,
+    decide,
+)
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 
@@ -180,21 +189,23 @@ class LeaseScheduler:
     def _place_next(self, job_id: bytes, shape: Shape, effects: list[Effect], now_s: float) -> bool:
         """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""
         decision = self.decide(shape)
-        if isinstance(decision, RunHere):
-            self.reserve(self.queue.pop(job_id, shape))
-            self._served_at_s[shape] = now_s
-        elif isinstance(decision, SpillTo):
-            lease = self.queue.pop(job_id, shape)
-            node = decision.node
-            self._cluster.hold(node.node_id, shape.required, now_s)
-            effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port))
-        elif isinstance(decision, NoSuchNode) and decision.is_dead:
-            effects.append(_no_such_node(self.queue.pop(job_id, shape), is_dead=True))
-        else:
-            return False
+        chosen = self._node
+        match decision:
+            case RunHere():
+                self.reserve(self.queue.pop(job_id, shape))
+                self._served_at_s[shape] = now_s
+            case SpillTo(chosen):
+                lease = self.queue.pop(job_id, shape)
+                self._cluster.hold(chosen.node_id, shape.required, now_s)
+                effects.append(SpilledBack(lease.lease_id, chosen.node_id, chosen.host, chosen.port))
+            case NoSuchNode(is_dead=True):
+                effects.append(_no_such_node(self.queue.pop(job_id, shape), is_dead=True))
+            case Wait() | Infeasible() | NoSuchNode():
+                return False
+            case _:
+                assert_never(decision)
         if shape.strategy.kind is StrategyKind.SPREAD:
-            chosen = decision.node.node_id if isinstance(decision, SpillTo) else self._node.node_id
-            self._last_spread_node_id = chosen
+            self._last_spread_node_id = chosen.node_id
         return True
 
 
