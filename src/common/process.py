@@ -171,14 +171,19 @@ def all_living() -> Iterator[LivingProcess]:
             yield process
 
 
+def children(pid: int) -> list[int]:
+    """The living children of a process, also those that were reparented to it."""
+    return [process.pid for process in all_living() if process.parent_pid == pid]
+
+
 def descendants(pid: int) -> list[int]:
     """Every living process below `pid`, parents before their children. More may be forked meanwhile."""
-    children: dict[int, list[int]] = {}
+    below: dict[int, list[int]] = {}
     for process in all_living():
-        children.setdefault(process.parent_pid, []).append(process.pid)
-    found = list(children.get(pid, ()))
+        below.setdefault(process.parent_pid, []).append(process.pid)
+    found = list(below.get(pid, ()))
     for parent in found:
-        found.extend(children.get(parent, ()))
+        found.extend(below.get(parent, ()))
     return found
 
 

@@ -37,8 +37,8 @@ from typing import Any, NoReturn
 
 from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.log_levels import LOG_LEVELS
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
 # Longer than any orderly close needs, shorter than a user's patience.
 STOP_TIMEOUT_S = 10.0
 

@@ -124,10 +124,10 @@ class ObjectRef(Generic[T_co]):
 
     def task_id(self) -> TaskID:
         """The id of the task that makes the value, or that put it."""
-        return TaskID(self._id[:24])
+        return TaskID(self._id[: TaskID.SIZE])
 
     def job_id(self) -> JobID:
-        return JobID(self._id[20:24])
+        return self.task_id().job_id()
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A future of concurrent.futures that gets the value or the error, at once if that is here. Raises

@@ -22,6 +22,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from ray_mono.common.ids import TaskID
 from ray_mono.protobuf import core_worker_pb2
 
 ID_HEAD_BYTES = 8
@@ -49,7 +50,7 @@ USUAL_ANSWER = Struct("<cIcB")
 """What stands before the value: tag, run_us, tag, and the value's size in bytes."""
 
 
-_ID_BYTES = 24
+_ID_BYTES = TaskID.SIZE
 _USUAL_ID = _TASK_ID + bytes((_ID_BYTES,))
 _ARGS_TAG = _FLAT_ARGS[0]
 _HEAD_BYTES_MAX = 12

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from typing import Protocol
 
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState
+from ray_mono.rpc.length_prefix import LENGTH, prefixed
 
-_LENGTH = struct.Struct("<I")
 # Metadata and lists of ids; never an object's bytes.
 MESSAGE_BYTES_MAX = 16 << 20
 # After so many bytes others have a turn, even where the peer is never waited for.
@@ -51,7 +50,7 @@ async def send_message(sock: socket.socket, message: _Message, timeout_s: float)
     data = message.SerializeToString()
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().sock_sendall(sock, _LENGTH.pack(len(data)) + data)
+            await asyncio.get_running_loop().sock_sendall(sock, prefixed(data))
     except TimeoutError as error:
         raise WireError(str(error) or f"the peer took nothing for {timeout_s:g} s") from None
 
@@ -62,10 +61,10 @@ async def receive_message(sock: socket.socket, timeout_s: float | None) -> bytes
     timeout_s: for its first byte (None: as long as the connection lives). The rest must follow without such a
     pause.
     """
-    head = bytearray(_LENGTH.size)
+    head = bytearray(LENGTH.size)
     if not await receive_into(sock, memoryview(head), timeout_s, None):
         return None
-    length = _LENGTH.unpack(head)[0]
+    length = LENGTH.unpack(head)[0]
     if length > MESSAGE_BYTES_MAX:
         raise WireError(f"a message of {length} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
     body = bytearray(length)

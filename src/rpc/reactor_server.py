@@ -23,7 +23,7 @@ from ray_mono.rpc import auth, framing
 from ray_mono.rpc.framing import HEADER, ITEM, REPLY
 from ray_mono.rpc.reactor import Reactor
 from ray_mono.rpc.reactor_socket import READABLE, ReactorSocket
-from ray_mono.rpc.sockets import LISTEN_BACKLOG, listen_unix, tune_tcp
+from ray_mono.rpc.sockets import ACCEPT_RETRY_S, LISTEN_BACKLOG, listen_unix, tune_tcp
 from ray_mono.rpc.strangers import Stage, Strangers
 from ray_mono.rpc.surface import Handlers, RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
@@ -31,7 +31,6 @@ from ray_mono.rpc.timers import Timer
 logger = logging.getLogger(__name__)
 
 _REST = framing.HEADER_SIZE - 4
-ACCEPT_RETRY_S = 0.5
 ACCEPTS_PER_TURN = 16
 
 

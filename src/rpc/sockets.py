@@ -18,6 +18,8 @@ UNIX_PATH_BYTES_MAX = 107
 # A thousand nodes may come back to a restarted head at once, while strangers come too.
 # (The kernel may have a lower limit of its own.)
 LISTEN_BACKLOG = 4096
+# Where there was no descriptor for a connection: so long until the listener looks again.
+ACCEPT_RETRY_S = 0.5
 # A peer whose machine is gone is noticed after 30 + 3 * 10 s, also on a connection that says nothing.
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10

@@ -22,11 +22,10 @@ from ray_mono.common.limited_log import LimitedLog
 from ray_mono.common.our_bug import known
 from ray_mono.rpc.auth import MAGIC, HandshakeState, ServerHandshake
 from ray_mono.rpc.http2_greeting import HTTP2_PREFACE, Http2Greeting
-from ray_mono.rpc.sockets import TcpAddress, tune_tcp
+from ray_mono.rpc.sockets import ACCEPT_RETRY_S, TcpAddress, tune_tcp
 from ray_mono.rpc.strangers import STAY_S, Stage, Strangers
 
 ACCEPTS_PER_TURN = 32
-ACCEPT_RETRY_S = 0.5
 # Of what follows a refused handshake: an HTTP/2 client may send so much before it hears of it.
 REST_BYTES_MAX = 128 << 10
 

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common.ids import object_id_bytes
+from ray_mono.common.ids import TaskID, object_id_bytes
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -48,7 +48,7 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import core_worker_pb2
 
 _NONE = pickle.dumps(None, 5)
-_TASK_ID_BYTES = 24
+_TASK_ID_BYTES = TaskID.SIZE
 _HANDLE = bytes(4)
 """The index of the object that stands for a generator object."""
 

@@ -33,7 +33,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -50,6 +49,7 @@ from ray_mono.core_worker.process.template_child import (
     start_interpreter,
 )
 from ray_mono.protobuf import raylet_pb2
+from ray_mono.rpc.length_prefix import LENGTH, prefixed
 
 DEFAULT_WORKER = "ray_mono.core_worker.process.worker:run_worker"
 # These are imported for the children, whose first task would be slow otherwise. numpy.random is not: it would
@@ -64,7 +64,6 @@ WARM_MODULES = (
     "ray_mono.remote_function",
 )
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-LENGTH = struct.Struct("<I")
 RECEIVE_BYTES = 1 << 16
 KILL_POLL_S = 0.02
 """How often the template looks for children that are still there when it ends."""
@@ -144,9 +143,8 @@ class Template:
                 self._signal_child(command.kill.startup_token, command.kill.signal)
 
     def _tell(self, event: raylet_pb2.TemplateEvent) -> None:
-        data = event.SerializeToString()
         try:
-            self._raylet.sendall(LENGTH.pack(len(data)) + data)
+            self._raylet.sendall(prefixed(event.SerializeToString()))
         except OSError:
             self._is_stopping = True
 
@@ -247,25 +245,12 @@ class Template:
             time.sleep(KILL_POLL_S)
             self._reap()
         deadline_s = time.monotonic() + KILL_BOUND_S
-        while (pids := _children_of(os.getpid())) and time.monotonic() < deadline_s:
+        while (pids := process.children(os.getpid())) and time.monotonic() < deadline_s:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(KILL_POLL_S)
             self._reap()
-
-
-def _children_of(parent_pid: int) -> list[int]:
-    """The living children of a process, also those that were reparented to it."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    state, ppid = file.read().rpartition(b")")[2].split()[:2]
-                if int(ppid) == parent_pid and state not in (b"Z", b"X"):
-                    found.append(int(name))
-    return found
 
 
 def warm_up(worker_module: str) -> Hook | None:

@@ -20,7 +20,8 @@ from ray_mono.raylet.worker.launcher import WorkerExit, WorkerLauncher
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS_S = 0.1
+UNREAD_S = 0.1
+"""How long what a process said last may lie unread after its end."""
 
 
 class DeathReports:
@@ -45,7 +46,7 @@ class DeathReports:
     async def hear_out(self, process: ClientProcess) -> None:
         """It has ended. What it said last (that it leaves, say) may not be read yet. After that its
         connection ends, unless something that it started holds the other end."""
-        await asyncio.sleep(LAST_WORDS_S)
+        await asyncio.sleep(UNREAD_S)
         process.connection.close()
 
     async def report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:

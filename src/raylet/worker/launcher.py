@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +26,10 @@ from typing import Protocol
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
 from ray_mono.protobuf import raylet_pb2
+from ray_mono.rpc.length_prefix import LENGTH, prefixed
 
 logger = logging.getLogger(__name__)
 
-LENGTH = struct.Struct("<I")
 RESTART_FIRST_S = 0.1
 RESTART_MAX_S = 5.0
 """Pauses before another template: doubled from the first to this while they die before they are warm."""
@@ -310,8 +309,7 @@ class TemplateLauncher:
 
     def _send(self, command: raylet_pb2.TemplateCommand) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            data = command.SerializeToString()
-            self._writer.write(LENGTH.pack(len(data)) + data)
+            self._writer.write(prefixed(command.SerializeToString()))
 
 
 def _describe_end(returncode: int | None) -> str:

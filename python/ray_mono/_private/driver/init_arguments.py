@@ -20,6 +20,7 @@ from ray_mono._private.argument_checks import (
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logs.logging_config import LoggingConfig
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
+from ray_mono.common.log_levels import LOG_LEVELS
 from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.
@@ -35,7 +36,6 @@ RUNTIME_ENV_HOOK_VARIABLE = "RAY_MONO_RUNTIME_ENV_HOOK"
 that is used."""
 logger = logging.getLogger("ray_mono")
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMAT = "%(asctime)s\t%(levelname)s %(name)s -- %(message)s"
 
 

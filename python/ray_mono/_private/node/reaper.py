@@ -50,14 +50,12 @@ from ray_mono._private.node.service_process import (
     all_signals_blocked,
     become,
     describe_status,
-    libc,
     log_tail,
     prepare_to_fork,
     raise_descriptor_limit,
 )
-from ray_mono.common.process import descendants
+from ray_mono.common.process import descendants, set_child_subreaper
 
-PR_SET_CHILD_SUBREAPER = 36
 # How long SIGKILL may take. A process in an uninterruptible wait (a lost network disk) is left behind.
 KILL_WAIT_S = 10.0
 MESSAGE_BYTES_MAX = 16 << 20
@@ -111,7 +109,9 @@ class Reaper:
     # ---- events
 
     def _prepare_process(self, starter_pid: int) -> None:
-        if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        try:
+            set_child_subreaper()
+        except OSError:
             log("cannot become a child subreaper: what a worker leaves behind will not be ended")
         raise_descriptor_limit()
         signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)

@@ -9,7 +9,6 @@ reaper: a fork would copy the locks that the thread holds.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import gc
 import importlib
@@ -22,15 +21,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ray_mono.common.process import PARENT_PID_VARIABLE, num_threads
+from ray_mono.common.process import PARENT_PID_VARIABLE, num_threads, set_pdeathsig
 
-PR_SET_PDEATHSIG = 1
 # Ray's.
 DESCRIPTORS = 65536
 LOG_TAIL_BYTES = 4096
 READY_BYTES_MAX = 1 << 20
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -168,9 +164,7 @@ def become(
         kept_fds: what it inherits besides the standard descriptors.
         module: whose main() this process runs; "" executes argv.
     """
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        return
+    set_pdeathsig(signal.SIGKILL, parent_pid)
     # A group of its own: a worker that signals its group means neither the reaper nor other services.
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
