@@ -7,7 +7,7 @@ another's result: each depends on the one bound before it. Calls of a living act
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from ray_mono._private.remote.actor_metadata import AnyActorHandle
@@ -64,7 +64,15 @@ class ClassNode(DAGNode):
         plain_class = self._actor_class.__ray_actor_class__
         if not name.startswith("__ray_"):
             getattr(plain_class, name)
-        return _UnboundClassMethodNode(self, name, {})
+        return _UnboundClassMethodNode(self._bind_call, name, {})
+
+    def _bind_call(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> ClassMethodNode:
+        """A call of the actor's method, which follows the call bound before it."""
+        others = {PARENT_CLASS_NODE_KEY: self, PREV_CLASS_METHOD_CALL_KEY: self._last_call}
+        self._last_call = ClassMethodNode(name, args, kwargs, options, others)
+        return self._last_call
 
     def _title(self) -> str:
         return self._actor_class.__ray_actor_class__.__name__
@@ -73,21 +81,19 @@ class ClassNode(DAGNode):
 class _UnboundClassMethodNode:
     """`node.method`, before `bind`."""
 
-    def __init__(self, class_node: ClassNode, name: str, options: dict[str, Any]) -> None:
-        self._class_node = class_node
+    def __init__(self, bind: Callable[..., ClassMethodNode], name: str, options: dict[str, Any]) -> None:
+        """bind(name, args, kwargs, options): the actor's next call."""
+        self._bind = bind
         self._name = name
         self._options = options
 
     def options(self, **options: Any) -> _UnboundClassMethodNode:
         """The same method with options of the call, as ActorMethod.options."""
-        return _UnboundClassMethodNode(self._class_node, self._name, {**self._options, **options})
+        return _UnboundClassMethodNode(self._bind, self._name, {**self._options, **options})
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """A call of the method, which follows the call bound before it."""
-        owner = self._class_node
-        others = {PARENT_CLASS_NODE_KEY: owner, PREV_CLASS_METHOD_CALL_KEY: owner._last_call}
-        owner._last_call = ClassMethodNode(self._name, args, kwargs, self._options, others)
-        return owner._last_call
+        return self._bind(self._name, args, kwargs, self._options)
 
     def __getattr__(self, name: str) -> Any:
         if name == "remote":
