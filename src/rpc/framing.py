@@ -68,16 +68,6 @@ def encode(kind: int, method: int, call_id: int, payload: bytes) -> bytes:
     return HEADER.pack(size + _REST_OF_HEADER, kind, method, call_id) + payload
 
 
-def encode_header(kind: int, method: int, call_id: int, payload_size_bytes: int) -> bytes:
-    """The header alone, for who sends the payload from where it lies (sendmsg). Raises FrameTooLargeError."""
-    if payload_size_bytes > PAYLOAD_BYTES_MAX:
-        raise FrameTooLargeError(
-            f"a message of {payload_size_bytes} bytes is too large: "
-            f"a frame carries at most {PAYLOAD_BYTES_MAX}"
-        )
-    return HEADER.pack(payload_size_bytes + _REST_OF_HEADER, kind, method, call_id)
-
-
 def encode_error(call_id: int, error: RpcError) -> bytes:
     """The frame that ends a call, or a stream, with this error."""
     message = error.message.encode(errors="replace")[:ERROR_MESSAGE_BYTES_MAX]

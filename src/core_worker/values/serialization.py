@@ -24,7 +24,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,16 +181,3 @@ def _aligned(data: bytes) -> memoryview:
     moved = room[start : start + len(array)]
     moved[:] = array
     return memoryview(moved)  # type: ignore[arg-type]
-
-
-def find_unpicklable(
-    values: list[tuple[str, Any]], serialize_one: Callable[[Any], Any] = serialize
-) -> str | None:
-    """The first of the named values that does not pickle, with its type and the reason. None if each of them
-    pickles by itself."""
-    for name, value in values:
-        try:
-            serialize_one(value)
-        except Exception as error:
-            return f"{name} (a {type(value).__name__}): {error}"
-    return None

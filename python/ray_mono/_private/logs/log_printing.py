@@ -34,19 +34,9 @@ _ERROR_COLOUR = "\033[33m"
 _RESET = "\033[0m"
 
 
-def print_log_batch(
-    batch: common_pb2.LogBatch, own_host: str, out: TextIO | None = None, error: TextIO | None = None
-) -> None:
-    """Prints the lines to `out`, or to `error` if they came from a standard error. (None is this process's.)
-    A batch is one write, so that other threads' output does not fall between its lines. A stream that is
-    closed is ignored, since the program is ending."""
-    lines, states = _without_states(batch.lines)
-    _print(_origin(batch), lines, own_host, out, error)
-    _draw(batch, states)
-
-
 class LogPrinter:
-    """Shows batches of lines. What several workers write is shown once.
+    """Shows batches of lines. What several workers write is shown once. What is shown of a batch is one
+    write, so that other threads' output does not fall between its lines.
 
     One thread calls it. A timer's thread tells of repetitions.
     """
@@ -62,7 +52,8 @@ class LogPrinter:
         """
         Args:
             deduplicator: None is the one that the environment describes.
-            out, error: as for print_log_batch.
+            out, error: where lines are printed, and those of a standard error. None is this process's.
+                One that is closed is ignored, since the program is ending.
             with_prefix: say who wrote a line. As in Ray this is False with a LoggingConfig, whose lines say
                 so themselves.
         """
@@ -117,7 +108,7 @@ def _print(
     own_host: str,
     out: TextIO | None,
     error: TextIO | None,
-    with_prefix: bool = True,
+    with_prefix: bool,
 ) -> None:
     stream = (error or sys.stderr) if origin.is_error else (out or sys.stdout)
     who = f"{origin.name} pid={origin.pid}".lstrip()

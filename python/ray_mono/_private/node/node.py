@@ -232,7 +232,6 @@ class Node:
         self.session_name = session_path.name
         self.session_dir = str(session_path)
         self.logs_dir = str(session_path / "logs")
-        self.sockets_dir = str(session_path / "sockets")
         self.raylet_socket_name = raylet_socket
         self.plasma_store_socket_name = store_socket
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from ray_mono._private.logs.log_files import READ_BYTES_MAX
-from ray_mono._private.logs.log_printing import print_log_batch
+from ray_mono._private.logs.log_printing import LogPrinter
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
 from ray_mono.rpc.framed import FramedTransport
@@ -257,9 +257,10 @@ def test_a_driver_shows_who_wrote_a_line() -> None:
     out, error = io.StringIO(), io.StringIO()
     here = common_pb2.LogBatch(pid=7, name="f", host="10.0.0.1", lines=["one", "two"])
     there = common_pb2.LogBatch(pid=8, host="10.0.0.2", is_error=True, lines=["oh"])
+    show = LogPrinter("10.0.0.1", out=out, error=error)
     for batch in (here, there):
-        print_log_batch(batch, "10.0.0.1", out, error)
+        show(batch)
     assert out.getvalue() == "(f pid=7) one\n(f pid=7) two\n"
     assert error.getvalue() == "(pid=8, ip=10.0.0.2) oh\n"
     out.close()
-    print_log_batch(here, "10.0.0.1", out, error)
+    show(here)

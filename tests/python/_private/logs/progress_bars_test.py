@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ray_mono._private.logs import log_printing, progress_bars
-from ray_mono._private.logs.log_printing import STATE_PREFIX, print_log_batch
+from ray_mono._private.logs import progress_bars
+from ray_mono._private.logs.log_printing import STATE_PREFIX, LogPrinter
 from ray_mono._private.logs.progress_bars import LINE_PERIOD_S, BarManager, describe_bar
 from ray_mono.experimental import tqdm_ray
 from ray_mono.protobuf import common_pb2
@@ -92,7 +92,7 @@ def test_what_is_printed_stands_above_the_bars(
     print("printed")
     tqdm_ray.safe_print("safe", "too")
     batch = common_pb2.LogBatch(name="f", pid=7, host="h", lines=["from a worker"])
-    print_log_batch(batch, "h", terminal)
+    LogPrinter("h", out=terminal)(batch)
     assert [line[:20] for line in terminal.screen()][:3] == ["printed", "safe too", "(f pid=7) from a wor"]
     assert [line[:5] for line in terminal.screen()][3:] == ["bar 0", "bar 1"]
 
@@ -198,7 +198,7 @@ def test_states_among_lines_are_drawn_and_the_rest_is_printed(bars: BarManager, 
     out = io.StringIO()
     text = STATE_PREFIX + json.dumps(state())
     lines = ["before", text, "unfinished" + text, f"{STATE_PREFIX}{{cut", "", f"{STATE_PREFIX}{{}}", "after"]
-    print_log_batch(common_pb2.LogBatch(name="f", pid=7, lines=lines), "", out)
+    LogPrinter("", out=out)(common_pb2.LogBatch(name="f", pid=7, lines=lines))
     told = [line.removeprefix("(f pid=7) ") for line in out.getvalue().splitlines()]
     assert told == ["before", "unfinished", f"{STATE_PREFIX}{{cut", "", f"{STATE_PREFIX}{{}}", "after"]
     assert len(terminal.screen()) == 1
@@ -209,7 +209,7 @@ def test_bars_of_a_process_that_is_gone_stay_as_they_are_above_the_others(
 ) -> None:
     for pid in (7, 8):
         bars.process_state_update(state(pid=pid, uuid=f"bar of {pid}"))
-    print_log_batch(common_pb2.LogBatch(host=state()["ip"], pid=7, is_end=True), "", io.StringIO())
+    LogPrinter("", out=io.StringIO())(common_pb2.LogBatch(host=state()["ip"], pid=7, is_end=True))
     assert [line.partition(")")[0] for line in terminal.screen()] == ["(pid=7", "(pid=8"]
     bars.process_state_update(state(closed=True, pid=8, uuid="bar of 8"))
     assert len(terminal.screen()) == 2 and not bars._bars
@@ -217,7 +217,7 @@ def test_bars_of_a_process_that_is_gone_stay_as_they_are_above_the_others(
 
 def test_a_batch_of_states_alone_prints_nothing(bars: BarManager) -> None:
     out = io.StringIO()
-    print_log_batch(common_pb2.LogBatch(lines=[log_printing.STATE_PREFIX + json.dumps(state())]), "", out)
+    LogPrinter("", out=out)(common_pb2.LogBatch(lines=[STATE_PREFIX + json.dumps(state())]))
     assert out.getvalue() == ""
 
 
