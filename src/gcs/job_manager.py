@@ -81,11 +81,7 @@ class JobManager:
     def of_node(self, node_id: NodeID) -> list[JobID]:
         """The running jobs whose driver is on the node."""
         wanted = node_id.binary()
-        return [
-            job_id
-            for job_id, row in self._running.items()
-            if wanted in (row.driver_node_id, row.driver.node_id)
-        ]
+        return [job_id for job_id, row in self._running.items() if row.driver.node_id == wanted]
 
     def is_known(self, job_id: JobID) -> bool:
         return self.row(job_id) is not None

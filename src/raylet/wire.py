@@ -88,7 +88,6 @@ def node_info(config: RayletConfig, start_time_s: float) -> common_pb2.NodeInfo:
         is_head=config.is_head,
         start_time_s=start_time_s,
         session_dir=config.session_dir,
-        raylet_pid=config.pid,
     )
 
 

@@ -50,9 +50,7 @@ async def next_message(received: asyncio.Queue[gcs_pb2.PubMessage | RpcError]) -
 
 def driver_job(node_id: bytes, worker_id: bytes = OWNER.binary()) -> gcs_pb2.AddJobRequest:
     driver = common_pb2.Address(worker_id=worker_id, node_id=node_id)
-    return gcs_pb2.AddJobRequest(
-        job=common_pb2.JobInfo(driver=driver, driver_node_id=node_id, entrypoint="python x.py")
-    )
+    return gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=driver, entrypoint="python x.py"))
 
 
 # ---- nodes

@@ -32,7 +32,7 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
         "ObjectManagerPort": node.object_manager_port,
         "ObjectStoreSocketName": node.store_socket,
         "RayletSocketName": node.raylet_socket,
-        "MetricsExportPort": node.metrics_port,
+        "MetricsExportPort": 0,  # metrics are not exported
         "NodeName": node.host,
         "DeathReason": node.death_cause.kind,
         "DeathReasonMessage": node.death_cause.message,

@@ -66,9 +66,7 @@ class FutureResolver:
         if object_id in self._asked:
             return
         self._asked.add(object_id)
-        request = core_worker_pb2.GetObjectStatusRequest(
-            object_id=object_id, requester_worker_id=self._env.worker_id
-        )
+        request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id)
         owner = self._peers.stub_of(row.owner)
         owner.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
 

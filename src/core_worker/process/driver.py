@@ -94,7 +94,6 @@ def _add_job(config: DriverConfig, registration: Registration, gcs: ReactorChann
         entrypoint=utf8(config.entrypoint),
         driver=registration.address,
         driver_pid=os.getpid(),
-        driver_host=config.node_host,
         namespace=config.namespace,
         config_json=json.dumps(config.job_config),
     )

@@ -104,14 +104,7 @@ class PlasmaStoreProvider:
             for start, part in value.parts:
                 bulk_write.write(target, offset + start, part)
             with self._reactor.lock:
-                self._stub.Seal.notify(
-                    object_manager_pb2.SealRequest(
-                        object_id=object_id,
-                        size_bytes=value.size_bytes,
-                        metadata=value.metadata,
-                        owner_worker_id=owner_worker_id,
-                    )
-                )
+                self._stub.Seal.notify(object_manager_pb2.SealRequest(object_id=object_id))
                 if stored is not None:
                     stored()
         except RpcError as error:

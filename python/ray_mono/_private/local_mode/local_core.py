@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
-import os
 import random
 import threading
 from collections import deque
@@ -84,9 +83,7 @@ class LocalCore:
         self.node_labels: dict[str, str] = {}
         main = TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id)
         self.context = WorkerContext(main, JobContext(self.job_id, namespace))
-        node = common_pb2.NodeInfo(
-            node_id=self.node_id, host=self.node_host, is_head=True, raylet_pid=os.getpid()
-        )
+        node = common_pb2.NodeInfo(node_id=self.node_id, host=self.node_host, is_head=True)
         self.actors: dict[bytes, LocalActor] = {}
         self.global_state = LocalGlobalState(node, self.job_id, self.actors, resources)
         self._steps_of_shutdown: list[Callable[[], None]] = []
