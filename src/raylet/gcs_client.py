@@ -102,10 +102,6 @@ class GcsClient:
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         self._registered = asyncio.Event()
 
-    @property
-    def resources_version(self) -> int:
-        return self._last_report.version
-
     async def until_registered(self) -> None:
         """Waits for the first registration, which `run` bounds."""
         await self._registered.wait()

@@ -164,7 +164,6 @@ class Raylet:
             self._requests,
             self._reclaims,
             self._withdrawals,
-            self._gcs,
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)

@@ -12,7 +12,6 @@ from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.effects import Rejected, RejectionKind
-from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
@@ -36,7 +35,6 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         requests: LeaseRequests,
         reclaims: ReclaimStreams,
         withdrawals: Withdrawals,
-        gcs: GcsClient,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         """node: this node's row at the GCS. describe(): its state for people."""
@@ -47,7 +45,6 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._requests = requests
         self._reclaims = reclaims
         self._withdrawals = withdrawals
-        self._gcs = gcs
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -158,8 +155,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
 
     # ---- the GCS, and people
 
-    async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> raylet_pb2.CheckAliveReply:
-        return raylet_pb2.CheckAliveReply(resources_version=self._gcs.resources_version)
+    async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
+        return common_pb2.Empty()
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._describe()))

@@ -181,8 +181,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         await self.report_death(request.worker_id, request.cause)
         return common_pb2.Empty()
 
-    async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> raylet_pb2.CheckAliveReply:
-        return raylet_pb2.CheckAliveReply()
+    async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
+        return common_pb2.Empty()
 
 
 class GcsScene:

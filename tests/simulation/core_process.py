@@ -227,7 +227,6 @@ class WorkerStart:
 
     worker_id: bytes
     startup_token: int
-    job_id: bytes = b""
 
 
 class SimWorker(CoreProcess):
@@ -247,9 +246,7 @@ class SimWorker(CoreProcess):
         self.world.machine.boards[self.worker_id] = board
         try:
             gcs = self.channel(self._place.gcs_address, "the GCS")
-            core = self.join(
-                gcs, JobContext(self._start.job_id), self._raylet_lost, self._start.startup_token, board.fd
-            )
+            core = self.join(gcs, JobContext(b""), self._raylet_lost, self._start.startup_token, board.fd)
         except RpcError:
             self.process.kill("it could not join")
             raise Killed from None

@@ -71,7 +71,7 @@ class SimWorkerLauncher:
             self._raylet.host_name, f"worker {order.worker_id.hex()[:8]}"
         )
         self._workers[order.startup_token] = process
-        start = WorkerStart(order.worker_id, order.startup_token, order.job_id)
+        start = WorkerStart(order.worker_id, order.startup_token)
         process.on_death(lambda reason: self._died(order, process, reason))
         worker = SimWorker(self._world, process, start, self._place, self._journal)
         worker.start(worker.main)

@@ -57,7 +57,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
         core = registration.join(
             gcs=registration.channel(config.gcs_address, "the GCS"),
             raylet_socket=config.raylet_socket,
-            job=JobContext(config.job_id),
+            job=JobContext(b""),
             startup_token=config.startup_token,
             board_fd=board.fd,
             on_raylet_lost=_end_with_raylet,

@@ -15,8 +15,6 @@ class WorkerConfig:
     """"unix:/path" or "host:port"."""
     session_dir: str
     worker_id: bytes
-    job_id: bytes = b""
-    """The job that the worker serves; may be empty until its first task."""
     startup_token: int = 0
     """The number by which the raylet ordered it from the template; 0 for a worker started by hand."""
     log_level: str = "info"

@@ -249,8 +249,6 @@ def creation_spec(
         name=options.name,
         namespace=options.namespace or job.namespace,
         serialized_handle=options.handle_metadata,
-        max_pending_calls=options.rules.max_pending_calls,
-        allow_out_of_order_execution=options.rules.is_unordered,
         concurrency_groups=[
             common_pb2.ConcurrencyGroup(name=name, max_concurrency=limit, method_names=methods)
             for name, limit, methods in options.concurrency_groups

@@ -19,8 +19,8 @@ import select
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ray_mono.common.background import BackgroundTasks
@@ -46,10 +46,6 @@ class WorkerOrder:
 
     startup_token: int
     worker_id: bytes
-    job_id: bytes = b""
-    env_vars: Mapping[str, str] = field(default_factory=dict)
-    working_dir: str = ""
-    sys_path: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -299,11 +295,7 @@ class TemplateLauncher:
         fork = raylet_pb2.TemplateCommand.Fork(
             startup_token=order.startup_token,
             worker_id=order.worker_id,
-            job_id=order.job_id,
-            env_vars=order.env_vars,
             log_prefix=f"{self._log_prefix}{order.worker_id.hex()}",
-            working_dir=order.working_dir,
-            sys_path=order.sys_path,
         )
         self._send(raylet_pb2.TemplateCommand(fork=fork))
 

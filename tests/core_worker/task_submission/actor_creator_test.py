@@ -15,7 +15,7 @@ from ray_mono.common.exceptions import (
     RayTaskError,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.options import ActorOptions, CallRules
+from ray_mono.core_worker.options import ActorOptions
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
 from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.function_manager import Exported
@@ -74,7 +74,6 @@ def test_the_gcs_is_told_what_the_actor_needs_and_may() -> None:
         max_task_retries=3,
         max_concurrency=4,
         is_asyncio=True,
-        rules=CallRules(max_pending_calls=5, is_unordered=True),
         concurrency_groups=(("io", 2, ("read",)),),
         handle_metadata=b"handle",
         runtime_env="{}",
@@ -90,7 +89,6 @@ def test_the_gcs_is_told_what_the_actor_needs_and_may() -> None:
     assert creation.actor_id == held.actor_id and creation.namespace == "namespace"
     assert (creation.max_restarts, creation.max_task_retries, creation.max_concurrency) == (2, 3, 4)
     assert creation.is_asyncio and not creation.is_detached and creation.serialized_handle == b"handle"
-    assert (creation.max_pending_calls, creation.allow_out_of_order_execution) == (5, True)
     (group,) = creation.concurrency_groups
     assert (group.name, group.max_concurrency, list(group.method_names)) == ("io", 2, ["read"])
     assert spec.task_id == held.creation_ref.binary()[:-4]  # type: ignore[union-attr]
