@@ -4,6 +4,7 @@ A rule is broken only by a line in one of the tables below, with its reason.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,163 +34,105 @@ LAYERS = {
     "api": {"api", "core_worker", "rpc", "common", "protobuf"},
 }
 
-# The floors of each component, from the bottom, one a line: its folders, and the modules at its root. A file
+# Packages that show names of what is below them, and load each when it is first used. So a package is not
+# above what it shows for those who import one of its modules, but for those who import the package.
+WINDOWS = ["ray_mono", "ray_mono.dag", "ray_mono.util"]
+
+# The floors of each component, from the bottom, with | between them: its folders, and the modules at its root. A file
 # imports what is on lower floors, and of its own floor only what is in its own folder. Imports for type
-# checkers count, and `__init__` files, but for the public ray_mono/__init__.py. Of `_private` and `util` each
-# folder and module stands for itself.
+# checkers count, and `__init__` files: a window's stands for itself, a component's below all floors. Of
+# `_private` and `util` each folder and module stands for itself.
 FLOORS = {
     "common": """
         background backoff code_pickler ending ids limited_log mapped_file output private_files process
         raw_error scheduling source_lines start_board store_messages version world
-    ---
-        ray_error service
-    ---
-        object_errors our_bug task_error
-    ---
-        exceptions
-    ---
-        short_tracebacks
+        | ray_error service
+        | object_errors our_bug task_error
+        | exceptions
+        | short_tracebacks
     """,
     "rpc": """
         auth interruption lead sockets stub_method surface timers
-    ---
-        framing http2_greeting reactor strangers
-    ---
-        errors framed_connection reactor_socket signal_handlers tcp_door
-    ---
-        framed_channel framed_handshake framed_server grpc_door reactor_channel reactor_server
-    ---
-        grpc_splice
-    ---
-        framed
+        | framing http2_greeting reactor strangers
+        | errors framed_connection reactor_socket signal_handlers tcp_door
+        | framed_channel framed_handshake framed_server grpc_door reactor_channel reactor_server
+        | grpc_splice
+        | framed
     """,
     "gcs": """
         config job_manager node_manager pubsub raylet_client_pool storage task_event_log worker_manager
-    ---
-        environment kv
-    ---
-        lease_client node_health
-    ---
-        actor
-    ---
-        driver_warnings
-    ---
-        cluster
-    ---
-        dump servicers
-    ---
-        gcs_server
+        | environment kv
+        | lease_client node_health
+        | actor
+        | driver_warnings
+        | cluster
+        | dump servicers
+        | gcs_server
     """,
     "raylet": """
         clients config effects gcs_outbox
-    ---
-        arguments gcs_client reclaim_streams store_client worker
-    ---
-        scheduling
-    ---
-        wire
-    ---
-        lease_answers
-    ---
-        effect_runner
-    ---
-        cluster_events lease_requests local_processes withdrawals
-    ---
-        servicer
-    ---
-        raylet
+        | arguments gcs_client reclaim_streams store_client worker
+        | scheduling
+        | wire
+        | lease_answers
+        | effect_runner
+        | cluster_events lease_requests local_processes withdrawals
+        | servicer
+        | raylet
     """,
     "object_manager": """
         config errors keys memory_file pending_answers pressure transfer_wire
-    ---
-        allocator bulk_receive pull_manager seams stored_object
-    ---
-        node_directory store transfer_client
-    ---
-        backing create_queue get_queue
-    ---
-        create_requests no_room
-    ---
-        pressure_notices pulls
-    ---
-        get_requests
-    ---
-        node_store
-    ---
-        puller transfer_server
-    ---
-        free_forwarder
-    ---
-        servicer
-    ---
-        component
-    ---
-        object_manager
+        | allocator bulk_receive pull_manager seams stored_object
+        | node_directory store transfer_client
+        | backing create_queue get_queue
+        | create_requests no_room
+        | pressure_notices pulls
+        | get_requests
+        | node_store
+        | puller transfer_server
+        | free_forwarder
+        | servicer
+        | component
+        | object_manager
     """,
     "core_worker": """
         config context object_ref options task_wire
-    ---
-        call_template environment object_ref_generator values
-    ---
-        global_state job_warnings peers store_provider task_errors
-    ---
-        interface reference_counting
-    ---
-        objects
-    ---
-        task_submission
-    ---
-        task_execution
-    ---
-        core_worker
-    ---
-        process
+        | call_template environment object_ref_generator values
+        | global_state job_warnings peers store_provider task_errors
+        | interface reference_counting
+        | objects
+        | task_submission
+        | task_execution
+        | core_worker
+        | process
     """,
     "api": """
         _private types cloudpickle exceptions util.annotations util.rare_logging util.accelerators
         util.metrics util.serialization util.check_serialize util.scheduling_strategies
-    ---
-        _private.argument_checks _private.later _private.ray_children _private.internal_state
+        | _private.argument_checks _private.later _private.ray_children _private.internal_state
         _private.profiling
-    ---
-        _private.runtime_env
-    ---
-        _private.logs
-    ---
-        runtime_env job_config client_builder cross_language util.debug util.client_connect
+        | _private.runtime_env
+        | _private.logs
+        | runtime_env job_config client_builder cross_language util.debug util.client_connect
         util.placement_group util.state
-    ---
-        _private.waiting _private.timeline
-    ---
-        _private.node
-    ---
-        _private.remote
-    ---
-        _private.state util.node_addresses
-    ---
-        _private.local_mode
-    ---
-        _private.driver
-    ---
-        dag
-    ---
-        actor remote_function _private.cancellation util.named_actors
-    ---
-        _private.remote_decorator _private.worker runtime_context
-    ---
-        worker experimental cluster_utils util.iteration util.actor_pool util.queue util.multiprocessing
-    ---
-        util.joblib util
-    ---
-        microbenchmark
-    ---
-        scripts
-    ---
-        _private.compat
-    ---
-        compat
-    ---
-        _private.ray_shim
+        | _private.waiting _private.timeline
+        | _private.node
+        | _private.remote
+        | _private.state util.node_addresses
+        | _private.local_mode
+        | _private.driver
+        | dag
+        | actor remote_function _private.cancellation util.named_actors
+        | _private.remote_decorator _private.worker runtime_context
+        | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue
+        util.multiprocessing
+        | util.joblib util.__init__
+        | __init__
+        | microbenchmark
+        | scripts
+        | _private.compat
+        | compat
+        | _private.ray_shim
     """,
 }
 
@@ -317,13 +260,15 @@ def test_no_file_holds_what_belongs_to_one_machine() -> None:
 
 
 def unit_of(module: str, component: str) -> str:
-    """The folder, or the module at the root, that a module of a component belongs to; empty for the
-    component's own `__init__`."""
+    """The folder, or the module at the root, that a module of a component belongs to."""
     parts = module.split(".")[1:] if component == "api" else module.split(".")[2:]
-    is_shelf = component == "api" and parts and parts[0] in ("_private", "util")
+    if module in WINDOWS or not parts:
+        return ".".join([*parts, "__init__"])
+    is_shelf = component == "api" and parts[0] in ("_private", "util")
     return ".".join(parts[: 2 if is_shelf else 1])
 
 
+@functools.cache
 def modules() -> dict[str, str]:
     """Every module of ray_mono with its file."""
     found = {}
@@ -336,23 +281,38 @@ def modules() -> dict[str, str]:
     return found
 
 
+def imported_parts(path: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of each module of ray_mono that a file imports."""
+    for line, name in imported_modules(path):
+        target = name if name in modules() else name.rpartition(".")[0]
+        if target in modules():
+            yield line, target
+
+
+def packages_of(module: str) -> list[str]:
+    """The packages that a module lies in."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
 def test_imports_point_down_the_floors() -> None:
     known, wrong = modules(), []
     for component, floors in FLOORS.items():
-        level = {unit: number for number, floor in enumerate(floors.split("---")) for unit in floor.split()}
+        level = {"__init__": -1}
+        for number, floor in enumerate(floors.split("|")):
+            level.update(dict.fromkeys(floor.split(), number))
         for module, path in known.items():
-            unit = unit_of(module, component)
-            if part(path) != component or not unit:
+            if part(path) != component:
                 continue
+            unit = unit_of(module, component)
             if unit not in level:
                 wrong.append(f"{path}: {unit} stands on no floor of {component}")
                 continue
-            for line, imported in imported_modules(path):
-                target = imported if imported in known else imported.rpartition(".")[0]
-                other = (
-                    unit_of(target, component) if target in known and part(known[target]) == component else ""
-                )
-                if other and other != unit and level.get(other, -1) >= level[unit]:
+            for line, target in imported_parts(path):
+                if part(known[target]) != component:
+                    continue
+                other = unit_of(target, component)
+                if other != unit and level.get(other, -1) >= level[unit]:
                     wrong.append(f"{path}:{line}: {unit} may not import {other}, which is not below it")
     assert not wrong, "\n" + "\n".join(wrong)
 
@@ -362,12 +322,12 @@ def test_every_component_has_floors() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Types counted, and `__init__` files, but for the public one, which shows what is below it."""
-    known = modules()
+    """Types counted, and the packages that a module lies in, which Python runs before it."""
     needs: dict[str, set[str]] = {}
-    for module, path in known.items():
-        imported = {name if name in known else name.rpartition(".")[0] for _, name in imported_modules(path)}
-        needs[module] = {name for name in imported if name in known} - {module, "ray_mono"}
+    for module, path in modules().items():
+        imported = {name for _, name in imported_parts(path)}
+        packages = {package for name in imported for package in packages_of(name)}
+        needs[module] = (imported | packages.difference(WINDOWS, packages_of(module))) - {module}
     ends = True
     while ends:
         needed = set().union(*needs.values())

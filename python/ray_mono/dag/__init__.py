@@ -12,7 +12,9 @@ Ray's compiled graphs (`experimental_compile`, DAGContext, collectives between G
 a call here costs little enough to be made each time.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ray_mono.dag import dag_node
 
 if TYPE_CHECKING:
     from ray_mono.dag.class_node import IS_CLASS_METHOD_OUTPUT_KEY as IS_CLASS_METHOD_OUTPUT_KEY
@@ -55,6 +57,16 @@ _COMPILED = {
 }
 
 __all__ = list(_EXPORTS)
+
+
+def _remote(*targets: Any, **options: Any) -> Any:
+    """`remote`, loaded when a node is first made of a plain function or class."""
+    from ray_mono._private.remote_decorator import remote
+
+    return remote(*targets, **options)
+
+
+dag_node.hand_in_remote(_remote)
 
 
 def __getattr__(name: str) -> object:

@@ -12,10 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
+from ray_mono.common.our_bug import known
 from ray_mono.dag import nested_nodes
 from ray_mono.dag.input_data import DAGInputData
 
 T = TypeVar("T")
+
+_remote: Callable[..., Any] | None = None
 
 
 class DAGNode(ABC):
@@ -220,10 +223,12 @@ def _check_inputs(nodes: Iterable[DAGNode]) -> None:
 
 
 def made_remote(target: Any, options: Mapping[str, Any]) -> Any:
-    """What `remote` makes of a plain function or class.
+    """What `remote` makes of a plain function or class."""
+    remote = known(_remote, "`remote`, which the package hands in")
+    return remote(**options)(target) if options else remote(target)
 
-    It is asked for by its public name: it stands above this package.
-    """
-    import ray_mono
 
-    return ray_mono.remote(**options)(target) if options else ray_mono.remote(target)
+def hand_in_remote(remote: Callable[..., Any]) -> None:
+    """The package gives its modules `remote`, which stands above them, before any of them runs."""
+    global _remote
+    _remote = remote

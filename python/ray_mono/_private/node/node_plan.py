@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray_mono
 from ray_mono._private import ray_children
 from ray_mono._private.node import elsewhere
 from ray_mono._private.node.bootstrap import check_versions, node_ip_address, parse_address
@@ -123,7 +122,7 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
 def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment, with what a service needs to find the package and to prove who it is."""
     # Not resolved: a link may be all that keeps Bazel's runfiles together.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(ray_mono.__file__)))
+    root = str(Path(__file__).absolute().parents[3])
     paths = [
         path
         for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)
