@@ -9,11 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.global_state import GlobalState
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome
 from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
 from ray_mono.protobuf import object_manager_pb2
+
+
+class CallerContext(Protocol):
+    """What runs on the thread that asks, as far as the API reads it. A WorkerContext is one."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this thread runs no task of its own."""
+        ...
+
+    def task_id(self) -> bytes: ...
+
+    def task_name(self) -> str: ...
+
+    def function_name(self) -> str:
+        """ "module.f" or "module.Actor.method"; the task's name alone where the function is not known."""
+        ...
+
+    def actor_id(self) -> bytes:
+        """Empty outside of actors."""
+        ...
+
+    def actor_name(self) -> str:
+        """The name that the actor was given. Empty for none, and outside of actors."""
+        ...
+
+    def assigned_resources(self) -> dict[str, float]:
+        """In units."""
+        ...
+
+    def resource_ids(self) -> dict[str, list[int]]: ...
 
 
 class CoreInterface(ReferenceHome, Protocol):
@@ -66,9 +96,7 @@ class CoreInterface(ReferenceHome, Protocol):
         ...
 
     @property
-    def context(self) -> WorkerContext:
-        """What runs on the thread that asks."""
-        ...
+    def context(self) -> CallerContext: ...
 
     @property
     def global_state(self) -> GlobalState: ...

@@ -13,7 +13,6 @@ import logging
 import os
 import resource
 import sys
-import types
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -127,11 +126,12 @@ def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
         arguments.check_joining()
         params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)
         node = _join(params, cluster.session_dir)
-    driver = _import_core_worker()
+    from ray_mono.core_worker.process import driver
+
     try:
         printer = _log_printer(node.node_ip_address, arguments) if arguments.log_to_driver else None
         job_config = _job_config(arguments)
-        core = driver.connect_driver(
+        core: CoreInterface = driver.connect_driver(
             driver.DriverConfig(
                 raylet_socket=node.raylet_socket_name,
                 gcs_address=node.gcs_address,
@@ -168,9 +168,9 @@ def _join(params: RayParams, session_dir: str | None) -> Node:
         raise AuthenticationError(str(error)) from None
 
 
-def _import_core_worker() -> types.ModuleType:
+def _import_core_worker() -> None:
     """Half of what a driver imports, and nothing that starting the node's processes needs."""
-    return importlib.import_module("ray_mono.core_worker.process.driver")
+    importlib.import_module("ray_mono.core_worker.process.driver")
 
 
 def command_line() -> str:

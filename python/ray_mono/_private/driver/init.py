@@ -183,7 +183,7 @@ def _connect_locally(arguments: Any) -> _Session:
     if arguments.num_cpus is None:
         resources["CPU"] = os.cpu_count() or 1
     given = {name: amount for name, amount in resources.items() if amount is not None}
-    core: Any = LocalCore(arguments.namespace, given)
+    core: CoreInterface = LocalCore(arguments.namespace, given)
     current.set(core)
     context = RayContext({"node_id": core.node_id.hex(), "address": "local", "session_dir": ""}, shutdown)
     return _Session(core, None, LOCAL_MODE, context, os.getpid())
