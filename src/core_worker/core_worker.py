@@ -72,7 +72,8 @@ DESCRIBED_TASKS_MAX = 100
 
 
 class CoreWorker:
-    """One process's membership. Made by process/registration.py."""
+    """The core of one process of a cluster: makes the parts, and is the CoreInterface. Made by
+    process/registration.py."""
 
     def __init__(
         self,

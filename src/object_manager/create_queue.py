@@ -16,7 +16,7 @@ from typing import assert_never
 from ray_mono.object_manager.errors import StoreError, StoreFull
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Allocation, Full, Granted, NeedsBacking
+from ray_mono.object_manager.stored_object import Allocated, Allocation, Full, NeedsBacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class CreateQueue:
                 effects.append(CreateDone(head.number, 0, error))
             else:
                 match allocation:
-                    case Granted(offset):
+                    case Allocated(offset):
                         effects.append(CreateDone(head.number, offset))
                     case NeedsBacking(until_bytes):
                         self._backing = True

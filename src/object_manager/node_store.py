@@ -34,7 +34,7 @@ from ray_mono.object_manager.pull_manager import PullManager
 from ray_mono.object_manager.pulls import Fetcher, Pulls
 from ray_mono.object_manager.seams import ObjectHeader, SharedMemory
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Full, Granted, NeedsBacking, StoredObject
+from ray_mono.object_manager.stored_object import Allocated, Full, NeedsBacking, StoredObject
 
 
 class NodeStore:
@@ -156,7 +156,7 @@ class NodeStore:
             object_id, header.size_bytes, header.metadata, header.owner, TRANSFERS, is_primary=False
         )
         match allocation:
-            case Granted(offset):
+            case Allocated(offset):
                 self._backing.keep_ahead()
                 return offset
             case NeedsBacking(until_bytes):

@@ -19,9 +19,9 @@ from ray_mono.object_manager.allocator import Allocator, aligned
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.stored_object import (
+    Allocated,
     Allocation,
     Full,
-    Granted,
     NeedsBacking,
     ObjectState,
     StoredObject,
@@ -107,7 +107,7 @@ class Store:
                 existing.made_again(is_primary and owner not in self._dead_owners)
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
         allocation = self._allocate(size_bytes, client)
-        if isinstance(allocation, Granted):
+        if isinstance(allocation, Allocated):
             entry = StoredObject(
                 object_id, allocation.offset, size_bytes, metadata, owner, client, is_primary
             )
@@ -269,7 +269,7 @@ class Store:
             if until_bytes <= self.allocator.capacity_bytes and self.can_grow:
                 return NeedsBacking(until_bytes)
             offset = self._evict_for(size_bytes, client)
-        return Full() if offset is None else Granted(offset)
+        return Full() if offset is None else Allocated(offset)
 
     def _evict_for(self, size_bytes: int, client: ClientKey) -> int | None:
         if self.obtainable_bytes < aligned(size_bytes):

@@ -81,8 +81,8 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """The range is the client's to write."""
+class Allocated:
+    """The bytes from here on are the client's to write."""
 
     offset: int
 
@@ -99,4 +99,4 @@ class Full:
     """No room now: ask again when memory came free."""
 
 
-Allocation = Granted | NeedsBacking | Full
+Allocation = Allocated | NeedsBacking | Full

@@ -41,7 +41,7 @@ _IN_THREAD_BYTES_MIN = 1 << 20
 
 
 @dataclass
-class _Peer:
+class _Connections:
     """Connections to one node. At most connections_per_peer_max are in use or kept."""
 
     places: asyncio.Semaphore
@@ -56,7 +56,7 @@ class TcpTransferStreams:
         self.sent_bytes = 0
         self._secret = secret
         self._config = config
-        self._peers: dict[PeerAddress, _Peer] = {}
+        self._peers: dict[PeerAddress, _Connections] = {}
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
         """See TransferStreams."""
@@ -76,7 +76,7 @@ class TcpTransferStreams:
 
     def drop(self, peer: PeerAddress) -> None:
         """See TransferStreams. Connections in use break by themselves."""
-        for sock in self._peers.pop(peer, _Peer(asyncio.Semaphore(0))).idle:
+        for sock in self._peers.pop(peer, _Connections(asyncio.Semaphore(0))).idle:
             sock.close()
 
     async def close(self) -> None:
@@ -156,7 +156,7 @@ class TcpTransferStreams:
         self, address: PeerAddress, use: Callable[[socket.socket], Awaitable[tuple[T, bool]]]
     ) -> T:
         peer = self._peers.setdefault(
-            address, _Peer(asyncio.Semaphore(self._config.connections_per_peer_max))
+            address, _Connections(asyncio.Semaphore(self._config.connections_per_peer_max))
         )
         async with peer.places:
             try:
@@ -176,7 +176,7 @@ class TcpTransferStreams:
     async def _use(
         self,
         address: PeerAddress,
-        peer: _Peer,
+        peer: _Connections,
         sock: socket.socket,
         use: Callable[[socket.socket], Awaitable[tuple[T, bool]]],
     ) -> T:

@@ -39,7 +39,7 @@ class ServerCall:
 
     __slots__ = ("_call_id", "connection", "is_oneway")
 
-    def __init__(self, connection: ServerConnection, call_id: int, is_oneway: bool) -> None:
+    def __init__(self, connection: ReactorConnection, call_id: int, is_oneway: bool) -> None:
         self.connection = connection
         self._call_id = call_id
         self.is_oneway = is_oneway
@@ -72,7 +72,7 @@ class ServerCall:
             self.connection.write(framing.encode_error(self._call_id, error))
 
 
-class ServerConnection(ReactorSocket):
+class ReactorConnection(ReactorSocket):
     """A peer that calls this process. `state` is the servicer's own."""
 
     def __init__(
@@ -133,8 +133,8 @@ class ReactorServer:
     def __init__(self, reactor: Reactor, handlers: Handlers, secret: str) -> None:
         self.reactor = reactor
         self.handlers = handlers
-        self.connections: set[ServerConnection] = set()
-        self._strangers: Strangers[ServerConnection] = Strangers()
+        self.connections: set[ReactorConnection] = set()
+        self._strangers: Strangers[ReactorConnection] = Strangers()
         self._sweep: Timer | None = None
         self._log = LimitedLog(logger)
         self._secret = secret
@@ -161,10 +161,10 @@ class ReactorServer:
                 self._log.warning("refused a connection: %s", error)
                 sock.close()
                 return
-            connection = ServerConnection(self, sock, "a process of this node", None)
+            connection = ReactorConnection(self, sock, "a process of this node", None)
         else:
             host, port = sock.getpeername()[:2]
-            connection = ServerConnection(
+            connection = ReactorConnection(
                 self, sock, f"{host}:{port}", auth.ServerHandshake(self._secret, self._port)
             )
             _send_away(self._strangers.enter(connection, host, time.monotonic()))
@@ -176,13 +176,13 @@ class ReactorServer:
             # It may have spoken already: before others push it out.
             connection.on_events(READABLE)
 
-    def advance(self, stranger: ServerConnection) -> None:
+    def advance(self, stranger: ReactorConnection) -> None:
         _send_away(self._strangers.advance(stranger, Stage.SHAKING))
 
-    def let_in(self, stranger: ServerConnection) -> None:
+    def let_in(self, stranger: ReactorConnection) -> None:
         self._strangers.leave(stranger)
 
-    def ended(self, connection: ServerConnection) -> None:
+    def ended(self, connection: ReactorConnection) -> None:
         self.connections.discard(connection)
         self._strangers.leave(connection)
 
@@ -219,7 +219,7 @@ class ReactorServer:
             connection.close()
 
 
-def _send_away(stranger: ServerConnection | None) -> None:
+def _send_away(stranger: ReactorConnection | None) -> None:
     if stranger is not None:
         stranger.close("there are too many clients that have not shown the secret")
 

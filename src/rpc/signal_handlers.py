@@ -122,7 +122,7 @@ class Deferred(DecidingHandler):
                 strike_main_thread(signum)
 
 
-class Interrupter(DecidingHandler):
+class InterruptHandler(DecidingHandler):
     """Stands in the place of the interpreter's own handler of SIGINT, which raises KeyboardInterrupt."""
 
     handler = staticmethod(signal.default_int_handler)
@@ -174,7 +174,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
     def stand_in(signum: int, handler: Setting) -> Setting:
         handler = _as_user_set(handler)
         if interrupts and signum == signal.SIGINT and handler is signal.default_int_handler:
-            return Interrupter(reactor)
+            return InterruptHandler(reactor)
         return Deferred(handler, reactor) if _is_users(handler) else handler
 
     def handle_waiting(signums: Iterable[int]) -> None:
@@ -189,7 +189,7 @@ def install(reactor: Reactor, *, interrupts: bool) -> Callable[[], None]:
         if signum in signal.valid_signals():
             handle_waiting((signum,))
         replaced = _signal.signal(signum, stand_in(signum, handler))
-        if isinstance(replaced, Interrupter) and handler == signal.SIG_IGN:
+        if isinstance(replaced, InterruptHandler) and handler == signal.SIG_IGN:
             reactor.note_interrupt(False)
         return _as_user_set(replaced)
 

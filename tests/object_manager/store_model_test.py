@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ray_mono.object_manager.errors import StoreError
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Granted
+from ray_mono.object_manager.stored_object import Allocated
 
 CLIENTS = [ClientKey(1), ClientKey(2)]
 OBJECTS = [ObjectKey(bytes([number])) for number in range(5)]
@@ -61,7 +61,7 @@ class StoreAgainstAModel(RuleBasedStateMachine):
             return
         assert row is None
         self.forget_evicted()
-        if isinstance(allocation, Granted):
+        if isinstance(allocation, Allocated):
             self.rows[object_id] = Row(client, owner, is_primary)
         else:
             assert not any(

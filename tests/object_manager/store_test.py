@@ -8,7 +8,7 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Full, Granted, NeedsBacking, ObjectState
+from ray_mono.object_manager.stored_object import Allocated, Full, NeedsBacking, ObjectState
 
 ANNA, BERT = ClientKey(1), ClientKey(2)
 OWNER, OTHER_OWNER = WorkerKey(b"o" * 28), WorkerKey(b"p" * 28)
@@ -27,7 +27,7 @@ def store() -> Store:
 
 def create(store: Store, object_id: ObjectKey, client: ClientKey = ANNA, size_bytes: int = 256) -> int:
     allocation = store.create(object_id, size_bytes, b"meta", OWNER, client, is_primary=client != TRANSFERS)
-    assert isinstance(allocation, Granted)
+    assert isinstance(allocation, Allocated)
     store.check_invariants()
     return allocation.offset
 

@@ -18,7 +18,7 @@ from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
-from ray_mono.core_worker.process.worker_exit import WorkerExit
+from ray_mono.core_worker.process.worker_exit import OrderlyExit
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
@@ -264,7 +264,7 @@ class SimWorker(CoreProcess):
             execution.running.end()
             execution.receiver.give_back()
             core.env.reactor.flush()
-        WorkerExit(core, execution).leave()
+        OrderlyExit(core, execution).leave()
 
     def _raylet_lost(self, core: CoreWorker, reason: str) -> None:
         self.process.kill("its raylet is gone")

@@ -339,7 +339,7 @@ class CoreServer:
 
 
 class CoreConnection(_Half):
-    """A ServerConnection."""
+    """A ReactorConnection."""
 
     def __init__(self, server: CoreServer, endpoint: Endpoint, secret_wanted: str) -> None:
         super().__init__(server.reactor)

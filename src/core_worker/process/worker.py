@@ -31,7 +31,7 @@ from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.registration import Registration
 from ray_mono.core_worker.process.termination import Termination
 from ray_mono.core_worker.process.worker_config import WorkerConfig
-from ray_mono.core_worker.process.worker_exit import WorkerExit
+from ray_mono.core_worker.process.worker_exit import OrderlyExit
 from ray_mono.core_worker.task_errors import TITLE, ActorExit
 from ray_mono.core_worker.task_execution.execution import Execution
 from ray_mono.core_worker.task_execution.exit_reports import report_exit
@@ -90,7 +90,7 @@ def _run(core: CoreWorker, execution: Execution, termination: Termination) -> No
         left = execution.running.take_leave()
     if left:
         report_exit(core.env, ActorExit())
-    WorkerExit(core, execution).leave()
+    OrderlyExit(core, execution).leave()
 
 
 def _end_with_raylet(core: CoreWorker, reason: str) -> None:

@@ -35,7 +35,7 @@ STAY_POLL_S = 0.1
 """How often a worker that stays for others looks whether they still need it."""
 
 
-class WorkerExit:
+class OrderlyExit:
     """The end of one worker."""
 
     def __init__(self, core: CoreWorker, execution: Execution) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from ray_mono.common.ids import JobID
-from ray_mono.gcs.actor.actor_effects import Effect, EndWorker, Place, RowChanged, RowForgotten, StopPlacing
+from ray_mono.gcs.actor.actor_effects import (
+    Effect,
+    EndActorWorker,
+    Place,
+    RowChanged,
+    RowForgotten,
+    StopPlacing,
+)
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
@@ -49,7 +56,7 @@ class ActorEffectRunner:
                     self._scheduler.stop(actor_id)
                 case Place():
                     self._after_commit_place(effect)
-                case EndWorker():
+                case EndActorWorker():
                     self._after_commit_end(effect)
                 case _:
                     assert_never(effect)
@@ -64,6 +71,6 @@ class ActorEffectRunner:
 
         self._writes.after_commit(place)
 
-    def _after_commit_end(self, effect: EndWorker) -> None:
+    def _after_commit_end(self, effect: EndActorWorker) -> None:
         address = None if effect.force else self._table.address(effect.actor_id)
         self._writes.after_commit(lambda: self._ender.end(effect, address))

@@ -42,7 +42,7 @@ class StopPlacing:
 
 
 @dataclass(frozen=True)
-class EndWorker:
+class EndActorWorker:
     """End this worker, when the row is durable: by force, or after the calls it has queued."""
 
     actor_id: ActorID
@@ -52,7 +52,7 @@ class EndWorker:
     death: Death
 
 
-Effect = RowChanged | RowForgotten | Place | StopPlacing | EndWorker
+Effect = RowChanged | RowForgotten | Place | StopPlacing | EndActorWorker
 
 
 class ActorNameTaken(Exception):

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ray_mono.common.ids import WorkerID
-from ray_mono.gcs.actor.actor_effects import EndWorker
+from ray_mono.gcs.actor.actor_effects import EndActorWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class ActorEnder:
-    """Carries out EndWorker."""
+    """Carries out EndActorWorker."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class ActorEnder:
         self._last_words = last_words
         self._on_killed = on_killed
 
-    def end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
+    def end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
         self._environment.tasks.spawn(self._end(effect, address), f"end worker {effect.worker_id.hex()}")
 
-    async def _end(self, effect: EndWorker, address: common_pb2.Address | None) -> None:
+    async def _end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         if not effect.force and address is not None:
             try:
                 await self._ask_worker(effect, address)
@@ -55,7 +55,7 @@ class ActorEnder:
         await self._have_killed(effect)
         self._on_killed(effect.worker_id)
 
-    async def _have_killed(self, effect: EndWorker) -> None:
+    async def _have_killed(self, effect: EndActorWorker) -> None:
         while (info := self._nodes.alive(effect.node_id)) is not None:
             try:
                 await self._ask_raylet(effect, raylet_address(info))
@@ -66,7 +66,7 @@ class ActorEnder:
                     return
             await asyncio.sleep(self._environment.config.lease_retry_period_s)
 
-    async def _ask_worker(self, effect: EndWorker, address: common_pb2.Address) -> None:
+    async def _ask_worker(self, effect: EndActorWorker, address: common_pb2.Address) -> None:
         channel = await self._environment.transport.connect(
             f"{address.host}:{address.port}", self._environment.config.connect_timeout_s
         )
@@ -76,7 +76,7 @@ class ActorEnder:
         finally:
             channel.close()
 
-    async def _ask_raylet(self, effect: EndWorker, raylet_address: str) -> None:
+    async def _ask_raylet(self, effect: EndActorWorker, raylet_address: str) -> None:
         raylet = await self._environment.raylets.client(raylet_address)
         request = raylet_pb2.KillWorkerRequest(
             worker_id=effect.worker_id.binary(), force=True, cause=death_to_proto(effect.death)

@@ -28,7 +28,7 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
     Effect,
-    EndWorker,
+    EndActorWorker,
     Place,
     RowChanged,
     RowForgotten,
@@ -351,7 +351,7 @@ class ActorManager:
     def _end_worker(self, actor: Actor, death: Death, force: bool = True) -> list[Effect]:
         if actor.node_id is None or actor.worker_id is None:
             return []
-        return [EndWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death)]
+        return [EndActorWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death)]
 
     def _place(self, actor: Actor) -> Place:
         return Place(actor.actor_id, actor.num_restarts, actor.creations_failed)

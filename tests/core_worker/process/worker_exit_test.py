@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_mono.core_worker.process import worker_exit
-from ray_mono.core_worker.process.worker_exit import ANSWERS_TIMEOUT_S, WorkerExit
+from ray_mono.core_worker.process.worker_exit import ANSWERS_TIMEOUT_S, OrderlyExit
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Said, SceneServer, Served, value
 from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
@@ -54,7 +54,7 @@ class Leaving(Worker):
 
         self.reactor.meanwhile[:] = map(look, meanwhile)
         with pytest.raises(Gone):
-            WorkerExit(self.core, self.execution).leave()
+            OrderlyExit(self.core, self.execution).leave()
         assert not self.reactor.meanwhile, "it did not stay so long"
         return self.steps
 

@@ -6,7 +6,7 @@ import pytest
 
 from ray_mono.common.ids import JobID
 from ray_mono.gcs.actor.actor_effects import (
-    EndWorker,
+    EndActorWorker,
     Place,
     RowChanged,
     StopPlacing,
@@ -112,7 +112,7 @@ def test_actors_die_with_their_owner_but_for_the_detached() -> None:
     assert death is not None and death.kind is DeathKind.OWNER_DIED and "it was killed" in death.message
     assert effects == [
         RowChanged(scene.actor(1)),
-        EndWorker(actor_id(1), NODE, WORKER, force=True, death=death),
+        EndActorWorker(actor_id(1), NODE, WORKER, force=True, death=death),
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_finished_job_ends_its_actors_but_for_the_detached() -> None:
     scene.pending(number=2, is_detached=True)
     scene.pending(number=3, job_id=JobID.from_int(2))
     effects = scene.do("job_finished", JOB, now_s=2.0)
-    assert kinds(effects) == [RowChanged, EndWorker]
+    assert kinds(effects) == [RowChanged, EndActorWorker]
     death = scene.actor(1).death
     assert death is not None and death.kind is DeathKind.JOB_FINISHED
     assert {scene.actor(2).state, scene.actor(3).state} == {ActorState.PENDING_CREATION}
@@ -147,7 +147,7 @@ def test_kill_ends_an_actor_at_once_and_its_worker_afterwards() -> None:
     assert death is not None and death.kind is DeathKind.KILLED
     assert effects == [
         RowChanged(scene.actor()),
-        EndWorker(actor_id(1), NODE, WORKER, force=True, death=death),
+        EndActorWorker(actor_id(1), NODE, WORKER, force=True, death=death),
     ]
     assert scene.do("worker_died", WORKER, CRASH, now_s=3.0) == []
     assert scene.do("kill", actor_id(1), force=True, no_restart=True, now_s=4.0) == []
@@ -157,7 +157,7 @@ def test_kill_that_allows_a_restart_only_kills_the_worker() -> None:
     scene = Scene()
     scene.alive(max_restarts=1)
     [effect] = scene.do("kill", actor_id(1), force=True, no_restart=False, now_s=2.0)
-    assert isinstance(effect, EndWorker) and effect.force
+    assert isinstance(effect, EndActorWorker) and effect.force
     scene.do("worker_died", WORKER, Death(DeathKind.KILLED, "killed by kill()"), now_s=3.0)
     assert (scene.actor().state, scene.actor().num_restarts) == (ActorState.RESTARTING, 1)
 
@@ -167,7 +167,7 @@ def test_kill_without_force_lets_the_worker_finish() -> None:
     scene.alive(max_restarts=-1)
     row, effect = scene.do("kill", actor_id(1), force=False, no_restart=True, now_s=2.0)
     assert row == RowChanged(scene.actor(), announced=False)
-    assert isinstance(effect, EndWorker) and not effect.force
+    assert isinstance(effect, EndActorWorker) and not effect.force
     assert scene.actor().state is ActorState.ALIVE
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
     death = scene.actor().death
@@ -186,7 +186,7 @@ def test_an_actor_without_handles_finishes_its_calls_and_is_not_restarted() -> N
     scene = Scene()
     scene.alive(max_restarts=-1)
     _, effect = scene.do("out_of_scope", actor_id(1), now_s=2.0)
-    assert isinstance(effect, EndWorker) and not effect.force
+    assert isinstance(effect, EndActorWorker) and not effect.force
     assert scene.do("out_of_scope", actor_id(1), now_s=2.5) == []
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
     death = scene.actor().death

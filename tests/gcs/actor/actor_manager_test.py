@@ -8,7 +8,7 @@ import pytest
 
 from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
-    EndWorker,
+    EndActorWorker,
     Place,
     RowChanged,
     RowForgotten,
@@ -195,7 +195,7 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     assert after.manager.names() == [("space", "kept"), ("space", "waits")]
     assert after.actor(1).state is ActorState.ALIVE
     # The creation that was under way is ended before it is begun anew.
-    assert kinds(effects) == [EndWorker, Place]
+    assert kinds(effects) == [EndActorWorker, Place]
     assert [effect.actor_id for effect in effects if isinstance(effect, Place)] == [actor_id(3)]
     assert kinds(after.do("half_made_ended", NEXT_WORKER)) == [RowChanged, Place]
     assert (after.actor(2).worker_id, after.actor(2).num_restarts) == (None, 0)

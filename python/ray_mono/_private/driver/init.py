@@ -1,8 +1,8 @@
 """The driver's life: `init`, `shutdown`, and what this process is to its cluster.
 
 A process is connected while `core_worker.process.current` has a core worker. In a worker
-`core_worker/process/worker.py` puts it there. In a driver `init` does, and keeps in `_session` the node that
-it has started or joined.
+`core_worker/process/worker.py` puts it there. In a driver `init` does, and keeps in `_connection` the node
+that it has started or joined.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCAL_MODE = 2
 
 
 @dataclass(frozen=True)
-class _Session:
+class _Connection:
     """What `init` made."""
 
     core: CoreInterface
@@ -47,7 +47,7 @@ class _Session:
     pid: int
 
 
-_session: _Session | None = None
+_connection: _Connection | None = None
 # Held while a session is made or ended. Reentrant, since a function run on all workers may call us.
 _lock = threading.RLock()
 # Given to run_function_on_all_workers; every new session runs them again.
@@ -108,7 +108,7 @@ def init(
     it refuses the secret; NotImplementedError for parts that are not there; ValueError or TypeError for
     arguments that cannot be.
     """
-    global _session
+    global _connection
     flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)
     with _lock:
         if is_initialized():
@@ -131,10 +131,10 @@ def init(
             logging_config=logging_config,
             private=private,
         )
-        _session = _start(arguments, local_mode)
+        _connection = _start(arguments, local_mode)
         atexit.register(_shutdown_at_exit)
-        _run_kept_functions(_session.core)
-        return _session.context
+        _run_kept_functions(_connection.core)
+        return _connection.context
 
 
 def _run_kept_functions(core: CoreInterface) -> None:
@@ -153,30 +153,30 @@ def _present_context(ignore_reinit_error: bool) -> RayContext:
             " ignore_reinit_error=True"
         )
     logger.info("init() was called again and returns the connection that there is.")
-    if _session is not None:
-        return _session.context
+    if _connection is not None:
+        return _connection.context
     core = current.require()
     return RayContext(
         {"node_id": core.node_id.hex(), "session_dir": core.session_dir, "address": None}, shutdown
     )
 
 
-def _start(arguments: Any, local_mode: bool) -> _Session:
+def _start(arguments: Any, local_mode: bool) -> _Connection:
     if arguments.logging_config is not None:
         arguments.logging_config.apply()
     return _connect_locally(arguments) if local_mode else _connect(arguments)
 
 
-def _connect(arguments: Any) -> _Session:
+def _connect(arguments: Any) -> _Connection:
     from ray_mono._private.driver import connection
 
     connection.raise_open_files_limit()
     core, node = connection.connect(arguments)
     current.set(core)
-    return _Session(core, node, SCRIPT_MODE, RayContext(node.address_info, shutdown), os.getpid())
+    return _Connection(core, node, SCRIPT_MODE, RayContext(node.address_info, shutdown), os.getpid())
 
 
-def _connect_locally(arguments: Any) -> _Session:
+def _connect_locally(arguments: Any) -> _Connection:
     from ray_mono._private.local_mode.local_core import LocalCore
 
     resources = {"CPU": arguments.num_cpus, "GPU": arguments.num_gpus, **(arguments.resources or {})}
@@ -186,7 +186,7 @@ def _connect_locally(arguments: Any) -> _Session:
     core: CoreInterface = LocalCore(arguments.namespace, given)
     current.set(core)
     context = RayContext({"node_id": core.node_id.hex(), "address": "local", "session_dir": ""}, shutdown)
-    return _Session(core, None, LOCAL_MODE, context, os.getpid())
+    return _Connection(core, None, LOCAL_MODE, context, os.getpid())
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
@@ -195,24 +195,24 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     Does nothing if `init` was not called, in a worker, and in a fork. `init` may be called again afterwards.
     The arguments are Ray's, and have no effect.
     """
-    global _session
+    global _connection
     with _lock:
-        session = _session
-        if session is None or session.pid != os.getpid():
+        connection = _connection
+        if connection is None or connection.pid != os.getpid():
             return
-        _session = None
+        _connection = None
         atexit.unregister(_shutdown_at_exit)
         current.set(None)
         try:
-            session.core.shutdown()
+            connection.core.shutdown()
         finally:
-            if session.node is not None:
-                session.node.kill_all_processes()
+            if connection.node is not None:
+                connection.node.kill_all_processes()
 
 
 def joined_node() -> Node | None:
     """The node that `init` started or joined; None in workers, in local mode, and where not connected."""
-    return None if _session is None else _session.node
+    return None if _connection is None else _connection.node
 
 
 def _shutdown_at_exit() -> None:
@@ -228,8 +228,8 @@ def is_initialized() -> bool:
 
 def mode() -> int | None:
     """SCRIPT_MODE, WORKER_MODE or LOCAL_MODE; None where not connected."""
-    if _session is not None:
-        return _session.mode
+    if _connection is not None:
+        return _connection.mode
     return WORKER_MODE if is_initialized() else None
 
 
