@@ -115,7 +115,7 @@ FLOORS = {
         | _private.logs
         | runtime_env job_config client_builder cross_language util.debug util.client_connect
         util.placement_group util.state
-        | _private.waiting _private.timeline
+        | _private.timeline
         | _private.node
         | _private.remote
         | _private.state util.node_addresses

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import ray_mono.exceptions  # noqa: F401 - names the errors' module, for tracebacks
-from ray_mono._private.argument_checks import flag, is_number, is_sendable, plain
+from ray_mono._private.argument_checks import flag, is_number, is_sendable, plain, seconds
 from ray_mono._private.driver import init_arguments
 from ray_mono._private.driver.auto_init import connected_core
 from ray_mono._private.driver.init import LOCAL_MODE as LOCAL_MODE
@@ -20,7 +20,6 @@ from ray_mono._private.driver.init import is_initialized as is_initialized
 from ray_mono._private.driver.init import mode as mode
 from ray_mono._private.driver.init import run_function_on_all_workers as run_function_on_all_workers
 from ray_mono._private.driver.init import shutdown as shutdown
-from ray_mono._private.waiting import REFERENCES, WAITABLES, check_references, checked_timeout_s
 from ray_mono.common.short_tracebacks import shortened
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Waitable = TypeVar("Waitable", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
 __tracebackhide__ = True  # for pytest: the line that called one of these says more
+_REFERENCES = frozenset({ObjectRef})
+_WAITABLES = frozenset({ObjectRef, ObjectRefGenerator})
 
 # ---------------------------------------------------------------- objects
 
@@ -60,7 +61,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     else.
     """
     core = current.core or connected_core()
-    timeout_s = None if timeout is None else checked_timeout_s(timeout, "get")
+    timeout_s = None if timeout is None else _checked_timeout_s(timeout, "get")
     if isinstance(object_refs, ObjectRef):
         try:
             return core.get([object_refs], timeout_s)[0]
@@ -73,7 +74,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
             f"get() takes an ObjectRef or a list of ObjectRefs, got {object_refs!r} of type"
             f" {type(object_refs).__name__}"
         )
-    check_references("get", object_refs, REFERENCES)
+    _check_references("get", object_refs, _REFERENCES)
     try:
         return core.get(object_refs, timeout_s)
     except BaseException as error:
@@ -136,8 +137,8 @@ def wait(
         raise TypeError(
             f"wait() takes a list of ObjectRefs, got {ray_waitables!r} of type {type(ray_waitables).__name__}"
         )
-    check_references("wait", ray_waitables, WAITABLES)
-    timeout_s, fetch_local = checked_timeout_s(timeout, "wait"), flag("fetch_local", fetch_local)
+    _check_references("wait", ray_waitables, _WAITABLES)
+    timeout_s, fetch_local = _checked_timeout_s(timeout, "wait"), flag("fetch_local", fetch_local)
     core = connected_core()
     if not ray_waitables:
         return [], []
@@ -159,6 +160,25 @@ def wait(
         return core.wait(waitables, int(num_returns), timeout_s, fetch_local)  # type: ignore[return-value]
     except BaseException as error:
         raise shortened(error)  # noqa: B904
+
+
+def _check_references(caller: str, values: list[Any], accepted: frozenset[type]) -> None:
+    """Raises TypeError naming what is no reference.
+
+    It looks at the types first, which is fast: programs wait for long lists again and again.
+    """
+    if accepted.issuperset(map(type, values)):
+        return
+    for value in values:
+        if not isinstance(value, tuple(accepted)):
+            raise TypeError(
+                f"{caller}() takes ObjectRefs, but the list has {value!r} of type {type(value).__name__}"
+            )
+
+
+def _checked_timeout_s(timeout: float | None, caller: str) -> float | None:
+    # As in Ray, get() takes -1 for None, and wait() refuses it.
+    return None if caller == "get" and timeout == -1 else seconds(timeout)
 
 
 # ---------------------------------------------------------------- actors and workers
