@@ -84,7 +84,8 @@ class ObjectFutures:
                 with self._env.lock:
                     self._memory_store.forget_waiter(object_id, callback)
 
-        # `ended` empties it. Otherwise the future would hold itself, and the reference.
+        # `ended` empties it. A future keeps its done-callbacks: with `known` among them it would hold itself
+        # and the reference, in a circle.
         waiting = [known]
         future.add_done_callback(ended)
         if self._memory_store.when_ready(object_id, known):

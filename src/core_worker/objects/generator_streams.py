@@ -14,9 +14,11 @@ When a stream is DROPPED, items that were not taken are freed, and items that st
 
 Item n of a task is its object with index n + 1, in every attempt. A task that runs again sends its items
 again. Those that were received before stay what they are; a copy in a store is one more place where the item
-lies. Index 1 is the task's end: None, or why there was no end; for "dynamic" it is a
-DynamicObjectRefGenerator of all items. An exception of the user's function is the last item. Index 0 stands
-for the generator object: it is a reference without a value, and when it ends, the stream is dropped.
+lies. An exception of the user's function is the last item.
+
+Index 1 is the task's return. Its value is None where the generator came to its end, and the error where the
+task failed. For "dynamic" it is a DynamicObjectRefGenerator of all items. Index 0 stands for the generator
+object: it is a reference without a value, and when it ends, the stream is dropped.
 
 Whoever waits for an item that is not there waits in the memory store, for an object that nobody references
 yet (`_awaited`). If the stream ends before the item comes, an empty value takes its place, which only says

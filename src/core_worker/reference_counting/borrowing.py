@@ -154,11 +154,11 @@ class Borrowing:
         then: Callable[[], None],
     ) -> list[bytes]:
         """Rule 2: `receiver` gets the references `nested` inside of the object `return_id`. Has it registered
-        with each owner; then().
+        with each owner, and calls then() after that.
 
-        Returns those that the receiver itself owns. They are counted as `submitted` here until the reply is
-        written, when whoever called this ends that. If this process's borrow ended earlier, the receiver
-        would free what it is about to get.
+        Returns those that the receiver itself owns. They are counted as `submitted` here, and the caller ends
+        that when the reply is written. If this process's borrow ended earlier, the receiver would free what
+        it is about to get.
         """
         kept: list[bytes] = []
         waiting = 1

@@ -145,8 +145,8 @@ class ReferenceCounter:
         """The row of a reference that arrived from elsewhere; a new one if it has none. The caller then adds
         its reason to live.
 
-        registered: nobody has to be told, since the owner is this process, where the object went out of scope
-        before.
+        registered: the owner need not be told of this process. It is this process itself: the object had
+        gone out of scope here before the reference came back.
         """
         reference = self.row(object_id)
         if reference is None:

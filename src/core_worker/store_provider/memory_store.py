@@ -4,12 +4,15 @@ A machine without I/O, called under the core worker's lock. Values stay serializ
 `put`, and two `get`s give independent objects. What is known of a value is removed when the reference counter
 lets go of its id.
 
-    absent ──put_inline──► inline      absent and referenced, or expected: PENDING, the value is on its way
-       ▲ └──put_in_store──► in stores (locations)
-       └──forget── (its owner is asked anew)
+    absent            ──somebody refers to it, or expect──► PENDING
+    absent, PENDING   ──put_plain, put_inline──► inline
+    absent, PENDING   ──put_in_store──► in stores (locations)
+    inline, in stores ──forget──► PENDING    (its owner is asked anew)
+    any of them       ──remove──► absent
 
-A pending value has no entry: there may be a million. Most values are small and have no references inside.
-Such a value is kept as its bytes alone (`put_plain`); `get` makes an Entry of it for those who want one.
+A pending value is on its way. It has no entry, since there may be a million. Most values are small and have
+no references inside. Such a value is kept as its bytes alone (`put_plain`); `get` makes an Entry of it for
+those who want one.
 
 Whoever waits for one value leaves a callback (`when_ready`). A wait for several (ValueWait) ends with the
 last of them, or with the first error among them. Whoever wants some of many, whichever come first, watches

@@ -1,4 +1,4 @@
-"""The record of what runs in a worker, and of whether and how the worker ends. Its parts share it.
+"""The record of what runs in a worker, and of whether and how the worker ends. All parts read it.
 
     RUNS ──exit_actor, sys.exit, max_calls, SIGTERM, a constructor that failed──► ENDING: no other call begins
 

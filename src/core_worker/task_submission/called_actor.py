@@ -198,7 +198,8 @@ class CalledActor:
         self.peer = self.worker = None
 
     def restart(self) -> bool:
-        """A new process is made for it. Returns whether it may have lived before. If not, calls wait."""
+        """A new process is made for it. Returns whether it may have lived before; calls of one that has not
+        lived yet go on waiting."""
         lived = self.state is not PENDING_CREATION
         if self.state is not RESTARTING:
             self._move(RESTARTING)
@@ -237,7 +238,7 @@ class CalledActor:
 
     @property
     def holds_back(self) -> bool:
-        """Whether calls wait here that those which were sent may wait for."""
+        """Whether there are calls here that wait for room. Calls that were sent may be waiting for them."""
         return bool(self.queue and self.peer is not None and self.rules.is_concurrent and not self.has_room)
 
     @property

@@ -261,7 +261,7 @@ class NormalTaskSubmitter:
             queue.take_all()
 
     def _next(self, lease: Lease) -> None:
-        """The lease has nothing to do: the next task, or it lingers."""
+        """The lease has nothing to do: it gets the next task, or lingers."""
         queue = lease.queue
         if queue.tasks:
             self.push(lease, queue.tasks.popleft())

@@ -129,7 +129,8 @@ def _seen_bytes(array: Any) -> int:
 
 
 def _copied_out(array: Any) -> Any:
-    """A copy of what the array shows. Of some types Arrow can leave out only a part of the rest."""
+    """A copy of what the array shows. Arrays also hold what they do not show; of some types Arrow's copies
+    leave out only a part of that."""
     import pyarrow
 
     name = str(array.type)

@@ -131,9 +131,9 @@ def _warn(message: str) -> None:
 
 
 def _user_level() -> int:
-    """The stacklevel, for our caller, of the first frame that is not ours.
+    """The `stacklevel` with which our caller's warning names the first line that is not ours.
 
-    warnings does not count the frames of the import system.
+    Frames of the import system do not count, since `warnings` leaves them out.
     """
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:

@@ -167,8 +167,8 @@ class LocalCore:
         return [self._load(ref) for ref in refs]
 
     def _error(self, ref: ObjectRef[Any]) -> BaseException:
-        # No frame that the error passes through may have it in a variable: the cycle would keep its
-        # references.
+        # `get` raises what this returns, and keeps it in no variable. The error's traceback holds the frames
+        # that it passes through. A variable there would close a circle, and keep what the error refers to.
         error: BaseException = self._load(ref)
         return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
 

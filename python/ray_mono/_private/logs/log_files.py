@@ -82,14 +82,14 @@ class LogDirectory:
     has_more: bool = False
     """Whether read_new left something that is not held back."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
-    # What is not looked at any more, by name.
+    # Names of files whose workers have ended, and which have been read to their end: nobody reads them again.
     _ended: set[str] = field(default_factory=set)
     # Of the directory, at the last listing. Two files may be made in one tick: a change is listed twice.
     _listed_at_ns: int = -1
     _lists_again: bool = False
 
     def skip_existing(self) -> None:
-        """Leaves out what stands in the files now: somebody else has passed it on."""
+        """read_new leaves out what the files hold now. Another log monitor has passed that on."""
         for file in self._list_files():
             file.offset = _size(file.path)
 

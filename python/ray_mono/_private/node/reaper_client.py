@@ -102,13 +102,14 @@ class ReaperHandle:
             *module_command("ray_mono._private.node.reaper"),
             *("--control-fd", str(theirs.fileno()), "--starter-pid", str(os.getpid())),
             *("--session-dir", str(session_dir), "--grace-period-s", str(grace_period_s)),
-            # The titles of its children lie where its command line was.
+            # Makes the command line long. Its children put their titles over it.
             *("--title-room", " " * TITLE_ROOM),
         ]
         with theirs, open(log_path, "ab", opener=_private_file) as log:
             process = subprocess.Popen(
                 command,
-                # setproctitle would put them where its environment was, which /proc/PID/environ shows.
+                # Without this setproctitle would write them over its environment, too, and /proc/PID/environ
+                # would show them.
                 env={**env, "SPT_NOENV": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

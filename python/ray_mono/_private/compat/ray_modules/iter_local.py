@@ -281,7 +281,8 @@ def _copy(
     while True:
         if not mine:
             if timeout is not None and any(kept):
-                # The others are behind, and this one must not wait: they come first, or more would be kept.
+                # Another copy still has items to give, and this one must not wait. Let the other one go on
+                # first: each item read here would be kept for it, too.
                 yield NOT_READY
                 continue
             if original._running is None:
