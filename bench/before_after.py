@@ -1,12 +1,15 @@
-"""Whether a change cost speed: measures the code before and after it in turn, each time in fresh processes, and judges each line.
+"""Whether a change cost speed: measures the code before and after it in turn, each time in fresh processes,
+and judges each line.
 
     python bench/before_after.py --before PYTHON [--rounds N] [--only PATTERN] [--duration-s S] [--json FILE]
 
-PYTHON is an interpreter with the code before the change (say, the virtual environment of a worktree at that commit). After it comes the
-code beside this file, twice: how far apart those two lie is what the machine's noise does to the line.
+PYTHON is an interpreter with the code before the change (say, the virtual environment of a worktree at that
+commit). After it comes the code beside this file, twice: how far apart those two lie is what the machine's
+noise does to the line.
 
-A line is lost where its median fell by more than LOSS_MAX, and by more than the two identical builds differ. All of it is lost, and the
-exit status 1, where a line is, or where the geometric mean of the ratios fell by more than MEAN_LOSS_MAX.
+A line is lost where its median fell by more than LOSS_MAX, and by more than the two identical builds differ.
+All of it is lost, and the exit status 1, where a line is, or where the geometric mean of the ratios fell by
+more than MEAN_LOSS_MAX.
 """
 
 from __future__ import annotations
@@ -108,7 +111,8 @@ def main() -> int:
     ratios = [results.ratio(line, AFTER, BEFORE) for line in catalogue.lines(groups)]
     mean = geometric_mean([ratio for ratio in ratios if ratio is not None])
     print(
-        f"Geometric mean: {mean or 0:.3f}. {report.machine()}; load averages {load} before and {report.load()} after."
+        f"Geometric mean: {mean or 0:.3f}. {report.machine()};"
+        f" load averages {load} before and {report.load()} after."
     )
     is_lost = mean is None or mean < 1 - MEAN_LOSS_MAX
     return int(is_lost or any(row[-1].startswith("lost") for row in table))

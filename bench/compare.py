@@ -1,10 +1,11 @@
 """Measures ray_mono and Ray in turn, A B A B, each time in fresh processes, and prints medians and ratios.
 
-    python bench/compare.py --peer PYTHON [--rounds N] [--only PATTERN] [--quick] [--dask PYTHON] [--json FILE] [--markdown FILE]
+    python bench/compare.py --peer PYTHON [--rounds N] [--only PATTERN] [--quick] [--dask PYTHON]
+                            [--json FILE] [--markdown FILE]
 
-PYTHON is an interpreter that has Ray (pip install "ray[default]"), or Dask's `distributed`. A ratio says how many times better
-ray_mono is: more per second, or less time, memory or CPU. The floors (bench/floors.py) are measured in the same rounds.
-Before the first round the machine's memory is used once (bench/fresh_memory.py).
+PYTHON is an interpreter that has Ray (pip install "ray[default]"), or Dask's `distributed`. A ratio says how
+many times better ray_mono is: more per second, or less time, memory or CPU. The floors (bench/floors.py) are
+measured in the same rounds. Before the first round the machine's memory is used once (bench/fresh_memory.py).
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def again(group: Group, results: Results) -> Group:
 def measure(
     sides: list[Side], groups: list[Group], rounds: int, runner: Supervisor
 ) -> Iterator[tuple[str, Results]]:
-    """Group by group, and within each the sides in turn. Yields, as it goes on, what is done and all results so far."""
+    """Group by group, and within each the sides in turn. Yields, as it goes on, what is done and all results
+    so far."""
     results = Results()
     for number in range(rounds):
         for outcome in floors.measure(runner, {line.floor for line in catalogue.lines(groups)}):

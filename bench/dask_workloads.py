@@ -1,6 +1,7 @@
 """The workloads that Dask's `distributed` can do too, under the names of the lines that they answer to.
 
-Two worker processes of one thread each stand against two CPUs. Dask has no actors' pace, objects or leases to compare beyond these.
+Two worker processes of one thread each stand against two CPUs. Dask has no actors' pace, objects or leases to
+compare beyond these.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ _timed(scale.QUEUED_NAME, queued)
 
 @NODES.workload(nodes.SHUFFLE_COLD, nodes.SHUFFLE_WARM, heavy=True, timeout_s=240)
 def shuffle(bench: Bench) -> None:
-    """By the same tasks, placed in turn on the two workers; a task has one result here, so that pieces are picked by a task each."""
+    """By the same tasks, placed in turn on the two workers; a task has one result here, so that pieces are
+    picked by a task each."""
     distributed = bench.ray
     parts = nodes.SHUFFLE_PARTS
     piece_bytes = nodes.SHUFFLE_BYTES // parts**2

@@ -1,7 +1,7 @@
 """What this machine can do at best: plain Python's pipes, sockets, copies and forks, without any runtime.
 
-No line of a runtime can pass its floor by more than a trick; how near it comes says what is left to win. Each is measured by the same
-supervisor as the runtimes, in a process of its own.
+No line of a runtime can pass its floor by more than a trick; how near it comes says what is left to win. Each
+is measured by the same supervisor as the runtimes, in a process of its own.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def _with_echo(measure: Callable[[socket.socket], None]) -> None:
 
 @FLOORS.workload(Line(calls.ECHO), Line(calls.ECHO_ONE_CPU), Line(PIPE))
 def round_trips(bench: Bench) -> None:
-    """One at a time. Where the two processes run decides what a plain echo takes: ten times as long when the other CPU has to be woken.
-    On one CPU nothing sleeps, so that the figure is the same on a machine that is idle and on one that is not."""
+    """One at a time. Where the two processes run decides what a plain echo takes: ten times as long when the
+    other CPU has to be woken. On one CPU nothing sleeps, so that the figure is the same on a machine that is
+    idle and on one that is not."""
     message = bytes(MESSAGE_BYTES)
 
     def measure(name: str, sock: socket.socket) -> None:
@@ -157,7 +158,8 @@ def _mapped(size_bytes: int) -> np.ndarray:
 
 @FLOORS.workload(Line(calls.MEMCPY_800))
 def copy_zeros(bench: Bench) -> None:
-    """As the line that it is the floor of, which counts gigabytes: of zeros that nobody wrote, so that reading them costs little."""
+    """As the line that it is the floor of, which counts gigabytes: of zeros that nobody wrote, so that
+    reading them costs little."""
     source = np.zeros(800 << 20, np.uint8)
     target = _mapped(len(source))
     bench.report_rate(calls.MEMCPY_800, lambda: np.copyto(target, source), calls.LARGE_PUT_GB)
@@ -182,8 +184,9 @@ for _name, _size_bytes in objects.SIZES.items():
 
 @FLOORS.workload(Line(nodes.TCP_WARM, Unit.GB_PER_SECOND), Line(nodes.TCP_COLD, Unit.GB_PER_SECOND))
 def tcp_stream(bench: Bench) -> None:
-    """Between two processes on loopback, from and into mapped shared memory, in slices that measured best. (sendfile from the shared memory
-    saves the sender a copy and costs the receiver more: what the sender has just copied is in the cache.)"""
+    """Between two processes on loopback, from and into mapped shared memory, in slices that measured best.
+    (sendfile from the shared memory saves the sender a copy and costs the receiver more: what the sender has
+    just copied is in the cache.)"""
     size_bytes = nodes.OBJECT_BYTES
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -1,9 +1,11 @@
-"""Which functions one small call enters on the thread that makes it, and in how many files they lie: how far its reader has to walk.
+"""Which functions one small call enters on the thread that makes it, and in how many files they lie: how far
+its reader has to walk.
 
     python bench/frames.py [--verbose]
 
-Each call is made on a lease that is warm, after a few of its kind; counted are Python frames of ray_mono. A call varies (an answer
-may come while it is made), so what is told is the median of CALLS calls. --verbose names the functions of the median call, in their order.
+Each call is made on a lease that is warm, after a few of its kind; counted are Python frames of ray_mono. A
+call varies (an answer may come while it is made), so what is told is the median of CALLS calls. --verbose
+names the functions of the median call, in their order.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ def main() -> None:
     for name, submit in (("task", lambda: echo.remote(1)), ("actor call", lambda: actor.call.remote(1))):
         for step, walk in measure(submit).items():
             print(
-                f"{name}, {step}: {len(walk.frames)} functions in {walk.num_files} files, {walk.num_moves} moves between files"
+                f"{name}, {step}: {len(walk.frames)} functions in {walk.num_files} files,"
+                f" {walk.num_moves} moves between files"
             )
             for file, function in walk.frames if verbose else ():
                 print(f"    {Path(file).stem}.{function}")

@@ -1,7 +1,8 @@
-"""Memory that this machine has used since it started, so that cold lines compare the two sides and not their turns.
+"""Memory that this machine has used since it started, so that cold lines compare the two sides and not their
+turns.
 
-A virtual machine gets its memory from its host page by page when it is first used. Whoever comes first pays for that: the first pass of
-a fresh machine over 2 GB ran at 0.3 GB/s here, the next ones at 0.9.
+A virtual machine gets its memory from its host page by page when it is first used. Whoever comes first pays
+for that: the first pass of a fresh machine over 2 GB ran at 0.3 GB/s here, the next ones at 0.9.
 """
 
 from __future__ import annotations

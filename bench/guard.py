@@ -1,10 +1,12 @@
-"""Whether ray_mono is still as near to what the machine can do as it was: its own lines against sockets, copies and forks.
+"""Whether ray_mono is still as near to what the machine can do as it was: its own lines against sockets,
+copies and forks.
 
     python bench/guard.py [--rounds N] [--record]          (or: ./bazelw run //bench:guard)
 
-Each round measures the floors and then the lines; a line's ratio says how near it came to its floor, whatever the machine. It is lost,
-and the exit status 1, where the median ratio is more than LOSS_MAX below the one recorded in bench/guard.json. --record replaces that
-by what is measured now: after a gain, or where a loss is wanted and the change says why.
+Each round measures the floors and then the lines; a line's ratio says how near it came to its floor, whatever
+the machine. It is lost, and the exit status 1, where the median ratio is more than LOSS_MAX below the one
+recorded in bench/guard.json. --record replaces that by what is measured now: after a gain, or where a loss is
+wanted and the change says why.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ LOSS_MAX = 0.3
 ROUNDS = 3
 DURATION_S = 1.0
 
-# Each line and the floor it is held against. Those that need no round trip pass the echo, and may not lose that either. The echo is the
-# one whose pace does not depend on what else the machine does.
+# Each line and the floor it is held against. Those that need no round trip pass the echo, and may not lose
+# that either. The echo is the one whose pace does not depend on what else the machine does.
 GUARDED = {
     "single client get calls (Plasma Store)": calls.ECHO_ONE_CPU,
     "single client put calls (Plasma Store)": calls.ECHO_ONE_CPU,

@@ -1,6 +1,7 @@
 """Measures one side, line by line, on the interpreter that runs this.
 
-    python bench/microbenchmark.py --module ray_mono|ray [--only PATTERN] [--quick] [--json FILE] [--duration-s S]
+    python bench/microbenchmark.py --module ray_mono|ray [--only PATTERN] [--quick] [--json FILE]
+                                   [--duration-s S]
 
 For --module ray that interpreter needs Ray and nothing of ours. bench/compare.py measures both sides in turn.
 """

@@ -88,7 +88,8 @@ def mean_line(groups: list[Group], results: Results, names: Names) -> str:
     if mean is None:
         return NOTHING
     return (
-        f"Geometric mean of the ratios to {names.judge}, over {len(ratios)} lines of its microbenchmark: {mean:.2f} ×"
+        f"Geometric mean of the ratios to {names.judge}, over {len(ratios)} lines of its microbenchmark:"
+        f" {mean:.2f} ×"
         f" (to reach: {MEAN_TARGET:g} ×)."
     )
 

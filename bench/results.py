@@ -63,7 +63,8 @@ class Results:
 
 
 def better(line: Line, value: float | None, other: float | None) -> float | None:
-    """value against other, so that more than 1 is better in the line's unit. None where there is no such ratio."""
+    """value against other, so that more than 1 is better in the line's unit. None where there is no such
+    ratio."""
     if not value or not other:
         return None
     return value / other if line.unit.more_is_better else other / value

@@ -2,9 +2,10 @@
 
     python bench/steps.py [--calls N]
 
-Told first is the CPU of the driver's process a call, with nothing wrapped: submission, answer and get. Then the functions of the hot path
-are wrapped, in this driver and in its worker, and their own CPU (without that of wrapped functions inside) is added up over N calls. What
-a wrapper costs is measured and taken off; so a step that costs less than a wrapper may come out below zero.
+Told first is the CPU of the driver's process a call, with nothing wrapped: submission, answer and get. Then
+the functions of the hot path are wrapped, in this driver and in its worker, and their own CPU (without that
+of wrapped functions inside) is added up over N calls. What a wrapper costs is measured and taken off; so a
+step that costs less than a wrapper may come out below zero.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def show(title: str, taken: dict[str, tuple[float, int]], calls: int, overhead_s
         if count:
             where, what = name.split("\t")
             print(
-                f"  {what:45s}{(spent_s - count * overhead_s) / calls * 1e6:7.1f} µs {count / calls:6.2f} a call   {where}"
+                f"  {what:45s}{(spent_s - count * overhead_s) / calls * 1e6:7.1f} µs"
+                f" {count / calls:6.2f} a call   {where}"
             )
 
 

@@ -2,9 +2,10 @@
 
     python examples/pong.py --batches 100
 
-After Andrej Karpathy's essay "Deep Reinforcement Learning: Pong from Pixels" (2016): a network with one hidden layer sees the difference of
-two frames and gives the probability of moving up; each actor plays one episode with the batch's weights (put into the object store
-once), and returns the gradient of its episode; the driver adds them up and makes one RMSProp step.
+After Andrej Karpathy's essay "Deep Reinforcement Learning: Pong from Pixels" (2016): a network with one
+hidden layer sees the difference of two frames and gives the probability of moving up; each actor plays one
+episode with the batch's weights (put into the object store once), and returns the gradient of its episode;
+the driver adds them up and makes one RMSProp step.
 
 Needs the extra `examples`: gymnasium and ale-py, whose wheel carries the game.
 """
@@ -41,13 +42,15 @@ def initial_weights(
 
 
 def preprocess(frame: np.ndarray) -> np.ndarray:
-    """A (210, 160, 3) frame as a vector of 6400: cropped, every second pixel, 1 where there is a paddle or the ball."""
+    """A (210, 160, 3) frame as a vector of 6400: cropped, every second pixel, 1 where there is a paddle or
+    the ball."""
     image = frame[35:195:2, ::2, 0]
     return ((image != 144) & (image != 109) & (image != 0)).astype(np.float32).ravel()
 
 
 def forward(weights: Weights, x: np.ndarray) -> tuple[float, np.ndarray]:
-    """(probability of UP, hidden layer) for one input vector. Few of its pixels differ from zero, so only their rows are read."""
+    """(probability of UP, hidden layer) for one input vector. Few of its pixels differ from zero, so only
+    their rows are read."""
     moved = np.flatnonzero(x)
     hidden = x[moved] @ weights["W1"][moved]
     hidden[hidden < 0] = 0
@@ -66,7 +69,8 @@ def backward(weights: Weights, inputs: np.ndarray, hiddens: np.ndarray, dlogits:
 
 
 def discount_rewards(rewards: np.ndarray) -> np.ndarray:
-    """What each step is worth: later rewards, discounted. A reward ends a rally, so the sum starts anew there."""
+    """What each step is worth: later rewards, discounted. A reward ends a rally, so the sum starts anew
+    there."""
     discounted = np.zeros_like(rewards, dtype=np.float64)
     running = 0.0
     for step in range(len(rewards) - 1, -1, -1):
@@ -152,7 +156,8 @@ def learn(num_batches: int, seed: int) -> list[float]:
         batch_rewards.append(rewards / NUM_ACTORS)
         elapsed_s = time.perf_counter() - started_s
         print(
-            f"batch {batch:4d}  reward {batch_rewards[-1]:+6.1f}  steps {steps:6d}  {steps / elapsed_s:7.0f} steps/s",
+            f"batch {batch:4d}  reward {batch_rewards[-1]:+6.1f}  steps {steps:6d}"
+            f"  {steps / elapsed_s:7.0f} steps/s",
             flush=True,
         )
     return batch_rewards

@@ -1,10 +1,12 @@
-"""Counts the words of Python's own standard library: tasks count, a tree of actors adds up, and a serial count checks the result.
+"""Counts the words of Python's own standard library: tasks count, a tree of actors adds up, and a serial
+count checks the result.
 
     python examples/wordcount.py [--top N] [--batch-kib N]
 
-Every .py and .txt file under the running Python's library (without site-packages) is read. Files are grouped into batches, each counted
-by one task; as counts become ready they go, as references, to leaf reducers, whose totals a root reducer adds up. The driver then counts
-everything once more by itself. It exits with 1 if the two counts differ.
+Every .py and .txt file under the running Python's library (without site-packages) is read. Files are grouped
+into batches, each counted by one task; as counts become ready they go, as references, to leaf reducers, whose
+totals a root reducer adds up. The driver then counts everything once more by itself. It exits with 1 if the
+two counts differ.
 """
 
 from __future__ import annotations
@@ -145,7 +147,8 @@ def main() -> int:
     for word, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: arguments.top]:
         print(f"{number:>9,}  {word.decode()}")
     print(
-        f"cluster up in {init_s:.2f} s; counted in {parallel_s:.2f} s by {len(batches)} tasks, in {serial_s:.2f} s by one process"
+        f"cluster up in {init_s:.2f} s; counted in {parallel_s:.2f} s by {len(batches)} tasks,"
+        f" in {serial_s:.2f} s by one process"
     )
     if counts != serial:
         print("The two counts differ.")

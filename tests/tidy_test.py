@@ -38,10 +38,10 @@ LAYERS = {
 # above what it shows for those who import one of its modules, but for those who import the package.
 WINDOWS = ["ray_mono", "ray_mono.dag", "ray_mono.util"]
 
-# The floors of each component, from the bottom, with | between them: its folders, and the modules at its root. A file
-# imports what is on lower floors, and of its own floor only what is in its own folder. Imports for type
-# checkers count, and `__init__` files: a window's stands for itself, a component's below all floors. Of
-# `_private` and `util` each folder and module stands for itself.
+# The floors of each component, from the bottom, with | between them: its folders, and the modules at its
+# root. A file imports what is on lower floors, and of its own floor only what is in its own folder. Imports
+# for type checkers count, and `__init__` files: a window's stands for itself, a component's below all floors.
+# Of `_private` and `util` each folder and module stands for itself.
 FLOORS = {
     "common": """
         background backoff code_pickler ending ids limited_log mapped_file output private_files process

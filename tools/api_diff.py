@@ -2,11 +2,12 @@
 
     python tools/api_diff.py --peer PYTHON [--json]
 
-Describes the modules below in both interpreters (tools/api_inspect.py) and compares: names, parameters (name, kind, default), members
-of classes. A name that raises NotImplementedError, or a parameter that a function never looks at, counts as missing.
+Describes the modules below in both interpreters (tools/api_inspect.py) and compares: names, parameters (name,
+kind, default), members of classes. A name that raises NotImplementedError, or a parameter that a function
+never looks at, counts as missing.
 
-docs/differences.md says which differences are meant, and which names come later: every row of a table there begins with the names
-that it explains, in backticks, with `*` for any text, as this tool prints them:
+docs/differences.md says which differences are meant, and which names come later: every row of a table there
+begins with the names that it explains, in backticks, with `*` for any text, as this tool prints them:
 
     ray.util.metrics.Counter           a name of a module
     ray.actor.ActorMethod.bind         a member of a class
@@ -143,8 +144,9 @@ def _both_classes(ours: Description | None, theirs: Description) -> bool:
 def _compare_members(
     module: str, subject: str, ours: Description, theirs: Description, their_names: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    """What a class inherits from another of the same module is a finding of that one only. So that `except` and isinstance find what
-    they did, it is also compared what the class is a kind of: among the names of the module and of Python."""
+    """What a class inherits from another of the same module is a finding of that one only. So that `except`
+    and isinstance find what they did, it is also compared what the class is a kind of: among the names of the
+    module and of Python."""
     for base in theirs["bases"]:
         if base not in ours["bases"] and (base in their_names or hasattr(builtins, base)):
             yield Finding(module, f"{subject}[{base}]", DIFFERENT, f"is no {base}")

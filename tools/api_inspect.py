@@ -1,14 +1,16 @@
-"""The public surface of a package as JSON, for tools/api_diff.py, which runs this file by its path in either interpreter.
+"""The public surface of a package as JSON, for tools/api_diff.py, which runs this file by its path in either
+interpreter.
 
     python api_inspect.py PACKAGE [MODULE ...]
 
-MODULEs are named inside PACKAGE ("" is the package itself). Imports nothing but the standard library and what it is asked about. What is
-public: the names in `__all__`; else every function and class without a leading underscore that the module itself defines, and the
-constants in capitals that it assigns. A class counts with its public members, wherever in the package they come from. The
-functions of `internal_kv` count although they begin with an underscore: that is what programs call.
+MODULEs are named inside PACKAGE ("" is the package itself). Imports nothing but the standard library and what
+it is asked about. What is public: the names in `__all__`; else every function and class without a leading
+underscore that the module itself defines, and the constants in capitals that it assigns. A class counts with
+its public members, wherever in the package they come from. The functions of `internal_kv` count although they
+begin with an underscore: that is what programs call.
 
-In the package's own sources it also looks for what only seems to be there: a function whose first real statement raises
-NotImplementedError (a "stub"), and parameters that a function never mentions ("unused").
+In the package's own sources it also looks for what only seems to be there: a function whose first real
+statement raises NotImplementedError (a "stub"), and parameters that a function never mentions ("unused").
 """
 
 from __future__ import annotations
@@ -96,7 +98,8 @@ def describe(package: str, value: Any) -> dict[str, Any]:
 
 
 def members(package: str, cls: type) -> dict[str, Any]:
-    """Methods, properties and class attributes without a leading underscore, from every base that is the package's."""
+    """Methods, properties and class attributes without a leading underscore, from every base that is the
+    package's."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if base in INHERITED or base.__module__.split(".")[0] != package:
@@ -126,7 +129,8 @@ def members(package: str, cls: type) -> dict[str, Any]:
 def _set_on_self(cls: type) -> set[str]:
     """Public attributes that the methods of a class give to its instances.
 
-    Method by method: the source of a class is looked for where its __module__ says, which need not be where it was written.
+    Method by method: the source of a class is looked for where its __module__ says, which need not be where
+    it was written.
     """
     return {
         node.attr

@@ -1,6 +1,7 @@
 """Compiles Python files for a Bazel rule: compile_bytecode.py SOURCE COMPILED [SOURCE COMPILED …]
 
-The bytecode names its source by a hash of it, since in Bazel's runfiles times say nothing; Python compares that at each import.
+The bytecode names its source by a hash of it, since in Bazel's runfiles times say nothing; Python compares
+that at each import.
 """
 
 from __future__ import annotations

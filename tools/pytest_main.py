@@ -31,8 +31,8 @@ def become_subreaper() -> None:
 
 
 def plugin_options(file: str) -> list[str]:
-    """Hypothesis's plugin imports all of Hypothesis at the end of each run, which takes longer than most files run: without it where
-    the file does not use it."""
+    """Hypothesis's plugin imports all of Hypothesis at the end of each run, which takes longer than most
+    files run: without it where the file does not use it."""
     return [] if "hypothesis" in Path(file).read_text() else ["-p", "no:hypothesispytest"]
 
 
@@ -56,15 +56,16 @@ def start_pytest(arguments: list[str], folder: str) -> subprocess.Popen[bytes]:
     home = os.path.join(folder, "home")
     os.mkdir(home)
     environment = {**os.environ, "TMPDIR": folder, "HOME": home, "PYTHONUNBUFFERED": "1"}
-    # A group of its own: Bazel sends SIGTERM to the whole group at a timeout, and pytest would end without a word.
+    # A group of its own: Bazel sends SIGTERM to the whole group at a timeout, and pytest would end without a
+    # word.
     return subprocess.Popen(command, env=environment, process_group=0)
 
 
 def end_in_steps(pytest: subprocess.Popen[bytes]) -> None:
     """Has a SIGTERM (Bazel's, at a timeout) end pytest so that it says where it was.
 
-    An interrupt makes it print the place and run the fixtures' ends; if that does not help, SIGABRT makes it print
-    the stack of every thread. Bazel kills everything 15 s after its SIGTERM.
+    An interrupt makes it print the place and run the fixtures' ends; if that does not help, SIGABRT makes it
+    print the stack of every thread. Bazel kills everything 15 s after its SIGTERM.
     """
     steps = [signal.SIGINT, signal.SIGABRT, signal.SIGKILL]
 

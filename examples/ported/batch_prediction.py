@@ -1,12 +1,14 @@
-"""Lets a small language model continue many prompts: tokenise, batch, predict in a pool of actors, results in order.
+"""Lets a small language model continue many prompts: tokenise, batch, predict in a pool of actors, results in
+order.
 
     python batch_prediction.py [--prompts N] [--batch N] [--actors N] [--seed N]
 
-A streaming task tokenises the prompts and yields batches as they fill. Each goes, as a reference, to whichever actor of the pool is free.
-The weights lie in the object store once, and every actor reads them in place. Results come back in the order of the prompts.
+A streaming task tokenises the prompts and yields batches as they fill. Each goes, as a reference, to
+whichever actor of the pool is free. The weights lie in the object store once, and every actor reads them in
+place. Results come back in the order of the prompts.
 
-The model knows nothing: its weights are random. It is a model by its shape: embeddings, one layer of causal attention, and a choice
-of the next token, in numpy.
+The model knows nothing: its weights are random. It is a model by its shape: embeddings, one layer of causal
+attention, and a choice of the next token, in numpy.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import numpy as np
 import ray
 from ray.util import ActorPool
 
-WORDS = "the a small old river stone bird sings falls under over bright and while night morning rain waits . ,".split()
+WORDS = (
+    "the a small old river stone bird sings falls under over bright and while night morning rain waits . ,"
+).split()
 PADDING = 0
 WIDTH = 32
 NUM_NEW_TOKENS = 6

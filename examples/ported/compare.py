@@ -1,10 +1,12 @@
-"""Runs the programs of this folder, which are written for Ray, under ray_mono.compat, and compares what they print.
+"""Runs the programs of this folder, which are written for Ray, under ray_mono.compat, and compares what they
+print.
 
     python examples/ported/compare.py [--peer PYTHON [--record]] [NAME ...]
 
-Everything that a program prints to its standard output is the same in every run, so expected/NAME.txt holds it. Those files were
-made by Ray 2.60 itself: `--record` writes them anew with the Ray of the interpreter that `--peer` names. `--peer` without it
-runs each program, unchanged, with that Ray too, and wants the same output from both.
+Everything that a program prints to its standard output is the same in every run, so expected/NAME.txt holds
+it. Those files were made by Ray 2.60 itself: `--record` writes them anew with the Ray of the interpreter that
+`--peer` names. `--peer` without it runs each program, unchanged, with that Ray too, and wants the same output
+from both.
 
 The exit status is 1 if any output differs, or a program fails.
 """

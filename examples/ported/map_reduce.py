@@ -2,9 +2,10 @@
 
     python map_reduce.py [--words N] [--maps N] [--reduces N] [--top N] [--seed N]
 
-The text lies in the object store, in pieces. Each map task counts one piece and returns a partition of its counts for every reducer;
-each reducer adds up its partition of all the pieces. A word's partition follows from its letters, not from `hash`, which differs from
-process to process. The driver puts the partitions together and checks them against a count of its own.
+The text lies in the object store, in pieces. Each map task counts one piece and returns a partition of its
+counts for every reducer; each reducer adds up its partition of all the pieces. A word's partition follows
+from its letters, not from `hash`, which differs from process to process. The driver puts the partitions
+together and checks them against a count of its own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Estimates pi by throwing darts: tasks throw them, an actor counts how far they are, and the driver shows it.
+"""Estimates pi by throwing darts: tasks throw them, an actor counts how far they are, the driver shows it.
 
     python monte_carlo_pi.py [--tasks N] [--samples N] [--seed N]
 
-Every task throws darts at the unit square and reports to the actor each time a tenth of its own are thrown. The driver asks the actor
-for the state of all of them, prints each tenth of the whole as it is passed, and at last adds up the hits.
+Every task throws darts at the unit square and reports to the actor each time a tenth of its own are thrown.
+The driver asks the actor for the state of all of them, prints each tenth of the whole as it is passed, and at
+last adds up the hits.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def main() -> None:
     show_progress(progress)
     estimate = 4 * sum(ray.get(hits)) / total
     print(
-        f"{total} darts by {arguments.tasks} tasks: pi is about {estimate:.5f}, {abs(estimate - math.pi):.5f} off"
+        f"{total} darts by {arguments.tasks} tasks: pi is about {estimate:.5f},"
+        f" {abs(estimate - math.pi):.5f} off"
     )
     ray.shutdown()
 

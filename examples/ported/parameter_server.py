@@ -2,12 +2,13 @@
 
     python parameter_server.py [--workers N] [--rounds N] [--seed N]
 
-The model is a softmax regression in numpy on points drawn around the corners of a simplex. It is trained twice:
+The model is a softmax regression in numpy on points drawn around the corners of a simplex. It is trained
+twice:
 
-- synchronously: each round every worker computes a gradient from the same weights, and the server applies their mean; every number
-  is the same in every run;
-- asynchronously: each worker goes on as soon as the server has taken its own gradient. The order differs from run to run, so only what
-  holds in each is printed.
+- synchronously: each round every worker computes a gradient from the same weights, and the server applies
+  their mean; every number is the same in every run;
+- asynchronously: each worker goes on as soon as the server has taken its own gradient. The order differs from
+  run to run, so only what holds in each is printed.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def train_together(arguments: argparse.Namespace, test: Points) -> None:
     workers = make_workers(arguments)
     weights = server.weights.remote()
     for number in range(arguments.rounds):
-        # Weights and gradients go from actor to actor as references: the driver sees them only where it measures.
+        # Weights and gradients go from actor to actor as references: the driver sees them only where it
+        # measures.
         weights = server.apply.remote(*[worker.compute.remote(weights) for worker in workers])
         if number % 10 == 9:
             print(f"synchronous, round {number + 1:>3}: accuracy {accuracy(ray.get(weights), test):.3f}")
@@ -135,9 +137,8 @@ def main() -> None:
 
     ray.init(num_cpus=4)
     test = draw(2_000, arguments.seed)
-    print(
-        f"{arguments.workers} workers; untrained: accuracy {accuracy(np.zeros((NUM_FEATURES + 1, NUM_CLASSES)), test):.3f}"
-    )
+    untrained = accuracy(np.zeros((NUM_FEATURES + 1, NUM_CLASSES)), test)
+    print(f"{arguments.workers} workers; untrained: accuracy {untrained:.3f}")
     train_together(arguments, test)
     train_apart(arguments, test)
     ray.shutdown()

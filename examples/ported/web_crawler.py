@@ -2,8 +2,9 @@
 
     python web_crawler.py [--pages N] [--fetchers N] [--seed N]
 
-The site is made for the occasion: a folder of pages that link to each other at random, to pages that are not there, and to other hosts,
-served on a free port of this machine. Pages arrive in any order, so the report is made, and sorted, after the last of them.
+The site is made for the occasion: a folder of pages that link to each other at random, to pages that are not
+there, and to other hosts, served on a free port of this machine. Pages arrive in any order, so the report is
+made, and sorted, after the last of them.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ def write_site(folder: Path, num_pages: int, seed: int) -> None:
         if number % 5 == 1:
             targets += ["/index.html#top", "#here"]
         links = "".join(f'<li><a href="{target}">{target}</a></li>' for target in targets)
-        text = f"<html><head><title>Page {number} of {len(paths)}</title></head><body><ul>{links}</ul></body></html>\n"
+        head = f"<head><title>Page {number} of {len(paths)}</title></head>"
+        text = f"<html>{head}<body><ul>{links}</ul></body></html>\n"
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text)
 
@@ -190,12 +192,14 @@ def main() -> None:
     for depth, url in by_depth:
         page = pages[url]
         print(
-            f"{depth}  {url.removeprefix(root):<18}  {page.title:<14}  {page.size_bytes:>4} bytes  linked {links_to[url]} times"
+            f"{depth}  {url.removeprefix(root):<18}  {page.title:<14}  {page.size_bytes:>4} bytes"
+            f"  linked {links_to[url]} times"
         )
     for error in sorted(broken, key=lambda error: error.url):
         print(f"{error.status} for {error.url.removeprefix(root)}")
     print(
-        f"{len(pages)} pages and {len(broken)} broken links; {arguments.pages + 1 - len(pages)} pages that no link leads to"
+        f"{len(pages)} pages and {len(broken)} broken links;"
+        f" {arguments.pages + 1 - len(pages)} pages that no link leads to"
     )
 
 

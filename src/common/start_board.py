@@ -127,7 +127,8 @@ class BoardOfAnother:
         return self._memory[_NAME_START : _NAME_START + num_bytes].decode(errors="ignore")
 
     def kept(self, lease_number: int) -> tuple[int, list[bytes]]:
-        """Answers of tasks of this lease that had not left: the first one's place, and each of them in order."""
+        """Answers of tasks of this lease that had not left: the first one's place, and each of them in
+        order."""
         first = self._cells[_KEPT_FIRST]
         if first >> LEASE_SHIFT != lease_number:
             return 0, []

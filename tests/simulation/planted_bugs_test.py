@@ -29,8 +29,8 @@ from tests.simulation.scenario import draw_scenario, run_scenario
 NUM_SEEDS = 50
 """Of the suite."""
 HANGS_AFTER_S = 150.0
-"""Virtual seconds after the last fault that say enough here: the clean runs of the suite take less than half of
-these."""
+"""Virtual seconds after the last fault that say enough here: the clean runs of the suite take less than half
+of these."""
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

@@ -1,5 +1,5 @@
-"""Calls that came in one frame (PushTasks), at their worker. Each is a call like any other; what they share is
-their place in the queue, and their answers' way back.
+"""Calls that came in one frame (PushTasks), at their worker. Each is a call like any other; what they share
+is their place in the queue, and their answers' way back.
 
     usual answer, of a call that shared_runner.py ran ──► collected
                       ├── enough of them, the last of the frame, or the call ran long ──► sent

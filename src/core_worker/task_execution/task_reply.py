@@ -298,9 +298,9 @@ class TaskReplies:
     def _shares_send(self, call: Call, task: TaskContext) -> bool:
         """Whether its answer may wait for those that follow. Lock held.
 
-        A normal task's goes out before the next task starts, so that its owner knows which task a crash struck.
-        Answers of an actor's short calls may share a send; the leader does not let it wait for the end of the
-        next call.
+        A normal task's goes out before the next task starts, so that its owner knows which task a crash
+        struck. Answers of an actor's short calls may share a send; the leader does not let it wait for the
+        end of the next call.
         """
         spec, config = call.spec, self._env.config
         if task.has_run:

@@ -1,7 +1,8 @@
 """`f.map(items)`: as many tasks as items, made in one pass.
 
-    items, a piece at a time ──► pickled, outside of the lock ──► ids, pending tasks, counts, references: in bulk
-                                                              ──► the submitter, whose frames they share (shared_push.py)
+    items, a piece at a time ──► pickled, outside of the lock
+                             ──► ids, pending tasks, counts, references: in bulk
+                             ──► the submitter, whose frames they share (shared_push.py)
 
 The first pieces are on their way while later ones are packed. An item that stays in its list's pickle
 (task_builder.py) is usual. Any other is packed as `.remote()` does it, and its task travels alone.

@@ -1,5 +1,5 @@
-"""Normal tasks of a `map`, which travel together: as NormalTaskSubmitter pushes tasks ahead one by one, so here
-in frames of many. What is answered other than with a small value, and what becomes of a lease, is the
+"""Normal tasks of a `map`, which travel together: as NormalTaskSubmitter pushes tasks ahead one by one, so
+here in frames of many. What is answered other than with a small value, and what becomes of a lease, is the
 submitter's. Lock held.
 """
 

@@ -163,8 +163,8 @@ class PendingTask:
         self.place = 0
         # The order of submission, among all tasks of its process.
         self.number = number
-        # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it travels
-        # alone.
+        # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it
+        # travels alone.
         self.together = together
         self.item = item
         self._request: Any = None
