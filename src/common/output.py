@@ -6,6 +6,9 @@ from __future__ import annotations
 import contextlib
 from typing import TextIO
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+"""Of messages, as users name them; the least severe first."""
+
 
 def write_text(stream: TextIO | None, text: str) -> None:
     """In one write, and flushed. What the stream's encoding does not have is written as an escape. What fails

@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.common.log_levels import LOG_LEVELS
+from ray_mono.common.output import LOG_LEVELS
 
 # Longer than any orderly close needs, shorter than a user's patience.
 STOP_TIMEOUT_S = 10.0

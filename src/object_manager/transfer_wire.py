@@ -11,7 +11,7 @@ import socket
 from typing import Protocol
 
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState
-from ray_mono.rpc.length_prefix import LENGTH, prefixed
+from ray_mono.rpc.framing import LENGTH, prefixed
 
 # Metadata and lists of ids; never an object's bytes.
 MESSAGE_BYTES_MAX = 16 << 20

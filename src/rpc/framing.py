@@ -34,6 +34,8 @@ ERROR: Final = 6
 ITEM: Final = 7
 END: Final = 8
 
+LENGTH: Final = struct.Struct("<I")
+"""What stands before each message on a stream where nothing but messages travels (`prefixed`)."""
 HEADER: Final = struct.Struct("<IBHI")
 HEADER_SIZE: Final = HEADER.size
 # What `length` counts besides the payload.
@@ -66,6 +68,11 @@ def encode(kind: int, method: int, call_id: int, payload: bytes) -> bytes:
             f"a message of {size} bytes is too large: a frame carries at most {PAYLOAD_BYTES_MAX}"
         )
     return HEADER.pack(size + _REST_OF_HEADER, kind, method, call_id) + payload
+
+
+def prefixed(message: bytes) -> bytes:
+    """A message after its length, where no frames are used."""
+    return LENGTH.pack(len(message)) + message
 
 
 def encode_error(call_id: int, error: RpcError) -> bytes:

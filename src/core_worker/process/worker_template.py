@@ -49,7 +49,7 @@ from ray_mono.core_worker.process.template_child import (
     start_interpreter,
 )
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.rpc.length_prefix import LENGTH, prefixed
+from ray_mono.rpc.framing import LENGTH, prefixed
 
 DEFAULT_WORKER = "ray_mono.core_worker.process.worker:run_worker"
 # These are imported for the children, whose first task would be slow otherwise. numpy.random is not: it would

@@ -26,7 +26,7 @@ from typing import Protocol
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
 from ray_mono.protobuf import raylet_pb2
-from ray_mono.rpc.length_prefix import LENGTH, prefixed
+from ray_mono.rpc.framing import LENGTH, prefixed
 
 logger = logging.getLogger(__name__)
 

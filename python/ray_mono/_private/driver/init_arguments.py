@@ -20,7 +20,7 @@ from ray_mono._private.argument_checks import (
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logs.logging_config import LoggingConfig
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
-from ray_mono.common.log_levels import LOG_LEVELS
+from ray_mono.common.output import LOG_LEVELS
 from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.
