@@ -358,9 +358,10 @@ def test_a_large_item_is_in_the_store_and_its_owners(monkeypatch: pytest.MonkeyP
     worker.acknowledge(is_dropped=True)
     (item,) = call.parts[0].items
     assert (item.in_plasma, item.node_id, item.data) == (True, NODE_ID, b"")
-    sealed = worker.wire.last("Seal").request
-    assert (sealed.object_id, sealed.owner_worker_id) == (worker.item_id(1), CALLER.worker_id)
-    assert item.size_bytes == sealed.size_bytes and not worker.freed()
+    created = worker.wire.last("Create").request
+    assert (created.object_id, created.owner_worker_id) == (worker.item_id(1), CALLER.worker_id)
+    assert worker.wire.last("Seal").request.object_id == created.object_id
+    assert item.size_bytes == created.size_bytes and not worker.freed()
 
 
 def test_large_items_that_nobody_wants_any_more_leave_the_store(

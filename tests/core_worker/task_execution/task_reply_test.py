@@ -185,9 +185,10 @@ def test_a_large_value_goes_through_the_store_and_a_small_one_does_not(
         return
     (returned,) = call.answer.returns
     assert (returned.object_id, returned.in_plasma, returned.node_id) == (returned_id(call), True, NODE_ID)
-    sealed = worker.wire.last("Seal").request
-    assert (sealed.object_id, sealed.owner_worker_id) == (returned.object_id, CALLER.worker_id)
-    assert sealed.size_bytes == returned.size_bytes >= size_bytes
+    created = worker.wire.last("Create").request
+    assert (created.object_id, created.owner_worker_id) == (returned.object_id, CALLER.worker_id)
+    assert worker.wire.last("Seal").request.object_id == created.object_id
+    assert created.size_bytes == returned.size_bytes >= size_bytes
 
 
 def test_what_was_stored_of_returns_that_failed_together_is_freed(
