@@ -116,6 +116,10 @@ class BoardOfAnother:
             self.close()
             raise ValueError(f"process {pid} is not worker {worker_id.hex()}")
 
+    def leases(self) -> set[int]:
+        """Of which it says something."""
+        return {self._cells[_BEGUN] >> LEASE_SHIFT, self._cells[_KEPT_FIRST] >> LEASE_SHIFT}
+
     def begun(self, lease_number: int) -> int:
         """The place of the task of this lease that began last; 0 for none."""
         begun = self._cells[_BEGUN]

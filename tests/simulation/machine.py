@@ -88,6 +88,9 @@ class SimBoard:
     def forget_kept(self) -> None:
         self._kept.clear()
 
+    def leases(self) -> set[int]:
+        return {self._begun >> LEASE_SHIFT, min(self._kept, default=0) >> LEASE_SHIFT}
+
     def kept(self, lease_number: int) -> tuple[int, list[bytes]]:
         first = min(self._kept, default=0)
         if first >> LEASE_SHIFT != lease_number:

@@ -10,27 +10,31 @@ from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.protobuf import raylet_pb2
 
 KEPT_MAX = 100
-"""Boards of dead workers, 68 KiB each. They are asked for within seconds or never."""
+"""Dead workers, with at most the 68 KiB of a board each. They are asked for within seconds or never."""
 
 
 class LastWords:
     """Of the workers of one node."""
 
     def __init__(self) -> None:
-        self._boards: OrderedDict[bytes, BoardOfAnother] = OrderedDict()
+        # By worker: what it says of each lease.
+        self._said: OrderedDict[bytes, dict[int, raylet_pb2.LastWordsReply]] = OrderedDict()
 
     def died(self, worker_id: bytes, board: BoardOfAnother | None) -> None:
+        """Reads the board, which may be closed then."""
         if board is None:
             return
-        self._boards[worker_id] = board
-        while len(self._boards) > KEPT_MAX:
-            self._boards.popitem(last=False)
+        self._said[worker_id] = {number: _said_of(board, number) for number in board.leases()}
+        while len(self._said) > KEPT_MAX:
+            self._said.popitem(last=False)
 
     def of(self, worker_id: bytes, lease_number: int) -> raylet_pb2.LastWordsReply:
-        board = self._boards.get(worker_id)
-        if board is None or not lease_number:
+        said = self._said.get(worker_id)
+        if said is None or not lease_number:
             return raylet_pb2.LastWordsReply()
-        first, plain = board.kept(lease_number)
-        return raylet_pb2.LastWordsReply(
-            is_known=True, begun=board.begun(lease_number), first=first, plain=plain
-        )
+        return said.get(lease_number) or raylet_pb2.LastWordsReply(is_known=True)
+
+
+def _said_of(board: BoardOfAnother, lease_number: int) -> raylet_pb2.LastWordsReply:
+    first, plain = board.kept(lease_number)
+    return raylet_pb2.LastWordsReply(is_known=True, begun=board.begun(lease_number), first=first, plain=plain)

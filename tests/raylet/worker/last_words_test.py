@@ -38,6 +38,26 @@ def test_of_others_and_of_leases_without_a_number_nothing_is_known() -> None:
     assert not words.of(b"a" * 28, 0).is_known
 
 
+def test_the_boards_of_the_dead_stay_open_for_nobody() -> None:
+    words = LastWords()
+    died(words, b"first".ljust(28), begun=1)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(20):
+        died(words, b"%028d" % number, begun=2, kept=1)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_was_kept_of_an_earlier_lease_is_said_beside_what_began_on_the_last() -> None:
+    words, board = LastWords(), StartBoard(b"a" * 28)
+    board.keep((6 << LEASE_SHIFT) + 3, b"three")
+    board.may_begin((7 << LEASE_SHIFT) + 1, "f")
+    words.died(b"a" * 28, BoardOfAnother(os.getpid(), board.fd, b"a" * 28))
+    os.close(board.fd)
+    earlier, last = words.of(b"a" * 28, 6), words.of(b"a" * 28, 7)
+    assert (earlier.begun, earlier.first, list(earlier.plain)) == (0, 3, [b"three"])
+    assert (last.begun, last.first, list(last.plain)) == (1, 0, [])
+
+
 def test_the_oldest_are_forgotten() -> None:
     words = LastWords()
     for number in range(last_words.KEPT_MAX + 1):
