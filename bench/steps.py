@@ -40,7 +40,7 @@ CALLER = (
     (f"{SUBMISSION}.task_builder", "TaskBuilder", "submit_actor_task", "ids and ObjectRef (actor)"),
     (f"{SUBMISSION}.task_manager", "TaskManager", "add_pending", "count references, make the task"),
     (f"{SUBMISSION}.normal_task_submitter", "NormalTaskSubmitter", "submit", "queue, lease"),
-    (f"{SUBMISSION}.normal_task_submitter", "NormalTaskSubmitter", "_push", "choose the worker, push"),
+    (f"{SUBMISSION}.normal_task_submitter", "NormalTaskSubmitter", "push", "choose the worker, push"),
     (f"{SUBMISSION}.actor_task_submitter", "ActorTaskSubmitter", "submit", "its place in the order (actor)"),
     (f"{SUBMISSION}.actor_task_submitter", "ActorTaskSubmitter", "_push", "number the call, push (actor)"),
     (f"{SUBMISSION}.task_manager", "PendingTask", "usual_push", "write the request"),
