@@ -27,24 +27,7 @@ def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingT
         tasks.lost(task, WorkerCrashedError)
         tell_lost(lease)
         return
-    is_settled = False
-
-    def settle(error: BaseException) -> None:
-        nonlocal is_settled
-        if not is_settled:
-            is_settled = True
-            timer.cancel()
-            tasks.lost(task, lambda: error)
-
-    def answered(death: Any, error: RpcError | None) -> None:
-        if error is not None:
-            settle(_node_died(lease, error.message))
-        else:
-            settle(_crashed(death))
-
-    answer_s = env.config.lost_worker_answer_s
-    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, _silence(answer_s))))
-    lease.raylet.LostWorker.start(_request(lease), answered)
+    _when_known(env, lease, lambda error, words: tasks.lost(task, lambda: error))
 
 
 def settle_shared(
@@ -60,36 +43,56 @@ def settle_shared(
 
     Lock held.
     """
-    is_settled = False
 
-    def settle(error: BaseException, words: Any = None) -> None:
-        nonlocal is_settled
-        if is_settled:
-            return
-        is_settled = True
-        timer.cancel()
+    def settle(error: BaseException, words: Any) -> None:
         values = {} if words is None else dict(enumerate(words.plain, words.first))
         for task in left:
             value = values.get(task.place)
             if value is not None:
-                tasks.complete_all_usual([(task, value)])
+                tasks.complete_usual(task, value)
             elif words is None or task.place <= words.begun:
                 tasks.lost(task, lambda: error)
             else:
                 not_begun(task)
 
+    _when_known(env, lease, settle, asks_for_words=True)
+
+
+def _when_known(
+    env: Environment,
+    lease: Lease,
+    settle: Callable[[BaseException, Any], None],
+    asks_for_words: bool = False,
+) -> None:
+    """Tells the raylet of the lost worker. settle(error, words) runs once: when the raylet has said how the
+    worker ended, or that cannot be had. words: its LastWordsReply, where they were asked for and are known;
+    else None."""
+    is_settled = False
+
+    def once(error: BaseException, words: Any = None) -> None:
+        nonlocal is_settled
+        if not is_settled:
+            is_settled = True
+            timer.cancel()
+            settle(error, words)
+
     def told(error: BaseException, words: Any, failure: RpcError | None) -> None:
-        settle(error, words if failure is None and words.is_known else None)
+        once(error, words if failure is None and words.is_known else None)
 
     def answered(death: Any, failure: RpcError | None) -> None:
         if failure is not None:
-            settle(_node_died(lease, failure.message))
-            return
-        request = raylet_pb2.LastWordsRequest(worker_id=lease.address.worker_id, lease_number=lease.number)
-        lease.raylet.LastWords.start(request, partial(told, _crashed(death)))
+            once(_node_died(lease, failure.message))
+        elif asks_for_words:
+            request = raylet_pb2.LastWordsRequest(
+                worker_id=lease.address.worker_id, lease_number=lease.number
+            )
+            lease.raylet.LastWords.start(request, partial(told, _crashed(death)))
+        else:
+            once(_crashed(death))
 
     answer_s = env.config.lost_worker_answer_s
-    timer = env.reactor.call_later(answer_s, lambda: settle(_node_died(lease, _silence(answer_s))))
+    silence = f"its raylet did not answer within {answer_s:g} s"
+    timer = env.reactor.call_later(answer_s, lambda: once(_node_died(lease, silence)))
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 
@@ -97,10 +100,6 @@ def _crashed(death: Any) -> WorkerCrashedError:
     if not death.message:
         return WorkerCrashedError()
     return WorkerCrashedError(f"The worker died before it finished the task: {death.message}")
-
-
-def _silence(answer_s: float) -> str:
-    return f"its raylet did not answer within {answer_s:g} s"
 
 
 def _request(lease: Lease) -> raylet_pb2.LostWorkerRequest:
