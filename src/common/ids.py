@@ -212,6 +212,10 @@ def child_task_id(seed: int, counter: int, actor_id: bytes) -> bytes:
     return ((seed + counter * SPREAD) & SEED_MASK).to_bytes(8, "little") + actor_id
 
 
+INDEX_BYTES = 4
+"""Of an object's id: which of its task's objects it is. The rest is the task's id."""
+
+
 def object_id_bytes(task_id: bytes, index: int) -> bytes:
     """The id of a task's `index`-th object: returns from 1, puts from PUT_INDEX_BASE."""
-    return task_id + index.to_bytes(4, "little")
+    return task_id + index.to_bytes(INDEX_BYTES, "little")

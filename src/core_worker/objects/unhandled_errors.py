@@ -16,7 +16,7 @@ import queue
 import sys
 import threading
 
-from ray_mono.common import raw_error
+from ray_mono.common import ids, raw_error
 from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray_mono.common.output import write_text
 from ray_mono.core_worker.values import serialization
@@ -40,7 +40,7 @@ class UnhandledErrors:
 
     def note(self, object_id: bytes, data: bytes | None) -> None:
         """The serialized error of an object that is gone. Lock held."""
-        task_id = object_id[:-4]
+        task_id = object_id[: -ids.INDEX_BYTES]
         # All returns of a task have the same error, and they usually go together.
         if data is None or task_id == self._last_task_id or os.environ.get(SILENCED_BY):
             return

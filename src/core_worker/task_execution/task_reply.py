@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.our_bug import OUR_BUG, known
 from ray_mono.common.raw_error import let_frames_go, name_of, str_of, text_of
@@ -230,7 +231,7 @@ class TaskReplies:
             raise serialization.unpicklable(f"what {spec.name}() returned", value, error) from error
 
     def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = call.message.task_id + index.to_bytes(4, "little")
+        object_id = ids.object_id_bytes(call.message.task_id, index)
         nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         if value.size_bytes > INLINE_BYTES_MAX:
             self._plasma.put(object_id, value, call.spec.caller.worker_id)
@@ -251,7 +252,7 @@ class TaskReplies:
                     self._plasma.free(returned.object_id, [self._env.node_id])
 
     def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = call.message.task_id + index.to_bytes(4, "little")
+        object_id = ids.object_id_bytes(call.message.task_id, index)
         nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)

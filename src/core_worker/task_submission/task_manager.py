@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common import raw_error
+from ray_mono.common import ids, raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.our_bug import InternalError, known
 from ray_mono.core_worker.call_template import CallTemplate
@@ -53,9 +53,8 @@ WRONG_WORKER = Reply.WRONG_WORKER
 NO_ROOM = Reply.NO_ROOM
 _DONE_REPLY = Reply()
 
-INDEX_BYTES = 4
-"""Of an object's id: which of its task's returns it is. The rest is the task's id."""
-FIRST_RETURN = (1).to_bytes(INDEX_BYTES, "little")
+FIRST_RETURN = ids.object_id_bytes(b"", 1)
+"""What a task's id and this give the id of is its first return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
     """Object ids of what a task returns."""
     if num_returns == 1:
         return [task_id + FIRST_RETURN]
-    return [task_id + index.to_bytes(INDEX_BYTES, "little") for index in range(1, num_returns + 1)]
+    return [ids.object_id_bytes(task_id, index) for index in range(1, num_returns + 1)]
 
 
 class PendingTask:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_manager import INDEX_BYTES, PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
 from ray_mono.protobuf import common_pb2
 
 
@@ -26,7 +27,7 @@ class TaskStories:
         more than `most` calls the rest is "…"."""
         names: dict[str, None] = {}
         for object_id in object_ids:
-            task = self._tasks.get(object_id[:-INDEX_BYTES])
+            task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
             if task is None:
                 continue
             if len(names) == most:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.task_submission.task_manager import INDEX_BYTES
 from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
 from ray_mono.protobuf import core_worker_pb2
 from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
@@ -19,7 +19,7 @@ GPU = ResourceSet.from_units({"GPU": 1})
 
 def id_of(ref: ObjectRef[Any]) -> bytes:
     """Its task's."""
-    return ref.binary()[:-INDEX_BYTES]
+    return ref.binary()[: -ids.INDEX_BYTES]
 
 
 def ids_of(*refs: ObjectRef[Any]) -> list[bytes]:
