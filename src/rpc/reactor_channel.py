@@ -229,6 +229,29 @@ def too_large(payload: bytes) -> RpcError:
     return RpcError(StatusCode.INVALID_ARGUMENT, size)
 
 
+def await_answer(
+    start: Callable[[OnDone], None], reactor: Reactor, who: str, path: str, timeout_s: float | None
+) -> Any:
+    """Starts a call to `who` and waits for its answer. Raises RpcError: the call's own, or that no answer
+    came."""
+    waiter = Waiter(reactor)
+    result: list[tuple[Any, RpcError | None]] = []
+
+    def done(reply: Any, error: RpcError | None) -> None:
+        result.append((reply, error))
+        waiter.set()
+
+    start(done)
+    if not reactor.wait(waiter, timeout_s) and not result:
+        if reactor.is_closed:
+            raise RpcError(StatusCode.CANCELLED, f"{path}: this process disconnected meanwhile")
+        raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{who} did not answer {path} within {timeout_s} s")
+    [(reply, error)] = result
+    if error is not None:
+        raise error
+    return reply
+
+
 class ReactorMethod(Generic[Request, Reply]):
     """One unary method of a channel. See surface.UnaryUnary."""
 
@@ -287,25 +310,10 @@ class ReactorMethod(Generic[Request, Reply]):
                 channel.send_request(framing.ONEWAY, self._number, payload)
 
     def __call__(self, request: Request, timeout_s: float | None = None) -> Reply:
-        reactor = self._channel.reactor
-        waiter = Waiter(reactor)
-        result: list[tuple[Reply, RpcError | None]] = []
-
-        def done(reply: Reply, error: RpcError | None) -> None:
-            result.append((reply, error))
-            waiter.set()
-
-        self.start(request, done)
-        if not reactor.wait(waiter, timeout_s) and not result:
-            if reactor.is_closed:
-                raise RpcError(StatusCode.CANCELLED, f"{self._path}: this process disconnected meanwhile")
-            raise RpcError(
-                StatusCode.DEADLINE_EXCEEDED,
-                f"{self._channel.who} did not answer {self._path} within {timeout_s} s",
-            )
-        [(reply, error)] = result
-        if error is not None:
-            raise error
+        channel = self._channel
+        reply: Reply = await_answer(
+            lambda done: self.start(request, done), channel.reactor, channel.who, self._path, timeout_s
+        )
         return reply
 
 

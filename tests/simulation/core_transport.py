@@ -13,8 +13,7 @@ from typing import Any
 from ray_mono.core_worker.peers import PUSH_TASKS
 from ray_mono.protobuf.core_worker_pb2 import PushTaskRequest, PushTasksRequest
 from ray_mono.rpc import errors
-from ray_mono.rpc.reactor import Waiter
-from ray_mono.rpc.reactor_channel import CONNECT_TIMEOUT_S
+from ray_mono.rpc.reactor_channel import CONNECT_TIMEOUT_S, await_answer
 from ray_mono.rpc.surface import Handler, RpcError, StatusCode
 from tests.simulation.canonical import canonical_bytes
 from tests.simulation.channel import Ending
@@ -255,26 +254,11 @@ class CoreMethod(_Method):
                 channel.write(Packet("ONEWAY", self._path, 0, payload))
 
     def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
-        channel, reactor = self._channel, self._channel.reactor
-        waiter = Waiter(reactor)
-        result: list[tuple[Any, RpcError | None]] = []
-
-        def done(reply: Any, error: RpcError | None) -> None:
-            result.append((reply, error))
-            waiter.set()
-
-        self.start(request, done)
-        if not reactor.wait(waiter, timeout_s) and not result:
-            if reactor.is_closed:
-                raise RpcError(StatusCode.CANCELLED, f"{self._path}: this process disconnected meanwhile")
-            raise RpcError(
-                StatusCode.DEADLINE_EXCEEDED,
-                f"{channel.who} did not answer {self._path} within {timeout_s} s",
-            )
-        [(reply, error)] = result
-        if error is not None:
-            raise error
-        return reply
+        channel = self._channel
+        reactor: Any = channel.reactor
+        return await_answer(
+            lambda done: self.start(request, done), reactor, channel.who, self._path, timeout_s
+        )
 
 
 class CoreStream(_Method):
