@@ -13,38 +13,10 @@ import pytest
 import ray_mono as ray
 from ray_mono.exceptions import ActorDiedError, PendingCallsLimitExceeded, TaskCancelledError
 from tests.integration.bounded import get
+from tests.integration.map_programs import CHUNKS, Log, note_run, square
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("shared_cluster", "by_value", "leaves_nothing")
-
-CHUNKS = ["auto", 1, 7, 1000]
-
-
-@ray.remote
-def square(x: int) -> int:
-    return x * x
-
-
-@ray.remote
-class Log:
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def add(self, value: Any) -> int:
-        if value == "bad":
-            raise ValueError(value)
-        self.seen.append(value)
-        return len(self.seen)
-
-    def read(self) -> list[Any]:
-        return self.seen
-
-
-def note_run(directory: Path, item: int) -> int:
-    """Which time this is that the item begins."""
-    with open(directory / str(item), "ab", buffering=0) as file:
-        file.write(b".")
-        return file.tell()
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)

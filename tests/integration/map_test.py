@@ -18,16 +18,10 @@ from ray_mono.exceptions import (
     WorkerCrashedError,
 )
 from tests.integration.bounded import GET_TIMEOUT_S, get
+from tests.integration.map_programs import CHUNKS, Log, note_run, square
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("by_value", "leaves_nothing")
-
-CHUNKS = ["auto", 1, 7, 1000]
-
-
-@ray.remote
-def square(x: int) -> int:
-    return x * x
 
 
 @ray.remote
@@ -42,24 +36,6 @@ def fails_at_odd(x: int) -> int:
     return x
 
 
-@ray.remote
-class Log:
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def add(self, value: Any) -> int:
-        if value == "bad":
-            raise ValueError(value)
-        self.seen.append(value)
-        return len(self.seen)
-
-    def read(self) -> list[Any]:
-        return self.seen
-
-    def many(self, value: int) -> Iterator[int]:
-        yield from range(value)
-
-
 @pytest.fixture(autouse=True)
 def warm(shared_cluster: Any) -> None:
     """Workers know the functions, and their owner how long those take: so that calls travel together."""
@@ -69,13 +45,6 @@ def warm(shared_cluster: Any) -> None:
 def runs_of(directory: Path) -> dict[int, int]:
     """How often each item began."""
     return {int(path.name): path.stat().st_size for path in directory.iterdir() if path.name.isdigit()}
-
-
-def note_run(directory: Path, item: int) -> int:
-    """Which time this is."""
-    with open(directory / str(item), "ab", buffering=0) as file:
-        file.write(b".")
-        return file.tell()
 
 
 # ---- values
