@@ -28,6 +28,15 @@ class CoreWorkerConfig:
     """How many tasks a worker is given ahead, however short they are."""
     task_overhead_us: float = 30.0
     """What a task costs its worker besides the function itself."""
+    wake_us: float = 200.0
+    """How long a task may wait behind others while another worker idles. To wake a worker for one very short
+    task, and to read its answer alone, costs driver and worker more than the task itself."""
+    keep_up_us: float = 1000.0
+    """How long very short tasks may have to wait for the workers that are held before more are asked for. The
+    raylet would be asked, and asked no more, each time that they wait for a moment."""
+    turn_calls: int = 32
+    """After so many calls their caller reads the answers that have come. So it keeps up with the workers, and
+    reads many at a time."""
     chunk_ahead_us: float = 5000.0
     """As ahead_us, of the tasks of a `map`: two frames, so that one runs while the next is on its way."""
     chunk_max: int = 512

@@ -8,8 +8,10 @@ of the process.
     LEADS, naps   socket, timer; who leaves a thing    bell (eventfd)       rises, then looks at everything
     SLEEPS        who sets its waiter (the leader)     its own gate         leaves
     background:
-      STANDS_BY   the clock, after STANDBY_S           -                    looks whether to lead
-      SLEEPS_LONG who stops to lead                    the stand-by event   looks whether to lead
+      STANDS_BY   its clock, when no caller has led    -                    looks whether to lead
+                  for STANDBY_S; who ceases to lead    sets it to now
+                  where another sleeps
+      SLEEPS_LONG who ceases to lead                   sets the clock       looks whether to lead
 
     a thing to do is left by            where                        who sees to it
     a handler, a timer (in a turn)      lock held, leader is awake   the leader, at the end of that turn
@@ -25,14 +27,13 @@ The rules that no wake-up is lost by:
 2. A ring belongs to one nap, by its number. Who rings is late at worst, and a late ring makes one more turn,
    never one less. Nothing has to be reset, so nothing can be reset too early.
 3. The bell is rung before it is noted (`rang`): who is interrupted in between makes another ring.
-4. Who leaves the lead flushes. It wakes the background where somebody sleeps, or where that sleeps itself
-   without end.
+4. Who leaves the lead flushes. It wakes the background where somebody sleeps, and sets its clock elsewhere.
 5. The background takes the lead where nobody has it and somebody sleeps, or where nobody had it for
    STANDBY_S.
 
-`take`, `leave`, `doze`, `look` and `step_down` are called under the reactor's lock; `rise`, `bell` and `rang`
-are not. Two tests hold the rules: tests/rpc/lead_model.py runs these methods through all interleavings, and
-tests/rpc/machine.py runs the reactor with a pause at every step.
+`take`, `take_turn`, `leave`, `doze`, `look` and `step_down` are called under the reactor's lock; `rise`,
+`bell` and `rang` are not. Two tests hold the rules: tests/rpc/lead_model.py runs these methods through all
+interleavings, and tests/rpc/machine.py runs the reactor with a pause at every step.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ class Lead(Generic[Sleeper]):
     """The state of one reactor. Threads are named by numbers other than 0."""
 
     __slots__ = (
-        "_background_sleeps",
         "_changes",
         "_naps",
         "_seen_changes",
@@ -79,7 +79,6 @@ class Lead(Generic[Sleeper]):
         # A thread sleeps that could lead itself, did the background not.
         self._step_down = False
         self._seen_changes = -1
-        self._background_sleeps = False
 
     # ---- who waits
 
@@ -94,13 +93,21 @@ class Lead(Generic[Sleeper]):
         self._step_down = True
         return SLEEPS
 
+    def take_turn(self, me: int) -> bool:
+        """A thread that does not wait wants to make one turn. If the background leads, it makes room for the
+        next one."""
+        if self.leader == 0:
+            self.leader = me
+            self._changes += 1
+            return True
+        self._step_down = True
+        return False
+
     def leave(self) -> bool:
-        """A caller ceases to lead. Whether the background has to be woken."""
+        """A caller ceases to lead. Whether the background is to look at once, and not after STANDBY_S."""
         self.leader = self.nap = 0
         self._changes += 1
-        wakes = self._background_sleeps or bool(self.sleepers)
-        self._background_sleeps = False
-        return wakes
+        return bool(self.sleepers)
 
     # ---- the leader's nap
 
@@ -126,17 +133,15 @@ class Lead(Generic[Sleeper]):
     # ---- the background thread
 
     def look(self, background: int) -> int:
-        """LEADS, STANDS_BY (looks again after STANDBY_S) or SLEEPS_LONG (until it is woken)."""
+        """LEADS, STANDS_BY (looks again after STANDBY_S) or SLEEPS_LONG (until somebody ceases to lead)."""
         quiet = self._changes == self._seen_changes
         self._seen_changes = self._changes
-        self._background_sleeps = False
         if self.leader == 0:
             if quiet or self.sleepers:
                 self.leader = background
                 self._step_down = False
                 return LEADS
         elif quiet and not self.sleepers:
-            self._background_sleeps = True
             return SLEEPS_LONG
         return STANDS_BY
 

@@ -7,8 +7,11 @@ when, and who wakes whom, is decided in lead.py: its table is the theory of this
 
 A background thread leads while nobody else does, so that a process whose user code computes still answers its
 peers. It must not get in the way of a caller that waits again and again. So it stands by for STANDBY_S after
-each time somebody else led, and steps down when a thread had to sleep that could have led itself. While one
-leader sits in a long poll (an idle worker), the background sleeps without waking.
+each time somebody else led (standby.py), and steps down when a thread had to sleep that could have led
+itself. While one leader sits in a long poll (an idle worker), the background sleeps without waking.
+
+A thread that makes call after call without a wait leads as well, for a turn now and then (`take_turn`). Else
+the background would compete with it for the interpreter, and win it once in 5 ms.
 
     nobody leads ──wait()──► a caller leads ──its answer──► nobody leads
                  ──STANDBY_S of quiet, or somebody sleeps──► the background leads ──relieved──► nobody leads
@@ -40,13 +43,12 @@ from typing import Protocol, TypeAlias
 from ray_mono.common.our_bug import OUR_BUG, known
 from ray_mono.rpc.interruption import is_in_runtime
 from ray_mono.rpc.lead import LEADS, NESTED, NO_PART, SLEEPS, SLEEPS_LONG, Lead
+from ray_mono.rpc.standby import PUT_OFF_S, Standby
 from ray_mono.rpc.timers import Timer, Timers
 
 logger = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 5.0
-STANDBY_S = 0.002
-"""How long the background thread leaves the sockets to callers."""
 LATE_FLUSH_S = 0.004
 """The longest delay of a write that nobody rang for. While such writes keep coming the leader wakes so often,
 which costs the thread that makes them: with 1 ms 4 to 7 % of an actor's short calls."""
@@ -163,7 +165,9 @@ class Reactor:
         self._lead: Lead[Waiter] = Lead()
         self._poll_until_s = 0.0  # when the leader's poll ends by itself
         self._is_freed = False
-        self._standby = threading.Event()
+        self._standby = Standby()
+        # Before that it need not be put off again.
+        self._put_off_again_s = 0.0
         self._thread = threading.Thread(target=self._background, name=f"{name}-reader", daemon=True)
         self._thread.start()
 
@@ -218,8 +222,7 @@ class Reactor:
                         if part == LEADS and waiter is not None and not self.is_closed:
                             # As most waits end: in the same hold of the lock. The others end below.
                             part = NO_PART
-                            if lead.leave():
-                                self._standby.set()
+                            self._leave()
                         return
                     if waiter is not None and part == NO_PART:
                         part = lead.take(me)
@@ -253,6 +256,28 @@ class Reactor:
                 with self.lock:
                     self._end_part(part, waiter)
 
+    def take_turn(self) -> None:
+        """One turn without a wait, for a thread that makes call after call and does not wait for the answers.
+        So it reads them itself, and the background need not compete with it for the interpreter."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return  # in the middle of something, which a finalizer of the user's has interrupted
+        with self.lock:
+            if self.is_closed or not self._lead.take_turn(threading.get_ident()):
+                return
+            self._handle(self._epoll.poll(0))
+            self._settle()
+            self._leave()
+
+    def _leave(self) -> None:
+        """A caller ceases to lead. Lock held."""
+        if self._lead.leave():
+            self._standby.wake()
+            return
+        now_s = time.monotonic()
+        if now_s >= self._put_off_again_s:
+            self._put_off_again_s = now_s + PUT_OFF_S
+            self._standby.put_off()
+
     def _handle(self, events: list[tuple[int, int]]) -> None:
         """What a poll told, and the timers that are due. Lock held."""
         for fd, mask in events:
@@ -277,8 +302,7 @@ class Reactor:
         elif part == LEADS:
             if self._dirty:
                 self.flush()
-            if self._lead.leave():
-                self._standby.set()
+            self._leave()
             if self.is_closed:
                 self._free()
         elif part == SLEEPS:
@@ -300,12 +324,18 @@ class Reactor:
 
     def _background(self) -> None:
         me = threading.get_ident()
-        while not self.is_closed:
+        while True:
             with self.lock:
+                if self.is_closed:
+                    return
                 part = self._lead.look(me)
-                self._standby.clear()
+                if part == SLEEPS_LONG:
+                    # No caller has ceased to lead for STANDBY_S. So the next one sets the clock.
+                    self._standby.sleep_long()
+                elif part != LEADS:
+                    self._standby.stand_by()
             if part != LEADS:
-                self._standby.wait(None if part == SLEEPS_LONG else STANDBY_S)
+                self._standby.wait()
                 continue
             try:
                 self._take_turns(None, math.inf, me, False)
@@ -445,6 +475,7 @@ class Reactor:
             pollable.abandon()
         self._free()
         self._close_wake_fd()
+        self._standby.close()
 
     def close(self) -> None:
         """Stops the background thread and wakes every waiter;
@@ -457,7 +488,7 @@ class Reactor:
             self.is_closed = True
             for waiter in list(self._lead.sleepers):
                 waiter.open()
-            self._standby.set()
+            self._standby.wake()
             with contextlib.suppress(OSError):
                 os.eventfd_write(self._wake_fd, 1)
         if threading.current_thread() is not self._thread:

@@ -66,6 +66,9 @@ class SceneReactor:
 
     def wake(self) -> None: ...
 
+    def take_turn(self) -> None:
+        self.flush()
+
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
         self._queues, self._drain = queues, drain
 

@@ -118,7 +118,6 @@ class World:
             self.timer,
             self.poll_knows_timer,
             self.standby,
-            lead._background_sleeps,
             self.queue,
         )
         at = tuple((thread.pc, thread.nap, thread.part, thread.events) for thread in self.threads)

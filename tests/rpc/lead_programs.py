@@ -157,6 +157,13 @@ def turns(is_enough: Callable[[World, Thread], bool]) -> list[tuple[str, Step]]:
     ]
 
 
+def leave(w: World) -> None:
+    """The background is woken, or its clock is set: then it looks after a while."""
+    w.lead.leave()
+    if "who leaves the lead wakes nobody" not in w.faults:
+        w.standby = True
+
+
 # ---------------------------------------------------------------- programs
 
 
@@ -212,8 +219,7 @@ def caller(
             w.lead.sleepers.discard(t.number)
         elif t.part == LEADS:
             w.flush()
-            if w.lead.leave() and "who leaves the lead wakes nobody" not in w.faults:
-                w.standby = True
+            leave(w)
         elif t.part == NESTED:
             w.lead.rise()
             w.bell = w.bell or "a nested wait does not ring" not in w.faults
@@ -247,6 +253,29 @@ def sender(kind: str, host: int = 0) -> Program:
         w.queue += 1
 
     return Program([("leave", finalize if kind == FINALIZER else locked(leave)), *ring(kind)], host=host)
+
+
+def submitter(host: int = 0) -> Program:
+    """Makes calls one after another, and a turn now and then."""
+
+    def call(w: World, t: Thread) -> None:
+        w.dirty += (0,)
+
+    def turn(w: World, t: Thread) -> str | None:
+        if not w.lead.take_turn(me(t)):
+            # As any buffered write: the leader is rung.
+            return None if w.lead.nap else let_go(w, t)
+        t.events = (w.bell, bool(w.answers), w.timer)
+        handle(w, t)
+        w.settle()
+        leave(w)
+        return let_go(w, t)
+
+    def let_go(w: World, t: Thread) -> str:
+        w.lock = 0
+        return END
+
+    return Program([("call", locked(call)), ("turn", locked(turn)), *ring("submit")], host=host)
 
 
 def setter(caller_number: int) -> Program:

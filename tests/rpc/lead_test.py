@@ -13,7 +13,18 @@ import pytest
 from ray_mono.rpc.lead import Lead
 from ray_mono.rpc.reactor import Reactor, Waiter
 from tests.rpc.lead_model import Program, World, explore
-from tests.rpc.lead_programs import AT_ONCE, FINALIZER, HELD, MARKED, background, caller, peer, sender, setter
+from tests.rpc.lead_programs import (
+    AT_ONCE,
+    FINALIZER,
+    HELD,
+    MARKED,
+    background,
+    caller,
+    peer,
+    sender,
+    setter,
+    submitter,
+)
 
 
 def idle_worker() -> Program:
@@ -46,6 +57,14 @@ SCENES = {
         peer(),
     ],
     "a wait that another thread ends": lambda: [caller(calls=False), background(), setter(1)],
+    "a burst of calls beside a get": lambda: [caller(), background(), submitter(), peer()],
+    "bursts of calls while references end": lambda: [
+        background(),
+        submitter(),
+        submitter(),
+        sender(FINALIZER),
+    ],
+    "a burst of calls while two get": lambda: [caller(), caller(), background(), submitter(), peer()],
     # A worker: its main thread waits for calls or runs one;
     # threads and the loop of an actor answer and send items.
     "an idle worker whose loop sends items": lambda: [
@@ -128,13 +147,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch, last_moves: Callable[[], dict[str,
             result = method(self, *args)
             of_thread = last_moves()
             this = f"{name} {result}" if args else name
-            moves.add(("" if name == "take" else of_thread.get("last", ""), this))
+            moves.add(("" if name.startswith("take") else of_thread.get("last", ""), this))
             of_thread["last"] = this
             return result
 
         monkeypatch.setattr(Lead, name, move)
 
-    for name in ("take", "leave", "doze", "rise", "look", "step_down"):
+    for name in ("take", "take_turn", "leave", "doze", "rise", "look", "step_down"):
         record(name)
     return moves
 
@@ -151,6 +170,7 @@ def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.M
     with monkeypatch.context() as during:
         of_model = recorded(during, _OfModel)
         explore([caller(gives_up=True), caller(), background(), peer()])
+        explore([caller(calls=False, gives_up=True), submitter(), background()])
         # When the background has just stepped down, one may lead and cease to, and another sleep meanwhile.
         explore([*[caller(calls=False, gives_up=True) for _ in range(3)], background()])
     by_thread: dict[int, dict[str, str]] = {}
@@ -164,6 +184,8 @@ def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.M
                 waiter = Waiter(reactor)
                 with reactor.lock:
                     reactor.call_later(draw.random() * 0.002, waiter.set)
+                if draw.random() < 0.5:
+                    reactor.take_turn()
                 reactor.wait(waiter, draw.choice([0.0005, WAIT_S]))
                 # As long as the background takes to lead, now and then.
                 threading.Event().wait(draw.choice([0.0, 0.0, 0.0, 0.01]))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from ray_mono.rpc import framing, lead, reactor, timers
+from ray_mono.rpc import framing, lead, reactor, standby, timers
 from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
 from ray_mono.rpc.reactor_socket import READABLE
 
@@ -106,6 +106,9 @@ class _Lock:
     def locked(self) -> bool:
         return self._owner is not None
 
+    def _is_owned(self) -> bool:
+        return self._owner is self._machine.current
+
     def __enter__(self) -> None:
         self.acquire()
 
@@ -113,19 +116,38 @@ class _Lock:
         self.release()
 
 
-class _Event:
+class _Standby:
+    """A clock that others can put off."""
+
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._is_set = False
+        self._waits: _Thread | None = None
+        self._end_s = math.inf
 
-    def set(self) -> None:
-        self._is_set = True
+    def _set(self, end_s: float) -> None:
+        self._end_s = end_s
+        if self._waits is not None:
+            self._waits.deadline_s = end_s
 
-    def clear(self) -> None:
-        self._is_set = False
+    def stand_by(self) -> None:
+        self._set(self._machine.now_s + standby.STANDBY_S)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        return self._machine.block(lambda: self._is_set, timeout)
+    def put_off(self) -> None:
+        self._set(self._machine.now_s + standby.STANDBY_S + standby.PUT_OFF_S)
+
+    def sleep_long(self) -> None:
+        self._set(math.inf)
+
+    def wake(self) -> None:
+        self._set(self._machine.now_s)
+
+    def close(self) -> None: ...
+
+    def wait(self) -> None:
+        machine = self._machine
+        self._waits = machine.current
+        machine.block(lambda: self._end_s <= machine.now_s, self._end_s - machine.now_s)
+        self._waits, self._end_s = None, math.inf
 
 
 class _Epoll:
@@ -239,7 +261,6 @@ class Machine:
         threads = SimpleNamespace(
             Lock=lambda: _Lock(self, False),
             RLock=lambda: self.lock,
-            Event=lambda: _Event(self),
             Thread=lambda target, name, daemon: self.thread(target),
             get_ident=lambda: self.current.ident,
             current_thread=lambda: self.current,
@@ -257,6 +278,7 @@ class Machine:
         poller = SimpleNamespace(epoll=lambda: _Epoll(self), EPOLLIN=READABLE)
         clock = SimpleNamespace(monotonic=lambda: self.now_s)
         stand_ins = {"threading": threads, "os": system, "select": poller, "time": clock}
+        stand_ins["Standby"] = lambda: _Standby(self)
         of_reactor = [(reactor, name, stand_in) for name, stand_in in stand_ins.items()]
         return [*of_reactor, (timers, "time", clock)]
 

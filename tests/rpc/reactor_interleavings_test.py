@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from ray_mono.rpc import framing, reactor
-from ray_mono.rpc.lead import Lead
 from ray_mono.rpc.reactor import Reactor, Waiter
 from tests.rpc.machine import LONG, Channel, Machine
 
@@ -63,6 +62,17 @@ class Scene:
     def calls_later(self, name: str) -> Callable[[], None]:
         tell = self.tell(name)
         return lambda: self.method.start(name.encode(), tell)
+
+    def submits(self, name: str) -> Callable[[], None]:
+        """Calls, with turns in between."""
+        tells = [self.tell(f"{name} {number}") for number in range(3)]
+
+        def run() -> None:
+            for number, tell in enumerate(tells):
+                self.method.start(f"{name} {number}".encode(), tell)
+                self.reactor.take_turn()
+
+        return run
 
     def calls_for_long(self) -> None:
         self.method.start(LONG, lambda *_: None)
@@ -159,6 +169,8 @@ SCENES: dict[str, Callable[[Scene], list[Callable[[], None]]]] = {
     "a get that gives up beside another": lambda scene: [scene.gives_up, scene.calls("a")],
     "a get beside credits": lambda scene: [scene.calls("a"), scene.notifies],
     "calls that nobody waits for": lambda scene: [scene.calls_later("a"), scene.calls_later("b")],
+    "bursts of calls": lambda scene: [scene.submits("a"), scene.submits("b")],
+    "bursts of calls while references end": lambda scene: [scene.submits("a"), scene.calls("b")],
     "a credit beside a call that takes long": lambda scene: [scene.calls_for_long, scene.notifies],
     "credits while references end": lambda scene: [scene.notifies, scene.finalizes],
     "references that end one after the other": lambda scene: [twice(scene, scene.finalizes)],
@@ -260,11 +272,23 @@ FAULTS: dict[str, tuple[type, str, Callable[..., Any], str]] = {
         lambda self: setattr(self, "done", True) or self.open(),
         "a wait that another ends",
     ),
-    "who leaves the lead wakes nobody": (
-        Lead,
-        "leave",
-        lambda self, leave=Lead.leave: leave(self) and False,
+    "who leaves the lead sets nobody's clock": (
+        Reactor,
+        "_leave",
+        lambda self: self._lead.leave() and None,
         "a timer beside a get",
+    ),
+    "who submits leaves the lead to nobody": (
+        Reactor,
+        "take_turn",
+        planted(Reactor.take_turn, ("self._leave()", "pass")),
+        "bursts of calls",
+    ),
+    "who submits sends nothing": (
+        Reactor,
+        "take_turn",
+        planted(Reactor.take_turn, ("self._settle()", "self._dirty.clear()")),
+        "bursts of calls",
     ),
 }
 

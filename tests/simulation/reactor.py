@@ -116,6 +116,11 @@ class SimReactor:
     def flush_soon(self) -> None:
         self.call_later(LATE_FLUSH_S, lambda: None)
 
+    def take_turn(self) -> None:
+        """What has come is read on the loop's thread. What was written goes now."""
+        with self.lock:
+            self._settle()
+
     def wake(self) -> None:
         if not (self._is_in_turn or self._is_woken or self.is_closed or self._loop.is_closed()):
             self._is_woken = True

@@ -114,6 +114,7 @@ class TaskBuilder:
         self._actor_tasks = actor_tasks
         self._home = home
         self._num_built = 0
+        self._turn_calls = env.config.turn_calls
         self._lock = env.lock
         self._reactor = env.reactor
 
@@ -231,6 +232,8 @@ class TaskBuilder:
                 self._dependencies.resolve(task, template.resubmit)
             else:
                 self._normal_tasks.submit(template.queue, task)
+        if not task.number % self._turn_calls:
+            self._reactor.take_turn()
         if self._reactor.interrupted:
             self._reactor.raise_if_interrupted()
         return returned
@@ -269,6 +272,8 @@ class TaskBuilder:
             else:
                 returned = [ObjectRef(object_id, self._home) for object_id in made]
             self._actor_tasks.submit(actor, task)
+        if not task.number % self._turn_calls:
+            self._reactor.take_turn()
         if self._reactor.interrupted:
             self._reactor.raise_if_interrupted()
         return returned
