@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ray_mono.common.our_bug import InternalError
+from ray_mono.common.our_bug import InternalError, known
+from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import Peer
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
@@ -240,6 +241,9 @@ class SchedulingQueue:
     """The tasks and leases of one scheduling key."""
 
     __slots__ = (
+        "_config",
+        "fill",
+        "filled",
         "idle",
         "is_looked_at",
         "is_retried",
@@ -252,12 +256,16 @@ class SchedulingQueue:
         "tasks",
     )
 
-    def __init__(self, options: TaskOptions, number: int) -> None:
+    def __init__(self, options: TaskOptions, number: int, config: CoreWorkerConfig) -> None:
         self.options = options
+        self._config = config
         # By this number the raylet tells the queues of this process apart.
         self.number = number
         self.tasks: deque[PendingTask] = deque()
         self.idle: list[Lease] = []
+        # The worker that was woken last: it gets the next tasks, too, until it has `fill`.
+        self.filled: Lease | None = None
+        self.fill = 0
         self.leases: dict[bytes, Lease] = {}
         # Smoothed duration of its tasks; None before the first.
         self.run_us: float | None = None
@@ -292,6 +300,33 @@ class SchedulingQueue:
         kept = 0.8**num_tasks
         self.run_us = mean_us if self.run_us is None else kept * self.run_us + (1 - kept) * mean_us
 
+    def wake(self) -> Lease:
+        """An idle worker gets the next task, and very short ones behind it before another worker is woken."""
+        if self.run_us is None or self.options.max_calls:
+            self.fill = 1
+        else:
+            self.fill = int(self._config.wake_us / (self.run_us + self._config.task_overhead_us)) + 1
+        self.filled = lease = self.idle.pop()
+        return lease
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the workers that are held will soon have run what waits, which is very short. If a task is
+        long after all, the next look for stalls asks for more workers (stalls.py)."""
+        if self.fill <= 2 or self.run_us is None:
+            return False
+        wait_us = len(self.tasks) * (self.run_us + self._config.task_overhead_us)
+        return wait_us < self._config.keep_up_us * len(self.leases)
+
+    def share_of(self, lease: Lease) -> int:
+        """How many tasks it may have now: as many as it runs in ahead_us, and no more than its share where
+        few wait. The queue has run some."""
+        config, run_us = self._config, known(self.run_us, "how long the queue's tasks take")
+        most = min(config.ahead_max, int(config.ahead_us / (run_us + config.task_overhead_us)))
+        share = len(lease.tasks) + 1 + len(self.tasks) // len(self.leases)
+        self.aim_at(min(most, share))
+        return min(most, share)
+
     def aim_at(self, num_ahead: int) -> None:
         """Each worker has at most so many at a time. It gets more when half of them are answered, so that
         tasks travel together."""
@@ -309,3 +344,5 @@ class SchedulingQueue:
         del self.leases[lease.lease_id]
         if lease in self.idle:
             self.idle.remove(lease)
+        if lease is self.filled:
+            self.filled = None

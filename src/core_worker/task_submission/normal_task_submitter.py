@@ -15,11 +15,13 @@ raylet.
               worker lost ──► its first task is retried or fails; the others were not started
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
-by what the queue's tasks took lately. A task behind another one could wait too long, or for ever if that one
-waits for it. So a worker that blocks in `get` gives its unstarted tasks back. If the first task is long, they
-are taken from the worker, and it gets no more before that task ends (stalls.py). What comes back keeps its
-place in the order of submission. A worker answers each task before it starts the next one. So after a crash
-only the first can have run.
+by what the queue's tasks took lately. Very short ones go to the worker that is awake, until it has work for
+wake_us, before another one is woken. While the workers that are held keep up, no more are asked for.
+
+A task behind another one could wait too long, or for ever if that one waits for it. So a worker that blocks
+in `get` gives its unstarted tasks back. If the first task is long, they are taken from the worker, and it
+gets no more before that task ends (stalls.py). What comes back keeps its place in the order of submission. A
+worker answers each task before it starts the next one. So after a crash only the first can have run.
 
 If an argument of a task finds no room on the worker's node, the task goes to a queue that prefers the node
 where most of its arguments lie (call_arguments.py).
@@ -78,7 +80,7 @@ class NormalTaskSubmitter:
         self._peers = peers
         self._lease_requests_max = env.config.lease_requests_max
         self._queues: dict[Any, SchedulingQueue] = {}
-        self._stalls = Stalls(env, self._on_closed)
+        self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
         # Raylets that tell which of our leases others wait for.
         self._watched: set[RayletServiceStub] = set()
@@ -97,15 +99,20 @@ class NormalTaskSubmitter:
         key = (options.resources, strategy, options.runtime_env, bool(options.max_calls))
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = SchedulingQueue(options, len(self._queues))
+            queue = self._queues[key] = SchedulingQueue(options, len(self._queues), self._env.config)
         return queue
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        if queue.idle and not queue.tasks:
-            self.push(queue.idle.pop(), task)
-            return
+        if not queue.tasks:
+            lease = queue.filled
+            if lease is not None and lease.state is BUSY and len(lease.tasks) < queue.fill:
+                self.push(lease, task)
+                return
+            if queue.idle:
+                self.push(queue.wake(), task)
+                return
         queue.tasks.append(task)
-        if queue.idle or len(queue.requested) < self._lease_requests_max:
+        if queue.idle or (len(queue.requested) < self._lease_requests_max and not queue.keeps_up):
             self.pump(queue)
 
     def submit_all(self, queue: SchedulingQueue, tasks: Sequence[PendingTask]) -> None:
@@ -121,7 +128,7 @@ class NormalTaskSubmitter:
         while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
             self._request(queue, self._env.raylet, False)
         if queue.tasks:
-            for lease in list(queue.leases.values()):
+            for lease in sorted(queue.leases.values(), key=lambda lease: len(lease.tasks)):
                 self._push_ahead(lease)
 
     def _push_ahead(self, lease: Lease) -> None:
@@ -132,9 +139,7 @@ class NormalTaskSubmitter:
                 return
         if queue.run_us is None or not lease.takes_more or not lease.tasks or queue.options.max_calls:
             return
-        config = self._env.config
-        limit = min(config.ahead_max, int(config.ahead_us / (queue.run_us + config.task_overhead_us)))
-        queue.aim_at(limit)
+        limit = queue.share_of(lease)
         while queue.tasks and len(lease.tasks) < limit:
             self.push(lease, queue.tasks.popleft())
 

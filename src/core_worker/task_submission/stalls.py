@@ -1,8 +1,9 @@
 """Leases whose first task is long: the tasks that wait behind it are taken back. Called under the core
 worker's lock; never blocks.
 
-While anything is pushed, each lease is looked at every stall_look_s. The first look only notes the task that
-is first. It counts how many later looks find the same task first:
+While anything is pushed, each lease is looked at every stall_look_s. Where tasks still wait, leases are asked
+for. The first look only notes the task that is first. It counts how many later looks find the same task
+first:
 
     1                    The task is long. Nothing more is pushed behind it, and the worker is asked to give
                          back what waits there.
@@ -33,11 +34,17 @@ from ray_mono.rpc.surface import RpcError
 class Stalls:
     """Looks for stalls, for one process."""
 
-    def __init__(self, env: Environment, on_closed: Callable[[Lease, int], None]) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        on_closed: Callable[[Lease, int], None],
+        pump: Callable[[SchedulingQueue], None],
+    ) -> None:
         """on_closed(lease, begun): no task of the lease begins any more. Of those pushed, the first `begun`
-        have begun, or were answered unstarted."""
+        have begun, or were answered unstarted. pump(queue): tasks have waited since the last look perhaps."""
         self._env = env
         self._on_closed = on_closed
+        self._pump = pump
 
     def watch(self, queue: SchedulingQueue) -> None:
         queue.look_for_stalls(True)
@@ -51,6 +58,8 @@ class Stalls:
                 goes_on = True
         if goes_on and not queue.is_looked_at:
             self.watch(queue)
+        if queue.tasks:
+            self._pump(queue)
 
     def _look_at(self, lease: Lease) -> bool:
         """Looks at a lease. Returns whether it has to be looked at again."""

@@ -27,7 +27,7 @@ def a_task(args: Any = (), retries: int = 0, number: int = 0) -> PendingTask:
 
 def a_lease() -> Lease:
     granted = raylet_pb2.Grant(worker=common_pb2.Address(worker_id=b"w" * 28), number=5)
-    queue = SchedulingQueue(TaskOptions(), 0)
+    queue = SchedulingQueue(TaskOptions(), 0, CoreWorkerConfig())
     nobody: Any = None
     lease = queue.leases[b"lease"] = Lease(b"lease", queue, nobody, granted, nobody)
     return lease
@@ -212,7 +212,7 @@ def test_a_lease_that_is_forgotten_rests_no_more() -> None:
 
 
 def test_a_task_that_comes_back_goes_before_all_that_were_submitted_after_it() -> None:
-    queue = SchedulingQueue(TaskOptions(), 0)
+    queue = SchedulingQueue(TaskOptions(), 0, CoreWorkerConfig())
     tasks = [a_task(number=number) for number in range(5)]
     queue.tasks.extend(tasks)
     taken = queue.take_all()
@@ -223,7 +223,7 @@ def test_a_task_that_comes_back_goes_before_all_that_were_submitted_after_it() -
 
 
 def test_how_long_tasks_take_is_smoothed() -> None:
-    queue = SchedulingQueue(TaskOptions(), 0)
+    queue = SchedulingQueue(TaskOptions(), 0, CoreWorkerConfig())
     queue.ran(100)
     assert queue.run_us == 100
     queue.ran(600)

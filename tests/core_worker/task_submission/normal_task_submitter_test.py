@@ -116,6 +116,65 @@ def test_one_long_task_among_short_ones_changes_little() -> None:
     assert len(pushed(scene)) == 25
 
 
+def two_idle_workers(run_us: int, **limits: Any) -> Scene:
+    """Both ran tasks that took so long."""
+    scene = Scene(task_overhead_us=0.0, **limits)
+    refs = [scene.submit() for _ in range(2)]
+    scene.grant()
+    scene.grant(SECOND)
+    for ref in refs:
+        answer(scene, ref, value(0, run_us=run_us))
+    scene.wire.said[:] = scene.wire.all("WatchReclaims")
+    return scene
+
+
+@pytest.mark.parametrize(("run_us", "each"), [(30, 4), (45, 3), (60, 2), (200, 1), (10_000, 1)])
+def test_very_short_tasks_go_to_a_worker_that_is_awake_before_another_is_woken(
+    run_us: int, each: int
+) -> None:
+    scene = two_idle_workers(run_us, wake_us=100.0)
+    refs = [scene.submit() for _ in range(2 * each)]
+    on_first, on_second = pushed(scene, "unix:second"), pushed(scene, "unix:worker")
+    assert [len(on_first), len(on_second)] == [each, each]
+    assert on_first + on_second == ids_of(*refs)
+
+
+def test_a_worker_that_was_given_back_is_given_nothing() -> None:
+    scene = two_idle_workers(1, wake_us=100.0)
+    answer(scene, scene.submit())
+    scene.pass_time(1)
+    assert len(scene.wire.all("ReturnWorker")) == 2
+    scene.submit()
+    assert len(asked(scene)) == 1
+
+
+def test_while_the_workers_keep_up_with_very_short_tasks_no_more_are_asked_for() -> None:
+    scene = two_idle_workers(10, wake_us=30.0, keep_up_us=100.0)
+    refs = [scene.submit() for _ in range(2 * 4 + 19)]
+    assert not asked(scene)
+    refs.append(scene.submit())
+    assert len(asked(scene)) > 0
+    for ref in refs:
+        answer(scene, ref, value(1, run_us=10))
+    assert scene.core.get(refs, None) == [1] * len(refs)
+
+
+def test_where_a_very_short_task_is_long_after_all_more_workers_are_asked_for() -> None:
+    scene = two_idle_workers(10, wake_us=30.0)
+    for _ in range(2 * 4 + 1):
+        scene.submit()
+    assert not asked(scene) and num_queued(scene) == 1
+    scene.pass_time(0.011)
+    assert len(asked(scene)) == 1
+
+
+def test_few_tasks_that_wait_are_shared_by_the_workers() -> None:
+    scene = two_idle_workers(10, wake_us=0.0)
+    for _ in range(2 + 6):
+        scene.submit()
+    assert [len(pushed(scene, "unix:second")), len(pushed(scene, "unix:worker"))] == [4, 4]
+
+
 def test_what_is_submitted_while_a_worker_is_busy_is_pushed_behind_short_tasks() -> None:
     scene = Scene()
     (first,) = a_worker_with(scene, 1)
@@ -168,6 +227,8 @@ def test_tasks_that_come_back_keep_their_places_in_the_order_of_submission() -> 
     others.append(scene.submit())
     assert num_queued(scene) == 4 and pushed(scene) == ids_of(first, *others[:3])
     scene.grant(SECOND)
+    answer(scene, others[0], value(1, run_us=1))
+    answer(scene, others[1], value(1, run_us=1))
     assert pushed(scene, "unix:second") == ids_of(*others)
 
 
