@@ -28,12 +28,12 @@ The rules that no wake-up is lost by:
    never one less. Nothing has to be reset, so nothing can be reset too early.
 3. The bell is rung before it is noted (`rang`): who is interrupted in between makes another ring.
 4. Who leaves the lead flushes. It wakes the background where somebody sleeps, and sets its clock elsewhere.
-5. The background takes the lead where nobody has it and somebody sleeps, or where nobody had it for
-   STANDBY_S.
+5. The background takes the lead where nobody has it and somebody sleeps or handed it over, or where nobody
+   had it for STANDBY_S.
 
-`take`, `take_turn`, `leave`, `doze`, `look` and `step_down` are called under the reactor's lock; `rise`,
-`bell` and `rang` are not. Two tests hold the rules: tests/rpc/lead_model.py runs these methods through all
-interleavings, and tests/rpc/machine.py runs the reactor with a pause at every step.
+All but `rise`, `bell` and `rang` are called under the reactor's lock. Two tests hold the rules:
+tests/rpc/lead_model.py runs these methods through all interleavings, and tests/rpc/machine.py runs the
+reactor with a pause at every step.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Lead(Generic[Sleeper]):
 
     __slots__ = (
         "_changes",
+        "_is_wanted",
         "_naps",
         "_seen_changes",
         "_step_down",
@@ -78,6 +79,8 @@ class Lead(Generic[Sleeper]):
         self._changes = 0
         # A thread sleeps that could lead itself, did the background not.
         self._step_down = False
+        # The background is to lead as soon as nobody else does.
+        self._is_wanted = False
         self._seen_changes = -1
 
     # ---- who waits
@@ -93,15 +96,21 @@ class Lead(Generic[Sleeper]):
         self._step_down = True
         return SLEEPS
 
-    def take_turn(self, me: int) -> bool:
-        """A thread that does not wait wants to make one turn. If the background leads, it makes room for the
-        next one."""
+    def take_turn(self, me: int, is_busy: bool) -> bool:
+        """A thread that does not wait wants to make one turn. is_busy: it wanted one a moment ago, too. Then
+        the background makes room for the next one, if it leads."""
         if self.leader == 0:
             self.leader = me
             self._changes += 1
             return True
-        self._step_down = True
+        self._step_down = self._step_down or is_busy
         return False
+
+    def hand_over(self) -> bool:
+        """A thread waits for what comes, and will not lead meanwhile. Whether the background is to look at
+        once."""
+        self._is_wanted = self.leader == 0
+        return self._is_wanted
 
     def leave(self) -> bool:
         """A caller ceases to lead. Whether the background is to look at once, and not after STANDBY_S."""
@@ -137,9 +146,9 @@ class Lead(Generic[Sleeper]):
         quiet = self._changes == self._seen_changes
         self._seen_changes = self._changes
         if self.leader == 0:
-            if quiet or self.sleepers:
+            if quiet or self.sleepers or self._is_wanted:
                 self.leader = background
-                self._step_down = False
+                self._step_down = self._is_wanted = False
                 return LEADS
         elif quiet and not self.sleepers:
             return SLEEPS_LONG

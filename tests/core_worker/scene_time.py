@@ -69,6 +69,8 @@ class SceneReactor:
     def take_turn(self) -> None:
         self.flush()
 
+    def hand_over(self) -> None: ...
+
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
         self._queues, self._drain = queues, drain
 

@@ -111,6 +111,7 @@ class World:
             lead.rung,
             frozenset(lead.sleepers),
             lead._step_down,
+            lead._is_wanted,
             lead._seen_changes,
         )
         told = (

@@ -255,14 +255,30 @@ def sender(kind: str, host: int = 0) -> Program:
     return Program([("leave", finalize if kind == FINALIZER else locked(leave)), *ring(kind)], host=host)
 
 
-def submitter(host: int = 0) -> Program:
+def awaiter() -> Program:
+    """Waits for a future, which a handler completes."""
+
+    def call(w: World, t: Thread) -> None:
+        w.dirty += (t.number,)
+        w.flush()
+        if w.lead.hand_over():
+            w.standby = True
+        w.lock = 0
+
+    def await_answer(w: World, t: Thread) -> str:
+        return END if t.number in w.done else BLOCKED
+
+    return Program([("call", locked(call)), ("await", await_answer)])
+
+
+def submitter(is_busy: bool = True) -> Program:
     """Makes calls one after another, and a turn now and then."""
 
     def call(w: World, t: Thread) -> None:
         w.dirty += (0,)
 
     def turn(w: World, t: Thread) -> str | None:
-        if not w.lead.take_turn(me(t)):
+        if not w.lead.take_turn(me(t), is_busy):
             # As any buffered write: the leader is rung.
             return None if w.lead.nap else let_go(w, t)
         t.events = (w.bell, bool(w.answers), w.timer)
@@ -275,7 +291,7 @@ def submitter(host: int = 0) -> Program:
         w.lock = 0
         return END
 
-    return Program([("call", locked(call)), ("turn", locked(turn)), *ring("submit")], host=host)
+    return Program([("call", locked(call)), ("turn", locked(turn)), *ring("submit")])
 
 
 def setter(caller_number: int) -> Program:

@@ -18,6 +18,7 @@ from tests.rpc.lead_programs import (
     FINALIZER,
     HELD,
     MARKED,
+    awaiter,
     background,
     caller,
     peer,
@@ -64,6 +65,9 @@ SCENES = {
         submitter(),
         sender(FINALIZER),
     ],
+    "a future that is awaited": lambda: [awaiter(), background(), peer()],
+    "a future beside a get and a burst": lambda: [awaiter(), caller(), background(), submitter(), peer()],
+    "a future beside a burst": lambda: [awaiter(), background(), submitter(is_busy=False), peer()],
     "a burst of calls while two get": lambda: [caller(), caller(), background(), submitter(), peer()],
     # A worker: its main thread waits for calls or runs one;
     # threads and the loop of an actor answer and send items.
@@ -147,13 +151,15 @@ def recorded(monkeypatch: pytest.MonkeyPatch, last_moves: Callable[[], dict[str,
             result = method(self, *args)
             of_thread = last_moves()
             this = f"{name} {result}" if args else name
-            moves.add(("" if name.startswith("take") else of_thread.get("last", ""), this))
+            moves.add(
+                ("" if name.startswith("take") or name == "hand_over" else of_thread.get("last", ""), this)
+            )
             of_thread["last"] = this
             return result
 
         monkeypatch.setattr(Lead, name, move)
 
-    for name in ("take", "take_turn", "leave", "doze", "rise", "look", "step_down"):
+    for name in ("take", "take_turn", "hand_over", "leave", "doze", "rise", "look", "step_down"):
         record(name)
     return moves
 
@@ -170,7 +176,9 @@ def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.M
     with monkeypatch.context() as during:
         of_model = recorded(during, _OfModel)
         explore([caller(gives_up=True), caller(), background(), peer()])
-        explore([caller(calls=False, gives_up=True), submitter(), background()])
+        explore([caller(gives_up=True), awaiter(), background(), peer()])
+        for is_busy in (True, False):
+            explore([caller(calls=False, gives_up=True), submitter(is_busy), background()])
         # When the background has just stepped down, one may lead and cease to, and another sleep meanwhile.
         explore([*[caller(calls=False, gives_up=True) for _ in range(3)], background()])
     by_thread: dict[int, dict[str, str]] = {}
@@ -184,6 +192,8 @@ def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.M
                 waiter = Waiter(reactor)
                 with reactor.lock:
                     reactor.call_later(draw.random() * 0.002, waiter.set)
+                    if draw.random() < 0.2:
+                        reactor.hand_over()
                 if draw.random() < 0.5:
                     reactor.take_turn()
                 reactor.wait(waiter, draw.choice([0.0005, WAIT_S]))

@@ -219,6 +219,30 @@ def test_whoever_pauses_nothing_is_left_undone(name: str) -> None:
     assert not search(name)
 
 
+@pytest.mark.parametrize("is_handed_over", [True, False])
+def test_what_comes_is_read_at_once_where_that_was_handed_over(is_handed_over: bool) -> None:
+    """Else the background waits a little for the next caller."""
+    machine = Machine({})
+    with pytest.MonkeyPatch.context() as during:
+        for module, attribute, stand_in in machine.patched():
+            during.setattr(module, attribute, stand_in)
+        scene = Scene(machine)
+        machine.check = scene.left
+        times_s: list[float] = []
+
+        def run() -> None:
+            scene.method(b"led")
+            times_s.append(machine.now_s)
+            scene.method.start(b"not led", lambda *_: times_s.append(machine.now_s))
+            if is_handed_over:
+                with scene.reactor.lock:
+                    scene.reactor.hand_over()
+
+        machine.run([run, scene.channel.socket.answer])
+        machine.join()
+    assert (times_s[0] == times_s[1]) is is_handed_over
+
+
 def planted(method: Callable[..., Any], *changes: tuple[str, str]) -> Callable[..., Any]:
     """A method of the reactor's, in whose source something reads otherwise."""
     source = "from __future__ import annotations\n" + textwrap.dedent(inspect.getsource(method))

@@ -121,6 +121,9 @@ class SimReactor:
         with self.lock:
             self._settle()
 
+    def hand_over(self) -> None:
+        """The loop's thread reads always."""
+
     def wake(self) -> None:
         if not (self._is_in_turn or self._is_woken or self.is_closed or self._loop.is_closed()):
             self._is_woken = True

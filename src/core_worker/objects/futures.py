@@ -90,6 +90,8 @@ class ObjectFutures:
         future.add_done_callback(ended)
         if self._memory_store.when_ready(object_id, known):
             known()
+        else:
+            self._env.reactor.hand_over()
 
     def close(self) -> None:
         """This process leaves. Futures that are still open get SessionEnded."""

@@ -360,15 +360,9 @@ class NormalTaskSubmitter:
             self.on_answer(lease, task, Reply.FromString(payload), was_first)
             return
         # The usual case, kept short: DONE, and one small value.
-        queue = lease.queue
-        queue.ran(run_us)
+        lease.queue.ran(run_us)
         self._tasks.complete_usual(task, payload[USUAL_ANSWER.size :])
-        if lease.state is not BUSY:
-            self._go_on(lease, was_first, True)
-        elif not lease.tasks:
-            self._next(lease)
-        elif queue.tasks and len(lease.tasks) <= queue.refill_at:
-            self._push_ahead(lease)
+        self.usual_came(lease, was_first)
 
     def on_answer(self, lease: Lease, task: PendingTask, reply: Any, was_first: bool) -> None:
         """Any answer that was waited for still."""
