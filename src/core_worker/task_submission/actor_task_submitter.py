@@ -188,11 +188,11 @@ class ActorTaskSubmitter:
 
     def _look_later(self, actor: CalledActor) -> None:
         """If nothing is answered meanwhile, what was sent may wait for what waits here: more is sent."""
-        actor.look_later(True)
+        actor.note_look(True)
         num_answered = actor.num_answered
 
         def look() -> None:
-            actor.look_later(False)
+            actor.note_look(False)
             if actor.holds_back and actor.num_answered == num_answered:
                 actor.allow_more()
             self._pump(actor)
@@ -356,17 +356,17 @@ class ActorTaskSubmitter:
         """One long poll per actor, open while something depends on its answer."""
         if actor.is_watched or actor.is_dead or self._env.reactor.is_closed:
             return
-        actor.watch(True)
+        actor.note_watch(True)
         request = gcs_pb2.WatchActorRequest(actor_id=actor.actor_id, after_version=actor.version)
         self._env.gcs.WatchActor.start(request, partial(self._on_watched, actor))
 
     def registered(self, actor: CalledActor) -> None:
         """The GCS has it: from now on it is watched by its callers."""
-        actor.watch(False)
+        actor.note_watch(False)
         self.watch(actor)
 
     def _on_watched(self, actor: CalledActor, info: Any, error: RpcError | None) -> None:
-        actor.watch(False)
+        actor.note_watch(False)
         if error is not None:
             self._not_watched(actor, error)
             return

@@ -172,7 +172,7 @@ class CalledActor:
         """What its options say of the calls to it."""
         self.rules = rules
 
-    def watch(self, watched: bool) -> None:
+    def note_watch(self, watched: bool) -> None:
         self.is_watched = watched
 
     def heard(self, info: Any) -> None:
@@ -261,7 +261,7 @@ class CalledActor:
         """While it has excess: answers so far."""
         return self._num_answered
 
-    def look_later(self, looks: bool) -> None:
+    def note_look(self, looks: bool) -> None:
         """Whether a timer looks whether anything is answered."""
         self.is_looked_at = looks
 

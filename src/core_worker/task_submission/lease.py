@@ -332,11 +332,11 @@ class SchedulingQueue:
         tasks travel together."""
         self.refill_at = num_ahead // 2
 
-    def look_for_stalls(self, looks: bool) -> None:
+    def note_looks(self, looks: bool) -> None:
         """Whether a timer looks after a while."""
         self.is_looked_at = looks
 
-    def retry(self, retries: bool) -> None:
+    def note_retry(self, retries: bool) -> None:
         """Whether a timer asks for leases again after a while."""
         self.is_retried = retries
 

@@ -250,10 +250,10 @@ class NormalTaskSubmitter:
             return
 
         def again() -> None:
-            queue.retry(False)
+            queue.note_retry(False)
             self.pump(queue)
 
-        queue.retry(True)
+        queue.note_retry(True)
         self._env.reactor.call_later(self._env.config.rejected_retry_s, again)
 
     def _fail_all(self, queue: SchedulingQueue, error: BaseException) -> None:

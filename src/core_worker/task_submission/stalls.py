@@ -47,11 +47,11 @@ class Stalls:
         self._pump = pump
 
     def watch(self, queue: SchedulingQueue) -> None:
-        queue.look_for_stalls(True)
+        queue.note_looks(True)
         self._env.reactor.call_later(self._env.config.stall_look_s, lambda: self._look(queue))
 
     def _look(self, queue: SchedulingQueue) -> None:
-        queue.look_for_stalls(False)
+        queue.note_looks(False)
         goes_on = False
         for lease in list(queue.leases.values()):
             if lease.tasks and self._look_at(lease):
