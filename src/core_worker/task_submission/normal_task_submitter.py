@@ -276,16 +276,17 @@ class NormalTaskSubmitter:
         queue.idle.append(lease)
         if not lease.is_watched_for_idleness:
             self._watch_idleness(lease)
-        if queue.requested:
-            self._cancel_requests(queue)
 
     def _watch_idleness(self, lease: Lease) -> None:
-        """Sees to it that the lease goes back if it rests for linger_s. A caller that calls, waits and calls
-        again rests it many times in that time, so one timer serves all of its rests."""
+        """Sees to it that the lease goes back if it rests for linger_s, and that none is asked for then. A
+        caller that calls, waits and calls again rests it many times in that time, so one timer serves all of
+        its rests."""
         rests = lease.watch_idleness(True)
 
         def look() -> None:
             lease.watch_idleness(False)
+            if not lease.queue.tasks:
+                self._cancel_requests(lease.queue)
             if lease not in lease.queue.idle:
                 return
             if lease.num_rests == rests:

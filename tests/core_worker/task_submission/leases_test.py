@@ -210,11 +210,25 @@ def test_lease_requests_that_nobody_waits_for_are_cancelled() -> None:
     assert len(lease_ids) == 3
     scene.grant()
     for ref in refs:
-        assert not scene.wire.all("CancelWorkerLease")
         answer(scene, ref)
+    assert not scene.wire.all("CancelWorkerLease")
+    scene.pass_time(0.01)
     cancelled = scene.wire.all("CancelWorkerLease")
     assert [said.request.lease_id for said in cancelled] == lease_ids[1:]
     assert {said.to for said in cancelled} == {"raylet"}
+
+
+def test_lease_requests_serve_a_caller_that_calls_again_soon() -> None:
+    scene = Scene()
+    for _ in range(3):
+        refs = [scene.submit() for _ in range(3)]
+        if not lease_states(scene):
+            scene.grant()
+        for ref in refs:
+            answer(scene, ref)
+        scene.pass_time(0.001)
+    assert len(scene.wire.all("RequestWorkerLease")) == 3
+    assert not scene.wire.all("CancelWorkerLease")
 
 
 def test_requests_are_cancelled_when_the_last_task_that_waits_is() -> None:
