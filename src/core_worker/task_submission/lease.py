@@ -301,8 +301,9 @@ class SchedulingQueue:
         self.run_us = mean_us if self.run_us is None else kept * self.run_us + (1 - kept) * mean_us
 
     def wake(self) -> Lease:
-        """An idle worker gets the next task, and very short ones behind it before another worker is woken."""
-        if self.run_us is None or self.options.max_calls:
+        """An idle worker gets the next task, and very short ones behind it before another is woken. Not so
+        where the options say how tasks are placed, or that a worker ends after them."""
+        if self.run_us is None or self.options.max_calls or self.options.strategy is not None:
             self.fill = 1
         else:
             self.fill = int(self._config.wake_us / (self.run_us + self._config.task_overhead_us)) + 1

@@ -116,10 +116,10 @@ def test_one_long_task_among_short_ones_changes_little() -> None:
     assert len(pushed(scene)) == 25
 
 
-def two_idle_workers(run_us: int, **limits: Any) -> Scene:
+def two_idle_workers(run_us: int, strategy: Any = None, **limits: Any) -> Scene:
     """Both ran tasks that took so long."""
     scene = Scene(task_overhead_us=0.0, **limits)
-    refs = [scene.submit() for _ in range(2)]
+    refs = [scene.submit(strategy=strategy) for _ in range(2)]
     scene.grant()
     scene.grant(SECOND)
     for ref in refs:
@@ -137,6 +137,14 @@ def test_very_short_tasks_go_to_a_worker_that_is_awake_before_another_is_woken(
     on_first, on_second = pushed(scene, "unix:second"), pushed(scene, "unix:worker")
     assert [len(on_first), len(on_second)] == [each, each]
     assert on_first + on_second == ids_of(*refs)
+
+
+def test_tasks_that_are_to_be_spread_share_no_worker_while_another_idles() -> None:
+    spread = common_pb2.SchedulingStrategy(spread=True)
+    scene = two_idle_workers(1, strategy=spread, wake_us=100.0)
+    for _ in range(2):
+        scene.submit(strategy=spread)
+    assert [len(pushed(scene, "unix:second")), len(pushed(scene, "unix:worker"))] == [1, 1]
 
 
 def test_a_worker_that_was_given_back_is_given_nothing() -> None:
