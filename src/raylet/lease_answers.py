@@ -20,8 +20,9 @@ class LeaseAnswers:
 
     def expect(self, lease_id: bytes) -> Answer:
         """The answer to come."""
-        replaced = Rejected(lease_id, RejectionKind.CANCELLED, "the same lease was requested again")
-        self.answer(lease_id, refusal_reply(replaced))
+        if lease_id in self._waiting:
+            replaced = Rejected(lease_id, RejectionKind.CANCELLED, "the same lease was requested again")
+            self.answer(lease_id, refusal_reply(replaced))
         answer: Answer = asyncio.get_running_loop().create_future()
         self._waiting[lease_id] = answer
         return answer

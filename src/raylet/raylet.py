@@ -219,7 +219,7 @@ class Raylet:
 
     def _look_if_leases_wait(self) -> None:
         """Soon; once for all that happens until then."""
-        if self.leases.num_queued and not self._will_look:
+        if not self._will_look and self.leases.num_queued:
             self._will_look = True
             asyncio.get_running_loop().call_later(LOOK_S, self._look)
 

@@ -104,8 +104,9 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> raylet_pb2.RequestWorkerLeaseReply:
         if not 0 < len(request.lease_id) <= LEASE_ID_BYTES_MAX:
             raise _invalid(f"lease_id takes 1 to {LEASE_ID_BYTES_MAX} bytes, got {request.lease_id!r}")
-        if any(amount < 0 for amount in request.resources.amounts.values()):
-            raise _invalid(f"resources cannot be negative, got {dict(request.resources.amounts)}")
+        amounts = request.resources.amounts
+        if min([amounts[name] for name in amounts], default=0) < 0:
+            raise _invalid(f"resources cannot be negative, got {dict(amounts)}")
         try:
             lease = lease_request_from(request, self._requests.requester_of(context.connection))
         except UnsupportedStrategy as error:

@@ -50,7 +50,9 @@ class ResourceSet:
 
     @classmethod
     def from_proto(cls, message: common_pb2.ResourceSet) -> ResourceSet:
-        return cls(message.amounts)
+        amounts = message.amounts
+        # Not by items(): a map of a message gives them through three classes of Python code.
+        return cls({name: amounts[name] for name in amounts})
 
     def to_proto(self) -> common_pb2.ResourceSet:
         return common_pb2.ResourceSet(amounts=self._amounts)
@@ -90,7 +92,7 @@ class ResourceSet:
         )
 
     def only(self, *names: str) -> ResourceSet:
-        return ResourceSet({name: self.get(name) for name in names})
+        return _in_order({name: amount for name, amount in self._amounts.items() if name in names})
 
     def __add__(self, other: ResourceSet) -> ResourceSet:
         return self._plus(other, 1)
@@ -107,9 +109,7 @@ class ResourceSet:
             amounts[name] = amounts.get(name, 0) + sign * amount
             if not amounts[name]:
                 del amounts[name]
-        made = ResourceSet()
-        made._amounts = amounts if is_sorted else dict(sorted(amounts.items()))
-        return made
+        return _in_order(amounts if is_sorted else dict(sorted(amounts.items())))
 
     def __bool__(self) -> bool:
         return bool(self._amounts)
@@ -137,6 +137,13 @@ class ResourceSet:
         )
 
     __repr__ = __str__
+
+
+def _in_order(amounts: dict[str, int]) -> ResourceSet:
+    """A set of amounts that are in name order and not zero, as they are."""
+    made = ResourceSet.__new__(ResourceSet)
+    made._amounts = amounts
+    return made
 
 
 def _told(name: str, amount: int) -> str:

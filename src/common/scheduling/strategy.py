@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_mono.protobuf import common_pb2
 
@@ -13,9 +13,13 @@ class StrategyKind(enum.Enum):
     SPREAD = "spread"
     NODE_AFFINITY = "node affinity"
 
+    # Enum's own is Python code, which each lease request would run.
+    __hash__ = object.__hash__
 
-@dataclass(frozen=True)
-class Strategy:
+
+class Strategy(NamedTuple):
+    """A tuple, since shapes of leases are looked up by it."""
+
     kind: StrategyKind = StrategyKind.DEFAULT
     node_id: bytes = b""
     """For NODE_AFFINITY."""
@@ -31,12 +35,15 @@ class Strategy:
                 affinity = message.node_affinity
                 return cls(StrategyKind.NODE_AFFINITY, affinity.node_id, affinity.soft)
             case _:
-                return cls()
+                return _DEFAULT
 
     @property
     def only_node_id(self) -> bytes | None:
         """The one node that it allows; None where it allows others too."""
         return self.node_id if self.kind is StrategyKind.NODE_AFFINITY and not self.is_soft else None
+
+
+_DEFAULT = Strategy()
 
 
 def unsupported(message: common_pb2.SchedulingStrategy) -> str:

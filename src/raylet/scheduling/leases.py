@@ -15,9 +15,9 @@ still run what it has begun.
 from __future__ import annotations
 
 import enum
-import functools
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
@@ -58,24 +58,32 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
 HAVE_WORKERS = frozenset({LeaseState.GRANTED, LeaseState.CLOSED})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
-    """What decides where a lease can run. Leases of one shape are alike, so one answer serves them all."""
+    """What decides where a lease can run. Leases of one shape are alike, so one answer serves them all.
+
+    There is one object for all that are alike (`shape_of`), since a shape is looked up several times for each
+    lease.
+    """
 
     required: ResourceSet
     """Must be free at the grant."""
     resources: ResourceSet
     """Held while the lease lasts."""
     strategy: Strategy
-    # A shape is looked up several times for each lease, and to hash it anew would cost more than all the
-    # rest.
-    _hash: int = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.required, self.resources, self.strategy)))
 
-    def __hash__(self) -> int:
-        return self._hash
+_shapes: WeakValueDictionary[tuple[ResourceSet, ResourceSet | None, Strategy], Shape] = WeakValueDictionary()
+
+
+def shape_of(required: ResourceSet, resources: ResourceSet, strategy: Strategy) -> Shape:
+    """The one object for this shape, as long as anybody has it."""
+    is_all = required is resources or required == resources
+    key = required, None if is_all else resources, strategy
+    shape = _shapes.get(key)
+    if shape is None:
+        shape = _shapes[key] = Shape(required, resources, strategy)
+    return shape
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,14 @@ class LeaseRequest:
 
     @property
     def shape(self) -> Shape:
-        placement = self.placement_resources
+        resources, placement = self.resources, self.placement_resources
         if not placement:
-            return Shape(self.resources, self.resources, self.strategy)
-        names = {name for name, _ in placement.items()} | {name for name, _ in self.resources.items()}
-        required = ResourceSet({name: max(placement.get(name), self.resources.get(name)) for name in names})
-        return Shape(required, self.resources, self.strategy)
+            return shape_of(resources, resources, self.strategy)
+        names = {name for name, _ in placement.items()} | {name for name, _ in resources.items()}
+        required = ResourceSet({name: max(placement.get(name), resources.get(name)) for name in names})
+        return shape_of(required, resources, self.strategy)
 
-    @functools.cached_property
+    @property
     def binding(self) -> Binding:
         return Binding(self.job_id, self.runtime_env, self.outlives_job, bool(self.resources.get(GPU)))
 
@@ -137,10 +145,12 @@ class WorkerLease:
     """When its holder was asked to end it."""
     story: tuple[LeaseEvent, ...] = ()
     """Its whole life, which has at most four steps: for error messages."""
+    lease_id: bytes = field(init=False)
+    binding: Binding = field(init=False)
 
-    @property
-    def lease_id(self) -> bytes:
-        return self.request.lease_id
+    def __post_init__(self) -> None:
+        self.lease_id = self.request.lease_id
+        self.binding = self.request.binding
 
     @property
     def has_worker(self) -> bool:

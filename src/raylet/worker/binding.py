@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Binding:
-    """Whom a worker belongs to from its first lease on.
+class Binding(NamedTuple):
+    """Whom a worker belongs to from its first lease on. A tuple, since idle workers are looked up by it
+    several times for each lease.
 
     Code, sys.path and environment of a job stay in its process. So does what a library decided when it
     looked for GPUs: a process has some, or never had any.

@@ -6,11 +6,13 @@ import pytest
 
 from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import (
     TRANSITIONS,
     LeaseEvent,
     LeaseRequest,
     LeaseState,
+    Shape,
     WorkerLease,
 )
 
@@ -60,3 +62,26 @@ def test_a_lease_is_told_with_its_state_and_reason() -> None:
     told = lease().describe("needs {CPU: 1}", now_s=3.5)
     assert (told["state"], told["waited_s"], told["why"]) == ("queued", 2.5, "needs {CPU: 1}")
     assert told["needs"] == {"CPU": 1.0} and told["worker_id"] == ""
+
+
+def test_leases_that_are_alike_have_one_shape_and_others_have_others() -> None:
+    cpu, gpu, nothing = (ResourceSet.from_units(units) for units in ({"CPU": 1}, {"GPU": 1}, {}))
+    spread = Strategy(StrategyKind.SPREAD)
+
+    def shape(resources: ResourceSet, placement: ResourceSet, strategy: Strategy) -> Shape:
+        return LeaseRequest(b"l", 1, b"n", b"w", b"job", resources, placement, strategy).shape
+
+    task = shape(cpu, nothing, Strategy())
+    assert shape(ResourceSet.from_units({"CPU": 1}), ResourceSet(), Strategy()) is task
+    assert shape(cpu, cpu, Strategy()) is task
+    different = [
+        task,
+        shape(cpu, nothing, spread),
+        shape(gpu, nothing, Strategy()),
+        shape(nothing, cpu, Strategy()),
+        shape(nothing, nothing, Strategy()),
+        shape(cpu, gpu, Strategy()),
+    ]
+    assert len(set(different)) == len(different)
+    assert [different[3].required, different[3].resources] == [cpu, nothing]
+    assert different[5].required == cpu + gpu
