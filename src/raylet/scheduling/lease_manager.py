@@ -3,7 +3,8 @@ effects out.
 
 A request is queued, or answered at once. Every event that could change an answer (a request, a return, a
 death, a block, a report from another node) ends in a scheduling pass (`lease_scheduler.py`). Its effects
-say who was granted what, or sent where.
+say who was granted what, or sent where. So between two events nothing waits that could be placed, and an
+event that frees nothing needs no pass.
 
 A lease ends when its requester returns or cancels it, when the requester's connection ends, or when the
 worker dies. An actor's lease outlives the connection that it was asked for on, and ends with the worker:
@@ -106,8 +107,8 @@ class LeaseManager:
         self._by_requester.setdefault(request.requester, {})[request.lease_id] = None
         if request.grant_or_reject:
             self._scheduler.reserve(lease)
-        else:
-            self._scheduler.queue.add(lease)
+        elif not self._scheduler.enqueue(lease):
+            return []
         return self._schedule(now_s)
 
     def cancel(self, lease_id: bytes, now_s: float) -> list[Effect]:
@@ -115,11 +116,10 @@ class LeaseManager:
         lease = self._leases.get(lease_id)
         if lease is None or lease.has_worker:
             return []
-        self._drop(lease)
-        return [
-            Rejected(lease_id, RejectionKind.CANCELLED, "cancelled by its requester"),
-            *self._schedule(now_s),
-        ]
+        helps_others = self._scheduler.remove(lease)
+        self._forget(lease)
+        rejected = Rejected(lease_id, RejectionKind.CANCELLED, "cancelled by its requester")
+        return [rejected, *self._schedule(now_s)] if helps_others else [rejected]
 
     def return_lease(self, lease_id: bytes, dispose: bool, leaving: bool, now_s: float) -> list[Effect]:
         """The requester is done with the worker.
@@ -204,11 +204,10 @@ class LeaseManager:
         worker = self._pool.get(worker_id)
         if worker is None or worker.lease_id is None or (lease_id and lease_id != worker.lease_id):
             return []
-        if is_blocked:
-            changed = self._ledger.block(worker.lease_id)
-        else:
-            changed = self._ledger.unblock(worker.lease_id)
-        return self._schedule(now_s) if changed else []
+        if not is_blocked:
+            self._ledger.unblock(worker.lease_id)
+            return []  # less is free than before
+        return self._schedule(now_s) if self._ledger.block(worker.lease_id) else []
 
     # ---- jobs, nodes, time
 
@@ -317,7 +316,7 @@ class LeaseManager:
     def check_invariants(self) -> None:
         """Recounts leases against queue, ledger and pool. Raises InternalError."""
         self._ledger.check_invariants()
-        self._scheduler.queue.check_invariants()
+        self._scheduler.check_invariants()
         self._pool.check_invariants()
         queued = [lease.lease_id for lease in self._scheduler.queue]
         reserved = [lease.lease_id for lease in self._scheduler.reserved]
@@ -353,7 +352,7 @@ class LeaseManager:
     def _concluded(self, effects: list[Effect]) -> list[Effect]:
         """Forgets the leases that the scheduler sent away."""
         for effect in effects:
-            if isinstance(effect, SpilledBack | Rejected):
+            if isinstance(effect, (SpilledBack, Rejected)):
                 self._forget(self._leases[effect.lease_id])
         return effects
 

@@ -91,7 +91,7 @@ class LeaseQueue:
 
     def jobs(self) -> list[bytes]:
         """Every job that waits, the one whose turn it is first."""
-        return sorted(self._jobs, key=self._turns.rank)
+        return sorted(self._jobs, key=self._turns.rank) if len(self._jobs) > 1 else list(self._jobs)
 
     def shapes_of(self, job_id: bytes) -> list[Shape]:
         """Every shape that waits in a job, the one whose turn it is first."""
@@ -144,6 +144,13 @@ class LeaseQueue:
         """The oldest of each line of a shape, in the order of the jobs' turns."""
         jobs = [self._jobs[job_id] for job_id in self.jobs()]
         return [next(iter(line.values())) for shapes in jobs for line in shapes.get(shape, ())]
+
+    def has(self, shape: Shape) -> bool:
+        """Whether any of a shape wait."""
+        for shapes in self._jobs.values():
+            if shape in shapes:
+                return True
+        return False
 
     def count(self, shape: Shape) -> int:
         return sum(len(line) for shapes in self._jobs.values() for line in shapes.get(shape, ()))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from ray_mono.common.our_bug import known
+from ray_mono.common.our_bug import check, known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import utilization
 from ray_mono.common.scheduling.strategy import StrategyKind
@@ -65,13 +65,21 @@ class LeaseScheduler:
         lease.reserve()
         self.reserved.add(lease)
 
-    def remove(self, lease: WorkerLease) -> None:
-        """Takes out a lease that has no worker yet, and gives back what was reserved for it."""
+    def enqueue(self, lease: WorkerLease) -> bool:
+        """Returns whether it may be placed now. It may not where others of its shape wait."""
+        is_first = not self.queue.has(lease.shape)
+        self.queue.add(lease)
+        return is_first
+
+    def remove(self, lease: WorkerLease) -> bool:
+        """Takes out a lease that has no worker yet, and gives back what was reserved for it. Returns whether
+        others may be placed now that could not before."""
         if lease.state is LeaseState.QUEUED:
             self.queue.remove(lease)
-        else:
-            self.reserved.remove(lease)
-            self._ledger.release(lease.lease_id)
+            return lease.shape is self._held_for
+        self.reserved.remove(lease)
+        self._ledger.release(lease.lease_id)
+        return True
 
     def run(self, now_s: float) -> list[Effect]:
         """Places all that can be placed. SpilledBack and Rejected leases are in neither place any more."""
@@ -86,10 +94,12 @@ class LeaseScheduler:
                         continue
                     if self._place_next(job_id, shape, effects, now_s):
                         placed = True
+                        if shape is self._held_for:
+                            stuck.clear()  # what was kept for it may be free now
                         break
                     stuck.add(shape)
         while lease := self.reserved.take(self._pool.can_serve):
-            worker = self._pool.take(lease.request.binding, lease.lease_id, lease.request.for_actor, now_s)
+            worker = self._pool.take(lease.binding, lease.lease_id, lease.request.for_actor, now_s)
             lease.grant(worker.worker_id, now_s)
             effects.append(self.grant_of(lease))
         return effects + self._pool.replenish(len(self.reserved), now_s)
@@ -135,7 +145,7 @@ class LeaseScheduler:
         required, held_for = shape.required, self._held_for
         if not self._ledger.can_grant(required):
             return False
-        if held_for is None or held_for == shape or not self.queue.count(held_for):
+        if held_for is None or held_for is shape or not self.queue.has(held_for):
             return True
         return required.fits_in(fair_share.spare(self._ledger.available, held_for.required))
 
@@ -155,6 +165,14 @@ class LeaseScheduler:
                         self.queue.remove(lease)
                         effects.append(_no_such_node(lease, is_dead=False))
         return effects
+
+    def check_invariants(self) -> None:
+        """After a pass. Raises InternalError."""
+        self.queue.check_invariants()
+        for shape in self.queue.shapes():
+            decision = self.decide(shape)
+            is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_dead=True)
+            check(not is_placed, f"what needs {shape.required} waits, and {decision} is decided")
 
     def grant_of(self, lease: WorkerLease) -> Granted:
         """The answer to a lease that has a worker."""

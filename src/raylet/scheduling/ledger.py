@@ -60,14 +60,18 @@ class ResourceLedger:
 
     def can_grant(self, required: ResourceSet) -> bool:
         """Whether `required` is free now, whole accelerators included."""
+        # What is asked most often comes first: what waits does not fit, and few nodes have accelerators.
         return (
-            not self.is_overdrawn
-            and required.fits_in(self._available)
-            and all(
-                self._instances[name].find(amount) is not None
-                for name, amount in required.items()
-                if name in self._instances
-            )
+            required.fits_in(self._available)
+            and not self._available.is_overdrawn
+            and (not self._instances or self._has_units(required))
+        )
+
+    def _has_units(self, required: ResourceSet) -> bool:
+        return all(
+            self._instances[name].find(amount) is not None
+            for name, amount in required.items()
+            if name in self._instances
         )
 
     def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
@@ -101,7 +105,7 @@ class ResourceLedger:
         self._available = self._available + holding.held_now
 
     def block(self, lease_id: bytes) -> bool:
-        """The lease's worker waits: its CPUs are free. Returns whether anything changed."""
+        """The lease's worker waits: its CPUs are free. Returns whether these are any."""
         holding = self._holdings.get(lease_id)
         if holding is None or holding.is_blocked:
             return False
@@ -109,15 +113,12 @@ class ResourceLedger:
         self._available = self._available + holding.resources.only(CPU)
         return bool(holding.resources.get(CPU))
 
-    def unblock(self, lease_id: bytes) -> bool:
-        """The lease's worker runs again, at once. Returns whether anything changed. CPU may be negative
-        now."""
+    def unblock(self, lease_id: bytes) -> None:
+        """The lease's worker runs again, at once. CPU may be negative now."""
         holding = self._holdings.get(lease_id)
-        if holding is None or not holding.is_blocked:
-            return False
-        holding.block(False)
-        self._available = self._available - holding.resources.only(CPU)
-        return bool(holding.resources.get(CPU))
+        if holding is not None and holding.is_blocked:
+            holding.block(False)
+            self._available = self._available - holding.resources.only(CPU)
 
     def count_blocked(self) -> int:
         return sum(holding.is_blocked for holding in self._holdings.values())

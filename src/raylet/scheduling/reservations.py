@@ -48,6 +48,8 @@ class Reservations:
 
         can_serve(binding, for_actor): whether there is one.
         """
+        if not self._groups:
+            return None
         heads = [next(iter(leases.values())) for group, leases in self._groups.items() if can_serve(*group)]
         if not heads:
             return None
@@ -58,4 +60,4 @@ class Reservations:
 
 
 def _group(lease: WorkerLease) -> tuple[Binding, bool]:
-    return lease.request.binding, lease.request.for_actor
+    return lease.binding, lease.request.for_actor

@@ -213,6 +213,32 @@ def test_what_is_free_is_kept_for_a_large_request_from_other_nodes_too() -> None
     assert "large" in scene.running
 
 
+def test_what_is_kept_for_a_request_is_free_at_once_when_it_is_cancelled() -> None:
+    scene = Scene(units(CPU=3))
+    for number in range(3):
+        scene.ask(f"long {number}", requester=number)
+    scene.ask("large", requester=4, resources=units(CPU=3))
+    scene.wait(1.0)
+    scene.give_back("long 0")
+    scene.ask("small", requester=5)
+    assert scene.running == ["long 1", "long 2"]
+    scene.do(lambda now_s: scene.manager.cancel(b"large", now_s))
+    assert scene.running == ["long 1", "long 2", "small"]
+
+
+def test_what_is_kept_for_an_actor_and_not_held_by_it_is_free_as_soon_as_it_is_placed() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("long 0", requester=0)
+    scene.ask("long 1", requester=1)
+    scene.ask("actor", requester=2, placement=units(CPU=2), resources=units(), for_actor=True)
+    scene.wait(1.0)
+    scene.ask("small", requester=3, job=JOB_B)
+    scene.give_back("long 0")
+    assert scene.running == ["long 1"]
+    scene.give_back("long 1")
+    assert scene.running == ["actor", "small"]
+
+
 def test_nothing_is_kept_for_what_waits_for_an_actor() -> None:
     scene = Scene(units(CPU=2))
     scene.ask("actor", for_actor=True)
