@@ -12,6 +12,8 @@ from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effects import Granted, Rejected, SpilledBack, WarnJob
 from ray_mono.raylet.scheduling.leases import LeaseRequest
 
+_NOTHING = ResourceSet()
+
 
 class UnsupportedStrategy(Exception):
     """A strategy that this version cannot follow; better refused than ignored."""
@@ -24,6 +26,9 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         raise UnsupportedStrategy(
             f"the scheduling strategy {kind} is not supported yet: use DEFAULT, SPREAD or node affinity"
         )
+    placement = _NOTHING
+    if message.HasField("placement_resources"):  # an actor's
+        placement = ResourceSet.from_proto(message.placement_resources)
     return LeaseRequest(
         lease_id=message.lease_id,
         requester=requester,
@@ -31,7 +36,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         requester_worker_id=message.requester.worker_id,
         job_id=message.job_id,
         resources=ResourceSet.from_proto(message.resources),
-        placement_resources=ResourceSet.from_proto(message.placement_resources),
+        placement_resources=placement,
         strategy=Strategy.from_proto(message.strategy),
         runtime_env=message.runtime_env,
         for_actor=message.for_actor,

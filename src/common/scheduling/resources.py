@@ -52,7 +52,7 @@ class ResourceSet:
     def from_proto(cls, message: common_pb2.ResourceSet) -> ResourceSet:
         amounts = message.amounts
         # Not by items(): a map of a message gives them through three classes of Python code.
-        return cls({name: amounts[name] for name in amounts})
+        return _in_order({name: amounts[name] for name in sorted(amounts) if amounts[name]})
 
     def to_proto(self) -> common_pb2.ResourceSet:
         return common_pb2.ResourceSet(amounts=self._amounts)
@@ -109,7 +109,9 @@ class ResourceSet:
             amounts[name] = amounts.get(name, 0) + sign * amount
             if not amounts[name]:
                 del amounts[name]
-        return _in_order(amounts if is_sorted else dict(sorted(amounts.items())))
+        made = ResourceSet.__new__(ResourceSet)
+        made._amounts = amounts if is_sorted else dict(sorted(amounts.items()))
+        return made
 
     def __bool__(self) -> bool:
         return bool(self._amounts)

@@ -149,7 +149,7 @@ def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
 
 def _is_same_line(lease: WorkerLease, other: WorkerLease) -> bool:
     mine, theirs = lease.request, other.request
-    return mine.job_id == theirs.job_id and mine.line == theirs.line and lease.shape == other.shape
+    return mine.job_id == theirs.job_id and lease.line == other.line and lease.shape is other.shape
 
 
 def _enough(

@@ -45,13 +45,13 @@ class _Waiting:
 
     def add(self, lease: WorkerLease) -> None:
         lines = self.depths.setdefault(lease.request.depth, OrderedDict())
-        line = lines.setdefault(lease.request.line, OrderedDict())
+        line = lines.setdefault(lease.line, OrderedDict())
         if lease.lease_id in line:
             raise InternalError(f"lease {lease.lease_id.hex()} is queued already")
         line[lease.lease_id] = lease
 
     def remove(self, lease: WorkerLease) -> None:
-        depth, name = lease.request.depth, lease.request.line
+        depth, name = lease.request.depth, lease.line
         lines = self.depths[depth]
         del lines[name][lease.lease_id]
         if not lines[name]:
@@ -67,7 +67,7 @@ class _Waiting:
     def served(self, lease: WorkerLease) -> None:
         """Its line and its depth had their turn."""
         self.num_served += 1
-        self.depths[lease.request.depth].move_to_end(lease.request.line)
+        self.depths[lease.request.depth].move_to_end(lease.line)
         self.depths.move_to_end(lease.request.depth)
 
 

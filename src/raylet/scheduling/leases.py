@@ -145,10 +145,12 @@ class WorkerLease:
     story: tuple[LeaseEvent, ...] = ()
     """Its whole life, which has at most four steps: for error messages."""
     lease_id: bytes = field(init=False)
+    line: tuple[int, int] = field(init=False)
     binding: Binding = field(init=False)
 
     def __post_init__(self) -> None:
         self.lease_id = self.request.lease_id
+        self.line = self.request.line
         self.binding = self.request.binding
 
     @property
@@ -176,6 +178,7 @@ class WorkerLease:
     def requested_by(self, requester: int) -> None:
         """Its requester asked again, on another connection, which has not been asked for anything yet."""
         self.request = self.request._replace(requester=requester)
+        self.line = self.request.line
         self.asked_at_s = None
 
     def describe(self, why: str, now_s: float) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_who_asks_again_has_not_been_asked_for_the_lease_yet() -> None:
     asked = lease(requester=1)
     asked.ask_to_end(3.0)
     asked.requested_by(2)
-    assert (asked.request.requester, asked.asked_at_s) == (2, None)
+    assert (asked.request.requester, asked.line, asked.asked_at_s) == (2, (2, 0), None)
 
 
 def test_a_lease_is_told_with_its_state_and_reason() -> None:
