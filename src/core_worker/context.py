@@ -155,6 +155,9 @@ class WorkerContext:
         self.job = job
         """The job that it serves. Only `enter_job` sets it."""
         self._is_leaving = False
+        # The context variable's own: so each task takes two steps less.
+        self.enter = _current.set
+        self.leave = _current.reset
 
     @property
     def is_leaving(self) -> bool:
@@ -171,12 +174,6 @@ class WorkerContext:
 
     def get(self) -> TaskContext:
         return _current.get() or self._main
-
-    def enter(self, task: TaskContext) -> contextvars.Token[TaskContext | None]:
-        return _current.set(task)
-
-    def leave(self, token: contextvars.Token[TaskContext | None]) -> None:
-        _current.reset(token)
 
     # ---- for the runtime context of the API
 

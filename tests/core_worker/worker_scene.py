@@ -257,6 +257,13 @@ class Worker(Scene):
         self.run()
         return call
 
+    def before_next_call(self, happens: Callable[[], object]) -> None:
+        """While the next call is prepared: it is a function that every worker of the job runs first."""
+        key = b"run %d" % next(self._names)
+        CODE[key] = lambda worker_info: happens()
+        with self.env.lock:
+            self.core.worker_runs.learn([JOB_ID + key])
+
     def busy(self, us: int) -> None:
         """User code computes for so long."""
         self._busy_s += us / 1e6

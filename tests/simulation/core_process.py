@@ -237,7 +237,6 @@ class SimWorker(CoreProcess):
     ) -> None:
         super().__init__(world, process, start.worker_id, place, journal, common_pb2.WORKER)
         self._start = start
-        self._is_bound = False
         self._rng = world.rng(f"{process.name} main task")
 
     def main(self) -> None:
@@ -270,9 +269,7 @@ class SimWorker(CoreProcess):
         self.process.kill("its raylet is gone")
 
     def _bind(self, spec: Any) -> None:
-        """As worker.py's _Jobs: the first task makes this worker its job's. Raises RpcError."""
-        if self._is_bound:
-            return
+        """As worker.py's _Job: the first task makes this worker its job's. Raises RpcError."""
         core = self.process.core
         env = core.env
         env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=spec.job_id), timeout_s=env.config.gcs_timeout_s)
@@ -280,4 +277,3 @@ class SimWorker(CoreProcess):
         main_id = self._rng.randbytes(8) + job.nil_actor
         core.enter_job(job, TaskContext(main_id, spec.job_id))
         self.process.site.enter_job(spec.job_id)
-        self._is_bound = True

@@ -28,7 +28,8 @@ class BlockedNotice:
         self._references = references
         self._memory_store = memory_store
         self._tells_raylet = not env.is_driver
-        self._num_blocked = 0
+        self.num_blocked = 0
+        """Waits of the task that runs, and those that earlier ones left behind."""
         # How many tasks began while threads of earlier ones still waited. Waits of earlier epochs do not
         # count.
         self._epoch = 0
@@ -51,25 +52,25 @@ class BlockedNotice:
     def task_begins(self) -> None:
         """A worker starts a normal task. Threads that earlier tasks left behind may still wait; their waits
         are not this task's."""
-        if not self._num_blocked:
+        if not self.num_blocked:
             return
         with self._env.lock:
-            self._num_blocked = 0
+            self.num_blocked = 0
             self._epoch += 1
             self._env.raylet.NotifyUnblocked.notify(self._notice())
 
     def block(self) -> int:
         """The task's CPUs are free from now on. Returns the epoch, which `unblock` takes. Lock held."""
-        self._num_blocked += 1
-        if self._num_blocked == 1:
+        self.num_blocked += 1
+        if self.num_blocked == 1:
             self._env.raylet.NotifyBlocked.notify(self._notice())
         return self._epoch
 
     def unblock(self, epoch: int) -> None:
         """The task's CPUs are in use again, unless something else still waits. Lock held."""
         if epoch == self._epoch:
-            self._num_blocked -= 1
-            if self._num_blocked == 0:
+            self.num_blocked -= 1
+            if self.num_blocked == 0:
                 self._env.raylet.NotifyUnblocked.notify(self._notice())
 
     def _notice(self) -> raylet_pb2.NotifyBlockedRequest:

@@ -66,8 +66,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
         logger.error("%s", error)
         os._exit(1)
     running = Running()
-    jobs = _Jobs(core)
-    execution = core.execute(lambda parts: Execution(parts, running, jobs.bind, board))
+    execution = core.execute(lambda parts: Execution(parts, running, _Job(core).bind, board))
     signal.signal(signal.SIGINT, execution.interrupter.on_signal)
     termination = Termination(core.env, running)
     termination.install()
@@ -98,8 +97,8 @@ def _end_with_raylet(core: CoreWorker, reason: str) -> None:
     os._exit(1)
 
 
-class _Jobs:
-    """The job that this worker serves: where its modules are, and what each of its workers has to run first.
+class _Job:
+    """The job that this worker serves: where its modules are, and what its workers set up first.
 
     A worker is of one job from its first task on. Its raylet leases it to no other, and an actor is of the
     job that made it, whoever calls it. What the code of a job leaves behind (modules, variables, threads)
@@ -108,27 +107,21 @@ class _Jobs:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._is_bound = False
 
     def bind(self, spec: Any) -> None:
-        """Called before each task. The first task makes this worker its job's, and gives it its runtime
-        environment, which all later tasks share.
+        """Called before the first task. It makes this worker its job's, and gives it its runtime environment,
+        which all later tasks share.
 
-        Raises RpcError if the GCS does not answer. Then the next task tries again.
+        Raises RpcError if the GCS does not answer. Then it is called again before the next task.
         """
-        if not self._is_bound:
-            self._bind(spec.job_id, spec.runtime_env, spec.outlives_job)
-            self._is_bound = True
-        self._core.worker_runs.run_pending()
-
-    def _bind(self, job_id: bytes, runtime_env: str, outlives_job: bool) -> None:
         core, env = self._core, self._core.env
+        job_id, runtime_env = spec.job_id, spec.runtime_env
         row = env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=env.config.gcs_timeout_s)
         config, own_env = json.loads(row.config_json or "{}"), json.loads(runtime_env or "{}")
         job = JobContext(
             job_id,
             row.namespace,
-            outlives_job,
+            spec.outlives_job,
             config.get("default_actor_lifetime", ""),
             _merged(config.get("runtime_env") or {}, own_env),
             runtime_env,

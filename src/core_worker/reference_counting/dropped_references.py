@@ -26,8 +26,9 @@ class DroppedReferences:
         self._references = references
         self._plasma = plasma
         self._dropped: deque[bytes] = deque()
-        self._queues = (self._dropped, *plasma.queues)
-        reactor.serve_queues(self._queues, self.drain)
+        self.queues = (self._dropped, *plasma.queues)
+        """If one of them has something, `drain` has something to do."""
+        reactor.serve_queues(self.queues, self.drain)
 
     def drop(self, object_id: bytes) -> None:
         """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""
@@ -39,6 +40,6 @@ class DroppedReferences:
 
     def drain(self) -> None:
         """Counts what was dropped, and sends what follows from that. Lock held."""
-        if any(self._queues):
+        if any(self.queues):
             self._references.remove_locals(self._dropped)
             self._plasma.drain()

@@ -84,7 +84,8 @@ class ActorRuntime:
             self._groups[group.name] = group.max_concurrency
             for method in group.method_names:
                 self._group_of_method[method] = group.name
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self.methods: dict[str, Callable[..., Any]] = {}
+        """Those that were called, by name. `method` finds the others."""
         self._loops: dict[str, AsyncGroup] = {}
         self._pools: dict[str, ThreadGroup] = {}
         # The worker's calls that were dispatched and are not over.
@@ -105,6 +106,8 @@ class ActorRuntime:
         elif len(self._groups) > 1 or self._groups[DEFAULT_GROUP] > 1:
             for name, limit in self._groups.items():
                 self._pools[name] = ThreadGroup(name, limit)
+        self.is_concurrent = bool(self._loops or self._pools)
+        """Whether calls run beside each other."""
 
     def construct(self, cls: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Makes the instance. Raises what the constructor raises."""
@@ -117,10 +120,6 @@ class ActorRuntime:
     @property
     def is_asyncio(self) -> bool:
         return bool(self._loops)
-
-    @property
-    def is_concurrent(self) -> bool:
-        return bool(self._loops or self._pools)
 
     def repr_name(self) -> str:
         """The instance's repr() where its class defines one, else the name of the class."""
@@ -135,9 +134,9 @@ class ActorRuntime:
 
     def method(self, name: str) -> Callable[..., Any]:
         """A method of the instance, or one of those that every actor has. Raises AttributeError."""
-        found = self._methods.get(name)
+        found = self.methods.get(name)
         if found is None:
-            found = self._methods[name] = self._find_method(name)
+            found = self.methods[name] = self._find_method(name)
         return found
 
     def _find_method(self, name: str) -> Callable[..., Any]:
@@ -236,7 +235,7 @@ class ActorRuntime:
                 logger.error("__ray_shutdown__ of %s failed: %s", self.class_name, users_traceback(error))
         del hook
         concurrent.futures.wait([group.close() for group in self._loops.values()], CLOSE_TIMEOUT_S)
-        self._methods.clear()
+        self.methods.clear()
         self.instance = None
 
 

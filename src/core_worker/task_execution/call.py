@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from ray_mono.core_worker.context import ActorNames, TaskContext
+from ray_mono.core_worker.task_wire import UsualPush
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -24,6 +25,7 @@ class KnownSpec:
         "hides_events",
         "is_short",
         "job_id",
+        "like",
         "max_calls",
         "message",
         "name",
@@ -51,6 +53,8 @@ class KnownSpec:
         self.concurrency_group: str = message.actor_task.concurrency_group
         # Whether its last call here ran short. False before the first, which may take any time.
         self.is_short = False
+        # The context of one of its calls, if that came as a usual push.
+        self.like: TaskContext | None = None
 
     def ran(self, is_short: bool) -> None:
         """A call of it is over."""
@@ -68,6 +72,7 @@ class Items(Protocol):
     def flush(self) -> None: ...
 
 
+@final
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 
@@ -104,6 +109,17 @@ class HeldActor(ActorNames, Protocol):
 
 def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
     """Of a call that is about to run, in a worker that may hold an actor."""
+    spec, message = call.spec, call.message
+    if type(message) is UsualPush:
+        # Nothing but its id is the call's own.
+        like = spec.like
+        if like is None or like.depth != message.depth or like.actor is not actor:
+            like = spec.like = _new_context_of(call, actor)
+        return like.beside(message.task_id)
+    return _new_context_of(call, actor)
+
+
+def _new_context_of(call: Call, actor: HeldActor | None) -> TaskContext:
     spec, message = call.spec, call.message
     # A call runs in the actor's job, whoever calls.
     job_id = spec.job_id if actor is None else actor.job_id

@@ -83,6 +83,7 @@ class Execution:
             env,
             parts.context,
             bind_job,
+            parts.worker_runs,
             board,
             running,
             self.receiver,

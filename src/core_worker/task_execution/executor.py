@@ -44,13 +44,15 @@ from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, Gen
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
 from ray_mono.core_worker.task_execution.process_title import ProcessTitle
 from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.shared_calls import SharedCalls
 from ray_mono.core_worker.task_execution.shared_runner import SharedRunner
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 from ray_mono.core_worker.task_execution.visible_devices import VisibleDevices
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
-from ray_mono.protobuf import common_pb2
+from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
+from ray_mono.protobuf.common_pb2 import ACTOR_CREATION_TASK, ACTOR_TASK, NORMAL_TASK
 
 IDLE_TITLE_S = 0.2
 """How long a worker's title still names its last task."""
@@ -64,6 +66,7 @@ class Executor:
         env: Environment,
         context: WorkerContext,
         bind_job: Callable[[Any], None],
+        worker_runs: WorkerRuns,
         board: StartBoard,
         running: Running,
         receiver: TaskReceiver,
@@ -76,11 +79,13 @@ class Executor:
         unpickled: UnpickledReferences,
         blocked: BlockedNotice,
     ) -> None:
-        """bind_job(spec) is called before each call. At the first one the worker becomes its job's. It raises
-        RpcError if the GCS does not answer."""
+        """bind_job(spec) is called before the first call: the worker becomes its job's. It raises RpcError if
+        the GCS does not answer. Then it is called again before the next one."""
         self._env = env
         self._context = context
         self._bind_job = bind_job
+        self._is_bound = False
+        self._worker_runs = worker_runs
         self._board = board
         self._running = running
         self._receiver = receiver
@@ -126,29 +131,35 @@ class Executor:
             self._run_calls()
 
     def _run_calls(self) -> None:
-        env, receiver, running = self._env, self._receiver, self._running
-        while not running.is_ending and not env.reactor.is_closed:
-            shared = receiver.next_shared
-            if shared is not None and self._shared.run(shared):
-                continue
-            with env.lock:
-                waiter = None
-                if receiver.has_some:
-                    item = receiver.take()
-                    task = None if item is None else context_of(item, self._actor)
+        lock, reactor, receiver, running = self._env.lock, self._env.reactor, self._receiver, self._running
+        while not running.is_ending and not reactor.is_closed:
+            with lock:
+                queue = receiver.queue
+                call = queue[0] if queue else receiver.rest()
+                if type(call) is Call:
+                    # As most are. Whoever looks for the task finds it in the queue or in Running.
+                    queue.popleft()
+                    task = context_of(call, self._actor)
                     running.begin(task)
-                else:
-                    waiter = receiver.rest()
-            if waiter is not None:
-                if not env.reactor.wait(waiter, None if self._title.is_idle else IDLE_TITLE_S):
+            if type(call) is Call:
+                try:
+                    self._handle(call, task)
+                except BaseException as error:
+                    self.fell_through(call, task, error)
+                running.over()
+                del call, task  # the wait below must not keep them
+            elif type(call) is SharedCalls:
+                if not self._shared.run(call):
+                    with lock:
+                        receiver.part_next_of(call)
+            elif call is None:
+                with lock:
+                    receiver.queue.popleft()
+                break
+            else:
+                if not reactor.wait(call, None if self._title.shown is None else IDLE_TITLE_S):
                     self._became_idle()
                 receiver.awake()
-                continue
-            if item is None:
-                break
-            self._run_one(item, known(task, "the context of a call"))
-            running.over()
-            item = task = None
 
     def _became_idle(self) -> None:
         self._title.show_idle()
@@ -157,12 +168,6 @@ class Executor:
         if self._left_cycles and self._actor is None:
             self._left_cycles = False
             gc.collect()
-
-    def _run_one(self, call: Call, task: TaskContext) -> None:
-        try:
-            self._handle(call, task)
-        except BaseException as error:
-            self.fell_through(call, task, error)
 
     def fell_through(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """An interrupt struck between the steps before the user's code, or our own code failed."""
@@ -176,22 +181,24 @@ class Executor:
 
     def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec
-        if spec.type == common_pb2.NORMAL_TASK:
+        if spec.type == NORMAL_TASK:
             if not self._board.may_begin(call.number, spec.name):
                 self.not_begun(call)
                 return
-            self._blocked.task_begins()
+            if self._blocked.num_blocked:
+                self._blocked.task_begins()
         try:
             # Whoever runs the call empties this. If arguments outlived the call, their references would count
             # as kept.
-            prepared = list(self._prepare(call, task))
+            prepared = self._prepare(call, task)
         except TaskFailed as failed:
             if self._running.was_struck:
                 raise SystemExit(1) from None
             self._not_prepared(call, task, failed.error)
             return
-        self._title.show(spec)
-        if spec.type == common_pb2.ACTOR_TASK and self._actor is not None and self._actor.is_concurrent:
+        if spec is not self._title.shown:
+            self._title.show(spec)
+        if spec.type == ACTOR_TASK and self._actor is not None and self._actor.is_concurrent:
             self._actor.dispatch(call, task, prepared)
             return
         self.run_here(call, task, prepared)
@@ -228,7 +235,8 @@ class Executor:
             finally:
                 ended_s = time.perf_counter()
                 task.ran(ended_s - started_s)
-                self._interrupter.user_code_ended(task)
+                if task.is_cancelled:
+                    self._interrupter.user_code_ended(task)
                 if not call.spec.hides_events:
                     # Before the answer: whoever has that may ask for the timeline.
                     self._events.add(task, started_s, ended_s)
@@ -239,7 +247,10 @@ class Executor:
         finally:
             self._context.leave(token)
         del args, kwargs
-        self.returned(call, task, value)
+        if task.is_cancelled:
+            self.returned(call, task, value)
+        else:
+            self._replies.finish(call, task, value)
 
     def raised(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """This left the user's code."""
@@ -251,7 +262,7 @@ class Executor:
 
     def returned(self, call: Call, task: TaskContext, value: Any) -> None:
         """The user's code did."""
-        if task.is_cancelled and call.spec.type == common_pb2.ACTOR_TASK:
+        if task.is_cancelled and call.spec.type == ACTOR_TASK:
             # It could not be stopped, but nobody wants its value.
             self._replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
         else:
@@ -268,51 +279,64 @@ class Executor:
 
     # ---- preparing
 
-    def _prepare(self, call: Call, task: TaskContext) -> tuple[Any, list[Any], dict[str, Any]]:
-        """The callable and its arguments. Raises TaskFailed."""
+    def _prepare(self, call: Call, task: TaskContext) -> list[Any]:
+        """The callable and its arguments: [function, positional, keywords]. Raises TaskFailed."""
         spec = call.spec
+        kind, target = spec.type, None
         try:
-            self._bind_job(spec)
-            if spec.type == common_pb2.NORMAL_TASK:
+            if not self._is_bound or self._worker_runs.has_pending:
+                self._join_job(spec)
+            if kind == NORMAL_TASK:
                 # Not before the job is bound: half of a job, this worker could serve nobody.
                 self._interrupter.user_code_begins(task)
-            if spec.type != common_pb2.ACTOR_TASK and (task.resource_ids or self._devices.is_set):
+                target = self._functions.loaded.get(spec.function_hash)
+            elif kind == ACTOR_TASK and self._actor is not None:
+                target = self._actor.methods.get(spec.name)
+            if kind != ACTOR_TASK and (task.resource_ids or self._devices.is_set):
                 self._devices.show(task.resource_ids)
-            target = self._target(spec, task)
+            if target is None:  # it was not called before
+                target = self._target(spec, task)
         except BaseException as error:
             raise TaskFailed(describe_error(spec, error, self._actor, self._env)) from None
         if not call.message.flat_args:
-            return target, [], {}
+            return [target, [], {}]
         # A task that was moved already waits here for room; and a call of an actor has no other place.
-        may_go_elsewhere = spec.type != common_pb2.ACTOR_TASK and not call.request.waits_for_room
+        may_go_elsewhere = kind != ACTOR_TASK and not call.request.waits_for_room
         try:
             args, kwargs = self._arguments.read(call.message, task, may_go_elsewhere)
         except NoRoomHere as error:
             raise TaskFailed(error) from None
         except BaseException as error:
             raise TaskFailed(argument_error(spec, error, self._actor, self._env)) from None
-        return target, args, kwargs
+        return [target, args, kwargs]
+
+    def _join_job(self, spec: Any) -> None:
+        """The first call makes this worker its job's. Before any call, functions that every worker of the job
+        runs may have become known."""
+        if not self._is_bound:
+            self._bind_job(spec)
+            self._is_bound = True
+        self._worker_runs.run_pending()
 
     def _target(self, spec: Any, task: TaskContext) -> Any:
-        if spec.type == common_pb2.ACTOR_TASK:
+        """What a call runs, if it is not at hand: the first of its function or method, or a constructor."""
+        if spec.type == ACTOR_TASK:
             return known(self._actor, "the actor of this worker").method(spec.name)
-        target = self._functions.loaded(spec.function_hash)
-        if target is None:
-            self._unpickled.collect_into(task.arrived)
-            try:
-                target = self._functions.load(spec.job_id, spec.function)
-            finally:
-                self._unpickled.collect_into(None)
-        return self._creator(spec, task, target) if spec.type == common_pb2.ACTOR_CREATION_TASK else target
+        self._unpickled.collect_into(task.arrived)
+        try:
+            target = self._functions.load(spec.job_id, spec.function)
+        finally:
+            self._unpickled.collect_into(None)
+        return self._creator(spec, task, target) if spec.type == ACTOR_CREATION_TASK else target
 
     def _ready_target(self, spec: Any) -> Callable[..., Any] | None:
         """What calls of this specification run, where nothing has to be prepared for each."""
         if spec.max_calls or self._devices.is_set:
             return None
         try:
-            self._bind_job(spec)
-            if spec.type == common_pb2.NORMAL_TASK:
-                return self._functions.loaded(spec.function_hash)
+            self._join_job(spec)
+            if spec.type == NORMAL_TASK:
+                return self._functions.loaded.get(spec.function_hash)
             return None if self._actor is None or self._actor.is_concurrent else self._actor.method(spec.name)
         except Exception:
             return None  # each call is told by itself

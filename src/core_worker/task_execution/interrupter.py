@@ -56,7 +56,7 @@ class Interrupter:
         self._events = events
         self._canceller = canceller
         self._cancel_call: Callable[[bytes], None] | None = None
-        # The normal task whose user code runs.
+        # The normal task whose user code runs, until that has run (TaskContext.has_run).
         self._interruptible: TaskContext | None = None
         # The task that is to be interrupted, until that has happened.
         self._wanted: TaskContext | None = None
@@ -74,7 +74,8 @@ class Interrupter:
             raise KeyboardInterrupt
 
     def user_code_ended(self, task: TaskContext) -> None:
-        """An interrupt that was not raised by now never is."""
+        """An interrupt that was not raised by now never is. A task that has run, and was not cancelled, needs
+        no such call."""
         self._interruptible = None
         if task.is_cancelled:
             self._over()
@@ -104,7 +105,7 @@ class Interrupter:
         if self._cancel_call is not None:
             self._cancel_call(request.task_id)
             self._generators.cancel(request.task_id)
-        elif self._interruptible is task:
+        elif self._interruptible is task and not task.has_run:
             self._interrupt(task)
         return True
 
@@ -130,14 +131,14 @@ class Interrupter:
             self._send(task)
 
     def _send(self, task: TaskContext) -> None:
-        if self._wanted is task and self._interruptible is task:
+        if self._wanted is task and self._interruptible is task and not task.has_run:
             strike_main_thread(signal.SIGINT)
             self._env.reactor.call_later(AGAIN_S, lambda: self._send(task))
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The worker's handler of SIGINT. Raises KeyboardInterrupt."""
         task, reactor = self._wanted, self._env.reactor
-        if task is None or task is not self._interruptible:
+        if task is None or task is not self._interruptible or task.has_run:
             return
         if self._is_noted and not reactor.interrupted:
             self._wanted = None  # a wait has raised it

@@ -27,21 +27,17 @@ class ProcessTitle:
 
     def __init__(self) -> None:
         self._label = ""
-        # The specification that the title names. None before the first task, and a while after the last one.
-        self._shown: Any = None
+        self.shown: Any = None
+        """The specification that the title names. None before the first task, and a while after the last one.
+        Calls that share a template have the same."""
         self._at_rest = "IDLE"
         self._threads = ThreadLimit()
 
-    @property
-    def is_idle(self) -> bool:
-        return self._shown is None
-
     def show(self, spec: Any) -> None:
-        """A task, an actor's creation or a call of an actor begins. Calls that share a template have the same
-        spec."""
-        if spec is self._shown:
+        """A task, an actor's creation or a call of an actor begins."""
+        if spec is self.shown:
             return
-        self._shown = spec
+        self.shown = spec
         if spec.type == common_pb2.ACTOR_TASK:
             setproctitle(TITLE + _on_one_line(spec.task_name or f"{self._at_rest}.{spec.name}"))
             return
@@ -67,5 +63,5 @@ class ProcessTitle:
 
     def show_idle(self) -> None:
         """No task or call came for a while."""
-        self._shown = None
+        self.shown = None
         setproctitle(TITLE + self._at_rest)

@@ -25,7 +25,8 @@ class Running:
         # The actor's calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         self._num_calls: dict[bytes, int] = {}
-        self._is_ending = False
+        self.is_ending = False
+        """No other call begins. Everybody reads it, since every call looks at it."""
         self._is_terminated = False
         self._was_struck = False
         self._owes_answer = False
@@ -66,10 +67,6 @@ class Running:
     # ---- the end of the worker
 
     @property
-    def is_ending(self) -> bool:
-        return self._is_ending
-
-    @property
     def is_terminated(self) -> bool:
         """Whether SIGTERM came. The worker dies of that signal when it is done."""
         return self._is_terminated
@@ -91,12 +88,12 @@ class Running:
 
     def end(self) -> None:
         """No other call begins."""
-        self._is_ending = True
+        self.is_ending = True
 
     def end_after_this(self) -> None:
         """SIGTERM came, or a constructor failed. No other call begins, and the end of the process tells those
         who wait for one."""
-        self._owes_answer = self._is_ending = True
+        self._owes_answer = self.is_ending = True
 
     def terminate(self) -> None:
         """SIGTERM came. Its handler calls this."""
@@ -125,13 +122,13 @@ class Running:
     def ends_after(self, spec: Any) -> bool:
         """A call is answered. Returns whether the worker ends with it: it is ending, or this was the last
         call that max_calls allows."""
-        if self._is_ending or not spec.max_calls:
-            return self._is_ending
+        if self.is_ending or not spec.max_calls:
+            return self.is_ending
         digest = spec.function_hash
         self._num_calls[digest] = self._num_calls.get(digest, 0) + 1
         if self._num_calls[digest] >= spec.max_calls:
-            self._is_ending = True
-        return self._is_ending
+            self.is_ending = True
+        return self.is_ending
 
 
 def cause_of_exit(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
@@ -152,6 +152,7 @@ class _OwnAnswer(ServerCall):
         self._answers.flush()
 
 
+@final
 class SharedCalls:
     """The calls of one frame that have not begun. In a queue it stands for all of them."""
 

@@ -134,7 +134,8 @@ class SharedRunner:
             finally:
                 ended_s = perf_counter()
                 task.ran(ended_s - started_s)
-                interrupter.user_code_ended(task)
+                if task.is_cancelled:
+                    interrupter.user_code_ended(task)
                 if not spec.hides_events:
                     self._events.add(task, started_s, ended_s)
         except BaseException as error:

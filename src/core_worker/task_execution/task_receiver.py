@@ -46,7 +46,8 @@ class TaskReceiver:
         self._running = running
         self._blocked = blocked
         self._worker_runs = worker_runs
-        self._queue: deque[Queued] = deque()
+        self.queue: deque[Queued] = deque()
+        """What waits, in order. The main thread takes calls from its front."""
         # Of the main thread, while it has nothing to do.
         self._waiter: Waiter | None = None
         self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
@@ -54,7 +55,8 @@ class TaskReceiver:
     # ---- served
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
-        if self._leaves:
+        queue = self.queue
+        if self._running.is_ending or (queue and queue[-1] is None):
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
         if type(request) is UsualPush:
@@ -65,10 +67,13 @@ class TaskReceiver:
                 call.reply(Reply(status=Reply.WRONG_WORKER))
                 return
             spec = self._learn(request, call.connection.state)
-        pushed = Call(spec, request, call, self._next_number)
-        if self._next_number:
-            self._next_number += 1
-        self._enqueue(pushed)
+        number = self._next_number
+        if number:
+            self._next_number = number + 1
+        queue.append(Call(spec, request, call, number))
+        waiter = self._waiter
+        if waiter is not None and not waiter.done:
+            waiter.set()
 
     def _learn(self, request: Any, templates: dict[Any, KnownSpec]) -> KnownSpec:
         """What a push brings that those behind it leave out. Returns its own specification."""
@@ -87,7 +92,7 @@ class TaskReceiver:
 
     def PushTasks(self, request: Any, call: ServerCall) -> None:
         num_calls = len(request.id_heads) // ID_HEAD_BYTES
-        if self._leaves:
+        if self._running.is_ending or (self.queue and self.queue[-1] is None):
             refused = Reply(status=Reply.WRONG_WORKER)
             call.reply(core_worker_pb2.PushTasksReply(reply=refused, count=num_calls))
             return
@@ -98,20 +103,15 @@ class TaskReceiver:
         answers = SharedAnswers(self._env, call, num_calls, self._board if number else None)
         self._enqueue(SharedCalls(spec, request, answers, number))
 
-    @property
-    def _leaves(self) -> bool:
-        """Whether nothing begins here any more but what is queued."""
-        return self._running.is_ending or bool(self._queue and self._queue[-1] is None)
-
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
         self.give_back(call.connection)
 
     def give_back(self, connection: Any = None) -> None:
         """Answers NOT_STARTED to queued normal tasks, of one connection or all."""
-        if not self._queue:
+        if not self.queue:
             return
         kept: deque[Queued] = deque()
-        for item in self._queue:
+        for item in self.queue:
             if item is None or item.spec.type != common_pb2.NORMAL_TASK:
                 kept.append(item)
             elif isinstance(item, SharedCalls):
@@ -123,19 +123,19 @@ class TaskReceiver:
                 item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
             else:
                 kept.append(item)
-        self._queue = kept
+        self.queue = kept
 
     def take_queued(self, task_id: bytes) -> Call | None:
         """Takes a call that has not begun out of the queue."""
-        for item in self._queue:
+        for item in self.queue:
             if isinstance(item, SharedCalls):
                 call = item.take_out(task_id)
                 if call is not None:
                     if not item.left:
-                        self._queue.remove(item)
+                        self.queue.remove(item)
                     return call
             elif item is not None and item.message.task_id == task_id:
-                self._queue.remove(item)
+                self.queue.remove(item)
                 return item
         return None
 
@@ -144,51 +144,31 @@ class TaskReceiver:
     @property
     def is_resting(self) -> bool:
         """Nothing runs or waits on the main thread."""
-        return self._waiter is not None and not self._queue
-
-    @property
-    def is_next_short(self) -> bool:
-        """Whether a call is queued here whose method ran short the last time."""
-        following = self._queue[0] if self._queue else None
-        return following is not None and following.spec.is_short
+        return self._waiter is not None and not self.queue
 
     def exit_after_queue(self) -> None:
         """Ends the process once what is queued has run."""
         self._enqueue(None)
 
     def _enqueue(self, item: Queued) -> None:
-        self._queue.append(item)
-        if self._waiter is not None:
+        self.queue.append(item)
+        if self._waiter is not None and not self._waiter.done:
             self._waiter.set()
-
-    @property
-    def has_some(self) -> bool:
-        return bool(self._queue)
-
-    def take(self) -> Call | None:
-        """The next call; None: the worker ends. There must be one."""
-        item = self._queue[0]
-        if isinstance(item, SharedCalls):
-            return item.call(self._take_of(item))
-        self._queue.popleft()
-        return item
-
-    @property
-    def next_shared(self) -> SharedCalls | None:
-        """Calls of one frame, if they are next. Without the lock: they may be gone when they are taken."""
-        queue = self._queue
-        item = queue[0] if queue else None
-        return item if isinstance(item, SharedCalls) else None
 
     def take_next_of(self, calls: SharedCalls) -> int:
         """Which of them is next; -1: none of them is, any more."""
-        return self._take_of(calls) if self._queue and self._queue[0] is calls else -1
-
-    def _take_of(self, calls: SharedCalls) -> int:
+        if not self.queue or self.queue[0] is not calls:
+            return -1
         index = calls.left.popleft()
         if not calls.left:
-            self._queue.popleft()
+            self.queue.popleft()
         return index
+
+    def part_next_of(self, calls: SharedCalls) -> None:
+        """The next of them, if they are next, stands alone in the queue from now on."""
+        index = self.take_next_of(calls)
+        if index >= 0:
+            self.queue.appendleft(calls.call(index))
 
     def rest(self) -> Waiter:
         """There is no call. Returns what wakes the main thread."""

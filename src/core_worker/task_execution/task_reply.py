@@ -41,6 +41,7 @@ from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf.common_pb2 import ACTOR_CREATION_TASK, ACTOR_TASK, NORMAL_TASK
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +85,21 @@ class TaskReplies:
     def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
         spec = call.spec
-        if spec.num_returns == 1 and spec.type != common_pb2.ACTOR_CREATION_TASK:
+        if spec.num_returns == 1 and spec.type != ACTOR_CREATION_TASK:
             plain = serialization.plain_pickle(value)
             if plain is not None and len(plain) <= INLINE_BYTES_MAX:
                 # The usual case, kept short: it pickles, and has nothing inside.
-                if len(plain) <= SHORT_MAX and self._is_usual(call, task):
-                    self._answer_usual(call, task, plain)
-                else:
+                if (
+                    len(plain) > SHORT_MAX
+                    or task.held
+                    or task.arrived
+                    or call.items is not None
+                    or spec.max_calls
+                    or self._running.is_ending
+                ):
                     self._send(call, task, plain, [])
+                else:
+                    self._answer_usual(call, task, plain)
                 return
         returns: list[Any] = []
         try:
@@ -109,29 +117,23 @@ class TaskReplies:
             self._send(call, task, plain, [])
             return
         reply = Reply(status=Reply.DONE, returns=returns, run_us=task.run_us)
-        if self._running.actor is not None and spec.type == common_pb2.ACTOR_CREATION_TASK:
+        if self._running.actor is not None and spec.type == ACTOR_CREATION_TASK:
             reply.pid = self._env.pid
             reply.repr_name = self._running.actor.repr_name()
         self._send(call, task, reply, serialized)
 
-    def _is_usual(self, call: Call, task: TaskContext) -> bool:
-        """Whether nothing goes before or with the answer, and the worker goes on."""
-        return not (
-            call.items is not None
-            or call.spec.max_calls
-            or self._running.is_ending
-            or task.held
-            or task.arrived
-        )
-
     def _answer_usual(self, call: Call, task: TaskContext, plain: bytes) -> None:
-        """What `_send` and `_settle` do, where the call is like most (`_is_usual`)."""
+        """What `_send` and `_settle` do, where nothing goes before or with the answer and the worker goes on.
+        It takes fewer steps, since most calls end here."""
         flush_output()
-        self._over(call)
+        is_normal = call.spec.type == NORMAL_TASK
+        if is_normal:
+            self._board.rest()
         answer = usual_answer(task.run_us, plain)
         with self._env.lock:
-            self._dropped.drain()
-            if self._shares_send(call, task):
+            if any(self._dropped.queues):
+                self._dropped.drain()
+            if not is_normal and self._shares_send(call, task):
                 call.answer_to.reply_bytes(answer, rings=False)
                 self._env.reactor.flush_soon()
             else:
@@ -141,7 +143,7 @@ class TaskReplies:
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error. It travels inside the reply: in a store it would stay if the task
         runs again."""
-        if call.spec.type == common_pb2.ACTOR_CREATION_TASK:
+        if call.spec.type == ACTOR_CREATION_TASK:
             self._running.end_after_this()
         serialized = serialized_error(call.spec.name, error, self._env.config.error_bytes_max)
         returns = self._error_returns(call, serialized)
@@ -188,19 +190,19 @@ class TaskReplies:
         """Says on the board that the task runs no more, before anybody can have its answer. This process may
         be stopped, or leased to another, as soon as the answer is sent, and then must not look busy.
         """
-        if call.spec.type == common_pb2.NORMAL_TASK:
+        if call.spec.type == NORMAL_TASK:
             self._board.rest()
 
     def _plain(self, spec: Any, values: list[serialization.Serialized]) -> bytes | None:
         """The one return, if it is one small pickle without references inside."""
-        if len(values) != 1 or spec.type == common_pb2.ACTOR_CREATION_TASK:
+        if len(values) != 1 or spec.type == ACTOR_CREATION_TASK:
             return None
         only = values[0]
         is_plain = only.metadata == serialization.PLAIN and not only.nested
         return only.to_bytes() if is_plain and only.size_bytes <= INLINE_BYTES_MAX else None
 
     def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
-        if spec.type == common_pb2.ACTOR_CREATION_TASK or spec.num_returns == 1:
+        if spec.type == ACTOR_CREATION_TASK or spec.num_returns == 1:
             return [self._serialize(spec, value)]
         if spec.num_returns < 0:
             if value is not STREAMED:
@@ -304,16 +306,18 @@ class TaskReplies:
         end of the next call.
         """
         spec, config = call.spec, self._env.config
-        if task.has_run:
-            spec.ran(is_short=task.run_us < config.answered_alone_us)
+        is_short = task.run_us < config.answered_alone_us
+        if task.has_run and spec.is_short != is_short:
+            spec.ran(is_short)
         self._num_unflushed += 1
-        if (
-            spec.type == common_pb2.ACTOR_TASK
-            and spec.is_short
-            and self._num_unflushed < config.unflushed_answers_max
-            and (self._receiver.is_next_short if call.is_followed is None else call.is_followed())
-        ):
-            return True
+        if spec.type == ACTOR_TASK and spec.is_short and self._num_unflushed < config.unflushed_answers_max:
+            if call.is_followed is None:
+                queue = self._receiver.queue
+                is_followed = bool(queue) and queue[0] is not None and queue[0].spec.is_short
+            else:
+                is_followed = call.is_followed()
+            if is_followed:
+                return True
         self._num_unflushed = 0
         return False
 
@@ -339,7 +343,7 @@ class TaskReplies:
             self._borrowing.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
 
         self._num_unsettled += 1
-        if spec.type == common_pb2.NORMAL_TASK:
+        if spec.type == NORMAL_TASK:
             self._lend_later(lending)
         self._hand_over(call, reply, serialized, kept, handed_over)
 

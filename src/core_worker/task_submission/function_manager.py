@@ -49,7 +49,8 @@ class FunctionManager:
         self._env = env
         self._context = context
         self._unpickled = unpickled
-        self._loaded: dict[bytes, Any] = {}
+        self.loaded: dict[bytes, Any] = {}
+        """What was loaded here and captured no references, by its hash."""
         self._code_with_references: dict[bytes, bytes] = {}
 
     def export(self, target: Any, kind: str) -> Exported:
@@ -97,10 +98,6 @@ class FunctionManager:
                 kind, name, size_bytes >> 20, advice,
             )  # fmt: skip
 
-    def loaded(self, digest: bytes) -> Any:
-        """What was loaded with this hash and captured no references; None if nothing was."""
-        return self._loaded.get(digest)
-
     def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
@@ -108,7 +105,7 @@ class FunctionManager:
         then it is unpickled for each call.
         """
         digest = descriptor.python.function_hash
-        loaded = self._loaded.get(digest)
+        loaded = self.loaded.get(digest)
         if loaded is not None:
             return loaded
         code = self._code_with_references.get(digest)
@@ -117,7 +114,7 @@ class FunctionManager:
         num_before = self._unpickled.count
         loaded = pickle.loads(code)
         if self._unpickled.count == num_before:
-            self._loaded[digest] = loaded
+            self.loaded[digest] = loaded
         else:
             self._code_with_references[digest] = code
         return loaded

@@ -38,6 +38,8 @@ class WorkerRuns:
         self._worker = worker
         self.known: list[bytes] = []
         """The functions' keys, in the order in which this process learned of them. The list only grows."""
+        self.has_pending = False
+        """Whether some of them may not have run here."""
         self._num_seen = 0
         self._ran: set[bytes] = set()
         # An export may come while tasks run in several threads. Each thread waits until the function has run.
@@ -72,18 +74,22 @@ class WorkerRuns:
 
     def learn(self, keys: Iterable[bytes]) -> None:
         """These keys are known from now on. Lock held."""
-        self.known += [key for key in keys if key not in self.known]
+        new = [key for key in keys if key not in self.known]
+        if new:
+            self.known += new
+            self.has_pending = True
 
     def run_pending(self) -> None:
-        """Called before each task. Returns when all functions that are known have run."""
-        if self._num_seen < len(self.known):
-            with self._running:
-                while self._num_seen < len(self.known):
-                    key = self.known[self._num_seen]
-                    if key not in self._ran:
-                        self._ran.add(key)
-                        self._run(key)
-                    self._num_seen += 1
+        """Called before each task, if there are any. Returns when all functions that are known have run."""
+        with self._running:
+            while self._num_seen < len(self.known):
+                key = self.known[self._num_seen]
+                if key not in self._ran:
+                    self._ran.add(key)
+                    self._run(key)
+                self._num_seen += 1
+            with self._env.lock:
+                self.has_pending = self._num_seen < len(self.known)
 
     def _run(self, key: bytes) -> None:
         try:

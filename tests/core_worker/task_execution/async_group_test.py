@@ -133,10 +133,9 @@ def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs(
 ) -> None:
     """While the main thread fetches its arguments, the one that reads the sockets may hear of the cancel."""
     worker = Group(monkeypatch)
-    worker.bind = lambda spec: worker.cancel(worker.running.task.task_id) and None  # type: ignore[union-attr]
+    worker.before_next_call(lambda: worker.cancel(worker.running.task.task_id))  # type: ignore[union-attr]
     (call,) = worker.start("1")
     assert type(call.value) is TaskCancelledError
-    worker.bind = worker.bound.append
     (after,) = worker.start("2")
     worker.let_go("2")
     assert after.value == "value of 2" and worker.log.next() == "2"
@@ -148,9 +147,8 @@ def test_a_call_that_is_cancelled_before_it_comes_to_a_loop_without_room_is_answ
 ) -> None:
     worker = Group(monkeypatch)
     (first,) = worker.start("1")
-    worker.bind = lambda spec: worker.cancel(worker.running.task.task_id) and None  # type: ignore[union-attr]
+    worker.before_next_call(lambda: worker.cancel(worker.running.task.task_id))  # type: ignore[union-attr]
     (cancelled,) = worker.start("2")
-    worker.bind = worker.bound.append
     (third,) = worker.start("3")
     worker.let_go("1", "3")
     assert (first.value, third.value) == ("value of 1", "value of 3")

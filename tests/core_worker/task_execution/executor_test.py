@@ -43,12 +43,26 @@ def test_arguments_come_by_position_and_by_keyword(monkeypatch: pytest.MonkeyPat
     assert call.value == ((1,), {"key": 2})
 
 
-def test_each_call_of_a_job_is_bound_to_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_call_makes_the_worker_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(monkeypatch)
     task = worker.function(lambda: len(worker.bound))
     calls = [worker.ask(task), worker.ask(task)]
     worker.run()
-    assert [call.value for call in calls] == [1, 2]
+    assert [call.value for call in calls] == [1, 1]
+
+
+def test_what_every_worker_runs_first_has_run_before_the_next_call_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    task = worker.function(lambda: len(ran))
+    before = worker.ask(task)
+    worker.run()
+    worker.before_next_call(lambda: ran.append(1))
+    after = [worker.ask(task), worker.ask(task)]
+    worker.run()
+    assert before.value == 0 and [call.value for call in after] == [1, 1]
 
 
 def test_a_job_that_cannot_be_joined_fails_the_task_and_the_next_one_tries_again(

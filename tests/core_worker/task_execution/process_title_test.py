@@ -30,12 +30,12 @@ def task(name: str, kind: int = common_pb2.NORMAL_TASK, **fields: Any) -> KnownS
 
 def test_the_title_is_written_where_it_changes(titles: list[str]) -> None:
     title, first, second = ProcessTitle(), task("f"), task("g")
-    assert title.is_idle
+    assert title.shown is None
     for spec in (first, first, second, first):
         title.show(spec)
-        assert not title.is_idle
+        assert title.shown is spec
     title.show_idle()
-    assert titles == ["ray_mono::f", "ray_mono::g", "ray_mono::f", "ray_mono::IDLE"] and title.is_idle
+    assert titles == ["ray_mono::f", "ray_mono::g", "ray_mono::f", "ray_mono::IDLE"] and title.shown is None
     title.show(first)
     assert titles[-1] == "ray_mono::f"
 
