@@ -30,7 +30,7 @@ from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_errors import ActorExit, cancelled_error, describe_error, users_traceback
 from ray_mono.core_worker.task_execution.async_group import AsyncGroup, AsyncParts, construct, on_thread
-from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec
 from ray_mono.core_worker.task_execution.call_thread import CallThread
 from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
 from ray_mono.core_worker.task_execution.running import Running
@@ -66,7 +66,7 @@ class ActorParts:
 class ActorRuntime:
     """One actor in its process."""
 
-    def __init__(self, parts: ActorParts, spec: Any, task: TaskContext) -> None:
+    def __init__(self, parts: ActorParts, spec: KnownSpec, task: TaskContext) -> None:
         creation = spec.actor_creation
         self.actor_id: bytes = creation.actor_id
         self.job_id: bytes = spec.job_id

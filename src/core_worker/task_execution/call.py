@@ -14,11 +14,14 @@ Reply = core_worker_pb2.PushTaskReply
 
 
 class KnownSpec:
-    """A TaskSpec. What every call reads of it is read from the message once: a message's field takes several
-    times as long as an attribute."""
+    """A TaskSpec. What calls read of it is read from the message once: a message's field takes several times
+    as long as an attribute. (So does any attribute of a class that has a `__getattr__`.)"""
 
     __slots__ = (
+        "actor_creation",
         "actor_id",
+        "actor_task",
+        "caller",
         "concurrency_group",
         "function",
         "function_hash",
@@ -35,22 +38,25 @@ class KnownSpec:
         "type",
     )
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: common_pb2.TaskSpec) -> None:
         self.message = message
-        self.type: int = message.type
-        self.name: str = message.name
-        self.job_id: bytes = message.job_id
-        self.num_returns: int = message.num_returns
-        self.max_calls: int = message.max_calls
-        self.hides_events: bool = message.hides_events
+        self.caller = message.caller
+        self.actor_creation = message.actor_creation
+        self.actor_task = message.actor_task
+        self.type = message.type
+        self.name = message.name
+        self.job_id = message.job_id
+        self.num_returns = message.num_returns
+        self.max_calls = message.max_calls
+        self.hides_events = message.hides_events
         self.resources = message.resources
         self.function = message.function
-        self.function_hash: bytes = message.function.python.function_hash
+        self.function_hash = message.function.python.function_hash
         # The actor that it creates.
-        self.actor_id: bytes = message.actor_creation.actor_id
+        self.actor_id = message.actor_creation.actor_id
         # Of an actor's call, with options(name=...).
-        self.task_name: str = message.actor_task.task_name
-        self.concurrency_group: str = message.actor_task.concurrency_group
+        self.task_name = message.actor_task.task_name
+        self.concurrency_group = message.actor_task.concurrency_group
         # Whether its last call here ran short. False before the first, which may take any time.
         self.is_short = False
         # The context of one of its calls, if that came as a usual push.
@@ -59,9 +65,6 @@ class KnownSpec:
     def ran(self, is_short: bool) -> None:
         """A call of it is over."""
         self.is_short = is_short
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.message, name)
 
 
 class Items(Protocol):
@@ -78,12 +81,12 @@ class Call:
 
     __slots__ = ("answer_to", "is_followed", "items", "message", "number", "request", "spec")
 
-    def __init__(self, spec: Any, request: Any, answer_to: ServerCall, number: int = 0) -> None:
+    def __init__(self, spec: KnownSpec, request: Any, answer_to: ServerCall, number: int = 0) -> None:
         """number: of a normal task, see common/start_board.py."""
         self.spec = spec
         self.request = request
         # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
-        self.message = request if request.template_id else spec
+        self.message = request if request.template_id else spec.message
         self.answer_to = answer_to
         self.number = number
         self.items: Items | None = None

@@ -37,7 +37,7 @@ from ray_mono.core_worker.task_errors import (
     describe_error,
 )
 from ray_mono.core_worker.task_execution.actor_runtime import ActorParts, ActorRuntime
-from ray_mono.core_worker.task_execution.call import Call, Reply, context_of
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply, context_of
 from ray_mono.core_worker.task_execution.call_arguments import ArgumentReader
 from ray_mono.core_worker.task_execution.exit_reports import report_exit
 from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, GeneratorRunner
@@ -310,15 +310,15 @@ class Executor:
             raise TaskFailed(argument_error(spec, error, self._actor, self._env)) from None
         return [target, args, kwargs]
 
-    def _join_job(self, spec: Any) -> None:
+    def _join_job(self, spec: KnownSpec) -> None:
         """The first call makes this worker its job's. Before any call, functions that every worker of the job
         runs may have become known."""
         if not self._is_bound:
-            self._bind_job(spec)
+            self._bind_job(spec.message)
             self._is_bound = True
         self._worker_runs.run_pending()
 
-    def _target(self, spec: Any, task: TaskContext) -> Any:
+    def _target(self, spec: KnownSpec, task: TaskContext) -> Any:
         """What a call runs, if it is not at hand: the first of its function or method, or a constructor."""
         if spec.type == ACTOR_TASK:
             return known(self._actor, "the actor of this worker").method(spec.name)
@@ -329,7 +329,7 @@ class Executor:
             self._unpickled.collect_into(None)
         return self._creator(spec, task, target) if spec.type == ACTOR_CREATION_TASK else target
 
-    def _ready_target(self, spec: Any) -> Callable[..., Any] | None:
+    def _ready_target(self, spec: KnownSpec) -> Callable[..., Any] | None:
         """What calls of this specification run, where nothing has to be prepared for each."""
         if spec.max_calls or self._devices.is_set:
             return None
@@ -341,7 +341,7 @@ class Executor:
         except Exception:
             return None  # each call is told by itself
 
-    def _creator(self, spec: Any, task: TaskContext, cls: Any) -> Callable[..., None]:
+    def _creator(self, spec: KnownSpec, task: TaskContext, cls: Any) -> Callable[..., None]:
         def create(*args: Any, **kwargs: Any) -> None:
             # Made before the constructor runs, since that may call methods by a handle of its own actor.
             parts = ActorParts(

@@ -69,7 +69,7 @@ class GeneratorRunner:
                 f"{spec.name}() is an async generator, which only an actor with async methods can run"
             )
         if spec.num_returns >= 0:
-            return first_items(generator, spec.num_returns, spec.name, not spec.retry_exceptions)
+            return first_items(generator, spec.num_returns, spec.name, not spec.message.retry_exceptions)
         sender = self._open(call, task)
         stats: StreamingGeneratorStats | None = None
         try:

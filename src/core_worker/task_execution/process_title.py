@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
 
 from setproctitle import setproctitle
 
 from ray_mono.core_worker.task_errors import TITLE
+from ray_mono.core_worker.task_execution.call import KnownSpec
 from ray_mono.core_worker.task_execution.thread_limit import ThreadLimit
 from ray_mono.protobuf import common_pb2
 
@@ -27,13 +27,13 @@ class ProcessTitle:
 
     def __init__(self) -> None:
         self._label = ""
-        self.shown: Any = None
+        self.shown: KnownSpec | None = None
         """The specification that the title names. None before the first task, and a while after the last one.
         Calls that share a template have the same."""
         self._at_rest = "IDLE"
         self._threads = ThreadLimit()
 
-    def show(self, spec: Any) -> None:
+    def show(self, spec: KnownSpec) -> None:
         """A task, an actor's creation or a call of an actor begins."""
         if spec is self.shown:
             return

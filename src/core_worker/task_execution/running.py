@@ -7,11 +7,9 @@ The main thread keeps it, except where a docstring says otherwise.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.task_execution.call import HeldActor
+from ray_mono.core_worker.task_execution.call import HeldActor, KnownSpec
 
 
 class Running:
@@ -119,7 +117,7 @@ class Running:
         """A task raised SystemExit."""
         self._exit_cause = cause_of_exit(error)
 
-    def ends_after(self, spec: Any) -> bool:
+    def ends_after(self, spec: KnownSpec) -> bool:
         """A call is answered. Returns whether the worker ends with it: it is ending, or this was the last
         call that max_calls allows."""
         if self.is_ending or not spec.max_calls:

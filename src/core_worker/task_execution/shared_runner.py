@@ -17,7 +17,7 @@ from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
-from ray_mono.core_worker.task_execution.call import Call, context_of
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec, context_of
 from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
 from ray_mono.core_worker.task_execution.process_title import ProcessTitle
@@ -57,7 +57,7 @@ class SharedRunner:
         events: TaskEvents,
         blocked: BlockedNotice,
         title: ProcessTitle,
-        target_of: Callable[[Any], Callable[..., Any] | None],
+        target_of: Callable[[KnownSpec], Callable[..., Any] | None],
         ends: CallEnds,
     ) -> None:
         """target_of(spec): what its calls run, where this worker is ready to run it here; else None. Raises

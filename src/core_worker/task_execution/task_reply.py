@@ -34,7 +34,7 @@ from ray_mono.core_worker.reference_counting.dropped_references import DroppedRe
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_errors import describe_error, users_traceback
-from ray_mono.core_worker.task_execution.call import Call, Reply
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Failed
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
@@ -193,7 +193,7 @@ class TaskReplies:
         if call.spec.type == NORMAL_TASK:
             self._board.rest()
 
-    def _plain(self, spec: Any, values: list[serialization.Serialized]) -> bytes | None:
+    def _plain(self, spec: KnownSpec, values: list[serialization.Serialized]) -> bytes | None:
         """The one return, if it is one small pickle without references inside."""
         if len(values) != 1 or spec.type == ACTOR_CREATION_TASK:
             return None
@@ -201,7 +201,7 @@ class TaskReplies:
         is_plain = only.metadata == serialization.PLAIN and not only.nested
         return only.to_bytes() if is_plain and only.size_bytes <= INLINE_BYTES_MAX else None
 
-    def _returns(self, spec: Any, value: Any) -> list[serialization.Serialized]:
+    def _returns(self, spec: KnownSpec, value: Any) -> list[serialization.Serialized]:
         if spec.type == ACTOR_CREATION_TASK or spec.num_returns == 1:
             return [self._serialize(spec, value)]
         if spec.num_returns < 0:
@@ -222,7 +222,7 @@ class TaskReplies:
             raise ValueError(f"{promise} but returned {len(values)} values")
         return [self._serialize(spec, item) for item in values]
 
-    def _serialize(self, spec: Any, value: Any) -> serialization.Serialized:
+    def _serialize(self, spec: KnownSpec, value: Any) -> serialization.Serialized:
         if type(value) is Failed:
             return serialization.serialize_error(
                 describe_error(spec, value.error, self._running.actor, self._env)
