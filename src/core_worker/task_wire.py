@@ -16,9 +16,9 @@ The fields come in this order, so that a receiver can tell both by their bytes, 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from struct import Struct
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -50,30 +50,17 @@ USUAL_ANSWER = Struct("<cIcB")
 """What stands before the value: tag, run_us, tag, and the value's size in bytes."""
 
 
-_ID_BYTES = TaskID.SIZE
-_USUAL_ID = _TASK_ID + bytes((_ID_BYTES,))
+UsualPush: TypeAlias = tuple[int, int, bytes, bytes]
+"""A usual push as its receiver has it: (template_id, depth, task_id, flat_args)."""
+
+_USUAL_ID = _TASK_ID + bytes((TaskID.SIZE,))
+_ID_START = len(_USUAL_ID)
+_ID_END = _ID_START + TaskID.SIZE
 _ARGS_TAG = _FLAT_ARGS[0]
 _HEAD_BYTES_MAX = 12
 """Of a template's number and a depth: a tag and at most five bytes each."""
+_SEARCHED_BYTES = _HEAD_BYTES_MAX + len(_USUAL_ID)
 _HEADS_MAX = 10_000
-
-
-class UsualPush:
-    """A usual push as its receiver has it. It stands for the PushTaskRequest. A field that a usual push does
-    not have is read as one that is not set in the message."""
-
-    __slots__ = ("depth", "flat_args", "task_id", "template_id")
-
-    args: Sequence[Any] = ()
-    attempt = 0
-    resource_ids: Mapping[str, Any] = {}
-    waits_for_room = False
-
-    def __init__(self, template_id: int, depth: int, task_id: bytes, flat_args: bytes) -> None:
-        self.template_id = template_id
-        self.depth = depth
-        self.task_id = task_id
-        self.flat_args = flat_args
 
 
 class PushReader:
@@ -84,22 +71,23 @@ class PushReader:
     @classmethod
     def FromString(cls, payload: bytes) -> UsualPush | core_worker_pb2.PushTaskRequest:
         """Raises DecodeError as the message's does."""
-        head_end = payload.find(_USUAL_ID, 0, _HEAD_BYTES_MAX + len(_USUAL_ID))
+        head_end = payload.find(_USUAL_ID, 0, _SEARCHED_BYTES)
         if head_end > 0:
-            id_start = head_end + len(_USUAL_ID)
-            id_end = id_start + _ID_BYTES
-            num_bytes = len(payload)
-            head = cls._heads.get(payload[:head_end]) or cls._read_head(payload[:head_end])
-            if head is None:
-                pass
-            elif num_bytes == id_end:
-                return UsualPush(*head, payload[id_start:], b"")
-            elif (
-                num_bytes > id_end + 2
-                and payload[id_end] == _ARGS_TAG
-                and payload[id_end + 1] == num_bytes - id_end - 2
-            ):
-                return UsualPush(*head, payload[id_start:id_end], payload[id_end + 2 :])
+            head = payload[:head_end]
+            known = cls._heads.get(head) or cls._read_head(head)
+            if known is not None:
+                template_id, depth = known
+                id_end = head_end + _ID_END
+                num_left = len(payload) - id_end
+                if not num_left:
+                    return template_id, depth, payload[head_end + _ID_START :], b""
+                if num_left > 2 and payload[id_end] == _ARGS_TAG and payload[id_end + 1] == num_left - 2:
+                    return (
+                        template_id,
+                        depth,
+                        payload[head_end + _ID_START : id_end],
+                        payload[id_end + 2 :],
+                    )
         return core_worker_pb2.PushTaskRequest.FromString(payload)
 
     @classmethod

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from ray_mono.core_worker import task_wire
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
-from ray_mono.core_worker.task_wire import SHORT_MAX, USUAL_ANSWER, PushReader, UsualPush, usual_answer
+from ray_mono.core_worker.task_wire import SHORT_MAX, USUAL_ANSWER, PushReader, usual_answer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Scene, value
 from tests.core_worker.worker_scene import Worker
@@ -46,10 +46,11 @@ def test_a_usual_push_is_read_as_its_message_would_be(number: int, depth: int, f
     assert payload is not None
     for _ in range(2):
         read, message = PushReader.FromString(payload), Request.FromString(payload)
-        assert type(read) is UsualPush
-        for field in ("template_id", "depth", "task_id", "flat_args", "attempt", "waits_for_room"):
-            assert getattr(read, field) == getattr(message, field), field
-        assert list(read.args) == list(message.args) and dict(read.resource_ids) == dict(message.resource_ids)
+        assert read == (message.template_id, message.depth, message.task_id, message.flat_args)
+        template_id, depth, task_id, flat_args = read  # type: ignore[misc]
+        assert message == Request(
+            template_id=template_id, depth=depth, task_id=task_id, flat_args=flat_args
+        ), "it has nothing else"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
 from ray_mono.core_worker.context import ActorNames, TaskContext
-from ray_mono.core_worker.task_wire import UsualPush
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -75,18 +74,61 @@ class Items(Protocol):
     def flush(self) -> None: ...
 
 
+class Extras:
+    """What a push may bring besides its task's id, depth and arguments in one pickle."""
+
+    __slots__ = ("args", "attempt", "resource_ids", "waits_for_room")
+
+    def __init__(
+        self,
+        args: Sequence[Any] = (),
+        attempt: int = 0,
+        resource_ids: Mapping[str, Any] | None = None,
+        waits_for_room: bool = False,
+    ) -> None:
+        """As the fields of these names in a PushTaskRequest."""
+        self.args = args
+        self.attempt = attempt
+        self.resource_ids = resource_ids
+        self.waits_for_room = waits_for_room
+
+
+NO_EXTRAS = Extras()
+"""Those of a usual push (task_wire.py)."""
+
+
 @final
 class Call:
     """One PushTask: what is constant of it, what is its own, and where the answer goes."""
 
-    __slots__ = ("answer_to", "is_followed", "items", "message", "number", "request", "spec")
+    __slots__ = (
+        "answer_to",
+        "depth",
+        "extras",
+        "flat_args",
+        "is_followed",
+        "items",
+        "number",
+        "spec",
+        "task_id",
+    )
 
-    def __init__(self, spec: KnownSpec, request: Any, answer_to: ServerCall, number: int = 0) -> None:
+    def __init__(
+        self,
+        spec: KnownSpec,
+        task_id: bytes,
+        depth: int,
+        flat_args: bytes,
+        extras: Extras,
+        answer_to: ServerCall,
+        number: int = 0,
+    ) -> None:
         """number: of a normal task, see common/start_board.py."""
         self.spec = spec
-        self.request = request
-        # Holds task_id, flat_args, args, attempt, depth: a whole specification, or what a template left out.
-        self.message = request if request.template_id else spec.message
+        self.task_id = task_id
+        self.depth = depth
+        self.flat_args = flat_args
+        self.extras = extras
         self.answer_to = answer_to
         self.number = number
         self.items: Items | None = None
@@ -101,6 +143,14 @@ class Call:
         self.items = items
 
 
+def call_of(spec: KnownSpec, request: Any, answer_to: ServerCall, number: int) -> Call:
+    """Of a push that came as its message."""
+    # It is a whole specification, or what a template left out.
+    message = request if request.template_id else spec.message
+    extras = Extras(message.args, message.attempt, request.resource_ids, request.waits_for_room)
+    return Call(spec, message.task_id, message.depth, message.flat_args, extras, answer_to, number)
+
+
 class HeldActor(ActorNames, Protocol):
     """The actor of a worker, as far as its calls know it."""
 
@@ -112,41 +162,40 @@ class HeldActor(ActorNames, Protocol):
 
 def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
     """Of a call that is about to run, in a worker that may hold an actor."""
-    spec, message = call.spec, call.message
-    if type(message) is UsualPush:
-        # Nothing but its id is the call's own.
-        like = spec.like
-        if like is None or like.depth != message.depth or like.actor is not actor:
-            like = spec.like = _new_context_of(call, actor)
-        return like.beside(message.task_id)
-    return _new_context_of(call, actor)
+    if call.extras is not NO_EXTRAS:
+        return _new_context_of(call, actor)
+    # Nothing but its id is the call's own.
+    spec = call.spec
+    like = spec.like
+    if like is None or like.depth != call.depth or like.actor is not actor:
+        like = spec.like = _new_context_of(call, actor)
+    return like.beside(call.task_id)
 
 
 def _new_context_of(call: Call, actor: HeldActor | None) -> TaskContext:
-    spec, message = call.spec, call.message
+    spec, extras = call.spec, call.extras
     # A call runs in the actor's job, whoever calls.
     job_id = spec.job_id if actor is None else actor.job_id
     if spec.type != common_pb2.ACTOR_TASK:
-        ids = call.request.resource_ids
         return TaskContext(
-            message.task_id,
+            call.task_id,
             job_id,
             spec.name,
-            message.depth,
-            message.attempt,
+            call.depth,
+            extras.attempt,
             spec.actor_id,
             spec.resources,  # made into a ResourceSet by whoever asks
-            resource_ids_of(ids) if ids else {},
+            resource_ids_of(extras.resource_ids) if extras.resource_ids else {},
             function=spec.function,
         )
     if actor is None:
-        return TaskContext(message.task_id, job_id, spec.name, message.depth, message.attempt)
+        return TaskContext(call.task_id, job_id, spec.name, call.depth, extras.attempt)
     return TaskContext(
-        message.task_id,
+        call.task_id,
         job_id,
         spec.name,
-        message.depth,
-        message.attempt,
+        call.depth,
+        extras.attempt,
         actor.actor_id,
         actor.resources,
         actor.resource_ids,

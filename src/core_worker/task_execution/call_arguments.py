@@ -25,6 +25,7 @@ from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_execution.call import Call
 
 
 class ArgumentReader:
@@ -44,19 +45,14 @@ class ArgumentReader:
         self._unpickled = unpickled
         self._getter = getter
 
-    def read(
-        self, message: Any, task: TaskContext, may_go_elsewhere: bool
-    ) -> tuple[list[Any], dict[str, Any]]:
+    def read(self, call: Call, task: TaskContext, may_go_elsewhere: bool) -> tuple[list[Any], dict[str, Any]]:
         """(positional arguments, keyword arguments). Raises what unpickling raises, an argument that is an
-        error, and NoRoomHere if may_go_elsewhere.
-
-        message: holds flat_args and args.
-        """
+        error, and NoRoomHere if may_go_elsewhere."""
         self._unpickled.collect_into(task.arrived)
         try:
-            flat = pickle.loads(message.flat_args)
+            flat = pickle.loads(call.flat_args)
             references = []
-            for arg in message.args:
+            for arg in call.extras.args:
                 if arg.WhichOneof("arg") == "value":
                     flat[arg.position] = self._getter.read(b"", arg.value.metadata, arg.value.data)
                 else:

@@ -298,12 +298,12 @@ class Executor:
                 target = self._target(spec, task)
         except BaseException as error:
             raise TaskFailed(describe_error(spec, error, self._actor, self._env)) from None
-        if not call.message.flat_args:
+        if not call.flat_args:
             return [target, [], {}]
         # A task that was moved already waits here for room; and a call of an actor has no other place.
-        may_go_elsewhere = kind != ACTOR_TASK and not call.request.waits_for_room
+        may_go_elsewhere = kind != ACTOR_TASK and not call.extras.waits_for_room
         try:
-            args, kwargs = self._arguments.read(call.message, task, may_go_elsewhere)
+            args, kwargs = self._arguments.read(call, task, may_go_elsewhere)
         except NoRoomHere as error:
             raise TaskFailed(error) from None
         except BaseException as error:

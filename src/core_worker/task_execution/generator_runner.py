@@ -123,7 +123,7 @@ class GeneratorRunner:
     def _open(self, call: Call, task: TaskContext) -> ItemSender:
         connection = call.answer_to.connection
         with self._env.lock:
-            sender = self._senders[call.message.task_id] = ItemSender(self._parts, call)
+            sender = self._senders[call.task_id] = ItemSender(self._parts, call)
             call.sends(sender)
             senders = connection.state.get("senders")
             if senders is None:
@@ -138,8 +138,8 @@ class GeneratorRunner:
         with self._env.lock:
             sender.close()
             call.answer_to.connection.state["senders"].discard(sender)
-            if self._senders.get(call.message.task_id) is sender:
-                del self._senders[call.message.task_id]
+            if self._senders.get(call.task_id) is sender:
+                del self._senders[call.task_id]
 
     def _rest(self, sender: ItemSender) -> None:
         """Waits until there is room, or the owner is gone, or this process leaves."""

@@ -67,7 +67,7 @@ class ItemSender:
         self._parts = parts
         self._env = parts.env
         self._call = call
-        self._task_id: bytes = call.message.task_id
+        self._task_id: bytes = call.task_id
         self._backpressure: int = call.spec.message.generator_backpressure_num_objects
         self._num_made = 0
         self._num_received = 0

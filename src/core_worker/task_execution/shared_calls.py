@@ -19,8 +19,8 @@ from typing import Any, final
 
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES, USUAL_ANSWER, UsualPush
+from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply
+from ray_mono.core_worker.task_wire import ID_HEAD_BYTES, USUAL_ANSWER
 from ray_mono.protobuf import core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -180,8 +180,10 @@ class SharedCalls:
     def call(self, index: int) -> Call:
         """One of them, as if it had come alone."""
         flat_args = pickle.dumps([None, self.items[index]], 5)
-        request = UsualPush(1, self._depth, self.task_id(index), flat_args)
-        return Call(self.spec, request, _OwnAnswer(self.answers, index), self.number(index))
+        answer_to = _OwnAnswer(self.answers, index)
+        return Call(
+            self.spec, self.task_id(index), self._depth, flat_args, NO_EXTRAS, answer_to, self.number(index)
+        )
 
     def take_out(self, task_id: bytes) -> Call | None:
         """The one with this id, if it has not begun: it will not."""

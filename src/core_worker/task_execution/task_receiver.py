@@ -18,11 +18,11 @@ from typing import Any
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
-from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
+from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply, call_of
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES, UsualPush
+from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_server import ServerCall
@@ -59,18 +59,22 @@ class TaskReceiver:
         if self._running.is_ending or (queue and queue[-1] is None):
             call.reply(Reply(status=Reply.WRONG_WORKER))
             return
-        if type(request) is UsualPush:
-            spec = call.connection.state[request.template_id]
+        number = self._next_number
+        if type(request) is tuple:  # a UsualPush
+            template_id, depth, task_id, flat_args = request
+            spec = call.connection.state[template_id]
+            pushed = Call(spec, task_id, depth, flat_args, NO_EXTRAS, call, number)
         else:
             wanted = request.intended_worker_id
             if wanted and wanted != self._env.worker_id:
                 call.reply(Reply(status=Reply.WRONG_WORKER))
                 return
             spec = self._learn(request, call.connection.state)
-        number = self._next_number
+            number = self._next_number
+            pushed = call_of(spec, request, call, number)
         if number:
             self._next_number = number + 1
-        queue.append(Call(spec, request, call, number))
+        queue.append(pushed)
         waiter = self._waiter
         if waiter is not None and not waiter.done:
             waiter.set()
@@ -134,7 +138,7 @@ class TaskReceiver:
                     if not item.left:
                         self.queue.remove(item)
                     return call
-            elif item is not None and item.message.task_id == task_id:
+            elif item is not None and item.task_id == task_id:
                 self.queue.remove(item)
                 return item
         return None

@@ -233,7 +233,7 @@ class TaskReplies:
             raise serialization.unpicklable(f"what {spec.name}() returned", value, error) from error
 
     def _return_object(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = ids.object_id_bytes(call.message.task_id, index)
+        object_id = ids.object_id_bytes(call.task_id, index)
         nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         if value.size_bytes > INLINE_BYTES_MAX:
             self._plasma.put(object_id, value, call.spec.caller.worker_id)
@@ -254,7 +254,7 @@ class TaskReplies:
                     self._plasma.free(returned.object_id, [self._env.node_id])
 
     def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
-        object_id = ids.object_id_bytes(call.message.task_id, index)
+        object_id = ids.object_id_bytes(call.task_id, index)
         nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         message = common_pb2.SerializedObject(metadata=value.metadata, data=value.to_bytes(), nested=nested)
         return core_worker_pb2.ReturnObject(object_id=object_id, value=message, size_bytes=value.size_bytes)

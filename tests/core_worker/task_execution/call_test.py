@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.task_execution.call import Call, KnownSpec, context_of
-from ray_mono.core_worker.task_wire import UsualPush
+from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, call_of, context_of
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 FIRST, SECOND = b"1" * 24, b"2" * 24
@@ -38,11 +37,13 @@ def spec_of(kind: int) -> KnownSpec:
 
 
 def context(spec: KnownSpec, task_id: bytes, depth: int, actor: Any, *, is_usual: bool) -> Any:
+    answer_to: Any = None
     if is_usual:
-        request: Any = UsualPush(1, depth, task_id, b"")
+        call = Call(spec, task_id, depth, b"", NO_EXTRAS, answer_to)
     else:
         request = core_worker_pb2.PushTaskRequest(template_id=1, depth=depth, task_id=task_id)
-    return context_of(Call(spec, request, None), actor)  # type: ignore[arg-type]
+        call = call_of(spec, request, answer_to, 0)
+    return context_of(call, actor)
 
 
 @pytest.mark.parametrize("kind", [common_pb2.NORMAL_TASK, common_pb2.ACTOR_TASK])
@@ -70,3 +71,17 @@ def test_what_one_call_does_is_not_the_next_ones() -> None:
     first.next_task_id(b"a" * 16)
     second = context(spec, SECOND, 1, None, is_usual=True)
     assert second == context(spec, SECOND, 1, None, is_usual=False)
+
+
+def test_a_push_without_a_template_brings_the_whole_call() -> None:
+    message = common_pb2.TaskSpec(
+        task_id=FIRST, depth=3, attempt=2, flat_args=b"flat", args=[common_pb2.TaskArg(position=1)]
+    )
+    request = core_worker_pb2.PushTaskRequest(spec=message, waits_for_room=True)
+    request.resource_ids["GPU"].ids.append(4)
+    answer_to: Any = None
+    call = call_of(KnownSpec(message), request, answer_to, 7)
+    assert (call.task_id, call.depth, call.flat_args, call.number) == (FIRST, 3, b"flat", 7)
+    assert list(call.extras.args) == list(message.args) and call.extras.waits_for_room
+    told = context_of(call, None)
+    assert (told.task_id, told.depth, told.attempt, told.resource_ids) == (FIRST, 3, 2, {"GPU": [4]})
