@@ -238,7 +238,8 @@ class AsyncGroup:
                     elif type(value) is GeneratorType:
                         value = await on_thread(parts.generators.run, call, task, value)
                 finally:
-                    call.spec.ran(is_short=True)  # for the main thread, which only started it
+                    if not call.spec.is_short:
+                        call.spec.ran(is_short=True)  # for the main thread, which only started it
                     if not call.spec.hides_events:
                         parts.events.add(task, started_s, time.perf_counter())
                 if task.is_cancelled:

@@ -63,10 +63,11 @@ class ArgumentReader:
                     flat[arg.position] = value
         finally:
             self._unpickled.collect_into(None)
-        args = [flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is None]
-        if 2 * len(args) == len(flat):
-            return args, {}
-        return args, {flat[i]: flat[i + 1] for i in range(0, len(flat), 2) if flat[i] is not None}
+        names, values = flat[::2], flat[1::2]
+        if names.count(None) == len(names):
+            return values, {}
+        args = [value for name, value in zip(names, values, strict=True) if name is None]
+        return args, {name: value for name, value in zip(names, values, strict=True) if name is not None}
 
     def _fetch(self, references: list[Any], task: TaskContext, may_go_elsewhere: bool) -> list[Any]:
         """The values of arguments by reference. The caller holds them until our reply, so no owner has to

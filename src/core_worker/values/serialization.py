@@ -45,6 +45,7 @@ _HEAD = struct.Struct("<IIQ")
 _BUFFER = struct.Struct("<QQ")
 # C's pickle handles these immutable builtins alone: they have no code, no references, nothing of __main__.
 _PRIMITIVES = frozenset({type(None), bool, int, float, str, complex})
+_NONE = pickle.dumps(None, 5)
 # A shorter `bytes` goes through pickle, as primitives do.
 _RAW_MIN_BYTES = 1024
 
@@ -102,6 +103,8 @@ def serialize(value: Any, name: str = "") -> Serialized:
 
 def plain_pickle(value: Any) -> bytes | None:
     """The pickle of a builtin that cannot have anything inside; None for every other value."""
+    if value is None:
+        return _NONE
     kind = type(value)
     if kind in _PRIMITIVES or (kind is bytes and len(value) < _RAW_MIN_BYTES):
         return pickle.dumps(value, 5)
