@@ -127,6 +127,7 @@ class FrameParser:
         unpack = HEADER.unpack_from
         if type(data) is not bytes and end - position < 1 << 16:
             data = bytes(data)  # many small frames: slicing bytes is twice as fast as slicing a view
+        is_bytes = type(data) is bytes  # what is cut from it is bytes of its own
         while end - position >= HEADER_SIZE:
             length, kind, method, call_id = unpack(data, position)
             if not _REST_OF_HEADER <= length <= FRAME_BYTES_MAX or not METHOD <= kind <= END:
@@ -143,7 +144,8 @@ class FrameParser:
                 self._body += memoryview(data)[start:]
                 self.is_inside_frame = True
                 return frames
-            frames.append((kind, method, call_id, bytes(data[start:position])))
+            payload = data[start:position]
+            frames.append((kind, method, call_id, payload if is_bytes else bytes(payload)))  # type: ignore[arg-type]
         if position < end:
             self._head = bytes(data[position:])
         self.is_inside_frame = position < end or self._missing > 0
