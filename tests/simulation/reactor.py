@@ -26,7 +26,7 @@ class SimLock:
         self._owner = 0
         self._depth = 0
 
-    def __enter__(self) -> bool:
+    def acquire(self) -> bool:
         me = threading.get_ident()
         if self._owner not in (0, me):
             raise SimulationError("a thread waits while it holds the core worker's lock")
@@ -34,12 +34,18 @@ class SimLock:
         self._depth += 1
         return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
         self._depth -= 1
         if not self._depth:
             self._owner = 0
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
     def _is_owned(self) -> bool:
         return self._owner == threading.get_ident()

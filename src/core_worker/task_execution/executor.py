@@ -133,7 +133,8 @@ class Executor:
     def _run_calls(self) -> None:
         lock, reactor, receiver, running = self._env.lock, self._env.reactor, self._receiver, self._running
         while not running.is_ending and not reactor.is_closed:
-            with lock:
+            lock.acquire()  # `with` takes twice as long, as in TaskReplies._answer_usual
+            try:
                 queue = receiver.queue
                 call = queue[0] if queue else receiver.rest()
                 if type(call) is Call:
@@ -141,6 +142,8 @@ class Executor:
                     queue.popleft()
                     task = context_of(call, self._actor)
                     running.begin(task)
+            finally:
+                lock.release()
             if type(call) is Call:
                 try:
                     self._handle(call, task)
