@@ -63,18 +63,20 @@ _SEARCHED_BYTES = _HEAD_BYTES_MAX + len(_USUAL_ID)
 _HEADS_MAX = 10_000
 
 
+# What stands before a task's id: (template_id, depth).
+_heads: dict[bytes, tuple[int, int]] = {}
+
+
 class PushReader:
     """Reads pushes. A server has it in place of the request's type."""
 
-    _heads: dict[bytes, tuple[int, int]] = {}
-
-    @classmethod
-    def FromString(cls, payload: bytes) -> UsualPush | core_worker_pb2.PushTaskRequest:
+    @staticmethod
+    def FromString(payload: bytes) -> UsualPush | core_worker_pb2.PushTaskRequest:
         """Raises DecodeError as the message's does."""
         head_end = payload.find(_USUAL_ID, 0, _SEARCHED_BYTES)
         if head_end > 0:
             head = payload[:head_end]
-            known = cls._heads.get(head) or cls._read_head(head)
+            known = _heads.get(head) or _read_head(head)
             if known is not None:
                 template_id, depth = known
                 id_end = head_end + _ID_END
@@ -90,21 +92,21 @@ class PushReader:
                     )
         return core_worker_pb2.PushTaskRequest.FromString(payload)
 
-    @classmethod
-    def _read_head(cls, head: bytes) -> tuple[int, int] | None:
-        """(template_id, depth), if these bytes have nothing else."""
-        try:
-            request = core_worker_pb2.PushTaskRequest.FromString(head)
-        except DecodeError:
-            return None
-        template_id, depth = request.template_id, request.depth
-        plain = core_worker_pb2.PushTaskRequest(template_id=template_id, depth=depth)
-        if not template_id or request != plain:
-            return None
-        if len(cls._heads) >= _HEADS_MAX:
-            cls._heads.clear()
-        cls._heads[head] = template_id, depth
-        return template_id, depth
+
+def _read_head(head: bytes) -> tuple[int, int] | None:
+    """(template_id, depth), if these bytes have nothing else."""
+    try:
+        request = core_worker_pb2.PushTaskRequest.FromString(head)
+    except DecodeError:
+        return None
+    template_id, depth = request.template_id, request.depth
+    plain = core_worker_pb2.PushTaskRequest(template_id=template_id, depth=depth)
+    if not template_id or request != plain:
+        return None
+    if len(_heads) >= _HEADS_MAX:
+        _heads.clear()
+    _heads[head] = template_id, depth
+    return template_id, depth
 
 
 def push_head(template_id: int, depth: int, id_bytes: int) -> bytes:

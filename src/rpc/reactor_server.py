@@ -31,6 +31,7 @@ from ray_mono.rpc.timers import Timer
 logger = logging.getLogger(__name__)
 
 _REST = framing.HEADER_SIZE - 4
+_pack_header = HEADER.pack
 ACCEPTS_PER_TURN = 16
 
 
@@ -53,19 +54,21 @@ class ServerCall:
     def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
         """As reply, with a message that is serialized."""
         if not self.is_oneway:
-            self.connection.write(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings)
+            self.connection.write(
+                _pack_header(len(payload) + _REST, REPLY, 0, self._call_id) + payload, rings
+            )
 
     def send_bytes(self, payload: bytes) -> None:
         """As reply_bytes, sent before this returns, as far as the peer takes it."""
         if not self.is_oneway:
-            self.connection.send(HEADER.pack(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
+            self.connection.send(_pack_header(len(payload) + _REST, REPLY, 0, self._call_id) + payload)
 
     def part(self, message: Message, rings: bool = False) -> None:
         """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
         Whoever calls it flushes, unless it rings: see ReactorSocket.write.
         """
         payload = message.SerializeToString()
-        self.connection.write(HEADER.pack(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings)
+        self.connection.write(_pack_header(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings)
 
     def fail(self, error: RpcError) -> None:
         if not self.is_oneway:
