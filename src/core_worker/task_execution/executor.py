@@ -150,7 +150,6 @@ class Executor:
                 except BaseException as error:
                     self.fell_through(call, task, error)
                 running.over()
-                del call, task  # the wait below must not keep them
             elif type(call) is SharedCalls:
                 if not self._shared.run(call):
                     with lock:

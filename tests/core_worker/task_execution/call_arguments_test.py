@@ -56,6 +56,16 @@ def test_values_are_asked_of_their_owners_and_put_where_they_belong(monkeypatch:
     assert worker.core.reference_counts() == 0 and not call.answer.borrowed
 
 
+@pytest.mark.parametrize("returned", [None, [1]])
+def test_an_argument_by_reference_is_let_go_with_the_answer_small_as_that_may_be(
+    returned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Told(monkeypatch)
+    call = worker.ask(worker.function(lambda value: returned), None, by_reference=[referenced(FIRST, 1)])
+    worker.run(lambda: worker.tell_values(**{"1": "first"}))
+    assert call.value == returned and worker.core.reference_counts() == 0
+
+
 def test_the_same_object_given_twice_is_asked_for_and_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Told(monkeypatch)
     args = [referenced(FIRST, 1), referenced(FIRST, 3)]

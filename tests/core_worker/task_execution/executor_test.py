@@ -139,6 +139,18 @@ def test_arguments_do_not_outlive_their_call(monkeypatch: pytest.MonkeyPatch) ->
     assert [call.value for call in calls[:2]] == [False, False]
 
 
+def test_a_worker_at_rest_keeps_nothing_of_its_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    call = weakref.ref(worker.ask(worker.function(nothing)))
+    alive: list[bool] = []
+    gc.disable()
+    try:
+        worker.run(lambda: alive.append(call() is not None))
+    finally:
+        gc.enable()
+    assert alive == [False]
+
+
 def test_the_cycles_that_errors_left_are_collected_when_the_worker_is_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
