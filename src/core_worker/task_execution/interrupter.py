@@ -56,7 +56,7 @@ class Interrupter:
         self._events = events
         self._canceller = canceller
         self._cancel_call: Callable[[bytes], None] | None = None
-        # The normal task whose user code runs, until that has run (TaskContext.has_run).
+        # The normal task whose user code began last. It may be interrupted until that has run (_runs).
         self._interruptible: TaskContext | None = None
         # The task that is to be interrupted, until that has happened.
         self._wanted: TaskContext | None = None
@@ -105,7 +105,7 @@ class Interrupter:
         if self._cancel_call is not None:
             self._cancel_call(request.task_id)
             self._generators.cancel(request.task_id)
-        elif self._interruptible is task and not task.has_run:
+        elif self._runs(task):
             self._interrupt(task)
         return True
 
@@ -121,6 +121,10 @@ class Interrupter:
             )
         )
 
+    def _runs(self, task: TaskContext) -> bool:
+        """Whether this is a normal task whose user code runs."""
+        return task is self._interruptible and not task.has_run
+
     def _interrupt(self, task: TaskContext) -> None:
         self._wanted = task
         self._is_noted = False
@@ -131,14 +135,14 @@ class Interrupter:
             self._send(task)
 
     def _send(self, task: TaskContext) -> None:
-        if self._wanted is task and self._interruptible is task and not task.has_run:
+        if self._wanted is task and self._runs(task):
             strike_main_thread(signal.SIGINT)
             self._env.reactor.call_later(AGAIN_S, lambda: self._send(task))
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The worker's handler of SIGINT. Raises KeyboardInterrupt."""
         task, reactor = self._wanted, self._env.reactor
-        if task is None or task is not self._interruptible or task.has_run:
+        if task is None or not self._runs(task):
             return
         if self._is_noted and not reactor.interrupted:
             self._wanted = None  # a wait has raised it

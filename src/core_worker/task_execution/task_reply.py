@@ -93,7 +93,6 @@ class TaskReplies:
                     len(plain) > SHORT_MAX
                     or task.held
                     or task.arrived
-                    or call.items is not None
                     or spec.max_calls
                     or self._running.is_ending
                 ):

@@ -267,6 +267,33 @@ def test_answers_wait_for_calls_of_methods_that_ran_short_and_for_no_other(
     assert worker.reactor.is_flushed_later
 
 
+def test_whether_a_method_runs_short_is_what_it_did_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    class Actor:
+        def method(self, run_us: int) -> None:
+            worker.busy(run_us)
+
+    worker.actor(Actor)
+    spec, flushed = worker.method("method"), []
+    calls = [worker.ask(spec, us) for us in (0, worker.config.answered_alone_us, 0, 0)]
+    for before, call in enumerate(calls[1:]):
+        call.on_reply = lambda before=before: flushed.append(calls[before].is_flushed)  # type: ignore[misc]
+    worker.run()
+    assert flushed == [False, True, False]
+
+
+def test_what_a_task_dropped_is_counted_before_its_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    call = worker.ask(worker.function(lambda: worker.core.put(bytes(1 << 18)) and None))
+    told: list[int] = []
+    call.on_reply = lambda: told.append(len(worker.wire.all("Free")))
+    worker.run()
+    assert told == [1]
+
+
 def test_the_answer_of_a_task_is_out_before_the_next_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(monkeypatch)
     first = worker.ask(worker.function(nothing))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_execution.interrupter import AGAIN_S
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.worker_scene import Pushed, Reply, Worker
@@ -161,6 +162,28 @@ def test_what_was_not_raised_before_a_task_ended_is_not_left_for_the_next(
     assert call.value == 1 and not worker.reactor.interrupted
     worker.may_raise = True
     assert not worker.signal()
+
+
+def test_a_task_whose_code_has_run_is_not_interrupted_any_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Its large value is on its way to the store. The main thread waits for that, and reads the cancel."""
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    create = worker.wire.replies["Create"]
+    found: list[bool] = []
+
+    def cancelled_meanwhile(request: Any) -> Any:
+        found.append(
+            worker.execution.interrupter.cancel(core_worker_pb2.CancelTaskRequest(task_id=call.task_id))
+        )
+        worker.execution.interrupter.on_signal(signal.SIGINT, None)
+        return create(request)
+
+    worker.wire.replies["Create"] = cancelled_meanwhile
+    call = worker.ask(worker.function(lambda: b"x" * (INLINE_BYTES_MAX + 1)))
+    worker.run()
+    assert found == [True] and call.answer.returns[0].in_plasma
+    assert not worker.struck and not worker.reactor.interrupted
 
 
 def test_code_that_is_interrupted_says_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,26 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 # ---- values
 
 
+def test_calls_that_take_the_usual_way_come_before_what_is_behind_them(worker: Worker) -> None:
+    ran: list[int] = []
+    spec = known(worker, worker.function(lambda x: ran.append(x), max_calls=100))
+    calls, behind = worker.ask_all(spec, [1, 2, 3]), worker.ask(spec, 4)
+    worker.run()
+    assert ran == [0, 1, 2, 3, 4] and calls.outcomes == [None] * 3 and behind.value is None
+
+
+def test_an_interrupt_that_was_not_raised_in_one_call_is_not_left_for_the_next(worker: Worker) -> None:
+    def cancelled_meanwhile(x: int) -> bool:
+        if x == 1:
+            worker.cancel(worker.context.task_id())
+            worker.reactor.note_interrupt()
+        return worker.reactor.interrupted
+
+    calls = worker.ask_all(known(worker, worker.function(lambda x: cancelled_meanwhile(x))), [1, 2])
+    worker.run()
+    assert calls.outcomes == [True, False]
+
+
 def test_each_item_is_the_argument_of_its_call_and_short_answers_leave_together(worker: Worker) -> None:
     spec = known(worker, worker.function(lambda x: (x or 0) * 2))
     calls = worker.ask_all(spec, [1, 2.5, None, True, "a"])
@@ -141,9 +161,13 @@ def test_a_call_that_exits_costs_those_before_it_nothing_and_those_behind_it_do_
     assert calls.outcomes == [0, 1, None, Reply.NOT_STARTED, Reply.NOT_STARTED]
 
 
-def test_a_worker_that_ends_refuses_all_of_them(worker: Worker) -> None:
+@pytest.mark.parametrize("after_its_queue", [False, True])
+def test_a_worker_that_ends_refuses_all_of_them(worker: Worker, after_its_queue: bool) -> None:
     spec = known(worker, worker.function(lambda x: x))
-    worker.execution.running.end()
+    if after_its_queue:
+        worker.execution.receiver.exit_after_queue()
+    else:
+        worker.execution.running.end()
     calls = worker.ask_all(spec, range(3))
     assert (calls.outcomes, calls.parts_had) == ([Reply.WRONG_WORKER] * 3, [3])
 
