@@ -55,7 +55,7 @@ CALLER = (
 )
 EXECUTOR = (
     *LOOP,
-    (f"{EXECUTION}.task_receiver", "TaskReceiver", "PushTask", "parse the request, queue"),
+    (f"{EXECUTION}.task_receiver", "TaskReceiver", "PushTask", "queue"),
     (f"{EXECUTION}.executor", "Executor", "_handle", "take the call"),
     (f"{EXECUTION}.executor", "Executor", "_prepare", "function and arguments"),
     (f"{EXECUTION}.executor", "Executor", "run_here", "title, context, the user's function"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import weakref
 from typing import Any
@@ -18,6 +19,9 @@ from tests.core_worker.worker_scene import ACTOR_ID, CODE, WAIT_S, Made, Reply, 
 
 FULL = RpcError(StatusCode.RESOURCE_EXHAUSTED, "full")
 OBJECT = b"o" * 28
+LONGEST_WALK = 27
+"""So many functions a small call may enter in its worker, which rests before and after it: from the bytes of
+its push to those of its answer, sockets and locks apart."""
 
 
 def nothing() -> None: ...
@@ -227,6 +231,33 @@ def test_nothing_is_collected_again_before_another_error(monkeypatch: pytest.Mon
         worker.idle()
         counts.append(len(collected))
     assert counts == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("of_actor", [False, True])
+def test_a_small_call_enters_few_functions(of_actor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    if of_actor:
+        worker.actor(Actor)
+    spec = worker.method("method") if of_actor else worker.function(nothing)
+    for _ in range(2):
+        worker.ask(spec)
+    worker.run()
+    entered: list[str] = []
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        if event == "call" and frame.f_globals["__name__"].startswith("ray_mono."):
+            entered.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        worker.ask(spec)
+        worker.run()
+    finally:
+        sys.setprofile(None)
+    assert len(entered) <= LONGEST_WALK, "\n".join(entered)
 
 
 # ---- answers
