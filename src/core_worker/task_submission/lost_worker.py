@@ -15,34 +15,29 @@ from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.surface import RpcError
 
 
-def tell_lost(lease: Lease) -> None:
-    """Tells the raylet of a lost worker. Nobody needs to know how it ended."""
-    lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
-
-
-def fail_lost(env: Environment, tasks: TaskManager, lease: Lease, task: PendingTask) -> None:
-    """Runs the task again at once if it has retries left, and drops it if it was cancelled. Otherwise the
-    task fails when the raylet has answered, or has not answered in time. Lock held."""
-    if task.retries_left != 0 or tasks.is_cancelled(task):
-        tasks.lost(task, WorkerCrashedError)
-        tell_lost(lease)
-        return
-    _when_known(env, lease, lambda error, words: tasks.lost(task, lambda: error))
-
-
-def settle_shared(
+def settle_lost(
     env: Environment,
     tasks: TaskManager,
     lease: Lease,
     left: Sequence[PendingTask],
     not_begun: Callable[[PendingTask], None],
 ) -> None:
-    """`left` travelled together and have no answer. The raylet says which of them were over, and which had
-    begun: those are answered all the same, or lost; not_begun(task) takes each of the others. Where it does
-    not say, all of them may have begun.
+    """The lease's worker is gone, and these tasks have no answer, in the order in which they were pushed. The
+    first counts as begun: it runs again at once if it has retries left, and is dropped if it was cancelled.
+    All others wait for what the raylet says. Those that were over are answered all the same, those that had
+    begun are lost, and not_begun(task) takes the rest. More than one can have begun: an answer may wait for
+    others, for an owner, or for a caller that does not read. Where the raylet does not say, all of them may
+    have.
 
     Lock held.
     """
+    first = left[0] if left else None
+    if first is not None and not first.together and (first.retries_left != 0 or tasks.is_cancelled(first)):
+        tasks.lost(first, WorkerCrashedError)
+        left = left[1:]
+    if not left:
+        lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
+        return
 
     def settle(error: BaseException, words: Any) -> None:
         values = {} if words is None else dict(enumerate(words.plain, words.first))
@@ -55,14 +50,15 @@ def settle_shared(
             else:
                 not_begun(task)
 
-    _when_known(env, lease, settle, asks_for_words=True)
+    is_alone = len(left) == 1 and left[0] is first and not first.together
+    _when_known(env, lease, settle, asks_for_words=not is_alone)
 
 
 def _when_known(
     env: Environment,
     lease: Lease,
     settle: Callable[[BaseException, Any], None],
-    asks_for_words: bool = False,
+    asks_for_words: bool,
 ) -> None:
     """Tells the raylet of the lost worker. settle(error, words) runs once: when the raylet has said how the
     worker ended, or that cannot be had. words: its LastWordsReply, where they were asked for and are known;

@@ -12,7 +12,7 @@ raylet.
               rejected ──► gone; asked for again while tasks wait
     lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; when all is
                             answered, it is returned
-              worker lost ──► its first task is retried or fails; the others were not started
+              worker lost ──► what had begun is retried or fails; the rest runs elsewhere (lost_worker.py)
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
 by what the queue's tasks took lately. Very short ones go to the worker that is awake, until it has work for
@@ -20,8 +20,7 @@ wake_us, before another one is woken. While the workers that are held keep up, n
 
 A task behind another one could wait too long, or for ever if that one waits for it. So a worker that blocks
 in `get` gives its unstarted tasks back. If the first task is long, they are taken from the worker, and it
-gets no more before that task ends (stalls.py). What comes back keeps its place in the order of submission. A
-worker answers each task before it starts the next one. So after a crash only the first can have run.
+gets no more before that task ends (stalls.py). What comes back keeps its place in the order of submission.
 
 If an argument of a task finds no room on the worker's node, the task goes to a queue that prefers the node
 where most of its arguments lie (call_arguments.py).
@@ -50,7 +49,7 @@ from ray_mono.core_worker.task_submission.lease import (
     Lease,
     SchedulingQueue,
 )
-from ray_mono.core_worker.task_submission.lost_worker import fail_lost, tell_lost
+from ray_mono.core_worker.task_submission.lost_worker import settle_lost
 from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import (
@@ -124,8 +123,12 @@ class NormalTaskSubmitter:
         """Something waits perhaps, or a worker does: pushes, and asks for leases."""
         while queue.tasks and queue.idle:
             self.push(queue.idle.pop(), queue.tasks.popleft())
-        # Looked at anew each time: a request can fail at once, and the tasks with it.
-        while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
+        # Looked at anew each time: a request can fail at once, and the tasks with it, unless this process
+        # leaves: then they are failed by that.
+        while (
+            len(queue.requested) < min(len(queue.tasks), self._lease_requests_max)
+            and not self._context.is_leaving
+        ):
             self._request(queue, self._env.raylet, False)
         if queue.tasks:
             for lease in sorted(queue.leases.values(), key=lambda lease: len(lease.tasks)):
@@ -314,7 +317,7 @@ class NormalTaskSubmitter:
             raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
         )
 
-    def lose(self, lease: Lease) -> None:
+    def _lose(self, lease: Lease) -> None:
         lease.lost()
         lease.queue.forget(lease)
 
@@ -351,7 +354,7 @@ class NormalTaskSubmitter:
             self.on_late_reply(lease, error)
             return
         if error is not None:
-            self._on_worker_lost(lease, task)
+            self.on_worker_lost(lease, [task])
             return
         if len(payload) <= USUAL_ANSWER.size:
             self.on_answer(lease, task, Reply.FromString(payload), was_first)
@@ -420,20 +423,25 @@ class NormalTaskSubmitter:
         if lease.is_over:
             return
         if error is not None:
-            self.lose(lease)
-            tell_lost(lease)
-            self.pump(lease.queue)
+            self.on_worker_lost(lease, ())
         else:
             self._end_if_answered(lease)
 
-    def _on_worker_lost(self, lease: Lease, task: PendingTask) -> None:
-        """The worker ran `task`; what it was sent behind that one was not started."""
+    def on_worker_lost(self, lease: Lease, left: Sequence[PendingTask]) -> None:
+        """`left` will not be answered, nor will what was pushed behind them."""
         if lease.is_over:
-            self.again(lease.queue, task)
+            for task in left:
+                self.again(lease.queue, task)
         else:
-            self.lose(lease)
-            fail_lost(self._env, self._tasks, lease, task)
+            self._lose(lease)
+            left = [*left, *lease.take_unbegun(0)]
+            settle_lost(self._env, self._tasks, lease, left, partial(self._not_begun, lease.queue))
         self.pump(lease.queue)
+
+    def _not_begun(self, queue: SchedulingQueue, task: PendingTask) -> None:
+        """It was with a worker that is gone."""
+        self.again(queue, task)
+        self.pump(queue)
 
     def again(self, queue: SchedulingQueue, task: PendingTask) -> None:
         """A pushed task did not start: it waits again, unless it was cancelled or has failed meanwhile."""

@@ -5,12 +5,12 @@ submitter's. Lock held.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
-from ray_mono.core_worker.task_submission.lost_worker import settle_shared
+from ray_mono.core_worker.task_submission.lease import Lease
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
@@ -29,11 +29,7 @@ class Leases(Protocol):
 
     def on_late_reply(self, lease: Lease, error: RpcError | None) -> None: ...
 
-    def again(self, queue: SchedulingQueue, task: PendingTask) -> None: ...
-
-    def lose(self, lease: Lease) -> None: ...
-
-    def pump(self, queue: SchedulingQueue) -> None: ...
+    def on_worker_lost(self, lease: Lease, left: Sequence[PendingTask]) -> None: ...
 
 
 class SharedTasks:
@@ -110,18 +106,7 @@ class SharedTasks:
             self._on_answers(lease, shared, payload)
             return
         left = [task for task in shared.left if lease.answered(task)]
-        if not left:
-            self._leases.on_late_reply(lease, error)
-            return
-        if lease.is_over:
-            for task in left:
-                self._leases.again(lease.queue, task)
+        if left:
+            self._leases.on_worker_lost(lease, left)
         else:
-            self._leases.lose(lease)
-            settle_shared(self._env, self._tasks, lease, left, partial(self._not_begun, lease.queue))
-        self._leases.pump(lease.queue)
-
-    def _not_begun(self, queue: SchedulingQueue, task: PendingTask) -> None:
-        """It was with a worker that is gone."""
-        self._leases.again(queue, task)
-        self._leases.pump(queue)
+            self._leases.on_late_reply(lease, error)

@@ -8,6 +8,7 @@ import pytest
 
 from ray_mono.common.exceptions import (
     GetTimeoutError,
+    NodeDiedError,
     TaskCancelledError,
     WorkerCrashedError,
 )
@@ -36,6 +37,7 @@ from tests.core_worker.task_submission.tasks import (
     num_queued,
     push_of,
     pushed,
+    raylet_says,
     short_tasks,
 )
 
@@ -260,6 +262,7 @@ def test_for_what_did_not_start_a_lease_is_asked_for_at_once(why: str) -> None:
         answer(scene, second, NOT_STARTED)
     elif why == "its worker died":
         lose(scene)
+        raylet_says(scene, begun=1)
     else:
         scene.pass_time(0.05)
         scene.wire.last("WithdrawTasks").answer(raylet_pb2.WithdrawTasksReply(is_closed=True, begun=1))
@@ -285,12 +288,51 @@ def test_what_waited_behind_a_task_that_its_worker_died_of_pays_nothing() -> Non
     scene = Scene()
     first, *others = a_worker_with(scene, 3, max_retries=0)
     lose(scene)
-    (told,) = scene.wire.all("LostWorker")
-    told.answer(common_pb2.DeathCause(message="signal 9"))
+    raylet_says(scene, begun=1)
     assert isinstance(scene.state_of(first), WorkerCrashedError)
     assert not scene.wire.all("ReturnWorker")
     scene.grant(SECOND)
     assert pushed(scene, "unix:second") == ids_of(*others)
+
+
+def test_what_had_begun_behind_an_answer_that_waited_is_lost_as_well() -> None:
+    """The first answer waited for an owner, say, when the worker died in the second task."""
+    scene = Scene()
+    first, second, third = a_worker_with(scene, 3, max_retries=0)
+    lose(scene)
+    raylet_says(scene, begun=2)
+    assert isinstance(scene.state_of(first), WorkerCrashedError)
+    assert isinstance(scene.state_of(second), WorkerCrashedError)
+    scene.grant(SECOND)
+    assert pushed(scene, "unix:second") == ids_of(third)
+
+
+@pytest.mark.parametrize(("begun", "attempts"), [(1, [1, 0, 0]), (2, [1, 1, 0]), (None, [1, 1, 1])])
+def test_whatever_had_begun_costs_a_retry(begun: int | None, attempts: list[int]) -> None:
+    scene = Scene()
+    refs = a_worker_with(scene, 3, max_retries=1)
+    lose(scene)
+    raylet_says(scene, begun)
+    scene.grant(SECOND)
+    answer(scene, refs[0])
+    assert [push_of(scene, ref).request.attempt for ref in refs] == attempts
+
+
+def test_tasks_of_a_node_that_is_gone_may_all_have_begun() -> None:
+    scene = Scene()
+    refs = a_worker_with(scene, 3, max_retries=0)
+    lose(scene)
+    scene.wire.open("LostWorker")[0].fail()
+    assert all(isinstance(scene.state_of(ref), NodeDiedError) for ref in refs)
+
+
+def test_a_process_that_leaves_asks_for_no_more_workers() -> None:
+    """Its raylet may be gone by then: every request would fail at once, and be made again."""
+    scene = Scene()
+    (ref,) = a_worker_with(scene, 1, max_retries=1)
+    scene.core.context.leave_cluster()
+    lose(scene)
+    assert not asked(scene) and isinstance(scene.state_of(ref), GetTimeoutError)
 
 
 def test_a_task_whose_worker_died_runs_again_on_another_one_where_its_retries_last() -> None:

@@ -8,7 +8,7 @@ from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
-from ray_mono.protobuf import core_worker_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
 
 NOT_STARTED = Reply(status=Reply.NOT_STARTED)
@@ -60,6 +60,15 @@ def in_store(ref: ObjectRef[Any], node_id: bytes = ELSEWHERE, size_bytes: int = 
 def lose(scene: Scene, channel: str = "unix:worker") -> None:
     """The worker's process ends."""
     scene.wire.channels[channel].close()
+
+
+def raylet_says(scene: Scene, begun: int | None) -> None:
+    """How a worker ended that was lost, and how many of the lease's tasks had begun; None: it does not
+    know."""
+    (told,) = scene.wire.open("LostWorker")
+    told.answer(common_pb2.DeathCause(message="signal 9"))
+    (words,) = scene.wire.open("LastWords")
+    words.answer(raylet_pb2.LastWordsReply(is_known=begun is not None, begun=begun or 0))
 
 
 def num_queued(scene: Scene) -> int:
