@@ -123,12 +123,10 @@ class NormalTaskSubmitter:
         """Something waits perhaps, or a worker does: pushes, and asks for leases."""
         while queue.tasks and queue.idle:
             self.push(queue.idle.pop(), queue.tasks.popleft())
-        # Looked at anew each time: a request can fail at once, and the tasks with it, unless this process
-        # leaves: then they are failed by that.
-        while (
-            len(queue.requested) < min(len(queue.tasks), self._lease_requests_max)
-            and not self._context.is_leaving
-        ):
+        if self._context.is_leaving:
+            return  # requests would fail at once, and the tasks fail by that
+        # Looked at anew each time: a request can fail at once, and the tasks with it.
+        while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
             self._request(queue, self._env.raylet, False)
         if queue.tasks:
             for lease in sorted(queue.leases.values(), key=lambda lease: len(lease.tasks)):
@@ -140,11 +138,10 @@ class NormalTaskSubmitter:
             self._shared.push_ahead(lease)
             if not queue.tasks or queue.tasks[0].together:
                 return
-        if queue.run_us is None or not lease.takes_more or not lease.tasks or queue.options.max_calls:
-            return
-        limit = queue.share_of(lease)
-        while queue.tasks and len(lease.tasks) < limit:
-            self.push(lease, queue.tasks.popleft())
+        if queue.run_us is not None and lease.takes_more and lease.tasks and not queue.options.max_calls:
+            limit = queue.share_of(lease)
+            while queue.tasks and len(lease.tasks) < limit:
+                self.push(lease, queue.tasks.popleft())
 
     # ---- leases
 
@@ -232,7 +229,7 @@ class NormalTaskSubmitter:
 
     def _end_if_answered(self, lease: Lease) -> None:
         if not lease.num_unanswered:
-            self._give_back(lease)
+            self._return(lease)
             self.pump(lease.queue)
 
     def _on_rejection(self, queue: SchedulingQueue, rejection: Any) -> None:
@@ -293,7 +290,7 @@ class NormalTaskSubmitter:
             if lease not in lease.queue.idle:
                 return
             if lease.num_rests == rests:
-                self._give_back(lease)
+                self._return(lease)
             else:
                 self._watch_idleness(lease)
 
@@ -306,11 +303,9 @@ class NormalTaskSubmitter:
                 raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None
             )
 
-    def _give_back(self, lease: Lease) -> None:
-        if not lease.is_over:
-            self._return(lease)
-
     def _return(self, lease: Lease, leaving: bool = False) -> None:
+        if lease.is_over:
+            return
         lease.returned()
         lease.queue.forget(lease)
         lease.raylet.ReturnWorker.notify(
