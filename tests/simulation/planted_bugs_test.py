@@ -67,24 +67,24 @@ def takes_back_one_that_has_begun(patch: pytest.MonkeyPatch) -> None:
 def never_returns_a_lease(patch: pytest.MonkeyPatch) -> None:
     """An idle lease is forgotten, and the raylet is not told."""
 
-    def give_back(submitter: NormalTaskSubmitter, lease: Lease) -> None:
+    def give_back(submitter: NormalTaskSubmitter, lease: Lease, leaving: bool = False) -> None:
         if not lease.is_over:
             lease.returned()
             lease.queue.forget(lease)
 
-    patch.setattr(NormalTaskSubmitter, "_give_back", give_back)
+    patch.setattr(NormalTaskSubmitter, "_return", give_back)
 
 
 def returns_a_lease_twice(patch: pytest.MonkeyPatch) -> None:
-    honest = NormalTaskSubmitter._give_back
+    honest = NormalTaskSubmitter._return
 
-    def give_back(submitter: NormalTaskSubmitter, lease: Lease) -> None:
+    def give_back(submitter: NormalTaskSubmitter, lease: Lease, leaving: bool = False) -> None:
         is_over = lease.is_over
-        honest(submitter, lease)
+        honest(submitter, lease, leaving)
         if not is_over:
             lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id))
 
-    patch.setattr(NormalTaskSubmitter, "_give_back", give_back)
+    patch.setattr(NormalTaskSubmitter, "_return", give_back)
 
 
 def uses_a_lease_that_others_wait_for(patch: pytest.MonkeyPatch) -> None:
@@ -94,11 +94,11 @@ def uses_a_lease_that_others_wait_for(patch: pytest.MonkeyPatch) -> None:
 def pushes_on_a_lease_that_it_returned(patch: pytest.MonkeyPatch) -> None:
     """The lease is sent back, and stays among the idle ones."""
 
-    def give_back(submitter: NormalTaskSubmitter, lease: Lease) -> None:
+    def give_back(submitter: NormalTaskSubmitter, lease: Lease, leaving: bool = False) -> None:
         if not lease.is_over:
             lease.raylet.ReturnWorker.notify(raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id))
 
-    patch.setattr(NormalTaskSubmitter, "_give_back", give_back)
+    patch.setattr(NormalTaskSubmitter, "_return", give_back)
 
 
 # ---- a stream's backpressure

@@ -312,10 +312,6 @@ class NormalTaskSubmitter:
             raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
         )
 
-    def _lose(self, lease: Lease) -> None:
-        lease.lost()
-        lease.queue.forget(lease)
-
     # ---- tasks
 
     def push(self, lease: Lease, task: PendingTask) -> None:
@@ -428,7 +424,8 @@ class NormalTaskSubmitter:
             for task in left:
                 self.again(lease.queue, task)
         else:
-            self._lose(lease)
+            lease.lost()
+            lease.queue.forget(lease)
             left = [*left, *lease.take_unbegun(0)]
             settle_lost(self._env, self._tasks, lease, left, partial(self._not_begun, lease.queue))
         self.pump(lease.queue)
