@@ -21,6 +21,11 @@ PUT_OFF_S = 0.0005
 """How often the end of the sleep is moved on at most, since that costs a system call."""
 
 _MONOTONIC = 1  # Linux's number of the clock
+# Made at the import, and so once for a template and its workers: see common/process.py. The calls take less
+# time than to let go of the interpreter's lock would.
+_system = ctypes.PyDLL(None, use_errno=True)
+_create = _system.timerfd_create
+_set_time = _system.timerfd_settime
 
 
 class _Times(ctypes.Structure):
@@ -34,9 +39,7 @@ class Standby:
 
     def __init__(self) -> None:
         """Raises OSError."""
-        # The calls take less time than to let go of the interpreter's lock would.
-        system = ctypes.PyDLL(None, use_errno=True)
-        self._fd: int = system.timerfd_create(_MONOTONIC, os.O_CLOEXEC)
+        self._fd: int = _create(_MONOTONIC, os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create() failed")
         self.close = weakref.finalize(self, os.close, self._fd)
@@ -44,7 +47,7 @@ class Standby:
 
         def setter(after_s: float) -> Callable[[], object]:
             times = _Times(0, 0, 0, int(after_s * 1e9))
-            return partial(system.timerfd_settime, self._fd, 0, ctypes.byref(times), None)
+            return partial(_set_time, self._fd, 0, ctypes.byref(times), None)
 
         self.stand_by = setter(STANDBY_S)
         """The next `wait` ends after STANDBY_S."""

@@ -151,7 +151,7 @@ def call_of(spec: KnownSpec, request: Any, answer_to: ServerCall, number: int) -
     return Call(spec, message.task_id, message.depth, message.flat_args, extras, answer_to, number)
 
 
-class HeldActor(ActorNames, Protocol):
+class RunningActor(ActorNames, Protocol):
     """The actor of a worker, as far as its calls know it."""
 
     actor_id: bytes
@@ -160,7 +160,7 @@ class HeldActor(ActorNames, Protocol):
     resource_ids: dict[str, list[int]]
 
 
-def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
+def context_of(call: Call, actor: RunningActor | None) -> TaskContext:
     """Of a call that is about to run, in a worker that may hold an actor."""
     if call.extras is not NO_EXTRAS:
         return _new_context_of(call, actor)
@@ -172,7 +172,7 @@ def context_of(call: Call, actor: HeldActor | None) -> TaskContext:
     return like.beside(call.task_id)
 
 
-def _new_context_of(call: Call, actor: HeldActor | None) -> TaskContext:
+def _new_context_of(call: Call, actor: RunningActor | None) -> TaskContext:
     spec, extras = call.spec, call.extras
     # A call runs in the actor's job, whoever calls.
     job_id = spec.job_id if actor is None else actor.job_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker.context import TaskContext
-from ray_mono.core_worker.task_execution.call import HeldActor, KnownSpec
+from ray_mono.core_worker.task_execution.call import KnownSpec, RunningActor
 
 
 class Running:
@@ -18,7 +18,7 @@ class Running:
     def __init__(self) -> None:
         # The task that the main thread has taken from the queue and not finished.
         self._task: TaskContext | None = None
-        self._actor: HeldActor | None = None
+        self._actor: RunningActor | None = None
         self._actor_is_asyncio = False
         # The actor's calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
@@ -45,14 +45,14 @@ class Running:
         self._task = None
 
     @property
-    def actor(self) -> HeldActor | None:
+    def actor(self) -> RunningActor | None:
         return self._actor
 
     @property
     def actor_is_asyncio(self) -> bool:
         return self._actor_is_asyncio
 
-    def hold(self, actor: HeldActor, is_asyncio: bool) -> None:
+    def hold(self, actor: RunningActor, is_asyncio: bool) -> None:
         """The actor is constructed."""
         self._actor, self._actor_is_asyncio = actor, is_asyncio
 

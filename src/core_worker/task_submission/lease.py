@@ -325,8 +325,9 @@ class SchedulingQueue:
         config, run_us = self._config, known(self.run_us, "how long the queue's tasks take")
         most = min(config.ahead_max, int(config.ahead_us / (run_us + config.task_overhead_us)))
         share = len(lease.tasks) + 1 + len(self.tasks) // len(self.leases)
-        self.aim_at(min(most, share))
-        return min(most, share)
+        limit = min(most, share)
+        self.aim_at(limit)
+        return limit
 
     def aim_at(self, num_ahead: int) -> None:
         """Each worker has at most so many at a time. It gets more when half of them are answered, so that
