@@ -234,6 +234,9 @@ def test_cancel_of_items_that_have_not_begun(
     refs = wait.map(range(40), chunk=40)
     for ref in refs[10:20]:
         ray.cancel(ref)
+    # Told before those in front of them are over.
+    ready, _ = ray.wait(refs[10:20], num_returns=10, timeout=GET_TIMEOUT_S)
+    assert len(ready) == 10
     (tmp_path / "go").touch()
     for ref in refs[10:20]:
         with pytest.raises(TaskCancelledError):
