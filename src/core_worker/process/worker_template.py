@@ -1,10 +1,10 @@
 """The template: one warm process per node, from which workers are forked in milliseconds.
 
 It imports once what every worker needs, and then only waits. It opens no channel and starts no thread: a fork
-copies one thread, so the locks of a second one would be held for ever. `gc.freeze` keeps the children's
-garbage collector off the shared pages. Over a socket pair the raylet tells the template to fork, or to signal
-a child (TemplateCommand), and hears what became of each child (TemplateEvent). The length of each of these
-messages goes before it, as u32 little-endian.
+copies one thread, so the locks of a second one would be held for ever. shared_pages.py has the children share
+its memory for long. Over a socket pair the raylet tells the template to fork, or to signal a child
+(TemplateCommand), and hears what became of each child (TemplateEvent). The length of each of these messages
+goes before it, as u32 little-endian.
 
     poll ─┬─ command: fork ──► child: files, environment and title of its own (template_child.py); then
           │                    run_worker, which never returns
@@ -38,6 +38,7 @@ import threading
 import time
 
 from ray_mono.common import process
+from ray_mono.core_worker.process.shared_pages import prepare_to_fork
 from ray_mono.core_worker.process.template_child import (
     Fork,
     Hook,
@@ -259,8 +260,7 @@ def warm_up(worker_module: str) -> Hook | None:
     if process.num_threads() == 1:
         hook = _import_for_children(worker_module)
         if process.num_threads() == 1:
-            gc.collect()
-            gc.freeze()
+            prepare_to_fork()
             return hook
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     print(
