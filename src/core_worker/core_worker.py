@@ -105,7 +105,7 @@ class CoreWorker:
         self.borrowing = Borrowing(
             env, self._references, self._memory_store, self.peers, lambda each: self._streams.expect(each)
         )
-        self._unpickled = UnpickledReferences(env, self._references, self.borrowing)
+        self._unpickled = UnpickledReferences(self._references, self.borrowing)
         self.resolver = FutureResolver(
             env, self._references, self._memory_store, self._plasma, self.peers, self.borrowing
         )

@@ -37,6 +37,8 @@ SETTLE_S = 120.0
 """Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
 end when the host is declared dead, or with TCP's keepalive.
 """
+DIES_WITH_NODE_S = 1.0
+"""Virtual seconds after its node's end in which a driver ends."""
 OBJECTS_SETTLE_S = 300.0
 """Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose
 results nobody wants run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end
@@ -337,8 +339,13 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
         await driver.stop()
 
     working = asyncio.ensure_future(work())
-    await asyncio.wait([working, asyncio.ensure_future(died.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if working.done():
+    death = asyncio.ensure_future(died.wait())
+    await asyncio.wait([working, death], return_when=asyncio.FIRST_COMPLETED)
+    has_failed = working.done() and working.exception() is not None
+    if has_failed:
+        # Where the driver's node dies, a program may hear of the store's end before its process ends, too.
+        await asyncio.wait([death], timeout=DIES_WITH_NODE_S)
+    if working.done() and not (has_failed and died.is_set()):
         working.result()
     else:
         working.cancel()

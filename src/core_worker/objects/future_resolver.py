@@ -59,10 +59,6 @@ class FutureResolver:
             return
         if self._memory_store.get(object_id) is not None:
             return
-        if row.owner == self._env.owner_address:
-            # It is ours, and was freed before this reference came back.
-            self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
-            return
         if object_id in self._asked:
             return
         self._asked.add(object_id)

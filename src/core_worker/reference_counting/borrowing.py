@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
-from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 from ray_mono.rpc.surface import RpcError
@@ -64,6 +66,22 @@ class Borrowing:
         return [self.message_of(inner) for inner in row.nested] if row is not None else []
 
     # ---- as a borrower
+
+    def arrived(self, object_id: bytes, owner: bytes) -> Reference:
+        """The row of a reference that arrived from elsewhere; a new one if it has none. The caller then adds
+        its reason to live.
+
+        One of ours that went out of scope before it came back is a borrowed one of ourselves. An error is its
+        value, for whoever asks.
+        """
+        row = self._references.row(object_id)
+        if row is None:
+            row = self._references.borrow(object_id, owner)
+            if owner == self._env.owner_address:
+                self._references.mark_registered(object_id)
+                error = serialization.serialize_error(ReferenceCountingAssertionError(object_id.hex()))
+                self._memory_store.put_inline(object_id, error.metadata, error.to_bytes())
+        return row
 
     def register(self, object_id: bytes, hold: bytes | None, then: Callable[[], None] | None = None) -> None:
         """Tells the owner that this process keeps a reference (rules 1 and 3). Nothing is sent where that was

@@ -141,17 +141,12 @@ class ReferenceCounter:
     def add_local(self, object_id: bytes) -> None:
         self._row(object_id).local += 1
 
-    def borrow(self, object_id: bytes, owner: bytes, registered: bool = False) -> Reference:
+    def borrow(self, object_id: bytes, owner: bytes) -> Reference:
         """The row of a reference that arrived from elsewhere; a new one if it has none. The caller then adds
-        its reason to live.
-
-        registered: the owner need not be told of this process. It is this process itself: the object had
-        gone out of scope here before the reference came back.
-        """
+        its reason to live."""
         reference = self.row(object_id)
         if reference is None:
             reference = self._references[object_id] = Reference(owner)
-            reference.registered = registered
         return reference
 
     def mark_registered(self, object_id: bytes) -> None:

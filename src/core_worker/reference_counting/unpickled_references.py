@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 
-from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 
@@ -26,8 +25,7 @@ class _Thread(threading.local):
 class UnpickledReferences:
     """The references that arrive in one process."""
 
-    def __init__(self, env: Environment, references: ReferenceCounter, borrowing: Borrowing) -> None:
-        self._owner_address = env.owner_address
+    def __init__(self, references: ReferenceCounter, borrowing: Borrowing) -> None:
         self._references = references
         self._borrowing = borrowing
         self._thread = _Thread()
@@ -52,8 +50,7 @@ class UnpickledReferences:
         """A reference was unpickled on this thread. It is counted, and its owner is told if it has to know.
         Lock held."""
         self.count += 1
-        # One of ours that went out of scope before it came back gets a new row: reading it says so.
-        row = self._references.borrow(object_id, owner, registered=owner == self._owner_address)
+        row = self._borrowing.arrived(object_id, owner)
         self._references.add_local(object_id)
         if row.owner is None or row.registered:
             return

@@ -22,6 +22,7 @@ from typing import Any
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
@@ -36,12 +37,14 @@ class ArgumentReader:
         env: Environment,
         references: ReferenceCounter,
         memory_store: MemoryStore,
+        borrowing: Borrowing,
         unpickled: UnpickledReferences,
         getter: Getter,
     ) -> None:
         self._env = env
         self._references = references
         self._memory_store = memory_store
+        self._borrowing = borrowing
         self._unpickled = unpickled
         self._getter = getter
 
@@ -77,7 +80,7 @@ class ArgumentReader:
                 object_id = arg.reference.object_id
                 if object_id not in self._references:
                     owner = arg.reference.owner.SerializeToString(deterministic=True)
-                    self._references.borrow(object_id, owner)
+                    self._borrowing.arrived(object_id, owner)
                 if object_id not in task.held:
                     self._references.add_submitted([object_id])
                     task.held.append(object_id)

@@ -92,7 +92,9 @@ class Execution:
             self.generators,
             parts.events,
             parts.functions,
-            ArgumentReader(env, parts.references, parts.memory_store, parts.unpickled, parts.getter),
+            ArgumentReader(
+                env, parts.references, parts.memory_store, parts.borrowing, parts.unpickled, parts.getter
+            ),
             parts.unpickled,
             parts.blocked,
         )

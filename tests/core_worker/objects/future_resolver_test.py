@@ -9,12 +9,14 @@ import pytest
 
 from ray_mono.common.exceptions import OwnerDiedError, RayTaskError, ReferenceCountingAssertionError
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import core_worker_pb2, object_manager_pb2
 from tests.core_worker.scene import (
     ELSEWHERE,
     NODE_ID,
     OWNER,
     Scene,
+    Served,
     failure,
     in_store,
     status,
@@ -129,6 +131,22 @@ def test_one_of_our_own_that_was_freed_before_it_came_back_says_so(scene: Scene)
     with pytest.raises(ReferenceCountingAssertionError):
         scene.core.get([ref], None)
     assert not scene.wire.all("GetObjectStatus") and not scene.wire.all("AddBorrower")
+
+
+def test_who_asks_for_one_of_our_own_that_was_freed_before_it_came_back_hears_so(scene: Scene) -> None:
+    """A connection to a borrower broke, say, so it counted as dead. Then it gives the reference back."""
+    ref = scene.borrow(OBJECT, scene.address)
+    status_asked, removal_asked = Served(), Served()
+    scene.servicer.GetObjectStatus(
+        core_worker_pb2.GetObjectStatusRequest(object_id=ref.binary()), status_asked
+    )
+    assert status_asked.answer.value.metadata == serialization.ERROR
+    # Another owner believes that a reference of its own comes inside this one.
+    scene.servicer.WaitForRefRemoved(
+        core_worker_pb2.WaitForRefRemovedRequest(object_id=b"i" * 28, contained_in=ref.binary()),
+        removal_asked,
+    )
+    assert removal_asked.replies
 
 
 def test_nobody_is_asked_for_what_this_process_owns(scene: Scene) -> None:

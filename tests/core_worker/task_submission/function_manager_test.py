@@ -12,8 +12,6 @@ import pytest
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.object_ref import ObjectRef, disconnected, found_by
 from ray_mono.core_worker.process import current
-from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
-from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.task_submission import function_manager
 from ray_mono.core_worker.task_submission.function_manager import FUNCTIONS, FunctionManager, module_name
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -31,11 +29,10 @@ class Process:
     def __init__(self, rows: dict[bytes, bytes]) -> None:
         self.rows = rows
         self.num_read = 0
-        self.scene = Scene()
+        self.scene = Scene(is_driver=False)
         self.scene.wire.replies.update(KvPut=self._put, KvGet=self._get)
-        env, core = self.scene.env, self.scene.core
-        self._unpickled = UnpickledReferences(env, ReferenceCounter(lambda *ended: None), core.borrowing)
-        self.manager = FunctionManager(env, self.scene.context, self._unpickled)
+        self._unpickled = self.scene.parts.unpickled
+        self.manager = FunctionManager(self.scene.env, self.scene.context, self._unpickled)
 
     def _put(self, request: Any) -> Any:
         assert request.namespace == FUNCTIONS and not request.overwrite
