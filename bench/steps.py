@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import statistics
 import sys
 import threading
@@ -70,11 +71,10 @@ WATCH = "steps_of_this_process"
 
 class Workload(NamedTuple):
     title: str
-    run: Callable[[int], object]
-    """Makes so many calls and gets their values."""
-    install: Callable[..., Any]
-    take: Callable[..., Any]
-    """Calls that wrap the worker's steps, and that ask for what was measured."""
+    run: Callable[..., list[Any]]
+    """run(count, *last): makes so many calls, then those of `last`, and gets all their values."""
+    take: Callable[[], ray.ObjectRef[Any]]
+    """A call that asks its worker for what was measured."""
 
 
 class Stopwatch:
@@ -146,10 +146,15 @@ def show(title: str, taken: dict[str, tuple[float, int]], calls: int, overhead_s
             )
 
 
-def install(kind: type[Stopwatch], steps: Steps) -> None:
-    """Wraps the steps of the process that runs it, once."""
-    if WATCH not in sys.modules:
-        sys.modules[WATCH] = kind(steps)  # type: ignore[assignment]
+def install_on_workers(steps: Steps) -> None:
+    """Every worker wraps its steps before its first task."""
+    kind = Stopwatch
+
+    def install(worker_info: dict[str, Any]) -> None:
+        if not worker_info["worker"].is_driver:
+            sys.modules[WATCH] = kind(steps)  # type: ignore[assignment]
+
+    ray.run_function_on_all_workers(install)
 
 
 def take() -> dict[str, tuple[float, int]]:
@@ -179,32 +184,23 @@ def workloads() -> tuple[Workload, ...]:
         def nothing(self) -> None:
             pass
 
-        def install(self, kind: type[Stopwatch], steps: Steps) -> None:
-            install(kind, steps)
-
         def take(self) -> dict[str, tuple[float, int]]:
             return take()
 
     actor = Actor.remote()
     ray.get(actor.nothing.remote())
-    task_kit = ray.remote(install).remote, ray.remote(take).remote
-    actor_kit = actor.install.remote, actor.take.remote
+
+    def all_at_once(call: Callable[[], ray.ObjectRef[Any]]) -> Callable[..., list[Any]]:
+        # With one CPU they all run on one worker, which `last` asks, too.
+        return lambda count, *last: ray.get([each() for each in (*itertools.repeat(call, count), *last)])
+
+    def one_by_one(call: Callable[[], ray.ObjectRef[Any]]) -> Callable[..., list[Any]]:
+        return lambda count, *last: [ray.get(each()) for each in (*itertools.repeat(call, count), *last)]
+
     return (
-        Workload(
-            "tasks, all in flight",
-            lambda count: ray.get([nothing.remote() for _ in range(count)]),
-            *task_kit,
-        ),
-        Workload(
-            "actor calls, all in flight",
-            lambda count: ray.get([actor.nothing.remote() for _ in range(count)]),
-            *actor_kit,
-        ),
-        Workload(
-            "actor calls, one at a time",
-            lambda count: [ray.get(actor.nothing.remote()) for _ in range(count)],
-            *actor_kit,
-        ),
+        Workload("tasks, all in flight", all_at_once(nothing.remote), ray.remote(take).remote),
+        Workload("actor calls, all in flight", all_at_once(actor.nothing.remote), actor.take.remote),
+        Workload("actor calls, one at a time", one_by_one(actor.nothing.remote), actor.take.remote),
     )
 
 
@@ -223,13 +219,12 @@ def main() -> int:
 
     # Before the core worker is made, which binds some of the steps.
     watch, overhead_s = Stopwatch(CALLER), wrapper_cost_s()
+    install_on_workers(EXECUTOR)
     for work in workloads():
-        ray.get(work.install(Stopwatch, EXECUTOR))
-        work.run(WARM_UP_CALLS)
-        ray.get(work.take())
+        work.run(WARM_UP_CALLS, work.take)
         watch.take()
-        work.run(calls)
-        caller, executor = watch.take(), ray.get(work.take())
+        executor = work.run(calls, work.take)[-1]
+        caller = watch.take()
         print(f"\n{work.title}: {overhead_s * 1e6:.2f} µs a wrapper")
         show("caller", caller, calls, overhead_s)
         show("executor", executor, calls, overhead_s)

@@ -132,3 +132,13 @@ def test_lines_of_documents_are_short() -> None:
             if len(line) > LINE_WIDTH_MAX and not may_be_wide:
                 wrong.append(f"{document.relative_to(ROOT)}:{number}: {len(line)} wide")
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_no_line_of_a_proto_file_is_too_wide() -> None:
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}: {len(line)} wide"
+        for path in sorted(ROOT.glob("protobuf/*.proto"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > LINE_WIDTH_MAX
+    ]
+    assert not wide, "\n" + "\n".join(wide)
