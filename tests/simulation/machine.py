@@ -26,7 +26,7 @@ from ray_mono.core_worker.store_provider import plasma_store_provider
 from ray_mono.core_worker.task_execution import (
     actor_runtime,
     async_group,
-    blocking_notice,
+    before_blocking,
     executor,
     generator_runner,
     interrupter,
@@ -238,7 +238,7 @@ class Machine:
             (core_worker, "ReferenceCounter", self.counter),
             (plasma_store_provider, "open_file", self.open_file),
             (raylet_servicer, "open_board", self.open_board),
-            (blocking_notice, "os", ends),
+            (before_blocking, "os", ends),
         ]
 
 

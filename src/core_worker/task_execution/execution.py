@@ -17,7 +17,7 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
-from ray_mono.core_worker.task_execution.blocking_notice import before_blocking
+from ray_mono.core_worker.task_execution.before_blocking import before_blocking
 from ray_mono.core_worker.task_execution.call_arguments import ArgumentReader
 from ray_mono.core_worker.task_execution.executor import Executor
 from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner

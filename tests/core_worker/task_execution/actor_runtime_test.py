@@ -12,7 +12,7 @@ import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.task_errors import ActorExit
-from ray_mono.core_worker.task_execution.blocking_notice import VARIABLE
+from ray_mono.core_worker.task_execution.before_blocking import VARIABLE
 from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Pushed, Worker
 
 
