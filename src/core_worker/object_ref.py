@@ -63,9 +63,15 @@ def disconnected() -> RaySystemError:
 
 def require_home(ref: ObjectRef[Any], home: ReferenceHome) -> None:
     """Raises RaySystemError for a reference of another session, in which other objects may have had the same
-    ids."""
+    ids, and ValueError for the reference to nothing."""
     if ref._home is not home:
+        if ref.is_nil():
+            raise _nothing()
         raise RaySystemError(f"{ref!r} belongs to a session that is over")
+
+
+def _nothing() -> ValueError:
+    return ValueError("ObjectRef.nil() refers to nothing, so it has no value and no owner")
 
 
 class _Thread(threading.local):
@@ -131,7 +137,10 @@ class ObjectRef(Generic[T_co]):
 
     def future(self) -> concurrent.futures.Future[T_co]:
         """A future of concurrent.futures that gets the value or the error, at once if that is here. Raises
-        RaySystemError for a reference of a session that is over."""
+        RaySystemError for a reference of a session that is over, and ValueError for the reference to
+        nothing."""
+        if self._home is None:
+            raise _nothing()
         return self._home.as_future(self)
 
     def as_future(self) -> asyncio.Future[T_co]:
@@ -157,9 +166,11 @@ class ObjectRef(Generic[T_co]):
         return f"ObjectRef({self._id.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._home is None:
+            raise _nothing()
         if _thread.collected is not None:
             _thread.collected.append(self)
-        elif self._home is not None:
+        else:
             # The user pickled it by himself. Nobody can tell what becomes of the bytes, so the object stays.
             self._home.keep(self)
         return _arrived, (self._id, self._home.owner_address_of(self))

@@ -45,6 +45,22 @@ def test_the_reference_to_nothing_is_nobodys(scene: Scene) -> None:
     gc.collect()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda core, nil: core.get([nil], None),
+        lambda core, nil: core.wait([nil], 1, None, True),
+        lambda core, nil: core.put([nil]),
+        lambda core, nil: nil.future(),
+        lambda core, nil: nil.__await__(),
+        lambda core, nil: pickle.dumps(nil),
+    ],
+)
+def test_whoever_asks_for_the_value_of_nothing_is_told_so(scene: Scene, use: Any) -> None:
+    with pytest.raises(ValueError, match="refers to nothing"):
+        use(scene.core, ObjectRef.nil())
+
+
 def test_a_copy_is_the_reference_itself(scene: Scene) -> None:
     ref = scene.core.put(1)
     assert copy.copy(ref) is ref and copy.deepcopy([ref])[0] is ref
