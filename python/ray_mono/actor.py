@@ -41,7 +41,7 @@ from ray_mono.common.our_bug import known
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.interface import CoreInterface
+    from ray_mono.core_worker.interface import CoreInterface, HeldActor, Template
     from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.dag.class_node import ClassNode
 
@@ -188,7 +188,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
     def __init__(
         self,
         core: CoreInterface,
-        state: Any,
+        state: HeldActor,
         creation_ref: ObjectRef[Any] | None,
         metadata: ActorMetadata,
     ) -> None:
@@ -198,7 +198,7 @@ class ActorHandle(AnyActorHandle, Generic[T]):
         self._ray_creation_ref = creation_ref
         self._ray_metadata = metadata
         # Templates of calls without options of their own, by method: calls are the hot path.
-        self._ray_templates: dict[str, Any] = {}
+        self._ray_templates: dict[str, Template] = {}
 
     @property
     def _actor_id(self) -> ActorID:
@@ -371,7 +371,7 @@ class ActorMethod:
     ) -> Any:
         return self.options(**options).remote(*args, **(kwargs or {}))
 
-    def _make_template(self, core: CoreInterface) -> Any:
+    def _make_template(self, core: CoreInterface) -> Template:
         options = {**self._metadata.options, **(self._options or {})}
         chosen = method_options(
             options,

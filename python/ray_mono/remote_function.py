@@ -15,7 +15,7 @@ from ray_mono._private.remote.options import check_generator, check_task_options
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
-    from ray_mono.core_worker.interface import CoreInterface
+    from ray_mono.core_worker.interface import CoreInterface, Template
     from ray_mono.core_worker.object_ref import ObjectRef
     from ray_mono.dag.function_node import FunctionNode
 
@@ -47,7 +47,7 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         self._default_options = dict(options)
         self._signature = code.signature
         self._core: CoreInterface | None = None
-        self._template: Any = None
+        self._template: Template
         # Ray's hook for tracers. It takes the function that submits, of (args, kwargs), and returns the one
         # that is called instead.
         decorator = getattr(code.target, "__ray_invocation_decorator__", None)
@@ -123,7 +123,7 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         core = current.core or connected_core()
         if self._core is not core:
             self._prepare(core)
-        if self._template.options.num_returns != 1:  # a generator
+        if self._template.num_returns != 1:  # a generator
             return mapping.one_by_one(self.remote, given)
         refs: list[Any] = []
         with mapping.named_if_it_fails(refs):

@@ -46,6 +46,28 @@ class CallerContext(Protocol):
     def resource_ids(self) -> dict[str, list[int]]: ...
 
 
+class Template(Protocol):
+    """What the calls of one function or method share, as far as the API reads it. Otherwise it is the core's
+    own: `submit_…` of the core that made it takes it."""
+
+    @property
+    def num_returns(self) -> int:
+        """Negative for generators: see options.py."""
+        ...
+
+
+class HeldActor(Protocol):
+    """What a handle holds of its actor, as far as the API reads it. It goes back to the core that made it."""
+
+    @property
+    def actor_id(self) -> bytes: ...
+
+    @property
+    def creation_ref(self) -> ObjectRef[Any] | None:
+        """Keeps the actor alive. None for a handle that does not."""
+        ...
+
+
 class CoreInterface(ReferenceHome, Protocol):
     """The core of a connected process. Every method may be called from any thread."""
 
@@ -139,8 +161,8 @@ class CoreInterface(ReferenceHome, Protocol):
         TypeError, ValueError."""
         ...
 
-    def task_template(self, code: Any, options: TaskOptions) -> Any:
-        """What the calls of a function with these options share. submit_task takes it."""
+    def task_template(self, code: Any, options: TaskOptions) -> Template:
+        """What the calls of a function with these options share."""
         ...
 
     def submit_task(self, template: Any, flat_args: list[Any]) -> list[Any]:
@@ -158,15 +180,15 @@ class CoreInterface(ReferenceHome, Protocol):
         also where this raises, as submit_task does."""
         ...
 
-    def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> Any:
-        """Returns what a handle holds, with `actor_id` and `creation_ref`. Raises ActorAlreadyExistsError."""
+    def create_actor(self, code: Any, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
+        """Raises ActorAlreadyExistsError."""
         ...
 
-    def hold_actor(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> Any:
-        """Returns what a handle holds that arrived, or was looked up."""
+    def hold_actor(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> HeldActor:
+        """For a handle that arrived, or was looked up."""
         ...
 
-    def method_template(self, method_name: str, class_name: str, **options: Any) -> Any:
+    def method_template(self, method_name: str, class_name: str, **options: Any) -> Template:
         """What the calls of a method through one handle share."""
         ...
 

@@ -36,6 +36,7 @@ from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,
     STREAMING_RETURNS,
     CallRules,
+    TaskOptions,
 )
 from ray_mono.core_worker.process import current
 from ray_mono.protobuf import common_pb2, object_manager_pb2
@@ -250,6 +251,15 @@ def test_a_task_has_as_many_returns_as_it_says(core: CoreInterface) -> None:
     refs = submit(core, divmod, 7, 2, num_returns=2)
     assert core.get(refs, WAIT_S) == [3, 1]
     assert submit(core, add, 1, 2, num_returns=0) == []
+
+
+@pytest.mark.parametrize("num_returns", [0, 1, 3, STREAMING_RETURNS, DYNAMIC_RETURNS])
+def test_a_template_says_how_many_returns_its_calls_have(core: CoreInterface, num_returns: int) -> None:
+    code = core.export(add, "function")
+    assert (
+        core.task_template(code, TaskOptions(name="add", num_returns=num_returns)).num_returns == num_returns
+    )
+    assert core.method_template("add", "Counter", num_returns=num_returns).num_returns == num_returns
 
 
 def test_the_error_of_a_task_is_raised_and_goes_on_to_those_that_need_it(core: CoreInterface) -> None:

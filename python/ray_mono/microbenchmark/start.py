@@ -6,6 +6,7 @@ Each workload has a process and a cluster of its own, so that everything in it h
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
@@ -38,8 +39,6 @@ SHARED_SERVICES = ("gcs_server", "raylet", "log_monitor", "object_manager")
 # What ours need besides. Ray keeps no parent of its services, and idle workers ready instead of a template to
 # fork them from.
 OWN_SERVICES = ("ray_mono::TEMPLATE", "_private.node.reaper")
-# An interpreter, an option or two, and the program.
-SHARED_WITHIN_WORDS = 3
 # How workers are called, and the services that are called so too.
 WORKER_TITLES = ("ray::", "ray_mono::")
 SERVICE_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray_mono::TEMPLATE")
@@ -121,6 +120,8 @@ def memory(bench: Bench) -> None:
         print(
             f"{pss_mb:8.1f} MB {'' if names_program(text, SHARED_SERVICES) else '(not shared) '}{text[:150]}"
         )
+    if not shared:
+        raise RuntimeError(f"no command line names a service of {SHARED_SERVICES}")
     bench.report(SERVICES_PSS.name, [shared])
     bench.report(NODE_PSS.name, [shared + own])
     bench.report(ALL_SERVICES_PSS.name, [everything])
@@ -137,8 +138,8 @@ def is_worker(command: str) -> bool:
 def names_program(command: str, names: tuple[str, ...]) -> bool:
     """Whether the program of a command line is one of these. (The arguments of Ray's other services name
     them too.)"""
-    program = " ".join(command.split()[:SHARED_WITHIN_WORDS])
-    return any(name in program for name in names)
+    program = itertools.takewhile(lambda word: not word.startswith("--"), command.split())
+    return any(name in word for word in program for name in names)
 
 
 @START.workload(IDLE_CPU)

@@ -55,6 +55,10 @@ class TaskTemplate:
     captured: tuple[ObjectRef[Any], ...]
     resubmit: Callable[[PendingTask], None]
 
+    @property
+    def num_returns(self) -> int:
+        return self.options.num_returns
+
 
 @dataclass
 class MethodTemplate:

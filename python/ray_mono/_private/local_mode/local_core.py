@@ -63,6 +63,10 @@ class LocalTask:
     function: Callable[..., Any]
     options: TaskOptions
 
+    @property
+    def num_returns(self) -> int:
+        return self.options.num_returns
+
 
 class LocalCore:
     """A CoreInterface (core_worker/interface.py) that runs everything in its own process."""
