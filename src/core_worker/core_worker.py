@@ -200,7 +200,7 @@ class CoreWorker:
         self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
         self._events = TaskEvents(env, context)
         self._global_state = GcsGlobalState(env)
-        # What the interface has of the parts' own: so a call takes one step less.
+        # Bound methods of the parts, so that a call enters one function less.
         self.get = self._getter.get
         self.reference_dropped = self._dropped.drop
         self.export = self._functions.export
@@ -423,7 +423,7 @@ class CoreWorker:
         return self._server.has_unsent
 
     def is_needed(self, by_holders: bool) -> bool:
-        """Whether a task that was submitted here is under way, or, if by_holders, somebody elsewhere holds an
+        """Whether a task that was submitted here is under way. With by_holders: or another process holds an
         object of ours."""
         with self.env.lock:
             self._dropped.drain()

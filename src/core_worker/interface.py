@@ -138,12 +138,12 @@ class CoreInterface(ReferenceHome, Protocol):
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """(ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
+        """Returns (ready, not ready), each in the order of `refs`; at most num_returns ready ones."""
         ...
 
     def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
-        """(the nodes whose stores have the object, its size in bytes or None while there is no value), as far
-        as this process knows. None where only the owner knows."""
+        """Returns (the nodes whose stores have the object, its size in bytes), as far as this process knows.
+        The size is None while there is no value. Returns None where only the owner knows."""
         ...
 
     def reference_counts(self) -> int:

@@ -95,12 +95,12 @@ class CreateQueue:
         number = self._next_number
         self._next_number += 1
         self._waiting.append(_Waiting(number, wanted, now_s + self._timeout_s))
-        effects = self.pump(now_s) if len(self._waiting) == 1 else []
+        effects = self.pump() if len(self._waiting) == 1 else []
         if self._waiting and self._timeout_s == 0:
             effects += self.expire(now_s)
         return number, effects
 
-    def pump(self, now_s: float) -> list[CreateEffect]:
+    def pump(self) -> list[CreateEffect]:
         """Memory came free, or the file is longer, or cannot be: tries from the head on."""
         effects: list[CreateEffect] = []
         self._backing = False
@@ -134,34 +134,34 @@ class CreateQueue:
                 f" {self._store.describe_memory()}; {len(self._waiting)} more creates wait"
             )
             effects.append(CreateDone(late.number, 0, error))
-            effects += self.pump(now_s)
+            effects += self.pump()
         return effects
 
-    def client_gone(self, client: ClientKey, now_s: float) -> list[CreateEffect]:
+    def client_gone(self, client: ClientKey) -> list[CreateEffect]:
         """Ends what a client asked for whose connection ended."""
         gone = [waiting for waiting in self._waiting if waiting.wanted.client == client]
         effects: list[CreateEffect] = [
             CreateDone(waiting.number, 0, StoreFull("the client's connection ended")) for waiting in gone
         ]
         for waiting in gone:
-            effects += self.cancel(waiting.number, now_s)
+            effects += self.cancel(waiting.number)
         return effects
 
-    def give_up(self, object_id: ObjectKey, client: ClientKey, now_s: float) -> list[CreateEffect]:
+    def give_up(self, object_id: ObjectKey, client: ClientKey) -> list[CreateEffect]:
         """The client wants no room for the object any more: what it asked for is answered, and forgotten."""
         for waiting in self._waiting:
             if waiting.wanted.object_id == object_id and waiting.wanted.client == client:
                 done = CreateDone(waiting.number, 0, StoreFull("the client gave it up"))
-                return [done, *self.cancel(waiting.number, now_s)]
+                return [done, *self.cancel(waiting.number)]
         return []
 
-    def cancel(self, number: int, now_s: float) -> list[CreateEffect]:
+    def cancel(self, number: int) -> list[CreateEffect]:
         """The client does not wait for this any more."""
         for waiting in self._waiting:
             if waiting.number == number:
                 was_head = waiting is self._waiting[0]
                 self._waiting.remove(waiting)
-                return self.pump(now_s) if was_head else []
+                return self.pump() if was_head else []
         return []
 
     def _try(self, wanted: RoomWanted) -> Allocation:

@@ -49,7 +49,7 @@ class CreateRequests:
         try:
             return await answer
         except asyncio.CancelledError:
-            self._carry_out(self._queue.cancel(number, self._clock.time_s()))
+            self._carry_out(self._queue.cancel(number))
             if was_given(answer) and self._store.is_connected(wanted.client):
                 self._store.abort(wanted.object_id, wanted.client)
             self._settle()
@@ -57,16 +57,16 @@ class CreateRequests:
 
     def give_up(self, object_id: ObjectKey, client: ClientKey) -> bool:
         """The client wants no room for the object any more. False where it does not wait for any."""
-        effects = self._queue.give_up(object_id, client, self._clock.time_s())
+        effects = self._queue.give_up(object_id, client)
         self._carry_out(effects)
         return bool(effects)
 
     def client_gone(self, client: ClientKey) -> None:
-        self._carry_out(self._queue.client_gone(client, self._clock.time_s()))
+        self._carry_out(self._queue.client_gone(client))
 
     def pump(self) -> None:
         """Memory came free."""
-        self._carry_out(self._queue.pump(self._clock.time_s()))
+        self._carry_out(self._queue.pump())
 
     @property
     def next_deadline_s(self) -> float | None:

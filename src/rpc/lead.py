@@ -18,7 +18,7 @@ of the process.
     a thread that has the lock          buffer, timer, waiter        itself (flush), or the leader: it rings
     a finalizer (any thread, no lock)   a deque                      the leader: it rings
     any of them, while nobody leads     as above                     who leads next, before it naps;
-                                                                     the background, within STANDBY_S
+                                                                     the background, at its second look
 
 The rules that no wake-up is lost by:
 
@@ -29,7 +29,7 @@ The rules that no wake-up is lost by:
 3. The bell is rung before it is noted (`rang`): who is interrupted in between makes another ring.
 4. Who leaves the lead flushes. It wakes the background where somebody sleeps, and sets its clock elsewhere.
 5. The background takes the lead where nobody has it and somebody sleeps or handed it over, or where nobody
-   had it for STANDBY_S.
+   had it between two of its looks. They are STANDBY_S apart, and up to PUT_OFF_S more where callers led.
 
 All but `rise`, `bell` and `rang` are called under the reactor's lock. Two tests hold the rules:
 tests/rpc/lead_model.py runs these methods through all interleavings, and tests/rpc/machine.py runs the

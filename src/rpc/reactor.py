@@ -16,7 +16,8 @@ not lead, and says so (`hand_over`).
 
     nobody leads ──wait()──► a caller leads ──its answer──► nobody leads
                  ──take_turn()──► a caller leads ──one turn──► nobody leads
-                 ──STANDBY_S of quiet, somebody sleeps, or hand_over()──► the background leads
+                 ──nobody led between two looks of the background,
+                   somebody sleeps, or hand_over()──► the background leads
                  ◄──relieved── the background leads
 
 `lock` is the lock of the whole core worker. Handlers run under it, on whichever thread leads; polling and

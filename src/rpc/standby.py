@@ -52,7 +52,7 @@ class Standby:
         self.stand_by = setter(STANDBY_S)
         """The next `wait` ends after STANDBY_S."""
         self.put_off = setter(STANDBY_S + PUT_OFF_S)
-        """The present one, too, but not before nobody has put it off for STANDBY_S."""
+        """The present wait ends STANDBY_S after the last call of this at the earliest."""
         self.sleep_long = setter(0)
         """The next one ends when it is put off or woken."""
         self.wake = setter(1e-9)

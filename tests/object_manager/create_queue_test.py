@@ -63,7 +63,7 @@ def test_creates_are_served_in_order_even_where_a_later_one_would_fit(store: Sto
     small, effects = queue.submit(wanted("d", 128), now_s=2)
     assert effects == [] and len(queue) == 2
     free(store, "a")
-    assert granted(queue.pump(now_s=3)) == [large, small]
+    assert granted(queue.pump()) == [large, small]
 
 
 def test_a_create_that_waited_too_long_fails_with_the_sizes_and_the_next_has_its_turn(store: Store) -> None:
@@ -101,7 +101,7 @@ def test_a_create_that_waited_may_find_that_another_made_the_object(store: Store
     first, _ = queue.submit(wanted("b", 64), now_s=0)
     second, _ = queue.submit(wanted("b", 64), now_s=0)
     free(store, "a")
-    done, refused = queue.pump(now_s=1)
+    done, refused = queue.pump()
     assert granted([done]) == [first]
     assert isinstance(refused, CreateDone) and refused.number == second
     assert isinstance(refused.error, ObjectExists)
@@ -112,7 +112,7 @@ def test_the_end_of_a_connection_takes_its_creates_out_of_the_queue(store: Store
     queue.submit(wanted("a", 512), now_s=0)
     queue.submit(wanted("b", 1024, BERT), now_s=0)
     behind, _ = queue.submit(wanted("c", 64), now_s=0)
-    effects = queue.client_gone(BERT, now_s=1)
+    effects = queue.client_gone(BERT)
     assert failure(effects[:1]) is not None
     assert granted(effects[1:]) == [behind]
 
@@ -124,7 +124,7 @@ def test_a_create_waits_for_pages_beyond_its_deadline() -> None:
     assert effects == [BackMemory(128)]
     assert queue.next_deadline_s is None and queue.expire(now_s=100) == []
     store.allocator.raise_limit(128)
-    assert granted(queue.pump(now_s=100)) == [number]
+    assert granted(queue.pump()) == [number]
 
 
 def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
@@ -132,7 +132,7 @@ def test_a_create_for_which_there_are_no_pages_is_one_in_a_full_store() -> None:
     queue = CreateQueue(store, timeout_s=5)
     queue.submit(wanted("a", 100), now_s=0)
     store.stop_growing()
-    assert queue.pump(now_s=1) == []
+    assert queue.pump() == []
     assert queue.next_deadline_s == 5
     # People are not sent for a larger store, which would find no room either.
     told = NoRoom(ObjectManagerConfig(capacity_bytes=1024), NodeKey(b"n"), store, queue).for_creates(now_s=3)
@@ -150,8 +150,8 @@ def test_a_create_that_its_client_gives_up_is_answered_and_lets_others_pass(stor
     queue.submit(wanted("a", 512), now_s=0)
     large, _ = queue.submit(wanted("b", 1024, BERT), now_s=0)
     small, _ = queue.submit(wanted("c", 256), now_s=0)
-    assert queue.give_up(ObjectKey(b"b"), ANNA, now_s=1) == []
-    given_up, next_one = queue.give_up(ObjectKey(b"b"), BERT, now_s=1)
+    assert queue.give_up(ObjectKey(b"b"), ANNA) == []
+    given_up, next_one = queue.give_up(ObjectKey(b"b"), BERT)
     assert (
         isinstance(given_up, CreateDone)
         and given_up.number == large

@@ -140,7 +140,7 @@ def test_when_a_holder_breaks_off_or_falls_silent_the_next_one_continues_there(
             small_gcs(session_base) as gcs,
             node(gcs, session_base, "far", 16 * MIB) as far,
             node(
-                gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=TIMEOUT_S if hangs_up else 0.1
+                gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=TIMEOUT_S if hangs_up else 1.0
             ) as near,
             connect(far) as writer,
             connect(near) as reader,

@@ -169,8 +169,8 @@ class Getter:
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
     ) -> bytes | None:
-        """Waits until the memory store knows all, and returns None, or one that is an error, and returns its
-        id."""
+        """Waits until the memory store knows all of them, or one is an error. Returns the id of that one,
+        else None."""
         env, store = self._env, self._memory_store
         waiter = Waiter(env.reactor)
         with self._lock:

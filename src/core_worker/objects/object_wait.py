@@ -115,7 +115,7 @@ class ObjectWait:
     def _look(
         self, refs: list[ObjectRef[Any]], num_returns: int, fetch_local: bool, fetched: set[bytes]
     ) -> tuple[list[ObjectRef[Any]], list[bytes], list[bytes]]:
-        """(the first num_returns that are ready, ids of those that are pending, ids of those that lie only in
+        """Returns (the first num_returns that are ready, ids of pending ones, ids of those that lie only in
         other nodes' stores). Lock held."""
         known_of = self._memory_store.plain_or_entry
         node_id = self._env.node_id

@@ -192,7 +192,7 @@ class ActorRuntime:
         try:
             self._parts.run_here(call, task, prepared)
         except BaseException as error:
-            self._parts.replies.answer_anyhow(call, task, error)
+            self._parts.replies.answer_anyhow(call, error)
         self._calls.pop(task.task_id, None)
         self._check_exit()
 

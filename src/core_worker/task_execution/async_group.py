@@ -152,7 +152,7 @@ class AsyncGroup:
             try:
                 self._start(call, task, prepared)
             except BaseException as error:
-                self._parts.replies.answer_anyhow(call, task, error)
+                self._parts.replies.answer_anyhow(call, error)
             # Removed only now: whoever adds a call to an empty queue wakes this thread.
             self._arriving.popleft()
 
@@ -254,7 +254,7 @@ class AsyncGroup:
             else:
                 parts.replies.finish(call, task, value)
         except BaseException as error:
-            parts.replies.answer_anyhow(call, task, error)
+            parts.replies.answer_anyhow(call, error)
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:

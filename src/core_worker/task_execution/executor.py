@@ -179,7 +179,7 @@ class Executor:
         if task.is_cancelled and is_a(error, KeyboardInterrupt):
             self._replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))
         else:
-            self._replies.answer_anyhow(call, task, error)
+            self._replies.answer_anyhow(call, error)
 
     def _handle(self, call: Call, task: TaskContext) -> None:
         spec = call.spec

@@ -6,8 +6,8 @@ is their place in the queue, and their answers' way back.
                       └── shared_answers_s later ──► sent
     any other answer ──► what is collected is sent, then this one
 
-While answers of normal tasks are collected the start board keeps them too: of a worker that dies its raylet
-knows them (common/start_board.py). Lock held.
+While answers of normal tasks are collected, the start board keeps them, too. If the worker dies, its raylet
+reads them there (common/start_board.py). Lock held.
 """
 
 from __future__ import annotations

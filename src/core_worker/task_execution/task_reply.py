@@ -122,8 +122,8 @@ class TaskReplies:
         self._send(call, task, reply, serialized)
 
     def _answer_usual(self, call: Call, task: TaskContext, plain: bytes) -> None:
-        """What `_send` and `_settle` do, where nothing goes before or with the answer and the worker goes on.
-        It takes fewer steps, since most calls end here."""
+        """Does what `_send` and `_settle` do, for an answer that nothing precedes or accompanies, where the
+        worker goes on. It enters fewer functions, since most calls end here."""
         flush_output()
         is_normal = call.spec.type == NORMAL_TASK
         if is_normal:
@@ -153,7 +153,7 @@ class TaskReplies:
         reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True, run_us=task.run_us)
         self._send(call, task, reply, [serialized] * len(returns))
 
-    def answer_anyhow(self, call: Call, task: TaskContext, error: BaseException) -> None:
+    def answer_anyhow(self, call: Call, error: BaseException) -> None:
         """Our own code failed between the user's code and the answer, by a fault of ours or for lack of
         memory. The caller must not wait for ever. So it is told that, or, if even this fails, the process
         ends. A caller that has the answer already throws this one away.

@@ -7,7 +7,7 @@
     IDLE       lingers for the next task
     STALLED    its first task is long, and nothing is pushed behind it
     RETURNED   went back to its raylet: from any of these
-    LOST       its worker is gone: from any of these but IDLE, since who has no task there is not told
+    LOST       its worker is gone: from any of these but IDLE: a holder that has no task there is not told
 
 A lease moves itself, when normal_task_submitter.py or stalls.py tell it what happened. Lock held.
 """
@@ -163,7 +163,7 @@ class Lease:
 
     def watch_idleness(self, watched: bool) -> int:
         """watched: whether a timer will look if it has rested all the time. Returns how often it began to
-        rest: a later number says that it has not."""
+        rest. If that has grown, it did not rest all the time."""
         self.is_watched_for_idleness = watched
         return self.num_rests
 

@@ -120,7 +120,7 @@ class NormalTaskSubmitter:
         self.pump(queue)
 
     def pump(self, queue: SchedulingQueue) -> None:
-        """Something waits perhaps, or a worker does: pushes, and asks for leases."""
+        """A task may wait, or a worker: pushes, and asks for leases."""
         while queue.tasks and queue.idle:
             self.push(queue.idle.pop(), queue.tasks.popleft())
         if self._context.is_leaving:
@@ -278,9 +278,9 @@ class NormalTaskSubmitter:
             self._watch_idleness(lease)
 
     def _watch_idleness(self, lease: Lease) -> None:
-        """Sees to it that the lease goes back if it rests for linger_s, and that none is asked for then. A
-        caller that calls, waits and calls again rests it many times in that time, so one timer serves all of
-        its rests."""
+        """Returns the lease if it rests for linger_s, and cancels requests that no task waits for. A caller
+        that calls, waits and calls again rests it many times in that time. One timer serves all these rests.
+        """
         rests = lease.watch_idleness(True)
 
         def look() -> None:
@@ -482,7 +482,8 @@ class NormalTaskSubmitter:
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
         """A worker that was told to end for this task lives: it is frozen. It runs the first of its tasks. Of
-        those that travelled together it may run the last, while answers of those before are with it."""
+        those that travelled together it may run the last already, and still hold the answers of those before.
+        """
         tasks = lease.tasks
         if tasks and not lease.is_over and (tasks[0] is task or (task.together and tasks[-1] is task)):
             cause = common_pb2.DeathCause(

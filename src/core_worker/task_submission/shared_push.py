@@ -24,7 +24,7 @@ REST_BYTES = 16
 
 
 def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[PendingTask]:
-    """Takes the first ones, as far as they may share a frame with the very first, of which there is one."""
+    """Takes tasks from the front while they may share a frame with the first. There is at least one."""
     together = tasks[0].together
     taken: list[PendingTask] = []
     num_bytes = 0

@@ -41,7 +41,7 @@ class Stalls:
         pump: Callable[[SchedulingQueue], None],
     ) -> None:
         """on_closed(lease, begun): no task of the lease begins any more. Of those pushed, the first `begun`
-        have begun, or were answered unstarted. pump(queue): tasks have waited since the last look perhaps."""
+        have begun, or were answered unstarted. pump(queue): tasks may have waited since the last look."""
         self._env = env
         self._on_closed = on_closed
         self._pump = pump

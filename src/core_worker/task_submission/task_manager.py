@@ -54,12 +54,12 @@ NO_ROOM = Reply.NO_ROOM
 _DONE_REPLY = Reply()
 
 FIRST_RETURN = ids.object_id_bytes(b"", 1)
-"""What a task's id and this give the id of is its first return."""
+"""A task's id, followed by this, is the id of its first return."""
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What tasks of one `map` share that may travel in one frame: those with small items."""
+    """Shared by those tasks of one `map` that may travel in one frame, because their items are small."""
 
     most: int
     """How many travel in one; 0: the submitter chooses."""

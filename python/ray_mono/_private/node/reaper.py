@@ -3,8 +3,8 @@
 It starts services for whoever started it (a driver, or the CLI), tells when each is ready or why it ended,
 and ends all of them. As a child subreaper it becomes the parent of everything that a service or a worker
 leaves behind: once it has no child at all, nothing of the node is left. It knows no service, only the command
-lines that it is told. Services in Python are forked from it (service_process). What they have in common it is
-told to import first, once: that is most of what a service's start costs, and half of its memory.
+lines that it is told. Services in Python are forked from it (service_process). It first imports what they
+share. That import is most of what a service's start costs, and half of its memory.
 
 Control: JSON lines over a socket pair that the starter passes down.
 

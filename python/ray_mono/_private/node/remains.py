@@ -17,9 +17,8 @@ def remove_files(paths: Iterable[str]) -> None:
 
 
 def remove_stale_sockets(directory: str) -> None:
-    """Removes the sockets in the directory whose process has ended: a worker that was killed leaves its own.
-
-    Those of other nodes of the session, and of drivers, are bound, and stay.
+    """Removes those sockets in the directory that no living process has bound. A worker that was killed
+    leaves its own. Sockets of other nodes of the session, and of drivers, stay.
     """
     try:
         with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:

@@ -1,9 +1,9 @@
 """One process below a reaper: what is known of it, how a fork becomes it, and its end in words.
 
 A service in Python is not executed. The fork runs main() of its module itself, and so shares, in time and in
-memory, what the reaper has imported. Its title, the command line, tells it apart. Everything else (a Redis)
-is executed. So are services in Python where something (a tracer, a .pth file) has started a thread in the
-reaper: a fork would copy the locks that the thread holds.
+memory, what the reaper has imported. Only its title, the command line, shows which service it is. Everything
+else (a Redis) is executed. So are services in Python where something (a tracer, a .pth file) has started a
+thread in the reaper: a fork would copy the locks that the thread holds.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
     <base>/current_cluster.<uid>.json                       this user's latest cluster made by `start --head`
     <usual base>/elsewhere.<uid>.<node>.json                a node whose base is another (elsewhere.py)
 
-The base is what --temp-dir or RAY_MONO_TMPDIR name, or else /tmp/ray_mono. Users share that if root made it:
-root's sticky directory lets nobody touch another's entries. If it belongs to another user, he could replace
-all that is in it. Then /tmp/ray_mono_<uid> is made, and used from then on. A base that is named and belongs
-to another user is an error. The base's path, and each session's, is checked by descriptors
+The base is what --temp-dir or RAY_MONO_TMPDIR name, or else /tmp/ray_mono. Users share /tmp/ray_mono if root
+made it: root's sticky directory lets nobody touch another's entries. If another user made it, that user could
+replace all that is in it. Then /tmp/ray_mono_<uid> is made, and used from then on. A base that is named and
+belongs to another user is an error. The base's path, and each session's, is checked by descriptors
 (common/private_files) before anything in it is made or believed. After that its names mean the same for as
 long as it lasts.
 
