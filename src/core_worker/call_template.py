@@ -27,6 +27,11 @@ RECENT_MAX = 1000
 ENDED_MAX = 256
 
 
+Pace = deque[float]
+"""How long the latest calls of one function took, in µs. Who pushes tasks ahead goes by it. It is kept for
+each function, since others with the same resources may take a thousand times as long."""
+PACE_CALLS_MAX = 5
+
 OnPart = Callable[[Any, bytes, Any], None]
 """Takes items of a generator: the peer that runs it, the task's id, and the part of the answer with them."""
 
@@ -42,6 +47,7 @@ class CallTemplate:
         "num_returns",
         "number",
         "on_part",
+        "pace",
         "spec",
         "title",
     )
@@ -53,9 +59,11 @@ class CallTemplate:
         ended: deque[int] | None = None,
         title: str = "",
         on_part: OnPart | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """ended: takes the number when the template is gone, on whichever thread that happens."""
         self.spec = spec
+        self.pace: Pace = Pace() if pace is None else pace
         self.number = number
         self._ended = ended
         self.name: str = spec.name
@@ -85,23 +93,35 @@ class CallTemplates:
         """tell_ended(numbers) has the peers forget templates that are gone here."""
         self._tell_ended = tell_ended
         self._functions: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
+        self._paces: WeakValueDictionary[bytes, Pace] = WeakValueDictionary()
         self._recent: deque[CallTemplate] = deque(maxlen=RECENT_MAX)
         self._ended: deque[int] = deque()
         self._num_made = 0
 
     def of_function(self, spec: common_pb2.TaskSpec, on_part: OnPart | None) -> CallTemplate:
-        """The template of this specification: equal ones share it."""
+        """The template of this specification: equal ones share it. All of one function share their pace."""
         content = spec.SerializeToString(deterministic=True)
         template = self._functions.get(content)
         if template is None:
-            template = self._functions[content] = self.new(spec, on_part=on_part)
+            pace = self._pace_of(spec.function)
+            template = self._functions[content] = self.new(spec, on_part=on_part, pace=pace)
         return template
 
-    def new(self, spec: common_pb2.TaskSpec, title: str = "", on_part: OnPart | None = None) -> CallTemplate:
+    def _pace_of(self, function: common_pb2.FunctionDescriptor) -> Pace:
+        made = Pace(maxlen=PACE_CALLS_MAX)
+        return self._paces.setdefault(function.SerializeToString(deterministic=True), made)
+
+    def new(
+        self,
+        spec: common_pb2.TaskSpec,
+        title: str = "",
+        on_part: OnPart | None = None,
+        pace: Pace | None = None,
+    ) -> CallTemplate:
         """A template of its own, as a method of an actor has it. Whoever asks for it keeps it."""
         if len(self._ended) >= ENDED_MAX:
             self._tell_ended({self._ended.popleft() for _ in range(len(self._ended))})
         self._num_made += 1
-        made = CallTemplate(spec, self._num_made, self._ended, title, on_part)
+        made = CallTemplate(spec, self._num_made, self._ended, title, on_part, pace)
         self._recent.append(made)
         return made

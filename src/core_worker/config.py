@@ -34,6 +34,9 @@ class CoreWorkerConfig:
     keep_up_us: float = 1000.0
     """How long very short tasks may have to wait for the workers that are held before more are asked for. The
     raylet would be asked, and asked no more, each time that they wait for a moment."""
+    spread_us: float = 10_000.0
+    """How much work may stay behind tasks that were longer than was thought; more of it goes to others, too.
+    """
     turn_calls: int = 32
     """After so many calls their caller reads the answers that have come. So it keeps up with the workers, and
     reads many at a time."""

@@ -19,13 +19,19 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ray_mono.common.our_bug import InternalError, known
+from ray_mono.common.our_bug import InternalError
+from ray_mono.core_worker.call_template import Pace
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import Peer
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+
+
+def mean_us(pace: Pace) -> float:
+    """Of a function that has run."""
+    return sum(pace) / len(pace)
 
 
 class LeaseState(enum.Enum):
@@ -63,6 +69,7 @@ class Lease:
         "address",
         "is_watched_for_idleness",
         "lease_id",
+        "long_until",
         "looks",
         "num_pushed",
         "num_rests",
@@ -103,6 +110,8 @@ class Lease:
         self.looks = 0
         # The one that was long, with nothing behind it.
         self.seen_alone: PendingTask | None = None
+        # The place of the latest task that ran long.
+        self.long_until = -1
 
     # ---- its life
 
@@ -221,6 +230,13 @@ class Lease:
             self.tasks.remove(task)
         return taken
 
+    def ran_long(self, first: PendingTask, last: PendingTask) -> bool:
+        """These ran one after another, and were not very short. Whether that is true of the one before, too:
+        once may be chance."""
+        again = self.long_until == first.place - 1 or first is not last
+        self.long_until = last.place
+        return again
+
     def is_alone(self) -> bool:
         """Whether its first task is seen for the first time with nothing behind it."""
         is_new = self.seen_alone is not self.tasks[0]
@@ -252,7 +268,6 @@ class SchedulingQueue:
         "options",
         "refill_at",
         "requested",
-        "run_us",
         "tasks",
     )
 
@@ -267,8 +282,6 @@ class SchedulingQueue:
         self.filled: Lease | None = None
         self.fill = 0
         self.leases: dict[bytes, Lease] = {}
-        # Smoothed duration of its tasks; None before the first.
-        self.run_us: float | None = None
         # Once a worker has so few, more are pushed ahead.
         self.refill_at = 0
         # A timer looks for stalls; another asks for leases again.
@@ -290,39 +303,34 @@ class SchedulingQueue:
         tasks, self.tasks = self.tasks, deque()
         return tasks
 
-    def ran(self, run_us: int) -> None:
-        """One of its tasks took so long."""
-        self.run_us = run_us if self.run_us is None else 0.8 * self.run_us + 0.2 * run_us
-
-    def all_ran(self, run_us: int, num_tasks: int) -> None:
-        """So many of its tasks took so long together."""
-        mean_us = run_us / num_tasks
-        kept = 0.8**num_tasks
-        self.run_us = mean_us if self.run_us is None else kept * self.run_us + (1 - kept) * mean_us
-
-    def wake(self) -> Lease:
-        """An idle worker gets the next task, and very short ones behind it before another is woken. Not so
-        where the options say how tasks are placed, or that a worker ends after them."""
-        if self.run_us is None or self.options.max_calls or self.options.strategy is not None:
+    def wake(self, pace: Pace) -> Lease:
+        """An idle worker gets the next task, which has this pace, and others of its function behind it before
+        another worker is woken, where they are very short. Not so where the options say how tasks are placed,
+        or that a worker ends after them."""
+        if not pace or self.options.max_calls or self.options.strategy is not None:
             self.fill = 1
         else:
-            self.fill = int(self._config.wake_us / (self.run_us + self._config.task_overhead_us)) + 1
+            self.fill = int(self._config.wake_us / (mean_us(pace) + self._config.task_overhead_us)) + 1
         self.filled = lease = self.idle.pop()
         return lease
 
-    @property
-    def keeps_up(self) -> bool:
-        """Whether the workers that are held will soon have run what waits, which is very short. If a task is
-        long after all, the next look for stalls asks for more workers (stalls.py)."""
-        if self.fill <= 2 or self.run_us is None:
+    def keeps_up(self, pace: Pace) -> bool:
+        """Whether the workers that are held will soon have run what waits, if all of it is like the last one,
+        and very short. If a task is long after all, the next look for stalls asks for more workers
+        (stalls.py)."""
+        if self.fill <= 2 or not pace:
             return False
-        wait_us = len(self.tasks) * (self.run_us + self._config.task_overhead_us)
+        wait_us = len(self.tasks) * (mean_us(pace) + self._config.task_overhead_us)
         return wait_us < self._config.keep_up_us * len(self.leases)
 
-    def share_of(self, lease: Lease) -> int:
-        """How many tasks it may have now: as many as it runs in ahead_us, and no more than its share where
-        few wait. The queue has run some."""
-        config, run_us = self._config, known(self.run_us, "how long the queue's tasks take")
+    def share_of(self, lease: Lease, pace: Pace) -> int:
+        """How many tasks it may have if the next has this pace: as many as it runs in ahead_us, and no more
+        than its share where few wait. Nothing is pushed behind a task, or ahead, whose function has not run
+        yet: the one may wait for the other."""
+        config, first = self._config, lease.tasks[0].template.pace
+        if not pace or not first:
+            return 0
+        run_us = max(mean_us(pace), mean_us(first))
         most = min(config.ahead_max, int(config.ahead_us / (run_us + config.task_overhead_us)))
         share = len(lease.tasks) + 1 + len(self.tasks) // len(self.leases)
         limit = min(most, share)
@@ -348,3 +356,13 @@ class SchedulingQueue:
             self.idle.remove(lease)
         if lease is self.filled:
             self.filled = None
+
+    def describe(self) -> dict[str, Any]:
+        """For people."""
+        return {
+            "resources": str(self.options.resources),
+            "tasks_queued": len(self.tasks),
+            "leases": len(self.leases),
+            "lease_states": [lease.story for lease in self.leases.values()],
+            "lease_requests": len(self.requested),
+        }

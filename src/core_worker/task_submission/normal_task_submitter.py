@@ -15,12 +15,14 @@ raylet.
               worker lost ──► what had begun is retried or fails; the rest runs elsewhere (lost_worker.py)
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
-by what the queue's tasks took lately. Very short ones go to the worker that is awake, until it has work for
-wake_us, before another one is woken. While the workers that are held keep up, no more are asked for.
+by what their function took lately (call_template.Pace). Very short ones go to the worker that is awake,
+until it has work for wake_us, before another one is woken. While the workers that are held keep up, no more
+are asked for. A function that has not run yet is not pushed ahead.
 
 A task behind another one could wait too long, or for ever if that one waits for it. So a worker that blocks
 in `get` gives its unstarted tasks back. If the first task is long, they are taken from the worker, and it
-gets no more before that task ends (stalls.py). What comes back keeps its place in the order of submission.
+gets no more before that task ends (stalls.py). They are asked for, too, where tasks were longer than was
+thought. What comes back keeps its place in the order of submission.
 
 If an argument of a task finds no room on the worker's node, the task goes to a queue that prefers the node
 where most of its arguments lie (call_arguments.py).
@@ -78,6 +80,7 @@ class NormalTaskSubmitter:
         self._tasks = tasks
         self._peers = peers
         self._lease_requests_max = env.config.lease_requests_max
+        self._long_us = env.config.keep_up_us
         self._queues: dict[Any, SchedulingQueue] = {}
         self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
@@ -102,16 +105,18 @@ class NormalTaskSubmitter:
         return queue
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
+        pace = task.template.pace
         if not queue.tasks:
             lease = queue.filled
-            if lease is not None and lease.state is BUSY and len(lease.tasks) < queue.fill:
-                self.push(lease, task)
-                return
+            if lease is not None and 0 < len(lease.tasks) < queue.fill and lease.state is BUSY:
+                if lease.tasks[-1].template.pace is pace:
+                    self.push(lease, task)
+                    return
             if queue.idle:
-                self.push(queue.wake(), task)
+                self.push(queue.wake(pace), task)
                 return
         queue.tasks.append(task)
-        if queue.idle or (len(queue.requested) < self._lease_requests_max and not queue.keeps_up):
+        if queue.idle or (len(queue.requested) < self._lease_requests_max and not queue.keeps_up(pace)):
             self.pump(queue)
 
     def submit_all(self, queue: SchedulingQueue, tasks: Sequence[PendingTask]) -> None:
@@ -138,9 +143,12 @@ class NormalTaskSubmitter:
             self._shared.push_ahead(lease)
             if not queue.tasks or queue.tasks[0].together:
                 return
-        if queue.run_us is not None and lease.takes_more and lease.tasks and not queue.options.max_calls:
-            limit = queue.share_of(lease)
-            while queue.tasks and len(lease.tasks) < limit:
+        while queue.tasks and lease.tasks and lease.takes_more and not queue.options.max_calls:
+            pace = queue.tasks[0].template.pace
+            limit = queue.share_of(lease, pace)
+            if len(lease.tasks) >= limit:
+                return
+            while queue.tasks and len(lease.tasks) < limit and queue.tasks[0].template.pace is pace:
                 self.push(lease, queue.tasks.popleft())
 
     # ---- leases
@@ -355,16 +363,20 @@ class NormalTaskSubmitter:
             self.on_answer(lease, task, Reply.FromString(payload), was_first)
             return
         # The usual case, kept short: DONE, and one small value.
-        lease.queue.ran(run_us)
+        task.template.pace.append(run_us)
         self._tasks.complete_usual(task, payload[USUAL_ANSWER.size :])
+        if run_us > self._long_us:
+            self._stalls.ran_long(lease, task, task)
         self.usual_came(lease, was_first)
 
     def on_answer(self, lease: Lease, task: PendingTask, reply: Any, was_first: bool) -> None:
         """Any answer that was waited for still."""
         queue = lease.queue
         if reply.status == DONE:
-            queue.ran(reply.run_us)
+            task.template.pace.append(reply.run_us)
             self._tasks.complete(task, reply, lease.address)
+            if reply.run_us > self._long_us:
+                self._stalls.ran_long(lease, task, task)
         elif reply.status == NO_ROOM:
             self._tasks.note_borrows(reply, lease.address)
             self._move(queue, task, lease.address.node_id)
@@ -504,13 +516,4 @@ class NormalTaskSubmitter:
 
     def describe(self) -> list[dict[str, Any]]:
         """What waits and what is leased, for DumpState."""
-        return [
-            {
-                "resources": str(queue.options.resources),
-                "tasks_queued": len(queue.tasks),
-                "leases": len(queue.leases),
-                "lease_states": [lease.story for lease in queue.leases.values()],
-                "lease_requests": len(queue.requested),
-            }
-            for queue in self._queues.values()
-        ]
+        return [queue.describe() for queue in self._queues.values()]

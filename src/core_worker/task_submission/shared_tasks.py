@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from ray_mono.core_worker.call_template import PACE_CALLS_MAX
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.task_submission.lease import Lease
+from ray_mono.core_worker.task_submission.lease import Lease, mean_us
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
@@ -46,9 +47,9 @@ class SharedTasks:
         queue, config = lease.queue, self._env.config
         if not lease.takes_more or not lease.tasks or queue.options.max_calls:
             return
-        limit = 0
-        if queue.run_us is not None:
-            each_us = queue.run_us + config.chunk_task_overhead_us
+        limit, pace = 0, queue.tasks[0].template.pace
+        if pace:
+            each_us = mean_us(pace) + config.chunk_task_overhead_us
             limit = min(2 * config.chunk_max, int(config.chunk_ahead_us / each_us))
         queue.aim_at(max(limit, 2))
         while queue.tasks and (together := queue.tasks[0].together) and lease.takes_more:
@@ -95,8 +96,11 @@ class SharedTasks:
         tasks = shared.answered(answers.first, len(values))
         was_first = bool(lease.tasks) and lease.tasks[0] is tasks[0]
         lease.answered_all(tasks)
-        lease.queue.all_ran(answers.run_us, len(values))
+        mean_run_us = answers.run_us / len(values)
+        tasks[0].template.pace.extend([mean_run_us] * min(len(values), PACE_CALLS_MAX))
         self._tasks.complete_all_usual(zip(tasks, values, strict=True))
+        if mean_run_us > self._env.config.keep_up_us:
+            self._stalls.ran_long(lease, tasks[0], tasks[-1])
         self._leases.usual_came(lease, was_first)
 
     def _on_last_answers(

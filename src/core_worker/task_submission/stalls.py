@@ -24,8 +24,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ray_mono.core_worker.call_template import PACE_CALLS_MAX
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
+from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue, mean_us
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
@@ -50,6 +51,14 @@ class Stalls:
         queue.note_looks(True)
         self._env.reactor.call_later(self._env.config.stall_look_s, lambda: self._look(queue))
 
+    def ran_long(self, lease: Lease, first: PendingTask, last: PendingTask) -> None:
+        """These were answered, and were not very short. Those behind them were perhaps thought to be: what
+        the worker cannot run soon is given back, and goes to others, too."""
+        if lease.ran_long(first, last) and len(lease.tasks) > 1:
+            pace = lease.tasks[-1].template.pace
+            if pace and len(lease.tasks) * mean_us(pace) > self._env.config.spread_us:
+                lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
+
     def _look(self, queue: SchedulingQueue) -> None:
         queue.note_looks(False)
         goes_on = False
@@ -67,6 +76,9 @@ class Stalls:
         looks = lease.look()
         if not looks:
             return True
+        if looks == 1:
+            # Its like may take as long: believed at once.
+            lease.tasks[0].template.pace.extend([config.stall_look_s * 1e6] * PACE_CALLS_MAX)
         lease.stall()
         if lease.is_ending and lease.num_unanswered > len(lease.tasks):
             return False  # its tasks were taken back already

@@ -222,14 +222,6 @@ def test_a_task_that_comes_back_goes_before_all_that_were_submitted_after_it() -
     assert list(queue.tasks) == tasks
 
 
-def test_how_long_tasks_take_is_smoothed() -> None:
-    queue = SchedulingQueue(TaskOptions(), 0, CoreWorkerConfig())
-    queue.ran(100)
-    assert queue.run_us == 100
-    queue.ran(600)
-    assert queue.run_us == pytest.approx(200)
-
-
 # ---- called actors
 
 

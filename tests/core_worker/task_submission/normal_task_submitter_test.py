@@ -39,6 +39,7 @@ from tests.core_worker.task_submission.tasks import (
     pushed,
     raylet_says,
     short_tasks,
+    two_idle_workers,
 )
 
 # ---- what is pushed
@@ -116,18 +117,6 @@ def test_one_long_task_among_short_ones_changes_little() -> None:
         assert len(pushed(scene)) == 20
         answer(scene, ref, value(1, run_us=200))
     assert len(pushed(scene)) == 25
-
-
-def two_idle_workers(run_us: int, strategy: Any = None, **limits: Any) -> Scene:
-    """Both ran tasks that took so long."""
-    scene = Scene(task_overhead_us=0.0, **limits)
-    refs = [scene.submit(strategy=strategy) for _ in range(2)]
-    scene.grant()
-    scene.grant(SECOND)
-    for ref in refs:
-        answer(scene, ref, value(0, run_us=run_us))
-    scene.wire.said[:] = scene.wire.all("WatchReclaims")
-    return scene
 
 
 @pytest.mark.parametrize(("run_us", "each"), [(30, 4), (45, 3), (60, 2), (200, 1), (10_000, 1)])

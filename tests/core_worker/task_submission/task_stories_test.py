@@ -98,7 +98,7 @@ def test_the_state_of_every_queue_lease_and_task_is_described() -> None:
     (story,) = queues[0]["lease_states"]
     assert f"on worker {scene.worker.worker_id.hex()[:8]} runs tasks, 2 tasks there, 2 not answered" in story
     answer(scene, first)
-    assert "SUBMITTED_TO_WORKER" in scene.core.describe()["task_states"][1]
+    assert scene.core.describe()["task_states"][1] == "waiting: PENDING_NODE_ASSIGNMENT"
     del second, waiting
 
 

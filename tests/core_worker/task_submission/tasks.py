@@ -121,3 +121,15 @@ def other(first: int, reply: Any, count: int = 1) -> core_worker_pb2.PushTasksRe
 
 def outcomes(scene: Scene, refs: list[ObjectRef[Any]]) -> list[Any]:
     return [found if not isinstance(found := scene.state_of(ref), Exception) else type(found) for ref in refs]
+
+
+def two_idle_workers(run_us: int, strategy: Any = None, **limits: Any) -> Scene:
+    """Both ran tasks that took so long."""
+    scene = Scene(task_overhead_us=0.0, **limits)
+    refs = [scene.submit(strategy=strategy) for _ in range(2)]
+    scene.grant()
+    scene.grant(SECOND)
+    for ref in refs:
+        answer(scene, ref, value(0, run_us=run_us))
+    scene.wire.said[:] = scene.wire.all("WatchReclaims")
+    return scene
