@@ -20,7 +20,7 @@ from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
-from ray_mono.raylet.scheduling.leases import LeaseState, WorkerLease
+from ray_mono.raylet.scheduling.leases import WorkerLease, WorkerLeaseState
 from ray_mono.raylet.wire import lease_number
 
 UNANSWERED_S = 1.0
@@ -66,9 +66,9 @@ class Withdrawals:
             board = self._board_of(lease)
             if board is None or not self._reclaims.listens(lease.request.requester):
                 continue
-            if lease.state is LeaseState.CLOSED:
+            if lease.state is WorkerLeaseState.CLOSED:
                 self._lend(lease, board)
-            elif lease.state is LeaseState.GRANTED:
+            elif lease.state is WorkerLeaseState.GRANTED:
                 self._leases.close(lease.lease_id)
                 board.close_lease(lease_number(lease.number))
                 self._cancel_requests(lease.request.requester)

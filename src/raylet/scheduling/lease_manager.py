@@ -32,7 +32,7 @@ from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.instances import indivisible
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
-from ray_mono.raylet.scheduling.leases import LeaseRequest, LeaseState, WorkerLease
+from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -290,7 +290,7 @@ class LeaseManager:
 
     def explain(self, lease: WorkerLease) -> str:
         """Why a lease is not granted yet, or that it is, in one sentence."""
-        if lease.state is LeaseState.RESERVED:
+        if lease.state is WorkerLeaseState.RESERVED:
             return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
         if lease.has_worker:
             is_blocked = self._ledger.is_blocked(lease.lease_id)
@@ -339,10 +339,10 @@ class LeaseManager:
         connection now."""
         self._by_requester.get(lease.request.requester, {}).pop(lease.lease_id, None)
         self._by_requester.setdefault(request.requester, {})[lease.lease_id] = None
-        if lease.state is LeaseState.QUEUED:
+        if lease.state is WorkerLeaseState.QUEUED:
             self._scheduler.queue.remove(lease)
         lease.requested_by(request.requester)
-        if lease.state is LeaseState.QUEUED:
+        if lease.state is WorkerLeaseState.QUEUED:
             self._scheduler.queue.add(lease)
         return [self._scheduler.grant_of(lease)] if lease.has_worker else []
 

@@ -23,7 +23,7 @@ from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, Sp
 from ray_mono.raylet.scheduling import explanations, fair_share
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
-from ray_mono.raylet.scheduling.leases import LeaseState, Shape, WorkerLease
+from ray_mono.raylet.scheduling.leases import Shape, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.scheduling.scheduling_policy import (
@@ -74,7 +74,7 @@ class LeaseScheduler:
     def remove(self, lease: WorkerLease) -> bool:
         """Takes out a lease that has no worker yet, and gives back what was reserved for it. Returns whether
         others may be placed now that could not before."""
-        if lease.state is LeaseState.QUEUED:
+        if lease.state is WorkerLeaseState.QUEUED:
             self.queue.remove(lease)
             return lease.shape is self._held_for
         self.reserved.remove(lease)

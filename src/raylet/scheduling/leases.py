@@ -25,7 +25,7 @@ from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.worker.binding import Binding
 
 
-class LeaseState(enum.Enum):
+class WorkerLeaseState(enum.Enum):
     QUEUED = "queued"
     RESERVED = "waiting for a worker"
     GRANTED = "granted"
@@ -36,7 +36,7 @@ class LeaseState(enum.Enum):
     __hash__ = object.__hash__
 
 
-class LeaseEvent(enum.Enum):
+class WorkerLeaseEvent(enum.Enum):
     RESERVED = "got its resources"
     GRANTED = "got its worker"
     CLOSED = "closed"
@@ -45,8 +45,8 @@ class LeaseEvent(enum.Enum):
     __hash__ = object.__hash__
 
 
-_S, _E = LeaseState, LeaseEvent
-TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
+_S, _E = WorkerLeaseState, WorkerLeaseEvent
+TRANSITIONS: dict[tuple[WorkerLeaseState, WorkerLeaseEvent], WorkerLeaseState] = {
     (_S.QUEUED, _E.RESERVED): _S.RESERVED,
     (_S.QUEUED, _E.ENDED): _S.ENDED,
     (_S.RESERVED, _E.GRANTED): _S.GRANTED,
@@ -55,7 +55,7 @@ TRANSITIONS: dict[tuple[LeaseState, LeaseEvent], LeaseState] = {
     (_S.GRANTED, _E.ENDED): _S.ENDED,
     (_S.CLOSED, _E.ENDED): _S.ENDED,
 }
-HAVE_WORKERS = frozenset({LeaseState.GRANTED, LeaseState.CLOSED})
+HAVE_WORKERS = frozenset({WorkerLeaseState.GRANTED, WorkerLeaseState.CLOSED})
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +136,13 @@ class WorkerLease:
     queued_at_s: float
     number: int
     """Counts arrivals: the order among leases that wait for a worker."""
-    state: LeaseState = LeaseState.QUEUED
+    state: WorkerLeaseState = WorkerLeaseState.QUEUED
     worker_id: bytes | None = None
     """Set from the grant on."""
     granted_at_s: float = 0.0
     asked_at_s: float | None = None
     """When its holder was asked to end it."""
-    story: tuple[LeaseEvent, ...] = ()
+    story: tuple[WorkerLeaseEvent, ...] = ()
     """Its whole life, which has at most four steps: for error messages."""
     lease_id: bytes = field(init=False)
     line: tuple[int, int] = field(init=False)
@@ -158,18 +158,18 @@ class WorkerLease:
         return self.state in HAVE_WORKERS
 
     def reserve(self) -> None:
-        self._step(LeaseEvent.RESERVED)
+        self._step(WorkerLeaseEvent.RESERVED)
 
     def grant(self, worker_id: bytes, now_s: float) -> None:
-        self._step(LeaseEvent.GRANTED)
+        self._step(WorkerLeaseEvent.GRANTED)
         self.worker_id = worker_id
         self.granted_at_s = now_s
 
     def close(self) -> None:
-        self._step(LeaseEvent.CLOSED)
+        self._step(WorkerLeaseEvent.CLOSED)
 
     def end(self) -> None:
-        self._step(LeaseEvent.ENDED)
+        self._step(WorkerLeaseEvent.ENDED)
 
     def ask_to_end(self, now_s: float) -> None:
         """Its holder is being asked. That changes nothing: the holder may need it for long."""
@@ -195,7 +195,7 @@ class WorkerLease:
             "why": why,
         }
 
-    def _step(self, event: LeaseEvent) -> None:
+    def _step(self, event: WorkerLeaseEvent) -> None:
         """Moves on. Raises InternalError with the lease's story where the table has no such step; nothing has
         changed then."""
         following = TRANSITIONS.get((self.state, event))

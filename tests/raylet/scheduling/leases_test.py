@@ -9,11 +9,11 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import (
     TRANSITIONS,
-    LeaseEvent,
     LeaseRequest,
-    LeaseState,
     Shape,
     WorkerLease,
+    WorkerLeaseEvent,
+    WorkerLeaseState,
 )
 
 
@@ -27,7 +27,7 @@ def test_a_lease_is_reserved_before_it_is_granted() -> None:
     early = lease()
     with pytest.raises(InternalError, match="is queued and cannot be 'got its worker'; so far: nothing"):
         early.grant(b"worker", 2.0)
-    assert (early.state, early.worker_id, early.has_worker) == (LeaseState.QUEUED, None, False)
+    assert (early.state, early.worker_id, early.has_worker) == (WorkerLeaseState.QUEUED, None, False)
     early.reserve()
     early.grant(b"worker", 2.0)
     assert (early.worker_id, early.granted_at_s, early.has_worker) == (b"worker", 2.0, True)
@@ -46,9 +46,9 @@ def test_a_closed_lease_has_its_worker_until_it_ends_and_what_ended_stays_so() -
 
 
 def test_every_lease_can_end_and_only_once() -> None:
-    for state in LeaseState:
-        assert ((state, LeaseEvent.ENDED) in TRANSITIONS) == (state is not LeaseState.ENDED)
-    assert all(state is not LeaseState.ENDED for state, _ in TRANSITIONS)
+    for state in WorkerLeaseState:
+        assert ((state, WorkerLeaseEvent.ENDED) in TRANSITIONS) == (state is not WorkerLeaseState.ENDED)
+    assert all(state is not WorkerLeaseState.ENDED for state, _ in TRANSITIONS)
 
 
 def test_who_asks_again_has_not_been_asked_for_the_lease_yet() -> None:
