@@ -24,6 +24,9 @@ _CALL_TIMEOUT_S = 30.0
 # Between two attempts to reach the GCS: doubles up to the second.
 _RETRY_FIRST_S = 0.1
 _RETRY_LONGEST_S = 2.0
+# As many as the GCS keeps (gcs/config.py). Who asks for a node that died before them waits in vain as for one
+# that never was.
+_DEAD_NODES_MAX = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,8 @@ class NodeDirectory:
         if node.state == common_pb2.NODE_DEAD:
             is_news = node_id not in self._dead
             self._dead[node_id] = node.death_cause.message or "no cause was given"
+            if len(self._dead) > _DEAD_NODES_MAX:
+                del self._dead[next(iter(self._dead))]
             address = self._addresses.pop(node_id, None)
             if address is not None:
                 self._on_node_dead(address)

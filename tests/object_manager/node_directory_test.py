@@ -130,6 +130,20 @@ def test_a_dead_node_is_told_once_with_its_cause_and_its_workers_die_with_it() -
     play(script)
 
 
+def test_of_very_many_dead_nodes_those_that_died_first_are_forgotten() -> None:
+    async def script(scene: Scene) -> None:
+        ids = [NodeKey(number.to_bytes(28, "big")) for number in range(1_001)]
+        for node_id in ids:
+            scene.gcs.tell(node(node_id, dies_of="it was let go"))
+        for node_id in (ids[1], ids[-1]):
+            with pytest.raises(TransferFailed, match="the node is dead"):
+                await scene.directory.find(node_id, timeout_s=5)
+        with pytest.raises(TransferFailed, match="did not tell of such a node"):
+            await scene.directory.find(ids[0], timeout_s=5)
+
+    play(script)
+
+
 def test_a_subscription_that_ended_is_made_again_and_deaths_in_between_are_found() -> None:
     async def script(scene: Scene) -> None:
         scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=FAR, is_alive=False)]

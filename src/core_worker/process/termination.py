@@ -38,12 +38,10 @@ from typing import Any, NoReturn
 from ray_mono.common.raw_error import is_a, with_contexts
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.interrupter import AGAIN_S
-from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.running import CALLS_POLL_S, Running
 from ray_mono.rpc.interruption import strike_main_thread
 
 logger = logging.getLogger(__name__)
-
-CALLS_POLL_S = 0.01
 
 
 # By thread that forks: the signals that it blocked before.

@@ -33,7 +33,7 @@ from ray_mono.core_worker.task_execution.async_group import AsyncGroup, AsyncPar
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec
 from ray_mono.core_worker.task_execution.call_thread import CallThread
 from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
-from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_execution.running import CALLS_POLL_S, Running
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
@@ -41,7 +41,6 @@ from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 logger = logging.getLogger(__name__)
 
 DEFAULT_GROUP = ""
-CALLS_POLL_S = 0.01
 CLOSE_TIMEOUT_S = 5.0
 """How long coroutines that are cancelled at the end may take. One may block its thread."""
 

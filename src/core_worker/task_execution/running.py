@@ -11,6 +11,9 @@ from ray_mono.common.raw_error import exit_code_of, repr_of
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.task_execution.call import KnownSpec, RunningActor
 
+CALLS_POLL_S = 0.01
+"""Between two looks of whoever waits at the end for an actor's calls on other threads."""
+
 
 class Running:
     """The record of one worker."""
