@@ -54,7 +54,7 @@ UNKNOWN, PENDING_CREATION = CalledActorState.UNKNOWN, CalledActorState.PENDING_C
 CONNECTED, DISCONNECTED = CalledActorState.CONNECTED, CalledActorState.DISCONNECTED
 RESTARTING, DEAD = CalledActorState.RESTARTING, CalledActorState.DEAD
 
-_MOVES = {
+MOVES = {
     UNKNOWN: {PENDING_CREATION, CONNECTED, DISCONNECTED, RESTARTING, DEAD},
     PENDING_CREATION: {CONNECTED, DISCONNECTED, RESTARTING, DEAD},
     CONNECTED: {CONNECTED, DISCONNECTED, RESTARTING, DEAD},
@@ -130,7 +130,7 @@ class CalledActor:
     # ---- its life
 
     def _move(self, state: CalledActorState) -> None:
-        if state not in _MOVES[self.state]:
+        if state not in MOVES[self.state]:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
         self.state = state
 

@@ -49,7 +49,7 @@ class LeaseState(enum.Enum):
 IDLE, BUSY, STALLED = LeaseState.IDLE, LeaseState.BUSY, LeaseState.STALLED
 ENDING, RETURNED, LOST = LeaseState.ENDING, LeaseState.RETURNED, LeaseState.LOST
 
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         (IDLE, BUSY),
         (BUSY, IDLE),
@@ -116,7 +116,7 @@ class Lease:
     # ---- its life
 
     def _move(self, state: LeaseState) -> None:
-        if (self.state, state) not in _MOVES:
+        if (self.state, state) not in MOVES:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
         self.state = state
 

@@ -85,7 +85,7 @@ PUSHED = TaskState.SUBMITTED_TO_WORKER
 FINISHED = TaskState.FINISHED
 FAILED = TaskState.FAILED
 
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         (WAITS_FOR_ARGUMENTS, WAITS_FOR_WORKER),
         (WAITS_FOR_ARGUMENTS, FAILED),
@@ -230,7 +230,7 @@ class PendingTask:
         return self.state is WAITS_FOR_ARGUMENTS
 
     def _move(self, state: TaskState) -> None:
-        if (self.state, state) not in _MOVES:
+        if (self.state, state) not in MOVES:
             raise InternalError(f"{self.story} and cannot be one that {state.value}")
         self.state = state
 

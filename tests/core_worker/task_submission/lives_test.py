@@ -3,7 +3,8 @@ whose life it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.core_worker.task_submission import called_actor, task_manager
+from ray_mono.core_worker.task_submission import lease as lease_table
+from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, LeaseState, SchedulingQueue
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskState
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -31,6 +34,55 @@ def a_lease() -> Lease:
     nobody: Any = None
     lease = queue.leases[b"lease"] = Lease(b"lease", queue, nobody, granted, nobody)
     return lease
+
+
+# ---- the tables, as the heads of their modules draw them: a state, and those that may follow it
+
+TASK = """
+PENDING_ARGS_AVAIL      PENDING_NODE_ASSIGNMENT FAILED
+PENDING_NODE_ASSIGNMENT PENDING_ARGS_AVAIL SUBMITTED_TO_WORKER FAILED
+SUBMITTED_TO_WORKER     PENDING_NODE_ASSIGNMENT FINISHED FAILED
+FINISHED
+FAILED
+"""
+LEASE = """
+IDLE     BUSY ENDING RETURNED
+BUSY     IDLE STALLED ENDING RETURNED LOST
+STALLED  BUSY ENDING RETURNED LOST
+ENDING   RETURNED LOST
+RETURNED
+LOST
+"""
+CALLED_ACTOR = """
+UNKNOWN          PENDING_CREATION CONNECTED DISCONNECTED RESTARTING DEAD
+PENDING_CREATION CONNECTED DISCONNECTED RESTARTING DEAD
+CONNECTED        CONNECTED DISCONNECTED RESTARTING DEAD
+DISCONNECTED     CONNECTED RESTARTING DEAD
+RESTARTING       CONNECTED DISCONNECTED DEAD
+DEAD
+"""
+
+
+@pytest.mark.parametrize(
+    ("states", "drawn", "moves"),
+    [
+        (TaskState, TASK, task_manager.MOVES),
+        (LeaseState, LEASE, lease_table.MOVES),
+        (
+            CalledActorState,
+            CALLED_ACTOR,
+            {(start, end) for start, ends in called_actor.MOVES.items() for end in ends},
+        ),
+    ],
+    ids=["task", "lease", "called actor"],
+)
+def test_a_life_has_the_moves_that_are_drawn_and_no_others(
+    states: type[enum.Enum], drawn: str, moves: Iterable[tuple[enum.Enum, enum.Enum]]
+) -> None:
+    rows = {row.split()[0]: set(row.split()[1:]) for row in drawn.strip().splitlines()}
+    assert set(rows) == {state.name for state in states}
+    wanted = {(start, end) for start, ends in rows.items() for end in ends}
+    assert {(start.name, end.name) for start, end in moves} == wanted
 
 
 # ---- tasks
