@@ -136,6 +136,13 @@ FLOORS = {
     """,
 }
 
+# "path:what is matched": why its last case is no error
+OPEN_MATCHES = {
+    "src/common/scheduling/strategy.py:message.WhichOneof('strategy')": (
+        "no kind, or one that is not followed yet: DEFAULT"
+    ),
+}
+
 # A worker opens no gRPC channel, and gcs and raylet stay small.
 FORBIDDEN_IMPORTS = {
     "common": {"grpc", "numpy"},
@@ -253,6 +260,23 @@ def test_no_file_holds_what_belongs_to_one_machine() -> None:
             for what, pattern in FORBIDDEN_TEXT.items():
                 if pattern.search(line):
                     wrong.append(f"{path.relative_to(ROOT)}:{number}: {what}: {line.strip()}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_a_match_leaves_nothing_out_in_silence() -> None:
+    """Its last case says that what is left cannot be: assert_never(), or an InternalError."""
+    wrong = []
+    for path in python_files():
+        if part(path) is None:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Match) and f"{path}:{ast.unparse(node.subject)}" not in OPEN_MATCHES:
+                last = node.cases[-1]
+                takes_all = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None
+                end = last.body[-1]
+                says_so = isinstance(end, ast.Raise) or ast.unparse(end).startswith("assert_never(")
+                if last.guard is not None or not takes_all or not says_so:
+                    wrong.append(f"{path}:{node.lineno}: match {ast.unparse(node.subject)}")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
