@@ -45,6 +45,49 @@ SET_BY_NAME = {
     "src/gcs/job_manager.py": "fields of a row, which is a message",
 }
 
+BUNDLES = {
+    "_config",
+    "_core",  # the CoreInterface
+    "_env",
+    "env",
+    "_environment",
+    "_parts",
+    "_stub",
+    "stub",
+}
+"""What a field is called that holds parts for those who use them and does nothing itself, or is a service's
+stub, whose methods are objects."""
+
+VALUES = {"actor_id", "cluster_id", "job_id", "node_id", "worker_id"}
+"""Fields that are ids, whose methods are everybody's."""
+
+DOORS = {"src/core_worker/process/servicer.py"}
+"""A process's servicer is handed the whole."""
+
+# "path:self._part.other": why its methods may be called
+REACHED = {
+    "python/ray_mono/actor.py:self._code.signature": "what is known of a class is a value",
+    "python/ray_mono/actor.py:self._metadata.signature": "what is known of a method is a value",
+    "python/ray_mono/actor.py:self._handle._ray_metadata": "what a handle knows of its class is a value",
+    "src/core_worker/task_execution/execution.py:self.executor.actor": "the actor is what the worker runs",
+    "src/core_worker/task_execution/executor.py:self._functions.loaded": "a dict, looked at by every call",
+    "src/core_worker/task_execution/executor.py:self._actor.methods": "a dict, looked at by every call",
+    "src/core_worker/task_execution/item_sender.py:self.value.nested": "a list of a value's",
+    "src/core_worker/task_execution/item_sender.py:self._part.items": "a field of a message",
+    "src/core_worker/task_execution/item_sender.py:self._call.answer_to": "a call is a value",
+    "src/core_worker/task_execution/task_reply.py:self._running.actor": "the actor is what the worker runs",
+    "src/raylet/scheduling/lease_manager.py:self._ledger.available": "a set of resources is a value",
+    "src/raylet/scheduling/leases.py:self.shape.required": "a set of resources is a value",
+    "src/raylet/scheduling/leases.py:self.shape.resources": "a set of resources is a value",
+    "src/raylet/store_client.py:self._store.CollectGarbage": "a method of a stub",
+    "src/raylet/store_client.py:self._store.FreeOwnedBy": "a method of a stub",
+    "src/rpc/framed_channel.py:self._channel._loop": "a call is its channel's, in the same module",
+    "src/rpc/framed_channel.py:self.channel._loop": "a call is its channel's, in the same module",
+    "src/rpc/grpc_splice.py:self.inner.transport": "a protocol's transport is asyncio's",
+    "src/rpc/reactor_server.py:self._server.reactor": "a connection is its server's, in the same module",
+    "src/rpc/reactor_server.py:self._server.handlers": "a connection is its server's, in the same module",
+}
+
 
 def fields_of_messages() -> set[str]:
     """Of every message in protobuf/: whoever makes one fills it in."""
@@ -110,4 +153,25 @@ def test_no_field_is_set_by_its_name() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
                 if ast.unparse(node.args[0]) != "self":
                     wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_nobody_reaches_through_one_part_to_another() -> None:
+    """`self._part.other.does()`: whoever needs the other part gets it by its constructor."""
+    wrong: list[str] = []
+    reached: set[str] = set()
+    for path in python_files():
+        if part(path) is None or path in DOORS:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                other = node.func.value
+                if isinstance(other, ast.Attribute) and isinstance(other.value, ast.Attribute):
+                    through = other.value
+                    is_own = isinstance(through.value, ast.Name) and through.value.id == "self"
+                    if is_own and through.attr not in BUNDLES and other.attr not in VALUES:
+                        reached.add(f"{path}:{ast.unparse(other)}")
+                        if f"{path}:{ast.unparse(other)}" not in REACHED:
+                            wrong.append(f"{path}:{node.lineno}: {ast.unparse(node.func)}()")
+    wrong += [f"{name}: need not be in REACHED any more" for name in REACHED if name not in reached]
     assert not wrong, "\n" + "\n".join(wrong)

@@ -42,6 +42,7 @@ class ObjectManager:
     ) -> None:
         """Alone until attach() is called. spawn(coroutine, name): a failure of the task ends the process."""
         self.node_store = NodeStore(config, node_id, memory, clock, spawn)
+        self._memory = memory
         self._spawn = spawn
         self._on_raylet_gone = on_raylet_gone
         self._streams: TransferStreams | None = None
@@ -55,7 +56,7 @@ class ObjectManager:
         self._directory = NodeDirectory(
             transport, gcs_address, store.owners, self.node_store.free_owned_by, streams.drop
         )
-        Puller(self.node_store, streams, self._directory, self._spawn)
+        Puller(self.node_store, self._memory, streams, self._directory, self._spawn)
         self._forwarder = FreeForwarder(streams, self._directory, self.node_store.config, self._spawn)
         self._spawn(self._directory.run(), "follow the GCS")
 
@@ -93,7 +94,7 @@ class ObjectManager:
         return {
             "node_id": node.node_id.hex(),
             "memory": node.store.describe_memory(),
-            "backed_bytes": node.memory.backed_bytes,
+            "backed_bytes": self._memory.backed_bytes,
             "num_objects": node.store.num_sealed,
             "num_unsealed": node.store.num_unsealed,
             "num_pins": node.store.num_pins,

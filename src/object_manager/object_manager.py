@@ -109,7 +109,7 @@ async def serve(
     address, streams, server = "", None, None
     if not arguments.store_only:
         streams = TcpTransferStreams(secret, config)
-        server = TransferServer(manager.node_store, secret, config, streams.count_sent, spawn)
+        server = TransferServer(manager.node_store, memory, secret, config, streams.count_sent, spawn)
         address = server.listen(arguments.host, arguments.port)
         manager.attach(transport, arguments.gcs_address, streams)
     listener = await transport.serve(f"unix:{arguments.store_socket}", manager.handlers())

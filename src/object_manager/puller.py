@@ -17,7 +17,13 @@ from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pull_manager import StartFetch
-from ray_mono.object_manager.seams import ObjectHeader, PeerAddress, TransferFailed, TransferStreams
+from ray_mono.object_manager.seams import (
+    ObjectHeader,
+    PeerAddress,
+    SharedMemory,
+    TransferFailed,
+    TransferStreams,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +42,12 @@ class AddressBook(Protocol):
 class CopyLanding:
     """Where one object's bytes go: nowhere, until a holder has said how many there are and there was room."""
 
-    def __init__(self, object_id: ObjectKey, node_store: NodeStore) -> None:
+    def __init__(self, object_id: ObjectKey, node_store: NodeStore, store_memory: SharedMemory) -> None:
         self.object_id = object_id
         self.received_bytes = 0
         self.header: ObjectHeader | None = None
         self._node_store = node_store
+        self._store_memory = store_memory
         self._memory: memoryview | None = None
         self._offset = 0  # of the memory in the store
 
@@ -61,11 +68,11 @@ class CopyLanding:
             offset = self._node_store.place_copy(self.object_id, self.header)
             if offset is not None:
                 self._offset = offset
-                self._memory = self._node_store.memory.view(offset, self.header.size_bytes)
+                self._memory = self._store_memory.view(offset, self.header.size_bytes)
         return self._memory
 
     def prepare(self, start: int, count: int) -> None:
-        self._node_store.memory.prepare(self._offset + start, count)
+        self._store_memory.prepare(self._offset + start, count)
 
 
 class Puller:
@@ -74,11 +81,13 @@ class Puller:
     def __init__(
         self,
         node_store: NodeStore,
+        memory: SharedMemory,
         streams: TransferStreams,
         nodes: AddressBook,
         spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]],
     ) -> None:
         self._node_store = node_store
+        self._memory = memory
         self._streams = streams
         self._nodes = nodes
         self._spawn = spawn
@@ -103,7 +112,7 @@ class Puller:
     async def _fetch(self, fetch: StartFetch) -> None:
         """One attempt with one holder. Its end is reported exactly once, unless it is stopped."""
         object_id = fetch.object_id
-        landing = self._landings.setdefault(object_id, CopyLanding(object_id, self._node_store))
+        landing = self._landings.setdefault(object_id, CopyLanding(object_id, self._node_store, self._memory))
         try:
             is_whole = await self._attempt(fetch, landing)
         except TransferFailed as error:

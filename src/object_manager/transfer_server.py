@@ -19,6 +19,7 @@ from ray_mono.common.limited_log import LimitedLog
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.seams import SharedMemory
 from ray_mono.object_manager.transfer_wire import (
     WireError,
     receive_message,
@@ -41,6 +42,7 @@ class TransferServer:
     def __init__(
         self,
         node_store: NodeStore,
+        memory: SharedMemory,
         secret: str,
         config: ObjectManagerConfig,
         count_sent: Callable[[int], None],
@@ -48,6 +50,7 @@ class TransferServer:
     ) -> None:
         """count_sent(n) is told of object bytes as they go."""
         self._node_store = node_store
+        self._memory = memory
         self._secret = secret
         self._config = config
         self._count_sent = count_sent
@@ -122,7 +125,7 @@ class TransferServer:
                 owner_worker_id=entry.owner,
             )
             await send_message(sock, header, timeout_s)
-            memory = self._node_store.memory.view(entry.offset + offset, length)
-            await send_bytes(sock, memory, self._config.send_slice_bytes, timeout_s, self._count_sent)
+            content = self._memory.view(entry.offset + offset, length)
+            await send_bytes(sock, content, self._config.send_slice_bytes, timeout_s, self._count_sent)
         finally:
             self._node_store.release(object_id, TRANSFERS)

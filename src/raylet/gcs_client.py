@@ -185,14 +185,14 @@ class GcsClient:
                 task.result()
 
     async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
-        self._outbox.must_register.clear()
+        self._outbox.registers()
         request = gcs_pb2.RegisterNodeRequest(node=node, actor_leases=self._events.actor_leases())
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         self._events.disowned(reply.unwanted_lease_ids)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         while True:
-            await self._outbox.must_register.wait()
+            await self._outbox.until_it_must_register()
             await self._register(stub, node)
 
     async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
@@ -227,8 +227,7 @@ class GcsClient:
 
     async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:
-            await self._outbox.has_changed_resources.wait()
-            self._outbox.has_changed_resources.clear()
+            await self._outbox.until_resources_change()
             self._is_asked.clear()
             asked, self._asked = self._asked, []
             has_changed = self._count_change(await self._current_resources())
@@ -264,5 +263,4 @@ class GcsClient:
                 except asyncio.CancelledError:
                     self._outbox.put_back(method, message)
                     raise
-            self._outbox.is_filled.clear()
-            await self._outbox.is_filled.wait()
+            await self._outbox.until_filled()

@@ -22,19 +22,19 @@ class GcsOutbox:
         self._node_id = node_id
         self._messages_max = messages_max
         self._messages: deque[tuple[str, Any]] = deque()
-        self.is_filled = asyncio.Event()
-        self.has_changed_resources = asyncio.Event()
-        self.must_register = asyncio.Event()
+        self._is_filled = asyncio.Event()
+        self._has_changed_resources = asyncio.Event()
+        self._must_register = asyncio.Event()
 
     # ---- what is to be told
 
     def resources_changed(self) -> None:
         """They may have: a report follows if they have."""
-        self.has_changed_resources.set()
+        self._has_changed_resources.set()
 
     def register_again(self) -> None:
         """Some lease for an actor may have lost whoever wanted it."""
-        self.must_register.set()
+        self._must_register.set()
 
     def add_worker(self, worker: common_pb2.WorkerInfo) -> None:
         self._post("AddWorker", worker)
@@ -61,7 +61,7 @@ class GcsOutbox:
                 dropped,
             )
         self._messages.append((method, message))
-        self.is_filled.set()
+        self._is_filled.set()
 
     # ---- who tells it
 
@@ -75,3 +75,21 @@ class GcsOutbox:
     def put_back(self, method: str, message: Any) -> None:
         """One that was taken and may not have arrived is told again first."""
         self._messages.appendleft((method, message))
+
+    async def until_filled(self) -> None:
+        while not self._messages:
+            self._is_filled.clear()
+            await self._is_filled.wait()
+
+    async def until_resources_change(self) -> None:
+        """They may have since this returned last."""
+        await self._has_changed_resources.wait()
+        self._has_changed_resources.clear()
+
+    async def until_it_must_register(self) -> None:
+        """Until somebody wants it, after `registers`."""
+        await self._must_register.wait()
+
+    def registers(self) -> None:
+        """What was the reason for it so far is seen to."""
+        self._must_register.clear()

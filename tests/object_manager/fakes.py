@@ -106,7 +106,7 @@ class FakeCluster:
         memory = memory or PlainMemory(config.capacity_bytes)
         node = NodeStore(config, NodeKey(name.encode()), memory, SystemClock(), self.spawn)
         self.nodes[PeerAddress(name, 0)] = node
-        Puller(node, self.streams, self, self.spawn)
+        Puller(node, memory, self.streams, self, self.spawn)
         return node
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Any]:

@@ -31,10 +31,12 @@ from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, Sp
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.instances import indivisible
+from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
 from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
+from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 
@@ -70,7 +72,9 @@ class LeaseManager:
         self._cluster = cluster
         self._pool = pool
         self._limits = limits
-        self._scheduler = LeaseScheduler(node, ledger, cluster, pool)
+        self._queue = LeaseQueue()
+        self._reserved = Reservations()
+        self._scheduler = LeaseScheduler(node, ledger, cluster, pool, self._queue, self._reserved)
         self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
         self._leases: dict[bytes, WorkerLease] = {}
         self._by_requester: dict[int, dict[bytes, None]] = {}
@@ -262,14 +266,14 @@ class LeaseManager:
         effects += self._schedule(now_s)
         here, others = self._scheduler.snapshot(), self._cluster.nodes()
         circumstances = Circumstances(here, others, self._held_by_actors())
-        effects += self._warnings.sweep(self._scheduler.queue, self._scheduler.decide, circumstances, now_s)
+        effects += self._warnings.sweep(self._queue, self._scheduler.decide, circumstances, now_s)
         return effects + self._warn_of_failed_starts(now_s)
 
     # ---- what others may know
 
     @property
     def num_queued(self) -> int:
-        return len(self._scheduler.queue)
+        return len(self._queue)
 
     def leases(self) -> list[WorkerLease]:
         """All of them, in order of arrival."""
@@ -285,8 +289,7 @@ class LeaseManager:
 
     def queued_demand(self) -> list[tuple[ResourceSet, int]]:
         """What waits for resources, by shape: for the GCS and the autoscaler."""
-        queue = self._scheduler.queue
-        return [(shape.required, queue.count(shape)) for shape in queue.shapes()]
+        return [(shape.required, self._queue.count(shape)) for shape in self._queue.shapes()]
 
     def explain(self, lease: WorkerLease) -> str:
         """Why a lease is not granted yet, or that it is, in one sentence."""
@@ -310,6 +313,7 @@ class LeaseManager:
         return {
             "num_leases": len(self._leases),
             "num_queued": self.num_queued,
+            "num_shapes_remembered": self._scheduler.num_shapes_remembered,
             "leases": [lease.describe(self.explain(lease), now_s) for lease in shown],
         }
 
@@ -318,8 +322,8 @@ class LeaseManager:
         self._ledger.check_invariants()
         self._scheduler.check_invariants()
         self._pool.check_invariants()
-        queued = [lease.lease_id for lease in self._scheduler.queue]
-        reserved = [lease.lease_id for lease in self._scheduler.reserved]
+        queued = [lease.lease_id for lease in self._queue]
+        reserved = [lease.lease_id for lease in self._reserved]
         granted = [lease.lease_id for lease in self._leases.values() if lease.has_worker]
         counted = f"{len(queued)} queued + {len(reserved)} reserved + {len(granted)} granted"
         is_all = sorted(queued + reserved + granted) == sorted(self._leases)
@@ -340,10 +344,10 @@ class LeaseManager:
         self._by_requester.get(lease.request.requester, {}).pop(lease.lease_id, None)
         self._by_requester.setdefault(request.requester, {})[lease.lease_id] = None
         if lease.state is WorkerLeaseState.QUEUED:
-            self._scheduler.queue.remove(lease)
+            self._queue.remove(lease)
         lease.requested_by(request.requester)
         if lease.state is WorkerLeaseState.QUEUED:
-            self._scheduler.queue.add(lease)
+            self._queue.add(lease)
         return [self._scheduler.grant_of(lease)] if lease.has_worker else []
 
     def _schedule(self, now_s: float) -> list[Effect]:
@@ -403,7 +407,7 @@ class LeaseManager:
         if not trouble:
             return []
         oldest: dict[bytes, float] = {}
-        for lease in self._scheduler.reserved:
+        for lease in self._reserved:
             oldest.setdefault(lease.request.job_id, lease.queued_at_s)
         due = [job for job, since_s in oldest.items() if now_s - since_s >= FAILED_STARTS_WARNING_S]
         new = [job for job in due if job not in self._told_of_failed_starts]

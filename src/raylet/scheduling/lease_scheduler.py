@@ -42,14 +42,20 @@ class LeaseScheduler:
     """Leases that are QUEUED or RESERVED."""
 
     def __init__(
-        self, node: NodeSnapshot, ledger: ResourceLedger, cluster: ClusterView, pool: WorkerPool
+        self,
+        node: NodeSnapshot,
+        ledger: ResourceLedger,
+        cluster: ClusterView,
+        pool: WorkerPool,
+        queue: LeaseQueue,
+        reserved: Reservations,
     ) -> None:
         self._node = node
         self._ledger = ledger
         self._cluster = cluster
         self._pool = pool
-        self.queue = LeaseQueue()
-        self.reserved = Reservations()
+        self._queue = queue
+        self._reserved = reserved
         # The last "not now" per shape. It holds while the cluster's revision is the same and the shape does
         # not fit here.
         self._refusals: dict[Shape, tuple[int, Decision]] = {}
@@ -63,21 +69,21 @@ class LeaseScheduler:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
         self._ledger.allocate(lease.lease_id, lease.shape.resources)
         lease.reserve()
-        self.reserved.add(lease)
+        self._reserved.add(lease)
 
     def enqueue(self, lease: WorkerLease) -> bool:
         """Returns whether it may be placed now. It may not where others of its shape wait."""
-        is_first = not self.queue.has(lease.shape)
-        self.queue.add(lease)
+        is_first = not self._queue.has(lease.shape)
+        self._queue.add(lease)
         return is_first
 
     def remove(self, lease: WorkerLease) -> bool:
         """Takes out a lease that has no worker yet, and gives back what was reserved for it. Returns whether
         others may be placed now that could not before."""
         if lease.state is WorkerLeaseState.QUEUED:
-            self.queue.remove(lease)
+            self._queue.remove(lease)
             return lease.shape is self._held_for
-        self.reserved.remove(lease)
+        self._reserved.remove(lease)
         self._ledger.release(lease.lease_id)
         return True
 
@@ -88,8 +94,8 @@ class LeaseScheduler:
         placed = True
         while placed:
             placed = False
-            for job_id in self.queue.jobs():
-                for shape in self.queue.shapes_of(job_id):
+            for job_id in self._queue.jobs():
+                for shape in self._queue.shapes_of(job_id):
                     if shape in stuck:
                         continue
                     if self._place_next(job_id, shape, effects, now_s):
@@ -98,11 +104,11 @@ class LeaseScheduler:
                             stuck.clear()  # what was kept for it may be free now
                         break
                     stuck.add(shape)
-        while lease := self.reserved.take(self._pool.can_serve):
+        while lease := self._reserved.take(self._pool.can_serve):
             worker = self._pool.take(lease.binding, lease.lease_id, lease.request.for_actor, now_s)
             lease.grant(worker.worker_id, now_s)
             effects.append(self.grant_of(lease))
-        return effects + self._pool.replenish(len(self.reserved), now_s)
+        return effects + self._pool.replenish(len(self._reserved), now_s)
 
     def look(self, leases: Iterable[WorkerLease], now_s: float) -> list[Effect]:
         """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for.
@@ -111,10 +117,10 @@ class LeaseScheduler:
         """
         waiting: list[WorkerLease] = []
         effects: list[Effect] = []
-        for shape in self.queue.shapes():
+        for shape in self._queue.shapes():
             decision = self.decide(shape)
             if isinstance(decision, Wait) and self._node.node_id in decision.feasible_node_ids:
-                waiting += self.queue.heads(shape)
+                waiting += self._queue.heads(shape)
             elif isinstance(decision, Wait):
                 effects += self._send_to_wait(shape, decision, now_s)
         endable = [
@@ -134,9 +140,9 @@ class LeaseScheduler:
         nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
         node = min(nodes, key=lambda node: (utilization(node, shape.required), node.node_id))
         effects: list[Effect] = []
-        for lease in list(self.queue.leases_of(shape)):
+        for lease in list(self._queue.leases_of(shape)):
             if now_s - lease.queued_at_s >= fair_share.RECLAIM_AFTER_S and not lease.request.for_actor:
-                self.queue.remove(lease)
+                self._queue.remove(lease)
                 effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True))
         return effects
 
@@ -145,14 +151,14 @@ class LeaseScheduler:
         required, held_for = shape.required, self._held_for
         if not self._ledger.can_grant(required):
             return False
-        if held_for is None or held_for is shape or not self.queue.has(held_for):
+        if held_for is None or held_for is shape or not self._queue.has(held_for):
             return True
         return required.fits_in(fair_share.spare(self._ledger.available, held_for.required))
 
     def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
         """Refuses what has waited `unknown_node_s` for a node that nobody has heard of. Until then it may be
         joining."""
-        shapes = self.queue.shapes()
+        shapes = self._queue.shapes()
         self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
         self._served_at_s = {
             shape: self._served_at_s[shape] for shape in shapes if shape in self._served_at_s
@@ -160,16 +166,16 @@ class LeaseScheduler:
         effects: list[Effect] = []
         for shape in shapes:
             if isinstance(self.decide(shape), NoSuchNode):
-                for lease in list(self.queue.leases_of(shape)):
+                for lease in list(self._queue.leases_of(shape)):
                     if now_s - lease.queued_at_s >= unknown_node_s:
-                        self.queue.remove(lease)
+                        self._queue.remove(lease)
                         effects.append(_no_such_node(lease, is_dead=False))
         return effects
 
     def check_invariants(self) -> None:
         """After a pass. Raises InternalError."""
-        self.queue.check_invariants()
-        for shape in self.queue.shapes():
+        self._queue.check_invariants()
+        for shape in self._queue.shapes():
             decision = self.decide(shape)
             is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_dead=True)
             check(not is_placed, f"what needs {shape.required} waits, and {decision} is decided")
@@ -200,9 +206,13 @@ class LeaseScheduler:
             self._node = replace(self._node, available=self._ledger.available)
         return self._node
 
+    @property
+    def num_shapes_remembered(self) -> int:
+        return len(self._refusals.keys() | self._served_at_s.keys())
+
     def waiting(self) -> Iterator[WorkerLease]:
-        yield from self.queue
-        yield from self.reserved
+        yield from self._queue
+        yield from self._reserved
 
     def _place_next(self, job_id: bytes, shape: Shape, effects: list[Effect], now_s: float) -> bool:
         """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""
@@ -210,14 +220,14 @@ class LeaseScheduler:
         chosen = self._node
         match decision:
             case RunHere():
-                self.reserve(self.queue.pop(job_id, shape))
+                self.reserve(self._queue.pop(job_id, shape))
                 self._served_at_s[shape] = now_s
             case SpillTo(chosen):
-                lease = self.queue.pop(job_id, shape)
+                lease = self._queue.pop(job_id, shape)
                 self._cluster.hold(chosen.node_id, shape.required, now_s)
                 effects.append(SpilledBack(lease.lease_id, chosen.node_id, chosen.host, chosen.port))
             case NoSuchNode(is_dead=True):
-                effects.append(_no_such_node(self.queue.pop(job_id, shape), is_dead=True))
+                effects.append(_no_such_node(self._queue.pop(job_id, shape), is_dead=True))
             case Wait() | Infeasible() | NoSuchNode():
                 return False
             case _:
