@@ -18,6 +18,8 @@ SET_FROM_OUTSIDE: dict[str, str] = {
     "python/ray_mono/_private/compat/ray_modules/__init__.py:worker": "Ray's own name for a module's part",
     "python/ray_mono/_private/compat/ray_modules/iter.py:actor": "a name that Ray's programs read",
     "python/ray_mono/_private/logs/progress_bars.py:state": "what a bar says, in its list of bars",
+    "src/gcs/actor/actor_rows.py:state": "a field of a row, which is a message",
+    "src/gcs/node_manager.py:state": "a field of a row, which is a message",
     "src/object_manager/pull_manager.py:state": "a pull is a row of the PullManager's table",
     "src/rpc/framed_channel.py:call_id": "a call is what the channel keeps of it until it is answered",
 }
@@ -38,11 +40,29 @@ MESSAGES = {
 }
 """What a variable is called that is a protobuf message, or a record of the logging module."""
 
+# "path:name": what a variable of MESSAGES holds instead, that has another name as well
+OTHERWISE_NAMED = {"src/core_worker/objects/getter.py:wanted": "a list of ids"}
+
 SET_BY_NAME = {
     "python/ray_mono/_private/compat/module_alias.py": "a module's variables",
     "python/ray_mono/_private/compat/old_names.py": "names of Ray's on our classes",
+    "python/ray_mono/_private/compat/ray_modules/__init__.py": "a module's variables",
+    "python/ray_mono/_private/remote/mapping.py": "what an error of the user's is told of our doing",
     "python/ray_mono/_private/remote/method_decorator.py": "what @method leaves on a function",
+    "python/ray_mono/dag/dag_node.py": "of a copy that is being made",
+    "src/core_worker/values/library_reducers.py": "of a copy that is being made",
     "src/gcs/job_manager.py": "fields of a row, which is a message",
+    "src/rpc/stub_method.py": "a stub's methods, made when they are first used",
+}
+
+# "path:base": whose private field a module sets from outside of the object's own methods
+PRIVATE_SET = {
+    "python/ray_mono/_private/compat/ray_modules/iter_local.py:original": "an iterator of the same class",
+    "python/ray_mono/dag/dag_node.py:copied": "a copy that is being made",
+    "src/common/scheduling/resources.py:made": "an object that is being made",
+    "src/core_worker/object_ref.py:ref": "an object that is being made",
+    "src/core_worker/values/library_reducers.py:copied": "a copy that is being made",
+    "src/rpc/reactor_channel.py:channel": "a call is its channel's, in the same module",
 }
 
 BUNDLES = {
@@ -138,21 +158,136 @@ def test_a_life_is_moved_by_itself() -> None:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "state":
                 base = ast.unparse(node.value)
-                if base != "self" and base not in MESSAGES and f"{path}:state" not in SET_FROM_OUTSIDE:
+                if base != "self" and f"{path}:state" not in SET_FROM_OUTSIDE:
                     wrong.append(f"{path}:{node.lineno}: {base}.state")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def owner_of_variables(node: ast.expr) -> str | None:
+    """Whose `x.__dict__` or `vars(x)` this is."""
+    if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        return ast.unparse(node.value)
+    if (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func).removeprefix("builtins.") == "vars"
+        and node.args
+    ):
+        return ast.unparse(node.args[0])
+    return None
+
+
+def set_by_name(node: ast.AST) -> str | None:
+    """Whose field a piece of code sets or deletes without saying `x.field =`; None where it does not."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr in ("update", "pop", "popitem", "setdefault", "clear", "__setitem__"):
+            return owner_of_variables(node.func.value)
+    if isinstance(node, ast.Call):
+        function = ast.unparse(node.func).removeprefix("builtins.")
+        if function in ("super().__setattr__", "super().__delattr__"):
+            return "self"
+        if function in ("setattr", "delattr") or function.endswith(("__setattr__", "__delattr__")):
+            return ast.unparse(node.args[0])
+    if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        return owner_of_variables(node.value)
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Del):
+        return ast.unparse(node.value)
+    return None
+
+
 def test_no_field_is_set_by_its_name() -> None:
-    """setattr() hides from the tests above what it sets."""
+    """setattr() and its like hide from the tests above what they set."""
     wrong = []
     for path in python_files():
-        if not path.startswith(("src/", "python/")) or path in SET_BY_NAME:
+        if part(path) is None or path in SET_BY_NAME:
             continue
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
-                if ast.unparse(node.args[0]) != "self":
+            if set_by_name(node) not in (None, "self"):
+                wrong.append(f"{path}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_what_is_frozen_is_set_where_it_is_made() -> None:
+    wrong = []
+    for path in python_files():
+        if part(path) is None:
+            continue
+        made = {
+            id(node)
+            for function in ast.walk(tree(path))
+            if isinstance(function, ast.FunctionDef) and function.name == "__post_init__"
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and node.attr == "__setattr__" and id(node) not in made:
+                if ast.unparse(node.value) != "super()":
                     wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_no_private_field_is_set_from_outside() -> None:
+    wrong = []
+    for path in python_files():
+        if part(path) is None:
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                is_private = node.attr.startswith("_") and not node.attr.startswith("__")
+                base = ast.unparse(node.value)
+                if is_private and base not in ("self", "cls") and f"{path}:{base}" not in PRIVATE_SET:
+                    wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_self_is_whose_method_it_is() -> None:
+    """A free function that calls its parameter `self` sets no field of it."""
+    wrong = []
+    for path in python_files():
+        if part(path) is None:
+            continue
+        methods: set[int] = set()
+        for each in ast.walk(tree(path)):
+            if isinstance(each, ast.ClassDef):
+                blocks = [each, *(node for node in each.body if isinstance(node, ast.If | ast.Try))]
+                methods.update(id(node) for block in blocks for node in block.body)
+        for function in ast.walk(tree(path)):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or id(function) in methods:
+                continue
+            given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            if not {"self", "cls"} & {each.arg for each in given}:
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                    if ast.unparse(node.value) in ("self", "cls"):
+                        wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)} in {function.name}()")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """What is assigned to what."""
+    if isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+        return [(node.target, node.value)]
+    if not isinstance(node, ast.Assign):
+        return []
+    pairs: list[tuple[ast.expr, ast.expr]] = []
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs += zip(target.elts, node.value.elts, strict=False)
+        else:
+            pairs.append((target, node.value))
+    return pairs
+
+
+def test_what_is_called_like_a_message_is_no_second_name_of_something_else() -> None:
+    """`request = lease` would hide from the test above that `request.state = …` sets the lease's."""
+    wrong = []
+    for path in python_files():
+        if part(path) is None:
+            continue
+        for node in ast.walk(tree(path)):
+            for target, value in bound(node):
+                if isinstance(target, ast.Name) and target.id in MESSAGES and isinstance(value, ast.Name):
+                    if f"{path}:{target.id}" not in OTHERWISE_NAMED:
+                        wrong.append(f"{path}:{target.lineno}: {target.id} = {value.id}")
     assert not wrong, "\n" + "\n".join(wrong)
 
 
