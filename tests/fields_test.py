@@ -109,6 +109,29 @@ REACHED = {
 }
 
 
+TESTS_THAT_ASK = ("tests/core_worker/", "tests/gcs/", "tests/raylet/")
+"""Which say to a part what others say to it, and look at what it says."""
+
+PRIVATE_READ = {
+    "_count": "of _thread: how many threads there are",
+    "_exit": "of os",
+    "_is_owned": "of a lock: whether it is held is what is tested",
+    "_next_async": "Ray's own name",
+    "_next_sync": "Ray's own name",
+    "_IncludedRouter": "FastAPI's own name",
+}
+
+# "path:name": what a test replaces by its name, and why
+PRIVATE_PATCHED = {
+    "tests/core_worker/object_ref_test.py:_find_home": "as in a process that never connects",
+    "tests/core_worker/process/process_end_test.py:_run_exitfuncs": "of atexit",
+    "tests/core_worker/process/process_end_test.py:_threading_atexits": "of threading",
+    "tests/core_worker/process/termination_test.py:_thread": "a module of Python's own",
+    "tests/core_worker/values/library_reducers_test.py:_done": "as in a process without these libraries",
+    "tests/core_worker/values/library_reducers_test.py:_num_modules": "as before anything was looked for",
+}
+
+
 def fields_of_messages() -> set[str]:
     """Of every message in protobuf/: whoever makes one fills it in."""
     text = "\n".join(path.read_text() for path in (ROOT / "protobuf").glob("*.proto"))
@@ -309,4 +332,32 @@ def test_nobody_reaches_through_one_part_to_another() -> None:
                         if f"{path}:{ast.unparse(other)}" not in REACHED:
                             wrong.append(f"{path}:{node.lineno}: {ast.unparse(node.func)}()")
     wrong += [f"{name}: need not be in REACHED any more" for name in REACHED if name not in reached]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def test_tests_do_not_reach_into_private_attributes() -> None:
+    wrong = []
+    for path in python_files():
+        if not path.startswith(TESTS_THAT_ASK):
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in PRIVATE_READ:
+                if ast.unparse(node.value) not in ("self", "cls"):
+                    wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ray_mono"):
+                wrong += [
+                    f"{path}:{node.lineno}: imports {each.name}"
+                    for each in node.names
+                    if is_private(each.name)
+                ]
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", "setattr")):
+                for name in node.args[1:2]:
+                    if isinstance(name, ast.Constant) and is_private(name.value):
+                        is_known = name.value in PRIVATE_READ or f"{path}:{name.value}" in PRIVATE_PATCHED
+                        if not is_known:
+                            wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     assert not wrong, "\n" + "\n".join(wrong)

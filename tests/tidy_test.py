@@ -15,6 +15,9 @@ from tests.sources import ROOT, code_lines, part, python_files, tree
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
+# Of the core worker, for each 1,000 lines of it.
+UNIT_TESTS_MIN = 25
+
 # "path": "why it is longer"
 LONG_FILES: dict[str, str] = {}
 # "path::function": "why it is longer"
@@ -278,6 +281,20 @@ def test_a_match_leaves_nothing_out_in_silence() -> None:
                 if last.guard is not None or not takes_all or not says_so:
                     wrong.append(f"{path}:{node.lineno}: match {ast.unparse(node.subject)}")
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_the_core_worker_has_its_unit_tests() -> None:
+    """At least so many for each 1,000 lines: it is where the complexity is."""
+    num_lines = sum(
+        (ROOT / path).read_text().count("\n") for path in python_files() if part(path) == "core_worker"
+    )
+    num_tests = sum(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        for path in python_files()
+        if path.startswith("tests/core_worker/") and path.endswith("_test.py")
+        for node in ast.walk(tree(path))
+    )
+    assert 1_000 * num_tests >= UNIT_TESTS_MIN * num_lines, f"{num_tests} tests for {num_lines} lines"
 
 
 # ---- the floors
