@@ -146,6 +146,33 @@ OPEN_MATCHES = {
     ),
 }
 
+# Folders of python/ray_mono that are no libraries.
+NO_LIBRARIES = {"_private", "microbenchmark", "scripts"}
+
+# A library stands on the public API alone: modules that programs import, and names that the package ray_mono
+# shows, wherever they are defined. Here is what else one imports.
+DOORS = {
+    "dag.class_node": "_private.remote.actor_metadata",
+    "dag.dag_node": "common.our_bug",
+    "dag.nested_nodes": "_private.remote.actor_metadata",
+    "experimental.internal_kv": "core_worker.global_state core_worker.process.current",
+    "experimental.locations": "_private.argument_checks core_worker.process.current",
+    "experimental.tqdm_ray": """
+        _private.logs.log_files _private.logs.progress_bars _private.worker core_worker.process.current
+    """,
+    "util.check_serialize": "core_worker.values.unpicklable",
+    "util.client_connect": "_private.later",
+    "util.joblib.ray_backend": "_private.driver.auto_init common.our_bug",
+    "util.multiprocessing.pool": "_private.argument_checks _private.node.bootstrap",
+    "util.multiprocessing.results": "_private.argument_checks common.short_tracebacks",
+    "util.named_actors": "_private.argument_checks _private.driver.auto_init",
+    "util.node_addresses": "_private.node.bootstrap core_worker.process.current",
+    "util.placement_group": "_private.later",
+    "util.queue": "_private.argument_checks",
+    "util.serialization": "common.code_pickler",
+    "util.state": "_private.later",
+}
+
 # A worker opens no gRPC channel, and gcs and raylet stay small.
 FORBIDDEN_IMPORTS = {
     "common": {"grpc", "numpy"},
@@ -295,6 +322,29 @@ def test_the_core_worker_has_its_unit_tests() -> None:
         for node in ast.walk(tree(path))
     )
     assert 1_000 * num_tests >= UNIT_TESTS_MIN * num_lines, f"{num_tests} tests for {num_lines} lines"
+
+
+def test_libraries_stand_on_the_public_api() -> None:
+    public = {name for _, name in imported_modules("python/ray_mono/__init__.py")}
+    wrong, used = [], set()
+    for module, path in modules().items():
+        folder = Path(path).relative_to("python/ray_mono").parts[0] if part(path) == "api" else ""
+        if not folder or folder.endswith(".py") or folder in NO_LIBRARIES:
+            continue
+        library = module.removeprefix("ray_mono.")
+        for line, name in imported_modules(path):
+            target = name if name in modules() else name.rpartition(".")[0]
+            is_inside = target in modules() and (
+                layer_of(target) != "api" or target.startswith("ray_mono._private")
+            )
+            if is_inside and name not in public:
+                door = (library, target.removeprefix("ray_mono."))
+                used.add(door)
+                if door[1] not in DOORS.get(library, "").split():
+                    wrong.append(f"{path}:{line}: {library} may not import {name}")
+    doors = {(library, door) for library, names in DOORS.items() for door in names.split()}
+    wrong += [f"{library} imports {door} no more: not in DOORS" for library, door in doors - used]
+    assert not wrong, "\n" + "\n".join(wrong)
 
 
 # ---- the floors

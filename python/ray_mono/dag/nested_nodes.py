@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from ray_mono._private.remote.actor_metadata import AnyActorHandle
-from ray_mono.common.code_pickler import CodePickler
+from ray_mono.cloudpickle import CloudPickler
 from ray_mono.core_worker.object_ref import ObjectRef
 
 # What a node is, the caller says: nodes are defined above this module.
@@ -91,7 +91,7 @@ class _Search(Generic[Node]):
         return _Rebuilder(self._stream, self._buffers, self._left_out, substitute).load()
 
 
-class _Searcher(CodePickler):
+class _Searcher(CloudPickler):
     """Pickles an object without its nodes, references and handles."""
 
     def __init__(self, node_type: type, *args: Any, **kwargs: Any) -> None:

@@ -42,7 +42,7 @@ def _completed(
 def _some_ready(
     pending: list[ObjectRef[Any]], chunk_size: int, options: dict[str, Any]
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-    from ray_mono.common.exceptions import GetTimeoutError
+    from ray_mono.exceptions import GetTimeoutError
 
     ready, rest = wait(pending, num_returns=min(chunk_size, len(pending)), **options)
     if not ready:

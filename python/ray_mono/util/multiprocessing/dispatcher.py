@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_mono._private.worker import get, is_initialized, kill, put
-from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, RayError, RaySystemError
+from ray_mono.exceptions import ActorDiedError, ActorUnavailableError, RayError, RaySystemError
 from ray_mono.util.multiprocessing.pool_actor import Calls, Failure
 
 if TYPE_CHECKING:
