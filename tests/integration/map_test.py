@@ -68,6 +68,17 @@ def test_items_of_every_kind_arrive_as_they_are(shared_cluster: Any) -> None:
     assert get(told.map(items, chunk=100)) == items
 
 
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_large_numbers_all_arrive(shared_cluster: Any, chunk: Any) -> None:
+    @ray.remote(max_retries=0)
+    def bits(x: int) -> int:
+        return x.bit_length()
+
+    get([bits.remote(1) for _ in range(100)])
+    items = [1 << 8 * num_bytes for num_bytes in (0, 4000, 5000, 100_000, 200_000)] * 60
+    assert get(bits.map(items, chunk=chunk)) == [each.bit_length() for each in items]
+
+
 def test_references_among_items_are_resolved(shared_cluster: Any) -> None:
     late = square.remote(7)
     items = [1, late, ray.put("here"), [late], 5, square.remote(2)]

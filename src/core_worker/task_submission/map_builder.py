@@ -26,11 +26,11 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.task_builder import (
-    INLINE_TYPES,
     MethodTemplate,
     Packed,
     TaskBuilder,
     TaskTemplate,
+    all_stay_inline,
     stays_inline,
 )
 from ray_mono.core_worker.task_submission.task_manager import (
@@ -163,7 +163,7 @@ class MapBuilder:
 
     def _pack(self, items: Sequence[Any], name: str) -> dict[int, Packed]:
         """Of those that do not stay inline, by position."""
-        if INLINE_TYPES.issuperset(map(type, items)):
+        if all_stay_inline(items):
             return {}
         return {
             position: self._builder.pack([None, item], name)

@@ -18,13 +18,16 @@ from collections.abc import Callable, Sequence
 from ray_mono.core_worker.peers import OnReply, Peer
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
 
-_SIZED = (str, bytes)
-REST_BYTES = 16
-"""What a task's id and a number take in a frame."""
+_REST_BYTES = 16
+"""What a text takes in a frame besides itself: its length, and its task's id."""
 
 
 def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[PendingTask]:
-    """Takes tasks from the front while they may share a frame with the first. There is at least one."""
+    """Takes tasks from the front while they may share a frame with the first. There is at least one.
+
+    bytes_max: of their arguments and ids. In memory an item takes more than both take in the frame, if it is
+    no text.
+    """
     together = tasks[0].together
     taken: list[PendingTask] = []
     num_bytes = 0
@@ -33,7 +36,10 @@ def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[
         if task.together is not together:
             break
         item = task.item
-        num_bytes += REST_BYTES + (len(item) if type(item) in _SIZED else 0)
+        if type(item) is not str or item.isascii():
+            num_bytes += item.__sizeof__()
+        else:
+            num_bytes += len(item.encode(errors="surrogatepass")) + _REST_BYTES
         if num_bytes > bytes_max and taken:
             break
         taken.append(tasks.popleft())

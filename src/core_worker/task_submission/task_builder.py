@@ -1,7 +1,7 @@
 """From a call in user code to a pending task: arguments, ids, references. The first step of the hot path.
 
     flat list [None, 1, None, ref, "key", array]
-      → primitives stay in one pickle (flat_args)
+      → small primitives stay in one pickle (flat_args)
         refs become TaskArg.reference
         other values are pickled one by one: up to 100 KiB inline, above that put once and passed by reference
 
@@ -11,7 +11,7 @@ Pickling runs user code and happens outside of the lock; then everything is coun
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +34,32 @@ from ray_mono.core_worker.task_submission.task_manager import PendingTask, Retry
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
-# Values of exactly these types have nothing inside, and stay in the list's own pickle.
-INLINE_TYPES = frozenset({type(None), bool, int, float, complex})
-_TEXT_MAX = 4096
+# Values of exactly these types have nothing inside. They stay in the list's own pickle if they are small.
+_FIXED = frozenset({type(None), bool, float, complex})
+_NUMBERS = _FIXED | {int}
+_SIZED = (str, bytes)
+_SMALL_BYTES = 4 << 10
+_SMALL_BITS = 8 * _SMALL_BYTES
 
 
 def stays_inline(value: Any) -> bool:
     """Whether it is pickled with the flat list: small, and nothing inside."""
     kind = type(value)
-    return kind in INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX)
+    if kind is int:
+        return value.bit_length() <= _SMALL_BITS
+    if kind not in _SIZED:
+        return kind in _FIXED
+    if len(value) > _SMALL_BYTES:
+        return False
+    return kind is bytes or value.isascii() or len(value.encode(errors="surrogatepass")) <= _SMALL_BYTES
+
+
+def all_stay_inline(values: Sequence[Any]) -> bool:
+    """Whether stays_inline says so of all of them. There is at least one."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return max(map(int.bit_length, values)) <= _SMALL_BITS
+    return kinds <= _FIXED or all(map(stays_inline, values))
 
 
 @dataclass(frozen=True)
@@ -136,39 +153,50 @@ class TaskBuilder:
         refs: list[ObjectRef[Any]] = []
         if not flat_args:
             return b"", args, refs
-        flat = flat_args
+        others: list[int] = []
         for position in range(1, len(flat_args), 2):
             value = flat_args[position]
             kind = type(value)
-            # As stays_inline, without the call.
-            if kind in INLINE_TYPES or (kind in (str, bytes) and len(value) <= _TEXT_MAX):
-                continue
-            if flat is flat_args:
-                flat = list(flat_args)
-            flat[position] = None
-            name = flat_args[position - 1] or f"number {position // 2}"
-            args.append(self._pack_one(value, position, f"argument {name} of {what}()", refs))
-        return pickle.dumps(flat, 5), args, refs
+            # As stays_inline, without the call: what is large all the same shows by the size of the pickle.
+            if not (kind in _NUMBERS or (kind in _SIZED and len(value) <= _SMALL_BYTES)):
+                others.append(position)
+        flat = self._pack_apart(flat_args, others, what, args, refs) if others else flat_args
+        pickled = pickle.dumps(flat, 5)
+        if len(pickled) > _SMALL_BYTES:
+            large = [position for position in range(1, len(flat), 2) if not stays_inline(flat[position])]
+            if large:
+                pickled = pickle.dumps(self._pack_apart(flat, large, what, args, refs), 5)
+        return pickled, args, refs
 
-    def _pack_one(
-        self, value: Any, position: int, name: str, refs: list[ObjectRef[Any]]
-    ) -> common_pb2.TaskArg:
-        """refs: takes what has to be held for it."""
-        if isinstance(value, ObjectRef):
-            require_home(value, self._home)
-            refs.append(value)
-            return common_pb2.TaskArg(reference=self._borrowing.message_of(value._id), position=position)
-        try:
-            serialized = serialization.serialize(value)
-        except Exception as error:
-            raise serialization.unpicklable(name, value, error) from error
-        if serialized.size_bytes > INLINE_BYTES_MAX:
-            ref = self._putter.put(serialized)
-            refs.append(ref)
-            return common_pb2.TaskArg(reference=self._borrowing.message_of(ref._id), position=position)
-        refs.extend(serialized.nested)
-        message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
-        return common_pb2.TaskArg(value=message, position=position)
+    def _pack_apart(
+        self, flat: list[Any], positions: list[int], what: str, args: list[Any], refs: list[ObjectRef[Any]]
+    ) -> list[Any]:
+        """args, refs: take the messages of the values at these positions, and what has to be held for them.
+        Returns the list without these values."""
+        rest = list(flat)
+        for position in positions:
+            value, rest[position] = flat[position], None
+            if isinstance(value, ObjectRef):
+                require_home(value, self._home)
+                refs.append(value)
+                reference = self._borrowing.message_of(value._id)
+                args.append(common_pb2.TaskArg(reference=reference, position=position))
+                continue
+            try:
+                serialized = serialization.serialize(value)
+            except Exception as error:
+                name = f"argument {flat[position - 1] or f'number {position // 2}'} of {what}()"
+                raise serialization.unpicklable(name, value, error) from error
+            if serialized.size_bytes > INLINE_BYTES_MAX:
+                ref = self._putter.put(serialized)
+                refs.append(ref)
+                reference = self._borrowing.message_of(ref._id)
+                args.append(common_pb2.TaskArg(reference=reference, position=position))
+                continue
+            refs.extend(serialized.nested)
+            message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
+            args.append(common_pb2.TaskArg(value=message, position=position))
+        return rest
 
     # ---- normal tasks
 

@@ -121,7 +121,28 @@ def test_a_frame_has_no_more_bytes_than_its_limit() -> None:
     assert [len(ids_in(frame)) for frame in frames(scene)] == [3]
     scene = a_scene(chunk_bytes_max=800)
     mapped(scene, range(1000), chunk=10**9)
-    assert [len(ids_in(frame)) for frame in frames(scene)] == [50]
+    assert [len(ids_in(frame)) for frame in frames(scene)] == [28]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [None, False, 255, 2**32000, 1.5, 2j, "é" * 1000, "中" * 1000, "x", b"", b"x" * 999],
+    ids=lambda item: type(item).__name__,
+)
+def test_the_bytes_are_those_that_the_frame_has(item: Any) -> None:
+    scene = a_scene(chunk_bytes_max=20_000)
+    mapped(scene, [pickle.loads(pickle.dumps(item)) for _ in range(2000)], chunk=10**9)
+    (frame,) = frames(scene)
+    assert len(frame.request.items) + len(frame.request.id_heads) <= 20_000
+    assert len(ids_in(frame)) > 3
+
+
+@pytest.mark.parametrize("large", ["é" * 3000, 2**100_000], ids=["text", "int"])
+def test_an_item_that_is_not_small_travels_alone(large: Any) -> None:
+    scene = a_scene()
+    refs = mapped(scene, [0, 1, 2, large, 4, 5])
+    assert [ids_in(frame) for frame in frames(scene)] == [ids_of(*refs[1:3]), ids_of(*refs[4:])]
+    assert pushed(scene)[1:] == ids_of(refs[0], refs[3])
 
 
 def test_unusual_items_travel_alone_and_all_keep_their_order() -> None:

@@ -32,7 +32,11 @@ def sent(scene: Scene, *args: Any, **options: Any) -> Any:
 # ---- arguments
 
 
-@pytest.mark.parametrize("small", [None, True, 7, 1.5, 2j, "text", b"bytes", "x" * 4096, b"x" * 4096])
+SMALL = [None, True, 7, 1.5, 2j, "text", b"bytes", "x" * 4096, "é" * 2048, "\ud800", b"x" * 4096, -(2**32767)]
+LARGE = ["x" * 4097, "é" * 2049, "\ud800" * 2000, b"x" * 4097, 2**32768, -(2**32768)]
+
+
+@pytest.mark.parametrize("small", SMALL, ids=lambda value: type(value).__name__)
 def test_what_is_small_and_plain_travels_in_one_pickle(small: Any) -> None:
     request = sent(Scene(), small)
     assert pickle.loads(request.flat_args) == [None, small] and not request.args
@@ -42,12 +46,22 @@ class Text(str):
     """Not a plain one: its type has to arrive."""
 
 
-@pytest.mark.parametrize("other", ["x" * 4097, b"x" * 4097, [1], Text("text"), {"a": 1}])
+@pytest.mark.parametrize(
+    "other", [*LARGE, [1], Text("text"), {"a": 1}], ids=lambda value: type(value).__name__
+)
 def test_everything_else_is_an_argument_of_its_own_in_its_place(other: Any) -> None:
     request = sent(Scene(), 1, other, 3)
     assert pickle.loads(request.flat_args) == [None, 1, None, None, None, 3]
     (arg,) = request.args
     assert arg.position == 3 and arg.WhichOneof("arg") == "value"
+
+
+def test_many_small_ones_stay_in_the_pickle_and_a_large_one_among_them_does_not() -> None:
+    request = sent(Scene(), *["x" * 3000] * 3)
+    assert pickle.loads(request.flat_args)[1::2] == ["x" * 3000] * 3 and not request.args
+    request = sent(Scene(), "x" * 3000, 2**40000, [1])
+    assert pickle.loads(request.flat_args) == [None, "x" * 3000, None, None, None, None]
+    assert sorted(arg.position for arg in request.args) == [3, 5]
 
 
 def test_the_callers_list_stays_as_it_is() -> None:
