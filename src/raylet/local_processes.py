@@ -129,8 +129,10 @@ class LocalProcesses:
         if worker is not None and worker.binding is not None:
             process.belongs_to(worker.binding.job_id)
             if self._leases.is_for_tasks(worker):
-                process.note_what_ran()
+                # Also of one that the raylet ended: whoever leased it may want the answers that it kept.
                 self._last_words.died(process.worker_id, process.board)
+                if not end_reason:
+                    process.note_what_ran()
         now_s = self._clock.time_s()
         if process.is_driver:
             remove_socket(process, self._config.session_dir)

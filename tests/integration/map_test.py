@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import threading
@@ -270,6 +271,23 @@ def test_cancel_by_force_costs_no_other_item(
     wait_until(lambda: (tmp_path / "began").exists(), "it runs")
     ray.cancel(refs[20], force=True)
     with pytest.raises((TaskCancelledError, WorkerCrashedError)):
+        get(refs[20])
+    assert get(refs[:20] + refs[21:]) == [x for x in range(40) if x != 20]
+
+
+def test_cancel_by_force_of_an_item_that_holds_the_gil_costs_no_other_item(tmp_path: Path) -> None:
+    @ray.remote(max_retries=0)
+    def hold(x: int) -> int:
+        if x == 20:
+            (tmp_path / "began").touch()
+            ctypes.PyDLL(None).pause()
+        return x
+
+    get([hold.remote(x) for x in range(100, 108)])
+    refs = hold.map(range(40), chunk=40)
+    wait_until(lambda: (tmp_path / "began").exists(), "it runs")
+    ray.cancel(refs[20], force=True)
+    with pytest.raises(TaskCancelledError):
         get(refs[20])
     assert get(refs[:20] + refs[21:]) == [x for x in range(40) if x != 20]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.rpc.surface import Connection
-from tests.raylet.scheduling.lease_scene import JOB_A, Scene, units
+from tests.raylet.scheduling.lease_scene import JOB_A, THERE, Scene, units
 
 DRIVER_ID = b"d" * 28
 
@@ -175,6 +177,39 @@ def test_who_has_a_worker_killed_is_remembered_and_why_is_told(tmp_path: Path) -
     assert worker.ordered_cause == cause and node.scene.ended[0].reason == "by kill()"
     worker.connection.close()
     assert node.reports == [(worker, "by kill()")]
+
+
+@pytest.mark.parametrize("end", ["it died", "killed", "lost by its holder", "holder's node died", "job over"])
+@pytest.mark.parametrize("for_actor", [False, True])
+def test_however_a_worker_for_tasks_ends_its_last_words_are_kept(
+    tmp_path: Path, end: str, for_actor: bool
+) -> None:
+    node = Node(tmp_path)
+    scene = node.scene
+    scene.other_node(units(CPU=1))
+    scene.ask("a", requester_node=THERE, for_actor=for_actor)
+    worker = node.started()
+    board = StartBoard(worker.worker_id)
+    worker.board = BoardOfAnother(os.getpid(), board.fd, worker.worker_id)
+    node.processes.register(worker)
+    board.may_begin((7 << LEASE_SHIFT) + 1, "f")
+    board.keep((7 << LEASE_SHIFT) + 1, b"value")
+    board.may_begin((7 << LEASE_SHIFT) + 2, "f")
+    if end == "killed":
+        node.processes.kill(worker.worker_id, force=True, cause=common_pb2.DeathCause())
+    elif end == "lost by its holder":
+        scene.give_back("a", dispose=True)
+    elif end == "holder's node died":
+        scene.take(scene.manager.node_died(THERE, scene.now_s))
+    elif end == "job over":
+        scene.take(scene.manager.job_finished(JOB_A, scene.now_s))
+    worker.connection.close()
+    words = node.processes.last_words(worker.worker_id, 7)
+    expected = (False, 0, []) if for_actor else (True, 2, [b"value"])
+    assert (words.is_known, words.begun, list(words.plain)) == expected
+    # Only of a worker that died by itself it is news what it ran.
+    assert worker.ran == ("task f" if end == "it died" and not for_actor else "")
+    os.close(board.fd)
 
 
 def test_a_worker_that_leaves_says_so_unless_somebody_had_it_killed(tmp_path: Path) -> None:

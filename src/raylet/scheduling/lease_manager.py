@@ -394,9 +394,9 @@ class LeaseManager:
         return self._pool.get(lease.worker_id) if lease is not None and lease.worker_id is not None else None
 
     def is_for_tasks(self, worker: Worker) -> bool:
-        """Whether it is leased for tasks, and not told to end."""
+        """Whether it is leased for tasks."""
         lease = self._leases.get(worker.lease_id or b"")
-        return lease is not None and not lease.request.for_actor and not worker.end_reason
+        return lease is not None and not lease.request.for_actor
 
     def _held_by_actors(self) -> ResourceSet:
         actors = [worker.lease_id for worker in self._pool if worker.state is WorkerState.ACTOR]
