@@ -130,6 +130,10 @@ class BoardOfAnother:
         num_bytes = min(self._cells[_NAME_BYTES], _NAME_BYTES_MAX)
         return self._memory[_NAME_START : _NAME_START + num_bytes].decode(errors="ignore")
 
+    def runs(self, lease_number: int, place: int) -> bool:
+        """Whether the task at this place of the lease has begun and is not over."""
+        return self.begun(lease_number) == place and self._cells[_NAME_BYTES] > 0
+
     def kept(self, lease_number: int) -> tuple[int, list[bytes]]:
         """Answers of tasks of this lease that had not left: the first one's place, and each of them in
         order."""

@@ -96,6 +96,12 @@ class LocalProcesses:
         """A worker that was asked to end wants to stay."""
         self._effects.run(self._leases.worker_refused_to_end(worker_id, self._clock.time_s()))
 
+    def may_run(self, worker_id: bytes, lease_number: int, place: int) -> bool:
+        """Whether a worker runs the task that was pushed at this place of its lease, or it is not known what
+        it runs."""
+        client = self._clients.get(worker_id)
+        return client is not None and (client.board is None or client.board.runs(lease_number, place))
+
     # ---- their ends
 
     def kill(self, worker_id: bytes, force: bool, cause: common_pb2.DeathCause) -> None:

@@ -151,7 +151,10 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def KillWorker(
         self, request: raylet_pb2.KillWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:
-        self._processes.kill(request.worker_id, request.force, request.cause)
+        if not request.place or self._processes.may_run(
+            request.worker_id, request.lease_number, request.place
+        ):
+            self._processes.kill(request.worker_id, request.force, request.cause)
         return common_pb2.Empty()
 
     # ---- the GCS, and people

@@ -292,6 +292,23 @@ def test_cancel_by_force_of_an_item_that_holds_the_gil_costs_no_other_item(tmp_p
     assert get(refs[:20] + refs[21:]) == [x for x in range(40) if x != 20]
 
 
+def test_cancel_by_force_of_an_item_that_is_over_costs_no_other_item(tmp_path: Path) -> None:
+    @ray.remote(max_retries=0)
+    def hold(x: int) -> int:
+        if x == 20:
+            (tmp_path / "began").touch()
+            # With the GIL, for longer than a frozen worker has.
+            ctypes.PyDLL(None).usleep(2_000_000)
+        return x
+
+    get([hold.remote(x) for x in range(100, 108)])
+    refs = hold.map(range(40), chunk=40)
+    wait_until(lambda: (tmp_path / "began").exists(), "it runs")
+    for ref in refs[:20]:
+        ray.cancel(ref, force=True)
+    assert get(refs) == list(range(40))
+
+
 # ---- who waits for whom
 
 

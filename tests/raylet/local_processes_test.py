@@ -179,6 +179,22 @@ def test_who_has_a_worker_killed_is_remembered_and_why_is_told(tmp_path: Path) -
     assert node.reports == [(worker, "by kill()")]
 
 
+def test_who_runs_what_is_read_off_its_board_and_without_one_it_may_be_anything(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    node.processes.register(worker)
+    assert node.processes.may_run(worker.worker_id, 7, 1)
+    board = StartBoard(worker.worker_id)
+    worker.board = BoardOfAnother(os.getpid(), board.fd, worker.worker_id)
+    assert not node.processes.may_run(worker.worker_id, 7, 1)
+    board.may_begin((7 << LEASE_SHIFT) + 1, "f")
+    assert node.processes.may_run(worker.worker_id, 7, 1)
+    assert not node.processes.may_run(worker.worker_id, 7, 2)
+    assert not node.processes.may_run(b"gone".ljust(28), 7, 1)
+    os.close(board.fd)
+
+
 @pytest.mark.parametrize("end", ["it died", "killed", "lost by its holder", "holder's node died", "job over"])
 @pytest.mark.parametrize("for_actor", [False, True])
 def test_however_a_worker_for_tasks_ends_its_last_words_are_kept(

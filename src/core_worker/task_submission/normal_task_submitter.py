@@ -69,6 +69,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 _LEASE_PREFIX_BYTES = 20
 _LEASE_COUNTER_BYTES = 8
+_FORCED = common_pb2.DeathCause(message="its task was cancelled with force=True, and it did not answer")
 
 
 class NormalTaskSubmitter:
@@ -493,15 +494,13 @@ class NormalTaskSubmitter:
         self._tasks.fail_cancelled(task)
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
-        """A worker that was told to end for this task lives: it is frozen. It runs the first of its tasks. Of
-        those that travelled together it may run the last already, and still hold the answers of those before.
-        """
-        tasks = lease.tasks
-        if tasks and not lease.is_over and (tasks[0] is task or (task.together and tasks[-1] is task)):
-            cause = common_pb2.DeathCause(
-                message="its task was cancelled with force=True, and it did not answer"
+        """A worker that was told to end for this task lives: it is frozen, or the task was over, and its
+        answer is held there. Its raylet knows which."""
+        if task in lease.tasks and not lease.is_over:
+            worker_id, number, place = lease.address.worker_id, lease.number, task.place
+            request = raylet_pb2.KillWorkerRequest(
+                worker_id=worker_id, force=True, cause=_FORCED, lease_number=number, place=place
             )
-            request = raylet_pb2.KillWorkerRequest(worker_id=lease.address.worker_id, force=True, cause=cause)
             lease.raylet.KillWorker.start(request, lambda reply, error: None)
 
     # ---- for people
