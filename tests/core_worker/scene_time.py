@@ -27,6 +27,8 @@ class SceneReactor:
         self.lock = threading.RLock()
         self.is_closed = False
         self.interrupted = False
+        self.has_hung = False
+        """Something would have waited for ever, whatever became of the error."""
         self.now_s = 1000.0
         self.timers: list[SceneTimer] = []
         self.num_flushes = 0
@@ -53,6 +55,7 @@ class SceneReactor:
         return timer
 
     def mark_dirty(self, connection: Any, rings: bool = True) -> None:
+        assert self.lock._is_owned()  # type: ignore[attr-defined]
         self._dirty.append(connection)
 
     def flush(self) -> None:
@@ -107,6 +110,7 @@ class SceneReactor:
         self.raise_if_interrupted()
         if not waiter.done and not self.is_closed:
             if timeout_s is None:
+                self.has_hung = True
                 raise WouldHang
             self.fire(self.now_s + timeout_s)
         return bool(waiter.done)

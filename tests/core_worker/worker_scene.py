@@ -83,6 +83,7 @@ class Pushed(Served):
         self._is_answered = threading.Event()
 
     def part(self, message: Any, rings: bool = False) -> None:
+        assert self._reactor.lock._is_owned()  # type: ignore[attr-defined]
         super().part(message)
         self.said.append(message)
 
@@ -92,6 +93,7 @@ class Pushed(Served):
     def reply(self, message: Any, rings: bool = True) -> None:
         if self.reply_failures:
             raise self.reply_failures.pop(0)
+        assert self._reactor.lock._is_owned()  # type: ignore[attr-defined]
         self.on_reply()
         super().reply(message, rings)
         self.said.append(message)
@@ -319,13 +321,15 @@ class Worker(Scene):
         """
         self.execution.receiver.awake()
         self.reactor.meanwhile[:] = meanwhile
-        self._ends_at_rest = True
+        self._ends_at_rest, self.reactor.has_hung = True, False
         try:
             self.execution.executor.run()
         except Rests:
             return True
         finally:
             self._ends_at_rest = False
+            if self.reactor.has_hung:
+                raise WouldHang("in a task")
         return False
 
     def _wait(self, waiter: Any, timeout_s: float | None = None) -> bool:

@@ -178,7 +178,8 @@ def test_answers_that_wait_for_owners_go_out_first(monkeypatch: pytest.MonkeyPat
     worker.run()
 
     def acknowledge() -> None:
-        worker.wire.last("AddBorrower").answer(common_pb2.Empty())
+        with worker.env.lock:
+            worker.wire.last("AddBorrower").answer(common_pb2.Empty())
 
     steps = worker.leaves(lambda: None, acknowledge)
     assert steps == ["stays", "stays", "says why", "ends", "status 0"] and call.value is None

@@ -14,7 +14,7 @@ import pytest
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
 from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import ELSEWHERE, NODE_ID
+from tests.core_worker.scene import ELSEWHERE, NODE_ID, status
 from tests.core_worker.worker_scene import ACTOR_ID, CODE, WAIT_S, Made, Reply, Spec, Worker, referenced
 
 FULL = RpcError(StatusCode.RESOURCE_EXHAUSTED, "full")
@@ -377,7 +377,7 @@ def test_a_task_and_a_constructor_are_moved_to_their_arguments_once_and_a_call_n
     assert worker.core.reference_counts() == 0, "it lets go of its argument"
 
 
-def test_an_argument_by_reference_is_fetched_from_where_it_lies_and_let_go_at_the_end(
+def test_an_argument_that_its_store_has_lost_is_asked_of_its_owner_and_let_go_at_the_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     worker = Worker(monkeypatch, store_file=tmp_path / "store")
@@ -392,8 +392,12 @@ def test_an_argument_by_reference_is_fetched_from_where_it_lies_and_let_go_at_th
         assert [(each.object_id, list(each.location_node_ids)) for each in wanted] == [(OBJECT, [NODE_ID])]
         worker.wire.last("Get").answer(object_manager_pb2.GetReply(objects=[found]))
 
-    worker.run(lost)
-    assert call.answer.is_application_error
+    def told() -> None:
+        worker.wire.last("GetObjectStatus", "unix:caller").answer(status("the owner's"))
+
+    # Its store is asked what is here at once, and then to fetch it; then its owner, where else it is.
+    worker.run(lost, lost, told)
+    assert call.value == "the owner's" and worker.core.reference_counts() == 0
 
 
 # ---- cancelled

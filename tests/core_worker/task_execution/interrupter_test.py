@@ -11,6 +11,7 @@ import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.task_execution import process_title
 from ray_mono.core_worker.task_execution.interrupter import AGAIN_S
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.worker_scene import Pushed, Reply, Worker
@@ -208,6 +209,31 @@ def test_a_task_that_was_interrupted_before_its_code_ran_is_cancelled_and_the_ne
     after = worker.ask(worker.function(lambda: 1))
     worker.run()
     assert isinstance(call.value, TaskCancelledError) and after.value == 1
+
+
+def test_a_cancel_that_strikes_when_its_task_has_begun_and_its_code_has_not_leaves_nothing_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes twice: the second may not be raised any more, and is noted for the next wait."""
+    worker = Running(monkeypatch)
+
+    def cancelled_twice(title: str) -> None:
+        monkeypatch.setattr(process_title, "setproctitle", worker.titles.append)
+        task_id = worker.running.task.task_id if worker.running.task is not None else b""
+        assert worker.cancel(task_id)
+        try:
+            worker.execution.interrupter.on_signal(signal.SIGINT, None)
+        finally:
+            worker.cancel(task_id)
+            worker.may_raise = False
+            worker.signal()
+
+    monkeypatch.setattr(process_title, "setproctitle", cancelled_twice)
+    call = worker.ask(worker.function(lambda: 1))
+    after = worker.ask(worker.function(lambda: worker.reactor.raise_if_interrupted() or 2))
+    worker.run()
+    assert isinstance(call.value, TaskCancelledError) and after.value == 2
+    assert len(worker.struck) == 2
 
 
 class Interrupting:

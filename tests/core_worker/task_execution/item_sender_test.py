@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.ids import object_id_bytes
-from ray_mono.core_worker.options import INLINE_BYTES_MAX
+from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import NODE_ID
@@ -229,7 +230,7 @@ def test_what_an_older_acknowledgement_says_takes_nothing_back(monkeypatch: pyte
     assert made == [2, 4, 4] and worker.call.replies
 
 
-@pytest.mark.parametrize("end", ["dropped", "gone", "connection"])
+@pytest.mark.parametrize("end", ["dropped", "connection"])
 def test_a_generator_that_rests_goes_on_when_nobody_takes_or_owns_its_items_any_more(
     monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
@@ -250,7 +251,28 @@ def test_a_generator_that_rests_goes_on_when_nobody_takes_or_owns_its_items_any_
     )
     # One whose user's generator object goes runs to its end, as in Ray; one whose owner is gone is closed.
     assert ends == (["its end", "over"] if end == "dropped" else ["over"])
-    assert worker.numbers == [1] and worker.call.replies
+    assert worker.numbers == [1] and not worker.call.answer.is_application_error
+
+
+def test_an_actors_generator_that_rests_is_closed_when_its_call_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Streaming(monkeypatch)
+    ends: list[str] = []
+
+    class Actor:
+        def items(self) -> Iterator[int]:
+            try:
+                yield from range(2)
+            finally:
+                ends.append("over")
+
+    worker.actor(Actor)
+    method = worker.method("items", num_returns=-1, generator_backpressure_num_objects=1)
+    worker.call = worker.ask(method)
+    worker.run(lambda: ends.append(f"found: {worker.cancel(worker.call.task_id)}"))
+    assert ends == ["found: True", "over"] and worker.numbers == [1]
+    assert isinstance(worker.call.value, TaskCancelledError)
 
 
 def test_a_generator_of_an_owner_who_is_gone_already_stops_at_its_first_item(
@@ -305,6 +327,27 @@ def test_an_item_waits_for_its_references_and_what_follows_waits_behind_it(
         [],
     ]
     assert worker.core.reference_counts() == 0 and worker.execution.replies.are_settled
+
+
+def test_what_an_actor_yields_to_itself_is_kept_until_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The item has a reference of the actor's own, which nobody else holds."""
+    worker = Streaming(monkeypatch)
+    (made,) = worker.core.submit_task(worker.template("g", num_returns=STREAMING_RETURNS), [])
+    worker.grant()
+    push = worker.wire.last("PushTask")
+
+    def generate() -> Iterator[Any]:
+        yield [worker.core.put("mine")]
+
+    spec = worker.function(generate, num_returns=-1, caller=worker.address)
+    worker.call = worker.ask(spec, name=push.request.task_id)
+    worker.run()
+    with worker.env.lock:
+        for part in worker.call.parts:
+            push.part(part)
+    with worker.as_this_process():
+        (mine,) = worker.core.get([next(made)], None)[0]
+    assert worker.core.get([mine], None) == ["mine"]
 
 
 def test_items_that_are_ready_before_those_ahead_of_them_wait(monkeypatch: pytest.MonkeyPatch) -> None:

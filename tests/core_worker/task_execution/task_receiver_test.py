@@ -18,7 +18,8 @@ def test_the_lease_is_known_although_the_task_that_named_it_was_given_back(
     worker = Worker(monkeypatch)
     task = worker.function(lambda: worker.core.wait([worker.submit()], 1, 1.0, True) and None)
     first = worker.ask(task, lease_id=b"lease")
-    worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), first)
+    with worker.env.lock:
+        worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), first)
     assert first.status == Reply.NOT_STARTED
     # The next one of the lease does not name it, and has to say that it waits.
     worker.ask(task)
@@ -119,9 +120,11 @@ def test_only_what_one_connection_pushed_is_given_back_to_it_and_no_actors_call(
         worker.ask(worker.method("method")),
         worker.ask(task, connection=other),
     )
-    worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), mine)
+    with worker.env.lock:
+        worker.execution.receiver.GiveBackTasks(common_pb2.Empty(), mine)
     assert (mine.status, call.status, others.status) == (Reply.NOT_STARTED, None, None)
-    worker.execution.receiver.give_back()
+    with worker.env.lock:
+        worker.execution.receiver.give_back()
     assert others.status == Reply.NOT_STARTED and call.status is None
 
 

@@ -37,6 +37,18 @@ from tests.core_worker.task_submission.tasks import (
 # ---- what is asked
 
 
+def test_a_lease_is_asked_for_in_the_name_of_the_first_task_that_waits() -> None:
+    """Whoever reads why nothing starts knows it by the name that its options gave it."""
+    scene = Scene()
+    for name in ("first", "second"):
+        ref = scene.submit(name=name)
+        (said,) = asked(scene)
+        assert said.request.task_name == name
+        scene.grant()
+        answer(scene, ref)
+        scene.pass_time(1)
+
+
 def test_a_request_says_what_the_task_needs_and_who_asks() -> None:
     scene = Scene()
     scene.submit(name="f", resources=ResourceSet.from_units({"CPU": 2}), runtime_env="{}")

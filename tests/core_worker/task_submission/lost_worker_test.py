@@ -14,8 +14,8 @@ from ray_mono.common.exceptions import (
 )
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import NODE_ID, Said, Scene
-from tests.core_worker.task_submission.tasks import lose, pushed
+from tests.core_worker.scene import NODE_ID, Said, Scene, value
+from tests.core_worker.task_submission.tasks import a_worker_with, id_of, lose, pushed, raylet_says
 
 
 class Lost:
@@ -73,6 +73,22 @@ def test_a_raylet_that_is_silent_means_that_the_node_is_gone() -> None:
     lost.asked.answer(common_pb2.DeathCause(message="late"))
     error = lost.outcome()
     assert "did not answer within 10 s" in str(error) and f"node {NODE_ID.hex()} (worker)" in str(error)
+
+
+def test_a_task_whose_raylet_answers_after_it_was_given_up_runs_again_once() -> None:
+    scene = Scene(lost_worker_answer_s=10.0)
+    first, second = a_worker_with(scene, 2, max_retries=3)
+    lose(scene)
+    scene.pass_time(10)
+    scene.turn()
+    raylet_says(scene, begun=2)
+    scene.finish(first, value(1))
+    scene.finish(second, value(2))
+    assert scene.core.get([first, second], None) == [1, 2]
+    attempts = [
+        said.request.attempt for said in scene.wire.all("PushTask") if said.request.task_id == id_of(second)
+    ]
+    assert attempts == [0, 1]
 
 
 @pytest.mark.parametrize("retries", [1, -1])
