@@ -4,8 +4,7 @@ tasks that get its handle."""
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
@@ -19,6 +18,9 @@ KEPT_MAX = 3
 """References that an actor keeps; the oldest go."""
 CALLERS = TaskOptions(resources=ResourceSet(), max_retries=0)
 """Tasks that call an actor use no CPU: actors may hold all of them, and wait for their callers."""
+
+
+Answer = tuple[bytes, list[ObjectRef[Any]]]
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,6 @@ class ActorScript:
     def is_deadly(self) -> bool:
         return bool(self.dies_in_constructors) or self.dies_at_call >= 0 or self.constructor_raises
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> ActorScript:
-        return cls(**json.loads(data))
-
 
 # ---- the actor
 
@@ -67,8 +62,9 @@ class ActorScript:
 class PlainActor:
     """Its calls run on the main thread, or on threads of its own."""
 
-    def __init__(self, data: bytes, refs: list[ObjectRef[Any]]) -> None:
-        here, self.script = site(), ActorScript.from_bytes(data)
+    def __init__(self, number: int, refs: list[ObjectRef[Any]]) -> None:
+        here = site()
+        self.script: ActorScript = here.script(number)
         task = here.core.context.get()
         here.judge(
             here.journal.actors.constructor_began,
@@ -84,7 +80,7 @@ class PlainActor:
             raise Expected
         self.kept = list(refs)
 
-    def call(self, caller: bytes, number: int, refs: list[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
+    def call(self, caller: bytes, number: int, refs: list[ObjectRef[Any]] | None = None) -> Answer:
         here = site()
         attempt = self._begins(here, caller, number)
         here.sleep(self.script.call_s)
@@ -103,22 +99,20 @@ class PlainActor:
         )
         return task.attempt
 
-    def _ends(
-        self, here: Site, number: int, attempt: int, refs: list[ObjectRef[Any]]
-    ) -> list[ObjectRef[Any]]:
+    def _ends(self, here: Site, number: int, attempt: int, refs: list[ObjectRef[Any]] | None) -> Answer:
         if number == self.script.dies_at_call and attempt == 0:
             here.die("its call killed it")
         given_back = self.kept[:1]
-        self.kept = [*self.kept, *refs][-KEPT_MAX:]
-        return given_back
+        self.kept = [*self.kept, *(refs or ())][-KEPT_MAX:]
+        return here.core.context.task_id(), given_back
 
 
 class AsyncActor(PlainActor):
     """Its calls run on an event loop."""
 
     async def call(  # type: ignore[override]
-        self, caller: bytes, number: int, refs: list[ObjectRef[Any]]
-    ) -> list[ObjectRef[Any]]:
+        self, caller: bytes, number: int, refs: list[ObjectRef[Any]] | None = None
+    ) -> Answer:
         here = site()
         attempt = self._begins(here, caller, number)
         await asyncio.sleep(self.script.call_s)
@@ -149,7 +143,7 @@ def _live_with_actor(here: Site, script: ActorScript) -> None:
     )
     code = here.export_class(AsyncActor if script.is_async else PlainActor)
     held = here.core.create_actor(
-        code, options, [None, script.to_bytes(), None, _references(here, script, 2)]
+        code, options, [None, here.world.scripts.number_of(script), None, _references(here, script, 2)]
     )
     here.judge(here.journal.actors.registered, held.actor_id, script.max_restarts)
     handle = (held.actor_id, held.creation_ref)
@@ -161,13 +155,15 @@ def _live_with_actor(here: Site, script: ActorScript) -> None:
         here.kill_actor(held.actor_id)
 
 
-def call_actor(data: bytes, handle: tuple[bytes, ObjectRef[Any]]) -> None:
+def call_actor(number: int, handle: tuple[bytes, ObjectRef[Any]]) -> tuple[bytes]:
     """A task that has a handle of the actor."""
-    here, script = site(), ActorScript.from_bytes(data)
+    here = site()
+    script: ActorScript = here.script(number)
     task = here.core.context.get()
     with here.execution(task.task_id, task.attempt):
         held = here.core.hold_actor(*handle, _rules(script))
         make_calls(here, held, script, task.task_id, script.num_calls)
+    return (task.task_id,)
 
 
 def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_calls: int) -> None:
@@ -175,7 +171,8 @@ def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_ca
     template = here.core.method_template("call", "Simulated", max_task_retries=script.max_task_retries)
     answers = []
     for number in range(num_calls):
-        flat = [None, caller, None, number, None, _references(here, script, 1)]
+        refs = _references(here, script, 1)
+        flat = [None, caller, None, number, *([None, refs] if refs else [])]
         answers += here.core.submit_actor_task(held, template, flat)
     journal = here.journal.actors
     while answers:
@@ -184,12 +181,12 @@ def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_ca
             journal.calls_failed += 1
             continue
         journal.calls_done += 1
-        for ref in value:
+        for ref in value[1]:
             here.get(ref)
 
 
 def _references(here: Site, script: ActorScript, count: int) -> list[ObjectRef[Any]]:
-    return [here.core.put(([], b"")) for _ in range(count if script.carries_references else 0)]
+    return [here.put() for _ in range(count if script.carries_references else 0)]
 
 
 def _rules(script: ActorScript) -> CallRules:

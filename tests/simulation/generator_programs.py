@@ -3,9 +3,8 @@ quickly or slowly."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ray_mono.core_worker.options import STREAMING_RETURNS, TaskOptions
 from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
@@ -34,17 +33,11 @@ class GeneratorScript:
     cancelled_after_s: float = -1.0
     is_cancelled_by_force: bool = False
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> GeneratorScript:
-        return cls(**json.loads(data))
-
-
-def make_items(data: bytes) -> Iterator[tuple[int, bytes]]:
+def make_items(number: int) -> Iterator[tuple[bytes, int, bytes]]:
     """The task."""
-    here, script = site(), GeneratorScript.from_bytes(data)
+    here = site()
+    script: GeneratorScript = here.script(number)
     task = here.core.context.get()
     with here.execution(task.task_id, task.attempt):
         for number in range(script.num_items):
@@ -52,7 +45,7 @@ def make_items(data: bytes) -> Iterator[tuple[int, bytes]]:
             if number == script.dies_at and task.attempt == 0:
                 here.die("its generator killed it")
             here.judge(here.journal.streams.made, task.task_id, number + 1, script.backpressure)
-            yield number, bytes(LARGE_BYTES) if script.is_large else b""
+            yield task.task_id, number, bytes(LARGE_BYTES) if script.is_large else b""
 
 
 def take_items(here: Site, script: GeneratorScript) -> None:
@@ -77,8 +70,8 @@ def take_items(here: Site, script: GeneratorScript) -> None:
         if is_error(value):
             has_failed = True
             break
-        if value[0] != num_taken:
-            here.judge(_fail, f"item {value[0]} comes as item {num_taken}")
+        if value[1] != num_taken:
+            here.judge(_fail, f"item {value[1]} comes as item {num_taken}")
         num_taken += 1
     else:
         streams.dropped(task_id)

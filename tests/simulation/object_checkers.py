@@ -58,8 +58,11 @@ class ObjectJournal:
         self._tables[process] = references
         process.on_death(lambda _reason: self._died(process), is_first=True)
 
-    def value_read(self) -> None:
+    def value_read(self, task_id: bytes, maker_id: bytes) -> None:
+        """Of an object of task_id's; maker_id: what the value itself says."""
         self.values_read += 1
+        if maker_id != task_id:
+            raise ObjectCheckFailed(f"an object of task {task_id.hex()} has a value of {maker_id.hex()}")
 
     def error_read(self, reader: SimProcess, error: Any) -> None:
         """Somebody reads an object that he holds, or is given its value as an argument, and it is lost."""

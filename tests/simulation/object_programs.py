@@ -7,9 +7,8 @@ A value is the references inside it, and now and then so many bytes that it lies
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -27,7 +26,8 @@ LARGE_BYTES = 150_000
 WAIT_S = (0.0, 0.01, 1.0)
 OPTIONS = TaskOptions(resources=CHILD_RESOURCES, max_retries=CHILD_RETRIES)
 
-Value = tuple[list[ObjectRef[Any]], bytes]
+Value = tuple[bytes, list[ObjectRef[Any]], bytes]
+"""Who made it, the references inside, and what makes it large."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,21 @@ class ObjectScript:
     moves: tuple[tuple[str, ...], ...] = ()
     """In order, instead of random ones: the program's own, its tasks', and so on down."""
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> ObjectScript:
-        return cls(**json.loads(data))
-
 
 def play_in_driver(here: Site, script: ObjectScript, number: int) -> None:
     """A program, and then it lets go of what it has."""
     ObjectProgram(here, script, f"driver {number}").play()
 
 
-def run_program(data: bytes, by_value: list[ObjectRef[Any]], *by_reference: Value) -> Value:
+def run_program(number: int, by_value: list[ObjectRef[Any]], *by_reference: Value) -> Value:
     """A task."""
-    here, script = site(), ObjectScript.from_bytes(data)
+    here = site()
+    script: ObjectScript = here.script(number)
     task = here.core.context.get()
     with here.execution(task.task_id, task.attempt):
         program = ObjectProgram(here, script, f"{task.task_id.hex()} {task.attempt}")
         program.hand += by_value
-        for inside, _ in by_reference:
+        for _, inside, _ in by_reference:
             program.hand += inside
         program.play()
         if script.dies and task.attempt == 0:
@@ -99,7 +93,7 @@ class ObjectProgram:
     def returned(self) -> Value:
         """Some of the hand, as the value that the program returns."""
         self._rng.shuffle(self.hand)
-        return self._value(self.hand[:INSIDE_MAX])
+        return self._here.core.context.task_id(), *self._value(self.hand[:INSIDE_MAX])
 
     # ---- moves
 
@@ -107,12 +101,12 @@ class ObjectProgram:
         distinct = list({ref.binary(): ref for ref in self.hand}.values())
         return self._rng.sample(distinct, self._rng.randint(0, min(at_most, len(distinct))))
 
-    def _value(self, inside: list[ObjectRef[Any]]) -> Value:
+    def _value(self, inside: list[ObjectRef[Any]]) -> tuple[list[ObjectRef[Any]], bytes]:
         is_large = self._script.large_share and self._rng.random() < self._script.large_share
         return inside, bytes(LARGE_BYTES) if is_large else b""
 
     def _put(self) -> None:
-        self.hand.append(self._here.core.put(self._value(self._some(INSIDE_MAX))))
+        self.hand.append(self._here.put(*self._value(self._some(INSIDE_MAX))))
 
     def _get(self) -> None:
         if self.hand:
@@ -121,7 +115,7 @@ class ObjectProgram:
     def _take(self, ref: ObjectRef[Any]) -> None:
         value = self._here.get(ref)
         if isinstance(value, tuple):
-            self.hand += value[0]
+            self.hand += value[1]
 
     def _wait(self) -> None:
         refs = self._some(INSIDE_MAX)

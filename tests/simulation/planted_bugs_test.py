@@ -48,9 +48,9 @@ def runs_what_it_gave_back(patch: pytest.MonkeyPatch) -> None:
     honest = TaskReceiver.give_back
 
     def give_back(receiver: TaskReceiver, connection: Any = None) -> None:
-        queue = deque(receiver._queue)
+        queue = deque(receiver.queue)
         honest(receiver, connection)
-        receiver._queue = queue
+        receiver.queue = queue
 
     patch.setattr(TaskReceiver, "give_back", give_back)
 

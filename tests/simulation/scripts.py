@@ -1,10 +1,9 @@
-"""What simulated tasks do: a script is the "function" that a task carries in `flat_args`."""
+"""What simulated tasks do: a script. A task carries its number, so that its push is short, as most are."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ray_mono.common.scheduling.resources import ResourceSet
 
@@ -26,7 +25,23 @@ class Script(Protocol):
     @property
     def is_cancelled_by_force(self) -> bool: ...
 
-    def to_bytes(self) -> bytes: ...
+
+class Scripts:
+    """Those of one run, by their numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self._scripts: list[Any] = []
+
+    def number_of(self, script: Any) -> int:
+        """The same for equal scripts."""
+        number = self._numbers.setdefault(script, len(self._scripts))
+        if number == len(self._scripts):
+            self._scripts.append(script)
+        return number
+
+    def __getitem__(self, number: int) -> Any:
+        return self._scripts[number]
 
 
 @dataclass(frozen=True)
@@ -62,10 +77,3 @@ class TaskScript:
         return TaskScript(
             self.compute_s, num_children=num_children, levels=self.levels - 1, keeps_s=self.keeps_s
         )
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> TaskScript:
-        return cls(**json.loads(data))

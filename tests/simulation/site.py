@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -125,7 +126,9 @@ class Site:
         is under way."""
         options = options or TaskOptions()
         template = self._template(function, options)
-        flat = [each for value in (script.to_bytes(), *(args or ())) for each in (None, value)]
+        flat = [
+            each for value in (self.world.scripts.number_of(script), *(args or ())) for each in (None, value)
+        ]
         [returned] = self.core.submit_task(template, flat)
         end = returned.completed() if options.num_returns < 0 else returned
         task_id = end.task_id().binary()
@@ -133,6 +136,10 @@ class Site:
         if script.cancelled_after_s >= 0:
             self._cancel_after(script, end)
         return returned
+
+    def script(self, number: int) -> Any:
+        """What a task was given the number of."""
+        return self.world.scripts[number]
 
     def _template(self, function: Callable[..., Any], options: TaskOptions) -> Any:
         code = self._code.get(function)
@@ -176,6 +183,12 @@ class Site:
 
     # ---- values
 
+    def put(self, *parts: Any) -> ObjectRef[Any]:
+        """Every value here is a tuple. It begins with the id of the task that made it, which for a put is
+        the attempt's."""
+        task = self.core.context.get()
+        return self.core.put((ids.of_attempt(task.task_id, task.attempt), *parts))
+
     def result(self, ref: ObjectRef[Any]) -> Any:
         """The value of a task of this process's, or its error, which is judged and returned."""
         task_id = ref.task_id().binary()
@@ -196,7 +209,7 @@ class Site:
         except Exception as error:
             self.judge(self.judge_error, ref, error)
             return root_of(error).with_traceback(None)
-        self.journal.objects.value_read()
+        self.judge(self.journal.objects.value_read, ref.task_id().binary(), value[0])
         return value
 
     def judge_error(self, ref: Any, error: BaseException) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
 from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES, TaskScript
-from tests.simulation.site import Site, site
+from tests.simulation.site import site
 
 
-def run_task(data: bytes) -> int:
-    """A TaskScript. Returns the attempt."""
-    here, script = site(), TaskScript.from_bytes(data)
+def run_task(number: int) -> tuple[bytes, int]:
+    """A TaskScript. Returns its id and the attempt."""
+    here = site()
+    script: TaskScript = here.script(number)
     task = here.core.context.get()
     with here.execution(task.task_id, task.attempt):
         here.sleep(script.compute_s)
@@ -28,9 +26,5 @@ def run_task(data: bytes) -> int:
             here.result(child)
         here.sleep(script.compute_again_s)
     if script.keeps_s:
-        here.keep(here.core.put(task.task_id), script.keeps_s)
-    return task.attempt
-
-
-def submit_task(here: Site, script: TaskScript, options: TaskOptions) -> ObjectRef[Any]:
-    return here.submit(run_task, script, options=options)  # type: ignore[no-any-return]
+        here.keep(here.put(), script.keeps_s)
+    return task.task_id, task.attempt

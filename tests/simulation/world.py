@@ -24,6 +24,7 @@ from tests.simulation.loop import SimulationError, VirtualLoop, new_loop
 from tests.simulation.machine import Machine
 from tests.simulation.network import NetworkKnobs, SimNetwork
 from tests.simulation.process import SimProcess
+from tests.simulation.scripts import Scripts
 from tests.simulation.trace import Trace
 from tests.simulation.transport import SimTransport
 
@@ -79,6 +80,7 @@ class World:
         """The living object managers, by where others fetch from them."""
         self.baton = Baton(self.loop)
         self.machine = Machine(self.baton)
+        self.scripts = Scripts()
         self._error_log = _ErrorLog(self.loop.errors, self.baton)
         self._ending = contextlib.ExitStack()
 
