@@ -127,7 +127,7 @@ def live_with_actor(here: Site, script: ActorScript) -> None:
     try:
         _live_with_actor(here, script)
     except (RpcError, RaySystemError) as error:
-        here.judge_error(None, error)
+        here.judge_error(b"", error)
         here.journal.actors.calls_failed += script.num_calls
 
 

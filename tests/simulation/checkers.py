@@ -8,7 +8,10 @@ that something is wrong:
 - the leases on a node hold more than the node has; one is sent back twice; tasks are pushed on one that its
   holder was told others wait for;
 - a task completes twice, or is run more often than its retries allow; an attempt of it runs twice;
-- a task is started again after it was cancelled.
+- a task is pushed, or started again, after it was cancelled;
+- somebody reads that a task was cancelled which nobody cancelled, or of a task that has nothing to do with
+  that;
+- somebody reads that a task's worker crashed, and it has retries left.
 
 A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
 worker is dead: less than what the raylet sees, so what overlaps here overlapped there. A worker that waits in
@@ -57,7 +60,9 @@ class TaskStory:
     """Of the process that submitted it: its worker id."""
     attempts_run: int = 0
     outcome: str = ""
-    last_pushed: int = 0
+    arguments: tuple[bytes, ...] = ()
+    """The tasks that make what it is given by reference."""
+    last_pushed: int = -1
     last_attempt: int | None = None
     """Of one that was cancelled: the last that may have been under way then."""
     begun: set[int] = field(default_factory=set)
@@ -84,7 +89,6 @@ class Journal:
     """Whether a process that lives may count as dead to another."""
     is_harmless: bool = False
     """Whether nothing goes wrong that could cost a task an attempt."""
-    any_cancelled: bool = False
     # "host:port", or a path on any host -> worker id.
     _addresses: dict[str, bytes] = field(default_factory=dict)
     # Ordered sets.
@@ -93,6 +97,11 @@ class Journal:
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
     _have_waited: dict[bytes, None] = field(default_factory=dict)
     _gone_jobs: dict[bytes, None] = field(default_factory=dict)
+    # task or call -> the task that submitted it; what was cancelled -> whether its children were, too.
+    _parents: dict[bytes, bytes] = field(default_factory=dict)
+    _cancelled: dict[bytes, bool] = field(default_factory=dict)
+    # Pushed before whoever submits it has its id.
+    _pushed_at_once: dict[bytes, int] = field(default_factory=dict)
     # worker id -> tasks that it submitted.
     _of_owner: dict[bytes, list[bytes]] = field(default_factory=dict)
 
@@ -166,8 +175,13 @@ class Journal:
 
     # ---- tasks
 
-    def task_submitted(self, task_id: bytes, max_retries: int, owner: bytes) -> None:
-        story = TaskStory(max_retries, owner)
+    def task_submitted(
+        self, task_id: bytes, parent: bytes, max_retries: int, owner: bytes, arguments: tuple[bytes, ...] = ()
+    ) -> None:
+        """parent: the task that does it. arguments: by reference; the tasks that make them."""
+        story = TaskStory(max_retries, owner, arguments=arguments)
+        story.last_pushed = self._pushed_at_once.pop(task_id, -1)
+        self._parents[task_id] = parent
         if task_id in self.tasks:
             if not self.connections_break:
                 raise CheckFailed(f"task {_short(task_id)} was submitted twice")
@@ -188,15 +202,55 @@ class Journal:
             )
         story = self.tasks.get(task_id)
         if story is not None:
+            if story.last_attempt is not None and not story.num_twins:
+                raise CheckFailed(f"task {_short(task_id)} is pushed, and was cancelled before")
             story.last_pushed = max(story.last_pushed, attempt)
+        else:
+            self._pushed_at_once[task_id] = attempt
 
     def task_cancelled(self, task_id: bytes, by_force: bool) -> None:
         """Its owner wants it no more. The attempt under way may still begin, and may end in any way. By
         force: so do its children's."""
-        self.any_cancelled = True
         story = self.tasks[task_id]
-        if story.last_attempt is None:
-            story.last_attempt = story.last_pushed + 1
+        if story.last_attempt is None and not story.outcome:
+            story.last_attempt = story.last_pushed
+        self._cancelled[task_id] = by_force or self._cancelled.get(task_id, False)
+
+    def was_cancelled(self, task_id: bytes) -> bool:
+        """By itself, or with the task that submitted it, and so on up."""
+        if task_id in self._cancelled:
+            return True
+        parent = self._parents.get(task_id)
+        while parent is not None:
+            if self._cancelled.get(parent):
+                return True
+            parent = self._parents.get(parent)
+        return False
+
+    def cancel_read(self, task_id: bytes, cancelled_id: bytes) -> None:
+        """Somebody reads of task_id that cancelled_id was cancelled."""
+        if not self.was_cancelled(cancelled_id):
+            raise CheckFailed(f"task {_short(cancelled_id)} ended as cancelled, and nobody cancelled it")
+        story = self.tasks.get(task_id)
+        if story is not None and cancelled_id != task_id and not story.arguments:
+            both = f"{_short(task_id)} for the cancel of task {_short(cancelled_id)}"
+            raise CheckFailed(f"task {both}, and has nothing to do with it")
+
+    def crash_read(self, task_id: bytes, error: BaseException) -> None:
+        """Somebody reads of a task that its worker died: its attempts are used up, or those of a task that
+        makes an argument."""
+        if not self._has_no_retries(task_id):
+            story = self.tasks[task_id]
+            raise CheckFailed(
+                f"task {_short(task_id)} ends with {type(error).__name__}, was pushed as attempt"
+                f" {story.last_pushed}, and may be retried {story.max_retries} times"
+            )
+
+    def _has_no_retries(self, task_id: bytes) -> bool:
+        story = self.tasks.get(task_id)
+        if story is None or story.num_twins or story.last_pushed >= story.max_retries:
+            return True
+        return any(self._has_no_retries(argument) for argument in story.arguments)
 
     def task_begins(self, worker_id: bytes, task_id: bytes, attempt: int) -> None:
         """A worker runs a task."""
@@ -239,8 +293,6 @@ class Journal:
         story = self.tasks[task_id]
         if story.outcome == DRIVER_DIED:
             return  # this owner lives a moment longer
-        if outcome == "cancelled" and story.last_attempt is None and not self.any_cancelled:
-            raise CheckFailed(f"task {_short(task_id)} ended as cancelled, and nobody cancelled it")
         if story.outcome and not story.num_twins:
             raise CheckFailed(f"task {_short(task_id)} ended twice: {story.outcome}, then {outcome}")
         if outcome == "done" and not (story.attempts_run or story.num_twins):

@@ -188,8 +188,10 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
 
 def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
     compute_s = rng.choice([0.0, 0.001, 0.02, 0.2, 1.0])
-    if with_faults and rng.random() < 0.02:
-        return TaskScript(compute_s, dies_in_attempts=rng.randint(1, 2))
+    if with_faults and rng.random() < 0.03:
+        return TaskScript(
+            compute_s, max_retries=rng.choice([0, 1, 2, None]), dies_in_attempts=rng.randint(1, 3)
+        )
     if rng.random() < 0.15:
         return TaskScript(compute_s, wait_s=rng.choice([0.01, 0.5]), compute_again_s=compute_s)
     script = TaskScript(compute_s)
@@ -359,7 +361,8 @@ def _submit_bursts(here: Site, scenario: Scenario, share: slice, seed: int) -> N
     for script, resources in scenario.tasks[share]:
         if rng.random() < scenario.pauses / len(scenario.tasks):
             here.sleep(rng.uniform(0.0, PAUSE_S_MAX))
-        options = TaskOptions(resources=resources, max_retries=scenario.max_retries)
+        max_retries = scenario.max_retries if script.max_retries is None else script.max_retries
+        options = TaskOptions(resources=resources, max_retries=max_retries)
         refs.append(here.submit(run_task, script, options=options))
     while refs:
         here.result(refs.pop(0))

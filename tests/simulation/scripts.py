@@ -53,6 +53,8 @@ class TaskScript:
     compute_s: float = 0.01
     wait_s: float = 0.0
     compute_again_s: float = 0.0
+    max_retries: int | None = None
+    """None: as many as the scenario says."""
     dies_in_attempts: int = 0
     """The worker of the first so many attempts dies after compute_s."""
     num_children: int = 0

@@ -132,7 +132,9 @@ class Site:
         [returned] = self.core.submit_task(template, flat)
         end = returned.completed() if options.num_returns < 0 else returned
         task_id = end.task_id().binary()
-        self.judge(self.journal.task_submitted, task_id, options.max_retries, self.core.worker_id)
+        parent, owner = self.core.context.task_id(), self.core.worker_id
+        by_reference = tuple(arg.task_id().binary() for arg in args or () if isinstance(arg, ObjectRef))
+        self.judge(self.journal.task_submitted, task_id, parent, options.max_retries, owner, by_reference)
         if script.cancelled_after_s >= 0:
             self._cancel_after(script, end)
         return returned
@@ -207,22 +209,23 @@ class Site:
         try:
             value = self.core.get([ref], None)[0]
         except Exception as error:
-            self.judge(self.judge_error, ref, error)
+            self.judge(self.judge_error, ref.task_id().binary(), error)
             return root_of(error).with_traceback(None)
         self.judge(self.journal.objects.value_read, ref.task_id().binary(), value[0])
         return value
 
-    def judge_error(self, ref: Any, error: BaseException) -> None:
-        """Whether anything went wrong that is a reason for this."""
+    def judge_error(self, task_id: bytes, error: BaseException) -> None:
+        """Whether anything went wrong that is a reason for this error of a task's; empty: of another call."""
         error = root_of(error)
         if isinstance(error, ObjectLostError):
             self.journal.objects.error_read(self.process, error)
             return
         self.journal.objects.errors_read += 1
         if isinstance(error, TaskCancelledError):
-            if not self.journal.any_cancelled:
-                raise CheckFailed(f"{self.process.name} reads {error!r}, and nobody cancelled anything")
+            self.journal.cancel_read(task_id, bytes.fromhex(str(error.task_id)))
             return
+        if isinstance(error, WorkerCrashedError | NodeDiedError):
+            self.journal.crash_read(task_id, error)
         if isinstance(error, ObjectStoreFullError | Expected):
             return
         if self.journal.is_harmless or not isinstance(error, FAULTS):
