@@ -112,6 +112,7 @@ class ActorJournal:
         number: int,
         attempt: int,
         max_task_retries: int,
+        is_ordered: bool,
     ) -> None:
         """A caller's `number`-th call runs."""
         story = self.actors[actor_id]
@@ -119,7 +120,7 @@ class ActorJournal:
         # What was sent before a connection broke may run, and is sent again to the same process.
         sequence = (caller, attempt if self.connections_break else 0)
         last_call = incarnation.last_calls.get(sequence, -1)
-        if number <= last_call:
+        if number <= last_call and is_ordered:
             raise ActorCheckFailed(
                 f"actor {_short(actor_id)} runs call {number} of {_short(caller)} after call {last_call}"
             )

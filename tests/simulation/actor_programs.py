@@ -4,20 +4,27 @@ tasks that get its handle."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
+from ray_mono.core_worker.options import STREAMING_RETURNS, ActorOptions, CallRules, TaskOptions
 from ray_mono.rpc.surface import RpcError
+from tests.simulation.generator_programs import GeneratorScript, Item, make_item, take_from
+from tests.simulation.scripts import CHILD_RETRIES, TaskScript
 from tests.simulation.site import Expected, Site, is_error, site
+from tests.simulation.task_programs import run_task
 
 KEPT_MAX = 3
 """References that an actor keeps; the oldest go."""
 CALLERS = TaskOptions(resources=ResourceSet(), max_retries=0)
 """Tasks that call an actor use no CPU: actors may hold all of them, and wait for their callers."""
+AWAITED = TaskOptions(resources=ResourceSet(), max_retries=CHILD_RETRIES)
+NUMBER_BYTES = 4
+"""What a call is given begins with its number. The rest is the caller."""
 
 
 Answer = tuple[bytes, list[ObjectRef[Any]]]
@@ -46,10 +53,24 @@ class ActorScript:
     max_concurrency: int = 1
     carries_references: bool = False
     """Its constructor and its calls get references, it keeps some, and gives them back."""
+    maps_calls: bool = False
+    """Its calls are submitted in one pass, where they carry nothing."""
+    waits_each: int = 0
+    """Each so many-th call waits for an argument; 0: none."""
+    cancels_each: int = 0
+    """Each so many-th call is cancelled; 0: none."""
+    generators: tuple[GeneratorScript, ...] = ()
+    """Its owner has it run, after its other calls."""
     num_callers: int = 0
     """Tasks that call it, too."""
+    call_cancelled_after_s: float = 0.01
     cancelled_after_s: float = -1.0
     is_cancelled_by_force: bool = False
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether calls of one caller start in order: what waits for an argument is overtaken in others."""
+        return not (self.waits_each and (self.is_async or self.max_concurrency > 1))
 
     @property
     def is_deadly(self) -> bool:
@@ -80,14 +101,16 @@ class PlainActor:
             raise Expected
         self.kept = list(refs)
 
-    def call(self, caller: bytes, number: int, refs: list[ObjectRef[Any]] | None = None) -> Answer:
+    def call(self, item: bytes, refs: list[ObjectRef[Any]] | None = None, awaited: Any = None) -> Answer:
         here = site()
-        attempt = self._begins(here, caller, number)
+        number, attempt = self._begins(here, item)
         here.sleep(self.script.call_s)
         return self._ends(here, number, attempt, refs)
 
-    def _begins(self, here: Site, caller: bytes, number: int) -> int:
+    def _begins(self, here: Site, item: bytes) -> tuple[int, int]:
+        """Returns the call's number and its attempt."""
         task = here.core.context.get()
+        number, caller = int.from_bytes(item[:NUMBER_BYTES], "little"), item[NUMBER_BYTES:]
         here.judge(
             here.journal.actors.call_runs,
             task.actor_id,
@@ -96,8 +119,9 @@ class PlainActor:
             number,
             task.attempt,
             self.script.max_task_retries,
+            self.script.is_ordered,
         )
-        return task.attempt
+        return number, task.attempt
 
     def _ends(self, here: Site, number: int, attempt: int, refs: list[ObjectRef[Any]] | None) -> Answer:
         if number == self.script.dies_at_call and attempt == 0:
@@ -106,15 +130,30 @@ class PlainActor:
         self.kept = [*self.kept, *(refs or ())][-KEPT_MAX:]
         return here.core.context.task_id(), given_back
 
+    def items(self, number: int) -> Iterator[Item]:
+        """A generator."""
+        here = site()
+        script: GeneratorScript = here.script(number)
+        for number in range(script.num_items):
+            here.sleep(script.item_s)
+            yield make_item(here, script, number)
+
 
 class AsyncActor(PlainActor):
     """Its calls run on an event loop."""
 
+    async def items(self, number: int) -> AsyncIterator[Item]:  # type: ignore[override]
+        here = site()
+        script: GeneratorScript = here.script(number)
+        for number in range(script.num_items):
+            await asyncio.sleep(script.item_s)
+            yield make_item(here, script, number)
+
     async def call(  # type: ignore[override]
-        self, caller: bytes, number: int, refs: list[ObjectRef[Any]] | None = None
+        self, item: bytes, refs: list[ObjectRef[Any]] | None = None, awaited: Any = None
     ) -> Answer:
         here = site()
-        attempt = self._begins(here, caller, number)
+        number, attempt = self._begins(here, item)
         await asyncio.sleep(self.script.call_s)
         return self._ends(here, number, attempt, refs)
 
@@ -149,6 +188,8 @@ def _live_with_actor(here: Site, script: ActorScript) -> None:
     handle = (held.actor_id, held.creation_ref)
     callers = [here.submit(call_actor, script, [handle], CALLERS) for _ in range(script.num_callers)]
     make_calls(here, held, script, b"owner", script.num_calls)
+    for generator in script.generators:
+        take_items_of(here, held, generator, script.max_task_retries)
     for caller in callers:
         here.result(caller)
     if script.is_killed_at_the_end:
@@ -169,11 +210,17 @@ def call_actor(number: int, handle: tuple[bytes, ObjectRef[Any]]) -> tuple[bytes
 def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_calls: int) -> None:
     """All at once; then their answers."""
     template = here.core.method_template("call", "Simulated", max_task_retries=script.max_task_retries)
-    answers = []
+    answers: list[ObjectRef[Any]] = []
+    items = [number.to_bytes(NUMBER_BYTES, "little") + caller for number in range(num_calls)]
+    if script.maps_calls and not script.carries_references:
+        here.core.submit_actor_tasks(held, template, items, 0, answers)
+    else:
+        for number, item in enumerate(items):
+            flat = [None, item, *_arguments(here, script, number)]
+            answers += here.core.submit_actor_task(held, template, flat)
     for number in range(num_calls):
-        refs = _references(here, script, 1)
-        flat = [None, caller, None, number, *([None, refs] if refs else [])]
-        answers += here.core.submit_actor_task(held, template, flat)
+        is_cancelled = _is_each(number, script.cancels_each)
+        here.called(answers[number], script.call_cancelled_after_s if is_cancelled else -1.0)
     journal = here.journal.actors
     while answers:
         value = here.get(answers.pop(0))
@@ -183,6 +230,32 @@ def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_ca
         journal.calls_done += 1
         for ref in value[1]:
             here.get(ref)
+
+
+def take_items_of(here: Site, held: Any, script: GeneratorScript, max_task_retries: int) -> None:
+    """What a generator of an actor makes."""
+    template = here.core.method_template(
+        "items",
+        "Simulated",
+        max_task_retries=max_task_retries,
+        num_returns=STREAMING_RETURNS,
+        generator_backpressure_num_objects=script.backpressure,
+    )
+    flat = [None, here.world.scripts.number_of(script)]
+    [generator] = here.core.submit_actor_task(held, template, flat)
+    here.called(generator.completed(), script.cancelled_after_s)
+    take_from(here, generator, script)
+
+
+def _arguments(here: Site, script: ActorScript, number: int) -> list[Any]:
+    refs = _references(here, script, 1)
+    if _is_each(number, script.waits_each):
+        return [None, refs, None, here.submit(run_task, TaskScript(0.05), options=AWAITED)]
+    return [None, refs] if refs else []
+
+
+def _is_each(number: int, each: int) -> bool:
+    return bool(each) and number % each == each - 1
 
 
 def _references(here: Site, script: ActorScript, count: int) -> list[ObjectRef[Any]]:

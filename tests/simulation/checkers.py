@@ -211,10 +211,15 @@ class Journal:
     def task_cancelled(self, task_id: bytes, by_force: bool) -> None:
         """Its owner wants it no more. The attempt under way may still begin, and may end in any way. By
         force: so do its children's."""
-        story = self.tasks[task_id]
-        if story.last_attempt is None and not story.outcome:
+        story = self.tasks.get(task_id)
+        if story is not None and story.last_attempt is None and not story.outcome:
             story.last_attempt = story.last_pushed
         self._cancelled[task_id] = by_force or self._cancelled.get(task_id, False)
+
+    def call_submitted(self, task_id: bytes, parent: bytes) -> None:
+        """Of an actor."""
+        self._pushed_at_once.pop(task_id, None)
+        self._parents[task_id] = parent
 
     def was_cancelled(self, task_id: bytes) -> bool:
         """By itself, or with the task that submitted it, and so on up."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import STREAMING_RETURNS, TaskOptions
 from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
-from tests.simulation.site import Site, is_error, site
+from tests.simulation.site import Expected, Site, is_error, site
 from tests.simulation.stream_checkers import StreamCheckFailed
 
 LARGE_BYTES = 150_000
@@ -26,6 +28,9 @@ class GeneratorScript:
     """Its items lie in stores."""
     dies_at: int = -1
     """Its worker dies in the first attempt when so many are made."""
+    carries_references: bool = False
+    rests_until_cancelled: bool = False
+    """Whoever took `takes` items holds on to it, and waits for the end, which a cancel brings."""
     takes: int = -1
     """How many are taken before the generator is let go; -1: all."""
     pause_s: float = 0.0
@@ -34,7 +39,10 @@ class GeneratorScript:
     is_cancelled_by_force: bool = False
 
 
-def make_items(number: int) -> Iterator[tuple[bytes, int, bytes]]:
+Item = tuple[bytes, int, bytes, list[ObjectRef[Any]]]
+
+
+def make_items(number: int) -> Iterator[Item]:
     """The task."""
     here = site()
     script: GeneratorScript = here.script(number)
@@ -44,8 +52,15 @@ def make_items(number: int) -> Iterator[tuple[bytes, int, bytes]]:
             here.sleep(script.item_s)
             if number == script.dies_at and task.attempt == 0:
                 here.die("its generator killed it")
-            here.judge(here.journal.streams.made, task.task_id, number + 1, script.backpressure)
-            yield task.task_id, number, bytes(LARGE_BYTES) if script.is_large else b""
+            yield make_item(here, script, number)
+
+
+def make_item(here: Site, script: GeneratorScript, number: int) -> Item:
+    """The next one."""
+    task_id = here.core.context.task_id()
+    here.judge(here.journal.streams.made, task_id, number + 1, script.backpressure)
+    refs = [here.put()] if script.carries_references else []
+    return task_id, number, bytes(LARGE_BYTES) if script.is_large else b"", refs
 
 
 def take_items(here: Site, script: GeneratorScript) -> None:
@@ -56,7 +71,11 @@ def take_items(here: Site, script: GeneratorScript) -> None:
         resources=CHILD_RESOURCES,
         max_retries=CHILD_RETRIES,
     )
-    generator = here.submit(make_items, script, options=options)
+    take_from(here, here.submit(make_items, script, options=options), script)
+
+
+def take_from(here: Site, generator: Any, script: GeneratorScript) -> None:
+    """Of a task or an actor."""
     task_id = generator.completed().task_id().binary()
     streams, num_taken, has_failed = here.journal.streams, 0, False
     while num_taken != script.takes:
@@ -67,13 +86,17 @@ def take_items(here: Site, script: GeneratorScript) -> None:
         here.judge(streams.taken, task_id)
         value = here.get(ref)
         del ref
-        if is_error(value):
+        if is_error(value) or isinstance(value, Expected):
             has_failed = True
             break
         if value[1] != num_taken:
             here.judge(_fail, f"item {value[1]} comes as item {num_taken}")
         num_taken += 1
+        for inside in value[3]:
+            here.get(inside)
     else:
+        if script.rests_until_cancelled:
+            here.get(generator.completed(), is_end=True)
         streams.dropped(task_id)
         return
     if num_taken != script.num_items and not has_failed:

@@ -26,7 +26,7 @@ from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
 from tests.simulation.site import Site
-from tests.simulation.task_programs import run_task
+from tests.simulation.task_programs import MapScript, play_map, run_task
 from tests.simulation.world import World
 
 LIVENESS_S = 600.0
@@ -94,6 +94,7 @@ class Scenario:
     programs: tuple[ObjectScript, ...] = ()
     """Over objects, of the drivers."""
     generators: tuple[GeneratorScript, ...] = ()
+    maps: tuple[MapScript, ...] = ()
     max_retries: int = 4
     pauses: int = 0
     """The drivers submit in about one burst more than this."""
@@ -103,9 +104,12 @@ class Scenario:
     @property
     def is_harmless(self) -> bool:
         """Whether nothing goes wrong that could cost a task an attempt."""
-        is_deadly = any(script.dies_in_attempts or script.is_cancelled_by_force for script, _ in self.tasks)
+        tasks = [script for script, _ in self.tasks] + [one for script in self.maps for one in script.scripts]
+        is_deadly = any(script.dies_in_attempts or script.is_cancelled_by_force for script in tasks)
         is_deadly = is_deadly or any(script.dies for script in self.programs)
-        is_deadly = is_deadly or any(script.dies_at >= 0 for script in self.generators)
+        is_deadly = is_deadly or any(
+            script.dies_at >= 0 or script.is_cancelled_by_force for script in self.generators
+        )
         return not self.faults and not is_deadly and not self.knobs.break_probability
 
     @property
@@ -171,9 +175,10 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         node_units,
         num_drivers=rng.randint(1, 2),
         tasks=tasks,
-        actors=tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10]))),
+        actors=_draw_actors(random.Random(f"{seed}/actors"), with_faults),
         programs=_draw_programs(random.Random(f"{seed}/programs"), with_faults),
         generators=_draw_generators(random.Random(f"{seed}/generators"), with_faults),
+        maps=_draw_maps(random.Random(f"{seed}/maps"), with_faults),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
         pauses=rng.choice([0, 2, 6]),
@@ -203,7 +208,26 @@ def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
         cancelled_after_s = rng.choice([0.0, 0.01, 0.1, 1.0])
         by_force = with_faults and rng.random() < 0.5
         script = replace(script, cancelled_after_s=cancelled_after_s, is_cancelled_by_force=by_force)
-    return script
+    return replace(script, num_returns=rng.choice([1, 1, 1, 1, 2]))
+
+
+def _draw_maps(rng: random.Random, with_faults: bool) -> tuple[MapScript, ...]:
+    return tuple(_draw_map(rng, with_faults) for _ in range(rng.choice([0, 1, 2])))
+
+
+def _draw_map(rng: random.Random, with_faults: bool) -> MapScript:
+    compute_s = rng.choice([0.0, 0.0, 0.0002, 0.02])
+    usual = TaskScript(compute_s)
+    unusual = [usual, replace(usual, cancelled_after_s=rng.choice([0.0, 0.01])), TaskScript(0.5)]
+    if with_faults:
+        unusual.append(replace(usual, dies_in_attempts=1))
+    num_items = rng.choice([1, 5, 40, 80])
+    scripts = tuple(rng.choice(unusual) if rng.random() < 0.05 else usual for _ in range(num_items))
+    return MapScript(scripts, chunk=rng.choice([0, 0, 3]))
+
+
+def _draw_actors(rng: random.Random, with_faults: bool) -> tuple[ActorScript, ...]:
+    return tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10])))
 
 
 def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
@@ -224,6 +248,11 @@ def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
         max_concurrency=rng.choice([1, 1, 3]),
         carries_references=rng.random() < 0.4,
         num_callers=rng.choice([0, 0, 2]),
+        maps_calls=rng.random() < 0.3,
+        waits_each=rng.choice([0, 0, 4]),
+        cancels_each=rng.choice([0, 0, 3]),
+        call_cancelled_after_s=rng.choice([0.0, 0.01, 0.2]),
+        generators=_draw_generators(rng, False) if rng.random() < 0.2 else (),
     )
 
 
@@ -247,6 +276,7 @@ def _draw_generators(rng: random.Random, with_faults: bool) -> tuple[GeneratorSc
 def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
     num_items = rng.choice([0, 1, 5, 30])
     dies = with_faults and num_items and rng.random() < 0.2
+    is_cancelled = rng.random() < 0.3
     return GeneratorScript(
         num_items=num_items,
         item_s=rng.choice([0.0, 0.0, 0.001, 0.05]),
@@ -255,7 +285,10 @@ def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
         dies_at=rng.randrange(num_items) if dies else -1,
         takes=rng.choice([-1, -1, -1, rng.randint(0, num_items)]),
         pause_s=rng.choice([0.0, 0.0, 0.01, 0.2]),
-        cancelled_after_s=rng.choice([0.0, 0.05, 0.5]) if rng.random() < 0.15 else -1.0,
+        carries_references=rng.random() < 0.3,
+        rests_until_cancelled=is_cancelled,
+        cancelled_after_s=rng.choice([0.0, 0.05, 0.5]) if is_cancelled else -1.0,
+        is_cancelled_by_force=with_faults and is_cancelled and rng.random() < 0.3,
     )
 
 
@@ -334,6 +367,8 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
         for place, program in enumerate(scenario.programs[share]):
             play = functools.partial(play_in_driver, script=program, number=place)
             parts.append(driver.play(play, "program"))
+        for mapped in scenario.maps[share]:
+            parts.append(driver.play(functools.partial(play_map, script=mapped), "map"))
         for generator in scenario.generators[share]:
             parts.append(driver.play(functools.partial(take_items, script=generator), "generator"))
         await asyncio.gather(*parts)
@@ -362,10 +397,21 @@ def _submit_bursts(here: Site, scenario: Scenario, share: slice, seed: int) -> N
         if rng.random() < scenario.pauses / len(scenario.tasks):
             here.sleep(rng.uniform(0.0, PAUSE_S_MAX))
         max_retries = scenario.max_retries if script.max_retries is None else script.max_retries
-        options = TaskOptions(resources=resources, max_retries=max_retries)
-        refs.append(here.submit(run_task, script, options=options))
+        options = TaskOptions(
+            resources=resources,
+            max_retries=max_retries,
+            max_calls=script.max_calls,
+            num_returns=script.num_returns,
+        )
+        made = here.submit(run_task, script, options=options)
+        refs.append(made if isinstance(made, list) else [made])
+        del made
     while refs:
-        here.result(refs.pop(0))
+        first, *others = refs.pop(0)
+        here.result(first)
+        for ref in others:
+            here.get(ref)
+        del first, others
 
 
 def inflict(cluster: SimCluster, fault: Fault) -> None:

@@ -55,6 +55,9 @@ class TaskScript:
     compute_again_s: float = 0.0
     max_retries: int | None = None
     """None: as many as the scenario says."""
+    max_calls: int = 0
+    """After so many calls with these options the worker ends; 0: never."""
+    num_returns: int = 1
     dies_in_attempts: int = 0
     """The worker of the first so many attempts dies after compute_s."""
     num_children: int = 0

@@ -7,7 +7,7 @@ Everything that it submits, gets and runs is told to the judges.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ray_mono.common import ids
@@ -122,22 +122,37 @@ class Site:
         args: list[Any] | None = None,
         options: TaskOptions | None = None,
     ) -> Any:
-        """function.remote(script, *args): its reference, or the generator. Its cancel, if the script has one,
-        is under way."""
+        """function.remote(script, *args): its reference or references, or the generator. Its cancel, if the
+        script has one, is under way."""
         options = options or TaskOptions()
         template = self._template(function, options)
-        flat = [
-            each for value in (self.world.scripts.number_of(script), *(args or ())) for each in (None, value)
-        ]
-        [returned] = self.core.submit_task(template, flat)
-        end = returned.completed() if options.num_returns < 0 else returned
+        number = self.world.scripts.number_of(script)
+        flat = [each for value in (number, *(args or ())) for each in (None, value)]
+        returned = self.core.submit_task(template, flat)
+        end = returned[0].completed() if options.num_returns < 0 else returned[0]
+        self._submitted(script, end, options, args or ())
+        return returned if options.num_returns > 1 else returned[0]
+
+    def submit_map(
+        self, function: Callable[..., Any], scripts: Sequence[Script], chunk: int, options: TaskOptions
+    ) -> list[ObjectRef[Any]]:
+        """function.map(scripts)."""
+        refs: list[ObjectRef[Any]] = []
+        numbers = [self.world.scripts.number_of(script) for script in scripts]
+        self.core.submit_tasks(self._template(function, options), numbers, chunk, refs)
+        for script, ref in zip(scripts, refs, strict=True):
+            self._submitted(script, ref, options, ())
+        return refs
+
+    def _submitted(
+        self, script: Script, end: ObjectRef[Any], options: TaskOptions, args: Sequence[Any]
+    ) -> None:
         task_id = end.task_id().binary()
         parent, owner = self.core.context.task_id(), self.core.worker_id
-        by_reference = tuple(arg.task_id().binary() for arg in args or () if isinstance(arg, ObjectRef))
+        by_reference = tuple(arg.task_id().binary() for arg in args if isinstance(arg, ObjectRef))
         self.judge(self.journal.task_submitted, task_id, parent, options.max_retries, owner, by_reference)
         if script.cancelled_after_s >= 0:
-            self._cancel_after(script, end)
-        return returned
+            self._cancel_after(script.cancelled_after_s, end, script.is_cancelled_by_force)
 
     def script(self, number: int) -> Any:
         """What a task was given the number of."""
@@ -166,10 +181,16 @@ class Site:
             code = self._code[cls] = self.core.export(cls, "class")
         return code
 
-    def _cancel_after(self, script: Script, ref: ObjectRef[Any]) -> None:
+    def called(self, ref: ObjectRef[Any], cancelled_after_s: float = -1.0) -> None:
+        """A call of an actor was submitted; negative: it is not cancelled."""
+        self.judge(self.journal.call_submitted, ref.task_id().binary(), self.core.context.task_id())
+        if cancelled_after_s >= 0:
+            self._cancel_after(cancelled_after_s, ref, False)
+
+    def _cancel_after(self, seconds: float, ref: ObjectRef[Any], by_force: bool) -> None:
         def cancel() -> None:
-            self.sleep(script.cancelled_after_s)
-            self.cancel(ref, script.is_cancelled_by_force)
+            self.sleep(seconds)
+            self.cancel(ref, by_force)
 
         self.thread(cancel, "cancel")
 
@@ -204,14 +225,15 @@ class Site:
         self.judge(self.journal.task_ended, task_id, outcome)
         return value
 
-    def get(self, ref: ObjectRef[Any]) -> Any:
-        """The value, or the error, which is judged."""
+    def get(self, ref: ObjectRef[Any], is_end: bool = False) -> Any:
+        """The value, or the error, which is judged. is_end: of a generator, which says nothing."""
         try:
             value = self.core.get([ref], None)[0]
         except Exception as error:
             self.judge(self.judge_error, ref.task_id().binary(), error)
             return root_of(error).with_traceback(None)
-        self.judge(self.journal.objects.value_read, ref.task_id().binary(), value[0])
+        if not is_end:
+            self.judge(self.journal.objects.value_read, ref.task_id().binary(), value[0])
         return value
 
     def judge_error(self, task_id: bytes, error: BaseException) -> None:
