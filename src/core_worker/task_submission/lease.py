@@ -258,6 +258,8 @@ class SchedulingQueue:
 
     __slots__ = (
         "_config",
+        "_each_us",
+        "_filled_with",
         "fill",
         "filled",
         "idle",
@@ -281,6 +283,9 @@ class SchedulingQueue:
         # The worker that was woken last: it gets the next tasks, too, until it has `fill`.
         self.filled: Lease | None = None
         self.fill = 0
+        # The function of these tasks, and what each takes with its way.
+        self._filled_with: Pace | None = None
+        self._each_us = 0.0
         self.leases: dict[bytes, Lease] = {}
         # Once a worker has so few, more are pushed ahead.
         self.refill_at = 0
@@ -308,20 +313,19 @@ class SchedulingQueue:
         another worker is woken, where they are very short. Not so where the options say how tasks are placed,
         or that a worker ends after them."""
         if not pace or self.options.max_calls or self.options.strategy is not None:
-            self.fill = 1
+            self.fill, self._filled_with = 1, None
         else:
-            self.fill = int(self._config.wake_us / (mean_us(pace) + self._config.task_overhead_us)) + 1
+            self._each_us = mean_us(pace) + self._config.task_overhead_us
+            self.fill, self._filled_with = int(self._config.wake_us / self._each_us) + 1, pace
         self.filled = lease = self.idle.pop()
         return lease
 
     def keeps_up(self, pace: Pace) -> bool:
-        """Whether the workers that are held will soon have run what waits, if all of it is like the last one,
-        and very short. If a task is long after all, the next look for stalls asks for more workers
-        (stalls.py)."""
-        if self.fill <= 2 or not pace:
+        """Whether the workers that are held will soon have run what waits: tasks of this pace, which are very
+        short. If one is long after all, the next look for stalls asks for more workers (stalls.py)."""
+        if self.fill <= 2 or self._filled_with is not pace:
             return False
-        wait_us = len(self.tasks) * (mean_us(pace) + self._config.task_overhead_us)
-        return wait_us < self._config.keep_up_us * len(self.leases)
+        return len(self.tasks) * self._each_us < self._config.keep_up_us * len(self.leases)
 
     def share_of(self, lease: Lease, pace: Pace) -> int:
         """How many tasks it may have if the next has this pace: as many as it runs in ahead_us, and no more
