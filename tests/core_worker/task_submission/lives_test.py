@@ -3,8 +3,11 @@ whose life it is."""
 
 from __future__ import annotations
 
+import ast
 import enum
+import inspect
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -83,6 +86,33 @@ def test_a_life_has_the_moves_that_are_drawn_and_no_others(
     assert set(rows) == {state.name for state in states}
     wanted = {(start, end) for start, ends in rows.items() for end in ends}
     assert {(start.name, end.name) for start, end in moves} == wanted
+
+
+BEGINNINGS = {"__init__", "_begin_like"}
+
+
+@pytest.mark.parametrize(
+    ("module", "moves"), [(task_manager, task_manager.MOVES), (lease_table, lease_table.MOVES)]
+)
+def test_a_usual_move_that_is_written_out_is_in_the_table(module: ModuleType, moves: Any) -> None:
+    """`if self.state is …: self.state = …` saves the call of the method that looks into the table."""
+    set_at: set[int] = set()
+    for function in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(function, ast.FunctionDef) and function.name not in {*BEGINNINGS, "_move"}:
+            set_at |= {each.lineno for each in ast.walk(function) if to_of(each)}
+            for node in ast.walk(function):
+                if isinstance(node, ast.If) and ast.unparse(node.test).startswith("self.state is "):
+                    start = ast.unparse(node.test).removeprefix("self.state is ")
+                    for end in filter(to_of, node.body):
+                        assert (getattr(module, start), getattr(module, to_of(end))) in moves
+                        set_at.discard(end.lineno)
+    assert not set_at, "the state is set, whatever it was"
+
+
+def to_of(node: ast.AST) -> str:
+    """What a statement sets the state to."""
+    is_move = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "self.state"
+    return ast.unparse(node.value) if is_move else ""  # type: ignore[attr-defined]
 
 
 # ---- tasks
