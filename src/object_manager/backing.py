@@ -41,7 +41,7 @@ class Backing:
 
     def keep_ahead(self) -> None:
         """Asks for pages beyond the frontier, so that a Create seldom waits for them."""
-        ahead_bytes = self._store.allocator.frontier_bytes + self._config.backing_ahead_bytes
+        ahead_bytes = self._store.frontier_bytes + self._config.backing_ahead_bytes
         if ahead_bytes - self._memory.backed_bytes >= self._config.backing_ahead_bytes // 2:
             self.extend(ahead_bytes)
 

@@ -65,6 +65,7 @@ class ObjectManager:
         node = self.node_store
         servicer = StoreServicer(
             node,
+            self._memory,
             node.pressure,
             self._forwarder,
             self.stats,

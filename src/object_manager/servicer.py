@@ -18,6 +18,7 @@ from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pressure_notices import PressureNotices
+from ray_mono.object_manager.seams import SharedMemory
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceServicer
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -37,6 +38,7 @@ class StoreServicer(ObjectStoreServiceServicer):
     def __init__(
         self,
         node_store: NodeStore,
+        memory: SharedMemory,
         pressure: PressureNotices,
         forwarder: FreeForwarder | None,
         stats: Callable[[], object_manager_pb2.StoreStats],
@@ -45,6 +47,7 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> None:
         """forwarder None: a store alone. on_raylet_gone(reason): the node's raylet ended its connection."""
         self._node_store = node_store
+        self._memory = memory
         self._pressure = pressure
         self._forwarder = forwarder
         self._stats = stats
@@ -60,7 +63,7 @@ class StoreServicer(ObjectStoreServiceServicer):
                 lambda reason: self._on_raylet_gone(f"the raylet (pid {request.pid}) is gone: {reason}")
             )
         return object_manager_pb2.ConnectClientReply(
-            store_file=self._node_store.memory.path,
+            store_file=self._memory.path,
             capacity_bytes=self._node_store.config.capacity_bytes,
             node_id=self._node_store.node_id,
         )

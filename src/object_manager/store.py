@@ -221,6 +221,11 @@ class Store:
     # ---- figures
 
     @property
+    def frontier_bytes(self) -> int:
+        """How far objects reach into the memory."""
+        return self.allocator.frontier_bytes
+
+    @property
     def used_bytes(self) -> int:
         """Ranges handed out, alignment included."""
         return self.allocator.used_bytes
