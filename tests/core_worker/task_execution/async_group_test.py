@@ -365,6 +365,28 @@ def test_an_async_generator_that_is_cancelled_is_closed(monkeypatch: pytest.Monk
     worker.close()
 
 
+def test_an_async_generator_that_rests_is_closed_when_its_owner_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch, limit=2)
+
+    async def generate() -> AsyncIterator[int]:
+        try:
+            worker.log.add("begins")
+            yield 1
+            worker.log.add("goes on")
+        finally:
+            worker.log.add("closed")
+
+    call = worker.do(generate, num_returns=-1, generator_backpressure_num_objects=1)
+    # The loop has time for another call as soon as the generator rests.
+    assert worker.log.next() == "begins" and worker.do(lambda: 1).value == 1
+    with worker.env.lock:
+        worker.connection.close()
+    assert worker.log.next() == "closed" and not call.wait().is_application_error
+    worker.close()
+
+
 @pytest.mark.parametrize("is_coroutine", [False, True])
 def test_what_ray_call_is_given_runs_on_a_thread_with_the_instance(
     monkeypatch: pytest.MonkeyPatch, is_coroutine: bool
