@@ -16,6 +16,7 @@ from typing import Any
 from ray_mono.common.ids import NodeID
 from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
 from ray_mono.raylet.config import RayletConfig
@@ -51,8 +52,9 @@ class SimNode:
 class SimCluster:
     """One cluster in one world."""
 
-    def __init__(self, world: World, journal: Journal) -> None:
+    def __init__(self, world: World, journal: Journal, limits: CoreWorkerConfig | None = None) -> None:
         self.world = world
+        self._limits = limits or CoreWorkerConfig()
         self.journal = journal
         self.nodes: list[SimNode] = []
         self._disk = SimDisk(world.rng("disk"))
@@ -153,7 +155,7 @@ class SimCluster:
 
     @property
     def _place(self) -> Place:
-        return Place(self.gcs_address, RAYLET_SOCKET)
+        return Place(self.gcs_address, RAYLET_SOCKET, self._limits)
 
     @property
     def gcs_address(self) -> str:

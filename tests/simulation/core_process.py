@@ -47,10 +47,11 @@ FINISH_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process joins."""
+    """Where a process joins, and with which limits."""
 
     gcs_address: str
     raylet_socket: str
+    limits: CoreWorkerConfig
 
 
 class CoreProcess:
@@ -117,7 +118,7 @@ class CoreProcess:
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
         env = Environment(
-            config=CoreWorkerConfig(),
+            config=self._place.limits,
             reactor=self.reactor,
             clock=self.world.clock,
             rng=self.world.rng(f"{process.name} ids"),

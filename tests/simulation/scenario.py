@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from tests.simulation.actor_programs import ActorScript, live_with_actor
 from tests.simulation.checkers import Journal
@@ -100,6 +101,8 @@ class Scenario:
     """The drivers submit in about one burst more than this."""
     faults: tuple[Fault, ...] = ()
     knobs: NetworkKnobs = field(default_factory=NetworkKnobs)
+    limits: CoreWorkerConfig = CoreWorkerConfig()
+    """Of all core workers."""
 
     @property
     def is_harmless(self) -> bool:
@@ -181,6 +184,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         maps=_draw_maps(random.Random(f"{seed}/maps"), with_faults),
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
         knobs=knobs,
+        limits=_draw_limits(random.Random(f"{seed}/limits")),
         pauses=rng.choice([0, 2, 6]),
     )
     if scenario.loses_gcs:
@@ -209,6 +213,26 @@ def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
         by_force = with_faults and rng.random() < 0.5
         script = replace(script, cancelled_after_s=cancelled_after_s, is_cancelled_by_force=by_force)
     return replace(script, num_returns=rng.choice([1, 1, 1, 1, 2]))
+
+
+def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
+    """Small ones, so that they are reached, beside the product's own."""
+    usual = CoreWorkerConfig()
+    return replace(
+        usual,
+        lease_requests_max=rng.choice([1, 4, usual.lease_requests_max]),
+        ahead_max=rng.choice([1, 3, usual.ahead_max]),
+        turn_calls=rng.choice([2, usual.turn_calls]),
+        chunk_max=rng.choice([4, usual.chunk_max]),
+        shared_answers_max=rng.choice([2, usual.shared_answers_max]),
+        unflushed_answers_max=rng.choice([2, usual.unflushed_answers_max]),
+        lost_worker_answer_s=rng.choice([0.0003, usual.lost_worker_answer_s]),
+        calls_in_flight_max=rng.choice([2, 10, usual.calls_in_flight_max]),
+        excess_bytes_max=rng.choice([10_000, usual.excess_bytes_max]),
+        items_in_flight_max=rng.choice([2, 8, usual.items_in_flight_max]),
+        part_items_max=rng.choice([1, 3, usual.part_items_max]),
+        force_s=rng.choice([0.05, usual.force_s]),
+    )
 
 
 def _draw_maps(rng: random.Random, with_faults: bool) -> tuple[MapScript, ...]:
@@ -309,7 +333,7 @@ def run_scenario(
     with World(seed, scenario.knobs) as world:
         journal = Journal()
         journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
-        cluster = SimCluster(world, journal)
+        cluster = SimCluster(world, journal, scenario.limits)
         if check_internals:
             world.check(cluster.check_services)
         limit_s = liveness_s + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
