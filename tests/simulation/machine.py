@@ -56,6 +56,10 @@ def this_process() -> SimProcess:
     return process
 
 
+KEPT_BYTES_MAX, KEPT_SIZE_BYTES = 65_520, 4
+"""The room for answers, and what each takes of it besides itself."""
+
+
 class SimBoard:
     """StartBoard and BoardOfAnother in one: both sides of the page are this object."""
 
@@ -80,7 +84,8 @@ class SimBoard:
         self._name = ""
 
     def keep(self, number: int, answer: bytes) -> bool:
-        if self._kept and number - 1 not in self._kept:
+        num_bytes = sum(KEPT_SIZE_BYTES + len(kept) for kept in (*self._kept.values(), answer))
+        if num_bytes > KEPT_BYTES_MAX or (self._kept and number - 1 not in self._kept):
             return False
         self._kept[number] = answer
         return True

@@ -1,0 +1,105 @@
+"""SimBoard keeps to what StartBoard and BoardOfAnother do: one suite runs over both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
+from tests.simulation.machine import SimBoard
+
+WORKER_ID = b"w" * 28
+LEASE, OTHER_LEASE = 7, 8
+
+Sides = tuple[Any, Any]
+"""The worker's and the raylet's."""
+
+
+def real() -> Sides:
+    board = StartBoard(WORKER_ID)
+    return board, BoardOfAnother(os.getpid(), board.fd, WORKER_ID)
+
+
+def simulated() -> Sides:
+    board = SimBoard()
+    return board, board
+
+
+@pytest.fixture(params=[real, simulated], ids=lambda make: make.__name__)
+def sides(request: pytest.FixtureRequest) -> Sides:
+    make: Callable[[], Sides] = request.param
+    return make()
+
+
+def number(place: int, lease: int = LEASE) -> int:
+    return lease << LEASE_SHIFT | place
+
+
+def test_the_raylet_reads_which_task_of_a_lease_began_last(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.may_begin(number(1), "f")
+    assert worker.may_begin(number(2), "f")
+    assert raylet.begun(LEASE) == 2
+    assert raylet.begun(OTHER_LEASE) == 0
+    assert LEASE in raylet.leases()
+
+
+def test_no_task_of_a_closed_lease_begins_and_it_counts_as_begun(sides: Sides) -> None:
+    worker, raylet = sides
+    raylet.close_lease(LEASE)
+    assert not worker.may_begin(number(1), "f")
+    assert raylet.begun(LEASE) == 1
+    assert worker.may_begin(number(1, OTHER_LEASE), "f")
+
+
+def test_the_name_of_what_runs_is_read_until_it_is_over(sides: Sides) -> None:
+    worker, raylet = sides
+    assert raylet.running() == ""
+    worker.may_begin(number(1), "f")
+    assert raylet.running() == "f"
+    worker.rest()
+    assert raylet.running() == ""
+    worker.may_begin(number(2), "f")
+    assert raylet.running() == "f"
+
+
+def test_what_may_not_begin_does_not_run(sides: Sides) -> None:
+    worker, raylet = sides
+    raylet.close_lease(LEASE)
+    worker.may_begin(number(1), "f")
+    assert raylet.running() == ""
+
+
+def test_answers_are_kept_in_order_with_the_place_of_the_first(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep(number(3), b"three")
+    assert worker.keep(number(4), b"")
+    assert raylet.kept(LEASE) == (3, [b"three", b""])
+    assert raylet.kept(OTHER_LEASE) == (0, [])
+    assert LEASE in raylet.leases()
+
+
+def test_an_answer_that_does_not_follow_the_last_is_not_kept(sides: Sides) -> None:
+    worker, raylet = sides
+    worker.keep(number(3), b"three")
+    assert not worker.keep(number(5), b"five")
+    assert raylet.kept(LEASE) == (3, [b"three"])
+
+
+def test_what_has_left_is_kept_no_more_and_any_answer_may_follow(sides: Sides) -> None:
+    worker, raylet = sides
+    worker.keep(number(3), b"three")
+    worker.forget_kept()
+    assert raylet.kept(LEASE)[1] == []
+    assert worker.keep(number(9), b"nine")
+    assert raylet.kept(LEASE) == (9, [b"nine"])
+
+
+def test_an_answer_for_which_there_is_no_room_is_not_kept(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep(number(1), bytes(60_000))
+    assert not worker.keep(number(2), bytes(10_000))
+    assert len(raylet.kept(LEASE)[1]) == 1
