@@ -65,10 +65,18 @@ class SimCluster:
         self._driver_count = 0
         self._checked_at_s = 0.0
         world.machine.judged_by(journal.objects)
+        journal.objects.stored = self._stored
         journal.actors.is_node_held_dead = self._is_held_dead
 
     def _is_held_dead(self, node_id: bytes) -> bool:
         return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
+
+    def _stored(self) -> list[bytes]:
+        return [
+            each.object_id
+            for store in self.world.stores.values()
+            for each in store.node_store.store.objects()
+        ]
 
     # ---- start
 

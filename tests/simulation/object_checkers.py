@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
+from ray_mono.common.ids import TaskID
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
@@ -47,6 +48,8 @@ class ObjectJournal:
     def __init__(self, actors: ActorJournal) -> None:
         self.connections_break = False
         self.is_harmless = False
+        self.stored: Callable[[], list[bytes]] = list
+        """The objects in all stores; set by the cluster."""
         self.values_read = 0
         self.errors_read = 0
         self._actors = actors
@@ -129,6 +132,9 @@ class ObjectJournal:
 
     def _left(self, job_id: bytes) -> list[str]:
         left = []
+        if not self.connections_break:  # else a store may not hear that an object is free
+            stored = [each for each in self.stored() if each[: TaskID.SIZE].endswith(job_id)]
+            left += [f"a store has object {object_id.hex()}" for object_id in stored]
         for process, table in self._living().items():
             if process.core is not None and process.core.job_id == job_id:
                 left += [f"{process.name}: {table.story(object_id)}" for object_id, _ in table.items()]
