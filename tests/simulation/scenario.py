@@ -236,18 +236,19 @@ def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
 
 
 def _draw_maps(rng: random.Random, with_faults: bool) -> tuple[MapScript, ...]:
-    return tuple(_draw_map(rng, with_faults) for _ in range(rng.choice([0, 1, 2])))
+    return tuple(_draw_map(rng, with_faults) for _ in range(rng.choice([0, 1, 2, 3])))
 
 
 def _draw_map(rng: random.Random, with_faults: bool) -> MapScript:
     compute_s = rng.choice([0.0, 0.0, 0.0002, 0.02])
     usual = TaskScript(compute_s)
     unusual = [usual, replace(usual, cancelled_after_s=rng.choice([0.0, 0.01])), TaskScript(0.5)]
-    if with_faults:
-        unusual.append(replace(usual, dies_in_attempts=1))
     num_items = rng.choice([1, 5, 40, 80])
-    scripts = tuple(rng.choice(unusual) if rng.random() < 0.05 else usual for _ in range(num_items))
-    return MapScript(scripts, chunk=rng.choice([0, 0, 3]))
+    scripts = [rng.choice(unusual) if rng.random() < 0.05 else usual for _ in range(num_items)]
+    for _ in range(rng.choice([0, 1, 3]) if with_faults else 0):
+        # Its worker has answers then that have not left.
+        scripts[rng.randrange(num_items)] = replace(usual, dies_in_attempts=1)
+    return MapScript(tuple(scripts), chunk=rng.choice([0, 0, 3]))
 
 
 def _draw_actors(rng: random.Random, with_faults: bool) -> tuple[ActorScript, ...]:
