@@ -322,15 +322,16 @@ class ActorMethod:
 
             refs = actor.method.map(range(100_000))
 
-        Never blocks. Every rule of `.remote()` holds for each call by itself: order, options, references,
-        errors, retries, `cancel`. Calls only travel together: chunk says how many at most, an int of at
-        least 1; "auto" leaves it to the core. All items are read before the first call is submitted.
+        It does not wait for the calls, and blocks only where `.remote()` does. Each rule of `.remote()` holds
+        for each call by itself: order, options, references, errors, retries, `cancel`. Calls only travel
+        together: chunk says how many at most, an int of at least 1; "auto" leaves it to the core. All items
+        are read before the first call is submitted.
 
         Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
         method does not take one positional argument, and what the iterator raises: then nothing was
-        submitted. Raises TypeError for an item that does not pickle, and PendingCallsLimitExceeded: then
-        calls of items before it may have been submitted, and the error has their references, in order, in
-        `error.submitted`.
+        submitted. Raises TypeError for an item that does not pickle, and PendingCallsLimitExceeded: then the
+        calls of all items before it were submitted, and the error has their references, in order, in
+        `error.submitted`. So has any other error that `.remote()` raises, for what was submitted until then.
         """
         together = mapping.chunk_of(chunk)
         given = mapping.items_of(items, self._metadata.signature)

@@ -106,15 +106,16 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
 
             refs = f.map(range(100_000))
 
-        Never blocks. Every rule of `.remote()` holds for each task by itself: options, references, errors,
-        retries, `cancel`. Tasks only travel together: chunk says how many at most, an int of at least 1.
-        "auto" chooses by how long they take: what a worker runs in about 5 ms. All items are read before
-        the first task is submitted.
+        It does not wait for the tasks, and blocks only where `.remote()` does. Each rule of `.remote()` holds
+        for each task by itself: options, references, errors, retries, `cancel`. Tasks only travel together:
+        chunk says how many at most, an int of at least 1. "auto" chooses by how long they take: what a worker
+        runs in about 5 ms. All items are read before the first task is submitted.
 
         Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
         function does not take one positional argument, and what the iterator raises: then nothing was
-        submitted. Raises TypeError for an item that does not pickle: then tasks of items before it may have
-        been submitted, and the error has their references, in order, in `error.submitted`.
+        submitted. Raises TypeError for an item that does not pickle: then the tasks of all items before it
+        were submitted, and the error has their references, in order, in `error.submitted`. So has any other
+        error that `.remote()` raises, for what was submitted until then.
         """
         together = mapping.chunk_of(chunk)
         given = mapping.items_of(items, self._signature)

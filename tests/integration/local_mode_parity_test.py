@@ -9,6 +9,7 @@ from tests.integration.scripts import Script
 PROGRAM = """
     import asyncio
     import sys
+    import threading
     import ray_mono as ray
     from ray_mono.util import ActorPool
     from ray_mono.util.queue import Queue
@@ -206,6 +207,18 @@ PROGRAM = """
         "repeats": lambda: ray.wait([one, one]), "too many": lambda: ray.wait([one], num_returns=2),
     }.items():
         see(f"wrong {name}", wrong)
+    def said(call):
+        try:
+            call()
+        except Exception as error:
+            return str(error), ray.get(getattr(error, "submitted", []))
+
+    lock, adder = threading.Lock(), Counter.remote()
+    see("unpicklable argument", lambda: said(lambda: add.remote(1, b=lock)))
+    see("unpicklable argument of a method", lambda: said(lambda: adder.add.remote(lock)))
+    see("unpicklable item", lambda: said(lambda: add.map([*range(99), ray.put(5), [lock], 2])))
+    see("unpicklable item of a method", lambda: said(lambda: adder.add.map([1, lock])))
+    see("no argument taken", lambda: said(lambda: adder.__ray_ready__.map([1])))
     line = Queue(maxsize=1)
     see("queue", lambda: (line.put(1), line.full(), line.get(), line.empty()))
     see("queue empty", lambda: line.get_nowait())

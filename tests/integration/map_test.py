@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import ray_mono as ray
@@ -78,6 +79,16 @@ def test_large_numbers_all_arrive(shared_cluster: Any, chunk: Any) -> None:
     get([bits.remote(1) for _ in range(100)])
     items = [1 << 8 * num_bytes for num_bytes in (0, 4000, 5000, 100_000, 200_000)] * 60
     assert get(bits.map(items, chunk=chunk)) == [each.bit_length() for each in items]
+
+
+def test_whatever_can_be_iterated_is_read_and_any_whole_number_is_a_chunk(shared_cluster: Any) -> None:
+    class Old:
+        """Iterable as of old: without __iter__."""
+
+        def __getitem__(self, index: int) -> int:
+            return [3, 4][index]
+
+    assert get(square.map(Old(), chunk=numpy.int64(5))) == [9, 16]  # type: ignore[arg-type]
 
 
 def test_references_among_items_are_resolved(shared_cluster: Any) -> None:
@@ -431,8 +442,19 @@ def test_what_cannot_be_called_is_refused_before_anything_is_submitted(shared_cl
     @ray.remote
     def two(a: int, b: int) -> None: ...
 
+    class Broken:
+        def __iter__(self) -> Iterator[int]:
+            raise TypeError("its own")
+
     with pytest.raises(TypeError, match="iterable"):
         square.map(3)
+    with pytest.raises(TypeError, match="its own"):
+        square.map(Broken())
+    log = Log.remote()
+    for method in (log.__ray_ready__, log.__ray_terminate__):
+        with pytest.raises(TypeError, match=r"Log\.__ray_.*takes no positional"):
+            method.map([1])
+    assert get(log.__ray_ready__.remote())
     for function in (nothing, two):
         with pytest.raises(TypeError):
             function.map([1, 2])
@@ -443,5 +465,4 @@ def test_what_cannot_be_called_is_refused_before_anything_is_submitted(shared_cl
 def test_an_item_that_does_not_pickle_names_those_before_it(shared_cluster: Any) -> None:
     with pytest.raises(TypeError, match="does not pickle") as raised:
         told.map([*range(6000), threading.Lock()])
-    submitted = raised.value.submitted
-    assert get(submitted) == list(range(len(submitted)))
+    assert get(raised.value.submitted) == list(range(6000))

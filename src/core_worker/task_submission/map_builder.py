@@ -30,7 +30,7 @@ from ray_mono.core_worker.task_submission.task_builder import (
     Packed,
     TaskBuilder,
     TaskTemplate,
-    all_stay_inline,
+    are_small_numbers,
     stays_inline,
 )
 from ray_mono.core_worker.task_submission.task_manager import (
@@ -43,6 +43,8 @@ from ray_mono.core_worker.task_submission.task_manager import (
 PIECE_ITEMS = 4096
 """Packed, and then counted under the lock, at a time: some milliseconds."""
 FIRST_PIECE_ITEMS = 64
+
+_Send = Callable[[list[PendingTask]], None]
 
 
 @contextlib.contextmanager
@@ -143,33 +145,49 @@ class MapBuilder:
         kind: _Kind,
         items: Sequence[Any],
         refs: list[ObjectRef[Any]],
-        send: Callable[[list[PendingTask]], None],
+        send: _Send,
     ) -> None:
         reactor = self._env.reactor
         begin, end = 0, FIRST_PIECE_ITEMS
         while begin < len(items):
             if reactor.is_closed:
                 raise disconnected()
-            piece = items[begin:end]
-            packed = self._pack(piece, kind.call.name)
-            with self._env.lock, _without_collector():
-                tasks = self._make(kind, piece, packed)
-                made = self._tasks.add_all_pending(tasks)
-                refs += map(ObjectRef, made, repeat(self._home))
-                send(tasks)
+            self._submit_piece(kind, items[begin:end], refs, send)
             begin, end = end, end + PIECE_ITEMS
             if reactor.interrupted:
                 reactor.raise_if_interrupted()
 
-    def _pack(self, items: Sequence[Any], name: str) -> dict[int, Packed]:
-        """Of those that do not stay inline, by position."""
-        if all_stay_inline(items):
-            return {}
-        return {
-            position: self._builder.pack([None, item], name)
-            for position, item in enumerate(items)
-            if not stays_inline(item)
-        }
+    def _submit_piece(
+        self, kind: _Kind, items: Sequence[Any], refs: list[ObjectRef[Any]], send: _Send
+    ) -> None:
+        packed: dict[int, Packed] = {}
+        if not are_small_numbers(items):
+            for position, item in enumerate(items):
+                if stays_inline(item):
+                    continue
+                try:
+                    packed[position] = self._builder.pack([None, item], kind.call.title)
+                except BaseException:
+                    self._submit_packed(kind, items[:position], packed, refs, send)
+                    raise
+        self._submit_packed(kind, items, packed, refs, send)
+
+    def _submit_packed(
+        self,
+        kind: _Kind,
+        items: Sequence[Any],
+        packed: dict[int, Packed],
+        refs: list[ObjectRef[Any]],
+        send: _Send,
+    ) -> None:
+        """packed: those that do not stay inline, by position."""
+        if not items:
+            return
+        with self._env.lock, _without_collector():
+            tasks = self._make(kind, items, packed)
+            made = self._tasks.add_all_pending(tasks)
+            refs += map(ObjectRef, made, repeat(self._home))
+            send(tasks)
 
     def _make(self, kind: _Kind, items: Sequence[Any], packed: dict[int, Packed]) -> list[PendingTask]:
         """Lock held."""

@@ -54,12 +54,12 @@ def stays_inline(value: Any) -> bool:
     return kind is bytes or value.isascii() or len(value.encode(errors="surrogatepass")) <= _SMALL_BYTES
 
 
-def all_stay_inline(values: Sequence[Any]) -> bool:
-    """Whether stays_inline says so of all of them. There is at least one."""
+def are_small_numbers(values: Sequence[Any]) -> bool:
+    """Whether all of them are numbers or None, and stay inline: a quick look. There is at least one."""
     kinds = set(map(type, values))
     if kinds == {int}:
         return max(map(int.bit_length, values)) <= _SMALL_BITS
-    return kinds <= _FIXED or all(map(stays_inline, values))
+    return kinds <= _FIXED
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class TaskBuilder:
         if self._reactor.is_closed:
             raise disconnected()
         call, options = template.call, template.options
-        flat, args, refs = self.pack(flat_args, call.name)
+        flat, args, refs = self.pack(flat_args, call.title)
         if template.captured:
             refs.extend(template.captured)
         with self._lock:
@@ -278,7 +278,7 @@ class TaskBuilder:
             raise disconnected()
         actor = held.actor
         call = template.call or self.method_call(actor, template)
-        flat, args, refs = self.pack(flat_args, call.name)
+        flat, args, refs = self.pack(flat_args, call.title)
         with self._lock:
             if actor.rules.max_pending_calls >= 0:
                 self._actor_tasks.check_pending(actor)

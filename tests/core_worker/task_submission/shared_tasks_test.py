@@ -329,8 +329,11 @@ def test_items_that_were_made_have_their_references_where_a_later_one_does_not_p
     scene = a_scene()
     refs: list[ObjectRef[Any]] = []
     with pytest.raises(TypeError, match="does not pickle"):
-        scene.core.submit_tasks(scene.template(), [*range(FIRST_PIECE_ITEMS), threading.Lock()], AUTO, refs)
-    assert len(refs) == FIRST_PIECE_ITEMS
+        scene.core.submit_tasks(scene.template(), [*range(100), [1], 2, threading.Lock(), 3], AUTO, refs)
+    assert len(refs) == scene.core.reference_counts() == 102
+    with pytest.raises(TypeError, match="does not pickle"):
+        scene.core.submit_tasks(scene.template(), [threading.Lock()], AUTO, refs)
+    assert len(refs) == 102
 
 
 def held(scene: Scene) -> Any:

@@ -15,7 +15,6 @@ from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, TaskFailed, unread
 from ray_mono.core_worker.task_execution.running import cause_of_exit
 from ray_mono.core_worker.task_submission.function_manager import module_name
 from ray_mono.core_worker.values import serialization
-from ray_mono.core_worker.values.unpicklable import where
 from ray_mono.protobuf import common_pb2
 
 
@@ -70,11 +69,8 @@ def pack(name: str, flat_args: list[Any]) -> list[serialization.Serialized]:
         try:
             packed.append(serialization.serialize(value))
         except Exception as error:
-            which = flat_args[position - 1] or f"number {position // 2}"
-            raise TypeError(
-                f"argument {which} of {name}() (a {type(value).__name__}) cannot be sent to a worker, since"
-                f" it does not pickle: {error}{where(value)}"
-            ) from error
+            which = f"argument {flat_args[position - 1] or f'number {position // 2}'} of {name}()"
+            raise serialization.unpicklable(which, value, error) from error
     return packed
 
 

@@ -6,6 +6,7 @@ no code, except what the program has put around calls. The class itself is neede
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable, Mapping
@@ -21,8 +22,14 @@ from ray_mono.core_worker.options import CallRules
 
 # Where @method leaves its options on a function.
 METHOD_OPTIONS_ATTRIBUTE = "__ray_mono_method__"
-# Methods that every actor has; the process that runs it provides them.
-BUILT_IN_METHODS = ("__ray_terminate__", "__ray_call__", "__ray_ready__")
+_NOTHING = CallSignature("")
+_FUNCTION_AND_ARGUMENTS = CallSignature("", ("fn",), 1, 1, has_var_positional=True, has_var_keyword=True)
+# Methods that every actor has, and what they take; the process that runs it provides them.
+BUILT_IN_METHODS = {
+    "__ray_terminate__": _NOTHING,
+    "__ray_call__": _FUNCTION_AND_ARGUMENTS,
+    "__ray_ready__": _NOTHING,
+}
 
 
 class AnyActorHandle:
@@ -61,7 +68,8 @@ class ActorMetadata:
     def method(self, name: str) -> MethodMetadata | None:
         found = self.methods.get(name)
         if found is None and name in BUILT_IN_METHODS:
-            found = MethodMetadata(signature.anything(f"{self.class_name}.{name}"))
+            named = dataclasses.replace(BUILT_IN_METHODS[name], name=f"{self.class_name}.{name}")
+            found = MethodMetadata(named)
         return found
 
     def method_groups(self) -> dict[str, str]:

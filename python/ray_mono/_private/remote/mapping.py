@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ray_mono._private.argument_checks import plain
 from ray_mono._private.remote.signature import CallSignature
 
 AUTO = "auto"
@@ -17,22 +18,26 @@ def chunk_of(chunk: Any) -> int:
     if chunk == AUTO and isinstance(chunk, str):
         return _CORE_CHOOSES
     accepted = "it takes 'auto', or how many items travel together, an int of at least 1"
-    if not isinstance(chunk, int) or isinstance(chunk, bool):
+    number = plain(chunk)
+    if not isinstance(number, int) or isinstance(number, bool):
         kind = TypeError if not isinstance(chunk, str) else ValueError
         raise kind(f"map() got chunk={chunk!r}: {accepted}")
-    if chunk < 1:
+    if number < 1:
         raise ValueError(f"map() got chunk={chunk!r}: {accepted}")
-    return chunk
+    return number
 
 
 def items_of(items: Iterable[Any], signature: CallSignature) -> list[Any]:
     """All of them, before anything is submitted: what the iterator raises leaves nothing behind. Raises
     TypeError where the function does not take one positional argument."""
-    if not isinstance(items, Iterable):
-        raise TypeError(
-            f"map() of {signature.name}() takes an iterable of items, not a {type(items).__name__}"
-        )
-    given = list(items)
+    try:
+        iterator = iter(items)
+    except TypeError:
+        if isinstance(items, Iterable):
+            raise  # by its own __iter__
+        what = type(items).__name__
+        raise TypeError(f"map() of {signature.name}() takes an iterable of items, not a {what}") from None
+    given = list(iterator)
     if given:
         signature.check(given[:1], {})
     return given
