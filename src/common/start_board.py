@@ -136,16 +136,22 @@ class BoardOfAnother:
 
     def kept(self, lease_number: int) -> tuple[int, list[bytes]]:
         """Answers of tasks of this lease that had not left: the first one's place, and each of them in
-        order."""
-        first = self._cells[_KEPT_FIRST]
+        order. None where they leave just now.
+
+        The worker may go on meanwhile. It adds answers behind those that are read. It writes over them only
+        when it has said that it keeps none, or others.
+        """
+        first, num_bytes = self._cells[_KEPT_FIRST], self._cells[_KEPT_BYTES]
         if first >> LEASE_SHIFT != lease_number:
             return 0, []
         answers = []
-        start, end = _KEPT_START, _KEPT_START + min(self._cells[_KEPT_BYTES], _BYTES - _KEPT_START)
+        start, end = _KEPT_START, _KEPT_START + min(num_bytes, _BYTES - _KEPT_START)
         while start < end:
             size = int.from_bytes(self._memory[start : start + _SIZE_BYTES], "little")
             start += _SIZE_BYTES + size
             answers.append(self._memory[start - size : start])
+        if self._cells[_KEPT_FIRST] != first or self._cells[_KEPT_BYTES] < num_bytes:
+            return 0, []
         return first & LEASES_MASK, answers
 
     def close_lease(self, lease_number: int) -> None:

@@ -105,6 +105,8 @@ class CoreWorkerConfig:
     """How many answers of tasks that came in one frame go in one."""
     shared_answers_s: float = 0.002
     """How long they may wait for others: below what a user notices, and some hundred short calls."""
+    held_look_s: float = 0.02
+    """How often frames are looked at, whether their answers are held at the worker: shared_tasks.py."""
     unsettled_s: float = 0.05
     """How long a reply may wait for owners before the CPUs of its task are lent."""
     answered_alone_us: int = 200

@@ -18,7 +18,7 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
 from ray_mono.raylet.worker.deaths import remove_socket
-from ray_mono.raylet.worker.last_words import LastWords
+from ray_mono.raylet.worker.last_words import LastWords, said_of
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
@@ -59,6 +59,13 @@ class LocalProcesses:
     def last_words(self, worker_id: bytes, lease_number: int) -> raylet_pb2.LastWordsReply:
         """Of a worker that died."""
         return self._last_words.of(worker_id, lease_number)
+
+    def held_answers(self, worker_id: bytes, lease_number: int) -> raylet_pb2.LastWordsReply:
+        """Of a worker that lives."""
+        client = self._clients.get(worker_id)
+        if client is None or client.board is None or not lease_number:
+            return raylet_pb2.LastWordsReply()
+        return said_of(client.board, lease_number)
 
     # ---- what they say
 

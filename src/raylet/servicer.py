@@ -135,6 +135,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> raylet_pb2.LastWordsReply:
         return self._processes.last_words(request.worker_id, request.lease_number)
 
+    async def HeldAnswers(
+        self, request: raylet_pb2.LastWordsRequest, context: CallContext
+    ) -> raylet_pb2.LastWordsReply:
+        return self._processes.held_answers(request.worker_id, request.lease_number)
+
     async def WithdrawTasks(
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:

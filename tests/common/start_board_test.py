@@ -127,3 +127,22 @@ def test_no_task_both_begins_and_is_taken_back() -> None:
         worker.join()
         # The last may have been written down and not begun: it is given back by the worker itself.
         assert begun[-1] <= answer
+
+
+def test_answers_that_leave_while_they_are_read_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, seen = pair()
+    board.keep(number(7, 3), b"three")
+    memory = seen._memory
+
+    class Slow:
+        """Meanwhile the worker goes on."""
+
+        def __getitem__(self, where: slice) -> bytes:
+            board.forget_kept()
+            board.keep(number(7, 4), b"4")
+            return memory[where]
+
+    monkeypatch.setattr(seen, "_memory", Slow())
+    assert seen.kept(7) == (0, [])
+    monkeypatch.setattr(seen, "_memory", memory)
+    assert seen.kept(7) == (4, [b"4"])

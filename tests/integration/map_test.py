@@ -363,6 +363,22 @@ def test_an_item_that_blocks_in_get_gives_back_those_behind_it(shared_cluster: A
     assert get(meet.map(range(30), chunk=30)) == list(range(30))
 
 
+def test_an_answer_does_not_wait_for_a_later_item_that_holds_the_gil(tmp_path: Path) -> None:
+    @ray.remote(max_retries=0)
+    def hold(x: int) -> int:
+        if x == 20:
+            ctypes.PyDLL(None).pause()
+        return x
+
+    get([hold.remote(x) for x in range(100, 108)])
+    refs = hold.map(range(40), chunk=40)
+    # The last of all, it does not end.
+    assert get(refs[:20] + refs[21:]) == [x for x in range(40) if x != 20]
+    ray.cancel(refs[20], force=True)
+    with pytest.raises(TaskCancelledError):
+        get(refs[20])
+
+
 # ---- what each item sees
 
 

@@ -192,6 +192,10 @@ def test_who_runs_what_is_read_off_its_board_and_without_one_it_may_be_anything(
     assert node.processes.may_run(worker.worker_id, 7, 1)
     assert not node.processes.may_run(worker.worker_id, 7, 2)
     assert not node.processes.may_run(b"gone".ljust(28), 7, 1)
+    board.keep((7 << LEASE_SHIFT) + 1, b"value")
+    held = node.processes.held_answers(worker.worker_id, 7)
+    assert (held.is_known, held.begun, held.first, list(held.plain)) == (True, 1, 1, [b"value"])
+    assert not node.processes.held_answers(b"gone".ljust(28), 7).is_known
     os.close(board.fd)
 
 

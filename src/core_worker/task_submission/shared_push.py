@@ -49,11 +49,16 @@ def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[
 class SharedPush:
     """One frame of tasks that was pushed."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_tasks", "first_place", "is_watched", "seen_first")
 
     def __init__(self, tasks: Sequence[PendingTask]) -> None:
         # None: answered.
         self._tasks: list[PendingTask | None] = list(tasks)
+        # Of normal tasks: the first one's place on the lease.
+        self.first_place = tasks[0].place
+        # A timer looks whether answers are held at the worker. The first without one at the last look.
+        self.is_watched = False
+        self.seen_first: PendingTask | None = None
 
     def send(self, peer: Peer, on_done: OnReply, on_part: Callable[[bytes], None]) -> None:
         """To a worker that knows their template. Both take a PushTasksReply's bytes."""
@@ -66,6 +71,26 @@ class SharedPush:
         answered = [task for task in self._tasks[first : first + count] if task is not None]
         self._tasks[first : first + count] = [None] * count
         return answered
+
+    def answered_with(self, first: int, values: Sequence[bytes]) -> list[tuple[PendingTask, bytes]]:
+        """These values are the answers from this one on. Returns those that are new."""
+        span = slice(first, first + len(values))
+        tasks = self._tasks[span]
+        new = [(task, value) for task, value in zip(tasks, values, strict=False) if task is not None]
+        self._tasks[span] = [None] * len(tasks)
+        return new
+
+    @property
+    def first_left(self) -> PendingTask | None:
+        """The first that has no answer."""
+        return next((task for task in self._tasks if task is not None), None)
+
+    def watch(self, watched: bool) -> bool:
+        """watched: whether a timer will look. Returns whether its first without an answer is another one than
+        at the last look."""
+        self.is_watched = watched
+        seen, self.seen_first = self.seen_first, self.first_left
+        return seen is not self.seen_first
 
     @property
     def left(self) -> list[PendingTask]:

@@ -24,7 +24,7 @@ class LastWords:
         """Reads the board, which may be closed then."""
         if board is None:
             return
-        self._said[worker_id] = {number: _said_of(board, number) for number in board.leases()}
+        self._said[worker_id] = {number: said_of(board, number) for number in board.leases()}
         while len(self._said) > KEPT_MAX:
             self._said.popitem(last=False)
 
@@ -35,6 +35,7 @@ class LastWords:
         return said.get(lease_number) or raylet_pb2.LastWordsReply(is_known=True)
 
 
-def _said_of(board: BoardOfAnother, lease_number: int) -> raylet_pb2.LastWordsReply:
+def said_of(board: BoardOfAnother, lease_number: int) -> raylet_pb2.LastWordsReply:
+    """What a worker's board says of a lease."""
     first, plain = board.kept(lease_number)
     return raylet_pb2.LastWordsReply(is_known=True, begun=board.begun(lease_number), first=first, plain=plain)

@@ -336,6 +336,57 @@ def test_items_that_were_made_have_their_references_where_a_later_one_does_not_p
     assert len(refs) == 102
 
 
+# ---- answers that are held
+
+
+def held_answers(first: int, begun: int, *found: Any) -> raylet_pb2.LastWordsReply:
+    plain = [pickle.dumps(each) for each in found]
+    return raylet_pb2.LastWordsReply(is_known=True, begun=begun, first=first, plain=plain)
+
+
+def test_answers_that_a_worker_holds_are_read_by_its_raylet_and_count_once() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(5))
+    answer(scene, refs[0], value("a", run_us=1))
+    (frame,) = frames(scene)
+    scene.pass_time(0.05)
+    (asked,) = scene.wire.open("HeldAnswers")
+    assert (asked.to, asked.request.lease_number) == ("raylet", 7)
+    # The frame begins at place 3. The fourth of it holds the GIL.
+    asked.answer(held_answers(3, 5, "b", "c"))
+    assert scene.core.get(refs[:3], 0) == ["a", "b", "c"]
+    frame.answer(values(0, "b", "c", "d", "e", run_us=4))
+    assert scene.core.get(refs, 0) == list("abcde")
+
+
+def test_no_more_is_asked_of_a_frame_whose_first_runs_for_long() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(3))
+    answer(scene, refs[0], value("a", run_us=1))
+    for _ in range(2):
+        scene.pass_time(0.05)
+        (asked,) = scene.wire.open("HeldAnswers")
+        asked.answer(held_answers(0, 3))
+    scene.pass_time(1)
+    assert not scene.wire.open("HeldAnswers")
+    frames(scene)[0].part(values(0, "b"))
+    scene.pass_time(0.05)
+    assert scene.wire.open("HeldAnswers")
+
+
+def test_nothing_is_asked_while_answers_come_or_when_all_are_there() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(9))
+    answer(scene, refs[0], value("a", run_us=1))
+    (frame,) = frames(scene)
+    for place in range(7):
+        frame.part(values(place, place))
+        scene.pass_time(0.015)
+    frame.answer(values(7, 7))
+    scene.pass_time(1)
+    assert not scene.wire.all("HeldAnswers")
+
+
 def held(scene: Scene) -> Any:
     told = scene.core.describe()
     return {name: told[name] for name in ("references", "values", "waiters", "tasks_pending")}
