@@ -53,17 +53,6 @@ def test_what_runs_is_read_also_when_its_worker_is_gone_and_at_rest_it_is_nothin
     assert seen.running() == ""
 
 
-def test_a_task_runs_from_its_beginning_until_the_next_begins_or_the_worker_rests() -> None:
-    board, seen = pair()
-    assert not seen.runs(7, 1)
-    board.may_begin(number(7, 1), "f")
-    assert (seen.runs(7, 1), seen.runs(7, 2), seen.runs(6, 1)) == (True, False, False)
-    board.may_begin(number(7, 2), "f")
-    assert (seen.runs(7, 1), seen.runs(7, 2)) == (False, True)
-    board.rest()
-    assert not seen.runs(7, 2)
-
-
 def test_answers_that_have_not_left_are_read_when_their_worker_is_gone() -> None:
     board, seen = pair()
     assert seen.kept(7) == (0, [])

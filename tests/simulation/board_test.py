@@ -66,6 +66,17 @@ def test_the_name_of_what_runs_is_read_until_it_is_over(sides: Sides) -> None:
     assert raylet.running() == "f"
 
 
+def test_a_task_runs_from_its_beginning_until_the_next_begins_or_the_worker_rests(sides: Sides) -> None:
+    worker, raylet = sides
+    assert not raylet.runs(LEASE, 1)
+    worker.may_begin(number(1), "f")
+    assert (raylet.runs(LEASE, 1), raylet.runs(LEASE, 2), raylet.runs(OTHER_LEASE, 1)) == (True, False, False)
+    worker.may_begin(number(2), "f")
+    assert (raylet.runs(LEASE, 1), raylet.runs(LEASE, 2)) == (False, True)
+    worker.rest()
+    assert not raylet.runs(LEASE, 2)
+
+
 def test_what_may_not_begin_does_not_run(sides: Sides) -> None:
     worker, raylet = sides
     raylet.close_lease(LEASE)

@@ -105,6 +105,9 @@ class SimBoard:
     def begun(self, lease_number: int) -> int:
         return self._begun & LEASES_MASK if self._begun >> LEASE_SHIFT == lease_number else 0
 
+    def runs(self, lease_number: int, place: int) -> bool:
+        return self.begun(lease_number) == place and bool(self._name)
+
     def running(self) -> str:
         return self._name
 
