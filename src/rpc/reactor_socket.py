@@ -124,8 +124,9 @@ class ReactorSocket:
                 sent = self._sock.send(data)
             except BlockingIOError:
                 pass
-            except OSError as error:
-                self.close(f"{self.peer}: {error.strerror or error}")
+            except OSError:
+                self._takes_no_more()
+                return
             if sent == len(data):
                 return
         # A view: what is left of a large message is not copied at every attempt.
@@ -159,12 +160,17 @@ class ReactorSocket:
                     out.appendleft(memoryview(data)[sent:])  # type: ignore[arg-type]
         except BlockingIOError:
             out.appendleft(data)
-        except OSError as error:
-            self.close(f"{self.peer}: {error.strerror or error}")
-            return
+        except OSError:
+            self._takes_no_more()
         if bool(out) != self._wants_out:
             self._wants_out = bool(out)
             self.reactor.modify(self, READABLE | WRITABLE if out else READABLE)
+
+    def _takes_no_more(self) -> None:
+        """The peer is gone. Answers that it sent before may not be read yet; the end of the connection, which
+        closes this one, comes behind them."""
+        self._out.clear()
+        self._out_bytes = 0
 
     # ---- receiving
 

@@ -158,7 +158,21 @@ def test_nothing_goes_to_a_peer_that_has_gone() -> None:
     with connected() as (ours, there):
         there.close()
         ours.send(b"1")
-        assert ours.is_closed and ours.reasons == ["the peer: Broken pipe"]
-        ours.send(b"2")
-        ours.write(b"3")
+        ours.write(b"2")
+        ours.flush()
+        assert not ours.has_unsent and not ours.is_closed and ours.loop.looks_for == READABLE
+        ours.on_events(READABLE)
+        assert ours.is_closed and ours.reasons == ["the peer ended the connection"]
+        ours.send(b"3")
         assert not ours.has_unsent and len(ours.reasons) == 1
+
+
+def test_what_a_peer_said_before_it_went_is_read_also_where_something_is_sent_first() -> None:
+    with connected() as (ours, there):
+        ours.send(b"unread")
+        there.sendall(framing.encode(framing.REPLY, 0, 1, b"answer"))
+        there.close()
+        ours.send(b"more")
+        while not ours.is_closed:
+            ours.on_events(READABLE)
+        assert [taken[3] for taken in ours.taken] == [b"answer"]
