@@ -32,7 +32,7 @@ from tests.simulation.world import World
 
 HEAD = "head"
 GCS_PORT = 6379
-CHECK_PERIOD_S = 0.005
+CHECK_PERIOD_S = 0.008
 """Between two recounts of the books, in virtual time: they cost as much as all the rest."""
 RAYLET_SOCKET = "/sim/raylet"
 

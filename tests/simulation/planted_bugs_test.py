@@ -17,6 +17,7 @@ import pytest
 from ray_mono.core_worker.objects.generator_streams import Stream
 from ray_mono.core_worker.task_execution.item_sender import ItemSender
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
+from ray_mono.core_worker.task_submission import lost_worker
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.lease import Lease
@@ -139,6 +140,119 @@ def does_not_tell_a_new_attempt_what_was_taken(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(Stream, "add_part", add_part)
 
 
+# ---- retries and cancels
+
+
+def never_retries(patch: pytest.MonkeyPatch) -> None:
+    """A task fails with its first worker."""
+
+    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException]) -> None:
+        if tasks.is_pending(task):
+            tasks.fail_unless_cancelled(task, error())
+
+    patch.setattr(TaskManager, "lost", lost)
+
+
+def retries_once_less(patch: pytest.MonkeyPatch) -> None:
+    honest = TaskManager.lost
+
+    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException]) -> None:
+        if task.retries_left == 1:
+            task.give_up_retries()
+        honest(tasks, task, error)
+
+    patch.setattr(TaskManager, "lost", lost)
+
+
+def never_uses_up_retries(patch: pytest.MonkeyPatch) -> None:
+    honest = PendingTask.again
+
+    def again(task: PendingTask) -> None:
+        retries_left = task.retries_left
+        honest(task)
+        task.retries_left = retries_left
+
+    patch.setattr(PendingTask, "again", again)
+
+
+def counts_a_give_back_as_a_retry(patch: pytest.MonkeyPatch) -> None:
+    honest = PendingTask.not_started
+
+    def not_started(task: PendingTask) -> None:
+        honest(task)
+        task.retries_left = max(0, task.retries_left - 1)
+
+    patch.setattr(PendingTask, "not_started", not_started)
+
+
+def cancels_the_one_behind_too(patch: pytest.MonkeyPatch) -> None:
+    honest = NormalTaskSubmitter.cancel
+
+    def cancel(submitter: NormalTaskSubmitter, task: PendingTask, request: Any) -> None:
+        for queue in submitter._queues.values():
+            if task in queue.tasks and queue.tasks[-1] is not task:
+                behind = queue.tasks[queue.tasks.index(task) + 1]
+                honest(submitter, behind, request)
+        honest(submitter, task, request)
+
+    patch.setattr(NormalTaskSubmitter, "cancel", cancel)
+
+
+def runs_what_was_cancelled_and_given_back(patch: pytest.MonkeyPatch) -> None:
+    def again(submitter: NormalTaskSubmitter, queue: Any, task: PendingTask) -> None:
+        if submitter._tasks.is_pending(task):
+            task.not_started()
+            queue.take_back(task)
+
+    patch.setattr(NormalTaskSubmitter, "again", again)
+
+
+# ---- what a worker leaves behind
+
+
+def settles_a_late_worker_twice(patch: pytest.MonkeyPatch) -> None:
+    """The raylet answers after all, and that counts, too."""
+    honest = lost_worker._when_known
+
+    def when_known(env: Any, lease: Lease, settle: Callable[..., None], asks_for_words: bool) -> None:
+        def twice(error: BaseException, words: Any) -> None:
+            settle(error, words)
+            if words is None and asks_for_words:
+                settle(error, words)
+
+        honest(env, lease, twice, asks_for_words)
+
+    patch.setattr(lost_worker, "_when_known", when_known)
+
+
+def keeps_a_large_return_that_nobody_wants(patch: pytest.MonkeyPatch) -> None:
+    honest = TaskManager._store_return
+
+    def store_return(tasks: TaskManager, returned: Any) -> None:
+        if tasks._references.get(returned.object_id) is not None:
+            honest(tasks, returned)
+
+    patch.setattr(TaskManager, "_store_return", store_return)
+
+
+# ---- streams that nobody takes from
+
+
+def does_not_tell_the_generator_of_a_dropped_stream(patch: pytest.MonkeyPatch) -> None:
+    honest = Stream._acknowledge
+
+    def acknowledge(stream: Stream) -> None:
+        if not stream.is_dropped:
+            honest(stream)
+
+    patch.setattr(Stream, "_acknowledge", acknowledge)
+
+
+def lets_a_cancelled_generator_rest(patch: pytest.MonkeyPatch) -> None:
+    """One that waits for its items to be taken is not woken."""
+    patch.setattr(ItemSender, "stop", lambda sender: setattr(sender, "is_stopped", True))
+
+
 # ---- others
 
 
@@ -181,6 +295,19 @@ def lets_a_call_overtake_those_that_wait(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ActorTaskSubmitter, "_connect", connect)
 
 
+def lets_a_call_overtake_one_that_waits_for_an_argument(patch: pytest.MonkeyPatch) -> None:
+    honest = ActorTaskSubmitter._pump
+
+    def pump(submitter: ActorTaskSubmitter, actor: CalledActor) -> None:
+        ready = [task for task in actor.queue if not task.waits_for_arguments]
+        if actor.peer is not None and ready and actor.queue[0] is not ready[0]:
+            actor.queue.remove(ready[0])
+            actor.queue.appendleft(ready[0])
+        honest(submitter, actor)
+
+    patch.setattr(ActorTaskSubmitter, "_pump", pump)
+
+
 PLANTS: list[tuple[Plant, int]] = [
     (forgets_what_was_given_back, 0),
     (runs_what_it_gave_back, 6),
@@ -189,13 +316,24 @@ PLANTS: list[tuple[Plant, int]] = [
     (returns_a_lease_twice, 0),
     (uses_a_lease_that_others_wait_for, 0),
     (pushes_on_a_lease_that_it_returned, 0),
-    (loses_a_credit, 5),
-    (makes_one_item_too_many, 11),
+    (loses_a_credit, 2),
+    (makes_one_item_too_many, 2),
     (does_not_tell_a_new_attempt_what_was_taken, 43),
     (retries_under_the_same_number, 0),
-    (keeps_items_that_nobody_took, 1),
-    (sends_an_actors_calls_again_in_another_order, 18),
-    (lets_a_call_overtake_those_that_wait, 1),
+    (keeps_items_that_nobody_took, 2),
+    (sends_an_actors_calls_again_in_another_order, 5),
+    (lets_a_call_overtake_those_that_wait, 2),
+    (never_retries, 0),
+    (retries_once_less, 0),
+    (never_uses_up_retries, 1),
+    (counts_a_give_back_as_a_retry, 4),
+    (cancels_the_one_behind_too, 0),
+    (runs_what_was_cancelled_and_given_back, 10),
+    (settles_a_late_worker_twice, 0),
+    (keeps_a_large_return_that_nobody_wants, 22),
+    (does_not_tell_the_generator_of_a_dropped_stream, 11),
+    (lets_a_cancelled_generator_rest, 8),
+    (lets_a_call_overtake_one_that_waits_for_an_argument, 2),
 ]
 """With the seed to begin at."""
 

@@ -3,6 +3,21 @@
 First safety: under faults nothing may be wrong. Then liveness: the faults end, everything that was cut heals,
 and all work has to end within LIVENESS_S virtual seconds. Last the books: no object, no lease, no task, no
 resource may be left over.
+
+Of production this does not run:
+
+    rpc: reactor, channels, servers, sockets, frames       reactor.py, core_transport.py, channel.py and more
+    common/start_board.py                                  SimBoard (machine.py); board_test.py runs over both
+    how drivers and workers begin and leave (process/),    core_process.py, launcher.py
+    the workers' template, and their output
+    the GCS's storage, the stream of objects between       storage.py, stores.py
+    stores
+    threads that run at the same time, signals between     baton.py: one thread runs at a time, and a switch
+    any two instructions                                   or a signal comes where it waits
+    the API, cloudpickle of functions over processes       site.py, *_programs.py
+
+Nor is there a draw of: runtime environments, named and detached actors, strategies, max_calls, concurrency
+groups, a kill of an actor that may restart.
 """
 
 from __future__ import annotations
@@ -277,7 +292,7 @@ def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
         waits_each=rng.choice([0, 0, 4]),
         cancels_each=rng.choice([0, 0, 3]),
         call_cancelled_after_s=rng.choice([0.0, 0.01, 0.2]),
-        generators=_draw_generators(rng, False) if rng.random() < 0.2 else (),
+        generators=_draw_generators(rng, False) if rng.random() < 0.4 else (),
     )
 
 
@@ -308,7 +323,7 @@ def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
         backpressure=rng.choice([0, 1, 2, 5]),
         is_large=rng.random() < 0.2,
         dies_at=rng.randrange(num_items) if dies else -1,
-        takes=rng.choice([-1, -1, -1, rng.randint(0, num_items)]),
+        takes=rng.choice([-1, -1, -1, rng.randint(0, num_items)]) if not is_cancelled else num_items // 3,
         pause_s=rng.choice([0.0, 0.0, 0.01, 0.2]),
         carries_references=rng.random() < 0.3,
         rests_until_cancelled=is_cancelled,
