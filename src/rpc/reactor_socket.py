@@ -124,8 +124,11 @@ class ReactorSocket:
                 sent = self._sock.send(data)
             except BlockingIOError:
                 pass
-            except OSError:
+            except (BrokenPipeError, ConnectionResetError):
                 self._takes_no_more()
+                return
+            except OSError as error:
+                self.close(f"{self.peer}: {error.strerror or error}")
                 return
             if sent == len(data):
                 return
@@ -160,8 +163,11 @@ class ReactorSocket:
                     out.appendleft(memoryview(data)[sent:])  # type: ignore[arg-type]
         except BlockingIOError:
             out.appendleft(data)
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             self._takes_no_more()
+        except OSError as error:
+            self.close(f"{self.peer}: {error.strerror or error}")
+            return
         if bool(out) != self._wants_out:
             self._wants_out = bool(out)
             self.reactor.modify(self, READABLE | WRITABLE if out else READABLE)
