@@ -31,6 +31,7 @@ from ray_mono.core_worker.task_execution import (
     generator_runner,
     interrupter,
     process_title,
+    shared_runner,
     task_events,
     task_reply,
 )
@@ -226,6 +227,7 @@ class Machine:
         garbage = SimpleNamespace(collect=self.collect_garbage)
         return [
             *((module, "time", clock) for module in (executor, generator_runner, async_group, task_events)),
+            (shared_runner, "perf_counter", self.now_s),
             (actor_runtime, "time", clock),
             *((module, "os", ends) for module in (interrupter, task_reply, servicer, worker_exit)),
             (interrupter, "strike_main_thread", self.strike_main_thread),
