@@ -2,7 +2,7 @@
 
 A child shares each page (4 KiB) until it writes to it. It writes more than it seems: to the reference counts
 of what it uses, and with each new object into a hole somewhere between its parent's objects. What follows
-saves a worker 0.9 MB of 8.0 (bench/microbenchmark.py --only "idle worker").
+saves a worker 0.8 MB of 8.0 (bench/microbenchmark.py --only "idle worker").
 """
 
 from __future__ import annotations
