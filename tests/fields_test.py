@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from tests.sources import ROOT, part, python_files, tree
+from tests.sources import ROOT, our_files, python_files, tree
 
 # "path:attribute": why a file sets a field that it does not define
 SET_FROM_OUTSIDE: dict[str, str] = {
@@ -170,7 +170,7 @@ def own_fields(module: ast.Module) -> set[str]:
 
 def test_fields_are_set_by_the_module_that_defines_them() -> None:
     messages, wrong = fields_of_messages(), []
-    fields = {path: own_fields(tree(path)) for path in python_files() if part(path) is not None}
+    fields = {path: own_fields(tree(path)) for path in our_files()}
     ours = set().union(*fields.values())
     for path, own in fields.items():
         for node in ast.walk(tree(path)):
@@ -234,8 +234,8 @@ def set_by_name(node: ast.AST) -> str | None:
 def test_no_field_is_set_by_its_name() -> None:
     """setattr() and its like hide from the tests above what they set."""
     wrong = []
-    for path in python_files():
-        if part(path) is None or path in SET_BY_NAME:
+    for path in our_files():
+        if path in SET_BY_NAME:
             continue
         for node in ast.walk(tree(path)):
             if set_by_name(node) not in (None, "self"):
@@ -245,9 +245,7 @@ def test_no_field_is_set_by_its_name() -> None:
 
 def test_what_is_frozen_is_set_where_it_is_made() -> None:
     wrong = []
-    for path in python_files():
-        if part(path) is None:
-            continue
+    for path in our_files():
         made = {
             id(node)
             for function in ast.walk(tree(path))
@@ -263,9 +261,7 @@ def test_what_is_frozen_is_set_where_it_is_made() -> None:
 
 def test_no_private_field_is_set_from_outside() -> None:
     wrong = []
-    for path in python_files():
-        if part(path) is None:
-            continue
+    for path in our_files():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
                 is_private = node.attr.startswith("_") and not node.attr.startswith("__")
@@ -278,9 +274,7 @@ def test_no_private_field_is_set_from_outside() -> None:
 def test_self_is_whose_method_it_is() -> None:
     """A free function that calls its parameter `self` sets no field of it."""
     wrong = []
-    for path in python_files():
-        if part(path) is None:
-            continue
+    for path in our_files():
         methods: set[int] = set()
         for each in ast.walk(tree(path)):
             if isinstance(each, ast.ClassDef):
@@ -317,9 +311,7 @@ def bound(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
 def test_what_is_called_like_a_message_is_no_second_name_of_something_else() -> None:
     """`request = lease` would hide from the test above that `request.state = …` sets the lease's."""
     wrong = []
-    for path in python_files():
-        if part(path) is None:
-            continue
+    for path in our_files():
         for node in ast.walk(tree(path)):
             for target, value in bound(node):
                 if isinstance(target, ast.Name) and target.id in MESSAGES and isinstance(value, ast.Name):
@@ -332,8 +324,8 @@ def test_nobody_reaches_through_one_part_to_another() -> None:
     """`self._part.other.does()`: whoever needs the other part gets it by its constructor."""
     wrong: list[str] = []
     reached: set[str] = set()
-    for path in python_files():
-        if part(path) is None or path in DOORS:
+    for path in our_files():
+        if path in DOORS:
             continue
         for node in ast.walk(tree(path)):
             other = node.value if isinstance(node, ast.Attribute) else None

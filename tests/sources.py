@@ -58,3 +58,8 @@ def part(path: str) -> str | None:
     if path.startswith("src/"):
         return path.split("/")[1]
     return None
+
+
+def our_files() -> list[str]:
+    """The files of the package."""
+    return [path for path in python_files() if part(path) is not None]

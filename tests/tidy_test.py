@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.sources import ROOT, code_lines, part, python_files, tree
+from tests.sources import ROOT, code_lines, our_files, part, python_files, tree
 
 # Lines with code on them: not blank ones, comments or docstrings.
 FILE_LINES_MAX = 400
@@ -296,9 +296,7 @@ def test_no_file_holds_what_belongs_to_one_machine() -> None:
 def test_a_match_leaves_nothing_out_in_silence() -> None:
     """Its last case says that what is left cannot be: assert_never(), or an InternalError."""
     wrong = []
-    for path in python_files():
-        if part(path) is None:
-            continue
+    for path in our_files():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Match) and f"{path}:{ast.unparse(node.subject)}" not in OPEN_MATCHES:
                 last = node.cases[-1]

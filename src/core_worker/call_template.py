@@ -31,6 +31,8 @@ Pace = deque[float]
 """How long the latest calls of one function took, in µs. Who pushes tasks ahead goes by it. It is kept for
 each function, since others with the same resources may take a thousand times as long."""
 PACE_CALLS_MAX = 5
+NO_PACE = Pace(maxlen=0)
+"""Of calls that are not pushed ahead, as those of actors: it keeps nothing."""
 
 OnPart = Callable[[Any, bytes, Any], None]
 """Takes items of a generator: the peer that runs it, the task's id, and the part of the answer with them."""
@@ -59,11 +61,11 @@ class CallTemplate:
         ended: deque[int] | None = None,
         title: str = "",
         on_part: OnPart | None = None,
-        pace: Pace | None = None,
+        pace: Pace = NO_PACE,
     ) -> None:
         """ended: takes the number when the template is gone, on whichever thread that happens."""
         self.spec = spec
-        self.pace: Pace = Pace() if pace is None else pace
+        self.pace = pace
         self.number = number
         self._ended = ended
         self.name: str = spec.name
@@ -116,7 +118,7 @@ class CallTemplates:
         spec: common_pb2.TaskSpec,
         title: str = "",
         on_part: OnPart | None = None,
-        pace: Pace | None = None,
+        pace: Pace = NO_PACE,
     ) -> CallTemplate:
         """A template of its own, as a method of an actor has it. Whoever asks for it keeps it."""
         if len(self._ended) >= ENDED_MAX:
