@@ -57,6 +57,9 @@ class StartBoard:
         self._name_bytes = 0
         self._kept_next = 0
         self._kept_end = _KEPT_START
+        # The answer that was kept last, and what it is on the board: most are like the one before.
+        self._last: bytes | None = None
+        self._last_kept = b""
 
     def may_begin(self, number: int, name: str) -> bool:
         """The task of this number and name is about to start: whether it may."""
@@ -76,15 +79,17 @@ class StartBoard:
     def keep(self, number: int, answer: bytes) -> bool:
         """The answer of the task of this number, which has not left. False where it does not follow the one
         that was kept last, or there is no room: it is not kept."""
+        if answer is not self._last:
+            self._last, self._last_kept = answer, len(answer).to_bytes(_SIZE_BYTES, "little") + answer
         start = self._kept_end
-        end = start + _SIZE_BYTES + len(answer)
+        end = start + len(self._last_kept)
         if end > _BYTES:
             return False
         if start == _KEPT_START:
             self._cells[_KEPT_FIRST] = number
         elif number != self._kept_next:
             return False
-        self._memory[start:end] = len(answer).to_bytes(_SIZE_BYTES, "little") + answer
+        self._memory[start:end] = self._last_kept
         self._kept_next, self._kept_end = number + 1, end
         self._cells[_KEPT_BYTES] = end - _KEPT_START
         return True

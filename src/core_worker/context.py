@@ -13,6 +13,7 @@ and keeps it.
 from __future__ import annotations
 
 import contextvars
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,6 +41,10 @@ class JobContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nil_actor", ids.nil_actor_of(self.job_id))
+
+
+_TASK_ID = struct.Struct(f"<Q{ids.ActorID.SIZE}s")
+"""Its own number, and its actor's id."""
 
 
 class ActorNames(Protocol):
@@ -124,13 +129,12 @@ class TaskContext:
 
     def next_task_ids(self, actor_id: bytes, count: int) -> list[bytes]:
         """Of as many. Lock held."""
-        first = self.next_task_id(actor_id) if count else b""
-        head = int.from_bytes(first[:8], "little")
-        self.num_submitted += max(0, count - 1)
-        return [
-            ((head + number * ids.SPREAD) & ids.SEED_MASK).to_bytes(8, "little") + actor_id
-            for number in range(count)
-        ]
+        if not count:
+            return []
+        first = int.from_bytes(self.next_task_id(actor_id)[:8], "little")
+        self.num_submitted += count - 1
+        heads = range(first, first + count * ids.SPREAD, ids.SPREAD)
+        return [_TASK_ID.pack(head & ids.SEED_MASK, actor_id) for head in heads]
 
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1

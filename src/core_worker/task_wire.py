@@ -25,8 +25,6 @@ from google.protobuf.message import DecodeError
 from ray_mono.common.ids import TaskID
 from ray_mono.protobuf import core_worker_pb2
 
-ID_HEAD_BYTES = 8
-"""What of a task's id differs among the children of one task, or their calls of one actor."""
 SHORT_MAX = 127
 """The longest `bytes` field whose length is one byte."""
 _LENGTH_DELIMITED = 2
@@ -120,11 +118,16 @@ def shared_push(template_id: int, depth: int, task_ids: Sequence[bytes], items: 
     request = core_worker_pb2.PushTasksRequest(
         template_id=template_id,
         depth=depth,
-        id_heads=b"".join([task_id[:ID_HEAD_BYTES] for task_id in task_ids]),
-        id_tail=task_ids[0][ID_HEAD_BYTES:],
+        task_ids=b"".join(task_ids),
         items=pickle.dumps(items, 5),
     )
     return request.SerializeToString()
+
+
+def task_ids_of(request: Any) -> list[bytes]:
+    """Of a PushTasksRequest."""
+    joined = request.task_ids
+    return [joined[start : start + TaskID.SIZE] for start in range(0, len(joined), TaskID.SIZE)]
 
 
 def usual_answer(run_us: int, plain: bytes) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
+from ray_mono.core_worker.task_wire import task_ids_of
 from tests.simulation.checkers import HeldLease, Journal
 from tests.simulation.world import World
 
@@ -58,9 +58,8 @@ class Witness:
         self._journal.task_pushed(task_id, attempt, self._address)
 
     def _pushed_together(self, request: Any, reply: Any) -> None:
-        heads, tail = request.id_heads, request.id_tail
-        for at in range(0, len(heads), ID_HEAD_BYTES):
-            self._journal.task_pushed(heads[at : at + ID_HEAD_BYTES] + tail, 0, self._address)
+        for task_id in task_ids_of(request):
+            self._journal.task_pushed(task_id, 0, self._address)
 
     def _blocked(self, request: Any, reply: Any) -> None:
         self._journal.worker_waits(request.worker_id)

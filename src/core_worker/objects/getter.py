@@ -97,13 +97,14 @@ class Getter:
         instead of waiting long for room in this node's store."""
         deadline_s = self._deadline_s(timeout_s)
         values: dict[bytes, Any] = {}
-        wanted = list(dict.fromkeys(object_ids))
+        wanted = object_ids
         for attempt in range(self._env.config.fetch_attempts_max):
             failed = self._await_ready(wanted, deadline_s, timeout_s)
-            if failed is None and not attempt:
+            if not attempt:
                 known = list(map(self._known, object_ids))
-                if set(map(type, known)) == {bytes}:
+                if failed is None and set(map(type, known)) == {bytes}:
                     return self._read_plain(known)
+                wanted = list(dict.fromkeys(object_ids))
             # Raises the error, if there is one.
             ready = wanted if failed is None else [failed]
             missing = self._read_ready(ready, values, deadline_s, timeout_s, may_go_elsewhere)
@@ -194,9 +195,10 @@ class Getter:
             return None
         with self._lock:
             failed = store.first_error(object_ids)
-            missing = [each for each in object_ids if store.is_pending(each)]
+            wanted = dict.fromkeys(object_ids)
+            missing = [each for each in wanted if store.is_pending(each)]
         if failed is None:
-            raise self._timeout(missing, len(object_ids), timeout_s)
+            raise self._timeout(missing, len(wanted), timeout_s)
         return failed
 
     def _timeout(self, missing: Sequence[bytes], num_wanted: int, timeout_s: float | None) -> GetTimeoutError:

@@ -99,9 +99,11 @@ class ReferenceCounter:
             reference.local = 1
         return reference if reference is not _ABSENT else None
 
-    def borrowed_of(self, object_ids: Iterable[bytes]) -> list[bytes]:
+    def borrowed_of(self, object_ids: Sequence[bytes]) -> list[bytes]:
         """Those of them that other processes own."""
         rows = self._references
+        if set(map(rows.get, object_ids)) <= {None}:
+            return []  # as most are, of many: all are ours
         return [each for each in object_ids if (row := rows.get(each)) is not None and row.owner is not None]
 
     def items(self) -> Iterable[tuple[bytes, Reference]]:

@@ -22,6 +22,7 @@ them (Watch).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import filterfalse
 
 from ray_mono.core_worker.values.serialization import ERROR, PLAIN
 
@@ -102,15 +103,13 @@ class MemoryStore:
         if object_id in self._waiters or self._watches:
             self._wake(object_id)
 
-    def put_all_plain(self, values: dict[bytes, bytes]) -> None:
+    def put_all_plain(self, object_ids: Sequence[bytes], values: Sequence[bytes]) -> None:
         """As put_plain of each."""
-        self._values.update(values)
+        self._values.update(zip(object_ids, values, strict=True))
         if self._expected:
-            self._expected.difference_update(values)
-        if self._watches:
-            woken = list(values)
-        else:
-            woken = [object_id for object_id in self._waiters if object_id in values]
+            self._expected.difference_update(object_ids)
+        # Nobody waits for what is known.
+        woken = object_ids if self._watches else list(filter(self.is_known, self._waiters))
         for object_id in woken:
             self._wake(object_id)
 
@@ -138,6 +137,8 @@ class MemoryStore:
         """Nobody needs it any more. Whoever waits for it is woken, and does not find it. Returns what
         `plain_or_entry` would have returned."""
         value = self._values.pop(object_id, None)
+        if type(value) is bytes:
+            return value  # the usual case: nobody waits for what is known
         if self._expected:
             self._expected.discard(object_id)
         if object_id in self._waiters or self._watches:
@@ -155,8 +156,10 @@ class MemoryStore:
 
     # ---- errors
 
-    def first_error(self, object_ids: Iterable[bytes]) -> bytes | None:
+    def first_error(self, object_ids: Sequence[bytes]) -> bytes | None:
         """The first of these whose value is here and is an error."""
+        if Entry not in set(map(type, map(self.plain_or_entry, object_ids))):
+            return None  # as most are, of many
         for object_id in object_ids:
             value = self._values.get(object_id)
             if type(value) is Entry and value.metadata == ERROR:
@@ -243,12 +246,15 @@ class ValueWait:
     ready by then is passed over.
     """
 
-    __slots__ = ("_ended", "_left", "_store", "_wanted", "_wanted_set")
+    __slots__ = ("_awaited", "_ended", "_pending", "_store", "_wanted", "_wanted_set")
 
     def __init__(self, store: MemoryStore, wanted: Sequence[bytes], ended: Callback) -> None:
         self._store = store
         self._wanted = wanted
-        self._left = len(wanted)
+        # Those that are left, without what is known when it is its turn. It is the interpreter's own loop,
+        # since a wait for many passes over as many.
+        self._pending = filterfalse(store.is_known, reversed(wanted))
+        self._awaited: bytes | None = None
         # Made when the first error comes: most waits see none.
         self._wanted_set: set[bytes] | None = None
         self._ended = ended
@@ -257,21 +263,18 @@ class ValueWait:
     @property
     def is_over(self) -> bool:
         """Whether none is pending."""
-        return not self._left
+        return self._awaited is None
 
     def _go_on(self) -> None:
-        is_known, wanted = self._store.is_known, self._wanted
-        while self._left:
-            object_id = wanted[self._left - 1]
-            # The first look is a dictionary's own: a wait for many passes over as many.
-            if not is_known(object_id) and not self._store.when_ready(object_id, self._one_ready):
+        for object_id in self._pending:
+            if not self._store.when_ready(object_id, self._one_ready):
+                self._awaited = object_id
                 return
-            self._left -= 1
+        self._awaited = None
 
     def _one_ready(self) -> None:
-        self._left -= 1
         self._go_on()
-        if not self._left:
+        if self.is_over:
             self._ended()
 
     def error_came(self, object_id: bytes) -> None:
@@ -283,6 +286,6 @@ class ValueWait:
     def close(self) -> None:
         """Nobody waits any more."""
         self._store.end_wait(self)
-        if self._left:
-            self._store.forget_waiter(self._wanted[self._left - 1], self._one_ready)
-            self._left = 0
+        if self._awaited is not None:
+            self._store.forget_waiter(self._awaited, self._one_ready)
+            self._awaited = None

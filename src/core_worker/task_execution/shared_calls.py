@@ -20,7 +20,7 @@ from typing import Any, final
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES, USUAL_ANSWER
+from ray_mono.core_worker.task_wire import USUAL_ANSWER, task_ids_of
 from ray_mono.protobuf import core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -156,23 +156,19 @@ class _OwnAnswer(ServerCall):
 class SharedCalls:
     """The calls of one frame that have not begun. In a queue it stands for all of them."""
 
-    __slots__ = ("_depth", "_first_number", "_heads", "_tail", "answers", "items", "left", "spec")
+    __slots__ = ("_depth", "_first_number", "answers", "items", "left", "spec", "task_ids")
 
     def __init__(self, spec: KnownSpec, request: Any, answers: SharedAnswers, first_number: int) -> None:
         """first_number: of the first one; 0 where they have none."""
         self.spec = spec
         self.answers = answers
-        self._heads: bytes = request.id_heads
-        self._tail: bytes = request.id_tail
         self._depth: int = request.depth
         self._first_number = first_number
         self.items: list[Any] = pickle.loads(request.items)
         """The one argument of each: of a type that has nothing inside."""
         self.left = deque(range(len(self.items)))
         """Which have not begun, in order."""
-
-    def task_id(self, index: int) -> bytes:
-        return self._heads[ID_HEAD_BYTES * index : ID_HEAD_BYTES * (index + 1)] + self._tail
+        self.task_ids = task_ids_of(request)
 
     def number(self, index: int) -> int:
         return self._first_number + index if self._first_number else 0
@@ -182,15 +178,13 @@ class SharedCalls:
         flat_args = pickle.dumps([None, self.items[index]], 5)
         answer_to = _OwnAnswer(self.answers, index)
         return Call(
-            self.spec, self.task_id(index), self._depth, flat_args, NO_EXTRAS, answer_to, self.number(index)
+            self.spec, self.task_ids[index], self._depth, flat_args, NO_EXTRAS, answer_to, self.number(index)
         )
 
     def take_out(self, task_id: bytes) -> Call | None:
         """The one with this id, if it has not begun: it will not."""
-        for index in (
-            self.left if task_id.endswith(self._tail) and task_id[:ID_HEAD_BYTES] in self._heads else ()
-        ):
-            if self.task_id(index) == task_id:
+        for index in self.left if task_id in self.task_ids else ():
+            if self.task_ids[index] == task_id:
                 self.left.remove(index)
                 return self.call(index)
         return None

@@ -102,27 +102,34 @@ class SharedRunner:
         # Whatever every call uses is at hand: it is a fifth of what a short one takes.
         running, receiver, lock, reactor = self._running, self._receiver, self._env.lock, self._env.reactor
         begin, take, beside, enter = running.begin, receiver.take_next_of, like.beside, self._context.enter
-        spec, task_id, run_one = calls.spec, calls.task_id, self._run_one
+        spec, task_ids, run_one, collect = calls.spec, calls.task_ids, self._run_one, self._collect
         may_begin = self._board.may_begin if spec.type == common_pb2.NORMAL_TASK else None
-        number, name = calls.number(0), spec.name
-        while not reactor.is_closed:
+        first_number, name = calls.number(0), spec.name
+        index, task, plain = -1, like, None
+        while True:
             with lock:
-                index = -1 if running.is_ending else take(calls)
+                # In the same hold of the lock: one call is over, and the next begins.
+                if plain is not None:
+                    collect(calls, index, task.run_us, plain)
+                index = -1 if reactor.is_closed or running.is_ending else take(calls)
                 if index < 0:
                     return
-                task = beside(task_id(index))
+                task, plain = beside(task_ids[index]), None
                 begin(task)
             try:
                 enter(task)
-                if may_begin is None or may_begin(number and number + index, name):
-                    run_one(calls, index, task, target)
+                if may_begin is None or may_begin(first_number and first_number + index, name):
+                    plain = run_one(calls, index, task, target)
                 else:
                     self._flush(calls)
                     self._ends.not_begun(calls.call(index))
             except BaseException as error:
                 self._ends.fell_through(calls.call(index), task, error)
 
-    def _run_one(self, calls: SharedCalls, index: int, task: TaskContext, target: Callable[..., Any]) -> None:
+    def _run_one(
+        self, calls: SharedCalls, index: int, task: TaskContext, target: Callable[..., Any]
+    ) -> bytes | None:
+        """Returns its small value, or None where it was answered otherwise."""
         spec, interrupter = calls.spec, self._interrupter
         started_s = perf_counter()
         try:
@@ -141,22 +148,22 @@ class SharedRunner:
         except BaseException as error:
             self._flush(calls)
             self._ends.raised(calls.call(index), task, error)
-            return
+            return None
         plain = plain_pickle(value)
         if plain is None or len(plain) > INLINE_BYTES_MAX or task.is_cancelled:
             self._flush(calls)
             self._ends.returned(calls.call(index), task, value)
-        else:
-            self._collect(calls, index, task.run_us, plain)
+            return None
+        flush_output()
+        return plain
 
     def _collect(self, calls: SharedCalls, index: int, run_us: int, plain: bytes) -> None:
-        flush_output()
+        """Lock held."""
         is_short = run_us < self._env.config.answered_alone_us
-        with self._env.lock:
-            is_enough = calls.answers.collect(index, calls.number(index), run_us, plain)
-            if is_enough or not is_short:
-                calls.spec.ran(is_short)
-                self._flush(calls)
+        is_enough = calls.answers.collect(index, calls.number(index), run_us, plain)
+        if is_enough or not is_short:
+            calls.spec.ran(is_short)
+            self._flush(calls)
 
     def _flush(self, calls: SharedCalls) -> None:
         """Before anything else is said, or this worker ends. Nothing runs here meanwhile: whoever has the

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from ray_mono.common.ids import TaskID
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -22,7 +23,6 @@ from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec,
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_server import ServerCall
@@ -95,7 +95,7 @@ class TaskReceiver:
         return templates[number]
 
     def PushTasks(self, request: Any, call: ServerCall) -> None:
-        num_calls = len(request.id_heads) // ID_HEAD_BYTES
+        num_calls = len(request.task_ids) // TaskID.SIZE
         if self._running.is_ending or (self.queue and self.queue[-1] is None):
             refused = Reply(status=Reply.WRONG_WORKER)
             call.reply(core_worker_pb2.PushTasksReply(reply=refused, count=num_calls))

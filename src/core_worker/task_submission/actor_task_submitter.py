@@ -234,8 +234,8 @@ class ActorTaskSubmitter:
         answers = core_worker_pb2.PushTasksReply.FromString(payload)
         values = answers.plain
         if values:
-            tasks = shared.answered(answers.first, len(values))
-            self._tasks.complete_all_usual(actor.answered_all(zip(tasks, values, strict=True)))
+            tasks, new = shared.answered_with(answers.first, values)
+            self._tasks.complete_all_usual(*actor.answered_all(tasks, new))
             if actor.queue and (not actor.queue[0].together or actor.takes_a_frame):
                 self._pump(actor)
             return

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -297,12 +297,18 @@ class CalledActor:
                 self._excess_bytes_max = self._config.excess_bytes_max
         return self.in_flight.pop(task.task_id, None) is not None
 
-    def answered_all(self, answers: Iterable[tuple[PendingTask, Any]]) -> list[tuple[PendingTask, Any]]:
+    def answered_all(
+        self, tasks: Sequence[PendingTask], values: Sequence[bytes]
+    ) -> tuple[Sequence[PendingTask], Sequence[bytes]]:
         """As answered, of several calls with their answers. Returns those that were waited for."""
-        if self._excess:
-            return [each for each in answers if self.answered(each[0])]
-        pop = self.in_flight.pop
-        return [each for each in answers if pop(each[0].task_id, None) is not None]
+        ids = [task.task_id for task in tasks]
+        in_flight = self.in_flight
+        if not self._excess and all(map(in_flight.__contains__, ids)):
+            for task_id in ids:
+                del in_flight[task_id]
+            return tasks, values
+        waited_for = [each for each in zip(tasks, values, strict=True) if self.answered(each[0])]
+        return [task for task, _ in waited_for], [value for _, value in waited_for]
 
     def _nothing_in_flight(self) -> None:
         self.in_flight.clear()

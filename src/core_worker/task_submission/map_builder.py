@@ -10,11 +10,10 @@ The first pieces are on their way while later ones are packed. An item that stay
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import repeat
 from typing import Any
 
 from ray_mono.core_worker.call_template import CallTemplate
@@ -40,23 +39,30 @@ from ray_mono.core_worker.task_submission.task_manager import (
     Together,
 )
 
-PIECE_ITEMS = 4096
+PIECE_ITEMS = 512
 """Packed, and then counted under the lock, at a time: some milliseconds."""
 FIRST_PIECE_ITEMS = 64
 
 _Send = Callable[[list[PendingTask]], None]
 
 
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Objects that are made in bulk, and live, have the cycle collector look at all of them again and again,
-    which takes longer than to make them. Lock held: so no other thread does the same meanwhile."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
+class _Collector:
+    """The cycle collector. Objects that are made in bulk, and live, have it look at all of them again and
+    again, which takes longer than to make them. So it rests while a `map` makes its tasks, and not while
+    items are pickled, which runs code of the user's. Two threads may do so at once: it rests when either says
+    so, and goes on in the end."""
+
+    def __init__(self) -> None:
+        self._was_on = False
+
+    def rest(self) -> None:
+        if gc.isenabled():
+            self._was_on = True
+            gc.disable()
+
+    def go_on(self) -> None:
+        if self._was_on:
+            self._was_on = False
             gc.enable()
 
 
@@ -147,29 +153,40 @@ class MapBuilder:
         refs: list[ObjectRef[Any]],
         send: _Send,
     ) -> None:
-        reactor = self._env.reactor
+        reactor, collector = self._env.reactor, _Collector()
         begin, end = 0, FIRST_PIECE_ITEMS
-        while begin < len(items):
-            if reactor.is_closed:
-                raise disconnected()
-            self._submit_piece(kind, items[begin:end], refs, send)
-            begin, end = end, end + PIECE_ITEMS
-            if reactor.interrupted:
-                reactor.raise_if_interrupted()
+        try:
+            while begin < len(items):
+                if reactor.is_closed:
+                    raise disconnected()
+                self._submit_piece(kind, items[begin:end], refs, send, collector)
+                begin, end = end, end + PIECE_ITEMS
+                reactor.take_turn()
+                if reactor.interrupted:
+                    reactor.raise_if_interrupted()
+        finally:
+            collector.go_on()
 
     def _submit_piece(
-        self, kind: _Kind, items: Sequence[Any], refs: list[ObjectRef[Any]], send: _Send
+        self,
+        kind: _Kind,
+        items: Sequence[Any],
+        refs: list[ObjectRef[Any]],
+        send: _Send,
+        collector: _Collector,
     ) -> None:
         packed: dict[int, Packed] = {}
         if not are_small_numbers(items):
             for position, item in enumerate(items):
                 if stays_inline(item):
                     continue
+                collector.go_on()
                 try:
                     packed[position] = self._builder.pack([None, item], kind.call.title)
                 except BaseException:
                     self._submit_packed(kind, items[:position], packed, refs, send)
                     raise
+        collector.rest()
         self._submit_packed(kind, items, packed, refs, send)
 
     def _submit_packed(
@@ -183,7 +200,7 @@ class MapBuilder:
         """packed: those that do not stay inline, by position."""
         if not items:
             return
-        with self._env.lock, _without_collector():
+        with self._env.lock:
             tasks = self._make(kind, items, packed)
             made = self._tasks.add_all_pending(tasks)
             refs += map(ObjectRef, made, repeat(self._home))
@@ -195,16 +212,9 @@ class MapBuilder:
         depth = parent.depth + 1
         task_ids = parent.next_task_ids(kind.actor_id or self._context.job.nil_actor, len(items))
         number = self._builder.next_numbers(len(items))
-        like = self._new(kind, task_ids[0], depth, number)
-        if not packed:
-            return list(map(like.beside, task_ids, count(number), items))
-        tasks: list[PendingTask] = []
-        for position, (task_id, item) in enumerate(zip(task_ids, items, strict=True)):
-            own = packed.get(position)
-            if own is None:
-                tasks.append(like.beside(task_id, number + position, item))
-            else:
-                tasks.append(self._new(kind, task_id, depth, number + position, own))
+        tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)
+        for position, own in packed.items():
+            tasks[position] = self._new(kind, task_ids[position], depth, number + position, own)
         return tasks
 
     def _new(

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from ray_mono.core_worker.peers import OnReply, Peer
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
 
-_REST_BYTES = 16
+_REST_BYTES = 32
 """What a text takes in a frame besides itself: its length, and its task's id."""
 
 
@@ -29,10 +30,8 @@ def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[
     no text.
     """
     together = tasks[0].together
-    taken: list[PendingTask] = []
-    num_bytes = 0
-    while tasks and len(taken) < most:
-        task = tasks[0]
+    num_bytes = num_taken = 0
+    for task in islice(tasks, most):
         if task.together is not together:
             break
         item = task.item
@@ -40,10 +39,10 @@ def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[
             num_bytes += item.__sizeof__()
         else:
             num_bytes += len(item.encode(errors="surrogatepass")) + _REST_BYTES
-        if num_bytes > bytes_max and taken:
+        if num_bytes > bytes_max and num_taken:
             break
-        taken.append(tasks.popleft())
-    return taken
+        num_taken += 1
+    return [tasks.popleft() for _ in range(num_taken)]
 
 
 class SharedPush:
@@ -72,13 +71,18 @@ class SharedPush:
         self._tasks[first : first + count] = [None] * count
         return answered
 
-    def answered_with(self, first: int, values: Sequence[bytes]) -> list[tuple[PendingTask, bytes]]:
-        """These values are the answers from this one on. Returns those that are new."""
+    def answered_with(
+        self, first: int, values: Sequence[bytes]
+    ) -> tuple[Sequence[PendingTask], Sequence[bytes]]:
+        """These values are the answers from this one on. Returns the tasks of those that are new, and
+        these."""
         span = slice(first, first + len(values))
         tasks = self._tasks[span]
-        new = [(task, value) for task, value in zip(tasks, values, strict=False) if task is not None]
         self._tasks[span] = [None] * len(tasks)
-        return new
+        new = [task for task in tasks if task is not None]
+        if len(new) < len(values):
+            values = [value for task, value in zip(tasks, values, strict=False) if task is not None]
+        return new, values
 
     @property
     def first_left(self) -> PendingTask | None:

@@ -98,15 +98,14 @@ class SharedTasks:
                 else:
                     self._leases.on_late_reply(lease, None)
             return
-        new = shared.answered_with(answers.first, values)
-        if not new:
+        tasks, new = shared.answered_with(answers.first, values)
+        if not tasks:
             return  # the raylet was asked for them
-        tasks = [task for task, _ in new]
         was_first = bool(lease.tasks) and lease.tasks[0] is tasks[0]
         lease.answered_all(tasks)
         mean_run_us = answers.run_us / len(values)
         tasks[0].template.pace.extend([mean_run_us] * min(len(values), PACE_CALLS_MAX))
-        self._tasks.complete_all_usual(new)
+        self._tasks.complete_all_usual(tasks, new)
         if mean_run_us > self._env.config.keep_up_us:
             self._stalls.ran_long(lease, tasks[0], tasks[-1])
         self._leases.usual_came(lease, was_first)
@@ -162,10 +161,10 @@ class SharedTasks:
         if error is not None or not held.is_known or lease.is_over:
             return
         skipped = max(0, shared.first_place - held.first)
-        new = shared.answered_with(max(0, held.first - shared.first_place), held.plain[skipped:])
-        if new:
-            lease.answered_all([task for task, _ in new])
-            self._tasks.complete_all_usual(new)
+        tasks, new = shared.answered_with(max(0, held.first - shared.first_place), held.plain[skipped:])
+        if tasks:
+            lease.answered_all(tasks)
+            self._tasks.complete_all_usual(tasks, new)
             self._leases.on_late_reply(lease, None)
         elif held.begun > first.place:
             return  # its answer is on its way, or waits for an owner

@@ -115,6 +115,7 @@ class PendingTask:
         "arg_ids",
         "args",
         "depth",
+        "first_return_id",
         "flat_args",
         "has_args",
         "item",
@@ -148,6 +149,8 @@ class PendingTask:
         has it run again. It is None for an actor's creation, which nobody runs again from here.
         together, item: of a `map`, see below."""
         self.task_id = task_id
+        # The table of pending tasks, the counter of references and the memory store all know it by this.
+        self.first_return_id = task_id + FIRST_RETURN
         self.template = template
         self.flat_args = flat_args
         # They are kept here until the message has them.
@@ -200,19 +203,23 @@ class PendingTask:
         self.flat_args = pickle.dumps([None, self.item], 5)
         self.together = self.item = None
 
-    def beside(self, task_id: bytes, number: int, item: Any) -> PendingTask:
-        """Of the same `map`, with another item. Without __init__, which takes twice as long."""
-        return PendingTask.__new__(PendingTask)._begin_like(self, task_id, number, item)
-
-    def _begin_like(self, other: PendingTask, task_id: bytes, number: int, item: Any) -> PendingTask:
-        self.task_id, self.number, self.item = task_id, number, item
-        self.template, self.depth, self.arg_ids = other.template, other.depth, other.arg_ids
-        self.together, self.resubmit = other.together, other.resubmit
-        self.retries_left, self.retry_exceptions = other.retries_left, other.retry_exceptions
-        self.flat_args, self.args, self.has_args = b"", (), False
-        self.place, self._request = 0, None
-        self.state = WAITS_FOR_WORKER
-        return self
+    def with_items(self, task_ids: Sequence[bytes], items: Sequence[Any]) -> list[PendingTask]:
+        """Tasks of the same `map`: this one, with each of these ids and items. Without a call for each, as of
+        __init__, which takes three times as long."""
+        template, depth, arg_ids = self.template, self.depth, self.arg_ids
+        together, resubmit = self.together, self.resubmit
+        retries_left, retry_exceptions = self.retries_left, self.retry_exceptions
+        tasks = []
+        for number, (task_id, item) in enumerate(zip(task_ids, items, strict=True), self.number):
+            made = PendingTask.__new__(PendingTask)
+            made.task_id, made.first_return_id, made.item = task_id, task_id + FIRST_RETURN, item
+            made.template, made.depth, made.arg_ids, made.number = template, depth, arg_ids, number
+            made.together, made.resubmit = together, resubmit
+            made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
+            made.flat_args, made.args, made.has_args = b"", (), False
+            made.place, made._request, made.state = 0, None, WAITS_FOR_WORKER
+            tasks.append(made)
+        return tasks
 
     @property
     def return_ids(self) -> list[bytes]:
@@ -285,9 +292,11 @@ class PendingTask:
         self.retries_left = 0
 
 
-def _alike(lists: list[Sequence[bytes]]) -> Iterable[tuple[Sequence[bytes], int]]:
-    """Each of them once, and how often it follows itself: tasks of a `map` share it."""
-    return [(next(same), 1 + sum(1 for _ in same)) for _, same in itertools.groupby(lists, id)]
+def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
+    """What their submissions hold, each list of references once, and how often it follows itself: tasks of a
+    `map` share it."""
+    held = itertools.groupby([task.arg_ids for task in tasks if task.arg_ids], id)
+    return [(next(same), 1 + sum(1 for _ in same)) for _, same in held]
 
 
 class TaskManager:
@@ -311,6 +320,7 @@ class TaskManager:
         self._streams = streams
         self._unhandled = unhandled
         self._retry_notices = retry_notices
+        # By the ids of their first returns.
         self._pending: dict[bytes, PendingTask] = {}
         # Pending tasks that were cancelled. Any end of theirs but a reply is a TaskCancelledError.
         self._cancelled: set[bytes] = set()
@@ -323,9 +333,9 @@ class TaskManager:
         ids of its returns."""
         if task.arg_ids:
             self._references.add_submitted(task.arg_ids)
-        self._pending[task.task_id] = task
+        object_id = task.first_return_id
+        self._pending[object_id] = task
         if task.template.num_returns == 1:
-            object_id = task.task_id + FIRST_RETURN
             self._references.add_owned(object_id)
             return [object_id]
         made = task.return_ids
@@ -335,18 +345,18 @@ class TaskManager:
 
     def add_all_pending(self, tasks: Sequence[PendingTask]) -> list[bytes]:
         """As add_pending, of tasks that return one value each. Returns the ids of those, in order."""
-        for arg_ids, times in _alike([task.arg_ids for task in tasks]):
+        for arg_ids, times in _held_by(tasks):
             self._references.add_submitted(arg_ids, times)
-        made = [task.task_id + FIRST_RETURN for task in tasks]
+        made = [task.first_return_id for task in tasks]
         self._references.add_all_owned(made)
-        self._pending.update(zip([task.task_id for task in tasks], tasks, strict=True))
+        self._pending.update(zip(made, tasks, strict=True))
         return made
 
     def get(self, task_id: bytes) -> PendingTask | None:
-        return self._pending.get(task_id)
+        return self._pending.get(task_id + FIRST_RETURN)
 
     def is_pending(self, task: PendingTask) -> bool:
-        return task.task_id in self._pending
+        return task.first_return_id in self._pending
 
     def values(self) -> list[PendingTask]:
         """Every pending task, in the order of submission; a copy."""
@@ -365,7 +375,7 @@ class TaskManager:
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
         """The executor answered: values or errors of the function, which may be run again if the task's
         options say so."""
-        if task.task_id not in self._pending:
+        if not self.is_pending(task):
             return  # it has failed here meanwhile: its node is gone
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
             # What this attempt left behind in its worker is borrowed all the same.
@@ -373,10 +383,9 @@ class TaskManager:
             self._retry(task, reply.returns[0].value.data if reply.returns else b"")
             return
         if task.template.on_part is not None:
-            end_id = task.task_id + FIRST_RETURN
-            self._streams.complete(task.task_id, end_id, reply, self.is_cancelled(task))
+            self._streams.complete(task.task_id, task.first_return_id, reply, self.is_cancelled(task))
         elif reply.HasField("plain"):
-            object_id = task.task_id + FIRST_RETURN
+            object_id = task.first_return_id
             if self._references.is_referenced(object_id):
                 self._memory_store.put_plain(object_id, reply.plain)
         else:
@@ -389,39 +398,34 @@ class TaskManager:
 
     def complete_usual(self, task: PendingTask, value: bytes) -> None:
         """It was answered as most are (task_wire.py). The same as `complete`, kept short."""
-        task_id = task.task_id
-        if self._pending.pop(task_id, None) is None:
+        object_id = task.first_return_id
+        if self._pending.pop(object_id, None) is None:
             return
-        object_id = task_id + FIRST_RETURN
         if task.template.on_part is not None:
-            self._streams.complete(task_id, object_id, _DONE_REPLY, self.is_cancelled(task))
+            self._streams.complete(task.task_id, object_id, _DONE_REPLY, self.is_cancelled(task))
         elif self._is_referenced(object_id):
             self._memory_store.put_plain(object_id, value)
         task.finished()
         if self._cancelled:
-            self._cancelled.discard(task_id)
+            self._cancelled.discard(task.task_id)
         if task.arg_ids:
             self._references.remove_submitted(task.arg_ids)
 
-    def complete_all_usual(self, answered: Iterable[tuple[PendingTask, bytes]]) -> None:
+    def complete_all_usual(self, tasks: Sequence[PendingTask], values: Sequence[bytes]) -> None:
         """As complete_usual, of tasks that return one value each."""
-        pending, is_referenced, cancelled = self._pending, self._is_referenced, self._cancelled
-        known: dict[bytes, bytes] = {}
-        ended = []
-        for task, value in answered:
-            task_id = task.task_id
-            if pending.pop(task_id, None) is None:
-                continue
-            object_id = task_id + FIRST_RETURN
-            if is_referenced(object_id):
-                known[object_id] = value
+        pending = self._pending
+        made = [task.first_return_id for task in tasks]
+        is_usual = not self._cancelled and all(map(pending.__contains__, made))
+        if not is_usual or not all(map(self._is_referenced, made)):
+            for task, value in zip(tasks, values, strict=True):
+                self.complete_usual(task, value)
+            return
+        for object_id in made:
+            del pending[object_id]
+        self._memory_store.put_all_plain(made, values)
+        for task in tasks:
             task.finished()
-            if cancelled:
-                cancelled.discard(task_id)
-            if task.arg_ids:
-                ended.append(task.arg_ids)
-        self._memory_store.put_all_plain(known)
-        for arg_ids, times in _alike(ended):
+        for arg_ids, times in _held_by(tasks):
             self._references.remove_submitted(arg_ids, times)
 
     def note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
@@ -514,11 +518,11 @@ class TaskManager:
     def _finish(self, task: PendingTask) -> None:
         if self._cancelled:
             self._cancelled.discard(task.task_id)
-        if self._pending.pop(task.task_id, None) is not None and task.arg_ids:
+        if self._pending.pop(task.first_return_id, None) is not None and task.arg_ids:
             self._references.remove_submitted(task.arg_ids)
 
     def hand_over(self, task: PendingTask) -> None:
         """An actor's creation is the GCS's from now on. What it holds stays counted."""
         task.pushed()
         task.finished()
-        self._pending.pop(task.task_id, None)
+        self._pending.pop(task.first_return_id, None)

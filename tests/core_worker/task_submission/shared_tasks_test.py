@@ -133,7 +133,7 @@ def test_the_bytes_are_those_that_the_frame_has(item: Any) -> None:
     scene = a_scene(chunk_bytes_max=20_000)
     mapped(scene, [pickle.loads(pickle.dumps(item)) for _ in range(2000)], chunk=10**9)
     (frame,) = frames(scene)
-    assert len(frame.request.items) + len(frame.request.id_heads) <= 20_000
+    assert len(frame.request.items) + len(frame.request.task_ids) <= 20_000
     assert len(ids_in(frame)) > 3
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.task_wire import ID_HEAD_BYTES
+from ray_mono.core_worker.task_wire import task_ids_of
 from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, address_of, value
 
@@ -110,8 +110,7 @@ def frames(scene: Scene, to: str | None = None) -> list[Said]:
 
 
 def ids_in(frame: Said) -> list[bytes]:
-    heads, tail = frame.request.id_heads, frame.request.id_tail
-    return [heads[at : at + ID_HEAD_BYTES] + tail for at in range(0, len(heads), ID_HEAD_BYTES)]
+    return task_ids_of(frame.request)
 
 
 def other(first: int, reply: Any, count: int = 1) -> core_worker_pb2.PushTasksReply:
