@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray_mono.exceptions  # noqa: F401  errors are told by their public names, as in every process
 from ray_mono.common import ids
 from ray_mono.common.ids import WorkerID
 from ray_mono.core_worker.config import CoreWorkerConfig
