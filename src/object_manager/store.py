@@ -103,8 +103,8 @@ class Store:
         """
         existing = self._objects.get(object_id)
         if existing is not None:
-            if existing.state is ObjectState.FREED_WITH_READERS:
-                existing.made_again(is_primary and owner not in self._dead_owners)
+            if existing.state is ObjectState.FREED_WITH_READERS and owner not in self._dead_owners:
+                existing.made_again(is_primary)
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
         allocation = self._allocate(size_bytes, client)
         if isinstance(allocation, Allocated):
@@ -132,12 +132,14 @@ class Store:
     # ---- reading
 
     def pin(self, object_id: ObjectKey, client: ClientKey) -> StoredObject | None:
-        """The object, with one more read pin of this client; None where there is no sealed one."""
+        """The object, with one more read pin of this client; None where there is no sealed one.
+
+        One that was freed and is read still is found, too. It goes with its last pin all the same, since
+        nobody would free it once more.
+        """
         entry = self._objects.get(object_id)
         if entry is None or entry.state in (ObjectState.CREATED, ObjectState.FREED_UNSEALED):
             return None
-        if entry.state is ObjectState.FREED_WITH_READERS:
-            entry.made_again(is_primary=False)
         if not entry.num_pins and not entry.is_primary:
             self._drop_evictable(entry)
         entry.pinned()

@@ -4,7 +4,7 @@
     CREATED  -> SEALED             seal: immutable from here on
     CREATED  -> FREED_UNSEALED     freed by its owner while it was being written; goes when sealed or given up
     SEALED   -> FREED_WITH_READERS freed while clients have it mapped; goes with the last read pin
-    FREED_WITH_READERS -> SEALED   asked for or made again after all: the bytes are still here
+    FREED_WITH_READERS -> SEALED   made again by an owner that lives: the bytes are still here
     any      -> (absent)           abort, free, eviction, the end of the creator's connection
 
 Also here: what a request for room is answered with.
@@ -50,7 +50,7 @@ class StoredObject:
     num_pins: int = 0
 
     def made_again(self, is_primary: bool) -> None:
-        """Its owner freed it, and somebody needs it after all."""
+        """Its owner freed it, and a task that runs again returns it."""
         self.move(ObjectState.SEALED)
         self.is_primary = is_primary
 

@@ -55,9 +55,9 @@ class StoreAgainstAModel(RuleBasedStateMachine):
             allocation = self.store.create(object_id, size, b"", owner, client, is_primary)
         except StoreError:
             assert row is not None
-            if row.is_freed and row.is_sealed:
+            if row.is_freed and row.is_sealed and owner not in self.dead:
                 row.is_freed = False
-                row.is_primary = is_primary and owner not in self.dead
+                row.is_primary = is_primary
             return
         assert row is None
         self.forget_evicted()
@@ -99,8 +99,6 @@ class StoreAgainstAModel(RuleBasedStateMachine):
         assert (entry is not None) == (row is not None and row.is_sealed)
         if row is not None and row.is_sealed:
             row.readers.append(client)
-            if row.is_freed:
-                row.is_freed = row.is_primary = False
 
     @rule(object_id=objects, client=clients)
     def release(self, object_id: ObjectKey, client: ClientKey) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ray_mono.common.our_bug import InternalError
@@ -133,16 +135,23 @@ def test_an_object_freed_while_it_is_written_goes_when_it_is_sealed(store: Store
     assert store.used_bytes == 0
 
 
-def test_a_freed_object_that_is_still_read_is_found_again_but_may_be_evicted(store: Store) -> None:
-    put(store, A)
+@pytest.mark.parametrize("end", ["it is freed", "its owner dies"])
+@pytest.mark.parametrize("make", [put, copy_here])
+def test_an_object_that_is_found_after_its_end_goes_with_its_last_reader(
+    store: Store, make: Callable[..., int], end: str
+) -> None:
+    make(store, A)
     store.pin(A, ANNA)
-    store.free(A)
+    if end == "it is freed":
+        store.free(A)
+    else:
+        store.free_owned_by(OWNER)
     assert store.pin(A, BERT) is not None
-    for client in (ANNA, BERT):
-        store.release(A, client)
     store.check_invariants()
-    put(store, B, size_bytes=1024)
-    assert store.num_evicted == 1
+    store.release(A, ANNA)
+    store.release(A, BERT)
+    store.check_invariants()
+    assert (store.used_bytes, store.num_sealed, store.num_evicted) == (0, 0, 0)
 
 
 def test_a_freed_object_that_is_made_again_while_it_is_read_stays(store: Store) -> None:
@@ -155,6 +164,17 @@ def test_a_freed_object_that_is_made_again_while_it_is_read_stays(store: Store) 
     store.check_invariants()
     assert store.contains(A)
     assert is_full(store, B, 1024)
+
+
+def test_what_a_dead_owner_had_is_not_made_again(store: Store) -> None:
+    put(store, A)
+    store.pin(A, BERT)
+    store.free_owned_by(OWNER)
+    with pytest.raises(ObjectExists):
+        create(store, A)
+    store.release(A, BERT)
+    store.check_invariants()
+    assert store.used_bytes == 0
 
 
 def test_a_pin_that_a_client_does_not_have_cannot_be_released(store: Store) -> None:
