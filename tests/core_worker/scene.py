@@ -139,6 +139,8 @@ class SceneChannel:
         self.address = address
         self.is_closed = False
         self.trouble = ""
+        self.flushed: list[Said] = []
+        """What has left at once, and does not wait for the end of the turn."""
         self._on_close: list[Callable[[str], None]] = []
 
     def unary_unary(self, path: str, request_serializer: Any, response_deserializer: Any) -> SceneMethod:
@@ -158,6 +160,9 @@ class SceneChannel:
             callback("closed")
         else:
             self._on_close.append(callback)
+
+    def flush(self) -> None:
+        self.flushed = [each for each in self.wire.said if each.to == self.address]
 
     def close(self, reason: str = "lost") -> None:
         """What is not answered fails; then who asked hears of the end."""

@@ -368,10 +368,13 @@ class Worker(Scene):
         """The raylet's view of what it runs."""
         return BoardOfAnother(os.getpid(), self.board.fd, b"w" * 28)
 
-    def freed(self) -> list[bytes]:
-        """Objects that the store was told to free."""
-        self.turn()
-        return [each.object_id for said in self.wire.all("Free") for each in said.request.objects]
+    def sealed(self) -> list[bytes]:
+        """Objects that the store keeps from now on, though this process may end."""
+        return [said.request.object_id for said in self.wire.all("Seal")]
+
+    def given_up(self) -> list[bytes]:
+        """Objects whose room the store was given back before they were sealed."""
+        return [said.request.object_id for said in self.wire.all("Abort")]
 
     def deaths(self) -> list[common_pb2.DeathCause]:
         """What the GCS was told of its end."""

@@ -19,7 +19,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class PlasmaStoreProvider:
         self._capacity_bytes: int = hello.capacity_bytes
         self._collector: threading.Thread | None = None
         self._stub.WatchPressure.start(common_pb2.Empty(), self._on_pressure, lambda error: None)
+        # Objects that this process has written, and that nobody can read yet.
+        self._unsealed: set[bytes] = set()
         self._write_map: MappedFile | None = None
         self._read_map: mmap.mmap | None = None
         # The ObjectFound of each view that ended. Finalizers append without the lock; `drain` goes through
@@ -79,18 +81,21 @@ class PlasmaStoreProvider:
     # ---- writing
 
     def put(
-        self,
-        object_id: bytes,
-        value: Serialized,
-        owner_worker_id: bytes,
-        stored: Callable[[], None] | None = None,
+        self, object_id: bytes, value: Serialized, owner_worker_id: bytes, stored: Callable[[], None]
     ) -> None:
-        """Stores a value as the primary copy, which is kept until its owner frees it. Waits while the store
-        is full. Raises ObjectStoreFullError, which names sizes, and RaySystemError.
+        """As `write`, and seals it. stored() runs under the lock, in one step with that."""
+        self.write(object_id, value, owner_worker_id)
+        with self._reactor.lock:
+            self._seal(object_id)
+            stored()
 
-        stored() runs under the lock, in one step with the seal. If anything is raised before that, also while
-        this waits for room, the room is given back. A copy that is there already, since a task runs again, is
-        left as it is.
+    def write(self, object_id: bytes, value: Serialized, owner_worker_id: bytes) -> None:
+        """Writes a value as the primary copy. It goes with this process until `seal`, and is kept from then
+        on until its owner frees it. Waits while the store is full. Raises ObjectStoreFullError, which names
+        sizes, and RaySystemError.
+
+        If anything is raised, also while this waits for room, the room is given back. A copy that is there
+        already, since a task runs again, is left as it is.
         """
         request = object_manager_pb2.CreateRequest(
             object_id=object_id,
@@ -103,15 +108,8 @@ class PlasmaStoreProvider:
             target = self._writable()
             for start, part in value.parts:
                 bulk_write.write(target, offset + start, part)
-            with self._reactor.lock:
-                self._stub.Seal.notify(object_manager_pb2.SealRequest(object_id=object_id))
-                if stored is not None:
-                    stored()
         except RpcError as error:
             if error.code is StatusCode.ALREADY_EXISTS:
-                if stored is not None:
-                    with self._reactor.lock:
-                        stored()
                 return
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
                 raise ObjectStoreFullError(error.message) from None
@@ -119,8 +117,34 @@ class PlasmaStoreProvider:
                 f"the object store did not take an object of {value.size_bytes} bytes: {error}"
             ) from None
         except BaseException:
-            self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
+            self._abort(object_id)
             raise
+        with self._reactor.lock:
+            self._unsealed.add(object_id)
+
+    def seal(self, object_ids: Iterable[bytes]) -> None:
+        """Another process, their owner, is told next that they are here. Those that were there already are
+        left as they are. Lock held."""
+        for object_id in object_ids:
+            self._seal(object_id)
+        # At once: this process may be killed when the owner has been told, and before the store is.
+        self._channel.flush()
+
+    def _seal(self, object_id: bytes) -> None:
+        if object_id in self._unsealed:
+            self._unsealed.remove(object_id)
+            self._stub.Seal.notify(object_manager_pb2.SealRequest(object_id=object_id))
+
+    def give_up(self, object_ids: Iterable[bytes]) -> None:
+        """Their owner will not be told that they are here: those that are not sealed give their room back.
+        Lock held."""
+        for object_id in object_ids:
+            if object_id in self._unsealed:
+                self._unsealed.remove(object_id)
+                self._abort(object_id)
+
+    def _abort(self, object_id: bytes) -> None:
+        self._stub.Abort.notify(object_manager_pb2.AbortRequest(object_id=object_id))
 
     def _writable(self) -> MappedFile:
         if self._write_map is None:

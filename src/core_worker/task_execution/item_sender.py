@@ -44,10 +44,12 @@ class SenderParts:
 class _Held:
     """An item that cannot be sent yet: its references, or those of an item before it, are not registered."""
 
-    __slots__ = ("is_ready", "kept", "message", "value")
+    __slots__ = ("is_ready", "kept", "message", "stored_id", "value")
 
-    def __init__(self, message: Any, value: serialization.Serialized) -> None:
+    def __init__(self, message: Any, value: serialization.Serialized, stored_id: bytes) -> None:
+        """stored_id: its object in the store; empty if it is inline."""
         self.message = message
+        self.stored_id = stored_id
         # Holds the references until their receiver is registered.
         self.value = value
         self.kept: list[bytes] = []
@@ -77,12 +79,12 @@ class ItemSender:
         self._in_flight_bytes = 0
         self._part = Reply()
         self._part_bytes = 0
+        # Those of the part that are in the store. They are sealed when they are sent.
+        self._stored: list[bytes] = []
         self._num_sent = 0
         self._kept: list[bytes] = []
         self._held: deque[_Held] = deque()
         self._on_settled: Callable[[], None] | None = None
-        # An item that is in the store and that nobody has been told of yet.
-        self._stored_id = b""
         self._is_dirty = False
         self._sent_at_s = 0.0
         # Called once when there may be room again.
@@ -106,10 +108,8 @@ class ItemSender:
         number = self._num_made + 1
         size_bytes = serialized.size_bytes
         if size_bytes > INLINE_BYTES_MAX:
-            self._stored_id = self._item_id(number)
-            self._parts.plasma.put(self._stored_id, serialized, self._call.spec.caller.worker_id)
+            self._parts.plasma.write(self._item_id(number), serialized, self._call.spec.caller.worker_id)
         with env.lock:
-            self._stored_id = b""
             self._num_made = number
             if self._held or serialized.nested or size_bytes > INLINE_BYTES_MAX:
                 self._put_other(number, serialized)
@@ -143,7 +143,7 @@ class ItemSender:
             message.in_plasma, message.node_id = True, self._env.node_id
         else:
             message.data = value.to_bytes()
-        held = _Held(message, value)
+        held = _Held(message, value, self._item_id(number) if message.in_plasma else b"")
         self._held.append(held)
 
         def registered() -> None:
@@ -164,6 +164,8 @@ class ItemSender:
             self._part.items.append(held.message)
             self._part_bytes += len(held.message.data)
             self._kept.extend(held.kept)
+            if held.stored_id:
+                self._stored.append(held.stored_id)
         if self._part.items and not self._is_dirty:
             self._is_dirty = True
             self._env.reactor.mark_dirty(self)
@@ -181,9 +183,11 @@ class ItemSender:
         if not count:
             return
         self._part = Reply()
-        if self.is_dropped:
-            self._throw_away(part)
-        else:
+        if self._stored:
+            stored, self._stored = self._stored, []
+            is_lost = self.is_dropped or self._call.answer_to.connection.is_closed
+            (self._parts.plasma.give_up if is_lost else self._parts.plasma.seal)(stored)
+        if not self.is_dropped:
             config = self._env.config
             part.first_item = self._num_sent + 1
             part.wants_acknowledgement = self._is_near(
@@ -197,11 +201,6 @@ class ItemSender:
         if self._kept:
             kept, self._kept = self._kept, []
             self._parts.references.remove_submitted(kept)
-
-    def _throw_away(self, part: Any) -> None:
-        for offset, item in enumerate(part.items):
-            if item.in_plasma:
-                self._parts.plasma.free(self._item_id(self._num_sent + 1 + offset), [item.node_id])
 
     def when_settled(self, then: Callable[[], None]) -> None:
         """Calls then() once every item is sent or collected. That is at once, or when the owners of
@@ -243,12 +242,6 @@ class ItemSender:
     def stop(self) -> None:
         self.is_stopped = True
         self._make_room()
-
-    def close(self) -> None:
-        """The generator is over."""
-        if self._stored_id:
-            # An interrupt struck after the item was stored, and before anybody was told of it.
-            self._parts.plasma.free(self._stored_id, [self._env.node_id])
 
     def _make_room(self) -> None:
         if self._on_room is not None and not self.is_full:

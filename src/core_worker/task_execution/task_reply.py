@@ -1,10 +1,13 @@
 """The end of a task: its values serialized, its references handed over, its answer sent. ARCHITECTURE's rules
 1 and 2.
 
-    value ──► returns: small ones inline, large ones in the node's store
+    value ──► returns: small ones inline, large ones written into the node's store
           ──► the references inside them are registered for the caller
           ──► the references that stay here are named in the reply, or registered
-          ──► reply
+          ──► large returns are sealed ──► reply
+
+A large return is sealed in one step with the reply. If the worker dies sooner, the store gives its room back:
+the owner, which was told nothing of it, would never free it.
 
 A reply may have to wait until owners have acknowledged. The worker goes on meanwhile, but does not end before
 (are_settled). An owner that is slow, or stopped, may take for ever. So if a reply waits for unsettled_s and
@@ -109,7 +112,8 @@ class TaskReplies:
                 for index, item in enumerate(serialized):
                     returns.append(self._return_object(call, index + 1, item))
         except BaseException as error:
-            self._take_back(returns)
+            with self._env.lock:
+                self._give_up(returns)  # a later one failed, and with it the task
             self.finish_error(call, task, describe_error(spec, error, self._running.actor, self._env))
             return
         if plain is not None:
@@ -164,11 +168,11 @@ class TaskReplies:
             serialized = serialized_error(
                 call.spec.name, RaySystemError(text, users_traceback(error)), self._env.config.error_bytes_max
             )
-            reply = Reply(
-                status=Reply.DONE, returns=self._error_returns(call, serialized), is_application_error=True
-            )
+            returns = self._error_returns(call, serialized)
+            reply = Reply(status=Reply.DONE, returns=returns, is_application_error=True)
             self._over(call)
             with self._env.lock:
+                self._give_up(returns)
                 if call.items is not None:
                     call.items.flush()
                 call.answer_to.reply(reply)
@@ -239,7 +243,7 @@ class TaskReplies:
         object_id = ids.object_id_bytes(call.task_id, index)
         nested = [self._borrowing.message_of(ref._id) for ref in value.nested]
         if value.size_bytes > INLINE_BYTES_MAX:
-            self._plasma.put(object_id, value, call.spec.caller.worker_id)
+            self._plasma.write(object_id, value, call.spec.caller.worker_id)
             return core_worker_pb2.ReturnObject(
                 object_id=object_id,
                 in_plasma=True,
@@ -249,12 +253,17 @@ class TaskReplies:
             )
         return self._inline_return(call, index, value)
 
-    def _take_back(self, returns: list[Any]) -> None:
-        """A later return failed, and with it the task: nobody will ask for these."""
-        with self._env.lock:
-            for returned in returns:
-                if returned.in_plasma:
-                    self._plasma.free(returned.object_id, [self._env.node_id])
+    def _give_up(self, returns: list[Any]) -> None:
+        """The caller will not be told of what was written for these. Lock held."""
+        self._plasma.give_up(returned.object_id for returned in returns)
+
+    def _reply(self, call: Call, reply: Any, rings: bool = True) -> None:
+        """Answers. Large returns are sealed; if the caller is gone, they go. Lock held."""
+        stored = [returned.object_id for returned in reply.returns if returned.in_plasma]
+        if stored:
+            is_lost = call.answer_to.connection.is_closed
+            (self._plasma.give_up if is_lost else self._plasma.seal)(stored)
+        call.answer_to.reply(reply, rings)
 
     def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:
         object_id = ids.object_id_bytes(call.task_id, index)
@@ -295,7 +304,7 @@ class TaskReplies:
             elif type(reply) is bytes and len(reply) <= SHORT_MAX:
                 call.answer_to.reply_bytes(usual_answer(task.run_us, reply), rings=False)
             else:
-                call.answer_to.reply(message_of(task, reply), rings=False)
+                self._reply(call, message_of(task, reply), rings=False)
             if self._shares_send(call, task):
                 reactor.flush_soon()
             else:
@@ -334,7 +343,7 @@ class TaskReplies:
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
             self._references.remove_submitted(task.held)
-            call.answer_to.reply(reply)
+            self._reply(call, reply)
             self._references.remove_submitted(kept)
             self._num_unsettled -= 1
             lending.close()

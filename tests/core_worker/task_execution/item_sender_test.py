@@ -403,8 +403,8 @@ def test_a_large_item_is_in_the_store_and_its_owners(monkeypatch: pytest.MonkeyP
     assert (item.in_plasma, item.node_id, item.data) == (True, NODE_ID, b"")
     created = worker.wire.last("Create").request
     assert (created.object_id, created.owner_worker_id) == (worker.item_id(1), CALLER.worker_id)
-    assert worker.wire.last("Seal").request.object_id == created.object_id
-    assert item.size_bytes == created.size_bytes and not worker.freed()
+    assert worker.sealed() == [created.object_id] and not worker.given_up()
+    assert item.size_bytes == created.size_bytes
 
 
 def test_large_items_that_nobody_wants_any_more_leave_the_store(
@@ -423,12 +423,46 @@ def test_large_items_that_nobody_wants_any_more_leave_the_store(
 
     call = worker.stream(generate)
     worker.run()
-    stored = [each.request.object_id for each in worker.wire.all("Seal")]
-    assert stored == worker.freed() == [worker.item_id(2), worker.item_id(4)], "the last was not even stored"
-    assert worker.numbers == [1] and call.replies
+    stored = [each.request.object_id for each in worker.wire.all("Create")]
+    assert stored == worker.given_up() == [worker.item_id(2), worker.item_id(4)], "the last was not stored"
+    assert worker.numbers == [1] and call.replies and not worker.sealed()
 
 
-def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(
+def test_a_large_item_is_sealed_when_it_is_sent_and_goes_with_a_worker_that_ends_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
+
+    def generate(reference: Any) -> Iterator[Any]:
+        yield LARGE
+        yield [reference, LARGE]
+        yield LARGE
+
+    worker.stream(generate, Arriving(REFERENCE, OTHER_OWNER))
+    worker.run()
+    assert worker.numbers == [1] and worker.sealed() == [worker.item_id(1)]
+    with worker.env.lock:
+        worker.wire.last("AddBorrower", "unix:other").answer(common_pb2.Empty())
+    worker.turn()
+    assert worker.numbers == [1, 2, 3] and worker.sealed() == [worker.item_id(number) for number in (1, 2, 3)]
+
+
+def test_large_items_that_a_caller_who_is_gone_will_not_hear_of_leave_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
+
+    def generate() -> Iterator[Any]:
+        yield 1
+        yield LARGE
+        worker.connection.close()
+
+    worker.stream(generate)
+    worker.run()
+    assert worker.given_up() == [worker.item_id(2)] and not worker.sealed()
+
+
+def test_an_item_that_an_interrupt_kept_out_of_the_store_leaves_nothing_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     worker = Streaming(monkeypatch, store_file=tmp_path / "store")
@@ -439,7 +473,7 @@ def test_what_an_interrupt_left_in_the_store_goes_with_the_generator(
     worker.wire.replies["Create"] = strike
     worker.stream(still([LARGE]))
     worker.run()
-    assert worker.freed() == [worker.item_id(1)]
+    assert worker.given_up() == [worker.item_id(1)]
     assert serialization.ERROR == worker.call.answer.returns[0].value.metadata
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_execution.task_reply import ANSWERS_NOBODY, serialized_error
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import ELSEWHERE, NODE_ID
+from tests.core_worker.scene import ELSEWHERE
 from tests.core_worker.worker_scene import (
     CALLER,
     OTHER_OWNER,
@@ -171,36 +171,6 @@ def test_how_long_the_code_ran_is_told_with_values_and_errors(monkeypatch: pytes
     ]
     worker.run()
     assert [round(call.answer.run_us, -1) for call in calls] == [150] * 3
-
-
-@pytest.mark.parametrize("size_bytes", [INLINE_BYTES_MAX // 2, INLINE_BYTES_MAX + 1])
-def test_a_large_value_goes_through_the_store_and_a_small_one_does_not(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, size_bytes: int
-) -> None:
-    worker = Worker(monkeypatch, store_file=tmp_path / "store")
-    call = worker.ask(worker.function(lambda: bytes(size_bytes)))
-    worker.run()
-    if size_bytes < INLINE_BYTES_MAX:
-        assert call.value == bytes(size_bytes) and not worker.wire.all("Create")
-        return
-    (returned,) = call.answer.returns
-    assert (returned.object_id, returned.in_plasma, returned.node_id) == (returned_id(call), True, NODE_ID)
-    created = worker.wire.last("Create").request
-    assert (created.object_id, created.owner_worker_id) == (returned.object_id, CALLER.worker_id)
-    assert worker.wire.last("Seal").request.object_id == created.object_id
-    assert created.size_bytes == returned.size_bytes >= size_bytes
-
-
-def test_what_was_stored_of_returns_that_failed_together_is_freed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    worker = Worker(monkeypatch, store_file=tmp_path / "store")
-    worker.room = 1
-    call = worker.ask(worker.function(lambda: [LARGE, 1, LARGE], num_returns=3))
-    worker.run()
-    assert call.answer.is_application_error and not any(each.in_plasma for each in call.answer.returns)
-    assert all(isinstance(each.cause, ObjectStoreFullError) for each in call.value)
-    assert worker.freed() == [returned_id(call)]
 
 
 def test_what_does_not_pickle_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
