@@ -289,6 +289,7 @@ class ActorTaskSubmitter:
             return
         if not actor.answered(task):
             # The GCS said sooner that its process is gone: it has failed since, or waits to be sent again.
+            self._tasks.answered_late(task, reply)
             return
         self._tasks.complete(task, reply, worker)
         if actor.queue:

@@ -376,7 +376,8 @@ class TaskManager:
         """The executor answered: values or errors of the function, which may be run again if the task's
         options say so."""
         if not self.is_pending(task):
-            return  # it has failed here meanwhile: its node is gone
+            self.answered_late(task, reply)
+            return
         if reply.is_application_error and task.retries_left != 0 and self._retries_error(task, reply):
             # What this attempt left behind in its worker is borrowed all the same.
             self.note_borrows(reply, executor)
@@ -395,6 +396,14 @@ class TaskManager:
             self.note_borrows(reply, executor)
         task.finished()
         self._finish(task)
+
+    def answered_late(self, task: PendingTask, reply: Any) -> None:
+        """The executor answered, after it was said to be gone. If the task has failed, nobody will ask for
+        what is in a store. If it is to run again, that stays: the next attempt may find it there."""
+        if not self.is_pending(task):
+            for returned in reply.returns:
+                if returned.in_plasma:
+                    self._plasma.free(returned.object_id, [returned.node_id])
 
     def complete_usual(self, task: PendingTask, value: bytes) -> None:
         """It was answered as most are (task_wire.py). The same as `complete`, kept short."""

@@ -24,7 +24,7 @@ from tests.core_worker.called_actor import (
     running_actor,
     sent,
 )
-from tests.core_worker.scene import ELSEWHERE, LOST, Reply, failure, status_in_stores
+from tests.core_worker.scene import ELSEWHERE, LOST, Reply, failure, in_store, status_in_stores
 
 NOT_FOUND = RpcError(StatusCode.NOT_FOUND, "no such actor")
 
@@ -40,6 +40,30 @@ def test_an_answer_that_the_news_of_the_actors_death_overtook_changes_nothing() 
     assert isinstance(world.outcome(call), ActorDiedError)
     world.deliver(world.line)
     assert isinstance(world.outcome(call), ActorDiedError)
+
+
+def test_a_large_return_in_an_answer_that_was_overtaken_leaves_its_store() -> None:
+    world = running_actor()
+    call = world.submit()
+    (said,) = (each.said for each in world.line.to_run)
+    lose_actor(world, will_restart=False)
+    with world.scene.env.lock:
+        said.answer(in_store(call.ref.binary(), ELSEWHERE))
+    world.scene.turn()
+    (freed,) = world.scene.wire.last("Free").request.objects
+    assert (freed.object_id, freed.location_node_ids) == (call.ref.binary(), [ELSEWHERE])
+    assert isinstance(world.outcome(call), ActorDiedError)
+
+
+def test_one_in_an_answer_of_a_call_that_is_sent_again_stays_for_the_next_attempt() -> None:
+    world = running_actor()
+    call = world.submit(max_retries=1)
+    (said,) = (each.said for each in world.line.to_run)
+    lose_actor(world, will_restart=True)
+    with world.scene.env.lock:
+        said.answer(in_store(call.ref.binary(), ELSEWHERE))
+    world.scene.turn()
+    assert is_pending(world, call) and not world.scene.wire.all("Free")
 
 
 def test_an_answer_that_the_news_of_a_restart_overtook_does_not_end_a_call_that_is_sent_again() -> None:
