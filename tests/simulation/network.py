@@ -109,8 +109,8 @@ class SimNetwork:
         for endpoint in list(self._endpoints.values()):
             peer = endpoint.peer
             if endpoint.has_sent_into_silence and peer is not None and peer.process.host_name == host_name:
-                delay_s = self._rng.uniform(*self.knobs.retransmission_s)
-                self._lost(endpoint, delay_s, "connection reset by the peer")
+                when_s = self.loop.time() + self._rng.uniform(*self.knobs.retransmission_s)
+                self._lost(endpoint, when_s, "connection reset by the peer")
 
     def start_process(self, host_name: str, name: str) -> SimProcess:
         host = self._hosts[host_name]
@@ -252,9 +252,12 @@ class SimNetwork:
             receiver.hold(item)
         elif not self._hosts[to_host].is_up:
             sender.has_sent_into_silence = True
-            self._lost(sender, self.knobs.tcp_gives_up_s, "no answer from the host: TCP gave up")
+            when_s = self.loop.time() + self.knobs.tcp_gives_up_s
+            self._lost(sender, when_s, "no answer from the host: TCP gave up")
         elif not receiver.is_open:
-            self._lost(sender, self._draw_delay_s(to_host, from_host), "connection reset by the peer")
+            # Behind what the peer had sent, which is read to its end.
+            when_s = sender.arrival_s(self.loop.time() + self._draw_delay_s(to_host, from_host))
+            self._lost(sender, when_s, "connection reset by the peer")
         elif from_host != to_host and self.may_break and self._rng.random() < self.knobs.break_probability:
             self.break_connection(sender)
         else:
@@ -265,9 +268,9 @@ class SimNetwork:
         when_s = receiver.arrival_s(self.loop.time() + delay_s)
         self.loop.call_at(when_s, receiver.deliver, item, context=receiver.process.context.copy())
 
-    def _lost(self, sender: Endpoint, delay_s: float, reason: str) -> None:
+    def _lost(self, sender: Endpoint, when_s: float, reason: str) -> None:
         if sender.is_open:
-            self.loop.call_later(delay_s, sender.end, reason, context=sender.process.context.copy())
+            self.loop.call_at(when_s, sender.end, reason, context=sender.process.context.copy())
 
     def break_connection(self, endpoint: Endpoint) -> None:
         """Loses what is under way in both directions; both sides notice, each after a delay of its own."""

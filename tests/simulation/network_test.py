@@ -193,6 +193,24 @@ def test_a_killed_server_ends_calls_after_what_it_had_answered(scene: Scene) -> 
     assert scene.servicer.cancelled == []
 
 
+def test_what_a_server_had_answered_arrives_though_more_is_sent_to_it_after_its_end() -> None:
+    for seed in range(20):
+        scene = Scene(seed)
+
+        async def main(scene: Scene = scene) -> None:
+            stub = gcs_rpc.GcsServiceAsyncStub(await scene.connect())
+            answered = asyncio.ensure_future(stub.KvGet(key("quick")))
+            while not scene.servicer.seen:
+                await asyncio.sleep(0.00001)
+            scene.server.kill("the test")
+            with pytest.raises(RpcError):
+                await stub.KvGet(key("late"))
+            assert (await answered).value == b"quick"
+
+        scene.run(main)
+        scene.loop.end()
+
+
 def test_a_killed_client_ends_its_connection_at_the_server(scene: Scene) -> None:
     async def watch() -> None:
         other = scene.network.start_process("two", "other")
