@@ -19,6 +19,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
+from ray_mono.object_manager.stored_object import ObjectState
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.raylet import Raylet
 from ray_mono.rpc.surface import RpcError
@@ -71,11 +72,12 @@ class SimCluster:
     def _is_held_dead(self, node_id: bytes) -> bool:
         return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
 
-    def _stored(self) -> list[bytes]:
+    def _stored(self, with_evictable: bool) -> list[bytes]:
         return [
             each.object_id
             for store in self.world.stores.values()
             for each in store.node_store.store.objects()
+            if with_evictable or each.is_primary or each.num_pins or each.state is not ObjectState.SEALED
         ]
 
     # ---- start

@@ -48,8 +48,8 @@ class ObjectJournal:
     def __init__(self, actors: ActorJournal) -> None:
         self.connections_break = False
         self.is_harmless = False
-        self.stored: Callable[[], list[bytes]] = list
-        """The objects in all stores; set by the cluster."""
+        self.stored: Callable[[bool], list[bytes]] = lambda with_evictable: []
+        """The objects in all stores, perhaps without copies that a store may evict; set by the cluster."""
         self.values_read = 0
         self.errors_read = 0
         self._actors = actors
@@ -133,7 +133,9 @@ class ObjectJournal:
     def _left(self, job_id: bytes) -> list[str]:
         left = []
         if not self.connections_break:  # else a store may not hear that an object is free
-            stored = [each for each in self.stored() if each[: TaskID.SIZE].endswith(job_id)]
+            # A reader that dies may not have told the owner of its copy, which stays until it is evicted.
+            stored = self.stored(self.is_harmless)
+            stored = [each for each in stored if each[: TaskID.SIZE].endswith(job_id)]
             left += [f"a store has object {object_id.hex()}" for object_id in stored]
         for process, table in self._living().items():
             if process.core is not None and process.core.job_id == job_id:

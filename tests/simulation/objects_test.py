@@ -4,6 +4,7 @@ somebody holds is never freed, what nobody holds does not stay, and the judges f
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,22 @@ import pytest
 
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
 from tests.simulation.scenario import Outcome, Scenario, run_scenario
+from tests.simulation.site import site
+
+AS_IT_STORES_S = (0.0, 0.00005, 0.0005, 0.002)
+"""When a worker dies after it has written a return."""
 
 
-def run_programs(seed: int, dies: bool = False) -> Outcome:
+def run_programs(seed: int, dies: bool = False, large_share: float = 0.0) -> Outcome:
     """Four programs of two drivers, on two nodes with two CPUs each."""
-    programs = tuple(ObjectScript(10 * seed + number, 40, dies=dies) for number in range(4))
+    programs = tuple(
+        ObjectScript(10 * seed + number, 40, dies=dies, large_share=large_share) for number in range(4)
+    )
     return run_scenario(seed, Scenario(({"CPU": 2}, {"CPU": 2}), num_drivers=2, tasks=(), programs=programs))
 
 
@@ -54,6 +62,30 @@ def test_what_is_handed_from_task_to_task_is_held_by_the_last() -> None:
         assert run_relays(seed).object_reads[0] > 0
 
 
+def let_workers_die_as_they_store(monkeypatch: pytest.MonkeyPatch, seals_at_once: bool = False) -> None:
+    """Some, when a return is in the store and its owner knows of it, or does not yet."""
+    write, rng = PlasmaStoreProvider.write, random.Random(1)
+
+    def write_and_die(plasma: Any, object_id: bytes, value: Any, owner_worker_id: bytes) -> None:
+        write(plasma, object_id, value, owner_worker_id)
+        here = site()
+        if owner_worker_id == here.core.worker_id:
+            return
+        if seals_at_once:
+            with here.core.env.lock:
+                plasma.seal([object_id])
+        if rng.random() < 0.3:
+            here.later(rng.choice(AS_IT_STORES_S), lambda: here.process.kill("it stored a return"))
+
+    monkeypatch.setattr(PlasmaStoreProvider, "write", write_and_die)
+
+
+def test_the_large_returns_of_workers_that_die_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_workers_die_as_they_store(monkeypatch)
+    for seed in range(10):
+        assert run_programs(seed, dies=True, large_share=0.7).object_reads[0] > 0
+
+
 def test_a_run_with_objects_repeats() -> None:
     assert run_programs(3, dies=True) == run_programs(3, dies=True)
 
@@ -84,6 +116,13 @@ def test_an_answer_that_overtakes_a_registration_is_found(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Borrowing, "_once_acknowledged", at_once)
     is_found("frees what worker .* holds", run_relays)
+
+
+def test_a_large_return_that_is_sealed_before_its_owner_is_told_of_it_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_workers_die_as_they_store(monkeypatch, seals_at_once=True)
+    is_found("a store has object", lambda seed: run_programs(seed, dies=True, large_share=0.7))
 
 
 def test_arguments_that_are_never_let_go_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
