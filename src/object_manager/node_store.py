@@ -99,9 +99,15 @@ class NodeStore:
 
     # ---- requests
 
-    def create(self, wanted: RoomWanted) -> Coroutine[Any, Any, int]:
-        """Offset of the object's memory, waiting in the queue if need be. Raises ObjectExists, StoreFull."""
-        return self.creates.create(wanted)
+    async def create(self, wanted: RoomWanted) -> int:
+        """Offset of the object's memory, waiting in the queue if need be. Raises ObjectExists, StoreFull.
+
+        One that another client is writing is awaited for a while: that client ran the task before, and may
+        end before the object is whole.
+        """
+        if self.store.is_made_here(wanted.object_id):
+            await self._await_seal(wanted.object_id)
+        return await self.creates.create(wanted)
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> None:
         """Raises ObjectUnknown."""
@@ -208,14 +214,16 @@ class NodeStore:
         One that a client is writing is awaited for a while: the client's seal comes over another connection
         than what made the other node ask, and perhaps later.
         """
-        is_pinned = False
         if self.store.is_made_here(object_id):
-            (found,) = await self.gets.get(TRANSFERS, [Wanted(object_id)], self.config.seal_timeout_s, None)
-            is_pinned = found.state is FoundState.FOUND
-        entry = self.store.pin(object_id, TRANSFERS)
-        if is_pinned:
+            await self._await_seal(object_id)
+        return self.store.pin(object_id, TRANSFERS)
+
+    async def _await_seal(self, object_id: ObjectKey) -> None:
+        """Waits for the client that is writing it: until it is sealed or given up, or seal_timeout_s."""
+        wanted = Wanted(object_id, (self.node_id,))
+        (found,) = await self.gets.get(TRANSFERS, [wanted], self.config.seal_timeout_s, None)
+        if found.state is FoundState.FOUND:
             self.release(object_id, TRANSFERS)
-        return entry
 
     # ---- steps
 

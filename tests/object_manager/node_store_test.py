@@ -13,7 +13,7 @@ import pytest
 from ray_mono.object_manager import pressure
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import RoomWanted
-from ray_mono.object_manager.errors import StoreError, StoreFull
+from ray_mono.object_manager.errors import ObjectExists, StoreError, StoreFull
 from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
@@ -98,6 +98,35 @@ def test_a_fetch_of_what_is_not_sealed_in_the_end_finds_no_copy(end: str) -> Non
         elif end == "freed":
             node.free([A])
         assert await fetch is None
+
+    run(scene())
+
+
+@pytest.mark.parametrize("end", ["sealed", "given up", "connection ended", "never sealed"])
+def test_who_makes_an_object_that_another_client_writes_waits_for_its_end(end: str) -> None:
+    """A task that runs again may reach the store before the end of the worker that ran it does."""
+
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config(seal_timeout_s=0.05))
+        first, second = node.connect(), node.connect()
+        await node.create(room(first, A, 100))
+        again = await started(node.create(room(second, A, 100)))
+        assert not again.done()
+        if end == "sealed":
+            node.seal(A, first)
+        elif end == "given up":
+            node.abort(A, first)
+        elif end == "connection ended":
+            node.disconnect(first)
+        if end in ("sealed", "never sealed"):
+            with pytest.raises(ObjectExists):
+                await again
+            assert node.store.contains(A) == (end == "sealed")
+        else:
+            await again
+            node.seal(A, second)
+            assert node.store.contains(A)
 
     run(scene())
 

@@ -61,8 +61,9 @@ class PlasmaStoreProvider:
         self._capacity_bytes: int = hello.capacity_bytes
         self._collector: threading.Thread | None = None
         self._stub.WatchPressure.start(common_pb2.Empty(), self._on_pressure, lambda error: None)
-        # Objects that this process has written, and that nobody can read yet.
-        self._unsealed: set[bytes] = set()
+        # Objects that this process has written, and that nobody can read yet; and how many calls will say
+        # what becomes of each. These are several where a task runs again before its last answer has left.
+        self._unsealed: dict[bytes, int] = {}
         self._write_map: MappedFile | None = None
         self._read_map: mmap.mmap | None = None
         # The ObjectFound of each view that ended. Finalizers append without the lock; `drain` goes through
@@ -97,6 +98,10 @@ class PlasmaStoreProvider:
         If anything is raised, also while this waits for room, the room is given back. A copy that is there
         already, since a task runs again, is left as it is.
         """
+        with self._reactor.lock:
+            if object_id in self._unsealed:
+                self._unsealed[object_id] += 1
+                return
         request = object_manager_pb2.CreateRequest(
             object_id=object_id,
             size_bytes=value.size_bytes,
@@ -108,6 +113,8 @@ class PlasmaStoreProvider:
             target = self._writable()
             for start, part in value.parts:
                 bulk_write.write(target, offset + start, part)
+            with self._reactor.lock:
+                self._unsealed[object_id] = 1
         except RpcError as error:
             if error.code is StatusCode.ALREADY_EXISTS:
                 return
@@ -117,10 +124,10 @@ class PlasmaStoreProvider:
                 f"the object store did not take an object of {value.size_bytes} bytes: {error}"
             ) from None
         except BaseException:
+            with self._reactor.lock:
+                self._unsealed.pop(object_id, None)
             self._abort(object_id)
             raise
-        with self._reactor.lock:
-            self._unsealed.add(object_id)
 
     def seal(self, object_ids: Iterable[bytes]) -> None:
         """Another process, their owner, is told next that they are here. Those that were there already are
@@ -131,16 +138,17 @@ class PlasmaStoreProvider:
         self._channel.flush()
 
     def _seal(self, object_id: bytes) -> None:
-        if object_id in self._unsealed:
-            self._unsealed.remove(object_id)
+        if self._unsealed.pop(object_id, 0):
             self._stub.Seal.notify(object_manager_pb2.SealRequest(object_id=object_id))
 
     def give_up(self, object_ids: Iterable[bytes]) -> None:
         """Their owner will not be told that they are here: those that are not sealed give their room back.
         Lock held."""
         for object_id in object_ids:
-            if object_id in self._unsealed:
-                self._unsealed.remove(object_id)
+            calls = self._unsealed.pop(object_id, 0)
+            if calls > 1:
+                self._unsealed[object_id] = calls - 1
+            elif calls:
                 self._abort(object_id)
 
     def _abort(self, object_id: bytes) -> None:

@@ -136,6 +136,7 @@ class GeneratorRunner:
 
     def _close(self, sender: ItemSender, call: Call) -> None:
         with self._env.lock:
+            sender.close()
             call.answer_to.connection.state["senders"].discard(sender)
             if self._senders.get(call.task_id) is sender:
                 del self._senders[call.task_id]

@@ -243,6 +243,10 @@ class ItemSender:
         self.is_stopped = True
         self._make_room()
 
+    def close(self) -> None:
+        """The generator is over. An interrupt may have struck when an item was written, and not counted yet."""
+        self._parts.plasma.give_up([self._item_id(self._num_made + 1)])
+
     def _make_room(self) -> None:
         if self._on_room is not None and not self.is_full:
             on_room, self._on_room = self._on_room, None

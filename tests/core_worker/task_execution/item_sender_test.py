@@ -10,6 +10,7 @@ import pytest
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import NODE_ID
@@ -474,6 +475,23 @@ def test_an_item_that_an_interrupt_kept_out_of_the_store_leaves_nothing_there(
     worker.stream(still([LARGE]))
     worker.run()
     assert worker.given_up() == [worker.item_id(1)]
+    assert serialization.ERROR == worker.call.answer.returns[0].value.metadata
+
+
+def test_an_item_that_was_written_when_an_interrupt_struck_leaves_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    worker = Streaming(monkeypatch, store_file=tmp_path / "store")
+    write = PlasmaStoreProvider.write
+
+    def write_and_strike(*args: Any) -> None:
+        write(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlasmaStoreProvider, "write", write_and_strike)
+    worker.stream(still([LARGE]))
+    worker.run()
+    assert worker.given_up() == [worker.item_id(1)] and not worker.sealed()
     assert serialization.ERROR == worker.call.answer.returns[0].value.metadata
 
 

@@ -10,7 +10,7 @@ from ray_mono.common.exceptions import ObjectStoreFullError
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import NODE_ID
+from tests.core_worker.scene import NODE_ID, Connection
 from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
 
 OBJECT = b"o" * 28
@@ -84,6 +84,36 @@ def test_large_returns_that_a_caller_who_is_gone_will_not_hear_of_leave_the_stor
     call = worker.ask(worker.function(lambda: (worker.connection.close(), LARGE), num_returns=2))
     worker.run()
     assert worker.given_up() == [returned_id(call, 2)] and not worker.sealed()
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_task_that_runs_again_here_before_its_first_answer_has_left_shares_what_is_in_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, is_lost: bool
+) -> None:
+    worker = Worker(monkeypatch, store_file=tmp_path / "store")
+    kept: list[Any] = []
+
+    def keep(reference: Any) -> list[Any]:
+        kept.append(reference)
+        return [LARGE]
+
+    cut_off = Connection()
+    spec = worker.function(keep, num_returns=1)
+    calls = [
+        worker.ask(spec, Arriving(object_id, OTHER_OWNER), name=b"task", connection=connection)
+        for object_id, connection in ((OBJECT, cut_off), (b"p" * 28, None))
+    ]
+    worker.run()
+    assert len(worker.wire.all("Create")) == 1 and not worker.sealed()
+    if is_lost:
+        cut_off.close()
+    first, second = worker.wire.all("AddBorrower")
+    with worker.env.lock:
+        first.answer(common_pb2.Empty())
+    assert worker.sealed() == ([] if is_lost else [returned_id(calls[0])])
+    with worker.env.lock:
+        second.answer(common_pb2.Empty())
+    assert worker.sealed() == [returned_id(calls[1])] and not worker.given_up()
 
 
 def test_what_was_stored_of_returns_that_failed_together_leaves_the_store(
