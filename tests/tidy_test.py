@@ -79,7 +79,7 @@ FLOORS = {
         | wire
         | lease_answers
         | effect_runner
-        | cluster_events lease_requests local_processes withdrawals
+        | cluster_events lease_requests lent_cpus local_processes withdrawals
         | servicer
         | raylet
     """,

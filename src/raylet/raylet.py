@@ -41,6 +41,7 @@ from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.gcs_outbox import GcsOutbox
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_requests import LeaseRequests
+from ray_mono.raylet.lent_cpus import LentCpus
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
@@ -114,6 +115,7 @@ class Raylet:
             deaths,
         )
         self._withdrawals = Withdrawals(clock, clients, self.leases, reclaims, self._effects)
+        self._lent_cpus = LentCpus(clock, clients, self.leases, launcher, self._effects)
         events = ClusterEvents(
             config.node_id,
             clock,
@@ -164,6 +166,7 @@ class Raylet:
             self._requests,
             self._reclaims,
             self._withdrawals,
+            self._lent_cpus,
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)

@@ -13,6 +13,7 @@ from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.lease_requests import LeaseRequests
+from ray_mono.raylet.lent_cpus import LentCpus
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
@@ -35,6 +36,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         requests: LeaseRequests,
         reclaims: ReclaimStreams,
         withdrawals: Withdrawals,
+        lent_cpus: LentCpus,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         """node: this node's row at the GCS. describe(): its state for people."""
@@ -45,6 +47,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._requests = requests
         self._reclaims = reclaims
         self._withdrawals = withdrawals
+        self._lent_cpus = lent_cpus
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -144,6 +147,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:
         return await self._withdrawals.withdraw(request.lease_id, request.last)
+
+    async def LendCpus(
+        self, request: raylet_pb2.LendCpusRequest, context: CallContext
+    ) -> raylet_pb2.LendCpusReply:
+        return raylet_pb2.LendCpusReply(lent=self._lent_cpus.lend(request.lease_ids, request.most))
 
     async def WatchReclaims(
         self, request: common_pb2.Empty, context: CallContext

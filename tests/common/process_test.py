@@ -97,6 +97,29 @@ def test_a_subreaper_adopts_orphans() -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
+def test_the_cpu_that_a_process_uses_has_that_of_all_below_it_whether_they_live_or_have_ended() -> None:
+    """The child says when it and what it started have used some: one that lives, and one that has ended."""
+    burn = "end = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
+    below = f"import sys, time\n{burn}print(1, flush=True)\nsys.stdin.read()"
+    program = (
+        f"import subprocess, sys, time\nbelow = {below!r}\n"
+        "started = [subprocess.Popen([sys.executable, '-c', below], stdin=way, stdout=subprocess.PIPE)"
+        " for way in (subprocess.DEVNULL, subprocess.PIPE)]\n"
+        "for each in started: each.stdout.readline()\n"
+        f"started[0].wait()\n{burn}print(1, flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline()
+        used_s = process.cpu_time_s(child.pid)
+        child.kill()
+    assert 0.5 < used_s < 5
+    with pytest.raises(OSError):
+        process.cpu_time_s(child.pid)
+
+
 def test_a_zombie_is_not_alive() -> None:
     assert process.is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", ""])

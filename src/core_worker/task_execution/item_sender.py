@@ -244,7 +244,7 @@ class ItemSender:
         self._make_room()
 
     def close(self) -> None:
-        """The generator is over. An interrupt may have struck when an item was written, and not counted yet."""
+        """The generator is over. An interrupt may have struck when an item was written, and not counted."""
         self._parts.plasma.give_up([self._item_id(self._num_made + 1)])
 
     def _make_room(self) -> None:

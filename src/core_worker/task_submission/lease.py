@@ -67,6 +67,7 @@ class Lease:
 
     __slots__ = (
         "address",
+        "is_lent",
         "is_watched_for_idleness",
         "lease_id",
         "long_until",
@@ -110,6 +111,8 @@ class Lease:
         self.looks = 0
         # The one that was long, with nothing behind it.
         self.seen_alone: PendingTask | None = None
+        # Its raylet has given its CPUs to others, since its task uses none.
+        self.is_lent = False
         # The place of the latest task that ran long.
         self.long_until = -1
 
@@ -191,6 +194,10 @@ class Lease:
         if self.state is not ENDING:
             self._move(ENDING)
 
+    def lend(self) -> None:
+        """Its raylet has given its CPUs to others. They are not given back before the lease is."""
+        self.is_lent = True
+
     def returned(self) -> None:
         self._move(RETURNED)
 
@@ -243,6 +250,11 @@ class Lease:
         self.seen_alone = self.tasks[0]
         return is_new
 
+    @property
+    def is_long(self) -> bool:
+        """Whether several looks have found the task first that is first now."""
+        return bool(self.looks and self.tasks) and self.seen_first is self.tasks[0]
+
     def look(self) -> int:
         """How many looks in a row have found the same task first; 0: this one is the first."""
         first = self.tasks[0]
@@ -264,6 +276,7 @@ class SchedulingQueue:
         "filled",
         "idle",
         "is_looked_at",
+        "is_order_looked_at",
         "is_retried",
         "leases",
         "number",
@@ -289,8 +302,9 @@ class SchedulingQueue:
         self.leases: dict[bytes, Lease] = {}
         # Once a worker has so few, more are pushed ahead.
         self.refill_at = 0
-        # A timer looks for stalls; another asks for leases again.
+        # A timer looks for stalls; one for tasks that were overtaken; another asks for leases again.
         self.is_looked_at = False
+        self.is_order_looked_at = False
         self.is_retried = False
         # Lease ids asked for, with the raylet that was asked.
         self.requested: dict[bytes, RayletServiceStub] = {}
@@ -303,6 +317,16 @@ class SchedulingQueue:
                 break
             place += 1
         self.tasks.insert(place, task)
+
+    def num_overtaken(self, number: int) -> int:
+        """How many wait that came back unstarted, and were submitted before the task of this number. They are
+        the first here."""
+        count = 0
+        for task in self.tasks:
+            if not task.came_back or task.number > number:
+                break
+            count += 1
+        return count
 
     def take_all(self) -> deque[PendingTask]:
         tasks, self.tasks = self.tasks, deque()
@@ -349,6 +373,10 @@ class SchedulingQueue:
     def note_looks(self, looks: bool) -> None:
         """Whether a timer looks after a while."""
         self.is_looked_at = looks
+
+    def note_order_looks(self, looks: bool) -> None:
+        """Whether a timer looks for tasks that were overtaken."""
+        self.is_order_looked_at = looks
 
     def note_retry(self, retries: bool) -> None:
         """Whether a timer asks for leases again after a while."""

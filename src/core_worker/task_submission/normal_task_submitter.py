@@ -456,7 +456,7 @@ class NormalTaskSubmitter:
             self._tasks.fail_cancelled(task)
         else:
             task.not_started()
-            queue.take_back(task)
+            self._stalls.take_back(queue, task)
 
     def _move(self, queue: SchedulingQueue, task: PendingTask, from_node_id: bytes) -> None:
         """One of its arguments has no room there: it goes where most of them lie, if its options allow that,

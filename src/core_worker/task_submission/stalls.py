@@ -27,6 +27,7 @@ from typing import Any
 from ray_mono.core_worker.call_template import PACE_CALLS_MAX
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue, mean_us
+from ray_mono.core_worker.task_submission.overtaking import Overtaking
 from ray_mono.core_worker.task_submission.task_manager import PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
@@ -46,10 +47,16 @@ class Stalls:
         self._env = env
         self._on_closed = on_closed
         self._pump = pump
+        self._overtaking = Overtaking(env, on_closed)
 
     def watch(self, queue: SchedulingQueue) -> None:
         queue.note_looks(True)
         self._env.reactor.call_later(self._env.config.stall_look_s, lambda: self._look(queue))
+
+    def take_back(self, queue: SchedulingQueue, task: PendingTask) -> None:
+        """It came back unstarted, and waits again."""
+        queue.take_back(task)
+        self._overtaking.watch(queue)
 
     def ran_long(self, lease: Lease, first: PendingTask, last: PendingTask) -> None:
         """These were answered, and were not very short. Those behind them were perhaps thought to be: what

@@ -99,6 +99,9 @@ MOVES = frozenset(
 )
 
 
+CAME_BACK = -1
+
+
 def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
     """Object ids of what a task returns."""
     if num_returns == 1:
@@ -161,7 +164,8 @@ class PendingTask:
         self.retries_left = retries_left
         self.retry_exceptions = retry_exceptions
         self.resubmit = resubmit
-        # Normal tasks: the order of pushes on its lease; 0 where it has none.
+        # Normal tasks: the order of pushes on its lease; 0 where it has none, CAME_BACK where it has none any
+        # more.
         self.place = 0
         # The order of submission, among all tasks of its process.
         self.number = number
@@ -263,7 +267,12 @@ class PendingTask:
     def not_started(self) -> None:
         """It was pushed, and did not begin there."""
         self._move(WAITS_FOR_WORKER)
-        self.place = 0
+        self.place = CAME_BACK
+
+    @property
+    def came_back(self) -> bool:
+        """Whether it was pushed last time, and did not begin."""
+        return self.place == CAME_BACK
 
     def again(self) -> None:
         """It began and failed, and is run once more, which costs one of its retries."""

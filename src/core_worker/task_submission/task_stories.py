@@ -42,7 +42,7 @@ class TaskStories:
             actor = self._actor_tasks.actor(spec.actor_task.actor_id)
             told += f" of actor {actor.actor_id.hex()[:8]}"
             why = actor.pending_reason or (actor.peer.channel.trouble if actor.peer is not None else "")
-        elif task.place:
+        elif task.place > 0:
             why = self._normal_tasks.trouble_with(task)
         else:
             resources = ResourceSet.from_proto(spec.resources)

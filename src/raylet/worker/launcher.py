@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
 from ray_mono.protobuf import raylet_pb2
@@ -79,6 +80,10 @@ class WorkerLauncher(Protocol):
         """SIGKILL, or SIGTERM without `force`; nothing where the worker is gone. Its end is told as any
         other.
         """
+        ...
+
+    def cpu_time_s(self, startup_token: int) -> float | None:
+        """How much CPU the worker has used, with all processes that it started; None where it is gone."""
         ...
 
     async def close(self) -> None:
@@ -238,6 +243,13 @@ class TemplateLauncher:
                 return
             while True:
                 await self._read_event(reader)
+
+    def cpu_time_s(self, startup_token: int) -> float | None:
+        pid = self._living.get(startup_token)
+        try:
+            return process.cpu_time_s(pid) if pid else None
+        except OSError:
+            return None
 
     async def _read_event(self, reader: asyncio.StreamReader) -> None:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
