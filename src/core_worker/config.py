@@ -47,7 +47,7 @@ class CoreWorkerConfig:
     chunk_bytes_max: int = 64 << 10
     """Of their arguments and ids, in any case: what a socket takes at once. If a frame takes longer to arrive
     than stalls.py waits, its tasks are taken back and sent again, for ever if each frame is as large."""
-    chunk_task_overhead_us: float = 5.0
+    chunk_task_overhead_us: float = 2.0
     """What one of them costs its worker besides the function itself."""
     force_s: float = 1.0
     """How long after a cancel by force the raylet ends a worker that still has the task."""

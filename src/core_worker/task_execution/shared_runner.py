@@ -93,9 +93,8 @@ class SharedRunner:
             self._run(calls, target, like)
         finally:
             self._context.leave(token)
-            with self._env.lock:
-                self._running.over()
-                calls.answers.flush()
+            self._running.over()
+            self._flush(calls)
         return True
 
     def _run(self, calls: SharedCalls, target: Callable[..., Any], like: TaskContext) -> None:
@@ -109,13 +108,17 @@ class SharedRunner:
         while True:
             with lock:
                 # In the same hold of the lock: one call is over, and the next begins.
-                if plain is not None:
-                    collect(calls, index, task.run_us, plain)
-                index = -1 if reactor.is_closed or running.is_ending else take(calls)
-                if index < 0:
-                    return
-                task, plain = beside(task_ids[index]), None
-                begin(task)
+                is_enough = plain is not None and collect(calls, index, task.run_us, plain)
+                plain = None
+                if not is_enough:
+                    index = -1 if reactor.is_closed or running.is_ending else take(calls)
+                    if index < 0:
+                        return
+                    task = beside(task_ids[index])
+                    begin(task)
+            if is_enough:
+                self._flush(calls)
+                continue
             try:
                 enter(task)
                 if may_begin is None or may_begin(first_number and first_number + index, name):
@@ -154,21 +157,21 @@ class SharedRunner:
             self._flush(calls)
             self._ends.returned(calls.call(index), task, value)
             return None
-        flush_output()
         return plain
 
-    def _collect(self, calls: SharedCalls, index: int, run_us: int, plain: bytes) -> None:
-        """Lock held."""
+    def _collect(self, calls: SharedCalls, index: int, run_us: int, plain: bytes) -> bool:
+        """Whether the answers are to be sent now. Lock held."""
         is_short = run_us < self._env.config.answered_alone_us
-        is_enough = calls.answers.collect(index, calls.number(index), run_us, plain)
-        if is_enough or not is_short:
+        is_enough = calls.answers.collect(index, calls.number(index), run_us, plain) or not is_short
+        if is_enough:
             calls.spec.ran(is_short)
-            self._flush(calls)
+        return is_enough
 
     def _flush(self, calls: SharedCalls) -> None:
         """Before anything else is said, or this worker ends. Nothing runs here meanwhile: whoever has the
-        answer may know."""
+        answer may know. What was printed goes first; whole lines have left already."""
         if calls.spec.type == common_pb2.NORMAL_TASK:
             self._board.rest()
+        flush_output()
         with self._env.lock:
             calls.answers.flush()

@@ -117,7 +117,7 @@ def test_tasks_that_may_be_long_are_not_pushed_ahead() -> None:
 
 def test_a_frame_has_no_more_bytes_than_its_limit() -> None:
     scene = a_scene(chunk_bytes_max=10_000)
-    mapped(scene, [0] + ["x" * 3000] * 7, chunk=1000)
+    mapped(scene, [0] + ["x" * 3000] * 7, chunk=10**9)
     assert [len(ids_in(frame)) for frame in frames(scene)] == [3]
     scene = a_scene(chunk_bytes_max=800)
     mapped(scene, range(1000), chunk=10**9)
