@@ -13,8 +13,9 @@ over.
 When a stream is DROPPED, items that were not taken are freed, and items that still come are thrown away.
 
 Item n of a task is its object with index n + 1, in every attempt. A task that runs again sends its items
-again. Those that were received before stay what they are; a copy in a store is one more place where the item
-lies. An exception of the user's function is the last item.
+again. Those that were received before stay what they are. A copy in a store is one more place where the item
+lies; the references inside it, which may be others, are counted beside those of the first. An exception of
+the user's function is the last item.
 
 Index 1 is the task's return. Its value is None where the generator came to its end, and the error where the
 task failed. For "dynamic" it is a DynamicObjectRefGenerator of all items. Index 0 stands for the generator
@@ -125,7 +126,7 @@ class Stream:
         self.num_received = number
         parts.references.add_owned(object_id)
         if item.nested:
-            parts.references.set_nested(object_id, parts.borrowing.adopt_returned(item.nested))
+            parts.references.add_nested(object_id, parts.borrowing.adopt_returned(item.nested))
         self._awaited.discard(object_id)
         if item.in_plasma:
             parts.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
@@ -136,9 +137,12 @@ class Stream:
         """An item came that was received before, or that nobody wants."""
         if not item.in_plasma:
             return
-        is_wanted = object_id in self._parts.references
-        if not is_wanted or not self._parts.memory_store.add_location(object_id, item.node_id):
-            self._parts.plasma.free(object_id, [item.node_id])
+        parts = self._parts
+        is_wanted = object_id in parts.references
+        if not is_wanted or not parts.memory_store.add_location(object_id, item.node_id):
+            parts.plasma.free(object_id, [item.node_id])
+        elif item.nested:
+            parts.references.add_nested(object_id, parts.borrowing.adopt_returned(item.nested))
 
     def add_error(self, metadata: bytes, data: bytes, nested: Iterable[Any] = ()) -> None:
         """Adds an error as the last item."""
@@ -300,7 +304,7 @@ class GeneratorStreams:
         parts = self._parts
         refs = stream.take_all()
         value = serialization.serialize(DynamicObjectRefGenerator(refs))
-        parts.references.set_nested(end_id, tuple(ref._id for ref in refs))
+        parts.references.add_nested(end_id, [ref._id for ref in refs])
         parts.memory_store.put_inline(end_id, value.metadata, value.to_bytes())
 
     def fail(self, task_id: bytes, metadata: bytes, data: bytes) -> None:

@@ -67,7 +67,5 @@ class Putter:
         """Counts the object and makes its reference, whose end undoes that, in one step. Lock held."""
         self._dropped.drain()
         nested = value.nested
-        self._references.add_owned(
-            object_id, tuple(dict.fromkeys(ref._id for ref in nested)) if nested else ()
-        )
+        self._references.add_owned(object_id, [ref._id for ref in nested] if nested else ())
         return ObjectRef(object_id, self._home)

@@ -63,7 +63,7 @@ class Borrowing:
     def references_inside(self, object_id: bytes) -> list[common_pb2.ObjectReference]:
         """The references inside an object of ours."""
         row = self._references.get(object_id)
-        return [self.message_of(inner) for inner in row.nested] if row is not None else []
+        return [self.message_of(inner) for inner in row.nested or ()] if row is not None else []
 
     # ---- as a borrower
 
@@ -222,7 +222,7 @@ class Borrowing:
         if self._memory_store.when_ready(return_id, release):
             release()
 
-    def adopt_returned(self, nested: Iterable[common_pb2.ObjectReference]) -> tuple[bytes, ...]:
+    def adopt_returned(self, nested: Iterable[common_pb2.ObjectReference]) -> list[bytes]:
         """The references inside a return of a task of ours get rows here. The executor has registered them.
         Returns their ids."""
         ids = []
@@ -234,7 +234,17 @@ class Borrowing:
                 self._references.borrow(object_id, reference.owner.SerializeToString(deterministic=True))
             self._references.mark_registered(object_id)
             ids.append(object_id)
-        return tuple(ids)
+        return ids
+
+    def _adopt_copy(self, object_id: bytes, owner: common_pb2.Address, container: bytes) -> None:
+        """Another process gives us the reference inside of `container`, a return or item of a task of ours.
+        If the task runs several times, stores may have copies with other references inside. The copy with
+        this one may be read before we have word of it, or without: the word may be lost, and a later attempt
+        may find the copy there. So what lies in stores keeps the reference."""
+        entry = self._memory_store.get(container)
+        if entry is not None and entry.locations is not None:
+            reference = common_pb2.ObjectReference(object_id=object_id, owner=owner)
+            self._references.add_nested(container, self.adopt_returned([reference]))
 
     # ---- as an owner
 
@@ -244,17 +254,21 @@ class Borrowing:
             return
         if not self._references.add_borrower(object_id, borrower.worker_id, contained_in):
             return
-        request = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=contained_in)
         address = common_pb2.Address()
         address.CopyFrom(borrower)
+
+        def watch(container: bytes) -> None:
+            request = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=container)
+            if container:
+                request.owner.CopyFrom(self._env.address)
+            self._peers.stub_for(address).WaitForRefRemoved.start(request, ended)
 
         def ended(reply: Any, error: RpcError | None) -> None:
             later = self._references.remove_borrower(object_id, address.worker_id, error is not None)
             if later is not None:
-                again = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=later)
-                self._peers.stub_for(address).WaitForRefRemoved.start(again, ended)
+                watch(later)
 
-        self._peers.stub_for(address).WaitForRefRemoved.start(request, ended)
+        watch(contained_in)
 
     # ---- served (core_worker.proto)
 
@@ -263,16 +277,17 @@ class Borrowing:
         call.reply(common_pb2.Empty())
 
     def WaitForRefRemoved(self, request: Any, call: ServerCall) -> None:
-        object_id = request.object_id
+        object_id, container = request.object_id, request.contained_in
 
         def answer() -> None:
             call.reply(common_pb2.Empty())
 
         def look() -> None:
+            if container:
+                self._adopt_copy(object_id, request.owner, container)
             if not self._references.when_removed(object_id, answer):
                 answer()
 
-        container = request.contained_in
         if container:
             self._expect_item(container)
         if not container or self._memory_store.when_ready(container, look):

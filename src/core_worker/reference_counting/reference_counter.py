@@ -51,8 +51,8 @@ class Reference:
         # By worker: the returns in which it was given the reference again since its watch was opened (b"":
         # in another way). The watch is opened anew for each, one after another.
         self.borrowers: dict[bytes, list[bytes]] | None = None
-        # Owner: the references inside the value. Each has one `contained` for it.
-        self.nested: tuple[bytes, ...] = ()
+        # Owner: the references inside the value, an ordered set. Each has one `contained` for it.
+        self.nested: dict[bytes, None] | None = None
         # Borrower: the owner counts this process. Always true for owned references.
         self.registered = owner is None
         # Borrower: answers to open WaitForRefRemoved calls.
@@ -118,13 +118,13 @@ class ReferenceCounter:
 
     # ---- coming in
 
-    def add_owned(self, object_id: bytes, nested: tuple[bytes, ...] = ()) -> None:
+    def add_owned(self, object_id: bytes, nested: Iterable[bytes] = ()) -> None:
         """A new object of ours with one local reference. What is `nested` in it must be in the table."""
         if object_id in self._references:
             raise InternalError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
         self._references[object_id] = None
         if nested:
-            self.set_nested(object_id, nested)
+            self.add_nested(object_id, nested)
 
     def add_all_owned(self, object_ids: Sequence[bytes]) -> None:
         """As add_owned, of values that are known later."""
@@ -134,11 +134,16 @@ class ReferenceCounter:
             raise InternalError(f"object {twice.hex()} is made twice: {self.story(twice)}")
         references.update(dict.fromkeys(object_ids))
 
-    def set_nested(self, object_id: bytes, nested: tuple[bytes, ...]) -> None:
-        """The references inside an owned object. They are known when its value is."""
-        self._row(object_id).nested = nested
+    def add_nested(self, object_id: bytes, nested: Iterable[bytes]) -> None:
+        """References inside an owned object. They are known when its value is, and when another copy of it
+        is, which may have others. Those that are known already are not counted again."""
+        row = self._row(object_id)
+        if row.nested is None:
+            row.nested = {}
         for inner in nested:
-            self._row(inner).contained += 1
+            if inner not in row.nested:
+                row.nested[inner] = None
+                self._row(inner).contained += 1
 
     def add_local(self, object_id: bytes) -> None:
         self._row(object_id).local += 1
@@ -240,8 +245,8 @@ class ReferenceCounter:
     def drop_nested(self, object_id: bytes) -> None:
         """Nobody will look inside this object of ours any more."""
         row = self._row(object_id)
-        nested, row.nested = row.nested, ()
-        for inner in nested:
+        nested, row.nested = row.nested, None
+        for inner in nested or ():
             self._row(inner).contained -= 1
             self._check(inner, self._row(inner))
 
@@ -259,7 +264,7 @@ class ReferenceCounter:
         while ended:
             object_id, reference = ended.pop()
             self._on_out_of_scope(object_id, reference)
-            for inner in reference.nested:
+            for inner in reference.nested or ():
                 row = self.row(inner)
                 if row is not None:
                     row.contained -= 1
@@ -288,7 +293,7 @@ class ReferenceCounter:
         """Recounts what can be recounted. Raises InternalError."""
         contained: dict[bytes, int] = {}
         for _, row in self.items():
-            for inner in row.nested:
+            for inner in row.nested or ():
                 contained[inner] = contained.get(inner, 0) + 1
         for object_id, row in self.items():
             if not row.in_scope or min(row.local, row.submitted, row.contained) < 0:

@@ -141,7 +141,7 @@ class ActorCreator:
         self._tasks.hand_over(task)
         if task.arg_ids and not options.is_detached:
             if actor.creation_id in self._references:
-                self._references.set_nested(actor.creation_id, tuple(dict.fromkeys(task.arg_ids)))
+                self._references.add_nested(actor.creation_id, task.arg_ids)
             self._references.remove_submitted(task.arg_ids)
 
     def _not_created(self, actor: CalledActor, message: str, error: bytes = b"") -> None:

@@ -452,8 +452,7 @@ class TaskManager:
 
     def _store_return(self, returned: Any) -> None:
         object_id = returned.object_id
-        row = self._references.get(object_id)
-        if row is None:
+        if object_id not in self._references:
             # Nobody waits for it any more.
             if returned.in_plasma:
                 self._plasma.free(object_id, [returned.node_id])
@@ -461,8 +460,8 @@ class TaskManager:
                 self._unhandled.note(object_id, returned.value.data)
             return
         nested = returned.nested if returned.in_plasma else returned.value.nested
-        if nested and not row.nested:
-            self._references.set_nested(object_id, self._borrowing.adopt_returned(nested))
+        if nested:
+            self._references.add_nested(object_id, self._borrowing.adopt_returned(nested))
         if returned.in_plasma:
             self._memory_store.put_in_store(object_id, [returned.node_id], returned.size_bytes)
         else:

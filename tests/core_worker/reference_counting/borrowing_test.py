@@ -18,6 +18,7 @@ from tests.core_worker.scene import (
     Scene,
     Served,
     address_of,
+    in_store,
     status,
     value,
 )
@@ -48,7 +49,9 @@ def is_known(scene: Scene, object_id: bytes) -> bool:
 
 
 def ask_for_end(scene: Scene, object_id: bytes, contained_in: bytes = b"") -> Served:
-    request = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=contained_in)
+    request = core_worker_pb2.WaitForRefRemovedRequest(
+        object_id=object_id, contained_in=contained_in, owner=OWNER
+    )
     return scene.ask("WaitForRefRemoved", request)
 
 
@@ -159,6 +162,40 @@ def test_a_return_on_its_way_is_waited_for(scene: Scene) -> None:
     del call
     scene.turn()
     assert asked.replies == [common_pb2.Empty()]
+
+
+def returned_in_store(call: ObjectRef[Any], *inside: bytes) -> core_worker_pb2.PushTaskReply:
+    nested = [common_pb2.ObjectReference(object_id=each, owner=OWNER) for each in inside]
+    reply = in_store(call.binary(), ELSEWHERE)
+    reply.returns[0].nested.extend(nested)
+    return reply
+
+
+def test_what_a_lost_attempt_left_inside_a_return_in_a_store_lives_with_the_return(scene: Scene) -> None:
+    """Its answer did not come here. The next attempt found the return in the store, as the first had left it,
+    and names what it had inside itself."""
+    call = scene.submit()
+    of_the_lost = ask_for_end(scene, OBJECT, call.binary())
+    of_the_next = ask_for_end(scene, OTHER, call.binary())
+    scene.finish(call, returned_in_store(call, OTHER))
+    assert of_the_lost.replies == of_the_next.replies == [] and scene.core.reference_counts() == 3
+    # Who reads the return need not register what it finds there.
+    refs = [scene.borrow(OBJECT), scene.borrow(OTHER)]
+    assert not registrations(scene)
+    refs.clear()
+    del call
+    scene.turn()
+    assert of_the_lost.replies == of_the_next.replies == [common_pb2.Empty()]
+
+
+def test_what_a_lost_attempt_would_have_returned_is_let_go_where_the_next_answers_inline(
+    scene: Scene,
+) -> None:
+    call = scene.submit()
+    asked = ask_for_end(scene, OBJECT, call.binary())
+    scene.finish(call, value(1))
+    assert asked.replies == [common_pb2.Empty()] and scene.core.reference_counts() == 1
+    del call
 
 
 def test_a_return_that_nobody_waits_for_any_more_has_no_reference(scene: Scene) -> None:
@@ -390,6 +427,7 @@ def test_our_own_inside_a_return_is_kept_for_the_caller(worker: Scene) -> None:
     assert answer.done == 1 and answer.kept == []
     watch = worker.wire.last("WaitForRefRemoved", "unix:caller")
     assert (watch.request.object_id, watch.request.contained_in) == (ref.binary(), b"r" * 28)
+    assert watch.request.owner == worker.address
     del ref
     assert worker.core.reference_counts() == 1
     watch.answer(common_pb2.Empty())

@@ -51,6 +51,20 @@ def test_what_an_object_contains_lives_as_long_as_it_and_goes_in_a_chain() -> No
     assert scene.gone == [b"outer", b"middle", b"inner"]
 
 
+def test_what_another_copy_of_an_object_contains_lives_with_what_the_first_one_does() -> None:
+    scene = Scene()
+    for inner in (b"first", b"both", b"second"):
+        scene.own(inner)
+    scene.own(b"outer", b"first", b"both", b"both")
+    scene.counter.add_nested(b"outer", [b"both", b"second"])
+    for inner in (b"first", b"both", b"second"):
+        scene.counter.remove_local(inner)
+    scene.counter.check_invariants()
+    assert scene.gone == []
+    scene.counter.remove_local(b"outer")
+    assert sorted(scene.gone) == [b"both", b"first", b"outer", b"second"]
+
+
 def test_a_borrower_keeps_an_object_until_it_says_so() -> None:
     scene = Scene()
     scene.own(b"a")
