@@ -13,10 +13,11 @@ import pytest
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from tests.simulation.generator_programs import GeneratorScript
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
-from tests.simulation.scenario import Outcome, Scenario, run_scenario
+from tests.simulation.scenario import Fault, FaultKind, Outcome, Scenario, run_scenario
 from tests.simulation.site import site
 
 AS_IT_STORES_S = (0.0, 0.00005, 0.0005, 0.002)
@@ -43,6 +44,27 @@ def run_relays(seed: int) -> Outcome:
     )
 
 
+def run_streams(seed: int) -> Outcome:
+    """A node dies, with large items that wait to be taken. They are made again elsewhere, with other
+    references inside, while messages overtake each other."""
+    generators = tuple(
+        GeneratorScript(6, backpressure=limit, is_large=True, carries_references=True, pause_s=1.0)
+        for limit in (0, 0, 5, 5)
+    )
+    death = Fault(4.0 + 0.3 * seed, FaultKind.KILL_RAYLET, 0.05, seed)
+    return run_scenario(
+        seed,
+        Scenario(
+            ({"CPU": 0}, {"CPU": 4}, {"CPU": 4}),
+            num_drivers=1,
+            tasks=(),
+            generators=generators,
+            faults=(death,),
+            knobs=NetworkKnobs(slow_probability=0.3),
+        ),
+    )
+
+
 def test_programs_read_what_they_hold_and_leave_nothing() -> None:
     for seed in range(10):
         outcome = run_programs(seed)
@@ -60,6 +82,11 @@ def test_programs_whose_workers_die_read_what_the_living_hold() -> None:
 def test_what_is_handed_from_task_to_task_is_held_by_the_last() -> None:
     for seed in range(3):
         assert run_relays(seed).object_reads[0] > 0
+
+
+def test_items_that_are_made_again_elsewhere_are_read_with_all_that_is_inside() -> None:
+    outcomes = [run_streams(seed) for seed in range(10)]
+    assert sum(outcome.retries for outcome in outcomes) > 0
 
 
 def let_workers_die_as_they_store(monkeypatch: pytest.MonkeyPatch, seals_at_once: bool = False) -> None:
@@ -123,6 +150,11 @@ def test_a_large_return_that_is_sealed_before_its_owner_is_told_of_it_is_found(
 ) -> None:
     let_workers_die_as_they_store(monkeypatch, seals_at_once=True)
     is_found("a store has object", lambda seed: run_programs(seed, dies=True, large_share=0.7))
+
+
+def test_a_copy_of_an_item_whose_references_are_let_go_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Borrowing, "_adopt_copy", lambda borrowing, object_id, owner, container: None)
+    is_found("frees what driver 1 holds", run_streams)
 
 
 def test_arguments_that_are_never_let_go_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
