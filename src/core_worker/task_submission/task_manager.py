@@ -408,11 +408,14 @@ class TaskManager:
 
     def answered_late(self, task: PendingTask, reply: Any) -> None:
         """The executor answered, after it was said to be gone. If the task has failed, nobody will ask for
-        what is in a store. If it is to run again, that stays: the next attempt may find it there."""
-        if not self.is_pending(task):
-            for returned in reply.returns:
-                if returned.in_plasma:
-                    self._plasma.free(returned.object_id, [returned.node_id])
+        what is in a store. If it is to run again, or has since, that stays: the next attempt may find it
+        there."""
+        if self.is_pending(task):
+            return
+        for returned in reply.returns:
+            entry = self._memory_store.get(returned.object_id) if returned.in_plasma else None
+            if returned.in_plasma and returned.node_id not in (entry and entry.locations or ()):
+                self._plasma.free(returned.object_id, [returned.node_id])
 
     def complete_usual(self, task: PendingTask, value: bytes) -> None:
         """It was answered as most are (task_wire.py). The same as `complete`, kept short."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from ray_mono.common.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -64,6 +66,25 @@ def test_one_in_an_answer_of_a_call_that_is_sent_again_stays_for_the_next_attemp
         said.answer(in_store(call.ref.binary(), ELSEWHERE))
     world.scene.turn()
     assert is_pending(world, call) and not world.scene.wire.all("Free")
+
+
+@pytest.mark.parametrize("is_same_store", [True, False])
+def test_a_late_answer_frees_nothing_that_the_next_attempt_has_named(is_same_store: bool) -> None:
+    world = running_actor()
+    call = world.submit(max_retries=1)
+    (late,) = (each.said for each in world.line.to_run)
+    lose_actor(world, will_restart=True)
+    world.starts()
+    (again,) = (each.said for each in world.lines[-1].to_run)
+    node_id = ELSEWHERE if is_same_store else b"another".ljust(28)
+    with world.scene.env.lock:
+        again.answer(in_store(call.ref.binary(), ELSEWHERE))
+        late.answer(in_store(call.ref.binary(), node_id))
+    world.scene.turn()
+    freed = [
+        each.location_node_ids[0] for said in world.scene.wire.all("Free") for each in said.request.objects
+    ]
+    assert freed == ([] if is_same_store else [node_id])
 
 
 def test_an_answer_that_the_news_of_a_restart_overtook_does_not_end_a_call_that_is_sent_again() -> None:
