@@ -58,8 +58,11 @@ class CoreWorkerConfig:
     stall_alone_looks: int = 10
     """After so many looks it is asked also where nothing waits behind the task."""
     order_look_s: float = 1.0
-    """How often it is looked, while a task is long, whether others were submitted before it that have no
-    worker (overtaking.py): so long that a worker that computes has had some of its CPU."""
+    """How often a queue is looked at, while tasks wait in it that came back (overtaking.py): so long that a
+    worker that computes has had some of its CPU meanwhile."""
+    standstill_looks: int = 20
+    """After so many looks in a row that found the same tasks running, CPUs of those that began too early are
+    lent."""
     lost_worker_answer_s: float = 10.0
     """How long a raylet may take to say how a worker ended. One that takes longer is in trouble itself."""
 

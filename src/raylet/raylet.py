@@ -115,7 +115,7 @@ class Raylet:
             deaths,
         )
         self._withdrawals = Withdrawals(clock, clients, self.leases, reclaims, self._effects)
-        self._lent_cpus = LentCpus(clock, clients, self.leases, launcher, self._effects)
+        self._lent_cpus = LentCpus(clock, clients, self.leases, self.ledger, launcher, self._effects)
         events = ClusterEvents(
             config.node_id,
             clock,
@@ -215,6 +215,7 @@ class Raylet:
         while True:
             self._effects.run(self.leases.tick(self._clock.time_s()))
             self._effects.run(self._crowd.due(self._pool, self.ledger.count_blocked()))
+            self._lent_cpus.look()
             ticks += 1
             if ticks % CHECK_EVERY_TICKS == 0:
                 self.leases.check_invariants()

@@ -145,27 +145,6 @@ def test_tasks_run_elsewhere_and_once_while_workers_that_have_leases_are_stopped
     assert num_runs(tmp_path) == [1] * next(numbers)
 
 
-@pytest.mark.parametrize("way", ["loop", "map"])
-def test_tasks_that_were_short_may_wait_for_those_that_were_submitted_beside_them(
-    tmp_path: Path, way: str
-) -> None:
-    @ray.remote
-    def meet(number: int) -> int:
-        """Waits, though not in `get`, for those that are as many as CPUs; a negative one is short."""
-        if number >= 0:
-            (tmp_path / str(number)).touch()
-            first = number - number % NUM_CPUS
-            others = [tmp_path / str(other) for other in range(first, first + NUM_CPUS)]
-            wait_until(lambda: all(other.exists() for other in others), f"{others} have begun")
-        return number
-
-    def call_all(numbers: range) -> list[int]:
-        return get(meet.map(numbers) if way == "map" else [meet.remote(number) for number in numbers])
-
-    call_all(range(-500, 0))
-    assert call_all(range(20 * NUM_CPUS)) == list(range(20 * NUM_CPUS))
-
-
 def test_the_death_of_a_stopped_worker_costs_what_was_taken_back_no_retry(tmp_path: Path) -> None:
     pid = get(note.remote(tmp_path, 0))
     references = [note.remote(tmp_path, number) for number in range(1, 301)]

@@ -28,12 +28,17 @@ class Node:
         launcher: Any = SimpleNamespace(cpu_time_s=lambda name: self.used_s[name])
         effects: Any = SimpleNamespace(run=scene.take)
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
-        self.lent_cpus = LentCpus(clock, clients, scene.manager, launcher, effects)
+        self.lent_cpus = LentCpus(clock, clients, scene.manager, scene.ledger, launcher, effects)
 
     def ask(self, *leases: str, most: int = 9, after_s: float = 1.0) -> list[str]:
         """Their holder names these, a while after the last time."""
         self.scene.wait(after_s)
         return [each.decode() for each in self.lent_cpus.lend([name.encode() for name in leases], most)]
+
+    def look(self, after_s: float = 1.0) -> None:
+        """The raylet does, from time to time."""
+        self.scene.wait(after_s)
+        self.lent_cpus.look()
 
     @property
     def free(self) -> ResourceSet:
@@ -63,7 +68,47 @@ def test_no_more_are_lent_than_are_asked_for_and_not_those_of_who_computes() -> 
     node.used_s["computes"] = 1.0
     assert node.ask(*node.used_s, most=2) == ["one", "two"]
     assert node.free == units(CPU=2)
+    assert node.ask(*node.used_s, most=2) == ["one", "two"]
     assert node.ask("computes", "three", most=1) == ["computes"]  # it does so no more
+
+
+def test_two_asks_one_after_the_other_say_nothing_of_what_a_worker_does() -> None:
+    node = Node("held")
+    node.ask("held")
+    assert node.ask("held", after_s=0.1) == []
+    assert node.ask("held", after_s=0.1) == []
+    node.used_s["held"] = 1.0
+    assert node.ask("held") == []
+    assert node.ask("held") == ["held"]
+
+
+def test_a_worker_that_uses_cpu_again_has_its_own() -> None:
+    node = Node("held", "other")
+    node.ask("held", "other")
+    node.ask("held", "other")
+    assert node.free == units(CPU=2)
+    node.scene.ask("next", requester=OTHER)
+    node.used_s["held"] = 1.0
+    node.look()
+    assert node.free == units()
+    node.used_s["held"] = 2.0
+    assert node.ask("held", "other") == ["other"]
+    node.scene.give_back("next")
+    assert node.free == units(CPU=1)
+    node.look()
+    assert node.ask("held", "other") == ["other", "held"]  # and sleeps once more
+
+
+def test_a_worker_that_comes_out_of_a_get_has_its_own_and_may_lend_them_again() -> None:
+    node = Node("held")
+    node.ask("held")
+    node.ask("held")
+    node.scene.block("held")
+    node.scene.block("held", False)
+    assert node.free == units()
+    node.look()
+    assert node.ask("held") == ["held"]
+    assert node.free == units(CPU=1)
 
 
 def test_what_was_seen_long_ago_says_nothing_of_the_task_that_runs_now() -> None:

@@ -67,7 +67,6 @@ class Lease:
 
     __slots__ = (
         "address",
-        "is_lent",
         "is_watched_for_idleness",
         "lease_id",
         "long_until",
@@ -111,8 +110,6 @@ class Lease:
         self.looks = 0
         # The one that was long, with nothing behind it.
         self.seen_alone: PendingTask | None = None
-        # Its raylet has given its CPUs to others, since its task uses none.
-        self.is_lent = False
         # The place of the latest task that ran long.
         self.long_until = -1
 
@@ -193,10 +190,6 @@ class Lease:
         """Others wait for it, or its worker does not answer: nothing is pushed any more."""
         if self.state is not ENDING:
             self._move(ENDING)
-
-    def lend(self) -> None:
-        """Its raylet has given its CPUs to others. They are not given back before the lease is."""
-        self.is_lent = True
 
     def returned(self) -> None:
         self._move(RETURNED)

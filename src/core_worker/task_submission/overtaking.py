@@ -2,14 +2,15 @@
 blocks.
 
 Short tasks are pushed ahead, so they begin in another order than they were submitted in. That is no harm
-while they are short. But once, one of them may wait for another: for a file that the other writes, say. In
-the order of submission that ends as soon as both have a CPU. Here those that began too early may hold all of
-them, while those that they wait for have none.
+while they are short. But such a task may turn out to wait for another, by a file, say. In the order of
+submission that ends, as long as both have a CPU. Here tasks that began too early may hold all CPUs, while
+those that they wait for have none.
 
-So while tasks wait that came back unstarted, it is looked whether tasks run that were submitted after them,
-and are long. The leases of these are named to their raylets (`LendCpus`), which lend the CPUs of as many as
-were overtaken, if the workers use next to none. Those leases get nothing more, and go back when all is
-answered. A task that computes, or that waits without sleep, keeps its CPUs.
+Nobody can tell such a wait from any other sleep. So nothing is done while anything moves. It may be that
+for standstill_looks looks in a row no task of a queue has ended or begun, while tasks wait that came back
+unstarted. Then the leases of tasks that were submitted after these are named to their raylets (`LendCpus`).
+A raylet lends the CPUs of as many as were overtaken, if their workers use next to none, until they use some.
+These leases get nothing more, and go back when all is answered.
 """
 
 from __future__ import annotations
@@ -37,30 +38,36 @@ class Overtaking:
         """Tasks of it came back."""
         if not queue.is_order_looked_at:
             queue.note_order_looks(True)
-            self._env.reactor.call_later(self._env.config.order_look_s, partial(self._look, queue))
+            self._look_later(queue, [], 0)
 
-    def _look(self, queue: SchedulingQueue) -> None:
-        queue.note_order_looks(False)
+    def _look_later(self, queue: SchedulingQueue, runs: list[int], looks: int) -> None:
+        """runs: the tasks that the workers ran at the last look; looks: how many in a row found these."""
+        look = partial(self._look, queue, runs, looks)
+        self._env.reactor.call_later(self._env.config.order_look_s, look)
+
+    def _look(self, queue: SchedulingQueue, ran: list[int], looks: int) -> None:
         if not queue.tasks or not queue.tasks[0].came_back:
+            queue.note_order_looks(False)
             return
-        self.watch(queue)
-        long = [lease for lease in queue.leases.values() if lease.is_long]
-        early = [lease for lease in long if lease.tasks[0].number > queue.tasks[0].number]
-        most = max((queue.num_overtaken(lease.tasks[0].number) for lease in early), default=0)
-        most -= sum(lease.is_lent for lease in early)
-        early = [lease for lease in early if not lease.is_lent]
-        if most <= 0 or not early:
-            return
+        runs = sorted(lease.tasks[0].number for lease in queue.leases.values() if lease.tasks)
+        looks = looks + 1 if runs == ran else 0
+        if looks >= self._env.config.standstill_looks:
+            self._ask(queue)
+        self._look_later(queue, runs, looks)
+
+    def _ask(self, queue: SchedulingQueue) -> None:
+        first = queue.tasks[0].number
         leases: dict[RayletServiceStub, list[Lease]] = {}
-        for lease in early:
-            leases.setdefault(lease.raylet, []).append(lease)
-        for raylet, here in leases.items():
-            request = raylet_pb2.LendCpusRequest(lease_ids=[lease.lease_id for lease in here], most=most)
+        for lease in queue.leases.values():
+            if lease.is_long and lease.tasks[0].number > first:
+                leases.setdefault(lease.raylet, []).append(lease)
+        for raylet, early in leases.items():
+            most = max(queue.num_overtaken(lease.tasks[0].number) for lease in early)
+            request = raylet_pb2.LendCpusRequest(lease_ids=[lease.lease_id for lease in early], most=most)
             raylet.LendCpus.start(request, partial(self._on_lent, queue))
 
     def _on_lent(self, queue: SchedulingQueue, reply: Any, error: RpcError | None) -> None:
         for lease_id in reply.lent if error is None else ():
             lease = queue.leases.get(lease_id)
-            if lease is not None:
-                lease.lend()
+            if lease is not None and not lease.is_ending:
                 self._on_closed(lease, lease.num_pushed)

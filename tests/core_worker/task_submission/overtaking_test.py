@@ -23,11 +23,20 @@ from tests.core_worker.task_submission.tasks import (
 
 LOOK_S = 0.01
 ORDER_S = 1.0
+STANDSTILL_S = 4 * ORDER_S + LOOK_S
+"""Until the first look that has found the same tasks as three before it, and a moment more."""
 THIRD = address_of(b"third")
 
 
 def a_scene() -> Scene:
-    return Scene(stall_look_s=LOOK_S, order_look_s=ORDER_S, wake_us=0.0, keep_up_us=0.0, ahead_max=2)
+    return Scene(
+        stall_look_s=LOOK_S,
+        order_look_s=ORDER_S,
+        standstill_looks=3,
+        wake_us=0.0,
+        keep_up_us=0.0,
+        ahead_max=2,
+    )
 
 
 def asks(scene: Scene) -> list[Said]:
@@ -63,6 +72,8 @@ def long_tasks(scene: Scene) -> list[ObjectRef[Any]]:
 def test_a_task_that_waits_though_others_began_before_it_gets_the_cpu_of_one_that_began_too_early() -> None:
     scene = a_scene()
     first, overtaken, early, last = long_tasks(scene)
+    scene.pass_time(STANDSTILL_S - ORDER_S)
+    assert not asks(scene)
     scene.pass_time(ORDER_S)
     (ask,) = asks(scene)
     # The third task has begun, and the second has not. The first began in its turn.
@@ -85,20 +96,33 @@ def test_a_task_that_waits_though_others_began_before_it_gets_the_cpu_of_one_tha
 def test_the_raylet_is_asked_again_while_nothing_is_lent() -> None:
     scene = a_scene()
     long_tasks(scene)
+    scene.pass_time(STANDSTILL_S)
     for number in range(1, 4):
-        scene.pass_time(ORDER_S)
         assert len(asks(scene)) == number
         lend(scene)
+        scene.pass_time(ORDER_S)
     assert "goes back" not in "".join(lease_states(scene))
 
 
-def test_no_more_cpus_are_asked_for_when_as_many_are_lent_as_tasks_were_overtaken() -> None:
+def test_what_the_raylet_names_again_is_no_news() -> None:
     scene = a_scene()
     long_tasks(scene)
-    scene.pass_time(ORDER_S)
-    lend(scene, *asks(scene)[0].request.lease_ids)
-    scene.pass_time(3 * ORDER_S)
-    assert len(asks(scene)) == 1
+    scene.pass_time(STANDSTILL_S)
+    for _ in range(2):
+        lend(scene, *asks(scene)[0].request.lease_ids)
+        assert [state.count("goes back") for state in lease_states(scene)] == [0, 1]
+        scene.pass_time(ORDER_S)
+
+
+def test_nothing_is_asked_where_one_ends_in_time_and_the_overtaken_task_begins() -> None:
+    scene = a_scene()
+    first, overtaken, _, last = long_tasks(scene)
+    scene.pass_time(STANDSTILL_S - ORDER_S)
+    answer(scene, first)
+    assert pushed(scene)[-1:] == ids_of(overtaken)
+    # What waits now was submitted last.
+    scene.pass_time(2 * STANDSTILL_S)
+    assert not asks(scene) and num_queued(scene) == 1 and scene.state_of(last) is not None
 
 
 def test_tasks_that_began_in_their_order_keep_their_cpus_while_later_ones_wait() -> None:
@@ -108,7 +132,7 @@ def test_tasks_that_began_in_their_order_keep_their_cpus_while_later_ones_wait()
     scene.grant()
     scene.pass_time(3 * LOOK_S)
     answer(scene, refs[1], NOT_STARTED)
-    scene.pass_time(3 * ORDER_S)
+    scene.pass_time(2 * STANDSTILL_S)
     assert num_queued(scene) == 1 and not asks(scene)
 
 
@@ -123,7 +147,7 @@ def test_a_task_whose_arguments_came_later_has_not_been_overtaken() -> None:
     leaves.worker_exiting = True
     answer(scene, producer, leaves)
     assert pushed(scene, "unix:second") == ids_of(long) and num_queued(scene) == 1
-    scene.pass_time(3 * ORDER_S)
+    scene.pass_time(2 * STANDSTILL_S)
     assert not asks(scene) and scene.state_of(waits) is not None
 
 
@@ -137,14 +161,14 @@ def test_a_task_that_runs_again_has_not_been_overtaken() -> None:
     (told,) = scene.wire.open("LostWorker")
     told.answer(common_pb2.DeathCause(message="signal 9"))
     assert num_queued(scene) == 1 and scene.state_of(runs_again) is not None
-    scene.pass_time(3 * ORDER_S)
+    scene.pass_time(2 * STANDSTILL_S)
     assert not asks(scene)
 
 
 def test_what_was_lent_goes_back_at_once_where_the_worker_has_answered_meanwhile() -> None:
     scene = a_scene()
     _, overtaken, early, _ = long_tasks(scene)
-    scene.pass_time(ORDER_S)
+    scene.pass_time(STANDSTILL_S)
     (ask,) = asks(scene)
     answer(scene, early)
     assert pushed(scene, "unix:second")[-1:] == ids_of(overtaken)
@@ -160,5 +184,5 @@ def test_when_no_task_is_long_any_more_nobody_looks() -> None:
     scene.grant(THIRD)
     for ref in (refs[0], refs[2], refs[1], refs[3]):
         answer(scene, ref)
-    scene.pass_time(3 * ORDER_S)
+    scene.pass_time(2 * STANDSTILL_S)
     assert not asks(scene) and not lease_states(scene)
