@@ -33,7 +33,6 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         lease_id=message.lease_id,
         requester=requester,
         requester_node_id=message.requester.node_id,
-        requester_worker_id=message.requester.worker_id,
         job_id=message.job_id,
         resources=ResourceSet.from_proto(message.resources),
         placement_resources=placement,

@@ -247,6 +247,7 @@ def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
         items_in_flight_max=rng.choice([2, 8, usual.items_in_flight_max]),
         part_items_max=rng.choice([1, 3, usual.part_items_max]),
         force_s=rng.choice([0.05, usual.force_s]),
+        standstill_looks=rng.choice([0, usual.standstill_looks]),
     )
 
 

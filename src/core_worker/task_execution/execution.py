@@ -60,7 +60,6 @@ class Execution:
     ) -> None:
         """bind_job: see Executor."""
         env = parts.env
-        self._env = env
         self.running = running
         self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board)
         self.replies = TaskReplies(

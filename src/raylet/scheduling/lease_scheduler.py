@@ -11,7 +11,7 @@ other nodes have changed, or when it fits here. `look` sees to what waits for ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
@@ -209,10 +209,6 @@ class LeaseScheduler:
     @property
     def num_shapes_remembered(self) -> int:
         return len(self._refusals.keys() | self._served_at_s.keys())
-
-    def waiting(self) -> Iterator[WorkerLease]:
-        yield from self._queue
-        yield from self._reserved
 
     def _place_next(self, job_id: bytes, shape: Shape, effects: list[Effect], now_s: float) -> bool:
         """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""

@@ -93,7 +93,6 @@ class LeaseRequest(NamedTuple):
     lease_id: bytes
     requester: int
     requester_node_id: bytes
-    requester_worker_id: bytes
     job_id: bytes
     resources: ResourceSet
     placement_resources: ResourceSet

@@ -138,6 +138,10 @@ def test_values_come_in_the_order_that_was_asked_for_and_twice_where_asked_twice
     got = scene.core.get([b, a, b, a], None)
     assert got == ["b", ["a"], "b", ["a"]]
     assert got[1] is not got[3]
+    with scene.as_this_process():
+        unusual = scene.core.put([a])  # it has a reference inside
+        got = scene.core.get([unusual, b, unusual], None)
+    assert got == [[a], "b", [a]] and got[0] is not got[2]
 
 
 def test_the_error_of_a_task_is_raised_as_what_it_was_raised_by(scene: Scene) -> None:

@@ -332,7 +332,8 @@ def test_a_task_that_finishes_in_spite_of_its_cancel_has_its_value() -> None:
 # ---- all at once
 
 
-def test_when_nothing_runs_any_more_every_task_fails_and_late_answers_change_nothing() -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+def test_when_nothing_runs_any_more_every_task_fails_and_late_answers_change_nothing(is_large: bool) -> None:
     scene = Scene()
     refs = [scene.submit(), scene.submit(resources=ResourceSet.from_units({"GPU": 1}))]
     refs.append(scene.submit())
@@ -341,7 +342,8 @@ def test_when_nothing_runs_any_more_every_task_fails_and_late_answers_change_not
     with scene.env.lock:
         scene.core.fail_all_tasks(lambda: ConnectionError("the node is gone"))
     assert not scene.core.describe()["tasks_pending"]
-    push_of(scene, refs[0]).answer(value(1))
+    push_of(scene, refs[0]).answer(in_store(refs[0], ELSEWHERE) if is_large else value(1))
+    assert freed(scene) == [(refs[0].binary(), [ELSEWHERE])] * is_large
     lose(scene)
     for ref in (*refs, waiting):
         assert isinstance(scene.state_of(ref), ConnectionError)

@@ -20,7 +20,6 @@ def lease(
         number.to_bytes(4, "big"),
         requester,
         b"",
-        b"",
         job,
         resources,
         ResourceSet(),

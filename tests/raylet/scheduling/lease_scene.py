@@ -89,7 +89,6 @@ class Scene:
             lease_id=name.encode(),
             requester=requester,
             requester_node_id=requester_node,
-            requester_worker_id=b"",
             job_id=job,
             resources=units(CPU=1) if resources is None else resources,
             placement_resources=placement or ResourceSet(),

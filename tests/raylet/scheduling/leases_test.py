@@ -19,7 +19,7 @@ from ray_mono.raylet.scheduling.leases import (
 
 def lease(requester: int = 1) -> WorkerLease:
     cpu = ResourceSet.from_units({"CPU": 1})
-    request = LeaseRequest(b"l", requester, b"n", b"w", b"job", cpu, ResourceSet(), task_name="f")
+    request = LeaseRequest(b"l", requester, b"n", b"job", cpu, ResourceSet(), task_name="f")
     return WorkerLease(request, request.shape, queued_at_s=1.0, number=1)
 
 
@@ -69,7 +69,7 @@ def test_leases_that_are_alike_have_one_shape_and_others_have_others() -> None:
     spread = Strategy(StrategyKind.SPREAD)
 
     def shape(resources: ResourceSet, placement: ResourceSet, strategy: Strategy) -> Shape:
-        return LeaseRequest(b"l", 1, b"n", b"w", b"job", resources, placement, strategy).shape
+        return LeaseRequest(b"l", 1, b"n", b"job", resources, placement, strategy).shape
 
     task = shape(cpu, nothing, Strategy())
     assert shape(ResourceSet.from_units({"CPU": 1}), ResourceSet(), Strategy()) is task
