@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_mono.common.our_bug import InternalError
+from ray_mono.common.scheduling.resources import CPU
 from ray_mono.core_worker.call_template import Pace
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
@@ -265,6 +266,7 @@ class SchedulingQueue:
         "_config",
         "_each_us",
         "_filled_with",
+        "_may_push_ahead",
         "fill",
         "filled",
         "idle",
@@ -274,6 +276,7 @@ class SchedulingQueue:
         "leases",
         "number",
         "options",
+        "pushes_ahead",
         "refill_at",
         "requested",
         "tasks",
@@ -282,6 +285,10 @@ class SchedulingQueue:
     def __init__(self, options: TaskOptions, number: int, config: CoreWorkerConfig) -> None:
         self.options = options
         self._config = config
+        # Not tasks after which a worker ends. Nor those that hold other resources than CPUs: only CPUs can be
+        # lent, should tasks that began too early wait for those that did not (overtaking.py).
+        only_cpus = options.resources == options.resources.only(CPU)
+        self.pushes_ahead = self._may_push_ahead = only_cpus and not options.max_calls
         # By this number the raylet tells the queues of this process apart.
         self.number = number
         self.tasks: deque[PendingTask] = deque()
@@ -327,9 +334,9 @@ class SchedulingQueue:
 
     def wake(self, pace: Pace) -> Lease:
         """An idle worker gets the next task, which has this pace, and others of its function behind it before
-        another worker is woken, where they are very short. Not so where the options say how tasks are placed,
-        or that a worker ends after them."""
-        if not pace or self.options.max_calls or self.options.strategy is not None:
+        another worker is woken, where they are very short. Not so where the options say how tasks are placed.
+        """
+        if not pace or not self.pushes_ahead or self.options.strategy is not None:
             self.fill, self._filled_with = 1, None
         else:
             self._each_us = mean_us(pace) + self._config.task_overhead_us
@@ -375,8 +382,14 @@ class SchedulingQueue:
         """Whether a timer asks for leases again after a while."""
         self.is_retried = retries
 
+    def keep_order(self) -> None:
+        """Its tasks wait for each other. None is pushed ahead any more, as long as it has workers."""
+        self.pushes_ahead = False
+
     def forget(self, lease: Lease) -> None:
         del self.leases[lease.lease_id]
+        if not self.leases:
+            self.pushes_ahead = self._may_push_ahead
         if lease in self.idle:
             self.idle.remove(lease)
         if lease is self.filled:

@@ -17,7 +17,8 @@ raylet.
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
 by what their function took lately (call_template.Pace). Very short ones go to the worker that is awake,
 until it has work for wake_us, before another one is woken. While the workers that are held keep up, no more
-are asked for. A function that has not run yet is not pushed ahead.
+are asked for. Not pushed ahead are tasks of a function that has not run yet, and tasks that hold other
+resources than CPUs.
 
 A task behind another one could wait too long, or for ever if that one waits for it. So a worker that blocks
 in `get` gives its unstarted tasks back. If the first task is long, they are taken from the worker, and it
@@ -144,7 +145,7 @@ class NormalTaskSubmitter:
             self._shared.push_ahead(lease)
             if not queue.tasks or queue.tasks[0].together:
                 return
-        while queue.tasks and lease.tasks and lease.takes_more and not queue.options.max_calls:
+        while queue.tasks and lease.tasks and lease.takes_more and queue.pushes_ahead:
             pace = queue.tasks[0].template.pace
             limit = queue.share_of(lease, pace)
             if len(lease.tasks) >= limit:

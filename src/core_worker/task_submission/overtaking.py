@@ -10,7 +10,8 @@ Nobody can tell such a wait from any other sleep. So nothing is done while anyth
 for standstill_looks looks in a row no task of a queue has ended or begun, while tasks wait that came back
 unstarted. Then the leases of tasks that were submitted after these are named to their raylets (`LendCpus`).
 A raylet lends the CPUs of as many as were overtaken, if their workers use next to none, until they use some.
-These leases get nothing more, and go back when all is answered.
+These leases get nothing more, and go back when all is answered. From then on, as long as the queue has
+workers, its tasks begin in their order.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Overtaking:
             raylet.LendCpus.start(request, partial(self._on_lent, queue))
 
     def _on_lent(self, queue: SchedulingQueue, reply: Any, error: RpcError | None) -> None:
+        if error is None and reply.lent:
+            queue.keep_order()
         for lease_id in reply.lent if error is None else ():
             lease = queue.leases.get(lease_id)
             if lease is not None and not lease.is_ending:

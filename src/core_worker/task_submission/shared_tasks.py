@@ -49,7 +49,7 @@ class SharedTasks:
     def push_ahead(self, lease: Lease) -> None:
         """Pushes those of a `map` that are next, as many as the worker runs in chunk_ahead_us."""
         queue, config = lease.queue, self._env.config
-        if not lease.takes_more or not lease.tasks or queue.options.max_calls:
+        if not lease.takes_more or not lease.tasks or not queue.pushes_ahead:
             return
         limit, pace = 0, queue.tasks[0].template.pace
         if pace:

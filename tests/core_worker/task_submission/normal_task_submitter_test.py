@@ -12,6 +12,7 @@ from ray_mono.common.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from tests.core_worker.scene import (
     ELSEWHERE,
@@ -193,6 +194,19 @@ def test_nothing_is_pushed_behind_a_task_after_which_the_worker_ends() -> None:
     assert returned.request.leaving and not lease_states(scene)
     scene.grant(SECOND)
     assert pushed(scene, "unix:second") == ids_of(second)
+
+
+def test_tasks_that_hold_other_resources_than_cpus_get_a_worker_each_in_order() -> None:
+    scene = Scene()
+    slot = ResourceSet.from_units({"CPU": 1, "slot": 1})
+    short_tasks(scene, resources=slot)
+    first, second, third = (scene.submit(resources=slot) for _ in range(3))
+    scene.grant()
+    assert pushed(scene) == ids_of(first)
+    scene.grant(SECOND)
+    answer(scene, first, value(0, run_us=1))
+    assert pushed(scene, "unix:second") == ids_of(second)
+    assert pushed(scene, "unix:worker")[-1:] == ids_of(third)
 
 
 def test_what_was_pushed_behind_a_worker_that_ends_by_itself_runs_elsewhere_at_no_cost() -> None:

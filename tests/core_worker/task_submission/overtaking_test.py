@@ -104,6 +104,24 @@ def test_the_raylet_is_asked_again_while_nothing_is_lent() -> None:
     assert "goes back" not in "".join(lease_states(scene))
 
 
+def test_after_that_tasks_begin_in_their_order_until_the_queue_has_no_worker() -> None:
+    scene = a_scene()
+    first, overtaken, early, last = long_tasks(scene)
+    scene.pass_time(STANDSTILL_S)
+    lend(scene, *asks(scene)[0].request.lease_ids)
+    more = [scene.submit() for _ in range(3)]
+    answer(scene, first, value(1, run_us=1))
+    for ref in (overtaken, last, *more):
+        assert pushed(scene)[-1:] == ids_of(ref)
+        answer(scene, ref, value(1, run_us=1))
+    answer(scene, early)
+    scene.pass_time(1)
+    assert not lease_states(scene)
+    again = [scene.submit() for _ in range(2)]
+    scene.grant()
+    assert pushed(scene)[-2:] == ids_of(*again)
+
+
 def test_what_the_raylet_names_again_is_no_news() -> None:
     scene = a_scene()
     long_tasks(scene)

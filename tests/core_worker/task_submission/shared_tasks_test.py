@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import NodeDiedError, TaskCancelledError, WorkerCrashedError
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_submission.map_builder import FIRST_PIECE_ITEMS, PIECE_ITEMS
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -113,6 +114,15 @@ def test_tasks_that_may_be_long_are_not_pushed_ahead() -> None:
     assert (pushed(scene), frames(scene), num_queued(scene)) == (ids_of(refs[0]), [], 4)
     answer(scene, refs[0], value(0, run_us=10**6))
     assert (pushed(scene)[1:], frames(scene), num_queued(scene)) == (ids_of(refs[1]), [], 3)
+
+
+def test_tasks_that_hold_other_resources_than_cpus_travel_alone_and_in_order() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(3), resources=ResourceSet.from_units({"CPU": 1, "slot": 1}))
+    scene.grant()
+    for ref in refs:
+        assert pushed(scene)[-1] == id_of(ref) and not frames(scene)
+        answer(scene, ref, value(0, run_us=1))
 
 
 def test_a_frame_has_no_more_bytes_than_its_limit() -> None:
