@@ -22,6 +22,7 @@ import pytest
 
 from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.core_worker.core_worker import CoreWorker
+from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_execution import (
     actor_runtime,
     async_group,
@@ -67,6 +68,10 @@ class DaemonThread(threading.Thread):
         super().__init__(target=target, name=name, daemon=True)
 
 
+LARGE = b"x" * (INLINE_BYTES_MAX + 1)
+"""A value that goes into the store."""
+
+
 class Pushed(Served):
     """One call that was pushed, and what its caller was told."""
 
@@ -81,6 +86,10 @@ class Pushed(Served):
         self._reactor = reactor
         self._flushes = 0
         self._is_answered = threading.Event()
+
+    def returned_id(self, index: int = 1) -> bytes:
+        """Of its return."""
+        return self.task_id + index.to_bytes(4, "little")
 
     def part(self, message: Any, rings: bool = False) -> None:
         assert self._reactor.lock._is_owned()  # type: ignore[attr-defined]

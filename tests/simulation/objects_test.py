@@ -100,7 +100,7 @@ def let_workers_die_as_they_store(monkeypatch: pytest.MonkeyPatch, seals_at_once
             return
         if seals_at_once:
             with here.core.env.lock:
-                plasma.seal([object_id])
+                plasma.seal([object_id], is_owner_told=True)
         if rng.random() < 0.3:
             here.later(rng.choice(AS_IT_STORES_S), lambda: here.process.kill("it stored a return"))
 

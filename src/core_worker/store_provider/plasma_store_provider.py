@@ -19,7 +19,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,9 +129,12 @@ class PlasmaStoreProvider:
             self._abort(object_id)
             raise
 
-    def seal(self, object_ids: Iterable[bytes]) -> None:
-        """Another process, their owner, is told next that they are here. Those that were there already are
-        left as they are. Lock held."""
+    def seal(self, object_ids: Sequence[bytes], is_owner_told: bool) -> None:
+        """Another process, their owner, is told next that they are here. If it cannot be told, they are given
+        up. Those that were there already are left as they are. Lock held."""
+        if not is_owner_told:
+            self.give_up(object_ids)
+            return
         for object_id in object_ids:
             self._seal(object_id)
         # At once: this process may be killed when the owner has been told, and before the store is.

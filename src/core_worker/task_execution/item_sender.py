@@ -185,8 +185,8 @@ class ItemSender:
         self._part = Reply()
         if self._stored:
             stored, self._stored = self._stored, []
-            is_lost = self.is_dropped or self._call.answer_to.connection.is_closed
-            (self._parts.plasma.give_up if is_lost else self._parts.plasma.seal)(stored)
+            is_told = not self.is_dropped and not self._call.answer_to.connection.is_closed
+            self._parts.plasma.seal(stored, is_told)
         if not self.is_dropped:
             config = self._env.config
             part.first_item = self._num_sent + 1

@@ -183,11 +183,11 @@ class SharedCalls:
 
     def take_out(self, task_id: bytes) -> Call | None:
         """The one with this id, if it has not begun: it will not."""
-        for index in self.left if task_id in self.task_ids else ():
-            if self.task_ids[index] == task_id:
-                self.left.remove(index)
-                return self.call(index)
-        return None
+        index = self.task_ids.index(task_id) if task_id in self.task_ids else -1
+        if index not in self.left:
+            return None
+        self.left.remove(index)
+        return self.call(index)
 
     def give_back(self) -> None:
         """None of them begins here."""

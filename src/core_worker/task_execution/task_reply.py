@@ -261,8 +261,7 @@ class TaskReplies:
         """Answers. Large returns are sealed; if the caller is gone, they go. Lock held."""
         stored = [returned.object_id for returned in reply.returns if returned.in_plasma]
         if stored:
-            is_lost = call.answer_to.connection.is_closed
-            (self._plasma.give_up if is_lost else self._plasma.seal)(stored)
+            self._plasma.seal(stored, not call.answer_to.connection.is_closed)
         call.answer_to.reply(reply, rings)
 
     def _inline_return(self, call: Call, index: int, value: serialization.Serialized) -> Any:

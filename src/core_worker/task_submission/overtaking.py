@@ -68,9 +68,10 @@ class Overtaking:
             raylet.LendCpus.start(request, partial(self._on_lent, queue))
 
     def _on_lent(self, queue: SchedulingQueue, reply: Any, error: RpcError | None) -> None:
-        if error is None and reply.lent:
-            queue.keep_order()
-        for lease_id in reply.lent if error is None else ():
+        if error is not None or not reply.lent:
+            return
+        queue.keep_order()
+        for lease_id in reply.lent:
             lease = queue.leases.get(lease_id)
             if lease is not None and not lease.is_ending:
                 self._on_closed(lease, lease.num_pushed)

@@ -100,6 +100,7 @@ MOVES = frozenset(
 
 
 CAME_BACK = -1
+"""Instead of a place on a lease."""
 
 
 def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
@@ -413,8 +414,10 @@ class TaskManager:
         if self.is_pending(task):
             return
         for returned in reply.returns:
-            entry = self._memory_store.get(returned.object_id) if returned.in_plasma else None
-            if returned.in_plasma and returned.node_id not in (entry and entry.locations or ()):
+            if not returned.in_plasma:
+                continue
+            entry = self._memory_store.get(returned.object_id)
+            if entry is None or returned.node_id not in (entry.locations or ()):
                 self._plasma.free(returned.object_id, [returned.node_id])
 
     def complete_usual(self, task: PendingTask, value: bytes) -> None:

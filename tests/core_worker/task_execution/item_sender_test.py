@@ -9,14 +9,13 @@ import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.ids import object_id_bytes
-from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS
+from ray_mono.core_worker.options import STREAMING_RETURNS
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import NODE_ID
-from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
+from tests.core_worker.worker_scene import CALLER, LARGE, OTHER_OWNER, Arriving, Pushed, Worker
 
-LARGE = b"x" * (INLINE_BYTES_MAX + 1)
 REFERENCE = b"r" * 28
 
 

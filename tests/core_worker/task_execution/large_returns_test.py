@@ -11,18 +11,13 @@ from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import NODE_ID, Connection
-from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
+from tests.core_worker.worker_scene import CALLER, LARGE, OTHER_OWNER, Arriving, Worker
 
 OBJECT = b"o" * 28
-LARGE = b"x" * (INLINE_BYTES_MAX + 1)
 
 
 class Trouble(BaseException):
     pass
-
-
-def returned_id(call: Pushed, index: int = 1) -> bytes:
-    return call.task_id + index.to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("size_bytes", [INLINE_BYTES_MAX // 2, INLINE_BYTES_MAX + 1])
@@ -36,7 +31,7 @@ def test_a_large_value_goes_through_the_store_and_a_small_one_does_not(
         assert call.value == bytes(size_bytes) and not worker.wire.all("Create")
         return
     (returned,) = call.answer.returns
-    assert (returned.object_id, returned.in_plasma, returned.node_id) == (returned_id(call), True, NODE_ID)
+    assert (returned.object_id, returned.in_plasma, returned.node_id) == (call.returned_id(), True, NODE_ID)
     created = worker.wire.last("Create").request
     assert (created.object_id, created.owner_worker_id) == (returned.object_id, CALLER.worker_id)
     assert worker.sealed() == [created.object_id] and not worker.given_up()
@@ -60,7 +55,7 @@ def test_large_returns_are_sealed_with_the_answer_and_go_with_a_worker_that_ends
     call.on_reply = lambda: left.extend(worker.wire.channels["store"].flushed)
     with worker.env.lock:
         worker.wire.last("AddBorrower").answer(common_pb2.Empty())
-    ids = [returned_id(call), returned_id(call, 3)]
+    ids = [call.returned_id(), call.returned_id(3)]
     assert worker.sealed() == ids == [each.request.object_id for each in left if each.method == "Seal"]
 
 
@@ -83,7 +78,7 @@ def test_large_returns_that_a_caller_who_is_gone_will_not_hear_of_leave_the_stor
     worker = Worker(monkeypatch, store_file=tmp_path / "store")
     call = worker.ask(worker.function(lambda: (worker.connection.close(), LARGE), num_returns=2))
     worker.run()
-    assert worker.given_up() == [returned_id(call, 2)] and not worker.sealed()
+    assert worker.given_up() == [call.returned_id(2)] and not worker.sealed()
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
@@ -110,10 +105,10 @@ def test_a_task_that_runs_again_here_before_its_first_answer_has_left_shares_wha
     first, second = worker.wire.all("AddBorrower")
     with worker.env.lock:
         first.answer(common_pb2.Empty())
-    assert worker.sealed() == ([] if is_lost else [returned_id(calls[0])])
+    assert worker.sealed() == ([] if is_lost else [calls[0].returned_id()])
     with worker.env.lock:
         second.answer(common_pb2.Empty())
-    assert worker.sealed() == [returned_id(calls[1])] and not worker.given_up()
+    assert worker.sealed() == [calls[1].returned_id()] and not worker.given_up()
 
 
 def test_what_was_stored_of_returns_that_failed_together_leaves_the_store(
@@ -125,7 +120,7 @@ def test_what_was_stored_of_returns_that_failed_together_leaves_the_store(
     worker.run()
     assert call.answer.is_application_error and not any(each.in_plasma for each in call.answer.returns)
     assert all(isinstance(each.cause, ObjectStoreFullError) for each in call.value)
-    assert worker.given_up() == [returned_id(call)] and not worker.sealed()
+    assert worker.given_up() == [call.returned_id()] and not worker.sealed()
 
 
 def test_large_returns_that_are_not_told_of_by_our_fault_leave_the_store(
@@ -143,4 +138,4 @@ def test_large_returns_that_are_not_told_of_by_our_fault_leave_the_store(
     call = worker.ask(worker.function(lambda: [LARGE, 1], num_returns=2))
     worker.run()
     assert call.answer.is_application_error
-    assert worker.given_up() == [returned_id(call)] and not worker.sealed()
+    assert worker.given_up() == [call.returned_id()] and not worker.sealed()

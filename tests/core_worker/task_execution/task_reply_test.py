@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_execution.task_reply import ANSWERS_NOBODY, serialized_error
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
@@ -28,15 +27,10 @@ from tests.core_worker.worker_scene import (
 )
 
 OBJECT = b"o" * 28
-LARGE = b"x" * (INLINE_BYTES_MAX + 1)
 
 
 class Trouble(BaseException):
     pass
-
-
-def returned_id(call: Pushed, index: int = 1) -> bytes:
-    return call.task_id + index.to_bytes(4, "little")
 
 
 # ---- when they go
@@ -152,7 +146,7 @@ def test_several_returns_are_split_and_what_does_not_fit_is_an_error(
     values = call.value if isinstance(call.value, list) else [call.value]
     assert len(values) == max(1, num_returns) and all(told in str(each) for each in values)
     assert [each.object_id for each in call.answer.returns] == [
-        returned_id(call, index + 1) for index in range(max(1, num_returns))
+        call.returned_id(index + 1) for index in range(max(1, num_returns))
     ]
 
 
@@ -420,7 +414,7 @@ def test_who_gets_a_reference_of_ours_is_watched_as_its_borrower(monkeypatch: py
     worker.run()
     (nested,) = call.answer.returns[0].value.nested
     asked = worker.wire.last("WaitForRefRemoved", "unix:caller").request
-    assert (asked.object_id, asked.contained_in) == (nested.object_id, returned_id(call))
+    assert (asked.object_id, asked.contained_in) == (nested.object_id, call.returned_id())
     assert worker.core.reference_counts() == 1
     with worker.env.lock:
         worker.wire.last("WaitForRefRemoved").answer(common_pb2.Empty())
@@ -434,7 +428,7 @@ def test_the_answer_waits_until_the_owner_of_a_returned_reference_knows_who_gets
     call = worker.ask(worker.function(lambda reference: [reference, reference]), worker.arriving)
     worker.run()
     (asked,) = worker.wire.all("AddBorrower")
-    assert (asked.request.borrower, asked.request.contained_in) == (CALLER, returned_id(call))
+    assert (asked.request.borrower, asked.request.contained_in) == (CALLER, call.returned_id())
     assert not call.replies and worker.core.reference_counts() == 1
     worker.acknowledge()
     assert {each.object_id for each in call.answer.returns[0].value.nested} == {OBJECT}
@@ -464,8 +458,8 @@ def test_each_of_several_returns_waits_for_its_own_references(monkeypatch: pytes
     worker.run()
     first, second = worker.wire.all("AddBorrower")
     assert [each.request.contained_in for each in (first, second)] == [
-        returned_id(call, 1),
-        returned_id(call, 2),
+        call.returned_id(1),
+        call.returned_id(2),
     ]
     with worker.env.lock:
         first.answer(common_pb2.Empty())
