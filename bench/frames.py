@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,19 +55,20 @@ def median(walks: list[Walk]) -> Walk:
     return sorted(walks, key=lambda walk: len(walk.frames))[len(walks) // 2]
 
 
-def measure(submit: Callable[[], Any]) -> dict[str, Walk]:
-    """The median call and the median get of its result."""
+def measure(step: str, make: Callable[[], Any]) -> dict[str, Walk]:
+    """The median of this step, which makes a reference, and the median get of its value."""
     for _ in range(WARM_UP_CALLS):
-        ray.get(submit())
-    calls, gets = [], []
+        ray.get(make())
+    made, gets = [], []
     for _ in range(CALLS):
-        calls.append(Walk(submit))
-        gets.append(Walk(lambda: ray.get(calls[-1].value)))
-    return {"remote": median(calls), "get": median(gets)}
+        made.append(Walk(make))
+        gets.append(Walk(lambda: ray.get(made[-1].value)))
+    return {step: median(made), "get": median(gets)}
 
 
 def main() -> None:
-    """Measures a task and an actor's method on a cluster of its own, and prints a line for each."""
+    """Measures a task, an actor's method and an item of a generator on a cluster of its own, and prints a
+    line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,12 +84,20 @@ def main() -> None:
         def call(self, value: int) -> int:
             return value
 
+    @ray.remote(num_returns="streaming")
+    def count() -> Iterator[int]:
+        yield from range(WARM_UP_CALLS + CALLS)
+
     ray.init(address="local", num_cpus=2)
-    actor = Echo.remote()
-    for name, submit in (("task", lambda: echo.remote(1)), ("actor call", lambda: actor.call.remote(1))):
-        for step, walk in measure(submit).items():
+    actor, items = Echo.remote(), count.remote()
+    for name, step, make in (
+        ("task", "remote", lambda: echo.remote(1)),
+        ("actor call", "remote", lambda: actor.call.remote(1)),
+        ("streamed item", "next", lambda: next(items)),
+    ):
+        for each, walk in measure(step, make).items():
             print(
-                f"{name}, {step}: {len(walk.frames)} functions in {walk.num_files} files,"
+                f"{name}, {each}: {len(walk.frames)} functions in {walk.num_files} files,"
                 f" {walk.num_moves} moves between files"
             )
             for file, function in walk.frames if verbose else ():

@@ -19,6 +19,8 @@ LONGEST_WALKS = {
     "task, get": (30, 11),
     "actor call, remote": (24, 11),
     "actor call, get": (30, 11),
+    "streamed item, next": (7, 4),
+    "streamed item, get": (2, 2),
 }
 """(functions, files) that a usual call may enter on its caller's thread."""
 

@@ -83,7 +83,7 @@ class FutureResolver:
         elif reply.in_plasma:
             self._memory_store.put_in_store(object_id, list(reply.location_node_ids), reply.size_bytes)
         else:
-            self._memory_store.put_inline(object_id, reply.value.metadata, reply.value.data)
+            self._memory_store.put_value(object_id, reply.value)
 
     def _put_error(self, object_id: bytes, error: BaseException) -> None:
         serialized = serialization.serialize_error(error)

@@ -131,7 +131,7 @@ class Stream:
         if item.in_plasma:
             parts.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
         else:
-            parts.memory_store.put_inline(object_id, item.metadata, item.data)
+            parts.memory_store.put_value(object_id, item)
 
     def _add_again(self, object_id: bytes, item: Any) -> None:
         """An item came that was received before, or that nobody wants."""

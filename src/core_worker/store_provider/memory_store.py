@@ -23,10 +23,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import filterfalse
+from typing import Any, Protocol
 
 from ray_mono.core_worker.values.serialization import ERROR, PLAIN
 
 Callback = Callable[[], None]
+
+
+class InlineValue(Protocol):
+    """What messages have that bring a value: SerializedObject, StreamedItem."""
+
+    metadata: bytes
+    data: bytes
+    nested: Sequence[Any]
 
 
 class Entry:
@@ -112,6 +121,13 @@ class MemoryStore:
         woken = object_ids if self._watches else list(filter(self.is_known, self._waiters))
         for object_id in woken:
             self._wake(object_id)
+
+    def put_value(self, object_id: bytes, value: InlineValue) -> None:
+        """A value as another process sent it."""
+        if value.metadata or value.nested:
+            self.put_inline(object_id, value.metadata, value.data)
+        else:
+            self.put_plain(object_id, value.data)
 
     def put_inline(self, object_id: bytes, metadata: bytes, data: bytes) -> None:
         """A value in memory of any kind: an error, say, or one with references inside."""

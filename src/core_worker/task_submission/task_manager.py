@@ -471,7 +471,7 @@ class TaskManager:
         if returned.in_plasma:
             self._memory_store.put_in_store(object_id, [returned.node_id], returned.size_bytes)
         else:
-            self._memory_store.put_inline(object_id, returned.value.metadata, returned.value.data)
+            self._memory_store.put_value(object_id, returned.value)
 
     def _retries_error(self, task: PendingTask, reply: Any) -> bool:
         if task.retry_exceptions is True:

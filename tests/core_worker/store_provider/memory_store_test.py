@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.values.serialization import ERROR
+from ray_mono.protobuf import common_pb2
 
 
 def store_of(*referenced: bytes) -> MemoryStore:
@@ -79,6 +80,18 @@ def test_a_small_value_is_its_bytes_and_any_other_an_entry() -> None:
     assert store.plain_or_entry(b"a") == b"1" and store.plain_or_entry(b"b") is store.get(b"b")
     assert entry is not None and (entry.metadata, entry.data, entry.locations) == (b"", b"1", None)
     assert store.plain_or_entry(b"c") is None and store.remove(b"a") == b"1" and store.remove(b"a") is None
+
+
+def test_a_sent_value_is_its_bytes_unless_it_has_references_or_a_format_of_its_own() -> None:
+    store = store_of()
+    store.put_value(b"a", common_pb2.SerializedObject(data=b"1"))
+    store.put_value(b"b", common_pb2.SerializedObject(data=b"2", nested=[common_pb2.ObjectReference()]))
+    store.put_value(b"c", common_pb2.SerializedObject(data=b"3", metadata=ERROR))
+    assert store.plain_or_entry(b"a") == b"1"
+    for object_id, metadata, data in ((b"b", b"", b"2"), (b"c", ERROR, b"3")):
+        entry = store.plain_or_entry(object_id)
+        assert isinstance(entry, Entry) and (entry.metadata, entry.data) == (metadata, data)
+    assert store.first_error([b"a", b"b", b"c"]) == b"c"
 
 
 def test_a_forgotten_waiter_hears_nothing_and_the_others_do() -> None:
