@@ -67,7 +67,7 @@ class CoreWorkerConfig:
     """How long a raylet may take to say how a worker ended. One that takes longer is in trouble itself."""
 
     # ---- calls of actors (called_actor.py, actor_task_submitter.py)
-    calls_in_flight_max: int = 1000
+    calls_in_flight_max: int = 2000
     """How many calls are sent to one actor before they are answered. It bounds what the actor's process has
     to hold; the other calls wait here. An actor that runs several calls at once gets more, since they may
     wait for each other. There the bound is excess_bytes_max, and as much again each time that nothing was

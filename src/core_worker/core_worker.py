@@ -96,7 +96,7 @@ class CoreWorker:
         self._stories: TaskStories
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
-        self._references = ReferenceCounter(self._out_of_scope)
+        self._references = ReferenceCounter(self._out_of_scope, self._all_out_of_scope)
         self._memory_store = MemoryStore(self._references.is_referenced)
         self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
         self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
@@ -287,6 +287,11 @@ class CoreWorker:
         with self.env.lock:
             if ref._id not in self._handles:
                 self._kept[ref._id] = ref
+
+    def _all_out_of_scope(self, object_ids: Sequence[bytes]) -> None:
+        """As _out_of_scope of each, which was ALONE. Lock held."""
+        for object_id in self._memory_store.remove_plain(object_ids):
+            self._out_of_scope(object_id, ALONE)
 
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         """The last reason to keep an object is gone. Lock held."""

@@ -130,6 +130,17 @@ def task_ids_of(request: Any) -> list[bytes]:
     return [joined[start : start + TaskID.SIZE] for start in range(0, len(joined), TaskID.SIZE)]
 
 
+def shared_answers(first: int, plains: list[bytes], run_us: int) -> core_worker_pb2.PushTasksReply:
+    """Usual answers of calls that came together, from this one on. Many are one and the same object, which
+    their receiver then has once, too."""
+    return core_worker_pb2.PushTasksReply(first=first, plains=pickle.dumps(plains, 5), run_us=run_us)
+
+
+def plains_of(answers: core_worker_pb2.PushTasksReply) -> list[bytes]:
+    """Empty where there is an answer of another kind."""
+    return pickle.loads(answers.plains) if answers.plains else []
+
+
 def usual_answer(run_us: int, plain: bytes) -> bytes:
     """plain: at most SHORT_MAX bytes."""
     return USUAL_ANSWER.pack(RUN_US, run_us, PLAIN, len(plain)) + plain

@@ -36,7 +36,7 @@ from ray_mono.core_worker.process.servicer import CoreWorkerServicer
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.function_manager import Exported
-from ray_mono.core_worker.task_wire import SHORT_MAX, PushReader, usual_answer
+from ray_mono.core_worker.task_wire import SHORT_MAX, PushReader, shared_answers, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -513,10 +513,10 @@ def as_read(request: core_worker_pb2.PushTaskRequest) -> Any:
     return PushReader.FromString(request.SerializeToString())
 
 
-def values(first: int, *of: Any, **fields: Any) -> core_worker_pb2.PushTasksReply:
+def values(first: int, *of: Any, run_us: int = 0) -> core_worker_pb2.PushTasksReply:
     """Answers of tasks that travelled together, from this one on: their small values."""
-    plain = [serialization.serialize(each).to_bytes() for each in of]
-    return core_worker_pb2.PushTasksReply(first=first, plain=plain, **fields)
+    plains = [serialization.serialize(each).to_bytes() for each in of]
+    return shared_answers(first, plains, run_us)
 
 
 def as_bytes(reply: core_worker_pb2.PushTasksReply) -> bytes:
@@ -554,7 +554,10 @@ def status(of: Any) -> core_worker_pb2.GetObjectStatusReply:
     """An owner's answer: the small value, or an exception as the error that it is."""
     is_error = isinstance(of, BaseException)
     serialized = serialization.serialize_error(of) if is_error else serialization.serialize(of)
-    message = common_pb2.SerializedObject(metadata=serialized.metadata, data=serialized.to_bytes())
+    nested = [common_pb2.ObjectReference(object_id=ref.binary(), owner=OWNER) for ref in serialized.nested]
+    message = common_pb2.SerializedObject(
+        metadata=serialized.metadata, data=serialized.to_bytes(), nested=nested
+    )
     return core_worker_pb2.GetObjectStatusReply(value=message)
 
 

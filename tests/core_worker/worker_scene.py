@@ -32,7 +32,7 @@ from ray_mono.core_worker.task_execution import (
     shared_runner,
 )
 from ray_mono.core_worker.task_execution.execution import Execution
-from ray_mono.core_worker.task_wire import shared_push
+from ray_mono.core_worker.task_wire import plains_of, shared_push
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -167,7 +167,7 @@ class PushedTogether(Served):
         self._take(message)
 
     def _take(self, answers: Any) -> None:
-        found = [serialization.deserialize(serialization.PLAIN, plain) for plain in answers.plain]
+        found = [serialization.deserialize(serialization.PLAIN, plain) for plain in plains_of(answers)]
         if not found:
             reply = answers.reply
             if reply.status != Reply.DONE:

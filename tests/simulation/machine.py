@@ -21,7 +21,11 @@ from ray_mono.common.private_files import open_file
 from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK
 from ray_mono.core_worker import core_worker, object_ref
 from ray_mono.core_worker.process import current, servicer, worker_exit
-from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import (
+    OnAllOutOfScope,
+    OnOutOfScope,
+    ReferenceCounter,
+)
 from ray_mono.core_worker.store_provider import plasma_store_provider
 from ray_mono.core_worker.task_execution import (
     actor_runtime,
@@ -176,10 +180,10 @@ class Machine:
             raise SimulationError("no core worker in this process")
         return core
 
-    def counter(self, on_out_of_scope: Callable[[bytes, Any], None]) -> ReferenceCounter:
+    def counter(self, ended: OnOutOfScope, all_ended: OnAllOutOfScope) -> ReferenceCounter:
         if self._objects is None:
-            return ReferenceCounter(on_out_of_scope)
-        return JudgedCounter(this_process(), self._objects, on_out_of_scope)
+            return ReferenceCounter(ended, all_ended)
+        return JudgedCounter(this_process(), self._objects, ended, all_ended)
 
     def open_file(self, path: str, flags: int) -> int:
         """Stores' files have one name in all runs, and lie in another folder each time."""

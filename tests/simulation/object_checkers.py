@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.common.ids import TaskID
-from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import (
+    OnAllOutOfScope,
+    OnOutOfScope,
+    Reference,
+    ReferenceCounter,
+)
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
 
@@ -31,14 +36,27 @@ class JudgedCounter(ReferenceCounter):
     """A process's reference counter; the journal knows it, and hears of what its process frees."""
 
     def __init__(
-        self, process: SimProcess, journal: ObjectJournal, on_out_of_scope: Callable[[bytes, Reference], None]
+        self,
+        process: SimProcess,
+        journal: ObjectJournal,
+        on_out_of_scope: OnOutOfScope,
+        on_all_out_of_scope: OnAllOutOfScope,
     ) -> None:
-        def ended(object_id: bytes, row: Reference) -> None:
-            if row.owner is None and process.is_alive:
+        def judge(object_id: bytes) -> None:
+            if process.is_alive:
                 process.judge(journal.freed, process, object_id)
+
+        def ended(object_id: bytes, row: Reference) -> None:
+            if row.owner is None:
+                judge(object_id)
             on_out_of_scope(object_id, row)
 
-        super().__init__(ended)
+        def all_ended(object_ids: Sequence[bytes]) -> None:
+            for object_id in object_ids:
+                judge(object_id)
+            on_all_out_of_scope(object_ids)
+
+        super().__init__(ended, all_ended)
         journal.joined(process, self)
 
 

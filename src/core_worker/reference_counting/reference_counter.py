@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
 from ray_mono.common.our_bug import InternalError
 
@@ -68,13 +69,23 @@ ALONE = Reference(None)
 ALONE.local = 1
 _ABSENT = Reference(None)
 
+_TOGETHER_MIN, _TOGETHER_MAX = 16, 512
+"""So many dropped references are counted in one step."""
+
+
+OnOutOfScope = Callable[[bytes, Reference], None]
+OnAllOutOfScope = Callable[[Sequence[bytes]], None]
+
 
 class ReferenceCounter:
-    """The table. on_out_of_scope(object_id, reference) runs once for each reference that ends."""
+    """The table."""
 
-    def __init__(self, on_out_of_scope: Callable[[bytes, Reference], None]) -> None:
+    def __init__(self, on_out_of_scope: OnOutOfScope, on_all_out_of_scope: OnAllOutOfScope) -> None:
+        """on_out_of_scope(object_id, reference) runs once for each reference that ends, or
+        on_all_out_of_scope(object_ids) for many that were ALONE."""
         self._references: dict[bytes, Reference | None] = {}
         self._on_out_of_scope = on_out_of_scope
+        self._on_all_out_of_scope = on_all_out_of_scope
         # Whether an object is in the table. It is the dictionary's own method, since every answer asks.
         self.is_referenced: Callable[[bytes], bool] = self._references.__contains__
 
@@ -213,12 +224,26 @@ class ReferenceCounter:
         appended meanwhile."""
         references = self._references
         while dropped:
+            if len(dropped) >= _TOGETHER_MIN:
+                self._remove_together([dropped.popleft() for _ in range(min(len(dropped), _TOGETHER_MAX))])
+                continue
             object_id = dropped.popleft()
             if references.get(object_id, _ABSENT) is None:
                 # The usual case, kept short.
                 del references[object_id]
                 self._on_out_of_scope(object_id, ALONE)
             else:
+                self.remove_local(object_id)
+
+    def _remove_together(self, object_ids: list[bytes]) -> None:
+        """One local reference less of each of these. Many are dropped at once, and most of them are ALONE."""
+        references = self._references
+        if set(map(references.get, object_ids, repeat(_ABSENT))) == {None}:
+            for object_id in object_ids:
+                del references[object_id]
+            self._on_all_out_of_scope(object_ids)
+        else:
+            for object_id in object_ids:
                 self.remove_local(object_id)
 
     def remove_submitted(self, object_ids: Iterable[bytes], times: int = 1) -> None:

@@ -161,6 +161,16 @@ class MemoryStore:
             self._wake(object_id)
         return value
 
+    def remove_plain(self, object_ids: Sequence[bytes]) -> Sequence[bytes]:
+        """As remove, if all of them are small values, as most are. Returns those that are left: none, or
+        all."""
+        values = self._values
+        if set(map(type, map(values.get, object_ids))) != {bytes}:
+            return object_ids
+        for object_id in object_ids:
+            del values[object_id]
+        return ()
+
     def add_location(self, object_id: bytes, node_id: bytes) -> bool:
         """One more node has a copy. Returns False if the value is not known to lie in stores."""
         entry = self.get(object_id)

@@ -20,7 +20,7 @@ from typing import Any, final
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply
-from ray_mono.core_worker.task_wire import USUAL_ANSWER, task_ids_of
+from ray_mono.core_worker.task_wire import USUAL_ANSWER, shared_answers, task_ids_of
 from ray_mono.protobuf import core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -91,7 +91,7 @@ class SharedAnswers:
     def add_usual(self, index: int, run_us: int, plain: bytes, rings: bool) -> None:
         """The call at this index has returned this small value."""
         self._send()
-        self._say(core_worker_pb2.PushTasksReply(first=index, plain=[plain], run_us=run_us), 1, rings)
+        self._say(shared_answers(index, [plain], run_us), 1, rings)
 
     def not_started(self, indices: Sequence[int]) -> None:
         """These calls, in order, do not begin here."""
@@ -118,8 +118,7 @@ class SharedAnswers:
         if self._plains:
             plains, self._plains = self._plains, []
             run_us, self._run_us = self._run_us, 0
-            answers = core_worker_pb2.PushTasksReply(first=self._first, plain=plains, run_us=run_us)
-            self._say(answers, len(plains), False)
+            self._say(shared_answers(self._first, plains, run_us), len(plains), False)
 
     def _say(self, answers: Any, count: int, rings: bool) -> None:
         self._num_left -= count

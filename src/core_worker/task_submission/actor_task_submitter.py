@@ -42,7 +42,7 @@ from ray_mono.core_worker.task_submission.task_manager import (
     TaskManager,
     Together,
 )
-from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
+from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER, plains_of
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -232,7 +232,7 @@ class ActorTaskSubmitter:
     ) -> None:
         """Of some of the calls that travelled together."""
         answers = core_worker_pb2.PushTasksReply.FromString(payload)
-        values = answers.plain
+        values = plains_of(answers)
         if values:
             tasks, new = shared.answered_with(answers.first, values)
             self._tasks.complete_all_usual(*actor.answered_all(tasks, new))

@@ -19,6 +19,7 @@ from ray_mono.core_worker.task_submission.lease import Lease, mean_us
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_wire import plains_of
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 
@@ -89,7 +90,7 @@ class SharedTasks:
     def _on_answers(self, lease: Lease, shared: SharedPush, payload: bytes) -> None:
         """Of some of the tasks that travelled together."""
         answers = core_worker_pb2.PushTasksReply.FromString(payload)
-        values = answers.plain
+        values = plains_of(answers)
         if not values:
             for task in shared.answered(answers.first, answers.count):
                 was_first = bool(lease.tasks) and lease.tasks[0] is task

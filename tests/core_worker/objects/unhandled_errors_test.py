@@ -11,7 +11,7 @@ from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancell
 from ray_mono.core_worker.objects import unhandled_errors
 from ray_mono.core_worker.objects.unhandled_errors import SILENCED_BY, UnhandledErrors
 from ray_mono.core_worker.values import serialization
-from tests.core_worker.scene import Scene, failure
+from tests.core_worker.scene import Scene, failure, in_store
 
 
 def task_error(text: str, cause: BaseException | None = None) -> RayTaskError:
@@ -50,6 +50,24 @@ def test_an_error_that_nobody_asked_for_is_printed(forgotten: Forgotten) -> None
 def test_one_that_somebody_got_is_not(forgotten: Forgotten) -> None:
     forgotten.fail(task_error("its traceback"), is_asked=True)
     assert forgotten.printed() == ""
+
+
+def test_one_among_many_that_go_at_once_is_printed_and_what_is_large_leaves_its_store(
+    forgotten: Forgotten,
+) -> None:
+    scene = forgotten.scene
+    refs = [scene.core.put(number) for number in range(100)]
+    refs.append(scene.core.put([refs[0]]))
+    large, failed = scene.submit(), scene.submit()
+    large_id = large.binary()
+    scene.finish(large, in_store(large_id))
+    scene.finish(failed, failure(task_error("its traceback"), failed.binary()))
+    refs += large, failed, scene.submit()
+    del large, failed
+    refs.clear()
+    assert scene.core.reference_counts() == 0
+    assert [each.object_id for said in scene.wire.all("Free") for each in said.request.objects] == [large_id]
+    assert forgotten.printed().count("its traceback") == 1
 
 
 def test_values_are_not_printed(forgotten: Forgotten) -> None:

@@ -5,6 +5,9 @@ on the way.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -47,7 +50,7 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ended: list[bytes] = []
-        self.counter = ReferenceCounter(self.on_end)
+        self.counter = ReferenceCounter(self.on_end, self.on_ends)
         self.rows: dict[bytes, ModelRow] = {}
         self.made = 0
 
@@ -55,6 +58,10 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
         assert object_id not in self.counter
         assert reference.owner == self.rows[object_id].owner
         self.ended.append(object_id)
+
+    def on_ends(self, object_ids: Sequence[bytes]) -> None:
+        for object_id in object_ids:
+            self.on_end(object_id, ALONE)
 
     # ---- the model
 
@@ -181,6 +188,16 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
         if row.local or object_id not in self.alive():
             row.local -= row.local > 0
             self.counter.remove_local(object_id)
+
+    @rule(drops_old=st.booleans(), num_new=st.sampled_from([1, 15, 16, 600]))
+    def drop_many(self, drops_old: bool, num_new: int) -> None:
+        """Many that are like most, and perhaps one reference of each object that has one."""
+        new = [self.new_id(None) for _ in range(num_new)]
+        self.counter.add_all_owned(new)
+        old = [object_id for object_id, row in self.rows.items() if row.local] if drops_old else []
+        for object_id in old:
+            self.rows[object_id].local -= 1
+        self.counter.remove_locals(deque([*old, *new]))
 
     @rule(arguments=consumes(holds))
     def finish(self, arguments: tuple[bytes, ...]) -> None:

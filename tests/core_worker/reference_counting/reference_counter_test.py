@@ -13,7 +13,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.gone: list[bytes] = []
-        self.counter = ReferenceCounter(lambda object_id, row: self.gone.append(object_id))
+        self.counter = ReferenceCounter(lambda object_id, row: self.gone.append(object_id), self.gone.extend)
 
     def own(self, object_id: bytes, *nested: bytes) -> None:
         self.counter.add_owned(object_id, nested)

@@ -12,6 +12,7 @@ from ray_mono.common.exceptions import NodeDiedError, TaskCancelledError, Worker
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.task_submission.map_builder import FIRST_PIECE_ITEMS, PIECE_ITEMS
+from ray_mono.core_worker.task_wire import plains_of
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from tests.core_worker.scene import Reply, Scene, address_of, failure, value, values
 from tests.core_worker.task_submission.tasks import (
@@ -253,7 +254,7 @@ class Lost:
 
 
 def plain(*of: Any) -> list[bytes]:
-    return list(values(0, *of).plain)
+    return plains_of(values(0, *of))
 
 
 def test_of_a_worker_that_died_only_what_it_ran_costs_a_retry() -> None:
