@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from struct import Struct
 
 SETTLE_S = 0.005
 _PAGE_BYTES = 4096
@@ -34,11 +35,13 @@ _BYTES = 17 * _PAGE_BYTES
 _BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES = 0, 1, 2, 3
 _NAME_START = 32
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
-# Behind the first page: answers that are kept, as (size, bytes).
+# Behind the first page: answers that are kept. Those that follow each other and are one object, as most are,
+# are kept once: how many there are, the size of one, and its bytes, which end with a cell.
 _KEPT_FIRST, _KEPT_BYTES = _PAGE_BYTES // 8, _PAGE_BYTES // 8 + 1
 _KEPT_START = _PAGE_BYTES + 16
-_SIZE_BYTES = 4
+_KEPT_HEAD = Struct("<QQ")
 _NO_LEASE = (1 << 64) - 1
+_NONE_KEPT = -1
 LEASE_SHIFT = 32
 LEASES_MASK = (1 << 32) - 1
 
@@ -55,11 +58,13 @@ class StartBoard:
         self._cells[_IDENTITY] = _identity(worker_id)
         self._name: str | None = None
         self._name_bytes = 0
-        self._kept_next = 0
+        # The number whose answer follows those that are kept, if there are any.
+        self._kept_next = _NONE_KEPT
         self._kept_end = _KEPT_START
-        # The answer that was kept last, and what it is on the board: most are like the one before.
+        # The answer that was kept last, how often, and the cell that says so.
         self._last: bytes | None = None
-        self._last_kept = b""
+        self._num_last = 0
+        self._num_last_cell = 0
 
     def may_begin(self, number: int, name: str) -> bool:
         """The task of this number and name is about to start: whether it may."""
@@ -79,17 +84,22 @@ class StartBoard:
     def keep(self, number: int, answer: bytes) -> bool:
         """The answer of the task of this number, which has not left. False where it does not follow the one
         that was kept last, or there is no room: it is not kept."""
-        if answer is not self._last:
-            self._last, self._last_kept = answer, len(answer).to_bytes(_SIZE_BYTES, "little") + answer
+        if number == self._kept_next:
+            if answer is self._last:
+                self._num_last = self._cells[self._num_last_cell] = self._num_last + 1
+                self._kept_next = number + 1
+                return True
+        elif self._kept_next != _NONE_KEPT:
+            return False
         start = self._kept_end
-        end = start + len(self._last_kept)
+        size = len(answer)
+        end = start + _KEPT_HEAD.size + (size + 7 & ~7)
         if end > _BYTES:
             return False
         if start == _KEPT_START:
             self._cells[_KEPT_FIRST] = number
-        elif number != self._kept_next:
-            return False
-        self._memory[start:end] = self._last_kept
+        self._memory[start : start + _KEPT_HEAD.size + size] = _KEPT_HEAD.pack(1, size) + answer
+        self._last, self._num_last, self._num_last_cell = answer, 1, start // 8
         self._kept_next, self._kept_end = number + 1, end
         self._cells[_KEPT_BYTES] = end - _KEPT_START
         return True
@@ -97,7 +107,7 @@ class StartBoard:
     def forget_kept(self) -> None:
         """They have left."""
         self._cells[_KEPT_BYTES] = 0
-        self._kept_end = _KEPT_START
+        self._kept_next, self._kept_end = _NONE_KEPT, _KEPT_START
 
     def _write(self, name: str) -> None:
         self.rest()  # half a name is none
@@ -149,15 +159,16 @@ class BoardOfAnother:
         first, num_bytes = self._cells[_KEPT_FIRST], self._cells[_KEPT_BYTES]
         if first >> LEASE_SHIFT != lease_number:
             return 0, []
-        answers = []
+        found: list[tuple[int, bytes]] = []
         start, end = _KEPT_START, _KEPT_START + min(num_bytes, _BYTES - _KEPT_START)
-        while start < end:
-            size = int.from_bytes(self._memory[start : start + _SIZE_BYTES], "little")
-            start += _SIZE_BYTES + size
-            answers.append(self._memory[start - size : start])
+        while start + _KEPT_HEAD.size <= end:
+            count, size = self._cells[start // 8], self._cells[start // 8 + 1]
+            start += _KEPT_HEAD.size
+            found.append((count, self._memory[start : start + size]))
+            start += size + 7 & ~7
         if self._cells[_KEPT_FIRST] != first or self._cells[_KEPT_BYTES] < num_bytes:
             return 0, []
-        return first & LEASES_MASK, answers
+        return first & LEASES_MASK, [answer for count, answer in found for _ in range(count)]
 
     def close_lease(self, lease_number: int) -> None:
         """No task of this lease begins any more. What has begun is certain after SETTLE_S."""

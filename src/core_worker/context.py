@@ -59,31 +59,16 @@ class ActorNames(Protocol):
 
 
 @dataclass(slots=True)
-class TaskContext:
-    """A task that executes, or a process's main task."""
+class TaskKind:
+    """What the calls of one function share. Nobody changes it."""
 
-    task_id: bytes
     job_id: bytes
     name: str = ""
     depth: int = 0
-    attempt: int = 0
     actor_id: bytes = b""
     # A ResourceSet or its message; empty for drivers.
     resources: Any = None
     resource_ids: dict[str, list[int]] = field(default_factory=dict)
-    seed: int = 0
-    num_submitted: int = 0
-    num_puts: int = 0
-    # How long the user's code ran on its thread, if it did.
-    run_us: int = 0
-    has_run: bool = False
-    # Whoever asked for it does not want it any more.
-    is_cancelled: bool = False
-    # References of others that came with the task's arguments, as object id → owner. These owners do not know
-    # of this process yet.
-    arrived: dict[bytes, bytes] = field(default_factory=dict)
-    # Arguments by reference, which are counted as `submitted` until the reply.
-    held: list[bytes] = field(default_factory=list)
     # The actor whose method it is. Other tasks have `function`, a FunctionDescriptor, instead.
     actor: ActorNames | None = None
     function: Any = None
@@ -96,18 +81,52 @@ class TaskContext:
         name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
         return self.given_name or name
 
+
+@dataclass(slots=True)
+class TaskContext:
+    """A task that executes, or a process's main task."""
+
+    task_id: bytes
+    kind: TaskKind
+    attempt: int = 0
+    seed: int = 0
+    num_submitted: int = 0
+    num_puts: int = 0
+    # How long the user's code ran on its thread, if it did.
+    run_us: int = 0
+    has_run: bool = False
+    # Whoever asked for it does not want it any more.
+    is_cancelled: bool = False
+    # References of others that came with the task's arguments, as object id → owner. These owners do not know
+    # of this process yet.
+    arrived: dict[bytes, bytes] | None = None
+    # Arguments by reference, which are counted as `submitted` until the reply.
+    held: list[bytes] | None = None
+
     def beside(self, task_id: bytes) -> TaskContext:
         """Of another call of the same, at its first attempt. Without __init__, which takes three times as
         long."""
         made = TaskContext.__new__(TaskContext)
-        made.task_id = task_id
-        made.job_id, made.name, made.depth, made.actor_id = self.job_id, self.name, self.depth, self.actor_id
-        made.resources, made.resource_ids = self.resources, self.resource_ids
-        made.actor, made.function, made.given_name = self.actor, self.function, self.given_name
+        made.task_id, made.kind = task_id, self.kind
         made.attempt = made.seed = made.num_submitted = made.num_puts = made.run_us = 0
         made.has_run = made.is_cancelled = False
-        made.arrived, made.held = {}, []
+        made.arrived = made.held = None
         return made
+
+    def arriving(self) -> dict[bytes, bytes]:
+        """`arrived`, to be filled."""
+        if self.arrived is None:
+            self.arrived = {}
+        return self.arrived
+
+    def hold(self, object_id: bytes) -> bool:
+        """An argument by reference is held until the reply. Returns whether it is new here."""
+        if self.held is None:
+            self.held = []
+        is_new = object_id not in self.held
+        if is_new:
+            self.held.append(object_id)
+        return is_new
 
     def cancel(self) -> None:
         """Whoever asked for the task does not want it any more. Lock held."""
@@ -139,7 +158,7 @@ class TaskContext:
     def next_actor_id(self) -> bytes:
         self.num_submitted += 1
         parent = ids.of_attempt(self.task_id, self.attempt)
-        return ids.ActorID.of(self.job_id, parent, self.num_submitted).binary()
+        return ids.ActorID.of(self.kind.job_id, parent, self.num_submitted).binary()
 
     def next_put_id(self) -> bytes:
         self.num_puts += 1
@@ -190,25 +209,25 @@ class WorkerContext:
         return self.get().task_id
 
     def task_name(self) -> str:
-        return self.get().shown_name
+        return self.get().kind.shown_name
 
     def function_name(self) -> str:
         """ "module.f" or "module.Actor.method"; the task's name alone where the function is not known."""
-        task = self.get()
-        if task.actor is not None:
-            return f"{task.actor.module_name}.{task.actor.class_name}.{task.name}"
-        if task.function is None:
-            return task.name
-        python = task.function.python
+        kind = self.get().kind
+        if kind.actor is not None:
+            return f"{kind.actor.module_name}.{kind.actor.class_name}.{kind.name}"
+        if kind.function is None:
+            return kind.name
+        python = kind.function.python
         name = python.function_name.rpartition("<locals>.")[2]
         return ".".join(part for part in (python.module_name, python.class_name, name) if part)
 
     def actor_id(self) -> bytes:
-        return self.get().actor_id
+        return self.get().kind.actor_id
 
     def actor_name(self) -> str:
         """The name that the actor was given. Empty for none, and outside of actors."""
-        actor = self.get().actor
+        actor = self.get().kind.actor
         return "" if actor is None else actor.name
 
     def attempt(self) -> int:
@@ -218,7 +237,7 @@ class WorkerContext:
         return self.get().is_cancelled
 
     def assigned_resources(self) -> dict[str, float]:
-        resources = self.get().resources
+        resources = self.get().kind.resources
         if resources is None:
             return {}
         return (
@@ -226,4 +245,4 @@ class WorkerContext:
         ).to_units()
 
     def resource_ids(self) -> dict[str, list[int]]:
-        return self.get().resource_ids
+        return self.get().kind.resource_ids

@@ -77,9 +77,23 @@ def test_an_answer_that_does_not_follow_or_finds_no_room_is_not_kept() -> None:
     assert board.keep(number(7, 2), b"two")
     assert seen.kept(7) == (1, [b"one", b"two"])
     room = 0
-    while board.keep(number(7, 3 + room), b"x" * 1000):
+    while board.keep(number(7, 3 + room), b"%1000d" % room):
         room += 1
     assert room > 60 and len(seen.kept(7)[1]) == 2 + room
+
+
+def test_answers_that_are_one_object_take_the_room_of_one() -> None:
+    board, seen = pair()
+    same, like_it = b"value", bytes(bytearray(b"value"))
+    answers = [same] * 10_000 + [like_it, b"", b"", same, same]
+    for place, answer in enumerate(answers, 1):
+        assert board.keep(number(7, place), answer)
+    assert seen.kept(7) == (1, answers)
+    assert not board.keep(number(7, 1), same) and not board.keep(number(7, len(answers) + 2), same)
+    board.forget_kept()
+    assert seen.kept(7)[1] == []
+    assert board.keep(number(7, 5), same) and board.keep(number(7, 6), same)
+    assert seen.kept(7) == (5, [same, same])
 
 
 def test_a_board_is_opened_for_its_own_worker_only() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.protobuf import common_pb2
 
 JOB = b"job1"
@@ -31,7 +31,7 @@ class Named:
 
 @pytest.fixture
 def context() -> WorkerContext:
-    return WorkerContext(TaskContext(MAIN, JOB), JobContext(JOB))
+    return WorkerContext(TaskContext(MAIN, TaskKind(JOB)), JobContext(JOB))
 
 
 def on_a_thread(ask: Any) -> Any:
@@ -43,11 +43,11 @@ def on_a_thread(ask: Any) -> Any:
 
 
 def test_a_thread_has_the_task_that_it_entered_until_it_leaves_it(context: WorkerContext) -> None:
-    task = TaskContext(TASK, JOB, "f")
+    task = TaskContext(TASK, TaskKind(JOB, "f"))
     assert context.is_main and context.task_id() == MAIN
     token = context.enter(task)
     assert not context.is_main and context.get() is task
-    inner = context.enter(TaskContext(b"inner", JOB))
+    inner = context.enter(TaskContext(b"inner", TaskKind(JOB)))
     assert context.task_id() == b"inner"
     context.leave(inner)
     assert context.get() is task
@@ -56,7 +56,7 @@ def test_a_thread_has_the_task_that_it_entered_until_it_leaves_it(context: Worke
 
 
 def test_threads_of_user_code_have_the_main_task(context: WorkerContext) -> None:
-    token = context.enter(TaskContext(TASK, JOB))
+    token = context.enter(TaskContext(TASK, TaskKind(JOB)))
     assert on_a_thread(lambda: (context.is_main, context.task_id())) == (True, MAIN)
     copied = contextvars.copy_context()
     assert on_a_thread(lambda: copied.run(context.task_id)) == TASK
@@ -64,7 +64,7 @@ def test_threads_of_user_code_have_the_main_task(context: WorkerContext) -> None
 
 
 def test_a_worker_becomes_its_jobs(context: WorkerContext) -> None:
-    main = TaskContext(b"main", b"job2")
+    main = TaskContext(b"main", TaskKind(b"job2"))
     context.enter_job(JobContext(b"job2", "space"), main)
     assert context.job.job_id == b"job2" and context.job.namespace == "space"
     assert context.get() is main and context.is_main
@@ -82,7 +82,7 @@ def test_a_process_that_leaves_says_so(context: WorkerContext) -> None:
 
 def test_a_task_that_runs_again_makes_other_ids_in_each_attempt_and_the_same_in_the_same() -> None:
     def made(attempt: int) -> list[bytes]:
-        task = TaskContext(TASK, JOB, attempt=attempt)
+        task = TaskContext(TASK, TaskKind(JOB), attempt)
         nil = ids.nil_actor_of(JOB)
         return [
             task.next_task_id(nil),
@@ -99,7 +99,7 @@ def test_a_task_that_runs_again_makes_other_ids_in_each_attempt_and_the_same_in_
 
 
 def test_puts_and_submissions_are_numbered_from_one() -> None:
-    task = TaskContext(TASK, JOB)
+    task = TaskContext(TASK, TaskKind(JOB))
     assert task.next_put_id() == ids.object_id_bytes(TASK, ids.PUT_INDEX_BASE + 1)
     assert task.next_put_id() == ids.object_id_bytes(TASK, ids.PUT_INDEX_BASE + 2)
     nil = ids.nil_actor_of(JOB)
@@ -113,9 +113,9 @@ def test_puts_and_submissions_are_numbered_from_one() -> None:
 
 
 def test_a_task_is_called_what_it_was_named() -> None:
-    assert TaskContext(TASK, JOB, "f").shown_name == "f"
-    assert TaskContext(TASK, JOB, "add", actor=Named()).shown_name == "Counter.add"
-    assert TaskContext(TASK, JOB, "add", actor=Named(), given_name="mine").shown_name == "mine"
+    assert TaskKind(JOB, "f").shown_name == "f"
+    assert TaskKind(JOB, "add", actor=Named()).shown_name == "Counter.add"
+    assert TaskKind(JOB, "add", actor=Named(), given_name="mine").shown_name == "mine"
 
 
 def told(context: WorkerContext, task: TaskContext, ask: Any) -> Any:
@@ -133,16 +133,24 @@ def descriptor(**fields: str) -> common_pb2.FunctionDescriptor:
 @pytest.mark.parametrize(
     ("task", "name"),
     [
-        (TaskContext(TASK, JOB, "f"), "f"),
-        (TaskContext(TASK, JOB, "add", actor=Named()), "shop.Counter.add"),
-        (TaskContext(TASK, JOB, "x", function=descriptor(module_name="m", function_name="f")), "m.f"),
+        (TaskContext(TASK, TaskKind(JOB, "f")), "f"),
+        (TaskContext(TASK, TaskKind(JOB, "add", actor=Named())), "shop.Counter.add"),
         (
-            TaskContext(TASK, JOB, "x", function=descriptor(module_name="m", function_name="g.<locals>.f")),
+            TaskContext(TASK, TaskKind(JOB, "x", function=descriptor(module_name="m", function_name="f"))),
             "m.f",
         ),
         (
             TaskContext(
-                TASK, JOB, "x", function=descriptor(module_name="m", class_name="A", function_name="__init__")
+                TASK, TaskKind(JOB, "x", function=descriptor(module_name="m", function_name="g.<locals>.f"))
+            ),
+            "m.f",
+        ),
+        (
+            TaskContext(
+                TASK,
+                TaskKind(
+                    JOB, "x", function=descriptor(module_name="m", class_name="A", function_name="__init__")
+                ),
             ),
             "m.A.__init__",
         ),
@@ -153,7 +161,7 @@ def test_a_function_is_told_with_its_module(context: WorkerContext, task: TaskCo
 
 
 def test_the_actor_and_the_attempt_of_a_task_are_told(context: WorkerContext) -> None:
-    task = TaskContext(TASK, JOB, "add", attempt=2, actor_id=b"a" * 16, actor=Named())
+    task = TaskContext(TASK, TaskKind(JOB, "add", actor_id=b"a" * 16, actor=Named()), 2)
     assert told(context, task, context.actor_id) == b"a" * 16
     assert told(context, task, context.actor_name) == "given"
     assert told(context, task, context.task_name) == "Counter.add"
@@ -162,14 +170,14 @@ def test_the_actor_and_the_attempt_of_a_task_are_told(context: WorkerContext) ->
 
 
 def test_a_task_that_nobody_wants_any_more_hears_of_it(context: WorkerContext) -> None:
-    task = TaskContext(TASK, JOB)
+    task = TaskContext(TASK, TaskKind(JOB))
     assert told(context, task, context.is_cancelled) is False
     task.cancel()
     assert told(context, task, context.is_cancelled) is True and not context.is_cancelled()
 
 
 def test_how_long_it_ran_is_told_in_microseconds() -> None:
-    task = TaskContext(TASK, JOB)
+    task = TaskContext(TASK, TaskKind(JOB))
     task.ran(0.25)
     assert task.run_us == 250_000
 
@@ -177,7 +185,7 @@ def test_how_long_it_ran_is_told_in_microseconds() -> None:
 def test_resources_are_told_in_units_whatever_they_came_as(context: WorkerContext) -> None:
     resources = ResourceSet.from_units({"CPU": 0.5, "GPU": 1})
     for given in (resources, resources.to_proto()):
-        task = TaskContext(TASK, JOB, resources=given, resource_ids={"GPU": [3]})
+        task = TaskContext(TASK, TaskKind(JOB, resources=given, resource_ids={"GPU": [3]}))
         assert told(context, task, context.assigned_resources) == {"CPU": 0.5, "GPU": 1.0}
         assert told(context, task, context.resource_ids) == {"GPU": [3]}
     assert context.assigned_resources() == {} and context.resource_ids() == {}

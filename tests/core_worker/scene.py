@@ -26,7 +26,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.config import CoreWorkerConfig
-from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -333,7 +333,7 @@ class Scene:
             is_driver=is_driver,
             pid=1,
         )
-        main = TaskContext(ids.TaskID.for_driver(JOB_ID).binary(), JOB_ID)
+        main = TaskContext(ids.TaskID.for_driver(JOB_ID).binary(), TaskKind(JOB_ID))
         self.context = WorkerContext(main, JobContext(JOB_ID, "namespace"))
         self.core = CoreWorker(
             self.env,

@@ -11,7 +11,7 @@ import pytest
 
 from ray_mono.common.exceptions import RayError, RaySystemError, RayTaskError, TaskCancelledError
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, TaskKind
 from ray_mono.core_worker.task_errors import (
     ARGUMENT_FAILED,
     HOPS_MAX,
@@ -237,7 +237,7 @@ def test_a_cancelled_task_says_where_its_code_was() -> None:
     def here() -> None:
         raise KeyboardInterrupt
 
-    task = TaskContext(b"t" * 24, b"job1")
+    task = TaskContext(b"t" * 24, TaskKind(b"job1"))
     with pytest.raises(KeyboardInterrupt) as caught:
         here()
     error: Any = cancelled_error(SPEC, task, caught.value, None, ENV)

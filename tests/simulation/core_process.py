@@ -15,7 +15,7 @@ import ray_mono.exceptions  # noqa: F401  errors are told by their public names,
 from ray_mono.common import ids
 from ray_mono.common.ids import WorkerID
 from ray_mono.core_worker.config import CoreWorkerConfig
-from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
@@ -132,7 +132,7 @@ class CoreProcess:
             pid=process.pid,
         )
         main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
-        context = WorkerContext(TaskContext(main_id, job.job_id), job)
+        context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)
         core = CoreWorker(
             env,
             context,
@@ -277,5 +277,5 @@ class SimWorker(CoreProcess):
         env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=spec.job_id), timeout_s=env.config.gcs_timeout_s)
         job = JobContext(spec.job_id, outlives_job=spec.outlives_job)
         main_id = self._rng.randbytes(8) + job.nil_actor
-        core.enter_job(job, TaskContext(main_id, spec.job_id))
+        core.enter_job(job, TaskContext(main_id, TaskKind(spec.job_id)))
         self.process.site.enter_job(spec.job_id)

@@ -3,6 +3,7 @@ as dead."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -39,15 +40,20 @@ class Scene:
 
     def _start(self, loop: VirtualLoop, name: str) -> tuple[SimProcess, JudgedCounter]:
         process = SimProcess(loop, "host", name, 1)
-        return process, JudgedCounter(process, self.journal, lambda object_id, row: None)
+        counter = JudgedCounter(process, self.journal, lambda object_id, row: None, lambda object_ids: None)
+        return process, counter
 
-    def owner_lets_go(self) -> None:
-        self.owned.remove_local(OBJECT)
+    def owner_lets_go(self, num_others: int = 0) -> None:
+        """Of the object, and at once of so many others, which nobody else has."""
+        others = [b"%28d" % number for number in range(num_others)]
+        self.owned.add_all_owned(others)
+        self.owned.remove_locals(deque([*others, OBJECT]))
 
 
-def test_what_another_process_holds_must_not_be_freed(loop: VirtualLoop) -> None:
+@pytest.mark.parametrize("num_others", [0, 100])
+def test_what_another_process_holds_must_not_be_freed(loop: VirtualLoop, num_others: int) -> None:
     with pytest.raises(ObjectCheckFailed, match="owner frees what borrower holds"):
-        Scene(loop).owner_lets_go()
+        Scene(loop).owner_lets_go(num_others)
 
 
 def test_what_nobody_else_holds_may_be_freed(loop: VirtualLoop) -> None:

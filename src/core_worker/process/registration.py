@@ -18,7 +18,7 @@ from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.world import SystemClock
 from ray_mono.core_worker.config import CoreWorkerConfig
-from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
@@ -83,7 +83,7 @@ class Registration:
             node = self._register(RayletServiceStub(raylet), job.job_id, startup_token, board_fd)
             store = self.channel(f"unix:{node.store_socket}", "this node's object store")
             main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
-            context = WorkerContext(TaskContext(main_id, job.job_id), job)
+            context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)
             core = CoreWorker(
                 self._environment(node, gcs, raylet),
                 context,

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.start_board import StartBoard
-from ray_mono.core_worker.context import JobContext, TaskContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process import current
 from ray_mono.core_worker.process.registration import Registration
@@ -128,7 +128,7 @@ class _Job:
         )
         # The task of threads that user code starts. Its id is random: the driver's root task and other
         # workers count from one as well, and ids must not clash.
-        core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, job_id))
+        core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, TaskKind(job_id)))
         self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
             print(f":job_id:{job_id.hex()}", file=stream, flush=True)

@@ -10,14 +10,18 @@ thread knows what it is unpickling.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 
+Arriving = Callable[[], dict[bytes, bytes]]
+"""Gives what the references of a task's arguments go into: object id → owner."""
+
 
 class _Thread(threading.local):
-    # While it reads the arguments of a task: object id → owner of the references in them.
-    task: dict[bytes, bytes] | None = None
+    # While it reads the arguments of a task: where the references in them go.
+    arriving: Arriving | None = None
     # The object that it is reading.
     container: bytes | None = None
 
@@ -41,10 +45,10 @@ class UnpickledReferences:
     def end(self, outer: bytes | None) -> None:
         self._thread.container = outer
 
-    def collect_into(self, arrived: dict[bytes, bytes] | None) -> None:
-        """References that this thread unpickles from now on are arguments of a task, and go into `arrived`.
+    def collect_into(self, arriving: Arriving | None) -> None:
+        """References that this thread unpickles from now on are arguments of a task, and go into arriving().
         None: they no longer are."""
-        self._thread.task = arrived
+        self._thread.arriving = arriving
 
     def arrived(self, object_id: bytes, owner: bytes) -> None:
         """A reference was unpickled on this thread. It is counted, and its owner is told if it has to know.
@@ -54,7 +58,7 @@ class UnpickledReferences:
         self._references.add_local(object_id)
         if row.owner is None or row.registered:
             return
-        if self._thread.task is not None:
-            self._thread.task[object_id] = owner
+        if self._thread.arriving is not None:
+            self._thread.arriving()[object_id] = owner
         else:
             self._borrowing.register(object_id, self._thread.container)

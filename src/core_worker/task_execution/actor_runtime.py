@@ -73,7 +73,7 @@ class ActorRuntime:
         self.class_name = spec.name.removesuffix(".__init__")
         self.module_name: str = spec.function.python.module_name
         self.resources = ResourceSet.from_proto(spec.resources)
-        self.resource_ids = task.resource_ids
+        self.resource_ids = task.kind.resource_ids
         self.instance: Any = None
         self._body: dict[str, Any] = {}
         self._parts = parts

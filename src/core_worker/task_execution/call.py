@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
-from ray_mono.core_worker.context import ActorNames, TaskContext
+from ray_mono.core_worker.context import ActorNames, TaskContext, TaskKind
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -167,7 +167,7 @@ def context_of(call: Call, actor: RunningActor | None) -> TaskContext:
     # Nothing but its id is the call's own.
     spec = call.spec
     like = spec.like
-    if like is None or like.depth != call.depth or like.actor is not actor:
+    if like is None or like.kind.depth != call.depth or like.kind.actor is not actor:
         like = spec.like = _new_context_of(call, actor)
     return like.beside(call.task_id)
 
@@ -177,31 +177,29 @@ def _new_context_of(call: Call, actor: RunningActor | None) -> TaskContext:
     # A call runs in the actor's job, whoever calls.
     job_id = spec.job_id if actor is None else actor.job_id
     if spec.type != common_pb2.ACTOR_TASK:
-        return TaskContext(
-            call.task_id,
+        kind = TaskKind(
             job_id,
             spec.name,
             call.depth,
-            extras.attempt,
             spec.actor_id,
             spec.resources,  # made into a ResourceSet by whoever asks
             resource_ids_of(extras.resource_ids) if extras.resource_ids else {},
             function=spec.function,
         )
-    if actor is None:
-        return TaskContext(call.task_id, job_id, spec.name, call.depth, extras.attempt)
-    return TaskContext(
-        call.task_id,
-        job_id,
-        spec.name,
-        call.depth,
-        extras.attempt,
-        actor.actor_id,
-        actor.resources,
-        actor.resource_ids,
-        actor=actor,
-        given_name=spec.task_name,
-    )
+    elif actor is None:
+        kind = TaskKind(job_id, spec.name, call.depth)
+    else:
+        kind = TaskKind(
+            job_id,
+            spec.name,
+            call.depth,
+            actor.actor_id,
+            actor.resources,
+            actor.resource_ids,
+            actor,
+            given_name=spec.task_name,
+        )
+    return TaskContext(call.task_id, kind, extras.attempt)
 
 
 def resource_ids_of(message: Any) -> dict[str, list[int]]:

@@ -51,7 +51,7 @@ class ArgumentReader:
     def read(self, call: Call, task: TaskContext, may_go_elsewhere: bool) -> tuple[list[Any], dict[str, Any]]:
         """(positional arguments, keyword arguments). Raises what unpickling raises, an argument that is an
         error, and NoRoomHere if may_go_elsewhere."""
-        self._unpickled.collect_into(task.arrived)
+        self._unpickled.collect_into(task.arriving)
         try:
             flat = pickle.loads(call.flat_args)
             references = []
@@ -81,9 +81,8 @@ class ArgumentReader:
                 if object_id not in self._references:
                     owner = arg.reference.owner.SerializeToString(deterministic=True)
                     self._borrowing.arrived(object_id, owner)
-                if object_id not in task.held:
+                if task.hold(object_id):
                     self._references.add_submitted([object_id])
-                    task.held.append(object_id)
                 if arg.location_node_ids and self._memory_store.get(object_id) is None:
                     self._memory_store.put_in_store(object_id, list(arg.location_node_ids), arg.size_bytes)
         object_ids = [arg.reference.object_id for arg in references]

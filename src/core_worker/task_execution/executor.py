@@ -294,8 +294,8 @@ class Executor:
                 target = self._functions.loaded.get(spec.function_hash)
             elif kind == ACTOR_TASK and self._actor is not None:
                 target = self._actor.methods.get(spec.name)
-            if kind != ACTOR_TASK and (task.resource_ids or self._devices.is_set):
-                self._devices.show(task.resource_ids)
+            if kind != ACTOR_TASK and (task.kind.resource_ids or self._devices.is_set):
+                self._devices.show(task.kind.resource_ids)
             if target is None:  # it was not called before
                 target = self._target(spec, task)
         except BaseException as error:
@@ -324,7 +324,7 @@ class Executor:
         """What a call runs, if it is not at hand: the first of its function or method, or a constructor."""
         if spec.type == ACTOR_TASK:
             return known(self._actor, "the actor of this worker").method(spec.name)
-        self._unpickled.collect_into(task.arrived)
+        self._unpickled.collect_into(task.arriving)
         try:
             target = self._functions.load(spec.job_id, spec.function)
         finally:
@@ -377,7 +377,7 @@ class Executor:
         The GCS is told first, so that an intended end is not taken for a crash.
         """
         running = self._running
-        if (self._actor is not None or self._context.get().actor_id) and not running.is_terminated:
+        if (self._actor is not None or self._context.get().kind.actor_id) and not running.is_terminated:
             report_exit(self._env, ActorExit() if running.take_leave() else error)
         elif isinstance(error, SystemExit):
             running.exit_by(error)

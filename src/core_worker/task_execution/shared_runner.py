@@ -101,16 +101,21 @@ class SharedRunner:
         # Whatever every call uses is at hand: it is a fifth of what a short one takes.
         running, receiver, lock, reactor = self._running, self._receiver, self._env.lock, self._env.reactor
         begin, take, beside, enter = running.begin, receiver.take_next_of, like.beside, self._context.enter
-        spec, task_ids, run_one, collect = calls.spec, calls.task_ids, self._run_one, self._collect
+        spec, task_ids, run_one, collect = calls.spec, calls.task_ids, self._run_one, calls.answers.collect
         may_begin = self._board.may_begin if spec.type == common_pb2.NORMAL_TASK else None
-        first_number, name = calls.number(0), spec.name
-        index, task, plain = -1, like, None
+        first_number, name, alone_us = calls.number(0), spec.name, self._env.config.answered_alone_us
+        index, number, task, plain = -1, 0, like, None
         while True:
             with lock:
                 # In the same hold of the lock: one call is over, and the next begins.
-                is_enough = plain is not None and collect(calls, index, task.run_us, plain)
-                plain = None
-                if not is_enough:
+                is_enough = is_short = False
+                if plain is not None:
+                    is_short = task.run_us < alone_us
+                    is_enough = collect(index, number, task.run_us, plain) or not is_short
+                    plain = None
+                if is_enough:
+                    spec.ran(is_short)
+                else:
                     index = -1 if reactor.is_closed or running.is_ending else take(calls)
                     if index < 0:
                         return
@@ -121,7 +126,8 @@ class SharedRunner:
                 continue
             try:
                 enter(task)
-                if may_begin is None or may_begin(first_number and first_number + index, name):
+                number = first_number and first_number + index
+                if may_begin is None or may_begin(number, name):
                     plain = run_one(calls, index, task, target)
                 else:
                     self._flush(calls)
@@ -158,14 +164,6 @@ class SharedRunner:
             self._ends.returned(calls.call(index), task, value)
             return None
         return plain
-
-    def _collect(self, calls: SharedCalls, index: int, run_us: int, plain: bytes) -> bool:
-        """Whether the answers are to be sent now. Lock held."""
-        is_short = run_us < self._env.config.answered_alone_us
-        is_enough = calls.answers.collect(index, calls.number(index), run_us, plain) or not is_short
-        if is_enough:
-            calls.spec.ran(is_short)
-        return is_enough
 
     def _flush(self, calls: SharedCalls) -> None:
         """Before anything else is said, or this worker ends. Nothing runs here meanwhile: whoever has the

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from ray_mono.core_worker.context import ActorNames, TaskContext, WorkerContext
+from ray_mono.core_worker.context import TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.protobuf import gcs_pb2
 
@@ -27,7 +27,7 @@ class TaskEvents:
     def __init__(self, env: Environment, context: WorkerContext) -> None:
         self._env = env
         self._context = context
-        self._events: deque[tuple[ActorNames | None, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
+        self._events: deque[tuple[TaskKind, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._spans: deque[tuple[str, str, bytes, float, float]] = deque(maxlen=EVENTS_MAX)
         self._num_added = 0
         self._is_armed = False
@@ -39,10 +39,7 @@ class TaskEvents:
 
         started_s, ended_s: by perf_counter().
         """
-        given = task.given_name
-        self._events.append(
-            (None if given else task.actor, given or task.name, task.task_id, started_s, ended_s)
-        )
+        self._events.append((task.kind, task.task_id, started_s, ended_s))
         self._num_added += 1
         if not self._is_armed:
             self._arm()
@@ -70,29 +67,27 @@ class TaskEvents:
             return
         events = [self._events.popleft() for _ in range(len(self._events))]
         spans = [self._spans.popleft() for _ in range(len(self._spans))]
-        num_calls = len(events)
-        events += [
-            (None, name, task_id, started_s, ended_s) for name, _, task_id, started_s, ended_s in spans
-        ]
-        dropped, self._num_added = max(0, self._num_added - len(events)), 0
+        dropped, self._num_added = max(0, self._num_added - len(events) - len(spans)), 0
         env = self._env
         indices: dict[str, int] = {}
+        kinds = {id(kind): kind for kind, *_ in events}
+        of_kinds = {each: indices.setdefault(kind.shown_name, len(indices)) for each, kind in kinds.items()}
+        name_indices = [of_kinds[id(kind)] for kind, *_ in events]
+        name_indices += [indices.setdefault(name, len(indices)) for name, *_ in spans]
+        times = [each[1:] for each in events] + [each[2:] for each in spans]
         message = gcs_pb2.TaskEvents(
             job_id=self._context.job.job_id,
             worker_id=env.worker_id,
             node_id=env.node_id,
             host=env.node.host,
             pid=env.pid,
-            name_indices=[
-                indices.setdefault(name if actor is None else f"{actor.class_name}.{name}", len(indices))
-                for actor, name, _, _, _ in events
-            ],
+            name_indices=name_indices,
             names=list(indices),
-            start_time_s=[self._epoch_s + started_s for _, _, _, started_s, _ in events],
-            end_time_s=[self._epoch_s + ended_s for _, _, _, _, ended_s in events],
-            task_ids=b"".join(task_id for _, _, task_id, _, _ in events),
+            start_time_s=[self._epoch_s + started_s for _, started_s, _ in times],
+            end_time_s=[self._epoch_s + ended_s for _, _, ended_s in times],
+            task_ids=b"".join(task_id for task_id, _, _ in times),
             dropped=dropped,
             collection=collection,
-            spans={num_calls + number: extra_data for number, (_, extra_data, *_) in enumerate(spans)},
+            spans={number: extra_data for number, (_, extra_data, *_) in enumerate(spans, len(events))},
         )
         env.gcs.AddTaskEvents.notify(message)

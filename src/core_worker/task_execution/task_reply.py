@@ -341,7 +341,7 @@ class TaskReplies:
 
         def settled(borrowed: list[common_pb2.ObjectReference]) -> None:
             reply.borrowed.extend(borrowed)
-            self._references.remove_submitted(task.held)
+            self._references.remove_submitted(task.held or ())
             self._reply(call, reply)
             self._references.remove_submitted(kept)
             self._num_unsettled -= 1
@@ -351,7 +351,7 @@ class TaskReplies:
             for value in serialized:
                 value.nested.clear()
             self._dropped.drain()
-            self._borrowing.settle_arrived(task.arrived, kept, spec.caller.worker_id, settled)
+            self._borrowing.settle_arrived(task.arrived or {}, kept, spec.caller.worker_id, settled)
 
         self._num_unsettled += 1
         if spec.type == NORMAL_TASK:

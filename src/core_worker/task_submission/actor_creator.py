@@ -88,7 +88,7 @@ class ActorCreator:
                 CallTemplate(spec, 0),
                 flat,
                 args,
-                parent.depth + 1,
+                parent.kind.depth + 1,
                 [ref._id for ref in refs],
             )
             (creation_id,) = self._tasks.add_pending(task)

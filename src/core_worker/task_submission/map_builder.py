@@ -209,7 +209,7 @@ class MapBuilder:
     def _make(self, kind: _Kind, items: Sequence[Any], packed: dict[int, Packed]) -> list[PendingTask]:
         """Lock held."""
         parent = self._context.get()
-        depth = parent.depth + 1
+        depth = parent.kind.depth + 1
         task_ids = parent.next_task_ids(kind.actor_id or self._context.job.nil_actor, len(items))
         number = self._builder.next_numbers(len(items))
         tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)

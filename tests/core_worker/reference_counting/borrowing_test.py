@@ -302,7 +302,7 @@ class Task:
         self.named: list[list[bytes]] = []
 
     def arrive(self, object_id: bytes, owner: common_pb2.Address = CALLER) -> ObjectRef[Any]:
-        self.scene.parts.unpickled.collect_into(self.arrived)
+        self.scene.parts.unpickled.collect_into(lambda: self.arrived)
         try:
             return self.scene.borrow(object_id, owner)
         finally:

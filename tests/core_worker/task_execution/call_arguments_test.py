@@ -170,8 +170,9 @@ def test_a_task_knows_its_name_attempt_and_what_it_was_given(monkeypatch: pytest
         context = worker.context
         task = context.get()
         return (
-            context.task_id(), context.task_name(), context.function_name(), context.attempt(), task.depth,
-            context.assigned_resources(), context.resource_ids(), context.actor_id(), task.job_id,
+            context.task_id(), context.task_name(), context.function_name(), context.attempt(),
+            task.kind.depth, context.assigned_resources(), context.resource_ids(), context.actor_id(),
+            task.kind.job_id,
         )  # fmt: skip
 
     given = core_worker_pb2.PushTaskRequest().resource_ids
@@ -190,7 +191,7 @@ def test_an_actors_calls_have_what_the_actor_has_and_run_in_its_job(monkeypatch:
             context = worker.context
             return (
                 context.task_name(), context.function_name(), context.assigned_resources(),
-                context.resource_ids(), context.get().job_id,
+                context.resource_ids(), context.get().kind.job_id,
             )  # fmt: skip
 
     given = core_worker_pb2.PushTaskRequest().resource_ids

@@ -58,14 +58,14 @@ def test_a_usual_pushs_context_is_what_its_message_would_have(kind: int) -> None
         (FIRST, 2, Actor()),
     ]:
         usual, told = (context(spec, task_id, depth, actor, is_usual=each) for each in (True, False))
-        assert usual == told and usual.actor is told.actor
+        assert usual == told and usual.kind.actor is told.kind.actor
 
 
 def test_what_one_call_does_is_not_the_next_ones() -> None:
     spec = spec_of(common_pb2.NORMAL_TASK)
     first = context(spec, FIRST, 1, None, is_usual=True)
-    first.arrived[b"object"] = b"owner"
-    first.held.append(b"object")
+    first.arriving()[b"object"] = b"owner"
+    first.hold(b"object")
     first.ran(1.0)
     first.cancel()
     first.next_task_id(b"a" * 16)
@@ -84,4 +84,9 @@ def test_a_push_without_a_template_brings_the_whole_call() -> None:
     assert (call.task_id, call.depth, call.flat_args, call.number) == (FIRST, 3, b"flat", 7)
     assert list(call.extras.args) == list(message.args) and call.extras.waits_for_room
     told = context_of(call, None)
-    assert (told.task_id, told.depth, told.attempt, told.resource_ids) == (FIRST, 3, 2, {"GPU": [4]})
+    assert (told.task_id, told.kind.depth, told.attempt, told.kind.resource_ids) == (
+        FIRST,
+        3,
+        2,
+        {"GPU": [4]},
+    )

@@ -119,7 +119,7 @@ def test_each_call_has_a_context_of_its_own(worker: Worker) -> None:
 
     def run(x: int) -> None:
         task = worker.context.get()
-        seen.append((task.task_id, task.name, task.attempt, task.depth, task.num_submitted))
+        seen.append((task.task_id, task.kind.name, task.attempt, task.kind.depth, task.num_submitted))
         task.next_task_id(b"")
 
     calls = worker.ask_all(known(worker, worker.function(lambda x: run(x), "named")), range(3))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, TaskKind
 from ray_mono.core_worker.task_execution.task_events import EVENTS_MAX, SEND_PERIOD_S, TaskEvents
 from tests.core_worker.scene import JOB_ID, NODE_ID, Scene
 from tests.core_worker.worker_scene import Worker
@@ -21,7 +21,9 @@ class Told(Scene):
         self.events = TaskEvents(self.env, self.context)
 
     def ran(self, name: str = "f", task_id: bytes = b"t" * 24, started_s: float = 0.0, **fields: Any) -> None:
-        self.events.add(TaskContext(task_id, JOB_ID, name, **fields), started_s, time.perf_counter())
+        self.events.add(
+            TaskContext(task_id, TaskKind(JOB_ID, name, **fields)), started_s, time.perf_counter()
+        )
 
     def sent(self) -> list[Any]:
         return [each.request for each in self.wire.all("AddTaskEvents")]

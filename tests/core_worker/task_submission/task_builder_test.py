@@ -11,7 +11,7 @@ import pytest
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, TaskKind
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 from ray_mono.core_worker.options import INLINE_BYTES_MAX, STREAMING_RETURNS, TaskOptions
 from ray_mono.core_worker.task_submission.function_manager import Exported
@@ -185,7 +185,7 @@ def test_another_attempt_of_a_task_submits_other_ones() -> None:
     made = []
     for attempt in (0, 0, 1):
         scene = Scene()
-        task = TaskContext(b"t" * 8 + ids.nil_actor_of(JOB_ID), JOB_ID, attempt=attempt)
+        task = TaskContext(b"t" * 8 + ids.nil_actor_of(JOB_ID), TaskKind(JOB_ID), attempt)
         token = scene.context.enter(task)
         made.append(scene.submit())
         scene.context.leave(token)
@@ -194,7 +194,7 @@ def test_another_attempt_of_a_task_submits_other_ones() -> None:
 
 def test_a_task_knows_how_deep_it_is() -> None:
     scene = Scene()
-    token = scene.context.enter(TaskContext(b"t" * 8 + ids.nil_actor_of(JOB_ID), JOB_ID, depth=4))
+    token = scene.context.enter(TaskContext(b"t" * 8 + ids.nil_actor_of(JOB_ID), TaskKind(JOB_ID, depth=4)))
     try:
         assert sent(scene).depth == 5
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import GetTimeoutError, RaySystemError, TaskCancelledError
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, TaskKind
 from ray_mono.core_worker.object_ref import ObjectRef
 from tests.core_worker.called_actor import OWNER, CalledActor
 from tests.core_worker.scene import JOB_ID, Said, Scene, address_of, value
@@ -114,7 +114,7 @@ def test_children_are_cancelled_and_nobody_else_by_force_where_that_is_possible(
     world.starts()
     child = scene.submit()
     scene.grant()
-    other = TaskContext(b"other".ljust(8) + NO_ACTOR, JOB_ID)
+    other = TaskContext(b"other".ljust(8) + NO_ACTOR, TaskKind(JOB_ID))
     token = scene.context.enter(other)
     stranger = scene.submit()
     scene.context.leave(token)

@@ -34,7 +34,7 @@ from ray_mono.common.exceptions import (
 )
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
+from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef, require_home
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, CallRules, TaskOptions
@@ -85,7 +85,7 @@ class LocalCore:
         self.default_actor_lifetime = ""
         self.node_host = "127.0.0.1"
         self.node_labels: dict[str, str] = {}
-        main = TaskContext(ids.TaskID.for_driver(self.job_id).binary(), self.job_id)
+        main = TaskContext(ids.TaskID.for_driver(self.job_id).binary(), TaskKind(self.job_id))
         self.context = WorkerContext(main, JobContext(self.job_id, namespace))
         node = common_pb2.NodeInfo(node_id=self.node_id, host=self.node_host, is_head=True)
         self.actors: dict[bytes, LocalActor] = {}
@@ -245,12 +245,14 @@ class LocalCore:
         parent = self.context.get()
         task = TaskContext(
             task_id,
-            self.job_id,
-            call.name,
-            parent.depth + 1,
-            actor_id=call.actor_id,
-            resources=call.resources,
-            function=call.function_descriptor,
+            TaskKind(
+                self.job_id,
+                call.name,
+                parent.kind.depth + 1,
+                actor_id=call.actor_id,
+                resources=call.resources,
+                function=call.function_descriptor,
+            ),
         )
         if call.num_returns < 0:
             return self._run_generator(call, task, packed)
@@ -379,7 +381,7 @@ class LocalCore:
         if actor.death is not None:
             error = serialization.serialize_error(actor.death)
             if call.num_returns < 0:
-                return self._run_generator(call, TaskContext(task_id, self.job_id), [], error)
+                return self._run_generator(call, TaskContext(task_id, TaskKind(self.job_id)), [], error)
             return [
                 self._new_ref(ids.object_id_bytes(task_id, index), error)
                 for index in range(1, template.num_returns + 1)
