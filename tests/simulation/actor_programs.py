@@ -89,7 +89,7 @@ class PlainActor:
         task = here.core.context.get()
         here.judge(
             here.journal.actors.constructor_began,
-            task.actor_id,
+            task.kind.actor_id,
             here.core.worker_id,
             here.core.node_id,
             task.attempt,
@@ -113,7 +113,7 @@ class PlainActor:
         number, caller = int.from_bytes(item[:NUMBER_BYTES], "little"), item[NUMBER_BYTES:]
         here.judge(
             here.journal.actors.call_runs,
-            task.actor_id,
+            task.kind.actor_id,
             here.core.worker_id,
             caller,
             number,
