@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from itertools import filterfalse
 from typing import Any
 
 from ray_mono.common.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, RayTaskError
@@ -177,9 +178,15 @@ class Getter:
         with self._lock:
             if env.reactor.is_closed:
                 raise disconnected()
-            for object_id in self._references.borrowed_of(object_ids):
+            missing = list(filterfalse(store.is_known, object_ids))
+            if not missing:
+                return None
+            for object_id in self._references.borrowed_of(missing):
                 self._resolver.ask_owner(object_id)
-            wait = store.start_wait(object_ids, waiter.set)
+            failed = store.first_error(object_ids)
+            if failed is not None:
+                return failed
+            wait = store.start_wait(missing, waiter.set)
         if wait is None:
             return None
         try:

@@ -140,10 +140,10 @@ class ReferenceCounter:
     def add_all_owned(self, object_ids: Sequence[bytes]) -> None:
         """As add_owned, of values that are known later."""
         references = self._references
-        if not references.keys().isdisjoint(object_ids):
-            twice = next(each for each in object_ids if each in references)
-            raise InternalError(f"object {twice.hex()} is made twice: {self.story(twice)}")
-        references.update(dict.fromkeys(object_ids))
+        for object_id in object_ids:
+            if object_id in references:
+                raise InternalError(f"object {object_id.hex()} is made twice: {self.story(object_id)}")
+            references[object_id] = None
 
     def add_nested(self, object_id: bytes, nested: Iterable[bytes]) -> None:
         """References inside an owned object. They are known when its value is, and when another copy of it
@@ -238,13 +238,14 @@ class ReferenceCounter:
     def _remove_together(self, object_ids: list[bytes]) -> None:
         """One local reference less of each of these. Many are dropped at once, and most of them are ALONE."""
         references = self._references
-        if set(map(references.get, object_ids, repeat(_ABSENT))) == {None}:
-            for object_id in object_ids:
-                del references[object_id]
+        rows = list(map(references.pop, object_ids, repeat(_ABSENT)))
+        if set(rows) == {None}:
             self._on_all_out_of_scope(object_ids)
-        else:
-            for object_id in object_ids:
-                self.remove_local(object_id)
+            return
+        taken = zip(object_ids, rows, strict=True)
+        references.update((object_id, row) for object_id, row in taken if row is not _ABSENT)
+        for object_id in object_ids:
+            self.remove_local(object_id)
 
     def remove_submitted(self, object_ids: Iterable[bytes], times: int = 1) -> None:
         for object_id in object_ids:

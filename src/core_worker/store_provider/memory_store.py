@@ -22,7 +22,7 @@ them (Watch).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import filterfalse
+from itertools import filterfalse, repeat
 from typing import Any, Protocol
 
 from ray_mono.core_worker.values.serialization import ERROR, PLAIN
@@ -164,12 +164,12 @@ class MemoryStore:
     def remove_plain(self, object_ids: Sequence[bytes]) -> Sequence[bytes]:
         """As remove, if all of them are small values, as most are. Returns those that are left: none, or
         all."""
-        values = self._values
-        if set(map(type, map(values.get, object_ids))) != {bytes}:
-            return object_ids
-        for object_id in object_ids:
-            del values[object_id]
-        return ()
+        values = list(map(self._values.pop, object_ids, repeat(None)))
+        if set(map(type, values)) == {bytes}:
+            return ()
+        taken = zip(object_ids, values, strict=True)
+        self._values.update((object_id, value) for object_id, value in taken if value is not None)
+        return object_ids
 
     def add_location(self, object_id: bytes, node_id: bytes) -> bool:
         """One more node has a copy. Returns False if the value is not known to lie in stores."""
@@ -221,15 +221,12 @@ class MemoryStore:
                 del self._waiters[object_id]
 
     def start_wait(self, wanted: Sequence[bytes], ended: Callback) -> ValueWait | None:
-        """A wait for all of these; None if none is pending now. ended() runs, under the lock, when none is
-        pending any more, or when one is an error; at once, if one is so now. Whoever waits closes it."""
+        """A wait for all of these, of which none is an error now; None if none is pending. ended() runs,
+        under the lock, when none is pending any more, or when one is an error. Whoever waits closes it."""
         wait = ValueWait(self, wanted, ended)
         if wait.is_over:
             return None
-        if self.first_error(wanted) is not None:
-            ended()
-        else:
-            self._ended_by_errors.append(wait)
+        self._ended_by_errors.append(wait)
         return wait
 
     def end_wait(self, wait: ValueWait) -> None:

@@ -28,6 +28,7 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ray_mono.common import ids, raw_error
@@ -437,15 +438,13 @@ class TaskManager:
 
     def complete_all_usual(self, tasks: Sequence[PendingTask], values: Sequence[bytes]) -> None:
         """As complete_usual, of tasks that return one value each."""
-        pending = self._pending
         made = [task.first_return_id for task in tasks]
-        is_usual = not self._cancelled and all(map(pending.__contains__, made))
-        if not is_usual or not all(map(self._is_referenced, made)):
+        found = list(map(self._pending.pop, made, repeat(None)))
+        if self._cancelled or None in found or not all(map(self._is_referenced, made)):
+            self._pending.update((task.first_return_id, task) for task in found if task is not None)
             for task, value in zip(tasks, values, strict=True):
                 self.complete_usual(task, value)
             return
-        for object_id in made:
-            del pending[object_id]
         self._memory_store.put_all_plain(made, values)
         for task in tasks:
             task.finished()

@@ -239,10 +239,6 @@ def test_a_wait_for_several_ends_with_an_error_of_any() -> None:
     wait.close()
     store.put_inline(b"a", ERROR, b"")
     assert ended == ["over"] and store.num_waiters == 0
-    # One that is there already ends a wait at once.
-    again = store.start_wait([b"a", b"b"], lambda: ended.append("at once"))
-    assert again is not None and ended == ["over", "at once"]
-    again.close()
 
 
 def test_a_wait_that_is_closed_before_its_end_leaves_nothing() -> None:
