@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import time
 from pathlib import Path
 
 import click
@@ -22,6 +20,7 @@ from ray_mono._private.node.elsewhere import nodes_elsewhere
 from ray_mono._private.node.reaper import KILL_WAIT_S
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
+from ray_mono.common.descriptors import is_readable
 from ray_mono.scripts import failures
 
 
@@ -91,20 +90,11 @@ def _stop(record: NodeRecord, grace_period_s: float, force: bool) -> bool:
                 signal.pidfd_send_signal(pidfd, signal_number)
                 # One that was stopped (Ctrl-Z's signal, a debugger) is to notice.
                 signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-            if _wait(pidfd, timeout_s):
+            if is_readable(pidfd, timeout_s):
                 return True
         return False
     finally:
         os.close(pidfd)
-
-
-def _wait(pidfd: int, timeout_s: float) -> bool:
-    """Waits for the end of the process; False where it did not end in time."""
-    deadline_s = time.monotonic() + timeout_s
-    while not select.select([pidfd], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
-        if time.monotonic() >= deadline_s:
-            return False
-    return True
 
 
 def _remove_remains(record: NodeRecord) -> None:

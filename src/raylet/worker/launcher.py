@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from typing import Protocol
 from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
+from ray_mono.common.descriptors import is_readable
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.framing import LENGTH, prefixed
 
@@ -116,7 +116,7 @@ class AdoptedTemplate:
         self._pidfd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        if self.returncode is None and (self._pidfd < 0 or select.select([self._pidfd], [], [], 0)[0]):
+        if self.returncode is None and (self._pidfd < 0 or is_readable(self._pidfd, 0)):
             # How it ended only its parent knows.
             self.returncode = 0
             if self._pidfd >= 0:

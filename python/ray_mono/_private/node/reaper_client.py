@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import subprocess
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import KILL_WAIT_S
+from ray_mono.common.descriptors import is_readable
 from ray_mono.common.process import module_command
 
 NODE_ENDED = "the node has ended; its reaper.log, in the session's logs directory, says why"
@@ -213,10 +213,8 @@ class ReaperHandle:
 
         Raises ConnectionError where the node has ended.
         """
-        # Not select(): a driver may have more than 1024 descriptors.
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        if not poll.poll(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()) * 1000):
+        left_s = None if deadline_s is None else deadline_s - time.monotonic()
+        if not is_readable(self._control.fileno(), left_s):
             return False
         try:
             data = self._control.recv(1 << 16)
