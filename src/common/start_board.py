@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from struct import Struct
 
 SETTLE_S = 0.005
@@ -51,6 +52,7 @@ class StartBoard:
 
     def __init__(self, worker_id: bytes) -> None:
         self.fd = os.memfd_create("ray_mono-start-board", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self.fd).atexit = False
         os.ftruncate(self.fd, _BYTES)
         self._memory = mmap.mmap(self.fd, _BYTES)
         self._cells = memoryview(self._memory).cast("Q")

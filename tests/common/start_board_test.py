@@ -47,7 +47,6 @@ def test_what_runs_is_read_also_when_its_worker_is_gone_and_at_rest_it_is_nothin
     board.may_begin(number(7, 3), "last")
     seen.close_lease(7)
     assert not board.may_begin(number(7, 4), "taken back")
-    os.close(board.fd)
     assert seen.running() == "last"
     board.rest()
     assert seen.running() == ""
@@ -61,7 +60,6 @@ def test_answers_that_have_not_left_are_read_when_their_worker_is_gone() -> None
         and board.keep(number(7, 4), b"")
         and board.keep(number(7, 5), b"5")
     )
-    os.close(board.fd)
     assert seen.kept(7) == (3, [b"three", b"", b"5"])
     assert seen.kept(6) == (0, [])
     board.forget_kept()

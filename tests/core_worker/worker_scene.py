@@ -217,7 +217,7 @@ class Worker(Scene):
         patch.setattr(executor, "time", SimpleNamespace(perf_counter=lambda: self._busy_s))
         for module in (actor_runtime, async_group):
             patch.setattr(module, "CallThread", DaemonThread)
-        _here.append(self.core)
+        _here[:] = [self.core]
 
     def _create(self, request: Any) -> Any:
         if self.room is not None:
@@ -394,6 +394,7 @@ class Worker(Scene):
 
 CODE: dict[bytes, Any] = {}
 _here: list[CoreWorker] = []
+"""The worker that was made last."""
 
 
 class Code:

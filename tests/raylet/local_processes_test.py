@@ -196,7 +196,6 @@ def test_who_runs_what_is_read_off_its_board_and_without_one_it_may_be_anything(
     held = node.processes.held_answers(worker.worker_id, 7)
     assert (held.is_known, held.begun, held.first, list(held.plain)) == (True, 1, 1, [b"value"])
     assert not node.processes.held_answers(b"gone".ljust(28), 7).is_known
-    os.close(board.fd)
 
 
 @pytest.mark.parametrize("end", ["it died", "killed", "lost by its holder", "holder's node died", "job over"])
@@ -229,7 +228,6 @@ def test_however_a_worker_for_tasks_ends_its_last_words_are_kept(
     assert (words.is_known, words.begun, list(words.plain)) == expected
     # Only of a worker that died by itself it is news what it ran.
     assert worker.ran == ("task f" if end == "it died" and not for_actor else "")
-    os.close(board.fd)
 
 
 def test_a_worker_that_leaves_says_so_unless_somebody_had_it_killed(tmp_path: Path) -> None:

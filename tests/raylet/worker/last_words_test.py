@@ -17,7 +17,6 @@ def died(words: LastWords, worker_id: bytes, begun: int = 0, kept: int = 0) -> N
         if place > begun - kept:
             board.keep((7 << LEASE_SHIFT) + place, b"%d" % place)
     words.died(worker_id, BoardOfAnother(os.getpid(), board.fd, worker_id))
-    os.close(board.fd)
 
 
 def test_of_a_worker_that_died_it_says_what_had_begun_and_was_answered() -> None:
@@ -52,7 +51,6 @@ def test_what_was_kept_of_an_earlier_lease_is_said_beside_what_began_on_the_last
     board.keep((6 << LEASE_SHIFT) + 3, b"three")
     board.may_begin((7 << LEASE_SHIFT) + 1, "f")
     words.died(b"a" * 28, BoardOfAnother(os.getpid(), board.fd, b"a" * 28))
-    os.close(board.fd)
     earlier, last = words.of(b"a" * 28, 6), words.of(b"a" * 28, 7)
     assert (earlier.begun, earlier.first, list(earlier.plain)) == (0, 3, [b"three"])
     assert (last.begun, last.first, list(last.plain)) == (1, 0, [])
