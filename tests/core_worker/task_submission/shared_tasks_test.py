@@ -75,6 +75,24 @@ def test_values_arrive_in_parts_and_the_last_with_the_reply() -> None:
     assert "lingers" in lease_states(scene)[0]
 
 
+@pytest.mark.parametrize("dropped", [[], [1], [1, 3], [1, 2, 3, 4]])
+def test_of_answers_that_come_together_those_are_kept_that_somebody_wants(dropped: list[int]) -> None:
+    scene = a_scene()
+    refs: list[Any] = mapped(scene, range(5))
+    (frame,) = frames(scene)
+    answer(scene, refs[0], value("a"))
+    for index in dropped:
+        refs[index] = None
+    frame.answer(values(0, "b", "c", "d", "e", run_us=4))
+    left = [ref for ref in refs if ref is not None]
+    assert scene.core.reference_counts() == scene.core.describe()["values"] == len(left)
+    assert scene.core.get(left, 0) == [each for index, each in enumerate("abcde") if index not in dropped]
+    assert not scene.core.describe()["tasks_pending"]
+    del left
+    refs.clear()
+    assert scene.core.reference_counts() == scene.core.describe()["values"] == 0
+
+
 def test_an_answer_of_another_kind_is_its_own() -> None:
     scene = a_scene()
     refs = mapped(scene, range(4))
