@@ -83,8 +83,9 @@ def test_of_answers_that_come_together_those_are_kept_that_somebody_wants(droppe
     answer(scene, refs[0], value("a"))
     for index in dropped:
         refs[index] = None
-    frame.answer(values(0, "b", "c", "d", "e", run_us=4))
     left = [ref for ref in refs if ref is not None]
+    assert scene.core.reference_counts() == len(left)
+    frame.answer(values(0, "b", "c", "d", "e", run_us=4))
     assert scene.core.reference_counts() == scene.core.describe()["values"] == len(left)
     assert scene.core.get(left, 0) == [each for index, each in enumerate("abcde") if index not in dropped]
     assert not scene.core.describe()["tasks_pending"]
