@@ -93,7 +93,7 @@ class ActorRuntime:
             group_parts = AsyncParts(
                 parts.context,
                 parts.env,
-                self._calls,
+                parts.running.call_over,
                 parts.replies,
                 parts.generators,
                 parts.events,
@@ -192,7 +192,7 @@ class ActorRuntime:
             self._parts.run_here(call, task, prepared)
         except BaseException as error:
             self._parts.replies.answer_anyhow(call, error)
-        self._calls.pop(task.task_id, None)
+        self._parts.running.call_over(task)
         self._check_exit()
 
     def cancel(self, task_id: bytes) -> None:

@@ -54,8 +54,8 @@ class AsyncParts:
 
     context: WorkerContext
     env: Environment
-    calls: dict[bytes, TaskContext]
-    """The worker's calls that are dispatched and not over."""
+    call_over: Callable[[TaskContext], None]
+    """Running.call_over."""
     replies: TaskReplies
     generators: GeneratorRunner
     events: TaskEvents
@@ -208,7 +208,8 @@ class AsyncGroup:
         self._running[task.task_id] = running
 
         def ended(running: asyncio.Task[None]) -> None:
-            del self._running[task.task_id]
+            if self._running.get(task.task_id) is running:  # and not a retry, which came before this
+                del self._running[task.task_id]
             self._over(call, task, has_run=not running.cancelled())
             if self._waiting and not self._is_closed:
                 self._start(*self._waiting.popitem(last=False)[1])
@@ -216,7 +217,7 @@ class AsyncGroup:
         running.add_done_callback(ended)
 
     def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
-        self._parts.calls.pop(task.task_id, None)
+        self._parts.call_over(task)
         if not (has_run or self._is_closed):
             # It was cancelled before it began. So it has not answered, and no code of the user's was stopped.
             self._parts.replies.finish_error(call, task, TaskCancelledError(task.task_id.hex()))

@@ -65,6 +65,15 @@ class Running:
             return self._task
         return self.calls.get(task_id)
 
+    def call_over(self, task: TaskContext) -> None:
+        """A call of `calls` is over. It is answered by then, so that a retry may have its id here. Any
+        thread, without the lock."""
+        task_id = task.task_id
+        if self.calls.get(task_id) is task:
+            taken = self.calls.pop(task_id)
+            if taken is not task:
+                self.calls[task_id] = taken  # the retry came in between
+
     # ---- the end of the worker
 
     @property
