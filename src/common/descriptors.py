@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import select
+import time
+
+_POLL_MAX_S = 1_000_000.0
+"""poll() takes its time as an int of milliseconds."""
 
 
 def is_readable(descriptor: int, timeout_s: float | None) -> bool:
@@ -13,4 +18,10 @@ def is_readable(descriptor: int, timeout_s: float | None) -> bool:
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+    end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left_s = min(max(0.0, end_s - time.monotonic()), _POLL_MAX_S)
+        if poll.poll(left_s * 1000):
+            return True
+        if time.monotonic() >= end_s:
+            return False

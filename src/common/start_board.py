@@ -41,6 +41,8 @@ _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
 _KEPT_FIRST, _KEPT_BYTES = _PAGE_BYTES // 8, _PAGE_BYTES // 8 + 1
 _KEPT_START = _PAGE_BYTES + 16
 _KEPT_HEAD = Struct("<QQ")
+_KEPT_MAX = 1 << 16
+"""More than any worker is sent ahead."""
 _NO_LEASE = (1 << 64) - 1
 _NONE_KEPT = -1
 LEASE_SHIFT = 32
@@ -170,6 +172,8 @@ class BoardOfAnother:
             start += size + 7 & ~7
         if self._cells[_KEPT_FIRST] != first or self._cells[_KEPT_BYTES] < num_bytes:
             return 0, []
+        if sum(count for count, _ in found) > _KEPT_MAX:
+            return 0, []  # the worker's code has written here
         return first & LEASES_MASK, [answer for count, answer in found for _ in range(count)]
 
     def close_lease(self, lease_number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def test_any_descriptor_can_be_waited_for(pipe: tuple[int, int]) -> None:
     assert not is_readable(reading, 0) and not is_readable(reading, -1.0) and not is_readable(reading, 0.01)
     os.write(writing, b"x")
     assert is_readable(reading, 0) and is_readable(reading, None)
+    assert is_readable(reading, 1e12) and is_readable(reading, math.inf)
 
 
 def test_the_end_of_a_process_can_be_waited_for() -> None:

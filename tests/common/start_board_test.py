@@ -80,6 +80,30 @@ def test_an_answer_that_does_not_follow_or_finds_no_room_is_not_kept() -> None:
     assert room > 60 and len(seen.kept(7)[1]) == 2 + room
 
 
+def test_an_answer_that_is_half_written_when_the_worker_dies_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for num_whole in (0, 1):
+        board, seen = pair()
+        for place in range(1, num_whole + 1):
+            board.keep(number(7, place), b"%d" % place)
+
+        class Dies:
+            def __setitem__(self, where: slice, what: bytes) -> None:
+                raise MemoryError
+
+        monkeypatch.setattr(board, "_memory", Dies())
+        with pytest.raises(MemoryError):
+            board.keep(number(7, num_whole + 1), b"another")
+        assert seen.kept(7)[1] == [b"1"][:num_whole]
+
+
+def test_a_count_that_cannot_be_is_no_answer() -> None:
+    """The worker's code may write over its memory."""
+    board, seen = pair()
+    board.keep(number(7, 1), b"one")
+    board._cells[board._num_last_cell] = 1 << 40
+    assert seen.kept(7) == (0, [])
+
+
 def test_answers_that_are_one_object_take_the_room_of_one() -> None:
     board, seen = pair()
     same, like_it = b"value", bytes(bytearray(b"value"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray_mono as ray
 
-CHUNKS = ["auto", 1, 7, 1000]
+CHUNKS = ["auto", 1, 7, 1000, 1 << 100]
 
 
 @ray.remote

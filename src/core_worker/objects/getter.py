@@ -186,7 +186,7 @@ class Getter:
             failed = store.first_error(object_ids)
             if failed is not None:
                 return failed
-            wait = store.start_wait(missing, waiter.set)
+            wait = store.start_wait(missing, object_ids, waiter.set)
         if wait is None:
             return None
         try:

@@ -117,8 +117,12 @@ class MemoryStore:
         self._values.update(zip(object_ids, values, strict=True))
         if self._expected:
             self._expected.difference_update(object_ids)
-        # Nobody waits for what is known.
-        woken = object_ids if self._watches else list(filter(self.is_known, self._waiters))
+        if self._watches:
+            woken: Iterable[bytes] = object_ids
+        elif len(self._waiters) > len(object_ids):
+            woken = filter(self._waiters.__contains__, object_ids)
+        else:
+            woken = list(filter(self.is_known, self._waiters))  # nobody waits for what was known before
         for object_id in woken:
             self._wake(object_id)
 
@@ -220,10 +224,13 @@ class MemoryStore:
             if not waiters:
                 del self._waiters[object_id]
 
-    def start_wait(self, wanted: Sequence[bytes], ended: Callback) -> ValueWait | None:
-        """A wait for all of these, of which none is an error now; None if none is pending. ended() runs,
-        under the lock, when none is pending any more, or when one is an error. Whoever waits closes it."""
-        wait = ValueWait(self, wanted, ended)
+    def start_wait(
+        self, missing: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
+    ) -> ValueWait | None:
+        """A wait for those that are missing now among those wanted, none of which is an error; None if none
+        is pending. ended() runs, under the lock, when none is pending any more, or when one that is wanted
+        becomes an error. Whoever waits closes it."""
+        wait = ValueWait(self, missing, wanted, ended)
         if wait.is_over:
             return None
         self._ended_by_errors.append(wait)
@@ -271,12 +278,14 @@ class ValueWait:
 
     __slots__ = ("_awaited", "_ended", "_pending", "_store", "_wanted", "_wanted_set")
 
-    def __init__(self, store: MemoryStore, wanted: Sequence[bytes], ended: Callback) -> None:
+    def __init__(
+        self, store: MemoryStore, missing: Sequence[bytes], wanted: Sequence[bytes], ended: Callback
+    ) -> None:
         self._store = store
         self._wanted = wanted
         # Those that are left, without what is known when it is its turn. It is the interpreter's own loop,
         # since a wait for many passes over as many.
-        self._pending = filterfalse(store.is_known, reversed(wanted))
+        self._pending = filterfalse(store.is_known, reversed(missing))
         self._awaited: bytes | None = None
         # Made when the first error comes: most waits see none.
         self._wanted_set: set[bytes] | None = None

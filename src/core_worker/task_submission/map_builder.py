@@ -159,8 +159,9 @@ class MapBuilder:
             while begin < len(items):
                 if reactor.is_closed:
                     raise disconnected()
-                self._submit_piece(kind, items[begin:end], refs, send, collector)
-                begin, end = end, end + PIECE_ITEMS
+                are_short = self._submit_piece(kind, items[begin:end], refs, send, collector)
+                # Each that travels alone takes as long as a call of `.remote()`.
+                begin, end = end, end + (PIECE_ITEMS if are_short else self._env.config.turn_calls)
                 reactor.take_turn()
                 if reactor.interrupted:
                     reactor.raise_if_interrupted()
@@ -174,7 +175,8 @@ class MapBuilder:
         refs: list[ObjectRef[Any]],
         send: _Send,
         collector: _Collector,
-    ) -> None:
+    ) -> bool:
+        """Returns whether all of them stay inline."""
         packed: dict[int, Packed] = {}
         if not are_small_numbers(items):
             for position, item in enumerate(items):
@@ -188,6 +190,7 @@ class MapBuilder:
                     raise
         collector.rest()
         self._submit_packed(kind, items, packed, refs, send)
+        return not packed
 
     def _submit_packed(
         self,
@@ -212,7 +215,10 @@ class MapBuilder:
         depth = parent.kind.depth + 1
         task_ids = parent.next_task_ids(kind.actor_id or self._context.job.nil_actor, len(items))
         number = self._builder.next_numbers(len(items))
-        tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)
+        if len(packed) < len(items):
+            tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)
+        else:
+            tasks = [None] * len(items)  # type: ignore[list-item]
         for position, own in packed.items():
             tasks[position] = self._new(kind, task_ids[position], depth, number + position, own)
         return tasks
@@ -239,13 +245,19 @@ class MapBuilder:
         )
 
     def _send(self, template: TaskTemplate, tasks: list[PendingTask]) -> None:
-        """Normal tasks. Those that have messages for arguments look first whether these are there."""
-        ready: list[PendingTask] = []
+        """Normal tasks. Those that travel alone go as those of `.remote()`. If they have messages for
+        arguments, it is looked first whether these are there."""
+        together: list[PendingTask] = []
         for task in tasks:
-            if not task.has_args:
-                ready.append(task)
+            if task.together:
+                together.append(task)
                 continue
-            self._normal_tasks.submit_all(template.queue, ready)
-            ready = []
-            self._dependencies.resolve(task, template.resubmit)
-        self._normal_tasks.submit_all(template.queue, ready)
+            if together:
+                self._normal_tasks.submit_all(template.queue, together)
+                together = []
+            if task.has_args:
+                self._dependencies.resolve(task, template.resubmit)
+            else:
+                self._normal_tasks.submit(template.queue, task)
+        if together:
+            self._normal_tasks.submit_all(template.queue, together)

@@ -52,12 +52,14 @@ def test_one_that_somebody_got_is_not(forgotten: Forgotten) -> None:
     assert forgotten.printed() == ""
 
 
+@pytest.mark.parametrize("has_one_inside_another", [False, True])
 def test_one_among_many_that_go_at_once_is_printed_and_what_is_large_leaves_its_store(
-    forgotten: Forgotten,
+    forgotten: Forgotten, has_one_inside_another: bool
 ) -> None:
     scene = forgotten.scene
     refs = [scene.core.put(number) for number in range(100)]
-    refs.append(scene.core.put([refs[0]]))
+    if has_one_inside_another:
+        refs.append(scene.core.put([refs[0]]))
     large, failed = scene.submit(), scene.submit()
     large_id = large.binary()
     scene.finish(large, in_store(large_id))
@@ -65,7 +67,7 @@ def test_one_among_many_that_go_at_once_is_printed_and_what_is_large_leaves_its_
     refs += large, failed, scene.submit()
     del large, failed
     refs.clear()
-    assert scene.core.reference_counts() == 0
+    assert scene.core.reference_counts() == scene.core.describe()["values"] == 0
     assert [each.object_id for said in scene.wire.all("Free") for each in said.request.objects] == [large_id]
     assert forgotten.printed().count("its traceback") == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from ray_mono.common.our_bug import InternalError
@@ -213,3 +215,13 @@ def test_counts_that_went_wrong_are_found() -> None:
     row.contained = 1
     with pytest.raises(InternalError, match="wrong number of containers, 0 found"):
         scene.counter.check_invariants()
+
+
+def test_of_many_that_are_dropped_at_once_those_that_are_gone_stay_gone() -> None:
+    scene = Scene()
+    names = [b"%d" % number for number in range(40)]
+    scene.counter.add_all_owned(names)
+    scene.counter.add_local(names[7])
+    scene.counter.remove_locals(deque([*names, *names]))
+    assert sorted(scene.gone) == sorted(names) and len(scene.counter) == 0
+    scene.counter.check_invariants()

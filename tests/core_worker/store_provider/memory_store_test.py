@@ -26,6 +26,18 @@ def test_a_waiter_hears_of_a_value_once() -> None:
     assert heard == ["ready"]
 
 
+@pytest.mark.parametrize("num_others", [0, 5])
+def test_waiters_of_values_that_come_together_hear_of_theirs(num_others: int) -> None:
+    names, others = [b"a", b"b", b"c"], [b"other %d" % number for number in range(num_others)]
+    store = store_of(*names, *others)
+    heard: list[bytes] = []
+    for name in (b"a", b"c", b"c", *others):
+        assert not store.when_ready(name, lambda name=name: heard.append(name))  # type: ignore[misc]
+    store.put_all_plain(names, [b"1", b"2", b"3"])
+    assert sorted(heard) == [b"a", b"c", b"c"] and store.num_waiters == num_others
+    assert [store.plain_or_entry(name) for name in names] == [b"1", b"2", b"3"]
+
+
 def test_what_is_there_needs_no_waiting() -> None:
     store = store_of()
     store.put_in_store(b"a", [b"node"], 10)
@@ -51,6 +63,7 @@ def test_what_nobody_refers_to_will_not_come_unless_it_is_expected() -> None:
     "put",
     [
         lambda store: store.put_plain(b"a", b"1"),
+        lambda store: store.put_all_plain([b"a", b"b"], [b"1", b"2"]),
         lambda store: store.put_inline(b"a", ERROR, b"1"),
         lambda store: store.put_in_store(b"a", [b"n1"], 1),
         lambda store: store.remove(b"a"),
@@ -191,14 +204,14 @@ def test_a_wait_for_several_ends_with_the_last() -> None:
     store = store_of(*names)
     ended: list[str] = []
     store.put_inline(b"b", b"", b"")
-    wait = store.start_wait(names, lambda: ended.append("over"))
+    wait = store.start_wait(names, names, lambda: ended.append("over"))
     assert wait is not None and not wait.is_over
     store.put_inline(b"c", b"", b"")
     assert ended == [] and not wait.is_over
     store.put_in_store(b"a", [b"n1"], 1)
     assert ended == ["over"] and wait.is_over
     wait.close()
-    assert store.start_wait(names, lambda: None) is None
+    assert store.start_wait(names, names, lambda: None) is None
 
 
 def test_a_wait_for_several_ends_in_whatever_order_they_come() -> None:
@@ -206,7 +219,7 @@ def test_a_wait_for_several_ends_in_whatever_order_they_come() -> None:
     for order in itertools.permutations(names):
         store = store_of(*names)
         ended: list[str] = []
-        wait = store.start_wait(names, lambda ended=ended: ended.append("over"))  # type: ignore[misc]
+        wait = store.start_wait(names, names, lambda ended=ended: ended.append("over"))  # type: ignore[misc]
         for number, name in enumerate(order):
             assert wait is not None and len(ended) == 0 and not wait.is_over, number
             if not number % 2:
@@ -220,7 +233,7 @@ def test_a_wait_for_several_ends_in_whatever_order_they_come() -> None:
 def test_a_wait_for_several_passes_over_what_is_removed_though_somebody_needs_it() -> None:
     store = store_of(b"a", b"b")
     ended: list[str] = []
-    wait = store.start_wait([b"a", b"b"], lambda: ended.append("over"))
+    wait = store.start_wait([b"a", b"b"], [b"a", b"b"], lambda: ended.append("over"))
     store.remove(b"b")
     assert ended == [] and wait is not None and not wait.is_over
     store.remove(b"a")
@@ -230,7 +243,7 @@ def test_a_wait_for_several_passes_over_what_is_removed_though_somebody_needs_it
 def test_a_wait_for_several_ends_with_an_error_of_any() -> None:
     store = store_of(b"a", b"b", b"other")
     ended: list[str] = []
-    wait = store.start_wait([b"a", b"b"], lambda: ended.append("over"))
+    wait = store.start_wait([b"a", b"b"], [b"a", b"b"], lambda: ended.append("over"))
     assert wait is not None
     store.put_inline(b"other", ERROR, b"")
     assert ended == []
@@ -241,9 +254,20 @@ def test_a_wait_for_several_ends_with_an_error_of_any() -> None:
     assert ended == ["over"] and store.num_waiters == 0
 
 
+def test_a_wait_for_several_ends_where_one_that_was_there_becomes_an_error() -> None:
+    store = store_of(b"a", b"b")
+    store.put_plain(b"a", b"1")
+    ended: list[str] = []
+    wait = store.start_wait([b"b"], [b"a", b"b"], lambda: ended.append("over"))
+    assert wait is not None
+    store.put_inline(b"a", ERROR, b"")
+    assert ended == ["over"]
+    wait.close()
+
+
 def test_a_wait_that_is_closed_before_its_end_leaves_nothing() -> None:
     store = store_of(b"a", b"b")
-    wait = store.start_wait([b"a", b"b"], lambda: None)
+    wait = store.start_wait([b"a", b"b"], [b"a", b"b"], lambda: None)
     assert wait is not None and store.num_waiters == 1
     wait.close()
     assert store.num_waiters == 0

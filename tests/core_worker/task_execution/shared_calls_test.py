@@ -286,6 +286,25 @@ def test_they_stay_there_while_their_connection_does_not_take_them(worker: Worke
     assert places(worker)[1] == []
 
 
+def test_answers_for_which_the_board_has_no_room_leave_at_once(worker: Worker) -> None:
+    lost: list[int] = []
+    num_run = 0
+
+    def run(x: int) -> bytes:
+        nonlocal num_run
+        if num_run:
+            # Of those before it, in this frame: what has neither left nor is on the board.
+            lost.append(num_run - 1 - sum(calls.parts_had) - len(places(worker)[1]))
+        num_run += 1
+        return b"%040000d" % x
+
+    spec = known(worker, worker.function(lambda x: run(x)))
+    calls = worker.ask_all(spec, range(1, 6))
+    worker.run()
+    assert calls.outcomes == [b"%040000d" % x for x in range(1, 6)]
+    assert lost == [0] * 5
+
+
 def test_calls_without_a_number_are_on_no_board(worker: Worker) -> None:
     spec = worker.function(lambda x: x)
     worker.ask(spec, 0)

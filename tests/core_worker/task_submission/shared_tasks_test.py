@@ -94,6 +94,17 @@ def test_of_answers_that_come_together_those_are_kept_that_somebody_wants(droppe
     assert scene.core.reference_counts() == scene.core.describe()["values"] == 0
 
 
+def test_who_waits_for_them_hears_of_answers_that_come_together() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(5))
+    (frame,) = frames(scene)
+    answer(scene, refs[0], value("a"))
+    scene.meanwhile(lambda: frame.part(values(0, "b", "c")))
+    scene.meanwhile(lambda: frame.answer(values(2, "d", "e")))
+    assert scene.core.get(refs, None) == list("abcde")
+    assert scene.core.describe()["waiters"] == 0
+
+
 def test_an_answer_of_another_kind_is_its_own() -> None:
     scene = a_scene()
     refs = mapped(scene, range(4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ def chunk_of(chunk: Any) -> int:
         raise kind(f"map() got chunk={chunk!r}: {accepted}")
     if number < 1:
         raise ValueError(f"map() got chunk={chunk!r}: {accepted}")
-    return number
+    return min(number, sys.maxsize)
 
 
 def items_of(items: Iterable[Any], signature: CallSignature) -> list[Any]:
