@@ -63,6 +63,7 @@ def measure(step: str, make: Callable[[], Any]) -> dict[str, Walk]:
     for _ in range(CALLS):
         made.append(Walk(make))
         gets.append(Walk(lambda: ray.get(made[-1].value)))
+        made[-1].value = None  # as a program lets it go: before its next call
     return {step: median(made), "get": median(gets)}
 
 

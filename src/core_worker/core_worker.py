@@ -41,7 +41,7 @@ from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Connect, PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
-from ray_mono.core_worker.reference_counting.reference_counter import ALONE, Reference, ReferenceCounter
+from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter, Table
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
@@ -96,8 +96,11 @@ class CoreWorker:
         self._stories: TaskStories
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
-        self._references = ReferenceCounter(self._out_of_scope, self._all_out_of_scope)
-        self._memory_store = MemoryStore(self._references.is_referenced)
+        references: Table = {}
+        store = self._memory_store = MemoryStore(references.__contains__)
+        self._references = ReferenceCounter(
+            references, self._out_of_scope, store.forget_plain, store.forget_all_plain
+        )
         self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
         self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
         self.worker_runs = WorkerRuns(env, context, self)
@@ -288,17 +291,9 @@ class CoreWorker:
             if ref._id not in self._handles:
                 self._kept[ref._id] = ref
 
-    def _all_out_of_scope(self, object_ids: Sequence[bytes]) -> None:
-        """As _out_of_scope of each, which was ALONE. Lock held."""
-        for object_id in self._memory_store.remove_plain(object_ids):
-            self._out_of_scope(object_id, ALONE)
-
     def _out_of_scope(self, object_id: bytes, row: Reference) -> None:
         """The last reason to keep an object is gone. Lock held."""
         known = self._memory_store.remove(object_id)
-        if type(known) is bytes and row is ALONE:
-            # The usual case, kept short: a small value, which stood for no actor and was read from no store.
-            return
         self._plasma.out_of_scope(object_id)
         is_error = type(known) is Entry and known.metadata == serialization.ERROR
         is_unseen_error = is_error and not self._memory_store.take_seen(object_id)

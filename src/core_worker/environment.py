@@ -80,8 +80,8 @@ class ReactorInterface(Protocol):
         ...
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        """Calls drain() under the lock, if one of `queues` has something, at the end of each turn and before
-        a thread polls."""
+        """From now on calls drain() under the lock, if one of `queues` has something, at the end of each turn
+        and before a thread polls."""
         ...
 
 

@@ -76,9 +76,6 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
-def _nothing() -> None: ...
-
-
 class Wakeable(Protocol):
     def wake(self) -> None: ...
 
@@ -149,8 +146,8 @@ class Reactor:
         self.look_s = math.inf
         # The main thread is in `wait`, where an interrupt may be raised.
         self._is_at_rest = False
-        self._drain: Callable[[], None] = _nothing
-        self._queues: Sequence[Sized] = ()
+        self._served: list[tuple[Sequence[Sized], Callable[[], None]]] = []
+        self._queues: tuple[Sized, ...] = ()  # all of these
         self._epoll = select.epoll()
         self._pollables: dict[int, Pollable] = {}
         # Added since the leader looked:
@@ -182,10 +179,11 @@ class Reactor:
         """Finalizers and others, any thread without the lock, leave things in `queues`, and then call `wake`.
 
         drain() takes them out, under the lock:
-        at the end of each turn in which there are any, and before a thread polls.
+        at the end of each turn in which there are any, and before a thread polls. Of several, each takes out
+        what is of its queues, in the order in which they came here.
         """
-        self._drain = drain
-        self._queues = queues
+        self._served.append((queues, drain))
+        self._queues += tuple(queues)
 
     # ---- waiting
 
@@ -329,13 +327,15 @@ class Reactor:
 
     def _settle(self) -> None:
         """The owner sees to what was left in the queues, and what is buffered goes out. Lock held."""
-        if any(self._queues):
-            try:
-                self._drain()
-            except Exception:
-                # It must not cost the thread that leads: nobody would be answered any more.
-                logger.exception("the end of a turn failed; %s", OUR_BUG)
-        self.flush()
+        for queues, drain in self._served:
+            if any(queues):
+                try:
+                    drain()
+                except Exception:
+                    # It must not cost the thread that leads: nobody would be answered any more.
+                    logger.exception("the end of a turn failed; %s", OUR_BUG)
+        if self._dirty:
+            self.flush()
 
     def _background(self) -> None:
         me = threading.get_ident()

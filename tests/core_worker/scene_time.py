@@ -34,8 +34,7 @@ class SceneReactor:
         self.num_flushes = 0
         self.is_flushed_later = False
         self._dirty: list[Any] = []
-        self._queues: Sequence[Any] = ()
-        self._drain: Callable[[], None] = lambda: None
+        self._served: list[tuple[Sequence[Any], Callable[[], None]]] = []
         # Given to a wait: what happens meanwhile. Runs once; the next wait has the next.
         self.meanwhile: list[Callable[[], None]] = []
 
@@ -75,13 +74,14 @@ class SceneReactor:
     def hand_over(self) -> None: ...
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        self._queues, self._drain = queues, drain
+        self._served.append((queues, drain))
 
     def turn(self) -> None:
         """The end of a turn: what was left in the queues is seen to, what is buffered goes."""
         with self.lock:
-            if any(self._queues):
-                self._drain()
+            for queues, drain in self._served:
+                if any(queues):
+                    drain()
             self.flush()
 
     def fire(self, until_s: float) -> None:

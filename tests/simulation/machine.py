@@ -22,9 +22,11 @@ from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK
 from ray_mono.core_worker import core_worker, object_ref
 from ray_mono.core_worker.process import current, servicer, worker_exit
 from ray_mono.core_worker.reference_counting.reference_counter import (
-    OnAllOutOfScope,
+    ForgetAllPlain,
+    ForgetPlain,
     OnOutOfScope,
     ReferenceCounter,
+    Table,
 )
 from ray_mono.core_worker.store_provider import plasma_store_provider
 from ray_mono.core_worker.task_execution import (
@@ -180,10 +182,12 @@ class Machine:
             raise SimulationError("no core worker in this process")
         return core
 
-    def counter(self, ended: OnOutOfScope, all_ended: OnAllOutOfScope) -> ReferenceCounter:
+    def counter(
+        self, table: Table, ended: OnOutOfScope, forget: ForgetPlain, forget_all: ForgetAllPlain
+    ) -> ReferenceCounter:
         if self._objects is None:
-            return ReferenceCounter(ended, all_ended)
-        return JudgedCounter(this_process(), self._objects, ended, all_ended)
+            return ReferenceCounter(table, ended, forget, forget_all)
+        return JudgedCounter(this_process(), self._objects, table, ended, forget, forget_all)
 
     def open_file(self, path: str, flags: int) -> int:
         """Stores' files have one name in all runs, and lie in another folder each time."""

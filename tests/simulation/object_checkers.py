@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.common.ids import TaskID
 from ray_mono.core_worker.reference_counting.reference_counter import (
-    OnAllOutOfScope,
+    ForgetAllPlain,
+    ForgetPlain,
     OnOutOfScope,
     Reference,
     ReferenceCounter,
+    Table,
 )
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
@@ -39,8 +41,10 @@ class JudgedCounter(ReferenceCounter):
         self,
         process: SimProcess,
         journal: ObjectJournal,
+        table: Table,
         on_out_of_scope: OnOutOfScope,
-        on_all_out_of_scope: OnAllOutOfScope,
+        forget_plain: ForgetPlain,
+        forget_all_plain: ForgetAllPlain,
     ) -> None:
         def judge(object_id: bytes) -> None:
             if process.is_alive:
@@ -51,12 +55,19 @@ class JudgedCounter(ReferenceCounter):
                 judge(object_id)
             on_out_of_scope(object_id, row)
 
-        def all_ended(object_ids: Sequence[bytes]) -> None:
-            for object_id in object_ids:
+        def forget(object_id: bytes) -> bool:
+            is_forgotten = forget_plain(object_id)
+            if is_forgotten:
                 judge(object_id)
-            on_all_out_of_scope(object_ids)
+            return is_forgotten
 
-        super().__init__(ended, all_ended)
+        def forget_all(object_ids: Sequence[bytes]) -> bool:
+            are_forgotten = forget_all_plain(object_ids)
+            for object_id in object_ids if are_forgotten else ():
+                judge(object_id)
+            return are_forgotten
+
+        super().__init__(table, ended, forget, forget_all)
         journal.joined(process, self)
 
 

@@ -29,7 +29,8 @@ def loop() -> Iterator[VirtualLoop]:
 class Scene:
     """An owner, and a process that borrows an object of it."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop: VirtualLoop, are_plain: bool = False) -> None:
+        self.are_plain = are_plain
         self.actors = ActorJournal()
         self.journal = ObjectJournal(self.actors)
         self.owner, self.owned = self._start(loop, "owner")
@@ -40,7 +41,14 @@ class Scene:
 
     def _start(self, loop: VirtualLoop, name: str) -> tuple[SimProcess, JudgedCounter]:
         process = SimProcess(loop, "host", name, 1)
-        counter = JudgedCounter(process, self.journal, lambda object_id, row: None, lambda object_ids: None)
+        counter = JudgedCounter(
+            process,
+            self.journal,
+            {},
+            lambda object_id, row: None,
+            lambda object_id: self.are_plain,
+            lambda object_ids: self.are_plain,
+        )
         return process, counter
 
     def owner_lets_go(self, num_others: int = 0) -> None:
@@ -51,9 +59,12 @@ class Scene:
 
 
 @pytest.mark.parametrize("num_others", [0, 100])
-def test_what_another_process_holds_must_not_be_freed(loop: VirtualLoop, num_others: int) -> None:
+@pytest.mark.parametrize("are_plain", [False, True])
+def test_what_another_process_holds_must_not_be_freed(
+    loop: VirtualLoop, are_plain: bool, num_others: int
+) -> None:
     with pytest.raises(ObjectCheckFailed, match="owner frees what borrower holds"):
-        Scene(loop).owner_lets_go(num_others)
+        Scene(loop, are_plain).owner_lets_go(num_others)
 
 
 def test_what_nobody_else_holds_may_be_freed(loop: VirtualLoop) -> None:

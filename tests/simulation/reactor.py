@@ -62,8 +62,7 @@ class SimReactor:
         self._baton = baton
         self._loop = baton.loop
         self._dirty: list[Any] = []
-        self._queues: Sequence[Any] = ()
-        self._drain: Callable[[], None] = lambda: None
+        self._served: list[tuple[Sequence[Any], Callable[[], None]]] = []
         # Threads that wait, and what for.
         self._waiting: dict[SimThread, Any] = {}
         self._is_in_turn = False
@@ -87,8 +86,8 @@ class SimReactor:
 
     def _settle(self) -> None:
         """Lock held."""
-        while any(self._queues):
-            self._drain()
+        while due := [drain for queues, drain in self._served if any(queues)]:
+            due[0]()
         self.flush()
 
     def _look_at_waits(self) -> None:
@@ -136,7 +135,7 @@ class SimReactor:
             self._loop.call_soon(self.turn, self._end_of_nothing, context=self.process.context.copy())
 
     def serve_queues(self, queues: Sequence[Any], drain: Callable[[], None]) -> None:
-        self._queues, self._drain = queues, drain
+        self._served.append((queues, drain))
 
     def wait(self, waiter: Any, timeout_s: float | None = None) -> bool:
         if self.lock._is_owned():

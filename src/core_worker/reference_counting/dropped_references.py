@@ -9,6 +9,7 @@ goes with the last handle of its actor, and a put may need the room.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 from ray_mono.core_worker.environment import ReactorInterface
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -28,7 +29,8 @@ class DroppedReferences:
         self._dropped: deque[bytes] = deque()
         self.queues = (self._dropped, *plasma.queues)
         """If one of them has something, `drain` has something to do."""
-        reactor.serve_queues(self.queues, self.drain)
+        reactor.serve_queues((self._dropped,), partial(references.remove_locals, self._dropped))
+        reactor.serve_queues(plasma.queues, plasma.drain)
 
     def drop(self, object_id: bytes) -> None:
         """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""

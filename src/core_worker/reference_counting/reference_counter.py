@@ -11,7 +11,7 @@ of values, sockets or tasks. A reference has four reasons to live:
 
 When the last reason goes, the reference goes out of scope. It is taken from the table, `on_out_of_scope` is
 told, and what it contained is let go, which may end further references. There is no other way out of the
-table.
+table, but for the shortest: a small value of ours that nobody else had is forgotten, and nobody is told.
 
 Most references are alike: owned, one ObjectRef, nothing else. They have no row of their own: the table has
 None, and who asks gets ALONE. That makes a queued task 100 bytes smaller, and the garbage collector's rounds
@@ -73,19 +73,32 @@ _TOGETHER_MIN, _TOGETHER_MAX = 16, 512
 """So many dropped references are counted in one step."""
 
 
+Table = dict[bytes, Reference | None]
 OnOutOfScope = Callable[[bytes, Reference], None]
-OnAllOutOfScope = Callable[[Sequence[bytes]], None]
+ForgetPlain = Callable[[bytes], bool]
+ForgetAllPlain = Callable[[Sequence[bytes]], bool]
 
 
 class ReferenceCounter:
     """The table."""
 
-    def __init__(self, on_out_of_scope: OnOutOfScope, on_all_out_of_scope: OnAllOutOfScope) -> None:
-        """on_out_of_scope(object_id, reference) runs once for each reference that ends, or
-        on_all_out_of_scope(object_ids) for many that were ALONE."""
-        self._references: dict[bytes, Reference | None] = {}
+    def __init__(
+        self,
+        references: Table,
+        on_out_of_scope: OnOutOfScope,
+        forget_plain: ForgetPlain,
+        forget_all_plain: ForgetAllPlain,
+    ) -> None:
+        """references: the empty table. Others may look into it, and only this changes it.
+
+        on_out_of_scope(object_id, reference) runs once for each reference that ends. Not so where it was
+        ALONE, and forget_plain(object_id) says that this was all: MemoryStore.forget_plain; as
+        forget_all_plain(object_ids) says of many.
+        """
+        self._references = references
         self._on_out_of_scope = on_out_of_scope
-        self._on_all_out_of_scope = on_all_out_of_scope
+        self._forget_plain = forget_plain
+        self._forget_all_plain = forget_all_plain
         # Whether an object is in the table. It is the dictionary's own method, since every answer asks.
         self.is_referenced: Callable[[bytes], bool] = self._references.__contains__
 
@@ -213,7 +226,8 @@ class ReferenceCounter:
         reference = self._references.get(object_id, _ABSENT)
         if reference is None:
             del self._references[object_id]
-            self._on_out_of_scope(object_id, ALONE)
+            if not self._forget_plain(object_id):
+                self._on_out_of_scope(object_id, ALONE)
         elif reference is not _ABSENT:
             reference.local -= 1
             if reference.local <= 0:
@@ -231,7 +245,8 @@ class ReferenceCounter:
             if references.get(object_id, _ABSENT) is None:
                 # The usual case, kept short.
                 del references[object_id]
-                self._on_out_of_scope(object_id, ALONE)
+                if not self._forget_plain(object_id):
+                    self._on_out_of_scope(object_id, ALONE)
             else:
                 self.remove_local(object_id)
 
@@ -239,8 +254,7 @@ class ReferenceCounter:
         """One local reference less of each of these. Many are dropped at once, and most of them are ALONE."""
         references = self._references
         rows = list(map(references.pop, object_ids, repeat(_ABSENT)))
-        if set(rows) == {None}:
-            self._on_all_out_of_scope(object_ids)
+        if set(rows) == {None} and self._forget_all_plain(object_ids):
             return
         taken = zip(object_ids, rows, strict=True)
         references.update((object_id, row) for object_id, row in taken if row is not _ABSENT)

@@ -158,22 +158,28 @@ class MemoryStore:
         `plain_or_entry` would have returned."""
         value = self._values.pop(object_id, None)
         if type(value) is bytes:
-            return value  # the usual case: nobody waits for what is known
+            return value  # nobody waits for what is known
         if self._expected:
             self._expected.discard(object_id)
         if object_id in self._waiters or self._watches:
             self._wake(object_id)
         return value
 
-    def remove_plain(self, object_ids: Sequence[bytes]) -> Sequence[bytes]:
-        """As remove, if all of them are small values, as most are. Returns those that are left: none, or
-        all."""
+    def forget_plain(self, object_id: bytes) -> bool:
+        """As remove, if it is a small value, as most are. Else it stays. Returns which."""
+        if type(self._values.get(object_id)) is bytes:
+            del self._values[object_id]
+            return True
+        return False
+
+    def forget_all_plain(self, object_ids: Sequence[bytes]) -> bool:
+        """As forget_plain of all of them, or of none."""
         values = list(map(self._values.pop, object_ids, repeat(None)))
         if set(map(type, values)) == {bytes}:
-            return ()
+            return True
         taken = zip(object_ids, values, strict=True)
         self._values.update((object_id, value) for object_id, value in taken if value is not None)
-        return object_ids
+        return False
 
     def add_location(self, object_id: bytes, node_id: bytes) -> bool:
         """One more node has a copy. Returns False if the value is not known to lie in stores."""
@@ -212,8 +218,8 @@ class MemoryStore:
     def when_ready(self, object_id: bytes, callback: Callback) -> bool:
         """Returns True if the value is here, or will not come. Otherwise callback() runs once, under the
         lock, when it is here or was removed."""
-        if not self.is_pending(object_id):
-            return True
+        if object_id in self._values or not (object_id in self._expected or self._is_referenced(object_id)):
+            return True  # as is_pending, since many wait
         self._waiters.setdefault(object_id, []).append(callback)
         return False
 

@@ -50,7 +50,7 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ended: list[bytes] = []
-        self.counter = ReferenceCounter(self.on_end, self.on_ends)
+        self.counter = ReferenceCounter({}, self.on_end, self.forget, self.forget_all)
         self.rows: dict[bytes, ModelRow] = {}
         self.made = 0
 
@@ -59,9 +59,18 @@ class ReferenceCounterAgainstAModel(RuleBasedStateMachine):
         assert reference.owner == self.rows[object_id].owner
         self.ended.append(object_id)
 
-    def on_ends(self, object_ids: Sequence[bytes]) -> None:
-        for object_id in object_ids:
+    def forget(self, object_id: bytes) -> bool:
+        """Every third is a small value."""
+        is_plain = int(object_id) % 3 == 0
+        if is_plain:
             self.on_end(object_id, ALONE)
+        return is_plain
+
+    def forget_all(self, object_ids: Sequence[bytes]) -> bool:
+        are_plain = all(int(object_id) % 3 == 0 for object_id in object_ids)
+        for object_id in object_ids if are_plain else ():
+            self.on_end(object_id, ALONE)
+        return are_plain
 
     # ---- the model
 

@@ -15,7 +15,14 @@ class Scene:
 
     def __init__(self) -> None:
         self.gone: list[bytes] = []
-        self.counter = ReferenceCounter(lambda object_id, row: self.gone.append(object_id), self.gone.extend)
+        self.plain: set[bytes] = set()
+        """Small values; they are forgotten, and nobody is told."""
+        self.counter = ReferenceCounter(
+            {},
+            lambda object_id, row: self.gone.append(object_id),
+            self.plain.__contains__,
+            self.plain.issuperset,
+        )
 
     def own(self, object_id: bytes, *nested: bytes) -> None:
         self.counter.add_owned(object_id, nested)
@@ -217,11 +224,38 @@ def test_counts_that_went_wrong_are_found() -> None:
         scene.counter.check_invariants()
 
 
-def test_of_many_that_are_dropped_at_once_those_that_are_gone_stay_gone() -> None:
+@pytest.mark.parametrize("num_plain", [0, 20, 40])
+def test_of_many_that_are_dropped_at_once_all_go_and_those_that_are_gone_stay_gone(num_plain: int) -> None:
+    scene = Scene()
+    names = [b"%d" % number for number in range(40)]
+    scene.counter.add_all_owned(names)
+    scene.plain.update(names[:num_plain])
+    scene.counter.remove_locals(deque(names))
+    assert sorted(scene.gone) == sorted(names[num_plain:]) and len(scene.counter) == 0
+    scene.counter.remove_locals(deque(names))
+    assert len(scene.gone) == 40 - num_plain and len(scene.counter) == 0
+
+
+def test_one_of_many_that_are_dropped_at_once_may_have_other_references() -> None:
     scene = Scene()
     names = [b"%d" % number for number in range(40)]
     scene.counter.add_all_owned(names)
     scene.counter.add_local(names[7])
-    scene.counter.remove_locals(deque([*names, *names]))
-    assert sorted(scene.gone) == sorted(names) and len(scene.counter) == 0
+    scene.counter.remove_locals(deque(names))
+    assert names[7] not in scene.gone and len(scene.gone) == 39
+    scene.counter.remove_local(names[7])
+    assert names[7] in scene.gone and len(scene.counter) == 0
     scene.counter.check_invariants()
+
+
+def test_a_small_value_that_nobody_else_had_is_forgotten_and_nobody_is_told() -> None:
+    scene = Scene()
+    scene.plain.update((b"a", b"b", b"c"))
+    for name in (b"a", b"b", b"c"):
+        scene.own(name)
+    scene.counter.add_submitted([b"c"])
+    scene.counter.remove_local(b"a")
+    scene.counter.remove_locals(deque([b"b", b"c"]))
+    assert scene.gone == [] and len(scene.counter) == 1
+    scene.counter.remove_submitted([b"c"])
+    assert scene.gone == [b"c"]
