@@ -182,7 +182,10 @@ class ObjectRef(Generic[T_co]):
         return self
 
     def __del__(self) -> None:
-        home = getattr(self, "_home", None)
+        try:
+            home = self._home
+        except AttributeError:
+            return  # it was never made
         if home is not None:
             home.reference_dropped(self._id)
 

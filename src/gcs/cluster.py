@@ -18,7 +18,7 @@ from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_rows import death_from_proto, registration_of
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
-from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
@@ -178,7 +178,7 @@ class Cluster:
     def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:
         """Finished jobs are over when their last actors are: nobody needs their code any more."""
         living = {
-            actor.registration.job_id for actor in self.actors.all() if actor.state is not ActorState.DEAD
+            actor.registration.job_id for actor in self.actors.all() if actor.state is not ActorLife.DEAD
         }
         for job_id in job_ids:
             row = None if job_id in living else self.jobs.over(job_id)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ray_mono.common.ids import JobID
-from ray_mono.gcs.actor.actor_state import Actor, ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife, Death, DeathKind
 from ray_mono.gcs.driver_warnings import DEATHS_TOLD_MAX, DriverWarnings
 from ray_mono.protobuf import common_pb2
 from tests.gcs.actor.actor_scene import registration
@@ -25,7 +25,7 @@ def driver_warnings() -> DriverWarnings:
 
 
 def actor(ending: Death | None = None) -> Actor:
-    return Actor(registration(1), ActorState.ALIVE, 1, 0.0, ending=ending)
+    return Actor(registration(1), ActorLife.ALIVE, 1, 0.0, ending=ending)
 
 
 def test_a_worker_that_died_by_itself_is_told_to_its_job_with_what_it_ran() -> None:

@@ -38,6 +38,9 @@ from ray_mono.rpc.reactor import Waiter
 CALLS_TOLD_MAX = 3
 """How many calls an error names."""
 
+_ATOMS = frozenset({type(None), bool, int, str, bytes})
+"""Nobody can tell whether two values of these types are one object."""
+
 DISCONNECTED = "this process was disconnected from its cluster while it waited for objects"
 
 
@@ -127,9 +130,13 @@ class Getter:
         return result
 
     def _read_plain(self, known: list[Any]) -> list[Any]:
-        """Small values without references inside, as most are."""
+        """Small values without references inside, as most are. Often all are alike: None."""
         try:
-            result = list(map(pickle.loads, known))
+            first = pickle.loads(known[0])
+            if type(first) in _ATOMS and known.count(known[0]) == len(known):
+                result = [first] * len(known)
+            else:
+                result = list(map(pickle.loads, known))
         except Exception as error:
             raise unreadable(error) from None
         self._env.reactor.raise_if_interrupted()

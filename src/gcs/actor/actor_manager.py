@@ -38,8 +38,8 @@ from ray_mono.gcs.actor.actor_state import (
     FINAL_KINDS,
     Actor,
     ActorEvent,
+    ActorLife,
     ActorRegistration,
-    ActorState,
     Death,
     DeathKind,
     next_state,
@@ -103,7 +103,7 @@ class ActorManager:
             return []
         actor = Actor(
             registration,
-            ActorState.DEPENDENCIES_UNREADY,
+            ActorLife.DEPENDENCIES_UNREADY,
             version=0,
             start_time_s=now_s,
             story=("registered",),
@@ -128,7 +128,7 @@ class ActorManager:
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
             self._actors[actor.actor_id] = actor
-            if actor.state is not ActorState.DEAD:
+            if actor.state is not ActorLife.DEAD:
                 self._own(actor)
                 if actor.held_name is not None:
                     self._by_name[actor.held_name] = actor.actor_id
@@ -142,7 +142,7 @@ class ActorManager:
             effects += self._end_worker(actor, death) or [self._place(actor)]
             if actor.worker_id is not None:
                 self._half_made.add(actor.worker_id)
-        dead = [actor for actor in self._actors.values() if actor.state is ActorState.DEAD]
+        dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = dict.fromkeys(
             actor.actor_id for actor in sorted(dead, key=lambda actor: actor.end_time_s)
         )
@@ -256,29 +256,29 @@ class ActorManager:
         Without no_restart the worker is killed, and the actor started again while its restarts last.
         """
         actor = self._actors[actor_id]
-        if actor.state is ActorState.DEAD:
+        if actor.state is ActorLife.DEAD:
             return []
         death = Death(DeathKind.KILLED, "killed by kill()")
         if not no_restart:
-            return self._end_worker(actor, death) if actor.state is ActorState.ALIVE else []
-        if force or actor.state is not ActorState.ALIVE:
+            return self._end_worker(actor, death) if actor.state is ActorLife.ALIVE else []
+        if force or actor.state is not ActorLife.ALIVE:
             return self._bury(actor, death, now_s)
         return self._end_gracefully(actor, death)
 
     def out_of_scope(self, actor_id: ActorID, now_s: float) -> list[Effect]:
         """No handle is left. A detached actor does not mind. Raises KeyError for an unknown actor."""
         actor = self._actors[actor_id]
-        if actor.state is ActorState.DEAD or actor.registration.is_detached:
+        if actor.state is ActorLife.DEAD or actor.registration.is_detached:
             return []
         death = Death(DeathKind.OUT_OF_SCOPE, "no handle to the actor is left")
-        if actor.state is ActorState.ALIVE:
+        if actor.state is ActorLife.ALIVE:
             return self._end_gracefully(actor, death)
         return self._bury(actor, death, now_s)
 
     # ---- steps
 
     def _living(self) -> list[Actor]:
-        return [actor for actor in self._actors.values() if actor.state is not ActorState.DEAD]
+        return [actor for actor in self._actors.values() if actor.state is not ActorLife.DEAD]
 
     def _of_worker(self, actor_id: ActorID, worker_id: WorkerID) -> Actor | None:
         """The actor, if that is still its worker."""
@@ -314,7 +314,7 @@ class ActorManager:
             node_id=None,
             worker_id=None,
             pending_reason="",
-            creations_failed=actor.creations_failed + (actor.state is not ActorState.ALIVE),
+            creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
         )
         return [RowChanged(actor), StopPlacing(actor.actor_id), self._place(actor)]
 
@@ -395,7 +395,7 @@ class ActorManager:
         names = {actor.held_name: actor.actor_id for actor in living if actor.held_name is not None}
         rows = self.all()
         workers = {actor.worker_id: actor.actor_id for actor in rows if actor.worker_id is not None}
-        dead = {actor.actor_id for actor in rows if actor.state is ActorState.DEAD}
+        dead = {actor.actor_id for actor in rows if actor.state is ActorLife.DEAD}
         owned = {
             (actor.registration.owner_worker_id, actor.actor_id)
             for actor in living
@@ -414,11 +414,11 @@ class ActorManager:
                     f"the index of {what} of the actors holds {stored}, the rows say {counted}"
                 )
         for actor in rows:
-            if (actor.state is ActorState.DEAD) != (actor.death is not None) or (actor.node_id is None) != (
+            if (actor.state is ActorLife.DEAD) != (actor.death is not None) or (actor.node_id is None) != (
                 actor.worker_id is None
             ):
                 raise InternalError(f"the row of an actor contradicts itself: {actor}")
-            if actor.ending is not None and actor.state is not ActorState.ALIVE:
+            if actor.ending is not None and actor.state is not ActorLife.ALIVE:
                 raise InternalError(f"an actor that does not live is asked to end: {actor}")
-            if actor.state is ActorState.ALIVE and actor.worker_id is None:
+            if actor.state is ActorLife.ALIVE and actor.worker_id is None:
                 raise InternalError(f"an actor is alive without a worker: {actor}")

@@ -8,7 +8,7 @@ from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.gcs.actor.actor_placement import Demand
-from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration, Death, DeathKind
 from ray_mono.protobuf import common_pb2
 
 
@@ -85,7 +85,7 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     if actor.worker_id is None:
         info.ClearField("address")
         # Whoever asks why an actor is dead is told which process it was.
-        if actor.state is not ActorState.DEAD:
+        if actor.state is not ActorLife.DEAD:
             info.ClearField("pid")
             info.ClearField("host")
     if actor.death is not None:
@@ -98,7 +98,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
     is_dead = info.state == common_pb2.DEAD
     return Actor(
         registration_of(info.creation_spec, info.class_name),
-        ActorState(info.state),
+        ActorLife(info.state),
         version=info.version,
         start_time_s=info.start_time_s,
         end_time_s=info.end_time_s,

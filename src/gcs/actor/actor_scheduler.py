@@ -22,7 +22,7 @@ from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to
 from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
-from ray_mono.gcs.actor.actor_state import ActorState, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased, reason_of
@@ -295,7 +295,7 @@ class ActorScheduler:
     def _held_by_living(self) -> ResourceSet:
         held = ResourceSet()
         for actor in self._actors.all():
-            if actor.state is ActorState.ALIVE:
+            if actor.state is ActorLife.ALIVE:
                 held = held + ResourceSet.from_proto(self._table.spec(actor.actor_id).resources)
         return held
 

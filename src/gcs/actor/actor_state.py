@@ -13,7 +13,7 @@ from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import InternalError
 
 
-class ActorState(enum.IntEnum):
+class ActorLife(enum.IntEnum):
     """The numbers of the wire's ActorState."""
 
     DEPENDENCIES_UNREADY = 0
@@ -33,17 +33,17 @@ class ActorEvent(enum.Enum):
     """For good."""
 
 
-TRANSITIONS: dict[tuple[ActorState, ActorEvent], ActorState] = {
-    (ActorState.DEPENDENCIES_UNREADY, ActorEvent.DEPENDENCIES_READY): ActorState.PENDING_CREATION,
-    (ActorState.DEPENDENCIES_UNREADY, ActorEvent.ENDED): ActorState.DEAD,
-    (ActorState.PENDING_CREATION, ActorEvent.CREATED): ActorState.ALIVE,
-    (ActorState.PENDING_CREATION, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
-    (ActorState.PENDING_CREATION, ActorEvent.ENDED): ActorState.DEAD,
-    (ActorState.ALIVE, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
-    (ActorState.ALIVE, ActorEvent.ENDED): ActorState.DEAD,
-    (ActorState.RESTARTING, ActorEvent.CREATED): ActorState.ALIVE,
-    (ActorState.RESTARTING, ActorEvent.WORKER_LOST): ActorState.RESTARTING,
-    (ActorState.RESTARTING, ActorEvent.ENDED): ActorState.DEAD,
+TRANSITIONS: dict[tuple[ActorLife, ActorEvent], ActorLife] = {
+    (ActorLife.DEPENDENCIES_UNREADY, ActorEvent.DEPENDENCIES_READY): ActorLife.PENDING_CREATION,
+    (ActorLife.DEPENDENCIES_UNREADY, ActorEvent.ENDED): ActorLife.DEAD,
+    (ActorLife.PENDING_CREATION, ActorEvent.CREATED): ActorLife.ALIVE,
+    (ActorLife.PENDING_CREATION, ActorEvent.WORKER_LOST): ActorLife.RESTARTING,
+    (ActorLife.PENDING_CREATION, ActorEvent.ENDED): ActorLife.DEAD,
+    (ActorLife.ALIVE, ActorEvent.WORKER_LOST): ActorLife.RESTARTING,
+    (ActorLife.ALIVE, ActorEvent.ENDED): ActorLife.DEAD,
+    (ActorLife.RESTARTING, ActorEvent.CREATED): ActorLife.ALIVE,
+    (ActorLife.RESTARTING, ActorEvent.WORKER_LOST): ActorLife.RESTARTING,
+    (ActorLife.RESTARTING, ActorEvent.ENDED): ActorLife.DEAD,
 }
 
 
@@ -114,7 +114,7 @@ class Actor:
     """One actor. Replaced, never changed."""
 
     registration: ActorRegistration
-    state: ActorState
+    state: ActorLife
     version: int
     """Grows with every change that others can see."""
     start_time_s: float
@@ -140,13 +140,13 @@ class Actor:
     @property
     def held_name(self) -> tuple[str, str] | None:
         """(namespace, name) that leads to it; None where it has no name, is dead, or was asked to end."""
-        if not self.registration.name or self.state is ActorState.DEAD or self.ending is not None:
+        if not self.registration.name or self.state is ActorLife.DEAD or self.ending is not None:
             return None
         return self.registration.namespace, self.registration.name
 
     @property
     def is_waiting_for_place(self) -> bool:
-        return self.state in (ActorState.PENDING_CREATION, ActorState.RESTARTING)
+        return self.state in (ActorLife.PENDING_CREATION, ActorLife.RESTARTING)
 
 
 class IllegalActorTransition(InternalError):
@@ -160,7 +160,7 @@ class IllegalActorTransition(InternalError):
         )
 
 
-def next_state(actor: Actor, event: ActorEvent) -> ActorState:
+def next_state(actor: Actor, event: ActorEvent) -> ActorLife:
     """The state after `event`. Raises IllegalActorTransition, with the actor's story."""
     state = TRANSITIONS.get((actor.state, event))
     if state is None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from ray_mono.common.ids import ActorID
 from ray_mono.gcs.actor.actor_rows import death_to_proto, read_fields, without_arguments, write_fields
-from ray_mono.gcs.actor.actor_state import Actor, ActorRegistration, ActorState
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2
@@ -71,7 +71,7 @@ class ActorTable:
         """Writes the manager's row, and announces it when that is durable."""
         info = self._current[actor.actor_id]
         write_fields(actor, info)
-        if actor.state is ActorState.DEAD:
+        if actor.state is ActorLife.DEAD:
             self._specs.pop(actor.actor_id, None)
             # Nobody looks it up any more, and thousands of the dead are kept.
             info.ClearField("serialized_handle")
@@ -114,7 +114,7 @@ class ActorTable:
         actors = []
         for stored in rows:
             actor = read_fields(stored)
-            if actor.state is not ActorState.DEAD:
+            if actor.state is not ActorLife.DEAD:
                 self._specs[actor.actor_id] = common_pb2.TaskSpec()
                 self._specs[actor.actor_id].CopyFrom(stored.creation_spec)
                 stored.ClearField("death_cause")

@@ -144,6 +144,20 @@ def test_values_come_in_the_order_that_was_asked_for_and_twice_where_asked_twice
     assert got == [[a], "b", [a]] and got[0] is not got[2]
 
 
+@pytest.mark.parametrize("of", [None, True, 7, "text", b"bytes", [1], {"a": 1}])
+def test_values_that_are_alike_are_each_their_own(scene: Scene, of: Any) -> None:
+    refs = [scene.submit() for _ in range(4)]
+    for ref in refs:
+        scene.finish(ref, value(of))
+    found = scene.core.get(refs, None)
+    assert found == [of] * 4
+    if type(of) in (list, dict):
+        assert len(set(map(id, found))) == 4
+    other = scene.submit()
+    scene.finish(other, value("another"))
+    assert scene.core.get([*refs, other, *refs], None) == [*[of] * 4, "another", *[of] * 4]
+
+
 def test_the_error_of_a_task_is_raised_as_what_it_was_raised_by(scene: Scene) -> None:
     ref = scene.submit()
     fail(scene, ref, RayTaskError("f", "the traceback", KeyError("k")))

@@ -18,6 +18,7 @@ from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution import actor_runtime
 from ray_mono.protobuf import core_worker_pb2
 from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Pushed, Worker
+from tests.waiting import wait_until
 
 
 class Log:
@@ -246,6 +247,15 @@ def test_the_end_of_the_actor_cancels_what_runs_and_answers_nothing(monkeypatch:
     assert worker.log.next() == "end of runs" and worker.log.is_empty
     assert not any(call.replies for call in calls)
     worker.cancel(calls[1].task_id)  # for which there is no loop any more
+
+
+def test_an_answer_leaves_at_the_end_of_the_loops_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+    (call,) = worker.start("1")
+    worker.let_go("1")
+    call.wait()
+    wait_until(lambda: call.is_flushed, "the answer to leave")
+    worker.close()
 
 
 def test_a_call_whose_answer_fails_is_answered_anyhow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,18 @@ def test_very_short_tasks_go_to_a_worker_that_is_awake_before_another_is_woken(
     assert on_first + on_second == ids_of(*refs)
 
 
+@pytest.mark.timeout(30)
+def test_short_tasks_of_two_functions_are_pushed_ahead_in_order() -> None:
+    scene = Scene(ahead_us=2000.0, task_overhead_us=0.0)
+    for name in ("f", "g"):
+        ref = scene.submit(name=name)
+        if scene.wire.open("RequestWorkerLease"):
+            scene.grant()
+        answer(scene, ref, value(0, run_us=100))
+    refs = [scene.submit(name=name) for name in "ffgg"]
+    assert pushed(scene)[2:] == ids_of(*refs)
+
+
 def test_tasks_that_are_to_be_spread_share_no_worker_while_another_idles() -> None:
     spread = common_pb2.SchedulingStrategy(spread=True)
     scene = two_idle_workers(1, strategy=spread, wake_us=100.0)

@@ -12,7 +12,7 @@ from ray_mono.gcs.actor.actor_effects import (
     StopPlacing,
 )
 from ray_mono.gcs.actor.actor_state import (
-    ActorState,
+    ActorLife,
     Death,
     DeathKind,
 )
@@ -36,7 +36,7 @@ def test_a_worker_that_dies_takes_an_actor_without_restarts_with_it() -> None:
     scene = Scene()
     scene.alive()
     assert scene.do("worker_died", WORKER, CRASH, now_s=2.0) == [RowChanged(scene.actor())]
-    assert (scene.actor().state, scene.actor().death) == (ActorState.DEAD, CRASH)
+    assert (scene.actor().state, scene.actor().death) == (ActorLife.DEAD, CRASH)
 
 
 @pytest.mark.parametrize("was_alive", [True, False])
@@ -51,12 +51,12 @@ def test_an_actor_is_restarted_while_its_restarts_last(was_alive: bool) -> None:
             StopPlacing(actor_id(1)),
             Place(actor_id(1), restart, deaths),
         ]
-        assert (scene.actor().state, scene.actor().num_restarts) == (ActorState.RESTARTING, restart)
+        assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, restart)
         scene.do("leased", actor_id(1), restart, NODE, WORKER)
         if was_alive:
             scene.do("created", actor_id(1), WORKER)
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
-    assert scene.actor().state is ActorState.DEAD
+    assert scene.actor().state is ActorLife.DEAD
 
 
 def test_restarts_without_end_never_end() -> None:
@@ -66,7 +66,7 @@ def test_restarts_without_end_never_end() -> None:
         scene.do("worker_died", WORKER, CRASH, now_s=2.0)
         scene.do("leased", actor_id(1), restart, NODE, WORKER)
         scene.do("created", actor_id(1), WORKER)
-    assert (scene.actor().state, scene.actor().num_restarts) == (ActorState.ALIVE, 49)
+    assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.ALIVE, 49)
     assert len(scene.actor().story) <= 12
 
 
@@ -83,7 +83,7 @@ def test_an_actor_that_exits_on_purpose_is_not_restarted() -> None:
     scene.alive(max_restarts=-1)
     exited = Death(DeathKind.EXITED, "exit_actor() was called")
     scene.do("worker_died", WORKER, exited, now_s=2.0)
-    assert (scene.actor().state, scene.actor().death) == (ActorState.DEAD, exited)
+    assert (scene.actor().state, scene.actor().death) == (ActorLife.DEAD, exited)
 
 
 def test_the_death_of_a_node_restarts_its_actors_and_ends_those_owned_there() -> None:
@@ -104,9 +104,9 @@ def test_actors_die_with_their_owner_but_for_the_detached() -> None:
     scene.pending(number=3, owner=OTHER_OWNER)
     effects = scene.do("worker_died", OWNER, CRASH, now_s=2.0)
     assert [actor.state for actor in scene.manager.all()] == [
-        ActorState.DEAD,
-        ActorState.PENDING_CREATION,
-        ActorState.PENDING_CREATION,
+        ActorLife.DEAD,
+        ActorLife.PENDING_CREATION,
+        ActorLife.PENDING_CREATION,
     ]
     death = scene.actor(1).death
     assert death is not None and death.kind is DeathKind.OWNER_DIED and "it was killed" in death.message
@@ -121,7 +121,7 @@ def test_an_actor_that_owns_actors_takes_them_with_it_even_when_it_is_restarted_
     scene.alive(number=1, max_restarts=-1)
     scene.pending(number=2, owner=WORKER)
     scene.do("worker_died", WORKER, CRASH, now_s=2.0)
-    assert (scene.actor(1).state, scene.actor(2).state) == (ActorState.RESTARTING, ActorState.DEAD)
+    assert (scene.actor(1).state, scene.actor(2).state) == (ActorLife.RESTARTING, ActorLife.DEAD)
 
 
 def test_a_finished_job_ends_its_actors_but_for_the_detached() -> None:
@@ -133,7 +133,7 @@ def test_a_finished_job_ends_its_actors_but_for_the_detached() -> None:
     assert kinds(effects) == [RowChanged, EndActorWorker]
     death = scene.actor(1).death
     assert death is not None and death.kind is DeathKind.JOB_FINISHED
-    assert {scene.actor(2).state, scene.actor(3).state} == {ActorState.PENDING_CREATION}
+    assert {scene.actor(2).state, scene.actor(3).state} == {ActorLife.PENDING_CREATION}
 
 
 # ---- kill, and out of scope
@@ -159,7 +159,7 @@ def test_kill_that_allows_a_restart_only_kills_the_worker() -> None:
     [effect] = scene.do("kill", actor_id(1), force=True, no_restart=False, now_s=2.0)
     assert isinstance(effect, EndActorWorker) and effect.force
     scene.do("worker_died", WORKER, Death(DeathKind.KILLED, "killed by kill()"), now_s=3.0)
-    assert (scene.actor().state, scene.actor().num_restarts) == (ActorState.RESTARTING, 1)
+    assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 1)
 
 
 def test_kill_without_force_lets_the_worker_finish() -> None:
@@ -168,7 +168,7 @@ def test_kill_without_force_lets_the_worker_finish() -> None:
     row, effect = scene.do("kill", actor_id(1), force=False, no_restart=True, now_s=2.0)
     assert row == RowChanged(scene.actor(), announced=False)
     assert isinstance(effect, EndActorWorker) and not effect.force
-    assert scene.actor().state is ActorState.ALIVE
+    assert scene.actor().state is ActorLife.ALIVE
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
     death = scene.actor().death
     assert death is not None and death.kind is DeathKind.KILLED
@@ -179,7 +179,7 @@ def test_a_pending_actor_that_is_killed_stops_being_placed() -> None:
     scene.pending()
     effects = scene.do("kill", actor_id(1), force=False, no_restart=True, now_s=2.0)
     assert effects == [RowChanged(scene.actor()), StopPlacing(actor_id(1))]
-    assert scene.actor().state is ActorState.DEAD
+    assert scene.actor().state is ActorLife.DEAD
 
 
 def test_an_actor_without_handles_finishes_its_calls_and_is_not_restarted() -> None:
@@ -199,4 +199,7 @@ def test_a_pending_actor_without_handles_is_dead_and_a_detached_one_does_not_min
     scene.pending(number=2, is_detached=True)
     scene.do("out_of_scope", actor_id(1), now_s=2.0)
     assert scene.do("out_of_scope", actor_id(2), now_s=2.0) == []
-    assert (scene.actor(1).state, scene.actor(2).state) == (ActorState.DEAD, ActorState.PENDING_CREATION)
+    assert (scene.actor(1).state, scene.actor(2).state) == (
+        ActorLife.DEAD,
+        ActorLife.PENDING_CREATION,
+    )

@@ -18,7 +18,7 @@ from ray_mono.gcs.actor.actor_state import (
     TRANSITIONS,
     Actor,
     ActorEvent,
-    ActorState,
+    ActorLife,
     Death,
     DeathKind,
     IllegalActorTransition,
@@ -39,10 +39,8 @@ from tests.gcs.actor.actor_scene import (
 # ---- the table
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(ActorState, ActorEvent)))
-def test_every_pair_of_state_and_event_is_a_transition_or_raises(
-    state: ActorState, event: ActorEvent
-) -> None:
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(ActorLife, ActorEvent)))
+def test_every_pair_of_state_and_event_is_a_transition_or_raises(state: ActorLife, event: ActorEvent) -> None:
     actor = Actor(registration(), state, version=3, start_time_s=1.0, story=("registered", state.name))
     if (state, event) in TRANSITIONS:
         assert next_state(actor, event) is TRANSITIONS[state, event]
@@ -54,10 +52,10 @@ def test_every_pair_of_state_and_event_is_a_transition_or_raises(
 
 
 def test_the_table_lets_nobody_rise_from_the_dead_and_every_other_state_end() -> None:
-    for state in ActorState:
+    for state in ActorLife:
         events = {event for from_state, event in TRANSITIONS if from_state is state}
-        assert (ActorEvent.ENDED in events) == (state is not ActorState.DEAD)
-    assert not [event for state, event in TRANSITIONS if state is ActorState.DEAD]
+        assert (ActorEvent.ENDED in events) == (state is not ActorLife.DEAD)
+    assert not [event for state, event in TRANSITIONS if state is ActorLife.DEAD]
 
 
 def test_an_illegal_transition_changes_nothing() -> None:
@@ -76,7 +74,7 @@ def test_a_registered_actor_is_stored_and_then_placed() -> None:
     scene = Scene()
     effects = scene.do("register", registration(), now_s=7.0)
     assert effects == [RowChanged(scene.actor()), Place(actor_id(1), incarnation=0, previous_deaths=0)]
-    assert scene.actor().state is ActorState.PENDING_CREATION
+    assert scene.actor().state is ActorLife.PENDING_CREATION
     assert (scene.actor().version, scene.actor().start_time_s) == (1, 7.0)
 
 
@@ -107,7 +105,7 @@ def test_a_created_actor_is_alive() -> None:
     scene = Scene()
     scene.creating()
     assert scene.do("created", actor_id(1), WORKER) == [RowChanged(scene.actor())]
-    assert scene.actor().state is ActorState.ALIVE
+    assert scene.actor().state is ActorLife.ALIVE
 
 
 def test_a_worker_that_gives_the_creation_back_costs_no_restart() -> None:
@@ -126,7 +124,7 @@ def test_a_constructor_that_raises_is_the_end() -> None:
     # Its worker ends by itself.
     assert kinds(effects) == [RowChanged, StopPlacing]
     assert (scene.actor().state, scene.actor().death, scene.actor().end_time_s) == (
-        ActorState.DEAD,
+        ActorLife.DEAD,
         death,
         5.0,
     )
@@ -193,7 +191,7 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     after = Scene()
     effects = after.do("restore", before.manager.all())
     assert after.manager.names() == [("space", "kept"), ("space", "waits")]
-    assert after.actor(1).state is ActorState.ALIVE
+    assert after.actor(1).state is ActorLife.ALIVE
     # The creation that was under way is ended before it is begun anew.
     assert kinds(effects) == [EndActorWorker, Place]
     assert [effect.actor_id for effect in effects if isinstance(effect, Place)] == [actor_id(3)]
@@ -201,7 +199,7 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     assert (after.actor(2).worker_id, after.actor(2).num_restarts) == (None, 0)
     assert after.do("half_made_ended", NEXT_WORKER) == []
     after.do("worker_died", WORKER, CRASH, now_s=9.0)
-    assert after.actor(1).state is ActorState.RESTARTING
+    assert after.actor(1).state is ActorLife.RESTARTING
 
 
 def test_a_creation_that_was_under_way_before_a_restart_costs_nothing_however_its_worker_ends() -> None:
