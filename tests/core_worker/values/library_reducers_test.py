@@ -284,3 +284,67 @@ def test_a_slice_of_polars_costs_what_it_holds_where_a_copy_is_the_same(
     size_bytes, back = stored(value)
     assert (type(back), back.rows, back.schema) == (kind, ["one", "two"], "texts")
     assert (back.buffer == "") is is_small and (size_bytes < 1000 or not is_small)
+
+
+class Tensor:
+    """As torch's: three numbers that it shows of what it holds."""
+
+    __slots__ = ("__dict__", "held")
+    layout, is_nested, shape, requires_grad, _backward_hooks = "strided", False, (3,), False, None
+    __torch_dispatch__ = None
+
+    def __init__(self, held: bytes) -> None:
+        self.held = held
+
+    def detach(self) -> Tensor:
+        return self
+
+    def as_subclass(self, cls: type) -> Tensor:
+        return self
+
+    def stride(self) -> tuple[int, ...]:
+        return (1,)
+
+    def numel(self) -> int:
+        return 3
+
+    def is_conj(self) -> bool:
+        return False
+
+    def is_neg(self) -> bool:
+        return False
+
+    def element_size(self) -> int:
+        return 1
+
+    def untyped_storage(self) -> Any:
+        return SimpleNamespace(nbytes=lambda: len(self.held))
+
+    def clone(self) -> Tensor:
+        return Tensor(self.held[:3])
+
+    def expand(self, shape: tuple[int, ...]) -> Tensor:
+        return self
+
+    def requires_grad_(self, is_so: bool) -> None: ...
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Tensor, (self.held,)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="the real one may be in use")
+def test_a_view_of_torch_costs_what_it_shows_once_torch_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = ModuleType("torch")
+    library_reducers.register()  # of all that was imported so far
+    monkeypatch.setitem(sys.modules, "torch", library)
+    # It is still being imported: values of others are as ever.
+    assert stored(Plain("value"))[1] == Plain("value")
+    library.Tensor, library.strided = Tensor, "strided"
+    monkeypatch.setitem(sys.modules, "another", ModuleType("another"))
+    size_bytes, back = stored(Tensor(b"x" * 100_000))
+    assert size_bytes < 1000 and back.held == b"xxx"
+
+
+@dataclasses.dataclass
+class Plain:
+    of: str
