@@ -125,6 +125,31 @@ REACHED = {
 TESTS_THAT_ASK = ("tests/core_worker/", "tests/gcs/", "tests/raylet/")
 """Which say to a part what others say to it, and look at what it says."""
 
+PRIVATE_USED = {
+    "_at_fork_reinit": "of a lock, after a fork",
+    "_backward_hooks": "torch's own name",
+    "_clear_type_cache": "of sys",
+    "_exit": "of os",
+    "_generator_ref": "Ray's own name",
+    "_getframe": "of sys",
+    "_home": "an ObjectRef's, on the way of each call",
+    "_id": "an ObjectRef's, on the way of each call",
+    "_in_order": "a graph's, for its drawing",
+    "_is_owned": "of a lock",
+    "_loop": "a channel's, for those that are made with it",
+    "_ray_connected_core": "an actor handle's: all other names are its methods'",
+    "_ray_core": "an actor handle's: all other names are its methods'",
+    "_ray_metadata": "an actor handle's: all other names are its methods'",
+    "_ray_state": "an actor handle's: all other names are its methods'",
+    "_replace": "a named tuple's",
+    "_run_exitfuncs": "of atexit",
+    "_run_module_as_main": "of runpy",
+    "_state": "of starlette's State",
+    "_title": "a graph's, for its drawing",
+    "_upstream": "a graph's, for its drawing",
+}
+"""Private names of others' objects that ours use, and why."""
+
 PRIVATE_READ = {
     "_count": "of _thread: how many threads there are",
     "_exit": "of os",
@@ -365,6 +390,35 @@ def test_nobody_reaches_through_one_part_to_another() -> None:
 
 def is_private(name: object) -> bool:
     return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def names_of(module: ast.Module) -> set[str]:
+    """What it defines itself, in whatever class."""
+    names = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # of __slots__, say
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "cls"):
+            names.add(node.attr)
+    return names
+
+
+def test_nobody_uses_the_private_names_of_another_modules_objects() -> None:
+    wrong = []
+    used = set()
+    for path in our_files():
+        own = names_of(tree(path))
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+                used.add(node.attr)
+                if node.attr not in PRIVATE_USED:
+                    wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    wrong += [f"{name}: need not be in PRIVATE_USED any more" for name in PRIVATE_USED if name not in used]
+    assert not wrong, "\n" + "\n".join(wrong)
 
 
 def test_tests_do_not_reach_into_private_attributes() -> None:
