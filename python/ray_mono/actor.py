@@ -325,7 +325,7 @@ class ActorMethod:
         It does not wait for the calls, and blocks only where `.remote()` does. Each rule of `.remote()` holds
         for each call by itself: order, options, references, errors, retries, `cancel`. Calls only travel
         together: chunk says how many at most, an int of at least 1; "auto" leaves it to the core. All items
-        are read before the first call is submitted.
+        are read before the first call is submitted: one that changes meanwhile is sent as it is in the end.
 
         Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
         method does not take one positional argument, and what the iterator raises: then nothing was

@@ -109,7 +109,8 @@ class RemoteFunction(CompleteWhenUsed, Generic[Out]):
         It does not wait for the tasks, and blocks only where `.remote()` does. Each rule of `.remote()` holds
         for each task by itself: options, references, errors, retries, `cancel`. Tasks only travel together:
         chunk says how many at most, an int of at least 1. "auto" chooses by how long they take: what a worker
-        runs in about 5 ms. All items are read before the first task is submitted.
+        runs in about 5 ms. All items are read before the first task is submitted. So an item that changes
+        while later ones are read is sent as it is in the end.
 
         Raises TypeError and ValueError for a wrong chunk, TypeError where `items` cannot be iterated or the
         function does not take one positional argument, and what the iterator raises: then nothing was

@@ -60,7 +60,8 @@ class ActorNames(Protocol):
 
 @dataclass(slots=True)
 class TaskKind:
-    """What the calls of one function share. Nobody changes it."""
+    """What the calls share that come from one function at one depth, and run with the same resources; of a
+    process's main task, what is constant of it. Nobody changes it."""
 
     job_id: bytes
     name: str = ""

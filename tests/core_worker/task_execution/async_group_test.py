@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -17,72 +15,9 @@ from ray_mono.common.our_bug import OUR_BUG
 from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution import actor_runtime
 from ray_mono.protobuf import core_worker_pb2
-from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Pushed, Worker
+from tests.core_worker.task_execution.async_actor import Group
+from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Worker
 from tests.waiting import wait_until
-
-
-class Log:
-    """What an actor's code did, in order, as the test takes it."""
-
-    def __init__(self) -> None:
-        self._steps: queue.Queue[str] = queue.Queue()
-        self.add = self._steps.put
-
-    def next(self) -> str:
-        return self._steps.get(timeout=WAIT_S)
-
-    @property
-    def is_empty(self) -> bool:
-        return self._steps.empty()
-
-
-class Group(Worker):
-    """An async actor that runs `limit` calls at a time. Its calls wait until they are let go by name."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 1, **creation: Any) -> None:
-        super().__init__(monkeypatch)
-        self.log = log = Log()
-        self.go: dict[str, threading.Event] = {}
-        go = self.go
-
-        class Actor:
-            async def wait(self, name: str) -> str:
-                log.add(name)
-                try:
-                    while not go[name].is_set():
-                        await asyncio.sleep(0.001)
-                finally:
-                    log.add(f"end of {name}")
-                return f"value of {name}"
-
-            async def do(self, function: Callable[[], Any]) -> Any:
-                value = function()
-                return await value if inspect.iscoroutine(value) else value
-
-        self.actor(Actor, is_asyncio=True, max_concurrency=limit, **creation)
-
-    def start(self, *names: str, group: str = "") -> list[Pushed]:
-        spec = self.method("wait", group=group)
-        for name in names:
-            self.go[name] = threading.Event()
-        calls = [self.ask(spec, name) for name in names]
-        self.run()
-        return calls
-
-    def do(self, function: Callable[[], Any], **fields: Any) -> Pushed:
-        """Has the actor's loop run it."""
-        key = b"do %d" % len(CODE)
-        CODE[key] = function
-        call = self.ask(self.method("do", **fields), Code(key))
-        self.run()
-        return call
-
-    def let_go(self, *names: str) -> None:
-        for name in names:
-            self.go[name].set()
-
-    def close(self) -> None:
-        self.execution.close_actor()
 
 
 def test_calls_have_their_turns_in_order_and_no_more_than_the_limit_runs(
