@@ -190,7 +190,13 @@ class AsyncGroup:
         running = self._running.get(task_id)
         if running is not None:
             running.cancel()
-        elif (waiting := self._waiting.pop(task_id, None)) is not None:
+        else:
+            self._drop_waiting(task_id)
+
+    def _drop_waiting(self, task_id: bytes) -> None:
+        """It does not run, if it waits here."""
+        waiting = self._waiting.pop(task_id, None)
+        if waiting is not None:
             call, task, prepared = waiting
             prepared.clear()
             self._over(call, task, has_run=False)
@@ -202,6 +208,8 @@ class AsyncGroup:
             self._over(call, task, has_run=False)
             return
         if len(self._running) >= self._limit:
+            # Its caller has lost the connection over which it came before, and has sent all again, in order.
+            self._drop_waiting(task.task_id)
             self._waiting[task.task_id] = call, task, prepared
             return
         running = self._loop.create_task(self._run(call, task, prepared))

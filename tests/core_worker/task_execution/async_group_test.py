@@ -121,6 +121,29 @@ def test_a_retry_that_comes_while_its_first_attempt_ends_can_be_cancelled_and_gi
     assert not worker.running.calls
 
 
+def test_calls_that_are_sent_again_while_they_wait_run_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their caller has lost its connection, and this process lives on."""
+    worker = Group(monkeypatch)
+    runs, waits = worker.start("runs", "waits")
+    worker.go.update({name: threading.Event() for name in ("first", "waits again")})
+    spec = worker.method("wait")
+    first = worker.ask(spec, "first")
+    again = worker.ask(spec, "waits again", name=waits.task_id)
+    worker.run()
+    worker.let_go("runs", "first", "waits again")
+    assert [call.value for call in (runs, first, again)] == [
+        "value of runs",
+        "value of first",
+        "value of waits again",
+    ]
+    assert [worker.log.next() for _ in range(3)] == ["runs", "end of runs", "first"]
+    assert type(waits.value) is TaskCancelledError
+    worker.close()
+    assert not worker.running.calls
+
+
 def test_a_coroutine_that_is_cancelled_is_stopped_and_says_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
