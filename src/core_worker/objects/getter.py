@@ -133,10 +133,14 @@ class Getter:
         """Small values without references inside, as most are. Often all are alike: None."""
         try:
             first = pickle.loads(known[0])
-            if type(first) in _ATOMS and known.count(known[0]) == len(known):
+            if (
+                type(first) in _ATOMS
+                and known.count(known[0]) == len(known)
+                and serialization.plain_pickle(first) == known[0]  # no code of the user's made it
+            ):
                 result = [first] * len(known)
             else:
-                result = list(map(pickle.loads, known))
+                result = [first, *map(pickle.loads, known[1:])]
         except Exception as error:
             raise unreadable(error) from None
         self._env.reactor.raise_if_interrupted()

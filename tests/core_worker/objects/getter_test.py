@@ -144,6 +144,29 @@ def test_values_come_in_the_order_that_was_asked_for_and_twice_where_asked_twice
     assert got == [[a], "b", [a]] and got[0] is not got[2]
 
 
+_read: list[int] = []
+
+
+def count_reads() -> int:
+    _read.append(len(_read))
+    return len(_read)
+
+
+class Counted:
+    """Is a number where it is read, another one each time."""
+
+    def __reduce__(self) -> Any:
+        return count_reads, ()
+
+
+def test_code_that_makes_a_value_where_it_is_read_runs_for_each(scene: Scene) -> None:
+    refs = [scene.submit() for _ in range(4)]
+    for ref in refs:
+        scene.finish(ref, value(Counted()))
+    _read.clear()
+    assert scene.core.get(refs, None) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("of", [None, True, 7, "text", b"bytes", [1], {"a": 1}])
 def test_values_that_are_alike_are_each_their_own(scene: Scene, of: Any) -> None:
     refs = [scene.submit() for _ in range(4)]
