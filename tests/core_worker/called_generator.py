@@ -7,8 +7,8 @@ from typing import Any
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker.options import STREAMING_RETURNS
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2
-from tests.core_worker.scene import ELSEWHERE, OWNER, Reply, Said, Scene, failure
+from ray_mono.protobuf import core_worker_pb2
+from tests.core_worker.scene import ELSEWHERE, Reply, Said, Scene, failure, references_inside
 
 END = Reply()
 OTHER_NODE = b"o" * 28
@@ -19,9 +19,8 @@ def item(value: Any) -> core_worker_pb2.StreamedItem:
     if value is None:
         return core_worker_pb2.StreamedItem(in_plasma=True, node_id=ELSEWHERE, size_bytes=10**6)
     serialized = serialization.serialize(value)
-    nested = [common_pb2.ObjectReference(object_id=ref.binary(), owner=OWNER) for ref in serialized.nested]
     return core_worker_pb2.StreamedItem(
-        metadata=serialized.metadata, data=serialized.to_bytes(), nested=nested
+        metadata=serialized.metadata, data=serialized.to_bytes(), nested=references_inside(serialized)
     )
 
 

@@ -550,13 +550,17 @@ def in_store(
     return Reply(returns=[returned])
 
 
+def references_inside(value: serialization.Serialized) -> list[common_pb2.ObjectReference]:
+    """As messages bring them: OWNER's."""
+    return [common_pb2.ObjectReference(object_id=ref.binary(), owner=OWNER) for ref in value.nested]
+
+
 def status(of: Any) -> core_worker_pb2.GetObjectStatusReply:
     """An owner's answer: the small value, or an exception as the error that it is."""
     is_error = isinstance(of, BaseException)
     serialized = serialization.serialize_error(of) if is_error else serialization.serialize(of)
-    nested = [common_pb2.ObjectReference(object_id=ref.binary(), owner=OWNER) for ref in serialized.nested]
     message = common_pb2.SerializedObject(
-        metadata=serialized.metadata, data=serialized.to_bytes(), nested=nested
+        metadata=serialized.metadata, data=serialized.to_bytes(), nested=references_inside(serialized)
     )
     return core_worker_pb2.GetObjectStatusReply(value=message)
 

@@ -208,7 +208,7 @@ class AsyncGroup:
             self._over(call, task, has_run=False)
             return
         if len(self._running) >= self._limit:
-            # Its caller has lost the connection over which it came before, and has sent all again, in order.
+            # If it waits here already, its caller has lost that connection, and has sent all again, in order.
             self._drop_waiting(task.task_id)
             self._waiting[task.task_id] = call, task, prepared
             return

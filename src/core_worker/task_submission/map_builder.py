@@ -215,12 +215,15 @@ class MapBuilder:
         depth = parent.kind.depth + 1
         task_ids = parent.next_task_ids(kind.actor_id or self._context.job.nil_actor, len(items))
         number = self._builder.next_numbers(len(items))
-        if len(packed) < len(items):
-            tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)
-        else:
-            tasks = [None] * len(items)  # type: ignore[list-item]
-        for position, own in packed.items():
-            tasks[position] = self._new(kind, task_ids[position], depth, number + position, own)
+        alone = {
+            position: self._new(kind, task_ids[position], depth, number + position, own)
+            for position, own in packed.items()
+        }
+        if len(alone) == len(items):
+            return list(alone.values())
+        tasks = self._new(kind, task_ids[0], depth, number).with_items(task_ids, items)
+        for position, task in alone.items():
+            tasks[position] = task
         return tasks
 
     def _new(

@@ -24,11 +24,10 @@ completion, retry and failure. It does not know how tasks reach workers; the sub
 from __future__ import annotations
 
 import enum
-import itertools
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import groupby, repeat
 from typing import Any
 
 from ray_mono.common import ids, raw_error
@@ -306,7 +305,7 @@ class PendingTask:
 def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
     """What their submissions hold, each list of references once, and how often it follows itself: tasks of a
     `map` share it."""
-    held = itertools.groupby([task.arg_ids for task in tasks if task.arg_ids], id)
+    held = groupby([task.arg_ids for task in tasks if task.arg_ids], id)
     return [(next(same), 1 + sum(1 for _ in same)) for _, same in held]
 
 

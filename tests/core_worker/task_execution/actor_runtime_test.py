@@ -13,16 +13,16 @@ import pytest
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution.before_blocking import VARIABLE
-from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Pushed, Worker
+from tests.core_worker.task_execution.concurrent_actor import Concurrent
+from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Worker
 
 
-class Threaded(Worker):
+class Threaded(Concurrent):
     """A threaded actor, whose calls wait until they are let go by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 2, **creation: Any) -> None:
         super().__init__(monkeypatch)
         self.log: queue.Queue[str] = queue.Queue()
-        self.go: dict[str, threading.Event] = {}
         log, go = self.log, self.go
 
         class Actor:
@@ -35,21 +35,6 @@ class Threaded(Worker):
                 return function()
 
         self.actor(Actor, max_concurrency=limit, **creation)
-
-    def start(self, *names: str, group: str = "") -> list[Pushed]:
-        spec = self.method("wait", group=group)
-        for name in names:
-            self.go[name] = threading.Event()
-        calls = [self.ask(spec, name) for name in names]
-        self.run()
-        return calls
-
-    def do(self, function: Callable[[], Any], **fields: Any) -> Pushed:
-        key = b"do %d" % len(CODE)
-        CODE[key] = function
-        call = self.ask(self.method("do", **fields), Code(key))
-        self.run()
-        return call
 
     def next(self) -> str:
         return self.log.get(timeout=WAIT_S)

@@ -15,7 +15,7 @@ from ray_mono.common.our_bug import OUR_BUG
 from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution import actor_runtime
 from ray_mono.protobuf import core_worker_pb2
-from tests.core_worker.task_execution.async_actor import Group
+from tests.core_worker.task_execution.concurrent_actor import Group
 from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Worker
 from tests.waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""An async actor whose calls a test holds and lets go."""
+"""Actors that run calls beside each other, which a test holds and lets go."""
 
 from __future__ import annotations
 
@@ -29,13 +29,40 @@ class Log:
         return self._steps.empty()
 
 
-class Group(Worker):
+class Concurrent(Worker):
+    """An actor whose method `wait` waits until it is let go by name, and `do` runs what it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.go: dict[str, threading.Event] = {}
+
+    def start(self, *names: str, group: str = "") -> list[Pushed]:
+        spec = self.method("wait", group=group)
+        for name in names:
+            self.go[name] = threading.Event()
+        calls = [self.ask(spec, name) for name in names]
+        self.run()
+        return calls
+
+    def do(self, function: Callable[[], Any], **fields: Any) -> Pushed:
+        """Has the actor run it."""
+        key = b"do %d" % len(CODE)
+        CODE[key] = function
+        call = self.ask(self.method("do", **fields), Code(key))
+        self.run()
+        return call
+
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            self.go[name].set()
+
+
+class Group(Concurrent):
     """An async actor that runs `limit` calls at a time. Its calls wait until they are let go by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 1, **creation: Any) -> None:
         super().__init__(monkeypatch)
         self.log = log = Log()
-        self.go: dict[str, threading.Event] = {}
         go = self.go
 
         class Actor:
@@ -53,26 +80,6 @@ class Group(Worker):
                 return await value if inspect.iscoroutine(value) else value
 
         self.actor(Actor, is_asyncio=True, max_concurrency=limit, **creation)
-
-    def start(self, *names: str, group: str = "") -> list[Pushed]:
-        spec = self.method("wait", group=group)
-        for name in names:
-            self.go[name] = threading.Event()
-        calls = [self.ask(spec, name) for name in names]
-        self.run()
-        return calls
-
-    def do(self, function: Callable[[], Any], **fields: Any) -> Pushed:
-        """Has the actor's loop run it."""
-        key = b"do %d" % len(CODE)
-        CODE[key] = function
-        call = self.ask(self.method("do", **fields), Code(key))
-        self.run()
-        return call
-
-    def let_go(self, *names: str) -> None:
-        for name in names:
-            self.go[name].set()
 
     def close(self) -> None:
         self.execution.close_actor()
