@@ -195,7 +195,8 @@ FORBIDDEN_TEXT = {
 
 
 def imported_modules(path: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of each import, wherever in the file it is; `from a import b` counts as a.b."""
+    """Line and full name of each import, wherever in the file it is; `from a import b` counts as a.b. So does
+    import_module("a.b"); other names that it is given are not known here."""
     package = Path(path).parent.parts
     package = ("ray_mono", *package[1:]) if package[0] == "src" else package[1:]
     for node in ast.walk(tree(path)):
@@ -210,6 +211,10 @@ def imported_modules(path: str) -> Iterator[tuple[int, str]]:
                 )
             for alias in node.names:
                 yield node.lineno, f"{base}.{alias.name}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant):
+                    yield node.lineno, str(argument.value)
 
 
 def layer_of(module: str) -> str:

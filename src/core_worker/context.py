@@ -83,9 +83,9 @@ class TaskKind:
         return self.given_name or name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TaskContext:
-    """A task that executes, or a process's main task."""
+    """An attempt of a task that executes, or a process's main task."""
 
     task_id: bytes
     kind: TaskKind

@@ -248,6 +248,7 @@ def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
         part_items_max=rng.choice([1, 3, usual.part_items_max]),
         force_s=rng.choice([0.05, usual.force_s]),
         standstill_looks=rng.choice([0, usual.standstill_looks]),
+        items_in_flight_bytes_max=rng.choice([200, 1000, usual.items_in_flight_bytes_max]),
     )
 
 

@@ -75,7 +75,9 @@ class AsyncGroup:
         self._limit = limit
         self._is_closed = False
         self._has_ended = False
-        self._running: dict[bytes, asyncio.Task[None]] = {}
+        # By its context, since two attempts of a call may run at once, if the caller lost a connection. Both
+        # count.
+        self._running: dict[TaskContext, asyncio.Task[None]] = {}
         # By task id, in order. They are no coroutines yet, since there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
         # Calls on their way to the loop's thread, which is woken for the first of them.
@@ -181,17 +183,16 @@ class AsyncGroup:
 
     async def _ended(self, task_ids: set[bytes]) -> None:
         while True:
-            running = [task for task_id, task in self._running.items() if task_id in task_ids]
+            running = [running for task, running in self._running.items() if task.task_id in task_ids]
             if not running and task_ids.isdisjoint(self._waiting):
                 return
             await asyncio.wait(running or self._running.values(), return_when=asyncio.FIRST_COMPLETED)
 
     def _cancel(self, task_id: bytes) -> None:
-        running = self._running.get(task_id)
-        if running is not None:
-            running.cancel()
-        else:
-            self._drop_waiting(task_id)
+        for task, running in self._running.items():
+            if task.task_id == task_id:
+                running.cancel()
+        self._drop_waiting(task_id)
 
     def _drop_waiting(self, task_id: bytes) -> None:
         """It does not run, if it waits here."""
@@ -213,11 +214,10 @@ class AsyncGroup:
             self._waiting[task.task_id] = call, task, prepared
             return
         running = self._loop.create_task(self._run(call, task, prepared))
-        self._running[task.task_id] = running
+        self._running[task] = running
 
         def ended(running: asyncio.Task[None]) -> None:
-            if self._running.get(task.task_id) is running:  # and not a retry, which came before this
-                del self._running[task.task_id]
+            del self._running[task]
             self._over(call, task, has_run=not running.cancelled())
             if self._waiting and not self._is_closed:
                 self._start(*self._waiting.popitem(last=False)[1])

@@ -87,13 +87,14 @@ class Interrupter:
 
     def cancel(self, request: Any) -> bool:
         """Cancels a task. Returns whether it was here and not over."""
-        call = self._receiver.take_queued(request.task_id)
-        if call is not None:
+        was_queued = False
+        # More than one attempt may wait, or wait beside one that runs, if the caller lost a connection.
+        while (call := self._receiver.take_queued(request.task_id)) is not None:
             call.answer_to.reply(Reply(status=Reply.CANCELLED))
-            return True
+            was_queued = True
         task = self._running.find(request.task_id)
         if task is None:
-            return False
+            return was_queued
         task.cancel()
         if request.recursive:
             self._canceller.cancel_children(task, request.force)

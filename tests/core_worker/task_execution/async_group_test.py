@@ -93,57 +93,6 @@ def test_a_call_that_is_cancelled_before_it_comes_to_a_loop_without_room_is_answ
     worker.close()
 
 
-def test_a_retry_that_comes_while_its_first_attempt_ends_can_be_cancelled_and_gives_its_turn_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    worker = Group(monkeypatch, limit=2)
-    is_on_loop, may_end = threading.Event(), threading.Event()
-
-    def hold_the_loop() -> None:
-        is_on_loop.set()
-        may_end.wait(WAIT_S)
-
-    first = worker.do(hold_the_loop)
-    assert is_on_loop.wait(WAIT_S)
-    # What has come by then starts before the loop puts away what has ended.
-    worker.go["again"] = threading.Event()
-    again = worker.ask(worker.method("wait"), "again", name=first.task_id)
-    worker.run()
-    may_end.set()
-    assert first.value is None and worker.log.next() == "again"
-    second, third = worker.start("second", "third")
-    assert worker.log.next() == "second" and worker.cancel(again.task_id)
-    assert isinstance(again.value.cause, TaskCancelledError)
-    assert [worker.log.next(), worker.log.next()] == ["end of again", "third"]
-    worker.let_go("second", "third")
-    assert (second.value, third.value) == ("value of second", "value of third")
-    worker.close()
-    assert not worker.running.calls
-
-
-def test_calls_that_are_sent_again_while_they_wait_run_in_their_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Their caller has lost its connection, and this process lives on."""
-    worker = Group(monkeypatch)
-    runs, waits = worker.start("runs", "waits")
-    worker.go.update({name: threading.Event() for name in ("first", "waits again")})
-    spec = worker.method("wait")
-    first = worker.ask(spec, "first")
-    again = worker.ask(spec, "waits again", name=waits.task_id)
-    worker.run()
-    worker.let_go("runs", "first", "waits again")
-    assert [call.value for call in (runs, first, again)] == [
-        "value of runs",
-        "value of first",
-        "value of waits again",
-    ]
-    assert [worker.log.next() for _ in range(3)] == ["runs", "end of runs", "first"]
-    assert type(waits.value) is TaskCancelledError
-    worker.close()
-    assert not worker.running.calls
-
-
 def test_a_coroutine_that_is_cancelled_is_stopped_and_says_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

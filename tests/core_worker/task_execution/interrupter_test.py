@@ -315,3 +315,16 @@ def test_a_task_that_waits_is_dropped_and_one_that_is_over_is_not_found(
     waits = worker.ask(worker.function(lambda: 1))
     assert not worker.cancel(over.task_id) and worker.cancel(waits.task_id)
     assert waits.status == Reply.CANCELLED
+
+
+def test_a_task_that_waits_in_two_attempts_is_dropped_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their caller has lost its connection in between."""
+    worker = Running(monkeypatch)
+    ran: list[int] = []
+    function = worker.function(lambda: ran.append(1))
+    first = worker.ask(function)
+    again = worker.ask(function, name=first.task_id)
+    assert worker.cancel(first.task_id)
+    assert [first.status, again.status] == [Reply.CANCELLED, Reply.CANCELLED]
+    worker.run()
+    assert not ran
