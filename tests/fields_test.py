@@ -436,6 +436,8 @@ def test_tests_do_not_reach_into_private_attributes() -> None:
                     for each in node.names
                     if is_private(each.name)
                 ]
+            if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+                wrong.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", "setattr")):
                 for name in node.args[1:2]:
                     if isinstance(name, ast.Constant) and is_private(name.value):

@@ -313,6 +313,19 @@ def test_a_match_leaves_nothing_out_in_silence() -> None:
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def test_our_own_bugs_are_internal_errors() -> None:
+    """By common/our_bug.py, which says that it is one and stays where Python runs with -O. What Ray refuses
+    by an AssertionError is none."""
+    wrong = [
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for path in our_files()
+        if not path.startswith("python/ray_mono/dag/")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Raise) and node.exc and ast.unparse(node.exc).startswith("AssertionError")
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
 def test_the_core_worker_has_its_unit_tests() -> None:
     """At least so many for each 1,000 lines: it is where the complexity is."""
     num_lines = sum(

@@ -2,9 +2,10 @@
 `get_runtime_context()` tells about both.
 
 Every thread that runs user code has a task. A driver's main thread has the driver's root task, a thread that
-executes a task has that task, and a thread that user code starts has the process's main task. A task counts
-what it submits and puts, so that the same ids are made when it runs again. Threads of one task share these
-counts, under the core worker's lock.
+executes a task has that task, and a thread that user code starts has the process's main task. Such a thread
+is part of the actor that its worker holds, and shares the resources of the task that runs on the worker's
+main thread, as in Ray. A task counts what it submits and puts, so that the same ids are made when it runs
+again. Threads of one task share these counts, under the core worker's lock.
 
 A driver has its job from the beginning. A worker gets the job of its first task (`WorkerContext.enter_job`),
 and keeps it.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import contextvars
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ray_mono.common import ids
@@ -36,6 +37,9 @@ class JobContext:
     task_runtime_env: str = ""
     """JSON: the runtime environment that a worker's tasks have beside the job's. What they submit inherits
     it."""
+    script: str = ""
+    """The name of the driver's script, for people: the module of what it defines. Empty where it is a
+    prompt."""
     nil_actor: bytes = field(init=False, repr=False)
     """The part of a normal task's id where an actor's call has the actor."""
 
@@ -78,8 +82,8 @@ class TaskKind:
 
     @property
     def shown_name(self) -> str:
-        """ "f", "Actor.method", or the name that it was given."""
-        name = self.name if self.actor is None else f"{self.actor.class_name}.{self.name}"
+        """ "f", "Actor.method", or the name that it was given; empty for a process's main task."""
+        name = f"{self.actor.class_name}.{self.name}" if self.actor is not None and self.name else self.name
         return self.given_name or name
 
 
@@ -167,6 +171,15 @@ class TaskContext:
         return ids.object_id_bytes(parent, ids.PUT_INDEX_BASE + self.num_puts)
 
 
+class RunningTask(Protocol):
+    """What runs in a worker, as far as its threads share it."""
+
+    @property
+    def task(self) -> TaskContext | None:
+        """The main thread's."""
+        ...
+
+
 _current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("ray_mono_task", default=None)
 
 
@@ -179,6 +192,7 @@ class WorkerContext:
         self.job = job
         """The job that it serves. Only `enter_job` sets it."""
         self._is_leaving = False
+        self._running: RunningTask | None = None
         # The context variable's own methods, so that each task enters two functions less.
         self.enter = _current.set
         self.leave = _current.reset
@@ -195,6 +209,16 @@ class WorkerContext:
         """A worker serves this job from now on. main: the task of the threads that user code starts."""
         self.job = job
         self._main = main
+
+    def hold(self, actor: ActorNames, creation: TaskContext) -> None:
+        """The worker makes this actor in the task `creation`. Threads that user code starts are the actor's.
+        Lock held."""
+        kind = replace(creation.kind, name="", actor=actor, function=None)
+        self._main = TaskContext(creation.next_task_id(self.job.nil_actor), kind)
+
+    def share(self, running: RunningTask) -> None:
+        """Threads that user code starts have the resources of what runs there."""
+        self._running = running
 
     def get(self) -> TaskContext:
         return _current.get() or self._main
@@ -215,7 +239,7 @@ class WorkerContext:
     def function_name(self) -> str:
         """ "module.f" or "module.Actor.method"; the task's name alone where the function is not known."""
         kind = self.get().kind
-        if kind.actor is not None:
+        if kind.actor is not None and kind.name:
             return f"{kind.actor.module_name}.{kind.actor.class_name}.{kind.name}"
         if kind.function is None:
             return kind.name
@@ -237,8 +261,13 @@ class WorkerContext:
     def is_cancelled(self) -> bool:
         return self.get().is_cancelled
 
+    def _kind_with_resources(self) -> TaskKind:
+        task = self.get()
+        shared = self._running.task if task is self._main and self._running is not None else None
+        return (shared or task).kind
+
     def assigned_resources(self) -> dict[str, float]:
-        resources = self.get().kind.resources
+        resources = self._kind_with_resources().resources
         if resources is None:
             return {}
         return (
@@ -246,4 +275,4 @@ class WorkerContext:
         ).to_units()
 
     def resource_ids(self) -> dict[str, list[int]]:
-        return self.get().kind.resource_ids
+        return self._kind_with_resources().resource_ids

@@ -381,7 +381,7 @@ class CoreWorker:
         self._context.enter_job(job, main)
 
     def exit_actor(self) -> None:
-        if self._context.actor_id():
+        if self._context.actor_id() and not self._context.is_main:
             raise ActorExit
         if self._execution is None or not self._execution.exit_actor_from_thread():
             raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")

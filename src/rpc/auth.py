@@ -240,7 +240,7 @@ def peer_of(sock: _SocketOption) -> tuple[int, int]:
     """(process id, user id) of the process at the other end of a Unix socket, as it was when it connected or
     listened.
     """
-    pid, uid, _gid = struct.unpack(
+    pid, uid, _ = struct.unpack(
         "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     )
     return pid, uid

@@ -63,6 +63,34 @@ def test_threads_of_user_code_have_the_main_task(context: WorkerContext) -> None
     context.leave(token)
 
 
+def test_threads_of_user_code_are_part_of_the_workers_actor(context: WorkerContext) -> None:
+    creation = TaskContext(TASK, TaskKind(JOB, "Counter.__init__", 2, b"a" * 16, {"CPU": 1}, {"GPU": [0]}))
+    context.hold(Named(), creation)
+    kind = on_a_thread(context.get).kind
+    assert (kind.actor_id, kind.depth, kind.resource_ids) == (b"a" * 16, 2, {"GPU": [0]})
+    assert on_a_thread(lambda: (context.is_main, context.actor_name())) == (True, "given")
+    assert (context.task_name(), context.function_name()) == ("", "")
+    # Another task than those that ran before and after.
+    assert context.task_id() not in (MAIN, TASK, creation.next_task_id(context.job.nil_actor))
+    assert context.task_id().endswith(context.job.nil_actor)
+
+
+def test_threads_of_user_code_share_the_resources_of_the_task_beside_them(context: WorkerContext) -> None:
+    class Runs:
+        task: TaskContext | None = None
+
+    running = Runs()
+    context.share(running)
+    assert (context.assigned_resources(), context.resource_ids()) == ({}, {})
+    running.task = TaskContext(TASK, TaskKind(JOB, "f", resources=ResourceSet.from_units({"CPU": 0.5})))
+    running.task.kind.resource_ids["GPU"] = [1]
+    assert on_a_thread(context.assigned_resources) == {"CPU": 0.5}
+    assert on_a_thread(context.resource_ids) == {"GPU": [1]} and on_a_thread(context.task_id) == MAIN
+    # A call's own are told where it runs.
+    own = TaskContext(TASK, TaskKind(JOB, resources=ResourceSet.from_units({"CPU": 2})))
+    assert told(context, own, context.assigned_resources) == {"CPU": 2.0}
+
+
 def test_a_worker_becomes_its_jobs(context: WorkerContext) -> None:
     main = TaskContext(b"main", TaskKind(b"job2"))
     context.enter_job(JobContext(b"job2", "space"), main)

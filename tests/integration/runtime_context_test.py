@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def answers() -> dict[str, Any]:
         except RuntimeError as error:
             found[name] = type(error)
     return found
+
+
+def on_a_thread() -> dict[str, Any]:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(answers).result()
 
 
 @ray.remote(num_cpus=0.5)
@@ -115,6 +121,27 @@ def test_every_answer_is_right_wherever_it_is_asked_for(cluster: Any) -> None:
     ]
     assert of_task["is_canceled"] is of_actor["is_canceled"] is False
     assert driver["is_canceled"] is of_async["is_canceled"] is RuntimeError
+
+
+def test_a_thread_is_part_of_its_actor_and_shares_the_resources_of_its_task(cluster: Any) -> None:
+    @ray.remote(num_cpus=0.5)
+    class Starts:
+        def __init__(self) -> None:
+            self.from_constructor = on_a_thread()
+
+        def method(self) -> list[Any]:
+            return [answers(), self.from_constructor, on_a_thread()]
+
+    of_method, *of_threads = ray.get(Starts.options(name="starts").remote().method.remote(), timeout=60)
+    for found in of_threads:
+        for name in ("get_actor_id", "get_actor_name", "get_assigned_resources", "get_job_id"):
+            assert found[name] == of_method[name], name
+        # But it is no call.
+        assert found["get_task_name"] == found["get_task_function_name"] == ""
+        assert found["get_task_id"] != of_method["get_task_id"]
+        assert found["current_actor"] == of_method["current_actor"]
+    of_task = ray.get(ray.remote(num_cpus=0.5)(on_a_thread).remote(), timeout=60)
+    assert of_task["get_assigned_resources"] == {"CPU": 0.5} and of_task["get_actor_id"] is None
 
 
 def test_what_there_is_not_is_none(cluster: Any) -> None:

@@ -83,6 +83,55 @@ def test_a_module_beside_the_script_can_be_imported_in_tasks(start: Any, tmp_pat
     start(textwrap.dedent(source) + FOOTER, cwd=elsewhere).check_ended_well()
 
 
+def test_what_a_script_defines_goes_by_its_name_from_the_driver_and_from_tasks(start: Any) -> None:
+    source = """
+        import os
+        import ray_mono as ray
+
+        @ray.remote
+        def told():
+            return ray.get_runtime_context().get_task_function_name()
+
+        @ray.remote
+        class Actor:
+            def told(self):
+                return ray.get_runtime_context().get_task_function_name()
+
+        def everywhere():
+            return ray.get([told.remote(), Actor.remote().told.remote()], timeout=60)
+
+        ray.init(num_cpus=2)
+        script = os.path.splitext(os.path.basename(__file__))[0]
+        names = [f"{script}.told", f"{script}.Actor.told"]
+        assert everywhere() == names, everywhere()
+        of_task = ray.get(ray.remote(everywhere).remote(), timeout=60)
+        assert of_task == names, of_task
+    """
+    start(textwrap.dedent(source) + FOOTER).check_ended_well()
+
+
+def test_a_del_that_runs_when_python_ends_is_told_that_it_comes_too_late(start: Any) -> None:
+    source = """
+        import ray_mono as ray
+
+        class Late:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self):
+                try:
+                    ray.put(1)
+                except ray.exceptions.RaySystemError as error:
+                    print(error, flush=True)
+
+        ray.init(num_cpus=1)
+        Late()
+        held = Late()
+    """
+    ended = start(textwrap.dedent(source)).check_ended_well()
+    assert ended.count("the interpreter is ending, and cannot connect to a cluster any more") == 2, ended
+
+
 def test_ctrl_c_interrupts_get_and_the_driver_goes_on(start: Any, tmp_path: Path) -> None:
     source = """
         import sys, time

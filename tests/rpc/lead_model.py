@@ -7,7 +7,7 @@ states, and returns the way to one from which no way leads to an end where every
 was lost. Only short waits may end by themselves (STANDBY_S, a timer that the poll knows of); a poll or a
 sleep without end may not.
 
-The programs are in lead_programs.py. Faults are planted by name (World.faults), to see that they are found.
+The programs are in lead_programs.py. Faults are planted by name (Model.faults), to see that they are found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray_mono.rpc.lead import Lead
 BLOCKED = "blocked"
 END = "end"
 
-Step = Callable[["World", "Thread"], str | None]
+Step = Callable[["Model", "Thread"], str | None]
 
 
 class Thread:
@@ -65,7 +65,7 @@ class FlagLead(Lead):
         self.rung = 1
 
 
-class World:
+class Model:
     """One state of the process."""
 
     moving: Thread
@@ -85,8 +85,8 @@ class World:
         self.done: frozenset[int] = frozenset()
         self.woken: frozenset[int] = frozenset()  # whose own event is set
 
-    def copy(self) -> World:
-        other = World.__new__(World)
+    def copy(self) -> Model:
+        other = Model.__new__(Model)
         other.__dict__.update(self.__dict__)
         other.threads = [thread.copy() for thread in self.threads]
         lead = other.lead = type(self.lead)()
@@ -181,22 +181,22 @@ class Program:
 # ---------------------------------------------------------------- the search
 
 
-def successors(world: World) -> list[tuple[str, World]]:
-    hosted = {t.program.host for t in world.threads if t.program.host and 0 < t.pc < len(t.program.steps)}
+def successors(model: Model) -> list[tuple[str, Model]]:
+    hosted = {t.program.host for t in model.threads if t.program.host and 0 < t.pc < len(t.program.steps)}
     found = []
-    for index, thread in enumerate(world.threads):
+    for index, thread in enumerate(model.threads):
         if thread.at == END or thread.number in hosted:
             continue
         if thread.program.only_at and not thread.pc:
-            host = world.threads[thread.program.host - 1]
+            host = model.threads[thread.program.host - 1]
             if host.at != thread.program.only_at:
                 continue
         ways = [None, "end part"] if thread.program.gives_up and thread.at in ("poll", "sleep") else [None]
         for given_up in ways:
-            after = world.copy()
+            after = model.copy()
             moved = after.threads[index]
             name = f"{thread.number} {thread.at}"
-            World.moving = moved
+            Model.moving = moved
             to = given_up or moved.program.steps[moved.pc](after, moved)
             if to == BLOCKED:
                 continue
@@ -211,16 +211,16 @@ def explore(programs: list[Program], faults: frozenset[str] = frozenset()) -> tu
 
     The programs' threads are numbered from 1.
     """
-    first = World([Thread(number, program) for number, program in enumerate(programs, 1)], faults)
+    first = Model([Thread(number, program) for number, program in enumerate(programs, 1)], faults)
     came_from: dict[Any, tuple[Any, str]] = {first.key(): (None, "")}
     before: dict[Any, list[Any]] = {}
     over: list[Any] = []
-    ahead: deque[tuple[Any, World]] = deque([(first.key(), first)])
+    ahead: deque[tuple[Any, Model]] = deque([(first.key(), first)])
     while ahead:
-        key, world = ahead.popleft()
-        if world.is_over:
+        key, model = ahead.popleft()
+        if model.is_over:
             over.append(key)
-        for name, after in successors(world):
+        for name, after in successors(model):
             after_key = after.key()
             before.setdefault(after_key, []).append(key)
             if after_key not in came_from:

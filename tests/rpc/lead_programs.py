@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ray_mono.rpc.lead import LEADS, NESTED, SLEEPS, SLEEPS_LONG, Lead
-from tests.rpc.lead_model import BLOCKED, END, Program, Step, Thread, World
+from tests.rpc.lead_model import BLOCKED, END, Model, Program, Step, Thread
 
 AT_ONCE, MARKED, HELD, FINALIZER = "at once", "marked", "held", "finalizer"
 
@@ -31,11 +31,11 @@ def locked(step: Step) -> Step:
     what others reach without the lock is touched once at most.
     """
 
-    def run(w: World, t: Thread) -> str | None:
-        if w.lock not in (0, t.number):
+    def run(m: Model, t: Thread) -> str | None:
+        if m.lock not in (0, t.number):
             return BLOCKED
-        w.lock = t.number
-        return step(w, t)
+        m.lock = t.number
+        return step(m, t)
 
     return run
 
@@ -43,106 +43,106 @@ def locked(step: Step) -> Step:
 def ring(prefix: str) -> list[tuple[str, Step]]:
     """Reactor.wake, one access after the other. Lets go of the lock, if the thread has it."""
 
-    def leave(w: World, t: Thread) -> str:
+    def leave(m: Model, t: Thread) -> str:
         t.nap = 0
-        if w.lock == t.number:
-            w.lock = 0
+        if m.lock == t.number:
+            m.lock = 0
         return END
 
-    def read(w: World, t: Thread) -> str | None:
-        if "the leader does not ring for itself" in w.faults and w.lead.leader == me(t):
-            return leave(w, t)
-        t.nap = w.lead.nap
+    def read(m: Model, t: Thread) -> str | None:
+        if "the leader does not ring for itself" in m.faults and m.lead.leader == me(t):
+            return leave(m, t)
+        t.nap = m.lead.nap
         return None
 
-    def decide(w: World, t: Thread) -> str | None:
-        if type(w.lead) is not Lead:
-            t.nap = w.lead.bell()
-            w.lead.rang(t.nap)  # noted before it is rung, as it was
+    def decide(m: Model, t: Thread) -> str | None:
+        if type(m.lead) is not Lead:
+            t.nap = m.lead.bell()
+            m.lead.rang(t.nap)  # noted before it is rung, as it was
         else:
             seen = Lead()
-            seen.nap, seen.rung = t.nap, w.lead.rung
+            seen.nap, seen.rung = t.nap, m.lead.rung
             t.nap = seen.bell()
-        return None if t.nap else leave(w, t)
+        return None if t.nap else leave(m, t)
 
-    def write(w: World, t: Thread) -> str | None:
-        w.bell = True
-        return None if type(w.lead) is Lead else leave(w, t)
+    def write(m: Model, t: Thread) -> str | None:
+        m.bell = True
+        return None if type(m.lead) is Lead else leave(m, t)
 
-    def note(w: World, t: Thread) -> str:
-        w.lead.rang(w.lead.nap if "a ring is noted for the present nap" in w.faults else t.nap)
-        return leave(w, t)
+    def note(m: Model, t: Thread) -> str:
+        m.lead.rang(m.lead.nap if "a ring is noted for the present nap" in m.faults else t.nap)
+        return leave(m, t)
 
     return [(f"{prefix}: read nap", read), ("bell", decide), ("write", write), ("rang", note)]
 
 
-def doze(w: World, t: Thread) -> None:
-    if "the last look comes before the nap" not in w.faults:
-        w.lead.doze()
+def doze(m: Model, t: Thread) -> None:
+    if "the last look comes before the nap" not in m.faults:
+        m.lead.doze()
 
 
-def last_look(w: World, t: Thread) -> str | None:
-    if w.dirty or w.queue:
+def last_look(m: Model, t: Thread) -> str | None:
+    if m.dirty or m.queue:
         return None
-    return "bound" if "the last look comes before the nap" in w.faults else bound(w, t)
+    return "bound" if "the last look comes before the nap" in m.faults else bound(m, t)
 
 
-def settle_again(w: World, t: Thread) -> None:
-    if w.queue and w.lead.bell():
+def settle_again(m: Model, t: Thread) -> None:
+    if m.queue and m.lead.bell():
         # What this leads to rings for the leader itself.
-        w.bell = True
-        w.lead.rang(w.lead.nap)
-    w.settle()
+        m.bell = True
+        m.lead.rang(m.lead.nap)
+    m.settle()
 
 
-def bound(w: World, t: Thread) -> str:
-    if "the last look comes before the nap" in w.faults:
-        w.lead.doze()
-    w.poll_knows_timer = w.timer
-    w.lock = 0
+def bound(m: Model, t: Thread) -> str:
+    if "the last look comes before the nap" in m.faults:
+        m.lead.doze()
+    m.poll_knows_timer = m.timer
+    m.lock = 0
     return "poll"
 
 
-def poll(w: World, t: Thread) -> str | None:
-    by_time = w.timer and w.poll_knows_timer
-    if not (w.bell or w.answers or by_time):
+def poll(m: Model, t: Thread) -> str | None:
+    by_time = m.timer and m.poll_knows_timer
+    if not (m.bell or m.answers or by_time):
         return BLOCKED
-    t.events = (w.bell, bool(w.answers), by_time)
+    t.events = (m.bell, bool(m.answers), by_time)
     return None
 
 
-def rise(w: World, t: Thread) -> None:
-    w.lead.rise()
+def rise(m: Model, t: Thread) -> None:
+    m.lead.rise()
 
 
-def reset_flag(w: World, t: Thread) -> str | None:
-    if type(w.lead) is Lead:
-        return handle(w, t)
+def reset_flag(m: Model, t: Thread) -> str | None:
+    if type(m.lead) is Lead:
+        return handle(m, t)
     if t.events[0]:
-        w.lead.rung = 0
+        m.lead.rung = 0
     return None
 
 
-def handle(w: World, t: Thread) -> str:
+def handle(m: Model, t: Thread) -> str:
     if t.events[0]:
-        w.bell = False
+        m.bell = False
     if t.events[1]:
-        for caller in w.answers:
-            w.set_waiter(caller)
-        w.dirty += (0,) * len(w.answers)  # a credit, the next call, …
-        w.answers = ()
+        for caller in m.answers:
+            m.set_waiter(caller)
+        m.dirty += (0,) * len(m.answers)  # a credit, the next call, …
+        m.answers = ()
     if t.events[2]:
-        w.timer = False
+        m.timer = False
     t.events = (False, False, False)
     return "settle"
 
 
-def turns(is_enough: Callable[[World, Thread], bool]) -> list[tuple[str, Step]]:
+def turns(is_enough: Callable[[Model, Thread], bool]) -> list[tuple[str, Step]]:
     """From the last look before a poll on, until is_enough; the lock is held where it begins."""
 
-    def settle(w: World, t: Thread) -> str:
-        w.settle()
-        return "end part" if is_enough(w, t) else "doze"
+    def settle(m: Model, t: Thread) -> str:
+        m.settle()
+        return "end part" if is_enough(m, t) else "doze"
 
     return [
         ("doze", doze),
@@ -157,34 +157,34 @@ def turns(is_enough: Callable[[World, Thread], bool]) -> list[tuple[str, Step]]:
     ]
 
 
-def leave(w: World) -> None:
+def leave(m: Model) -> None:
     """The background is woken, or its clock is set: then it looks after a while."""
-    w.lead.leave()
-    if "who leaves the lead wakes nobody" not in w.faults:
-        w.standby = True
+    m.lead.leave()
+    if "who leaves the lead wakes nobody" not in m.faults:
+        m.standby = True
 
 
 # ---------------------------------------------------------------- programs
 
 
 def background() -> Program:
-    def look(w: World, t: Thread) -> str:
-        t.part = w.lead.look(t.number)
-        w.standby = False
-        w.lock = 0
+    def look(m: Model, t: Thread) -> str:
+        t.part = m.lead.look(t.number)
+        m.standby = False
+        m.lock = 0
         if t.part == LEADS:
             return "turn"
         return "sleep long" if t.part == SLEEPS_LONG else "look"  # STANDBY_S have passed
 
-    def sleep_long(w: World, t: Thread) -> str:
-        return "look" if w.standby else BLOCKED
+    def sleep_long(m: Model, t: Thread) -> str:
+        return "look" if m.standby else BLOCKED
 
-    def step_down(w: World, t: Thread) -> str:
-        w.lead.step_down()
-        w.lock = 0
+    def step_down(m: Model, t: Thread) -> str:
+        m.lead.step_down()
+        m.lock = 0
         return "look"
 
-    steps = [("look", locked(look)), ("sleep long", sleep_long), *turns(lambda w, t: w.lead.is_relieved)]
+    steps = [("look", locked(look)), ("sleep long", sleep_long), *turns(lambda m, t: m.lead.is_relieved)]
     return Program([*steps, ("end part", locked(step_down))], is_endless=True)
 
 
@@ -193,64 +193,64 @@ def caller(
 ) -> Program:
     """Makes a call (or waits for what comes by itself: an idle worker's main thread) and waits."""
 
-    def call(w: World, t: Thread) -> None:
+    def call(m: Model, t: Thread) -> None:
         if calls:
-            w.dirty += (t.number,)
-            w.flush()
-        w.lock = 0
+            m.dirty += (t.number,)
+            m.flush()
+        m.lock = 0
 
-    def enter(w: World, t: Thread) -> str:
-        w.settle()
-        if t.number in w.done:
-            w.lock = 0
+    def enter(m: Model, t: Thread) -> str:
+        m.settle()
+        if t.number in m.done:
+            m.lock = 0
             return END
-        t.part = w.lead.take(me(t))
+        t.part = m.lead.take(me(t))
         if t.part != SLEEPS:
             return "doze"
-        w.lead.sleepers.add(t.number)
-        w.lock = 0
+        m.lead.sleepers.add(t.number)
+        m.lock = 0
         return "sleep"
 
-    def sleep(w: World, t: Thread) -> str:
-        return "end part" if t.number in w.woken else BLOCKED
+    def sleep(m: Model, t: Thread) -> str:
+        return "end part" if t.number in m.woken else BLOCKED
 
-    def end_part(w: World, t: Thread) -> str:
+    def end_part(m: Model, t: Thread) -> str:
         if t.part == SLEEPS:
-            w.lead.sleepers.discard(t.number)
+            m.lead.sleepers.discard(t.number)
         elif t.part == LEADS:
-            w.flush()
-            leave(w)
+            m.flush()
+            leave(m)
         elif t.part == NESTED:
-            w.lead.rise()
-            w.bell = w.bell or "a nested wait does not ring" not in w.faults
-        w.lock = t.part = 0
+            m.lead.rise()
+            m.bell = m.bell or "a nested wait does not ring" not in m.faults
+        m.lock = t.part = 0
         return END
 
     steps = [("call", locked(call)), ("enter", locked(enter)), ("sleep", sleep)]
-    steps += [*turns(lambda w, t: t.number in w.done), ("end part", locked(end_part))]
+    steps += [*turns(lambda m, t: t.number in m.done), ("end part", locked(end_part))]
     return Program(steps, is_endless, host, only_at, gives_up)
 
 
 def sender(kind: str, host: int = 0) -> Program:
     """Leaves one thing to be sent."""
 
-    def leave(w: World, t: Thread) -> str | None:
-        w.dirty += (0,)
+    def leave(m: Model, t: Thread) -> str | None:
+        m.dirty += (0,)
         rings = False
         if kind == AT_ONCE:
-            w.flush()
+            m.flush()
         elif kind == MARKED:
-            rings = bool(w.lead.nap) and "a buffered write rings nobody" not in w.faults
-        elif w.lead.nap and not w.timer and "a held answer has no timer" not in w.faults:
-            w.timer = True
-            rings = not w.poll_knows_timer
+            rings = bool(m.lead.nap) and "a buffered write rings nobody" not in m.faults
+        elif m.lead.nap and not m.timer and "a held answer has no timer" not in m.faults:
+            m.timer = True
+            rings = not m.poll_knows_timer
         if rings:
             return None
-        w.lock = 0
+        m.lock = 0
         return END
 
-    def finalize(w: World, t: Thread) -> None:
-        w.queue += 1
+    def finalize(m: Model, t: Thread) -> None:
+        m.queue += 1
 
     return Program([("leave", finalize if kind == FINALIZER else locked(leave)), *ring(kind)], host=host)
 
@@ -258,15 +258,15 @@ def sender(kind: str, host: int = 0) -> Program:
 def awaiter() -> Program:
     """Waits for a future, which a handler completes."""
 
-    def call(w: World, t: Thread) -> None:
-        w.dirty += (t.number,)
-        w.flush()
-        if w.lead.hand_over():
-            w.standby = True
-        w.lock = 0
+    def call(m: Model, t: Thread) -> None:
+        m.dirty += (t.number,)
+        m.flush()
+        if m.lead.hand_over():
+            m.standby = True
+        m.lock = 0
 
-    def await_answer(w: World, t: Thread) -> str:
-        return END if t.number in w.done else BLOCKED
+    def await_answer(m: Model, t: Thread) -> str:
+        return END if t.number in m.done else BLOCKED
 
     return Program([("call", locked(call)), ("await", await_answer)])
 
@@ -274,21 +274,21 @@ def awaiter() -> Program:
 def submitter(is_busy: bool = True) -> Program:
     """Makes calls one after another, and a turn now and then."""
 
-    def call(w: World, t: Thread) -> None:
-        w.dirty += (0,)
+    def call(m: Model, t: Thread) -> None:
+        m.dirty += (0,)
 
-    def turn(w: World, t: Thread) -> str | None:
-        if not w.lead.take_turn(me(t), is_busy):
+    def turn(m: Model, t: Thread) -> str | None:
+        if not m.lead.take_turn(me(t), is_busy):
             # As any buffered write: the leader is rung.
-            return None if w.lead.nap else let_go(w, t)
-        t.events = (w.bell, bool(w.answers), w.timer)
-        handle(w, t)
-        w.settle()
-        leave(w)
-        return let_go(w, t)
+            return None if m.lead.nap else let_go(m, t)
+        t.events = (m.bell, bool(m.answers), m.timer)
+        handle(m, t)
+        m.settle()
+        leave(m)
+        return let_go(m, t)
 
-    def let_go(w: World, t: Thread) -> str:
-        w.lock = 0
+    def let_go(m: Model, t: Thread) -> str:
+        m.lock = 0
         return END
 
     return Program([("call", locked(call)), ("turn", locked(turn)), *ring("submit")])
@@ -297,22 +297,22 @@ def submitter(is_busy: bool = True) -> Program:
 def setter(caller_number: int) -> Program:
     """Another thread ends a caller's wait, without the sockets."""
 
-    def end_wait(w: World, t: Thread) -> str | None:
-        is_asleep = caller_number in w.lead.sleepers
-        w.set_waiter(caller_number)
+    def end_wait(m: Model, t: Thread) -> str | None:
+        is_asleep = caller_number in m.lead.sleepers
+        m.set_waiter(caller_number)
         if not is_asleep:
             return None
-        w.lock = 0
+        m.lock = 0
         return END
 
     return Program([("end wait", locked(end_wait)), *ring("set")])
 
 
 def peer() -> Program:
-    def answer(w: World, t: Thread) -> str:
-        if not w.wire:
+    def answer(m: Model, t: Thread) -> str:
+        if not m.wire:
             return BLOCKED
-        w.answers, w.wire = (*w.answers, w.wire[0]), w.wire[1:]
+        m.answers, m.wire = (*m.answers, m.wire[0]), m.wire[1:]
         return "answer"
 
     return Program([("answer", answer)], is_endless=True)

@@ -12,7 +12,7 @@ import pytest
 
 from ray_mono.rpc.lead import Lead
 from ray_mono.rpc.reactor import Reactor, Waiter
-from tests.rpc.lead_model import Program, World, explore
+from tests.rpc.lead_model import Model, Program, explore
 from tests.rpc.lead_programs import (
     AT_ONCE,
     FINALIZER,
@@ -166,10 +166,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch, last_moves: Callable[[], dict[str,
 
 class _OfModel(dict[str, str]):
     def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
-        return World.moving.last_move
+        return Model.moving.last_move
 
     def __setitem__(self, key: str, value: str) -> None:
-        World.moving.last_move = value
+        Model.moving.last_move = value
 
 
 def test_the_reactor_makes_no_move_that_the_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

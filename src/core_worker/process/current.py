@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker import object_ref
@@ -19,6 +20,11 @@ FORK_MESSAGE = (
 )
 
 
+ENDING_MESSAGE = "the interpreter is ending, and cannot connect to a cluster any more"
+"""For a `__del__` that Python calls last. No thread can start then, and whoever waits for one waits for ever.
+"""
+
+
 def is_fork() -> bool:
     """Whether this process is a fork of a connected one."""
     return _is_fork
@@ -28,6 +34,8 @@ def require() -> CoreInterface:
     """The connected core worker. Raises RaySystemError if there is none."""
     if core is None and _is_fork:
         raise RaySystemError(FORK_MESSAGE)
+    if core is None and sys.is_finalizing():
+        raise RaySystemError(ENDING_MESSAGE)
     if core is None:
         raise RaySystemError(
             "ray_mono is not connected to a cluster in this process: call ray_mono.init() first"

@@ -19,6 +19,7 @@ from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process.driver_messages import DriverMessages
 from ray_mono.core_worker.process.registration import Registration
 from ray_mono.core_worker.process.termination import DriverExit
+from ray_mono.core_worker.task_submission.function_manager import script_name
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc import signal_handlers
@@ -72,6 +73,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
                 config.namespace,
                 default_actor_lifetime=config.default_actor_lifetime,
                 runtime_env=config.runtime_env,
+                script=script_name(),
             ),
             on_raylet_lost=_on_raylet_lost,
         )
@@ -95,7 +97,7 @@ def _add_job(config: DriverConfig, registration: Registration, gcs: ReactorChann
         driver=registration.address,
         driver_pid=os.getpid(),
         namespace=config.namespace,
-        config_json=json.dumps(config.job_config),
+        config_json=json.dumps({**config.job_config, "script": script_name()}),
     )
     try:
         return GcsServiceStub(gcs).AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id

@@ -125,6 +125,7 @@ class _Job:
             config.get("default_actor_lifetime", ""),
             _merged(config.get("runtime_env") or {}, own_env),
             runtime_env,
+            config.get("script", ""),
         )
         # The task of threads that user code starts. Its id is random: the driver's root task and other
         # workers count from one as well, and ids must not clash.

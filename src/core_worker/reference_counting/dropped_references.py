@@ -36,8 +36,12 @@ class DroppedReferences:
         """A local reference is gone. Takes no lock. It may run in a forked child, where nobody counts."""
         dropped = self._dropped
         dropped.append(object_id)
-        if len(dropped) == 1:
-            # Whoever drains goes on until it is empty.
+        try:
+            # Of threads that append at the same time, one is first. Whoever drains goes on until it is empty.
+            is_first = dropped[0] is object_id
+        except IndexError:
+            return  # it is counted
+        if is_first:
             self._reactor.wake()
 
     def drain(self) -> None:

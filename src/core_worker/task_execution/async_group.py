@@ -219,7 +219,8 @@ class AsyncGroup:
         def ended(running: asyncio.Task[None]) -> None:
             del self._running[task]
             self._over(call, task, has_run=not running.cancelled())
-            if self._waiting and not self._is_closed:
+            # One that was cancelled by now takes no turn.
+            while self._waiting and len(self._running) < self._limit and not self._is_closed:
                 self._start(*self._waiting.popitem(last=False)[1])
 
         running.add_done_callback(ended)

@@ -61,6 +61,7 @@ class Execution:
         """bind_job: see Executor."""
         env = parts.env
         self.running = running
+        parts.context.share(running)
         self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board)
         self.replies = TaskReplies(
             env,

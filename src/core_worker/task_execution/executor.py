@@ -358,6 +358,8 @@ class Executor:
                 self.finish_exit,
             )
             runtime = ActorRuntime(parts, spec, task)
+            with self._env.lock:
+                self._context.hold(runtime, task)
             runtime.construct(cls, args, kwargs)
             self._actor = runtime
             self._running.hold(runtime, runtime.is_asyncio)

@@ -76,7 +76,7 @@ class FunctionManager:
         is_class = isinstance(target, type)
         descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
-                module_name=utf8(module_name(target)),
+                module_name=utf8(module_name(target, self._context.job.script)),
                 class_name=name if is_class else "",
                 function_name="__init__" if is_class else name,
                 function_hash=digest,
@@ -130,9 +130,14 @@ class FunctionManager:
         return bytes(reply.value)
 
 
-def module_name(target: Any) -> str:
-    """The name of a function's or class's module, for people. A script, whose module is `__main__`, goes by
-    the name of its file."""
+def script_name() -> str:
+    """The name of the file that this program is; empty for a prompt."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.splitext(os.path.basename(file))[0] if file else ""
+
+
+def module_name(target: Any, script: str) -> str:
+    """The name of a function's or class's module, for people. What the driver's script defines, whose module
+    is `__main__`, goes by the script's name."""
     name = getattr(target, "__module__", "") or ""
-    script = getattr(sys.modules.get(name), "__file__", None)
-    return os.path.splitext(os.path.basename(script))[0] if name == "__main__" and script else name
+    return script if name == "__main__" and script else name

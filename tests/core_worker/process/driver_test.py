@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -179,17 +180,21 @@ def test_a_driver_that_leaves_is_not_told_that_its_raylet_goes(
 def test_a_command_line_with_a_files_name_that_is_not_utf8_joins(cluster: Cluster) -> None:
     cluster.join(entrypoint="prog.py caf\udce9.txt", job_config={"sys_path": ["/a"]}).shutdown()
     job = cluster.wire.last("AddJob").request.job
-    assert (job.entrypoint, job.config_json) == ("prog.py caf\\udce9.txt", '{"sys_path": ["/a"]}')
+    assert (job.entrypoint, json.loads(job.config_json)["sys_path"]) == ("prog.py caf\\udce9.txt", ["/a"])
 
 
 def test_a_function_of_a_script_whose_files_name_is_not_utf8_is_exported(
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def function() -> None: ...
 
     function.__module__, function.__qualname__ = "__main__", "caf\udce9"
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "/caf\udce9.py", raising=False)
-    scene = Scene()
-    scene.wire.replies["KvPut"] = lambda request: gcs_pb2.KvPutReply()
-    told = scene.core.export(function, "function").descriptor.python
+    cluster.wire.replies["KvPut"] = lambda request: gcs_pb2.KvPutReply()
+    core = cluster.join()
+    told = core.export(function, "function").descriptor.python
     assert (told.module_name, told.function_name) == ("caf\\udce9", "caf\\udce9")
+    # The workers of the job are told, too.
+    config = json.loads(cluster.wire.last("AddJob").request.job.config_json)
+    assert config["script"] == "caf\udce9"
+    core.shutdown()

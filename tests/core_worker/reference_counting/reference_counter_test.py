@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,12 +18,19 @@ class Scene:
         self.gone: list[bytes] = []
         self.plain: set[bytes] = set()
         """Small values; they are forgotten, and nobody is told."""
+        self.forgotten: set[bytes] = set()
         self.counter = ReferenceCounter(
             {},
             lambda object_id, row: self.gone.append(object_id),
-            self.plain.__contains__,
-            self.plain.issuperset,
+            lambda object_id: self.forget([object_id]),
+            self.forget,
         )
+
+    def forget(self, object_ids: Sequence[bytes]) -> bool:
+        """All of them, or none."""
+        are_plain = self.plain.issuperset(object_ids)
+        self.forgotten.update(object_ids if are_plain else ())
+        return are_plain
 
     def own(self, object_id: bytes, *nested: bytes) -> None:
         self.counter.add_owned(object_id, nested)
@@ -246,6 +254,19 @@ def test_one_of_many_that_are_dropped_at_once_may_have_other_references() -> Non
     scene.counter.remove_local(names[7])
     assert names[7] in scene.gone and len(scene.counter) == 0
     scene.counter.check_invariants()
+
+
+def test_one_of_many_small_values_that_are_dropped_at_once_may_be_needed_by_a_task() -> None:
+    scene = Scene()
+    names = [b"%d" % number for number in range(40)]
+    scene.counter.add_all_owned(names)
+    scene.plain.update(names)
+    scene.counter.add_submitted([names[7]])
+    scene.counter.remove_locals(deque(names))
+    assert scene.gone == [] and names[7] in scene.counter and len(scene.counter) == 1
+    assert scene.forgotten == {*names} - {names[7]}
+    scene.counter.remove_submitted([names[7]])
+    assert scene.gone == [names[7]] and len(scene.counter) == 0
 
 
 def test_a_small_value_that_nobody_else_had_is_forgotten_and_nobody_is_told() -> None:

@@ -38,6 +38,17 @@ def test_waiters_of_values_that_come_together_hear_of_theirs(num_others: int) ->
     assert [store.plain_or_entry(name) for name in names] == [b"1", b"2", b"3"]
 
 
+def test_who_counts_what_comes_counts_all_that_come_together() -> None:
+    names = [b"a", b"b", b"c", b"d"]
+    store = store_of(*names)
+    heard: list[str] = []
+    watch = store.watch(names[:3], lambda: heard.append("came"))
+    store.when_ready(b"a", lambda: heard.append("a"))
+    store.put_all_plain([b"d", b"b", b"a"], [b"1", b"2", b"3"])
+    assert sorted(heard) == ["a", "came", "came"] and watch.object_ids == {b"c"}
+    store.end_watch(watch)
+
+
 def test_what_is_there_needs_no_waiting() -> None:
     store = store_of()
     store.put_in_store(b"a", [b"node"], 10)

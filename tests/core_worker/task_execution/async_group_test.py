@@ -64,6 +64,25 @@ def test_a_call_that_is_cancelled_before_its_turn_never_runs_and_the_next_gets_t
     assert not worker.running.calls
 
 
+def test_a_call_that_is_cancelled_just_before_its_turn_gives_the_turn_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Group(monkeypatch)
+    loops: list[asyncio.AbstractEventLoop] = []
+    assert worker.do(lambda: loops.append(asyncio.get_running_loop())).value is None
+    first, second, third = worker.start("1", "2", "3")
+    # They have come to the loop by the time that this has.
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
+    with worker.env.lock:
+        task = worker.running.find(second.task_id)
+        assert task is not None
+        task.cancel()  # the loop has not heard of it yet
+    worker.let_go("1", "3")
+    assert (first.value, third.value) == ("value of 1", "value of 3")
+    assert type(second.value) is TaskCancelledError
+    worker.close()
+
+
 def test_a_call_that_is_cancelled_before_it_comes_to_the_loop_never_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.core_worker.context import JobContext
 from ray_mono.core_worker.object_ref import ObjectRef, disconnected, found_by
 from ray_mono.core_worker.process import current
 from ray_mono.core_worker.task_submission import function_manager
-from ray_mono.core_worker.task_submission.function_manager import FUNCTIONS, FunctionManager, module_name
+from ray_mono.core_worker.task_submission.function_manager import FUNCTIONS, FunctionManager, script_name
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from tests.core_worker.scene import JOB_ID, Scene
 
@@ -172,11 +173,20 @@ def test_code_of_another_job_is_another_one(here: Here) -> None:
 def test_a_script_goes_by_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     import __main__
 
+    monkeypatch.setattr(__main__, "__file__", "elsewhere/train.py", raising=False)
+    assert script_name() == "train"
+    monkeypatch.delattr(__main__, "__file__")
+    assert script_name() == ""
+
+
+@pytest.mark.parametrize(("script", "told"), [("train", "train"), ("", "__main__")])
+def test_what_the_drivers_script_defines_goes_by_its_name_wherever_it_is_exported(
+    here: Here, script: str, told: str
+) -> None:
     def made() -> None: ...
 
-    assert module_name(made) == __name__
+    context, manager = here.worker.scene.context, here.worker.manager
+    context.enter_job(JobContext(JOB_ID, script=script), context.get())
+    assert manager.export(made, "remote function").descriptor.python.module_name == __name__
     made.__module__ = "__main__"
-    monkeypatch.setattr(__main__, "__file__", "elsewhere/train.py", raising=False)
-    assert module_name(made) == "train"
-    monkeypatch.delattr(__main__, "__file__")
-    assert module_name(made) == "__main__"
+    assert manager.export(made, "remote function").descriptor.python.module_name == told

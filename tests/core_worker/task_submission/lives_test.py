@@ -88,7 +88,7 @@ def test_a_life_has_the_moves_that_are_drawn_and_no_others(
     assert {(start.name, end.name) for start, end in moves} == wanted
 
 
-BEGINNINGS = {"__init__", "_begin_like"}
+BEGINNINGS = {"__init__"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import pickle
 import threading
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from ray_mono.common.exceptions import NodeDiedError, TaskCancelledError, WorkerCrashedError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.map_builder import FIRST_PIECE_ITEMS, PIECE_ITEMS
 from ray_mono.core_worker.task_wire import plains_of
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -197,6 +201,15 @@ def test_unusual_items_travel_alone_and_all_keep_their_order() -> None:
     ]
     assert order[-7:] == ids_of(*refs)
     assert [len(ids_in(frame)) for frame in frames(scene)] == [2]
+
+
+def test_items_that_travel_alone_and_come_back_have_their_place_in_the_order() -> None:
+    scene = a_scene()
+    refs = mapped(scene, [(0,), (1,), (2,)])
+    answer(scene, refs[2], NOT_STARTED)
+    answer(scene, refs[1], NOT_STARTED)
+    scene.grant(SECOND)
+    assert pushed(scene, "unix:second") == ids_of(*refs[1:])
 
 
 def test_an_item_that_waits_for_its_value_holds_back_no_other() -> None:
@@ -446,6 +459,38 @@ def test_nothing_is_left_when_all_is_answered_and_dropped() -> None:
     del refs
     scene.turn()
     assert held(scene) == before
+
+
+def test_what_the_function_captured_is_held_until_the_last_is_answered() -> None:
+    scene = a_scene()
+    captured = scene.core.put("captured")
+    python = common_pb2.PythonFunctionDescriptor(module_name="m", function_name="f", function_hash=b"f")
+    code = Exported(common_pb2.FunctionDescriptor(python=python), (captured,))
+    refs: list[ObjectRef[Any]] = []
+    scene.core.submit_tasks(scene.core.task_template(code, TaskOptions(name="f")), list(range(6)), AUTO, refs)
+    del captured, code
+    assert scene.core.reference_counts() == 7
+    answer(scene, refs[0])
+    (frame,) = frames(scene)
+    frame.part(values(0, *range(3)))
+    frame.part(other(3, value(0)))
+    assert scene.core.reference_counts() == 7
+    frame.answer(values(4, 0))
+    assert scene.core.reference_counts() == 6
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+@pytest.mark.parametrize("last", [6, threading.Lock()], ids=["all", "not the last"])
+def test_the_cycle_collector_is_as_it_was_when_a_map_is_made(was_on: bool, last: Any) -> None:
+    scene = a_scene()
+    try:
+        if not was_on:
+            gc.disable()
+        with contextlib.suppress(TypeError):
+            mapped(scene, [*range(1000), last])
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
 
 
 def test_two_workers_share_a_map() -> None:

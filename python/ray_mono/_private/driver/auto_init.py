@@ -5,6 +5,7 @@ it first uses the API.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ _first_use = threading.Lock()
 def connected_core() -> CoreInterface:
     """This process's core worker, after `init()` if there is none yet. Raises what `init` raises."""
     core = current.core
-    if core is None and current.is_fork():
-        return current.require()  # raises: a fork does not want a cluster of its own
+    if core is None and (current.is_fork() or sys.is_finalizing()):
+        return current.require()  # raises
     if core is None:
         if os.environ.get(AUTO_CONNECT_VARIABLE) == "0":
             return current.require()  # raises

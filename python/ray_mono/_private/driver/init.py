@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono._private.argument_checks import flags
 from ray_mono._private.driver import init_arguments
 from ray_mono._private.driver.ray_context import RayContext
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
@@ -106,10 +108,12 @@ def init(
     Raises RuntimeError if the process is connected already, a service does not start, the cluster runs
     another version, or an argument is unknown; ConnectionError if no cluster answers, AuthenticationError if
     it refuses the secret; NotImplementedError for parts that are not there; ValueError or TypeError for
-    arguments that cannot be.
+    arguments that cannot be; RaySystemError while the interpreter ends.
     """
     global _connection
     flags(local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging)
+    if sys.is_finalizing():
+        raise RaySystemError(current.ENDING_MESSAGE)
     with _lock:
         if is_initialized():
             return _present_context(ignore_reinit_error)

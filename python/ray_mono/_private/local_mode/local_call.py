@@ -13,7 +13,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, TaskFailed, unreadable, users_traceback
 from ray_mono.core_worker.task_execution.running import cause_of_exit
-from ray_mono.core_worker.task_submission.function_manager import module_name
+from ray_mono.core_worker.task_submission.function_manager import module_name, script_name
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
@@ -85,6 +85,6 @@ def read(serialized: serialization.Serialized) -> Any:
 def describe(target: Any, class_name: str = "", function_name: str = "") -> common_pb2.FunctionDescriptor:
     """The descriptor by which the runtime context names a function, or a method of a class."""
     python = common_pb2.PythonFunctionDescriptor(
-        module_name=module_name(target), class_name=class_name, function_name=function_name
+        module_name=module_name(target, script_name()), class_name=class_name, function_name=function_name
     )
     return common_pb2.FunctionDescriptor(python=python)

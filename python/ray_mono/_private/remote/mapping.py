@@ -37,7 +37,7 @@ def items_of(items: Iterable[Any], signature: CallSignature) -> list[Any]:
         if isinstance(items, Iterable):
             raise  # by its own __iter__
         what = type(items).__name__
-        raise TypeError(f"map() of {signature.name}() takes an iterable of items, not a {what}") from None
+        raise TypeError(f"map() of {signature.name}() takes an iterable of items, got {what}") from None
     given = list(iterator)
     if given:
         signature.check(given[:1], {})
