@@ -248,6 +248,18 @@ def test_what_was_taken_back_is_waited_for_no_more_and_its_answer_still_counts()
     assert lease.answered(tasks[1]) and list(lease.tasks) == tasks[:1]
 
 
+def test_answers_come_together_and_some_of_them_are_of_what_was_taken_back() -> None:
+    lease = a_lease()
+    tasks = [a_task() for _ in range(5)]
+    for task in tasks:
+        lease.push(task)
+    lease.take_unbegun(3)
+    lease.answered_all([tasks[1], tasks[0], tasks[3]])
+    assert list(lease.tasks) == [tasks[2]] and lease.num_unanswered == 2
+    lease.answered_all([tasks[2], tasks[4]])
+    assert not lease.tasks and not lease.num_unanswered
+
+
 def test_looks_count_how_long_the_same_task_is_first() -> None:
     lease = a_lease()
     first, second = a_task(), a_task()

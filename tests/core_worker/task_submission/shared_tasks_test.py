@@ -329,6 +329,19 @@ def test_a_raylet_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     assert lost.outcomes == [NodeDiedError] * 5
 
 
+def test_the_last_of_a_frame_may_be_over_when_its_worker_dies() -> None:
+    scene = a_scene()
+    refs = mapped(scene, range(3), max_retries=0)
+    answer(scene, refs[0])
+    (frame,) = frames(scene)
+    frame.part(values(0, "b"))
+    lose(scene)
+    scene.wire.open("LostWorker")[0].answer(common_pb2.DeathCause())
+    words = raylet_pb2.LastWordsReply(is_known=True, begun=4, first=4, plain=plain("c"))
+    scene.wire.open("LastWords")[0].answer(words)
+    assert scene.core.get(refs[1:], 0) == ["b", "c"]
+
+
 def test_what_was_cancelled_is_not_run_again() -> None:
     scene = a_scene()
     refs = mapped(scene, range(4))

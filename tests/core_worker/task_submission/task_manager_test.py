@@ -110,6 +110,18 @@ def test_an_inline_return_that_nobody_wants_is_forgotten_and_an_error_is_told(ca
     assert "its traceback" in capfd.readouterr().err
 
 
+def test_a_value_that_nobody_asks_for_is_no_error_that_is_told(capfd: Any) -> None:
+    scene = Scene()
+    first, second = two_returns(scene)
+    returns = [inline(first.binary(), b"no pickle" * 1000), inline(second.binary(), 2)]
+    scene.wire.last("PushTask").answer(Reply(returns=returns))
+    del first, second
+    scene.turn()
+    assert scene.core.describe()["values"] == 0
+    scene.core.shutdown()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("is_wanted", [True, False])
 def test_a_small_single_return_goes_to_whoever_has_its_reference(is_wanted: bool) -> None:
     scene = Scene()

@@ -127,6 +127,13 @@ def way_back() -> Any:
     return value
 
 
+def with_attribute() -> Any:
+    def function() -> None: ...
+
+    function.kept = Conf()  # type: ignore[attr-defined]
+    return function
+
+
 CASES: list[tuple[Any, str]] = [
     (Conf(), ".engine.lock (a lock)"),
     ([Conf()], "[0].engine.lock (a lock)"),
@@ -140,6 +147,7 @@ CASES: list[tuple[Any, str]] = [
     (closure(), "variable conf.engine.lock (a lock)"),
     (uses_it_inside, "variable CONF.engine.lock (a lock)"),
     (with_default, "default of y (a lock)"),
+    (with_attribute(), ".kept.engine.lock (a lock)"),
     (method_class(), ".method, its variable helper, its variable LOCK (a lock)"),
     (functools.partial(len, Conf()), ".args[0].engine.lock (a lock)"),
     (collections.deque([Conf()]), "[0].engine.lock (a lock)"),
