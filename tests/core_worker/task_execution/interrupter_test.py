@@ -254,6 +254,16 @@ def strike() -> None:
     worker.execution.interrupter.on_signal(signal.SIGINT, None)
 
 
+def test_a_task_whose_code_has_not_begun_is_not_struck_and_never_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, ran = Running(monkeypatch), list[int]()
+    worker.before_next_call(lambda: worker.cancel(worker.running.task.task_id))  # type: ignore[union-attr]
+    call = worker.ask(worker.function(lambda: ran.append(1)))
+    worker.run()
+    assert type(call.value) is TaskCancelledError and not worker.struck and not ran
+
+
 def test_with_force_the_process_ends_and_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Running(monkeypatch)
     ends: list[Any] = []

@@ -61,6 +61,17 @@ def test_each_item_is_the_argument_of_its_call_and_short_answers_leave_together(
     assert calls.parts_had == [5]
 
 
+@pytest.mark.parametrize("hides_events", [True, False])
+def test_each_is_a_task_of_the_timeline(worker: Worker, hides_events: bool) -> None:
+    spec = known(worker, worker.function(lambda x: x, name="f", hides_events=hides_events))
+    worker.ask_all(spec, range(3))
+    worker.ask(worker.function(lambda: None, name="last"))
+    worker.run()
+    worker.idle()
+    told = worker.wire.last("AddTaskEvents").request
+    assert [told.names[index] for index in told.name_indices] == [*["f"] * (0 if hides_events else 4), "last"]
+
+
 def test_no_more_answers_wait_for_others_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(monkeypatch, shared_answers_max=3)
     calls = worker.ask_all(known(worker, worker.function(lambda x: x)), range(8))

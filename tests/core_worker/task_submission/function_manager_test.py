@@ -179,6 +179,13 @@ def test_a_script_goes_by_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) 
     assert script_name() == ""
 
 
+def test_a_function_of_no_module_is_exported(here: Here) -> None:
+    def made() -> None: ...
+
+    made.__module__ = None  # type: ignore[assignment]
+    assert here.driver.manager.export(made, "remote function").descriptor.python.module_name == ""
+
+
 @pytest.mark.parametrize(("script", "told"), [("train", "train"), ("", "__main__")])
 def test_what_the_drivers_script_defines_goes_by_its_name_wherever_it_is_exported(
     here: Here, script: str, told: str

@@ -93,6 +93,18 @@ def test_a_task_that_waits_though_others_began_before_it_gets_the_cpu_of_one_tha
     assert scene.state_of(first) is not None
 
 
+def test_what_is_lent_may_have_gone_back_meanwhile() -> None:
+    scene = a_scene()
+    _first, overtaken, _early, _last = long_tasks(scene)
+    scene.pass_time(STANDSTILL_S)
+    (ask,) = asks(scene)
+    lose(scene, "unix:second")
+    lend(scene, *ask.request.lease_ids)
+    scene.wire.open("LostWorker")[0].answer(common_pb2.DeathCause())
+    scene.grant(THIRD)
+    assert pushed(scene, "unix:third") == ids_of(overtaken)
+
+
 def test_the_raylet_is_asked_again_while_nothing_is_lent() -> None:
     scene = a_scene()
     long_tasks(scene)
