@@ -150,11 +150,7 @@ class AsyncGroup:
 
     def _start_arrived(self) -> None:
         while self._arriving:
-            call, task, prepared = self._arriving[0]
-            try:
-                self._start(call, task, prepared)
-            except BaseException as error:
-                self._parts.replies.answer_anyhow(call, error)
+            self._start(*self._arriving[0])
             # Removed only now: whoever adds a call to an empty queue wakes this thread.
             self._arriving.popleft()
 
@@ -203,6 +199,12 @@ class AsyncGroup:
             self._over(call, task, has_run=False)
 
     def _start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        try:
+            self._start_or_wait(call, task, prepared)
+        except BaseException as error:
+            self._parts.replies.answer_anyhow(call, error)
+
+    def _start_or_wait(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         if task.is_cancelled:
             # It was cancelled while its arguments were fetched, when there was nothing to cancel here yet.
             prepared.clear()

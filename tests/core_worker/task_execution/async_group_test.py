@@ -74,9 +74,7 @@ def test_a_call_that_is_cancelled_just_before_its_turn_gives_the_turn_on(
     # They have come to the loop by the time that this has.
     asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
     with worker.env.lock:
-        task = worker.running.find(second.task_id)
-        assert task is not None
-        task.cancel()  # the loop has not heard of it yet
+        worker.running.calls[second.task_id].cancel()  # the loop has not heard of it yet
     worker.let_go("1", "3")
     assert (first.value, third.value) == ("value of 1", "value of 3")
     assert type(second.value) is TaskCancelledError
@@ -194,6 +192,21 @@ def test_a_call_whose_answer_fails_is_answered_anyhow(monkeypatch: pytest.Monkey
     call.reply_failures = [LookupError("no")]
     worker.run()
     assert OUR_BUG in str(call.value)
+    worker.close()
+
+
+def test_a_turn_goes_on_though_the_answer_of_a_cancelled_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Group(monkeypatch)
+    loops: list[asyncio.AbstractEventLoop] = []
+    assert worker.do(lambda: loops.append(asyncio.get_running_loop())).value is None
+    first, second, third = worker.start("1", "2", "3")
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
+    second.reply_failures = [LookupError("no")]
+    with worker.env.lock:
+        worker.running.calls[second.task_id].cancel()
+    worker.let_go("1", "3")
+    assert (first.value, third.value) == ("value of 1", "value of 3")
+    assert OUR_BUG in str(second.value)
     worker.close()
 
 
