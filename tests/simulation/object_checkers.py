@@ -83,7 +83,7 @@ class ObjectJournal:
         self.errors_read = 0
         self._actors = actors
         self._tables: dict[SimProcess, ReferenceCounter] = {}
-        # What the dead held. An ordered set.
+        # What the dead held, and what is inside of it. An ordered set.
         self._held_by_dead: dict[bytes, None] = {}
 
     def joined(self, process: SimProcess, references: ReferenceCounter) -> None:
@@ -121,10 +121,21 @@ class ObjectJournal:
             raise ObjectCheckFailed(f"{owner.name} frees what {holders[0].name} holds: {story}")
 
     def _died(self, process: SimProcess) -> None:
-        self._note_held(self._tables.pop(process))
+        self._note_held(self._tables[process])
+        del self._tables[process]
 
     def _note_held(self, table: ReferenceCounter) -> None:
-        self._held_by_dead.update(dict.fromkeys(object_id for object_id, _ in table.items()))
+        inside: dict[bytes, list[bytes]] = {}
+        for each in self._tables.values():
+            for object_id, row in each.items():
+                inside.setdefault(object_id, []).extend(row.nested or ())
+        held = dict.fromkeys(object_id for object_id, _ in table.items())
+        todo = list(held)
+        while todo:
+            new = [each for each in inside.get(todo.pop(), ()) if each not in held]
+            held.update(dict.fromkeys(new))
+            todo += new
+        self._held_by_dead.update(held)
 
     def _living(self) -> dict[SimProcess, ReferenceCounter]:
         living = {}

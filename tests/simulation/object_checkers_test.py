@@ -15,7 +15,7 @@ from tests.simulation.loop import VirtualLoop, new_loop
 from tests.simulation.object_checkers import JudgedCounter, ObjectCheckFailed, ObjectJournal
 from tests.simulation.process import SimProcess
 
-OBJECT = b"o" * 28
+OBJECT, OUTER = b"o" * 28, b"x" * 28
 ACTOR = b"a" * 16
 
 
@@ -33,13 +33,13 @@ class Scene:
         self.are_plain = are_plain
         self.actors = ActorJournal()
         self.journal = ObjectJournal(self.actors)
-        self.owner, self.owned = self._start(loop, "owner")
+        self.owner, self.owned = self.start(loop, "owner")
         self.owned.add_owned(OBJECT)
-        self.borrower, self.borrowed = self._start(loop, "borrower")
+        self.borrower, self.borrowed = self.start(loop, "borrower")
         self.borrowed.borrow(OBJECT, b"the owner")
         self.borrowed.add_local(OBJECT)
 
-    def _start(self, loop: VirtualLoop, name: str) -> tuple[SimProcess, JudgedCounter]:
+    def start(self, loop: VirtualLoop, name: str) -> tuple[SimProcess, JudgedCounter]:
         process = SimProcess(loop, "host", name, 1)
         counter = JudgedCounter(
             process,
@@ -67,6 +67,23 @@ def test_what_another_process_holds_must_not_be_freed(
         Scene(loop, are_plain).owner_lets_go(num_others)
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_was_inside_of_what_a_dead_process_held_may_go_with_it(loop: VirtualLoop, dies: bool) -> None:
+    scene = Scene(loop)
+    holder, held = scene.start(loop, "holder")
+    scene.owned.add_owned(OUTER, [OBJECT])
+    held.borrow(OUTER, b"the owner")
+    held.add_local(OUTER)
+    scene.owned.remove_local(OBJECT)
+    if dies:
+        holder.kill("a fault")
+        scene.owned.remove_local(OUTER)
+    else:
+        held.remove_local(OUTER)
+        with pytest.raises(ObjectCheckFailed, match="owner frees what borrower holds"):
+            scene.owned.remove_local(OUTER)
+
+
 def test_what_nobody_else_holds_may_be_freed(loop: VirtualLoop) -> None:
     scene = Scene(loop)
     scene.borrowed.remove_local(OBJECT)
@@ -75,7 +92,7 @@ def test_what_nobody_else_holds_may_be_freed(loop: VirtualLoop) -> None:
 
 def test_what_a_dead_process_held_may_be_freed_although_another_has_it_of_that(loop: VirtualLoop) -> None:
     scene = Scene(loop)
-    _, other = scene._start(loop, "other")
+    _, other = scene.start(loop, "other")
     other.borrow(OBJECT, b"the owner")
     other.add_local(OBJECT)
     # As its connections end, which the kill brings about, it lets go of everything.
