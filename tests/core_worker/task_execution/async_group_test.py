@@ -68,11 +68,7 @@ def test_a_call_that_is_cancelled_just_before_its_turn_gives_the_turn_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = Group(monkeypatch)
-    loops: list[asyncio.AbstractEventLoop] = []
-    assert worker.do(lambda: loops.append(asyncio.get_running_loop())).value is None
-    first, second, third = worker.start("1", "2", "3")
-    # They have come to the loop by the time that this has.
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
+    first, second, third = worker.start_on_loop("1", "2", "3")
     with worker.env.lock:
         worker.running.calls[second.task_id].cancel()  # the loop has not heard of it yet
     worker.let_go("1", "3")
@@ -197,10 +193,7 @@ def test_a_call_whose_answer_fails_is_answered_anyhow(monkeypatch: pytest.Monkey
 
 def test_a_turn_goes_on_though_the_answer_of_a_cancelled_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Group(monkeypatch)
-    loops: list[asyncio.AbstractEventLoop] = []
-    assert worker.do(lambda: loops.append(asyncio.get_running_loop())).value is None
-    first, second, third = worker.start("1", "2", "3")
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
+    first, second, third = worker.start_on_loop("1", "2", "3")
     second.reply_failures = [LookupError("no")]
     with worker.env.lock:
         worker.running.calls[second.task_id].cancel()

@@ -81,5 +81,13 @@ class Group(Concurrent):
 
         self.actor(Actor, is_asyncio=True, max_concurrency=limit, **creation)
 
+    def start_on_loop(self, *names: str) -> list[Pushed]:
+        """As `start`. Returns when the calls have come to the actor's loop, where they run or wait."""
+        loops: list[asyncio.AbstractEventLoop] = []
+        assert self.do(lambda: loops.append(asyncio.get_running_loop())).value is None
+        calls = self.start(*names)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loops[0]).result(WAIT_S)
+        return calls
+
     def close(self) -> None:
         self.execution.close_actor()
