@@ -40,6 +40,8 @@ class JobContext:
     script: str = ""
     """The name of the driver's script, for people: the module of what it defines. Empty where it is a
     prompt."""
+    config_json: str = field(default="{}", repr=False)
+    """As in the job's row: what its workers set up."""
     nil_actor: bytes = field(init=False, repr=False)
     """The part of a normal task's id where an actor's call has the actor."""
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
@@ -52,6 +52,7 @@ from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, Hel
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
+from ray_mono.core_worker.task_submission.job_code import JobCode
 from ray_mono.core_worker.task_submission.map_builder import MapBuilder
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
@@ -71,6 +72,10 @@ if TYPE_CHECKING:
 DESCRIBED_TASKS_MAX = 100
 
 
+class Closable(Protocol):
+    def close(self, reason: str) -> None: ...
+
+
 class CoreWorker:
     """The core of one process of a cluster: makes the parts, and is the CoreInterface. Made by
     process/registration.py."""
@@ -82,7 +87,7 @@ class CoreWorker:
         connect: Connect,
         store_channel: ReactorChannel,
         server: ReactorServer,
-        channels: Sequence[ReactorChannel],
+        channels: Sequence[Closable],
     ) -> None:
         """connect: see PeerPool. server, channels: closed when this process leaves, as the peers are."""
         self.env = env
@@ -103,8 +108,10 @@ class CoreWorker:
         )
         self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
         self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
-        self.worker_runs = WorkerRuns(env, context, self)
-        self.peers = PeerPool(connect, env.node_id, self.worker_runs.known)
+        run_keys: list[bytes] = []
+        self.peers = PeerPool(connect, env.node_id, run_keys)
+        self.job_code = JobCode(env, context, self.peers, run_keys)
+        self.worker_runs = WorkerRuns(env, context, self, self.job_code, run_keys)
         self.borrowing = Borrowing(
             env, self._references, self._memory_store, self.peers, lambda each: self._streams.expect(each)
         )
@@ -151,7 +158,7 @@ class CoreWorker:
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
         warnings = JobWarnings(env, context)
-        self._functions = FunctionManager(env, context, self._unpickled)
+        self._functions = FunctionManager(context, self._unpickled, self.job_code)
         self._tasks = tasks = TaskManager(
             references,
             store,

@@ -69,12 +69,7 @@ class Cluster:
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
         self.task_events = TaskEventLog()
-        ender = ActorEnder(
-            environment,
-            self.nodes,
-            self.collections.last_words,
-            lambda worker_id: self._run(self.actors.half_made_ended(worker_id)),
-        )
+        ender = ActorEnder(environment, self.nodes, self.collections.last_words)
         self._effects = ActorEffectRunner(
             self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
@@ -155,6 +150,9 @@ class Cluster:
     # ---- jobs
 
     def add_job(self, job: common_pb2.JobInfo) -> JobID:
+        """A driver has one job, also where it asks again: it may not have heard the answer."""
+        for job_id in self.jobs.of_driver(WorkerID(job.driver.worker_id)) if job.driver.worker_id else ():
+            return job_id
         row = self.jobs.add(job, self._clock.wall_s())
         self._writes.put(Table.META, NEXT_JOB_NUMBER_KEY, str(self.jobs.next_number).encode())
         logger.info(

@@ -11,7 +11,6 @@ from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
-from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 
 class ClusterEvents:
@@ -23,7 +22,6 @@ class ClusterEvents:
         clock: Clock,
         leases: LeaseManager,
         cluster: ClusterView,
-        pool: WorkerPool,
         effects: EffectRunner,
         store: StoreClient,
         end: Callable[[str], None],
@@ -33,7 +31,6 @@ class ClusterEvents:
         self._clock = clock
         self._leases = leases
         self._cluster = cluster
-        self._pool = pool
         self._effects = effects
         self._store = store
         self._end = end
@@ -42,11 +39,7 @@ class ClusterEvents:
         leases = self._leases.actor_leases()
         return [gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases]
 
-    def lost(self) -> None:
-        self._effects.run(self._pool.gcs_lost(self._clock.time_s()))
-
     def found(self) -> None:
-        self._pool.gcs_found()
         self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:

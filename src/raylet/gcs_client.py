@@ -33,9 +33,10 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
 logger = logging.getLogger(__name__)
 
-RETRY_FIRST_S = 0.05
-RETRY_MAX_S = 2.0
-"""Pauses between attempts to reach the GCS, doubled from the first to this."""
+RETRY_FIRST_S = 0.02
+RETRY_MAX_S = 0.5
+"""Pauses between attempts to reach the GCS, doubled from the first to this. One that its reaper starts again
+is back within that."""
 CALL_TIMEOUT_S = 30.0
 """One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone."""
 
@@ -57,8 +58,6 @@ class GcsEvents(Protocol):
     """What the raylet hears from the GCS, and what it tells when it registers."""
 
     def actor_leases(self) -> list[gcs_pb2.ActorLease]: ...
-
-    def lost(self) -> None: ...
 
     def found(self) -> None:
         """The GCS has the node, for the first time or again."""
@@ -102,9 +101,10 @@ class GcsClient:
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         self._registered = asyncio.Event()
 
-    async def until_registered(self) -> None:
-        """Waits for the first registration, which `run` bounds."""
+    async def until_registered(self) -> str:
+        """Waits until the node is registered, which `run` bounds. Returns the GCS's address."""
         await self._registered.wait()
+        return self._config.gcs_address
 
     async def unregister(self, reason: str, timeout_s: float) -> None:
         """The node leaves in order. reason: empty where it was told to. Where this fails the GCS notices
@@ -134,9 +134,9 @@ class GcsClient:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._config.gcs_address, error)
-                self._events.lost()
             finally:
                 self._stub = None
+                self._registered.clear()
                 channel.close()
             await asyncio.sleep(RETRY_FIRST_S)
 

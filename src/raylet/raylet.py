@@ -121,7 +121,6 @@ class Raylet:
             clock,
             self.leases,
             self._cluster,
-            self._pool,
             self._effects,
             self._store,
             self.end,
@@ -167,6 +166,8 @@ class Raylet:
             self._reclaims,
             self._withdrawals,
             self._lent_cpus,
+            self._gcs.until_registered,
+            config.gcs_reconnect_timeout_s,
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ray_mono.common.ids import JobID, WorkerID
@@ -37,9 +37,12 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         reclaims: ReclaimStreams,
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
+        until_registered: Callable[[], Awaitable[str]],
+        gcs_reconnect_timeout_s: float,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
-        """node: this node's row at the GCS. describe(): its state for people."""
+        """node: this node's row at the GCS. until_registered(): see GcsClient. describe(): its state for
+        people."""
         self._clock = clock
         self._node = node
         self._ledger = ledger
@@ -48,6 +51,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._reclaims = reclaims
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
+        self._until_registered = until_registered
+        self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -80,7 +85,12 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         except ValueError as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         available = shown_available(self._ledger.available).to_proto()
-        return raylet_pb2.RegisterClientReply(node=self._node, available=available)
+        return raylet_pb2.RegisterClientReply(
+            node=self._node, available=available, gcs_reconnect_timeout_s=self._gcs_reconnect_timeout_s
+        )
+
+    async def AwaitGcs(self, request: common_pb2.Empty, context: CallContext) -> raylet_pb2.AwaitGcsReply:
+        return raylet_pb2.AwaitGcsReply(address=await self._until_registered())
 
     async def NotifyBlocked(
         self, request: raylet_pb2.NotifyBlockedRequest, context: CallContext

@@ -213,7 +213,12 @@ class SceneMethod:
         if self._channel.is_closed:
             said.fail()
         elif (reply := self._channel.wire.replies.get(self._name)) is not None:
-            said.answer(reply(request))
+            try:
+                answer = reply(request)
+            except RpcError as error:
+                said.fail(error)
+            else:
+                said.answer(answer)
         return lambda: None
 
     def notify(self, request: Any) -> None:

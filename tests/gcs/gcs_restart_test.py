@@ -50,11 +50,11 @@ def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:
     play(script)
 
 
-def test_a_creation_under_way_when_the_gcs_was_killed_is_ended_and_begun_again() -> None:
+def test_a_creation_under_way_when_the_gcs_was_killed_goes_on_where_it_is() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
-        hang = scene.push
+        answer_push = scene.push
 
         async def never(request: object) -> object:
             return await asyncio.get_running_loop().create_future()
@@ -63,14 +63,41 @@ def test_a_creation_under_way_when_the_gcs_was_killed_is_ended_and_begun_again()
         await gcs.RegisterActor(registration())
         while not scene.pushed:
             await asyncio.sleep(0.01)
-        [first] = node.workers
+        [worker_id] = node.workers
         scene.kill_gcs()
-        scene.push = hang
+        scene.push = answer_push
+        gcs = await scene.start_gcs()
+        assert await node.process.spawn(node.join({node.leases[0].lease_id: worker_id})) == []
+        info = await until_state(gcs, common_pb2.ALIVE)
+        assert info.address.worker_id == worker_id and info.num_restarts == 0 and node.killed == []
+        # It is the same creation, of the same lease.
+        first, again = scene.pushed
+        assert first == again and first.lease_id == node.leases[0].lease_id
+
+    play(script)
+
+
+def test_a_creation_whose_worker_ended_while_there_was_no_gcs_is_begun_anew_as_restarts_allow() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        answer_push = scene.push
+
+        async def never(request: object) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+        scene.push = never  # type: ignore[assignment]
+        await gcs.RegisterActor(registration(max_restarts=1))
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        [worker] = node.workers.values()
+        scene.kill_gcs()
+        worker.process.kill("a fault")
+        scene.push = answer_push
         gcs = await scene.start_gcs()
         await node.process.spawn(node.join())
         info = await until_state(gcs, common_pb2.ALIVE)
-        assert [kill.worker_id for kill in node.killed] == [first]
-        assert info.address.worker_id != first and info.num_restarts == 0
+        assert info.address.worker_id != worker.worker_id and info.num_restarts == 1
 
     play(script)
 

@@ -22,7 +22,7 @@ class Node:
         effects: Any = SimpleNamespace(run=scene.take)
         store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
         self.events = ClusterEvents(
-            HERE, clock, scene.manager, scene.cluster, scene.pool, effects, store, self.ends.append
+            HERE, clock, scene.manager, scene.cluster, effects, store, self.ends.append
         )
 
     def _collect(self) -> None:
@@ -84,16 +84,6 @@ def test_a_finished_job_gets_nothing_more() -> None:
     node.scene.ask("b")
     node.events.job_changed(common_pb2.JobInfo(job_id=JOB_A, is_finished=True))
     assert "b" in node.scene.rejected and node.scene.ended[0].worker_id == node.scene.granted["a"].worker_id
-
-
-def test_while_the_gcs_is_away_no_worker_is_started() -> None:
-    node = Node()
-    node.scene.hold_starts = True
-    node.events.lost()
-    node.scene.ask("a")
-    assert node.scene.starts == []
-    node.events.found()
-    assert len(node.scene.starts) == 1
 
 
 def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wants_them() -> None:

@@ -18,6 +18,7 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.process.gcs_channel import GcsChannel
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
 from ray_mono.core_worker.process.worker_exit import OrderlyExit
 from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
@@ -93,17 +94,28 @@ class CoreProcess:
         witness = Witness(self.world, self.journal, self.worker_id, address)
         return CoreChannel(self.world.network, self.reactor, address, SECRET, witness, peer_name)
 
+    def connect(self) -> None:
+        """To the node's raylet and the GCS."""
+        self._raylet = self.channel(f"unix:{self._place.raylet_socket}", "this node's raylet")
+        self.gcs_channel = GcsChannel(
+            self.reactor,
+            self.world.clock,
+            self.channel,  # type: ignore[arg-type]
+            RayletServiceStub(self._raylet),  # type: ignore[arg-type]
+            self._place.gcs_address,
+            self._type == common_pb2.DRIVER,
+        )
+        self.gcs = GcsServiceStub(self.gcs_channel)
+
     def join(
         self,
-        gcs: CoreChannel,
         job: JobContext,
         on_raylet_lost: Callable[[CoreWorker, str], None],
         startup_token: int = 0,
         board_fd: int = 0,
     ) -> CoreWorker:
         """Raises RpcError."""
-        process = self.process
-        raylet = self.channel(f"unix:{self._place.raylet_socket}", "this node's raylet")
+        process, raylet = self.process, self._raylet
         request = raylet_pb2.RegisterClientRequest(
             type=self._type,  # type: ignore[arg-type]
             worker_id=self.worker_id,
@@ -114,7 +126,10 @@ class CoreProcess:
             board_fd=board_fd,
         )
         stub = RayletServiceStub(raylet)  # type: ignore[arg-type]
-        node = stub.RegisterClient(request, timeout_s=JOIN_TIMEOUT_S).node
+        registered = stub.RegisterClient(request, timeout_s=JOIN_TIMEOUT_S)
+        node = registered.node
+        with self.reactor.lock:
+            self.gcs_channel.be_patient(registered.gcs_reconnect_timeout_s)
         store = self.channel(f"unix:{node.store_socket}", "this node's object store")
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
@@ -125,7 +140,7 @@ class CoreProcess:
             rng=self.world.rng(f"{process.name} ids"),
             address=address,
             node=node,
-            gcs=GcsServiceStub(gcs),  # type: ignore[arg-type]
+            gcs=self.gcs,
             raylet=stub,
             session_dir="/sim",
             is_driver=self._type == common_pb2.DRIVER,
@@ -139,7 +154,7 @@ class CoreProcess:
             self.channel,  # type: ignore[arg-type]
             store,  # type: ignore[arg-type]
             self.server,  # type: ignore[arg-type]
-            [gcs, raylet, store],  # type: ignore[list-item]
+            [self.gcs_channel, raylet, store],
         )
         process.core = core
         process.site = Site(self.world, process, core, self.journal)
@@ -171,13 +186,12 @@ class SimDriver(CoreProcess):
 
     def _join(self) -> None:
         self.listen()
-        gcs = self.channel(self._place.gcs_address, "the GCS")
+        self.connect()
         job = common_pb2.JobInfo(
             entrypoint="simulated", driver=self.address, driver_pid=self.process.pid, config_json="{}"
         )
-        stub = GcsServiceStub(gcs)  # type: ignore[arg-type]
-        self.job_id = stub.AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
-        self.core = self.join(gcs, JobContext(self.job_id), self._raylet_lost)
+        self.job_id = self.gcs.AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
+        self.core = self.join(JobContext(self.job_id), self._raylet_lost)
         self.core.at_shutdown(self._finish_job)
         self.process.site.enter_job(self.job_id)
         self.process.site.export(FUNCTIONS, CLASSES)
@@ -246,8 +260,8 @@ class SimWorker(CoreProcess):
         board = SimBoard(lambda: self.journal.worker_waits(self.worker_id))
         self.world.machine.boards[self.worker_id] = board
         try:
-            gcs = self.channel(self._place.gcs_address, "the GCS")
-            core = self.join(gcs, JobContext(b""), self._raylet_lost, self._start.startup_token, board.fd)
+            self.connect()
+            core = self.join(JobContext(b""), self._raylet_lost, self._start.startup_token, board.fd)
         except RpcError:
             self.process.kill("it could not join")
             raise Killed from None
@@ -273,8 +287,7 @@ class SimWorker(CoreProcess):
     def _bind(self, spec: Any) -> None:
         """As worker.py's _Job: the first task makes this worker its job's. Raises RpcError."""
         core = self.process.core
-        env = core.env
-        env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=spec.job_id), timeout_s=env.config.gcs_timeout_s)
+        core.job_code.setup(spec.job_id, spec.caller)
         job = JobContext(spec.job_id, outlives_job=spec.outlives_job)
         main_id = self._rng.randbytes(8) + job.nil_actor
         core.enter_job(job, TaskContext(main_id, TaskKind(spec.job_id)))

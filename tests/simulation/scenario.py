@@ -143,11 +143,6 @@ class Scenario:
         breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST)
         return bool(self.knobs.break_probability) or any(fault.kind in breaking for fault in self.faults)
 
-    @property
-    def loses_gcs(self) -> bool:
-        """Whether a driver or worker may lose its connection to the GCS, which no core worker makes anew."""
-        return self.connections_break or any(fault.kind is FaultKind.RESTART_GCS for fault in self.faults)
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -202,11 +197,6 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         limits=_draw_limits(random.Random(f"{seed}/limits")),
         pauses=rng.choice([0, 2, 6]),
     )
-    if scenario.loses_gcs:
-        # Nobody tells the GCS then that an actor went out of scope, which keeps what it carries until its job
-        # ends. Where such actors had CPUs, tasks would wait for them for ever.
-        actors = tuple(replace(script, carries_references=False, cpus=0.0) for script in scenario.actors)
-        scenario = replace(scenario, actors=actors)
     return scenario
 
 

@@ -21,9 +21,7 @@ from ray_mono.core_worker.process.registration import Registration
 from ray_mono.core_worker.process.termination import DriverExit
 from ray_mono.core_worker.task_submission.function_manager import script_name
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc import signal_handlers
-from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError
 
 logger = logging.getLogger(__name__)
@@ -60,47 +58,59 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     """Joins as a driver with a new job. Raises RaySystemError, which says who did not answer."""
     worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
     registration = Registration(
-        common_pb2.DRIVER, worker_id, config.session_dir, config.secret, config.node_host
+        common_pb2.DRIVER,
+        worker_id,
+        config.session_dir,
+        config.secret,
+        config.node_host,
+        config.raylet_socket,
+        config.gcs_address,
     )
     try:
-        gcs = registration.channel(config.gcs_address, "the GCS")
-        job_id = _add_job(config, registration, gcs)
+        job_id = _add_job(config, registration)
         core = registration.join(
-            gcs=gcs,
-            raylet_socket=config.raylet_socket,
             job=JobContext(
                 job_id,
                 config.namespace,
                 default_actor_lifetime=config.default_actor_lifetime,
                 runtime_env=config.runtime_env,
                 script=script_name(),
+                config_json=_config_json(config),
             ),
             on_raylet_lost=_on_raylet_lost,
         )
     except BaseException:
-        with registration.reactor.lock:
-            registration.server.close()
-        registration.reactor.close()
+        registration.close()
         raise
     messages = DriverMessages(core.env, job_id, config.on_error, config.on_log)
     messages.subscribe()
-    for step in (core.send_events, messages.flush, lambda: _finish_job(core), messages.stop):
+    for step in (
+        registration.leave_gcs,
+        core.send_events,
+        messages.flush,
+        lambda: _finish_job(core),
+        messages.stop,
+    ):
         core.at_shutdown(step)
     DriverExit(core.env, core.first_at_shutdown)
     core.at_shutdown(signal_handlers.install(registration.reactor, interrupts=True))
     return core
 
 
-def _add_job(config: DriverConfig, registration: Registration, gcs: ReactorChannel) -> bytes:
+def _config_json(config: DriverConfig) -> str:
+    return json.dumps({**config.job_config, "script": script_name()})
+
+
+def _add_job(config: DriverConfig, registration: Registration) -> bytes:
     job = common_pb2.JobInfo(
         entrypoint=utf8(config.entrypoint),
         driver=registration.address,
         driver_pid=os.getpid(),
         namespace=config.namespace,
-        config_json=json.dumps({**config.job_config, "script": script_name()}),
+        config_json=_config_json(config),
     )
     try:
-        return GcsServiceStub(gcs).AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
+        return registration.gcs.AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
     except RpcError as error:
         raise RaySystemError(
             f"the cluster at {config.gcs_address} did not take this driver: {error}"

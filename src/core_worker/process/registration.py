@@ -1,8 +1,8 @@
 """Joining the cluster: the steps that drivers and workers share, from nothing to a CoreWorker that answers
 its peers.
 
-    listen (Unix and TCP) ──► a driver gets a job from the GCS ──► RegisterClient at the raylet, which says
-    all about the node ──► connect to the store ──► CoreWorker
+    listen (Unix and TCP) ──► connect to raylet and GCS ──► a driver gets a job from the GCS ──►
+    RegisterClient at the raylet, which says all about the node ──► connect to the store ──► CoreWorker
 
 The order matters. Tasks can be pushed to a worker as soon as the raylet knows it. So it listens before that,
 and keeps what comes too early (servicer.py).
@@ -21,6 +21,7 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.process.gcs_channel import GcsChannel
 from ray_mono.core_worker.process.servicer import CoreWorkerServicer, handlers_of
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -36,8 +37,18 @@ REGISTER_TIMEOUT_S = 60.0
 class Registration:
     """The sockets of a process on its way into the cluster."""
 
-    def __init__(self, worker_type: int, worker_id: bytes, session_dir: str, secret: str, host: str) -> None:
-        """Starts to answer on sockets/worker-<id> and on a TCP port of `host`."""
+    def __init__(
+        self,
+        worker_type: int,
+        worker_id: bytes,
+        session_dir: str,
+        secret: str,
+        host: str,
+        raylet_socket: str,
+        gcs_address: str,
+    ) -> None:
+        """Starts to answer on sockets/worker-<id> and on a TCP port of `host`, and to connect to the node's
+        raylet and the GCS. Raises RaySystemError if there is no raylet."""
         is_worker = worker_type == common_pb2.WORKER
         self.reactor = Reactor("worker" if is_worker else "driver")
         self.servicer = CoreWorkerServicer(is_worker)
@@ -50,15 +61,31 @@ class Registration:
             self.server.listen_unix(unix_path)
             port = self.server.listen_tcp(host)
         self.address = common_pb2.Address(worker_id=worker_id, unix_path=unix_path, host=host, port=port)
-
-    def channel(self, address: str, peer_name: str) -> ReactorChannel:
-        """Connects to an address. Raises RaySystemError if nobody answers on a Unix socket. Over TCP the
-        calls fail instead.
-
-        peer_name: who is at the other end, for messages when it is gone.
-        """
+        try:
+            self._raylet = self._channel_of_node(raylet_socket, "this node's raylet")
+        except BaseException:
+            self.close()
+            raise
+        self._clock = SystemClock()
         with self.reactor.lock:
-            channel = ReactorChannel(self.reactor, address, self.secret, peer_name)
+            self.gcs_channel = GcsChannel(
+                self.reactor,
+                self._clock,
+                self.channel,
+                RayletServiceStub(self._raylet),
+                gcs_address,
+                not is_worker,
+            )
+        self.gcs = GcsServiceStub(self.gcs_channel)
+
+    def channel(self, address: str, peer_name: str = "") -> ReactorChannel:
+        """peer_name: who is at the other end, for messages when it is gone. Lock held."""
+        return ReactorChannel(self.reactor, address, self.secret, peer_name)
+
+    def _channel_of_node(self, socket: str, peer_name: str) -> ReactorChannel:
+        """To a service of this node. Raises RaySystemError if nobody answers."""
+        with self.reactor.lock:
+            channel = self.channel(f"unix:{socket}", peer_name)
         if channel.is_closed:
             raise RaySystemError(channel.error().message)
         return channel
@@ -66,8 +93,6 @@ class Registration:
     def join(
         self,
         *,
-        gcs: ReactorChannel,
-        raylet_socket: str,
         job: JobContext,
         startup_token: int = 0,
         board_fd: int = 0,
@@ -78,32 +103,46 @@ class Registration:
         on_raylet_lost(core, reason): called under the lock, perhaps before this returns. It is not called
         while this process leaves.
         """
-        raylet = self.channel(f"unix:{raylet_socket}", "this node's raylet")
+        raylet = self._raylet
         try:
-            node = self._register(RayletServiceStub(raylet), job.job_id, startup_token, board_fd)
-            store = self.channel(f"unix:{node.store_socket}", "this node's object store")
+            registered = self._register(RayletServiceStub(raylet), job.job_id, startup_token, board_fd)
+            node = registered.node
+            with self.reactor.lock:
+                self.gcs_channel.be_patient(registered.gcs_reconnect_timeout_s)
+            store = self._channel_of_node(node.store_socket, "this node's object store")
             main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
             context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)
             core = CoreWorker(
-                self._environment(node, gcs, raylet),
+                self._environment(node),
                 context,
-                lambda address: ReactorChannel(self.reactor, address, self.secret),
+                self.channel,
                 store,
                 self.server,
-                [gcs, raylet, store],
+                [self.gcs_channel, raylet, store],
             )
         except RpcError as error:
             raise RaySystemError(
-                f"this process could not join the cluster at {raylet_socket}: {error}"
+                f"this process could not join the cluster at {raylet.address}: {error}"
             ) from None
         with self.reactor.lock:
             self.servicer.serve(core)
             raylet.on_close(lambda reason: None if context.is_leaving else on_raylet_lost(core, reason))
         return core
 
+    def close(self) -> None:
+        """It does not join."""
+        with self.reactor.lock:
+            self.server.close()
+        self.reactor.close()
+
+    def leave_gcs(self) -> None:
+        """This process is leaving: it does not wait for a head that is away."""
+        with self.reactor.lock:
+            self.gcs_channel.leave()
+
     def _register(
         self, raylet: RayletServiceStub, job_id: bytes, startup_token: int, board_fd: int
-    ) -> common_pb2.NodeInfo:
+    ) -> raylet_pb2.RegisterClientReply:
         request = raylet_pb2.RegisterClientRequest(
             type=self._worker_type,  # type: ignore[arg-type]
             worker_id=self.address.worker_id,
@@ -113,22 +152,20 @@ class Registration:
             startup_token=startup_token,
             board_fd=board_fd,
         )
-        return raylet.RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S).node
+        return raylet.RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)
 
-    def _environment(
-        self, node: common_pb2.NodeInfo, gcs: ReactorChannel, raylet: ReactorChannel
-    ) -> Environment:
+    def _environment(self, node: common_pb2.NodeInfo) -> Environment:
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
         return Environment(
             config=CoreWorkerConfig(),
             reactor=self.reactor,
-            clock=SystemClock(),
+            clock=self._clock,
             rng=random.SystemRandom(),
             address=address,
             node=node,
-            gcs=GcsServiceStub(gcs),
-            raylet=RayletServiceStub(raylet),
+            gcs=self.gcs,
+            raylet=RayletServiceStub(self._raylet),
             session_dir=self.session_dir,
             is_driver=self._worker_type == common_pb2.DRIVER,
             pid=os.getpid(),

@@ -98,6 +98,12 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def AddObjectLocation(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         self.core.resolver.AddObjectLocation(request, call)
 
+    def GetExportedCode(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.job_code.GetExportedCode(request, call)
+
+    def GetJobSetup(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        self.core.job_code.GetJobSetup(request, call)
+
     def CheckAlive(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.Empty())
 

@@ -49,14 +49,18 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     signal.signal(signal.SIGINT, lambda signum, frame: None)  # Ctrl-C in a terminal is the driver's
     faulthandler.enable(STDERR, all_threads=False)  # the driver sees where the user's code crashed
     secret = auth.find_secret(None, config.session_dir)
-    registration = Registration(
-        common_pb2.WORKER, config.worker_id, config.session_dir, secret, config.node_host
-    )
     board = StartBoard(config.worker_id)
     try:
+        registration = Registration(
+            common_pb2.WORKER,
+            config.worker_id,
+            config.session_dir,
+            secret,
+            config.node_host,
+            config.raylet_socket,
+            config.gcs_address,
+        )
         core = registration.join(
-            gcs=registration.channel(config.gcs_address, "the GCS"),
-            raylet_socket=config.raylet_socket,
             job=JobContext(b""),
             startup_token=config.startup_token,
             board_fd=board.fd,
@@ -66,7 +70,9 @@ def run_worker(config: WorkerConfig) -> NoReturn:
         logger.error("%s", error)
         os._exit(1)
     running = Running()
-    execution = core.execute(lambda parts: Execution(parts, running, _Job(core).bind, board))
+    job = _Job(core)
+    registration.gcs_channel.on_return(job.gcs_is_back)
+    execution = core.execute(lambda parts: Execution(parts, running, job.bind, board))
     signal.signal(signal.SIGINT, execution.interrupter.on_signal)
     termination = Termination(core.env, running)
     termination.install()
@@ -107,25 +113,30 @@ class _Job:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self._job_id = b""
 
     def bind(self, spec: Any) -> None:
         """Called before the first task. It makes this worker its job's, and gives it its runtime environment,
         which all later tasks share.
 
-        Raises RpcError if the GCS does not answer. Then it is called again before the next task.
+        Raises RpcError if neither the GCS nor the caller answers. Then it is called again before the next
+        task.
         """
         core, env = self._core, self._core.env
         job_id, runtime_env = spec.job_id, spec.runtime_env
-        row = env.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=job_id), timeout_s=env.config.gcs_timeout_s)
-        config, own_env = json.loads(row.config_json or "{}"), json.loads(runtime_env or "{}")
+        # First, so that nothing that is published is missed.
+        self._subscribe(job_id)
+        setup = core.job_code.setup(job_id, spec.caller)
+        config, own_env = json.loads(setup.config_json or "{}"), json.loads(runtime_env or "{}")
         job = JobContext(
             job_id,
-            row.namespace,
+            setup.namespace,
             spec.outlives_job,
             config.get("default_actor_lifetime", ""),
             _merged(config.get("runtime_env") or {}, own_env),
             runtime_env,
             config.get("script", ""),
+            setup.config_json,
         )
         # The task of threads that user code starts. Its id is random: the driver's root task and other
         # workers count from one as well, and ids must not clash.
@@ -133,6 +144,20 @@ class _Job:
         self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
             print(f":job_id:{job_id.hex()}", file=stream, flush=True)
+        with env.lock:
+            core.worker_runs.learn(setup.run_keys)
+
+    def gcs_is_back(self) -> None:
+        """Lock held."""
+        if self._job_id:
+            self._core.worker_runs.read_again(self._job_id)
+
+    def _subscribe(self, job_id: bytes) -> None:
+        """Once, also if `bind` is called again."""
+        if self._job_id:
+            return
+        core, env = self._core, self._core.env
+        self._job_id = job_id
         subscription = gcs_pb2.SubscribeRequest(
             channels=[
                 gcs_pb2.ChannelFilter(channel=gcs_pb2.RUN_ON_WORKERS, keys=[job_id]),
@@ -147,7 +172,6 @@ class _Job:
                 core.worker_runs.learn([message.payload])
 
         env.gcs.Subscribe.start(subscription, published, lambda error: None)
-        core.worker_runs.read(job_id)
 
     def _apply(self, job_config: dict[str, Any], variables: dict[str, str]) -> None:
         """Sets up what the job's config names: sys_path goes before the worker's own path, sys_path_last

@@ -318,7 +318,7 @@ class Executor:
         if not self._is_bound:
             self._bind_job(spec.message)
             self._is_bound = True
-        self._worker_runs.run_pending()
+        self._worker_runs.run_pending(spec.caller)
 
     def _target(self, spec: KnownSpec, task: TaskContext) -> Any:
         """What a call runs, if it is not at hand: the first of its function or method, or a constructor."""
@@ -326,7 +326,7 @@ class Executor:
             return known(self._actor, "the actor of this worker").method(spec.name)
         self._unpickled.collect_into(task.arriving)
         try:
-            target = self._functions.load(spec.job_id, spec.function)
+            target = self._functions.load(spec.job_id, spec.function, spec.caller)
         finally:
             self._unpickled.collect_into(None)
         return self._creator(spec, task, target) if spec.type == ACTOR_CREATION_TASK else target

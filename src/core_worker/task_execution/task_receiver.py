@@ -20,6 +20,7 @@ from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply, call_of
+from ray_mono.core_worker.task_execution.creation_answer import CreationAnswer
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
@@ -50,11 +51,16 @@ class TaskReceiver:
         """What waits, in order. The main thread takes calls from its front."""
         # Of the main thread, while it has nothing to do.
         self._waiter: Waiter | None = None
+        self._creation: CreationAnswer | None = None
         self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
 
     # ---- served
 
     def PushTask(self, request: Any, call: ServerCall) -> None:
+        if self._creation is not None and type(request) is not tuple:
+            if (request.task_id or request.spec.task_id) == self._creation.task_id:
+                self._creation.asked_again(call)
+                return
         queue = self.queue
         if self._running.is_ending or (queue and queue[-1] is None):
             call.reply(Reply(status=Reply.WRONG_WORKER))
@@ -72,6 +78,9 @@ class TaskReceiver:
             spec = self._learn(request, call.connection.state)
             number = self._next_number
             pushed = call_of(spec, request, call, number)
+            if spec.type == common_pb2.ACTOR_CREATION_TASK:
+                self._creation = CreationAnswer(pushed.task_id, call)
+                pushed.answer_to = self._creation  # type: ignore[assignment]
         if number:
             self._next_number = number + 1
         queue.append(pushed)

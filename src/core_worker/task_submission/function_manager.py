@@ -18,11 +18,11 @@ from typing import Any
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.output import utf8
 from ray_mono.core_worker.context import WorkerContext
-from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
+from ray_mono.core_worker.task_submission.job_code import JobCode
 from ray_mono.core_worker.values import serialization, unpicklable
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class Exported:
 class FunctionManager:
     """The functions of one process, exported and loaded."""
 
-    def __init__(self, env: Environment, context: WorkerContext, unpickled: UnpickledReferences) -> None:
-        self._env = env
+    def __init__(self, context: WorkerContext, unpickled: UnpickledReferences, job_code: JobCode) -> None:
         self._context = context
         self._unpickled = unpickled
+        self._job_code = job_code
         self.loaded: dict[bytes, Any] = {}
         """What was loaded here and captured no references, by its hash."""
         self._code_with_references: dict[bytes, bytes] = {}
@@ -70,9 +70,7 @@ class FunctionManager:
             raise TypeError(f"{what}{unpicklable.where(target)}. Make it inside of what uses it.") from error
         self._check_size(kind, name, len(code))
         digest = hashlib.blake2b(code, digest_size=28).digest()
-        key = self._context.job.job_id + digest
-        request = gcs_pb2.KvPutRequest(namespace=FUNCTIONS, key=key, value=code, overwrite=False)
-        self._env.gcs.KvPut(request, timeout_s=self._env.config.gcs_timeout_s)
+        self._job_code.export(FUNCTIONS, self._context.job.job_id + digest, code)
         is_class = isinstance(target, type)
         descriptor = common_pb2.FunctionDescriptor(
             python=common_pb2.PythonFunctionDescriptor(
@@ -98,7 +96,9 @@ class FunctionManager:
                 kind, name, size_bytes >> 20, advice,
             )  # fmt: skip
 
-    def load(self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor) -> Any:
+    def load(
+        self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor, caller: common_pb2.Address
+    ) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
         It is loaded once in a process, unless it captured references. To keep it would keep those alive, so
@@ -110,7 +110,13 @@ class FunctionManager:
             return loaded
         code = self._code_with_references.get(digest)
         if code is None:
-            code = self._fetch(FUNCTIONS, job_id + digest, descriptor.python.function_name)
+            key = job_id + digest
+            code = self._job_code.fetch(FUNCTIONS, key, caller)
+            if code is None:
+                name = descriptor.python.function_name
+                raise RaySystemError(
+                    f"the code of {name!r} is not in the cluster's function table (key {key.hex()})"
+                )
         num_before = self._unpickled.count
         loaded = pickle.loads(code)
         if self._unpickled.count == num_before:
@@ -118,16 +124,6 @@ class FunctionManager:
         else:
             self._code_with_references[digest] = code
         return loaded
-
-    def _fetch(self, namespace: bytes, key: bytes, name: str) -> bytes:
-        reply = self._env.gcs.KvGet(
-            gcs_pb2.KvGetRequest(namespace=namespace, key=key), timeout_s=self._env.config.gcs_timeout_s
-        )
-        if not reply.found:
-            raise RaySystemError(
-                f"the code of {name!r} is not in the cluster's function table (key {key.hex()})"
-            )
-        return bytes(reply.value)
 
 
 def script_name() -> str:

@@ -3,7 +3,7 @@
 A function that was exported before a task was submitted runs in the task's worker before the task. A worker
 learns of a function in three ways, and runs it once:
 
-- It reads the KV namespace "run" when it becomes its job's.
+- It reads the KV namespace "run" when it becomes its job's, and when the GCS is back.
 - The GCS publishes the function's key.
 - Each process that knows the function names it to a worker ahead of its next task there (`Peer.push`), since
   the publication may come later than the task.
@@ -21,22 +21,26 @@ from typing import Any
 from ray_mono.common import code_pickler
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
-from ray_mono.protobuf import gcs_pb2
+from ray_mono.core_worker.task_submission.job_code import RUNS, JobCode
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError
 
 logger = logging.getLogger(__name__)
-
-NAMESPACE = b"run"
 
 
 class WorkerRuns:
     """The functions that one process knows of."""
 
-    def __init__(self, env: Environment, context: WorkerContext, worker: Any) -> None:
-        """worker: given to functions as worker_info["worker"]."""
+    def __init__(
+        self, env: Environment, context: WorkerContext, worker: Any, job_code: JobCode, known: list[bytes]
+    ) -> None:
+        """worker: given to functions as worker_info["worker"]. known: an empty list, for the keys of the
+        functions, in the order in which this process learns of them. It only grows."""
         self._env = env
         self._context = context
         self._worker = worker
-        self.known: list[bytes] = []
+        self._job_code = job_code
+        self.known = known
         """The functions' keys, in the order in which this process learned of them. The list only grows."""
         self.has_pending = False
         """Whether some of them may not have run here."""
@@ -55,8 +59,7 @@ class WorkerRuns:
         function({"worker": self._worker})
         code = code_pickler.dumps(function, protocol=5)
         key = job_id + hashlib.blake2b(code, digest_size=28).digest()
-        request = gcs_pb2.KvPutRequest(namespace=NAMESPACE, key=key, value=code, overwrite=False)
-        added = env.gcs.KvPut(request, timeout_s=self._env.config.gcs_timeout_s).added
+        added = self._job_code.export(RUNS, key, code)
         with env.lock:
             self._ran.add(key)
             self.learn([key])
@@ -64,13 +67,14 @@ class WorkerRuns:
             message = gcs_pb2.PubMessage(channel=gcs_pb2.RUN_ON_WORKERS, key=job_id, payload=key)
             env.gcs.Publish(gcs_pb2.PublishRequest(message=message), timeout_s=self._env.config.gcs_timeout_s)
 
-    def read(self, job_id: bytes) -> None:
-        """Learns what was exported before. A worker calls this when it becomes the job's, after it has
-        subscribed to the job's publications."""
-        request = gcs_pb2.KvKeysRequest(namespace=NAMESPACE, prefix=job_id)
-        keys = self._env.gcs.KvKeys(request, timeout_s=self._env.config.gcs_timeout_s).keys
-        with self._env.lock:
-            self.learn(keys)
+    def read_again(self, job_id: bytes) -> None:
+        """The GCS was away. Learns what was exported meanwhile. Lock held."""
+
+        def answered(reply: Any, error: RpcError | None) -> None:
+            if error is None:
+                self.learn(reply.keys)
+
+        self._env.gcs.KvKeys.start(gcs_pb2.KvKeysRequest(namespace=RUNS, prefix=job_id), answered)
 
     def learn(self, keys: Iterable[bytes]) -> None:
         """These keys are known from now on. Lock held."""
@@ -79,23 +83,23 @@ class WorkerRuns:
             self.known += new
             self.has_pending = True
 
-    def run_pending(self) -> None:
-        """Called before each task, if there are any. Returns when all functions that are known have run."""
+    def run_pending(self, caller: common_pb2.Address) -> None:
+        """Called before each task of `caller`, if there are any. Returns when all functions that are known
+        have run."""
         with self._running:
             while self._num_seen < len(self.known):
                 key = self.known[self._num_seen]
                 if key not in self._ran:
                     self._ran.add(key)
-                    self._run(key)
+                    self._run(key, caller)
                 self._num_seen += 1
             with self._env.lock:
                 self.has_pending = self._num_seen < len(self.known)
 
-    def _run(self, key: bytes) -> None:
+    def _run(self, key: bytes, caller: common_pb2.Address) -> None:
         try:
-            reply = self._env.gcs.KvGet(
-                gcs_pb2.KvGetRequest(namespace=NAMESPACE, key=key), timeout_s=self._env.config.gcs_timeout_s
-            )
-            pickle.loads(reply.value)({"worker": self._worker})
+            code = self._job_code.fetch(RUNS, key, caller)
+            if code is not None:  # else the job is over
+                pickle.loads(code)({"worker": self._worker})
         except Exception:
             logger.exception("a function given to run_function_on_all_workers failed on this worker")

@@ -9,6 +9,7 @@ from ray_mono.common.ids import JobID
 from ray_mono.gcs.actor.actor_effects import (
     Effect,
     EndActorWorker,
+    GoOnCreating,
     Place,
     RowChanged,
     RowForgotten,
@@ -54,6 +55,8 @@ class ActorEffectRunner:
                     self._table.forget(actor_id)
                 case StopPlacing(actor_id):
                     self._scheduler.stop(actor_id)
+                case GoOnCreating(actor_id, incarnation):
+                    self._scheduler.go_on_creating(actor_id, incarnation)
                 case Place():
                     self._after_commit_place(effect)
                 case EndActorWorker():

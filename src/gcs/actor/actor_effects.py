@@ -35,6 +35,14 @@ class Place:
 
 
 @dataclass(frozen=True)
+class GoOnCreating:
+    """An earlier GCS has leased a worker for this incarnation: create the actor there, once, as it did."""
+
+    actor_id: ActorID
+    incarnation: int
+
+
+@dataclass(frozen=True)
 class StopPlacing:
     """Whatever is under way for this actor is not wanted any more."""
 
@@ -52,7 +60,7 @@ class EndActorWorker:
     death: Death
 
 
-Effect = RowChanged | RowForgotten | Place | StopPlacing | EndActorWorker
+Effect = RowChanged | RowForgotten | Place | GoOnCreating | StopPlacing | EndActorWorker
 
 
 class ActorNameTaken(Exception):

@@ -2,8 +2,7 @@
 
 Without force the worker itself is asked: it finishes the calls that it has queued. By force its raylet is
 asked, which can always kill; before that, the worker shortly has time for what it still has to tell. A raylet
-that cannot be reached is asked again until it answers or its node is dead, so no actor outlives its row. Then
-`on_killed` is told.
+that cannot be reached is asked again until it answers or its node is dead, so no actor outlives its row.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from ray_mono.common.ids import WorkerID
 from ray_mono.gcs.actor.actor_effects import EndActorWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
@@ -31,13 +29,11 @@ class ActorEnder:
         environment: Environment,
         nodes: NodeManager,
         last_words: Callable[[bytes], Awaitable[None]],
-        on_killed: Callable[[WorkerID], None],
     ) -> None:
         """last_words(worker_id) waits shortly for what the worker still has to tell."""
         self._environment = environment
         self._nodes = nodes
         self._last_words = last_words
-        self._on_killed = on_killed
 
     def end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
@@ -53,7 +49,6 @@ class ActorEnder:
                 logger.info("worker %s did not answer Exit: %s", effect.worker_id.hex(), error)
         await self._last_words(effect.worker_id.binary())
         await self._have_killed(effect)
-        self._on_killed(effect.worker_id)
 
     async def _have_killed(self, effect: EndActorWorker) -> None:
         while (info := self._nodes.alive(effect.node_id)) is not None:

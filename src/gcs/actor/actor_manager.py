@@ -29,6 +29,7 @@ from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
     Effect,
     EndActorWorker,
+    GoOnCreating,
     Place,
     RowChanged,
     RowForgotten,
@@ -65,9 +66,6 @@ class ActorManager:
         self._by_worker: dict[WorkerID, ActorID] = {}
         # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
         self._owned: dict[WorkerID, dict[ActorID, None]] = {}
-        # Workers on which an earlier GCS had begun a creation. They are being ended; then their actors are
-        # placed again.
-        self._half_made: set[WorkerID] = set()
         # Invariant: exactly the dead actors, in the order of their deaths.
         self._dead: dict[ActorID, None] = {}
 
@@ -122,8 +120,8 @@ class ActorManager:
     def restore(self, actors: Iterable[Actor]) -> list[Effect]:
         """Takes over the rows of an earlier GCS.
 
-        A worker in the middle of a creation is ended before its actor begins anew: nobody waits for it any
-        more. A worker that was asked to end is asked again: it may not have heard.
+        A worker that was leased for a creation goes on with it. A worker that was asked to end is asked
+        again: it may not have heard.
         """
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
@@ -136,12 +134,10 @@ class ActorManager:
                 self._by_worker[actor.worker_id] = actor.actor_id
             if actor.ending is not None:
                 effects += self._end_worker(actor, actor.ending, force=False)
-            if not actor.is_waiting_for_place:
-                continue
-            death = Death(DeathKind.KILLED, "the GCS restarted while the actor was being created")
-            effects += self._end_worker(actor, death) or [self._place(actor)]
-            if actor.worker_id is not None:
-                self._half_made.add(actor.worker_id)
+            if actor.is_waiting_for_place:
+                is_leased = actor.worker_id is not None
+                goes_on = GoOnCreating(actor.actor_id, actor.num_restarts)
+                effects.append(goes_on if is_leased else self._place(actor))
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = dict.fromkeys(
             actor.actor_id for actor in sorted(dead, key=lambda actor: actor.end_time_s)
@@ -176,16 +172,6 @@ class ActorManager:
             return []
         return [RowChanged(self._save(actor, node_id=None, worker_id=None), announced=False)]
 
-    def half_made_ended(self, worker_id: WorkerID) -> list[Effect]:
-        """A worker that `restore` ended is gone: its actor is placed again, and no restart is spent.
-
-        No effects for other workers.
-        """
-        actor_id = self._by_worker.get(worker_id)
-        if actor_id is None or worker_id not in self._half_made:
-            return []
-        return [*self.given_back(actor_id, worker_id), self._place(self._actors[actor_id])]
-
     def created(self, actor_id: ActorID, worker_id: WorkerID) -> list[Effect]:
         """The constructor returned."""
         actor = self._of_worker(actor_id, worker_id)
@@ -217,9 +203,7 @@ class ActorManager:
         effects: list[Effect] = []
         actor_id = self._by_worker.get(worker_id)
         if actor_id is not None:
-            effects += self.half_made_ended(worker_id) or self._lose_worker(
-                self._actors[actor_id], death, now_s
-            )
+            effects += self._lose_worker(self._actors[actor_id], death, now_s)
         return effects + self._end_owned(
             worker_id, f"its owner, worker {worker_id.hex()}, died: {death.message}", now_s
         )
@@ -236,7 +220,7 @@ class ActorManager:
             effects += self._end_owned(owner, f"its owner died with node {node_id.hex()}", now_s)
         for actor in self._living():
             if actor.node_id == node_id and actor.worker_id is not None:
-                effects += self.half_made_ended(actor.worker_id) or self._lose_worker(actor, death, now_s)
+                effects += self._lose_worker(actor, death, now_s)
         return effects
 
     def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:

@@ -11,8 +11,10 @@ and for the user's constructor. They end with the actor, the node, or the connec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
@@ -26,7 +28,7 @@ from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased, reason_of
-from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -82,9 +84,14 @@ class ActorScheduler:
         delay_s = pause_after_s(
             previous_deaths - 1, self._config.restart_backoff_s, self._config.restart_backoff_max_s
         )
-        task = self._environment.tasks.spawn(
-            self._place(actor_id, incarnation, delay_s), f"place actor {actor_id.hex()}"
-        )
+        self._spawn(actor_id, self._place(actor_id, incarnation, delay_s))
+
+    def go_on_creating(self, actor_id: ActorID, incarnation: int) -> None:
+        """On the worker that an earlier GCS leased."""
+        self._spawn(actor_id, self._go_on_creating(actor_id, incarnation))
+
+    def _spawn(self, actor_id: ActorID, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._environment.tasks.spawn(coroutine, f"place actor {actor_id.hex()}")
         self._placing[actor_id] = task
         task.add_done_callback(
             lambda task: self._placing.pop(actor_id) if self._placing.get(actor_id) is task else None
@@ -132,6 +139,20 @@ class ActorScheduler:
                 pause_s = backoff.next_s()
                 logger.info("actor %s: %s; trying again in %.1f s", actor_id.hex(), gone, pause_s)
             await asyncio.sleep(pause_s)
+
+    async def _go_on_creating(self, actor_id: ActorID, incarnation: int) -> None:
+        grant = self._table.grant(actor_id)
+        node = self._nodes.alive(NodeID(grant.worker.node_id))
+        if node is None:
+            death = Death(DeathKind.NODE_DIED, "its node died while it was created")
+            worker_id = WorkerID(grant.worker.worker_id)
+            self._apply(self._actors.worker_died(worker_id, death, self._environment.clock.wall_s()))
+            return
+        with contextlib.suppress(PlaceGone, NoRoomThere):
+            lease = LeasedWorker(raylet_address(node), grant)
+            await self._construct(actor_id, incarnation, lease, waits_for_room=False)
+            return
+        await self._place(actor_id, incarnation, 0.0)
 
     # ---- the lease
 
@@ -203,10 +224,17 @@ class ActorScheduler:
         if not effects:
             self._leases.free(lease)
             return
-        self._table.set_place(actor_id, worker, lease.grant.worker_pid)
+        self._table.set_place(actor_id, lease.grant)
         self._apply(effects)
         # A GCS that starts again has to know of this worker before the worker knows of the actor.
         await self._environment.writes.flushed()
+        await self._construct(actor_id, incarnation, lease, waits_for_room)
+
+    async def _construct(
+        self, actor_id: ActorID, incarnation: int, lease: LeasedWorker, waits_for_room: bool
+    ) -> None:
+        """As _create, on a worker that the actor's row names."""
+        worker_id = WorkerID(lease.grant.worker.worker_id)
         try:
             reply = await self._push(actor_id, incarnation, lease, waits_for_room)
         except RpcError as error:

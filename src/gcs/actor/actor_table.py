@@ -18,7 +18,7 @@ from ray_mono.gcs.actor.actor_rows import death_to_proto, read_fields, without_a
 from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.storage.write_through import WriteThrough
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 
@@ -35,6 +35,8 @@ class ActorTable:
         self._shown: dict[ActorID, common_pb2.ActorInfo] = {}
         # Whole creation tasks of the actors that are not dead.
         self._specs: dict[ActorID, common_pb2.TaskSpec] = {}
+        # Of the workers that create actors: each one's Grant.
+        self._grants: dict[ActorID, bytes] = {}
         self._watchers: dict[ActorID, list[asyncio.Future[common_pb2.ActorInfo]]] = {}
 
     # ---- what the rest of the GCS writes
@@ -57,12 +59,13 @@ class ActorTable:
             creation_spec=without_arguments(spec),
         )
 
-    def set_place(self, actor_id: ActorID, address: common_pb2.Address, pid: int) -> None:
+    def set_place(self, actor_id: ActorID, grant: raylet_pb2.Grant) -> None:
         """Where the next change of this actor says that its worker is."""
         info = self._current[actor_id]
-        info.address.CopyFrom(address)
-        info.pid = pid
+        info.address.CopyFrom(grant.worker)
+        info.pid = grant.worker_pid
         info.host = info.address.host
+        self._grants[actor_id] = grant.SerializeToString()
 
     def set_repr_name(self, actor_id: ActorID, repr_name: str) -> None:
         self._current[actor_id].repr_name = repr_name
@@ -79,6 +82,10 @@ class ActorTable:
         stored.CopyFrom(info)
         if actor.actor_id in self._specs:
             stored.creation_spec.CopyFrom(self._specs[actor.actor_id])
+        if actor.is_waiting_for_place and actor.worker_id is not None:
+            stored.creation_grant = self._grants[actor.actor_id]
+        else:
+            self._grants.pop(actor.actor_id, None)
         if actor.ending is not None:
             # For the next GCS alone: to others it lives until it is dead.
             stored.death_cause.CopyFrom(death_to_proto(actor.ending))
@@ -118,6 +125,9 @@ class ActorTable:
                 self._specs[actor.actor_id] = common_pb2.TaskSpec()
                 self._specs[actor.actor_id].CopyFrom(stored.creation_spec)
                 stored.ClearField("death_cause")
+                if stored.creation_grant:
+                    self._grants[actor.actor_id] = stored.creation_grant
+            stored.ClearField("creation_grant")
             stored.creation_spec.CopyFrom(without_arguments(stored.creation_spec))
             self._current[actor.actor_id] = stored
             self._shown[actor.actor_id] = common_pb2.ActorInfo()
@@ -130,6 +140,10 @@ class ActorTable:
     def spec(self, actor_id: ActorID) -> common_pb2.TaskSpec:
         """The whole creation task of an actor that is not dead."""
         return self._specs[actor_id]
+
+    def grant(self, actor_id: ActorID) -> raylet_pb2.Grant:
+        """Of the worker that creates the actor."""
+        return raylet_pb2.Grant.FromString(self._grants[actor_id])
 
     def address(self, actor_id: ActorID) -> common_pb2.Address:
         """Where the worker of an actor that has one answers."""

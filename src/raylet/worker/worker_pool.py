@@ -59,7 +59,6 @@ class WorkerPool:
         self._backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         self._is_failing = False
         self._next_start_s = 0.0
-        self._has_gcs = True
         self.start_trouble = ""
         """What the last start died of; empty once one succeeds."""
 
@@ -166,7 +165,7 @@ class WorkerPool:
 
     def replenish(self, num_waiting: int, now_s: float) -> list[Effect]:
         """Starts what `num_waiting` leases and the prestart ask for, within the limits."""
-        if now_s < self._next_start_s or not self._has_gcs:
+        if now_s < self._next_start_s:
             return []
         beside_actors = len(self._workers) - self.num_actors
         wanted = max(num_waiting - len(self._starting), self._limits.prestart - beside_actors)
@@ -212,21 +211,6 @@ class WorkerPool:
     def job_over(self, job_id: bytes, now_s: float) -> list[Effect]:
         """Ends those as well that served its detached actors."""
         return self._end_bound(job_id, True, now_s)
-
-    def gcs_lost(self, now_s: float) -> list[Effect]:
-        """The GCS is gone, and workers do not connect to another one. Those that were not used yet could
-        never learn of their first job, so they end. No more are started until there is a GCS."""
-        self._has_gcs = False
-        unused = [
-            worker
-            for worker in self
-            if worker.state in (WorkerState.STARTING, WorkerState.IDLE) and worker.binding is None
-        ]
-        reason = "the GCS that it was connected to is gone"
-        return [effect for worker in unused for effect in self.end(worker, EndMode.KILL, reason, now_s)]
-
-    def gcs_found(self) -> None:
-        self._has_gcs = True
 
     def _end_bound(self, job_id: bytes, outlives_job: bool, now_s: float) -> list[Effect]:
         bound = [

@@ -19,7 +19,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2, object_manager_pb2, raylet_pb
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import NODE_ID, Scene, SceneChannel, Wire
 
-GONE = RpcError(StatusCode.UNAVAILABLE, "it is gone")
+GONE = RpcError(StatusCode.INTERNAL, "it is gone")
 
 
 class Cluster:
@@ -41,7 +41,7 @@ class Cluster:
         cluster = self
 
         class Joining(registration.Registration):
-            def channel(self, address: str, peer_name: str) -> Any:
+            def channel(self, address: str, peer_name: str = "") -> Any:
                 cluster.registrations.append(self)
                 return wire.connect(address)
 

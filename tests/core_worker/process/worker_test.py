@@ -27,7 +27,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import JOB_ID, NODE_ID, Served, Wire
 from tests.core_worker.worker_scene import CALLER, CODE, code_reply
 
-GONE = RpcError(StatusCode.UNAVAILABLE, "it is gone")
+GONE = RpcError(StatusCode.INTERNAL, "it is gone")
 
 
 class Gone(BaseException):
@@ -61,7 +61,7 @@ class Life:
         life = self
 
         class Joining(registration.Registration):
-            def channel(self, address: str, peer_name: str) -> Any:
+            def channel(self, address: str, peer_name: str = "") -> Any:
                 life.registration = self
                 return wire.connect(address)
 
@@ -267,7 +267,7 @@ def test_a_worker_that_cannot_join_says_so_and_ends(life: Life, caplog: pytest.L
 
     life.wire.replies["RegisterClient"] = refuse
     life.live()
-    assert life.steps == [1] and "could not join the cluster at /raylet" in caplog.text
+    assert life.steps == [1] and "could not join the cluster at unix:/raylet" in caplog.text
 
 
 def test_a_worker_dies_with_its_raylet(life: Life) -> None:

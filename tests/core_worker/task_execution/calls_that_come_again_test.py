@@ -1,16 +1,17 @@
-"""Calls of an async actor that come again: they failed and are retried, or their caller has lost its
-connection and sends all again to an actor that lives on.
+"""Calls that come again: they failed and are retried, or their caller has lost its connection and sends all
+again to an actor that lives on. A creation comes again where another GCS asks for it.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
 from tests.core_worker.task_execution.concurrent_actor import Group
-from tests.core_worker.worker_scene import WAIT_S
+from tests.core_worker.worker_scene import WAIT_S, Connection, Pushed, Worker
 
 
 def test_a_retry_that_comes_while_its_first_attempt_ends_can_be_cancelled_and_gives_its_turn_on(
@@ -80,3 +81,47 @@ def test_two_attempts_of_a_call_that_run_both_count_and_a_cancel_stops_both(
     assert third.value == "value of third"
     worker.close()
     assert not worker.running.calls
+
+
+TASK_ID = b"task 2".ljust(24, b".")
+"""Of a worker's first call."""
+
+
+class Constructed:
+    """What its constructors do is a test's."""
+
+    does: list[Callable[[], object]] = []
+
+    def __init__(self) -> None:
+        self.does.pop()()
+
+
+def test_a_creation_that_is_asked_for_again_runs_once_and_who_asked_last_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    ran: list[int] = []
+    again: list[Pushed] = []
+
+    def construct() -> None:
+        ran.append(1)
+        again.append(worker.ask(worker.function(Constructed), name=TASK_ID, connection=Connection()))
+
+    Constructed.does = [construct]
+    first = worker.actor(Constructed)
+    later = worker.ask(worker.function(Constructed), name=TASK_ID, connection=Connection())
+    assert worker.run() and ran == [1]
+    assert first.replies == [] and [again[0].value, later.value] == [None, None]
+    assert again[0].answer.pid == later.answer.pid
+
+
+def test_a_creation_that_failed_has_failed_for_who_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+
+    def fail() -> None:
+        raise ValueError("no luck today")
+
+    Constructed.does = [fail]
+    first = worker.actor(Constructed)
+    again = worker.ask(worker.function(Constructed), name=TASK_ID, connection=Connection())
+    assert first.answer == again.answer and again.answer.is_application_error

@@ -16,7 +16,7 @@ from ray_mono.core_worker.process import current
 from ray_mono.core_worker.task_submission import function_manager
 from ray_mono.core_worker.task_submission.function_manager import FUNCTIONS, FunctionManager, script_name
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from tests.core_worker.scene import JOB_ID, Scene
+from tests.core_worker.scene import JOB_ID, OWNER, Scene
 
 NOBODY = common_pb2.FunctionDescriptor(
     python=common_pb2.PythonFunctionDescriptor(function_name="f", function_hash=b"h" * 28)
@@ -33,7 +33,7 @@ class Process:
         self.scene = Scene(is_driver=False)
         self.scene.wire.replies.update(KvPut=self._put, KvGet=self._get)
         self._unpickled = self.scene.parts.unpickled
-        self.manager = FunctionManager(self.scene.env, self.scene.context, self._unpickled)
+        self.manager = FunctionManager(self.scene.context, self._unpickled, self.scene.core.job_code)
 
     def _put(self, request: Any) -> Any:
         assert request.namespace == FUNCTIONS and not request.overwrite
@@ -47,7 +47,7 @@ class Process:
         return gcs_pb2.KvGetReply(found=value is not None, value=value)
 
     def load(self, descriptor: common_pb2.FunctionDescriptor) -> Any:
-        return self.manager.load(JOB_ID, descriptor)
+        return self.manager.load(JOB_ID, descriptor, OWNER)
 
     def reference_arrived(self, object_id: bytes, owner: bytes) -> ObjectRef[Any]:
         self._unpickled.arrived(object_id, owner)
@@ -167,7 +167,7 @@ def test_code_that_captured_references_is_made_anew_for_each_call_and_read_once(
 def test_code_of_another_job_is_another_one(here: Here) -> None:
     exported = here.driver.manager.export(double, "remote function")
     with pytest.raises(RaySystemError):
-        here.worker.manager.load(b"job2", exported.descriptor)
+        here.worker.manager.load(b"job2", exported.descriptor, OWNER)
 
 
 def test_a_script_goes_by_the_name_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:

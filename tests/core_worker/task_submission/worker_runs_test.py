@@ -8,9 +8,10 @@ from typing import Any
 
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.worker_runs import NAMESPACE, WorkerRuns
+from ray_mono.core_worker.task_submission.job_code import RUNS
+from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
-from tests.core_worker.scene import JOB_ID, Scene
+from tests.core_worker.scene import JOB_ID, OWNER, Scene
 from tests.core_worker.task_submission.tasks import answer, push_of
 
 ran: list[tuple[str, str]] = []
@@ -25,7 +26,7 @@ class Gcs:
         self.published: list[bytes] = []
 
     def _put(self, request: Any) -> Any:
-        assert request.namespace == NAMESPACE and not request.overwrite
+        assert request.namespace == RUNS and not request.overwrite
         added = request.key not in self.rows
         self.rows.setdefault(request.key, request.value)
         return gcs_pb2.KvPutReply(added=added)
@@ -43,6 +44,7 @@ class Gcs:
                 keys=[key for key in self.rows if key.startswith(request.prefix)]
             ),
             Publish=self._publish,
+            GetJob=lambda request: common_pb2.JobInfo(job_id=request.job_id),
         )
 
 
@@ -53,8 +55,12 @@ class Process:
         self.name = name
         self.scene = Scene()
         gcs.serve(self.scene)
-        self.runs = WorkerRuns(self.scene.env, self.scene.context, self)
+        self.runs = WorkerRuns(self.scene.env, self.scene.context, self, self.scene.core.job_code, [])
         self.peers: dict[str, Peer] = {}
+
+    def join(self) -> None:
+        """Becomes its job's, as a worker does."""
+        self.runs.learn(self.scene.core.job_code.setup(JOB_ID, OWNER).run_keys)
 
     def push_to(self, worker: Process, times: int = 1) -> list[bool]:
         """Tasks of this process's on that one. Whether each carried its template, and so news."""
@@ -64,7 +70,7 @@ class Process:
             request = self._push(peer)
             carried.append(request.HasField("spec"))
             worker.runs.learn(request.run_first)
-            worker.runs.run_pending()
+            worker.runs.run_pending(OWNER)
         return carried
 
     def _peer_of(self, worker: Process) -> Peer:
@@ -110,7 +116,7 @@ def test_an_export_reaches_a_worker_with_the_next_task_and_once() -> None:
     # What comes late after all changes nothing.
     assert len(gcs.published) == 2
     worker.runs.learn(gcs.published)
-    worker.runs.run_pending()
+    worker.runs.run_pending(OWNER)
     assert len(ran) == 4
 
 
@@ -128,8 +134,8 @@ def test_who_exports_does_not_run_it_a_second_time() -> None:
     ran.clear()
     worker = Process(Gcs(), "worker")
     worker.runs.export(note)
-    worker.runs.read(JOB_ID)
-    worker.runs.run_pending()
+    worker.join()
+    worker.runs.run_pending(OWNER)
     assert ran == [("worker", "note")]
 
 
@@ -146,8 +152,19 @@ def test_a_worker_that_joins_later_reads_what_was_exported_for_its_job() -> None
     Process(gcs, "driver").runs.export(note)
     gcs.rows[b"job2" + b"x"] = b"another job's"
     worker = Process(gcs, "worker")
-    worker.runs.read(JOB_ID)
-    worker.runs.run_pending()
+    worker.join()
+    worker.runs.run_pending(OWNER)
+    assert ran == [("driver", "note"), ("worker", "note")]
+
+
+def test_what_was_exported_while_the_gcs_was_away_is_read_when_it_is_back() -> None:
+    ran.clear()
+    gcs = Gcs()
+    worker = Process(gcs, "worker")
+    worker.join()
+    Process(gcs, "driver").runs.export(note)
+    worker.runs.read_again(JOB_ID)
+    worker.runs.run_pending(OWNER)
     assert ran == [("driver", "note"), ("worker", "note")]
 
 
@@ -172,11 +189,12 @@ def test_a_task_in_another_thread_waits_until_the_function_has_run() -> None:
     release.clear()
     gcs = Gcs()
     Process(gcs, "driver").runs.export(slow)
-    runs = Process(gcs, "worker").runs
-    runs.read(JOB_ID)
+    worker = Process(gcs, "worker")
+    worker.join()
+    runs = worker.runs
 
     def task() -> None:
-        runs.run_pending()
+        runs.run_pending(OWNER)
         ran.append((threading.current_thread().name, "task"))
 
     threads = [threading.Thread(target=task, name=name) for name in ("one", "two")]

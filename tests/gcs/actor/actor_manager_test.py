@@ -8,7 +8,7 @@ import pytest
 
 from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
-    EndActorWorker,
+    GoOnCreating,
     Place,
     RowChanged,
     RowForgotten,
@@ -192,22 +192,8 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     effects = after.do("restore", before.manager.all())
     assert after.manager.names() == [("space", "kept"), ("space", "waits")]
     assert after.actor(1).state is ActorLife.ALIVE
-    # The creation that was under way is ended before it is begun anew.
-    assert kinds(effects) == [EndActorWorker, Place]
-    assert [effect.actor_id for effect in effects if isinstance(effect, Place)] == [actor_id(3)]
-    assert kinds(after.do("half_made_ended", NEXT_WORKER)) == [RowChanged, Place]
-    assert (after.actor(2).worker_id, after.actor(2).num_restarts) == (None, 0)
-    assert after.do("half_made_ended", NEXT_WORKER) == []
+    # The creation that was under way goes on.
+    assert effects == [GoOnCreating(actor_id(2), 0), Place(actor_id(3), 0, 0)]
+    assert (after.actor(2).worker_id, after.actor(2).num_restarts) == (NEXT_WORKER, 0)
     after.do("worker_died", WORKER, CRASH, now_s=9.0)
     assert after.actor(1).state is ActorLife.RESTARTING
-
-
-def test_a_creation_that_was_under_way_before_a_restart_costs_nothing_however_its_worker_ends() -> None:
-    for event, arguments in (("worker_died", (NEXT_WORKER, CRASH)), ("node_died", (OTHER_NODE, CRASH))):
-        before = Scene()
-        before.pending(number=2)
-        before.do("leased", actor_id(2), 0, OTHER_NODE, NEXT_WORKER)
-        after = Scene()
-        after.do("restore", before.manager.all())
-        assert kinds(after.do(event, *arguments, now_s=9.0)) == [RowChanged, Place]
-        assert after.actor(2).num_restarts == 0

@@ -177,22 +177,6 @@ def test_the_idle_workers_of_a_finished_job_end_and_only_they() -> None:
     pool.check_invariants()
 
 
-def test_when_the_gcs_goes_unused_workers_end_and_others_start_when_it_is_back() -> None:
-    pool = pool_of(prestart=2, soft_limit=10)
-    used, unused = idle_workers(pool, 2)
-    pool.give_back(pool.take(JOB_A, b"1", False, 0), 0)
-    used, unused = (unused, used) if pool.get(unused).binding else (used, unused)  # type: ignore[union-attr]
-    (starting,) = [start.worker_id for start in started(pool.replenish(1, 0))]
-    assert ended(pool.gcs_lost(1)) == [(unused, EndMode.KILL), (starting, EndMode.KILL)]
-    assert pool.can_serve(JOB_A) and not pool.can_serve(JOB_B)
-    for worker_id in (unused, starting):
-        pool.died(worker_id, "killed", 1)
-    assert pool.replenish(2, 2) == []
-    pool.gcs_found()
-    assert len(started(pool.replenish(2, 2))) == 2
-    pool.check_invariants()
-
-
 def test_a_worker_started_by_hand_is_adopted() -> None:
     pool = pool_of()
     assert pool.registered(0, b"w" * 28, 7, 0) == ""

@@ -8,7 +8,7 @@ share. That import is most of what a service's start costs, and half of its memo
 
 Control: JSON lines over a socket pair that the starter passes down.
 
-    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "ends_node", "link",
+    {"op": "start", "name", "argv", "env", "stdout", "stderr", "cwd", "wants_ready", "after_exit", "link",
      "module", "imports"}
         -> {"name", "pid", "ready": {...}}              what it wrote to its --ready-fd
                                                         ({} where wants_ready is false)
@@ -24,7 +24,11 @@ Control: JSON lines over a socket pair that the starter passes down.
 
 Until it is detached, the end of the starter, or of its side of the socket, is a shutdown. (Both are watched:
 a fork of the starter may hold the socket open.) SIGTERM is a shutdown too; a second one, or SIGQUIT, a
-hurried one. The end of a service that `ends_node`, once it was ready, ends the node.
+hurried one.
+
+What the end of a service means, once it was ready, its `after_exit` says: that the node ends, that the
+service is started again, or nothing. One that ends again and again is started later each time, and then the
+node ends (restarts.py).
 
 Shutdown: SIGTERM to the services, last started first, each given time to end while the grace period lasts;
 SIGKILL to every process below, until there is none; then the files. It runs in a session of its own and
@@ -45,7 +49,10 @@ import traceback
 from typing import Any
 
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
+from ray_mono._private.node.restarts import Restarts
 from ray_mono._private.node.service_process import (
+    END_NODE,
+    START_AGAIN,
     Service,
     all_signals_blocked,
     become,
@@ -63,6 +70,7 @@ HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 ASKED_ENDS = ("exit status 0", "killed by SIGTERM")
 KILLED_ENDS = (*ASKED_ENDS, "killed by SIGKILL")
+NOT_STARTED_PAUSE_S = 1.0
 STARTER_ENDED = "the process that started this node ended"
 
 
@@ -79,6 +87,11 @@ class Reaper:
         self._grace_period_s = grace_period_s
         self._services: list[Service] = []
         """In the order of their starts; those that were waited for are out."""
+        self._specs: dict[str, dict[str, Any]] = {}
+        """How those services are started that are started again."""
+        self._restarts: dict[str, Restarts] = {}
+        self._due: dict[str, float] = {}
+        """When, by the monotonic clock, which of them are."""
         self._links: dict[str, int] = {}
         """The ends of socket pairs that the other service has not been started with yet."""
         self._owned_files: list[str] = []
@@ -99,7 +112,8 @@ class Reaper:
         self._prepare_process(starter_pid)
         try:
             while not self._end_reason:
-                self._turn(None)
+                self._turn(self._time_until_due())
+                self._start_due()
         except Exception:
             # A bug here must not leave a node behind that nobody ends.
             log(traceback.format_exc())
@@ -185,8 +199,33 @@ class Reaper:
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
         )
-        if service.answered and service.ends_node:
-            self._end(f"{service.name} ({service.pid}) ended: {how}")
+        story = f"{service.name} ({service.pid}) ended: {how}"
+        if service.after_exit == END_NODE:
+            if service.answered:
+                self._end(story)
+        elif service.after_exit == START_AGAIN:
+            self._plan_restart(service, story)
+
+    def _plan_restart(self, service: Service, story: str) -> None:
+        """It has ended, and is started again if it had ever been ready: else its starter hears of it."""
+        name = service.name
+        if name not in self._restarts and not service.answered:
+            return
+        restarts = self._restarts.setdefault(name, Restarts())
+        at_s = restarts.ended(service.started_s, time.monotonic())
+        if at_s is None:
+            self._end(f"{story}; that was the end of {restarts.num_in_a_row} in a row")
+        else:
+            self._due[name] = at_s
+
+    def _start_due(self) -> None:
+        now_s = time.monotonic()
+        for name in [name for name, at_s in self._due.items() if at_s <= now_s]:
+            del self._due[name]
+            self._start_message(self._specs[name])
+
+    def _time_until_due(self) -> float | None:
+        return min(self._due.values()) - time.monotonic() if self._due else None
 
     def _on_ready_pipe(self, service: Service) -> None:
         line = service.ready_line()
@@ -229,11 +268,7 @@ class Reaper:
         if self._end_reason:
             return
         if op == "start":
-            try:
-                self._start(**message)
-            except OSError as error:
-                # Out of processes or descriptors.
-                self._tell(name=message["name"], pid=0, exit=f"it was not started: {error}", log_tail="")
+            self._start_message(message)
         elif op == "own_files":
             self._owned_files += message["paths"]
             self._socket_dir = message["socket_dir"]
@@ -245,6 +280,18 @@ class Reaper:
             self._end("asked by its starter")
         else:
             log(f"unknown request {op!r}")
+
+    def _start_message(self, message: dict[str, Any]) -> None:
+        name = message["name"]
+        if message["after_exit"] == START_AGAIN:
+            self._specs[name] = message
+        try:
+            self._start(**message)
+        except OSError as error:
+            # Out of processes or descriptors.
+            self._tell(name=name, pid=0, exit=f"it was not started: {error}", log_tail="")
+            if name in self._restarts:
+                self._due[name] = time.monotonic() + NOT_STARTED_PAUSE_S
 
     def _forget_starter(self) -> None:
         if self._starter_pidfd >= 0:
@@ -272,7 +319,7 @@ class Reaper:
         stderr: str,
         cwd: str | None,
         wants_ready: bool,
-        ends_node: bool,
+        after_exit: str,
         link: tuple[str, str] | None,
         module: str,
         imports: list[str],
@@ -301,7 +348,7 @@ class Reaper:
         if link is not None:
             os.close(link_fd)
         self._childless = False
-        service = Service(name, pid, stdout, stderr, ends_node, ready_reader)
+        service = Service(name, pid, stdout, stderr, after_exit, time.monotonic(), ready_reader)
         self._services.append(service)
         log(f"started {name} ({pid})")
         os.set_blocking(ready_reader, False)

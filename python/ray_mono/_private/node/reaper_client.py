@@ -20,6 +20,7 @@ from typing import Any
 
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import KILL_WAIT_S
+from ray_mono._private.node.service_process import END_NODE
 from ray_mono.common.descriptors import is_readable
 from ray_mono.common.process import module_command
 
@@ -45,8 +46,8 @@ class ServiceSpec:
     """None: the starter's."""
     wants_ready: bool = True
     """Whether it takes --ready-fd and is to be waited for."""
-    ends_node: bool = True
-    """Whether the node ends when it does."""
+    after_exit: str = END_NODE
+    """What its end means: END_NODE, START_AGAIN or GO_ON."""
     link: tuple[str, str] | None = None
     """A name and a flag. Two services with a link of the same name share a socket pair. Each gets its end as
     `flag N`."""
@@ -156,7 +157,7 @@ class ReaperHandle:
         self._process.returncode = 0
 
     def exits(self) -> list[ServiceExit]:
-        """The services that have ended so far. Does not wait."""
+        """The services that have ended so far, and do not run again. Does not wait."""
         try:
             while self._receive(time.monotonic()):
                 pass
@@ -227,6 +228,7 @@ class ReaperHandle:
             message = json.loads(line)
             if "ready" in message:
                 self._ready[message["name"]] = {"pid": message["pid"], **message["ready"]}
+                self._exits.pop(message["name"], None)  # it was started again
             elif "exit" in message:
                 end = ServiceExit(message["name"], message["pid"], message["exit"], message["log_tail"])
                 self._exits[end.name] = end

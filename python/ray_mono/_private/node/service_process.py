@@ -27,6 +27,10 @@ from ray_mono.common.process import PARENT_PID_VARIABLE, num_threads, set_pdeath
 DESCRIPTORS = 65536
 LOG_TAIL_BYTES = 4096
 READY_BYTES_MAX = 1 << 20
+# What follows the end of a service.
+END_NODE = "end node"
+START_AGAIN = "start again"
+GO_ON = "go on"
 
 
 @dataclass
@@ -37,7 +41,9 @@ class Service:
     pid: int
     stdout: str
     stderr: str
-    ends_node: bool
+    after_exit: str
+    started_s: float
+    """By the monotonic clock."""
     ready_fd: int
     """The read end of its ready pipe; -1 when that is done with."""
     answered: bool = False

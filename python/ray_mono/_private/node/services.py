@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ray_mono._private.node.node_plan import NodePlan
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec
+from ray_mono._private.node.service_process import END_NODE, GO_ON, START_AGAIN
 from ray_mono._private.node.session import NodePaths
 from ray_mono.common.process import module_command
 
@@ -49,15 +50,14 @@ def start_ray_process(
     *,
     cwd: str | None = None,
     wants_ready: bool = True,
-    fate_share: bool = True,
+    after_exit: str = END_NODE,
     link: tuple[str, str] | None = None,
     module: str = "",
     imports: Sequence[str] = (),
 ) -> None:
     """Has the reaper start a process, and does not wait for it. Its output goes to logs/<name>.out and .err.
 
-    fate_share: whether the node ends when this process does. cwd: None is this process's. link, module,
-    imports: as in ServiceSpec.
+    cwd: None is this process's. after_exit, link, module, imports: as in ServiceSpec.
     """
     reaper.start(
         ServiceSpec(
@@ -68,7 +68,7 @@ def start_ray_process(
             stderr=paths.log(name, "err"),
             cwd=cwd,
             wants_ready=wants_ready,
-            ends_node=fate_share,
+            after_exit=after_exit,
             link=link,
             module=module,
             imports=list(imports),
@@ -96,7 +96,7 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
         argv,
         plan.paths,
         env,
-        fate_share=not params.keep_node_without_gcs,
+        after_exit=GO_ON if params.keep_node_without_gcs else START_AGAIN,
         module=_MODULES[GCS],
         imports=(_MODULES[GCS], *_SERVICE_MODULES),
     )
@@ -143,7 +143,7 @@ def start_worker_template(reaper: ReaperHandle, plan: NodePlan) -> None:
         plan.paths,
         plan.env,
         wants_ready=False,
-        fate_share=False,
+        after_exit=GO_ON,
         link=link,
         module=_MODULES[TEMPLATE],
         imports=_COMMON_MODULES,
@@ -172,7 +172,7 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
 
 
 def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
-    """Nobody waits for it. The node lives without it: then drivers do not see their workers' output."""
+    """Nobody waits for it, and the node lives without it."""
     arguments = [
         *("--gcs-address", plan.gcs_endpoint),
         *("--node-ip", plan.node_ip_address, "--node-id", plan.paths.node_id),
@@ -185,7 +185,7 @@ def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
         plan.paths,
         plan.env,
         wants_ready=False,
-        fate_share=False,
+        after_exit=START_AGAIN,
         module=_MODULES[LOG_MONITOR],
     )
 

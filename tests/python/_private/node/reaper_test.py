@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from ray_mono._private.node import reaper_client
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import Reaper
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
+from ray_mono._private.node.service_process import GO_ON, START_AGAIN
 from ray_mono.common.process import INTERPRETER, module_command
 from tests.python._private.node import stand_in
 from tests.python._private.node.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
@@ -289,13 +292,66 @@ def test_a_service_that_dies_while_the_node_ends_is_told_too(session_base: Path)
 
 def test_the_node_survives_a_service_that_is_not_vital(session_base: Path) -> None:
     reaper = launch(session_base)
-    reaper.start(spec("extra", stand_in.FAIL, session_base, wants_ready=False, ends_node=False))
+    reaper.start(spec("extra", stand_in.FAIL, session_base, wants_ready=False, after_exit=GO_ON))
     # Sent after the end of the other was seen: its answer comes later.
     while not reaper.exits():
         reaper.wait_ended(0.05)
     reaper.start(spec("service", stand_in.SERVE, session_base))
     reaper.wait_ready("service", READY_TIMEOUT_S)
     assert [end.how for end in reaper.exits()] == ["exit status 3"]
+    reaper.shutdown()
+
+
+def pid_of_next(reaper: ReaperHandle, name: str, pid: int) -> int:
+    """Of the process that follows the one with this pid, when it is ready."""
+    while True:
+        assert not reaper.wait_ended(0.05)
+        with contextlib.suppress(ServiceStartError):
+            ready = int(reaper.wait_ready(name, READY_TIMEOUT_S)["pid"])
+            if ready != pid:
+                return ready
+
+
+def test_a_service_that_is_to_be_there_is_started_again_however_it_ended(session_base: Path) -> None:
+    reaper = launch(session_base)
+    reaper.start(spec("head", stand_in.SERVE, session_base, after_exit=START_AGAIN))
+    pids = [reaper.wait_ready("head", READY_TIMEOUT_S)["pid"]]
+    for signal_number in (signal.SIGKILL, signal.SIGTERM):
+        os.kill(pids[-1], signal_number)
+        pids.append(pid_of_next(reaper, "head", pids[-1]))
+    assert len(set(pids)) == 3 and reaper.exits() == []
+    reaper.shutdown()
+    assert [ProcessIdentity.of(pid) for pid in pids] == [None] * 3
+
+
+def test_a_service_that_ends_again_and_again_ends_the_node_with_the_reason(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = "restarts.ENDS_MAX, restarts.PAUSE_FIRST_S = 4, 0.01"
+    code = f"from ray_mono._private.node import reaper, restarts; {changed}; reaper.main()"
+    monkeypatch.setattr(reaper_client, "module_command", lambda module: [INTERPRETER, "-c", code])
+    reaper = launch(session_base)
+    served = session_base / "served"
+    once = f"import os, sys\nif os.path.exists({str(served)!r}): sys.exit('no luck today')\n"
+    once += f"open({str(served)!r}, 'w').close()\n"
+    reaper.start(spec("head", once + stand_in.SERVE, session_base, after_exit=START_AGAIN))
+    os.kill(reaper.wait_ready("head", READY_TIMEOUT_S)["pid"], signal.SIGKILL)
+    assert reaper.wait_ended(READY_TIMEOUT_S)
+    [end] = reaper.exits()
+    assert (end.how, end.log_tail.splitlines()[-1]) == ("exit status 1", "no luck today")
+    log = (session_base / "reaper.log").read_text()
+    assert "ending the node: head" in log and "the end of 4 in a row" in log
+    reaper.shutdown()
+
+
+def test_a_service_that_never_was_ready_is_its_starters_to_see_to(session_base: Path) -> None:
+    reaper = launch(session_base)
+    reaper.start(spec("head", stand_in.FAIL, session_base, after_exit=START_AGAIN))
+    with pytest.raises(ServiceStartError, match="no luck today"):
+        reaper.wait_ready("head", READY_TIMEOUT_S)
+    reaper.start(spec("service", stand_in.SERVE, session_base))
+    reaper.wait_ready("service", READY_TIMEOUT_S)
+    assert [end.name for end in reaper.exits()] == ["head"]
     reaper.shutdown()
 
 

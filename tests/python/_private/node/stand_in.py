@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec
+from ray_mono._private.node.service_process import END_NODE
 
 READY_TIMEOUT_S = 30.0
 
@@ -57,7 +58,7 @@ signal.pause()
 
 
 def spec(
-    name: str, code: str, directory: Path, *, wants_ready: bool = True, ends_node: bool = True
+    name: str, code: str, directory: Path, *, wants_ready: bool = True, after_exit: str = END_NODE
 ) -> ServiceSpec:
     return ServiceSpec(
         name=name,
@@ -66,7 +67,7 @@ def spec(
         stdout=str(directory / f"{name}.out"),
         stderr=str(directory / f"{name}.err"),
         wants_ready=wants_ready,
-        ends_node=ends_node,
+        after_exit=after_exit,
     )
 
 

@@ -1,0 +1,471 @@
+"""The GCS as a core worker calls it: a channel that outlives the head.
+
+    CONNECTED ──the connection ends──► AWAY ──the GCS answers again──► CONNECTED
+                                        └──for as long as a raylet waits──► LOST ──likewise──► CONNECTED
+
+A head that died is started again, in the same place or in another, with what it had stored. The node's raylet
+finds it and registers there. Then it says where that is (`AwaitGcs`), and this connects, subscribes again,
+and sends once more what has no answer, in its order. So the GCS may get a call twice, and each of its calls
+bears that (gcs.proto says how).
+
+What is called while the head is away waits for it. Where somebody has waited for WARN_AFTER_S, one line says
+for what. A call's own time does not run while the head is away, unless this process is leaving.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray_mono.common.backoff import Backoff
+from ray_mono.common.our_bug import check
+from ray_mono.common.world import Clock
+from ray_mono.core_worker.environment import ReactorInterface, TimerHandle
+from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.reactor_channel import ReactorChannel
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+logger = logging.getLogger(__name__)
+
+NOTICES_MAX = 1_000
+"""One-way messages that wait for a head that is away; above it the oldest is dropped."""
+RETRY_FIRST_S = 0.02
+RETRY_MAX_S = 0.5
+"""Pauses after the raylet has named a GCS that cannot be reached."""
+WARN_AFTER_S = 2.0
+"""A head that is started again by its reaper is back before that."""
+
+# What people wait for, by the call that brings it. Nobody waits for the other calls.
+WANTED = {
+    "AddJob": "a new job",
+    "RegisterActor": "new actors",
+    "GetNamedActor": "actors by name",
+    "ListNamedActors": "actors by name",
+    "KillActor": "kill()",
+    "KvPut": "keys, and the code of functions",
+    "KvGet": "keys, and the code of functions",
+    "KvDel": "keys, and the code of functions",
+    "KvExists": "keys, and the code of functions",
+    "KvKeys": "keys, and the code of functions",
+    "GetJob": "what a worker has to know of its job",
+    "GetAllNodes": "the state of the cluster",
+    "GetAllResources": "the state of the cluster",
+    "GetAllJobs": "the state of the cluster",
+    "GetAllActors": "the state of the cluster",
+    "GetTaskEvents": "the timeline",
+}
+
+OnDone = Callable[[Any, RpcError | None], None]
+OnEnd = Callable[[RpcError | None], None]
+ToString = Callable[[Any], bytes]
+FromString = Callable[[bytes], Any]
+
+
+class GcsState(enum.Enum):
+    CONNECTED = "connected"
+    AWAY = "away"
+    LOST = "lost"
+
+
+_MOVES = {
+    (GcsState.CONNECTED, GcsState.AWAY),
+    (GcsState.AWAY, GcsState.CONNECTED),
+    (GcsState.AWAY, GcsState.LOST),
+    (GcsState.LOST, GcsState.CONNECTED),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the service, as a stub names it."""
+
+    path: str
+    to_string: ToString
+    from_string: FromString
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that has no answer yet, or a stream that has not ended."""
+
+    method: Method
+    request: Any
+    on_done: OnDone
+    """Of a stream: on_done(None, error) is its end."""
+    on_item: Callable[[Any], None] | None = None
+    """Of a stream."""
+    is_notice: bool = False
+    started_s: float = 0.0
+
+    @property
+    def wanted(self) -> str:
+        """What somebody waits for; empty if nobody does."""
+        return WANTED.get(self.method.path.rpartition("/")[2], "")
+
+
+class GcsChannel:
+    """The GCS's channel of one process. Lock held, but for the methods of its stub."""
+
+    def __init__(
+        self,
+        reactor: ReactorInterface,
+        clock: Clock,
+        connect: Callable[[str, str], ReactorChannel],
+        raylet: RayletServiceStub,
+        address: str,
+        is_driver: bool,
+    ) -> None:
+        """connect(address, name of the peer) starts to connect, and may return a channel that is closed.
+
+        address: where the GCS was when this process started.
+        """
+        self.reactor = reactor
+        self.clock = clock
+        self._connect = connect
+        self._raylet = raylet
+        self._address = address
+        self._is_driver = is_driver
+        self._state = GcsState.CONNECTED
+        self._is_closed = False
+        self._is_leaving = False
+        # In the order of their starts.
+        self._calls: dict[int, Call] = {}
+        self._streams: dict[int, Call] = {}
+        self._num_started = 0
+        # Of the present connection: what ends its streams.
+        self._enders: dict[int, Callable[[], None]] = {}
+        self._since_s = clock.time_s()
+        """Of the present state; of LOST, since it was AWAY."""
+        self._reason = ""
+        self._patience_s = 60.0
+        self._end_of_patience: TimerHandle | None = None
+        self._is_looking = False
+        self._has_warned = False
+        self._retries = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
+        self._on_return: list[Callable[[], None]] = []
+        self._channel = connect(address, "the GCS")
+        self._bind(self._channel)
+
+    # ---- what stubs use
+
+    def unary_unary(
+        self, path: str, request_serializer: ToString, response_deserializer: FromString
+    ) -> GcsMethod:
+        return GcsMethod(self, Method(path, request_serializer, response_deserializer))
+
+    def unary_stream(
+        self, path: str, request_serializer: ToString, response_deserializer: FromString
+    ) -> GcsStream:
+        return GcsStream(self, Method(path, request_serializer, response_deserializer))
+
+    # ---- what this process says
+
+    @property
+    def who(self) -> str:
+        return f"the GCS at {self._address}"
+
+    def be_patient(self, timeout_s: float) -> None:
+        """So long a head may be away: as long as this node's raylet waits."""
+        self._patience_s = timeout_s
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """callback() runs each time that the head is back, after the subscriptions were made again: what was
+        published meanwhile was missed."""
+        self._on_return.append(callback)
+
+    def leave(self) -> None:
+        """This process is leaving: from now on calls wait no longer than their own time."""
+        self._is_leaving = True
+
+    def close(self, reason: str) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._cancel_patience()
+            self._channel.close(reason)
+            self._fail_all(RpcError(StatusCode.UNAVAILABLE, reason))
+
+    def deadline_s(self, started_s: float, timeout_s: float) -> float:
+        """Until when a call that was started then waits for its answer."""
+        if self._is_leaving or self._state is GcsState.CONNECTED:
+            begins_s = started_s if self._is_leaving else max(started_s, self._since_s)
+            return begins_s + timeout_s
+        return max(started_s + timeout_s, self._since_s + self._patience_s + timeout_s)
+
+    # ---- calls
+
+    def start(
+        self,
+        method: Method,
+        request: Any,
+        on_done: OnDone,
+        on_item: Callable[[Any], None] | None = None,
+        is_notice: bool = False,
+    ) -> int:
+        """Returns the number by which `forget` knows it. Arguments: as in Call."""
+        call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s())
+        number = self._num_started = self._num_started + 1
+        if self._is_closed or self._state is GcsState.LOST:
+            call.on_done(None, self._error())
+            return number
+        if call.on_item is not None:
+            self._streams[number] = call
+        else:
+            self._calls[number] = call
+        if call.wanted:
+            self._look_later()
+        if self._state is GcsState.CONNECTED:
+            self._send(number, call)
+        elif call.is_notice:
+            self._drop_notices()
+        return number
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for this answer any more. A stream is ended."""
+        self._calls.pop(number, None)
+        self._streams.pop(number, None)
+        end = self._enders.pop(number, None)
+        if end is not None:
+            end()
+
+    def _send(self, number: int, call: Call) -> None:
+        channel, method = self._channel, call.method
+        if call.on_item is None:
+            sender = channel.unary_unary(method.path, method.to_string, method.from_string)
+            sender.start(call.request, partial(self._answered, number))
+            return
+        stream = channel.unary_stream(method.path, method.to_string, method.from_string)
+        end = stream.start(call.request, call.on_item, lambda error: self._ended(number, error))
+        if number in self._streams:
+            self._enders[number] = end
+
+    def _answered(self, number: int, reply: Any, error: RpcError | None) -> None:
+        """A GCS that cannot store any more is about to end, and says UNAVAILABLE too."""
+        if error is not None and error.code is StatusCode.UNAVAILABLE and not self._is_closed:
+            return
+        call = self._calls.pop(number, None)
+        if call is not None:
+            if self._has_warned and not any(left.wanted for left in self._calls.values()):
+                self._has_warned = False
+                self._tell("The head answers again: %s.", self.who)
+            call.on_done(reply, error)
+
+    def _ended(self, number: int, error: RpcError | None) -> None:
+        self._enders.pop(number, None)
+        if error is not None and error.code is StatusCode.UNAVAILABLE and not self._is_closed:
+            return
+        stream = self._streams.pop(number, None)
+        if stream is not None:
+            stream.on_done(None, error)
+
+    def _drop_notices(self) -> None:
+        notices = [number for number, call in self._calls.items() if call.is_notice]
+        if len(notices) > NOTICES_MAX:
+            del self._calls[notices[0]]
+
+    # ---- the connection
+
+    def _move(self, state: GcsState) -> None:
+        """The one place where the state changes. Raises InternalError."""
+        check((self._state, state) in _MOVES, f"{self.who}: {self._state.value} -> {state.value}")
+        self._state = state
+
+    def _bind(self, channel: ReactorChannel) -> None:
+        channel.on_close(lambda reason: self._lost(channel, reason))
+
+    def _lost(self, channel: ReactorChannel, reason: str) -> None:
+        """A connection ended, or came to nothing."""
+        if self._is_closed or channel is not self._channel:
+            return
+        if self._state is GcsState.CONNECTED:
+            self._move(GcsState.AWAY)
+            self._since_s, self._reason = self.clock.time_s(), reason
+            self._retries.reset()
+            self._end_of_patience = self.reactor.call_later(self._patience_s, self._give_up)
+            self._find()
+        else:
+            self.reactor.call_later(self._retries.next_s(), self._find)
+
+    def _find(self) -> None:
+        if not self._is_closed:
+            self._raylet.AwaitGcs.start(common_pb2.Empty(), self._found)
+
+    def _found(self, found: Any, error: RpcError | None) -> None:
+        """The raylet is registered at a GCS, or will never be again."""
+        if self._is_closed:
+            return
+        if error is not None:
+            self._reason = error.message
+            self._give_up()
+            return
+        self._address = found.address
+        self._channel = channel = self._connect(found.address, "the GCS")
+        self._bind(channel)
+        if not channel.is_closed:
+            # The first answer shows that it is there.
+            GcsServiceStub(channel).GetClusterInfo.start(common_pb2.Empty(), partial(self._back, channel))
+
+    def _back(self, channel: ReactorChannel, info: Any, error: RpcError | None) -> None:
+        if self._is_closed or channel is not self._channel:
+            return
+        if error is not None:
+            channel.close(error.message)
+            return
+        self._cancel_patience()
+        now_s = self.clock.time_s()
+        logger.debug("the head is back after %.3f s: %s", now_s - self._since_s, self.who)
+        self._move(GcsState.CONNECTED)
+        self._since_s = now_s
+        for number, call in [*self._streams.items(), *self._calls.items()]:
+            if not channel.is_closed:
+                self._send(number, call)
+        for callback in self._on_return:
+            callback()
+
+    # ---- whoever waits
+
+    def _look_later(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self.reactor.call_later(WARN_AFTER_S, self._look)
+
+    def _look(self) -> None:
+        """Whether somebody has waited for long. Says so once, until the head answers."""
+        self._is_looking = False
+        calls = [call for call in self._calls.values() if call.wanted]
+        if not calls or self._has_warned or self._is_closed:
+            return
+        if self.clock.time_s() - min(call.started_s for call in calls) < WARN_AFTER_S:
+            self._look_later()
+            return
+        self._has_warned = True
+        what = ", ".join(dict.fromkeys(call.wanted for call in calls))
+        if self._state is GcsState.CONNECTED:
+            trouble = f"has not answered for {WARN_AFTER_S:g} s"
+        else:
+            trouble = f"is away ({self._reason}) and is waited for, {self._patience_s:g} s at most"
+        self._tell(
+            "The head (%s) %s. These wait for it: %s. Functions and actors that are known can be called all "
+            "the same.",
+            self.who,
+            trouble,
+            what,
+        )
+
+    def _tell(self, text: str, *arguments: object) -> None:
+        """Tells the user of a driver. In a worker it is for whoever looks for trouble there."""
+        logger.log(logging.WARNING if self._is_driver else logging.DEBUG, text, *arguments)
+
+    def _give_up(self) -> None:
+        if self._is_closed or self._state is not GcsState.AWAY:
+            return
+        self._move(GcsState.LOST)
+        self._fail_all(self._error())
+
+    def _error(self) -> RpcError:
+        if self._is_closed:
+            return self._channel.error()
+        away_s = self.clock.time_s() - self._since_s
+        return RpcError(
+            StatusCode.UNAVAILABLE,
+            f"{self.who} is gone: it has been away for {away_s:.1f} s ({self._reason})",
+        )
+
+    def _fail_all(self, error: RpcError) -> None:
+        failed = [*self._calls.values(), *self._streams.values()]
+        self._calls, self._streams = {}, {}
+        for call in failed:
+            call.on_done(None, error)
+
+    def _cancel_patience(self) -> None:
+        if self._end_of_patience is not None:
+            self._end_of_patience.cancel()
+            self._end_of_patience = None
+
+
+class GcsMethod:
+    """One unary method. See surface.UnaryUnary."""
+
+    __slots__ = ("_channel", "_method")
+
+    def __init__(self, channel: GcsChannel, method: Method) -> None:
+        self._channel = channel
+        self._method = method
+
+    def start(self, request: Any, on_done: OnDone, on_part: Callable[[Any], None] | None = None) -> None:
+        """No method of the GCS has early parts."""
+        with self._channel.reactor.lock:
+            self._channel.start(self._method, request, on_done)
+
+    def notify(self, request: Any) -> None:
+        """Is sent again like a call, so that it is not lost with the head. The answer is thrown away."""
+        with self._channel.reactor.lock:
+            self._channel.start(self._method, request, lambda reply, error: None, is_notice=True)
+
+    def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
+        """timeout_s runs while the head is there."""
+        channel = self._channel
+        reactor, clock = channel.reactor, channel.clock
+        waiter = Waiter(reactor)
+        result: list[tuple[Any, RpcError | None]] = []
+
+        def done(reply: Any, error: RpcError | None) -> None:
+            result.append((reply, error))
+            waiter.set()
+
+        started_s = clock.time_s()
+        with reactor.lock:
+            number = channel.start(self._method, request, done)
+        try:
+            while not result:
+                left_s = None
+                if timeout_s is not None:
+                    with reactor.lock:
+                        left_s = channel.deadline_s(started_s, timeout_s) - clock.time_s()
+                    if left_s <= 0:
+                        raise RpcError(
+                            StatusCode.DEADLINE_EXCEEDED,
+                            f"{channel.who} did not answer {self._method.path} within {timeout_s} s",
+                        )
+                reactor.wait(waiter, left_s)
+                if reactor.is_closed and not result:
+                    message = f"{self._method.path}: this process disconnected meanwhile"
+                    raise RpcError(StatusCode.CANCELLED, message)
+        finally:
+            with reactor.lock:
+                channel.forget(number)
+        [(reply, error)] = result
+        if error is not None:
+            raise error
+        return reply
+
+
+class GcsStream:
+    """One streaming method. See surface.UnaryStream. It goes on at the head that comes next."""
+
+    __slots__ = ("_channel", "_method")
+
+    def __init__(self, channel: GcsChannel, method: Method) -> None:
+        self._channel = channel
+        self._method = method
+
+    def start(self, request: Any, on_item: Callable[[Any], None], on_end: OnEnd) -> Callable[[], None]:
+        channel = self._channel
+
+        def ended(reply: Any, error: RpcError | None) -> None:
+            on_end(error)
+
+        with channel.reactor.lock:
+            number = channel.start(self._method, request, ended, on_item)
+
+        def end() -> None:
+            with channel.reactor.lock:
+                channel.forget(number)
+
+        return end
