@@ -16,6 +16,7 @@ COMPONENTS = [
 # The folders of tests/ that have a BUILD file. Tests in any other folder there belong to tests/BUILD.bazel.
 TEST_FOLDERS = [
     "bench",
+    "chaos",
     "common",
     "core_worker",
     "examples",

@@ -4,7 +4,7 @@ processes that submit tasks know their part of them, too:
     worker ──KvGet, GetJob, KvKeys──► GCS                   it answers in less than a millisecond, usually
        └── PATIENCE_S later, besides ──► whoever submitted the task (GetExportedCode, GetJobSetup)
 
-So a function that was exported before the head went away runs also on workers that have not run it yet.
+So a function runs also on workers that have not run it yet while the head is away, and even a new one does.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class JobSetup:
     config_json: str
     run_keys: Sequence[bytes]
     """Of functions that every worker of the job runs first."""
+    found: bool = True
 
 
 class JobCode:
@@ -57,23 +58,35 @@ class JobCode:
 
     # ---- who exports
 
-    def export(self, namespace: bytes, key: bytes, code: bytes) -> bool:
-        """Puts code into the table. Returns whether it is new there. Raises RpcError without a GCS."""
+    def export(self, namespace: bytes, key: bytes, code: bytes) -> None:
+        """Puts code into the table. A GCS that does not answer soon gets it later. Raises RpcError where it
+        refuses it."""
         env = self._env
         request = gcs_pb2.KvPutRequest(namespace=namespace, key=key, value=code, overwrite=False)
-        added = env.gcs.KvPut(request, timeout_s=env.config.gcs_timeout_s).added
-        with env.lock:
-            self._keep(namespace, key, code)
-        return added
+        waiter = Waiter(env.reactor)
+        errors: list[RpcError | None] = []
 
-    def _keep(self, namespace: bytes, key: bytes, code: bytes) -> None:
-        if (namespace, key) in self._exported:
-            return
-        self._exported[namespace, key] = code
-        self._exported_bytes += len(code)
-        while self._exported_bytes > KEPT_BYTES_MAX:
-            _, dropped = self._exported.popitem(last=False)
-            self._exported_bytes -= len(dropped)
+        def answered(reply: Any, error: RpcError | None) -> None:
+            errors.append(error)
+            waiter.set()
+
+        self.keep(namespace, key, code)
+        env.gcs.KvPut.start(request, answered)
+        env.reactor.wait(waiter, PATIENCE_S)
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def keep(self, namespace: bytes, key: bytes, code: bytes) -> None:
+        """For those who run tasks of this process."""
+        with self._env.lock:
+            if (namespace, key) in self._exported:
+                return
+            self._exported[namespace, key] = code
+            self._exported_bytes += len(code)
+            while self._exported_bytes > KEPT_BYTES_MAX:
+                _, dropped = self._exported.popitem(last=False)
+                self._exported_bytes -= len(dropped)
 
     def GetExportedCode(self, request: Any, call: Any) -> None:
         """Lock held."""
@@ -103,7 +116,8 @@ class JobCode:
         def ask_caller(done: OnDone) -> None:
             self._peers.stub_for(caller).GetExportedCode.start(asked, done)
 
-        reply = self._first(lambda done: gcs.KvGet.start(request, done), ask_caller, f"the key {key.hex()}")
+        what = f"the key {key.hex()}"
+        reply = self._first(lambda done: gcs.KvGet.start(request, done), ask_caller, what)
         return bytes(reply.value) if reply.found else None
 
     def setup(self, job_id: bytes, caller: common_pb2.Address) -> JobSetup:
@@ -133,30 +147,40 @@ class JobCode:
     def _first(
         self, ask_gcs: Callable[[OnDone], None], ask_caller: Callable[[OnDone], None], what: str
     ) -> Any:
-        """The first answer that is one. Raises RpcError."""
-        reactor = self._env.reactor
-        waiter = Waiter(reactor)
-        answers: list[tuple[Any, RpcError | None]] = []
+        """The first answer with `found`; where neither has it, the GCS's. Raises RpcError."""
+        reactor, lock = self._env.reactor, self._env.lock
+        # The GCS may not have got yet what its caller has exported.
+        gcs_waiter, waiter = Waiter(reactor), Waiter(reactor)
+        by_gcs: list[tuple[Any, RpcError | None]] = []
+        by_caller: list[Any] = []
 
         def answered_by_gcs(reply: Any, error: RpcError | None) -> None:
-            answers.append((reply, error))
-            waiter.set()
+            by_gcs.append((reply, error))
+            gcs_waiter.set()
+            if is_found(by_gcs) or by_caller:
+                waiter.set()
 
         def answered_by_caller(reply: Any, error: RpcError | None) -> None:
-            if error is None and reply.found:
-                answered_by_gcs(reply, None)
+            by_caller.append(reply if error is None and reply.found else None)
+            if by_caller[0] is not None or by_gcs:
+                waiter.set()
 
         ask_gcs(answered_by_gcs)
-        timeout_s = self._env.config.gcs_timeout_s
-        if not reactor.wait(waiter, PATIENCE_S):
-            with self._env.lock:
-                if not answers:
-                    ask_caller(answered_by_caller)
-            reactor.wait(waiter, timeout_s)
-        if not answers:
-            message = f"neither the GCS nor the task's caller told {what} within {timeout_s:g} s"
+        reactor.wait(gcs_waiter, PATIENCE_S)
+        if not is_found(by_gcs):
+            with lock:
+                ask_caller(answered_by_caller)
+            reactor.wait(waiter, self._env.config.gcs_timeout_s)
+        if by_caller and by_caller[0] is not None and not is_found(by_gcs):
+            return by_caller[0]
+        if not by_gcs:
+            message = f"neither the GCS nor the task's caller told {what} in time"
             raise RpcError(StatusCode.DEADLINE_EXCEEDED, message)
-        reply, error = answers[0]
+        reply, error = by_gcs[0]
         if error is not None:
             raise error
         return reply
+
+
+def is_found(answers: list[tuple[Any, RpcError | None]]) -> bool:
+    return any(error is None and reply.found for reply, error in answers)

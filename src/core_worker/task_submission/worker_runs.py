@@ -59,7 +59,9 @@ class WorkerRuns:
         function({"worker": self._worker})
         code = code_pickler.dumps(function, protocol=5)
         key = job_id + hashlib.blake2b(code, digest_size=28).digest()
-        added = self._job_code.export(RUNS, key, code)
+        self._job_code.keep(RUNS, key, code)
+        request = gcs_pb2.KvPutRequest(namespace=RUNS, key=key, value=code, overwrite=False)
+        added = env.gcs.KvPut(request, timeout_s=env.config.gcs_timeout_s).added
         with env.lock:
             self._ran.add(key)
             self.learn([key])

@@ -59,13 +59,23 @@ def test_where_the_gcs_is_silent_the_caller_is_asked() -> None:
     worker.wire.last("KvGet").answer(gcs_pb2.KvGetReply())
 
 
-@pytest.mark.parametrize("knows", [False, True], ids=["which has not got it", "which is gone"])
-def test_a_caller_that_cannot_help_leaves_it_to_the_gcs(knows: bool) -> None:
+def test_what_the_gcs_has_not_got_yet_the_caller_has() -> None:
+    worker = Worker()
+    worker.wire.replies.update(
+        KvGet=lambda request: gcs_pb2.KvGetReply(found=False),
+        GetExportedCode=lambda request: core_worker_pb2.GetExportedCodeReply(found=True, value=b"code"),
+    )
+    assert worker.fetch() == b"code"
+    assert worker.scene.reactor.now_s == worker.started_s
+
+
+@pytest.mark.parametrize("is_gone", [False, True], ids=["it has not got it", "it is gone"])
+def test_a_caller_that_cannot_help_leaves_it_to_the_gcs(is_gone: bool) -> None:
     worker = Worker()
 
     def caller_answers() -> None:
         said = worker.wire.last("GetExportedCode", CALLER)
-        said.fail() if knows else said.answer(core_worker_pb2.GetExportedCodeReply())
+        said.fail() if is_gone else said.answer(core_worker_pb2.GetExportedCodeReply())
 
     def gcs_answers() -> None:
         worker.wire.last("KvGet").answer(gcs_pb2.KvGetReply(found=True, value=b"code"))
@@ -76,9 +86,12 @@ def test_a_caller_that_cannot_help_leaves_it_to_the_gcs(knows: bool) -> None:
     assert worker.fetch() == b"code"
 
 
-def test_code_that_the_gcs_has_not_got_is_none() -> None:
+def test_code_that_nobody_has_is_none() -> None:
     worker = Worker()
-    worker.wire.replies["KvGet"] = lambda request: gcs_pb2.KvGetReply(found=False)
+    worker.wire.replies.update(
+        KvGet=lambda request: gcs_pb2.KvGetReply(found=False),
+        GetExportedCode=lambda request: core_worker_pb2.GetExportedCodeReply(found=False),
+    )
     assert worker.fetch() is None
 
 
@@ -91,6 +104,7 @@ def test_where_neither_answers_the_wait_ends() -> None:
 
 def test_an_error_of_the_gcs_is_raised() -> None:
     worker = Worker()
+    worker.wire.gone.add(CALLER)
     worker.then(lambda: worker.wire.last("KvGet").fail(LOST))
     with pytest.raises(RpcError, match="lost"):
         worker.fetch()
@@ -123,11 +137,26 @@ def test_who_exported_code_gives_it_to_those_who_ask(monkeypatch: pytest.MonkeyP
     scene.wire.replies["KvPut"] = lambda request: gcs_pb2.KvPutReply(added=True)
     monkeypatch.setattr(job_code, "KEPT_BYTES_MAX", 10)
     for name, code in ((b"1", b"12345"), (b"2", b"12345"), (b"2", b"12345")):
-        assert scene.core.job_code.export(FUN, name, code)
+        scene.core.job_code.export(FUN, name, code)
     assert [asked_for_code(scene, name).value for name in (b"1", b"2")] == [b"12345"] * 2
     # Above the limit the oldest go.
     scene.core.job_code.export(FUN, b"3", b"1")
     assert [asked_for_code(scene, name).found for name in (b"1", b"2", b"3")] == [False, True, True]
+
+
+def test_a_gcs_that_is_silent_gets_the_code_later_and_nobody_waits_for_that() -> None:
+    scene = Scene()
+    scene.core.job_code.export(FUN, b"1", b"code")
+    assert scene.wire.last("KvPut").request.value == b"code"
+    assert asked_for_code(scene, b"1").value == b"code"
+
+
+def test_a_gcs_that_refuses_code_is_heard() -> None:
+    scene = Scene()
+    over = RpcError(StatusCode.FAILED_PRECONDITION, "job 6a6f6231 has finished")
+    scene.reactor.meanwhile.append(lambda: scene.wire.last("KvPut").fail(over))
+    with pytest.raises(RpcError, match="has finished"):
+        scene.core.job_code.export(FUN, b"1", b"code")
 
 
 def test_a_process_tells_of_its_own_job_only() -> None:

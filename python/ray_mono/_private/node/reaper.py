@@ -199,21 +199,20 @@ class Reaper:
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
         )
-        story = f"{service.name} ({service.pid}) ended: {how}"
-        if service.after_exit == END_NODE:
-            if service.answered:
-                self._end(story)
-        elif service.after_exit == START_AGAIN:
-            self._plan_restart(service, story)
+        if service.after_exit == START_AGAIN:
+            self._plan_restart(service, how)
+        elif service.after_exit == END_NODE and service.answered:
+            self._end(f"{service.name} ({service.pid}) ended: {how}")
 
-    def _plan_restart(self, service: Service, story: str) -> None:
+    def _plan_restart(self, service: Service, how: str) -> None:
         """It has ended, and is started again if it had ever been ready: else its starter hears of it."""
         name = service.name
         if name not in self._restarts and not service.answered:
             return
         restarts = self._restarts.setdefault(name, Restarts())
-        at_s = restarts.ended(service.started_s, time.monotonic())
+        at_s = restarts.ended(service.started_s, time.monotonic(), how in KILLED_ENDS)
         if at_s is None:
+            story = f"{name} ({service.pid}) ended: {how}"
             self._end(f"{story}; that was the end of {restarts.num_in_a_row} in a row")
         else:
             self._due[name] = at_s

@@ -340,7 +340,7 @@ def test_a_service_that_ends_again_and_again_ends_the_node_with_the_reason(
     [end] = reaper.exits()
     assert (end.how, end.log_tail.splitlines()[-1]) == ("exit status 1", "no luck today")
     log = (session_base / "reaper.log").read_text()
-    assert "ending the node: head" in log and "the end of 4 in a row" in log
+    assert "ending the node: head" in log and "the end of 5 in a row" in log
     reaper.shutdown()
 
 

@@ -7,11 +7,11 @@ from ray_mono._private.node.restarts import ENDS_MAX, LIVED_S, PAUSE_MAX_S, Rest
 GCS_RECONNECT_TIMEOUT_S = 60.0
 
 
-def pauses_of(restarts: Restarts) -> list[float]:
+def pauses_of(restarts: Restarts, was_killed: bool = False) -> list[float]:
     """Of a service that ends as soon as it begins, until it does not begin any more."""
     now_s = 100.0
     pauses = []
-    while (at_s := restarts.ended(now_s, now_s)) is not None:
+    while (at_s := restarts.ended(now_s, now_s, was_killed)) is not None:
         pauses.append(at_s - now_s)
         now_s = at_s
     return pauses
@@ -29,5 +29,11 @@ def test_it_begins_again_at_once_and_then_later_each_time_until_it_has_had_its_c
 def test_one_that_lived_for_a_while_has_all_its_chances_again() -> None:
     restarts = Restarts()
     for _ in range(5 * ENDS_MAX):
-        assert restarts.ended(0.0, LIVED_S) == LIVED_S
-    assert restarts.ended(0.0, LIVED_S - 1) > LIVED_S - 1  # type: ignore[operator]
+        assert restarts.ended(0.0, LIVED_S, False) == LIVED_S
+    assert restarts.ended(0.0, LIVED_S - 1, False) > LIVED_S - 1  # type: ignore[operator]
+
+
+def test_one_that_is_killed_has_many_more_chances_and_begins_at_once_for_long() -> None:
+    pauses = pauses_of(Restarts(), was_killed=True)
+    assert pauses[:9] == [0.0] * 9 and len(pauses) > 5 * ENDS_MAX
+    assert max(pauses) <= PAUSE_MAX_S

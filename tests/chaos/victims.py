@@ -1,0 +1,70 @@
+"""The processes of this process's cluster, and what can happen to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from tests.integration.titles import processes_below
+from tests.waiting import wait_until
+
+
+class Victims:
+    """Of one cluster, which `init` made."""
+
+    def one(self, title: str) -> psutil.Process:
+        """The process with this in its title. Waits for one that is about to start."""
+        wait_until(lambda: len(processes_below(title)) == 1, f"one process {title}")
+        [process] = processes_below(title)
+        return process
+
+    @property
+    def head(self) -> psutil.Process:
+        return self.one("ray_mono.gcs.gcs_server")
+
+    def workers(self) -> list[psutil.Process]:
+        return [process for process in processes_below("ray_mono::") if process.pid != self.template.pid]
+
+    @property
+    def template(self) -> psutil.Process:
+        """Whose forks the workers are."""
+        return self.one("ray_mono::TEMPLATE")
+
+    def kill_head(self) -> None:
+        """Its reaper starts another one."""
+        head = self.head
+        head.kill()
+        wait_until(lambda: not head.is_running(), "the end of the head")
+
+    @contextlib.contextmanager
+    def without_head(self) -> Iterator[None]:
+        """There is none, and none is started, until the end of the block."""
+        reaper = self.one("ray_mono._private.node.reaper").pid
+        os.kill(reaper, signal.SIGSTOP)
+        try:
+            head = self.head
+            head.kill()
+            wait_until(lambda: head.status() == psutil.STATUS_ZOMBIE, "the end of the head")
+            yield
+        finally:
+            os.kill(reaper, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def stopped_head(self) -> Iterator[None]:
+        """It holds its connections and says nothing."""
+        head = self.head.pid
+        os.kill(head, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(head, signal.SIGCONT)
+
+
+def lines_of(path: Path) -> list[str]:
+    """What processes have written there so far."""
+    return path.read_text().splitlines() if path.exists() else []
