@@ -294,6 +294,10 @@ class Cluster:
         self.jobs.restore(
             (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values()), next_number
         )
+        for row in self.jobs.rows():
+            if not row.is_finished:
+                for channel in (gcs_pb2.LOG, gcs_pb2.ERROR):
+                    self.subscriptions.expect(channel, row.job_id)
         self.nodes.restore(common_pb2.NodeInfo.FromString(row) for row in tables[Table.NODE].values())
         self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
         self.kv.restore(tables[Table.KV])
@@ -305,6 +309,7 @@ class Cluster:
 
     def give_up_missing_nodes(self) -> None:
         """Declares dead what an earlier GCS knew and has not come back."""
+        self.subscriptions.give_up_expected()
         for node_id in self.nodes.unregistered():
             message = "it did not register again after the GCS restarted"
             self.node_died(

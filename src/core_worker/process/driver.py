@@ -84,6 +84,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
         raise
     messages = DriverMessages(core.env, job_id, config.on_error, config.on_log)
     messages.subscribe()
+    registration.gcs_channel.on_return(messages.gcs_is_back)
     for step in (
         registration.leave_gcs,
         core.send_events,

@@ -68,7 +68,10 @@ class DriverMessages:
         self._token = b""
         # By node: how many bytes its log monitor has still to read, as it answered.
         self._unread: dict[bytes, int] = {}
+        # By node: the latest batch of lines that came from its log monitor.
+        self._latest: dict[bytes, int] = {}
         self._waiter: Waiter | None = None
+        self._must_ask_again = False
         self._num_taken = 0
         # Whether a message is being shown. That takes long where standard output takes nothing.
         self._is_showing = False
@@ -105,6 +108,12 @@ class DriverMessages:
         if why:
             self._give_up(why)
 
+    def gcs_is_back(self) -> None:
+        """The monitors may not have heard what was asked. Lock held."""
+        self._must_ask_again = True
+        if self._waiter is not None:
+            self._waiter.set()
+
     def stop(self) -> None:
         """Shows what is here already. A second call does not wait again for a thread that hangs."""
         if self._thread.is_alive() and not self._is_stopped:
@@ -122,6 +131,9 @@ class DriverMessages:
             return f"no log monitor has answered for {NO_MONITOR_S:g} s"
         num_taken = -1
         while not self._is_flushed(num_monitors):
+            if self._must_ask_again:
+                self._must_ask_again, num_taken = False, -1
+                num_monitors = max(num_monitors, self._ask())
             left_s = deadline_s - self._env.clock.time_s()
             if self._is_cut_off:
                 return "the connection to the GCS is lost"
@@ -139,6 +151,7 @@ class DriverMessages:
         """Asks the log monitors. Returns how many were asked, 0 if there is none. Raises RpcError."""
         env = self._env
         self._token = os.urandom(8)
+        self._unread.clear()
         request = self._request(token=self._token)
         give_up_s = self._env.clock.time_s() + NO_MONITOR_S
         while not (reached := env.gcs.Publish(request, timeout_s=SILENCE_S).reached):
@@ -216,8 +229,15 @@ class DriverMessages:
         batch = common_pb2.LogBatch.FromString(message.payload)
         if batch.HasField("flushed"):
             self._note(batch)
-        else:
+        elif self._is_new(batch):
             known(self._on_log, "what shows output")(batch)
+
+    def _is_new(self, batch: common_pb2.LogBatch) -> bool:
+        """Whether it has not come before. Log monitors tell some again after the GCS was away."""
+        if batch.sequence and batch.sequence <= self._latest.get(batch.node_id, 0):
+            return False
+        self._latest[batch.node_id] = batch.sequence
+        return True
 
     def _note(self, batch: common_pb2.LogBatch) -> None:
         """A log monitor says how much it has still to read."""
@@ -232,6 +252,7 @@ class DriverMessages:
     def _count(self, message: gcs_pb2.PubMessage | None) -> None:
         if message is not None and message.channel == gcs_pb2.LOG:
             batch = common_pb2.LogBatch.FromString(message.payload)
-            self._lines_left += len(batch.lines)
             if batch.HasField("flushed"):
                 self._note(batch)
+            elif self._is_new(batch):
+                self._lines_left += len(batch.lines)

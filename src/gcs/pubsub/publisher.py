@@ -40,6 +40,7 @@ class Publisher:
         self._queue_max = queue_max
         self._lossy = frozenset(lossy_channels)
         self._subscriptions: dict[int, Subscription] = {}
+        self._expected: list[Subscription] = []
         self._next_id = 0
 
     def subscribe(self, filters: Sequence[tuple[int, Sequence[bytes]]]) -> int:
@@ -51,8 +52,25 @@ class Publisher:
             else:
                 wanted[channel] = frozenset(keys) if channel not in wanted else frozenset()
         self._next_id += 1
-        self._subscriptions[self._next_id] = Subscription(self._next_id, wanted)
+        subscription = self._subscriptions[self._next_id] = Subscription(self._next_id, wanted)
+        self._take_expected(subscription)
         return self._next_id
+
+    def expect(self, channel: int, key: bytes) -> None:
+        """Somebody subscribed to this at an earlier GCS, and will again: what comes first is kept for him."""
+        self._expected.append(Subscription(0, {channel: frozenset([key])}))
+
+    def give_up_expected(self) -> None:
+        """Who has not come back by now will not."""
+        self._expected.clear()
+
+    def _take_expected(self, subscription: Subscription) -> None:
+        for expected in list(self._expected):
+            [(channel, keys)] = expected.wanted.items()
+            wanted = subscription.wanted.get(channel)
+            if wanted is not None and (not wanted or keys <= wanted):
+                subscription.queue.extend(expected.queue)
+                self._expected.remove(expected)
 
     def unsubscribe(self, subscriber_id: int) -> None:
         self._subscriptions.pop(subscriber_id, None)
@@ -62,17 +80,18 @@ class Publisher:
         reached = self._reached(message.channel, message.key)
         for subscription in reached:
             self._enqueue(subscription, message)
-        return [subscription.subscriber_id for subscription in reached]
+        return [subscription.subscriber_id for subscription in reached if subscription.subscriber_id]
 
     def reach(self, channel: int, key: bytes) -> tuple[int, int]:
-        """(how many subscriptions want messages of this key, how many wait in the longest of the queues)."""
+        """(how many subscriptions want messages of this key, how many wait in the longest of the queues). The
+        expected ones count, too."""
         reached = self._reached(channel, key)
         return len(reached), max((len(subscription.queue) for subscription in reached), default=0)
 
     def _reached(self, channel: int, key: bytes) -> list[Subscription]:
         return [
             subscription
-            for subscription in self._subscriptions.values()
+            for subscription in [*self._subscriptions.values(), *self._expected]
             if (keys := subscription.wanted.get(channel)) is not None
             and (not keys or not key or key in keys)
             and subscription.overflowed_on is None

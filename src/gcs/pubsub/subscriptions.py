@@ -38,6 +38,13 @@ class Subscriptions:
         """(how many subscriptions want messages of this key, how many wait in the longest of the queues)."""
         return self._publisher.reach(channel, key)
 
+    def expect(self, channel: gcs_pb2.Channel, key: bytes) -> None:
+        """See Publisher."""
+        self._publisher.expect(channel, key)
+
+    def give_up_expected(self) -> None:
+        self._publisher.give_up_expected()
+
     def all(self) -> list[Subscription]:
         """For a dump of the state."""
         return self._publisher.subscriptions()
@@ -57,7 +64,7 @@ class Subscriptions:
         self._connections[subscriber_id] = connection
         try:
             # In the same turn as the subscription: no change falls between.
-            messages = rows()
+            messages = [*rows(), *self._publisher.take(subscriber_id)]
             while True:
                 for message in messages:
                     yield to_proto(message)

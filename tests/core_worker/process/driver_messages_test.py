@@ -107,6 +107,45 @@ def test_every_line_of_every_node_is_shown_before_the_end() -> None:
     assert cluster.num_asked == 3
 
 
+def test_lines_that_a_monitor_tells_again_are_shown_once() -> None:
+    shown: list[str] = []
+    cluster = Cluster()
+    messages = DriverMessages(cluster.env, JOB, lambda error: None, lambda batch: shown.extend(batch.lines))
+    messages.subscribe()
+    for node_id, sequence, line in (
+        (b"1", 5, "one"),
+        (b"2", 5, "of another node"),
+        (b"1", 5, "one"),
+        (b"1", 6, "two"),
+        (b"1", 5, "one"),
+        (b"1", 6, "two"),
+        (b"1", 7, "three"),
+    ):
+        cluster.send(common_pb2.LogBatch(job_id=JOB, node_id=node_id, sequence=sequence, lines=[line]))
+    messages.stop()
+    assert shown == ["one", "of another node", "two", "three"]
+
+
+def test_a_driver_that_leaves_asks_again_where_the_gcs_was_away_meanwhile() -> None:
+    cluster = Cluster((["one"], 7))
+    errors: list[str] = []
+    shown = threading.Event()
+    messages = DriverMessages(
+        cluster.env, JOB, lambda error: errors.append(error.message), lambda batch: shown.set()
+    )
+    messages.subscribe()
+
+    def gcs_is_back() -> None:
+        shown.clear()
+        cluster.answers = ((["one"], 0),)
+        messages.gcs_is_back()
+
+    cluster.during_wait = lambda: gcs_is_back() if cluster.num_asked == 3 else shown.wait(TIMEOUT_S)
+    messages.flush()
+    messages.stop()
+    assert errors == [] and cluster.num_asked == 4
+
+
 def test_what_does_not_come_is_told_with_its_size_and_place() -> None:
     cluster = Cluster((["one"], 12345))
     (error,) = leave(cluster, lambda line: None)

@@ -92,3 +92,33 @@ def test_who_left_gets_nothing_more() -> None:
     publisher.unsubscribe(subscriber)
     assert publisher.publish(message(ROWS, 1)) == []
     assert publisher.subscriptions() == []
+
+
+def test_what_comes_before_an_expected_subscriber_is_kept_for_the_one_who_wants_it() -> None:
+    publisher = make()
+    publisher.expect(LOSSY, b"a")
+    publisher.expect(LOSSY, b"b")
+    assert publisher.publish(message(LOSSY, 1, b"a")) == []
+    assert publisher.reach(LOSSY, b"a") == (1, 1)
+    other = publisher.subscribe([(LOSSY, [b"c"]), (ROWS, [b"a"])])
+    subscriber = publisher.subscribe([(LOSSY, [b"a"])])
+    publisher.publish(message(LOSSY, 2, b"a"))
+    assert [taken.payload for taken in publisher.take(subscriber)] == [b"1", b"2"]
+    assert publisher.take(other) == [] and publisher.reach(LOSSY, b"a") == (1, 0)
+    # The next one who wants it gets what comes from then on.
+    assert publisher.take(publisher.subscribe([(LOSSY, [b"a"])])) == []
+
+
+def test_of_what_is_kept_for_an_expected_subscriber_the_oldest_goes_and_all_when_he_is_given_up() -> None:
+    publisher = make()
+    publisher.expect(LOSSY, b"a")
+    for number in range(QUEUE_MAX + 1):
+        publisher.publish(message(LOSSY, number, b"a"))
+    subscriber = publisher.subscribe([(LOSSY, [])])
+    assert [taken.payload for taken in publisher.take(subscriber)] == [b"1", b"2", b"3"]
+    publisher.expect(LOSSY, b"a")
+    publisher.publish(message(LOSSY, 9, b"a"))
+    publisher.unsubscribe(subscriber)
+    publisher.give_up_expected()
+    assert publisher.reach(LOSSY, b"a") == (0, 0)
+    assert publisher.take(publisher.subscribe([(LOSSY, [])])) == []

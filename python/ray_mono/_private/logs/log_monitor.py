@@ -2,9 +2,10 @@
 
 It follows the workers' files in the session's logs directory (log_files.py), and publishes their lines on the
 GCS's LOG channel, under their job's id. While the GCS is away it reads nothing, so that nothing is lost and
-nothing piles up. It also reads nothing of a job whose driver is BACKLOG_MAX messages behind at the GCS, or
-has said that it shows lines more slowly than they come. Nodes of one session on the same machine share the
-directory. The first monitor there holds a lock and works for all of them, and the others wait for its end.
+nothing piles up. What an earlier GCS may not have passed on any more it tells again. It also reads nothing of
+a job whose driver is BACKLOG_MAX messages behind at the GCS, or has said that it shows lines more slowly than
+they come. Nodes of one session on the same machine share the directory. The first monitor there holds a lock
+and works for all of them, and the others wait for its end.
 
 A driver that leaves asks by LOG_FLUSH for what its workers have written so far
 (core_worker/process/driver_messages.py):
@@ -27,6 +28,8 @@ import functools
 import logging
 import os
 import sys
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +56,11 @@ ENDED_ROUNDS = 16
 LOCK_RETRY_PERIOD_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
 # The pause between attempts to reach a GCS that is away.
-RECONNECT_PERIOD_S = 0.5
+RECONNECT_PERIOD_S = 0.1
+# Of each job the latest batches are kept: those that wait at the GCS, and so many that may be on their way to
+# the driver. Of more jobs than this, none.
+ON_THEIR_WAY_MAX = 16
+JOBS_KEPT_MAX = 100
 # What was written last is passed on before the monitor ends, if the GCS is still there.
 LAST_ROUND_TIMEOUT_S = 1.0
 LOCK_FILE = ".log_monitor.lock"
@@ -89,6 +96,10 @@ class LogMonitor:
         self._held: set[bytes] = set()
         self._held_by_driver: set[bytes] = set()
         self._flushes: list[_Flush] = []
+        # By job: what was told last. A monitor that follows this one on the node counts from a later time.
+        self._latest: OrderedDict[bytes, deque[bytes]] = OrderedDict()
+        self._sequence = time.time_ns()
+        self._must_tell_again = False
         self.flush_wanted = asyncio.Event()
         self.published_lines = 0
         self._rounds = 0
@@ -102,9 +113,10 @@ class LogMonitor:
         """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more.
         Waits while the GCS is away."""
         self.flush_wanted.clear()
+        if self._must_tell_again:
+            await self._ask(b"")
         for job_id in self._held | self._held_by_driver:
-            # This publishes nothing: it asks how many messages wait there.
-            reply = await self._publish(job_id, b"")
+            reply = await self._ask(job_id)
             if reply.backlog <= BACKLOG_MAX:
                 self._held.discard(job_id)
             if not reply.reached:
@@ -131,14 +143,18 @@ class LogMonitor:
         flush.told_bytes = unread_bytes
         flushed = common_pb2.LogFlushed(token=flush.token, unread_bytes=unread_bytes)
         batch = common_pb2.LogBatch(job_id=flush.job_id, node_id=self._node_id, flushed=flushed)
-        await self._publish(flush.job_id, batch.SerializeToString())
+        payload = batch.SerializeToString()
+        self._keep(flush.job_id, payload)
+        await self._publish(flush.job_id, payload)
 
     async def listen(self, wake: Callable[[], None]) -> None:
         """Listens to what drivers ask for, as long as this monitor lives. wake() has another round begin."""
         wanted = gcs_pb2.SubscribeRequest(channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.LOG_FLUSH)])
         while True:
             try:
-                async for message in GcsServiceAsyncStub(await self._connected()).Subscribe(wanted):
+                channel = await self._connected()
+                wake()  # what may have to be told again is
+                async for message in GcsServiceAsyncStub(channel).Subscribe(wanted):
                     self._asked(common_pb2.LogFlush.FromString(message.payload))
                     wake()
             except RpcError as error:
@@ -156,6 +172,7 @@ class LogMonitor:
             self._held_by_driver.discard(job_id)
 
     async def _tell(self, lines: Lines) -> None:
+        self._sequence += 1
         batch = common_pb2.LogBatch(
             job_id=lines.job_id,
             node_id=self._node_id,
@@ -165,32 +182,64 @@ class LogMonitor:
             is_error=lines.is_error,
             lines=lines.lines,
             is_end=lines.is_end,
+            sequence=self._sequence,
         )
-        if (await self._publish(lines.job_id, batch.SerializeToString())).backlog > BACKLOG_MAX:
+        payload = batch.SerializeToString()
+        latest = self._keep(lines.job_id, payload)
+        reply = await self._publish(lines.job_id, payload)
+        if reply.backlog > BACKLOG_MAX:
             self._held.add(lines.job_id)
+        while len(latest) > reply.backlog + ON_THEIR_WAY_MAX:
+            latest.popleft()
         self.published_lines += len(lines.lines)
 
+    def _keep(self, job_id: bytes, payload: bytes) -> deque[bytes]:
+        latest = self._latest.setdefault(job_id, deque())
+        self._latest.move_to_end(job_id)
+        if len(self._latest) > JOBS_KEPT_MAX:
+            self._latest.popitem(last=False)
+        latest.append(payload)
+        return latest
+
     async def _publish(self, job_id: bytes, payload: bytes) -> gcs_pb2.PublishReply:
-        message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=job_id, payload=payload)
-        request = gcs_pb2.PublishRequest(message=message)
         while True:
             try:
-                return await GcsServiceAsyncStub(await self._connected()).Publish(request)
+                gcs = GcsServiceAsyncStub(await self._connected())
+                if self._must_tell_again:
+                    await self._tell_again(gcs)
+                return await gcs.Publish(publication(job_id, payload))
             except RpcError as error:
                 if error.code is not StatusCode.UNAVAILABLE:
                     raise
                 logger.warning("waiting for the GCS at %s: %s", self._gcs_address, error.message)
                 await asyncio.sleep(RECONNECT_PERIOD_S)
 
+    async def _ask(self, job_id: bytes) -> gcs_pb2.PublishReply:
+        """Publishes nothing: asks how many messages wait there."""
+        return await self._publish(job_id, b"")
+
+    async def _tell_again(self, gcs: GcsServiceAsyncStub) -> None:
+        """To a GCS that is new, before anything else: what comes late drivers take for what they have had."""
+        for job_id, batches in list(self._latest.items()):
+            for batch in list(batches):
+                await gcs.Publish(publication(job_id, batch))
+        self._must_tell_again = False
+
     async def _connected(self) -> AsyncChannel:
         async with self._connecting:
             if self._channel is None or self._channel.is_closed:
                 self._channel = await self._transport.connect(self._gcs_address, CONNECT_TIMEOUT_S)
+                self._must_tell_again = bool(self._latest)
             return self._channel
 
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+
+def publication(job_id: bytes, payload: bytes) -> gcs_pb2.PublishRequest:
+    message = gcs_pb2.PubMessage(channel=gcs_pb2.LOG, key=job_id, payload=payload)
+    return gcs_pb2.PublishRequest(message=message)
 
 
 def try_lock(path: Path) -> tuple[int, bool] | None:
