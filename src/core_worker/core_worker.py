@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.call_template import CallTemplates
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
-from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.environment import Closable, Environment
 from ray_mono.core_worker.global_state import GcsGlobalState
 from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.object_ref import ObjectRef, require_home
@@ -70,10 +70,6 @@ if TYPE_CHECKING:
     from ray_mono.core_worker.task_execution.execution import Execution, ExecutionParts
 
 DESCRIBED_TASKS_MAX = 100
-
-
-class Closable(Protocol):
-    def close(self, reason: str) -> None: ...
 
 
 class CoreWorker:

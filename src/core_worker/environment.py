@@ -27,6 +27,10 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+class Closable(Protocol):
+    def close(self, reason: str) -> None: ...
+
+
 class ReactorInterface(Protocol):
     """The loop that reads and writes for the parts: rpc.reactor.Reactor, or one of a test's."""
 

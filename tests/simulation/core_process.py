@@ -101,11 +101,15 @@ class CoreProcess:
             self.reactor,
             self.world.clock,
             self.channel,  # type: ignore[arg-type]
-            RayletServiceStub(self._raylet),  # type: ignore[arg-type]
+            self._await_gcs,
             self._place.gcs_address,
             self._type == common_pb2.DRIVER,
         )
         self.gcs = GcsServiceStub(self.gcs_channel)
+
+    def _await_gcs(self, done: Callable[[Any, RpcError | None], None]) -> None:
+        raylet = RayletServiceStub(self._raylet)  # type: ignore[arg-type]
+        raylet.AwaitGcs.start(common_pb2.Empty(), done)
 
     def join(
         self,

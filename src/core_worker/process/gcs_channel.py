@@ -27,7 +27,6 @@ from ray_mono.common.world import Clock
 from ray_mono.core_worker.environment import ReactorInterface, TimerHandle
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
-from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -103,11 +102,8 @@ class Call:
     """Of a stream."""
     is_notice: bool = False
     started_s: float = 0.0
-
-    @property
-    def wanted(self) -> str:
-        """What somebody waits for; empty if nobody does."""
-        return WANTED.get(self.method.path.rpartition("/")[2], "")
+    wanted: str = ""
+    """What somebody waits for; empty if nobody does."""
 
 
 class GcsChannel:
@@ -118,18 +114,19 @@ class GcsChannel:
         reactor: ReactorInterface,
         clock: Clock,
         connect: Callable[[str, str], ReactorChannel],
-        raylet: RayletServiceStub,
+        await_gcs: Callable[[OnDone], None],
         address: str,
         is_driver: bool,
     ) -> None:
         """connect(address, name of the peer) starts to connect, and may return a channel that is closed.
 
-        address: where the GCS was when this process started.
+        await_gcs(on_done) has this node's raylet answer an AwaitGcs. address: where the GCS was when this
+        process started.
         """
         self.reactor = reactor
         self.clock = clock
         self._connect = connect
-        self._raylet = raylet
+        self._await_gcs = await_gcs
         self._address = address
         self._is_driver = is_driver
         self._state = GcsState.CONNECTED
@@ -158,7 +155,7 @@ class GcsChannel:
     def unary_unary(
         self, path: str, request_serializer: ToString, response_deserializer: FromString
     ) -> GcsMethod:
-        return GcsMethod(self, Method(path, request_serializer, response_deserializer))
+        return GcsMethod(self, self.reactor, Method(path, request_serializer, response_deserializer))
 
     def unary_stream(
         self, path: str, request_serializer: ToString, response_deserializer: FromString
@@ -209,7 +206,8 @@ class GcsChannel:
         is_notice: bool = False,
     ) -> int:
         """Returns the number by which `forget` knows it. Arguments: as in Call."""
-        call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s())
+        wanted = WANTED.get(method.path.rpartition("/")[2], "")
+        call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s(), wanted)
         number = self._num_started = self._num_started + 1
         if self._is_closed or self._state is GcsState.LOST:
             call.on_done(None, self._error())
@@ -294,7 +292,7 @@ class GcsChannel:
 
     def _find(self) -> None:
         if not self._is_closed:
-            self._raylet.AwaitGcs.start(common_pb2.Empty(), self._found)
+            self._await_gcs(self._found)
 
     def _found(self, found: Any, error: RpcError | None) -> None:
         """The raylet is registered at a GCS, or will never be again."""
@@ -392,26 +390,27 @@ class GcsChannel:
 class GcsMethod:
     """One unary method. See surface.UnaryUnary."""
 
-    __slots__ = ("_channel", "_method")
+    __slots__ = ("_channel", "_method", "_reactor")
 
-    def __init__(self, channel: GcsChannel, method: Method) -> None:
+    def __init__(self, channel: GcsChannel, reactor: ReactorInterface, method: Method) -> None:
         self._channel = channel
+        self._reactor = reactor
         self._method = method
 
     def start(self, request: Any, on_done: OnDone, on_part: Callable[[Any], None] | None = None) -> None:
         """No method of the GCS has early parts."""
-        with self._channel.reactor.lock:
+        with self._reactor.lock:
             self._channel.start(self._method, request, on_done)
 
     def notify(self, request: Any) -> None:
         """Is sent again like a call, so that it is not lost with the head. The answer is thrown away."""
-        with self._channel.reactor.lock:
+        with self._reactor.lock:
             self._channel.start(self._method, request, lambda reply, error: None, is_notice=True)
 
     def __call__(self, request: Any, timeout_s: float | None = None) -> Any:
         """timeout_s runs while the head is there."""
         channel = self._channel
-        reactor, clock = channel.reactor, channel.clock
+        reactor, clock = self._reactor, channel.clock
         waiter = Waiter(reactor)
         result: list[tuple[Any, RpcError | None]] = []
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from typing import Any
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
@@ -72,7 +73,7 @@ class Registration:
                 self.reactor,
                 self._clock,
                 self.channel,
-                RayletServiceStub(self._raylet),
+                self._await_gcs,
                 gcs_address,
                 not is_worker,
             )
@@ -139,6 +140,9 @@ class Registration:
         """This process is leaving: it does not wait for a head that is away."""
         with self.reactor.lock:
             self.gcs_channel.leave()
+
+    def _await_gcs(self, done: Callable[[Any, RpcError | None], None]) -> None:
+        RayletServiceStub(self._raylet).AwaitGcs.start(common_pb2.Empty(), done)
 
     def _register(
         self, raylet: RayletServiceStub, job_id: bytes, startup_token: int, board_fd: int

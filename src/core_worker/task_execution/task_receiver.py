@@ -77,10 +77,11 @@ class TaskReceiver:
                 return
             spec = self._learn(request, call.connection.state)
             number = self._next_number
-            pushed = call_of(spec, request, call, number)
+            answer_to: Any = call
             if spec.type == common_pb2.ACTOR_CREATION_TASK:
-                self._creation = CreationAnswer(pushed.task_id, call)
-                pushed.answer_to = self._creation  # type: ignore[assignment]
+                task_id = request.task_id or request.spec.task_id
+                answer_to = self._creation = CreationAnswer(task_id, call)
+            pushed = call_of(spec, request, answer_to, number)
         if number:
             self._next_number = number + 1
         queue.append(pushed)

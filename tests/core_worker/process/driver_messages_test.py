@@ -14,6 +14,7 @@ from ray_mono.core_worker.process.driver_messages import DriverMessages
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import Said, Scene
+from tests.waiting import wait_until
 
 JOB = b"\x01\0\0\0"
 TIMEOUT_S = 30.0
@@ -129,18 +130,20 @@ def test_lines_that_a_monitor_tells_again_are_shown_once() -> None:
 def test_a_driver_that_leaves_asks_again_where_the_gcs_was_away_meanwhile() -> None:
     cluster = Cluster((["one"], 7))
     errors: list[str] = []
-    shown = threading.Event()
     messages = DriverMessages(
-        cluster.env, JOB, lambda error: errors.append(error.message), lambda batch: shown.set()
+        cluster.env, JOB, lambda error: errors.append(error.message), lambda batch: None
     )
     messages.subscribe()
 
-    def gcs_is_back() -> None:
-        shown.clear()
-        cluster.answers = ((["one"], 0),)
-        messages.gcs_is_back()
+    def wait(waiter: Any, timeout_s: float) -> bool:
+        if cluster.num_asked == 3:
+            cluster.answers = ((["one"], 0),)
+            messages.gcs_is_back()
+        elif cluster.num_asked > 3:
+            wait_until(lambda: waiter.done, "the answer is shown")
+        return True
 
-    cluster.during_wait = lambda: gcs_is_back() if cluster.num_asked == 3 else shown.wait(TIMEOUT_S)
+    cluster.reactor.wait = wait  # type: ignore[method-assign]
     messages.flush()
     messages.stop()
     assert errors == [] and cluster.num_asked == 4

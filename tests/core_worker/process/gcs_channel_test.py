@@ -30,11 +30,12 @@ class Scene:
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.gone |= set(gone)
+        raylet = RayletServiceStub(self.wire.connect("raylet"))  # type: ignore[arg-type]
         self.channel = GcsChannel(
             self.reactor,
             self.reactor,
             lambda address, name: self.wire.connect(address),  # type: ignore[arg-type,return-value]
-            RayletServiceStub(self.wire.connect("raylet")),  # type: ignore[arg-type]
+            lambda done: raylet.AwaitGcs.start(EMPTY, done),
             "gcs",
             is_driver,
         )

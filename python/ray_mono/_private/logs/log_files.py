@@ -89,9 +89,12 @@ class LogDirectory:
     _lists_again: bool = False
 
     def skip_existing(self) -> None:
-        """read_new leaves out what the files hold now. Another log monitor has passed that on."""
-        for file in self._list_files():
-            file.offset = _size(file.path)
+        """read_new leaves out what the files hold now. Another log monitor has passed that on. It is read all
+        the same: it says whose the following lines are."""
+        self.has_more = True
+        while self.has_more:
+            for _ in self.read_new():
+                pass
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
         """What was written since the last time, of each file at most READ_BYTES_MAX.

@@ -129,10 +129,11 @@ def test_the_end_of_a_process_that_showed_bars_is_told_once(tmp_path: Path) -> N
 
 def test_what_was_there_before_can_be_left_out(tmp_path: Path) -> None:
     log, directory = tmp_path / "worker-ab-7.out", running(tmp_path)
-    append(log, f"{LABEL}old\n")
+    append(log, f"{LABEL}:task_name:f\nold\n")
     directory.skip_existing()
-    append(log, f"{LABEL}new\n")
-    assert [batch.lines for batch in directory.read_new()] == [("new",)]
+    # It says no more whose it is.
+    append(log, "new\n")
+    assert list(directory.read_new()) == [Lines(JOB, 7, "f", False, ("new",))]
 
 
 def test_a_file_that_was_emptied_is_read_from_its_start(tmp_path: Path) -> None:
