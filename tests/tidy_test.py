@@ -74,13 +74,13 @@ FLOORS = {
     """,
     "raylet": """
         clients config effects gcs_outbox
-        | arguments gcs_client reclaim_streams store_client worker
+        | arguments gcs_client memory reclaim_streams store_client worker
         | scheduling
         | wire
         | lease_answers
         | effect_runner
         | cluster_events lease_requests lent_cpus local_processes withdrawals
-        | servicer
+        | memory_guard servicer
         | raylet
     """,
     "object_manager": """

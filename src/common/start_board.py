@@ -139,6 +139,11 @@ class BoardOfAnother:
         """Of which it says something."""
         return {self._cells[_BEGUN] >> LEASE_SHIFT, self._cells[_KEPT_FIRST] >> LEASE_SHIFT}
 
+    @property
+    def last_begun(self) -> int:
+        """The number of the task that began last. It changes with each task."""
+        return self._cells[_BEGUN]
+
     def begun(self, lease_number: int) -> int:
         """The place of the task of this lease that began last; 0 for none."""
         begun = self._cells[_BEGUN]

@@ -3,6 +3,7 @@ prepared once, and used for every call."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -37,6 +38,13 @@ class TaskOptions:
     strategy: common_pb2.SchedulingStrategy | None = None
     runtime_env: str = ""
     """JSON; empty: the job's own."""
+
+    @property
+    def scheduling_key(self) -> Hashable:
+        """What tasks have alike that may share a worker. One that ends after its call is no place to push
+        others to. Where memory runs short, workers of tasks without retries are killed last."""
+        strategy = self.strategy.SerializeToString(deterministic=True) if self.strategy is not None else b""
+        return self.resources, strategy, self.runtime_env, bool(self.max_calls), bool(self.max_retries)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ray_mono.common import process
 from ray_mono.common.ids import NodeID
@@ -21,6 +24,17 @@ WORKER_EXIT_GRACE_S = 2.0
 """When the raylet stops: between SIGTERM and SIGKILL for its workers. Its own close must fit into
 service.STOP_TIMEOUT_S.
 """
+SETTINGS = (
+    "memory_monitor_refresh_ms",
+    "memory_usage_threshold",
+    "memory_kill_wait_s",
+    "memory_root",
+    "task_oom_retries",
+    "task_oom_retry_delay_base_ms",
+)
+"""Of RayletConfig; those that --config takes."""
+VARIABLE_PREFIX = "RAY_MONO_"
+"""Before one of these it is an environment variable, as RAY_ makes it one of Ray's. --config wins."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,24 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--labels", default="{}", metavar="JSON", help="labels of the node")
     add("--is-head", action="store_true", help="the GCS runs on this node")
+    _add_settings(parser)
+    add(
+        "--template-fd",
+        type=int,
+        metavar="N",
+        help="socket to the --command-fd of a worker template that was started beside the raylet",
+    )
+    add(
+        "--worker-module",
+        default="",
+        metavar="MODULE:FUNCTION",
+        help="what a worker runs, for tests (default: the worker)",
+    )
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--maximum-startup-concurrency",
         type=int,
@@ -90,20 +122,15 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="workers kept ready (-1: one for each CPU)",
     )
+    add(
+        "--config",
+        default="{}",
+        metavar="JSON",
+        help='other settings, e.g. {"memory_usage_threshold": 0.9}: '
+        + ", ".join(SETTINGS)
+        + f". The environment may have them, too: {VARIABLE_PREFIX}memory_usage_threshold=0.9",
+    )
     add("--idle-worker-timeout-s", type=float, default=RayletConfig.idle_worker_timeout_s, metavar="S")
-    add(
-        "--template-fd",
-        type=int,
-        metavar="N",
-        help="socket to the --command-fd of a worker template that was started beside the raylet",
-    )
-    add(
-        "--worker-module",
-        default="",
-        metavar="MODULE:FUNCTION",
-        help="what a worker runs, for tests (default: the worker)",
-    )
-    return parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Arguments:
@@ -149,7 +176,36 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
         maximum_startup_concurrency=parsed.maximum_startup_concurrency,
         num_prestart_workers=parsed.num_prestart_workers,
         idle_worker_timeout_s=parsed.idle_worker_timeout_s,
+        **settings_of(parsed.config, os.environ),
     )
+
+
+def settings_of(config_json: str, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What --config and the environment say of SETTINGS. Raises ValueError naming what is wrong."""
+    given: dict[str, tuple[str, Any]] = {}
+    for name in SETTINGS:
+        variable = VARIABLE_PREFIX + name
+        if text := environ.get(variable):
+            given[name] = variable, text if isinstance(getattr(RayletConfig, name), str) else _number(text)
+    overrides = _json_object(config_json, "--config")
+    if unknown := sorted(overrides.keys() - set(SETTINGS)):
+        raise ValueError(f"--config has no {unknown[0]!r}; it takes {', '.join(SETTINGS)}")
+    given.update({name: (f"--config: {name}", value) for name, value in overrides.items()})
+    for name, (where, value) in given.items():
+        kind = type(getattr(RayletConfig, name))
+        accepted = (int, float) if kind is float else kind
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
+            raise ValueError(f"{where} must be {wanted}, got {value!r}")
+    return {name: value for name, (_, value) in given.items()}
+
+
+def _number(text: str) -> int | float | str:
+    """The text itself where it is none."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def template_command(arguments: Arguments) -> list[str]:
@@ -162,7 +218,7 @@ def template_command(arguments: Arguments) -> list[str]:
     return command + (["--worker-module", arguments.worker_module] if arguments.worker_module else [])
 
 
-def _json_object(text: str, flag: str) -> dict[str, float]:
+def _json_object(text: str, flag: str) -> dict[str, Any]:
     if not text:
         return {}
     try:

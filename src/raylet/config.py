@@ -59,6 +59,20 @@ class RayletConfig:
     """The same for a lease that fits, but only into what living actors hold."""
     spill_hold_s: float = 1.0
     """How long a lease that was sent to another node is deducted from what that node reported."""
+    # ---- memory (memory_guard.py); most names and values are Ray's
+    memory_monitor_refresh_ms: int = 250
+    """How often it is looked whether memory runs short; 0: never, so that the kernel kills what it likes."""
+    memory_usage_threshold: float = 0.95
+    """Above this part of the memory a worker is killed."""
+    memory_kill_wait_s: float = 5.0
+    """How long a killed worker's memory may take to come back before another one is killed: a process of a
+    hundred gigabytes takes seconds to end."""
+    memory_root: str = "/"
+    """Where `proc` and `sys` are, for tests."""
+    task_oom_retries: int = -1
+    """How often a task is run again whose worker was killed for memory; -1: any number of times."""
+    task_oom_retry_delay_base_ms: int = 1000
+    """The pause before the first of these; it doubles with each."""
     # ---- the shell
     tick_period_s: float = 0.25
     """Timeouts are looked at this often."""
@@ -81,6 +95,17 @@ class RayletConfig:
         if self.maximum_startup_concurrency < 0:
             given = self.maximum_startup_concurrency
             raise ValueError(f"maximum_startup_concurrency takes 1 or more (0: max(4, CPUs)), got {given}")
+        for name in ("memory_monitor_refresh_ms", "memory_kill_wait_s", "task_oom_retry_delay_base_ms"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.memory_usage_threshold <= 1:
+            raise ValueError(
+                f"memory_usage_threshold must be above 0 and at most 1, got {self.memory_usage_threshold}"
+            )
+        if self.task_oom_retries < -1:
+            raise ValueError(
+                f"task_oom_retries takes 0 or more (-1: any number), got {self.task_oom_retries}"
+            )
 
     @property
     def num_cpus(self) -> int:

@@ -43,6 +43,8 @@ from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.raylet.lent_cpus import LentCpus
 from ray_mono.raylet.local_processes import LocalProcesses
+from ray_mono.raylet.memory.memory_usage import LinuxMemory, Memory
+from ray_mono.raylet.memory_guard import MemoryGuard
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.fair_share import LOOK_S
@@ -77,7 +79,9 @@ class Raylet:
         launcher: WorkerLauncher,
         clock: Clock,
         rng: random.Random,
+        memory: Memory | None = None,
     ) -> None:
+        """memory: of the machine that it runs on; None: it is not watched."""
         self._config = config
         self._clock = clock
         self._transport = transport
@@ -115,6 +119,11 @@ class Raylet:
             deaths,
         )
         self._withdrawals = Withdrawals(clock, clients, self.leases, reclaims, self._effects)
+        self._memory_guard = None
+        if memory is not None and config.memory_monitor_refresh_ms:
+            self._memory_guard = MemoryGuard(
+                config, clock, memory, clients, self._pool, self.leases, self._processes, self._effects
+            )
         self._lent_cpus = LentCpus(clock, clients, self.leases, self.ledger, launcher, self._effects)
         events = ClusterEvents(
             config.node_id,
@@ -146,6 +155,8 @@ class Raylet:
         self._tasks.spawn(self._store.watch_pressure(config.host, self._effects.run), "store's pressure")
         self._tasks.spawn(self._keep_gcs(node), "gcs")
         self._tasks.spawn(self._tick(), "tick")
+        if self._memory_guard is not None:
+            self._tasks.spawn(self._memory_guard.run(), "memory")
         registered = self._tasks.spawn(self._gcs.until_registered(), "registration")
         ended = self._tasks.spawn(self._ended.wait(), "end")
         await asyncio.wait({registered, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -287,7 +298,12 @@ async def serve(service: Service, arguments: Arguments) -> None:
         template_command(arguments), "logs/worker-", arguments.exit_grace_s, arguments.template_fd
     )
     raylet = Raylet(
-        config, FramedTransport(arguments.secret, config.session_dir), launcher, SystemClock(), system_rng()
+        config,
+        FramedTransport(arguments.secret, config.session_dir),
+        launcher,
+        SystemClock(),
+        system_rng(),
+        LinuxMemory(config.memory_root),
     )
 
     async def end() -> None:

@@ -44,6 +44,8 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         outlives_job=message.outlives_job,
         scheduling_key=message.scheduling_key,
         depth=message.depth,
+        is_retriable=message.is_retriable,
+        owner_id=message.owner_id or message.requester.worker_id,
     )
 
 

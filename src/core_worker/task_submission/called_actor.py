@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError
+from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError, OutOfMemoryError
 from ray_mono.common.our_bug import InternalError, known
 from ray_mono.common.task_error import load_packed
 from ray_mono.core_worker.call_template import CallTemplate
@@ -352,6 +352,10 @@ class CalledActor:
         death = known(self.death, "the cause of an actor's death")
         if death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
             serialized = serialization.serialize_error(ActorUnschedulableError(death.message))
+            return serialized.metadata, serialized.to_bytes()
+        if death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
+            error = OutOfMemoryError(f"The actor died.\n{self._story}\tcause: {death.message}")
+            serialized = serialization.serialize_error(error)
             return serialized.metadata, serialized.to_bytes()
         cause: Any = f"{self._story}\tcause: {death.message or 'unknown'}"
         if death.HasField("error"):

@@ -1,5 +1,11 @@
-"""A worker that was leased here is gone. Its raylet is told, and answers how the worker ended, which goes
-into the error of the task that it ran."""
+"""A worker that was leased here is gone. Its raylet is told, and answers how the worker ended. That decides
+what becomes of the tasks that had begun:
+
+    it died                        again at once, while max_retries last; then it fails with the cause
+    its raylet killed it, since    again after a pause, which doubles each time; that costs no retry. It fails
+    the node ran short of memory   where it has none at all, where task_oom_retries are used up, and where the
+                                   worker was the last that the raylet could kill of its owner's
+"""
 
 from __future__ import annotations
 
@@ -7,12 +13,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ray_mono.common.exceptions import NodeDiedError, WorkerCrashedError
+from ray_mono.common.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease
 from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
-from ray_mono.protobuf import raylet_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
+
+OOM_PAUSE_MAX_S = 60.0
+"""By then the node has room, or never will."""
 
 
 def settle_lost(
@@ -23,76 +32,93 @@ def settle_lost(
     not_begun: Callable[[PendingTask], None],
 ) -> None:
     """The lease's worker is gone, and these tasks have no answer, in the order in which they were pushed. The
-    first counts as begun: it runs again at once if it has retries left, and is dropped if it was cancelled.
-    All others wait for what the raylet says. Those that were over are answered all the same, those that had
-    begun are lost, and not_begun(task) takes the rest. More than one can have begun: an answer may wait for
-    others, for an owner, or for a caller that does not read. Where the raylet does not say, all of them may
-    have.
+    first counts as begun. If it was cancelled it is dropped at once. All others wait for what the raylet
+    says. Those that were over are answered all the same, those that had begun are lost, and not_begun(task)
+    takes the rest. More than one can have begun: an answer may wait for others, for an owner, or for a caller
+    that does not read. Where the raylet does not say, all of them may have.
 
     Lock held.
     """
     first = left[0] if left else None
-    if first is not None and not first.together and (first.retries_left != 0 or tasks.is_cancelled(first)):
-        tasks.lost(first, WorkerCrashedError)
+    if first is not None and not first.together and tasks.is_cancelled(first):
+        tasks.fail_cancelled(first)
         left = left[1:]
     if not left:
         lease.raylet.LostWorker.start(_request(lease), lambda reply, error: None)
         return
 
-    def settle(error: BaseException, words: Any) -> None:
+    def settle(death: Any, error: BaseException, words: Any) -> None:
         values = {} if words is None else dict(enumerate(words.plain, words.first))
         for task in left:
             value = values.get(task.place)
             if value is not None:
                 tasks.complete_usual(task, value)
-            elif words is None or task.place <= words.begun:
-                tasks.lost(task, lambda: error)
-            else:
+            elif words is not None and task.place > words.begun:
                 not_begun(task)
+            elif death is not None and death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
+                _killed_for_memory(env, tasks, task, death.oom_retries, error)
+            else:
+                tasks.lost(task, lambda: error)
 
     is_alone = len(left) == 1 and left[0] is first and not first.together
     _when_known(env, lease, settle, asks_for_words=not is_alone)
 
 
+def _killed_for_memory(
+    env: Environment, tasks: TaskManager, task: PendingTask, retries: Any, error: BaseException
+) -> None:
+    if not tasks.is_pending(task):
+        return
+    has_retries = task.template.spec.max_retries and not tasks.is_cancelled(task)
+    if has_retries and (retries.retries_max < 0 or task.oom_kills < retries.retries_max):
+        task.again(for_memory=True)
+        pause_s = min(retries.pause_s * 2 ** (task.oom_kills - 1), OOM_PAUSE_MAX_S)
+        env.reactor.call_later(pause_s, partial(tasks.run_again, task))
+    else:
+        tasks.fail_unless_cancelled(task, error)
+
+
 def _when_known(
     env: Environment,
     lease: Lease,
-    settle: Callable[[BaseException, Any], None],
+    settle: Callable[[Any, BaseException, Any], None],
     asks_for_words: bool,
 ) -> None:
-    """Tells the raylet of the lost worker. settle(error, words) runs once: when the raylet has said how the
-    worker ended, or that cannot be had. words: its LastWordsReply, where they were asked for and are known;
-    else None."""
+    """Tells the raylet of the lost worker. settle(death, error, words) runs once: when the raylet has said
+    how the worker ended, or that cannot be had: then death is None. words: its LastWordsReply, where they
+    were asked for and are known; else None."""
     is_settled = False
 
-    def once(error: BaseException, words: Any = None) -> None:
+    def once(death: Any, error: BaseException, words: Any = None) -> None:
         nonlocal is_settled
         if not is_settled:
             is_settled = True
             timer.cancel()
-            settle(error, words)
+            settle(death, error, words)
 
-    def told(error: BaseException, words: Any, failure: RpcError | None) -> None:
-        once(error, words if failure is None and words.is_known else None)
+    def told(death: Any, words: Any, failure: RpcError | None) -> None:
+        once(death, _crashed(death), words if failure is None and words.is_known else None)
 
     def answered(death: Any, failure: RpcError | None) -> None:
         if failure is not None:
-            once(_node_died(lease, failure.message))
+            once(None, _node_died(lease, failure.message))
         elif asks_for_words:
             request = raylet_pb2.LastWordsRequest(
                 worker_id=lease.address.worker_id, lease_number=lease.number
             )
-            lease.raylet.LastWords.start(request, partial(told, _crashed(death)))
+            lease.raylet.LastWords.start(request, partial(told, death))
         else:
-            once(_crashed(death))
+            once(death, _crashed(death))
 
     answer_s = env.config.lost_worker_answer_s
     silence = f"its raylet did not answer within {answer_s:g} s"
-    timer = env.reactor.call_later(answer_s, lambda: once(_node_died(lease, silence)))
+    timer = env.reactor.call_later(answer_s, lambda: once(None, _node_died(lease, silence)))
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 
-def _crashed(death: Any) -> WorkerCrashedError:
+def _crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError:
+    if death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
+        return OutOfMemoryError(death.message)
     if not death.message:
         return WorkerCrashedError()
     return WorkerCrashedError(f"The worker died before it finished the task: {death.message}")

@@ -96,11 +96,7 @@ class NormalTaskSubmitter:
 
     def queue_for(self, options: TaskOptions) -> SchedulingQueue:
         """The queue of tasks with such options. It is looked up once per remote function and its options."""
-        strategy = (
-            options.strategy.SerializeToString(deterministic=True) if options.strategy is not None else b""
-        )
-        # A worker that ends after its call is no place to push others to.
-        key = (options.resources, strategy, options.runtime_env, bool(options.max_calls))
+        key = options.scheduling_key
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = SchedulingQueue(options, len(self._queues), self._env.config)
@@ -178,6 +174,7 @@ class NormalTaskSubmitter:
             task_name=queue.tasks[0].name if queue.tasks else options.name,
             outlives_job=job.outlives_job,
             depth=queue.tasks[0].depth if queue.tasks else 0,
+            is_retriable=bool(options.max_retries),
         )
         raylet.RequestWorkerLease.start(request, partial(self._on_lease, queue, lease_id, raylet))
 

@@ -124,6 +124,7 @@ class PendingTask:
         "has_args",
         "item",
         "number",
+        "oom_kills",
         "place",
         "resubmit",
         "retries_left",
@@ -170,6 +171,8 @@ class PendingTask:
         self.place = 0
         # The order of submission, among all tasks of its process.
         self.number = number
+        # How many of its workers were killed because their node ran short of memory.
+        self.oom_kills = 0
         # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it
         # travels alone.
         self.together = together
@@ -222,7 +225,7 @@ class PendingTask:
             made.together, made.resubmit = together, resubmit
             made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
             made.flat_args, made.args, made.has_args = b"", (), False
-            made.place, made._request, made.state = 0, None, WAITS_FOR_WORKER
+            made.place, made.oom_kills, made._request, made.state = 0, 0, None, WAITS_FOR_WORKER
             tasks.append(made)
         return tasks
 
@@ -275,11 +278,14 @@ class PendingTask:
         """Whether it was pushed last time, and did not begin."""
         return self.place == CAME_BACK
 
-    def again(self) -> None:
-        """It began and failed, and is run once more, which costs one of its retries."""
+    def again(self, for_memory: bool = False) -> None:
+        """It began and failed, and is run once more, which costs one of its retries. for_memory: not if its
+        worker was killed because the node ran short of memory."""
         self._move(WAITS_FOR_WORKER)
         self.place = 0
-        if self.retries_left > 0:
+        if for_memory:
+            self.oom_kills += 1
+        elif self.retries_left > 0:
             self.retries_left -= 1
         self.request.attempt += 1
 
@@ -486,19 +492,20 @@ class TaskManager:
 
     def lost(self, task: PendingTask, error: Callable[[], BaseException]) -> None:
         """The worker went before it answered. The task runs again, or fails with `error()`."""
-        if not self.is_pending(task):
-            return
-        if self.is_cancelled(task):
-            self.fail_cancelled(task)
-        elif task.retries_left != 0:
+        if self.is_pending(task) and task.retries_left != 0:
             self._retry(task, "its worker was lost")
         else:
-            self.fail(task, error())
+            self.fail_unless_cancelled(task, error())
 
     def _retry(self, task: PendingTask, why: str | bytes) -> None:
         self.next_attempt(task, why)
-        task.request.waits_for_room = False
-        known(task.resubmit, "how a task is run again")(task)
+        self.run_again(task)
+
+    def run_again(self, task: PendingTask) -> None:
+        """Its next attempt is due, unless it was cancelled or has failed while it waited for that."""
+        if self.is_pending(task):
+            task.request.waits_for_room = False
+            known(task.resubmit, "how a task is run again")(task)
 
     def next_attempt(self, task: PendingTask, why: str | bytes) -> None:
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,

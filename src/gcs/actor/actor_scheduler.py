@@ -170,6 +170,8 @@ class ActorScheduler:
             actor_id=actor_id.binary(),
             task_name=spec.name,
             depth=spec.depth,
+            is_retriable=spec.actor_creation.max_restarts != 0,
+            owner_id=spec.caller.worker_id,
         )
         try:
             return await self._leases.lease(

@@ -60,6 +60,7 @@ class DeathKind(enum.IntEnum):
     CREATION_FAILED = 7
     JOB_FINISHED = 8
     UNSCHEDULABLE = 9
+    OUT_OF_MEMORY = 10
 
 
 # A worker that ended for one of these did so on purpose: its actor is not started again.

@@ -106,6 +106,10 @@ class LeaseRequest(NamedTuple):
     """The requester's own number of what it asks for alike."""
     depth: int = 0
     """How deep the task is nested, that it is for."""
+    is_retriable: bool = False
+    """What it is for may be run again if the worker is killed."""
+    owner_id: bytes = b""
+    """The worker or driver whose task or actor it is for."""
 
     @property
     def line(self) -> tuple[int, int]:

@@ -108,12 +108,15 @@ def death_cause(
     if not client.is_driver:
         log = f"{config.session_dir}/logs/worker-{client.worker_id.hex()}-{client.pid}"
         message += f"; node {config.host}, output in {log}.out and .err"
-    return common_pb2.DeathCause(
+    cause = common_pb2.DeathCause(
         kind=ordered.kind if is_ordered else common_pb2.DeathCause.WORKER_DIED,
         message=ordered.message or message,
         exit_code=exit_code,
         signal=signum,
     )
+    if ordered.HasField("oom_retries"):
+        cause.oom_retries.CopyFrom(ordered.oom_retries)
+    return cause
 
 
 def _is_ours(client: ClientProcess, exit_: WorkerExit | None) -> bool:

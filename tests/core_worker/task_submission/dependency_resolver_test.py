@@ -20,7 +20,16 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.called_actor import OWNER, Status
 from tests.core_worker.scene import ELSEWHERE, Reply, Scene, address_of, failure, grant, value
-from tests.core_worker.task_submission.tasks import answer, id_of, in_store, lose, num_queued, push_of, pushed
+from tests.core_worker.task_submission.tasks import (
+    answer,
+    crash,
+    id_of,
+    in_store,
+    lose,
+    num_queued,
+    push_of,
+    pushed,
+)
 
 ANOTHER_SHAPE = ResourceSet.from_units({"CPU": 2})
 """What uses the arguments has a queue of its own."""
@@ -242,7 +251,7 @@ def test_another_attempt_is_told_where_its_arguments_lie_by_then() -> None:
     answer(scene.scene, scene.a, in_store(scene.a, ELSEWHERE))
     ref = scene.use(scene.a)
     assert len(scene.push(ref).args[0].location_node_ids) == 1
-    lose(scene.scene, "unix:third")
+    crash(scene.scene, "unix:third")
     assert isinstance(scene.scene.state_of(ref), GetTimeoutError)
     request = scene.push(ref)
     assert request.attempt == 1 and list(request.args[0].location_node_ids) == [ELSEWHERE]

@@ -9,13 +9,29 @@ import pytest
 from ray_mono.common.exceptions import (
     GetTimeoutError,
     NodeDiedError,
+    OutOfMemoryError,
     TaskCancelledError,
     WorkerCrashedError,
 )
-from ray_mono.protobuf import common_pb2
+from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import NODE_ID, Said, Scene, value
-from tests.core_worker.task_submission.tasks import a_worker_with, id_of, lose, pushed, raylet_says
+from tests.core_worker.scene import NODE_ID, Said, Scene, address_of, value
+from tests.core_worker.task_submission.tasks import SECOND, a_worker_with, asked, id_of, lose, raylet_says
+
+KILLED = common_pb2.DeathCause.OUT_OF_MEMORY
+
+
+def attempts(scene: Scene, ref: ObjectRef[Any]) -> list[int]:
+    """Of its task, in order."""
+    pushes = [said.request for said in scene.wire.all("PushTask")]
+    return [request.attempt for request in pushes if request.task_id == id_of(ref)]
+
+
+def out_of_memory(retries_max: int = -1, pause_s: float = 1.0) -> common_pb2.DeathCause:
+    """What a raylet says of a worker that it killed."""
+    retries = common_pb2.OomRetries(retries_max=retries_max, pause_s=pause_s)
+    return common_pb2.DeathCause(kind=KILLED, message="node 7 runs short of memory", oom_retries=retries)
 
 
 class Lost:
@@ -85,19 +101,16 @@ def test_a_task_whose_raylet_answers_after_it_was_given_up_runs_again_once() -> 
     scene.finish(first, value(1))
     scene.finish(second, value(2))
     assert scene.core.get([first, second], None) == [1, 2]
-    attempts = [
-        said.request.attempt for said in scene.wire.all("PushTask") if said.request.task_id == id_of(second)
-    ]
-    assert attempts == [0, 1]
+    assert attempts(scene, second) == [0, 1]
 
 
 @pytest.mark.parametrize("retries", [1, -1])
-def test_a_task_that_runs_again_waits_for_nobody(retries: int) -> None:
+def test_a_task_runs_again_when_its_raylet_has_said_how_its_worker_ended(retries: int) -> None:
     lost = Lost(max_retries=retries)
-    lost.scene.grant()
-    assert len(pushed(lost.scene)) == 2
+    assert not asked(lost.scene)
     lost.asked.answer(common_pb2.DeathCause())
-    assert isinstance(lost.outcome(), GetTimeoutError)
+    lost.scene.grant()
+    assert attempts(lost.scene, lost.ref) == [0, 1] and isinstance(lost.outcome(), GetTimeoutError)
 
 
 def test_a_task_that_was_cancelled_waits_for_nobody() -> None:
@@ -112,3 +125,121 @@ def test_a_task_that_is_cancelled_while_its_raylet_is_asked_was_cancelled() -> N
     lost.scene.core.cancel(lost.ref, False, False)
     lost.asked.answer(common_pb2.DeathCause(message="signal 9"))
     assert isinstance(lost.outcome(), TaskCancelledError)
+
+
+# ---- the node ran short of memory
+
+
+class Hog:
+    """A task whose workers are killed for their node's memory, one after another."""
+
+    def __init__(self, **options: Any) -> None:
+        self.scene = Scene()
+        self.num_workers = 0
+        self.ref = self.scene.submit(**options)
+
+    def is_killed(self, death: common_pb2.DeathCause) -> None:
+        """It gets a worker, which is killed."""
+        self.num_workers += 1
+        name = b"worker %d" % self.num_workers
+        self.scene.grant(address_of(name))
+        lose(self.scene, f"unix:{name.decode()}")
+        (told,) = self.scene.wire.open("LostWorker")
+        told.answer(death)
+
+    def pause_s(self) -> float:
+        """Until its next attempt is due: a lease is asked for then."""
+        before_s = self.scene.reactor.now_s
+        assert not asked(self.scene)
+        while not asked(self.scene):
+            assert self.scene.reactor.now_s < before_s + 1000
+            self.scene.pass_time(0.5)
+        return self.scene.reactor.now_s - before_s
+
+    def outcome(self) -> Any:
+        return self.scene.state_of(self.ref)
+
+
+def test_a_task_that_was_killed_for_memory_runs_again_without_cost_after_pauses_that_double() -> None:
+    hog = Hog(max_retries=1)
+    pauses_s = []
+    for _ in range(8):
+        hog.is_killed(out_of_memory())
+        pauses_s.append(hog.pause_s())
+    assert pauses_s == [1, 2, 4, 8, 16, 32, 60, 60]
+    # Its retry is unspent: a crash costs it, and the next one ends it.
+    hog.is_killed(common_pb2.DeathCause())
+    assert isinstance(hog.outcome(), GetTimeoutError)
+    hog.is_killed(common_pb2.DeathCause())
+    assert isinstance(hog.outcome(), WorkerCrashedError)
+    assert attempts(hog.scene, hog.ref) == list(range(10))
+
+
+def test_crashes_do_not_count_among_the_deaths_for_memory() -> None:
+    hog = Hog(max_retries=-1)
+    for _ in range(3):
+        hog.is_killed(common_pb2.DeathCause())
+    hog.is_killed(out_of_memory(retries_max=1))
+    assert hog.pause_s() == 1
+    hog.is_killed(out_of_memory(retries_max=1))
+    assert isinstance(hog.outcome(), OutOfMemoryError)
+
+
+@pytest.mark.parametrize(("retries", "retries_max"), [(0, -1), (0, 3), (3, 0), (-1, 0)])
+def test_a_task_that_may_not_run_again_fails_with_what_the_raylet_says(
+    retries: int, retries_max: int
+) -> None:
+    hog = Hog(max_retries=retries)
+    hog.is_killed(out_of_memory(retries_max))
+    hog.scene.pass_time(100)
+    error = hog.outcome()
+    assert isinstance(error, OutOfMemoryError) and str(error) == "node 7 runs short of memory"
+    assert not asked(hog.scene)
+
+
+def test_task_oom_retries_are_kept_to() -> None:
+    hog = Hog(max_retries=1)
+    for _ in range(3):
+        hog.is_killed(out_of_memory(retries_max=3))
+        hog.pause_s()
+    hog.is_killed(out_of_memory(retries_max=3))
+    assert isinstance(hog.outcome(), OutOfMemoryError)
+
+
+@pytest.mark.parametrize("when", ["before its raylet has answered", "in the pause"])
+def test_a_task_that_is_cancelled_does_not_run_again_after_the_pause(when: str) -> None:
+    hog = Hog(max_retries=3)
+    hog.scene.grant()
+    lose(hog.scene)
+    (told,) = hog.scene.wire.open("LostWorker")
+    if when == "in the pause":
+        told.answer(out_of_memory())
+    hog.scene.core.cancel(hog.ref, False, False)
+    if when != "in the pause":
+        told.answer(out_of_memory())
+    assert isinstance(hog.outcome(), TaskCancelledError)
+    hog.scene.pass_time(10)
+    assert not asked(hog.scene)
+
+
+def test_of_a_worker_that_was_killed_for_memory_only_what_had_begun_waits() -> None:
+    scene = Scene()
+    first, second, third = a_worker_with(scene, 3, max_retries=3)
+    lose(scene)
+    scene.wire.open("LostWorker")[0].answer(out_of_memory())
+    words = raylet_pb2.LastWordsReply(is_known=True, begun=2, first=1, plain=[value(7).plain])
+    scene.wire.open("LastWords")[0].answer(words)
+    scene.finish(third, value(3))
+    assert scene.core.get([first], 0) == [7] and attempts(scene, second) == [0]
+    scene.pass_time(1)
+    scene.grant(SECOND)
+    assert attempts(scene, second) == [0, 1] and attempts(scene, third) == [0, 0]
+
+
+def test_a_task_without_retries_shares_no_worker_with_one_that_has_some() -> None:
+    """The raylet is told which workers it may kill before the others."""
+    scene = Scene()
+    scene.submit(max_retries=0)
+    scene.submit(max_retries=3)
+    requests = [said.request for said in asked(scene)]
+    assert [request.is_retriable for request in requests] == [False, True]

@@ -9,11 +9,11 @@ from tests.core_worker.scene import Scene, value
 from tests.core_worker.task_submission.tasks import AUTO, answer, short_tasks
 
 
-def a_scene(**limits: Any) -> Scene:
+def a_scene(max_retries: int = 1, **limits: Any) -> Scene:
     """Its worker is leased, knows the function, and is idle; the function is short."""
     scene = Scene(**limits)
     short_tasks(scene)
-    first = scene.submit(max_retries=1)
+    first = scene.submit(max_retries=max_retries)
     scene.grant(number=7)
     answer(scene, first, value(0, run_us=1))
     return scene

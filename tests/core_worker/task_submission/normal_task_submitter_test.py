@@ -30,6 +30,7 @@ from tests.core_worker.task_submission.tasks import (
     a_worker_with,
     answer,
     asked,
+    crash,
     id_of,
     ids_of,
     in_store,
@@ -60,7 +61,7 @@ def test_the_first_task_names_the_lease_to_its_worker_and_no_other() -> None:
 def test_a_task_that_runs_again_names_its_lease_only_where_it_is_the_first() -> None:
     scene = Scene()
     a_worker_with(scene, 1)
-    lose(scene)
+    crash(scene)
     scene.grant(SECOND)
     again = scene.wire.last("PushTask")
     assert again.to == "unix:second" and again.request.lease_id and again.request.attempt == 1
@@ -283,7 +284,7 @@ def test_for_what_did_not_start_a_lease_is_asked_for_at_once(why: str) -> None:
         scene.wire.last("WithdrawTasks").answer(raylet_pb2.WithdrawTasksReply(is_closed=True, begun=1))
         assert len(asked(scene)) == 1
         asked(scene)[0].answer(rejection(raylet_pb2.Rejection.NOT_HERE))
-        lose(scene)
+        crash(scene)
     assert len(asked(scene)) == (1 if why == "given back" else 2)
 
 
@@ -354,12 +355,11 @@ def test_a_task_whose_worker_died_runs_again_on_another_one_where_its_retries_la
     scene = Scene()
     ref = scene.submit(max_retries=1)
     scene.grant()
-    lose(scene)
+    crash(scene)
     (request,) = asked(scene)
     scene.grant(SECOND)
     assert push_of(scene, ref).request.attempt == 1
-    lose(scene, "unix:second")
-    scene.wire.last("LostWorker").answer(common_pb2.DeathCause())
+    crash(scene, "unix:second")
     assert isinstance(scene.state_of(ref), WorkerCrashedError) and len(pushed(scene)) == 2
 
 
@@ -371,7 +371,8 @@ def test_a_lease_that_rests_when_its_worker_dies_is_noticed_by_the_next_task_onl
     lose(scene)
     assert not scene.wire.all("LostWorker")
     second = scene.submit(max_retries=1)
-    assert len(scene.wire.all("LostWorker")) == 1
+    (told,) = scene.wire.all("LostWorker")
+    told.answer(common_pb2.DeathCause())
     scene.grant(SECOND)
     answer(scene, second)
     assert scene.core.get([first, second], None) == [1, 1]

@@ -15,7 +15,7 @@ from ray_mono.core_worker.task_submission.retry_notices import FUNCTIONS_MAX, TE
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from tests.core_worker.scene import Scene, failure
-from tests.core_worker.task_submission.tasks import lose
+from tests.core_worker.task_submission.tasks import crash
 
 loaded: list[str] = []
 
@@ -60,7 +60,7 @@ class Caller:
         self._listen()
 
     def loses(self) -> None:
-        lose(self.scene)
+        crash(self.scene)
         self._listen()
         if self.scene.wire.open("RequestWorkerLease"):
             self.scene.grant()

@@ -25,9 +25,9 @@ from tests.core_worker.task_submission.tasks import (
 class Lost:
     """Of six tasks the first is answered; then their worker is gone, and its raylet is asked."""
 
-    def __init__(self, **options: Any) -> None:
-        self.scene = a_scene()
-        self.refs = mapped(self.scene, range(6), **options)
+    def __init__(self, max_retries: int) -> None:
+        self.scene = a_scene(max_retries)
+        self.refs = mapped(self.scene, range(6), max_retries=max_retries)
         answer(self.scene, self.refs[0])
         lose(self.scene)
         (self.asked,) = self.scene.wire.open("LostWorker")
@@ -94,7 +94,7 @@ def test_a_raylet_that_does_not_answer_is_not_waited_for_for_ever() -> None:
 
 
 def test_the_last_of_a_frame_may_be_over_when_its_worker_dies() -> None:
-    scene = a_scene()
+    scene = a_scene(max_retries=0)
     refs = mapped(scene, range(3), max_retries=0)
     answer(scene, refs[0])
     (frame,) = frames(scene)

@@ -15,6 +15,7 @@ from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import ELSEWHERE, NODE_ID, Reply, Scene, address_of, failure, value
 from tests.core_worker.task_submission.tasks import (
     answer,
+    crash,
     in_store,
     lose,
     num_queued,
@@ -212,7 +213,7 @@ def test_arguments_are_held_over_a_retry() -> None:
     scene = Scene()
     ref = scene.submit(scene.core.put(1), max_retries=1)
     scene.grant()
-    lose(scene)
+    crash(scene)
     assert scene.core.reference_counts() == 2
     scene.grant(SECOND)
     answer(scene, ref)
@@ -230,7 +231,7 @@ def test_another_attempt_is_placed_anew_and_may_go_where_its_arguments_lie() -> 
     ref = scene.submit(argument, max_retries=1)
     answer(scene, ref, Reply(status=Reply.NO_ROOM))
     assert push_of(scene, ref).request.waits_for_room and not push_of(scene, ref).request.attempt
-    lose(scene)
+    crash(scene)
     scene.grant(SECOND)
     request = push_of(scene, ref).request
     assert request.attempt == 1 and not request.waits_for_room
@@ -307,7 +308,7 @@ def test_a_lost_worker_is_no_error_of_the_users() -> None:
     scene = Scene()
     ref = scene.submit(max_retries=1, retry_exceptions=False)
     scene.grant()
-    lose(scene)
+    crash(scene)
     scene.grant(SECOND)
     answer(scene, ref)
     assert scene.state_of(ref) == 1

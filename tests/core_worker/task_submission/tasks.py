@@ -62,6 +62,13 @@ def lose(scene: Scene, channel: str = "unix:worker") -> None:
     scene.wire.channels[channel].close()
 
 
+def crash(scene: Scene, channel: str = "unix:worker") -> None:
+    """The worker's process ends while it has one task, and its raylet says so."""
+    lose(scene, channel)
+    (told,) = scene.wire.open("LostWorker")
+    told.answer(common_pb2.DeathCause(message="signal 9"))
+
+
 def raylet_says(scene: Scene, begun: int | None) -> None:
     """How a worker ended that was lost, and how many of the lease's tasks had begun; None: it does not
     know."""

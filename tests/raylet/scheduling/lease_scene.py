@@ -83,6 +83,8 @@ class Scene:
         outlives_job: bool = False,
         resources: ResourceSet | None = None,
         key: int = 0,
+        owner_id: bytes = b"",
+        is_retriable: bool = False,
     ) -> None:
         """Asks for one CPU unless `resources` says otherwise."""
         request = LeaseRequest(
@@ -98,6 +100,8 @@ class Scene:
             task_name=name,
             outlives_job=outlives_job,
             scheduling_key=key,
+            owner_id=owner_id,
+            is_retriable=is_retriable,
         )
         self.take(self.manager.request(request, self.now_s))
 

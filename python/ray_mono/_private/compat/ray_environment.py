@@ -30,6 +30,10 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "RAY_NAMESPACE": ("RAY_MONO_NAMESPACE", _same),
     "RAY_REDIS_PASSWORD": ("RAY_MONO_REDIS_PASSWORD", _same),
     "RAY_RUNTIME_ENV_HOOK": ("RAY_MONO_RUNTIME_ENV_HOOK", _same),
+    "RAY_memory_monitor_refresh_ms": ("RAY_MONO_memory_monitor_refresh_ms", _same),
+    "RAY_memory_usage_threshold": ("RAY_MONO_memory_usage_threshold", _same),
+    "RAY_task_oom_retries": ("RAY_MONO_task_oom_retries", _same),
+    "RAY_task_oom_retry_delay_base_ms": ("RAY_MONO_task_oom_retry_delay_base_ms", _same),
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": ("RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC", _same),
     # Ray makes a directory of its own in it, ours is the base of the sessions itself.
     "RAY_TMPDIR": ("RAY_MONO_TMPDIR", lambda directory: os.path.join(directory, "ray_mono")),

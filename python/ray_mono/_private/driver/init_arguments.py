@@ -24,7 +24,7 @@ from ray_mono.common.output import LOG_LEVELS
 from ray_mono.job_config import JobConfig
 
 # Whose settings `_system_config` may hold; the service says which settings it has.
-CONFIGURED_SERVICES = frozenset({"gcs", "object_manager"})
+CONFIGURED_SERVICES = frozenset({"gcs", "object_manager", "raylet"})
 PRIVATE = frozenset(
     "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config"
     " _temp_dir".split()

@@ -37,8 +37,8 @@ class RayParams:
     keep_node_without_gcs: bool = False
     """Whether a head's node goes on when its GCS dies, which may be started again by hand then."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
-    """Cluster-wide settings, which the GCS hands out. A service's own stand under its name: "gcs" or
-    "object_manager"."""
+    """Cluster-wide settings, which the GCS hands out. A service's own stand under its name: "gcs",
+    "object_manager" or "raylet"."""
 
     # ---- this node
     node_ip_address: str | None = None

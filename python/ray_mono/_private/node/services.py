@@ -165,6 +165,9 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
         arguments += ["--maximum-startup-concurrency", str(params.maximum_startup_concurrency)]
     if params.num_prestart_workers is not None:
         arguments += ["--num-prestart-workers", str(params.num_prestart_workers)]
+    settings = params.system_config.get(RAYLET)
+    if settings:
+        arguments += ["--config", json.dumps(settings)]
     argv = _module(_MODULES[RAYLET], plan, arguments)
     start_ray_process(
         reaper, RAYLET, argv, plan.paths, plan.env, link=(TEMPLATE, "--template-fd"), module=_MODULES[RAYLET]

@@ -148,7 +148,7 @@ def test_what_has_no_effect_is_told_and_the_hook_can_be_left_out(
     ("config", "error", "message"),
     [
         ({"gcs": {}, "task_retry_delay_ms": 1}, TypeError, "dict from services to dicts"),
-        ({"nobody": {}}, ValueError, "no part 'nobody'; accepted are gcs, object_manager"),
+        ({"nobody": {}}, ValueError, "no part 'nobody'; accepted are gcs, object_manager, raylet"),
         ([1], TypeError, "_system_config must be a dict"),
     ],
 )

@@ -1,0 +1,60 @@
+"""Which worker is killed where a node runs short of memory: Ray's policy by groups of owners. Pure.
+
+- What may be run again (a task with retries, an actor with restarts) goes before what may not.
+- Workers that may be run again are grouped by whose tasks and actors they run. The largest group goes first;
+  of groups of one size the one whose oldest task began last. So every owner keeps something that runs.
+- What may not be run again is a group of its own each.
+- Of a group the one goes whose task began last: least is lost.
+- The last one of a group is not run again. It would be killed again and again: with all others of its owner
+  gone the node has not enough memory for it. (Of an actor the GCS decides, by its restarts.)
+
+Nothing but workers with a task or an actor is ever named: no driver, no service, no idle worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunningWorker:
+    """A worker and what it runs."""
+
+    worker_id: bytes
+    pid: int
+    job_id: bytes
+    runs: str
+    """As a sentence has it: "task f", "actor A"."""
+    is_actor: bool
+    owner_id: bytes
+    is_retriable: bool
+    began_at_s: float
+    used_bytes: int
+
+
+@dataclass(frozen=True)
+class Victim:
+    worker: RunningWorker
+    is_last: bool
+    """No other worker runs what may be run again for its owner, or this may not be."""
+
+
+def choose(workers: Iterable[RunningWorker]) -> Victim | None:
+    """Who is killed; None where there is nobody."""
+    groups: dict[tuple[bool, bytes], list[RunningWorker]] = {}
+    for worker in workers:
+        group = worker.owner_id if worker.is_retriable else worker.worker_id
+        groups.setdefault((worker.is_retriable, group), []).append(worker)
+    if not groups:
+        return None
+    # By id where all else is alike, so that the same snapshot gives the same answer.
+    is_retriable, chosen = max(
+        ((is_retriable, sorted(group, key=_age)) for (is_retriable, _), group in groups.items()),
+        key=lambda each: (each[0], len(each[1]), _age(each[1][0])),
+    )
+    return Victim(chosen[-1], is_last=not is_retriable or len(chosen) == 1)
+
+
+def _age(worker: RunningWorker) -> tuple[float, bytes]:
+    return worker.began_at_s, worker.worker_id
