@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.common.world import Clock
@@ -68,6 +69,8 @@ class MemoryGuard:
         self._begun: dict[bytes, tuple[int, float]] = {}
         # By job: how many of its workers were killed.
         self._killed: dict[bytes, int] = {}
+        # As it was read last.
+        self._usage: MemoryUsage | None = None
         self._log = LimitedLog(logger, clock.time_s, lines_max=1)
 
     async def run(self) -> None:
@@ -79,7 +82,7 @@ class MemoryGuard:
     def look(self) -> None:
         """Kills a worker where that is due."""
         try:
-            usage = self._memory.usage()
+            usage = self._usage = self._memory.usage()
             self._note_what_began()
             if self._monitor.is_due(usage, self._memory.lives, self._clock.time_s()):
                 processes = self._memory.processes(usage)
@@ -91,6 +94,17 @@ class MemoryGuard:
         except (OSError, ValueError) as error:
             # There is none to read, or no descriptor to read it by just now.
             self._log.warning("how much memory is used cannot be read: %s", error)
+
+    def describe(self) -> dict[str, Any]:
+        """For people."""
+        usage = self._usage
+        return {
+            "of": usage.of if usage is not None else "not known",
+            "used_bytes": usage.used_bytes if usage is not None else 0,
+            "limit_bytes": usage.limit_bytes if usage is not None else 0,
+            "threshold": self._config.memory_usage_threshold,
+            "workers_killed_by_job": {job_id.hex(): times for job_id, times in self._killed.items()},
+        }
 
     # ---- who runs what
 

@@ -271,6 +271,7 @@ class Raylet:
             "node_id": self._config.node_id.hex(),
             "addresses": self.addresses,
             "resources": self.ledger.describe(),
+            "memory": self._memory_guard.describe() if self._memory_guard is not None else "not watched",
             **self.leases.describe(now_s),
             **self._pool.describe(now_s),
             "drivers": self._clients.describe(),

@@ -268,6 +268,20 @@ def test_the_driver_is_told_of_the_first_and_each_time_that_they_have_doubled() 
     assert node.told[4].job_id == JOB_B
 
 
+def test_its_state_says_what_is_used_and_how_many_were_killed() -> None:
+    node = Node()
+    assert node.guard.describe()["of"] == "not known"
+    node.runs("f")
+    node.look(used=9.6)
+    assert node.guard.describe() == {
+        "of": "cgroup /a",
+        "used_bytes": int(9.6 * GIB),
+        "limit_bytes": 10 * GIB,
+        "threshold": 0.95,
+        "workers_killed_by_job": {JOB_A.hex(): 1},
+    }
+
+
 def test_where_memory_cannot_be_read_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     node = Node()
     node.runs("f")

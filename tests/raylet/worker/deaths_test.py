@@ -195,3 +195,19 @@ def test_a_worker_that_was_asked_to_end_and_then_killed_was_killed_by_somebody_e
     exit_ = WorkerExit(1, 7, 0, signal.SIGKILL, "killed")
     message = death_cause(asked, exit_, "closed", "idle", cast("Any", Config()), OomKills("/none")).message
     assert message.startswith("killed; the raylet ended it: idle")
+
+
+def test_a_worker_that_was_killed_for_memory_says_so_and_how_often_its_task_may_run_again() -> None:
+    ordered = common_pb2.DeathCause(
+        kind=common_pb2.DeathCause.OUT_OF_MEMORY,
+        message="node 7 runs short of memory",
+        oom_retries=common_pb2.OomRetries(retries_max=-1, pause_s=1.0),
+    )
+    client = process()
+    client.is_ordered_to_end(ordered)
+    client.raylet_tries_to_end_it(signal.SIGKILL)
+    exit_ = WorkerExit(1, 7, 0, signal.SIGKILL, "killed")
+    cause = death_cause(client, exit_, "closed", ordered.message, cast("Any", Config()), OomKills("/none"))
+    assert cause.signal == signal.SIGKILL
+    cause.ClearField("signal")
+    assert cause == ordered
