@@ -10,6 +10,7 @@ from ray_mono.common.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     ActorUnschedulableError,
+    OutOfMemoryError,
     RayTaskError,
 )
 from ray_mono.core_worker.options import CallRules
@@ -356,6 +357,15 @@ def test_an_actor_that_no_node_can_run_says_so_to_its_callers() -> None:
     world.tell()
     error = world.outcome(call)
     assert isinstance(error, ActorUnschedulableError) and "no GPU" in str(error)
+
+
+def test_an_actor_that_was_killed_for_memory_says_so_to_its_callers() -> None:
+    world = running_actor()
+    kind = common_pb2.DeathCause.OUT_OF_MEMORY
+    world.gcs.cause = common_pb2.DeathCause(kind=kind, message="node 7 runs short of memory")
+    lose_actor(world, will_restart=False)
+    error = world.outcome(world.submit())
+    assert isinstance(error, OutOfMemoryError) and "node 7 runs short of memory" in str(error)
 
 
 def died_of(data: bytes, message: str = "") -> Any:

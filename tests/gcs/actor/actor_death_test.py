@@ -16,6 +16,7 @@ from ray_mono.gcs.actor.actor_state import (
     Death,
     DeathKind,
 )
+from ray_mono.protobuf import common_pb2
 from tests.gcs.actor.actor_scene import (
     CRASH,
     JOB,
@@ -57,6 +58,22 @@ def test_an_actor_is_restarted_while_its_restarts_last(was_alive: bool) -> None:
             scene.do("created", actor_id(1), WORKER)
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
     assert scene.actor().state is ActorLife.DEAD
+
+
+def test_a_death_for_want_of_memory_costs_a_restart_as_any_other() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    death = Death(DeathKind.OUT_OF_MEMORY, "its node runs short of memory", signal=9)
+    scene.do("worker_died", WORKER, death, now_s=2.0)
+    assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 1)
+    scene.do("leased", actor_id(1), 1, NODE, WORKER)
+    scene.do("created", actor_id(1), WORKER)
+    scene.do("worker_died", WORKER, death, now_s=3.0)
+    assert (scene.actor().state, scene.actor().death) == (ActorLife.DEAD, death)
+
+
+def test_every_cause_of_a_death_that_travels_is_known() -> None:
+    assert {kind.name: kind.value for kind in DeathKind} == dict(common_pb2.DeathCause.Kind.items())
 
 
 def test_restarts_without_end_never_end() -> None:

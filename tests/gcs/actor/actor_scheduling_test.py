@@ -47,6 +47,23 @@ def test_an_actor_is_created_on_the_worker_that_a_raylet_grants() -> None:
     play(script)
 
 
+@pytest.mark.parametrize("max_restarts", [0, 2, -1])
+def test_a_raylet_is_told_whose_an_actor_is_and_whether_it_may_be_restarted(max_restarts: int) -> None:
+    """Where memory runs short, it chooses by that whom it kills."""
+
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        wanted = registration(max_restarts=max_restarts)
+        await gcs.RegisterActor(wanted)
+        await until_state(gcs, ALIVE)
+        [lease] = node.leases
+        assert lease.is_retriable is (max_restarts != 0)
+        assert lease.owner_id == wanted.creation_spec.caller.worker_id != b""
+
+    play(script)
+
+
 def test_the_owners_node_is_asked_first_and_its_spillback_followed() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

@@ -1,0 +1,46 @@
+"""The monitor of a node's memory is set by the environment of whoever starts the node, under Ray's names for
+Ray's programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.scripts import Script
+
+PROGRAM = """
+    import time
+
+    {ray}
+
+    ray.init(address="local", num_cpus=1)
+
+    @ray.remote(max_retries=3)
+    def endless():
+        while True:
+            time.sleep(0.01)
+
+    try:
+        ray.get(endless.remote(), timeout=60)
+    except ray.exceptions.OutOfMemoryError as error:
+        print("the error:", str(error).splitlines()[0])
+    ray.shutdown()
+"""
+OURS = "import ray_mono as ray"
+RAYS = "import ray_mono.compat\n    ray_mono.compat.install()\n    import ray"
+
+
+@pytest.mark.parametrize(("ray", "prefix"), [(OURS, "RAY_MONO_"), (RAYS, "RAY_")])
+def test_a_threshold_in_the_environment_counts_and_the_driver_is_told(
+    start: Callable[..., Script], monkeypatch: pytest.MonkeyPatch, ray: str, prefix: str
+) -> None:
+    # Of the memory of any machine more is used.
+    monkeypatch.setenv(f"{prefix}memory_usage_threshold", "0.000001")
+    output = start(PROGRAM.format(ray=ray)).check_ended_well()
+    lines = output.splitlines()
+    (error,) = [line for line in lines if line.startswith("the error:")]
+    (warning,) = [line for line in lines if "runs short of memory" in line and line != error]
+    for told in (error, warning):
+        assert "which ran task endless and used" in told, output
+    assert "RAY_MONO_memory_monitor_refresh_ms=0" in warning
