@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ray_mono.common.limited_log import LimitedLog
@@ -27,7 +27,7 @@ from ray_mono.raylet.memory.killing_policy import RunningWorker, Victim, choose
 from ray_mono.raylet.memory.memory_monitor import MemoryMonitor
 from ray_mono.raylet.memory.memory_usage import Memory, MemoryUsage
 from ray_mono.raylet.memory.oom_report import OomReport
-from ray_mono.raylet.memory.process_memory import ProcessMemory, with_children
+from ray_mono.raylet.memory.process_memory import Processes, ProcessMemory
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.scheduling.leases import WorkerLease
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -69,6 +69,8 @@ class MemoryGuard:
         self._begun: dict[bytes, tuple[int, float]] = {}
         # By job: how many of its workers were killed.
         self._killed: dict[bytes, int] = {}
+        # By worker that was killed and may not be gone yet: what it had started.
+        self._orphans: dict[bytes, list[ProcessMemory]] = {}
         # As it was read last.
         self._usage: MemoryUsage | None = None
         self._log = LimitedLog(logger, clock.time_s, lines_max=1)
@@ -84,9 +86,10 @@ class MemoryGuard:
         try:
             usage = self._usage = self._memory.usage()
             self._note_what_began()
-            if self._monitor.is_due(usage, self._memory.lives, self._clock.time_s()):
+            self._end_orphans()
+            if self._monitor.is_due(usage, self._memory.has_memory, self._clock.time_s()):
                 processes = self._memory.processes(usage)
-                victim = choose(self._running(with_children(processes)))
+                victim = choose(self._running(processes))
                 if victim is not None:
                     self._kill(victim, usage, processes)
                 else:
@@ -123,8 +126,8 @@ class MemoryGuard:
                 is_same = last is not None and last[0] == begun
                 self._begun[client.worker_id] = last if last is not None and is_same else (begun, now_s)
 
-    def _running(self, used_bytes: Mapping[int, int]) -> Iterator[RunningWorker]:
-        """The workers that run something. used_bytes: what processes use, by pid."""
+    def _running(self, processes: Processes) -> Iterator[RunningWorker]:
+        """The workers that run something."""
         for client, lease in self._leased():
             request = lease.request
             runs = _what_runs(client, lease)
@@ -139,29 +142,38 @@ class MemoryGuard:
                     owner_id=request.owner_id,
                     is_retriable=request.is_retriable,
                     began_at_s=lease.granted_at_s if request.for_actor else task_began_s,
-                    used_bytes=used_bytes.get(client.pid, 0),
+                    used_bytes=processes.used_by(client.pid),
                 )
 
     # ---- the end of one
 
-    def _kill(self, victim: Victim, usage: MemoryUsage, processes: Mapping[int, ProcessMemory]) -> None:
+    def _kill(self, victim: Victim, usage: MemoryUsage, processes: Processes) -> None:
         config, worker = self._config, victim.worker
         cause = common_pb2.DeathCause(
             kind=common_pb2.DeathCause.OUT_OF_MEMORY,
-            message=self._report.cause(victim, usage, processes.values(), self._named()),
+            message=self._report.cause(victim, usage, processes, self._named()),
             oom_retries=common_pb2.OomRetries(
                 retries_max=0 if victim.is_last else config.task_oom_retries,
                 pause_s=config.task_oom_retry_delay_base_ms / 1000,
             ),
         )
         self._processes.kill(worker.worker_id, True, cause)
-        self._monitor.killed(worker.pid, self._clock.time_s())
+        family = processes.family(worker.pid)
+        self._orphans[worker.worker_id] = [process for process in family if process.pid != worker.pid]
+        self._monitor.killed(family, self._clock.time_s())
         times = self._killed[worker.job_id] = self._killed.get(worker.job_id, 0) + 1
         if len(self._killed) > JOBS_MAX:
             del self._killed[next(iter(self._killed))]
         if not times & (times - 1):
             warning = self._report.warning(victim, usage, times)
             self._effects.run([WarnJob(worker.job_id, "out_of_memory", warning)])
+
+    def _end_orphans(self) -> None:
+        """Ends what a killed worker had started, once that is gone: it has memory, too, and its task may run
+        again. Not before, or the task could tell of it."""
+        for worker_id in [each for each in self._orphans if self._clients.get(each) is None]:
+            for process in self._orphans.pop(worker_id):
+                self._memory.kill(process)
 
     def _named(self) -> dict[int, str]:
         """What the processes of the cluster are, by pid."""

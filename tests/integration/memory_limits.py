@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_mono.raylet.memory.process_memory import all_processes, with_children
+from ray_mono.raylet.memory.process_memory import all_processes
 from tests.waiting import wait_until
 
 _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
@@ -71,8 +71,8 @@ def made_up(root: Path, limit_bytes: int) -> Iterator[None]:
 
     def measure() -> None:
         while True:
-            processes = all_processes()
-            below = with_children(processes)[os.getpid()] - processes[os.getpid()].used_bytes
+            _, *others = all_processes().family(os.getpid())
+            below = sum(process.used_bytes for process in others)
             _write(group / "memory.current", str(below))
             if is_over.wait(MEASURED_EACH_S):
                 return

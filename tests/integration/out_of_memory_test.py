@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import OutOfMemoryError
-from tests.integration.bounded import get
+from tests.integration.bounded import get, process_ends
 from tests.integration.memory_limits import a_cgroup, joined, made_up
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.waiting import wait_until
@@ -129,6 +131,20 @@ def test_a_task_for_which_there_is_never_room_fails_and_says_who_used_what(runs:
     assert f"Node 127.0.0.1 ({ray.get_runtime_context().get_node_id()}) runs short of memory" in text
     assert re.search(rf"^ *{pid} +[\d.]+ [GM]iB  task hog$", text, re.MULTILINE), text
     assert "num_cpus" in text and "RAY_MONO_memory_monitor_refresh_ms=0" in text
+
+
+def test_a_program_that_a_task_runs_counts_as_its_own_and_ends_with_it(runs: Path) -> None:
+    code = f"import time; held = b'x' * {3 * HOG_BYTES}; time.sleep(1000)"
+
+    @ray.remote
+    def run_program() -> int:
+        with subprocess.Popen([sys.executable, "-c", code]) as program:
+            (runs / "program").write_text(str(program.pid))
+            return program.wait()
+
+    with pytest.raises(OutOfMemoryError, match=r"which ran task run_program and used (\d{3}|1)"):
+        get(run_program.remote())
+    process_ends(int((runs / "program").read_text()))
 
 
 def test_a_task_without_retries_fails_the_first_time(runs: Path) -> None:

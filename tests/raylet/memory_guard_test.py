@@ -11,7 +11,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.effects import WarnJob
 from ray_mono.raylet.memory.memory_usage import MemoryUsage
-from ray_mono.raylet.memory.process_memory import ProcessMemory
+from ray_mono.raylet.memory.process_memory import Processes, ProcessMemory
 from ray_mono.raylet.memory_guard import MemoryGuard
 from tests.raylet.scheduling.lease_scene import JOB_A, JOB_B, Scene, units
 
@@ -41,6 +41,9 @@ class Node:
         self.killed: list[str] = []
         self.causes: list[common_pb2.DeathCause] = []
         self.pids = {"driver": DRIVER_PID}
+        self.tools: dict[int, int] = {}
+        """Processes that workers have started, and by whom."""
+        self.tools_killed: list[int] = []
         self._clients: dict[bytes, Any] = {b"driver": self._client("driver", b"driver", is_driver=True)}
         self._gone: set[int] = set()
         settings = {"memory_usage_threshold": 0.95, "memory_kill_wait_s": 5.0, "task_oom_retries": -1}
@@ -52,7 +55,7 @@ class Node:
             self,  # type: ignore[arg-type]
             scene.pool,
             scene.manager,
-            self,  # type: ignore[arg-type]
+            SimpleNamespace(kill=self.kill_worker),  # type: ignore[arg-type]
             SimpleNamespace(run=scene.take),  # type: ignore[arg-type]
         )
 
@@ -63,13 +66,18 @@ class Node:
             raise self.fault
         return MemoryUsage(self.used_bytes, 10 * GIB, "cgroup /a")
 
-    def processes(self, usage: MemoryUsage) -> dict[int, ProcessMemory]:
-        named = [ProcessMemory(pid, 1, GIB, "python3") for pid in self.pids.values()]
-        named += [ProcessMemory(DRIVER_PID, 1, 3 * GIB, "python3"), ProcessMemory(60, 1, GIB // 2, "sshd")]
-        return {process.pid: process for process in named}
+    def processes(self, usage: MemoryUsage) -> Processes:
+        of_workers = [pid for name, pid in self.pids.items() if name != "driver"]
+        found = [ProcessMemory(pid, 0, 1, GIB, "python3") for pid in of_workers]
+        found += [ProcessMemory(pid, 0, parent, GIB // 4, "tool") for pid, parent in self.tools.items()]
+        found += [
+            ProcessMemory(DRIVER_PID, 0, 1, 3 * GIB, "python3"),
+            ProcessMemory(60, 0, 1, GIB // 2, "sh"),
+        ]
+        return Processes(process for process in found if process.pid not in self._gone)
 
-    def lives(self, pid: int) -> bool:
-        return pid not in self._gone
+    def has_memory(self, process: ProcessMemory) -> bool:
+        return process.pid not in self._gone
 
     # ---- the clients that it asks
 
@@ -85,7 +93,10 @@ class Node:
 
     # ---- whom it tells
 
-    def kill(self, worker_id: bytes, force: bool, cause: common_pb2.DeathCause) -> None:
+    def kill(self, process: ProcessMemory) -> None:
+        self.tools_killed.append(process.pid)
+
+    def kill_worker(self, worker_id: bytes, force: bool, cause: common_pb2.DeathCause) -> None:
         name = next(name for name in self.pids if self._clients[worker_id].pid == self.pids[name])
         assert force
         self.killed.append(name)
@@ -124,6 +135,9 @@ class Node:
         (worker_id,) = [id_ for id_, client in self._clients.items() if client.pid == self.pids[name]]
         del self._clients[worker_id]
         self.scene.do(lambda now_s: self.scene.manager.worker_died(worker_id, "killed", now_s))
+
+    def tool_ends(self, pid: int) -> None:
+        self._gone.add(pid)
 
     @property
     def told(self) -> list[WarnJob]:
@@ -247,7 +261,7 @@ def test_the_error_says_who_used_what_where_and_what_to_do(retries: bool, is_tol
         "job",
         JOB_A.hex(),
     ]
-    assert listed[1].endswith("task f") and not any("sshd" in line for line in listed)
+    assert listed[1].endswith("task f") and not any(line.endswith("sh") for line in listed)
     for part in ("num_cpus", "memory=", "RAY_MONO_memory_usage_threshold", "memory_monitor_refresh_ms=0"):
         assert part in advice
 
@@ -266,6 +280,27 @@ def test_the_driver_is_told_of_the_first_and_each_time_that_they_have_doubled() 
     node.runs("g", job=JOB_B)
     node.look(used=9.6)
     assert node.told[4].job_id == JOB_B
+
+
+def test_what_a_killed_worker_had_started_goes_with_it_and_counts_as_its_own() -> None:
+    node = Node()
+    node.runs("old")
+    node.runs("new")
+    node.tools = {70: node.pids["new"], 71: 70, 72: node.pids["old"]}
+    node.look(used=9.6)
+    assert "which ran task new and used 1.50 GiB" in node.causes[0].message
+    node.look(used=9.6)
+    assert not node.tools_killed  # else the task would hear of that, and could answer
+    node.ends("new")
+    node.look(used=9.6)
+    node.look(used=9.6)
+    assert node.tools_killed == [70, 71] and node.killed == ["new"]
+    node.tools = {72: node.pids["old"]}
+    node.tool_ends(70)
+    node.tool_ends(71)
+    node.look(used=9.6)
+    node.look(used=9.6)
+    assert node.killed == ["new", "old"]
 
 
 def test_its_state_says_what_is_used_and_how_many_were_killed() -> None:

@@ -2,7 +2,7 @@
 
     WATCHING ──above the threshold──► one is killed ──► WAITING for it
         ▲                                                  │
-        └──its process is gone, or wait_s is over──────────┘
+        └──it is gone, or wait_s is over───────────────────┘
 
 After one was killed no other is before that one's memory is back: a process that has used many gigabytes
 takes seconds to end, and the usage falls only then. So the look that finds it gone decides nothing: what is
@@ -11,15 +11,16 @@ used was read before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray_mono.raylet.memory.memory_usage import MemoryUsage
+from ray_mono.raylet.memory.process_memory import ProcessMemory
 
 
 @dataclass(frozen=True)
 class _Killed:
-    pid: int
+    processes: Sequence[ProcessMemory]
     until_s: float
 
 
@@ -32,14 +33,16 @@ class MemoryMonitor:
         self._wait_s = wait_s
         self._killed: _Killed | None = None
 
-    def is_due(self, usage: MemoryUsage, lives: Callable[[int], bool], now_s: float) -> bool:
-        """Whether a worker is to be killed now. lives(pid): whether a process still has its memory."""
+    def is_due(self, usage: MemoryUsage, has_memory: Callable[[ProcessMemory], bool], now_s: float) -> bool:
+        """Whether a worker is to be killed now. has_memory(process): whether one that was killed still has
+        its memory."""
         killed = self._killed
         if killed is None:
             return usage.used_bytes > self._threshold * usage.limit_bytes
-        if now_s >= killed.until_s or not lives(killed.pid):
+        if now_s >= killed.until_s or not any(map(has_memory, killed.processes)):
             self._killed = None
         return False
 
-    def killed(self, pid: int, now_s: float) -> None:
-        self._killed = _Killed(pid, now_s + self._wait_s)
+    def killed(self, processes: Sequence[ProcessMemory], now_s: float) -> None:
+        """A worker, with what it had started."""
+        self._killed = _Killed(processes, now_s + self._wait_s)

@@ -21,8 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ray_mono.common.process import is_alive
-from ray_mono.raylet.memory.process_memory import ProcessMemory, all_processes
+from ray_mono.raylet.memory.process_memory import (
+    Processes,
+    ProcessMemory,
+    all_processes,
+    has_memory,
+    kill,
+)
 
 MACHINE = "the machine"
 
@@ -44,12 +49,16 @@ class Memory(Protocol):
         """Raises OSError or ValueError where it cannot be read."""
         ...
 
-    def processes(self, usage: MemoryUsage) -> dict[int, ProcessMemory]:
-        """The processes whose memory that is, by pid."""
+    def processes(self, usage: MemoryUsage) -> Processes:
+        """The processes whose memory that is."""
         ...
 
-    def lives(self, pid: int) -> bool:
-        """Whether the process still has its memory: until it has ended, also while it does."""
+    def has_memory(self, process: ProcessMemory) -> bool:
+        """Whether it still has what it used: until it has ended, also while it ends."""
+        ...
+
+    def kill(self, process: ProcessMemory) -> None:
+        """Nothing where it has ended."""
         ...
 
 
@@ -105,13 +114,15 @@ class LinuxMemory:
                 return MemoryUsage(group.used_bytes(), limit_bytes, of, str(group.directory))
         return machine
 
-    def processes(self, usage: MemoryUsage) -> dict[int, ProcessMemory]:
-        found = all_processes()
+    def processes(self, usage: MemoryUsage) -> Processes:
         members = _members(usage.directory) if usage.directory else None
-        return found if members is None else {pid: found[pid] for pid in found if pid in members}
+        return all_processes() if members is None else all_processes().among(members)
 
-    def lives(self, pid: int) -> bool:
-        return is_alive(pid)
+    def has_memory(self, process: ProcessMemory) -> bool:
+        return has_memory(process)
+
+    def kill(self, process: ProcessMemory) -> None:
+        kill(process)
 
     def _machine(self) -> MemoryUsage:
         amounts = {}
