@@ -127,23 +127,21 @@ class MemoryGuard:
                 self._begun[client.worker_id] = last if last is not None and is_same else (begun, now_s)
 
     def _running(self, processes: Processes) -> Iterator[RunningWorker]:
-        """The workers that run something."""
+        """The workers with a lease."""
         for client, lease in self._leased():
             request = lease.request
-            runs = _what_runs(client, lease)
             _, task_began_s = self._begun.get(client.worker_id, (0, lease.granted_at_s))
-            if runs:
-                yield RunningWorker(
-                    worker_id=client.worker_id,
-                    pid=client.pid,
-                    job_id=request.job_id,
-                    runs=runs,
-                    is_actor=request.for_actor,
-                    owner_id=request.owner_id,
-                    is_retriable=request.is_retriable,
-                    began_at_s=lease.granted_at_s if request.for_actor else task_began_s,
-                    used_bytes=processes.used_by(client.pid),
-                )
+            yield RunningWorker(
+                worker_id=client.worker_id,
+                pid=client.pid,
+                job_id=request.job_id,
+                runs=_what_runs(client, lease),
+                is_actor=request.for_actor,
+                owner_id=request.owner_id,
+                is_retriable=request.is_retriable,
+                began_at_s=lease.granted_at_s if request.for_actor else task_began_s,
+                used_bytes=processes.used_by(client.pid),
+            )
 
     # ---- the end of one
 

@@ -7,6 +7,7 @@
 - Of a group the one goes whose task began last: least is lost.
 - The last one of a group is not run again. It would be killed again and again: with all others of its owner
   gone the node has not enough memory for it. (Of an actor the GCS decides, by its restarts.)
+- One that is between two tasks just now counts in its group. It is not killed: it has next to nothing.
 
 Nothing but workers with a task or an actor is ever named: no driver, no service, no idle worker.
 """
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunningWorker:
-    """A worker and what it runs."""
+    """A worker with a lease, and what it runs."""
 
     worker_id: bytes
     pid: int
     job_id: bytes
     runs: str
-    """As a sentence has it: "task f", "actor A"."""
+    """As a sentence has it: "task f", "actor A"; empty between two tasks."""
     is_actor: bool
     owner_id: bytes
     is_retriable: bool
@@ -44,17 +45,22 @@ def choose(workers: Iterable[RunningWorker]) -> Victim | None:
     """Who is killed; None where there is nobody."""
     groups: dict[tuple[bool, bytes], list[RunningWorker]] = {}
     for worker in workers:
-        group = worker.owner_id if worker.is_retriable else worker.worker_id
-        groups.setdefault((worker.is_retriable, group), []).append(worker)
-    if not groups:
+        owner = worker.owner_id if worker.is_retriable else worker.worker_id
+        groups.setdefault((worker.is_retriable, owner), []).append(worker)
+    of_some = [group for group in groups.values() if any(worker.runs for worker in group)]
+    if not of_some:
         return None
-    # By id where all else is alike, so that the same snapshot gives the same answer.
-    is_retriable, chosen = max(
-        ((is_retriable, sorted(group, key=_age)) for (is_retriable, _), group in groups.items()),
-        key=lambda each: (each[0], len(each[1]), _age(each[1][0])),
-    )
-    return Victim(chosen[-1], is_last=not is_retriable or len(chosen) == 1)
+    chosen = max(of_some, key=_rank)
+    newest = max((worker for worker in chosen if worker.runs), key=_age)
+    return Victim(newest, is_last=not newest.is_retriable or len(chosen) == 1)
+
+
+def _rank(group: list[RunningWorker]) -> tuple[bool, int, tuple[float, bytes]]:
+    """The group of the highest loses one."""
+    oldest = min((worker for worker in group if worker.runs), key=_age)
+    return oldest.is_retriable, len(group), _age(oldest)
 
 
 def _age(worker: RunningWorker) -> tuple[float, bytes]:
+    """By id where all else is alike, so that the same snapshot gives the same answer."""
     return worker.began_at_s, worker.worker_id

@@ -11,12 +11,14 @@ from ray_mono.raylet.memory.killing_policy import RunningWorker, choose
 ALICE, BOB = b"alice", b"bob"
 
 
-def worker(name: str, began_at_s: float, owner: bytes = ALICE, is_retriable: bool = True) -> RunningWorker:
+def worker(
+    name: str, began_at_s: float, owner: bytes = ALICE, is_retriable: bool = True, is_busy: bool = True
+) -> RunningWorker:
     return RunningWorker(
         worker_id=name.encode(),
         pid=1,
         job_id=b"job",
-        runs=f"task {name}",
+        runs=f"task {name}" if is_busy else "",
         is_actor=False,
         owner_id=owner,
         is_retriable=is_retriable,
@@ -36,6 +38,12 @@ def victims(workers: list[RunningWorker]) -> list[tuple[str, bool]]:
 
 def test_where_nothing_runs_nobody_is_killed() -> None:
     assert choose([]) is None
+    assert choose([worker("a", 1, is_busy=False), worker("b", 1, is_retriable=False, is_busy=False)]) is None
+
+
+def test_one_between_two_tasks_counts_and_is_not_killed() -> None:
+    workers = [worker("a", 1), worker("rests", 9, is_busy=False), worker("b", 5, BOB), worker("c", 6, BOB)]
+    assert victims(workers) == [("c", False), ("a", False), ("b", True)]
 
 
 def test_the_newest_goes_first_and_the_last_one_is_not_run_again() -> None:

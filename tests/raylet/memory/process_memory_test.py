@@ -40,7 +40,7 @@ def test_ids_that_were_reused_meanwhile_confuse_nobody() -> None:
 def test_a_process_has_its_memory_until_it_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as child:
         (found,) = all_processes().family(child.pid)
-        other = found._replace(start_ticks=found.start_ticks + 1)
+        other = ProcessMemory(found.pid, found.start_ticks + 1, found.parent_pid, 0, "")
         kill(other)
         assert has_memory(found) and not has_memory(other)
         kill(found)
@@ -56,7 +56,7 @@ def test_a_process_has_its_memory_until_it_has_ended() -> None:
         # A title is one argument.
         ("/usr/bin/python3 -P -m ray_mono.gcs.gcs_server --config {}\0\0\0", "ray_mono.gcs.gcs_server"),
         ("ray_mono::f", "ray_mono::f"),
-        ("/usr/bin/python3\0-u\0/home/me/train.py\0--password\0secret\0", "python3 train.py"),
+        ("/usr/bin/python3\0-u\0/srv/code/train.py\0--password\0secret\0", "python3 train.py"),
         ("/usr/bin/python3\0-c\0print('secret')\0", "python3"),
         ("/usr/sbin/mysqld\0secret\0", "mysqld"),
         ("python3\0-m\0", "python3"),
