@@ -51,6 +51,15 @@ class GcsConfig:
     """Pause before an actor whose constructor ended its worker twice in a row is tried again; doubles."""
     restart_backoff_max_s: float = 5.0
 
+    redis_retry_for_s: float = 30.0
+    """How long a Redis that does not answer may stall the cluster before the GCS ends. A failover of Sentinel
+    takes less."""
+    redis_replicas: int | None = None
+    """How many replicas must have a change before it is answered; None: 1 with Sentinel or a Redis Cluster,
+    else 0."""
+    confirm_period_s: float = 0.1
+    """Between looks whether the lease on the store has to be renewed: often enough for redis_lease.LEASE_S."""
+
     subscriber_queue_max: int = 10_000
     """Messages held for one subscriber that does not read: a few MB."""
     dead_nodes_max: int = 1_000
@@ -62,7 +71,10 @@ class GcsConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and value <= 0:
+            if field.name == "redis_replicas":
+                if value is not None and value < 0:
+                    raise ValueError(f"GcsConfig.redis_replicas must be 0 or above, got {value!r}")
+            elif isinstance(value, (int, float)) and value <= 0:
                 raise ValueError(f"GcsConfig.{field.name} must be above 0, got {value!r}")
         if not self.listen:
             raise ValueError("GcsConfig.listen must name at least one address, got none")
@@ -82,7 +94,9 @@ def settings_from_json(cluster_config_json: str) -> dict[str, Any]:
             'the cluster\'s configuration must be an object, and so must its "gcs"; '
             f"got {cluster_config_json}"
         )
-    tunable = {field.name for field in dataclasses.fields(GcsConfig) if field.type in ("float", "int")}
+    tunable = {
+        field.name for field in dataclasses.fields(GcsConfig) if field.type in ("float", "int", "int | None")
+    }
     settings = config.get("gcs", {})
     for name, value in settings.items():
         if name not in tunable:

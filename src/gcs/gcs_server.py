@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import logging
+import math
 import os
 import random
 import sys
@@ -38,7 +40,7 @@ from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import gcs_pb2
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
 from ray_mono.rpc.framed import FramedTransport
-from ray_mono.rpc.surface import Listener, Transport
+from ray_mono.rpc.surface import Listener, RpcError, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class GcsServer:
         self._failure: BaseException | None = None
         self._tasks = BackgroundTasks(self._on_failure)
         writes = WriteThrough(storage, lambda error: self._on_failure(error, "write-through"))
-        raylets = RayletClientPool(transport, self._tasks, config.connect_timeout_s)
+        raylets = RayletClientPool(transport, self._tasks, config.connect_timeout_s, writes.confirmed)
         self._environment = Environment(config, transport, clock, rng, self._tasks, writes, raylets)
         self._info = gcs_pb2.ClusterInfo()
         self._listeners: list[Listener] = []
@@ -72,9 +74,9 @@ class GcsServer:
 
     async def start(self) -> None:
         """Opens the store, takes over what is in it, and listens. Raises StorageError, OSError."""
-        await self._storage.open()
+        head_number = await self._storage.open()
         tables = {table: await self._storage.load_all(table) for table in Table}
-        self._make_info(tables[Table.META])
+        self._make_info(tables[Table.META], head_number)
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         await self._environment.writes.flushed()
@@ -84,9 +86,16 @@ class GcsServer:
         host, _, port = self.address.rpartition(":")
         self._info.host = self._config.node_ip or host
         self._info.port = int(port or 0)
-        logger.info("cluster %s: listening at %s", self._info.cluster_id.hex(), ", ".join(self.addresses))
+        if not self._storage.is_confirmed(math.inf):
+            self._tasks.spawn(self._keep_confirmed(), "keep confirmed")
+        logger.info(
+            "cluster %s, head %d: listening at %s",
+            self._info.cluster_id.hex(),
+            self._info.head_number,
+            ", ".join(self.addresses),
+        )
 
-    def _make_info(self, meta: dict[bytes, bytes]) -> None:
+    def _make_info(self, meta: dict[bytes, bytes], head_number: int) -> None:
         """The cluster's identity: read from the store, or drawn and stored where it is new."""
         environment = self._environment
         if CLUSTER_ID_KEY not in meta:
@@ -105,7 +114,16 @@ class GcsServer:
             session_dir=self._config.session_dir,
             config_json=self._config.cluster_config_json,
             start_time_s=float(meta[START_TIME_KEY]),
+            head_number=head_number,
         )
+
+    async def _keep_confirmed(self) -> None:
+        """Asks the store again and again, so that a head that was replaced ends even where nobody calls."""
+        with contextlib.suppress(RpcError):
+            while True:
+                await asyncio.sleep(self._config.confirm_period_s)
+                if not self._storage.is_confirmed(2 * self._config.confirm_period_s):
+                    await self._environment.writes.confirm()
 
     async def _give_up_missing_nodes(self) -> None:
         await asyncio.sleep(self._config.node_return_timeout_s)
@@ -136,6 +154,7 @@ class GcsServer:
         """Every table in summary, as JSON can carry it."""
         return {
             "cluster_id": self._info.cluster_id.hex(),
+            "head_number": self._info.head_number,
             "version": self._info.version,
             "addresses": self.addresses,
             **dump_cluster(self.cluster),
@@ -176,7 +195,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     try:
         parsed.gcs_config = make_config(parsed)
-        parsed.table_storage = open_storage(parsed)
+        parsed.table_storage = open_storage(parsed, parsed.gcs_config)
         parsed.secret = find_secret(None, parsed.session_dir)
     except (ValueError, StorageError, SecretFileError, SecretNotFoundError) as error:
         parser.error(str(error))
@@ -212,6 +231,8 @@ async def serve(service: Service, arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     process.hide_argument("--redis-password")
+    # It may hold one, too.
+    process.hide_argument("--redis-address")
     arguments = parse_arguments()
     return run_service("gcs_server", functools.partial(serve, arguments=arguments), arguments)
 

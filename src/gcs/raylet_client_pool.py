@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.protobuf.raylet_rpc import RayletServiceAsyncStub
@@ -13,7 +13,17 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError, Transport
 class RayletClientPool:
     """Open channels by address."""
 
-    def __init__(self, transport: Transport, tasks: BackgroundTasks, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        tasks: BackgroundTasks,
+        connect_timeout_s: float,
+        confirmed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """confirmed(): returns when this GCS is known to be the latest one. Nobody else may tell raylets
+        what to do. Raises RpcError where it is not.
+        """
+        self._confirmed = confirmed
         self._transport = transport
         self._tasks = tasks
         self._connect_timeout_s = connect_timeout_s
@@ -28,6 +38,7 @@ class RayletClientPool:
 
     async def client(self, address: str) -> RayletServiceAsyncStub:
         """Of the raylet at "host:port", connected. Raises RpcError UNAVAILABLE, UNAUTHENTICATED."""
+        await self._confirmed()
         channel = self._channels.get(address)
         if channel is not None:
             return RayletServiceAsyncStub(channel)

@@ -11,6 +11,8 @@ node registers (also again, after the GCS was away). Then four loops run until o
 
 Each registration names the leases for actors, and its answer names those of them that nobody wants.
 
+A head whose number is below one that the cluster has had is not listened to: another one took over from it.
+
 A GCS that stays away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the
 raylet.
 """
@@ -100,6 +102,9 @@ class GcsClient:
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         self._registered = asyncio.Event()
+        # The highest number of a head that answered, and its cluster: numbers of others say nothing.
+        self._cluster_id = b""
+        self._head_number = 0
 
     async def until_registered(self) -> str:
         """Waits until the node is registered, which `run` bounds. Returns the GCS's address."""
@@ -123,13 +128,14 @@ class GcsClient:
         """Keeps the node registered until it must not, and returns why: the GCS was away for too long, or
         refuses this node.
         """
+        pauses = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 channel = await self._connect()
             except RpcError as error:
                 return f"the GCS at {self._config.gcs_address} cannot be reached: {error.message}"
             try:
-                await self._session(channel, node)
+                await self._session(channel, node, pauses)
             except RpcError as error:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
@@ -138,7 +144,7 @@ class GcsClient:
                 self._stub = None
                 self._registered.clear()
                 channel.close()
-            await asyncio.sleep(RETRY_FIRST_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def _connect(self) -> AsyncChannel:
         """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
@@ -156,10 +162,14 @@ class GcsClient:
                 logger.log(level, "waiting for the GCS at %s: %s", self._config.gcs_address, error.message)
             await asyncio.sleep(pause_s)
 
-    async def _session(self, channel: AsyncChannel, node: common_pb2.NodeInfo) -> None:
-        """One connection's work. Raises the RpcError that ended it."""
+    async def _session(self, channel: AsyncChannel, node: common_pb2.NodeInfo, pauses: Backoff) -> None:
+        """One connection's work. Raises the RpcError that ended it.
+
+        pauses: between connections whose GCS did not take this node.
+        """
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
         await self._register(stub, node)
+        pauses.reset()
         self._events.found()
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
@@ -188,6 +198,12 @@ class GcsClient:
         self._outbox.registers()
         request = gcs_pb2.RegisterNodeRequest(node=node, actor_leases=self._events.actor_leases())
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
+        if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
+            raise RpcError(
+                StatusCode.UNAVAILABLE,
+                f"it is head {reply.head_number}, and head {self._head_number} took over",
+            )
+        self._cluster_id, self._head_number = reply.cluster_id, reply.head_number
         self._events.disowned(reply.unwanted_lease_ids)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:

@@ -243,7 +243,7 @@ def test_a_second_gcs_on_the_same_file_does_not_start(start: Start) -> None:
         ),
         # Only of its whole name the value would be hidden.
         (["--redis-pass", "x"], "unrecognized arguments: --redis-pass"),
-        (["--storage", "redis"], "takes one of --redis-address HOST:PORT and --redis-embedded"),
+        (["--storage", "redis"], "takes one of --redis-address HOST:PORT (or the variable"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(start: Start, arguments: list[str], message: str) -> None:

@@ -55,7 +55,7 @@ def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]]) -> No
         config = GcsConfig(pending_warning_s=1.0)
         transport, tasks = gcs.world.transport(process), BackgroundTasks(lambda error, name: None)
         writes = WriteThrough(MemoryStorage(), lambda error: None)
-        raylets = RayletClientPool(transport, tasks, config.connect_timeout_s)
+        raylets = RayletClientPool(transport, tasks, config.connect_timeout_s, writes.confirmed)
         environment = Environment(
             config, transport, gcs.world.clock, gcs.world.rng("leases"), tasks, writes, raylets
         )

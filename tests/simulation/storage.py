@@ -23,6 +23,7 @@ class SimDisk:
         self.tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self.rng = rng
         self.commits = 0
+        self.heads = 0
 
 
 class SimStorage:
@@ -33,8 +34,10 @@ class SimStorage:
         self._is_open = False
         self._is_committing = False
 
-    async def open(self) -> None:
+    async def open(self) -> int:
         self._is_open = True
+        self._disk.heads += 1
+        return self._disk.heads
 
     async def load_all(self, table: Table) -> dict[bytes, bytes]:
         return dict(sorted(self._disk.tables[table].items()))
@@ -53,6 +56,9 @@ class SimStorage:
                 self._disk.tables[write.table][write.key] = write.value
         self._disk.commits += 1
         self._is_committing = False
+
+    def is_confirmed(self, for_s: float) -> bool:
+        return True
 
     async def close(self) -> None:
         self._is_open = False

@@ -3,12 +3,17 @@
 A servicer checks what callers say, hands it to the cluster, and answers when the store has it. Reads wait for
 the store as well, so that nobody sees what a crash could take back. They wait only where a write is under
 way.
+
+What waits for no write, and every refusal, is held back by `_confirmed_first` until the store has confirmed
+this head: one that was stopped while another took over answers nobody.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from ray_mono.common.our_bug import check
@@ -24,7 +29,7 @@ from ray_mono.gcs.servicers.worker_info import WorkerInfoServicer
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
-from ray_mono.rpc.surface import CallContext, Handler
+from ray_mono.rpc.surface import CallContext, Handler, RpcError
 
 Handlers = dict[str, Handler[Any, Any]]
 
@@ -46,7 +51,7 @@ def gcs_handlers(
     dump_state: Callable[[], dict[str, Any]],
 ) -> Handlers:
     """What the GCS answers, by path."""
-    return handlers_of(
+    handlers = handlers_of(
         [
             NodeInfoServicer(cluster, cluster.nodes, cluster.health, writes, cluster_info),
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
@@ -59,6 +64,29 @@ def gcs_handlers(
             DumpStateServicer(dump_state),
         ]
     )
+    return {path: _confirmed_first(handler, writes) for path, handler in handlers.items()}
+
+
+def _confirmed_first(handler: Handler[Any, Any], writes: WriteThrough) -> Handler[Any, Any]:
+    """The same handler, whose answers leave when this head is known to be the latest."""
+    answer = handler.function
+
+    async def answer_one(request: Any, context: CallContext) -> Any:
+        try:
+            reply = await answer(request, context)
+        except RpcError:
+            await writes.confirmed()
+            raise
+        await writes.confirmed()
+        return reply
+
+    async def answer_many(request: Any, context: CallContext) -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(answer(request, context)) as messages:
+            async for message in messages:
+                await writes.confirmed()
+                yield message
+
+    return dataclasses.replace(handler, function=answer_many if handler.streaming else answer_one)
 
 
 def handlers_of(servicers: Sequence[GcsServiceServicer]) -> Handlers:

@@ -50,7 +50,10 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
             context.connection.state["node_id"] = node_id
             context.connection.on_close(lambda reason: self._health.hint(node_id))
         await self._writes.flushed()
-        return gcs_pb2.RegisterNodeReply(unwanted_lease_ids=unwanted)
+        info = self._cluster_info()
+        return gcs_pb2.RegisterNodeReply(
+            unwanted_lease_ids=unwanted, head_number=info.head_number, cluster_id=info.cluster_id
+        )
 
     async def UnregisterNode(
         self, request: gcs_pb2.UnregisterNodeRequest, context: CallContext

@@ -14,10 +14,11 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ray_mono.common import process
 from ray_mono.common.our_bug import known
+from ray_mono.gcs.storage.redis_address import RedisAddress
 from ray_mono.gcs.storage.redis_storage import RedisStorage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 
@@ -45,14 +46,15 @@ def find_server_binary() -> str:
 class EmbeddedRedisStorage:
     """Implements TableStorage on a redis-server that it starts and ends."""
 
-    def __init__(self, session_dir: str) -> None:
-        """session_dir: must exist; gets redis/ (data and log) and sockets/redis."""
+    def __init__(self, session_dir: str, time_s: Callable[[], float]) -> None:
+        """session_dir: must exist; gets redis/ (data and log) and sockets/redis. time_s: of RedisStorage."""
+        self._time_s = time_s
         self._directory = os.path.join(session_dir, "redis")
         self._socket_path = os.path.join(session_dir, "sockets", "redis")
         self._server: subprocess.Popen[bytes] | None = None
         self._redis: RedisStorage | None = None
 
-    async def open(self) -> None:
+    async def open(self) -> int:
         if len(self._socket_path.encode()) > SOCKET_PATH_BYTES_MAX:
             raise StorageError(
                 f"{self._socket_path} is too long for a Unix socket ({SOCKET_PATH_BYTES_MAX} bytes): "
@@ -62,9 +64,10 @@ class EmbeddedRedisStorage:
         password = secrets.token_hex(16)
         try:
             self._start(binary, password)
-            self._redis = RedisStorage(f"unix:{self._socket_path}", password, NAMESPACE, RETRY_FOR_S)
+            address = RedisAddress(socket_path=self._socket_path, password=password)
+            self._redis = RedisStorage(address, NAMESPACE, RETRY_FOR_S, 0, self._time_s)
             await self._until_listening()
-            await self._redis.open()
+            return await self._redis.open()
         except BaseException:
             await self.close()
             raise
@@ -117,6 +120,9 @@ class EmbeddedRedisStorage:
 
     async def commit(self, writes: Sequence[Write]) -> None:
         await self._opened().commit(writes)
+
+    def is_confirmed(self, for_s: float) -> bool:
+        return self._redis is not None and self._redis.is_confirmed(for_s)
 
     async def close(self) -> None:
         if self._redis is not None:

@@ -15,9 +15,11 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+        self._head_number = 0
 
-    async def open(self) -> None:
-        pass
+    async def open(self) -> int:
+        self._head_number += 1
+        return self._head_number
 
     async def load_all(self, table: Table) -> dict[bytes, bytes]:
         return dict(sorted(self._tables[table].items()))
@@ -28,6 +30,9 @@ class MemoryStorage:
                 self._tables[write.table].pop(write.key, None)
             else:
                 self._tables[write.table][write.key] = write.value
+
+    def is_confirmed(self, for_s: float) -> bool:
+        return True
 
     async def close(self) -> None:
         pass

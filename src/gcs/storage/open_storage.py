@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 
+from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.redis_address import ACCEPTED, parse_redis_address
 from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
 from ray_mono.gcs.storage.table_storage import StorageError, TableStorage
 
+# What no other user is to read on a command line.
+REDIS_ADDRESS_VARIABLE = "RAY_MONO_REDIS_ADDRESS"
+REDIS_USERNAME_VARIABLE = "RAY_MONO_REDIS_USERNAME"
 REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
-# How long an unreachable Redis may stall the cluster before the GCS gives up. A failover of Sentinel takes
-# less.
-REDIS_RETRY_FOR_S = 30.0
 
 
 def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +35,14 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
         help="for file: sync each commit to the disk, ten times slower",
     )
     group.add_argument(
-        "--redis-address", metavar="HOST:PORT", help="for redis: a server of yours; or unix:/path"
+        "--redis-address",
+        metavar="ADDRESS",
+        help=f"for redis, yours: {ACCEPTED} (better in the variable {REDIS_ADDRESS_VARIABLE} with a password)",
+    )
+    group.add_argument(
+        "--redis-username",
+        metavar="NAME",
+        help=f"for redis (also in the variable {REDIS_USERNAME_VARIABLE}; default: Redis's default user)",
     )
     group.add_argument(
         "--redis-password",
@@ -53,34 +63,57 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_storage(arguments: argparse.Namespace) -> TableStorage:
+def open_storage(arguments: argparse.Namespace, config: GcsConfig) -> TableStorage:
     """The store that the arguments name, not opened yet.
 
-    Raises StorageError for arguments that do not go together.
+    Raises StorageError for arguments that do not go together, ValueError for a malformed address.
     """
     kind = arguments.storage
+    address = arguments.redis_address
+    if not address and kind == "redis" and not arguments.redis_embedded:
+        address = os.environ.get(REDIS_ADDRESS_VARIABLE)
     if kind is None:
-        has_redis = arguments.redis_embedded or arguments.redis_address
+        has_redis = arguments.redis_embedded or address
         has_file = arguments.storage_path or arguments.session_dir
         kind = "redis" if has_redis else "file" if has_file else "memory"
     if kind == "memory":
         return MemoryStorage()
     if kind == "file":
         return _file_storage(arguments)
-    if bool(arguments.redis_embedded) == bool(arguments.redis_address):
-        raise StorageError("--storage redis takes one of --redis-address HOST:PORT and --redis-embedded")
+    if bool(arguments.redis_embedded) == bool(address):
+        raise StorageError(
+            "--storage redis takes one of --redis-address HOST:PORT (or the variable "
+            f"{REDIS_ADDRESS_VARIABLE}) and --redis-embedded"
+        )
     if arguments.redis_embedded:
-        if not arguments.session_dir:
-            raise StorageError("--redis-embedded needs --session-dir, where it keeps its data")
-        from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
-
-        return EmbeddedRedisStorage(arguments.session_dir)
+        return _embedded_storage(arguments)
     from ray_mono.gcs.storage.redis_storage import RedisStorage
 
-    password = arguments.redis_password
+    username, password = arguments.redis_username, arguments.redis_password
+    if username is None:
+        username = os.environ.get(REDIS_USERNAME_VARIABLE, "")
     if password is None:
         password = os.environ.get(REDIS_PASSWORD_VARIABLE, "")
-    return RedisStorage(arguments.redis_address, password, arguments.redis_namespace, REDIS_RETRY_FOR_S)
+    return RedisStorage(
+        parse_redis_address(address, username, password),
+        arguments.redis_namespace,
+        config.redis_retry_for_s,
+        config.redis_replicas,
+        awake_or_asleep_s,
+    )
+
+
+def awake_or_asleep_s() -> float:
+    """Monotonic seconds that count while the machine sleeps, too: a lease does not sleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _embedded_storage(arguments: argparse.Namespace) -> TableStorage:
+    if not arguments.session_dir:
+        raise StorageError("--redis-embedded needs --session-dir, where it keeps its data")
+    from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
+
+    return EmbeddedRedisStorage(arguments.session_dir, awake_or_asleep_s)
 
 
 def _file_storage(arguments: argparse.Namespace) -> SqliteStorage:

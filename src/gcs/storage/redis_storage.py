@@ -1,124 +1,266 @@
 """A store in a real Redis, for heads that must be able to move between machines.
 
 One hash per table, one field per row: `ray_mono:{namespace}:actor` and so on. The namespace names the
-cluster, so that several can share a server. Its braces keep all tables of a cluster in one slot, so that a
-batch can be one MULTI/EXEC. A commit is answered when Redis has executed it; what that survives is Redis's
-own configuration (appendonly).
+cluster, so that several can share a server. Its braces keep all that belongs to a cluster in one slot, so
+that a batch can be one script. `redis_lease.py` says how a head holds these rows against other heads, and
+`redis_master.py` where they are.
 
-A broken connection is retried within a bound: rows are written whole, so executing a batch twice is the same
-as once. Other answers of Redis (a wrong password, a read-only replica, out of memory) fail at once.
+A commit is answered when Redis has executed it, and when as many replicas as were asked for have it (WAIT).
+What that survives beyond them is Redis's own configuration (appendonly).
+
+A Redis that cannot be reached, is not the master any more, or whose replicas do not answer, is tried again
+within a bound, with pauses that grow. It is warned of once. Other answers of Redis (a wrong password, out of
+memory) fail at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from redis import asyncio as redis_asyncio
 from redis import exceptions as redis_exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
-from ray_mono.common.our_bug import InternalError
-from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
+from ray_mono.common.backoff import Backoff
+from ray_mono.gcs.storage import redis_lease
+from ray_mono.gcs.storage.redis_address import RedisAddress
+from ray_mono.gcs.storage.redis_master import (
+    UNREACHABLE,
+    AmbiguousServiceError,
+    Master,
+    NoMasterError,
+    find_master,
+)
+from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, Table, Write
 
-# Between attempts to reach a Redis that does not answer.
-RETRY_PERIOD_S = 0.2
-# For one answer: a Redis that takes longer is treated as unreachable.
-ANSWER_TIMEOUT_S = 10.0
+logger = logging.getLogger(__name__)
+
+# Pauses between attempts to reach a Redis that does not answer.
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 2.0
+# For the replicas of one commit, before it is tried again.
+REPLICAS_TIMEOUT_S = 1.0
+# At the end, when nothing depends on it.
+RELEASE_TIMEOUT_S = 1.0
+
+# Not now: another server is, or will be, the one to ask.
+TRANSIENT = (
+    *UNREACHABLE,
+    redis_exceptions.ReadOnlyError,
+    redis_exceptions.AskError,
+    redis_exceptions.TryAgainError,
+    redis_exceptions.ClusterDownError,
+)
+# The same as they come without a class of their own.
+TRANSIENT_CODES = ("NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "UNBLOCKED", "MISCONF")
 
 Answer = TypeVar("Answer")
+TABLES = tuple(Table)
 
 
 class RedisStorage:
-    """Implements TableStorage on a Redis server."""
+    """Implements TableStorage on a Redis."""
 
-    def __init__(self, address: str, password: str, namespace: str, retry_for_s: float) -> None:
-        """address: "host:port" or "unix:/path". password: empty for none. retry_for_s: an unreachable one."""
+    def __init__(
+        self,
+        address: RedisAddress,
+        namespace: str,
+        retry_for_s: float,
+        replicas: int | None,
+        time_s: Callable[[], float],
+    ) -> None:
+        """retry_for_s: an unreachable one. replicas: that must have a commit before it is answered; None: 1
+        where there are some by nature. time_s(): monotonic, and goes on while the machine sleeps.
+        """
         self._address = address
-        self._password = password
         self._namespace = namespace
         self._retry_for_s = retry_for_s
-        self._client: redis_asyncio.Redis | None = None
+        self._replicas = replicas
+        self._time_s = time_s
+        self._master: Master | None = None
+        self._is_open = False
+        self._number = 0
+        self._sequence = 0
+        self._confirmed_until_s = 0.0
+        self._keys = [f"ray_mono:{{{namespace}}}:{name}" for name in ("head", *(t.value for t in TABLES))]
 
-    async def open(self) -> None:
-        self._client = self._make_client()
+    # ---- to take over
+
+    async def open(self) -> int:
+        self._is_open = True
         try:
-            await self._retrying("connect", self._client.ping)
-        except StorageError:
+            return await self._take_over()
+        except BaseException:
             await self.close()
             raise
 
-    def _make_client(self) -> redis_asyncio.Redis:
-        password = self._password or None
-        # How often something is tried again is decided here, not in the client.
-        never = Retry(NoBackoff(), 0)
-        if self._address.startswith("unix:"):
-            path = self._address.removeprefix("unix:")
-            return redis_asyncio.Redis(
-                unix_socket_path=path, password=password, socket_timeout=ANSWER_TIMEOUT_S, retry=never
-            )
-        host, separator, port = self._address.rpartition(":")
-        if not separator or not host or not port.isdigit():
-            raise StorageError(f"the Redis address must be host:port or unix:/path, got {self._address!r}")
-        return redis_asyncio.Redis(
-            host=host, port=int(port), password=password, socket_timeout=ANSWER_TIMEOUT_S, retry=never
-        )
+    async def _take_over(self) -> int:
+        me = f"{socket.gethostname()} (pid {os.getpid()})"
+        token = secrets.token_hex(8)
+
+        async def take(client: redis_asyncio.Redis) -> tuple[int, str, bool]:
+            while True:
+                number, holder, released = await cast(
+                    "Awaitable[list[bytes | None]]",
+                    client.hmget(self._keys[0], ["number", "holder", "released"]),
+                )
+                seen = int(number or 0)
+                if await self._run(client, redis_lease.TAKE_OVER, 1, str(seen), me, token):
+                    return seen + 1, (holder or b"").decode(), released == b"0"
+
+        self._number, holder, may_live = await self._retrying("take over the cluster's rows", take)
+        # From here on the last head writes nothing. That it answers nobody, either, is a question of time.
+        if may_live:
+            logger.info("head %d takes over from %s, once its lease is over", self._number, holder)
+            await asyncio.sleep(redis_lease.LEASE_S)
+        await self.commit([])
+        return self._number
 
     async def load_all(self, table: Table) -> dict[bytes, bytes]:
-        client = self._opened()
+        key = self._keys[1 + TABLES.index(table)]
         rows = await self._retrying(
             f"read table {table.value}",
-            lambda: cast("Awaitable[dict[bytes, bytes]]", client.hgetall(self._key(table))),
+            lambda client: cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key)),
         )
         return dict(sorted(rows.items()))
 
-    async def commit(self, writes: Sequence[Write]) -> None:
-        client = self._opened()
+    # ---- to write
 
-        async def execute() -> None:
-            async with client.pipeline(transaction=True) as pipeline:
-                for write in writes:
-                    if write.value is None:
-                        pipeline.hdel(self._key(write.table), cast(str, write.key))
-                    else:
-                        pipeline.hset(self._key(write.table), cast(str, write.key), cast(str, write.value))
-                await pipeline.execute()
+    async def commit(self, writes: Sequence[Write]) -> None:
+        sequence = self._sequence + 1
+        arguments: list[bytes | int] = [self._number, sequence]
+        for write in writes:
+            value = b"0" if write.value is None else b"1" + write.value
+            arguments += [2 + TABLES.index(write.table), write.key, value]
+
+        async def execute(client: redis_asyncio.Redis) -> None:
+            start_s = self._time_s()
+            replicas = self._replicas_wanted()
+            # The two in one packet, on one connection: WAIT is about what came before it there.
+            async with client.pipeline(transaction=False) as pipeline:
+                pipeline.eval(redis_lease.COMMIT, len(self._keys), *self._keys, *arguments)
+                if replicas:
+                    pipeline.execute_command("WAIT", replicas, round(REPLICAS_TIMEOUT_S * 1000))
+                (number, done, holder), *answered = await pipeline.execute()
+            self._check_head(int(number), int(done), holder.decode(), sequence)
+            if answered and int(answered[0]) < replicas:
+                raise NoMasterError(
+                    f"{answered[0]} replicas have the change, and redis_replicas asks for {replicas}"
+                )
+            self._confirmed_until_s = start_s + redis_lease.LEASE_S - redis_lease.MARGIN_S
 
         await self._retrying("write", execute)
+        self._sequence = sequence
+
+    def _replicas_wanted(self) -> int:
+        if self._replicas is not None:
+            return self._replicas
+        return 1 if self._master is not None and self._master.has_replicas else 0
+
+    def _check_head(self, number: int, done: int, holder: str, sequence: int) -> None:
+        """Of the answer to commit number `sequence`."""
+        if number > self._number:
+            raise DeposedError(
+                f"head {number} of this cluster, on {holder}, took over from this one, which is head "
+                f"{self._number}"
+            )
+        if number < self._number or done < sequence:
+            raise StorageError(
+                f"Redis at {self._address} has lost changes that it had acknowledged: it knows commit {done} "
+                f"of head {number}, and commit {sequence - 1} of head {self._number} was done. It was "
+                "emptied, started again without its append-only file, or failed over to a replica that did "
+                "not have them (redis_replicas says how many must)"
+            )
+
+    def is_confirmed(self, for_s: float) -> bool:
+        return self._time_s() + for_s < self._confirmed_until_s
+
+    # ---- to end
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        self._is_open = False
+        if self._master is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                    await self._run(self._master.client, redis_lease.RELEASE, 1, str(self._number))
+        self._confirmed_until_s = 0.0
+        await self._drop_master()
 
-    def _key(self, table: Table) -> str:
-        return f"ray_mono:{{{self._namespace}}}:{table.value}"
+    async def _drop_master(self) -> None:
+        master, self._master = self._master, None
+        if master is not None:
+            with contextlib.suppress(*UNREACHABLE):
+                await master.client.aclose()
 
-    def _opened(self) -> redis_asyncio.Redis:
-        if self._client is None:
+    # ---- to ask
+
+    async def _run(self, client: redis_asyncio.Redis, script: str, num_keys: int, *arguments: str) -> Any:
+        return await client.eval(script, num_keys, *self._keys[:num_keys], *arguments)
+
+    async def _client(self) -> redis_asyncio.Redis:
+        if self._master is None:
+            self._master = await find_master(self._address, self._keys[0])
+        return self._master.client
+
+    async def _retrying(self, what: str, call: Callable[[redis_asyncio.Redis], Awaitable[Answer]]) -> Answer:
+        """call(client), again while it cannot be done now, for at most retry_for_s. Raises StorageError."""
+        if not self._is_open:
             raise StorageError(f"Redis at {self._address} is not open")
-        return self._client
-
-    async def _retrying(self, what: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """call(), again while Redis cannot be reached, for at most retry_for_s. Raises StorageError."""
-        attempts = 1 + round(self._retry_for_s / RETRY_PERIOD_S)
-        for attempt in range(1, attempts + 1):
+        start_s = self._time_s()
+        pauses = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
+        attempts = 0
+        while True:
             try:
-                return await call()
-            except (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, OSError) as error:
-                # Newer clients wrap the refusal of a password, older ones raise it.
-                if isinstance(error.__cause__ or error, redis_exceptions.AuthenticationError):
+                answer = await call(await self._client())
+                if attempts:
+                    logger.warning(
+                        "Redis at %s is back after %.1f s", self._address, self._time_s() - start_s
+                    )
+                return answer
+            except AmbiguousServiceError as error:
+                raise StorageError(str(error)) from error
+            except (redis_exceptions.RedisError, OSError) as error:
+                await self._drop_master()
+                self._raise_lasting(error, what)
+                attempts += 1
+                waited_s = self._time_s() - start_s
+                if waited_s >= self._retry_for_s:
                     raise StorageError(
-                        f"Redis at {self._address} refused the password: {error}. Pass it with "
-                        "--redis-password or in the environment variable RAY_MONO_REDIS_PASSWORD"
+                        f"Redis at {self._address} cannot be reached to {what} "
+                        f"({attempts} attempts in {waited_s:.1f} s): {error}"
                     ) from error
-                if attempt == attempts:
-                    raise StorageError(
-                        f"Redis at {self._address} cannot be reached to {what} ({attempt} attempts): {error}"
-                    ) from error
-                await asyncio.sleep(RETRY_PERIOD_S)
-            except redis_exceptions.RedisError as error:
-                raise StorageError(f"Redis at {self._address} refused to {what}: {error}") from error
-        raise InternalError("the last attempt neither returned nor raised")
+                if attempts == 1:
+                    logger.warning(
+                        "Redis at %s cannot be reached to %s: %s. Trying again for %g s, then this GCS ends",
+                        self._address,
+                        what,
+                        error,
+                        self._retry_for_s,
+                    )
+            await asyncio.sleep(min(pauses.next_s(), max(0.0, self._retry_for_s - waited_s)))
+
+    def _raise_lasting(self, error: Exception, what: str) -> None:
+        """Raises StorageError where trying again is of no use."""
+        refusal = error if isinstance(error, redis_exceptions.AuthenticationError) else error.__cause__
+        # Newer clients wrap the refusal of a password, older ones raise it.
+        if isinstance(refusal, redis_exceptions.AuthenticationError):
+            raise StorageError(
+                f"Redis at {self._address} refused the password or user: {error}. Pass them with "
+                "--redis-password and --redis-username, or in the environment variables "
+                "RAY_MONO_REDIS_PASSWORD and RAY_MONO_REDIS_USERNAME"
+            ) from error
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            raise StorageError(
+                f"Redis at {self._address} shows a certificate that is not trusted: {error.__cause__}. Name "
+                "its authority as in rediss://host:port?ssl_ca_certs=FILE"
+            ) from error
+        if isinstance(error, TRANSIENT) or str(error).startswith(TRANSIENT_CODES):
+            return
+        raise StorageError(f"Redis at {self._address} refused to {what}: {error}") from error

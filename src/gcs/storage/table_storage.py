@@ -4,6 +4,10 @@ The GCS holds everything it knows in memory, and reads the store only when it st
 the latest rows, not a database to query. A batch is atomic, and durable when `commit` returns.
 `write_through.py` makes the batches and knows what waits for them. Three implementations stand beside this
 file: memory, sqlite3, Redis.
+
+A store belongs to one head at a time, and each head that opens it gets a number above all earlier ones. Where
+another head can take the store over while this one still runs (Redis), every commit checks the number
+together with the write, and a head answers only while it knows that it is the latest (`is_confirmed`).
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ class StorageError(Exception):
     """
 
 
+class DeposedError(StorageError):
+    """Another head took the store over. The message says which."""
+
+
 @dataclass(frozen=True)
 class Write:
     """One row written, or deleted where `value` is None."""
@@ -45,8 +53,11 @@ class Write:
 class TableStorage(Protocol):
     """A store of rows. One user at a time: only one GCS may have it open. Calls do not overlap."""
 
-    async def open(self) -> None:
-        """Makes the store ready, creating it where there is none. Raises StorageError."""
+    async def open(self) -> int:
+        """Takes the store over, creating it where there is none. Returns the number of this head.
+
+        Raises StorageError.
+        """
         ...
 
     async def load_all(self, table: Table) -> dict[bytes, bytes]:
@@ -54,7 +65,17 @@ class TableStorage(Protocol):
         ...
 
     async def commit(self, writes: Sequence[Write]) -> None:
-        """Applies the writes in order, all or none; durable on return. Raises StorageError."""
+        """Applies the writes in order, all or none; durable on return, and then this head was the latest.
+
+        Without writes it asks only that. Raises StorageError; DeposedError where another head took over.
+        """
+        ...
+
+    def is_confirmed(self, for_s: float) -> bool:
+        """Whether no other head takes over within for_s, so that this one may answer without asking.
+
+        Always, where the store itself keeps others out.
+        """
         ...
 
     async def close(self) -> None:

@@ -7,6 +7,9 @@ one commit, and runs on while more has gathered meanwhile.
 
 A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts
 them together again.
+
+Nobody is answered by a head that another one may have replaced: where the store has not confirmed this head
+lately, an answer waits for a commit, which may be one without writes. All answers of a turn share it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ class WriteThrough:
         self._actions: list[Callable[[], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        # Whether the store is to be asked even where it need not be.
+        self._asks_store = False
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._writes[table, key] = value
@@ -48,16 +53,36 @@ class WriteThrough:
         self._start()
 
     async def flushed(self) -> None:
-        """Returns when everything written up to now is durable.
+        """Returns when everything written up to now is durable, and this head is the latest.
 
         Raises RpcError UNAVAILABLE where the store failed.
         """
+        if not self._storage.is_confirmed(0):
+            self._start()
         if self._task is not None:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(done)
             await done
+        self._raise_failure()
+
+    async def confirmed(self) -> None:
+        """Returns when this head is the latest, at once where that is known. For what waits for no write.
+
+        Raises RpcError UNAVAILABLE where the store failed, or has another head.
+        """
+        if not self._storage.is_confirmed(0):
+            await self.flushed()
+        self._raise_failure()
+
+    async def confirm(self) -> None:
+        """As `confirmed`, but asks the store in any case."""
+        self._asks_store = True
+        self._start()
+        await self.flushed()
+
+    def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise RpcError(StatusCode.UNAVAILABLE, f"the GCS could not store the change: {self._failure}")
+            raise RpcError(StatusCode.UNAVAILABLE, f"the GCS lost its store: {self._failure}")
 
     async def close(self) -> None:
         """Returns when nothing is under way any more."""
@@ -71,11 +96,12 @@ class WriteThrough:
     async def _drain(self) -> None:
         waiters: list[asyncio.Future[None]] = []
         try:
-            while self._writes or self._actions or self._waiters:
+            while self._writes or self._actions or self._waiters or self._asks_store:
                 writes = [Write(table, key, value) for (table, key), value in self._writes.items()]
                 actions, waiters = self._actions, self._waiters
                 self._writes, self._actions, self._waiters = {}, [], []
-                if writes:
+                if writes or self._asks_store or not self._storage.is_confirmed(0):
+                    self._asks_store = False
                     await self._storage.commit(writes)
                 for action in actions:
                     action()

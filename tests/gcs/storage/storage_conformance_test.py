@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import pytest
 from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.redis_address import parse_redis_address
 from ray_mono.gcs.storage.redis_storage import RedisStorage
 from ray_mono.gcs.storage.sqlite_storage import SqliteStorage
 from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
@@ -44,9 +46,10 @@ def store(request: pytest.FixtureRequest, short_dir: str) -> Store:
         return Store(lambda: storage)
     if request.param == "redis":
         server = request.getfixturevalue("redis_server")
-        return Store(lambda: RedisStorage(server.address, server.password, "test", retry_for_s=1.0))
+        address = parse_redis_address(server.address, password=server.password)
+        return Store(lambda: RedisStorage(address, "test", 1.0, None, time.monotonic))
     if request.param == "redis-embedded":
-        return Store(lambda: EmbeddedRedisStorage(short_dir))
+        return Store(lambda: EmbeddedRedisStorage(short_dir, time.monotonic))
     return Store(
         lambda: SqliteStorage(f"{short_dir}/gcs.sqlite", survive_power_loss=request.param == "sqlite-full")
     )

@@ -1,0 +1,67 @@
+"""The numbered lease by which a head holds its rows in Redis: what is asked of Redis in one atomic step.
+
+One more hash beside the tables, `ray_mono:{namespace}:head`, says who holds them:
+
+    number     of the head; each one that takes over adds 1
+    holder     who that is, for people
+    token      drawn by that head: its own question, come twice, is known again
+    sequence   how many commits of this head were applied
+    released   1 where that head ended in order
+
+**Writes.** A commit names its head's number and its own place in the sequence; `COMMIT` looks at both and
+writes in one step. A head with a lower number writes nothing. A commit whose answer was lost is sent again,
+and applied once: the second time its place is taken. It may even arrive late, after commits that followed it,
+out of a connection that was given up: then its place is long behind, and it changes nothing.
+
+A Redis that has fewer commits than it acknowledged, or a lower number, has lost them: it came back empty, or
+failed over to a replica that did not have them. That is said, and the head ends.
+
+**Answers.** Each commit also renews a lease of LEASE_S. The head trusts it for less, from before it asked, by
+a clock of its own that counts while the machine sleeps; after that it asks again before it answers anyone.
+Who takes over waits for LEASE_S, by its own clock, before it answers anyone, unless the last head ended in
+order. The difference, MARGIN_S, is what the two clocks may differ by in that time: a fifth of it.
+"""
+
+from __future__ import annotations
+
+LEASE_S = 0.5
+MARGIN_S = 0.1
+
+# KEYS: head. ARGV: the number seen, the new holder, its token.
+# Answers 1 where that is the next head now.
+TAKE_OVER = """
+local head = redis.call('HMGET', KEYS[1], 'number', 'token')
+local number = tonumber(head[1] or '0')
+if number == ARGV[1] + 1 and head[2] == ARGV[3] then return 1 end
+if number ~= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'number', number + 1, 'holder', ARGV[2], 'token', ARGV[3],
+    'sequence', 0, 'released', 0)
+return 1
+"""
+
+# KEYS: head, then the tables. ARGV: number, sequence, then for each write: the place of its table in KEYS,
+# the key, the value with a 1 before it, or 0 to delete.
+# Answers the head's number, sequence and holder. It was applied where these are our own.
+COMMIT = """
+local head = redis.call('HMGET', KEYS[1], 'number', 'sequence', 'holder')
+local number, sequence = tonumber(head[1] or '0'), tonumber(head[2] or '0')
+local mine, place = tonumber(ARGV[1]), tonumber(ARGV[2])
+if number == mine and sequence == place - 1 then
+    for i = 3, #ARGV, 3 do
+        local table = KEYS[tonumber(ARGV[i])]
+        if ARGV[i + 2] == '0' then
+            redis.call('HDEL', table, ARGV[i + 1])
+        else
+            redis.call('HSET', table, ARGV[i + 1], string.sub(ARGV[i + 2], 2))
+        end
+    end
+    redis.call('HSET', KEYS[1], 'sequence', place)
+    sequence = place
+end
+return {number, sequence, head[3] or ''}
+"""
+
+# KEYS: head. ARGV: number.
+RELEASE = """
+if redis.call('HGET', KEYS[1], 'number') == ARGV[1] then redis.call('HSET', KEYS[1], 'released', 1) end
+"""
