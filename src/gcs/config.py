@@ -58,7 +58,7 @@ class GcsConfig:
     """How many replicas must have a change before it is answered; None: 1 with Sentinel or a Redis Cluster,
     else 0."""
     confirm_period_s: float = 0.1
-    """Between looks whether the lease on the store has to be renewed: often enough for redis_lease.LEASE_S."""
+    """Between looks whether the lease on the store has to be renewed; well below redis_lease.LEASE_S."""
 
     subscriber_queue_max: int = 10_000
     """Messages held for one subscriber that does not read: a few MB."""

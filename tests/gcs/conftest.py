@@ -15,6 +15,7 @@ import pytest
 
 from ray_mono.common import process
 from ray_mono.gcs.storage.embedded_redis import find_server_binary
+from tests.gcs.gcs_process import GcsProcess, Start
 
 REDIS_START_TIMEOUT_S = 30.0
 
@@ -77,3 +78,18 @@ def redis_server(short_dir: str) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def start(short_dir: str) -> Iterator[Start]:
+    """start(*arguments) starts a GCS in the session directory short_dir; all are gone afterwards."""
+    started: list[GcsProcess] = []
+
+    def start_one(*arguments: str, **variables: str) -> GcsProcess:
+        started.append(GcsProcess(short_dir, arguments, variables))
+        return started[-1]
+
+    yield start_one
+    for one in started:
+        if one.process.poll() is None:
+            one.kill()

@@ -37,7 +37,7 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--redis-address",
         metavar="ADDRESS",
-        help=f"for redis, yours: {ACCEPTED} (better in the variable {REDIS_ADDRESS_VARIABLE} with a password)",
+        help=f"for redis: {ACCEPTED} (better in {REDIS_ADDRESS_VARIABLE} with a password)",
     )
     group.add_argument(
         "--redis-username",

@@ -7,9 +7,9 @@ to one server is all that is used, and what follows another (WAIT follows a writ
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import ssl
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis import asyncio as redis_asyncio
 from redis import exceptions as redis_exceptions
@@ -20,9 +20,10 @@ from redis.crc import key_slot
 from ray_mono.gcs.storage.redis_address import RedisAddress
 
 # For one answer: a Redis that takes longer is treated as unreachable.
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
 
+REFUSALS = (redis_exceptions.AuthenticationError, ssl.SSLCertVerificationError)
 UNREACHABLE = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError, OSError)
 
 
@@ -53,13 +54,21 @@ async def find_master(address: RedisAddress, slot_key: str) -> Master:
     for server in address.servers:
         try:
             return await _ask(address, server, slot_key)
-        except redis_exceptions.AuthenticationError:
-            raise
         except UNREACHABLE as error:
-            if isinstance(error.__cause__, redis_exceptions.AuthenticationError):
+            if refusal_in(error) is not None:
                 raise
             errors.append(error)
     raise NoMasterError("; ".join(map(str, errors)))
+
+
+def refusal_in(error: BaseException | None) -> BaseException | None:
+    """What of an error and its causes is a refusal, by the server or of its certificate: to stay.
+
+    Newer clients wrap the refusal of a password in another error, older ones raise it.
+    """
+    while error is not None and not isinstance(error, REFUSALS):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 async def _ask(address: RedisAddress, server: tuple[str, int], slot_key: str) -> Master:
@@ -89,8 +98,7 @@ async def _greet(
         return client, await _info(client)
     except (redis_exceptions.RedisError, OSError) as error:
         await client.aclose()
-        refusal = error if isinstance(error, redis_exceptions.AuthenticationError) else error.__cause__
-        if address.service or not isinstance(refusal, redis_exceptions.AuthenticationError):
+        if address.service or not isinstance(refusal_in(error), redis_exceptions.AuthenticationError):
             raise
         client = _client(address, server, is_sentinel=True)
         try:
@@ -118,10 +126,10 @@ async def _check_is_master(client: redis_asyncio.Redis, info: dict[str, Any]) ->
         raise NoMasterError(f"it is a {info.get('role')}, which takes no writes")
 
 
-async def _master_of_sentinel(address: RedisAddress, sentinel: redis_asyncio.Redis) -> tuple[str, int]:
+async def _master_of_sentinel(address: RedisAddress, sentinel: Any) -> tuple[str, int]:
     service = address.service
     if not service:
-        masters = sorted(cast("dict[str, Any]", await cast("Awaitable[Any]", sentinel.sentinel_masters())))
+        masters = sorted(await sentinel.sentinel_masters())
         if len(masters) != 1:
             raise AmbiguousServiceError(
                 f"the Sentinels at {address} watch {', '.join(masters) or 'no master'}: name the one that is "
@@ -135,23 +143,13 @@ async def _master_of_sentinel(address: RedisAddress, sentinel: redis_asyncio.Red
     return (host.decode() if isinstance(host, bytes) else host), int(port)
 
 
-async def _master_of_slot(client: redis_asyncio.Redis, server: tuple[str, int], slot: int) -> tuple[str, int]:
-    ranges = await cast("Any", client).execute_command("CLUSTER", "SLOTS")
-    for (first, last), nodes in _slot_ranges(ranges):
+async def _master_of_slot(client: Any, server: tuple[str, int], slot: int) -> tuple[str, int]:
+    # In two words: then it comes as Redis sends it.
+    for first, last, (host, port, *_), *_ in await client.execute_command("CLUSTER", "SLOTS"):
         if first <= slot <= last:
-            host, port = nodes
-            return host or server[0], int(port)
+            # No host: the one that was asked.
+            return (host.decode() if host else server[0]), port
     raise NoMasterError(f"no node of the cluster has slot {slot}")
-
-
-def _slot_ranges(ranges: Any) -> list[tuple[tuple[int, int], tuple[str, int]]]:
-    """Of redis-py's answer: a dictionary with the master of each range, or Redis's own list."""
-    if isinstance(ranges, dict):
-        return [(key, (str(nodes["primary"][0]), nodes["primary"][1])) for key, nodes in ranges.items()]
-    return [
-        ((first, last), (host.decode() if isinstance(host, bytes) else str(host or ""), port))
-        for first, last, (host, port, *_), *_ in ranges
-    ]
 
 
 def _client(address: RedisAddress, server: tuple[str, int], is_sentinel: bool) -> redis_asyncio.Redis:

@@ -37,6 +37,7 @@ from ray_mono.gcs.storage.redis_master import (
     Master,
     NoMasterError,
     find_master,
+    refusal_in,
 )
 from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, Table, Write
 
@@ -248,18 +249,17 @@ class RedisStorage:
 
     def _raise_lasting(self, error: Exception, what: str) -> None:
         """Raises StorageError where trying again is of no use."""
-        refusal = error if isinstance(error, redis_exceptions.AuthenticationError) else error.__cause__
-        # Newer clients wrap the refusal of a password, older ones raise it.
-        if isinstance(refusal, redis_exceptions.AuthenticationError):
+        refusal = refusal_in(error)
+        if isinstance(refusal, ssl.SSLCertVerificationError):
             raise StorageError(
-                f"Redis at {self._address} refused the password or user: {error}. Pass them with "
+                f"Redis at {self._address} shows a certificate that is not trusted: {refusal}. Name its "
+                "authority as in rediss://host:port?ssl_ca_certs=FILE"
+            ) from error
+        if refusal is not None:
+            raise StorageError(
+                f"Redis at {self._address} refused the password or user: {refusal}. Pass them with "
                 "--redis-password and --redis-username, or in the environment variables "
                 "RAY_MONO_REDIS_PASSWORD and RAY_MONO_REDIS_USERNAME"
-            ) from error
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            raise StorageError(
-                f"Redis at {self._address} shows a certificate that is not trusted: {error.__cause__}. Name "
-                "its authority as in rediss://host:port?ssl_ca_certs=FILE"
             ) from error
         if isinstance(error, TRANSIENT) or str(error).startswith(TRANSIENT_CODES):
             return
