@@ -51,10 +51,10 @@ def test_what_was_answered_is_there_after_sigkill_and_a_new_start(
         arguments = ["--redis-address", server.address]
         variables = {"RAY_MONO_REDIS_PASSWORD": server.password}
     first = start(*arguments, **variables)
-    cluster_ids = []
+    heads = []
 
     async def remember_cluster(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
-        cluster_ids.append((await gcs.GetClusterInfo(EMPTY)).cluster_id)
+        heads.append(await gcs.GetClusterInfo(EMPTY))
 
     talk(first.address, write_some)
     talk(first.address, remember_cluster)
@@ -62,7 +62,8 @@ def test_what_was_answered_is_there_after_sigkill_and_a_new_start(
     second = start(*arguments, **variables)
     talk(second.address, remember_cluster)
     talk(second.address, read_some)
-    assert cluster_ids[0] == cluster_ids[1]
+    assert heads[0].cluster_id == heads[1].cluster_id
+    assert [head.head_number for head in heads] == [1, 2]
     assert second.end() == 0
 
 
