@@ -144,8 +144,19 @@ def cli() -> None:
 )
 @click.option(
     "--redis-address",
-    metavar="HOST:PORT",
-    help="With --head: keep the cluster's tables in this Redis, not in a file.",
+    metavar="ADDRESS",
+    help="With --head: keep the cluster's tables in this Redis, not in a file. host:port; several, with"
+    " commas between them, of Sentinels or of a Redis Cluster; redis://user:password@host:port/0;"
+    " rediss://… over TLS; redis+sentinel://host:port/service.",
+)
+@click.option(
+    "--redis-username", metavar="NAME", help="With --redis-address: that Redis's user [default: its default]."
+)
+@click.option(
+    "--redis-namespace",
+    metavar="NAME",
+    help="With --redis-address: names this cluster among those that share it. A head of the same name takes"
+    " the cluster over [default: default].",
 )
 @click.option(
     "--redis-embedded", is_flag=True, help="With --head: keep them in a redis-server that is started along."
@@ -255,6 +266,8 @@ def microbenchmark(**options: Any) -> None:
 def main(prog_name: str = "ray-mono", command: click.Group | None = None) -> None:
     """Runs the command line of this process; does not return. command: instead of `cli`."""
     hide_argument("--redis-password")
+    # It may hold a password, too.
+    hide_argument("--redis-address")
     if importlib.util.find_spec("ray_mono.protobuf") is None or (
         importlib.util.find_spec("ray_mono.protobuf.gcs_pb2") is None
     ):

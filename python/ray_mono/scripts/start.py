@@ -26,6 +26,8 @@ def start_node(
     port: int | None,
     redis_password: str | None,
     redis_address: str | None,
+    redis_username: str | None,
+    redis_namespace: str | None,
     redis_embedded: bool,
     node_ip_address: str | None,
     node_manager_port: int | None,
@@ -42,12 +44,22 @@ def start_node(
 ) -> None:
     """The command; its arguments are the options of their names."""
     _check_together(
-        head, address, {"port": port, "redis_address": redis_address, "redis_embedded": redis_embedded}
+        head,
+        address,
+        {
+            "port": port,
+            "redis_address": redis_address,
+            "redis_username": redis_username,
+            "redis_namespace": redis_namespace,
+            "redis_embedded": redis_embedded,
+        },
     )
     params = RayParams(
         gcs_server_port=port,
         redis_password=redis_password,
         redis_address=redis_address,
+        redis_username=redis_username,
+        redis_namespace=redis_namespace,
         redis_embedded=redis_embedded,
         node_ip_address=node_ip_address,
         node_manager_port=node_manager_port,

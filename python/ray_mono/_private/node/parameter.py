@@ -26,10 +26,14 @@ class RayParams:
     gcs_server_port: int | None = None
     """The port of a head's GCS."""
     redis_address: str | None = None
-    """host:port or unix:/path of a Redis that keeps the head's tables.
+    """Of a Redis that keeps the head's tables: host:port, several of them, unix:/path or a URL.
 
     None: a file of the session keeps them.
     """
+    redis_username: str | None = None
+    """redis_address's user; None: its default."""
+    redis_namespace: str | None = None
+    """This cluster's name among those that share redis_address; None: "default"."""
     redis_embedded: bool = False
     """Start a redis-server of our own for them."""
     redis_password: str | None = None
@@ -101,6 +105,8 @@ class RayParams:
                 "redis_embedded starts a Redis of our own: "
                 f"redis_address {self.redis_address!r} makes no sense"
             )
+        if self.redis_address is None and (self.redis_username or self.redis_namespace):
+            raise ValueError("redis_username and redis_namespace belong to a redis_address, which is missing")
         if not is_head and (self.redis_embedded or self.redis_address is not None):
             raise ValueError(
                 "redis_address and redis_embedded belong to the head: other nodes never speak to Redis"

@@ -16,6 +16,8 @@ from ray_mono._private.node.service_process import END_NODE, GO_ON, START_AGAIN
 from ray_mono._private.node.session import NodePaths
 from ray_mono.common.process import module_command
 
+REDIS_ADDRESS_VARIABLE = "RAY_MONO_REDIS_ADDRESS"
+REDIS_USERNAME_VARIABLE = "RAY_MONO_REDIS_USERNAME"
 REDIS_PASSWORD_VARIABLE = "RAY_MONO_REDIS_PASSWORD"
 
 GCS = "gcs_server"
@@ -81,8 +83,16 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
     if params.redis_embedded:
         storage = ["--storage", "redis", "--redis-embedded"]
     elif params.redis_address is not None:
-        storage = ["--storage", "redis", "--redis-address", params.redis_address]
-        env[REDIS_PASSWORD_VARIABLE] = params.redis_password or ""
+        storage = ["--storage", "redis"]
+        if params.redis_namespace is not None:
+            storage += ["--redis-namespace", params.redis_namespace]
+        env[REDIS_ADDRESS_VARIABLE] = params.redis_address
+        for variable, value in (
+            (REDIS_USERNAME_VARIABLE, params.redis_username),
+            (REDIS_PASSWORD_VARIABLE, params.redis_password),
+        ):
+            if value is not None:
+                env[variable] = value
     else:
         storage = ["--storage", "file", "--storage-path", str(plan.paths.session.path / "gcs.sqlite")]
     host, _, port = plan.gcs_address.rpartition(":")

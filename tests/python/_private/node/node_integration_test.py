@@ -20,6 +20,7 @@ from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.reaper_client import ServiceStartError
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.redis_servers import RedisProcess
 from tests.python._private.node.stand_in import reaper_environment, wait_until_gone
 
 STORE_BYTES = 32 << 20
@@ -144,6 +145,28 @@ def test_a_cluster_on_its_own_redis(session_base: Path) -> None:
     start_head("--redis-embedded")
     run("healthcheck")
     run("stop")
+
+
+def test_a_cluster_on_a_redis_of_its_user_keeps_the_password_off_the_command_lines(
+    session_base: Path, tmp_path: Path
+) -> None:
+    users = ["user default off", "user me on >the-password ~ray_mono:* +@all"]
+    options = {"username": "me", "password": "the-password"}
+    server = RedisProcess(str(tmp_path / "redis"), users, client_options=options)
+    server.start()
+    try:
+        start_head(
+            f"--redis-address=redis://:the-password@{server.address}/0",
+            "--redis-username=me",
+            "--redis-namespace=mine",
+        )
+        shown = [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
+        run("healthcheck")
+        run("stop")
+        assert "the-password" not in str(shown)
+        assert server.ask("HGET", "ray_mono:{mine}:head", "released") == b"1"
+    finally:
+        server.kill()
 
 
 def test_a_port_in_use_is_an_error_that_says_what_to_do(session_base: Path) -> None:

@@ -116,6 +116,7 @@ def test_parameters_are_set_once_unless_updated() -> None:
         (RayParams(), False, "gcs_address is missing"),
         (RayParams(redis_embedded=True, redis_address="h:1"), True, "redis_embedded"),
         (RayParams(gcs_address="h:1", redis_address="h:1"), False, "belong to the head"),
+        (RayParams(redis_username="me"), True, "belong to a redis_address"),
         (RayParams(maximum_startup_concurrency=0), True, "maximum_startup_concurrency"),
         (RayParams(labels={"a": 1}), True, "labels"),  # type: ignore[dict-item]
     ],
