@@ -63,7 +63,8 @@ FLOORS = {
         | framed
     """,
     "gcs": """
-        config job_manager node_manager pubsub raylet_client_pool task_event_log worker_manager
+        config forgetting pubsub raylet_client_pool task_event_log
+        | job_manager node_manager worker_manager
         | storage
         | environment kv
         | lease_client node_health

@@ -48,11 +48,12 @@ class Cluster:
         self._writes = environment.writes
         self._raylets = environment.raylets
         self._clock = environment.clock
+        self._dead_age_max_s = config.dead_age_max_s
         self.nodes = NodeManager(config.dead_nodes_max, config.health_check_failures_max)
         self.jobs = JobManager(config.finished_jobs_max)
         self.workers = WorkerManager(config.dead_workers_max)
         self.actors = ActorManager(config.dead_actors_max)
-        self.kv = KeyValueStore(environment.writes)
+        self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
         self.health = NodeHealth(environment, self.nodes, self._on_health_failed)
@@ -68,7 +69,7 @@ class Cluster:
         )
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
-        self.task_events = TaskEventLog()
+        self.task_events = TaskEventLog(config.task_events_max)
         ender = ActorEnder(environment, self.nodes, self.collections.last_words)
         self._effects = ActorEffectRunner(
             self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
@@ -126,8 +127,7 @@ class Cluster:
         self._warn(self._warnings.node_died(row))
         logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
         self._write_node(row)
-        for forgotten in self.nodes.forget_oldest():
-            self._writes.delete(Table.NODE, forgotten.binary())
+        self._forget_nodes()
         self._raylets.drop(raylet_address(row))
         worker_cause = common_pb2.DeathCause(
             kind=common_pb2.DeathCause.NODE_DIED, message=f"its node {node_id.hex()} died: {cause.message}"
@@ -185,8 +185,7 @@ class Cluster:
             self._write_job(row)
             self.scheduler.forget_job(job_id.binary())
             self.kv.delete_code(job_id)
-        for forgotten in self.jobs.forget_oldest():
-            self._writes.delete(Table.JOB, forgotten.binary())
+        self._forget_jobs()
 
     def _write_job(self, row: common_pb2.JobInfo) -> None:
         payload = row.SerializeToString()
@@ -221,8 +220,7 @@ class Cluster:
             return False
         payload = row.SerializeToString()
         self._writes.put(Table.WORKER, row.worker_id, payload)
-        for forgotten in self.workers.forget_oldest():
-            self._writes.delete(Table.WORKER, forgotten.binary())
+        self._forget_workers()
         self._publish(gcs_pb2.WORKER_DEATH, row.worker_id, payload)
         return True
 
@@ -268,6 +266,31 @@ class Cluster:
         finished = [job_id for job_id in job_ids if self.jobs.is_finished(job_id)]
         if finished:
             self._end_jobs_without_actors(finished)
+
+    # ---- what is over
+
+    def forget_old(self) -> None:
+        """Drops what ended longer ago than anyone may ask for. The counts are kept when something ends."""
+        self._forget_nodes()
+        self._forget_jobs()
+        self._forget_workers()
+        self._run(self.actors.forget_oldest(self._forgotten_before_s()))
+        self.task_events.forget_oldest(self._forgotten_before_s())
+
+    def _forgotten_before_s(self) -> float:
+        return self._clock.wall_s() - self._dead_age_max_s
+
+    def _forget_nodes(self) -> None:
+        for node_id in self.nodes.forget_oldest(self._forgotten_before_s()):
+            self._writes.delete(Table.NODE, node_id.binary())
+
+    def _forget_jobs(self) -> None:
+        for job_id in self.jobs.forget_oldest(self._forgotten_before_s()):
+            self._writes.delete(Table.JOB, job_id.binary())
+
+    def _forget_workers(self) -> None:
+        for worker_id in self.workers.forget_oldest(self._forgotten_before_s()):
+            self._writes.delete(Table.WORKER, worker_id.binary())
 
     # ---- messages to others
 

@@ -65,8 +65,14 @@ class GcsConfig:
     dead_nodes_max: int = 1_000
     """Rows of the dead, and of finished jobs, that are kept for those who ask later; the oldest go."""
     dead_workers_max: int = 1_000
-    dead_actors_max: int = 10_000
-    finished_jobs_max: int = 10_000
+    dead_actors_max: int = 1_000
+    finished_jobs_max: int = 1_000
+    task_events_max: int = 100_000
+    """Some 5 MB: half a minute of a busy machine, and as much as viewers take."""
+    dead_age_max_s: float = 86_400.0
+    """Such rows, and task events, go after this, too."""
+    kv_bytes_max: int = 1 << 30
+    """Of all keys and values; more are refused."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

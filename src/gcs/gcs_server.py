@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 CLUSTER_ID_KEY = b"cluster_id"
 START_TIME_KEY = b"start_time_s"
+# How often, while something is kept, it is looked at whether it is too old.
+FORGETS_IN_AGE = 24
 
 
 class GcsServer:
@@ -79,8 +81,15 @@ class GcsServer:
         self._make_info(tables[Table.META], head_number)
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
+        self._tasks.spawn(self._forget_old(), "forget old")
         await self._environment.writes.flushed()
-        handlers = gcs_handlers(self.cluster, self._environment.writes, lambda: self._info, self.dump_state)
+        handlers = gcs_handlers(
+            self.cluster,
+            self._environment.writes,
+            self._environment.clock,
+            lambda: self._info,
+            self.dump_state,
+        )
         for address in self._config.listen:
             self._listeners.append(await self._environment.transport.serve(address, handlers))
         host, _, port = self.address.rpartition(":")
@@ -116,6 +125,11 @@ class GcsServer:
             start_time_s=float(meta[START_TIME_KEY]),
             head_number=head_number,
         )
+
+    async def _forget_old(self) -> None:
+        while True:
+            self.cluster.forget_old()
+            await asyncio.sleep(self._config.dead_age_max_s / FORGETS_IN_AGE)
 
     async def _keep_confirmed(self) -> None:
         """Asks the store again and again, so that a head that was replaced ends even where nobody calls."""

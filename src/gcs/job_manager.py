@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_mono.common.ids import JobID, NodeID, WorkerID
+from ray_mono.gcs.forgetting import oldest
 from ray_mono.protobuf import common_pb2
 
 
@@ -65,9 +66,12 @@ class JobManager:
         """The finished jobs that are not over."""
         return list(self._outlived)
 
-    def forget_oldest(self) -> list[JobID]:
-        """Drops jobs that are over beyond the limit, the oldest first; returns their ids."""
-        forgotten = list(self._over)[: max(0, len(self._over) - self._finished_jobs_max)]
+    def forget_oldest(self, ended_before_s: float) -> list[JobID]:
+        """Drops jobs that are over beyond the limit, and those that ended before a time.
+
+        Returns their ids, the oldest first.
+        """
+        forgotten = oldest(self._over, self._finished_jobs_max, lambda row: row.end_time_s < ended_before_s)
         for job_id in forgotten:
             del self._over[job_id]
         return forgotten

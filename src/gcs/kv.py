@@ -23,11 +23,18 @@ class RowWriter(Protocol):
     def delete(self, table: Table, key: bytes) -> None: ...
 
 
+class StoreIsFull(Exception):
+    """Says how full it is, and how much was to be added."""
+
+
 class KeyValueStore:
     """All namespaces."""
 
-    def __init__(self, writer: RowWriter) -> None:
+    def __init__(self, writer: RowWriter, bytes_max: int) -> None:
+        """bytes_max: of keys and values; more are refused."""
         self._writer = writer
+        self._bytes_max = bytes_max
+        self._num_bytes = 0
         self._namespaces: dict[bytes, dict[bytes, bytes]] = {}
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
@@ -35,13 +42,24 @@ class KeyValueStore:
         for row_key, value in rows.items():
             namespace, key = split_row_key(row_key)
             self._namespaces.setdefault(namespace, {})[key] = value
+            self._num_bytes += len(key) + len(value)
 
     def put(self, namespace: bytes, key: bytes, value: bytes, overwrite: bool) -> bool:
-        """Writes, unless the key exists and `overwrite` is false. Returns whether the key is new."""
-        values = self._namespaces.setdefault(namespace, {})
+        """Writes, unless the key exists and `overwrite` is false. Returns whether the key is new.
+
+        Raises StoreIsFull.
+        """
+        values = self._namespaces.get(namespace, {})
         is_new = key not in values
         if is_new or overwrite:
-            values[key] = value
+            more_bytes = len(value) + (len(key) if is_new else -len(values[key]))
+            if more_bytes > 0 and self._num_bytes + more_bytes > self._bytes_max:
+                raise StoreIsFull(
+                    f"the GCS keeps {self._num_bytes} bytes of keys and values already; with {more_bytes} "
+                    f"more it would be above kv_bytes_max, {self._bytes_max}"
+                )
+            self._num_bytes += more_bytes
+            self._namespaces.setdefault(namespace, values)[key] = value
             self._writer.put(Table.KV, join_row_key(namespace, key), value)
         return is_new
 
@@ -53,7 +71,7 @@ class KeyValueStore:
         values = self._namespaces.get(namespace, {})
         doomed = self.keys(namespace, key) if by_prefix else [key] if key in values else []
         for one in doomed:
-            del values[one]
+            self._num_bytes -= len(one) + len(values.pop(one))
             self._writer.delete(Table.KV, join_row_key(namespace, one))
         if not values:
             self._namespaces.pop(namespace, None)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.gcs.forgetting import oldest
 from ray_mono.protobuf import common_pb2
 
 
@@ -134,9 +135,12 @@ class NodeManager:
         self._dead[node_id] = row
         return row
 
-    def forget_oldest(self) -> list[NodeID]:
-        """Drops dead nodes beyond the limit, those that died first; returns their ids."""
-        forgotten = list(self._dead)[: max(0, len(self._dead) - self._dead_nodes_max)]
+    def forget_oldest(self, ended_before_s: float) -> list[NodeID]:
+        """Drops dead nodes beyond the limit, and those that died before a time.
+
+        Returns their ids, the oldest first.
+        """
+        forgotten = oldest(self._dead, self._dead_nodes_max, lambda row: row.end_time_s < ended_before_s)
         for node_id in forgotten:
             del self._dead[node_id]
         return forgotten

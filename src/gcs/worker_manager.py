@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_mono.common.ids import NodeID, WorkerID
+from ray_mono.gcs.forgetting import oldest
 from ray_mono.protobuf import common_pb2
 
 
@@ -57,9 +58,12 @@ class WorkerManager:
         self._dead[worker_id] = row
         return row
 
-    def forget_oldest(self) -> list[WorkerID]:
-        """Drops dead workers beyond the limit, those that died first; returns their ids."""
-        forgotten = list(self._dead)[: max(0, len(self._dead) - self._dead_workers_max)]
+    def forget_oldest(self, ended_before_s: float) -> list[WorkerID]:
+        """Drops dead workers beyond the limit, and those that died before a time.
+
+        Returns their ids, the oldest first.
+        """
+        forgotten = oldest(self._dead, self._dead_workers_max, lambda row: row.end_time_s < ended_before_s)
         for worker_id in forgotten:
             del self._dead[worker_id]
         return forgotten

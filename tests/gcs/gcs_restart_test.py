@@ -9,7 +9,7 @@ import pytest
 from ray_mono.gcs.storage.table_storage import StorageError, Table
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import OWNER, GcsScene, actor_id, play, registration, until_state
+from tests.gcs.scene import JOB, OWNER, GcsScene, actor_id, play, registration, until_state
 from tests.simulation.loop import SimulationError
 
 EMPTY = common_pb2.Empty()
@@ -194,6 +194,30 @@ def test_a_store_that_refuses_a_write_ends_the_server() -> None:
     # A run of the simulator ends with the first error that a service logs.
     with pytest.raises(SimulationError, match="write-through failed(.|\n)*disk full"):
         play(script)
+
+
+def test_what_ended_too_long_ago_is_deleted_from_the_store_though_nothing_else_ends() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 1})
+        await gcs.AddJob(gcs_pb2.AddJobRequest())
+        await gcs.RegisterActor(registration(1))
+        info = await until_state(gcs, common_pb2.ALIVE)
+        await gcs.AddWorker(
+            common_pb2.WorkerInfo(worker_id=info.address.worker_id, node_id=info.address.node_id)
+        )
+        await node.crash(node.workers[info.address.worker_id])
+        await gcs.AddTaskEvents(gcs_pb2.TaskEvents(job_id=JOB.binary(), name_indices=[0]))
+        await gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=JOB.binary()))
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+        over = (Table.ACTOR, Table.WORKER, Table.JOB, Table.NODE)
+        assert all([await scene.storage.load_all(table) for table in over])
+        assert len((await gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest())).batches) == 1
+        await asyncio.sleep(200)
+        assert not any([await scene.storage.load_all(table) for table in over])
+        assert not (await gcs.GetTaskEvents(gcs_pb2.GetTaskEventsRequest())).batches
+
+    play(script, dead_age_max_s=100.0)
 
 
 def test_the_rows_of_the_long_dead_are_deleted_from_the_store() -> None:

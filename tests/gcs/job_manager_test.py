@@ -36,12 +36,12 @@ def test_a_job_is_not_forgotten_before_it_is_over() -> None:
         manager.finish(job_id, now_s=2.0)
     for job_id in others:
         assert manager.over(job_id) is not None
-    assert manager.forget_oldest() == [others[0]]
+    assert manager.forget_oldest(0) == [others[0]]
     assert (
         manager.is_finished(outlived) and not manager.is_over(outlived) and manager.row(outlived) is not None
     )
     manager.over(outlived)
-    assert manager.forget_oldest() == [others[1]] and manager.over(outlived) is None
+    assert manager.forget_oldest(0) == [others[1]] and manager.over(outlived) is None
 
 
 def test_the_jobs_of_a_driver_and_of_a_node_are_the_running_ones() -> None:
@@ -59,7 +59,7 @@ def test_a_number_is_not_used_again_after_a_restart_even_when_its_job_is_forgott
         job_id = add(before)
         before.finish(job_id, now_s=2.0)
         before.over(job_id)
-    assert before.forget_oldest() == [JobID.from_int(1)]
+    assert before.forget_oldest(0) == [JobID.from_int(1)]
     after = JobManager(finished_jobs_max=1)
     after.restore(before.rows(), before.next_number)
     assert add(after).int() == 3

@@ -102,7 +102,7 @@ def test_the_nodes_that_died_first_are_forgotten_first() -> None:
     manager = make(*nodes, dead_nodes_max=2)
     for node_id in (nodes[1], nodes[0], nodes[2]):
         manager.died(node_id, SILENCE, now_s=2.0)
-    assert manager.forget_oldest() == [nodes[1]]
+    assert manager.forget_oldest(0) == [nodes[1]]
     assert [row.node_id for row in manager.rows()] == [nodes[0].binary(), nodes[2].binary()]
 
 

@@ -41,7 +41,7 @@ def test_the_workers_that_died_first_are_forgotten_first() -> None:
     manager = WorkerManager(dead_workers_max=1)
     for number in (1, 2):
         manager.died(info(number), now_s=float(number))
-    assert manager.forget_oldest() == [WorkerID(bytes([1]) * 28)]
+    assert manager.forget_oldest(0) == [WorkerID(bytes([1]) * 28)]
     assert not manager.is_dead(WorkerID(bytes([1]) * 28)) and manager.is_dead(WorkerID(bytes([2]) * 28))
 
 

@@ -45,6 +45,7 @@ from ray_mono.gcs.actor.actor_state import (
     DeathKind,
     next_state,
 )
+from ray_mono.gcs.forgetting import oldest
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ class ActorManager:
         self._by_worker: dict[WorkerID, ActorID] = {}
         # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
         self._owned: dict[WorkerID, dict[ActorID, None]] = {}
-        # Invariant: exactly the dead actors, in the order of their deaths.
-        self._dead: dict[ActorID, None] = {}
+        # Invariant: exactly the dead actors with the times of their deaths, in their order.
+        self._dead: dict[ActorID, float] = {}
 
     # ---- questions
 
@@ -139,9 +140,9 @@ class ActorManager:
                 goes_on = GoOnCreating(actor.actor_id, actor.num_restarts)
                 effects.append(goes_on if is_leased else self._place(actor))
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
-        self._dead = dict.fromkeys(
-            actor.actor_id for actor in sorted(dead, key=lambda actor: actor.end_time_s)
-        )
+        self._dead = {
+            actor.actor_id: actor.end_time_s for actor in sorted(dead, key=lambda actor: actor.end_time_s)
+        }
         return effects
 
     def leased(
@@ -320,14 +321,14 @@ class ActorManager:
             del owned[actor.actor_id]
             if not owned:
                 del self._owned[actor.registration.owner_worker_id]
-        self._dead[actor.actor_id] = None
+        self._dead[actor.actor_id] = now_s
         stop: list[Effect] = [StopPlacing(actor.actor_id)] if was_waiting else []
-        return [RowChanged(actor), *stop, *ended, *self._forget_oldest()]
+        return [RowChanged(actor), *stop, *ended, *self.forget_oldest()]
 
-    def _forget_oldest(self) -> list[Effect]:
+    def forget_oldest(self, ended_before_s: float = 0.0) -> list[Effect]:
+        """Drops the dead beyond the limit, and those that died before a time."""
         effects: list[Effect] = []
-        while len(self._dead) > self._dead_actors_max:
-            actor_id = next(iter(self._dead))
+        for actor_id in oldest(self._dead, self._dead_actors_max, lambda time_s: time_s < ended_before_s):
             del self._dead[actor_id], self._actors[actor_id]
             effects.append(RowForgotten(actor_id))
         return effects

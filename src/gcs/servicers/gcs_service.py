@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from ray_mono.common.our_bug import check
+from ray_mono.common.world import Clock
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.servicers.actor_info import ActorInfoServicer
 from ray_mono.gcs.servicers.internal_kv import InternalKVServicer
@@ -47,6 +48,7 @@ class DumpStateServicer(GcsServiceServicer):
 def gcs_handlers(
     cluster: Cluster,
     writes: WriteThrough,
+    clock: Clock,
     cluster_info: Callable[[], gcs_pb2.ClusterInfo],
     dump_state: Callable[[], dict[str, Any]],
 ) -> Handlers:
@@ -60,7 +62,7 @@ def gcs_handlers(
             WorkerInfoServicer(cluster, cluster.workers, writes),
             InternalKVServicer(cluster.kv, cluster.jobs, writes),
             InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),
-            TaskInfoServicer(cluster.task_events, cluster.collections),
+            TaskInfoServicer(cluster.task_events, cluster.collections, clock),
             DumpStateServicer(dump_state),
         ]
     )

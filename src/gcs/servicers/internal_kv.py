@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.gcs.job_manager import JobManager
-from ray_mono.gcs.kv import KeyValueStore, job_of_code
+from ray_mono.gcs.kv import KeyValueStore, StoreIsFull, job_of_code
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -22,7 +22,10 @@ class InternalKVServicer(gcs_rpc.GcsServiceServicer):
         if job_id is not None and self._jobs.is_over(job_id):
             # Nobody would ever delete it.
             raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {job_id.hex()} has finished")
-        added = self._kv.put(request.namespace, request.key, request.value, request.overwrite)
+        try:
+            added = self._kv.put(request.namespace, request.key, request.value, request.overwrite)
+        except StoreIsFull as error:
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         await self._writes.flushed()
         return gcs_pb2.KvPutReply(added=added)
 

@@ -15,7 +15,7 @@ from ray_mono.gcs.storage.write_through import WriteThrough
 
 def kv_servicer() -> InternalKVServicer:
     writes = WriteThrough(MemoryStorage(), lambda error: None)
-    return InternalKVServicer(KeyValueStore(writes), JobManager(10), writes)
+    return InternalKVServicer(KeyValueStore(writes, 1000), JobManager(10), writes)
 
 
 def test_a_method_that_no_servicer_answers_is_our_bug() -> None:

@@ -104,7 +104,7 @@ def test_keys_that_are_written_again_have_their_last_value_after_a_restart(store
     def write(round: bytes) -> Callable[[TableStorage], Awaitable[None]]:
         async def scene(storage: TableStorage) -> None:
             writes = WriteThrough(storage, failures.append)
-            values = KeyValueStore(writes)
+            values = KeyValueStore(writes, 1000)
             values.restore(await storage.load_all(Table.KV))
             for number in range(3):
                 values.put(b"ns", b"%d" % number, b"%s of %d" % (round, number), overwrite=True)
@@ -114,7 +114,7 @@ def test_keys_that_are_written_again_have_their_last_value_after_a_restart(store
         return scene
 
     async def read(storage: TableStorage) -> None:
-        values = KeyValueStore(WriteThrough(storage, failures.append))
+        values = KeyValueStore(WriteThrough(storage, failures.append), 1000)
         values.restore(await storage.load_all(Table.KV))
         assert [values.get(b"ns", b"%d" % number) for number in range(3)] == [
             b"third of %d" % number for number in range(3)
