@@ -30,6 +30,8 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
     def __init__(self) -> None:
         self.registrations: list[list[bytes]] = []
         self.unwanted: list[bytes] = []
+        # Its cluster and its number.
+        self.head = (b"cluster", 1)
         self.deaths: list[bytes] = []
         self.reports: list[common_pb2.NodeResources] = []
         self.holds_answers = False
@@ -41,7 +43,9 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         self, request: gcs_pb2.RegisterNodeRequest, context: CallContext
     ) -> gcs_pb2.RegisterNodeReply:
         self.registrations.append([lease.lease_id for lease in request.actor_leases])
-        return gcs_pb2.RegisterNodeReply(unwanted_lease_ids=self.unwanted)
+        return gcs_pb2.RegisterNodeReply(
+            unwanted_lease_ids=self.unwanted, head_number=self.head[1], cluster_id=self.head[0]
+        )
 
     async def ReportResources(
         self, request: common_pb2.NodeResources, context: CallContext
@@ -265,5 +269,35 @@ def test_a_gcs_that_is_new_hears_of_the_leases_for_actors_and_of_the_resources_a
         scene.heard.leases = []
         scene.outbox.register_again()
         await until(lambda: gcs.registrations == [[b"lease"], []])
+
+    play(script)
+
+
+def test_a_head_of_a_lower_number_is_not_listened_to_unless_it_is_of_another_cluster() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.head = (b"cluster", 7)
+        await scene.start_client()
+        await until(lambda: scene.heard.news == ["found"])
+        for head, is_right in (
+            ((b"cluster", 7), True),
+            ((b"cluster", 6), False),
+            ((b"cluster", 8), True),
+            ((b"cluster", 7), False),
+            ((b"another", 1), True),
+            ((b"another", 2), True),
+        ):
+            await meet(scene, head, is_right)
+
+    async def meet(scene: Scene, head: tuple[bytes, int], is_right: bool) -> None:
+        scene.kill_gcs()
+        await until(lambda: scene.heard.news[-1] == "lost")
+        scene.heard.news.clear()
+        gcs = await scene.start_gcs()
+        gcs.head, gcs.unwanted = head, [b"%s %d" % head]
+        await until(lambda: "found" in scene.heard.news or len(gcs.registrations) == 3)
+        assert ("found" in scene.heard.news) is is_right
+        assert (gcs.unwanted[0] in scene.heard.disowned_leases) is is_right
+        assert is_right or not gcs.reports
 
     play(script)

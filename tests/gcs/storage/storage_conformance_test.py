@@ -143,3 +143,21 @@ def test_any_bytes_can_be_stored(store: Store) -> None:
         assert await storage.load_all(Table.KV) == {b"\x00": every_byte, every_byte: large}
 
     store.run(scene)
+
+
+def test_each_head_has_a_higher_number_than_the_last_one_whatever_is_stored(store: Store) -> None:
+    numbers: list[int] = []
+    for _ in range(3):
+
+        async def life() -> None:
+            storage = store.make()
+            numbers.append(await storage.open())
+            assert storage.is_confirmed(0)
+            await storage.commit([Write(Table.META, b"number", b"of no use"), Write(Table.KV, b"head", None)])
+            # Nobody can have taken over: it says that without writes, too.
+            await storage.commit([])
+            assert storage.is_confirmed(0)
+            await storage.close()
+
+        asyncio.run(life())
+    assert numbers == [1, 2, 3]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
-from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, Table, Write
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -22,6 +22,10 @@ class GatedStorage(MemoryStorage):
         self.closes_again = False
         self.batches: list[list[tuple[bytes, bytes | None]]] = []
         self.failure: StorageError | None = None
+        self.is_latest = True
+
+    def is_confirmed(self, for_s: float) -> bool:
+        return self.is_latest
 
     async def commit(self, writes: Sequence[Write]) -> None:
         self.batches.append([(write.key, write.value) for write in writes])
@@ -151,5 +155,55 @@ def test_one_who_stops_waiting_does_not_keep_others_from_being_answered() -> Non
         it.storage.gate.set()
         await stayer
         assert leaver.cancelled()
+
+    asyncio.run(scene())
+
+
+def test_where_the_store_may_have_another_head_it_is_asked_once_for_all_who_are_answered() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.is_latest = False
+        ran: list[str] = []
+        answers = [asyncio.create_task(wait()) for wait in [it.writes.flushed, it.writes.confirmed] * 3]
+        it.writes.after_commit(lambda: ran.append("told"))
+        await settle()
+        assert not any(answer.done() for answer in answers) and ran == []
+        it.storage.gate.set()
+        await asyncio.gather(*answers)
+        assert it.storage.batches == [[]] and ran == ["told"]
+        it.storage.is_latest = True
+        await it.writes.flushed()
+        await it.writes.confirmed()
+        assert it.storage.batches == [[]]
+        await it.writes.confirm()
+        assert it.storage.batches == [[], []]
+
+    asyncio.run(scene())
+
+
+def test_what_waits_for_no_write_waits_for_none_where_this_head_is_the_latest() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.writes.put(Table.KV, b"a", b"1")
+        await asyncio.wait_for(it.writes.confirmed(), 1)
+        it.storage.gate.set()
+        await it.writes.flushed()
+
+    asyncio.run(scene())
+
+
+def test_a_head_that_was_replaced_answers_nobody_from_then_on() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.is_latest = False
+        it.storage.failure = DeposedError("head 2 took over")
+        it.storage.gate.set()
+        ran: list[str] = []
+        it.writes.after_commit(lambda: ran.append("told"))
+        for wait in (it.writes.confirmed, it.writes.flushed, it.writes.confirm):
+            with pytest.raises(RpcError, match="head 2 took over") as refused:
+                await wait()
+            assert refused.value.code is StatusCode.UNAVAILABLE
+        assert it.failures == [it.storage.failure] and ran == []
 
     asyncio.run(scene())
