@@ -51,14 +51,16 @@ def test_a_head_that_was_replaced_writes_nothing_and_says_who_took_over(server: 
         await old.open()
         await old.commit(put(b"key", b"old"))
         await new.open()
+        # As many as the old one has done: its next would be in place, were it its own.
+        await new.commit(put(b"other", b"new"))
         with pytest.raises(DeposedError, match=r"head 2 of this cluster, on .* \(pid \d+\), took over"):
             await old.commit(put(b"key", b"too late"))
         with pytest.raises(DeposedError):
             await old.commit([])
         # What it does at its end takes nothing from the new one.
         await old.close()
-        await new.commit(put(b"other", b"new"))
-        assert await new.load_all(Table.KV) == {b"key": b"old", b"other": b"new"}
+        await new.commit(put(b"third", b"new"))
+        assert await new.load_all(Table.KV) == {b"key": b"old", b"other": b"new", b"third": b"new"}
         await new.close()
 
     asyncio.run(scene())
