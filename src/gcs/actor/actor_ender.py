@@ -66,6 +66,7 @@ class ActorEnder:
             f"{address.host}:{address.port}", self._environment.config.connect_timeout_s
         )
         try:
+            await self._environment.writes.confirmed()
             worker = core_worker_rpc.CoreWorkerServiceAsyncStub(channel)
             await worker.Exit(core_worker_pb2.ExitRequest(force=False, cause=death_to_proto(effect.death)))
         finally:
