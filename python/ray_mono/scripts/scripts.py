@@ -147,7 +147,8 @@ def cli() -> None:
     metavar="ADDRESS",
     help="With --head: keep the cluster's tables in this Redis, not in a file. host:port; several, with"
     " commas between them, of Sentinels or of a Redis Cluster; redis://user:password@host:port/0;"
-    " rediss://… over TLS; redis+sentinel://host:port/service.",
+    " rediss://… over TLS; redis+sentinel://host:port/service. With a password better in the variable"
+    " RAY_MONO_REDIS_ADDRESS.",
 )
 @click.option(
     "--redis-username", metavar="NAME", help="With --redis-address: that Redis's user [default: its default]."

@@ -15,6 +15,7 @@ from ray_mono._private.node.bootstrap import find_cluster, node_ip_address
 from ray_mono._private.node.node import Node
 from ray_mono._private.node.parameter import DEFAULT_PORT, RayParams
 from ray_mono._private.node.ports import PortInUseError
+from ray_mono._private.node.services import REDIS_ADDRESS_VARIABLE
 from ray_mono.rpc.auth import TOKEN_FILE_NAME, TOKEN_VARIABLE, USER_TOKEN_PATH
 from ray_mono.scripts import failures
 
@@ -99,6 +100,8 @@ def _check_together(head: bool, address: str | None, head_only: Mapping[str, obj
 
 def _start_head(params: RayParams) -> Node:
     params.update_if_absent(gcs_server_port=DEFAULT_PORT, node_ip_address=node_ip_address())
+    if not params.redis_embedded:
+        params.update_if_absent(redis_address=os.environ.get(REDIS_ADDRESS_VARIABLE))
     try:
         node = Node(params, head=True)
     except PortInUseError as error:

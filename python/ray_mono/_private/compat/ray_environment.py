@@ -28,6 +28,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "RAY_IGNORE_UNHANDLED_ERRORS": ("RAY_MONO_IGNORE_UNHANDLED_ERRORS", _same),
     "RAY_LOG_TO_DRIVER": ("RAY_MONO_LOG_TO_DRIVER", _same),
     "RAY_NAMESPACE": ("RAY_MONO_NAMESPACE", _same),
+    "RAY_REDIS_ADDRESS": ("RAY_MONO_REDIS_ADDRESS", _same),
     "RAY_REDIS_PASSWORD": ("RAY_MONO_REDIS_PASSWORD", _same),
     "RAY_RUNTIME_ENV_HOOK": ("RAY_MONO_RUNTIME_ENV_HOOK", _same),
     "RAY_memory_monitor_refresh_ms": ("RAY_MONO_memory_monitor_refresh_ms", _same),

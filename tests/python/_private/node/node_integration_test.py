@@ -147,19 +147,20 @@ def test_a_cluster_on_its_own_redis(session_base: Path) -> None:
     run("stop")
 
 
+@pytest.mark.parametrize("where", ["option", "variable"])
 def test_a_cluster_on_a_redis_of_its_user_keeps_the_password_off_the_command_lines(
-    session_base: Path, tmp_path: Path
+    session_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     users = ["user default off", "user me on >the-password ~ray_mono:* +@all"]
     options = {"username": "me", "password": "the-password"}
     server = RedisProcess(str(tmp_path / "redis"), users, client_options=options)
     server.start()
     try:
-        start_head(
-            f"--redis-address=redis://:the-password@{server.address}/0",
-            "--redis-username=me",
-            "--redis-namespace=mine",
-        )
+        address = f"redis://:the-password@{server.address}/0"
+        if where == "variable":
+            monkeypatch.setenv("RAY_MONO_REDIS_ADDRESS", address)
+        more = ["--redis-username=me", "--redis-namespace=mine"]
+        start_head(*more, *([f"--redis-address={address}"] if where == "option" else []))
         shown = [one.info["cmdline"] for one in psutil.process_iter(["cmdline"])]
         run("healthcheck")
         run("stop")
