@@ -43,7 +43,8 @@ def keep_aside(path: str, what: str) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path + commit_mark.SUFFIX)
         return f"{path} is not a file of the GCS: {what}"
-    kept = path + KEPT + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    now_s, now_ns = divmod(time.time_ns(), 10**9)
+    kept = f"{path}{KEPT}{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now_s))}.{now_ns:09d}Z"
     for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + suffix, kept + suffix)

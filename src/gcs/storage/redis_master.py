@@ -48,7 +48,7 @@ async def find_master(address: RedisAddress, slot_key: str) -> Master:
     """The server that takes writes of this key. Raises RedisError, OSError, AmbiguousServiceError."""
     if address.socket_path:
         client = _client(address, ("", 0), is_sentinel=False)
-        await _check_is_master(client, await client.info())
+        await _check_is_master(client, await _info(client))
         return Master(client, has_replicas=False)
     errors: list[Exception] = []
     for server in address.servers:

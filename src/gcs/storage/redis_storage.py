@@ -59,8 +59,8 @@ TRANSIENT = (
     redis_exceptions.TryAgainError,
     redis_exceptions.ClusterDownError,
 )
-# The same as they come without a class of their own.
-TRANSIENT_CODES = ("NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "UNBLOCKED", "MISCONF")
+# The same as they come without a class of their own, or in the middle of what Redis 6 says of a script.
+TRANSIENT_CODES = ("NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "BUSY", "UNBLOCKED", "MISCONF")
 
 Answer = TypeVar("Answer")
 TABLES = tuple(Table)
@@ -261,6 +261,6 @@ class RedisStorage:
                 "--redis-password and --redis-username, or in the environment variables "
                 "RAY_MONO_REDIS_PASSWORD and RAY_MONO_REDIS_USERNAME"
             ) from error
-        if isinstance(error, TRANSIENT) or str(error).startswith(TRANSIENT_CODES):
+        if isinstance(error, TRANSIENT) or any(code in str(error) for code in TRANSIENT_CODES):
             return
         raise StorageError(f"Redis at {self._address} refused to {what}: {error}") from error
