@@ -54,9 +54,6 @@ class GcsConfig:
     redis_retry_for_s: float = 30.0
     """How long a Redis that does not answer may stall the cluster before the GCS ends. A failover of Sentinel
     takes less."""
-    redis_replicas: int | None = None
-    """How many replicas must have a change before it is answered; None: 1 with Sentinel or a Redis Cluster,
-    else 0."""
     confirm_period_s: float = 0.1
     """Between looks whether the lease on the store has to be renewed; well below redis_lease.LEASE_S."""
 
@@ -77,10 +74,7 @@ class GcsConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "redis_replicas":
-                if value is not None and value < 0:
-                    raise ValueError(f"GcsConfig.redis_replicas must be 0 or above, got {value!r}")
-            elif isinstance(value, (int, float)) and value <= 0:
+            if isinstance(value, (int, float)) and value <= 0:
                 raise ValueError(f"GcsConfig.{field.name} must be above 0, got {value!r}")
         if not self.listen:
             raise ValueError("GcsConfig.listen must name at least one address, got none")
@@ -100,9 +94,7 @@ def settings_from_json(cluster_config_json: str) -> dict[str, Any]:
             'the cluster\'s configuration must be an object, and so must its "gcs"; '
             f"got {cluster_config_json}"
         )
-    tunable = {
-        field.name for field in dataclasses.fields(GcsConfig) if field.type in ("float", "int", "int | None")
-    }
+    tunable = {field.name for field in dataclasses.fields(GcsConfig) if field.type in ("float", "int")}
     settings = config.get("gcs", {})
     for name, value in settings.items():
         if name not in tunable:

@@ -65,7 +65,7 @@ class EmbeddedRedisStorage:
         try:
             self._start(binary, password)
             address = RedisAddress(socket_path=self._socket_path, password=password)
-            self._redis = RedisStorage(address, NAMESPACE, RETRY_FOR_S, 0, self._time_s)
+            self._redis = RedisStorage(address, NAMESPACE, RETRY_FOR_S, self._time_s)
             await self._until_listening()
             return await self._redis.open()
         except BaseException:

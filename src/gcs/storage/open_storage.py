@@ -98,7 +98,6 @@ def open_storage(arguments: argparse.Namespace, config: GcsConfig) -> TableStora
         parse_redis_address(address, username, password),
         arguments.redis_namespace,
         config.redis_retry_for_s,
-        config.redis_replicas,
         awake_or_asleep_s,
     )
 

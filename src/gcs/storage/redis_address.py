@@ -7,9 +7,10 @@
     rediss://…[?ssl_ca_certs=FILE&…]                the same over TLS
     redis+sentinel://…/service[/db]                 Sentinels, which say where the master of that name is
     rediss+sentinel://…
+    …?replicas=2                                    how many must have a change before it is answered
 
 What the servers are they say themselves, so a scheme is needed for none of them but for the name of a service
-(where Sentinels watch several), a user and TLS.
+(where Sentinels watch several), a user, TLS and options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ACCEPTED = (
     "redis+sentinel://host:port/service or rediss+sentinel://…"
 )
 FILE_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-OPTIONS = (*FILE_OPTIONS, "ssl_check_hostname", "sentinel_username", "sentinel_password")
+OPTIONS = (*FILE_OPTIONS, "ssl_check_hostname", "replicas", "sentinel_username", "sentinel_password")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class RedisAddress:
     checks_hostname: bool = True
     service: str = ""
     """The master's name at its Sentinels; empty where they watch only one."""
+    replicas: int | None = None
+    """How many must have a change before it is answered; None: 1 with Sentinel or a Redis Cluster, else 0."""
     sentinel_username: str = ""
     sentinel_password: str = field(default="", repr=False)
 
@@ -107,7 +110,11 @@ def _options(query: str) -> dict[str, Any]:
     hostname = given.get("ssl_check_hostname", "true").lower()
     if hostname not in ("true", "false"):
         raise ValueError(f"ssl_check_hostname must be true or false, got {hostname!r}")
+    replicas = given.get("replicas")
+    if replicas is not None and not replicas.isdecimal():
+        raise ValueError(f"replicas in a Redis address must be 0 or more, got {replicas!r}")
     return {
+        "replicas": None if replicas is None else int(replicas),
         "tls_files": tuple((name, given[name]) for name in FILE_OPTIONS if name in given),
         "checks_hostname": hostname == "true",
         "sentinel_username": given.get("sentinel_username", ""),

@@ -74,16 +74,12 @@ class RedisStorage:
         address: RedisAddress,
         namespace: str,
         retry_for_s: float,
-        replicas: int | None,
         time_s: Callable[[], float],
     ) -> None:
-        """retry_for_s: an unreachable one. replicas: that must have a commit before it is answered; None: 1
-        where there are some by nature. time_s(): monotonic, and goes on while the machine sleeps.
-        """
+        """retry_for_s: an unreachable one. time_s(): monotonic, and goes on while the machine sleeps."""
         self._address = address
         self._namespace = namespace
         self._retry_for_s = retry_for_s
-        self._replicas = replicas
         self._time_s = time_s
         self._master: Master | None = None
         self._is_open = False
@@ -153,7 +149,8 @@ class RedisStorage:
             self._check_head(int(number), int(done), holder.decode(), sequence)
             if answered and int(answered[0]) < replicas:
                 raise NoMasterError(
-                    f"{answered[0]} replicas have the change, and redis_replicas asks for {replicas}"
+                    f"{answered[0]} replicas have the change, and its address asks for ?replicas={replicas} "
+                    "(which is 1 by default for a Sentinel and a Cluster)"
                 )
             self._confirmed_until_s = start_s + redis_lease.LEASE_S - redis_lease.MARGIN_S
 
@@ -161,8 +158,8 @@ class RedisStorage:
         self._sequence = sequence
 
     def _replicas_wanted(self) -> int:
-        if self._replicas is not None:
-            return self._replicas
+        if self._address.replicas is not None:
+            return self._address.replicas
         return 1 if self._master is not None and self._master.has_replicas else 0
 
     def _check_head(self, number: int, done: int, holder: str, sequence: int) -> None:
@@ -177,7 +174,7 @@ class RedisStorage:
                 f"Redis at {self._address} has lost changes that it had acknowledged: it knows commit {done} "
                 f"of head {number}, and commit {sequence - 1} of head {self._number} was done. It was "
                 "emptied, started again without its append-only file, or failed over to a replica that did "
-                "not have them (redis_replicas says how many must)"
+                "not have them (?replicas= in its address says how many must)"
             )
 
     def is_confirmed(self, for_s: float) -> bool:

@@ -29,8 +29,8 @@ HEAD_KEY = "ray_mono:{test}:head"
 COMMITS_AROUND_FAILOVER = 200
 
 
-def storage(address: str, retry_for_s: float = 60.0, replicas: int | None = None) -> RedisStorage:
-    return RedisStorage(parse_redis_address(address), NAMESPACE, retry_for_s, replicas, time.monotonic)
+def storage(address: str, retry_for_s: float = 60.0) -> RedisStorage:
+    return RedisStorage(parse_redis_address(address), NAMESPACE, retry_for_s, time.monotonic)
 
 
 async def write_and_read(address: str) -> None:
@@ -151,10 +151,12 @@ def test_sentinels_that_watch_several_masters_are_asked_by_name(short_dir: str) 
 
 def test_a_commit_waits_for_a_replica_and_ends_with_the_reason(sentinel_set: SentinelSet) -> None:
     async def scene() -> None:
-        wanting = storage(sentinel_set.address, retry_for_s=0.5, replicas=3)
-        with pytest.raises(StorageError, match="2 replicas have the change, and redis_replicas asks for 3"):
+        wanting = storage(f"redis://{sentinel_set.address}?replicas=3", retry_for_s=0.5)
+        with pytest.raises(
+            StorageError, match=r"2 replicas have the change, and its address asks for \?replicas=3"
+        ):
             await wanting.open()
-        content = storage(sentinel_set.address, replicas=2)
+        content = storage(f"redis://{sentinel_set.address}/0?replicas=2")
         await content.open()
         await content.commit([Write(Table.KV, b"key", b"value")])
         await content.close()

@@ -28,7 +28,7 @@ def storage(
     server: RedisProcess, port: int | None = None, time_s: Callable[[], float] = time.monotonic
 ) -> RedisStorage:
     address = RedisAddress(servers=(("127.0.0.1", port or server.port),))
-    return RedisStorage(address, "test", 5.0, None, time_s)
+    return RedisStorage(address, "test", 5.0, time_s)
 
 
 def put(key: bytes, value: bytes) -> list[Write]:

@@ -19,7 +19,7 @@ from tests.gcs.conftest import RedisServer
 
 def storage(server: RedisServer, namespace: str = "test", retry_for_s: float = 1.0) -> RedisStorage:
     address = parse_redis_address(server.address, password=server.password)
-    return RedisStorage(address, namespace, retry_for_s, None, time.monotonic)
+    return RedisStorage(address, namespace, retry_for_s, time.monotonic)
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
@@ -28,7 +28,7 @@ def test_a_wrong_password_is_refused_at_once_with_what_to_do(
 ) -> None:
     with pytest.raises(StorageError, match="refused.*RAY_MONO_REDIS_PASSWORD"):
         address = parse_redis_address(redis_server.address, password=password)
-        asyncio.run(RedisStorage(address, "test", 60.0, None, time.monotonic).open())
+        asyncio.run(RedisStorage(address, "test", 60.0, time.monotonic).open())
 
 
 def test_namespaces_do_not_see_each_other(redis_server: RedisServer) -> None:
@@ -77,6 +77,38 @@ def test_a_server_that_stays_away_is_an_error_that_names_it(redis_server: RedisS
 def test_a_malformed_address_is_named(address: str) -> None:
     with pytest.raises(ValueError, match="must be host:port, host:port,host:port, unix:/path, redis:"):
         parse_redis_address(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://user:secret@host:1", "unknown scheme; accepted are"),
+        ("redis://user:secret@host:1/name", "must end with the number of a database"),
+        ("redis://user:secret@host/0", "must be host:port"),
+        ("redis://user:secret@host:1?timeout=3", "unknown options timeout; accepted are ssl_ca_certs"),
+        ("redis://user:secret@host:1?replicas=-1", "replicas in a Redis address must be 0 or more, got '-1'"),
+        ("rediss://user:secret@host:1?ssl_check_hostname=no", "must be true or false, got 'no'"),
+    ],
+)
+def test_what_a_url_cannot_mean_is_named_without_its_password(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        parse_redis_address(address)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_url_says_everything_and_shows_no_secret() -> None:
+    address = parse_redis_address(
+        "rediss+sentinel://user:p%40ss@[::1]:1,host:2/the-service/3"
+        "?ssl_ca_certs=/ca&ssl_check_hostname=false&replicas=2&sentinel_password=other"
+    )
+    assert address.servers == (("::1", 1), ("host", 2))
+    assert (address.username, address.password) == ("user", "p@ss")
+    assert (address.service, address.database, address.replicas) == ("the-service", 3, 2)
+    assert address.has_tls and not address.checks_hostname
+    assert dict(address.tls_files) == {"ssl_ca_certs": "/ca"}
+    assert "p@ss" not in repr(address) and "other" not in repr(address)
+    assert parse_redis_address("unix:/path", "me", "it").socket_path == "/path"
+    assert parse_redis_address("unix://me:it@/path").password == "it"
 
 
 # ---- embedded

@@ -47,7 +47,7 @@ def store(request: pytest.FixtureRequest, short_dir: str) -> Store:
     if request.param == "redis":
         server = request.getfixturevalue("redis_server")
         address = parse_redis_address(server.address, password=server.password)
-        return Store(lambda: RedisStorage(address, "test", 1.0, None, time.monotonic))
+        return Store(lambda: RedisStorage(address, "test", 1.0, time.monotonic))
     if request.param == "redis-embedded":
         return Store(lambda: EmbeddedRedisStorage(short_dir, time.monotonic))
     return Store(
