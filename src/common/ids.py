@@ -20,6 +20,8 @@ from typing import ClassVar, TypeVar
 PUT_INDEX_BASE = 1 << 31
 SEED_MASK = (1 << 64) - 1
 _NO_ACTOR = b"\xff" * 12
+_CREATION = b"\xff" * 8
+"""Begins the ids of drivers' tasks and of actors' creations."""
 SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 
 _Self = TypeVar("_Self", bound="BaseID")
@@ -155,7 +157,7 @@ class TaskID(BaseID):
 
     @classmethod
     def for_actor_creation(cls, actor_id: bytes) -> TaskID:
-        return cls(b"\xff" * 8 + actor_id)
+        return cls(_CREATION + actor_id)
 
     def actor_id(self) -> ActorID:
         return ActorID(self._bytes[8:])
@@ -185,6 +187,11 @@ def nil_actor_of(job_id: bytes) -> bytes:
 def is_normal_task(task_id: bytes) -> bool:
     """Whether it is a task's own id, and not that of an actor's call or creation."""
     return task_id[8:20] == _NO_ACTOR
+
+
+def stands_for_actor(object_id: bytes) -> bool:
+    """Whether it is the object of an actor's creation."""
+    return object_id.startswith(_CREATION) and not is_normal_task(object_id)
 
 
 def task_seed(task_id: bytes) -> int:

@@ -87,6 +87,15 @@ class ObjectReconstructionFailedError(ObjectLostError):
         self.args = (object_ref_hex, reason, reason_message, owner_address, call_site)
 
 
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
+    """The object was lost more often than its task may run again (`max_retries`, `max_task_retries`)."""
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
+    """The object was lost, and its task had been thrown away: more finished tasks were kept than
+    `max_lineage_bytes`."""
+
+
 class ObjectStoreFullError(RayError):
     """The node's object store is full of objects that are in use. It stayed so while a `put`, a task's return
     or argument, or the copy for a `get` waited for room.

@@ -4,7 +4,10 @@ simulation give other values, so that limits are reached sooner.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+LINEAGE_VARIABLE = "RAY_MONO_MAX_LINEAGE_BYTES"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,19 @@ class CoreWorkerConfig:
     """How long an object stays pinned after its last view if it is still referenced: probably it is read
     again."""
 
+    # ---- lost objects (lineage.py, object_recovery.py)
+    max_lineage_bytes: int = 1 << 30
+    """Of finished tasks that are kept to make what they returned again, in all: as much as in Ray. Beyond
+    that the oldest are evicted until half of it is left."""
+    nodes_answer_s: float = 2.0
+    """How long the GCS may take to say which nodes are dead. Then lost objects are made again without."""
+
+    lost_retry_s: float = 0.1
+    lost_retry_factor: int = 3
+    """When an object that cannot be made again is asked for once more from a node that is said to live: after
+    a time that grows each time. fetch_attempts_max times take 4 s, within which the GCS has noticed the death
+    of a node that did not just fall silent."""
+
     # ---- generators (item_sender.py)
     items_in_flight_max: int = 4096
     items_in_flight_bytes_max: int = 16 << 20
@@ -118,3 +134,13 @@ class CoreWorkerConfig:
     answered_alone_us: int = 200
     """A call that ran so long was not short, and its answer does not wait for others. The call cost more than
     a send, and the next one may end the process."""
+
+
+def config_of(variables: Mapping[str, str]) -> CoreWorkerConfig:
+    """The product's, with what the environment says. Raises ValueError."""
+    given = variables.get(LINEAGE_VARIABLE, "")
+    if not given:
+        return CoreWorkerConfig()
+    if not given.isascii() or not given.isdigit():
+        raise ValueError(f"{LINEAGE_VARIABLE} must be a number of bytes, like 1073741824; it is {given!r}")
+    return CoreWorkerConfig(max_lineage_bytes=int(given))

@@ -34,6 +34,8 @@ from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.futures import ObjectFutures
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams, StreamParts
 from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.objects.lineage import Lineage
+from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.objects.putter import Putter
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
@@ -55,6 +57,8 @@ from ray_mono.core_worker.task_submission.function_manager import FunctionManage
 from ray_mono.core_worker.task_submission.job_code import JobCode
 from ray_mono.core_worker.task_submission.map_builder import MapBuilder
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.reconstruction import Reconstruction
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
 from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
@@ -95,86 +99,82 @@ class CoreWorker:
         self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._streams: GeneratorStreams
         self._stories: TaskStories
+        self._reconstruction: Reconstruction
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
-        references: Table = {}
-        store = self._memory_store = MemoryStore(references.__contains__)
-        self._references = ReferenceCounter(
-            references, self._out_of_scope, store.forget_plain, store.forget_all_plain
+        table: Table = {}
+        store = self._memory_store = MemoryStore(table.__contains__)
+        references = self._references = ReferenceCounter(
+            table, self._out_of_scope, store.forget_plain, store.forget_all_plain
         )
-        self._plasma = PlasmaStoreProvider(env, store_channel, self._references.__contains__)
-        self._dropped = DroppedReferences(env.reactor, self._references, self._plasma)
+        self._plasma = PlasmaStoreProvider(env, store_channel, references.__contains__)
+        self._dropped = DroppedReferences(env.reactor, references, self._plasma)
         run_keys: list[bytes] = []
         self.peers = PeerPool(connect, env.node_id, run_keys)
         self.job_code = JobCode(env, context, self.peers, run_keys)
         self.worker_runs = WorkerRuns(env, context, self, self.job_code, run_keys)
         self.borrowing = Borrowing(
-            env, self._references, self._memory_store, self.peers, lambda each: self._streams.expect(each)
+            env, references, store, self.peers, lambda each: self._streams.expect(each)
         )
-        self._unpickled = UnpickledReferences(self._references, self.borrowing)
+        self._unpickled = UnpickledReferences(references, self.borrowing)
+        self._lineage: Lineage[PendingTask] = Lineage(references, store, env.config.max_lineage_bytes)
+        self._recovery = ObjectRecovery(
+            env, references, store, self._plasma, self._lineage, lambda: self._reconstruction
+        )
         self.resolver = FutureResolver(
-            env, self._references, self._memory_store, self._plasma, self.peers, self.borrowing
+            env, references, store, self._plasma, self.peers, self.borrowing, self._recovery
         )
         self._make_objects()
         self._make_submission()
 
     def _make_objects(self) -> None:
-        env, store = self.env, self._memory_store
-        self._unhandled = UnhandledErrors()
-        self._blocked = BlockedNotice(env, self._references, store)
+        env, references, store, plasma = self.env, self._references, self._memory_store, self._plasma
+        borrowing, lineage = self.borrowing, self._lineage
+        self._unhandled = unhandled = UnhandledErrors()
+        self._warnings = JobWarnings(env, self._context)
+        self._events = TaskEvents(env, self._context)
+        self._global_state = GcsGlobalState(env)
+        self._blocked = BlockedNotice(env, references, store)
         self._getter = Getter(
             env,
-            self._references,
+            references,
             store,
-            self._plasma,
+            plasma,
             self.resolver,
             self._unpickled,
             self._blocked,
             lambda object_ids, most: self._stories.of(object_ids, most),
             self,
         )
-        self._waits = ObjectWait(
-            env, self._references, store, self._plasma, self._dropped, self.resolver, self._blocked
-        )
+        self._waits = ObjectWait(env, references, store, plasma, self._dropped, self.resolver, self._blocked)
         self._futures = ObjectFutures(env, store, self.resolver, self._getter, self._waits)
-        self._putter = Putter(env, self._context, self._references, store, self._plasma, self._dropped, self)
+        self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
         self._streams = GeneratorStreams(
             StreamParts(
-                env,
-                self._references,
-                store,
-                self._plasma,
-                self.borrowing,
-                self._unhandled,
-                self,
-                self._getter.await_ready,
+                env, references, store, plasma, borrowing, lineage, unhandled, self, self._getter.await_ready
             )
         )
 
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
-        warnings = JobWarnings(env, context)
+        plasma, borrowing, streams, lineage = self._plasma, self.borrowing, self._streams, self._lineage
+        recovery, unhandled, notices = self._recovery, self._unhandled, RetryNotices(self._warnings)
         self._functions = FunctionManager(context, self._unpickled, self.job_code)
         self._tasks = tasks = TaskManager(
-            references,
-            store,
-            self._plasma,
-            self.borrowing,
-            self._streams,
-            self._unhandled,
-            RetryNotices(warnings),
+            references, store, plasma, borrowing, streams, lineage, recovery, unhandled, notices
         )
-        dependencies = DependencyResolver(env, store, self.resolver, self.borrowing, tasks)
+        dependencies = DependencyResolver(env, store, self.resolver, borrowing, tasks)
+        self._reconstruction = Reconstruction(references, streams, lineage, tasks, dependencies)
         self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
         self._actor_tasks = ActorTaskSubmitter(
-            env, references, store, self.resolver, self.peers, tasks, dependencies, warnings
+            env, references, store, self.resolver, self.peers, tasks, dependencies, self._warnings
         )
         self._handles = ActorHandles(env, self._actor_tasks)
         builder = TaskBuilder(
             env,
             context,
-            self.borrowing,
-            self._streams,
+            borrowing,
+            streams,
             self._putter,
             CallTemplates(self.peers.forget_templates),
             tasks,
@@ -204,8 +204,6 @@ class CoreWorker:
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
         self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
-        self._events = TaskEvents(env, context)
-        self._global_state = GcsGlobalState(env)
         # Bound methods of the parts, so that a call enters one function less.
         self.get = self._getter.get
         self.reference_dropped = self._dropped.drop
@@ -301,10 +299,10 @@ class CoreWorker:
         is_error = type(known) is Entry and known.metadata == serialization.ERROR
         is_unseen_error = is_error and not self._memory_store.take_seen(object_id)
         if row.owner is None:
+            if not isinstance(known, bytes):
+                self._recovery.value_ended(object_id, known)
             if known is None:
                 self._streams.handle_ended(object_id)
-            elif type(known) is Entry and known.locations:
-                self._plasma.free(object_id, known.locations)
             elif type(known) is Entry and is_unseen_error:
                 self._unhandled.note(object_id, known.data)
         elif row.removal_waiters:
@@ -461,6 +459,7 @@ class CoreWorker:
             "references": len(self._references),
             "values": len(self._memory_store),
             "waiters": self._memory_store.num_waiters,
+            **self._lineage.describe(),
             "tasks_pending": [task.name for task in tasks[:DESCRIBED_TASKS_MAX]],
             "task_states": [f"{task.name}: {task.state.name}" for task in tasks[:DESCRIBED_TASKS_MAX]],
             "scheduling": self._normal_tasks.describe(),

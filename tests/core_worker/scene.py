@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_wire import SHORT_MAX, PushReader, shared_answers, usual_answer
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2, raylet_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -553,6 +553,13 @@ def in_store(
         object_id=object_id, in_plasma=True, node_id=node_id, size_bytes=size_bytes
     )
     return Reply(returns=[returned])
+
+
+def nodes(*dead: bytes, alive: Sequence[bytes] = (NODE_ID,)) -> gcs_pb2.GetAllNodesReply:
+    """The GCS's answer: which nodes there are."""
+    rows = [common_pb2.NodeInfo(node_id=node_id, state=common_pb2.NODE_ALIVE) for node_id in alive]
+    rows += [common_pb2.NodeInfo(node_id=node_id, state=common_pb2.NODE_DEAD) for node_id in dead]
+    return gcs_pb2.GetAllNodesReply(nodes=rows)
 
 
 def references_inside(value: serialization.Serialized) -> list[common_pb2.ObjectReference]:

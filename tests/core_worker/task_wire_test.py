@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from ray_mono.core_worker import task_wire
 from ray_mono.core_worker.call_template import CallTemplate
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_wire import SHORT_MAX, USUAL_ANSWER, PushReader, usual_answer
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Scene, value

@@ -11,7 +11,8 @@ that something is wrong:
 - a task is pushed, or started again, after it was cancelled;
 - somebody reads that a task was cancelled which nobody cancelled, or of a task that has nothing to do with
   that;
-- somebody reads that a task's worker crashed, and it has retries left.
+- somebody reads that a task's worker crashed, and it has retries left;
+- somebody reads that what a task returned is lost, and it has retries left.
 
 A lease counts as held from the driver's receipt of the grant until the driver sends the worker back, or the
 worker is dead: less than what the raylet sees, so what overlaps here overlapped there. A worker that waits in
@@ -25,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ray_mono.common.ids import JobID
+from ray_mono.common.exceptions import ObjectLostError, ObjectReconstructionFailedError
+from ray_mono.common.ids import PUT_INDEX_BASE, JobID, TaskID
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
 from tests.simulation.loop import SimulationError
@@ -250,6 +252,25 @@ class Journal:
                 f"task {_short(task_id)} ends with {type(error).__name__}, was pushed as attempt"
                 f" {story.last_pushed}, and may be retried {story.max_retries} times"
             )
+
+    def loss_read(self, error: ObjectLostError) -> None:
+        """Somebody reads that an object is lost. What a task returned is made again while it has retries."""
+        object_id = bytes.fromhex(error.object_ref_hex)
+        task_id, index = object_id[: TaskID.SIZE], int.from_bytes(object_id[TaskID.SIZE :], "little")
+        if isinstance(error, ObjectReconstructionFailedError):
+            reason = str(error.reason).removeprefix("OBJECT_UNRECONSTRUCTABLE_")
+            story = self.tasks.get(task_id)
+            is_true = {
+                "PUT": index > PUT_INDEX_BASE,
+                "RETRIES_DISABLED": story is None or story.max_retries == 0,
+                "MAX_ATTEMPTS_EXCEEDED": self._has_no_retries(task_id),
+                "LINEAGE_EVICTED": True,
+                "TASK_CANCELLED": self.was_cancelled(task_id),
+            }.get(reason, self.was_cancelled(task_id))
+        else:
+            is_true = type(error) is not ObjectLostError or self.connections_break
+        if not is_true:
+            raise CheckFailed(f"an object of task {_short(task_id)} is said to be lost: {error}")
 
     def _has_no_retries(self, task_id: bytes) -> bool:
         story = self.tasks.get(task_id)

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from ray_mono.common.private_files import open_file
 from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK
 from ray_mono.core_worker import core_worker, object_ref
+from ray_mono.core_worker.objects.lineage import Lineage
 from ray_mono.core_worker.process import current, servicer, worker_exit
 from ray_mono.core_worker.reference_counting.reference_counter import (
     ForgetAllPlain,
@@ -29,6 +30,7 @@ from ray_mono.core_worker.reference_counting.reference_counter import (
     Table,
 )
 from ray_mono.core_worker.store_provider import plasma_store_provider
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_execution import (
     actor_runtime,
     async_group,
@@ -189,6 +191,12 @@ class Machine:
             return ReferenceCounter(table, ended, forget, forget_all)
         return JudgedCounter(this_process(), self._objects, table, ended, forget, forget_all)
 
+    def lineage(self, references: ReferenceCounter, store: MemoryStore, bytes_max: int) -> Lineage[Any]:
+        made: Lineage[Any] = Lineage(references, store, bytes_max)
+        if self._objects is not None:
+            self._objects.keeps(this_process(), made)
+        return made
+
     def open_file(self, path: str, flags: int) -> int:
         """Stores' files have one name in all runs, and lie in another folder each time."""
         return open_file(os.path.join(self._folder, os.path.basename(path)), flags)
@@ -254,6 +262,7 @@ class Machine:
             (plasma_store_provider, "threading", SimpleNamespace(Thread=self.collector)),
             (executor, "gc", garbage),
             (core_worker, "ReferenceCounter", self.counter),
+            (core_worker, "Lineage", self.lineage),
             (plasma_store_provider, "open_file", self.open_file),
             (raylet_servicer, "open_board", self.open_board),
             (before_blocking, "os", ends),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.common.ids import TaskID
+from ray_mono.core_worker.objects.lineage import Lineage
 from ray_mono.core_worker.reference_counting.reference_counter import (
     ForgetAllPlain,
     ForgetPlain,
@@ -83,12 +84,17 @@ class ObjectJournal:
         self.errors_read = 0
         self._actors = actors
         self._tables: dict[SimProcess, ReferenceCounter] = {}
+        self._lineages: dict[SimProcess, Lineage[Any]] = {}
         # What the dead held, and what is inside of it. An ordered set.
         self._held_by_dead: dict[bytes, None] = {}
 
     def joined(self, process: SimProcess, references: ReferenceCounter) -> None:
         self._tables[process] = references
         process.on_death(lambda _reason: self._died(process), is_first=True)
+
+    def keeps(self, process: SimProcess, lineage: Lineage[Any]) -> None:
+        """The process's finished tasks, kept for what they returned."""
+        self._lineages[process] = lineage
 
     def value_read(self, task_id: bytes, maker_id: bytes) -> None:
         """Of an object of task_id's; maker_id: what the value itself says."""
@@ -123,6 +129,7 @@ class ObjectJournal:
     def _died(self, process: SimProcess) -> None:
         self._note_held(self._tables[process])
         del self._tables[process]
+        self._lineages.pop(process, None)
 
     def _note_held(self, table: ReferenceCounter) -> None:
         inside: dict[bytes, list[bytes]] = {}
@@ -157,6 +164,8 @@ class ObjectJournal:
             if process.has_run:
                 process.has_run = False
                 table.check_invariants()
+                if process in self._lineages:
+                    self._lineages[process].check_invariants()
 
     async def until_nothing_is_left(self, job_id: bytes, timeout_s: float) -> None:
         """Waits until no process of the job has an object."""
@@ -183,8 +192,11 @@ class ObjectJournal:
                 if process.core.is_needed(by_holders=False):
                     left.append(f"{process.name} has {process.core.story()}")
                 books = process.core.describe()
-                if books["values"] or books["waiters"]:
-                    left.append(f"{process.name} has {books['values']} values, {books['waiters']} waiters")
+                if books["values"] or books["waiters"] or books["tasks_kept"]:
+                    left.append(
+                        f"{process.name} has {books['values']} values, {books['waiters']} waiters,"
+                        f" {books['tasks_kept']} kept tasks"
+                    )
                 for queue in books["scheduling"]:
                     if queue["tasks_queued"] or queue["leases"] or queue["lease_requests"]:
                         left.append(f"{process.name} has {queue}")

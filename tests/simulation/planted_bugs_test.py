@@ -22,7 +22,8 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.lease import Lease
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import raylet_pb2
 from tests.simulation.loop import SimulationError
 from tests.simulation.scenario import draw_scenario, run_scenario

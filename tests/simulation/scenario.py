@@ -38,6 +38,7 @@ from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.core_process import SimDriver
 from tests.simulation.generator_programs import GeneratorScript, take_items
+from tests.simulation.loss_programs import LossScript, play_losses
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
@@ -111,6 +112,8 @@ class Scenario:
     """Over objects, of the drivers."""
     generators: tuple[GeneratorScript, ...] = ()
     maps: tuple[MapScript, ...] = ()
+    losses: tuple[LossScript, ...] = ()
+    """Over large values, of the drivers."""
     max_retries: int = 4
     pauses: int = 0
     """The drivers submit in about one burst more than this."""
@@ -200,6 +203,36 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
     return scenario
 
 
+def draw_losses(seed: int, weather: Weather = Weather.DEATHS) -> Scenario:
+    """Large values, and nodes that die one after another. Nothing else goes wrong, but for STORM."""
+    rng = random.Random(f"{seed}/losses")
+    usual = draw_scenario(seed, 0, weather)
+    losses = tuple(
+        LossScript(rng.getrandbits(32), rng.choice([30, 60]), pause_s_max=rng.choice([0.3, 0.6]))
+        for _ in range(rng.choice([1, 2, 3]))
+    )
+    kinds = [FaultKind.KILL_RAYLET, FaultKind.KILL_RAYLET, FaultKind.KILL_WORKER]
+    if weather is Weather.STORM:
+        kinds += [FaultKind.CRASH_HOST, FaultKind.BREAK_CONNECTION]
+    faults = [
+        Fault(rng.uniform(0.5, 12.0), rng.choice(kinds), rng.choice([0.05, 0.5, 3.0]), rng.getrandbits(16))
+        for _ in range(rng.randint(3, 12))
+    ]
+    return replace(
+        usual,
+        # Most tasks run beside the head, which stays.
+        node_units=({"CPU": 1.0}, *[{"CPU": 4.0}] * rng.randint(1, 3)),
+        num_drivers=1,
+        actors=(),
+        maps=(),
+        programs=(),
+        generators=(),
+        losses=losses,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        limits=replace(usual.limits, max_lineage_bytes=CoreWorkerConfig().max_lineage_bytes),
+    )
+
+
 def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:
     compute_s = rng.choice([0.0, 0.001, 0.02, 0.2, 1.0])
     if with_faults and rng.random() < 0.03:
@@ -239,6 +272,7 @@ def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
         force_s=rng.choice([0.05, usual.force_s]),
         standstill_looks=rng.choice([0, usual.standstill_looks]),
         items_in_flight_bytes_max=rng.choice([200, 1000, usual.items_in_flight_bytes_max]),
+        max_lineage_bytes=rng.choice([5_000, *[usual.max_lineage_bytes] * 3]),
     )
 
 
@@ -399,6 +433,8 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
         for place, program in enumerate(scenario.programs[share]):
             play = functools.partial(play_in_driver, script=program, number=place)
             parts.append(driver.play(play, "program"))
+        for losing in scenario.losses[share]:
+            parts.append(driver.play(functools.partial(play_losses, script=losing), "losses"))
         for mapped in scenario.maps[share]:
             parts.append(driver.play(functools.partial(play_map, script=mapped), "map"))
         for generator in scenario.generators[share]:

@@ -240,6 +240,7 @@ class Site:
         """Whether anything went wrong that is a reason for this error of a task's; empty: of another call."""
         error = root_of(error)
         if isinstance(error, ObjectLostError):
+            self.journal.loss_read(error)
             self.journal.objects.error_read(self.process, error)
             return
         self.journal.objects.errors_read += 1

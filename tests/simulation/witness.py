@@ -61,6 +61,11 @@ class Witness:
         for task_id in task_ids_of(request):
             self._journal.task_pushed(task_id, 0, self._address)
 
+    def _acknowledged(self, request: Any, reply: Any) -> None:
+        """Of a generator whose items are not taken as they come: it runs again for some that were lost."""
+        if request.is_dropped or request.taken > request.received:
+            self._journal.streams.dropped(request.task_id)
+
     def _blocked(self, request: Any, reply: Any) -> None:
         self._journal.worker_waits(request.worker_id)
 
@@ -71,5 +76,6 @@ _SAID = {
     "LostWorker": Witness._lost,
     "PushTask": Witness._pushed,
     "PushTasks": Witness._pushed_together,
+    "AcknowledgeItems": Witness._acknowledged,
     "NotifyBlocked": Witness._blocked,
 }

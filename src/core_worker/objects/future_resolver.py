@@ -1,7 +1,8 @@
 """The values of objects, and where they lie: owners tell borrowers.
 
     borrower ──GetObjectStatus────► owner   The owner answers when the value is there: with the value, with
-                                            the nodes that have it, or with "out of scope".
+                                            the nodes that have it, or with "out of scope". The borrower may
+                                            name nodes that did not give it (object_recovery.py).
     borrower ──AddObjectLocation──► owner   The borrower's node has a copy now. The owner has to know it to
                                             free it.
 
@@ -11,10 +12,12 @@ there. It runs under the core worker's lock, and never blocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray_mono.common.exceptions import OwnerDiedError, ReferenceCountingAssertionError
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -39,6 +42,7 @@ class FutureResolver:
         plasma: PlasmaStoreProvider,
         peers: PeerPool,
         borrowing: Borrowing,
+        recovery: ObjectRecovery,
     ) -> None:
         self._env = env
         self._references = references
@@ -46,14 +50,17 @@ class FutureResolver:
         self._plasma = plasma
         self._peers = peers
         self._borrowing = borrowing
+        self._recovery = recovery
         # Borrowed objects whose owners were asked and have not answered.
         self._asked: set[bytes] = set()
 
     # ---- as a borrower
 
-    def ask_owner(self, object_id: bytes) -> None:
+    def ask_owner(self, object_id: bytes, lost_node_ids: Sequence[bytes] = ()) -> None:
         """Sees to it that the value of a borrowed object, or where it lies, will be in the memory store.
-        Nothing has to be done for an object of ours."""
+        Nothing has to be done for an object of ours.
+
+        lost_node_ids: nodes that the owner named before, and that did not give it."""
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return
@@ -62,15 +69,22 @@ class FutureResolver:
         if object_id in self._asked:
             return
         self._asked.add(object_id)
-        request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id)
+        request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, lost_node_ids=lost_node_ids)
         owner = self._peers.stub_of(row.owner)
         owner.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
 
-    def ask_again(self, object_id: bytes) -> None:
-        """The object was not where its owner had said. Asks again."""
+    def lost(self, object_id: bytes, node_ids: Sequence[bytes]) -> None:
+        """None of these nodes gave the object, as its owner had said. Its owner finds or makes it again, or
+        says that it cannot."""
+        row = self._references.get(object_id)
+        if row is None:
+            return
+        if row.owner is None:
+            self._recovery.lost(object_id, node_ids)
+            return
         self._memory_store.forget(object_id)
         self._asked.discard(object_id)
-        self.ask_owner(object_id)
+        self.ask_owner(object_id, node_ids)
 
     def _on_status(self, object_id: bytes, reply: Any, error: RpcError | None) -> None:
         self._asked.discard(object_id)
@@ -106,6 +120,8 @@ class FutureResolver:
 
     def GetObjectStatus(self, request: Any, call: ServerCall) -> None:
         object_id = request.object_id
+        if request.lost_node_ids:
+            self._recovery.lost(object_id, request.lost_node_ids)
         if self._memory_store.when_ready(object_id, lambda: self._answer_status(object_id, call)):
             self._answer_status(object_id, call)
 
@@ -125,6 +141,6 @@ class FutureResolver:
         if request.object_id not in self._references:
             # The object was freed while the copy was made.
             self._plasma.free(request.object_id, [request.node_id])
-        else:
-            self._memory_store.add_location(request.object_id, request.node_id)
+        elif not self._memory_store.add_location(request.object_id, request.node_id):
+            self._recovery.found(request.object_id, request.node_id)
         call.reply(common_pb2.Empty())

@@ -13,9 +13,13 @@ over.
 When a stream is DROPPED, items that were not taken are freed, and items that still come are thrown away.
 
 Item n of a task is its object with index n + 1, in every attempt. A task that runs again sends its items
-again. Those that were received before stay what they are. A copy in a store is one more place where the item
-lies; the references inside it, which may be others, are counted beside those of the first. An exception of
-the user's function is the last item.
+again. Those that were received before stay what they are, unless they are lost. A copy in a store is one more
+place where the item lies; the references inside it, which may be others, are counted beside those of the
+first. An exception of the user's function is the last item.
+
+A generator that has ended may run again for items that are lost (`reopen`). Then its items have a Stream of
+their own, which only gives those items back. If an item is lost in the middle of a stream, the present run is
+of no use for it: where the generator rests for want of room, it is told to run to its end (`rush`).
 
 Index 1 is the task's return. Its value is None where the generator came to its end, and the error where the
 task failed. For "dynamic" it is a DynamicObjectRefGenerator of all items. Index 0 stands for the generator
@@ -40,6 +44,7 @@ from ray_mono.common.ids import TaskID, object_id_bytes
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_mono.core_worker.objects.lineage import Lineage
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.options import DYNAMIC_RETURNS
 from ray_mono.core_worker.peers import Peer
@@ -52,6 +57,8 @@ from ray_mono.protobuf import core_worker_pb2
 
 _NONE = pickle.dumps(None, 5)
 _TASK_ID_BYTES = TaskID.SIZE
+_ALL = (1 << 31) - 1
+"""More items than any generator makes."""
 _HANDLE = bytes(4)
 """The index of the object that stands for a generator object."""
 
@@ -65,6 +72,7 @@ class StreamParts:
     memory_store: MemoryStore
     plasma: PlasmaStoreProvider
     borrowing: Borrowing
+    lineage: Lineage[Any]
     unhandled: UnhandledErrors
     home: ReferenceHome
     await_ready: Callable[[Sequence[bytes], float | None], None]
@@ -82,6 +90,7 @@ class Stream:
         "backpressure",
         "is_dropped",
         "is_ended",
+        "is_rushed",
         "num_received",
         "num_taken",
         "task_id",
@@ -95,6 +104,7 @@ class Stream:
         self.num_taken = 0
         self.is_ended = False
         self.is_dropped = False
+        self.is_rushed = False
         # The worker that runs the generator, once something came from there.
         self._peer: Peer | None = None
         # How many items of the present attempt were received.
@@ -109,6 +119,8 @@ class Stream:
     def add_part(self, peer: Peer, part: Any) -> None:
         number = first = part.first_item
         self._peer = peer
+        if first == 1:
+            self.is_rushed = False  # another attempt
         for item in part.items:
             self._add(number, item)
             number += 1
@@ -125,20 +137,28 @@ class Stream:
             return
         self.num_received = number
         parts.references.add_owned(object_id)
+        self._awaited.discard(object_id)
+        self._put(object_id, item)
+
+    def _put(self, object_id: bytes, item: Any) -> None:
+        parts = self._parts
         if item.nested:
             parts.references.add_nested(object_id, parts.borrowing.adopt_returned(item.nested))
-        self._awaited.discard(object_id)
         if item.in_plasma:
+            parts.lineage.stored(object_id)
             parts.memory_store.put_in_store(object_id, [item.node_id], item.size_bytes)
         else:
             parts.memory_store.put_value(object_id, item)
 
     def _add_again(self, object_id: bytes, item: Any) -> None:
         """An item came that was received before, or that nobody wants."""
-        if not item.in_plasma:
-            return
         parts = self._parts
         is_wanted = object_id in parts.references
+        if is_wanted and parts.memory_store.get(object_id) is None:
+            self._put(object_id, item)  # it was lost
+            return
+        if not item.in_plasma:
+            return
         if not is_wanted or not parts.memory_store.add_location(object_id, item.node_id):
             parts.plasma.free(object_id, [item.node_id])
         elif item.nested:
@@ -170,6 +190,12 @@ class Stream:
         if not self.is_ended:
             self._acknowledge()
 
+    def rush(self) -> None:
+        """The present attempt is to end, since another one is waited for. One that rests may wait for us."""
+        if self.backpressure and not self.is_ended:
+            self.is_rushed = True
+            self._acknowledge()
+
     def expect(self, number: int) -> bytes:
         """Has the memory store tell those who wait for the item when it comes, or when the stream ends.
         Returns the item's id."""
@@ -190,7 +216,7 @@ class Stream:
                     task_id=self.task_id,
                     received=self._sent_received,
                     taken=self.num_taken,
-                    is_dropped=self.is_dropped,
+                    is_dropped=self.is_dropped or self.is_rushed,
                 )
             )
 
@@ -254,6 +280,8 @@ class GeneratorStreams:
         self._streams: dict[bytes, Stream] = {}
         # The streams whose items are handed out together at the end.
         self._dynamic: dict[bytes, Stream] = {}
+        # Of generators that run again, after their end.
+        self._again: dict[bytes, Stream] = {}
 
     def open(self, task_id: bytes, spec: Any, end_id: bytes) -> list[Any]:
         """What `.remote()` returns for a generator. end_id: the task's one return, counted already."""
@@ -270,7 +298,7 @@ class GeneratorStreams:
 
     def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
         """A part of a task's answer has come. (CallTemplate.on_part)"""
-        stream = self._streams.get(task_id)
+        stream = self._again.get(task_id) or self._streams.get(task_id)
         if stream is not None:
             stream.add_part(peer, part)
             return
@@ -279,8 +307,23 @@ class GeneratorStreams:
             if item.in_plasma:
                 self._parts.plasma.free(object_id_bytes(task_id, number + 1), [item.node_id])
 
+    def reopen(self, task_id: bytes) -> None:
+        """The generator has ended, and runs again for items that are lost."""
+        stream = self._again[task_id] = Stream(self._parts, task_id, 0)
+        # Everything was received and taken: what comes is given back, or thrown away.
+        stream.num_received = stream.num_taken = _ALL
+        stream.is_ended = True
+
+    def rush(self, task_id: bytes) -> None:
+        """An item of a generator that runs is lost."""
+        stream = self._streams.get(task_id)
+        if stream is not None:
+            stream.rush()
+
     def complete(self, task_id: bytes, end_id: bytes, reply: Any, is_cancelled: bool) -> None:
         """The generator has ended. If that was by an error of the user's, the error becomes the last item."""
+        if self._again.pop(task_id, None) is not None:
+            return
         stream = self._streams.get(task_id)
         if stream is None:
             return
@@ -309,6 +352,8 @@ class GeneratorStreams:
 
     def fail(self, task_id: bytes, metadata: bytes, data: bytes) -> None:
         """The task failed: this error becomes the last item."""
+        if self._again.pop(task_id, None) is not None:
+            return
         stream = self._streams.get(task_id)
         if stream is not None:
             stream.add_error(metadata, data)

@@ -4,7 +4,8 @@ A get has two steps:
 
     1. It waits until the memory store knows each value, or where it lies. If one of them is an error, that is
        raised at once; of several errors the first in the order that was asked for, as in Ray.
-    2. It has this node's store bring those that lie in stores, all in one request, and reads them there.
+    2. It has this node's store bring those that lie in stores, all in one request, and reads them there. Of
+       those that no store gives their owner is told, and both steps are made once more for them.
 
 A worker that waits in one of them tells its raylet (blocked_notice.py). It does not if the values lie in this
 node's store already, or if their owners say at once that they are there.
@@ -41,6 +42,10 @@ CALLS_TOLD_MAX = 3
 _ATOMS = frozenset({type(None), bool, int, str, bytes})
 """Nobody can tell whether two values of these types are one object."""
 
+NOT_GIVEN = (
+    "no node that is said to have a copy gave it, though it was asked several times, and its owner cannot say"
+    " that it is lost."
+)
 DISCONNECTED = "this process was disconnected from its cluster while it waited for objects"
 
 
@@ -102,9 +107,13 @@ class Getter:
         deadline_s = self._deadline_s(timeout_s)
         values: dict[bytes, Any] = {}
         wanted = object_ids
-        for attempt in range(self._env.config.fetch_attempts_max):
+        is_first = True
+        # How often an object was asked for in vain at the same nodes.
+        tries: dict[tuple[bytes, ...], int] = {}
+        while True:
             failed = self._await_ready(wanted, deadline_s, timeout_s)
-            if not attempt:
+            if is_first:
+                is_first = False
                 known = list(map(self._known, object_ids))
                 if failed is None and set(map(type, known)) == {bytes}:
                     return self._read_plain(known)
@@ -114,8 +123,8 @@ class Getter:
             missing = self._read_ready(ready, values, deadline_s, timeout_s, may_go_elsewhere)
             if not missing:
                 break
-            self._ask_again(missing, attempt)
-            wanted = missing
+            self._tell_lost(missing, tries)
+            wanted = list(missing)
         result = []
         copies: set[bytes] = set()
         for object_id in object_ids:
@@ -234,14 +243,19 @@ class Getter:
         deadline_s: float | None,
         timeout_s: float | None,
         may_go_elsewhere: bool = False,
-    ) -> list[bytes]:
-        """Puts the values of ready objects into `values`, and returns those that no store had. Raises the
-        errors among the values."""
+    ) -> dict[bytes, list[bytes]]:
+        """Puts the values of ready objects into `values`, and returns the others: those that no store had,
+        each with the nodes that were asked; and without nodes those that somebody else has found to be lost
+        meanwhile. Raises the errors among the values."""
         in_stores: list[tuple[bytes, list[bytes]]] = []
         here: list[tuple[bytes, bytes, Any]] = []
+        missing: dict[bytes, list[bytes]] = {}
         with self._env.lock:
             for object_id in object_ids:
                 entry = self._memory_store.get(object_id)
+                if entry is None and self._memory_store.is_pending(object_id):
+                    missing[object_id] = []
+                    continue
                 if entry is None:
                     raise RaySystemError(
                         f"object {object_id.hex()} went away during get: {self._references.story(object_id)}"
@@ -255,9 +269,12 @@ class Getter:
         for object_id, metadata, data in here:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
-            return []
+            return missing
         found = self._fetch_all(in_stores, deadline_s, may_go_elsewhere)
-        return self._read_found(found, values, len(object_ids), timeout_s)
+        asked = dict(in_stores)
+        for object_id in self._read_found(found, values, len(object_ids), timeout_s):
+            missing[object_id] = asked[object_id]
+        return missing
 
     def _read_found(
         self,
@@ -313,11 +330,13 @@ class Getter:
         timeout_ms = -1 if left_s is None else round(left_s * 1000)
         return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere)
 
-    def _ask_again(self, lost: list[bytes], attempt: int) -> None:
-        is_last = attempt + 1 >= self._env.config.fetch_attempts_max
+    def _tell_lost(self, missing: dict[bytes, list[bytes]], tries: dict[tuple[bytes, ...], int]) -> None:
         with self._env.lock:
-            for object_id in lost:
-                row = self._references.get(object_id)
-                if row is None or row.owner is None or is_last:
-                    raise ObjectLostError(object_id.hex())
-                self._resolver.ask_again(object_id)
+            for object_id, node_ids in missing.items():
+                if not node_ids:
+                    continue
+                place = (object_id, *node_ids)
+                tries[place] = tries.get(place, 0) + 1
+                if tries[place] >= self._env.config.fetch_attempts_max:
+                    raise ObjectLostError(object_id.hex(), detail=NOT_GIVEN)
+                self._resolver.lost(object_id, node_ids)

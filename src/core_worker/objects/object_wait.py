@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any
 
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.common.our_bug import known
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.getter import DISCONNECTED
-from ray_mono.core_worker.objects.store_reads import FOUND
+from ray_mono.core_worker.objects.store_reads import FOUND, LOST
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
@@ -142,20 +141,37 @@ class ObjectWait:
     def pull(self, object_id: bytes, then: Callable[[], None] | None) -> None:
         """Brings a copy to this node's store, and calls then() afterwards, also if it cannot be brought: then
         `get` says why. Lock held."""
-        entry = known(self._memory_store.get(object_id), "the entry of an object that is pulled")
-        locations = known(entry.locations, "where a pulled object lies")
         is_new = object_id not in self._pulls
         self._pulls.setdefault(object_id, []).extend([then] if then is not None else [])
-        if not is_new:
+        if is_new:
+            self._start_pull(object_id, self._env.config.fetch_attempts_max)
+
+    def _start_pull(self, object_id: bytes, attempts: int) -> None:
+        """attempts: how many are left, with this one."""
+        if not self._memory_store.when_ready(object_id, partial(self._start_pull, object_id, attempts)):
+            return  # it is lost, and its owner looks for it
+        entry = self._memory_store.get(object_id)
+        if not attempts or entry is None or not entry.locations:
+            self._pulled(object_id)
             return
+        locations = list(entry.locations)
 
         def done(found: list[Any], error: RpcError | None) -> None:
+            is_lost = False
             for item in found:
+                is_lost = item.state == LOST
                 if item.state == FOUND:
                     self._plasma.release(item.object_id)
                     if item.pulled:
                         self._resolver.pulled_here(object_id)
-            for one in self._pulls.pop(object_id):
-                one()
+            if is_lost:
+                self._resolver.lost(object_id, locations)
+                self._start_pull(object_id, attempts - 1)
+            else:
+                self._pulled(object_id)
 
-        self._plasma.start_get([(object_id, list(locations))], -1, done)
+        self._plasma.start_get([(object_id, locations)], -1, done)
+
+    def _pulled(self, object_id: bytes) -> None:
+        for one in self._pulls.pop(object_id):
+            one()

@@ -18,6 +18,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 FOUND = 0
 NOT_HERE = 1
+LOST = 2
 # (ObjectFound, the bytes of the object if it was found)
 Found = tuple[Any, memoryview | None]
 

@@ -18,7 +18,7 @@ from typing import Any
 from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.world import SystemClock
-from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.core_worker.config import config_of
 from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.environment import Environment
@@ -162,7 +162,7 @@ class Registration:
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
         return Environment(
-            config=CoreWorkerConfig(),
+            config=config_of(os.environ),
             reactor=self.reactor,
             clock=self._clock,
             rng=random.SystemRandom(),

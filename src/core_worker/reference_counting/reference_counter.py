@@ -180,6 +180,11 @@ class ReferenceCounter:
             reference = self._references[object_id] = Reference(owner)
         return reference
 
+    def revive(self, object_id: bytes) -> None:
+        """An object of ours that went out of scope is made again. The caller then adds its reason to live."""
+        if object_id not in self._references:
+            self._references[object_id] = Reference(None)
+
     def mark_registered(self, object_id: bytes) -> None:
         """The owner counts this process, or is told to."""
         reference = self.get(object_id)

@@ -83,7 +83,9 @@ class ArgumentReader:
                     self._borrowing.arrived(object_id, owner)
                 if task.hold(object_id):
                     self._references.add_submitted([object_id])
-                if arg.location_node_ids and self._memory_store.get(object_id) is None:
+                # Of an object of ours we know it better.
+                is_ours = not self._references.borrowed_of([object_id])
+                if arg.location_node_ids and not is_ours and self._memory_store.get(object_id) is None:
                     self._memory_store.put_in_store(object_id, list(arg.location_node_ids), arg.size_bytes)
         object_ids = [arg.reference.object_id for arg in references]
         return self._getter.get_ids(object_ids, None, may_go_elsewhere)

@@ -33,15 +33,9 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, Together
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
-from ray_mono.core_worker.task_submission.task_manager import (
-    CANCELLED,
-    DONE,
-    PendingTask,
-    Reply,
-    TaskManager,
-    Together,
-)
+from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, Reply, TaskManager
 from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER, plains_of
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2

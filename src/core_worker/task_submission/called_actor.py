@@ -33,7 +33,7 @@ from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 

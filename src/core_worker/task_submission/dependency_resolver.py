@@ -20,7 +20,8 @@ from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_errors import handed_on
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 

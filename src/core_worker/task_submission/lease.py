@@ -25,7 +25,7 @@ from ray_mono.core_worker.call_template import Pace
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 

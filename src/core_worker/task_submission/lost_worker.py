@@ -16,7 +16,8 @@ from typing import Any
 from ray_mono.common.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 

@@ -24,6 +24,7 @@ from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, RetryExceptions, Together
 from ray_mono.core_worker.task_submission.task_builder import (
     MethodTemplate,
     Packed,
@@ -32,12 +33,7 @@ from ray_mono.core_worker.task_submission.task_builder import (
     are_small_numbers,
     stays_inline,
 )
-from ray_mono.core_worker.task_submission.task_manager import (
-    PendingTask,
-    RetryExceptions,
-    TaskManager,
-    Together,
-)
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 
 PIECE_ITEMS = 512
 """Packed, and then counted under the lock, at a time: some milliseconds."""

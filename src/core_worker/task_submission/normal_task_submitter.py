@@ -53,16 +53,10 @@ from ray_mono.core_worker.task_submission.lease import (
     SchedulingQueue,
 )
 from ray_mono.core_worker.task_submission.lost_worker import settle_lost
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
-from ray_mono.core_worker.task_submission.task_manager import (
-    DONE,
-    NO_ROOM,
-    WRONG_WORKER,
-    PendingTask,
-    Reply,
-    TaskManager,
-)
+from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, Reply, TaskManager
 from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub

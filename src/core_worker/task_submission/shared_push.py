@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from ray_mono.core_worker.peers import OnReply, Peer
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 
 _REST_BYTES = 32
 """What a text takes in a frame besides itself: its length, and its task's id."""

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from ray_mono.core_worker.call_template import PACE_CALLS_MAX
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease, mean_us
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.stalls import Stalls
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.task_wire import plains_of
 from ray_mono.protobuf import core_worker_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError

@@ -28,7 +28,7 @@ from ray_mono.core_worker.call_template import PACE_CALLS_MAX
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue, mean_us
 from ray_mono.core_worker.task_submission.overtaking import Overtaking
-from ray_mono.core_worker.task_submission.task_manager import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 

@@ -30,7 +30,8 @@ from ray_mono.core_worker.task_submission.dependency_resolver import DependencyR
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.lease import SchedulingQueue
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, RetryExceptions, TaskManager
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, RetryExceptions
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 

@@ -1,20 +1,11 @@
-"""Tasks that were submitted here and have not finished: the life of each, what keeps its arguments alive, and
-what its end means.
-
-    PENDING_ARGS_AVAIL ──args──► PENDING_NODE_ASSIGNMENT ──push──► SUBMITTED_TO_WORKER ──reply──► FINISHED
-            ▲                             │          ▲                      │
-            └─an actor's call, sent again─┘          ├─did not start there──┤
-                                                     └─again, retries left──┘
-    any of the first three ──► FAILED: an argument is an error; it is cancelled, cannot be placed, or is lost
-                               without retries
-
-The states have Ray's names. A call of an actor "waits for a node" until it is its turn to be sent. A task
-moves itself, when it is told what happened.
+"""Tasks that were submitted here and have not finished: what keeps their arguments alive, and what their ends
+mean. The life of each is in pending_task.py.
 
 Called under the core worker's lock. The TaskManager owns the table of pending tasks, and decides between
 completion, retry and failure. It does not know how tasks reach workers; the submitters do.
 
-    a reply                      finished: the returns are stored, and the arguments let go
+    a reply                      finished: the returns are stored, and the arguments let go, unless the task
+                                 may have to run again (objects/lineage.py)
     a reply with an error that   again with attempt + 1, while retries are left
     retry_exceptions covers;
     its worker was lost
@@ -23,25 +14,23 @@ completion, retry and failure. It does not know how tasks reach workers; the sub
 
 from __future__ import annotations
 
-import enum
-import pickle
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby, repeat
 from typing import Any
 
-from ray_mono.common import ids, raw_error
+from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
-from ray_mono.common.our_bug import InternalError, known
-from ray_mono.core_worker.call_template import CallTemplate
+from ray_mono.common.our_bug import known
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
+from ray_mono.core_worker.objects.lineage import Lineage, WhyNot
+from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_submission.pending_task import FIRST_RETURN, PendingTask
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
-from ray_mono.core_worker.task_wire import FLAT_ARGS, SHORT_MAX
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -51,261 +40,7 @@ NOT_STARTED = Reply.NOT_STARTED
 CANCELLED = Reply.CANCELLED
 WRONG_WORKER = Reply.WRONG_WORKER
 NO_ROOM = Reply.NO_ROOM
-_DONE_REPLY = Reply()
-
-FIRST_RETURN = ids.object_id_bytes(b"", 1)
-"""A task's id, followed by this, is the id of its first return."""
-
-
-@dataclass(frozen=True, slots=True)
-class Together:
-    """Shared by those tasks of one `map` that may travel in one frame, because their items are small."""
-
-    most: int
-    """How many travel in one; 0: the submitter chooses."""
-
-
-RetryExceptions = bool | tuple[type[BaseException], ...]
-
-
-class TaskState(enum.Enum):
-    PENDING_ARGS_AVAIL = "waits for its arguments"
-    PENDING_NODE_ASSIGNMENT = "waits for a worker"
-    SUBMITTED_TO_WORKER = "is with a worker"
-    FINISHED = "was answered"
-    FAILED = "has failed"
-
-    # Enum's own is Python code, which every step of every life would pay.
-    __hash__ = object.__hash__
-
-
-WAITS_FOR_ARGUMENTS = TaskState.PENDING_ARGS_AVAIL
-WAITS_FOR_WORKER = TaskState.PENDING_NODE_ASSIGNMENT
-PUSHED = TaskState.SUBMITTED_TO_WORKER
-FINISHED = TaskState.FINISHED
-FAILED = TaskState.FAILED
-
-MOVES = frozenset(
-    {
-        (WAITS_FOR_ARGUMENTS, WAITS_FOR_WORKER),
-        (WAITS_FOR_ARGUMENTS, FAILED),
-        (WAITS_FOR_WORKER, PUSHED),
-        (WAITS_FOR_WORKER, FAILED),
-        (WAITS_FOR_WORKER, WAITS_FOR_ARGUMENTS),
-        (PUSHED, WAITS_FOR_WORKER),
-        (PUSHED, FINISHED),
-        (PUSHED, FAILED),
-    }
-)
-
-
-CAME_BACK = -1
-"""Instead of a place on a lease."""
-
-
-def return_ids(task_id: bytes, num_returns: int) -> list[bytes]:
-    """Object ids of what a task returns."""
-    if num_returns == 1:
-        return [task_id + FIRST_RETURN]
-    return [ids.object_id_bytes(task_id, index) for index in range(1, num_returns + 1)]
-
-
-class PendingTask:
-    """Its template, and what is its own. The wire message is made when somebody wants it, in most cases to
-    push it: a queue of a million tasks has none."""
-
-    __slots__ = (
-        "_request",
-        "arg_ids",
-        "args",
-        "depth",
-        "first_return_id",
-        "flat_args",
-        "has_args",
-        "item",
-        "number",
-        "oom_kills",
-        "place",
-        "resubmit",
-        "retries_left",
-        "retry_exceptions",
-        "state",
-        "task_id",
-        "template",
-        "together",
-    )
-
-    def __init__(
-        self,
-        task_id: bytes,
-        template: CallTemplate,
-        flat_args: bytes = b"",
-        args: Sequence[common_pb2.TaskArg] = (),
-        depth: int = 0,
-        arg_ids: Sequence[bytes] = (),
-        retries_left: int = 0,
-        retry_exceptions: RetryExceptions = False,
-        resubmit: Callable[[PendingTask], None] | None = None,
-        number: int = 0,
-        together: Together | None = None,
-        item: Any = None,
-    ) -> None:
-        """arg_ids: every reference that the submission holds: arguments, and what is inside them. resubmit:
-        has it run again. It is None for an actor's creation, which nobody runs again from here.
-        together, item: of a `map`, see below."""
-        self.task_id = task_id
-        # The table of pending tasks, the counter of references and the memory store all know it by this.
-        self.first_return_id = task_id + FIRST_RETURN
-        self.template = template
-        self.flat_args = flat_args
-        # They are kept here until the message has them.
-        self.args = args
-        self.has_args = bool(args)
-        self.depth = depth
-        self.arg_ids = arg_ids
-        self.retries_left = retries_left
-        self.retry_exceptions = retry_exceptions
-        self.resubmit = resubmit
-        # Normal tasks: the order of pushes on its lease; 0 where it has none, CAME_BACK where it has none any
-        # more.
-        self.place = 0
-        # The order of submission, among all tasks of its process.
-        self.number = number
-        # How many of its workers were killed because their node ran short of memory.
-        self.oom_kills = 0
-        # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it
-        # travels alone.
-        self.together = together
-        self.item = item
-        self._request: Any = None
-        self.state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
-
-    @property
-    def request(self) -> Any:
-        """PushTaskRequest, the same one for the rest of the task's life."""
-        if self._request is None:
-            if self.together:
-                self._travels_alone()
-            self._request = core_worker_pb2.PushTaskRequest(
-                template_id=self.template.number,
-                task_id=self.task_id,
-                flat_args=self.flat_args,
-                depth=self.depth,
-                args=self.args,
-            )
-            self.args = ()
-        return self._request
-
-    def usual_push(self) -> bytes | None:
-        """`request` as bytes, without the message, where it is like most (task_wire.py)."""
-        if self.together:
-            self._travels_alone()
-        template, flat = self.template, self.flat_args
-        size = len(flat)
-        if self._request is not None or self.has_args or size > SHORT_MAX or template.on_part is not None:
-            return None
-        head = template.heads.get(self.depth) or template.head(self.depth)
-        return head + self.task_id + FLAT_ARGS[size] + flat if flat else head + self.task_id
-
-    def _travels_alone(self) -> None:
-        self.flat_args = pickle.dumps([None, self.item], 5)
-        self.together = self.item = None
-
-    def with_items(self, task_ids: Sequence[bytes], items: Sequence[Any]) -> list[PendingTask]:
-        """Tasks of the same `map`: this one, with each of these ids and items. Without a call for each, as of
-        __init__, which takes three times as long."""
-        template, depth, arg_ids = self.template, self.depth, self.arg_ids
-        together, resubmit = self.together, self.resubmit
-        retries_left, retry_exceptions = self.retries_left, self.retry_exceptions
-        tasks = []
-        for number, (task_id, item) in enumerate(zip(task_ids, items, strict=True), self.number):
-            made = PendingTask.__new__(PendingTask)
-            made.task_id, made.first_return_id, made.item = task_id, task_id + FIRST_RETURN, item
-            made.template, made.depth, made.arg_ids, made.number = template, depth, arg_ids, number
-            made.together, made.resubmit = together, resubmit
-            made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
-            made.flat_args, made.args, made.has_args = b"", (), False
-            made.place, made.oom_kills, made._request, made.state = 0, 0, None, WAITS_FOR_WORKER
-            tasks.append(made)
-        return tasks
-
-    @property
-    def return_ids(self) -> list[bytes]:
-        """Made anew each time: a queue of a million tasks should not hold them."""
-        return return_ids(self.task_id, self.template.num_returns)
-
-    @property
-    def name(self) -> str:
-        return self.template.name
-
-    # ---- its life
-
-    @property
-    def waits_for_arguments(self) -> bool:
-        return self.state is WAITS_FOR_ARGUMENTS
-
-    def _move(self, state: TaskState) -> None:
-        if (self.state, state) not in MOVES:
-            raise InternalError(f"{self.story} and cannot be one that {state.value}")
-        self.state = state
-
-    @property
-    def story(self) -> str:
-        """For people."""
-        return (
-            f"task {self.task_id.hex()} of {self.template.title}() {self.state.value}, retries left: "
-            f"{self.retries_left}, place {self.place} on its lease"
-        )
-
-    def arguments_came(self) -> None:
-        self._move(WAITS_FOR_WORKER)
-
-    def pushed(self, place: int = 0) -> None:
-        """place: its place in the order of pushes on its lease, from 1; 0 for a call of an actor."""
-        if self.state is WAITS_FOR_WORKER:
-            self.state = PUSHED  # the usual move, which the table has
-        else:
-            self._move(PUSHED)
-        self.place = place
-
-    def not_started(self) -> None:
-        """It was pushed, and did not begin there."""
-        self._move(WAITS_FOR_WORKER)
-        self.place = CAME_BACK
-
-    @property
-    def came_back(self) -> bool:
-        """Whether it was pushed last time, and did not begin."""
-        return self.place == CAME_BACK
-
-    def again(self, for_memory: bool = False) -> None:
-        """It began and failed, and is run once more, which costs one of its retries. for_memory: not if its
-        worker was killed because the node ran short of memory."""
-        self._move(WAITS_FOR_WORKER)
-        self.place = 0
-        if for_memory:
-            self.oom_kills += 1
-        elif self.retries_left > 0:
-            self.retries_left -= 1
-        self.request.attempt += 1
-
-    def look_again_for_arguments(self) -> None:
-        """Before another attempt: what it is given by reference may have moved meanwhile."""
-        if self.has_args and self.state is WAITS_FOR_WORKER:
-            self._move(WAITS_FOR_ARGUMENTS)
-
-    def finished(self) -> None:
-        if self.state is PUSHED:
-            self.state = FINISHED  # the usual move, which the table has
-        else:
-            self._move(FINISHED)
-
-    def failed(self) -> None:
-        self._move(FAILED)
-
-    def give_up_retries(self) -> None:
-        """It was cancelled."""
-        self.retries_left = 0
+_NOBODY = common_pb2.Address()
 
 
 def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
@@ -325,6 +60,8 @@ class TaskManager:
         plasma: PlasmaStoreProvider,
         borrowing: Borrowing,
         streams: GeneratorStreams,
+        lineage: Lineage[PendingTask],
+        recovery: ObjectRecovery,
         unhandled: UnhandledErrors,
         retry_notices: RetryNotices,
     ) -> None:
@@ -334,12 +71,16 @@ class TaskManager:
         self._plasma = plasma
         self._borrowing = borrowing
         self._streams = streams
+        self._lineage = lineage
+        self._recovery = recovery
         self._unhandled = unhandled
         self._retry_notices = retry_notices
         # By the ids of their first returns.
         self._pending: dict[bytes, PendingTask] = {}
         # Pending tasks that were cancelled. Any end of theirs but a reply is a TaskCancelledError.
         self._cancelled: set[bytes] = set()
+        # By pending task: lost objects that it is to make again, each with the attempt that can do so.
+        self._awaited: dict[bytes, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -386,6 +127,41 @@ class TaskManager:
     def is_cancelled(self, task: PendingTask) -> bool:
         return task.task_id in self._cancelled
 
+    # ---- again, after their end (reconstruction.py)
+
+    def make_again(self, task: PendingTask, arg_ids: Sequence[bytes]) -> None:
+        """A finished task is pending again. It holds these, which are counted."""
+        task.make_again(arg_ids)
+        self._pending[task.first_return_id] = task
+
+    def await_object(self, task_id: bytes, object_id: bytes) -> None:
+        """The pending task is to make this lost object again."""
+        task = known(self.get(task_id), "the task of an awaited object")
+        attempt = task.attempt
+        if task.template.on_part is not None and task.is_pushed:
+            # A generator that runs has passed it.
+            attempt += 1
+            self._streams.rush(task_id)
+        self._awaited.setdefault(task_id, {})[object_id] = attempt
+
+    def _needs_another_attempt(self, task: PendingTask) -> bool:
+        """It was answered, and lost objects wait for its next attempt."""
+        awaited = self._awaited.get(task.task_id, {})
+        later = [each for each, attempt in awaited.items() if attempt > task.attempt]
+        return any(map(self._memory_store.is_pending, later))
+
+    def _settle_awaited(self, task: PendingTask, error: tuple[bytes, bytes] | None) -> None:
+        """The task has ended. Lost objects that it did not make are `error`, as (metadata, data)."""
+        for object_id in self._awaited.pop(task.task_id, ()):
+            if self._memory_store.is_pending(object_id):
+                if error is None:
+                    made = serialization.serialize_error(WhyNot.NOT_MADE_AGAIN.error(object_id))
+                    error = made.metadata, made.to_bytes()
+                self._memory_store.put_inline(object_id, *error)
+            entry = self._memory_store.get(object_id)
+            if entry is None or entry.locations is None:
+                self._recovery.value_ended(object_id)
+
     # ---- ends
 
     def complete(self, task: PendingTask, reply: Any, executor: common_pb2.Address) -> None:
@@ -399,6 +175,10 @@ class TaskManager:
             self.note_borrows(reply, executor)
             self._retry(task, reply.returns[0].value.data if reply.returns else b"")
             return
+        if self._awaited and task.retries_left != 0 and self._needs_another_attempt(task):
+            self.note_borrows(reply, executor)
+            self._retry(task, "an item was lost while it ran")
+            return
         if task.template.on_part is not None:
             self._streams.complete(task.task_id, task.first_return_id, reply, self.is_cancelled(task))
         elif reply.HasField("plain"):
@@ -410,8 +190,14 @@ class TaskManager:
                 self._store_return(returned)
         if reply.borrowed:
             self.note_borrows(reply, executor)
+        error = reply.returns[0].value if reply.is_application_error and reply.returns else None
+        self._settle_awaited(task, None if error is None else (error.metadata, error.data))
         task.finished()
-        self._finish(task)
+        self._pending.pop(task.first_return_id, None)
+        if self._lineage.finished(task):
+            self._cancelled.discard(task.task_id)
+        else:
+            self._let_go(task)
 
     def answered_late(self, task: PendingTask, reply: Any) -> None:
         """The executor answered, after it was said to be gone. If the task has failed, nobody will ask for
@@ -429,11 +215,12 @@ class TaskManager:
     def complete_usual(self, task: PendingTask, value: bytes) -> None:
         """It was answered as most are (task_wire.py). The same as `complete`, kept short."""
         object_id = task.first_return_id
+        if task.template.on_part is not None or (self._awaited and task.task_id in self._awaited):
+            self.complete(task, Reply(plain=value), _NOBODY)
+            return
         if self._pending.pop(object_id, None) is None:
             return
-        if task.template.on_part is not None:
-            self._streams.complete(task.task_id, object_id, _DONE_REPLY, self.is_cancelled(task))
-        elif self._is_referenced(object_id):
+        if self._is_referenced(object_id):
             self._memory_store.put_plain(object_id, value)
         task.finished()
         if self._cancelled:
@@ -469,10 +256,21 @@ class TaskManager:
             elif returned.value.metadata == serialization.ERROR:
                 self._unhandled.note(object_id, returned.value.data)
             return
+        is_known = self._memory_store.get(object_id) is not None
+        if is_known and not (
+            returned.in_plasma and self._memory_store.add_location(object_id, returned.node_id)
+        ):
+            # The task runs again, for another return. What is known stays.
+            if returned.in_plasma:
+                self._plasma.free(object_id, [returned.node_id])
+            return
         nested = returned.nested if returned.in_plasma else returned.value.nested
         if nested:
             self._references.add_nested(object_id, self._borrowing.adopt_returned(nested))
+        if is_known:
+            return
         if returned.in_plasma:
+            self._lineage.stored(object_id)
             self._memory_store.put_in_store(object_id, [returned.node_id], returned.size_bytes)
         else:
             self._memory_store.put_value(object_id, returned.value)
@@ -535,18 +333,28 @@ class TaskManager:
         is_stream = task.template.on_part is not None
         for object_id in task.return_ids:
             if object_id in self._references:
+                if self._memory_store.is_known(object_id):
+                    continue  # the task ran again, for another return
                 self._memory_store.put_inline(object_id, metadata, data)
             elif not is_stream:
                 self._unhandled.note(object_id, data)
         if is_stream:
             self._streams.fail(task.task_id, metadata, data)
+        self._settle_awaited(task, (metadata, data))
         task.failed()
-        self._finish(task)
+        if self._pending.pop(task.first_return_id, None) is not None:
+            self._lineage.failed(task.task_id, self._why_not_again(task))
+            self._let_go(task)
 
-    def _finish(self, task: PendingTask) -> None:
+    def _why_not_again(self, task: PendingTask) -> WhyNot:
+        if self.is_cancelled(task):
+            return WhyNot.CANCELLED
+        return WhyNot.NOT_MADE_AGAIN if task.retries_left else WhyNot.MAX_ATTEMPTS
+
+    def _let_go(self, task: PendingTask) -> None:
         if self._cancelled:
             self._cancelled.discard(task.task_id)
-        if self._pending.pop(task.first_return_id, None) is not None and task.arg_ids:
+        if task.arg_ids:
             self._references.remove_submitted(task.arg_ids)
 
     def hand_over(self, task: PendingTask) -> None:

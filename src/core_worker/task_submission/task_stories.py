@@ -8,7 +8,8 @@ from ray_mono.common import ids
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskManager
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2
 
 

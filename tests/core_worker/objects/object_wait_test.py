@@ -13,7 +13,7 @@ from ray_mono.common.exceptions import RaySystemError, RayTaskError
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.store_provider.memory_store import Watch
 from ray_mono.protobuf import object_manager_pb2
-from tests.core_worker.scene import ELSEWHERE, NODE_ID, Scene, failure, in_store, status, value
+from tests.core_worker.scene import ELSEWHERE, NODE_ID, Scene, failure, in_store, nodes, status, value
 
 OBJECT = b"o" * 28
 Found = object_manager_pb2.ObjectFound
@@ -87,9 +87,11 @@ def test_what_lies_elsewhere_is_brought_here_and_not_pinned(scene: Scene) -> Non
     assert known is not None and list(known[0]) == [ELSEWHERE, NODE_ID]
 
 
-def test_what_cannot_be_brought_here_is_ready_all_the_same(scene: Scene) -> None:
-    ref = far(scene)
+def test_what_is_lost_for_good_is_ready_as_an_error(scene: Scene) -> None:
+    ref = scene.submit(max_retries=0)
+    scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
     scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(came(ref, Found.LOST)))
+    scene.meanwhile(lambda: scene.wire.open("GetAllNodes")[0].answer(nodes(ELSEWHERE)))
     assert scene.core.wait([ref], 1, None, True) == ([ref], [])
     scene.turn()
     assert not scene.wire.all("Release")

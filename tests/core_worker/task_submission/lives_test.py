@@ -16,11 +16,11 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
-from ray_mono.core_worker.task_submission import called_actor, task_manager
+from ray_mono.core_worker.task_submission import called_actor, pending_task
 from ray_mono.core_worker.task_submission import lease as lease_table
 from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, LeaseState, SchedulingQueue
-from ray_mono.core_worker.task_submission.task_manager import PendingTask, TaskState
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, TaskState
 from ray_mono.protobuf import common_pb2, raylet_pb2
 
 ARGUMENT = common_pb2.TaskArg(reference=common_pb2.ObjectReference(object_id=b"a" * 28))
@@ -45,7 +45,7 @@ TASK = """
 PENDING_ARGS_AVAIL      PENDING_NODE_ASSIGNMENT FAILED
 PENDING_NODE_ASSIGNMENT PENDING_ARGS_AVAIL SUBMITTED_TO_WORKER FAILED
 SUBMITTED_TO_WORKER     PENDING_NODE_ASSIGNMENT FINISHED FAILED
-FINISHED
+FINISHED                PENDING_ARGS_AVAIL
 FAILED
 """
 LEASE = """
@@ -69,7 +69,7 @@ DEAD
 @pytest.mark.parametrize(
     ("states", "drawn", "moves"),
     [
-        (TaskState, TASK, task_manager.MOVES),
+        (TaskState, TASK, pending_task.MOVES),
         (LeaseState, LEASE, lease_table.MOVES),
         (
             CalledActorState,
@@ -92,7 +92,7 @@ BEGINNINGS = {"__init__"}
 
 
 @pytest.mark.parametrize(
-    ("module", "moves"), [(task_manager, task_manager.MOVES), (lease_table, lease_table.MOVES)]
+    ("module", "moves"), [(pending_task, pending_task.MOVES), (lease_table, lease_table.MOVES)]
 )
 def test_a_usual_move_that_is_written_out_is_in_the_table(module: ModuleType, moves: Any) -> None:
     """`if self.state is …: self.state = …` saves the call of the method that looks into the table."""
