@@ -25,6 +25,7 @@ WORKER_EXIT_GRACE_S = 2.0
 service.STOP_TIMEOUT_S.
 """
 SETTINGS = (
+    "gcs_reconnect_timeout_s",
     "memory_monitor_refresh_ms",
     "memory_usage_threshold",
     "memory_kill_wait_s",

@@ -129,9 +129,10 @@ class GcsClient:
         refuses this node.
         """
         pauses = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
+        lost_s = self._clock.time_s()
         while True:
             try:
-                channel = await self._connect()
+                channel = await self._connect(lost_s)
             except RpcError as error:
                 return f"the GCS at {self._config.gcs_address} cannot be reached: {error.message}"
             try:
@@ -139,6 +140,11 @@ class GcsClient:
             except RpcError as error:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
+                now_s = self._clock.time_s()
+                if self._registered.is_set():
+                    lost_s = now_s
+                elif now_s - lost_s >= self._config.gcs_reconnect_timeout_s:
+                    return f"the GCS at {self._config.gcs_address} does not take this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._config.gcs_address, error)
             finally:
                 self._stub = None
@@ -146,15 +152,17 @@ class GcsClient:
                 channel.close()
             await asyncio.sleep(pauses.next_s())
 
-    async def _connect(self) -> AsyncChannel:
-        """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
-        start_s = self._clock.time_s()
+    async def _connect(self, lost_s: float) -> AsyncChannel:
+        """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong.
+
+        lost_s: since when there is none.
+        """
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 return await self._transport.connect(self._config.gcs_address, self._config.connect_timeout_s)
             except RpcError as error:
-                waited_s = self._clock.time_s() - start_s
+                waited_s = self._clock.time_s() - lost_s
                 if error.code != StatusCode.UNAVAILABLE or waited_s >= self._config.gcs_reconnect_timeout_s:
                     raise
                 pause_s = backoff.next_s()

@@ -1,5 +1,5 @@
-"""The GCS goes while a driver is connected: every function of the API ends in time, with an error of ours
-that says who is gone."""
+"""The GCS goes while a driver is connected, and does not come back: every function of the API ends in time,
+with an error of ours that says who is gone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ PROGRAM = """
 import ray_mono as ray
 from ray_mono import exceptions, util
 from ray_mono.experimental import internal_kv
-from tests.integration.titles import processes_below
+from tests.chaos.victims import Victims
 
-context = ray.init(address="local", num_cpus=2, namespace="n", log_to_driver=False)
-gcs = "the GCS at " + context.address_info["gcs_address"]
+patience = {"raylet": {"gcs_reconnect_timeout_s": 3.0}}
+ray.init(
+    address="local", num_cpus=2, namespace="n", log_to_driver=False, _system_config=patience
+)
 
 @ray.remote(num_cpus=0)
 class Actor:
@@ -36,15 +38,6 @@ class New:
 actor, silent = Actor.options(name="actor").remote(), Actor.remote()
 ray.get([actor.method.remote(), silent.method.remote(), known.remote()])
 reference = ray.put(3)
-[server] = processes_below("gcs_server")
-server.kill()
-server.wait(60)
-try:
-    # Until this process has heard of it.
-    while True:
-        ray.nodes()
-except exceptions.RayError:
-    pass
 
 ASK_THE_GCS = {
     "available_resources": ray.available_resources,
@@ -55,8 +48,6 @@ ASK_THE_GCS = {
     "get_actor of nobody": lambda: ray.get_actor("nobody"),
     "kill": lambda: ray.kill(silent),
     "run_function_on_all_workers": lambda: ray.run_function_on_all_workers(lambda info: None),
-    "remote of a new function": new.remote,
-    "remote of a new actor": New.remote,
     "a named actor": lambda: Actor.options(name="named").remote(),
     "list_named_actors": util.list_named_actors,
     "gcs_address": lambda: ray.get_runtime_context().gcs_address,
@@ -70,6 +61,8 @@ ASK_THE_GCS = {
 END_IN_TIME = {
     "get of a task": lambda: ray.get(known.remote(), timeout=60),
     "get of a call": lambda: ray.get(actor.method.remote(), timeout=60),
+    "get of a new task": lambda: ray.get(new.remote(), timeout=60),
+    "get of a new actor": lambda: ray.get(New.remote().__ray_ready__.remote(), timeout=60),
     "put of a large value": lambda: ray.put(b"x" * (1 << 20)),
 }
 NEED_NOBODY = {
@@ -91,14 +84,16 @@ def outcome(call):
         return error
     return None
 
-for name, call in ASK_THE_GCS.items():
-    error = outcome(call)
-    assert isinstance(error, exceptions.RayError) and gcs + " is gone" in str(error), (name, error)
-for name, call in END_IN_TIME.items():
-    error = outcome(call)
-    assert not isinstance(error, exceptions.GetTimeoutError), (name, error)
-for name, call in NEED_NOBODY.items():
-    assert outcome(call) is None, name
+with Victims().without_head():
+    for name, call in ASK_THE_GCS.items():
+        error = outcome(call)
+        assert isinstance(error, exceptions.RayError) and "the GCS at " in str(error), (name, error)
+        assert "is gone: it has been away for" in str(error), (name, error)
+    for name, call in END_IN_TIME.items():
+        error = outcome(call)
+        assert not isinstance(error, exceptions.GetTimeoutError), (name, error)
+    for name, call in NEED_NOBODY.items():
+        assert outcome(call) is None, name
 told = {name.split(" ")[0] for table in (ASK_THE_GCS, END_IN_TIME, NEED_NOBODY) for name in table}
 functions = {name for name in ray.__all__ if callable(getattr(ray, name)) and name.islower()}
 others = {"init", "shutdown", "remote", "method", "exit_actor", "client", "java_function", "java_actor_class"}
