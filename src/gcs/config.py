@@ -38,6 +38,9 @@ class GcsConfig:
     node_return_timeout_s: float = 60.0
     """How long a node of an earlier GCS on this store may take to register again; it is dead after that."""
 
+    head_notice_period_s: float = 1.0
+    """How long such a node may take to find this head by itself before it is told, again and again."""
+
     pending_warning_s: float = 2.0
     """How long an actor waits for a place before its driver is told why: a worker starts within that."""
     lease_retry_period_s: float = 0.2

@@ -32,12 +32,13 @@ from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
 from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.head_notice import tell_missing_nodes
 from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.servicers.gcs_service import gcs_handlers
 from ray_mono.gcs.storage.open_storage import add_storage_arguments, open_storage
 from ray_mono.gcs.storage.table_storage import StorageError, Table, TableStorage
 from ray_mono.gcs.storage.write_through import WriteThrough
-from ray_mono.protobuf import gcs_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import Listener, RpcError, Transport
@@ -95,6 +96,13 @@ class GcsServer:
         host, _, port = self.address.rpartition(":")
         self._info.host = self._config.node_ip or host
         self._info.port = int(port or 0)
+        place = common_pb2.HeadPlace(
+            address=f"{self._info.host}:{self._info.port}",
+            head_number=self._info.head_number,
+            cluster_id=self._info.cluster_id,
+        )
+        notice = tell_missing_nodes(self._environment, self.cluster.nodes, place)
+        self._tasks.spawn(notice, "tell missing nodes")
         if not self._storage.is_confirmed(math.inf):
             self._tasks.spawn(self._keep_confirmed(), "keep confirmed")
         logger.info(

@@ -101,15 +101,34 @@ class GcsClient:
         self._is_asked = asyncio.Event()
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
+        # Exactly one of the two is set.
         self._registered = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._lost.set()
+        self._address = config.gcs_address
+        self._channel: AsyncChannel | None = None
         # The highest number of a head that answered, and its cluster: numbers of others say nothing.
         self._cluster_id = b""
         self._head_number = 0
 
-    async def until_registered(self) -> str:
-        """Waits until the node is registered, which `run` bounds. Returns the GCS's address."""
-        await self._registered.wait()
-        return self._config.gcs_address
+    async def until_registered(self, after_head_number: int = 0) -> common_pb2.HeadPlace:
+        """Waits until the node is registered at a head with a number above this one. `run` bounds the wait
+        for some head."""
+        while True:
+            await self._registered.wait()
+            if self._head_number > after_head_number:
+                return common_pb2.HeadPlace(
+                    address=self._address, head_number=self._head_number, cluster_id=self._cluster_id
+                )
+            await self._lost.wait()
+
+    def follow(self, head: common_pb2.HeadPlace) -> None:
+        """A head says that it has taken over."""
+        if head.cluster_id == self._cluster_id and head.head_number > self._head_number:
+            logger.warning("head %d at %s has taken over", head.head_number, head.address)
+            self._address = head.address
+            if self._channel is not None:
+                self._channel.close()
 
     async def unregister(self, reason: str, timeout_s: float) -> None:
         """The node leaves in order. reason: empty where it was told to. Where this fails the GCS notices
@@ -134,7 +153,8 @@ class GcsClient:
             try:
                 channel = await self._connect(lost_s)
             except RpcError as error:
-                return f"the GCS at {self._config.gcs_address} cannot be reached: {error.message}"
+                return f"the GCS at {self._address} cannot be reached: {error.message}"
+            self._channel = channel
             try:
                 await self._session(channel, node, pauses)
             except RpcError as error:
@@ -144,11 +164,12 @@ class GcsClient:
                 if self._registered.is_set():
                     lost_s = now_s
                 elif now_s - lost_s >= self._config.gcs_reconnect_timeout_s:
-                    return f"the GCS at {self._config.gcs_address} does not take this node: {error.message}"
-                logger.warning("lost the GCS at %s: %s; connecting again", self._config.gcs_address, error)
+                    return f"the GCS at {self._address} does not take this node: {error.message}"
+                logger.warning("lost the GCS at %s: %s; connecting again", self._address, error)
             finally:
-                self._stub = None
+                self._stub = self._channel = None
                 self._registered.clear()
+                self._lost.set()
                 channel.close()
             await asyncio.sleep(pauses.next_s())
 
@@ -160,14 +181,14 @@ class GcsClient:
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
-                return await self._transport.connect(self._config.gcs_address, self._config.connect_timeout_s)
+                return await self._transport.connect(self._address, self._config.connect_timeout_s)
             except RpcError as error:
                 waited_s = self._clock.time_s() - lost_s
                 if error.code != StatusCode.UNAVAILABLE or waited_s >= self._config.gcs_reconnect_timeout_s:
                     raise
                 pause_s = backoff.next_s()
                 level = logging.INFO if pause_s < 1 else logging.WARNING
-                logger.log(level, "waiting for the GCS at %s: %s", self._config.gcs_address, error.message)
+                logger.log(level, "waiting for the GCS at %s: %s", self._address, error.message)
             await asyncio.sleep(pause_s)
 
     async def _session(self, channel: AsyncChannel, node: common_pb2.NodeInfo, pauses: Backoff) -> None:
@@ -182,6 +203,7 @@ class GcsClient:
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
         self._outbox.resources_changed()
+        self._lost.clear()
         self._registered.set()
         loops = [
             asyncio.ensure_future(loop)

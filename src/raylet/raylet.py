@@ -177,7 +177,7 @@ class Raylet:
             self._reclaims,
             self._withdrawals,
             self._lent_cpus,
-            self._gcs.until_registered,
+            self._gcs,
             config.gcs_reconnect_timeout_s,
             self.describe,
         )

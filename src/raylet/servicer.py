@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ray_mono.common.ids import JobID, WorkerID
@@ -12,6 +12,7 @@ from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.effects import Rejected, RejectionKind
+from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.raylet.lent_cpus import LentCpus
 from ray_mono.raylet.local_processes import LocalProcesses
@@ -37,12 +38,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         reclaims: ReclaimStreams,
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
-        until_registered: Callable[[], Awaitable[str]],
+        gcs: GcsClient,
         gcs_reconnect_timeout_s: float,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
-        """node: this node's row at the GCS. until_registered(): see GcsClient. describe(): its state for
-        people."""
+        """node: this node's row at the GCS. describe(): its state for people."""
         self._clock = clock
         self._node = node
         self._ledger = ledger
@@ -51,7 +51,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._reclaims = reclaims
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
-        self._until_registered = until_registered
+        self._gcs = gcs
         self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
         self._describe = describe
 
@@ -89,8 +89,10 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
             node=self._node, available=available, gcs_reconnect_timeout_s=self._gcs_reconnect_timeout_s
         )
 
-    async def AwaitGcs(self, request: common_pb2.Empty, context: CallContext) -> raylet_pb2.AwaitGcsReply:
-        return raylet_pb2.AwaitGcsReply(address=await self._until_registered())
+    async def AwaitHead(
+        self, request: raylet_pb2.AwaitHeadRequest, context: CallContext
+    ) -> common_pb2.HeadPlace:
+        return await self._gcs.until_registered(request.after_head_number)
 
     async def NotifyBlocked(
         self, request: raylet_pb2.NotifyBlockedRequest, context: CallContext
@@ -181,6 +183,10 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         return common_pb2.Empty()
 
     # ---- the GCS, and people
+
+    async def FollowHead(self, request: common_pb2.HeadPlace, context: CallContext) -> common_pb2.Empty:
+        self._gcs.follow(request)
+        return common_pb2.Empty()
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
         return common_pb2.Empty()

@@ -101,15 +101,15 @@ class CoreProcess:
             self.reactor,
             self.world.clock,
             self.channel,  # type: ignore[arg-type]
-            self._await_gcs,
+            self._await_head,
             self._place.gcs_address,
             self._type == common_pb2.DRIVER,
         )
         self.gcs = GcsServiceStub(self.gcs_channel)
 
-    def _await_gcs(self, done: Callable[[Any, RpcError | None], None]) -> None:
+    def _await_head(self, number: int, done: Callable[[Any, RpcError | None], None]) -> None:
         raylet = RayletServiceStub(self._raylet)  # type: ignore[arg-type]
-        raylet.AwaitGcs.start(common_pb2.Empty(), done)
+        raylet.AwaitHead.start(raylet_pb2.AwaitHeadRequest(after_head_number=number), done)
 
     def join(
         self,

@@ -4,9 +4,12 @@
                                         └──for as long as a raylet waits──► LOST ──likewise──► CONNECTED
 
 A head that died is started again, in the same place or in another, with what it had stored. The node's raylet
-finds it and registers there. Then it says where that is (`AwaitGcs`), and this connects, subscribes again,
+finds it and registers there. Then it says where that is (`AwaitHead`), and this connects, subscribes again,
 and sends once more what has no answer, in its order. So the GCS may get a call twice, and each of its calls
 bears that (gcs.proto says how).
+
+A head that was stopped holds its connections. If another one takes over meanwhile, the raylet says so, and
+the connection to the old one counts as lost.
 
 What is called while the head is away waits for it. Where somebody has waited for WARN_AFTER_S, one line says
 for what. A call's own time does not run while the head is away, unless this process is leaving.
@@ -114,19 +117,19 @@ class GcsChannel:
         reactor: ReactorInterface,
         clock: Clock,
         connect: Callable[[str, str], ReactorChannel],
-        await_gcs: Callable[[OnDone], None],
+        await_head: Callable[[int, OnDone], None],
         address: str,
         is_driver: bool,
     ) -> None:
         """connect(address, name of the peer) starts to connect, and may return a channel that is closed.
 
-        await_gcs(on_done) has this node's raylet answer an AwaitGcs. address: where the GCS was when this
-        process started.
+        await_head(number, on_done) has this node's raylet answer an AwaitHead. address: where the GCS was
+        when this process started.
         """
         self.reactor = reactor
         self.clock = clock
         self._connect = connect
-        self._await_gcs = await_gcs
+        self._await_head = await_head
         self._address = address
         self._is_driver = is_driver
         self._state = GcsState.CONNECTED
@@ -147,8 +150,10 @@ class GcsChannel:
         self._has_warned = False
         self._retries = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         self._on_return: list[Callable[[], None]] = []
+        self._head_number = 0
         self._channel = connect(address, "the GCS")
         self._bind(self._channel)
+        await_head(0, self._heard)
 
     # ---- what stubs use
 
@@ -292,7 +297,7 @@ class GcsChannel:
 
     def _find(self) -> None:
         if not self._is_closed:
-            self._await_gcs(self._found)
+            self._await_head(0, self._found)
 
     def _found(self, found: Any, error: RpcError | None) -> None:
         """The raylet is registered at a GCS, or will never be again."""
@@ -302,12 +307,22 @@ class GcsChannel:
             self._reason = error.message
             self._give_up()
             return
-        self._address = found.address
+        self._address, self._head_number = found.address, found.head_number
         self._channel = channel = self._connect(found.address, "the GCS")
         self._bind(channel)
         if not channel.is_closed:
             # The first answer shows that it is there.
             GcsServiceStub(channel).GetClusterInfo.start(common_pb2.Empty(), partial(self._back, channel))
+
+    def _heard(self, head: Any, error: RpcError | None) -> None:
+        """The raylet is registered at a head that is new to us. While this looks for one itself, that is no
+        news."""
+        if self._is_closed or error is not None:
+            return
+        is_known, self._head_number = self._head_number > 0, max(self._head_number, head.head_number)
+        if is_known and head.address != self._address and self._state is GcsState.CONNECTED:
+            self._channel.close("another head has taken over")
+        self._await_head(self._head_number, self._heard)
 
     def _back(self, channel: ReactorChannel, info: Any, error: RpcError | None) -> None:
         if self._is_closed or channel is not self._channel:

@@ -73,7 +73,7 @@ class Registration:
                 self.reactor,
                 self._clock,
                 self.channel,
-                self._await_gcs,
+                self._await_head,
                 gcs_address,
                 not is_worker,
             )
@@ -141,8 +141,9 @@ class Registration:
         with self.reactor.lock:
             self.gcs_channel.leave()
 
-    def _await_gcs(self, done: Callable[[Any, RpcError | None], None]) -> None:
-        RayletServiceStub(self._raylet).AwaitGcs.start(common_pb2.Empty(), done)
+    def _await_head(self, number: int, done: Callable[[Any, RpcError | None], None]) -> None:
+        request = raylet_pb2.AwaitHeadRequest(after_head_number=number)
+        RayletServiceStub(self._raylet).AwaitHead.start(request, done)
 
     def _register(
         self, raylet: RayletServiceStub, job_id: bytes, startup_token: int, board_fd: int

@@ -15,7 +15,6 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import Said, Wire
 from tests.core_worker.scene_time import SceneReactor
 
-EMPTY = common_pb2.Empty()
 PATIENCE_S = 60.0
 
 
@@ -30,18 +29,24 @@ class Scene:
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.gone |= set(gone)
-        raylet = RayletServiceStub(self.wire.connect("raylet"))  # type: ignore[arg-type]
+        self.number = 0
         self.channel = GcsChannel(
             self.reactor,
             self.reactor,
             lambda address, name: self.wire.connect(address),  # type: ignore[arg-type,return-value]
-            lambda done: raylet.AwaitGcs.start(EMPTY, done),
+            self._await_head,
             "gcs",
             is_driver,
         )
         self.channel.be_patient(PATIENCE_S)
         self.gcs = GcsServiceStub(self.channel)
         self.answers: list[tuple[Any, RpcError | None]] = []
+        if not gone:
+            self.raylet_says("gcs")
+
+    def _await_head(self, number: int, done: Any) -> None:
+        stub = RayletServiceStub(self.wire.connect("raylet"))  # type: ignore[arg-type]
+        stub.AwaitHead.start(raylet_pb2.AwaitHeadRequest(after_head_number=number), done)
 
     def get(self, name: bytes) -> None:
         self.gcs.KvGet.start(key(name), lambda reply, error: self.answers.append((reply, error)))
@@ -50,7 +55,11 @@ class Scene:
         self.wire.channels[address].close()
 
     def raylet_says(self, address: str) -> None:
-        self.wire.last("AwaitGcs").answer(raylet_pb2.AwaitGcsReply(address=address))
+        """It is registered at this head, the next one."""
+        self.number += 1
+        for said in self.wire.open("AwaitHead"):
+            if said.request.after_head_number < self.number:
+                said.answer(common_pb2.HeadPlace(address=address, head_number=self.number))
 
     def head_answers(self, address: str) -> None:
         self.wire.last("GetClusterInfo", address).answer(gcs_pb2.ClusterInfo())
@@ -107,6 +116,25 @@ def test_a_head_that_cannot_be_reached_is_asked_for_again() -> None:
     scene.pass_time(1)
     scene.head_is_back("gcs4")
     assert scene.keys_asked("gcs4") == [b"k"]
+
+
+def test_a_head_that_took_over_from_one_that_was_stopped_is_followed() -> None:
+    scene = Scene()
+    scene.get(b"k")
+    # The old one holds the connection, and says nothing.
+    scene.raylet_says("gcs2")
+    scene.head_is_back("gcs2")
+    assert scene.keys_asked("gcs2") == [b"k"]
+    assert scene.wire.channels["gcs"].is_closed
+
+
+def test_a_head_that_came_back_to_its_place_is_no_reason_to_leave_it() -> None:
+    scene = Scene()
+    scene.head_dies()
+    scene.head_is_back("gcs")
+    scene.raylet_says("gcs")
+    scene.get(b"k")
+    assert scene.keys_asked("gcs") == [b"k"] and not scene.wire.channels["gcs"].is_closed
 
 
 def test_a_process_that_starts_without_a_head_waits_for_one() -> None:
@@ -206,6 +234,7 @@ def test_when_patience_ends_calls_fail_and_say_why_and_a_head_that_comes_later_i
 def test_without_a_raylet_nobody_looks_for_the_head() -> None:
     scene = Scene()
     scene.get(b"k")
+    scene.wire.gone.add("raylet")
     scene.wire.channels["raylet"].close()
     scene.head_dies()
     [(_, error)] = scene.answers
