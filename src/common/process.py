@@ -150,6 +150,9 @@ def hide_argument(option: str) -> None:
         position += len(argument) + 1
 
 
+FINAL_STATUS = 76
+"""The exit status of a service that must not be started again: another one has taken its place."""
+
 _PF_EXITING = 0x4
 """Linux's, among the flags of a process."""
 

@@ -45,6 +45,10 @@ STOP_TIMEOUT_S = 10.0
 logger = logging.getLogger(__name__)
 
 
+class FinalError(Exception):
+    """Ends a service that must not be started again."""
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --log-level, --ready-fd and --session-dir: log_level: str, ready_fd: int | None,
     session_dir: str | None."""
@@ -189,6 +193,8 @@ class Service:
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(signum)
         logger.info("%s ended%s", self.name, " after a failure" if self._failure else "")
+        if isinstance(self._failure, FinalError):
+            return process.FINAL_STATUS
         return 1 if self._failure else 0
 
 

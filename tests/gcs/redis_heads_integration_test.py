@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ray_mono.common.process import FINAL_STATUS
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.gcs_process import TIMEOUT_S, GcsProcess, Start, connected, talk
@@ -70,7 +71,7 @@ def test_a_head_that_was_stopped_while_another_took_over_answers_nobody_and_ends
                 outcomes = await asyncio.gather(*waiting, watching, return_exceptions=True)
                 for outcome in outcomes:
                     assert isinstance(outcome, RpcError) and outcome.code is StatusCode.UNAVAILABLE, outcome
-                assert await asyncio.to_thread(old.process.wait, TIMEOUT_S) == 1
+                assert await asyncio.to_thread(old.process.wait, TIMEOUT_S) == FINAL_STATUS
                 assert (await client_of_new.KvGet(GET)).value == b"new"
 
     asyncio.run(scene())
@@ -84,7 +85,7 @@ def test_a_second_head_takes_over_at_once_and_the_first_ends_though_nobody_calls
 ) -> None:
     first = start_head(start, server)
     second = start_head(start, server)
-    assert first.process.wait(TIMEOUT_S) == 1
+    assert first.process.wait(TIMEOUT_S) == FINAL_STATUS
     assert "took over from this one, which is head 1" in first.log()
     talk(second.address, lambda gcs: gcs.KvPut(kv(b"value")))
     assert second.end() == 0

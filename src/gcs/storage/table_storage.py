@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ray_mono.common.service import FinalError
+
 
 class Table(enum.Enum):
     """Every table there is. The values are names in the stores: never change one."""
@@ -37,8 +39,8 @@ class StorageError(Exception):
     """
 
 
-class DeposedError(StorageError):
-    """Another head took the store over. The message says which."""
+class DeposedError(StorageError, FinalError):
+    """Another head took the store over. The message says which. Begun again, this one would take it back."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ hurried one.
 
 What the end of a service means, once it was ready, its `after_exit` says: that the node ends, that the
 service is started again, or nothing. One that ends again and again is started later each time, and then the
-node ends (restarts.py).
+node ends (restarts.py). One that ends with FINAL_STATUS is not started again.
 
 Shutdown: SIGTERM to the services, last started first, each given time to end while the grace period lasts;
 SIGKILL to every process below, until there is none; then the files. It runs in a session of its own and
@@ -61,7 +61,7 @@ from ray_mono._private.node.service_process import (
     prepare_to_fork,
     raise_descriptor_limit,
 )
-from ray_mono.common.process import descendants, set_child_subreaper
+from ray_mono.common.process import FINAL_STATUS, descendants, set_child_subreaper
 
 # How long SIGKILL may take. A process in an uninterruptible wait (a lost network disk) is left behind.
 KILL_WAIT_S = 10.0
@@ -70,6 +70,7 @@ HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 ASKED_ENDS = ("exit status 0", "killed by SIGTERM")
 KILLED_ENDS = (*ASKED_ENDS, "killed by SIGKILL")
+FINAL_END = f"exit status {FINAL_STATUS}"
 NOT_STARTED_PAUSE_S = 1.0
 STARTER_ENDED = "the process that started this node ended"
 
@@ -208,6 +209,9 @@ class Reaper:
         """It has ended, and is started again if it had ever been ready: else its starter hears of it."""
         name = service.name
         if name not in self._restarts and not service.answered:
+            return
+        if how == FINAL_END:
+            log(f"{name} is not started again: another one has taken its place")
             return
         restarts = self._restarts.setdefault(name, Restarts())
         at_s = restarts.ended(service.started_s, time.monotonic(), how in KILLED_ENDS)

@@ -21,7 +21,7 @@ from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import Reaper
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
 from ray_mono._private.node.service_process import GO_ON, START_AGAIN
-from ray_mono.common.process import INTERPRETER, module_command
+from ray_mono.common.process import FINAL_STATUS, INTERPRETER, module_command
 from tests.python._private.node import stand_in
 from tests.python._private.node.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
 
@@ -322,6 +322,21 @@ def test_a_service_that_is_to_be_there_is_started_again_however_it_ended(session
     assert len(set(pids)) == 3 and reaper.exits() == []
     reaper.shutdown()
     assert [ProcessIdentity.of(pid) for pid in pids] == [None] * 3
+
+
+def test_a_service_whose_place_another_one_has_taken_is_not_started_again(session_base: Path) -> None:
+    reaper = launch(session_base)
+    deposed = f"import os, signal\nsignal.signal(signal.SIGUSR2, lambda *_: os._exit({FINAL_STATUS}))\n"
+    reaper.start(spec("head", deposed + stand_in.SERVE, session_base, after_exit=START_AGAIN))
+    os.kill(reaper.wait_ready("head", READY_TIMEOUT_S)["pid"], signal.SIGUSR2)
+    while not reaper.exits():
+        reaper.wait_ended(0.05)
+    # The node goes on: its raylet looks for the other one.
+    reaper.start(spec("service", stand_in.SERVE, session_base))
+    reaper.wait_ready("service", READY_TIMEOUT_S)
+    assert [end.how for end in reaper.exits()] == [f"exit status {FINAL_STATUS}"]
+    assert "head is not started again" in (session_base / "reaper.log").read_text()
+    reaper.shutdown()
 
 
 def test_a_service_that_ends_again_and_again_ends_the_node_with_the_reason(
