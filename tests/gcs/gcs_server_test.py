@@ -201,8 +201,8 @@ def test_the_code_of_a_job_goes_with_its_last_actor_and_outlives_a_gcs() -> None
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
-        for job_id in (JOB, JobID.from_int(2)):
-            assert (await gcs.AddJob(driver_job(node.node_id))).job_id == job_id.binary()
+        for job_id, driver in ((JOB, OWNER.binary()), (JobID.from_int(2), b"p" * 28)):
+            assert (await gcs.AddJob(driver_job(node.node_id, driver))).job_id == job_id.binary()
             await gcs.KvPut(put(job_id.binary() + b"hash"))
         await gcs.RegisterActor(registration(1, is_detached=True))
         await until_state(gcs, common_pb2.ALIVE)
