@@ -235,3 +235,25 @@ def test_the_rows_of_the_long_dead_are_deleted_from_the_store() -> None:
         assert refused.value.code is StatusCode.NOT_FOUND
 
     play(script, dead_actors_max=2)
+
+
+def test_a_head_tells_the_nodes_that_do_not_come_by_themselves_where_it_is() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        by_itself, holds_on = await scene.add_node({"CPU": 1}), await scene.add_node({"CPU": 1}, "far")
+        cluster_id = (await gcs.GetClusterInfo(EMPTY)).cluster_id
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        await by_itself.process.spawn(by_itself.join())
+        while not holds_on.heads:
+            await asyncio.sleep(0.1)
+        told = holds_on.heads[0]
+        info = await gcs.GetClusterInfo(EMPTY)
+        assert (told.address, told.head_number) == (f"{info.host}:{info.port}", info.head_number)
+        assert told.cluster_id == cluster_id
+        await holds_on.process.spawn(holds_on.join())
+        num_told = len(holds_on.heads)
+        await asyncio.sleep(5)
+        assert by_itself.heads == [] and len(holds_on.heads) == num_told
+
+    play(script)

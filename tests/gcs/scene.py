@@ -86,6 +86,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.cancelled: list[bytes] = []
         self.returned: list[raylet_pb2.ReturnWorkerRequest] = []
         self.killed: list[raylet_pb2.KillWorkerRequest] = []
+        self.heads: list[common_pb2.HeadPlace] = []
+        """Those that said that they have taken over."""
         self.gcs: gcs_rpc.GcsServiceAsyncStub | None = None
 
     async def start(self) -> None:
@@ -182,6 +184,10 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         return common_pb2.Empty()
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
+        return common_pb2.Empty()
+
+    async def FollowHead(self, request: common_pb2.HeadPlace, context: CallContext) -> common_pb2.Empty:
+        self.heads.append(request)
         return common_pb2.Empty()
 
 

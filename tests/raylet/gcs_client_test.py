@@ -300,6 +300,36 @@ def test_a_head_of_a_lower_number_is_not_listened_to_unless_it_is_of_another_clu
     play(script)
 
 
+def test_a_head_that_took_over_elsewhere_is_followed_and_none_that_did_not() -> None:
+    async def script(scene: Scene) -> None:
+        await scene.start_gcs((b"cluster", 7))
+        await scene.start_client()
+        first, second = scene.address, f"{scene.address.partition(':')[0]}:7000"
+        scene.address = second
+        gcs = await scene.start_gcs((b"cluster", 8))
+
+        def says(cluster_id: bytes, number: int) -> None:
+            scene.client.follow(
+                common_pb2.HeadPlace(address=second, cluster_id=cluster_id, head_number=number)
+            )
+
+        says(b"cluster", 7)
+        says(b"another", 9)
+        news = asyncio.ensure_future(scene.client.until_registered(7))
+        await asyncio.sleep(1)
+        assert gcs.registrations == [] and not news.done()
+        # The old one holds the connection: it was stopped.
+        says(b"cluster", 8)
+        place = await news
+        assert (place.address, place.head_number, place.cluster_id) == (second, 8, b"cluster")
+        assert (await scene.client.until_registered()).address == second != first
+        says(b"cluster", 8)
+        await asyncio.sleep(1)
+        assert len(gcs.registrations) == 1
+
+    play(script)
+
+
 def test_a_node_that_only_finds_a_head_that_was_replaced_gives_up_as_if_there_were_none() -> None:
     async def script(scene: Scene) -> None:
         await scene.start_gcs((b"cluster", 7))

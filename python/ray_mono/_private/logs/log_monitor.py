@@ -38,8 +38,9 @@ from ray_mono._private.logs.directory_watch import DirectoryWatch
 from ray_mono._private.logs.ended_logs import EndedLogs
 from ray_mono._private.logs.log_files import Lines, LogDirectory
 from ray_mono.common.service import Service, add_common_arguments, run_service
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.protobuf.raylet_rpc import RayletServiceAsyncStub
 from ray_mono.rpc.auth import find_secret
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
@@ -170,6 +171,28 @@ class LogMonitor:
             self._held_by_driver.add(job_id)
         else:
             self._held_by_driver.discard(job_id)
+
+    async def follow_head(self, raylet_socket: str) -> None:
+        """Learns from this node's raylet where the head is, as long as this monitor lives."""
+        number = 0
+        while True:
+            try:
+                raylet = await self._transport.connect(f"unix:{raylet_socket}", CONNECT_TIMEOUT_S)
+                stub = RayletServiceAsyncStub(raylet)
+                while True:
+                    asked = raylet_pb2.AwaitHeadRequest(after_head_number=number)
+                    head = await stub.AwaitHead(asked)
+                    number = head.head_number
+                    self._move_to(head.address)
+            except RpcError as error:
+                logger.info("the raylet does not tell where the head is: %s", error.message)
+            await asyncio.sleep(LOCK_RETRY_PERIOD_S)
+
+    def _move_to(self, gcs_address: str) -> None:
+        if gcs_address != self._gcs_address:
+            self._gcs_address = gcs_address
+            if self._channel is not None:
+                self._channel.close()
 
     async def _tell(self, lines: Lines) -> None:
         self._sequence += 1
@@ -308,6 +331,8 @@ async def serve(service: Service, arguments: argparse.Namespace) -> None:
     service.on_dump(lambda: {"published_lines": monitor.published_lines})
     watch, stop = DirectoryWatch(str(directory.path)), asyncio.Event()
     task = service.tasks.spawn(follow(monitor, directory, watch, stop), "follow")
+    if arguments.raylet_socket:
+        service.tasks.spawn(monitor.follow_head(arguments.raylet_socket), "follow the head")
     service.announce_ready({})
     await service.until_stopped()
     stop.set()
@@ -327,6 +352,9 @@ def main() -> int:
         "--node-ip", required=True, help="the node's address, shown beside lines from other nodes"
     )
     parser.add_argument("--node-id", required=True, help="the node's id in hex")
+    parser.add_argument(
+        "--raylet-socket", default="", help="of the node's raylet, which knows when the head moves"
+    )
     add_common_arguments(parser)
     arguments = parser.parse_args()
     if arguments.session_dir is None:

@@ -189,6 +189,7 @@ def start_log_monitor(reaper: ReaperHandle, plan: NodePlan) -> None:
     arguments = [
         *("--gcs-address", plan.gcs_endpoint),
         *("--node-ip", plan.node_ip_address, "--node-id", plan.paths.node_id),
+        *("--raylet-socket", plan.paths.socket("raylet")),
     ]
     argv = _module(_MODULES[LOG_MONITOR], plan, arguments)
     start_ray_process(

@@ -1,0 +1,96 @@
+"""A head is stopped, and another one takes over on the same Redis, in another place. Nodes, workers and the
+driver follow; the old one ends when it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import ray_mono as ray
+from ray_mono.experimental import internal_kv
+from ray_mono.util import list_named_actors
+from tests.gcs.gcs_process import MODULE
+from tests.gcs.redis_servers import RedisProcess
+from tests.integration.bounded import get
+from tests.integration.clusters import CommandLineCluster, service_pid
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
+    """Of two nodes, over a Redis. This process is a driver there."""
+    redis = RedisProcess(f"{session_base}/redis", ["appendonly yes"])
+    redis.start()
+    os.environ["RAY_MONO_REDIS_ADDRESS"] = redis.address
+    made = CommandLineCluster(session_base, num_cpus=1, redis_address=redis.address)
+    try:
+        made.add_node(num_cpus=1, resources={"there": 2})
+        ray.init(address=made.address, namespace="here")
+        yield made
+    finally:
+        ray.shutdown()
+        made.stop()
+        redis.kill()
+        del os.environ["RAY_MONO_REDIS_ADDRESS"]
+
+
+@pytest.fixture
+def start_head(cluster: CommandLineCluster, tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Heads that the test has started by hand."""
+    heads: list[subprocess.Popen[bytes]] = []
+    yield heads
+    for head in heads:
+        head.terminate()
+        head.wait()
+
+
+@ray.remote(num_cpus=0)
+class Counter:
+    def __init__(self) -> None:
+        self.number = 0
+
+    def next(self) -> int:
+        self.number += 1
+        return self.number
+
+
+def start_by_hand(cluster: CommandLineCluster) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "PYTHONPATH": path, "RAY_MONO_AUTH_TOKEN": cluster.secret}
+    arguments = ["--storage", "redis", "--host", "127.0.0.1", "--port", "0"]
+    arguments += ["--session-dir", str(cluster.session_dir)]
+    return subprocess.Popen([sys.executable, "-m", MODULE, *arguments], env=environment)
+
+
+def test_a_head_that_takes_over_elsewhere_is_followed_by_all(
+    cluster: CommandLineCluster, start_head: list[subprocess.Popen[bytes]]
+) -> None:
+    old = psutil.Process(service_pid(cluster.head, "gcs_server"))
+    named = Counter.options(name="named", lifetime="detached").remote()
+    there = Counter.options(resources={"there": 1}).remote()
+    assert get([named.next.remote(), there.next.remote()]) == [1, 1]
+    internal_kv._internal_kv_put(b"key", b"value")
+    old.send_signal(signal.SIGSTOP)
+    start_head.append(start_by_hand(cluster))
+    # What needs the head is done by the new one. What lives goes on.
+    assert get(ray.get_actor("named").next.remote()) == 2
+    assert internal_kv._internal_kv_get(b"key") == b"value"
+    assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+    assert get(Counter.remote().next.remote()) == 1
+    assert get(there.next.remote()) == 2
+    wait_until(
+        lambda: ray.available_resources().get("there") == 1.0, "the other node reports to the new head"
+    )
+    old.send_signal(signal.SIGCONT)
+    wait_until(lambda: not old.is_running() or old.status() == psutil.STATUS_ZOMBIE, "the old head ends")
+    assert list_named_actors() == ["named"]
+    assert get(named.next.remote()) == 3
+    assert get(there.next.remote()) == 3
+    ray.kill(named)
