@@ -86,11 +86,12 @@ FLOORS = {
         | raylet
     """,
     "object_manager": """
-        config errors keys memory_file pending_answers pressure transfer_wire
-        | allocator bulk_receive pull_manager seams stored_object
-        | node_directory store transfer_client
-        | backing create_queue get_queue
-        | create_requests no_room
+        config errors keys memory_file pending_answers pressure spill_directories transfer_wire
+        | allocator bulk_receive pull_manager spill_files stored_object
+        | idle_objects memory_story seams
+        | store
+        | backing create_queue get_queue local_object_manager node_directory spill_disk transfer_client
+        | create_requests no_room spills
         | pressure_notices pulls
         | get_requests
         | node_store

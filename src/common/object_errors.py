@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.ray_error import RayError
-from ray_mono.common.store_messages import FILE_SYSTEM_FULL, remedy
+from ray_mono.common.store_messages import DISK_FULL, FILE_SYSTEM_FULL, remedy
 
 
 class ObjectLostError(RayError):
@@ -113,8 +113,13 @@ class OutOfDiskError(RayError):
     """The object store is full, and so is the disk it spills to."""
 
     def __str__(self) -> str:
-        hint = "The object store is full, and so is the local disk."
-        return f"{super().__str__()}\n{hint}" if self.args else hint
+        hint = "The object store is full, and so is the local disk"
+        return f"{super().__str__()}\n{hint}: {remedy(DISK_FULL)}." if self.args else f"{hint}."
+
+
+def no_room_error(message: str) -> ObjectStoreFullError | OutOfDiskError:
+    """What a user is told whom the store refused room with this message."""
+    return (OutOfDiskError if DISK_FULL in message else ObjectStoreFullError)(message)
 
 
 class PlasmaObjectNotAvailable(RayError):

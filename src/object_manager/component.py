@@ -16,7 +16,7 @@ from ray_mono.object_manager.keys import NodeKey
 from ray_mono.object_manager.node_directory import NodeDirectory
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.puller import Puller
-from ray_mono.object_manager.seams import SharedMemory, TransferStreams
+from ray_mono.object_manager.seams import SharedMemory, SpillDisk, TransferStreams
 from ray_mono.object_manager.servicer import StoreServicer
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import object_store_service_handlers
@@ -39,9 +39,11 @@ class ObjectManager:
         clock: Clock,
         spawn: Spawn,
         on_raylet_gone: Callable[[str], None],
+        disk: SpillDisk | None = None,
     ) -> None:
-        """Alone until attach() is called. spawn(coroutine, name): a failure of the task ends the process."""
-        self.node_store = NodeStore(config, node_id, memory, clock, spawn)
+        """Alone until attach() is called. spawn(coroutine, name): a failure of the task ends the process.
+        disk: see NodeStore."""
+        self.node_store = NodeStore(config, node_id, memory, clock, spawn, disk)
         self._memory = memory
         self._spawn = spawn
         self._on_raylet_gone = on_raylet_gone
@@ -87,6 +89,9 @@ class ObjectManager:
             num_evicted=node.store.num_evicted,
             num_waiting_creates=len(node.creates),
             num_pulls_active=node.pulls.num_active,
+            spilled_bytes_total=node.store.spilled_bytes_total,
+            restored_bytes_total=node.store.restored_bytes_total,
+            num_spilled_files=len(node.files),
         )
 
     def dump_state(self) -> dict[str, Any]:
@@ -100,6 +105,10 @@ class ObjectManager:
             "num_unsealed": node.store.num_unsealed,
             "num_pins": node.store.num_pins,
             "num_evicted": node.store.num_evicted,
+            "spilled_bytes_total": node.store.spilled_bytes_total,
+            "restored_bytes_total": node.store.restored_bytes_total,
+            "on_disk_bytes": node.files.total_bytes,
+            "dead_on_disk_bytes": node.files.dead_bytes,
             "num_waiting_creates": len(node.creates),
             "num_waiting_gets": len(node.gets),
             "num_pulls": len(node.pulls),

@@ -43,6 +43,20 @@ class ObjectManagerConfig:
     """How long a node that is alive but cannot be reached is asked again to free objects."""
     dead_owners_max: int = 10_000
     """Workers remembered as dead, so that an object of theirs that is finished late goes at once."""
+    min_spilling_size_bytes: int = 100 * 1000 * 1000
+    """Objects are written to disk in files of at least this size: a disk is slow at many small ones."""
+    max_fused_object_count: int = 2000
+    """Objects in one file."""
+    max_io_workers: int = 4
+    """Threads that write, and as many that read: a disk that is asked several things at a time is faster."""
+    object_spilling_threshold: float = 0.8
+    """Share of the store that can be had only by writing it first: more is written ahead of need."""
+    local_fs_capacity_threshold: float = 0.95
+    """Share of a file system up to which it is filled: the rest is left to its other users."""
+    sparse_share: float = 0.7
+    """What is left of a file is copied elsewhere when so much of it is dead."""
+    spill_retry_s: float = 1.0
+    """A directory in which nothing could be written is tried again so much later."""
 
     def __post_init__(self) -> None:
         if self.capacity_bytes < 64:
@@ -54,6 +68,9 @@ class ObjectManagerConfig:
             "send_slice_bytes",
             "frees_pending_max",
             "dead_owners_max",
+            "min_spilling_size_bytes",
+            "max_fused_object_count",
+            "max_io_workers",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -67,6 +84,10 @@ class ObjectManagerConfig:
             "seal_timeout_s",
             "backing_ahead_bytes",
             "free_retry_timeout_s",
+            "spill_retry_s",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("object_spilling_threshold", "local_fs_capacity_threshold", "sparse_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be more than 0 and at most 1, got {getattr(self, name)}")

@@ -2,17 +2,21 @@
 
 A machine without I/O. Who arrives while others wait stands behind them, however small: a large object would
 otherwise never get its turn. Only the head is tried, whenever memory came free. What waits for pages of the
-system (NeedsBacking) does not wait for readers, so its deadline counts again only when that is settled.
+system (NeedsBacking) does not wait for readers, so its deadline counts again only when that is settled. And
+while memory comes free by itself, since objects are written to disk, no deadline counts at all: `stuck` and
+`goes_on` say so. A deadline is reckoned from the arrival, or from when it got stuck if that is later.
 
 Effects are values: whoever drives the queue answers the clients and backs the file.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import assert_never
 
+from ray_mono.object_manager.allocator import aligned
 from ray_mono.object_manager.errors import StoreError, StoreFull
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
@@ -56,7 +60,7 @@ CreateEffect = CreateDone | BackMemory
 class _Waiting:
     number: int
     wanted: RoomWanted
-    deadline_s: float
+    since_s: float
 
 
 class CreateQueue:
@@ -68,6 +72,7 @@ class CreateQueue:
         self._waiting: deque[_Waiting] = deque()
         self._next_number = 1
         self._backing = False  # the head waits for pages
+        self._stuck_since_s: float | None = -math.inf
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -75,12 +80,36 @@ class CreateQueue:
     @property
     def next_deadline_s(self) -> float | None:
         """When expire() has something to do: deadlines are in order of arrival."""
-        return self._waiting[0].deadline_s if self._waiting and not self._backing else None
+        stuck_s = self.stuck_s
+        return None if stuck_s is None else stuck_s + self._timeout_s
 
     @property
     def oldest_s(self) -> float | None:
+        """Since when the head waits for memory; None where nothing does."""
+        return self._waiting[0].since_s if self._waiting and not self._backing else None
+
+    @property
+    def stuck_s(self) -> float | None:
         """Since when the head waits for others to let go; None where nothing does."""
-        return self._waiting[0].deadline_s - self._timeout_s if self._waiting and not self._backing else None
+        oldest_s = self.oldest_s
+        if oldest_s is None or self._stuck_since_s is None:
+            return None
+        return max(oldest_s, self._stuck_since_s)
+
+    def goes_on(self) -> None:
+        """Memory comes free by itself."""
+        self._stuck_since_s = None
+
+    def stuck(self, now_s: float) -> None:
+        """It does not (any more): only others who let go can help."""
+        if self._stuck_since_s is None:
+            self._stuck_since_s = now_s
+
+    @property
+    def head_bytes(self) -> int:
+        """The room that the head waits for; 0 where nothing does."""
+        waits = self._waiting and not self._backing
+        return aligned(self._waiting[0].wanted.size_bytes) if waits else 0
 
     @property
     def wanted_bytes(self) -> int:
@@ -94,7 +123,7 @@ class CreateQueue:
         """
         number = self._next_number
         self._next_number += 1
-        self._waiting.append(_Waiting(number, wanted, now_s + self._timeout_s))
+        self._waiting.append(_Waiting(number, wanted, now_s))
         effects = self.pump() if len(self._waiting) == 1 else []
         if self._waiting and self._timeout_s == 0:
             effects += self.expire(now_s)
@@ -127,7 +156,7 @@ class CreateQueue:
     def expire(self, now_s: float) -> list[CreateEffect]:
         """Fails what has waited too long, and tries who stands behind it."""
         effects: list[CreateEffect] = []
-        while self._waiting and not self._backing and self._waiting[0].deadline_s <= now_s:
+        while (deadline_s := self.next_deadline_s) is not None and deadline_s <= now_s:
             late = self._waiting.popleft()
             error = StoreFull(
                 f"wanted {late.wanted.size_bytes} bytes, and no room after {self._timeout_s:g} s:"

@@ -4,8 +4,9 @@ A machine without I/O over the Store. A Get is answered when each of its objects
 deadline with what there is. What is here is pinned for the client at once, so that it cannot be evicted while
 the rest is awaited. Each FOUND in an answer is one pin.
 
-It does not know how an object comes from elsewhere: it says which are to be pulled, and is told how that
-ended. A Get with a room_timeout_s fails as a whole where one of its objects has waited so long for room:
+It does not know how an object comes from elsewhere, or from disk: it says which are to be pulled or restored,
+and is told how that ended. One for which there is no room is pinned where it lies on disk, and read there. A
+Get with a room_timeout_s fails as a whole where one of its objects has waited so long for a copy's room:
 whoever asks has another place to go.
 """
 
@@ -18,7 +19,9 @@ from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
+from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.store import Store
+from ray_mono.object_manager.stored_object import StoredObject
 
 
 class FoundState(enum.Enum):
@@ -46,6 +49,8 @@ class Found:
     metadata: bytes = b""
     pulled: bool = False
     reason: str = ""
+    extent: Extent | None = None
+    """Where it lies on disk, if it has to be read there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,19 @@ class PullWanted:
 
 @dataclass(frozen=True, slots=True)
 class PullUnwanted:
-    """Effect: no Get waits for this object any more."""
+    """Effect: no Get waits for this object any more, wherever it was to come from."""
 
     object_id: ObjectKey
 
 
-GetEffect = GetDone | PullWanted | PullUnwanted
+@dataclass(frozen=True, slots=True)
+class RestoreWanted:
+    """Effect: the object is here, on disk: read it."""
+
+    object_id: ObjectKey
+
+
+GetEffect = GetDone | PullWanted | PullUnwanted | RestoreWanted
 
 
 @dataclass(slots=True)
@@ -125,6 +137,11 @@ class GetQueue:
             object_id = item.object_id
             if object_id in get.found or object_id in get.missing or self._take(get, object_id, pulled=False):
                 continue
+            if self._store.is_spilled(object_id):
+                get.missing[object_id] = item.locations
+                if timeout_s != 0:
+                    effects.append(RestoreWanted(object_id))
+                continue
             elsewhere = self._others(item.locations)
             if item.locations and not elsewhere and not self._store.is_being_written(object_id):
                 get.found[object_id] = self._lost_here(object_id)
@@ -148,6 +165,17 @@ class GetQueue:
             get = self._gets[number]
             self._take(get, object_id, pulled)
             effects += self._resolved(get, object_id)
+        return effects
+
+    def readable_on_disk(self, object_id: ObjectKey) -> list[GetEffect]:
+        """There is no room for the object: pinned on disk for all who wait."""
+        effects: list[GetEffect] = []
+        for number in list(self._waiting_for.get(object_id, ())):
+            get = self._gets[number]
+            entry = self._store.pin_on_disk(object_id, get.client)
+            if entry is not None:
+                get.found[object_id] = self._found(entry, pulled=False)
+                effects += self._resolved(get, object_id)
         return effects
 
     def lost(self, object_id: ObjectKey, reason: str) -> list[GetEffect]:
@@ -244,10 +272,21 @@ class GetQueue:
         entry = self._store.pin(object_id, get.client)
         if entry is None:
             return False
-        get.found[object_id] = Found(
-            object_id, FoundState.FOUND, entry.offset, entry.size_bytes, entry.metadata, pulled
-        )
+        get.found[object_id] = self._found(entry, pulled)
         return True
+
+    def _found(self, entry: StoredObject, pulled: bool) -> Found:
+        """Of an object that is pinned."""
+        extent = None if entry.is_in_memory else self._store.extent_of(entry.object_id)
+        return Found(
+            entry.object_id,
+            FoundState.FOUND,
+            entry.offset if extent is None else extent.offset,
+            entry.size_bytes,
+            entry.metadata,
+            pulled,
+            extent=extent,
+        )
 
     def _others(self, locations: tuple[NodeKey, ...]) -> tuple[NodeKey, ...]:
         return tuple(node for node in locations if node != self._node_id)
@@ -288,7 +327,7 @@ class GetQueue:
         for item in get.wanted:
             found = get.found.get(item.object_id) or Found(item.object_id, FoundState.NOT_HERE)
             if found.state is FoundState.FOUND and item.object_id in named:
-                self._store.pin(item.object_id, get.client)
+                self._store.pin_on_disk(item.object_id, get.client)
             named.add(item.object_id)
             objects.append(found)
         return GetDone(get.number, tuple(objects))
@@ -310,6 +349,6 @@ class GetQueue:
             check(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
             for object_id in get.missing:
                 check(
-                    not self._store.contains(object_id),
+                    not self._store.contains(object_id) or self._store.is_spilled(object_id),
                     f"Get {get.number} waits for {object_id.hex()}, which is here",
                 )

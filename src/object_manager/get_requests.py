@@ -19,11 +19,13 @@ from ray_mono.object_manager.get_queue import (
     GetQueue,
     PullUnwanted,
     PullWanted,
+    RestoreWanted,
     Wanted,
 )
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
 from ray_mono.object_manager.pending_answers import PendingAnswers, was_given
 from ray_mono.object_manager.pulls import Pulls
+from ray_mono.object_manager.spills import Spills
 from ray_mono.object_manager.store import Store
 
 
@@ -31,12 +33,19 @@ class GetRequests:
     """All Gets of a node's clients."""
 
     def __init__(
-        self, store: Store, node_id: NodeKey, pulls: Pulls, clock: Clock, settle: Callable[[], None]
+        self,
+        store: Store,
+        node_id: NodeKey,
+        pulls: Pulls,
+        spills: Spills,
+        clock: Clock,
+        settle: Callable[[], None],
     ) -> None:
         """settle() runs after each step of a request: memory may have come free, or a pull may begin."""
         self._queue = GetQueue(store, node_id)
         self._store = store
         self._pulls = pulls
+        self._spills = spills
         self._clock = clock
         self._settle = settle
         self._answers: PendingAnswers[tuple[Found, ...]] = PendingAnswers()
@@ -76,6 +85,9 @@ class GetRequests:
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> None:
         self._carry_out(self._queue.sealed(object_id, pulled))
+
+    def readable_on_disk(self, object_id: ObjectKey) -> None:
+        self._carry_out(self._queue.readable_on_disk(object_id))
 
     def lost(self, object_id: ObjectKey, reason: str) -> None:
         self._carry_out(self._queue.lost(object_id, reason))
@@ -117,7 +129,10 @@ class GetRequests:
                 case PullWanted(object_id, locations):
                     if object_id in self._pulls or not self._store.is_being_written(object_id):
                         self._pulls.want(object_id, locations)
+                case RestoreWanted(object_id):
+                    self._spills.want(object_id)
                 case PullUnwanted(object_id):
                     self._pulls.unwant(object_id)
+                    self._spills.unwant(object_id)
                 case _:
                     assert_never(effect)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_mono.common.store_messages import FILE_SYSTEM_FULL, remedy
+from ray_mono.common.store_messages import DISK_FULL, FILE_SYSTEM_FULL, remedy
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue
 from ray_mono.object_manager.errors import StoreFull
@@ -24,9 +24,10 @@ class NoRoom:
 
     def for_creates(self, now_s: float) -> str:
         """They wait, and may get it still."""
-        waited_s = now_s - (self._creates.oldest_s or now_s)
+        waited_s = now_s - (self._creates.stuck_s or now_s)
         memory = self._store.describe_memory()
         what = "file system" if FILE_SYSTEM_FULL in memory else "object store"
+        what = "disk for spilled objects" if DISK_FULL in memory else what
         return (
             f"The {what} is full: {len(self._creates)} objects of together {self._creates.wanted_bytes} bytes"
             f" have waited for room, the first for {waited_s:.0f} s. {memory}. What gets none within"

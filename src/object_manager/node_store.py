@@ -2,11 +2,13 @@
 
 A request goes into a machine (CreateQueue, GetQueue, PullManager, over one Store). What a machine decides is
 carried out by a room of its own: CreateRequests answers clients and has pages put under the file, GetRequests
-answers clients, Pulls starts and stops fetches, PressureNotices asks for help. A further machine brings its
-own room, and gets its place in `_settle` and among the timers.
+answers clients, Spills has objects written to disk and read from it, Pulls starts and stops fetches,
+PressureNotices asks for help. A further machine brings its own room, and gets its place in `_settle` and
+among the timers.
 
-After every step `_settle` asks whether memory came free, and if so tries those who wait for it: creates
-first, pulls then. Nothing here awaits in the middle of a step, so every step sees the machines whole.
+After every step `_settle` asks whether memory came free, and if so tries those who wait for it: creates and
+restores in the order of their coming, pulls then. Where room is still wanted it has objects spilled. Nothing
+here awaits in the middle of a step, so every step sees the machines whole.
 
 It does not know protobuf, connections or sockets. Fetches are carried out by a Fetcher (puller.py); without
 one this is a store alone.
@@ -32,7 +34,9 @@ from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pressure_notices import PressureNotices
 from ray_mono.object_manager.pull_manager import PullManager
 from ray_mono.object_manager.pulls import Fetcher, Pulls
-from ray_mono.object_manager.seams import ObjectHeader, SharedMemory
+from ray_mono.object_manager.seams import ObjectHeader, SharedMemory, SpillDisk
+from ray_mono.object_manager.spill_files import Extent, SpillFiles
+from ray_mono.object_manager.spills import Spills
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Allocated, Full, NeedsBacking, StoredObject
 
@@ -47,13 +51,17 @@ class NodeStore:
         memory: SharedMemory,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        disk: SpillDisk | None = None,
     ) -> None:
-        """spawn(coroutine, name) starts a background task whose failure ends the process."""
+        """spawn(coroutine, name) starts a background task whose failure ends the process. disk: where objects
+        go for which there is no room; None: nowhere."""
         self.config = config
         self.node_id = node_id
         self.memory = memory
         self._clock = clock
-        self.store = Store(config.capacity_bytes, config.dead_owners_max, os.path.dirname(memory.path))
+        directory = os.path.dirname(memory.path)
+        self.files = SpillFiles(config.sparse_share)
+        self.store = Store(config.capacity_bytes, self.files, config.dead_owners_max, directory)
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._create_queue = CreateQueue(self.store, config.create_timeout_s)
         self._pull_manager = PullManager(config.pulls_active_max, config.pull_memory_timeout_s)
@@ -66,12 +74,24 @@ class NodeStore:
             lambda object_id, reason: self.gets.lost(object_id, reason),
             lambda object_id, error: self.gets.unobtainable(object_id, error),
         )
-        self.gets = GetRequests(self.store, node_id, self.pulls, clock, self._settle)
+        self.spills = Spills(
+            config,
+            self.store,
+            self.files,
+            memory,
+            disk,
+            clock,
+            spawn,
+            self._backing.extend,
+            lambda: self.gets,
+            self._settle,
+        )
+        self.gets = GetRequests(self.store, node_id, self.pulls, self.spills, clock, self._settle)
         # Everything that has deadlines, in the order in which it is looked at when one has come.
-        self._timed = (self.pressure, self.creates, self.gets, self.pulls)
+        self._timed = (self.pressure, self.creates, self.spills, self.gets, self.pulls)
         self._next_client = TRANSFERS + 1
         self._times_backed = 0
-        self._settled = (0, 0, 0, 0)  # of what _settle looks at, what it last saw
+        self._settled = (0, 0, 0, 0, 0)  # of what _settle looks at, what it last saw
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         self._backing.keep_ahead()
@@ -140,6 +160,7 @@ class NodeStore:
         """Their owner says that nobody can ask for them any more."""
         for object_id in object_ids:
             self.pulls.cancel(object_id)
+            self.spills.unwant(object_id)
             self.store.free(object_id)
             self.gets.lost(object_id, "its owner freed it")
         self._settle()
@@ -148,6 +169,7 @@ class NodeStore:
         """The owner is dead."""
         for object_id in self.store.free_owned_by(owner):
             self.pulls.cancel(object_id)
+            self.spills.unwant(object_id)
             self.gets.lost(object_id, f"its owner, worker {owner.hex()}, died")
         self._settle()
 
@@ -186,7 +208,9 @@ class NodeStore:
     def appeared(self, object_id: ObjectKey) -> None:
         """A fetch found that somebody here makes or has the object meanwhile: the pull has nothing to do."""
         self.pulls.fetched(object_id)
-        if self.store.contains(object_id):
+        if self.store.is_spilled(object_id):
+            self.spills.want(object_id)
+        elif self.store.contains(object_id):
             self.gets.sealed(object_id, pulled=False)
         self._settle()
 
@@ -209,14 +233,25 @@ class NodeStore:
         self._settle()
 
     async def read_for_transfer(self, object_id: ObjectKey) -> StoredObject | None:
-        """A sealed object, pinned until release(object_id, TRANSFERS); None where there is none.
+        """A sealed object, pinned until release(object_id, TRANSFERS); None where there is none. It may have
+        to be read on disk.
 
         One that a client is writing is awaited for a while: the client's seal comes over another connection
         than what made the other node ask, and perhaps later.
         """
         if self.store.is_made_here(object_id):
             await self._await_seal(object_id)
-        return self.store.pin(object_id, TRANSFERS)
+        return self.store.pin_on_disk(object_id, TRANSFERS)
+
+    def path(self, extent: Extent) -> str:
+        """The file in which clients read what is on disk."""
+        return self.spills.path(extent.file)
+
+    async def content(self, entry: StoredObject, start: int, length: int) -> memoryview:
+        """Bytes of an object that is pinned, from memory or disk. Raises OSError."""
+        if entry.is_in_memory:
+            return self.memory.view(entry.offset + start, length)
+        return await self.spills.read(self.store.extent_of(entry.object_id), start, length)
 
     async def _await_seal(self, object_id: ObjectKey) -> None:
         """Waits for the client that is writing it: until it is sealed or given up, or seal_timeout_s."""
@@ -238,21 +273,52 @@ class NodeStore:
 
     def _on_backed(self) -> None:
         self._times_backed += 1
+        self.spills.backed()
         self._settle()
 
     def _settle(self) -> None:
         """Gives memory and places that came free to who waits for them, until nothing more can be given."""
-        waiting, pulls = self._create_queue, self._pull_manager
+        waiting, pulls, spilling = self._create_queue, self._pull_manager, self.spills.manager
         while (
-            state := (self.store.releases, self._times_backed, pulls.changes, len(waiting))
+            state := (
+                self.store.releases,
+                self._times_backed,
+                pulls.changes,
+                spilling.changes,
+                len(waiting),
+            )
         ) != self._settled:
             self._settled = state
-            if waiting:
-                self.creates.pump()
-            # Creates come first: what is produced here waits for a client that produces it.
-            if pulls and not waiting:
+            self._serve_waiting()
+            # Creates come first: what is produced here waits for a client that produces it. But where room
+            # is made for them all the time, pulls would never have their turn.
+            if pulls and (not waiting or spilling.can_make_room):
                 self.pulls.schedule(self.store.obtainable_bytes)
+        self._make_room()
         self._set_timer()
+
+    def _serve_waiting(self) -> None:
+        """Creates and restores, in the order of their coming: who came later waits while room is made."""
+        waiting, spilling = self._create_queue, self.spills.manager
+        create_s, restore_s = waiting.oldest_s, spilling.oldest_s
+        restores_first = restore_s is not None and (create_s is None or restore_s <= create_s)
+        if restores_first:
+            self.spills.restore()
+            if spilling.wanted_bytes:
+                return
+        if waiting:
+            self.creates.pump()
+        if not restores_first and not (waiting.head_bytes and spilling.can_make_room):
+            self.spills.restore()
+
+    def _make_room(self) -> None:
+        waiting, spilling = self._create_queue, self.spills.manager
+        wanted_bytes = max(waiting.head_bytes, spilling.wanted_bytes, self._pull_manager.wanted_bytes)
+        self.spills.make_room(wanted_bytes)
+        if spilling.can_make_room:
+            waiting.goes_on()
+        else:
+            waiting.stuck(self._clock.time_s())
 
     # ---- time
 
@@ -281,8 +347,10 @@ class NodeStore:
         self._settle()
 
     def close(self) -> None:
-        """Stops the timers. Requests that wait are cancelled with their callers."""
+        """Stops the timers, and removes what is on disk. Requests that wait are cancelled with their
+        callers."""
         self._backing.close()
+        self.spills.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -292,3 +360,4 @@ class NodeStore:
         self.store.check_invariants()
         self.gets.check_invariants()
         self.pulls.check_invariants()
+        self.spills.check_invariants()

@@ -25,6 +25,8 @@ from ray_mono.object_manager.component import ObjectManager
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import NodeKey
 from ray_mono.object_manager.memory_file import MemoryFile, MemoryFileError
+from ray_mono.object_manager.spill_directories import SpillDirectories, SpillDirectoryError
+from ray_mono.object_manager.spill_disk import FileSpillDisk
 from ray_mono.object_manager.transfer_client import TcpTransferStreams
 from ray_mono.object_manager.transfer_server import TransferServer
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
@@ -52,6 +54,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         default=DEFAULT_CAPACITY_BYTES,
         help="size of the store (default: 1 GiB)",
+    )
+    parser.add_argument(
+        "--object-spilling-directory",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="where objects go for which the store has no room; several take turns (default: nowhere)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address on which other nodes fetch objects (default: 127.0.0.1)"
@@ -94,6 +103,7 @@ async def serve(
     config: ObjectManagerConfig,
     node_id: NodeKey,
     memory: MemoryFile,
+    disk: FileSpillDisk | None,
     secret: str,
 ) -> None:
     """The process's life on its loop."""
@@ -103,13 +113,13 @@ async def serve(
             service.stop(reason)
 
     spawn = service.tasks.spawn
-    manager = ObjectManager(config, node_id, memory, SystemClock(), spawn, on_raylet_gone)
+    manager = ObjectManager(config, node_id, memory, SystemClock(), spawn, on_raylet_gone, disk)
     service.on_dump(manager.dump_state)
     transport = FramedTransport(secret)
     address, streams, server = "", None, None
     if not arguments.store_only:
         streams = TcpTransferStreams(secret, config)
-        server = TransferServer(manager.node_store, memory, secret, config, streams.count_sent, spawn)
+        server = TransferServer(manager.node_store, secret, config, streams.count_sent, spawn)
         address = server.listen(arguments.host, arguments.port)
         manager.attach(transport, arguments.gcs_address, streams)
     listener = await transport.serve(f"unix:{arguments.store_socket}", manager.handlers())
@@ -147,12 +157,21 @@ def main() -> int:
         logger.critical("%s", error)
         return 1
     try:
+        directories = SpillDirectories(arguments.object_spilling_directory, node_id.hex())
+    except SpillDirectoryError as error:
+        logger.critical("%s", error)
+        memory.close()
+        return 1
+    disk = FileSpillDisk(directories, config) if directories.paths else None
+    try:
         key = NodeKey(node_id.binary())
         run = functools.partial(
-            serve, arguments=arguments, config=config, node_id=key, memory=memory, secret=secret
+            serve, arguments=arguments, config=config, node_id=key, memory=memory, disk=disk, secret=secret
         )
         return run_service("object_manager", run, arguments)
     finally:
+        if disk is not None:
+            disk.close()
         memory.close()
 
 

@@ -37,10 +37,10 @@ class PressureNotices:
 
     @property
     def next_deadline_s(self) -> float | None:
-        return self._pressure.next_deadline_s(self._creates.oldest_s)
+        return self._pressure.next_deadline_s(self._creates.oldest_s, self._creates.stuck_s)
 
     def expire(self, now_s: float) -> None:
-        due = self._pressure.expire(self._creates.oldest_s, now_s)
+        due = self._pressure.expire(self._creates.oldest_s, self._creates.stuck_s, now_s)
         if due.collect or due.tell:
             text = self._no_room.for_creates(now_s) if due.tell else ""
             self._tell(text, everywhere=due.collect)

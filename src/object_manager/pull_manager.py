@@ -109,6 +109,11 @@ class PullManager:
     def is_short_of_memory(self) -> bool:
         return bool(self._short_of_memory)
 
+    @property
+    def wanted_bytes(self) -> int:
+        """The room that the first of those waits for that wait for room; 0 where none does."""
+        return next((pull.needed_bytes for pull in self._short_of_memory.values()), 0)
+
     def short_since_s(self, object_id: ObjectKey) -> float | None:
         """Since when the object waits for room, or behind one that does; None where it waits otherwise."""
         pull = self._pulls.get(object_id)

@@ -1,15 +1,20 @@
-"""The doors of this component that a simulation replaces: the mapped file, and the streams between nodes.
+"""The doors of this component that a simulation replaces: the mapped file, the disk, and the streams between
+nodes.
 
 Time, channels and servers come through `common.world` and `rpc.surface` like everyone's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ray_mono.object_manager.keys import ObjectKey, WorkerKey
+from ray_mono.object_manager.spill_files import Extent, SpillFile
+
+Prepare = Callable[[int, int], None]
+"""(start, count): makes these bytes of a target ready to be written."""
 
 
 class SharedMemory(Protocol):
@@ -40,6 +45,36 @@ class SharedMemory(Protocol):
 
     def close(self) -> None:
         """Gives everything back, the file's name included."""
+        ...
+
+
+class SpillDisk(Protocol):
+    """The files of what is spilled. Nothing here holds the loop up. All raise OSError."""
+
+    num_directories: int
+
+    def path(self, file: SpillFile) -> str:
+        """Where clients find it; empty where there is no file."""
+        ...
+
+    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
+        """Makes a file of these bytes. When it returns, the disk has them. Where it fails, or there is hardly
+        room left (ENOSPC), nothing stays."""
+        ...
+
+    async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
+        """Fills `target` from byte `start` of an object on. prepare(start, count) may be called first, from
+        another thread, for parts of the target that are written next."""
+        ...
+
+    async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
+        """Makes a file of what lies in others. As `write`, but up to the last byte of the disk."""
+        ...
+
+    async def remove(self, file: SpillFile) -> None: ...
+
+    def close(self) -> None:
+        """Removes everything."""
         ...
 
 

@@ -111,7 +111,12 @@ class StoreServicer(ObjectStoreServiceServicer):
             )
         except StoreError as error:
             _refuse(error)
-        return object_manager_pb2.GetReply(objects=[_found_message(item) for item in found])
+        return object_manager_pb2.GetReply(
+            objects=[
+                _found_message(item, self._node_store.path(item.extent) if item.extent else "")
+                for item in found
+            ]
+        )
 
     async def Release(
         self, request: object_manager_pb2.ReleaseRequest, context: CallContext
@@ -190,8 +195,9 @@ def _object_id(id_bytes: bytes) -> ObjectKey:
     return ObjectKey(id_bytes)
 
 
-def _found_message(found: Found) -> object_manager_pb2.ObjectFound:
+def _found_message(found: Found, file: str) -> object_manager_pb2.ObjectFound:
     return object_manager_pb2.ObjectFound(
+        file=file,
         object_id=found.object_id,
         state=_STATES[found.state],
         offset=found.offset,

@@ -4,21 +4,28 @@ A machine without I/O: it hands out offsets and never touches a byte. It does no
 clients that wait, or of time.
 
 The life of an object is in stored_object.py. The *primary* copy stays until its owner frees it. Other copies
-are evicted, least recently used first, when room is needed and no client reads them. A client's connection
-owns its unsealed objects and its read pins; `disconnect` ends them all.
+are evicted, least recently used first, when room is needed and no client reads them. So is the memory of
+what is on disk as well. Whoever spills (local_object_manager.py) is given primary copies that no client
+reads, least recently used first, and says how that ended. A client's connection owns its unsealed objects and
+its read pins; `disconnect` ends them all.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
-from ray_mono.common.store_messages import FILE_SYSTEM_FULL
 from ray_mono.object_manager.allocator import Allocator, aligned
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
+from ray_mono.object_manager.idle_objects import IdleObjects
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.memory_story import describe
+from ray_mono.object_manager.spill_files import Extent, SpillFiles
 from ray_mono.object_manager.stored_object import (
+    KEPT,
+    UNSEALED,
     Allocated,
     Allocation,
     Full,
@@ -37,29 +44,40 @@ class _Client:
 
 
 class Store:
-    """The object table over one Allocator.
+    """The object table over one Allocator, and the files of what is spilled.
 
     Methods raise StoreError subclasses on a caller's mistake and then have changed nothing.
     """
 
-    def __init__(self, capacity_bytes: int, dead_owners_max: int, directory: str = "") -> None:
+    def __init__(
+        self,
+        capacity_bytes: int,
+        files: SpillFiles,
+        dead_owners_max: int,
+        directory: str = "",
+    ) -> None:
         """directory: where the store's file lies, for messages."""
         self.allocator = Allocator(capacity_bytes)
+        self._files = files
         self._dead_owners_max = dead_owners_max
         self._objects: dict[ObjectKey, StoredObject] = {}
         self._clients: dict[ClientKey, _Client] = {}
         self._owned_by: dict[WorkerKey, dict[ObjectKey, None]] = {}
-        # Exactly the objects that are SEALED, not primary and not pinned; the least recently used first.
-        self._evictable: OrderedDict[ObjectKey, None] = OrderedDict()
-        self._evictable_bytes = 0
+        # Exactly the objects that are SEALED and not pinned, the least recently used first: those that are
+        # not primary or on disk as well, and the others.
+        self._evictable = IdleObjects()
+        self._spillable = IdleObjects()
         self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
         # False while the system has no pages for a longer file: then room is made by eviction, as in a full
         # store.
         self.can_grow = True
         self._directory = directory
+        self._why_not_spilled = ""
         # Grows whenever memory comes free or evictable: who waits for room compares it.
         self.releases = 0
         self.num_evicted = 0
+        self.spilled_bytes_total = 0
+        self.restored_bytes_total = 0
         self.num_pins = 0
         self.num_sealed = 0
         self.connect(TRANSFERS)
@@ -103,9 +121,13 @@ class Store:
         """
         existing = self._objects.get(object_id)
         if existing is not None:
-            if existing.state is ObjectState.FREED_WITH_READERS and owner not in self._dead_owners:
+            if existing.can_be_made_again and owner not in self._dead_owners:
                 existing.made_again(is_primary)
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
+        if not self.can_hold(size_bytes):
+            raise StoreFull(
+                f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}"
+            )
         allocation = self._allocate(size_bytes, client)
         if isinstance(allocation, Allocated):
             entry = StoredObject(
@@ -138,10 +160,21 @@ class Store:
         nobody would free it once more.
         """
         entry = self._objects.get(object_id)
-        if entry is None or entry.state in (ObjectState.CREATED, ObjectState.FREED_UNSEALED):
+        if entry is None or not entry.is_in_memory:
             return None
-        if not entry.num_pins and not entry.is_primary:
-            self._drop_evictable(entry)
+        return self._pin(entry, client)
+
+    def pin_on_disk(self, object_id: ObjectKey, client: ClientKey) -> StoredObject | None:
+        """As `pin`, for who can read it on disk: also where it is not in memory."""
+        entry = self._objects.get(object_id)
+        if entry is None or entry.state in UNSEALED:
+            return None
+        return self._pin(entry, client)
+
+    def _pin(self, entry: StoredObject, client: ClientKey) -> StoredObject:
+        object_id = entry.object_id
+        if not entry.num_pins and entry.state is ObjectState.SEALED:
+            self._in_use(entry)
         entry.pinned()
         self.num_pins += 1
         pins = self._clients[client].pins
@@ -161,9 +194,14 @@ class Store:
         self._unpin(self._objects[object_id], 1)
 
     def contains(self, object_id: ObjectKey) -> bool:
-        """Whether a sealed copy is here that nobody freed."""
+        """Whether a sealed copy is here, in memory or on disk, that nobody freed."""
         entry = self._objects.get(object_id)
-        return entry is not None and entry.state is ObjectState.SEALED
+        return entry is not None and entry.state in KEPT
+
+    def is_spilled(self, object_id: ObjectKey) -> bool:
+        """Whether it is here and has to be read from disk (or is, now)."""
+        entry = self._objects.get(object_id)
+        return entry is not None and entry.state in (ObjectState.SPILLED, ObjectState.RESTORING)
 
     def is_being_written(self, object_id: ObjectKey) -> bool:
         entry = self._objects.get(object_id)
@@ -186,9 +224,13 @@ class Store:
             return
         if entry.state is ObjectState.CREATED:
             entry.move(ObjectState.FREED_UNSEALED)
-        elif entry.state is ObjectState.SEALED:
+        elif entry.state is ObjectState.SPILLING:
+            entry.move(ObjectState.FREED_SPILLING)
+        elif entry.state is ObjectState.RESTORING:
+            entry.move(ObjectState.FREED_RESTORING)
+        elif entry.state in KEPT:
             if entry.num_pins:
-                entry.move(ObjectState.FREED_WITH_READERS)
+                entry.move(ObjectState.FREED_WITH_READERS if entry.has_memory else ObjectState.FREED_ON_DISK)
             else:
                 self._remove(entry)
 
@@ -205,6 +247,97 @@ class Store:
     def owners(self) -> list[WorkerKey]:
         """Every worker that owns something here."""
         return list(self._owned_by)
+
+    # ---- spilling
+
+    def choose_to_spill(self, min_bytes: int, max_objects: int) -> list[StoredObject]:
+        """Objects to write to disk, of together at least min_bytes if there is so much. Until `spilled` or
+        `not_spilled` their bytes stay where they are."""
+        chosen: list[StoredObject] = []
+        while self._spillable and min_bytes > 0 and len(chosen) < max_objects:
+            entry = self._objects[self._spillable.first()]
+            self._in_use(entry)
+            entry.move(ObjectState.SPILLING)
+            min_bytes -= entry.size_bytes
+            chosen.append(entry)
+        return chosen
+
+    def spilled(self, extents: Mapping[ObjectKey, Extent]) -> None:
+        """They are written: those that nobody freed meanwhile can be evicted."""
+        kept = [object_id for object_id in extents if self._objects[object_id].state is ObjectState.SPILLING]
+        self._files.written(extents, kept)
+        for object_id in kept:
+            self._objects[object_id].written_to_disk()
+            self.spilled_bytes_total += extents[object_id].size_bytes
+        self.not_spilled(extents)
+
+    def not_spilled(self, object_ids: Iterable[ObjectKey]) -> None:
+        """They could not be written: they are as before."""
+        for object_id in object_ids:
+            self._stays(self._objects[object_id])
+
+    def restore(self, object_id: ObjectKey) -> Allocation:
+        """Memory for an object that is SPILLED, which is to be read into it."""
+        entry = self._objects[object_id]
+        if not self.can_hold(entry.size_bytes):
+            return Full()
+        allocation = self._allocate(entry.size_bytes, TRANSFERS)
+        if isinstance(allocation, Allocated):
+            entry.move(ObjectState.RESTORING)
+            entry.placed(allocation.offset)
+        return allocation
+
+    def restored(self, object_id: ObjectKey) -> bool:
+        """It is read. False where it was freed meanwhile."""
+        entry = self._objects[object_id]
+        is_kept = entry.state is ObjectState.RESTORING
+        self.restored_bytes_total += entry.size_bytes if is_kept else 0
+        self._stays(entry)
+        return is_kept
+
+    def _stays(self, entry: StoredObject) -> None:
+        """It was being written to disk or read from it, and is in memory: unless it was freed meanwhile."""
+        if entry.state in KEPT:
+            entry.move(ObjectState.SEALED)
+            self._rests(entry)
+        elif entry.num_pins:
+            entry.move(ObjectState.FREED_WITH_READERS)
+        else:
+            self._remove(entry)
+
+    def not_restored(self, object_id: ObjectKey) -> None:
+        """It cannot be read: it is lost, but for those who have its file mapped."""
+        entry = self._objects[object_id]
+        if not entry.num_pins:
+            self._remove(entry)
+            return
+        entry.move(ObjectState.FREED_ON_DISK)
+        self._take_memory(entry)
+
+    @property
+    def spillable_bytes(self) -> int:
+        """What can be had only by writing it to disk first."""
+        return self._spillable.total_bytes
+
+    def extent_of(self, object_id: ObjectKey) -> Extent:
+        """Where it lies on disk."""
+        return self._files.where(object_id)
+
+    def size_of(self, object_id: ObjectKey) -> int:
+        return self._objects[object_id].size_bytes
+
+    def can_hold(self, size_bytes: int) -> bool:
+        """Whether so much can be in memory at all."""
+        return aligned(size_bytes) <= self.allocator.capacity_bytes
+
+    def may_move_on_disk(self, object_id: ObjectKey) -> bool:
+        """Whether nobody reads its file."""
+        entry = self._objects[object_id]
+        return not entry.num_pins and entry.state in (ObjectState.SEALED, ObjectState.SPILLED)
+
+    def spilling_stops(self, reason: str) -> None:
+        """Why nothing can be written to disk now, for messages; empty where it can."""
+        self._why_not_spilled = reason
 
     # ---- pages
 
@@ -235,7 +368,7 @@ class Store:
     @property
     def obtainable_bytes(self) -> int:
         """Free, or free after evictions; perhaps not in one piece."""
-        return self.allocator.free_bytes + self._evictable_bytes
+        return self.allocator.free_bytes + self._evictable.total_bytes
 
     @property
     def num_unsealed(self) -> int:
@@ -243,20 +376,13 @@ class Store:
 
     def describe_memory(self) -> str:
         """Sizes, for messages of a full store."""
-        pinned = sum(entry.size_bytes for entry in self._objects.values() if entry.num_pins)
-        primary = sum(entry.size_bytes for entry in self._objects.values() if entry.is_primary)
-        refused = (
-            ""
-            if self.can_grow
-            else (
-                f"; {FILE_SYSTEM_FULL}: other files in {self._directory} leave room for"
-                f" {self.allocator.limit_bytes} bytes of the store"
-            )
-        )
-        return (
-            f"capacity {self.allocator.capacity_bytes} bytes, used {self.used_bytes}"
-            f" (primary copies {primary}, pinned by readers {pinned},"
-            f" can be evicted {self._evictable_bytes}){refused}"
+        return describe(
+            self.allocator,
+            self._objects.values(),
+            self._evictable.total_bytes,
+            self._files.total_bytes,
+            "" if self.can_grow else self._directory,
+            self._why_not_spilled,
         )
 
     def objects(self) -> list[StoredObject]:
@@ -266,10 +392,6 @@ class Store:
     # ---- inside
 
     def _allocate(self, size_bytes: int, client: ClientKey) -> Allocation:
-        if aligned(size_bytes) > self.allocator.capacity_bytes:
-            raise StoreFull(
-                f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}"
-            )
         offset = self.allocator.allocate(size_bytes, client)
         if offset is None:
             until_bytes = self.allocator.limit_for(size_bytes)
@@ -283,10 +405,23 @@ class Store:
             return None
         offset = None
         while offset is None and self._evictable:
-            self._remove(self._objects[next(iter(self._evictable))])
-            self.num_evicted += 1
+            self._evict(self._objects[self._evictable.first()])
             offset = self.allocator.allocate(size_bytes, client)
         return offset
+
+    def _evict(self, entry: StoredObject) -> None:
+        if not entry.is_on_disk:
+            self._remove(entry)
+            self.num_evicted += 1
+            return
+        self._in_use(entry)
+        entry.move(ObjectState.SPILLED)
+        self._take_memory(entry)
+
+    def _take_memory(self, entry: StoredObject) -> None:
+        entry.unplaced()
+        self.allocator.free(entry.offset)
+        self.releases += 1
 
     def _unsealed_of(self, object_id: ObjectKey, client: ClientKey) -> StoredObject:
         if object_id not in self._clients[client].unsealed:
@@ -300,10 +435,12 @@ class Store:
         if entry.state is ObjectState.FREED_UNSEALED or entry.owner in self._dead_owners:
             self._remove(entry)
             return False
-        entry.move(ObjectState.SEALED)
         self.num_sealed += 1
-        if not entry.is_primary:
-            self._make_evictable(entry)
+        if entry.has_memory:
+            entry.move(ObjectState.SEALED)
+            self._rests(entry)
+        else:
+            entry.move(ObjectState.SPILLED)
         return True
 
     def _unpin(self, entry: StoredObject, count: int) -> None:
@@ -311,19 +448,25 @@ class Store:
         self.num_pins -= count
         if entry.num_pins:
             return
-        if entry.state is ObjectState.FREED_WITH_READERS:
+        if entry.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK):
             self._remove(entry)
-        elif not entry.is_primary:
-            self._make_evictable(entry)
+        elif entry.state is ObjectState.SEALED:
+            self._rests(entry)
 
-    def _make_evictable(self, entry: StoredObject) -> None:
-        self._evictable[entry.object_id] = None
-        self._evictable_bytes += aligned(entry.size_bytes)
-        self.releases += 1
+    def _rests(self, entry: StoredObject) -> None:
+        """It is SEALED, and nobody reads it: its memory may be wanted for others."""
+        if entry.num_pins:
+            return
+        if entry.is_primary and not entry.is_on_disk:
+            self._spillable.add(entry.object_id, entry.size_bytes)
+        else:
+            self._evictable.add(entry.object_id, entry.size_bytes)
+            self.releases += 1
 
-    def _drop_evictable(self, entry: StoredObject) -> None:
-        del self._evictable[entry.object_id]
-        self._evictable_bytes -= aligned(entry.size_bytes)
+    def _in_use(self, entry: StoredObject) -> None:
+        """It rested."""
+        idle = self._evictable if entry.object_id in self._evictable else self._spillable
+        idle.remove(entry.object_id)
 
     def _add(self, entry: StoredObject) -> None:
         self._objects[entry.object_id] = entry
@@ -335,18 +478,20 @@ class Store:
         del owned[entry.object_id]
         if not owned:
             del self._owned_by[entry.owner]
-        if entry.object_id in self._evictable:
-            self._drop_evictable(entry)
-        if entry.state in (ObjectState.SEALED, ObjectState.FREED_WITH_READERS):
+        if entry.state is ObjectState.SEALED and not entry.num_pins:
+            self._in_use(entry)
+        if entry.state not in UNSEALED:
             self.num_sealed -= 1
-        self.allocator.free(entry.offset)
-        self.releases += 1
+        if entry.has_memory:
+            self._take_memory(entry)
+        if entry.is_on_disk:
+            self._files.drop(entry.object_id)
 
     def check_invariants(self) -> None:
         """Recounts everything. Raises InternalError."""
         self.allocator.check_invariants()
         rows = self._objects.values()
-        ranges = [(row.offset, aligned(row.size_bytes)) for row in rows]
+        ranges = [(row.offset, aligned(row.size_bytes)) for row in rows if row.has_memory]
         for offset, length in ranges:
             check(self.allocator.length_of(offset) == length, f"the range at {offset} has not {length} bytes")
         check(sum(length for _, length in ranges) == self.used_bytes, "a range in use belongs to nobody")
@@ -362,28 +507,34 @@ class Store:
         check(
             sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}"
         )
-        written = {ObjectState.CREATED, ObjectState.FREED_UNSEALED}
-        unsealed = [(row.object_id, row.creator) for row in rows if row.state in written]
+        unsealed = [(row.object_id, row.creator) for row in rows if row.state in UNSEALED]
         owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
         check(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
         check(
             self.num_unsealed == len(unsealed),
             f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}",
         )
-        evictable = {
-            row.object_id: aligned(row.size_bytes)
-            for row in rows
-            if row.state is ObjectState.SEALED and not row.is_primary and not row.num_pins
-        }
-        check(evictable.keys() == self._evictable.keys(), "evictable objects and their list differ")
-        check(
-            sum(evictable.values()) == self._evictable_bytes, "the bytes of evictable objects are miscounted"
-        )
+        resting = [row for row in rows if row.state is ObjectState.SEALED and not row.num_pins]
+        for is_evictable, idle in ((True, self._evictable), (False, self._spillable)):
+            found = {
+                row.object_id: aligned(row.size_bytes)
+                for row in resting
+                if (row.is_on_disk or not row.is_primary) is is_evictable
+            }
+            check(found == idle.sizes(), "objects that nobody reads and their lists differ")
+            check(sum(found.values()) == idle.total_bytes, "the bytes of what nobody reads are miscounted")
+        self._files.check_invariants()
+        on_disk = [row for row in rows if row.is_on_disk]
+        check(len(on_disk) == self._files.num_objects, "objects on disk and their files differ")
+        for row in on_disk:
+            check(self._files.where(row.object_id).size_bytes == row.size_bytes, "an extent has another size")
         for row in rows:
             check(
-                row.state is not ObjectState.FREED_WITH_READERS or row.num_pins > 0,
+                row.state not in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
+                or row.num_pins > 0,
                 f"freed object {row.object_id.hex()} has no reader and is still here",
             )
+            check(row.has_memory or row.is_on_disk, f"object {row.object_id.hex()} is nowhere")
         by_owner = sorted((owner, object_id) for owner, ids in self._owned_by.items() for object_id in ids)
         check(
             by_owner == sorted((row.owner, row.object_id) for row in rows),

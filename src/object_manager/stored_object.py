@@ -1,11 +1,23 @@
 """One row of the object table, and the life that it has.
 
-    (absent) -> CREATED            create: its creator writes it
+    (absent) -> CREATED            create: its creator writes it, in memory or (too large for that) in a file
     CREATED  -> SEALED             seal: immutable from here on
+    CREATED  -> SPILLED            seal, of one that was written to a file
     CREATED  -> FREED_UNSEALED     freed by its owner while it was being written; goes when sealed or given up
+    SEALED   -> SPILLING           room is needed: it is written to disk, and readable all the while
+    SPILLING -> SEALED             it is on disk as well (`is_on_disk`), or could not be written
+    SEALED   -> SPILLED            evicted: it is on disk only
+    SPILLED  -> RESTORING          somebody wants it and there is room: it is read from disk
+    RESTORING -> SEALED            it is in memory again, and on disk as well
     SEALED   -> FREED_WITH_READERS freed while clients have it mapped; goes with the last read pin
-    FREED_WITH_READERS -> SEALED   made again by an owner that lives: the bytes are still here
+    SPILLING -> FREED_SPILLING     freed while it is written; goes with the end of that and the last read pin
+    RESTORING -> FREED_RESTORING   freed while it is read from disk; likewise
+    SPILLED  -> FREED_ON_DISK      freed while clients read it on disk; goes with the last read pin
+    FREED_x  -> x                  made again by an owner that lives: the bytes are still here
     any      -> (absent)           abort, free, eviction, the end of the creator's connection
+
+Clients pin what they read. What is SPILLED may be pinned, too: then they read it on disk (`spills.py` says
+when). A row that is pinned stays where it is, in memory and on disk.
 
 Also here: what a request for room is answered with.
 """
@@ -22,16 +34,53 @@ from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 class ObjectState(enum.Enum):
     CREATED = "created"
     SEALED = "sealed"
+    SPILLING = "sealed, being written to disk"
+    SPILLED = "sealed, on disk"
+    RESTORING = "sealed, being read from disk"
     FREED_UNSEALED = "freed, unsealed"
     FREED_WITH_READERS = "freed, with readers"
+    FREED_SPILLING = "freed, being written to disk"
+    FREED_RESTORING = "freed, being read from disk"
+    FREED_ON_DISK = "freed, with readers of its file"
 
 
+_MADE_AGAIN = {
+    ObjectState.FREED_WITH_READERS: ObjectState.SEALED,
+    ObjectState.FREED_SPILLING: ObjectState.SPILLING,
+    ObjectState.FREED_RESTORING: ObjectState.RESTORING,
+    ObjectState.FREED_ON_DISK: ObjectState.SPILLED,
+}
 _TRANSITIONS = {
     (ObjectState.CREATED, ObjectState.SEALED),
+    (ObjectState.CREATED, ObjectState.SPILLED),
     (ObjectState.CREATED, ObjectState.FREED_UNSEALED),
+    (ObjectState.SEALED, ObjectState.SPILLING),
+    (ObjectState.SEALED, ObjectState.SPILLED),
     (ObjectState.SEALED, ObjectState.FREED_WITH_READERS),
-    (ObjectState.FREED_WITH_READERS, ObjectState.SEALED),
+    (ObjectState.SPILLING, ObjectState.SEALED),
+    (ObjectState.SPILLING, ObjectState.FREED_SPILLING),
+    (ObjectState.SPILLED, ObjectState.RESTORING),
+    (ObjectState.SPILLED, ObjectState.FREED_ON_DISK),
+    (ObjectState.RESTORING, ObjectState.SEALED),
+    (ObjectState.RESTORING, ObjectState.FREED_RESTORING),
+    (ObjectState.RESTORING, ObjectState.FREED_ON_DISK),  # it cannot be read, and somebody has its file mapped
+    (ObjectState.FREED_SPILLING, ObjectState.FREED_WITH_READERS),
+    (ObjectState.FREED_RESTORING, ObjectState.FREED_WITH_READERS),
+    (ObjectState.FREED_RESTORING, ObjectState.FREED_ON_DISK),
+    *_MADE_AGAIN.items(),
 }
+UNSEALED = frozenset({ObjectState.CREATED, ObjectState.FREED_UNSEALED})
+KEPT = frozenset({ObjectState.SEALED, ObjectState.SPILLING, ObjectState.SPILLED, ObjectState.RESTORING})
+"""Sealed, and nobody freed it."""
+IN_MEMORY = frozenset(
+    {
+        ObjectState.SEALED,
+        ObjectState.SPILLING,
+        ObjectState.FREED_WITH_READERS,
+        ObjectState.FREED_SPILLING,
+    }
+)
+"""Sealed, and its bytes are at its offset."""
 
 
 @dataclass(slots=True)
@@ -40,19 +89,44 @@ class StoredObject:
 
     object_id: ObjectKey
     offset: int
+    """In the store's file; means something while `has_memory`."""
     size_bytes: int
     metadata: bytes
     owner: WorkerKey
     creator: ClientKey
     is_primary: bool
+    has_memory: bool = True
+    is_on_disk: bool = False
     state: ObjectState = ObjectState.CREATED
     # Sum of this object's counts in every client's `pins`.
     num_pins: int = 0
 
     def made_again(self, is_primary: bool) -> None:
         """Its owner freed it, and a task that runs again returns it."""
-        self.move(ObjectState.SEALED)
+        self.move(_MADE_AGAIN[self.state])
         self.is_primary = is_primary
+
+    @property
+    def can_be_made_again(self) -> bool:
+        return self.state in _MADE_AGAIN
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether its bytes, sealed, are at its offset."""
+        return self.state in IN_MEMORY
+
+    def placed(self, offset: int) -> None:
+        """It has memory."""
+        self.offset = offset
+        self.has_memory = True
+
+    def unplaced(self) -> None:
+        """It has none any more."""
+        self.has_memory = False
+
+    def written_to_disk(self) -> None:
+        """Its bytes are in a file, too, and stay there as long as it does."""
+        self.is_on_disk = True
 
     def pinned(self) -> None:
         """One more read pin."""

@@ -2,7 +2,7 @@
 
 They fetch objects and free copies here. Nobody is heard before the handshake (rpc/tcp_door). A connection is
 then served request by request until its peer ends it. An object is pinned while it is sent, straight from the
-store's pages.
+store's pages. One that is spilled is read slice by slice, and takes no room in the store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ray_mono.common.limited_log import LimitedLog
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
-from ray_mono.object_manager.seams import SharedMemory
 from ray_mono.object_manager.transfer_wire import (
     WireError,
     receive_message,
@@ -42,7 +41,6 @@ class TransferServer:
     def __init__(
         self,
         node_store: NodeStore,
-        memory: SharedMemory,
         secret: str,
         config: ObjectManagerConfig,
         count_sent: Callable[[int], None],
@@ -50,7 +48,6 @@ class TransferServer:
     ) -> None:
         """count_sent(n) is told of object bytes as they go."""
         self._node_store = node_store
-        self._memory = memory
         self._secret = secret
         self._config = config
         self._count_sent = count_sent
@@ -125,7 +122,10 @@ class TransferServer:
                 owner_worker_id=entry.owner,
             )
             await send_message(sock, header, timeout_s)
-            content = self._memory.view(entry.offset + offset, length)
-            await send_bytes(sock, content, self._config.send_slice_bytes, timeout_s, self._count_sent)
+            slice_bytes = self._config.send_slice_bytes
+            step = length if entry.is_in_memory else slice_bytes
+            for at in range(0, length, max(1, step)):
+                content = await self._node_store.content(entry, offset + at, min(step, length - at))
+                await send_bytes(sock, content, slice_bytes, timeout_s, self._count_sent)
         finally:
             self._node_store.release(object_id, TRANSFERS)

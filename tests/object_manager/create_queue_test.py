@@ -10,13 +10,14 @@ from ray_mono.object_manager.create_queue import BackMemory, CreateDone, CreateQ
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.no_room import NoRoom
+from ray_mono.object_manager.spill_files import SpillFiles
 from ray_mono.object_manager.store import Store
 
 ANNA, BERT = ClientKey(1), ClientKey(2)
 
 
 def make_store(backed_bytes: int = 1024, directory: str = "") -> Store:
-    store = Store(1024, dead_owners_max=10, directory=directory)
+    store = Store(1024, SpillFiles(1.0), dead_owners_max=10, directory=directory)
     store.allocator.raise_limit(backed_bytes)
     store.connect(ANNA)
     store.connect(BERT)

@@ -4,6 +4,7 @@ NodeStore to another."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import TRANSFERS, NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.puller import Puller
-from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
+from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, Prepare, TransferFailed
+from ray_mono.object_manager.spill_files import Extent, SpillFile, aligned
 
 
 class PlainMemory:
@@ -44,6 +46,63 @@ class PlainMemory:
         pass
 
 
+class PlainDisk:
+    """Implements SpillDisk. A test may hold it up (`hold`, `go_on`), and break a directory."""
+
+    def __init__(self, num_directories: int = 1) -> None:
+        self.num_directories = num_directories
+        self.files: dict[SpillFile, bytes] = {}
+        self.broken: dict[int, OSError] = {}
+        self.unreadable: set[SpillFile] = set()
+        self.num_under_way = 0
+        self._may_go_on = asyncio.Event()
+        self._may_go_on.set()
+
+    def hold(self) -> None:
+        self._may_go_on.clear()
+
+    def go_on(self) -> None:
+        self._may_go_on.set()
+
+    def path(self, file: SpillFile) -> str:
+        return f"{file.directory}/{file.number}"
+
+    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
+        await self._turn()
+        if file.directory in self.broken:
+            raise self.broken[file.directory]
+        assert file not in self.files
+        self.files[file] = b"".join(parts)
+
+    async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
+        await self._turn()
+        if extent.file in self.unreadable:
+            raise OSError(errno.EIO, "it cannot be read")
+        prepare(0, len(target))
+        at = extent.offset + start
+        target[:] = self.files[extent.file][at : at + len(target)]
+
+    async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
+        content = bytearray(targets[-1].offset + aligned(targets[-1].size_bytes))
+        for source, target in zip(sources, targets, strict=True):
+            part = self.files[source.file][source.offset : source.offset + source.size_bytes]
+            content[target.offset : target.offset + target.size_bytes] = part
+        await self.write(targets[0].file, [memoryview(content)])
+
+    async def remove(self, file: SpillFile) -> None:
+        await asyncio.sleep(0)
+        del self.files[file]
+
+    def close(self) -> None:
+        self.files.clear()
+
+    async def _turn(self) -> None:
+        self.num_under_way += 1
+        await asyncio.sleep(0)
+        await self._may_go_on.wait()
+        self.num_under_way -= 1
+
+
 class DirectStreams:
     """Implements TransferStreams between the NodeStores of one process; breaks off as often as `failure_rate`
     says."""
@@ -68,7 +127,7 @@ class DirectStreams:
             while landing.received_bytes < entry.size_bytes:
                 await self._pause()
                 start = landing.received_bytes
-                part = holder.memory.view(entry.offset, entry.size_bytes)[start : start + 100]
+                part = await holder.content(entry, start, min(100, entry.size_bytes - start))
                 memory[start : start + len(part)] = part
                 landing.received_bytes += len(part)
                 self.received_bytes += len(part)
@@ -102,9 +161,15 @@ class FakeCluster:
         self._failures: list[BaseException] = []
         self._tasks = BackgroundTasks(lambda error, name: self._failures.append(error))
 
-    def add(self, name: str, config: ObjectManagerConfig, memory: PlainMemory | None = None) -> NodeStore:
+    def add(
+        self,
+        name: str,
+        config: ObjectManagerConfig,
+        memory: PlainMemory | None = None,
+        disk: PlainDisk | None = None,
+    ) -> NodeStore:
         memory = memory or PlainMemory(config.capacity_bytes)
-        node = NodeStore(config, NodeKey(name.encode()), memory, SystemClock(), self.spawn)
+        node = NodeStore(config, NodeKey(name.encode()), memory, SystemClock(), self.spawn, disk)
         self.nodes[PeerAddress(name, 0)] = node
         Puller(node, memory, self.streams, self, self.spawn)
         return node

@@ -14,6 +14,7 @@ from ray_mono.object_manager.get_queue import (
     Wanted,
 )
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.spill_files import SpillFiles
 from ray_mono.object_manager.store import Store
 
 ANNA, BERT = ClientKey(1), ClientKey(2)
@@ -23,7 +24,7 @@ A, B = ObjectKey(b"a"), ObjectKey(b"b")
 
 class Scene:
     def __init__(self) -> None:
-        self.store = Store(1 << 20, dead_owners_max=10)
+        self.store = Store(1 << 20, SpillFiles(1.0), dead_owners_max=10)
         self.store.allocator.raise_limit(1 << 20)
         for client in (ANNA, BERT):
             self.store.connect(client)

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ray_mono.object_manager.errors import StoreError
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.spill_files import SpillFiles
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Allocated
 
@@ -35,7 +36,7 @@ class Row:
 class StoreAgainstAModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store(1024, dead_owners_max=4)
+        self.store = Store(1024, SpillFiles(1.0), dead_owners_max=4)
         self.store.allocator.raise_limit(1024)
         self.rows: dict[ObjectKey, Row] = {}
         self.dead: set[WorkerKey] = set()

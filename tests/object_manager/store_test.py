@@ -9,6 +9,7 @@ import pytest
 from ray_mono.common.our_bug import InternalError
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.spill_files import SpillFiles
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Allocated, Full, NeedsBacking, ObjectState
 
@@ -20,7 +21,7 @@ A, B, C, D = (ObjectKey(bytes([number]) * 28) for number in range(4))
 @pytest.fixture
 def store() -> Store:
     """Room for four objects of 256 bytes; two clients."""
-    store = Store(1024, dead_owners_max=10)
+    store = Store(1024, SpillFiles(1.0), dead_owners_max=10)
     store.allocator.raise_limit(1024)
     store.connect(ANNA)
     store.connect(BERT)
@@ -222,7 +223,7 @@ def test_an_object_larger_than_the_store_is_refused_with_the_sizes(store: Store)
 
 
 def test_room_without_pages_is_asked_for_before_anything_is_evicted() -> None:
-    store = Store(1024, dead_owners_max=10)
+    store = Store(1024, SpillFiles(1.0), dead_owners_max=10)
     assert store.create(A, 100, b"", OWNER, TRANSFERS, is_primary=False) == NeedsBacking(128)
     store.allocator.raise_limit(512)
     copy_here(store, A)

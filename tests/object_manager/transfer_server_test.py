@@ -37,14 +37,16 @@ class PinnedStore:
     def __init__(self) -> None:
         self.pins: dict[ObjectKey, int] = {}
         self.changed = asyncio.Event()
-        data = memoryview(bytes(SIZE_BYTES))
-        self.memory: Any = SimpleNamespace(view=lambda offset, length: data[offset : offset + length])
+        self._data = memoryview(bytes(SIZE_BYTES))
 
     async def read_for_transfer(self, object_id: ObjectKey) -> Any:
         if object_id != ObjectKey(LARGE):
             return None
         self.pins[object_id] = self.pins.get(object_id, 0) + 1
-        return SimpleNamespace(size_bytes=SIZE_BYTES, offset=0, metadata=b"", owner=b"")
+        return SimpleNamespace(size_bytes=SIZE_BYTES, is_in_memory=True, metadata=b"", owner=b"")
+
+    async def content(self, entry: Any, start: int, length: int) -> memoryview:
+        return self._data[start : start + length]
 
     def release(self, object_id: ObjectKey, client: object) -> None:
         self.pins[object_id] -= 1
@@ -66,7 +68,7 @@ async def fetching(
     tasks = BackgroundTasks(lambda error, name: failures.append(error))
     config = cast("Any", SimpleNamespace(idle_transfer_timeout_s=idle_timeout_s, send_slice_bytes=1 << 20))
     assert {"idle_transfer_timeout_s", "send_slice_bytes"} <= set(ObjectManagerConfig.__dataclass_fields__)
-    server = TransferServer(cast("Any", store), store.memory, SECRET, config, lambda count: None, tasks.spawn)
+    server = TransferServer(cast("Any", store), SECRET, config, lambda count: None, tasks.spawn)
     host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
     with socket.socket() as sock:
         sock.setblocking(False)
@@ -92,9 +94,7 @@ def test_a_peer_that_a_flooded_port_sends_away_comes_again(
     async def scene() -> None:
         config, tasks = ObjectManagerConfig(capacity_bytes=64), BackgroundTasks(lambda error, name: None)
         store = PinnedStore()
-        server = TransferServer(
-            cast("Any", store), store.memory, SECRET, config, lambda count: None, tasks.spawn
-        )
+        server = TransferServer(cast("Any", store), SECRET, config, lambda count: None, tasks.spawn)
         host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
         streams = TcpTransferStreams(SECRET, config)
         why = "it holds no copy" if lost < auth.SHAKES_MAX else "during the handshake|reset by peer"

@@ -85,7 +85,7 @@ class SimStreams:
             if memory is None or (max_bytes and entry.size_bytes > max_bytes):
                 return False
             # One process cannot leave another's pin behind: what is sent was copied at once.
-            content = bytes(holder.memory.view(entry.offset, entry.size_bytes))
+            content = bytes(await holder.content(entry, 0, entry.size_bytes))
         finally:
             holder.release(object_id, TRANSFERS)
         await self._reach(peer)

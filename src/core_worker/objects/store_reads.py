@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.object_errors import no_room_error
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
@@ -74,6 +75,6 @@ class StoreReads:
             if isinstance(error, RaySystemError):
                 raise error
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
-                raise NoRoomHere(error.message) if may_go_elsewhere else ObjectStoreFullError(error.message)
+                raise NoRoomHere(error.message) if may_go_elsewhere else no_room_error(error.message)
             raise RaySystemError(f"the object store failed: {error}")
         return answer

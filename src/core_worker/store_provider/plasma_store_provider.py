@@ -1,4 +1,5 @@
 """The node's store, as a worker or driver sees it: the mapped file, and what is said about objects in it.
+An object for which the store has no room is read in a file of its own or of several (`ObjectFound.file`).
 
 On the node no payload travels through a socket. This process writes into the mapped file between Create and
 Seal, and reads from a read-only mapping. An object that is read is pinned in the store for this process until
@@ -24,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_mono.common.exceptions import ObjectStoreFullError, RaySystemError
+from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.mapped_file import MappedFile
+from ray_mono.common.object_errors import no_room_error
 from ray_mono.common.private_files import UntrustedPathError, open_file
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.store_provider import bulk_write
@@ -92,8 +94,8 @@ class PlasmaStoreProvider:
 
     def write(self, object_id: bytes, value: Serialized, owner_worker_id: bytes) -> None:
         """Writes a value as the primary copy. It goes with this process until `seal`, and is kept from then
-        on until its owner frees it. Waits while the store is full. Raises ObjectStoreFullError, which names
-        sizes, and RaySystemError.
+        on until its owner frees it. Waits while the store is full. Raises ObjectStoreFullError or
+        OutOfDiskError, which name sizes, and RaySystemError.
 
         If anything is raised, also while this waits for room, the room is given back. A copy that is there
         already, since a task runs again, is left as it is.
@@ -119,7 +121,7 @@ class PlasmaStoreProvider:
             if error.code is StatusCode.ALREADY_EXISTS:
                 return
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
-                raise ObjectStoreFullError(error.message) from None
+                raise no_room_error(error.message) from None
             raise RaySystemError(
                 f"the object store did not take an object of {value.size_bytes} bytes: {error}"
             ) from None
@@ -159,16 +161,16 @@ class PlasmaStoreProvider:
 
     def _writable(self) -> MappedFile:
         if self._write_map is None:
-            fd = self._open(os.O_RDWR)
+            fd = self._open(self._path, os.O_RDWR)
             try:
                 self._write_map = MappedFile(fd, self._capacity_bytes)
             finally:
                 os.close(fd)
         return self._write_map
 
-    def _open(self, flags: int) -> int:
+    def _open(self, path: str, flags: int) -> int:
         try:
-            return open_file(self._path, flags)
+            return open_file(path, flags)
         except (
             OSError,
             UntrustedPathError,
@@ -215,19 +217,30 @@ class PlasmaStoreProvider:
     def view(self, found: Any) -> memoryview:
         """The bytes, read-only, of an object that was found. Its pin lasts as long as anything refers to
         them. Raises RaySystemError."""
-        if self._read_map is None:
-            fd = self._open(os.O_RDONLY)
-            try:
-                self._read_map = mmap.mmap(fd, self._capacity_bytes, prot=mmap.PROT_READ)
-            finally:
-                os.close(fd)
         if not found.size_bytes:
             self.release(found.object_id)
             return memoryview(b"")
-        array = np.frombuffer(self._read_map, np.uint8, found.size_bytes, found.offset)
+        if found.file:
+            start = found.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+            offset = found.offset - start
+            memory = self._map(found.file, offset + found.size_bytes, start)
+        else:
+            if self._read_map is None:
+                self._read_map = self._map(self._path, self._capacity_bytes, 0)
+            memory, offset = self._read_map, found.offset
+        array = np.frombuffer(memory, np.uint8, found.size_bytes, offset)
         weakref.finalize(array, self._view_ended, found).atexit = False
         self._views[found.object_id] = (weakref.ref(array), found)
         return memoryview(array)  # type: ignore[arg-type]
+
+    def _map(self, path: str, length: int, offset: int) -> mmap.mmap:
+        fd = self._open(path, os.O_RDONLY)
+        try:
+            return mmap.mmap(fd, length, prot=mmap.PROT_READ, offset=offset)
+        except OSError as error:
+            raise RaySystemError(f"an object cannot be mapped from {path}: {error}") from None
+        finally:
+            os.close(fd)
 
     def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
         """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already;

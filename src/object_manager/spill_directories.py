@@ -1,0 +1,108 @@
+"""The directories in which a node's spilled objects lie: one of the node's own in each that it is told.
+
+    <directory>/ray_spilled_objects_<node id>/   0700
+        lock   held as long as the object manager lives
+        <number>
+
+The lock says whose files they are: it ends with its holder, however that ended. So whoever starts here
+removes the directories of nodes of this user's that are gone. They are no use to anybody: a spilled object
+ends with its store. A directory without a lock is not ours, and stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray_mono.common.private_files import UntrustedPathError, make_directory, open_directory
+
+PREFIX = "ray_spilled_objects_"
+_LOCK = "lock"
+
+logger = logging.getLogger(__name__)
+
+
+class SpillDirectoryError(Exception):
+    """A directory cannot be used; the message says which, and why."""
+
+
+class SpillDirectories:
+    """Those of one node, made and locked."""
+
+    def __init__(self, directories: Sequence[str], node_id_hex: str) -> None:
+        """Raises SpillDirectoryError."""
+        self.paths: list[str] = []
+        self._locks: list[int] = []
+        try:
+            for directory in directories:
+                self._prepare(Path(directory), node_id_hex)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Removes them with all that is in them."""
+        for path in self.paths:
+            _remove(path)
+        for lock in self._locks:
+            os.close(lock)
+        self.paths, self._locks = [], []
+
+    def _prepare(self, directory: Path, node_id_hex: str) -> None:
+        path = directory / (PREFIX + node_id_hex)
+        # It gets its name when it is locked: before that another node would take it for one that was left.
+        unnamed = directory / f".{PREFIX}{node_id_hex}"
+        try:
+            make_directory(directory)
+            os.close(open_directory(directory))
+            _remove_left(directory)
+            os.mkdir(unnamed, 0o700)
+            try:
+                lock = os.open(unnamed / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._locks.append(lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(unnamed, path)
+            except OSError:
+                _remove(str(unnamed))
+                raise
+        except UntrustedPathError as error:
+            raise SpillDirectoryError(f"objects cannot be spilled to {directory}: {error}") from error
+        except OSError as error:
+            raise SpillDirectoryError(
+                f"objects cannot be spilled to {directory}: {error.strerror}: choose a directory that this"
+                " user can write to (--object-spilling-directory, in Python"
+                " object_spilling_directory)"
+            ) from error
+        self.paths.append(str(path))
+
+
+def _remove_left(directory: Path) -> None:
+    """Removes what nodes of this user's have left that are gone."""
+    for path in directory.glob(PREFIX + "*"):
+        try:
+            if path.lstat().st_uid != os.getuid():
+                continue
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its node lives
+        else:
+            logger.warning("%s was left behind by a node that is gone: removed", path)
+            _remove(str(path))
+        finally:
+            os.close(lock)
+
+
+def _remove(path: str) -> None:
+    """A thread that still writes may make a file meanwhile: then once more."""
+    for _ in range(3):
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.lexists(path):
+            return

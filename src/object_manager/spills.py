@@ -1,0 +1,197 @@
+"""Spilling, alive: carries out what the LocalObjectManager decides.
+
+Files are written from the store's own pages, and read into them, by the threads of the disk; who waits is
+told.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol, assert_never
+
+from ray_mono.common.our_bug import known
+from ray_mono.common.store_messages import DISK_FULL
+from ray_mono.common.world import Clock
+from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.keys import ObjectKey
+from ray_mono.object_manager.local_object_manager import (
+    BackRestore,
+    CopyFiles,
+    LocalObjectManager,
+    ReadInPlace,
+    ReadObject,
+    RemoveFile,
+    SpillEffect,
+    WriteFile,
+)
+from ray_mono.object_manager.seams import SharedMemory, SpillDisk
+from ray_mono.object_manager.spill_files import ALIGNMENT, Extent, SpillFile, SpillFiles, aligned
+from ray_mono.object_manager.store import Store
+
+_PADDING = memoryview(bytes(ALIGNMENT))
+
+logger = logging.getLogger(__name__)
+
+
+class Restores(Protocol):
+    """Who waits for objects that are on disk."""
+
+    def sealed(self, object_id: ObjectKey, pulled: bool) -> None:
+        """It is in memory."""
+        ...
+
+    def readable_on_disk(self, object_id: ObjectKey) -> None:
+        """It has to be read where it is."""
+        ...
+
+    def lost(self, object_id: ObjectKey, reason: str) -> None: ...
+
+
+class Spills:
+    """All that is written to disk and read from it. Without a disk nothing is."""
+
+    def __init__(
+        self,
+        config: ObjectManagerConfig,
+        store: Store,
+        files: SpillFiles,
+        memory: SharedMemory,
+        disk: SpillDisk | None,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        extend: Callable[[int], None],
+        waiting: Callable[[], Restores],
+        settle: Callable[[], None],
+    ) -> None:
+        """extend(until_bytes) has pages put under the store's file. settle() runs after each step."""
+        self.manager = LocalObjectManager(
+            config, store, files, disk.num_directories if disk is not None else 0
+        )
+        self._memory = memory
+        self._disk = disk
+        self._clock = clock
+        self._spawn = spawn
+        self._extend = extend
+        self._waiting = waiting
+        self._settle = settle
+
+    def path(self, file: SpillFile) -> str:
+        """Where clients find it."""
+        return self._known_disk().path(file)
+
+    def check_invariants(self) -> None:
+        """Raises InternalError."""
+        self.manager.check_invariants()
+
+    async def read(self, extent: Extent, start: int, length: int) -> memoryview:
+        """Bytes of an object that is on disk, which stays there meanwhile. Raises OSError."""
+        target = memoryview(bytearray(length))
+        await self._known_disk().read(extent, start, target, lambda start, count: None)
+        return target
+
+    def backed(self) -> None:
+        """There are pages under the store's file, or none."""
+        self.manager.backed()
+
+    def want(self, object_id: ObjectKey) -> None:
+        """Somebody waits for it."""
+        self.manager.want(object_id, self._clock.time_s())
+
+    def unwant(self, object_id: ObjectKey) -> None:
+        """Nobody does any more."""
+        self.manager.unwant(object_id)
+
+    def restore(self) -> None:
+        """Memory came free."""
+        self._carry_out(self.manager.restore())
+
+    def make_room(self, wanted_bytes: int) -> None:
+        """See LocalObjectManager."""
+        self._carry_out(self.manager.make_room(wanted_bytes))
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        return self.manager.next_deadline_s
+
+    def expire(self, now_s: float) -> None:
+        self.manager.expire(now_s)
+
+    def close(self) -> None:
+        if self._disk is not None:
+            self._disk.close()
+
+    def _known_disk(self) -> SpillDisk:
+        return known(self._disk, "the disk")
+
+    def _carry_out(self, effects: Iterable[SpillEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case WriteFile(number):
+                    self._spawn(self._write(effect), f"spill file {number}")
+                case ReadObject(object_id):
+                    self._spawn(self._read(effect), f"restore {object_id.hex()}")
+                case ReadInPlace(object_id):
+                    self._waiting().readable_on_disk(object_id)
+                case BackRestore(until_bytes):
+                    self._extend(until_bytes)
+                case CopyFiles(number):
+                    self._spawn(self._copy(effect), f"compact spilled files, copy {number}")
+                case RemoveFile(file):
+                    self._spawn(self._remove(file), f"remove spilled file {file.number}")
+                case _:
+                    assert_never(effect)
+
+    async def _write(self, write: WriteFile) -> None:
+        parts = []
+        for extent, offset in zip(write.extents.values(), write.offsets, strict=True):
+            parts.append(self._memory.view(offset, extent.size_bytes))
+            parts.append(_PADDING[: aligned(extent.size_bytes) - extent.size_bytes])
+        try:
+            await self._known_disk().write(next(iter(write.extents.values())).file, parts)
+        except OSError as error:
+            logger.warning("%d objects could not be spilled: %s", len(write.extents), error)
+            self.manager.not_written(write.number, why_not_written(error), self._clock.time_s())
+        else:
+            self.manager.written(write.number)
+        self._settle()
+
+    async def _read(self, read: ReadObject) -> None:
+        object_id, extent = read.object_id, read.extent
+        target = self._memory.view(read.offset, extent.size_bytes)
+        try:
+            await self._known_disk().read(
+                extent, 0, target, lambda start, count: self._memory.prepare(read.offset + start, count)
+            )
+        except OSError as error:
+            logger.error("object %s cannot be read from disk: %s", object_id.hex(), error)
+            self.manager.not_restored(object_id)
+            self._waiting().lost(object_id, f"it was spilled, and cannot be read from disk: {error}")
+        else:
+            if self.manager.restored(object_id):
+                self._waiting().sealed(object_id, pulled=False)
+        self._settle()
+
+    async def _copy(self, copy: CopyFiles) -> None:
+        try:
+            await self._known_disk().copy(copy.sources, list(copy.extents.values()))
+        except OSError as error:
+            logger.warning("%d files of spilled objects could not be compacted: %s", len(copy.files), error)
+            self.manager.not_copied(copy.number, why_not_written(error), self._clock.time_s())
+        else:
+            self.manager.copied(copy.number)
+        self._settle()
+
+    async def _remove(self, file: SpillFile) -> None:
+        try:
+            await self._known_disk().remove(file)
+        except OSError as error:
+            logger.warning("%s", error)
+
+
+def why_not_written(error: OSError) -> str:
+    """For who finds no room."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{DISK_FULL}: {error}"
+    return f"objects cannot be written to disk: {error}"
