@@ -190,6 +190,5 @@ def _without_dashboard(node_args: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(node_args)
     if given.pop("include_dashboard", False):
         raise NotImplementedError("the dashboard is not part of ray_mono yet: leave out include_dashboard")
-    return {
-        name.removeprefix("_") if name == "_system_config" else name: value for name, value in given.items()
-    }
+    private = ("_system_config", "_object_spilling_directory")
+    return {name.removeprefix("_") if name in private else name: value for name, value in given.items()}

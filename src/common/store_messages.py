@@ -6,6 +6,9 @@ FILE_SYSTEM_FULL = "the file system is full"
 DISK_FULL = "the disk for spilled objects is full"
 """The store is full, and what is in it can be written nowhere."""
 
+SPILL_DIRECTORY_PREFIX = "ray_spilled_objects_"
+"""Of the directory of one node's spilled objects; its id follows."""
+
 
 def remedy(why_full: str) -> str:
     """What helps against a store without room, whose own description of that is given."""

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_mono.common.private_files import UntrustedPathError, make_directory, open_directory
+from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
 
-PREFIX = "ray_spilled_objects_"
 _LOCK = "lock"
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class SpillDirectories:
         self.paths, self._locks = [], []
 
     def _prepare(self, directory: Path, node_id_hex: str) -> None:
-        path = directory / (PREFIX + node_id_hex)
+        path = directory / (SPILL_DIRECTORY_PREFIX + node_id_hex)
         # It gets its name when it is locked: before that another node would take it for one that was left.
-        unnamed = directory / f".{PREFIX}{node_id_hex}"
+        unnamed = directory / f".{SPILL_DIRECTORY_PREFIX}{node_id_hex}"
         try:
             make_directory(directory)
             os.close(open_directory(directory))
@@ -82,7 +82,7 @@ class SpillDirectories:
 
 def _remove_left(directory: Path) -> None:
     """Removes what nodes of this user's have left that are gone."""
-    for path in directory.glob(PREFIX + "*"):
+    for path in directory.glob(SPILL_DIRECTORY_PREFIX + "*"):
         try:
             if path.lstat().st_uid != os.getuid():
                 continue

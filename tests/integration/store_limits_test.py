@@ -1,5 +1,5 @@
-"""The object store when it is small: what never fits is an error that names sizes, what may fit waits, what
-is read stays as it is."""
+"""The object store when it is small and nothing is spilled: what never fits is an error that names sizes,
+what may fit waits, what is read stays as it is."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ PIECES = STORE_BYTES // PIECE_BYTES
 WAIT_S = 5
 COPY_WAIT_S = 2
 SETTINGS = {
+    "automatic_object_spilling_enabled": False,
     "object_manager": {
         "create_timeout_s": WAIT_S,
         "pull_memory_timeout_s": COPY_WAIT_S,
         "elsewhere_timeout_s": 0.1,
-    }
+    },
 }
 NEVER_FITS = rf"wanted 1048\d+ bytes, more than the store can hold: capacity {STORE_BYTES} bytes"
 NO_ROOM = rf"wanted 1048\d+ bytes, and no room after {WAIT_S} s: capacity {STORE_BYTES} bytes, used 629\d+"

@@ -178,6 +178,11 @@ def cli() -> None:
     metavar="BYTES",
     help="[default: 30% of the free memory, at most 10 GB unless /dev/shm has room for more]",
 )
+@click.option(
+    "--object-spilling-directory",
+    metavar="DIR",
+    help="Where objects go for which the store has no room [default: the session's directory].",
+)
 @click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
 @click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")
 @click.option(

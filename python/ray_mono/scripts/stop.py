@@ -21,6 +21,7 @@ from ray_mono._private.node.reaper import KILL_WAIT_S
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
 from ray_mono.common.descriptors import is_readable
+from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
 from ray_mono.scripts import failures
 
 
@@ -100,7 +101,7 @@ def _stop(record: NodeRecord, grace_period_s: float, force: bool) -> bool:
 def _remove_remains(record: NodeRecord) -> None:
     """What the reaper would have removed, where it was killed.
 
-    Only files of the session are touched, whatever the record says.
+    Only files of the session are touched, and the node's spilled objects, whatever the record says.
     """
     session = Session(Path(record.session_dir))
     paths = [Path(name) for name in record.owned_files]
@@ -109,6 +110,7 @@ def _remove_remains(record: NodeRecord) -> None:
         for path in paths
         if session.path in path.parents
         or (path.parent == SHARED_MEMORY and path.name.startswith(f"ray_mono.{session.name}."))
+        or path.name == SPILL_DIRECTORY_PREFIX + record.node_id
     ]
     remove_files(str(path) for path in ours if ".." not in path.parts)
     remove_stale_sockets(str(session.sockets))

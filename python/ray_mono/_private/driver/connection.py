@@ -62,6 +62,7 @@ class InitArguments:
     node_ip_address: str | None
     password: str | None
     temp_dir: str | None
+    object_spilling_directory: str | None = None
     system_config: Mapping[str, Any] = field(default_factory=dict)
     logging_config: LoggingConfig | None = None
 
@@ -75,6 +76,7 @@ class InitArguments:
             "object_store_memory",
             "memory",
             "system_config",
+            "object_spilling_directory",
         ):
             if getattr(self, name):
                 raise ValueError(
@@ -112,6 +114,7 @@ def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
             object_store_memory=arguments.object_store_memory,
             memory=arguments.memory,
             system_config=arguments.system_config,
+            object_spilling_directory=arguments.object_spilling_directory,
             node_ip_address=arguments.node_ip_address or LOOPBACK,
             include_log_monitor=arguments.log_to_driver,
         )

@@ -19,6 +19,7 @@ from ray_mono._private.argument_checks import (
 )
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logs.logging_config import LoggingConfig
+from ray_mono._private.node import spilling
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
 from ray_mono.common.output import LOG_LEVELS
 from ray_mono.job_config import JobConfig
@@ -27,7 +28,7 @@ from ray_mono.job_config import JobConfig
 CONFIGURED_SERVICES = frozenset({"gcs", "object_manager", "raylet"})
 PRIVATE = frozenset(
     "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config"
-    " _temp_dir".split()
+    " _object_spilling_directory _temp_dir object_spilling_directory".split()
 )
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
@@ -51,7 +52,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "proxy_server_url": ((None,), "Ray Client is"),
     "_tracing_startup_hook": ((None,), "tracing is"),
     "_plasma_directory": ((None,), "a directory of one's own for the object store is"),
-    "object_spilling_directory": ((None,), "spilling is"),
     "_node_name": ((None,), "a name of one's own for a node is"),
     "_metrics_export_port": ((None,), "the export of metrics is"),
     "_redis_username": ((None, "", "default"), "a user name beside the cluster's secret is"),
@@ -155,6 +155,7 @@ def make(
         node_ip_address=private.get("_node_ip_address"),
         password=private.get("_redis_password"),
         temp_dir=temp_dir,
+        object_spilling_directory=_spilling_directory(private),
         system_config=private.get("_system_config") or {},
         log_to_driver=log_to_driver,
         log_level=level_name(logging_level),
@@ -212,16 +213,35 @@ def _check_labels(labels: Any) -> None:
 def _check_system_config(config: Any) -> None:
     if config is None:
         return
-    if not isinstance(config, Mapping) or not all(isinstance(value, Mapping) for value in config.values()):
+    if not isinstance(config, Mapping):
         raise TypeError(
             f"_system_config must be a dict from services to dicts of their settings, got {config!r}"
         )
-    if unknown := sorted(config.keys() - CONFIGURED_SERVICES):
+    services = {name: value for name, value in config.items() if name not in spilling.SETTINGS}
+    if unknown := sorted(services.keys() - CONFIGURED_SERVICES):
         accepted = ", ".join(sorted(CONFIGURED_SERVICES))
         raise ValueError(
             f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of"
-            " its settings"
+            f" its settings, and {', '.join(sorted(spilling.SETTINGS))}"
         )
+    for name, value in services.items():
+        if not isinstance(value, Mapping):
+            raise TypeError(f"_system_config[{name!r}] must be a dict of settings, got {value!r}")
+
+
+def _spilling_directory(private: Mapping[str, Any]) -> str | None:
+    """Ray's name, or the one that says that it is private."""
+    given = [
+        value
+        for name in ("_object_spilling_directory", "object_spilling_directory")
+        if (value := private.get(name)) is not None
+    ]
+    if not given:
+        return None
+    directory = os.fspath(given[0]) if isinstance(given[0], os.PathLike) else given[0]
+    _check_text("_object_spilling_directory", directory)
+    text: str = directory
+    return text
 
 
 def _amount(name: str, amount: Any) -> Any:

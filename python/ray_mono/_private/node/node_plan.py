@@ -6,15 +6,17 @@ What cannot be had (a port, an amount, a directory) fails here, where nothing ha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import site
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray_mono._private import ray_children
-from ray_mono._private.node import elsewhere
+from ray_mono._private.node import elsewhere, spilling
 from ray_mono._private.node.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.ports import reserve_port
@@ -59,6 +61,15 @@ class NodePlan:
     node_manager_port: int
     resources: Mapping[str, float]
     """In units."""
+    system_config: Mapping[str, Any]
+    """The cluster's, and this node's own."""
+
+    @property
+    def spilling_directories(self) -> list[str]:
+        """Where its objects go for which its store has no room."""
+        return spilling.directories(
+            self.system_config, self.params.object_spilling_directory, self.paths.session.path
+        )
 
     @property
     def owned_files(self) -> list[str]:
@@ -67,6 +78,7 @@ class NodePlan:
         owned = [paths.socket("raylet"), paths.socket("plasma_store"), paths.store_file, str(paths.record)]
         if paths.is_head:
             owned += [paths.socket("gcs"), paths.socket("redis"), str(paths.session.path / TOKEN_FILE_NAME)]
+        owned += spilling.node_directories(self.spilling_directories, paths.node_id)
         entry = elsewhere.entry_of(paths.session.path, paths.node_id)
         if entry is not None:
             owned.append(str(entry))
@@ -89,7 +101,8 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
     resources, ports = _resources(params, host, store, is_head=True), _ports(params, host, reserved)
     session = create_session(base)
     write_secret(str(session.path / TOKEN_FILE_NAME), secret)
-    return _plan(session, params, secret, host, f"{host}:{port}", ports, resources, store)
+    config = params.system_config
+    return _plan(session, params, secret, host, f"{host}:{port}", ports, resources, store, config)
 
 
 def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib.ExitStack) -> NodePlan:
@@ -116,7 +129,8 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     except SessionError:
         session = join_session(base / info.session_name)
     session = session or create_session(base)
-    return _plan(session, params, secret, host, gcs_address, ports, resources, store)
+    config = {**json.loads(info.config_json or "{}"), **params.system_config}
+    return _plan(session, params, secret, host, gcs_address, ports, resources, store, config)
 
 
 def service_environment(secret: str, env_vars: Mapping[str, str] | None) -> dict[str, str]:
@@ -149,6 +163,7 @@ def _plan(
     ports: tuple[int, int],
     resources: Mapping[str, float],
     store: StorePlace,
+    system_config: Mapping[str, Any],
 ) -> NodePlan:
     is_head = params.gcs_address is None
     node_id = NodeID.from_random(random.SystemRandom()).hex()
@@ -164,6 +179,7 @@ def _plan(
         object_manager_port=ports[0],
         node_manager_port=ports[1],
         resources=resources,
+        system_config=system_config,
     )
 
 

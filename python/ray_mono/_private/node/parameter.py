@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ray_mono._private.node import spilling
+
 DEFAULT_PORT = 6379
 
 
@@ -42,7 +44,7 @@ class RayParams:
     """Whether a head's node goes on when its GCS dies, which may be started again by hand then."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
     """Cluster-wide settings, which the GCS hands out. A service's own stand under its name: "gcs",
-    "object_manager" or "raylet"."""
+    "object_manager" or "raylet". Those of spilling stand by themselves (spilling.py)."""
 
     # ---- this node
     node_ip_address: str | None = None
@@ -52,6 +54,8 @@ class RayParams:
     num_gpus: float | None = None
     memory: int | None = None
     object_store_memory: int | None = None
+    object_spilling_directory: str | None = None
+    """Where objects go for which the store has no room; None: as system_config says, else the session's."""
     resources: Mapping[str, float] | None = None
     labels: Mapping[str, str] | None = None
     temp_dir: str | None = None
@@ -78,7 +82,9 @@ class RayParams:
                 setattr(self, name, value)
 
     def check(self, is_head: bool) -> None:
-        """Raises ValueError, naming the parameter, for values that cannot be, alone or together."""
+        """Raises ValueError, naming the parameter, for values that cannot be, alone or together, and
+        NotImplementedError."""
+        spilling.check(self.system_config, self.object_spilling_directory)
         for name in ("gcs_server_port", "object_manager_port", "node_manager_port"):
             port = getattr(self, name)
             if port is not None and (

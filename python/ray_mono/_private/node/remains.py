@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 
+from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
+
 
 def remove_files(paths: Iterable[str]) -> None:
-    """Those that are there and that we may remove."""
+    """Those that are there and that we may remove; a directory of spilled objects with all that is in it."""
     for path in paths:
         try:
-            os.unlink(path)
+            if os.path.basename(path).startswith(SPILL_DIRECTORY_PREFIX):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.unlink(path)
         except OSError:
             pass
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from ray_mono._private.node import spilling
 from ray_mono._private.node.node_plan import NodePlan
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec
 from ray_mono._private.node.service_process import END_NODE, GO_ON, START_AGAIN
@@ -119,7 +120,9 @@ def start_object_manager(reaper: ReaperHandle, plan: NodePlan) -> None:
         *("--capacity-bytes", str(int(plan.resources["object_store_memory"]))),
         *("--host", plan.node_ip_address, "--port", str(plan.object_manager_port)),
     ]
-    settings = plan.params.system_config.get(OBJECT_MANAGER)
+    for directory in plan.spilling_directories:
+        arguments += ["--object-spilling-directory", directory]
+    settings = {**spilling.settings(plan.system_config), **plan.system_config.get(OBJECT_MANAGER, {})}
     if settings:
         arguments += ["--config", json.dumps(settings)]
     argv = _module(_MODULES[OBJECT_MANAGER], plan, arguments)

@@ -1,0 +1,234 @@
+"""Programs with more data than the store holds: they finish, every value is right, and nothing is left on
+disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ray_mono as ray
+from ray_mono._private import internal_state
+from ray_mono._private.node.reaper_client import ServiceStartError
+from ray_mono.cluster_utils import Cluster
+from tests.integration.bounded import get
+from tests.integration.nothing_left import wait_for_nothing_left
+from tests.waiting import wait_until
+
+MIB = 1 << 20
+STORE_BYTES = 64 * MIB
+PIECE_BYTES = 4 * MIB
+SETTINGS = {"min_spilling_size": 8 * MIB, "object_manager": {"create_timeout_s": 3}}
+
+
+def piece(value: int, size_bytes: int = PIECE_BYTES) -> Any:
+    return np.full(size_bytes, value % 256, np.uint8)
+
+
+def is_piece(array: Any, value: int, size_bytes: int = PIECE_BYTES) -> bool:
+    return len(array) == size_bytes and bool((array == value % 256).all())
+
+
+def start(directory: Path | None = None, **settings: Any) -> Any:
+    return ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=STORE_BYTES,
+        _object_spilling_directory=directory,
+        _system_config={**SETTINGS, **settings},
+    )
+
+
+@pytest.fixture
+def spilled(tmp_path: Path, session_base: Path) -> Iterator[Path]:
+    """A directory for spilled objects. Nothing is left in it at the end."""
+    directory = tmp_path / "spilled"
+    yield directory
+    ray.shutdown()
+    assert os.listdir(directory) == []
+
+
+def files_in(directory: Path) -> list[Path]:
+    return [path for path in directory.glob("*/*") if path.name != "lock"]
+
+
+def test_a_program_with_ten_times_the_stores_data_reads_it_back_in_any_order(spilled: Path) -> None:
+    start(spilled)
+    references = [ray.put(piece(number)) for number in range(160)]
+    order = list(range(160))
+    random.Random(1).shuffle(order)
+    for number in order:
+        assert is_piece(get(references[number]), number)
+    assert internal_state.store_stats().spilled_bytes_total >= 500 * MIB
+    assert all(path.stat().st_size >= 8 * MIB for path in files_in(spilled))
+    del references
+    wait_for_nothing_left()
+    wait_until(lambda: not files_in(spilled), "the files of what is freed are gone")
+
+
+def test_tasks_whose_arguments_and_returns_are_more_than_the_store_finish(spilled: Path) -> None:
+    start(spilled)
+
+    @ray.remote
+    def make(number: int) -> Any:
+        return piece(number)
+
+    @ray.remote
+    def add(*parts: Any) -> int:
+        return sum(int(part[0]) for part in parts)
+
+    references = [make.remote(number) for number in range(60)]
+    sums = [add.remote(*references[first : first + 6]) for first in range(0, 60, 6)]
+    assert get(sums) == [sum(range(first, first + 6)) for first in range(0, 60, 6)]
+
+
+def test_a_get_of_more_than_the_store_holds_gives_every_value(spilled: Path) -> None:
+    start(spilled)
+    references = [ray.put(piece(number)) for number in range(40)]
+    values = get(references)
+    assert all(is_piece(value, number) for number, value in enumerate(values))
+    ready, _ = ray.wait(references, num_returns=40, timeout=60)
+    assert len(ready) == 40
+    del references
+    assert all(is_piece(value, number) for number, value in enumerate(values))  # freed, and still mapped
+    del values, ready
+    wait_for_nothing_left()
+
+
+def test_a_generators_items_wait_for_room(spilled: Path) -> None:
+    start(spilled)
+
+    @ray.remote(num_returns="streaming")
+    def many() -> Any:
+        for number in range(40):
+            yield piece(number)
+
+    stream = list(many.remote())
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(stream))
+
+
+def test_another_node_reads_what_is_spilled_here(tmp_path: Path, session_base: Path) -> None:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": STORE_BYTES,
+            "_object_spilling_directory": str(tmp_path / "a"),
+            "_system_config": SETTINGS,
+        },
+    )
+    other = cluster.add_node(
+        num_cpus=1,
+        resources={"other": 1},
+        object_store_memory=STORE_BYTES,
+        _object_spilling_directory=str(tmp_path / "b"),
+    )
+    cluster.connect()
+
+    @ray.remote(resources={"other": 0.01})
+    def first(array: Any) -> int:
+        return int(array[0])
+
+    references = [ray.put(piece(number)) for number in range(40)]
+    assert get([first.remote(reference) for reference in references]) == list(range(40))
+    ray.shutdown()
+    assert files_in(tmp_path / "a")
+    cluster.remove_node(other)
+    cluster.shutdown()
+    assert os.listdir(tmp_path / "a") == os.listdir(tmp_path / "b") == []
+
+
+def test_several_disks_take_turns_by_rays_setting(tmp_path: Path, session_base: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a", "b")]
+    config = json.dumps({"type": "filesystem", "params": {"directory_path": paths}})
+    ray.init(
+        address="local",
+        num_cpus=1,
+        object_store_memory=STORE_BYTES,
+        _system_config={**SETTINGS, "object_spilling_config": config},
+    )
+    references = [ray.put(piece(number)) for number in range(40)]
+    assert files_in(tmp_path / "a") and files_in(tmp_path / "b")
+    assert is_piece(get(references[0]), 0)
+    ray.shutdown()
+    assert os.listdir(paths[0]) == os.listdir(paths[1]) == []
+
+
+def test_objects_go_to_the_session_where_nobody_says_otherwise(session_base: Path) -> None:
+    context = start()
+    session = Path(context.address_info["session_dir"])
+    references = [ray.put(piece(number)) for number in range(40)]
+    (directory,) = session.glob("ray_spilled_objects_*")
+    assert len(list(directory.iterdir())) > 1 and is_piece(get(references[0]), 0)
+    ray.shutdown()
+    assert not directory.exists()
+
+
+def test_a_directory_that_cannot_be_written_fails_the_start_with_a_sentence(
+    tmp_path: Path, session_base: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServiceStartError, match=f"objects cannot be spilled to {tmp_path}/file: Not a dir"):
+        start(tmp_path / "file")
+
+
+def test_nothing_is_left_where_the_object_manager_is_killed(tmp_path: Path, session_base: Path) -> None:
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": STORE_BYTES,
+            "_object_spilling_directory": str(tmp_path / "a"),
+            "_system_config": SETTINGS,
+        },
+    )
+    cluster.connect()
+    references = [ray.put(piece(number)) for number in range(40)]
+    assert files_in(tmp_path / "a") and references
+    ray.shutdown()
+    head = cluster.head_node
+    assert head is not None
+    cluster.remove_node(head, allow_graceful=False)
+    assert os.listdir(tmp_path / "a") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, session_base: Path) -> Iterator[Path]:
+    """A file system of 100 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no file systems for us")
+    try:
+        yield place
+    finally:
+        ray.shutdown()
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: Path) -> None:
+    start(small_disk)
+    references: list[Any] = []
+    with pytest.raises(ray.exceptions.OutOfDiskError, match="disk for spilled objects is full.*over 95%"):
+        for number in range(100):
+            references.append(ray.put(piece(number)))
+    assert len(references) * PIECE_BYTES > 140 * MIB  # the store, and most of the disk
+
+    @ray.remote
+    def make() -> Any:
+        return piece(1)
+
+    with pytest.raises(ray.exceptions.OutOfDiskError):
+        get(make.remote())
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+    del references[20:]
+    assert is_piece(get(make.remote()), 1)
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
