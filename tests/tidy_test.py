@@ -92,7 +92,7 @@ FLOORS = {
         | store
         | backing create_queue get_queue local_object_manager node_directory spill_disk transfer_client
         | create_requests no_room spills
-        | pressure_notices pulls
+        | large_creates pressure_notices pulls
         | get_requests
         | node_store
         | puller transfer_server

@@ -237,6 +237,14 @@ class LocalObjectManager:
         self._writing_bytes += _size_bytes(write)
         return write
 
+    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
+        """A file for one object, which its client writes. None where nothing can be written."""
+        directory = self._directory()
+        if directory is None:
+            return None
+        self._next_directory = directory + 1
+        return self._files.plan(directory, [(object_id, size_bytes)])[object_id]
+
     def written(self, number: int) -> None:
         """The file is on disk."""
         write = self._end_writing(number)

@@ -30,6 +30,7 @@ from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.get_requests import GetRequests
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.large_creates import LargeCreates
 from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pressure_notices import PressureNotices
 from ray_mono.object_manager.pull_manager import PullManager
@@ -87,6 +88,7 @@ class NodeStore:
             self._settle,
         )
         self.gets = GetRequests(self.store, node_id, self.pulls, self.spills, clock, self._settle)
+        self._large_creates = LargeCreates(self.store, self.spills, spawn, self._settle)
         # Everything that has deadlines, in the order in which it is looked at when one has come.
         self._timed = (self.pressure, self.creates, self.spills, self.gets, self.pulls)
         self._next_client = TRANSFERS + 1
@@ -119,14 +121,17 @@ class NodeStore:
 
     # ---- requests
 
-    async def create(self, wanted: RoomWanted) -> int:
-        """Offset of the object's memory, waiting in the queue if need be. Raises ObjectExists, StoreFull.
+    async def create(self, wanted: RoomWanted) -> int | Extent:
+        """Offset of the object's memory, waiting in the queue if need be; the file, for what is larger than
+        the store. Raises ObjectExists, StoreFull.
 
         One that another client is writing is awaited for a while: that client ran the task before, and may
         end before the object is whole.
         """
         if self.store.is_made_here(wanted.object_id):
             await self._await_seal(wanted.object_id)
+        if self._large_creates.takes(wanted.size_bytes):
+            return await self._large_creates.create(wanted)
         return await self.creates.create(wanted)
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> None:
@@ -135,7 +140,8 @@ class NodeStore:
 
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
         """The client gives up an object that it made, or wanted to make. Raises ObjectUnknown."""
-        if not self.creates.give_up(object_id, client):
+        is_waiting = self.creates.give_up(object_id, client) or self._large_creates.give_up(object_id, client)
+        if not is_waiting:
             self.store.abort(object_id, client)
             self.gets.given_up([object_id])
         self._settle()

@@ -71,6 +71,10 @@ class SpillDisk(Protocol):
         """Makes a file of what lies in others. As `write`, but up to the last byte of the disk."""
         ...
 
+    async def make(self, file: SpillFile, size_bytes: int) -> None:
+        """Makes a file of this size, for a client to write. As `write`."""
+        ...
+
     async def remove(self, file: SpillFile) -> None: ...
 
     def close(self) -> None:

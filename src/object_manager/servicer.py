@@ -79,9 +79,12 @@ class StoreServicer(ObjectStoreServiceServicer):
             owner=WorkerKey(request.owner_worker_id),
         )
         try:
-            return object_manager_pb2.CreateReply(offset=await self._node_store.create(wanted))
+            place = await self._node_store.create(wanted)
         except StoreError as error:
             _refuse(error)
+        if isinstance(place, int):
+            return object_manager_pb2.CreateReply(offset=place)
+        return object_manager_pb2.CreateReply(offset=place.offset, file=self._node_store.path(place))
 
     async def Seal(self, request: object_manager_pb2.SealRequest, context: CallContext) -> common_pb2.Empty:
         try:

@@ -62,6 +62,9 @@ class FileSpillDisk:
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
         await _run(self._writers, lambda: self._copy(sources, targets))
 
+    async def make(self, file: SpillFile, size_bytes: int) -> None:
+        await _run(self._writers, lambda: self._make(file, size_bytes))
+
     async def remove(self, file: SpillFile) -> None:
         await _run(self._writers, lambda: os.unlink(self.path(file)))
 
@@ -111,6 +114,11 @@ class FileSpillDisk:
                         _write_all(fd, [part])
                 finally:
                     os.close(read_fd)
+
+    def _make(self, file: SpillFile, size_bytes: int) -> None:
+        self._check_room(file, size_bytes)
+        with _new_file(self.path(file)) as fd:
+            os.posix_fallocate(fd, 0, size_bytes)
 
     def _check_room(self, file: SpillFile, wanted_bytes: int) -> None:
         """Raises OSError where the file system is fuller than it may be, or would be then."""

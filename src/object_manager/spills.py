@@ -77,6 +77,22 @@ class Spills:
         self._waiting = waiting
         self._settle = settle
 
+    @property
+    def has_disk(self) -> bool:
+        return self._disk is not None
+
+    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
+        """See LocalObjectManager."""
+        return self.manager.plan_file(object_id, size_bytes)
+
+    async def make_file(self, extent: Extent) -> None:
+        """Raises OSError."""
+        await self._known_disk().make(extent.file, aligned(extent.size_bytes))
+
+    def remove(self, file: SpillFile) -> None:
+        """A file that is in no table."""
+        self._spawn(self._remove(file), f"remove spilled file {file.number}")
+
     def path(self, file: SpillFile) -> str:
         """Where clients find it."""
         return self._known_disk().path(file)
@@ -139,7 +155,7 @@ class Spills:
                 case CopyFiles(number):
                     self._spawn(self._copy(effect), f"compact spilled files, copy {number}")
                 case RemoveFile(file):
-                    self._spawn(self._remove(file), f"remove spilled file {file.number}")
+                    self.remove(file)
                 case _:
                     assert_never(effect)
 

@@ -24,6 +24,7 @@ from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, Worker
 from ray_mono.object_manager.memory_story import describe
 from ray_mono.object_manager.spill_files import Extent, SpillFiles
 from ray_mono.object_manager.stored_object import (
+    FREED_UNDER_WAY,
     KEPT,
     UNSEALED,
     Allocated,
@@ -119,11 +120,7 @@ class Store:
 
         Raises ObjectExists; StoreFull where it can never fit.
         """
-        existing = self._objects.get(object_id)
-        if existing is not None:
-            if existing.can_be_made_again and owner not in self._dead_owners:
-                existing.made_again(is_primary)
-            raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
+        self.check_new(object_id, owner, is_primary)
         if not self.can_hold(size_bytes):
             raise StoreFull(
                 f"wanted {size_bytes} bytes, more than the store can hold: {self.describe_memory()}"
@@ -136,6 +133,26 @@ class Store:
             self._add(entry)
             self._clients[client].unsealed[object_id] = None
         return allocation
+
+    def check_new(self, object_id: ObjectKey, owner: WorkerKey, is_primary: bool) -> None:
+        """Raises ObjectExists where the object is here. One that was freed, and is here still, is made again
+        by that."""
+        existing = self._objects.get(object_id)
+        if existing is not None:
+            if existing.can_be_made_again and owner not in self._dead_owners:
+                existing.made_again(is_primary)
+            raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
+
+    def create_on_disk(
+        self, object_id: ObjectKey, metadata: bytes, owner: WorkerKey, client: ClientKey, extent: Extent
+    ) -> None:
+        """An object that `client` will write to a file of its own, as the primary copy."""
+        entry = StoredObject(object_id, 0, extent.size_bytes, metadata, owner, client, is_primary=True)
+        entry.unplaced()
+        entry.written_to_disk()
+        self._add(entry)
+        self._files.written({object_id: extent}, [object_id])
+        self._clients[client].unsealed[object_id] = None
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> bool:
         """The object is whole.
@@ -195,22 +212,22 @@ class Store:
 
     def contains(self, object_id: ObjectKey) -> bool:
         """Whether a sealed copy is here, in memory or on disk, that nobody freed."""
-        entry = self._objects.get(object_id)
-        return entry is not None and entry.state in KEPT
+        return self._state(object_id) in KEPT
 
     def is_spilled(self, object_id: ObjectKey) -> bool:
         """Whether it is here and has to be read from disk (or is, now)."""
-        entry = self._objects.get(object_id)
-        return entry is not None and entry.state in (ObjectState.SPILLED, ObjectState.RESTORING)
+        return self._state(object_id) in (ObjectState.SPILLED, ObjectState.RESTORING)
 
     def is_being_written(self, object_id: ObjectKey) -> bool:
-        entry = self._objects.get(object_id)
-        return entry is not None and entry.state is ObjectState.CREATED
+        return self._state(object_id) is ObjectState.CREATED
 
     def is_made_here(self, object_id: ObjectKey) -> bool:
         """Whether a client is writing it, and it is no copy that arrives."""
+        return self.is_being_written(object_id) and self._objects[object_id].is_primary
+
+    def _state(self, object_id: ObjectKey) -> ObjectState | None:
         entry = self._objects.get(object_id)
-        return entry is not None and entry.state is ObjectState.CREATED and entry.is_primary
+        return None if entry is None else entry.state
 
     # ---- the owner's word
 
@@ -222,12 +239,8 @@ class Store:
         entry = self._objects.get(object_id)
         if entry is None:
             return
-        if entry.state is ObjectState.CREATED:
-            entry.move(ObjectState.FREED_UNSEALED)
-        elif entry.state is ObjectState.SPILLING:
-            entry.move(ObjectState.FREED_SPILLING)
-        elif entry.state is ObjectState.RESTORING:
-            entry.move(ObjectState.FREED_RESTORING)
+        if entry.state in FREED_UNDER_WAY:
+            entry.move(FREED_UNDER_WAY[entry.state])
         elif entry.state in KEPT:
             if entry.num_pins:
                 entry.move(ObjectState.FREED_WITH_READERS if entry.has_memory else ObjectState.FREED_ON_DISK)

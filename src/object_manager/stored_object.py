@@ -44,6 +44,12 @@ class ObjectState(enum.Enum):
     FREED_ON_DISK = "freed, with readers of its file"
 
 
+FREED_UNDER_WAY = {
+    ObjectState.CREATED: ObjectState.FREED_UNSEALED,
+    ObjectState.SPILLING: ObjectState.FREED_SPILLING,
+    ObjectState.RESTORING: ObjectState.FREED_RESTORING,
+}
+"""What somebody writes or reads when its owner frees it goes when that ends."""
 _MADE_AGAIN = {
     ObjectState.FREED_WITH_READERS: ObjectState.SEALED,
     ObjectState.FREED_SPILLING: ObjectState.SPILLING,
@@ -53,20 +59,18 @@ _MADE_AGAIN = {
 _TRANSITIONS = {
     (ObjectState.CREATED, ObjectState.SEALED),
     (ObjectState.CREATED, ObjectState.SPILLED),
-    (ObjectState.CREATED, ObjectState.FREED_UNSEALED),
     (ObjectState.SEALED, ObjectState.SPILLING),
     (ObjectState.SEALED, ObjectState.SPILLED),
     (ObjectState.SEALED, ObjectState.FREED_WITH_READERS),
     (ObjectState.SPILLING, ObjectState.SEALED),
-    (ObjectState.SPILLING, ObjectState.FREED_SPILLING),
     (ObjectState.SPILLED, ObjectState.RESTORING),
     (ObjectState.SPILLED, ObjectState.FREED_ON_DISK),
     (ObjectState.RESTORING, ObjectState.SEALED),
-    (ObjectState.RESTORING, ObjectState.FREED_RESTORING),
     (ObjectState.RESTORING, ObjectState.FREED_ON_DISK),  # it cannot be read, and somebody has its file mapped
     (ObjectState.FREED_SPILLING, ObjectState.FREED_WITH_READERS),
     (ObjectState.FREED_RESTORING, ObjectState.FREED_WITH_READERS),
     (ObjectState.FREED_RESTORING, ObjectState.FREED_ON_DISK),
+    *FREED_UNDER_WAY.items(),
     *_MADE_AGAIN.items(),
 }
 UNSEALED = frozenset({ObjectState.CREATED, ObjectState.FREED_UNSEALED})

@@ -232,3 +232,30 @@ def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: P
     del references[20:]
     assert is_piece(get(make.remote()), 1)
     assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+
+
+def test_a_value_larger_than_the_store_is_written_to_disk_and_read_there(spilled: Path) -> None:
+    start(spilled)
+    size_bytes = 3 * STORE_BYTES
+    reference = ray.put(piece(7, size_bytes))
+    assert is_piece(get(reference), 7, size_bytes)
+
+    @ray.remote
+    def grow(array: Any) -> Any:
+        assert is_piece(array, 7, size_bytes)
+        return piece(8, size_bytes)
+
+    assert is_piece(get(grow.remote(reference)), 8, size_bytes)
+    assert internal_state.store_stats().used_bytes == 0
+    del reference
+    wait_for_nothing_left()
+    wait_until(lambda: not files_in(spilled), "the files of what is freed are gone")
+
+
+def test_a_value_larger_than_the_store_and_the_disk_is_refused_at_once(small_disk: Path) -> None:
+    start(small_disk)
+    with pytest.raises(
+        ray.exceptions.OutOfDiskError, match=rf"wanted 2097\d+ bytes.*capacity {STORE_BYTES} bytes.*are free"
+    ):
+        ray.put(piece(1, 200 * MIB))
+    assert is_piece(get(ray.put(piece(2))), 2)

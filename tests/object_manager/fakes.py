@@ -89,6 +89,9 @@ class PlainDisk:
             content[target.offset : target.offset + target.size_bytes] = part
         await self.write(targets[0].file, [memoryview(content)])
 
+    async def make(self, file: SpillFile, size_bytes: int) -> None:
+        await self.write(file, [memoryview(bytes(size_bytes))])
+
     async def remove(self, file: SpillFile) -> None:
         await asyncio.sleep(0)
         del self.files[file]

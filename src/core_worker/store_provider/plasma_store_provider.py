@@ -111,10 +111,13 @@ class PlasmaStoreProvider:
             owner_worker_id=owner_worker_id,
         )
         try:
-            offset = self._stub.Create(request).offset
-            target = self._writable()
-            for start, part in value.parts:
-                bulk_write.write(target, offset + start, part)
+            place = self._stub.Create(request)
+            if place.file:
+                self._write_file(place.file, value)
+            else:
+                target = self._writable()
+                for start, part in value.parts:
+                    bulk_write.write(target, place.offset + start, part)
             with self._reactor.lock:
                 self._unsealed[object_id] = 1
         except RpcError as error:
@@ -130,6 +133,19 @@ class PlasmaStoreProvider:
                 self._unsealed.pop(object_id, None)
             self._abort(object_id)
             raise
+
+    def _write_file(self, path: str, value: Serialized) -> None:
+        """Of an object that is larger than the store: in a file of its own."""
+        fd = self._open(path, os.O_RDWR)
+        try:
+            target = MappedFile(fd, value.size_bytes)
+        finally:
+            os.close(fd)
+        try:
+            for start, part in value.parts:
+                bulk_write.write(target, start, part)
+        finally:
+            target.close()
 
     def seal(self, object_ids: Sequence[bytes], is_owner_told: bool) -> None:
         """Another process, their owner, is told next that they are here. If it cannot be told, they are given

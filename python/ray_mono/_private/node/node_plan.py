@@ -67,9 +67,8 @@ class NodePlan:
     @property
     def spilling_directories(self) -> list[str]:
         """Where its objects go for which its store has no room."""
-        return spilling.directories(
-            self.system_config, self.params.object_spilling_directory, self.paths.session.path
-        )
+        params, paths = self.params, self.paths
+        return spilling.directories(self.system_config, params.object_spilling_directory, paths.session.path)
 
     @property
     def owned_files(self) -> list[str]:

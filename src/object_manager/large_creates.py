@@ -1,0 +1,96 @@
+"""Creates of objects that are larger than the store: each is written by its client to a file of its own, and
+read there by everybody (Spills). Room is taken on the disk before the file is granted, so that no write dies
+for lack of it. Who finds none is refused at once: no reader that lets go would help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ray_mono.object_manager.create_queue import RoomWanted
+from ray_mono.object_manager.errors import StoreFull
+from ray_mono.object_manager.keys import ClientKey, ObjectKey
+from ray_mono.object_manager.pending_answers import was_given
+from ray_mono.object_manager.spill_files import Extent
+from ray_mono.object_manager.spills import Spills, why_not_written
+from ray_mono.object_manager.store import Store
+
+
+class LargeCreates:
+    """Those of a node's clients."""
+
+    def __init__(
+        self,
+        store: Store,
+        spills: Spills,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        settle: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._spills = spills
+        self._spawn = spawn
+        self._settle = settle
+        self._making: dict[tuple[ObjectKey, ClientKey], asyncio.Future[Extent]] = {}
+
+    def takes(self, size_bytes: int) -> bool:
+        """Whether an object of this size is for a file of its own."""
+        return not self._store.can_hold(size_bytes) and self._spills.has_disk
+
+    async def create(self, wanted: RoomWanted) -> Extent:
+        """The file, and the object is in the table. Raises ObjectExists, StoreFull."""
+        self._store.check_new(wanted.object_id, wanted.owner, is_primary=True)
+        extent = self._spills.plan_file(wanted.object_id, wanted.size_bytes)
+        if extent is None:
+            raise self._refusal(wanted, "")
+        key = (wanted.object_id, wanted.client)
+        answer: asyncio.Future[Extent] = asyncio.get_running_loop().create_future()
+        self._making[key] = answer
+        self._spawn(self._make(extent, answer), f"make a file for {wanted.object_id.hex()}")
+        try:
+            await answer
+            return self._enter(wanted, extent)
+        except OSError as error:
+            raise self._refusal(wanted, f"; {why_not_written(error)}") from None
+        except BaseException:
+            if was_given(answer):
+                self._spills.remove(extent.file)
+            raise
+        finally:
+            if self._making.get(key) is answer:
+                del self._making[key]
+
+    def give_up(self, object_id: ObjectKey, client: ClientKey) -> bool:
+        """The client does not want it any more. False where it does not wait for any."""
+        answer = self._making.get((object_id, client))
+        if answer is None or answer.done():
+            return False
+        answer.set_exception(StoreFull("the client gave it up"))
+        return True
+
+    def _enter(self, wanted: RoomWanted, extent: Extent) -> Extent:
+        if not self._store.is_connected(wanted.client):
+            raise StoreFull("the client's connection ended")
+        self._store.check_new(wanted.object_id, wanted.owner, is_primary=True)
+        self._store.create_on_disk(wanted.object_id, wanted.metadata, wanted.owner, wanted.client, extent)
+        return extent
+
+    def _refusal(self, wanted: RoomWanted, why: str) -> StoreFull:
+        return StoreFull(
+            f"wanted {wanted.size_bytes} bytes, more than the store can hold:"
+            f" {self._store.describe_memory()}{why}"
+        )
+
+    async def _make(self, extent: Extent, answer: asyncio.Future[Extent]) -> None:
+        try:
+            await self._spills.make_file(extent)
+        except OSError as error:
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if answer.done():
+                self._spills.remove(extent.file)
+            else:
+                answer.set_result(extent)
+        self._settle()
