@@ -121,17 +121,13 @@ def main() -> None:
             finally:
                 shutil.rmtree(place)
             best[name] = min(best.get(name, seconds), seconds, key=sum)
-            print(
-                f"round {turn + 1} {name:9} wrote in {seconds[0]:.2f} s, read in {seconds[1]:.2f} s",
-                flush=True,
-            )
-    num_bytes = num_pieces * PIECE_BYTES
+            wrote_s, read_s = seconds
+            print(f"round {turn + 1} {name:9} wrote in {wrote_s:.2f} s, read in {read_s:.2f} s", flush=True)
+    megabytes = num_pieces * PIECE_BYTES / MB
     for name, (wrote_s, read_s) in best.items():
         ratio = sum(best["floor"]) / (wrote_s + read_s)
-        print(
-            f"{name:9} {num_bytes / wrote_s / 1e6:6.0f} MB/s written, {num_bytes / read_s / 1e6:6.0f} MB/s read,"
-            f" {ratio:.2f} of the floor"
-        )
+        speeds = f"{megabytes / wrote_s:6.0f} MB/s written, {megabytes / read_s:6.0f} MB/s read"
+        print(f"{name:9} {speeds}, {ratio:.2f} of the floor")
 
 
 if __name__ == "__main__":

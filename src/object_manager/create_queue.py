@@ -80,8 +80,9 @@ class CreateQueue:
     @property
     def next_deadline_s(self) -> float | None:
         """When expire() has something to do: deadlines are in order of arrival."""
-        stuck_s = self.stuck_s
-        return None if stuck_s is None else stuck_s + self._timeout_s
+        if not self._waiting or (stuck_s := self.stuck_s) is None:
+            return None
+        return stuck_s + self._timeout_s
 
     @property
     def oldest_s(self) -> float | None:

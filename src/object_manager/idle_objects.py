@@ -23,8 +23,8 @@ class IdleObjects:
 
     def add(self, object_id: ObjectKey, size_bytes: int) -> None:
         """It was used last."""
-        self._sizes[object_id] = aligned(size_bytes)
-        self.total_bytes += aligned(size_bytes)
+        length = self._sizes[object_id] = aligned(size_bytes)
+        self.total_bytes += length
 
     def remove(self, object_id: ObjectKey) -> None:
         self.total_bytes -= self._sizes.pop(object_id)

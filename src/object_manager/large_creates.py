@@ -36,7 +36,7 @@ class LargeCreates:
 
     def takes(self, size_bytes: int) -> bool:
         """Whether an object of this size is for a file of its own."""
-        return not self._store.can_hold(size_bytes) and self._spills.has_disk
+        return self._spills.has_disk and not self._store.can_hold(size_bytes)
 
     async def create(self, wanted: RoomWanted) -> Extent:
         """The file, and the object is in the table. Raises ObjectExists, StoreFull."""

@@ -107,6 +107,7 @@ class LocalObjectManager:
         self._config = config
         self._store = store
         self._files = files
+        self._spillable = store.spillable
         self._num_directories = num_directories
         self._threshold_bytes = int(config.object_spilling_threshold * config.capacity_bytes)
         self._next_number = 1
@@ -125,6 +126,18 @@ class LocalObjectManager:
     # ---- figures
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for an object that is on disk."""
+        return bool(self._wanted)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether make_room() may have something to do, also where nobody waits for room but restores."""
+        return bool(
+            self._wanted or self._spillable.total_bytes > self._threshold_bytes or self._files.is_untidy
+        )
+
+    @property
     def oldest_s(self) -> float | None:
         """Since when the first of them waits."""
         return next(iter(self._wanted.values()), None)
@@ -138,7 +151,7 @@ class LocalObjectManager:
     def can_make_room(self) -> bool:
         """Whether memory comes free by itself: objects are written, or can be."""
         return not self._reason and bool(
-            self._writing or (self._store.spillable_bytes and self._directory() is not None)
+            self._writing or (self._spillable.total_bytes and self._directory() is not None)
         )
 
     # ---- reading
@@ -216,7 +229,7 @@ class LocalObjectManager:
         return [*effects, *(RemoveFile(file) for file in self._files.take_dead())]
 
     def _is_due(self, wanted_bytes: int) -> bool:
-        spillable_bytes = self._store.spillable_bytes
+        spillable_bytes = self._spillable.total_bytes
         if not spillable_bytes or (self._writing and spillable_bytes < self._config.min_spilling_size_bytes):
             return False
         coming_bytes = self._store.obtainable_bytes + self._writing_bytes
@@ -285,7 +298,7 @@ class LocalObjectManager:
 
     @property
     def next_deadline_s(self) -> float | None:
-        return min((each.until_s for each in self._resting.values()), default=None)
+        return min(each.until_s for each in self._resting.values()) if self._resting else None
 
     def expire(self, now_s: float) -> None:
         """Directories that rested may be tried again."""

@@ -87,10 +87,11 @@ class NodeStore:
             lambda: self.gets,
             self._settle,
         )
+        self._spilling = self.spills.manager
         self.gets = GetRequests(self.store, node_id, self.pulls, self.spills, clock, self._settle)
         self._large_creates = LargeCreates(self.store, self.spills, spawn, self._settle)
         # Everything that has deadlines, in the order in which it is looked at when one has come.
-        self._timed = (self.pressure, self.creates, self.spills, self.gets, self.pulls)
+        self._timed = (self.pressure, self.creates, self._spilling, self.gets, self.pulls)
         self._next_client = TRANSFERS + 1
         self._times_backed = 0
         self._settled = (0, 0, 0, 0, 0)  # of what _settle looks at, what it last saw
@@ -284,7 +285,7 @@ class NodeStore:
 
     def _settle(self) -> None:
         """Gives memory and places that came free to who waits for them, until nothing more can be given."""
-        waiting, pulls, spilling = self._create_queue, self._pull_manager, self.spills.manager
+        waiting, pulls, spilling = self._create_queue, self._pull_manager, self._spilling
         while (
             state := (
                 self.store.releases,
@@ -295,17 +296,19 @@ class NodeStore:
             )
         ) != self._settled:
             self._settled = state
-            self._serve_waiting()
+            if waiting or spilling.is_wanted:
+                self._serve_waiting()
             # Creates come first: what is produced here waits for a client that produces it. But where room
             # is made for them all the time, pulls would never have their turn.
             if pulls and (not waiting or spilling.can_make_room):
                 self.pulls.schedule(self.store.obtainable_bytes)
-        self._make_room()
+        if waiting or spilling.is_due or pulls.is_short_of_memory:
+            self._make_room()
         self._set_timer()
 
     def _serve_waiting(self) -> None:
         """Creates and restores, in the order of their coming: who came later waits while room is made."""
-        waiting, spilling = self._create_queue, self.spills.manager
+        waiting, spilling = self._create_queue, self._spilling
         create_s, restore_s = waiting.oldest_s, spilling.oldest_s
         restores_first = restore_s is not None and (create_s is None or restore_s <= create_s)
         if restores_first:
@@ -318,7 +321,7 @@ class NodeStore:
             self.spills.restore()
 
     def _make_room(self) -> None:
-        waiting, spilling = self._create_queue, self.spills.manager
+        waiting, spilling = self._create_queue, self._spilling
         wanted_bytes = max(waiting.head_bytes, spilling.wanted_bytes, self._pull_manager.wanted_bytes)
         self.spills.make_room(wanted_bytes)
         if spilling.can_make_room:

@@ -37,6 +37,8 @@ class PressureNotices:
 
     @property
     def next_deadline_s(self) -> float | None:
+        if not self._creates:
+            return None
         return self._pressure.next_deadline_s(self._creates.oldest_s, self._creates.stuck_s)
 
     def expire(self, now_s: float) -> None:

@@ -71,6 +71,11 @@ class SpillFiles:
         return len(self._files)
 
     @property
+    def is_untidy(self) -> bool:
+        """Whether there are dead files to be removed, or sparse ones."""
+        return bool(self._dead or self._sparse)
+
+    @property
     def num_objects(self) -> int:
         return len(self._extents)
 

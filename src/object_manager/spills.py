@@ -71,15 +71,12 @@ class Spills:
         )
         self._memory = memory
         self._disk = disk
+        self.has_disk = disk is not None
         self._clock = clock
         self._spawn = spawn
         self._extend = extend
         self._waiting = waiting
         self._settle = settle
-
-    @property
-    def has_disk(self) -> bool:
-        return self._disk is not None
 
     def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
         """See LocalObjectManager."""
@@ -126,13 +123,6 @@ class Spills:
     def make_room(self, wanted_bytes: int) -> None:
         """See LocalObjectManager."""
         self._carry_out(self.manager.make_room(wanted_bytes))
-
-    @property
-    def next_deadline_s(self) -> float | None:
-        return self.manager.next_deadline_s
-
-    def expire(self, now_s: float) -> None:
-        self.manager.expire(now_s)
 
     def close(self) -> None:
         if self._disk is not None:

@@ -65,9 +65,9 @@ class Store:
         self._clients: dict[ClientKey, _Client] = {}
         self._owned_by: dict[WorkerKey, dict[ObjectKey, None]] = {}
         # Exactly the objects that are SEALED and not pinned, the least recently used first: those that are
-        # not primary or on disk as well, and the others.
+        # not primary or on disk as well, and the others, which can be had only by writing them to disk first.
         self._evictable = IdleObjects()
-        self._spillable = IdleObjects()
+        self.spillable = IdleObjects()
         self._dead_owners: OrderedDict[WorkerKey, None] = OrderedDict()
         # False while the system has no pages for a longer file: then room is made by eviction, as in a full
         # store.
@@ -267,8 +267,8 @@ class Store:
         """Objects to write to disk, of together at least min_bytes if there is so much. Until `spilled` or
         `not_spilled` their bytes stay where they are."""
         chosen: list[StoredObject] = []
-        while self._spillable and min_bytes > 0 and len(chosen) < max_objects:
-            entry = self._objects[self._spillable.first()]
+        while self.spillable and min_bytes > 0 and len(chosen) < max_objects:
+            entry = self._objects[self.spillable.first()]
             self._in_use(entry)
             entry.move(ObjectState.SPILLING)
             min_bytes -= entry.size_bytes
@@ -326,11 +326,6 @@ class Store:
             return
         entry.move(ObjectState.FREED_ON_DISK)
         self._take_memory(entry)
-
-    @property
-    def spillable_bytes(self) -> int:
-        """What can be had only by writing it to disk first."""
-        return self._spillable.total_bytes
 
     def extent_of(self, object_id: ObjectKey) -> Extent:
         """Where it lies on disk."""
@@ -470,16 +465,17 @@ class Store:
         """It is SEALED, and nobody reads it: its memory may be wanted for others."""
         if entry.num_pins:
             return
-        if entry.is_primary and not entry.is_on_disk:
-            self._spillable.add(entry.object_id, entry.size_bytes)
-        else:
-            self._evictable.add(entry.object_id, entry.size_bytes)
+        idle = self._idle_like(entry)
+        idle.add(entry.object_id, entry.size_bytes)
+        if idle is self._evictable:
             self.releases += 1
 
     def _in_use(self, entry: StoredObject) -> None:
         """It rested."""
-        idle = self._evictable if entry.object_id in self._evictable else self._spillable
-        idle.remove(entry.object_id)
+        self._idle_like(entry).remove(entry.object_id)
+
+    def _idle_like(self, entry: StoredObject) -> IdleObjects:
+        return self.spillable if entry.is_primary and not entry.is_on_disk else self._evictable
 
     def _add(self, entry: StoredObject) -> None:
         self._objects[entry.object_id] = entry
@@ -528,7 +524,7 @@ class Store:
             f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}",
         )
         resting = [row for row in rows if row.state is ObjectState.SEALED and not row.num_pins]
-        for is_evictable, idle in ((True, self._evictable), (False, self._spillable)):
+        for is_evictable, idle in ((True, self._evictable), (False, self.spillable)):
             found = {
                 row.object_id: aligned(row.size_bytes)
                 for row in resting

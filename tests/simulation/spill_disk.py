@@ -1,0 +1,84 @@
+"""The disk of a simulated node: slow, full now and then, and gone with its object manager.
+
+What is spilled lies in files of the world's folder, so that simulated processes map it as they map stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+from collections.abc import Sequence
+
+from ray_mono.object_manager.seams import Prepare
+from ray_mono.object_manager.spill_files import Extent, SpillFile
+
+WRITE_DELAY_S = (0.001, 0.2)
+READ_DELAY_S = (0.0005, 0.02)
+FULL_PROBABILITY = 0.1
+
+
+class SimSpillDisk:
+    """Implements SpillDisk."""
+
+    num_directories = 2
+
+    def __init__(self, rng: random.Random, folder: str, name: str) -> None:
+        self._rng = rng
+        self._folder = folder
+        self._name = name
+        self._files: set[SpillFile] = set()
+
+    def path(self, file: SpillFile) -> str:
+        """The same in all runs: see Machine.open_file."""
+        return f"/sim/{self._base(file)}"
+
+    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
+        # As it is when the write begins: the store promises that it stays so.
+        content = b"".join(parts)
+        await asyncio.sleep(self._rng.uniform(*WRITE_DELAY_S))
+        if self._rng.random() < FULL_PROBABILITY:
+            raise OSError(errno.ENOSPC, "the simulated disk is full")
+        self._store(file, content)
+
+    async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
+        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        at = extent.offset + start
+        target[:] = self._content(extent.file)[at : at + len(target)]
+
+    async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
+        content = bytearray(targets[-1].offset + targets[-1].size_bytes)
+        for source, target in zip(sources, targets, strict=True):
+            part = self._content(source.file)[source.offset : source.offset + source.size_bytes]
+            content[target.offset : target.offset + target.size_bytes] = part
+        await self.write(targets[0].file, [memoryview(content)])
+
+    async def make(self, file: SpillFile, size_bytes: int) -> None:
+        await self.write(file, [memoryview(bytes(size_bytes))])
+
+    async def remove(self, file: SpillFile) -> None:
+        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        if file in self._files:  # else the machine is gone
+            self._files.remove(file)
+            os.unlink(self._real_path(file))
+
+    def close(self) -> None:
+        for file in self._files:
+            os.unlink(self._real_path(file))
+        self._files.clear()
+
+    def _base(self, file: SpillFile) -> str:
+        return f"spilled.{self._name}.{file.directory}.{file.number}"
+
+    def _real_path(self, file: SpillFile) -> str:
+        return os.path.join(self._folder, self._base(file))
+
+    def _store(self, file: SpillFile, content: bytes) -> None:
+        with open(os.open(self._real_path(file), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "wb") as opened:
+            opened.write(content)
+        self._files.add(file)
+
+    def _content(self, file: SpillFile) -> bytes:
+        with open(self._real_path(file), "rb") as opened:
+            return opened.read()
