@@ -19,9 +19,13 @@ from ray_mono.object_manager.memory_file import MemoryFile
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
 from tests.simulation.process import SimProcess
+from tests.simulation.spill_disk import SimSpillDisk
 from tests.simulation.world import World
 
 CAPACITY_BYTES = 4 << 20
+SPILLING_PROBABILITY = 0.5
+"""Of a node whose store is small, and which writes to disk what it can."""
+SMALL_CAPACITY_BYTES = 256 << 10
 TRANSFER_DELAY_S = (0.0002, 0.02)
 SILENCE_S = 30.0
 """After which a stream to a host that does not answer is given up."""
@@ -38,7 +42,12 @@ class SimStore:
         self.socket = f"/sim/store.{self.process.pid}"
         self._peer_address = PeerAddress(world.network.ip_of(host_name), self.port)
         self._gcs_address = gcs_address
-        self._memory = MemoryFile(os.path.join(world.folder, os.path.basename(self.path)), CAPACITY_BYTES)
+        rng = world.rng(f"{self.process.name} disk")
+        self._spills = rng.random() < SPILLING_PROBABILITY
+        self._capacity_bytes = SMALL_CAPACITY_BYTES if self._spills else CAPACITY_BYTES
+        real_path = os.path.join(world.folder, os.path.basename(self.path))
+        self._memory = MemoryFile(real_path, self._capacity_bytes)
+        self._disk = SimSpillDisk(rng, world.folder, str(self.process.pid))
         self._node_id = node_id
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
@@ -49,10 +58,22 @@ class SimStore:
         """Serves; ends with its raylet."""
         world, process = self.world, self.process
         config = ObjectManagerConfig(
-            CAPACITY_BYTES, backing_step_bytes=CAPACITY_BYTES, backing_ahead_bytes=0, create_timeout_s=2.0
+            self._capacity_bytes,
+            backing_step_bytes=CAPACITY_BYTES,
+            backing_ahead_bytes=0,
+            create_timeout_s=2.0,
+            min_spilling_size_bytes=250_000,
+            object_spilling_threshold=0.1,
+            spill_retry_s=0.05,
         )
         manager = ObjectManager(
-            config, NodeKey(self._node_id), self._memory, world.clock, self._tasks.spawn, process.kill
+            config,
+            NodeKey(self._node_id),
+            self._memory,
+            world.clock,
+            self._tasks.spawn,
+            process.kill,
+            self._disk if self._spills else None,
         )
         self.node_store: NodeStore = manager.node_store
         world.stores[self._peer_address] = self
@@ -63,6 +84,7 @@ class SimStore:
     def _died(self) -> None:
         self.world.stores.pop(self._peer_address, None)
         self._memory.close()
+        self._disk.close()
 
 
 class SimStreams:
