@@ -133,7 +133,11 @@ def make_node(base: Path, reaper: ProcessIdentity) -> tuple[NodePaths, NodeRecor
         store_file=paths.store_file,
         reaper_pid=reaper.pid,
         reaper_start_ticks=reaper.start_ticks,
-        owned_files=[str(owned), str(paths.record), "/etc/hostname", f"{paths.session.path}/../outside"],
+        owned_files=[
+            *(str(owned), str(paths.record), "/etc/hostname", f"{paths.session.path}/../outside"),
+            str(base / f"ray_spilled_objects_{paths.node_id}"),
+            str(base / "ray_spilled_objects_of_another"),
+        ],
     )
     record.write(paths.record)
     return paths, record
@@ -158,7 +162,12 @@ def test_stop_removes_what_a_killed_reaper_left_and_only_that(session_base: Path
     outside = session_base / "outside"
     outside.touch()
     paths, record = make_node(session_base, ProcessIdentity(os.getpid(), 1))
+    spilled, others = [Path(name) for name in record.owned_files[-2:]]
+    for directory in (spilled, others):
+        directory.mkdir()
+        (directory / "0").touch()
     assert run("stop").exit_code == 0
+    assert not spilled.exists() and (others / "0").exists()
     assert not Path(record.raylet_socket).exists()
     assert not paths.record.exists()
     assert outside.exists()

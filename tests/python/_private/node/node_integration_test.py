@@ -122,6 +122,16 @@ def test_no_listening_socket_lets_a_stranger_in(session_base: Path) -> None:
     node.kill_all_processes()
 
 
+def test_objects_are_spilled_where_the_command_line_says_and_stop_leaves_nothing(
+    session_base: Path, tmp_path: Path
+) -> None:
+    start_head(f"--object-spilling-directory={tmp_path}/spilled")
+    (directory,) = (tmp_path / "spilled").iterdir()
+    assert directory.name.startswith("ray_spilled_objects_")
+    run("stop")
+    assert not directory.exists()
+
+
 def test_a_cluster_of_the_command_line_from_start_to_stop(session_base: Path) -> None:
     address = start_head('--resources={"A": 1}')
     assert "Nodes: 1 alive" in run("status")
