@@ -157,7 +157,9 @@ def main() -> int:
         logger.critical("%s", error)
         return 1
     try:
-        directories = SpillDirectories(arguments.object_spilling_directory, node_id.hex())
+        directories = SpillDirectories(
+            arguments.object_spilling_directory, node_id.hex(), arguments.session_dir
+        )
     except SpillDirectoryError as error:
         logger.critical("%s", error)
         memory.close()

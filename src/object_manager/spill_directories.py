@@ -4,9 +4,9 @@
         lock   held as long as the object manager lives
         <number>
 
-The lock says whose files they are: it ends with its holder, however that ended. So whoever starts here
-removes the directories of nodes of this user's that are gone. They are no use to anybody: a spilled object
-ends with its store. A directory without a lock is not ours, and stays.
+The lock says whose files they are: it ends with its holder, however that ended. So whoever starts here, or
+beside the sessions in which they lie, removes the directories of nodes of this user's that are gone. They are
+no use to anybody: a spilled object ends with its store. A directory without a lock is not ours, and stays.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ class SpillDirectoryError(Exception):
 class SpillDirectories:
     """Those of one node, made and locked."""
 
-    def __init__(self, directories: Sequence[str], node_id_hex: str) -> None:
-        """Raises SpillDirectoryError."""
+    def __init__(self, directories: Sequence[str], node_id_hex: str, session: str | None = None) -> None:
+        """session: the node's, among others that may have ended. Raises SpillDirectoryError."""
         self.paths: list[str] = []
         self._locks: list[int] = []
+        if session is not None:
+            for other in Path(session).absolute().parent.glob("session_*"):
+                _remove_left(other)
         try:
             for directory in directories:
                 self._prepare(Path(directory), node_id_hex)

@@ -54,6 +54,20 @@ def test_what_a_killed_node_left_is_removed_by_the_next_and_what_others_have_sta
     living.close()
 
 
+def test_what_was_left_in_sessions_that_have_ended_is_removed(tmp_path: Path) -> None:
+    ended, running, own = (tmp_path / f"session_{name}" for name in ("ended", "running", "own"))
+    left = ended / "ray_spilled_objects_dead"
+    left.mkdir(parents=True)
+    for name in ("lock", "0"):
+        (left / name).write_text("")
+    living = SpillDirectories([str(running)], "aa")
+    own.mkdir()
+    new = SpillDirectories([str(own)], "bb", str(own))
+    assert os.listdir(ended) == [] and len(os.listdir(running)) == len(os.listdir(own)) == 1
+    new.close()
+    living.close()
+
+
 def test_a_directory_that_is_a_file_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpillDirectoryError, match=f"spilled to {tmp_path}/file: Not a directory"):
