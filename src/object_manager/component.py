@@ -73,8 +73,13 @@ class ObjectManager:
             self.stats,
             self.dump_state,
             self._on_raylet_gone,
+            self._follow_head,
         )
         return object_store_service_handlers(servicer)
+
+    def _follow_head(self, address: str) -> None:
+        if self._directory is not None:
+            self._directory.follow(address)
 
     def stats(self) -> object_manager_pb2.StoreStats:
         node = self.node_store

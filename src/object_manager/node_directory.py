@@ -46,6 +46,7 @@ class NodeDirectory:
         self.is_connected = False
         self._transport = transport
         self._gcs_address = gcs_address
+        self._channel: AsyncChannel | None = None
         self._owners_here = owners_here
         self._on_owner_dead = on_owner_dead
         self._on_node_dead = on_node_dead
@@ -71,17 +72,26 @@ class NodeDirectory:
             gcs = "" if self.is_connected else "; the GCS cannot be reached"
             raise TransferFailed(f"the GCS did not tell of such a node within {timeout_s:g} s{gcs}") from None
 
+    def follow(self, gcs_address: str) -> None:
+        """The GCS is there. A connection to another place leads to one that was stopped."""
+        if gcs_address != self._gcs_address:
+            self._gcs_address = gcs_address
+            if self._channel is not None:
+                self._channel.close()
+
     async def run(self) -> None:
         """Follows the GCS until cancelled."""
         backoff = Backoff(_RETRY_FIRST_S, _RETRY_LONGEST_S)
         while True:
             try:
                 channel = await self._transport.connect(self._gcs_address, _CONNECT_TIMEOUT_S)
+                self._channel = channel
                 try:
                     backoff.reset()
                     await self._follow(channel)
                 finally:
                     self.is_connected = False
+                    self._channel = None
                     channel.close()
                 why = "it ended the subscription"
             except RpcError as error:

@@ -44,8 +44,10 @@ class StoreServicer(ObjectStoreServiceServicer):
         stats: Callable[[], object_manager_pb2.StoreStats],
         dump: Callable[[], dict[str, Any]],
         on_raylet_gone: Callable[[str], None],
+        follow_head: Callable[[str], None],
     ) -> None:
-        """forwarder None: a store alone. on_raylet_gone(reason): the node's raylet ended its connection."""
+        """forwarder None: a store alone. on_raylet_gone(reason): the node's raylet ended its connection.
+        follow_head(address): the GCS is there."""
         self._node_store = node_store
         self._memory = memory
         self._pressure = pressure
@@ -53,6 +55,7 @@ class StoreServicer(ObjectStoreServiceServicer):
         self._stats = stats
         self._dump = dump
         self._on_raylet_gone = on_raylet_gone
+        self._follow_head = follow_head
 
     async def ConnectClient(
         self, request: object_manager_pb2.ConnectClientRequest, context: CallContext
@@ -168,6 +171,10 @@ class StoreServicer(ObjectStoreServiceServicer):
 
     async def CollectGarbage(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
         self._pressure.collect_garbage()
+        return _EMPTY
+
+    async def FollowHead(self, request: common_pb2.HeadPlace, context: CallContext) -> common_pb2.Empty:
+        self._follow_head(request.address)
         return _EMPTY
 
     async def GetStats(

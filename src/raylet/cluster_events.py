@@ -39,7 +39,8 @@ class ClusterEvents:
         leases = self._leases.actor_leases()
         return [gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases]
 
-    def found(self) -> None:
+    def found(self, head: common_pb2.HeadPlace) -> None:
+        self._store.follow_head(head)
         self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:

@@ -61,8 +61,8 @@ class GcsEvents(Protocol):
 
     def actor_leases(self) -> list[gcs_pb2.ActorLease]: ...
 
-    def found(self) -> None:
-        """The GCS has the node, for the first time or again."""
+    def found(self, head: common_pb2.HeadPlace) -> None:
+        """The GCS, which is there, has the node, for the first time or again."""
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None: ...
 
@@ -117,10 +117,14 @@ class GcsClient:
         while True:
             await self._registered.wait()
             if self._head_number > after_head_number:
-                return common_pb2.HeadPlace(
-                    address=self._address, head_number=self._head_number, cluster_id=self._cluster_id
-                )
+                return self._place
             await self._lost.wait()
+
+    @property
+    def _place(self) -> common_pb2.HeadPlace:
+        return common_pb2.HeadPlace(
+            address=self._address, head_number=self._head_number, cluster_id=self._cluster_id
+        )
 
     def follow(self, head: common_pb2.HeadPlace) -> None:
         """A head says that it has taken over."""
@@ -199,7 +203,7 @@ class GcsClient:
         stub = gcs_rpc.GcsServiceAsyncStub(channel)
         await self._register(stub, node)
         pauses.reset()
-        self._events.found()
+        self._events.found(self._place)
         self._stub = stub
         self._last_report = common_pb2.NodeResources(version=self._last_report.version)
         self._outbox.resources_changed()

@@ -104,6 +104,11 @@ class StoreClient:
             request = object_manager_pb2.FreeOwnedByRequest(worker_id=worker_id)
             self._store.FreeOwnedBy.notify(request)
 
+    def follow_head(self, head: common_pb2.HeadPlace) -> None:
+        """This node is registered at a head, perhaps at another one than before."""
+        if self._store is not None:
+            self._store.FollowHead.notify(head)
+
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()

@@ -67,6 +67,7 @@ class Scene:
         self.gcs = gcs
         self.dead_owners: list[WorkerKey] = []
         self.dead_nodes: list[PeerAddress] = []
+        self.world = world
         self.process = world.network.start_process("here", "object manager")
         self.directory = NodeDirectory(
             world.transport(self.process),
@@ -151,5 +152,23 @@ def test_a_subscription_that_ended_is_made_again_and_deaths_in_between_are_found
         await scene.gcs.subscribed.wait()
         await asyncio.sleep(1)
         assert scene.dead_owners == [OWNER] and scene.directory.is_connected
+
+    play(script)
+
+
+def test_a_head_in_another_place_is_followed_though_the_old_one_holds_the_connection() -> None:
+    async def script(scene: Scene) -> None:
+        address = f"{scene.world.network.ip_of('head')}:7000"
+        gcs = Gcs()
+        other = scene.world.network.start_process("head", "another gcs")
+        await other.spawn(scene.world.transport(other).serve(address, gcs_service_handlers(gcs)))
+        scene.directory.follow(address)
+        await gcs.subscribed.wait()
+        gcs.tell(node(FAR))
+        assert await scene.directory.find(FAR, timeout_s=5) == PeerAddress("10.0.0.7", 70)
+        # Said again, it changes nothing.
+        scene.directory.follow(address)
+        await asyncio.sleep(5)
+        assert len(gcs.subscribers) == 1
 
     play(script)

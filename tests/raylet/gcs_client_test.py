@@ -83,7 +83,7 @@ class Heard:
         self.finished: list[bytes] = []
         self.news: list[str] = []
 
-    def found(self) -> None:
+    def found(self, head: common_pb2.HeadPlace) -> None:
         self.news.append("found")
 
     def actor_leases(self) -> list[gcs_pb2.ActorLease]:
