@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,25 @@ def forgets_one_loss(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Reconstruction, "why_not", why_not)
 
 
-@pytest.mark.parametrize("plant", [keeps_no_task, says_nothing_of_losses, forgets_one_loss])
+def keeps_a_large_return_that_nobody_wants(patch: pytest.MonkeyPatch) -> None:
+    honest = TaskManager._store_return
+
+    def store_return(tasks: TaskManager, returned: Any) -> None:
+        if tasks._references.get(returned.object_id) is not None:
+            honest(tasks, returned)
+
+    patch.setattr(TaskManager, "_store_return", store_return)
+
+
+PLANTS = [
+    keeps_no_task,
+    says_nothing_of_losses,
+    forgets_one_loss,
+    keeps_a_large_return_that_nobody_wants,
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_bug_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

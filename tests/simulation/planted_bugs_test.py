@@ -226,16 +226,6 @@ def settles_a_late_worker_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lost_worker, "_when_known", when_known)
 
 
-def keeps_a_large_return_that_nobody_wants(patch: pytest.MonkeyPatch) -> None:
-    honest = TaskManager._store_return
-
-    def store_return(tasks: TaskManager, returned: Any) -> None:
-        if tasks._references.get(returned.object_id) is not None:
-            honest(tasks, returned)
-
-    patch.setattr(TaskManager, "_store_return", store_return)
-
-
 # ---- streams that nobody takes from
 
 
@@ -331,7 +321,6 @@ PLANTS: list[tuple[Plant, int]] = [
     (cancels_the_one_behind_too, 0),
     (runs_what_was_cancelled_and_given_back, 10),
     (settles_a_late_worker_twice, 0),
-    (keeps_a_large_return_that_nobody_wants, 22),
     (does_not_tell_the_generator_of_a_dropped_stream, 11),
     (lets_a_cancelled_generator_rest, 8),
     (lets_a_call_overtake_one_that_waits_for_an_argument, 2),
