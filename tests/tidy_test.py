@@ -67,7 +67,7 @@ FLOORS = {
         | job_manager node_manager worker_manager
         | storage
         | environment kv
-        | lease_client node_health
+        | lease_client node_health head_notice
         | actor
         | driver_warnings
         | cluster

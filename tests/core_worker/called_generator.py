@@ -32,7 +32,11 @@ class Generator:
     """One that a worker runs for this process."""
 
     def __init__(
-        self, num_returns: int = STREAMING_RETURNS, backpressure: int = 0, retry_exceptions: bool = False
+        self,
+        num_returns: int = STREAMING_RETURNS,
+        backpressure: int = 0,
+        retry_exceptions: bool = False,
+        **options: Any,
     ) -> None:
         self.scene = Scene()
         template = self.scene.template(
@@ -40,6 +44,7 @@ class Generator:
             num_returns=num_returns,
             generator_backpressure_num_objects=backpressure,
             retry_exceptions=retry_exceptions,
+            **options,
         )
         (self.made,) = self.scene.core.submit_task(template, [])
         self.scene.grant()

@@ -36,7 +36,11 @@ def test_settings_may_stand_in_both_and_config_wins(
     ("config", "environ", "complaint"),
     [
         ("[]", {}, "--config takes a JSON object, got '\\[\\]'"),
-        ('{"port": 1}', {}, "--config has no 'port'; it takes memory_monitor_refresh_ms, "),
+        (
+            '{"port": 1}',
+            {},
+            "--config has no 'port'; it takes gcs_reconnect_timeout_s, memory_monitor_refresh_ms, ",
+        ),
         ('{"task_oom_retries": 1.5}', {}, "--config: task_oom_retries must be a whole number, got 1.5"),
         ('{"memory_root": 1}', {}, "--config: memory_root must be a text, got 1"),
         ('{"memory_usage_threshold": true}', {}, "memory_usage_threshold must be a number, got True"),

@@ -315,10 +315,15 @@ class GeneratorStreams:
         stream.is_ended = True
 
     def rush(self, task_id: bytes) -> None:
-        """An item of a generator that runs is lost."""
+        """An item of a generator that runs is lost, and another attempt follows this one."""
         stream = self._streams.get(task_id)
         if stream is not None:
             stream.rush()
+
+    def is_rushed(self, task_id: bytes) -> bool:
+        """Whether the present attempt throws its items away."""
+        stream = self._streams.get(task_id)
+        return stream is not None and stream.is_rushed
 
     def complete(self, task_id: bytes, end_id: bytes, reply: Any, is_cancelled: bool) -> None:
         """The generator has ended. If that was by an error of the user's, the error becomes the last item."""

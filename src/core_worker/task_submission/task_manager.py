@@ -141,11 +141,15 @@ class TaskManager:
         if task.template.on_part is not None and task.is_pushed:
             # A generator that runs has passed it.
             attempt += 1
-            self._streams.rush(task_id)
+            if task.retries_left != 0:
+                self._streams.rush(task_id)
         self._awaited.setdefault(task_id, {})[object_id] = attempt
 
     def _needs_another_attempt(self, task: PendingTask) -> bool:
-        """It was answered, and lost objects wait for its next attempt."""
+        """It was answered, and lost objects wait for its next attempt, or it threw away what came after
+        them."""
+        if self._streams.is_rushed(task.task_id):
+            return True
         awaited = self._awaited.get(task.task_id, {})
         later = [each for each, attempt in awaited.items() if attempt > task.attempt]
         return any(map(self._memory_store.is_pending, later))

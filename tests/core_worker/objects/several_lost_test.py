@@ -181,6 +181,34 @@ def test_a_generator_that_rests_does_not_wait_for_who_waits_for_its_lost_item() 
     del first
 
 
+def test_what_a_hurried_attempt_threw_away_comes_though_nobody_wants_its_lost_item_any_more() -> None:
+    generator = Generator(backpressure=1)
+    generator.push.part(part(1, None))
+    first = next(generator.made)
+    lose_item(generator, 1)
+    assert generator.told[-1][2]
+    del first
+    generator.scene.turn()
+    generator.push.answer(END)
+    assert generator_attempts(generator) == [0, 1]
+    generator.push.part(part(1, None))
+    generator.push.part(part(2, "two"))
+    generator.push.answer(END)
+    assert generator.scene.core.get(list(generator.made), None) == ["two"]
+
+
+def test_an_attempt_after_which_there_is_none_is_not_hurried() -> None:
+    generator = Generator(backpressure=1, max_retries=0)
+    generator.push.part(part(1, None))
+    first = next(generator.made)
+    lose_item(generator, 1)
+    assert not generator.told[-1][2]
+    generator.push.part(part(2, "two"))
+    generator.push.answer(END)
+    assert generator.scene.core.get(list(generator.made), None) == ["two"]
+    del first
+
+
 def test_a_retry_of_a_generator_brings_the_lost_item_as_well() -> None:
     generator = Generator(retry_exceptions=True)
     generator.push.part(part(1, None))
