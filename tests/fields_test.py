@@ -113,6 +113,7 @@ REACHED = {
     "src/raylet/scheduling/leases.py:self.shape.required": "a set of resources is a value",
     "src/raylet/scheduling/leases.py:self.shape.resources": "a set of resources is a value",
     "src/raylet/store_client.py:self._store.CollectGarbage": "a method of a stub",
+    "src/raylet/store_client.py:self._store.FollowHead": "a method of a stub",
     "src/raylet/store_client.py:self._store.FreeOwnedBy": "a method of a stub",
     "src/rpc/framed_channel.py:self._channel._loop": "a call is its channel's, in the same module",
     "src/rpc/framed_channel.py:self.channel._loop": "a call is its channel's, in the same module",
