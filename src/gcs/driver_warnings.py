@@ -46,7 +46,9 @@ class DriverWarnings:
         if told > DEATHS_TOLD_MAX:
             return None
         more = "" if told < DEATHS_TOLD_MAX else " Further deaths of workers of this job are not told."
-        message = f"A worker died while it ran {ran}: {death.message}.{more}"
+        # What it wrote last stands on further lines, and has come to the driver as output.
+        how = death.message.partition("\n")[0]
+        message = f"A worker died while it ran {ran}: {how}.{more}"
         return common_pb2.ErrorInfo(job_id=job_id.binary(), type="worker_died", message=message)
 
     def node_died(self, node: common_pb2.NodeInfo) -> common_pb2.ErrorInfo | None:

@@ -171,36 +171,24 @@ def test_a_head_that_dies_again_and_again_loses_and_doubles_nothing(start: Start
     actor = know_everything()
     before = get(actor.next.remote())
     log = tmp_path / "log"
-    stop = False
-
-    def kill() -> int:
-        kills = 0
-        while not stop:
-            victims.kill_head()
-            kills += 1
-            ray.nodes()
-        return kills
-
-    names = []
+    numbers = range(8)
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        kills = thread.submit(kill)
-        try:
-            for number in range(30):
-                made = Counter.options(name=f"actor {number}", lifetime="detached").remote(str(log))
-                names.append(f"actor {number}")
-                assert get([made.next.remote(), made.next.remote()]) == [1, 2]
-                with pytest.raises(ValueError, match="exists|taken"):
-                    Counter.options(name=f"actor {number}").remote()
-                assert get(ray.get_actor(f"actor {number}").next.remote()) == 3
-                assert get(add.remote(number, number)) == 2 * number
-                internal_kv._internal_kv_put(b"%d" % number, b"%d" % number)
-        finally:
-            stop = True
-        assert kills.result(GET_TIMEOUT_S) > 5
+        for number in numbers:
+            # Somewhere in the middle of what follows.
+            killed = thread.submit(victims.kill_head)
+            made = Counter.options(name=f"actor {number}", lifetime="detached").remote(str(log))
+            assert get([made.next.remote(), made.next.remote()]) == [1, 2]
+            with pytest.raises(ValueError, match="exists|taken"):
+                Counter.options(name=f"actor {number}").remote()
+            assert get(ray.get_actor(f"actor {number}").next.remote()) == 3
+            assert get(add.remote(number, number)) == 2 * number
+            internal_kv._internal_kv_put(b"%d" % number, b"%d" % number)
+            killed.result(GET_TIMEOUT_S)
     assert get(actor.next.remote()) == before + 1
-    assert sorted(list_named_actors()) == sorted(names)
-    assert len(lines_of(log)) == 30
-    keys = [b"%d" % number for number in range(30)]
+    names = [f"actor {number}" for number in numbers]
+    assert sorted(list_named_actors()) == names
+    assert len(lines_of(log)) == len(numbers)
+    keys = [b"%d" % number for number in numbers]
     assert [internal_kv._internal_kv_get(key) for key in keys] == keys
     for name in names:
         ray.kill(ray.get_actor(name))

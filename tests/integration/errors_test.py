@@ -144,21 +144,27 @@ ELSEWHERE = {
     "AuthenticationError": "secret_test",
     "NodeDiedError": "node_death_test",
     "ObjectStoreFullError": "store_limits_test",
+    **dict.fromkeys(
+        (
+            "ObjectReconstructionFailedError",
+            "ObjectReconstructionFailedLineageEvictedError",
+            "ObjectReconstructionFailedMaxAttemptsExceededError",
+        ),
+        "lineage_test",
+    ),
+    "OutOfDiskError": "spilling_test",
+    "OutOfMemoryError": "out_of_memory_test",
     "ReferenceCountingAssertionError": "objects_test",
     "RuntimeEnvSetupError": "runtime environments have tests of their own",
 }
 NOT_RAISED = {
-    # What raises these in Ray is a later part: placement groups, spilling, the memory monitor,
-    # reconstruction, other languages.
+    # What raises these in Ray is a later part: placement groups, other languages.
     *(
         "ActorPlacementGroupRemoved",
         "TaskPlacementGroupRemoved",
-        "OutOfDiskError",
-        "OutOfMemoryError",
         "CrossLanguageError",
     ),
     *(
-        "ObjectReconstructionFailedError",
         "StreamingGeneratorReplayInconsistentError",
         "ObjectFetchTimedOutError",
     ),

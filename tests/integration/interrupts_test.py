@@ -33,7 +33,9 @@ RUNTIME = ("ray_mono.core_worker.", "ray_mono.rpc.")
 
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Any:
-    return ray.init(address="local", num_cpus=2, object_store_memory=64 * MIB)
+    # So that a put can be made to wait.
+    settings = {"automatic_object_spilling_enabled": False}
+    return ray.init(address="local", num_cpus=2, object_store_memory=64 * MIB, _system_config=settings)
 
 
 @pytest.fixture(autouse=True)

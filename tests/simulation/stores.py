@@ -98,18 +98,10 @@ class SimStreams:
         self._rng = world.rng(f"{process.name} streams")
 
     async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
-        holder = await self._reach(peer)
-        entry = await holder.read_for_transfer(object_id)
-        if entry is None:
-            raise TransferFailed("it holds no copy")
-        try:
-            memory = landing.place(ObjectHeader(entry.size_bytes, entry.metadata, entry.owner))
-            if memory is None or (max_bytes and entry.size_bytes > max_bytes):
-                return False
-            # One process cannot leave another's pin behind: what is sent was copied at once.
-            content = bytes(await holder.content(entry, 0, entry.size_bytes))
-        finally:
-            holder.release(object_id, TRANSFERS)
+        header, content = await self._sent_by(await self._reach(peer), object_id)
+        memory = landing.place(header)
+        if memory is None or (max_bytes and header.size_bytes > max_bytes):
+            return False
         await self._reach(peer)
         start = landing.received_bytes
         memory[start:] = content[start:]
@@ -119,9 +111,34 @@ class SimStreams:
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         holder = await self._reach(peer)
-        holder.free(object_ids)
+        holder.node_store.free(object_ids)
 
-    async def _reach(self, peer: PeerAddress) -> NodeStore:
+    async def _sent_by(self, holder: SimStore, object_id: ObjectKey) -> tuple[ObjectHeader, bytes]:
+        """What the holder sends. It reads and pins in its own process: ours may be killed meanwhile."""
+        sent: asyncio.Future[tuple[ObjectHeader, bytes]] = asyncio.get_running_loop().create_future()
+
+        def fail(reason: str) -> None:
+            if not sent.done():
+                sent.set_exception(TransferFailed(reason))
+
+        async def send() -> None:
+            store = holder.node_store
+            entry = await store.read_for_transfer(object_id)
+            if entry is None:
+                fail("it holds no copy")
+                return
+            try:
+                content = bytes(await store.content(entry, 0, entry.size_bytes))
+            finally:
+                store.release(object_id, TRANSFERS)
+            if not sent.done():
+                sent.set_result((ObjectHeader(entry.size_bytes, entry.metadata, entry.owner), content))
+
+        holder.process.on_death(fail)
+        holder.process.spawn(send(), name="send an object")
+        return await sent
+
+    async def _reach(self, peer: PeerAddress) -> SimStore:
         await asyncio.sleep(self._rng.uniform(*TRANSFER_DELAY_S))
         store = self._world.stores.get(peer)
         network, host_name = self._world.network, self._process.host_name
@@ -130,7 +147,7 @@ class SimStreams:
         if not network.reaches(host_name, store.process.host_name):
             await asyncio.sleep(SILENCE_S)
             raise TransferFailed(f"{peer.host}:{peer.port}: no answer")
-        return store.node_store
+        return store
 
     def drop(self, peer: PeerAddress) -> None:
         """There are no connections to close."""

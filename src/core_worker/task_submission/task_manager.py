@@ -1,8 +1,8 @@
 """Tasks that were submitted here and have not finished: what keeps their arguments alive, and what their ends
 mean. The life of each is in pending_task.py.
 
-Called under the core worker's lock. The TaskManager owns the table of pending tasks, and decides between
-completion, retry and failure. It does not know how tasks reach workers; the submitters do.
+Called under the core worker's lock. The TaskManager decides between completion, retry and failure. The usual
+end of a task is PendingTasks'. It does not know how tasks reach workers; the submitters do.
 
     a reply                      finished: the returns are stored, and the arguments let go, unless the task
                                  may have to run again (objects/lineage.py)
@@ -14,8 +14,7 @@ completion, retry and failure. It does not know how tasks reach workers; the sub
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby, repeat
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_mono.common import raw_error
@@ -29,7 +28,7 @@ from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
-from ray_mono.core_worker.task_submission.pending_task import FIRST_RETURN, PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PendingTask, PendingTasks
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
@@ -40,18 +39,10 @@ NOT_STARTED = Reply.NOT_STARTED
 CANCELLED = Reply.CANCELLED
 WRONG_WORKER = Reply.WRONG_WORKER
 NO_ROOM = Reply.NO_ROOM
-_NOBODY = common_pb2.Address()
 
 
-def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
-    """What their submissions hold, each list of references once, and how often it follows itself: tasks of a
-    `map` share it."""
-    held = groupby([task.arg_ids for task in tasks if task.arg_ids], id)
-    return [(next(same), 1 + sum(1 for _ in same)) for _, same in held]
-
-
-class TaskManager:
-    """The table of pending tasks of one process."""
+class TaskManager(PendingTasks):
+    """Of one process."""
 
     def __init__(
         self,
@@ -65,9 +56,7 @@ class TaskManager:
         unhandled: UnhandledErrors,
         retry_notices: RetryNotices,
     ) -> None:
-        self._references = references
-        self._memory_store = memory_store
-        self._is_referenced = references.is_referenced
+        super().__init__(references, memory_store)
         self._plasma = plasma
         self._borrowing = borrowing
         self._streams = streams
@@ -75,49 +64,6 @@ class TaskManager:
         self._recovery = recovery
         self._unhandled = unhandled
         self._retry_notices = retry_notices
-        # By the ids of their first returns.
-        self._pending: dict[bytes, PendingTask] = {}
-        # Pending tasks that were cancelled. Any end of theirs but a reply is a TaskCancelledError.
-        self._cancelled: set[bytes] = set()
-        # By pending task: lost objects that it is to make again, each with the attempt that can do so.
-        self._awaited: dict[bytes, dict[bytes, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def add_pending(self, task: PendingTask) -> list[bytes]:
-        """It is submitted: counts every reference that it holds, and each of its returns once. Returns the
-        ids of its returns."""
-        if task.arg_ids:
-            self._references.add_submitted(task.arg_ids)
-        object_id = task.first_return_id
-        self._pending[object_id] = task
-        if task.template.num_returns == 1:
-            self._references.add_owned(object_id)
-            return [object_id]
-        made = task.return_ids
-        for object_id in made:
-            self._references.add_owned(object_id)
-        return made
-
-    def add_all_pending(self, tasks: Sequence[PendingTask]) -> list[bytes]:
-        """As add_pending, of tasks that return one value each. Returns the ids of those, in order."""
-        for arg_ids, times in _held_by(tasks):
-            self._references.add_submitted(arg_ids, times)
-        made = [task.first_return_id for task in tasks]
-        self._references.add_all_owned(made)
-        self._pending.update(zip(made, tasks, strict=True))
-        return made
-
-    def get(self, task_id: bytes) -> PendingTask | None:
-        return self._pending.get(task_id + FIRST_RETURN)
-
-    def is_pending(self, task: PendingTask) -> bool:
-        return task.first_return_id in self._pending
-
-    def values(self) -> list[PendingTask]:
-        """Every pending task, in the order of submission; a copy."""
-        return list(self._pending.values())
 
     def cancel(self, task: PendingTask) -> None:
         """Nobody wants it any more: it is not run again, and its end is told as that."""
@@ -215,37 +161,6 @@ class TaskManager:
             entry = self._memory_store.get(returned.object_id)
             if entry is None or returned.node_id not in (entry.locations or ()):
                 self._plasma.free(returned.object_id, [returned.node_id])
-
-    def complete_usual(self, task: PendingTask, value: bytes) -> None:
-        """It was answered as most are (task_wire.py). The same as `complete`, kept short."""
-        object_id = task.first_return_id
-        if task.template.on_part is not None or (self._awaited and task.task_id in self._awaited):
-            self.complete(task, Reply(plain=value), _NOBODY)
-            return
-        if self._pending.pop(object_id, None) is None:
-            return
-        if self._is_referenced(object_id):
-            self._memory_store.put_plain(object_id, value)
-        task.finished()
-        if self._cancelled:
-            self._cancelled.discard(task.task_id)
-        if task.arg_ids:
-            self._references.remove_submitted(task.arg_ids)
-
-    def complete_all_usual(self, tasks: Sequence[PendingTask], values: Sequence[bytes]) -> None:
-        """As complete_usual, of tasks that return one value each."""
-        made = [task.first_return_id for task in tasks]
-        found = list(map(self._pending.pop, made, repeat(None)))
-        if self._cancelled or None in found or not all(map(self._is_referenced, made)):
-            self._pending.update((task.first_return_id, task) for task in found if task is not None)
-            for task, value in zip(tasks, values, strict=True):
-                self.complete_usual(task, value)
-            return
-        self._memory_store.put_all_plain(made, values)
-        for task in tasks:
-            task.finished()
-        for arg_ids, times in _held_by(tasks):
-            self._references.remove_submitted(arg_ids, times)
 
     def note_borrows(self, reply: Any, executor: common_pb2.Address) -> None:
         for borrowed in reply.borrowed:
@@ -354,12 +269,6 @@ class TaskManager:
         if self.is_cancelled(task):
             return WhyNot.CANCELLED
         return WhyNot.NOT_MADE_AGAIN if task.retries_left else WhyNot.MAX_ATTEMPTS
-
-    def _let_go(self, task: PendingTask) -> None:
-        if self._cancelled:
-            self._cancelled.discard(task.task_id)
-        if task.arg_ids:
-            self._references.remove_submitted(task.arg_ids)
 
     def hand_over(self, task: PendingTask) -> None:
         """An actor's creation is the GCS's from now on. What it holds stays counted."""

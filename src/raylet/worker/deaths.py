@@ -21,6 +21,10 @@ from ray_mono.raylet.worker.launcher import WorkerExit
 
 ENDS_MAX = 1000
 """Ends that nobody has asked for yet and that are remembered; each is asked for within seconds or never."""
+LAST_LINES_MAX = 10
+LAST_BYTES_MAX = 1000
+LABELS = (":job_id:", ":task_name:", ":actor_name:", "::ray_mono_progress::")
+"""Of lines that a worker writes for the log monitor (log_files.py)."""
 OOM_COUNTERS = "/proc/vmstat"
 
 Key = TypeVar("Key")
@@ -108,6 +112,8 @@ def death_cause(
     if not client.is_driver:
         log = f"{config.session_dir}/logs/worker-{client.worker_id.hex()}-{client.pid}"
         message += f"; node {config.host}, output in {log}.out and .err"
+        if not (is_ordered or end_reason):
+            message += last_lines(log)
     cause = common_pb2.DeathCause(
         kind=ordered.kind if is_ordered else common_pb2.DeathCause.WORKER_DIED,
         message=ordered.message or message,
@@ -117,6 +123,22 @@ def death_cause(
     if ordered.HasField("oom_retries"):
         cause.oom_retries.CopyFrom(ordered.oom_retries)
     return cause
+
+
+def last_lines(log: str) -> str:
+    """What a process wrote last, on lines of their own, to go behind a sentence; empty where that is nothing.
+    log: the path of its files, without the suffix."""
+    for suffix in (".err", ".out"):
+        try:
+            with open(log + suffix, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES_MAX))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            continue
+        lines = [line for line in text.splitlines() if line and not line.startswith(LABELS)][-LAST_LINES_MAX:]
+        if lines:
+            return "\nIt wrote last:\n" + "\n".join(f"    {line}" for line in lines)
+    return ""
 
 
 def _is_ours(client: ClientProcess, exit_: WorkerExit | None) -> bool:

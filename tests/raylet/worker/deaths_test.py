@@ -18,7 +18,14 @@ from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients, open_board
 from ray_mono.raylet.effects import EndMode, EndWorker
 from ray_mono.raylet.worker.death_reports import DeathReports
-from ray_mono.raylet.worker.deaths import ENDS_MAX, Ends, OomKills, death_cause
+from ray_mono.raylet.worker.deaths import (
+    ENDS_MAX,
+    LAST_BYTES_MAX,
+    Ends,
+    OomKills,
+    death_cause,
+    last_lines,
+)
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.worker_ender import WorkerEnder
 
@@ -67,6 +74,29 @@ def told(exit_: WorkerExit | None, end_reason: str = "", kills: OomKills | None 
 def test_how_where_and_its_output(exit_: WorkerExit | None, end_reason: str, message: str) -> None:
     log = f"/s/logs/worker-{(b'w' * 28).hex()}-7"
     assert told(exit_, end_reason) == f"{message}; node 10.0.0.1, output in {log}.out and .err"
+
+
+def test_what_a_worker_wrote_last_is_told_without_what_it_wrote_for_the_log_monitor(tmp_path: Path) -> None:
+    log = str(tmp_path / "worker-ab-7")
+    assert last_lines(log) == ""
+    Path(log + ".out").write_text(":job_id:01000000\n:task_name:f\nprinted\n")
+    Path(log + ".err").write_text(":job_id:01000000\n\n::ray_mono_progress::{}\n")
+    assert last_lines(log) == "\nIt wrote last:\n    printed"
+    Path(log + ".err").write_text("".join(f"{number}\n" for number in range(100)) + ":actor_name:A\n")
+    lines = last_lines(log).splitlines()
+    assert lines[1:] == ["It wrote last:", *(f"    {number}" for number in range(90, 100))]
+    Path(log + ".err").write_text("x" * 100_000)
+    assert 0 < len(last_lines(log)) < 2 * LAST_BYTES_MAX
+
+
+def test_what_it_wrote_is_told_where_it_crashed_and_not_where_it_was_ended(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / f"logs/worker-{(b'w' * 28).hex()}-7.err").write_text("Fatal Python error\n")
+    config = cast("Any", Config(session_dir=str(tmp_path)))
+    exit_ = WorkerExit(1, 7, 0, 11, "was killed by signal 11")
+    for end_reason, is_told in (("", True), ("its job is over", False)):
+        cause = death_cause(process(), exit_, "closed", end_reason, config, OomKills("/none"))
+        assert ("\nIt wrote last:\n    Fatal Python error" in cause.message) is is_told
 
 
 def test_of_a_dead_worker_the_task_is_named_that_ran_and_none_where_that_is_not_known() -> None:
