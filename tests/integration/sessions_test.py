@@ -85,7 +85,7 @@ def test_every_wait_of_another_thread_ends_with_the_session() -> None:
             future.result(GET_TIMEOUT_S)
 
 
-@pytest.mark.parametrize("service", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("service", ["raylet", "object_manager"])
 def test_when_a_service_is_killed_everything_that_waits_is_told(service: str) -> None:
     ray.init(address="local", num_cpus=1)
     actor = ray.remote(Sleeper).remote()
