@@ -167,7 +167,7 @@ class JobCode:
 
         ask_gcs(answered_by_gcs)
         reactor.wait(gcs_waiter, PATIENCE_S)
-        if not is_found(by_gcs):
+        if not is_found(by_gcs) and not is_refused(by_gcs):
             with lock:
                 ask_caller(answered_by_caller)
             reactor.wait(waiter, self._env.config.gcs_timeout_s)
@@ -184,3 +184,8 @@ class JobCode:
 
 def is_found(answers: list[tuple[Any, RpcError | None]]) -> bool:
     return any(error is None and reply.found for reply, error in answers)
+
+
+def is_refused(answers: list[tuple[Any, RpcError | None]]) -> bool:
+    """By a GCS that is there."""
+    return any(error is not None and error.code is not StatusCode.UNAVAILABLE for _, error in answers)

@@ -102,7 +102,16 @@ def test_where_neither_answers_the_wait_ends() -> None:
     assert caught.value.code is StatusCode.DEADLINE_EXCEEDED
 
 
-def test_an_error_of_the_gcs_is_raised() -> None:
+def test_what_the_gcs_refuses_is_refused_and_nobody_else_is_asked() -> None:
+    worker = Worker()
+    refusal = RpcError(StatusCode.NOT_FOUND, "job 6a6f6231 is not known")
+    worker.then(lambda: worker.wire.last("GetJob").fail(refusal))
+    with pytest.raises(RpcError, match="is not known"):
+        worker.scene.core.job_code.setup(JOB_ID, OWNER)
+    assert worker.asked_caller == [] and worker.scene.reactor.now_s == worker.started_s
+
+
+def test_a_gcs_that_is_gone_with_the_caller_is_told_of() -> None:
     worker = Worker()
     worker.wire.gone.add(CALLER)
     worker.then(lambda: worker.wire.last("KvGet").fail(LOST))
