@@ -9,7 +9,17 @@ import pytest
 from ray_mono.gcs.storage.table_storage import StorageError, Table
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import JOB, OWNER, GcsScene, actor_id, play, registration, until_state
+from tests.gcs.scene import (
+    JOB,
+    OWNER,
+    GcsScene,
+    actor_id,
+    create_actor,
+    never,
+    play,
+    registration,
+    until_state,
+)
 from tests.simulation.loop import SimulationError
 
 EMPTY = common_pb2.Empty()
@@ -54,18 +64,13 @@ def test_a_creation_under_way_when_the_gcs_was_killed_goes_on_where_it_is() -> N
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
-        answer_push = scene.push
-
-        async def never(request: object) -> object:
-            return await asyncio.get_running_loop().create_future()
-
-        scene.push = never  # type: ignore[assignment]
+        scene.push = never
         await gcs.RegisterActor(registration())
         while not scene.pushed:
             await asyncio.sleep(0.01)
         [worker_id] = node.workers
         scene.kill_gcs()
-        scene.push = answer_push
+        scene.push = create_actor
         gcs = await scene.start_gcs()
         assert await node.process.spawn(node.join({node.leases[0].lease_id: worker_id})) == []
         info = await until_state(gcs, common_pb2.ALIVE)
@@ -81,19 +86,14 @@ def test_a_creation_whose_worker_ended_while_there_was_no_gcs_is_begun_anew_as_r
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
-        answer_push = scene.push
-
-        async def never(request: object) -> object:
-            return await asyncio.get_running_loop().create_future()
-
-        scene.push = never  # type: ignore[assignment]
+        scene.push = never
         await gcs.RegisterActor(registration(max_restarts=1))
         while not scene.pushed:
             await asyncio.sleep(0.01)
         [worker] = node.workers.values()
         scene.kill_gcs()
         worker.process.kill("a fault")
-        scene.push = answer_push
+        scene.push = create_actor
         gcs = await scene.start_gcs()
         await node.process.spawn(node.join())
         info = await until_state(gcs, common_pb2.ALIVE)
@@ -108,11 +108,7 @@ def test_a_lease_is_wanted_while_it_is_awaited_or_its_worker_is_an_actors_and_by
         node = await scene.add_node({"CPU": 4})
         await gcs.RegisterActor(registration(1))
         alive = (await until_state(gcs, common_pb2.ALIVE)).address.worker_id
-
-        async def never(request: object) -> object:
-            return await asyncio.get_running_loop().create_future()
-
-        node.grant = never  # type: ignore[assignment]
+        node.grant = never
         await gcs.RegisterActor(registration(2))
         while len(node.leases) < 2:
             await asyncio.sleep(0.01)

@@ -7,7 +7,9 @@ tests/simulation.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NoReturn
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID, object_id_bytes
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -242,6 +244,12 @@ class GcsScene:
     def check(self) -> None:
         assert self.server is not None
         self.server.cluster.actors.check_invariants()
+
+
+async def never(request: object) -> NoReturn:
+    """What a worker or a raylet that gives no answer does with a request."""
+    while True:
+        await asyncio.get_running_loop().create_future()
 
 
 async def create_actor(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:

@@ -46,6 +46,18 @@ def start(directory: Path | None = None, **settings: Any) -> Any:
     )
 
 
+def cluster_with_head(spilled: Path) -> Cluster:
+    return Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": STORE_BYTES,
+            "_object_spilling_directory": str(spilled),
+            "_system_config": SETTINGS,
+        },
+    )
+
+
 @pytest.fixture
 def spilled(tmp_path: Path, session_base: Path) -> Iterator[Path]:
     """A directory for spilled objects. Nothing is left in it at the end."""
@@ -115,15 +127,7 @@ def test_a_generators_items_wait_for_room(spilled: Path) -> None:
 
 
 def test_another_node_reads_what_is_spilled_here(tmp_path: Path, session_base: Path) -> None:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": STORE_BYTES,
-            "_object_spilling_directory": str(tmp_path / "a"),
-            "_system_config": SETTINGS,
-        },
-    )
+    cluster = cluster_with_head(tmp_path / "a")
     other = cluster.add_node(
         num_cpus=1,
         resources={"other": 1},
@@ -180,15 +184,7 @@ def test_a_directory_that_cannot_be_written_fails_the_start_with_a_sentence(
 
 
 def test_nothing_is_left_where_the_object_manager_is_killed(tmp_path: Path, session_base: Path) -> None:
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": STORE_BYTES,
-            "_object_spilling_directory": str(tmp_path / "a"),
-            "_system_config": SETTINGS,
-        },
-    )
+    cluster = cluster_with_head(tmp_path / "a")
     cluster.connect()
     references = [ray.put(piece(number)) for number in range(40)]
     assert files_in(tmp_path / "a") and references

@@ -13,6 +13,7 @@ from tests.gcs.scene import (
     actor_id,
     create_actor,
     error_reply,
+    never,
     play,
     registration,
     until_state,
@@ -346,10 +347,6 @@ def test_the_driver_of_an_actor_that_waits_is_told_what_living_actors_hold() -> 
         await gcs.RegisterActor(holder)
         await until_state(gcs, ALIVE)
         await node.process.spawn(node.report(version=1, free={"CPU": 1}))
-
-        async def never(request: raylet_pb2.RequestWorkerLeaseRequest) -> raylet_pb2.RequestWorkerLeaseReply:
-            return await asyncio.get_running_loop().create_future()
-
         node.grant = never
         await gcs.RegisterActor(registration(2, {"CPU": 2}))
         await asyncio.sleep(60)
