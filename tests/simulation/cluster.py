@@ -27,7 +27,7 @@ from tests.simulation.checkers import CheckFailed, Journal
 from tests.simulation.core_process import Place, SimDriver
 from tests.simulation.launcher import SimWorkerLauncher
 from tests.simulation.process import SimProcess
-from tests.simulation.storage import SimDisk, SimStorage
+from tests.simulation.storage import CommitStep, DiskKnobs, SimDisk, SimStorage
 from tests.simulation.stores import SimStore
 from tests.simulation.world import World
 
@@ -53,12 +53,19 @@ class SimNode:
 class SimCluster:
     """One cluster in one world."""
 
-    def __init__(self, world: World, journal: Journal, limits: CoreWorkerConfig | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        journal: Journal,
+        limits: CoreWorkerConfig | None = None,
+        disk: DiskKnobs | None = None,
+    ) -> None:
         self.world = world
         self._limits = limits or CoreWorkerConfig()
         self.journal = journal
         self.nodes: list[SimNode] = []
-        self._disk = SimDisk(world.rng("disk"))
+        self._disk = SimDisk(world.rng("disk"), disk or DiskKnobs())
+        self._first_commit = 0
         self._ids = world.rng("node ids")
         self._gcs_process: SimProcess | None = None
         self._gcs: GcsServer | None = None
@@ -187,11 +194,28 @@ class SimCluster:
         """Kills the GCS; another one starts on what its disk holds. Nothing where it is down already."""
         if self._gcs_process is not None and self._gcs_process.is_alive:
             self._gcs_process.kill("a fault")
-            self._later(after_s, self._start_gcs())
+            self._later(after_s, self._start_gcs)
+
+    def restart_gcs_at(self, commits: Mapping[tuple[int, CommitStep], float]) -> None:
+        """Kills the GCS at these commits, counted from now on, and starts another one after so many seconds
+        each."""
+        self._first_commit = self._disk.commits
+
+        def at(number: int, step: CommitStep) -> None:
+            after_s = commits.get((number - self._first_commit, step))
+            if after_s is not None:
+                self.restart_gcs(after_s)
+
+        self._disk.on_step = at
+
+    @property
+    def num_commits(self) -> int:
+        """Begun since then."""
+        return self._disk.commits - self._first_commit
 
     def start_node_later(self, lost: SimNode, after_s: float) -> None:
         """A node with the resources of one that was lost joins from the same host."""
-        self._later(after_s, self._start_again(lost))
+        self._later(after_s, lambda: self._start_again(lost))
 
     async def _start_again(self, lost: SimNode) -> None:
         if any(node.host_name == lost.host_name for node in self.nodes):
@@ -208,10 +232,10 @@ class SimCluster:
             node.process.kill(str(error))
         await self._until_ended(node)
 
-    def _later(self, after_s: float, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _later(self, after_s: float, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def wait() -> None:
             await asyncio.sleep(after_s)
-            await coroutine
+            await begin()
 
         self.world.loop.create_task(wait(), name="a fault's end", context=contextvars.Context())
 

@@ -3,6 +3,7 @@ story.
 
     python -m tests.simulation.explore --seeds 1000 --start 5000   many seeds
     python -m tests.simulation.explore --seed 5017 --log debug     one again, exactly, with the services' logs
+    python -m tests.simulation.explore --seed 5017 --trace         all messages; made smaller if it fails
 
 Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when a seed failed.
 """
@@ -19,8 +20,11 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from tests.simulation.draws import draw_scenario
 from tests.simulation.handles import CURRENT_PROCESS
-from tests.simulation.scenario import FaultKind, Outcome, draw_scenario, run_scenario
+from tests.simulation.scenario import FaultKind, Outcome, Scenario, run_scenario
+from tests.simulation.shrink import as_python, shrink
+from tests.simulation.trace import Trace
 
 PROGRESS_SEEDS = 100
 """Between two lines that say how far it is."""
@@ -50,14 +54,23 @@ def set_up_log(level: str) -> None:
     logging.basicConfig(level=min(handler.level, logging.ERROR), handlers=[handler])
 
 
-def run_seed(seed: int, num_tasks: int, without: Sequence[FaultKind] = ()) -> Outcome | str:
-    """What came of it: an Outcome, or the story of the failure."""
+def draw(seed: int, num_tasks: int, without: Sequence[FaultKind] = ()) -> Scenario:
     scenario = draw_scenario(seed, num_tasks)
     faults = tuple(fault for fault in scenario.faults if fault.kind not in without)
+    head_faults = () if FaultKind.RESTART_GCS in without else scenario.head_faults
+    return dataclasses.replace(scenario, faults=faults, head_faults=head_faults)
+
+
+def run(seed: int, scenario: Scenario, trace: Trace | None = None) -> Outcome | Exception:
+    """What came of it, or how it failed."""
     try:
-        return run_scenario(seed, dataclasses.replace(scenario, faults=faults))
-    except Exception:
-        return traceback.format_exc()
+        return run_scenario(seed, scenario, trace=trace)
+    except Exception as error:
+        return error
+
+
+def story_of(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float) -> int:
@@ -67,13 +80,13 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
     start_s = time.monotonic()
     count = messages = 0
     for seed in seeds:
-        result = run_seed(seed, num_tasks, without)
+        result = run(seed, draw(seed, num_tasks, without))
         count += 1
         if count % PROGRESS_SEEDS == 0:
             print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
-        if isinstance(result, str):
+        if isinstance(result, Exception):
             failed.append(seed)
-            print(f"seed {seed} failed:\n{result}", flush=True)
+            print(f"seed {seed} failed:\n{story_of(result)}", flush=True)
         else:
             messages += result.num_messages
             totals.update(result.outcomes)
@@ -88,11 +101,45 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
     return len(failed)
 
 
+def replay(seed: int, scenario: Scenario, shrink_seconds: float | None) -> int:
+    """Runs one seed and prints what came of it; returns 1 if it failed. shrink_seconds: also print all
+    messages, and if it fails, of something smaller that fails alike, after so many real seconds."""
+    print(scenario)
+    trace = Trace(kept=None)
+    result = run(seed, scenario, trace)
+    print(story_of(result) if isinstance(result, Exception) else result, flush=True)
+    if shrink_seconds is not None:
+        if isinstance(result, Exception):
+
+            def failure_of(smaller: Scenario) -> Exception | None:
+                failure = run(seed, smaller)
+                return failure if isinstance(failure, Exception) else None
+
+            shrunk = shrink(scenario, result, failure_of, shrink_seconds)
+            trace = Trace(kept=None)
+            run(seed, shrunk.scenario, trace)
+            print(f"after {shrunk.num_runs} runs, this is left of it:")
+            print(f"run_scenario({seed}, {as_python(shrunk.scenario)})\n{story_of(shrunk.error)}")
+        print("\n".join(str(record) for record in trace.records()))
+    return 1 if isinstance(result, Exception) else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--seeds", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--start", type=int, default=0, help="the first (default: 0)")
     parser.add_argument("--seed", type=int, help="only this one, with its outcome printed")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="with --seed: print every message; if it fails, of the smallest scenario found that fails alike",
+    )
+    parser.add_argument(
+        "--shrink-seconds",
+        type=float,
+        default=120.0,
+        help="how long to look for a smaller scenario (default: 120)",
+    )
     parser.add_argument("--tasks", type=int, default=120, help="tasks per scenario (default: 120)")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so much real time")
     parser.add_argument(
@@ -104,15 +151,15 @@ def main() -> int:
     )
     parser.add_argument("--log", default="critical", help="log level of the services (default: critical)")
     arguments = parser.parse_args()
+    if arguments.trace and arguments.seed is None:
+        parser.error("--trace prints the messages of one seed: give --seed N as well")
     set_up_log(arguments.log)
     without = [FaultKind[name] for name in arguments.without]
     if arguments.seed is None:
         seeds = range(arguments.start, arguments.start + arguments.seeds)
         return 1 if explore(seeds, arguments.tasks, without, arguments.seconds) else 0
-    print(draw_scenario(arguments.seed, arguments.tasks))
-    result = run_seed(arguments.seed, arguments.tasks, without)
-    print(result)
-    return 1 if isinstance(result, str) else 0
+    scenario = draw(arguments.seed, arguments.tasks, without)
+    return replay(arguments.seed, scenario, arguments.shrink_seconds if arguments.trace else None)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.reconstruction import Reconstruction
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from tests.simulation.draws import Weather, draw_losses
 from tests.simulation.loop import SimulationError
-from tests.simulation.scenario import Weather, draw_losses, run_scenario
+from tests.simulation.scenario import run_scenario
 
 SEEDS = range(8)
 

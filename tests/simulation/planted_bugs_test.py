@@ -25,8 +25,9 @@ from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTas
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import raylet_pb2
+from tests.simulation.draws import draw_scenario
 from tests.simulation.loop import SimulationError
-from tests.simulation.scenario import draw_scenario, run_scenario
+from tests.simulation.scenario import run_scenario
 
 NUM_SEEDS = 50
 """Of the suite."""

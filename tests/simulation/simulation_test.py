@@ -23,10 +23,19 @@ from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker
 from tests.simulation.actor_programs import ActorScript
+from tests.simulation.draws import draw_scenario
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
-from tests.simulation.scenario import Fault, FaultKind, Outcome, Scenario, draw_scenario, run_scenario
+from tests.simulation.scenario import (
+    Fault,
+    FaultKind,
+    HeadFault,
+    Outcome,
+    Scenario,
+    run_scenario,
+)
 from tests.simulation.scripts import TaskScript
+from tests.simulation.storage import CommitStep
 
 SEED = os.environ.get("RAY_MONO_SIM_SEED")
 SEEDS = [int(SEED)] if SEED else list(range(50))
@@ -65,7 +74,8 @@ def test_a_seeded_run_with_delays_and_faults_is_clean(seed: int) -> None:
 def run_in_a_process(seed: int, hash_seed: int) -> str:
     """The digest of a seed's run in an interpreter of its own."""
     program = (
-        "from tests.simulation.scenario import draw_scenario, run_scenario;"
+        "from tests.simulation.draws import draw_scenario;"
+        "from tests.simulation.scenario import run_scenario;"
         f"print(run_scenario({seed}, draw_scenario({seed}, num_tasks=60)).digest)"
     )
     environment = {
@@ -154,6 +164,19 @@ def test_no_actors_lease_outlives_the_gcs_that_asked_for_it_and_never_heard() ->
         outcome = run_scenario(0, the_gcs_dies_after(milliseconds / 1000))
         # Its driver has lost the GCS, too.
         assert sum(outcome.actor_calls) == 30, f"the GCS died after {milliseconds} ms"
+
+
+@pytest.mark.parametrize("step", list(CommitStep))
+def test_no_step_of_the_heads_store_is_a_bad_moment_for_its_end(step: CommitStep) -> None:
+    """Each actor is made once and answers all its calls, whenever the GCS dies of them."""
+    actors = (ActorScript(num_calls=3),) * 3
+    scenario = dataclasses.replace(two_nodes(20), actors=actors)
+    commits = run_scenario(0, scenario).head_commits
+    assert commits >= 10
+    for commit in range(commits):
+        outcome = run_scenario(0, dataclasses.replace(scenario, head_faults=(HeadFault(commit, step, 0.5),)))
+        assert outcome.outcomes == {"done": 20}, f"commit {commit}"
+        assert (outcome.actor_calls, outcome.actor_restarts) == ((9, 0), 0), f"commit {commit}"
 
 
 def test_a_raylet_that_keeps_what_the_gcs_does_not_want_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,9 @@ class Record:
 
 
 class Trace:
-    """Grows by record(). `kept` is how many records stay readable; the digest has all."""
+    """Grows by record(). `kept` is how many records stay readable, None: all; the digest has all."""
 
-    def __init__(self, kept: int = 200) -> None:
+    def __init__(self, kept: int | None = 200) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
         self._last: collections.deque[Record] = collections.deque(maxlen=kept)
         self.count = 0
@@ -49,4 +49,8 @@ class Trace:
 
     def tail(self, lines: int = 40) -> str:
         """The last records, one line each."""
-        return "\n".join(str(record) for record in list(self._last)[-lines:])
+        return "\n".join(str(record) for record in self.records()[-lines:])
+
+    def records(self) -> list[Record]:
+        """Those that are kept."""
+        return list(self._last)

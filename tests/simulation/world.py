@@ -69,10 +69,10 @@ class World:
     time.
     """
 
-    def __init__(self, seed: int, knobs: NetworkKnobs | None = None) -> None:
+    def __init__(self, seed: int, knobs: NetworkKnobs | None = None, trace: Trace | None = None) -> None:
         self.seed = seed
         self.loop = new_loop()
-        self.trace = Trace()
+        self.trace = trace or Trace()
         self.clock = SimClock(self.loop)
         self.network = SimNetwork(self.loop, self.rng("network"), self.trace, knobs or NetworkKnobs())
         self.folder = ""
