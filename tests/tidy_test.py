@@ -87,10 +87,11 @@ FLOORS = {
     """,
     "object_manager": """
         config errors keys memory_file pending_answers pressure spill_directories transfer_wire
-        | allocator bulk_receive pull_manager spill_files stored_object
+        | allocator bulk_receive spill_files stored_object
         | idle_objects memory_story seams
         | store
-        | backing create_queue get_queue local_object_manager node_directory spill_disk transfer_client
+        | admission backing create_queue local_object_manager node_directory spill_disk transfer_client
+        | get_queue pull_manager
         | create_requests no_room spills
         | large_creates pressure_notices pulls
         | get_requests

@@ -17,6 +17,9 @@ class ObjectManagerConfig:
     """How long a Create waits in a full store before it fails: time for readers to let go. 0: not at all."""
     pull_memory_timeout_s: float = 60.0
     """How long a copy from another node waits for room. Longer than a Create: others read arguments."""
+    overtaken_max_s: float = 15.0
+    """A Get of lower priority that has waited so long is overtaken no more. Well below pull_memory_timeout_s:
+    it must not fail because others came."""
     elsewhere_timeout_s: float = 2.0
     """The same for who can as well go to a node that has it. Longer than most tasks read arguments."""
     unknown_node_timeout_s: float = 5.0
@@ -77,6 +80,7 @@ class ObjectManagerConfig:
         for name in (
             "create_timeout_s",
             "pull_memory_timeout_s",
+            "overtaken_max_s",
             "elsewhere_timeout_s",
             "unknown_node_timeout_s",
             "connect_timeout_s",

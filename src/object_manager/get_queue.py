@@ -1,23 +1,30 @@
 """Gets that wait: for an object to be sealed here, or to be copied here from another node.
 
 A machine without I/O over the Store. A Get is answered when each of its objects is here or lost, or at its
-deadline with what there is. What is here is pinned for the client at once, so that it cannot be evicted while
-the rest is awaited. Each FOUND in an answer is one pin.
+deadline with what there is. Each FOUND in an answer is one pin.
+
+    nothing has to be pulled: what is here is pinned at once, so that it cannot be evicted while the rest is
+                              awaited
+    something has to be:      the Get asks for room (admission.py) and holds nothing until it is admitted.
+                              Then it pins what is here and has the rest pulled or restored. If it has to give
+                              way, it lets go of everything. Without being admitted it is answered when all is
+                              here by itself.
 
 It does not know how an object comes from elsewhere, or from disk: it says which are to be pulled or restored,
 and is told how that ended. One for which there is no room is pinned where it lies on disk, and read there. A
-Get with a room_timeout_s fails as a whole where one of its objects has waited so long for a copy's room:
-whoever asks has another place to go.
+Get with a room_timeout_s fails as a whole where it has waited so long for room: whoever asks has another
+place to go.
 """
 
 from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
 from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.store import Store
@@ -36,6 +43,8 @@ class Wanted:
 
     object_id: ObjectKey
     locations: tuple[NodeKey, ...] = ()
+    size_bytes: int = 0
+    """As its owner says; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +72,45 @@ class GetDone:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomAsked:
+    """Effect: the Get needs copies, and holds nothing until it is admitted. Sizes of all its objects."""
+
+    number: int
+    priority: Priority
+    sizes: Mapping[ObjectKey, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomUnneeded:
+    """Effect: a Get that asked for room is over."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoomSpared:
+    """Effect: a Get that asked for room does not need this object any more."""
+
+    number: int
+    object_id: ObjectKey
+
+
+@dataclass(frozen=True, slots=True)
 class PullWanted:
     """Effect: copy the object here from one of these, unless somebody here is writing it already."""
 
     object_id: ObjectKey
     locations: tuple[NodeKey, ...]
+    priority: Priority = Priority.GET
 
 
 @dataclass(frozen=True, slots=True)
 class PullUnwanted:
-    """Effect: no Get waits for this object any more, wherever it was to come from."""
+    """Effect: no Get waits for this object any more, wherever it was to come from; or who does gives way, and
+    its memory is wanted."""
 
     object_id: ObjectKey
+    gives_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +120,7 @@ class RestoreWanted:
     object_id: ObjectKey
 
 
-GetEffect = GetDone | PullWanted | PullUnwanted | RestoreWanted
+GetEffect = GetDone | RoomAsked | RoomUnneeded | RoomSpared | PullWanted | PullUnwanted | RestoreWanted
 
 
 @dataclass(slots=True)
@@ -94,8 +130,13 @@ class _Get:
     wanted: Sequence[Wanted]
     started_s: float
     room_timeout_s: float | None
+    priority: Priority
     found: dict[ObjectKey, Found] = field(default_factory=dict)
     missing: dict[ObjectKey, tuple[NodeKey, ...]] = field(default_factory=dict)  # with the locations named
+    asks_for_room: bool = False
+    is_holding: bool = True  # False: it asks for room and is not admitted
+    absent: set[ObjectKey] = field(default_factory=set)  # of `missing`, while it holds nothing: not seen here
+    pulled: set[ObjectKey] = field(default_factory=set)  # their owners have to be told of copies
 
 
 class GetQueue:
@@ -125,46 +166,70 @@ class GetQueue:
         timeout_s: float | None,
         now_s: float,
         room_timeout_s: float | None = None,
+        priority: Priority = Priority.GET,
     ) -> tuple[int, list[GetEffect]]:
         """Takes a Get. timeout_s None: no bound; 0: what is here now, nothing is pulled.
 
         Returns its number and what follows.
         """
-        get = _Get(self._next_number, client, wanted, now_s, room_timeout_s)
+        get = _Get(self._next_number, client, wanted, now_s, room_timeout_s, priority)
         self._next_number += 1
-        effects: list[GetEffect] = []
-        for item in wanted:
-            object_id = item.object_id
-            if object_id in get.found or object_id in get.missing or self._take(get, object_id, pulled=False):
-                continue
-            if self._store.is_spilled(object_id):
-                get.missing[object_id] = item.locations
-                if timeout_s != 0:
-                    effects.append(RestoreWanted(object_id))
-                continue
-            elsewhere = self._others(item.locations)
-            if item.locations and not elsewhere and not self._store.is_being_written(object_id):
-                get.found[object_id] = self._lost_here(object_id)
-                continue
-            get.missing[object_id] = item.locations
-            if elsewhere and timeout_s != 0:
-                effects.append(PullWanted(object_id, elsewhere))
-        if not get.missing or timeout_s == 0:
+        if all(self._store.is_in_memory(item.object_id) for item in wanted):
+            for item in wanted:
+                if item.object_id not in get.found:
+                    self._take(get, item.object_id)
             return get.number, [self._answer(get)]
+        for item in wanted:
+            object_id, locations = item.object_id, item.locations
+            if locations and not self._others(locations) and not self._may_appear(object_id):
+                get.found[object_id] = self._lost_here(object_id)
+            else:
+                get.missing[object_id] = locations
         self._gets[get.number] = get
         for object_id in get.missing:
             self._waiting_for.setdefault(object_id, {})[get.number] = None
-        if timeout_s is not None:
+        if timeout_s == 0:
+            return get.number, self._answer_with_what_is_here(get)
+        if any(self._has_to_be_pulled(object_id, get.missing[object_id]) for object_id in get.missing):
+            effects: list[GetEffect] = [self._ask_for_room(get)]
+        else:
+            effects = self._hold(get)
+        if timeout_s is not None and get.number in self._gets:
             heapq.heappush(self._deadlines, (now_s + timeout_s, get.number))
         return get.number, effects
+
+    def admitted(self, number: int) -> list[GetEffect]:
+        """There is room for all that the Get needs."""
+        get = self._gets[number]
+        get.is_holding = True
+        get.absent.clear()
+        return self._hold(get)
+
+    def gives_way(self, number: int) -> list[GetEffect]:
+        """The Get lets go of everything, and waits to be admitted again."""
+        get = self._gets[number]
+        self._let_go(get)
+        get.is_holding = False
+        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        return [
+            PullUnwanted(object_id, gives_way=True)
+            for object_id in get.missing
+            if not self._is_awaited(object_id)
+        ]
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> list[GetEffect]:
         """The object is here: pinned for all who wait, in the order of their coming."""
         effects: list[GetEffect] = []
         for number in list(self._waiting_for.get(object_id, ())):
             get = self._gets[number]
-            self._take(get, object_id, pulled)
-            effects += self._resolved(get, object_id)
+            if pulled:
+                get.pulled.add(object_id)
+            if get.is_holding:
+                self._take(get, object_id)
+                effects += self._resolved(get, object_id)
+            else:
+                get.absent.discard(object_id)
+                effects += self._take_all(get)
         return effects
 
     def readable_on_disk(self, object_id: ObjectKey) -> list[GetEffect]:
@@ -172,7 +237,7 @@ class GetQueue:
         effects: list[GetEffect] = []
         for number in list(self._waiting_for.get(object_id, ())):
             get = self._gets[number]
-            entry = self._store.pin_on_disk(object_id, get.client)
+            entry = self._store.pin_on_disk(object_id, get.client) if get.is_holding else None
             if entry is not None:
                 get.found[object_id] = self._found(entry, pulled=False)
                 effects += self._resolved(get, object_id)
@@ -184,6 +249,13 @@ class GetQueue:
         for number in list(self._waiting_for.get(object_id, ())):
             effects += self._lose(number, Found(object_id, FoundState.LOST, reason=reason))
         return effects
+
+    def no_room(self, number: int, error: str) -> list[GetEffect]:
+        """There was no room for what the Get needs."""
+        get = self._gets[number]
+        effects = self._end(get)
+        del self._gets[number]
+        return [*effects, self._fail(get, error)]
 
     def unobtainable(self, object_id: ObjectKey, error: str) -> list[GetEffect]:
         """There is no room for it: the Gets that want it fail whole, and let go of what they had."""
@@ -197,14 +269,14 @@ class GetQueue:
         """Objects that were being written here will not be sealed: those that others hold are pulled now."""
         effects: list[GetEffect] = []
         for object_id in object_ids:
-            nodes: dict[NodeKey, None] = {}
             for number in list(self._waiting_for.get(object_id, ())):
-                locations = self._gets[number].missing[object_id]
-                nodes.update(dict.fromkeys(self._others(locations)))
+                get = self._gets[number]
+                locations = get.missing[object_id]
                 if locations and not self._others(locations):
                     effects += self._lose(number, self._lost_here(object_id))
-            if nodes:
-                effects.append(PullWanted(object_id, tuple(nodes)))
+                elif locations and get.is_holding:
+                    effects += self.gives_way(number)
+                    effects.append(self._ask_for_room(get))
         return effects
 
     def expire(self, now_s: float) -> list[GetEffect]:
@@ -213,40 +285,33 @@ class GetQueue:
         while (deadline_s := self.next_deadline_s) is not None and deadline_s <= now_s:
             get = self._gets[heapq.heappop(self._deadlines)[1]]
             effects += self._end(get)
-            del self._gets[get.number]
-            effects.append(self._answer(get))
+            effects += self._answer_with_what_is_here(get)
         return effects
 
-    def next_room_deadline_s(self, short_since_s: Callable[[ObjectKey], float | None]) -> float | None:
-        """When `give_up_on_room` has something to do. short_since_s: PullManager's."""
-        return min((deadline_s for deadline_s, _, _ in self._room_deadlines(short_since_s)), default=None)
+    def next_room_deadline_s(self, short_since_s: Callable[[int], float | None]) -> float | None:
+        """When `give_up_on_room` has something to do. short_since_s: Admission's."""
+        return min((deadline_s for deadline_s, _ in self._room_deadlines(short_since_s)), default=None)
 
-    def give_up_on_room(
-        self, now_s: float, short_since_s: Callable[[ObjectKey], float | None]
-    ) -> list[GetEffect]:
+    def give_up_on_room(self, now_s: float, short_since_s: Callable[[int], float | None]) -> list[GetEffect]:
         """Fails those that had to wait too long for room, and lets go of what they had."""
         effects: list[GetEffect] = []
-        for deadline_s, get, object_id in list(self._room_deadlines(short_since_s)):
+        for deadline_s, get in list(self._room_deadlines(short_since_s)):
             if deadline_s <= now_s:
-                effects += self._end(get)
-                del self._gets[get.number]
-                effects.append(self._fail(get, f"object {object_id.hex()} waits for room here"))
+                waiting = next(iter(get.missing))
+                effects += self.no_room(get.number, f"object {waiting.hex()} waits for room here")
         return effects
 
-    def _room_deadlines(
-        self, short_since_s: Callable[[ObjectKey], float | None]
-    ) -> Iterator[tuple[float, _Get, ObjectKey]]:
+    def _room_deadlines(self, short_since_s: Callable[[int], float | None]) -> Iterator[tuple[float, _Get]]:
         for get in self._gets.values():
-            if get.room_timeout_s is None:
+            if get.room_timeout_s is None or not get.asks_for_room:
                 continue
-            short = [
-                (since, object_id)
-                for object_id in get.missing
-                if (since := short_since_s(object_id)) is not None
-            ]
-            if short:
-                since, object_id = min(short)
-                yield max(since, get.started_s) + get.room_timeout_s, get, object_id
+            since_s = short_since_s(get.number)
+            if since_s is not None:
+                yield max(since_s, get.started_s) + get.room_timeout_s, get
+
+    def locations_of(self, number: int, object_id: ObjectKey) -> tuple[NodeKey, ...]:
+        """As its owner named them to a Get that waits."""
+        return self._gets[number].missing[object_id]
 
     def client_gone(self, client: ClientKey) -> list[GetEffect]:
         """Ends the Gets of a client; its pins end with its connection."""
@@ -268,11 +333,69 @@ class GetQueue:
 
     # ---- inside
 
-    def _take(self, get: _Get, object_id: ObjectKey, pulled: bool) -> bool:
+    def _has_to_be_pulled(self, object_id: ObjectKey, locations: tuple[NodeKey, ...]) -> bool:
+        return bool(self._others(locations)) and self._store.taken_by(object_id) is None
+
+    def _may_appear(self, object_id: ObjectKey) -> bool:
+        """It is here, or is being written here."""
+        store = self._store
+        is_here = store.is_in_memory(object_id) or store.is_spilled(object_id)
+        return is_here or store.is_being_written(object_id)
+
+    def _ask_for_room(self, get: _Get) -> RoomAsked:
+        get.asks_for_room = True
+        get.is_holding = False
+        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        wanted = {item.object_id: item for item in get.wanted}
+        sizes = {
+            each: wanted[each].size_bytes if self._others(wanted[each].locations) else 0
+            for each in get.missing
+        }
+        return RoomAsked(get.number, get.priority, sizes)
+
+    def _hold(self, get: _Get) -> list[GetEffect]:
+        """Pins what is here, and has the rest brought. Answers the Get if that is all."""
+        effects: list[GetEffect] = []
+        for object_id, locations in list(get.missing.items()):
+            if self._take(get, object_id):
+                self._stop_waiting(get, object_id)
+                del get.missing[object_id]
+            elif self._store.is_spilled(object_id):
+                effects.append(RestoreWanted(object_id))
+            elif self._others(locations):
+                effects.append(PullWanted(object_id, self._others(locations), get.priority))
+            elif locations and not self._store.is_being_written(object_id):
+                get.found[object_id] = self._lost_here(object_id)
+                self._stop_waiting(get, object_id)
+                del get.missing[object_id]
+        return effects if get.missing else self._ended(get)
+
+    def _take_all(self, get: _Get) -> list[GetEffect]:
+        """Answers a Get that holds nothing, if all that it needs is here by now."""
+        if get.absent:
+            return []
+        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        return [] if get.absent else self._hold(get)
+
+    def _let_go(self, get: _Get) -> None:
+        """Of all pins: it waits for these objects again."""
+        locations = {item.object_id: item.locations for item in get.wanted}
+        for object_id, found in list(get.found.items()):
+            if found.state is FoundState.FOUND:
+                self._store.release(object_id, get.client)
+                del get.found[object_id]
+                get.missing[object_id] = locations[object_id]
+                self._waiting_for.setdefault(object_id, {})[get.number] = None
+
+    def _is_awaited(self, object_id: ObjectKey) -> bool:
+        """Whether a Get waits for it that may hold it."""
+        return any(self._gets[number].is_holding for number in self._waiting_for.get(object_id, ()))
+
+    def _take(self, get: _Get, object_id: ObjectKey) -> bool:
         entry = self._store.pin(object_id, get.client)
         if entry is None:
             return False
-        get.found[object_id] = self._found(entry, pulled)
+        get.found[object_id] = self._found(entry, object_id in get.pulled)
         return True
 
     def _found(self, entry: StoredObject, pulled: bool) -> Found:
@@ -298,27 +421,47 @@ class GetQueue:
     def _lose(self, number: int, found: Found) -> list[GetEffect]:
         get = self._gets[number]
         get.found[found.object_id] = found
-        return self._resolved(get, found.object_id)
+        get.absent.discard(found.object_id)
+        effects = self._resolved(get, found.object_id)
+        if effects or not get.asks_for_room:
+            return effects
+        effects = [RoomSpared(number, found.object_id)]
+        return effects if get.is_holding else [*effects, *self._take_all(get)]
 
     def _resolved(self, get: _Get, object_id: ObjectKey) -> list[GetEffect]:
         self._stop_waiting(get, object_id)
         del get.missing[object_id]
-        if get.missing:
-            return []
-        del self._gets[get.number]
-        return [self._answer(get)]
+        return [] if get.missing else self._ended(get)
 
-    def _stop_waiting(self, get: _Get, object_id: ObjectKey) -> bool:
-        """True where nobody else waits for the object."""
+    def _ended(self, get: _Get) -> list[GetEffect]:
+        """It has all it wants."""
+        del self._gets[get.number]
+        done = self._answer(get)
+        return [RoomUnneeded(get.number), done] if get.asks_for_room else [done]
+
+    def _stop_waiting(self, get: _Get, object_id: ObjectKey) -> None:
         waiting = self._waiting_for[object_id]
         del waiting[get.number]
         if not waiting:
             del self._waiting_for[object_id]
-        return not waiting
 
     def _end(self, get: _Get) -> list[GetEffect]:
         """Takes the Get off everything that it still waits for."""
-        return [PullUnwanted(object_id) for object_id in get.missing if self._stop_waiting(get, object_id)]
+        effects: list[GetEffect] = [RoomUnneeded(get.number)] if get.asks_for_room else []
+        for object_id in get.missing:
+            self._stop_waiting(get, object_id)
+            if get.is_holding and not self._is_awaited(object_id):
+                effects.append(PullUnwanted(object_id))
+        return effects
+
+    def _answer_with_what_is_here(self, get: _Get) -> list[GetEffect]:
+        """Of a Get that waits no longer."""
+        for object_id in get.missing:
+            self._take(get, object_id)
+            if get.number in self._waiting_for.get(object_id, ()):
+                self._stop_waiting(get, object_id)
+        del self._gets[get.number]
+        return [self._answer(get)]
 
     def _answer(self, get: _Get) -> GetDone:
         """One Found for each wanted object, in order. An object that was named twice is pinned twice."""
@@ -347,6 +490,12 @@ class GetQueue:
         check(waiting == indexed, "Gets and the objects that they wait for differ")
         for get in self._gets.values():
             check(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
+            if not get.is_holding:
+                check(
+                    all(found.state is not FoundState.FOUND for found in get.found.values()),
+                    f"Get {get.number} waits for room and holds objects",
+                )
+                continue
             for object_id in get.missing:
                 check(
                     not self._store.contains(object_id) or self._store.is_spilled(object_id),

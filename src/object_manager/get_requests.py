@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
 
 from ray_mono.common.world import Clock
+from ray_mono.object_manager.admission import Admission, Admit, GiveWay, NeverAdmitted, Priority
 from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.get_queue import (
     Found,
@@ -20,9 +21,13 @@ from ray_mono.object_manager.get_queue import (
     PullUnwanted,
     PullWanted,
     RestoreWanted,
+    RoomAsked,
+    RoomSpared,
+    RoomUnneeded,
     Wanted,
 )
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey
+from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pending_answers import PendingAnswers, was_given
 from ray_mono.object_manager.pulls import Pulls
 from ray_mono.object_manager.spills import Spills
@@ -36,15 +41,19 @@ class GetRequests:
         self,
         store: Store,
         node_id: NodeKey,
+        admission: Admission,
         pulls: Pulls,
         spills: Spills,
+        no_room: NoRoom,
         clock: Clock,
         settle: Callable[[], None],
     ) -> None:
         """settle() runs after each step of a request: memory may have come free, or a pull may begin."""
         self._queue = GetQueue(store, node_id)
         self._store = store
+        self._admission = admission
         self._pulls = pulls
+        self._no_room = no_room
         self._spills = spills
         self._clock = clock
         self._settle = settle
@@ -59,9 +68,12 @@ class GetRequests:
         wanted: Sequence[Wanted],
         timeout_s: float | None,
         room_timeout_s: float | None,
+        priority: Priority = Priority.GET,
     ) -> tuple[Found, ...]:
         """See GetQueue. Raises StoreFull where an object that is elsewhere found no room here in time."""
-        number, effects = self._queue.start(client, wanted, timeout_s, self._clock.time_s(), room_timeout_s)
+        number, effects = self._queue.start(
+            client, wanted, timeout_s, self._clock.time_s(), room_timeout_s, priority
+        )
         if len(effects) == 1 and isinstance(effects[0], GetDone):
             return effects[0].objects
         answer = self._answers.expect(number)
@@ -81,9 +93,36 @@ class GetRequests:
     def client_gone(self, client: ClientKey) -> None:
         self._carry_out(self._queue.client_gone(client))
 
+    # ---- room
+
+    def admit(self, obtainable_bytes: Callable[[], int], memory_state: Callable[[], int]) -> None:
+        """Memory came free, or somebody asked for it: who may have it?"""
+        now_s = self._clock.time_s()
+        while (effect := self._admission.step(obtainable_bytes(), memory_state(), now_s)) is not None:
+            self._follow(effect)
+
+    def refused_a_place(self, object_id: ObjectKey, size_bytes: int) -> None:
+        """There is no room for a copy that was admitted."""
+        effect = self._admission.refused(object_id, size_bytes)
+        if effect is not None:
+            self._follow(effect)
+
+    def _follow(self, effect: Admit | GiveWay | NeverAdmitted) -> None:
+        match effect:
+            case Admit(number):
+                self._carry_out(self._queue.admitted(number))
+            case GiveWay(number):
+                self._carry_out(self._queue.gives_way(number))
+            case NeverAdmitted(number):
+                locations = self._queue.locations_of(number, effect.object_id)
+                self._carry_out(self._queue.no_room(number, self._no_room.for_copy(effect, locations)))
+            case _:
+                assert_never(effect)
+
     # ---- what becomes of objects
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> None:
+        self._admission.settled(object_id)
         self._carry_out(self._queue.sealed(object_id, pulled))
 
     def readable_on_disk(self, object_id: ObjectKey) -> None:
@@ -103,20 +142,22 @@ class GetRequests:
     @property
     def next_deadline_s(self) -> float | None:
         deadline_s = self._queue.next_deadline_s
+        deadlines = [deadline_s, self._admission.next_deadline_s]
         # All waiting Gets are gone through, so only where somebody is short of memory.
-        if self._pulls.is_short_of_memory:
-            room_s = self._queue.next_room_deadline_s(self._pulls.short_since_s)
-            if room_s is not None:
-                return room_s if deadline_s is None else min(deadline_s, room_s)
-        return deadline_s
+        if self._admission.is_short:
+            deadlines.append(self._queue.next_room_deadline_s(self._admission.short_since_s))
+        return min((each for each in deadlines if each is not None), default=None)
 
     def expire(self, now_s: float) -> None:
         self._carry_out(self._queue.expire(now_s))
-        self._carry_out(self._queue.give_up_on_room(now_s, self._pulls.short_since_s))
+        self._carry_out(self._queue.give_up_on_room(now_s, self._admission.short_since_s))
+        for effect in self._admission.expire(now_s):
+            self._follow(effect)
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
         self._queue.check_invariants()
+        self._admission.check_invariants()
 
     def _carry_out(self, effects: Iterable[GetEffect]) -> None:
         for effect in effects:
@@ -126,13 +167,22 @@ class GetRequests:
                         self._answers.refuse(number, StoreFull(error))
                     else:
                         self._answers.give(number, objects)
-                case PullWanted(object_id, locations):
+                case RoomAsked(number, priority, sizes):
+                    self._admission.submit(number, priority, sizes, self._clock.time_s())
+                case RoomUnneeded(number):
+                    self._admission.withdraw(number)
+                case RoomSpared(number, object_id):
+                    self._admission.spare(number, object_id)
+                case PullWanted(object_id, locations, priority):
                     if object_id in self._pulls or not self._store.is_being_written(object_id):
-                        self._pulls.want(object_id, locations)
+                        self._pulls.want(object_id, locations, priority)
                 case RestoreWanted(object_id):
                     self._spills.want(object_id)
-                case PullUnwanted(object_id):
-                    self._pulls.unwant(object_id)
+                case PullUnwanted(object_id, gives_way):
+                    if gives_way:
+                        self._pulls.cancel(object_id)
+                    else:
+                        self._pulls.unwant(object_id)
                     self._spills.unwant(object_id)
                 case _:
                     assert_never(effect)

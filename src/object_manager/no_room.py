@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ray_mono.common.store_messages import DISK_FULL, FILE_SYSTEM_FULL, remedy
+from ray_mono.object_manager.admission import NeverAdmitted
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue
 from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
-from ray_mono.object_manager.pull_manager import PullUnobtainable
 from ray_mono.object_manager.store import Store
 
 
@@ -34,10 +36,11 @@ class NoRoom:
             f" {self._config.create_timeout_s:g} s fails: {remedy(memory)}."
         )
 
-    def for_copy(self, pull: PullUnobtainable) -> str:
+    def for_copy(self, get: NeverAdmitted, holders: Sequence[NodeKey]) -> str:
         """It was not found in time."""
+        lies = f"lies on node {holders[0].hex()}" if holders else "lies on another node"
         return (
-            f"object {pull.object_id.hex()} of {pull.size_bytes} bytes lies on node {pull.holder.hex()},"
+            f"object {get.object_id.hex()} of {get.size_bytes} bytes {lies},"
             f" and there was no room to copy it to {self._node} for {self._config.pull_memory_timeout_s:g} s:"
             f" {self._store.describe_memory()}"
         )

@@ -1,10 +1,10 @@
 """The store of one node, alive: the machines bound to each other, to the mapped file and to timers.
 
-A request goes into a machine (CreateQueue, GetQueue, PullManager, over one Store). What a machine decides is
-carried out by a room of its own: CreateRequests answers clients and has pages put under the file, GetRequests
-answers clients, Spills has objects written to disk and read from it, Pulls starts and stops fetches,
-PressureNotices asks for help. A further machine brings its own room, and gets its place in `_settle` and
-among the timers.
+A request goes into a machine (CreateQueue, GetQueue, Admission, PullManager, over one Store). What a machine
+decides is carried out by a room of its own: CreateRequests answers clients and has pages put under the file,
+GetRequests answers clients and asks who may have copies made, Spills has objects written to disk and read
+from it, Pulls starts and stops fetches, PressureNotices asks for help. A further machine brings its own room,
+and gets its place in `_settle` and among the timers.
 
 After every step `_settle` asks whether memory came free, and if so tries those who wait for it: creates and
 restores in the order of their coming, pulls then. Where room is still wanted it has objects spilled. Nothing
@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, assert_never
 
 from ray_mono.common.world import Clock
+from ray_mono.object_manager.admission import Admission, Priority
 from ray_mono.object_manager.backing import Backing
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue, RoomWanted
@@ -65,7 +66,8 @@ class NodeStore:
         self.store = Store(config.capacity_bytes, self.files, config.dead_owners_max, directory)
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._create_queue = CreateQueue(self.store, config.create_timeout_s)
-        self._pull_manager = PullManager(config.pulls_active_max, config.pull_memory_timeout_s)
+        self._admission = Admission(self.store, config.pull_memory_timeout_s, config.overtaken_max_s)
+        self._pull_manager = PullManager(config.pulls_active_max)
         no_room = NoRoom(config, node_id, self.store, self._create_queue)
         self.pressure = PressureNotices(self._create_queue, no_room, clock)
         self.creates = CreateRequests(self._create_queue, self.store, self._backing, clock, self._settle)
@@ -88,13 +90,15 @@ class NodeStore:
             self._settle,
         )
         self._spilling = self.spills.manager
-        self.gets = GetRequests(self.store, node_id, self.pulls, self.spills, clock, self._settle)
+        self.gets = GetRequests(
+            self.store, node_id, self._admission, self.pulls, self.spills, no_room, clock, self._settle
+        )
         self._large_creates = LargeCreates(self.store, self.spills, spawn, self._settle)
         # Everything that has deadlines, in the order in which it is looked at when one has come.
-        self._timed = (self.pressure, self.creates, self._spilling, self.gets, self.pulls)
+        self._timed = (self.pressure, self.creates, self._spilling, self.gets)
         self._next_client = TRANSFERS + 1
         self._times_backed = 0
-        self._settled = (0, 0, 0, 0, 0)  # of what _settle looks at, what it last saw
+        self._settled = (0, 0, 0, 0, 0, 0)  # of what _settle looks at, what it last saw
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         self._backing.keep_ahead()
@@ -153,10 +157,11 @@ class NodeStore:
         wanted: Sequence[Wanted],
         timeout_s: float | None,
         may_go_elsewhere: bool = False,
+        priority: Priority = Priority.GET,
     ) -> Coroutine[Any, Any, tuple[Found, ...]]:
         """See GetQueue. Raises StoreFull where an object that is elsewhere found no room here in time."""
         room_timeout_s = self.config.elsewhere_timeout_s if may_go_elsewhere else None
-        return self.gets.get(client, wanted, timeout_s, room_timeout_s)
+        return self.gets.get(client, wanted, timeout_s, room_timeout_s, priority)
 
     def release(self, object_id: ObjectKey, client: ClientKey) -> None:
         """Raises ObjectUnknown."""
@@ -193,6 +198,7 @@ class NodeStore:
         match allocation:
             case Allocated(offset):
                 self._backing.keep_ahead()
+                self._admission.settled(object_id)
                 return offset
             case NeedsBacking(until_bytes):
                 self._backing.extend(until_bytes)
@@ -203,9 +209,8 @@ class NodeStore:
                 assert_never(allocation)
 
     def drop_copy(self, object_id: ObjectKey) -> None:
-        """A copy that will not be whole: its memory goes."""
+        """A copy that will not be whole: its memory goes. Whoever drops it settles."""
         self.store.abort(object_id, TRANSFERS)
-        self._settle()
 
     def fetched(self, object_id: ObjectKey) -> None:
         """A copy is whole."""
@@ -232,7 +237,9 @@ class NodeStore:
 
     def fetch_found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
         """It is tried again when memory comes free (and not before: it would be refused again)."""
-        self.pulls.found_no_memory(object_id, size_bytes, self._clock.time_s())
+        self.pulls.found_no_memory(object_id, size_bytes)
+        if not self.store.needs_pages(size_bytes):
+            self.gets.refused_a_place(object_id, size_bytes)
         self._settle()
 
     def never_fits(self, object_id: ObjectKey, error: StoreFull) -> None:
@@ -291,6 +298,7 @@ class NodeStore:
                 self.store.releases,
                 self._times_backed,
                 pulls.changes,
+                self._admission.changes,
                 spilling.changes,
                 len(waiting),
             )
@@ -300,11 +308,17 @@ class NodeStore:
                 self._serve_waiting()
             # Creates come first: what is produced here waits for a client that produces it. But where room
             # is made for them all the time, pulls would never have their turn.
-            if pulls and (not waiting or spilling.can_make_room):
-                self.pulls.schedule(self.store.obtainable_bytes)
-        if waiting or spilling.is_due or pulls.is_short_of_memory:
+            if not waiting or spilling.can_make_room:
+                if self._admission:
+                    self.gets.admit(lambda: self.store.obtainable_bytes, self._memory_state)
+                if pulls:
+                    self.pulls.schedule(self.store.obtainable_bytes)
+        if waiting or spilling.is_due or self._admission.is_short:
             self._make_room()
         self._set_timer()
+
+    def _memory_state(self) -> int:
+        return self.store.releases + self._times_backed
 
     def _serve_waiting(self) -> None:
         """Creates and restores, in the order of their coming: who came later waits while room is made."""
@@ -322,7 +336,7 @@ class NodeStore:
 
     def _make_room(self) -> None:
         waiting, spilling = self._create_queue, self._spilling
-        wanted_bytes = max(waiting.head_bytes, spilling.wanted_bytes, self._pull_manager.wanted_bytes)
+        wanted_bytes = max(waiting.head_bytes, spilling.wanted_bytes, self._admission.wanted_bytes)
         self.spills.make_room(wanted_bytes)
         if spilling.can_make_room:
             waiting.goes_on()

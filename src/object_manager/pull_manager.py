@@ -1,26 +1,32 @@
 """Which objects are copied here next, and from whom.
 
 A machine without I/O, and without the bytes: it asks for fetches and is told how they went. It keeps one pull
-per object, however many Gets want it. A pull takes its holders in turn, in the order in which owners named
-them. When none gave the object it is lost, with a reason for each.
+per object, however many Gets want it, and only for Gets that are admitted (admission.py): memory is promised
+to them. A pull takes its holders in turn, in the order in which owners named them. When none gave the object
+it is lost, with a reason for each.
 
-    WAITING   for one of the `active_max` places, in order of arrival
+    WAITING   for a place, in order of (priority, arrival)
     FETCHING  from a holder; a place is taken
-    NO_MEMORY its size is known, there was no room: waits, in order of arrival, for memory to come free.
-              Nothing that came later is started meanwhile, or a large object would never find room.
+    NO_MEMORY it was refused a place in the store, which has to get pages first, or has its memory in pieces:
+              tried again when memory came free
+
+A pull may start if fewer than `active_max` run that are as urgent or more so. So nothing waits for a place
+that something less urgent has, and at most three times as many run.
 
 Room is asked for with the first byte at hand (the header of a fetch names the size). So a pull that waits
-holds no memory and no stream. What a broken fetch has brought is kept by whoever fetches; the next holder
-continues there.
+holds no stream. What a broken fetch has brought is kept by whoever fetches; the next holder continues there.
+A pull whose Gets gave way is cancelled, and what it has brought goes.
 """
 
 from __future__ import annotations
 
 import enum
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 
 
@@ -54,16 +60,7 @@ class PullLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PullUnobtainable:
-    """Effect: there was no room for the object in time."""
-
-    object_id: ObjectKey
-    size_bytes: int
-    holder: NodeKey
-
-
-PullEffect = StartFetch | StopFetch | PullLost | PullUnobtainable
+PullEffect = StartFetch | StopFetch | PullLost
 
 
 @dataclass(slots=True)
@@ -72,23 +69,29 @@ class Pull:
 
     object_id: ObjectKey
     holders: list[NodeKey]  # not tried yet, or to be tried again
+    priority: Priority
+    number: int  # in order of arrival
     state: PullState = PullState.WAITING
     is_wanted: bool = True  # False only while FETCHING: bytes that are on their way may come
     current: NodeKey | None = None  # set exactly while FETCHING
     failures: dict[NodeKey, str] = field(default_factory=dict)
+    place: Priority | None = None  # while FETCHING: the class in which it counts
     needed_bytes: int = 0  # in NO_MEMORY: how much room it waits for
-    deadline_s: float | None = None  # from the first time that there was no room
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.priority, self.number
 
 
 class PullManager:
     """Events in, effects out. schedule() is to be called when `changes` grew, or memory came free."""
 
-    def __init__(self, active_max: int, memory_timeout_s: float) -> None:
+    def __init__(self, active_max: int) -> None:
         self._active_max = active_max
-        self._memory_timeout_s = memory_timeout_s
-        self._pulls: dict[ObjectKey, Pull] = {}  # in order of arrival
-        self._short_of_memory: dict[ObjectKey, Pull] = {}  # exactly those in NO_MEMORY
-        self.num_active = 0
+        self._pulls: dict[ObjectKey, Pull] = {}
+        self._waiting: list[tuple[tuple[int, int], ObjectKey]] = []  # a heap; some are out of date
+        self._next_number = 0
+        self._active = dict.fromkeys(Priority, 0)  # by class of places
         # Grows whenever schedule() may have something new to do, memory aside.
         self.changes = 0
 
@@ -99,43 +102,30 @@ class PullManager:
         return object_id in self._pulls
 
     @property
-    def next_deadline_s(self) -> float | None:
-        return min(
-            (pull.deadline_s for pull in self._short_of_memory.values() if pull.deadline_s is not None),
-            default=None,
-        )
-
-    @property
-    def is_short_of_memory(self) -> bool:
-        return bool(self._short_of_memory)
-
-    @property
-    def wanted_bytes(self) -> int:
-        """The room that the first of those waits for that wait for room; 0 where none does."""
-        return next((pull.needed_bytes for pull in self._short_of_memory.values()), 0)
-
-    def short_since_s(self, object_id: ObjectKey) -> float | None:
-        """Since when the object waits for room, or behind one that does; None where it waits otherwise."""
-        pull = self._pulls.get(object_id)
-        if pull is None or pull.state is PullState.FETCHING or not self._short_of_memory:
-            return None
-        return min(pull.deadline_s or 0.0 for pull in self._short_of_memory.values()) - self._memory_timeout_s
+    def num_active(self) -> int:
+        return sum(self._active.values())
 
     def asked(self, object_id: ObjectKey) -> NodeKey | None:
         """Which node sends the object now."""
         pull = self._pulls.get(object_id)
         return None if pull is None else pull.current
 
-    def want(self, object_id: ObjectKey, locations: Iterable[NodeKey]) -> None:
+    def want(self, object_id: ObjectKey, locations: Iterable[NodeKey], priority: Priority) -> None:
         """Somebody waits for the object; locations that are new to its pull are tried last."""
         self.changes += 1
         pull = self._pulls.get(object_id)
         if pull is None:
-            self._pulls[object_id] = Pull(object_id, list(dict.fromkeys(locations)))
+            holders = list(dict.fromkeys(locations))
+            self._pulls[object_id] = Pull(object_id, holders, priority, self._next_number)
+            self._next_number += 1
+            self._queue(self._pulls[object_id])
             return
         pull.is_wanted = True
         known = {*pull.holders, *pull.failures, pull.current}
         pull.holders += [node for node in dict.fromkeys(locations) if node not in known]
+        if priority < pull.priority:
+            pull.priority = priority
+            self._queue(pull)
 
     def unwant(self, object_id: ObjectKey) -> None:
         """Nobody waits for it any more: forgotten, unless bytes are on their way already."""
@@ -148,30 +138,32 @@ class PullManager:
             self._forget(object_id)
 
     def cancel(self, object_id: ObjectKey) -> list[PullEffect]:
-        """It was freed, or appeared here by itself."""
-        pull = self._forget(object_id)
-        if pull is None or pull.state is not PullState.FETCHING:
-            return []
-        self.num_active -= 1
-        return [StopFetch(object_id)]
+        """It was freed, appeared here by itself, or gives way."""
+        is_running = self._stop(object_id) is not None
+        self._forget(object_id)
+        return [StopFetch(object_id)] if is_running else []
 
     def schedule(self, obtainable_bytes: int) -> list[PullEffect]:
         """Starts what there are places and memory for. obtainable_bytes: free, or free after evictions."""
         effects: list[PullEffect] = []
-        for pull in self._pulls.values():
-            if self.num_active >= self._active_max:
-                break
-            if pull.state is PullState.FETCHING:
+        refused: list[Pull] = []
+        while self._waiting:
+            order, object_id = self._waiting[0]
+            pull = self._pulls.get(object_id)
+            if pull is None or pull.order != order or pull.state is PullState.FETCHING:
+                heapq.heappop(self._waiting)
                 continue
+            if sum(self._active[each] for each in Priority if each <= pull.priority) >= self._active_max:
+                break  # nor is there a place for what is less urgent
+            heapq.heappop(self._waiting)
             if pull.needed_bytes > obtainable_bytes:
-                break
-            self._short_of_memory.pop(pull.object_id, None)
-            pull.state = PullState.FETCHING
-            pull.current = pull.holders.pop(0)
-            self.num_active += 1
-            effects.append(StartFetch(pull.object_id, pull.current, max(1, obtainable_bytes)))
+                refused.append(pull)
+                continue
             obtainable_bytes -= pull.needed_bytes
+            effects.append(self._start(pull, obtainable_bytes + pull.needed_bytes))
             pull.needed_bytes = 0
+        for pull in refused:
+            self._queue(pull)
         return effects
 
     # ---- how a fetch ended; each is ignored where the pull was cancelled meanwhile
@@ -206,70 +198,63 @@ class PullManager:
         self._forget(object_id)
         return [PullLost(object_id, "nobody waits for it any more")]
 
-    def no_memory(self, object_id: ObjectKey, size_bytes: int, now_s: float) -> list[PullEffect]:
+    def no_memory(self, object_id: ObjectKey, size_bytes: int) -> list[PullEffect]:
         """The holder has it, and there was no room here. The same holder is asked again when there is."""
         changes = self.changes
         effects = self.announced(object_id)
         pull = self._pulls.get(object_id)
         if pull is not None:
             self.changes = changes  # it would be refused again; memory that comes free is what it waits for
-            if pull.deadline_s is None:
-                pull.deadline_s = now_s + self._memory_timeout_s
             pull.needed_bytes = size_bytes
             pull.state = PullState.NO_MEMORY
-            self._short_of_memory[object_id] = pull
         return effects
-
-    def expire(self, now_s: float) -> list[PullEffect]:
-        """Gives up on pulls that have waited too long for memory."""
-        late = [
-            pull
-            for pull in self._short_of_memory.values()
-            if pull.deadline_s is not None and pull.deadline_s <= now_s
-        ]
-        for pull in late:
-            self._forget(pull.object_id)
-        return [PullUnobtainable(pull.object_id, pull.needed_bytes, pull.holders[0]) for pull in late]
 
     def pulls(self) -> list[Pull]:
         """Every pull, for people."""
         return list(self._pulls.values())
 
-    def _forget(self, object_id: ObjectKey) -> Pull | None:
+    def _queue(self, pull: Pull) -> None:
+        if pull.state is not PullState.FETCHING:
+            heapq.heappush(self._waiting, (pull.order, pull.object_id))
+
+    def _start(self, pull: Pull, max_bytes: int) -> StartFetch:
+        pull.state = PullState.FETCHING
+        pull.current = pull.holders.pop(0)
+        pull.place = pull.priority
+        self._active[pull.place] += 1
+        return StartFetch(pull.object_id, pull.current, max(1, max_bytes))
+
+    def _forget(self, object_id: ObjectKey) -> None:
         self.changes += 1
-        self._short_of_memory.pop(object_id, None)
-        return self._pulls.pop(object_id, None)
+        self._pulls.pop(object_id, None)
 
     def _stop(self, object_id: ObjectKey) -> Pull | None:
         pull = self._pulls.get(object_id)
-        if pull is None or pull.state is not PullState.FETCHING:
+        if pull is None or pull.place is None:
             return None
         self.changes += 1
-        self.num_active -= 1
+        self._active[pull.place] -= 1
         pull.state = PullState.WAITING
-        pull.current = None
+        pull.current = pull.place = None
+        self._queue(pull)
         return pull
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
-        fetching = [pull for pull in self._pulls.values() if pull.state is PullState.FETCHING]
-        check(
-            len(fetching) == self.num_active, f"num_active is {self.num_active}, {len(fetching)} fetches run"
-        )
-        check(self.num_active <= self._active_max, f"{self.num_active} fetches, at most {self._active_max}")
-        short = [pull for pull in self._pulls.values() if pull.state is PullState.NO_MEMORY]
-        check(
-            sorted(self._short_of_memory) == sorted(pull.object_id for pull in short),
-            "pulls short of memory differ",
-        )
+        active = dict.fromkeys(Priority, 0)
+        for pull in self._pulls.values():
+            if pull.place is not None:
+                active[pull.place] += 1
+        check(active == self._active, f"places are miscounted: {self._active}, {active}")
+        check(all(count <= self._active_max for count in active.values()), f"more run than may: {active}")
+        queued = {(order, object_id) for order, object_id in self._waiting}
         for pull in self._pulls.values():
             story = f"pull of {pull.object_id.hex()} ({pull.state.value})"
-            check(
-                (pull.current is not None) == (pull.state is PullState.FETCHING),
-                f"{story} has node {pull.current!r}",
-            )
+            is_fetching = pull.state is PullState.FETCHING
+            check((pull.current is not None) == is_fetching, f"{story} has node {pull.current!r}")
+            check((pull.place is not None) == is_fetching, f"{story} has place {pull.place!r}")
+            check(is_fetching or (pull.order, pull.object_id) in queued, f"{story} is in no queue")
             check(bool(pull.holders) or pull.current is not None, f"{story} has nobody left to ask")
-            check(pull.is_wanted or pull.state is PullState.FETCHING, f"{story} is wanted by nobody")
+            check(pull.is_wanted or is_fetching, f"{story} is wanted by nobody")
             is_short = pull.state is PullState.NO_MEMORY
             check(is_short or not pull.needed_bytes, f"{story} waits for {pull.needed_bytes} bytes")
-            check(not is_short or pull.deadline_s is not None, f"{story} has no deadline")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, assert_never
 
 from ray_mono.common.our_bug import known
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.no_room import NoRoom
@@ -17,7 +18,6 @@ from ray_mono.object_manager.pull_manager import (
     PullEffect,
     PullLost,
     PullManager,
-    PullUnobtainable,
     StartFetch,
     StopFetch,
 )
@@ -73,25 +73,17 @@ class Pulls:
     def num_active(self) -> int:
         return self._manager.num_active
 
-    @property
-    def is_short_of_memory(self) -> bool:
-        return self._manager.is_short_of_memory
-
-    def short_since_s(self, object_id: ObjectKey) -> float | None:
-        """Since when the object waits for room; None where it waits for something else."""
-        return self._manager.short_since_s(object_id)
-
     def all(self) -> list[Pull]:
         """For people."""
         return self._manager.pulls()
 
     # ---- who waits
 
-    def want(self, object_id: ObjectKey, locations: Sequence[NodeKey]) -> None:
+    def want(self, object_id: ObjectKey, locations: Sequence[NodeKey], priority: Priority) -> None:
         if self._fetcher is None:
             self._on_lost(object_id, "this store runs alone and copies nothing")
         else:
-            self._manager.want(object_id, locations)
+            self._manager.want(object_id, locations, priority)
 
     def unwant(self, object_id: ObjectKey) -> None:
         self._manager.unwant(object_id)
@@ -99,7 +91,7 @@ class Pulls:
             self._forget(object_id)
 
     def cancel(self, object_id: ObjectKey) -> None:
-        """The object was freed, or appeared here by itself."""
+        """The object was freed, appeared here by itself, or who wants it gives way."""
         self._carry_out(self._manager.cancel(object_id))
         self._forget(object_id)
 
@@ -118,22 +110,13 @@ class Pulls:
     def announced(self, object_id: ObjectKey) -> None:
         self._carry_out(self._manager.announced(object_id))
 
-    def found_no_memory(self, object_id: ObjectKey, size_bytes: int, now_s: float) -> None:
-        self._carry_out(self._manager.no_memory(object_id, size_bytes, now_s))
+    def found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
+        self._carry_out(self._manager.no_memory(object_id, size_bytes))
 
     def never_fits(self, object_id: ObjectKey, error: StoreFull) -> None:
         text = self._no_room.ever(object_id, self._manager.asked(object_id), error)
         self.cancel(object_id)
         self._on_unobtainable(object_id, text)
-
-    # ---- time
-
-    @property
-    def next_deadline_s(self) -> float | None:
-        return self._manager.next_deadline_s
-
-    def expire(self, now_s: float) -> None:
-        self._carry_out(self._manager.expire(now_s))
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
@@ -149,9 +132,6 @@ class Pulls:
                 case PullLost(object_id, reason):
                     self._forget(object_id)
                     self._on_lost(object_id, reason)
-                case PullUnobtainable(object_id):
-                    self._forget(object_id)
-                    self._on_unobtainable(object_id, self._no_room.for_copy(effect))
                 case _:
                     assert_never(effect)
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 from ray_mono.common.ids import ObjectID
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreError, StoreFull
 from ray_mono.object_manager.free_forwarder import FreeForwarder
@@ -27,6 +28,11 @@ _STATES = {
     FoundState.FOUND: object_manager_pb2.ObjectFound.FOUND,
     FoundState.NOT_HERE: object_manager_pb2.ObjectFound.NOT_HERE,
     FoundState.LOST: object_manager_pb2.ObjectFound.LOST,
+}
+_PRIORITIES = {
+    object_manager_pb2.GetRequest.GET: Priority.GET,
+    object_manager_pb2.GetRequest.WAIT: Priority.WAIT,
+    object_manager_pb2.GetRequest.TASK_ARGUMENTS: Priority.TASK_ARGUMENTS,
 }
 _EMPTY = common_pb2.Empty()
 _CLIENT = "object_store_client"
@@ -107,13 +113,21 @@ class StoreServicer(ObjectStoreServiceServicer):
         self, request: object_manager_pb2.GetRequest, context: CallContext
     ) -> object_manager_pb2.GetReply:
         wanted = [
-            Wanted(_object_id(item.object_id), tuple(NodeKey(node) for node in item.location_node_ids))
+            Wanted(
+                _object_id(item.object_id),
+                tuple(NodeKey(node) for node in item.location_node_ids),
+                item.size_bytes,
+            )
             for item in request.objects
         ]
         timeout_s = None if request.timeout_ms < 0 else request.timeout_ms / 1000
         try:
             found = await self._node_store.get(
-                self._client(context), wanted, timeout_s, request.may_go_elsewhere
+                self._client(context),
+                wanted,
+                timeout_s,
+                request.may_go_elsewhere,
+                _PRIORITIES.get(request.priority, Priority.TASK_ARGUMENTS),
             )
         except StoreError as error:
             _refuse(error)

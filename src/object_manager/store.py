@@ -167,6 +167,7 @@ class Store:
         entry = self._unsealed_of(object_id, client)
         del self._clients[client].unsealed[object_id]
         self._remove(entry)
+        self.allocator.forget_writer(client)  # where it lay may have been a bad place
 
     # ---- reading
 
@@ -176,10 +177,7 @@ class Store:
         One that was freed and is read still is found, too. It goes with its last pin all the same, since
         nobody would free it once more.
         """
-        entry = self._objects.get(object_id)
-        if entry is None or not entry.is_in_memory:
-            return None
-        return self._pin(entry, client)
+        return self._pin(self._objects[object_id], client) if self.is_in_memory(object_id) else None
 
     def pin_on_disk(self, object_id: ObjectKey, client: ClientKey) -> StoredObject | None:
         """As `pin`, for who can read it on disk: also where it is not in memory."""
@@ -217,6 +215,18 @@ class Store:
     def is_spilled(self, object_id: ObjectKey) -> bool:
         """Whether it is here and has to be read from disk (or is, now)."""
         return self._state(object_id) in (ObjectState.SPILLED, ObjectState.RESTORING)
+
+    def is_in_memory(self, object_id: ObjectKey) -> bool:
+        """Whether `pin` finds it."""
+        entry = self._objects.get(object_id)
+        return entry is not None and entry.is_in_memory
+
+    def taken_by(self, object_id: ObjectKey) -> int | None:
+        """How much less would be obtainable if it were pinned; None where it is not here."""
+        entry = self._objects.get(object_id)
+        if entry is None:
+            return None
+        return aligned(entry.size_bytes) if object_id in self._evictable else 0
 
     def is_being_written(self, object_id: ObjectKey) -> bool:
         return self._state(object_id) is ObjectState.CREATED
@@ -357,6 +367,10 @@ class Store:
         """The system has no pages for a longer file."""
         self.can_grow = False
 
+    def needs_pages(self, size_bytes: int) -> bool:
+        """Of an object for which there is no memory: whether a longer file would have it."""
+        return self.can_grow and self.allocator.limit_for(size_bytes) <= self.allocator.capacity_bytes
+
     def grow_again(self) -> None:
         """It may have some by now."""
         self.can_grow = True
@@ -402,9 +416,8 @@ class Store:
     def _allocate(self, size_bytes: int, client: ClientKey) -> Allocation:
         offset = self.allocator.allocate(size_bytes, client)
         if offset is None:
-            until_bytes = self.allocator.limit_for(size_bytes)
-            if until_bytes <= self.allocator.capacity_bytes and self.can_grow:
-                return NeedsBacking(until_bytes)
+            if self.needs_pages(size_bytes):
+                return NeedsBacking(self.allocator.limit_for(size_bytes))
             offset = self._evict_for(size_bytes, client)
         return Full() if offset is None else Allocated(offset)
 
@@ -513,16 +526,11 @@ class Store:
             pins == {row.object_id: row.num_pins for row in rows if row.num_pins},
             "pins of clients and objects differ",
         )
-        check(
-            sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, counted {sum(pins.values())}"
-        )
+        check(sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, not {sum(pins.values())}")
         unsealed = [(row.object_id, row.creator) for row in rows if row.state in UNSEALED]
         owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
         check(sorted(unsealed) == sorted(owned), "unsealed objects and those of clients differ")
-        check(
-            self.num_unsealed == len(unsealed),
-            f"num_unsealed is {self.num_unsealed}, counted {len(unsealed)}",
-        )
+        check(self.num_unsealed == len(unsealed), f"num_unsealed is {self.num_unsealed}, not {len(unsealed)}")
         resting = [row for row in rows if row.state is ObjectState.SEALED and not row.num_pins]
         for is_evictable, idle in ((True, self._evictable), (False, self.spillable)):
             found = {

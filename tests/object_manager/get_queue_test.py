@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.get_queue import (
     FoundState,
     GetDone,
@@ -11,6 +12,9 @@ from ray_mono.object_manager.get_queue import (
     GetQueue,
     PullUnwanted,
     PullWanted,
+    RoomAsked,
+    RoomSpared,
+    RoomUnneeded,
     Wanted,
 )
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
@@ -44,12 +48,23 @@ class Scene:
     def get(
         self, *wanted: Wanted, client: ClientKey = ANNA, timeout_s: float | None = None, now_s: float = 0.0
     ) -> list[GetEffect]:
-        return self.checked(self.queue.start(client, wanted, timeout_s, now_s)[1])
+        """As if there were room for all."""
+        _, effects = self.queue.start(client, wanted, timeout_s, now_s)
+        return self.admitted(effects)
+
+    def admitted(self, effects: list[GetEffect]) -> list[GetEffect]:
+        self.checked(effects)
+        result: list[GetEffect] = []
+        for effect in effects:
+            asked = isinstance(effect, RoomAsked)
+            result += self.checked(self.queue.admitted(effect.number)) if asked else [effect]
+        return result
 
     def checked(self, effects: list[GetEffect]) -> list[GetEffect]:
+        """What admission is told of Gets that are over is left out."""
         self.store.check_invariants()
         self.queue.check_invariants()
-        return effects
+        return [each for each in effects if not isinstance(each, (RoomUnneeded, RoomSpared))]
 
 
 @pytest.fixture
@@ -134,7 +149,7 @@ def test_when_its_writer_gives_up_an_object_is_pulled_or_lost(scene: Scene) -> N
     scene.get(Wanted(A, (FAR,)), client=BERT)
     scene.get(Wanted(A))
     scene.store.abort(A, ANNA)
-    lost, pull = scene.checked(scene.queue.given_up([A]))
+    lost, pull = scene.admitted(scene.checked(scene.queue.given_up([A])))
     assert states([lost]) == ["lost"]
     assert pull == PullWanted(A, (FAR,))
     assert len(scene.queue) == 2
@@ -160,16 +175,46 @@ def test_a_get_for_whose_objects_there_is_no_room_fails_and_lets_go_of_the_rest(
 def test_who_may_go_elsewhere_waits_for_room_only_for_a_while(scene: Scene) -> None:
     scene.put(B)
     scene.get(Wanted(A, (FAR,)), now_s=5)
-    scene.checked(scene.queue.start(BERT, (Wanted(A, (FAR,)), Wanted(B)), None, 5, room_timeout_s=2)[1])
+    number, _ = scene.queue.start(BERT, (Wanted(A, (FAR,)), Wanted(B)), None, 5, room_timeout_s=2)
     # What is on its way has all the time that it needs.
-    assert scene.queue.next_room_deadline_s(lambda object_id: None) is None
-    assert scene.queue.next_room_deadline_s(lambda object_id: 1) == 7
-    assert scene.checked(scene.queue.give_up_on_room(6.9, lambda object_id: 1)) == []
-    (done,) = scene.checked(scene.queue.give_up_on_room(7, lambda object_id: 1))
+    assert scene.queue.next_room_deadline_s(lambda number: None) is None
+    assert scene.queue.next_room_deadline_s(lambda number: 1) == 7
+    assert scene.checked(scene.queue.give_up_on_room(6.9, lambda number: 1)) == []
+    (done,) = scene.checked(scene.queue.give_up_on_room(7, lambda number: 1))
     assert isinstance(done, GetDone) and A.hex() in done.error
     assert scene.store.num_pins == 0
     # The other one waits still.
-    assert len(scene.queue) == 1 and scene.queue.next_room_deadline_s(lambda object_id: 1) is None
+    assert len(scene.queue) == 1 and scene.queue.next_room_deadline_s(lambda number: 1) is None
+
+
+def test_a_get_that_is_not_admitted_pins_nothing_and_gives_way_to_nothing(scene: Scene) -> None:
+    scene.put(A)
+    number, effects = scene.queue.start(ANNA, [Wanted(A), Wanted(B, (FAR,), 70)], None, 0)
+    assert effects == [RoomAsked(number, Priority.GET, {A: 0, B: 70})]
+    assert scene.store.num_pins == 0
+    assert scene.checked(scene.queue.admitted(number)) == [PullWanted(B, (FAR,))]
+    assert scene.store.num_pins == 1
+    assert scene.checked(scene.queue.gives_way(number)) == [
+        PullUnwanted(B, gives_way=True),
+        PullUnwanted(A, gives_way=True),
+    ]
+    assert scene.store.num_pins == 0
+
+
+def test_a_get_that_is_not_admitted_is_answered_when_all_is_here_by_itself(scene: Scene) -> None:
+    scene.put(A)
+    scene.queue.start(ANNA, [Wanted(A, (FAR,)), Wanted(B, (FAR,))], None, 0)
+    assert states(scene.put(B)) == ["found", "found"]
+    assert scene.store.num_pins == 2
+
+
+def test_a_copy_that_was_let_go_of_and_is_gone_is_pulled_again(scene: Scene) -> None:
+    scene.get(Wanted(A, (FAR,)), Wanted(B, (FAR,)))
+    scene.create(A, TRANSFERS)
+    assert scene.seal(A, TRANSFERS, pulled=True) == []
+    scene.checked(scene.queue.gives_way(1))
+    scene.store.free(A)
+    assert scene.checked(scene.queue.admitted(1)) == [PullWanted(B, (FAR,)), PullWanted(A, (FAR,))]
 
 
 def test_an_object_that_is_named_twice_is_pinned_twice(scene: Scene) -> None:

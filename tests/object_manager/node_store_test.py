@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_mono.object_manager import pressure
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, StoreError, StoreFull
@@ -230,6 +231,97 @@ def test_creates_that_wait_have_memory_before_pulls() -> None:
     run(scene())
 
 
+def holds_something(node: NodeStore) -> bool:
+    return bool(node.store.num_pins or node.store.num_unsealed)
+
+
+def test_two_tasks_whose_arguments_fit_only_one_after_the_other_do_not_hold_one_half_each() -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node, far = cluster.add("here", config()), cluster.add("far", config(4096))
+        writer, first, second = far.connect(), node.connect(), node.connect()
+        names = [ObjectKey(name) for name in (b"a1", b"b1", b"b2", b"a2")]
+        for name in names:
+            await put(far, writer, name, 400)
+        a1, b1, b2, a2 = (Wanted(name, (FAR,), 400) for name in names)
+        one = await started(node.get(first, [a1, a2], None, priority=Priority.TASK_ARGUMENTS))
+        other = await started(node.get(second, [b1, b2], None, priority=Priority.TASK_ARGUMENTS))
+        assert {found.object_id for found in await one} == {a1.object_id, a2.object_id}
+        assert not other.done() and node.store.num_pins == 2 and not node.store.num_unsealed
+        node.disconnect(first)
+        assert len(await other) == 2
+        await cluster.close()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("lower", [Priority.WAIT, Priority.TASK_ARGUMENTS])
+def test_a_get_that_has_no_room_makes_what_is_less_urgent_give_way(lower: Priority) -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node, far = cluster.add("here", config()), cluster.add("far", config(4096))
+        client, other, writer = node.connect(), node.connect(), far.connect()
+        await put(far, writer, A, 900)
+        await put(far, writer, B, 900)
+        low = await started(node.get(client, [Wanted(A, (FAR,), 900)], None, priority=lower))
+        while not node.store.num_unsealed:
+            await asyncio.sleep(0)
+        get = await started(node.get(other, [Wanted(B, (FAR,), 900)], None))
+        (found,) = await get
+        assert found.pulled and not low.done() and not node.store.num_unsealed
+        node.release(B, other)
+        (found,) = await low
+        assert bytes(node.memory.view(found.offset, 900)) == content(A, 900)
+        await cluster.close()
+
+    run(scene())
+
+
+def test_what_was_overtaken_for_long_has_its_turn_before_gets_that_came_later() -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node = cluster.add("here", config(overtaken_max_s=0))
+        far = cluster.add("far", config(4096))
+        client, other, writer = node.connect(), node.connect(), far.connect()
+        await put(node, client, ObjectKey(b"own"), 900)
+        for object_id in (A, B):
+            await put(far, writer, object_id, 900)
+        arguments = await started(
+            node.get(client, [Wanted(A, (FAR,), 900)], None, priority=Priority.TASK_ARGUMENTS)
+        )
+        get = await started(node.get(other, [Wanted(B, (FAR,), 900)], None))
+        node.free([ObjectKey(b"own")])
+        await arguments
+        assert not get.done()
+        node.release(A, client)
+        await get
+        await cluster.close()
+
+    run(scene())
+
+
+def test_what_waits_for_room_holds_none_of_what_it_waits_with() -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        node, far = cluster.add("here", config()), cluster.add("far", config(4096))
+        client, other, writer = node.connect(), node.connect(), far.connect()
+        for object_id in (A, B):
+            await put(far, writer, object_id, 600)
+        await node.get(client, [Wanted(A, (FAR,))], None)
+        node.release(A, client)
+        # A is here. With B it does not fit, and neither holder told how large B is.
+        get = await started(node.get(client, [Wanted(A, (FAR,)), Wanted(B, (FAR,))], None))
+        while node.pulls.num_active or not node.store.num_evicted and holds_something(node):
+            await asyncio.sleep(0)
+        assert not holds_something(node) and not get.done()
+        # So whoever comes later than this get, and needs no copy, has all the memory.
+        await node.create(room(other, ObjectKey(b"c"), 1000))
+        await cancel(get)
+        await cluster.close()
+
+    run(scene())
+
+
 def test_where_the_system_has_no_pages_copies_are_evicted_instead() -> None:
     async def scene() -> None:
         cluster = FakeCluster()
@@ -316,7 +408,13 @@ class Storm:
         everywhere = tuple(other.node_id for other in self.nodes)
         timeout_s = self.rng.choice([0, 0.001, 0.01, None])
         get = asyncio.ensure_future(
-            node.get(client, [Wanted(object_id, everywhere) for object_id in chosen], timeout_s)
+            node.get(
+                client,
+                [self.wanted(object_id, everywhere) for object_id in chosen],
+                timeout_s,
+                may_go_elsewhere=self.rng.random() < 0.3,
+                priority=self.rng.choice(list(Priority)),
+            )
         )
         if self.rng.random() < 0.1:
             await asyncio.sleep(0)
@@ -327,6 +425,10 @@ class Storm:
         found = [item for item in await get if item.state is FoundState.FOUND]
         self.found += len(found)
         pins += found
+
+    def wanted(self, object_id: ObjectKey, everywhere: tuple[NodeKey, ...]) -> Wanted:
+        """Its owner may not know its size."""
+        return Wanted(object_id, everywhere, self.made[object_id] if self.rng.random() < 0.7 else 0)
 
     async def let_go(self, node: NodeStore, client: ClientKey, pins: list[Found]) -> None:
         while pins:

@@ -6,13 +6,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.pull_manager import (
     PullEffect,
     PullLost,
     PullManager,
     PullState,
-    PullUnobtainable,
     StartFetch,
     StopFetch,
 )
@@ -20,24 +20,25 @@ from ray_mono.object_manager.pull_manager import (
 A, B, C = (ObjectKey(name) for name in (b"a", b"b", b"c"))
 FAR, FARTHER, FARTHEST = (NodeKey(name) for name in (b"1", b"2", b"3"))
 ROOM = 1000
+GET, WAIT, TASK_ARGUMENTS = Priority
 
 
 def make_pulls(active_max: int = 2) -> PullManager:
-    return PullManager(active_max, memory_timeout_s=60)
+    return PullManager(active_max)
 
 
 def test_a_pull_asks_the_first_holder_and_says_how_much_fits() -> None:
     pulls = make_pulls()
-    pulls.want(A, [FAR, FARTHER])
+    pulls.want(A, [FAR, FARTHER], GET)
     assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
     assert pulls.schedule(ROOM) == []
 
 
 def test_an_object_that_many_want_is_pulled_once() -> None:
     pulls = make_pulls()
-    pulls.want(A, [FAR])
+    pulls.want(A, [FAR], GET)
     pulls.schedule(ROOM)
-    pulls.want(A, [FAR, FARTHER])
+    pulls.want(A, [FAR, FARTHER], GET)
     assert pulls.schedule(ROOM) == []
     # What the second one added is tried when the first holder has failed.
     assert pulls.fetch_failed(A, "gone") == []
@@ -46,7 +47,7 @@ def test_an_object_that_many_want_is_pulled_once() -> None:
 
 def test_an_object_that_nobody_gave_is_lost_with_every_reason() -> None:
     pulls = make_pulls()
-    pulls.want(A, [FAR, FARTHER])
+    pulls.want(A, [FAR, FARTHER], GET)
     pulls.schedule(ROOM)
     pulls.fetch_failed(A, "it is dead")
     pulls.schedule(ROOM)
@@ -54,69 +55,69 @@ def test_an_object_that_nobody_gave_is_lost_with_every_reason() -> None:
     assert isinstance(lost, PullLost)
     assert f"node {FAR.hex()}: it is dead; node {FARTHER.hex()}: it holds no copy" in lost.reason
     assert len(pulls) == 0
-    pulls.want(A, [FAR])  # a new attempt is a new pull
+    pulls.want(A, [FAR], GET)  # a new attempt is a new pull
     assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
 
 
 def test_at_most_so_many_fetches_run_and_the_others_follow_in_order() -> None:
     pulls = make_pulls(active_max=1)
     for object_id in (A, B, C):
-        pulls.want(object_id, [FAR])
+        pulls.want(object_id, [FAR], GET)
     assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
     pulls.fetched(A)
     assert pulls.schedule(ROOM) == [StartFetch(B, FAR, ROOM)]
 
 
-def test_what_found_no_room_waits_for_memory_and_nothing_later_passes_it() -> None:
+def test_what_found_no_room_is_tried_again_when_there_is_and_others_go_on_meanwhile() -> None:
     pulls = make_pulls(active_max=1)
-    pulls.want(A, [FAR, FARTHER])
-    pulls.want(B, [FAR])
+    pulls.want(A, [FAR, FARTHER], GET)
+    pulls.want(B, [FAR], GET)
     pulls.schedule(ROOM)
-    pulls.no_memory(A, 500, now_s=0)
+    pulls.no_memory(A, 500)
+    assert pulls.schedule(499) == [StartFetch(B, FAR, 499)]
+    pulls.fetched(B)
     assert pulls.schedule(499) == []
     assert pulls.schedule(500) == [StartFetch(A, FAR, 500)]
+
+
+def test_the_most_urgent_has_the_next_place_and_none_waits_for_what_is_less_urgent() -> None:
+    pulls = make_pulls(active_max=1)
+    pulls.want(A, [FAR], TASK_ARGUMENTS)
+    pulls.want(B, [FAR], TASK_ARGUMENTS)
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+    pulls.want(C, [FAR], GET)
+    assert pulls.schedule(ROOM) == [StartFetch(C, FAR, ROOM)]
+    pulls.fetched(A)
+    assert pulls.schedule(ROOM) == []  # the get counts for what is less urgent
+    pulls.fetched(C)
+    assert pulls.schedule(ROOM) == [StartFetch(B, FAR, ROOM)]
+
+
+def test_what_several_want_is_as_urgent_as_the_most_urgent_of_them() -> None:
+    pulls = make_pulls(active_max=1)
+    for object_id, priority in ((A, WAIT), (B, TASK_ARGUMENTS), (C, TASK_ARGUMENTS)):
+        pulls.want(object_id, [FAR], priority)
+    pulls.want(C, [FAR], GET)
+    pulls.want(C, [FAR], WAIT)
+    assert pulls.schedule(ROOM) == [StartFetch(C, FAR, ROOM)]
+    pulls.fetched(C)
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
 
 
 def test_fetches_that_are_started_together_share_the_memory() -> None:
     pulls = make_pulls()
     for object_id in (A, B):
-        pulls.want(object_id, [FAR])
+        pulls.want(object_id, [FAR], GET)
     pulls.schedule(ROOM)
     for object_id in (A, B):
-        pulls.no_memory(object_id, 600, now_s=0)
+        pulls.no_memory(object_id, 600)
     assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
-
-
-def test_a_pull_gives_up_waiting_for_memory_counted_from_its_first_refusal() -> None:
-    pulls = make_pulls()
-    pulls.want(A, [FAR])
-    pulls.schedule(ROOM)
-    pulls.no_memory(A, 500, now_s=10)
-    pulls.schedule(ROOM)
-    pulls.no_memory(A, 500, now_s=50)  # there was room by the numbers, not in one piece
-    assert pulls.next_deadline_s == 70
-    assert pulls.expire(now_s=69) == []
-    assert pulls.expire(now_s=70) == [PullUnobtainable(A, 500, FAR)]
-    assert pulls.next_deadline_s is None and len(pulls) == 0
-
-
-def test_what_waits_for_room_and_what_waits_behind_it_is_short_since_the_first_refusal() -> None:
-    pulls = make_pulls(active_max=2)
-    for object_id in (A, B, C):
-        pulls.want(object_id, [FAR])
-    pulls.schedule(ROOM)
-    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [None] * 3
-    pulls.no_memory(A, 500, now_s=10)
-    # B is on its way. C would have been next.
-    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [10, None, 10]
-    pulls.schedule(ROOM)
-    assert [pulls.short_since_s(object_id) for object_id in (A, B, C)] == [None] * 3
 
 
 def test_what_nobody_wants_any_more_is_not_started_but_a_running_fetch_goes_on() -> None:
     pulls = make_pulls(active_max=1)
-    pulls.want(A, [FAR])
-    pulls.want(B, [FAR])
+    pulls.want(A, [FAR], GET)
+    pulls.want(B, [FAR], GET)
     pulls.schedule(ROOM)
     pulls.unwant(A)
     pulls.unwant(B)
@@ -128,11 +129,11 @@ def test_what_nobody_wants_any_more_is_not_started_but_a_running_fetch_goes_on()
 def test_a_fetch_that_nobody_wants_is_not_tried_again() -> None:
     for end in (
         lambda pulls: pulls.fetch_failed(A, "broke"),
-        lambda pulls: pulls.no_memory(A, 500, now_s=0),
+        lambda pulls: pulls.no_memory(A, 500),
         lambda pulls: pulls.announced(A),
     ):
         pulls = make_pulls()
-        pulls.want(A, [FAR, FARTHER])
+        pulls.want(A, [FAR, FARTHER], GET)
         pulls.schedule(ROOM)
         pulls.unwant(A)
         (lost,) = end(pulls)
@@ -142,24 +143,24 @@ def test_a_fetch_that_nobody_wants_is_not_tried_again() -> None:
 
 def test_a_fetch_that_is_wanted_again_goes_on_to_the_next_holder() -> None:
     pulls = make_pulls()
-    pulls.want(A, [FAR, FARTHER])
+    pulls.want(A, [FAR, FARTHER], GET)
     pulls.schedule(ROOM)
     pulls.unwant(A)
-    pulls.want(A, [])
+    pulls.want(A, [], GET)
     assert pulls.fetch_failed(A, "broke") == []
     assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
 
 
 def test_a_freed_object_stops_its_fetch() -> None:
     pulls = make_pulls()
-    pulls.want(A, [FAR])
+    pulls.want(A, [FAR], GET)
     assert pulls.cancel(B) == []
     pulls.schedule(ROOM)
     assert pulls.cancel(A) == [StopFetch(A)]
     # What the fetch still reports is nobody's.
     assert pulls.fetch_failed(A, "stopped") == []
     pulls.fetched(A)
-    assert pulls.no_memory(A, 5, now_s=0) == []
+    assert pulls.no_memory(A, 5) == []
     assert len(pulls) == 0 and pulls.num_active == 0
 
 
@@ -173,7 +174,6 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
         super().__init__()
         self.pulls = make_pulls()
         self.running: dict[ObjectKey, NodeKey] = {}
-        self.now_s = 0.0
 
     def follow(self, effects: list[PullEffect]) -> None:
         for effect in effects:
@@ -183,9 +183,13 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
             elif isinstance(effect, StopFetch):
                 del self.running[effect.object_id]
 
-    @rule(object_id=objects, nodes=st.lists(st.sampled_from([FAR, FARTHER, FARTHEST]), min_size=1))
-    def want(self, object_id: ObjectKey, nodes: list[NodeKey]) -> None:
-        self.pulls.want(object_id, nodes)
+    @rule(
+        object_id=objects,
+        nodes=st.lists(st.sampled_from([FAR, FARTHER, FARTHEST]), min_size=1),
+        priority=st.sampled_from(Priority),
+    )
+    def want(self, object_id: ObjectKey, nodes: list[NodeKey], priority: Priority) -> None:
+        self.pulls.want(object_id, nodes, priority)
 
     @rule(room=st.integers(0, 1000))
     def schedule(self, room: int) -> None:
@@ -200,7 +204,7 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
         elif end == "failed":
             self.follow(self.pulls.fetch_failed(object_id, "failed"))
         else:
-            self.follow(self.pulls.no_memory(object_id, size, self.now_s))
+            self.follow(self.pulls.no_memory(object_id, size))
 
     @rule(object_id=objects)
     def unwant(self, object_id: ObjectKey) -> None:
@@ -209,11 +213,6 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
     @rule(object_id=objects)
     def cancel(self, object_id: ObjectKey) -> None:
         self.follow(self.pulls.cancel(object_id))
-
-    @rule(passed_s=st.integers(1, 40))
-    def time_passes(self, passed_s: int) -> None:
-        self.now_s += passed_s
-        self.follow(self.pulls.expire(self.now_s))
 
     @invariant()
     def holds(self) -> None:

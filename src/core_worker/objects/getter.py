@@ -31,7 +31,11 @@ from ray_mono.core_worker.objects.store_reads import FOUND, NOT_HERE, Found, Sto
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
-from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.store_provider.plasma_store_provider import (
+    GET,
+    PlasmaStoreProvider,
+    Wanted,
+)
 from ray_mono.core_worker.task_errors import unreadable
 from ray_mono.core_worker.values import serialization
 from ray_mono.rpc.reactor import Waiter
@@ -100,10 +104,14 @@ class Getter:
         return self.get_ids([ref._id for ref in refs], timeout_s)
 
     def get_ids(
-        self, object_ids: list[bytes], timeout_s: float | None, may_go_elsewhere: bool = False
+        self,
+        object_ids: list[bytes],
+        timeout_s: float | None,
+        priority: Any = GET,
+        may_go_elsewhere: bool = False,
     ) -> list[Any]:
-        """Like get, for objects that the caller holds in another way. may_go_elsewhere: raise NoRoomHere
-        instead of waiting long for room in this node's store."""
+        """Like get, for objects that the caller holds in another way. priority: GET or TASK_ARGUMENTS.
+        may_go_elsewhere: raise NoRoomHere instead of waiting long for room in this node's store."""
         deadline_s = self._deadline_s(timeout_s)
         values: dict[bytes, Any] = {}
         wanted = object_ids
@@ -120,7 +128,7 @@ class Getter:
                 wanted = list(dict.fromkeys(object_ids))
             # Raises the error, if there is one.
             ready = wanted if failed is None else [failed]
-            missing = self._read_ready(ready, values, deadline_s, timeout_s, may_go_elsewhere)
+            missing = self._read_ready(ready, values, deadline_s, timeout_s, priority, may_go_elsewhere)
             if not missing:
                 break
             self._tell_lost(missing, tries)
@@ -242,12 +250,13 @@ class Getter:
         values: dict[bytes, Any],
         deadline_s: float | None,
         timeout_s: float | None,
+        priority: Any = GET,
         may_go_elsewhere: bool = False,
     ) -> dict[bytes, list[bytes]]:
         """Puts the values of ready objects into `values`, and returns the others: those that no store had,
         each with the nodes that were asked; and without nodes those that somebody else has found to be lost
         meanwhile. Raises the errors among the values."""
-        in_stores: list[tuple[bytes, list[bytes]]] = []
+        in_stores: list[Wanted] = []
         here: list[tuple[bytes, bytes, Any]] = []
         missing: dict[bytes, list[bytes]] = {}
         with self._env.lock:
@@ -265,13 +274,13 @@ class Getter:
                 elif (pinned := self._plasma.here(object_id)) is not None:
                     here.append((object_id, pinned[0].metadata, pinned[1]))
                 else:
-                    in_stores.append((object_id, list(entry.locations or ())))
+                    in_stores.append((object_id, list(entry.locations or ()), entry.size_bytes))
         for object_id, metadata, data in here:
             values[object_id] = self.read(object_id, metadata, data)
         if not in_stores:
             return missing
-        found = self._fetch_all(in_stores, deadline_s, may_go_elsewhere)
-        asked = dict(in_stores)
+        found = self._fetch_all(in_stores, deadline_s, priority, may_go_elsewhere)
+        asked = {object_id: locations for object_id, locations, _ in in_stores}
         for object_id in self._read_found(found, values, len(object_ids), timeout_s):
             missing[object_id] = asked[object_id]
         return missing
@@ -318,17 +327,17 @@ class Getter:
         return value
 
     def _fetch_all(
-        self, wanted: list[tuple[bytes, list[bytes]]], deadline_s: float | None, may_go_elsewhere: bool
+        self, wanted: list[Wanted], deadline_s: float | None, priority: Any, may_go_elsewhere: bool
     ) -> list[Found]:
         """Reads them from the node's store, which pulls from other nodes."""
         node_id = self._env.node_id
-        if all(node_id in locations for _, locations in wanted):
-            found = self._stores.fetch(wanted, 0, self._env.reactor.wait, may_go_elsewhere)
+        if all(node_id in locations for _, locations, _ in wanted):
+            found = self._stores.fetch(wanted, 0, self._env.reactor.wait, may_go_elsewhere, priority)
             if all(view is not None for _, view in found):
                 return found
         left_s = None if deadline_s is None else max(0.0, deadline_s - self._env.clock.time_s())
         timeout_ms = -1 if left_s is None else round(left_s * 1000)
-        return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere)
+        return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere, priority)
 
     def _tell_lost(self, missing: dict[bytes, list[bytes]], tries: dict[tuple[bytes, ...], int]) -> None:
         with self._env.lock:

@@ -23,7 +23,7 @@ from ray_mono.core_worker.objects.store_reads import FOUND, LOST
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
-from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.store_provider.plasma_store_provider import WAIT, PlasmaStoreProvider
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
@@ -170,7 +170,7 @@ class ObjectWait:
             else:
                 self._pulled(object_id)
 
-        self._plasma.start_get([(object_id, locations)], -1, done)
+        self._plasma.start_get([(object_id, locations, entry.size_bytes)], -1, done, priority=WAIT)
 
     def _pulled(self, object_id: bytes) -> None:
         for one in self._pulls.pop(object_id):

@@ -13,7 +13,7 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.object_errors import no_room_error
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
-from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider, Wanted
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -38,12 +38,13 @@ class StoreReads:
 
     def fetch(
         self,
-        wanted: list[tuple[bytes, list[bytes]]],
+        wanted: list[Wanted],
         timeout_ms: int,
         wait: Callable[[Waiter, None], bool],
         may_go_elsewhere: bool,
+        priority: Any,
     ) -> list[Found]:
-        """Asks for objects as (id, nodes that hold it) and waits. Where there is no room for a copy, raises
+        """Asks for objects and waits. Where there is no room for a copy, raises
         NoRoomHere if may_go_elsewhere, else ObjectStoreFullError. Raises RaySystemError."""
         plasma = self._plasma
         waiter = Waiter(self._env.reactor)
@@ -67,7 +68,7 @@ class StoreReads:
                 failure.append(error)
             waiter.set()
 
-        plasma.start_get(wanted, timeout_ms, done, may_go_elsewhere)
+        plasma.start_get(wanted, timeout_ms, done, may_go_elsewhere, priority)
         wait(waiter, None)
         if not waiter.done:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")

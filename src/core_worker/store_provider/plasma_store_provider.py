@@ -38,6 +38,12 @@ from ray_mono.rpc.reactor_channel import ReactorChannel
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 Found = object_manager_pb2.ObjectFound
+# Who is served first where the node has little room for copies.
+GET = object_manager_pb2.GetRequest.GET
+WAIT = object_manager_pb2.GetRequest.WAIT
+TASK_ARGUMENTS = object_manager_pb2.GetRequest.TASK_ARGUMENTS
+Wanted = tuple[bytes, list[bytes], int]
+"""An object's id, the nodes that hold it, and its size as far as it is known."""
 
 
 class PlasmaStoreProvider:
@@ -206,12 +212,13 @@ class PlasmaStoreProvider:
 
     def start_get(
         self,
-        wanted: list[tuple[bytes, list[bytes]]],
+        wanted: list[Wanted],
         timeout_ms: int,
         on_done: Callable[[list[Any], RpcError | None], None],
         may_go_elsewhere: bool = False,
+        priority: Any = GET,
     ) -> None:
-        """Asks for objects as (id, nodes that hold it). Calls on_done(list of ObjectFound, None) under the
+        """Asks for objects. Calls on_done(list of ObjectFound, None) under the
         lock when each of them is here or lost, or the time is over; on_done([], error) if the call failed.
 
         may_go_elsewhere: the objects need not wait long for room here.
@@ -221,9 +228,12 @@ class PlasmaStoreProvider:
         request = object_manager_pb2.GetRequest(
             timeout_ms=timeout_ms,
             may_go_elsewhere=may_go_elsewhere,
+            priority=priority,
             objects=[
-                object_manager_pb2.ObjectWanted(object_id=object_id, location_node_ids=locations)
-                for object_id, locations in wanted
+                object_manager_pb2.ObjectWanted(
+                    object_id=object_id, location_node_ids=locations, size_bytes=size_bytes
+                )
+                for object_id, locations, size_bytes in wanted
             ],
         )
         self._stub.Get.start(

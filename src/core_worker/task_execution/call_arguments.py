@@ -1,6 +1,9 @@
 """The arguments of a call are read before its function is called: they are unpickled, and those by reference
 are fetched into this node's store.
 
+The store takes the arguments of a call as one: it copies all that are missing, or none (admission.py there).
+Gets and waits have room first.
+
 An argument may find no room here (NoRoomHere). If that happens to a normal task or an actor's constructor, it
 has not begun, and can run on another node, where the argument lies:
 
@@ -26,6 +29,7 @@ from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import TASK_ARGUMENTS
 from ray_mono.core_worker.task_execution.call import Call
 
 
@@ -88,4 +92,4 @@ class ArgumentReader:
                 if arg.location_node_ids and not is_ours and self._memory_store.get(object_id) is None:
                     self._memory_store.put_in_store(object_id, list(arg.location_node_ids), arg.size_bytes)
         object_ids = [arg.reference.object_id for arg in references]
-        return self._getter.get_ids(object_ids, None, may_go_elsewhere)
+        return self._getter.get_ids(object_ids, None, TASK_ARGUMENTS, may_go_elsewhere)
