@@ -88,7 +88,7 @@ FLOORS = {
     "object_manager": """
         config errors keys memory_file pending_answers pressure spill_directories transfer_wire
         | allocator bulk_receive spill_files stored_object
-        | idle_objects memory_story seams
+        | idle_objects memory_story seams senders
         | store
         | admission backing create_queue local_object_manager node_directory spill_disk transfer_client
         | get_queue pull_manager
@@ -96,7 +96,8 @@ FLOORS = {
         | large_creates pressure_notices pulls
         | get_requests
         | node_store
-        | puller transfer_server
+        | outgoing puller
+        | transfer_server
         | free_forwarder
         | servicer
         | component

@@ -12,6 +12,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from ray_mono.object_manager.transfer_wire import WireError
@@ -33,14 +34,23 @@ class BulkReceive(asyncio.Future[None]):
     returns when the thread writes no more.
     """
 
-    def __init__(self, sock: socket.socket, memory: memoryview, timeout_s: float, prepare: Prepare) -> None:
-        """timeout_s: how long no byte may come (up to twice that passes before it is noticed)."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        memory: memoryview,
+        timeout_s: float,
+        prepare: Prepare,
+        arrived: Callable[[int], None],
+    ) -> None:
+        """timeout_s: how long no byte may come (up to twice that passes before it is noticed). arrived(count)
+        is called in the thread: so many bytes more are there."""
         super().__init__(loop=asyncio.get_running_loop())
         self.received_bytes = 0
         self._sock = sock
         self._memory = memory
         self._timeout_s = timeout_s
         self._prepare = prepare
+        self._arrived = arrived
         self._is_stopping = False
         self._ended = threading.Event()
         seconds, microseconds = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)
@@ -78,6 +88,7 @@ class BulkReceive(asyncio.Future[None]):
             if not count:
                 break
             self.received_bytes += count
+            self._arrived(count)
 
     def _finish(self, error: Exception | None) -> None:
         if self.done():

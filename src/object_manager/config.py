@@ -26,14 +26,19 @@ class ObjectManagerConfig:
     """How long a pull waits for the GCS to tell of a node that an owner has already named."""
     connect_timeout_s: float = 5.0
     """For a connection to another object manager, handshake included."""
-    idle_transfer_timeout_s: float = 30.0
-    """A stream on which no byte moved for this long is given up, and the next holder tried."""
+    idle_transfer_timeout_s: float = 15.0
+    """A stream on which no byte moved for this long is given up, and the next holder tried. Of a large object
+    that is noticed after up to twice as long. Longer than seal_timeout_s."""
     seal_timeout_s: float = 10.0
     """How long another node's fetch of an object that is being written here waits for the seal."""
     pulls_active_max: int = 8
     """Copies that arrive at a time: enough to fill a network, few enough that each has its memory soon."""
     connections_per_peer_max: int = 4
     """Streams kept open to one node."""
+    receivers_per_object_max: int = 2
+    """Nodes that one object is sent to at a time. Who asks meanwhile is sent on to them."""
+    sent_on_bytes_min: int = MIB
+    """Smaller objects are sent to all who ask: that is over sooner than another question."""
     backing_step_bytes: int = 16 * MIB
     """Pages are taken from the system in steps of this size (2 ms each); others are served between two."""
     backing_ahead_bytes: int = 64 * MIB
@@ -67,6 +72,7 @@ class ObjectManagerConfig:
         for name in (
             "pulls_active_max",
             "connections_per_peer_max",
+            "receivers_per_object_max",
             "backing_step_bytes",
             "send_slice_bytes",
             "frees_pending_max",
@@ -87,6 +93,7 @@ class ObjectManagerConfig:
             "idle_transfer_timeout_s",
             "seal_timeout_s",
             "backing_ahead_bytes",
+            "sent_on_bytes_min",
             "free_retry_timeout_s",
             "spill_retry_s",
         ):

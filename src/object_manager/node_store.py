@@ -36,7 +36,7 @@ from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pressure_notices import PressureNotices
 from ray_mono.object_manager.pull_manager import PullManager
 from ray_mono.object_manager.pulls import Fetcher, Pulls
-from ray_mono.object_manager.seams import ObjectHeader, SharedMemory, SpillDisk
+from ray_mono.object_manager.seams import Arrival, ObjectHeader, SharedMemory, SpillDisk
 from ray_mono.object_manager.spill_files import Extent, SpillFiles
 from ray_mono.object_manager.spills import Spills
 from ray_mono.object_manager.store import Store
@@ -72,6 +72,7 @@ class NodeStore:
         self.pressure = PressureNotices(self._create_queue, no_room, clock)
         self.creates = CreateRequests(self._create_queue, self.store, self._backing, clock, self._settle)
         self.pulls = Pulls(
+            node_id,
             self._pull_manager,
             no_room,
             lambda object_id, reason: self.gets.lost(object_id, reason),
@@ -226,9 +227,19 @@ class NodeStore:
             self.gets.sealed(object_id, pulled=False)
         self._settle()
 
-    def fetch_failed(self, object_id: ObjectKey, reason: str) -> None:
-        self.pulls.failed(object_id, reason)
+    def fetch_failed(self, object_id: ObjectKey, reason: str, has_brought: bool) -> None:
+        """has_brought: some bytes came first."""
+        self.pulls.failed(object_id, reason, has_brought)
         self._settle()
+
+    def fetch_sent_on(self, object_id: ObjectKey, relay: NodeKey) -> None:
+        """The holder sends it to this node already, which passes it on."""
+        self.pulls.sent_on(object_id, relay)
+        self._settle()
+
+    def arriving(self, object_id: ObjectKey) -> Arrival | None:
+        """An object that is on its way here."""
+        return self.pulls.arriving(object_id)
 
     def fetch_announced(self, object_id: ObjectKey) -> None:
         """It was larger than the memory that there was when it was asked for; now its memory is there."""

@@ -118,7 +118,7 @@ async def serve(
     transport = FramedTransport(secret)
     address, streams, server = "", None, None
     if not arguments.store_only:
-        streams = TcpTransferStreams(secret, config)
+        streams = TcpTransferStreams(secret, config, node_id)
         server = TransferServer(manager.node_store, secret, config, streams.count_sent, spawn)
         address = server.listen(arguments.host, arguments.port)
         manager.attach(transport, arguments.gcs_address, streams)

@@ -6,7 +6,8 @@ to them. A pull takes its holders in turn, in the order in which owners named th
 it is lost, with a reason for each.
 
     WAITING   for a place, in order of (priority, arrival)
-    FETCHING  from a holder; a place is taken
+    FETCHING  from a holder; a place is taken. A holder that sends the object to other nodes already names one
+              of these instead, which passes it on: it is asked next (senders.py)
     NO_MEMORY it was refused a place in the store, which has to get pages first, or has its memory in pieces:
               tried again when memory came free
 
@@ -43,6 +44,8 @@ class StartFetch:
     object_id: ObjectKey
     node_id: NodeKey
     max_bytes: int
+    is_sent_on: bool = False  # another holder has said that this node passes it on
+    avoided: tuple[NodeKey, ...] = ()  # these did not give it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Pull:
     is_wanted: bool = True  # False only while FETCHING: bytes that are on their way may come
     current: NodeKey | None = None  # set exactly while FETCHING
     failures: dict[NodeKey, str] = field(default_factory=dict)
+    relay: NodeKey | None = None  # asked next: a holder has said that it passes the object on
+    is_relayed: bool = False  # while FETCHING: `current` was the relay
     place: Priority | None = None  # while FETCHING: the class in which it counts
     needed_bytes: int = 0  # in NO_MEMORY: how much room it waits for
 
@@ -173,12 +178,16 @@ class PullManager:
         if self._stop(object_id) is not None:
             self._forget(object_id)
 
-    def fetch_failed(self, object_id: ObjectKey, reason: str) -> list[PullEffect]:
-        """The holder did not give it (all of it): the next one is tried, or the object is lost."""
+    def fetch_failed(self, object_id: ObjectKey, reason: str, has_brought: bool = False) -> list[PullEffect]:
+        """The holder did not give it (all of it): the next one is tried, or the object is lost. A holder that
+        gave some of it is asked again, after the others: so often at most as the object has bytes."""
         pull = self._pulls.get(object_id)
         if pull is None or pull.current is None:
             return []
-        pull.failures[pull.current] = reason
+        if not has_brought:
+            pull.failures[pull.current] = reason
+        elif not pull.is_relayed:
+            pull.holders.append(pull.current)
         self._stop(object_id)
         if pull.holders and pull.is_wanted:
             return []
@@ -191,12 +200,28 @@ class PullManager:
         pull = self._pulls.get(object_id)
         if pull is None or pull.current is None:
             return []
-        pull.holders.insert(0, pull.current)
+        if pull.is_relayed:
+            pull.relay = pull.current
+        else:
+            pull.holders.insert(0, pull.current)
         self._stop(object_id)
-        if pull.is_wanted:
+        return self._go_on(pull)
+
+    def sent_on(self, object_id: ObjectKey, relay: NodeKey) -> list[PullEffect]:
+        """The holder sends it to this node, which passes it on: it is asked next, and then the holder again.
+
+        A node that looks for a sender begins at a holder, and no earlier relay is asked again unless it is
+        named again. So it never comes to a node that waits for it."""
+        pull = self._pulls.get(object_id)
+        if pull is None or pull.current is None:
             return []
-        self._forget(object_id)
-        return [PullLost(object_id, "nobody waits for it any more")]
+        if relay in pull.failures:
+            return self.fetch_failed(object_id, f"it names node {relay.hex()}, which did not give it")
+        if not pull.is_relayed:
+            pull.holders.insert(0, pull.current)
+        pull.relay = relay
+        self._stop(object_id)
+        return self._go_on(pull)
 
     def no_memory(self, object_id: ObjectKey, size_bytes: int) -> list[PullEffect]:
         """The holder has it, and there was no room here. The same holder is asked again when there is."""
@@ -213,16 +238,25 @@ class PullManager:
         """Every pull, for people."""
         return list(self._pulls.values())
 
+    def _go_on(self, pull: Pull) -> list[PullEffect]:
+        if pull.is_wanted:
+            return []
+        self._forget(pull.object_id)
+        return [PullLost(pull.object_id, "nobody waits for it any more")]
+
     def _queue(self, pull: Pull) -> None:
         if pull.state is not PullState.FETCHING:
             heapq.heappush(self._waiting, (pull.order, pull.object_id))
 
     def _start(self, pull: Pull, max_bytes: int) -> StartFetch:
         pull.state = PullState.FETCHING
-        pull.current = pull.holders.pop(0)
+        pull.is_relayed = pull.relay is not None
+        pull.current = pull.holders.pop(0) if pull.relay is None else pull.relay
+        pull.relay = None
         pull.place = pull.priority
         self._active[pull.place] += 1
-        return StartFetch(pull.object_id, pull.current, max(1, max_bytes))
+        avoided = tuple(pull.failures)
+        return StartFetch(pull.object_id, pull.current, max(1, max_bytes), pull.is_relayed, avoided)
 
     def _forget(self, object_id: ObjectKey) -> None:
         self.changes += 1
@@ -254,7 +288,8 @@ class PullManager:
             check((pull.current is not None) == is_fetching, f"{story} has node {pull.current!r}")
             check((pull.place is not None) == is_fetching, f"{story} has place {pull.place!r}")
             check(is_fetching or (pull.order, pull.object_id) in queued, f"{story} is in no queue")
-            check(bool(pull.holders) or pull.current is not None, f"{story} has nobody left to ask")
+            is_asked = pull.current is not None or pull.relay is not None
+            check(bool(pull.holders) or is_asked, f"{story} has nobody left to ask")
             check(pull.is_wanted or is_fetching, f"{story} is wanted by nobody")
             is_short = pull.state is PullState.NO_MEMORY
             check(is_short or not pull.needed_bytes, f"{story} waits for {pull.needed_bytes} bytes")

@@ -8,6 +8,7 @@ so that the next holder continues where the last one stopped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -18,12 +19,18 @@ from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pull_manager import StartFetch
 from ray_mono.object_manager.seams import (
+    Arrival,
+    Fetch,
     ObjectHeader,
     PeerAddress,
+    SentOn,
     SharedMemory,
     TransferFailed,
     TransferStreams,
 )
+
+# A byte that arrived just before somebody waited for it is seen after so long.
+_LOOKS_AGAIN_S = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +47,10 @@ class AddressBook(Protocol):
 
 
 class CopyLanding:
-    """Where one object's bytes go: nowhere, until a holder has said how many there are and there was room."""
+    """Where one object's bytes go: nowhere, until a holder has said how many there are and there was room.
+
+    As an Arrival it tells those to whom the object is passed on of what has come.
+    """
 
     def __init__(self, object_id: ObjectKey, node_store: NodeStore, store_memory: SharedMemory) -> None:
         self.object_id = object_id
@@ -50,6 +60,9 @@ class CopyLanding:
         self._store_memory = store_memory
         self._memory: memoryview | None = None
         self._offset = 0  # of the memory in the store
+        self.is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._watchers: set[asyncio.Future[None]] = set()
 
     @property
     def has_memory(self) -> bool:
@@ -69,10 +82,66 @@ class CopyLanding:
             if offset is not None:
                 self._offset = offset
                 self._memory = self._store_memory.view(offset, self.header.size_bytes)
+                self._wake()
         return self._memory
 
     def prepare(self, start: int, count: int) -> None:
         self._store_memory.prepare(self._offset + start, count)
+
+    def arrived(self, count: int) -> None:
+        """See Landing."""
+        self.received_bytes += count
+        self._wake()
+
+    def arrived_in_thread(self, count: int) -> None:
+        """See Landing."""
+        self.received_bytes += count
+        if self._watchers:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def end(self) -> None:
+        """It is whole, or given up."""
+        self.is_over = True
+        self._wake()
+
+    # ---- for those to whom it is passed on
+
+    async def until_described(self, timeout_s: float) -> ObjectHeader | None:
+        """See Arrival."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.is_over and not self.has_memory:
+                    await self._change()
+        return self.header if self.has_memory and not self.is_over else None
+
+    async def until_beyond(self, offset: int) -> None:
+        """See Arrival."""
+        while not self.is_over and self.received_bytes <= offset:
+            await self._change()
+
+    def bytes_so_far(self, start: int, end: int) -> memoryview:
+        """See Arrival."""
+        return known(self._memory, "the memory of a copy that arrives")[start:end]
+
+    async def _change(self) -> None:
+        change = self._loop.create_future()
+        self._watchers.add(change)
+        # What arrived in the thread before it saw the watcher did not wake anybody.
+        self._loop.call_later(_LOOKS_AGAIN_S, _set, change)
+        try:
+            await change
+        finally:
+            self._watchers.discard(change)
+
+    def _wake(self) -> None:
+        for change in self._watchers:
+            _set(change)
+
+
+def _set(change: asyncio.Future[None]) -> None:
+    if not change.done():
+        change.set_result(None)
 
 
 class Puller:
@@ -106,21 +175,32 @@ class Puller:
 
     def forget(self, object_id: ObjectKey) -> None:
         landing = self._landings.pop(object_id, None)
-        if landing is not None and landing.has_memory:
-            self._node_store.drop_copy(object_id)
+        if landing is not None:
+            landing.end()
+            if landing.has_memory:
+                self._node_store.drop_copy(object_id)
+
+    def arriving(self, object_id: ObjectKey) -> Arrival | None:
+        """What has come of an object that is on its way here."""
+        return self._landings.get(object_id)
 
     async def _fetch(self, fetch: StartFetch) -> None:
         """One attempt with one holder. Its end is reported exactly once, unless it is stopped."""
         object_id = fetch.object_id
         landing = self._landings.setdefault(object_id, CopyLanding(object_id, self._node_store, self._memory))
+        before_bytes = landing.received_bytes
         try:
             is_whole = await self._attempt(fetch, landing)
+        except SentOn as answer:
+            del self._tasks[object_id]
+            self._node_store.fetch_sent_on(object_id, answer.node_id)
         except TransferFailed as error:
             logger.info("object %s: node %s did not give it: %s", object_id.hex(), fetch.node_id.hex(), error)
             del self._tasks[object_id]
-            self._node_store.fetch_failed(object_id, str(error))
+            self._node_store.fetch_failed(object_id, str(error), landing.received_bytes > before_bytes)
         except ObjectExists:
-            del self._tasks[object_id], self._landings[object_id]
+            del self._tasks[object_id]
+            self._landings.pop(object_id).end()
             self._node_store.appeared(object_id)
         except StoreFull as error:
             del self._tasks[object_id]
@@ -130,6 +210,7 @@ class Puller:
             if is_whole:
                 del self._landings[object_id]
                 self._node_store.fetched(object_id)
+                landing.end()
             elif landing.has_memory:
                 self._node_store.fetch_announced(object_id)
             else:
@@ -142,4 +223,5 @@ class Puller:
             return False
         peer = await self._nodes.find(fetch.node_id, self._node_store.config.unknown_node_timeout_s)
         max_bytes = 0 if landing.has_memory else fetch.max_bytes
-        return await self._streams.fetch(peer, fetch.object_id, max_bytes, landing)
+        asked = Fetch(fetch.object_id, max_bytes, fetch.avoided, fetch.is_sent_on)
+        return await self._streams.fetch(peer, asked, landing)

@@ -5,6 +5,7 @@ Fetches are started and stopped, and who waits is told of a failure.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, assert_never
 
@@ -21,6 +22,7 @@ from ray_mono.object_manager.pull_manager import (
     StartFetch,
     StopFetch,
 )
+from ray_mono.object_manager.seams import Arrival
 
 
 class Fetcher(Protocol):
@@ -32,9 +34,18 @@ class Fetcher(Protocol):
         """The fetch that runs is for nobody; nothing is reported any more."""
         ...
 
+    def arriving(self, object_id: ObjectKey) -> Arrival | None:
+        """What has come of an object that is on its way here; None where there is none."""
+        ...
+
     def forget(self, object_id: ObjectKey) -> None:
         """The pull is over: what an earlier fetch left half done goes."""
         ...
+
+
+def spread(node_id: NodeKey, object_id: ObjectKey, holders: Sequence[NodeKey]) -> list[NodeKey]:
+    """The holders in an order of this node's own, so that not all nodes ask the same one first."""
+    return sorted(holders, key=lambda holder: zlib.crc32(node_id + object_id + holder))
 
 
 class Pulls:
@@ -45,12 +56,14 @@ class Pulls:
 
     def __init__(
         self,
+        node_id: NodeKey,
         manager: PullManager,
         no_room: NoRoom,
         on_lost: Callable[[ObjectKey, str], None],
         on_unobtainable: Callable[[ObjectKey, str], None],
     ) -> None:
         """on_lost(object_id, reason): nobody gave it. on_unobtainable(object_id, error): there is no room."""
+        self._node_id = node_id
         self._manager = manager
         self._no_room = no_room
         self._on_lost = on_lost
@@ -77,13 +90,17 @@ class Pulls:
         """For people."""
         return self._manager.pulls()
 
+    def arriving(self, object_id: ObjectKey) -> Arrival | None:
+        """What has come of an object that is on its way here; None where there is none."""
+        return None if self._fetcher is None else self._fetcher.arriving(object_id)
+
     # ---- who waits
 
     def want(self, object_id: ObjectKey, locations: Sequence[NodeKey], priority: Priority) -> None:
         if self._fetcher is None:
             self._on_lost(object_id, "this store runs alone and copies nothing")
         else:
-            self._manager.want(object_id, locations, priority)
+            self._manager.want(object_id, spread(self._node_id, object_id, locations), priority)
 
     def unwant(self, object_id: ObjectKey) -> None:
         self._manager.unwant(object_id)
@@ -104,8 +121,11 @@ class Pulls:
     def fetched(self, object_id: ObjectKey) -> None:
         self._manager.fetched(object_id)
 
-    def failed(self, object_id: ObjectKey, reason: str) -> None:
-        self._carry_out(self._manager.fetch_failed(object_id, reason))
+    def failed(self, object_id: ObjectKey, reason: str, has_brought: bool) -> None:
+        self._carry_out(self._manager.fetch_failed(object_id, reason, has_brought))
+
+    def sent_on(self, object_id: ObjectKey, relay: NodeKey) -> None:
+        self._carry_out(self._manager.sent_on(object_id, relay))
 
     def announced(self, object_id: ObjectKey) -> None:
         self._carry_out(self._manager.announced(object_id))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ray_mono.object_manager.keys import ObjectKey, WorkerKey
+from ray_mono.object_manager.keys import NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.spill_files import Extent, SpillFile
 
 Prepare = Callable[[int, int], None]
@@ -103,11 +103,59 @@ class TransferFailed(Exception):
     """The peer did not give the object (all of it), or could not be reached; the message says which."""
 
 
+class SentOn(Exception):  # noqa: N818 (an answer)
+    """The peer sends the object to others already: this one passes it on."""
+
+    def __init__(self, node_id: NodeKey) -> None:
+        super().__init__(f"node {node_id.hex()} passes the object on")
+        self.node_id = node_id
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """What is asked of a peer."""
+
+    object_id: ObjectKey
+    max_bytes: int = 0
+    """Of a larger object only the size is asked for. 0: any size."""
+    avoided: tuple[NodeKey, ...] = ()
+    """These did not give it."""
+    is_sent_on: bool = False
+
+
+class Arrival(Protocol):
+    """A copy that is on its way here, for those to whom it is passed on."""
+
+    received_bytes: int
+    is_over: bool
+    """It is whole, or was given up: no more is to be had from here."""
+
+    async def until_described(self, timeout_s: float) -> ObjectHeader | None:
+        """What it is, once it has memory. None: it is over, or it took too long."""
+        ...
+
+    async def until_beyond(self, offset: int) -> None:
+        """Until more than `offset` bytes are here, or it is over."""
+        ...
+
+    def bytes_so_far(self, start: int, end: int) -> memoryview:
+        """These have arrived, and it is not over."""
+        ...
+
+
 class Landing(Protocol):
     """Where a fetch puts its bytes."""
 
     received_bytes: int
-    """How much is here already; a fetch starts there and adds to it."""
+    """How much is here already; a fetch starts there."""
+
+    def arrived(self, count: int) -> None:
+        """So many bytes more are here."""
+        ...
+
+    def arrived_in_thread(self, count: int) -> None:
+        """The same, told by the only thread that writes them."""
+        ...
 
     def place(self, header: ObjectHeader) -> memoryview | None:
         """Called once per fetch, before the first byte: the object's memory, or None where there is no room.
@@ -128,12 +176,12 @@ class TransferStreams(Protocol):
     """Object bytes only, since the start."""
     received_bytes: int
 
-    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
-        """Brings the rest of the object to its landing. Raises TransferFailed, and what place() raises.
+    async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
+        """Brings the rest of the object to its landing. Raises TransferFailed, SentOn, and what place()
+        raises.
 
-        False where the landing had no room, or the object is larger than max_bytes (0: any size). Then
-        place() has been called all the same, and nothing was awaited after it. Once cancelled, not a byte is
-        written any more.
+        False where the landing had no room, or the object is larger than max_bytes. Then place() has been
+        called all the same, and nothing was awaited after it. Once cancelled, not a byte is written any more.
         """
         ...
 

@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 
 from ray_mono.object_manager.bulk_receive import BulkReceive
 from ray_mono.object_manager.config import ObjectManagerConfig
-from ray_mono.object_manager.keys import ObjectKey, WorkerKey
-from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
+from ray_mono.object_manager.keys import NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.seams import Fetch, Landing, ObjectHeader, PeerAddress, SentOn, TransferFailed
 from ray_mono.object_manager.transfer_wire import (
     WireError,
     receive_into,
@@ -51,18 +51,18 @@ class _Connections:
 class TcpTransferStreams:
     """Implements TransferStreams over TCP."""
 
-    def __init__(self, secret: str, config: ObjectManagerConfig) -> None:
+    def __init__(self, secret: str, config: ObjectManagerConfig, node_id: NodeKey) -> None:
+        """node_id: ours."""
         self.received_bytes = 0
         self.sent_bytes = 0
         self._secret = secret
+        self._node_id = node_id
         self._config = config
         self._peers: dict[PeerAddress, _Connections] = {}
 
-    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
+    async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
         """See TransferStreams."""
-        return await self._with_connection(
-            peer, lambda sock: self._fetch(sock, object_id, max_bytes, landing)
-        )
+        return await self._with_connection(peer, lambda sock: self._fetch(sock, fetch, landing))
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         """See TransferStreams."""
@@ -86,17 +86,22 @@ class TcpTransferStreams:
 
     # ---- one request
 
-    async def _fetch(
-        self, sock: socket.socket, object_id: ObjectKey, max_bytes: int, landing: Landing
-    ) -> tuple[bool, bool]:
+    async def _fetch(self, sock: socket.socket, fetch: Fetch, landing: Landing) -> tuple[bool, bool]:
         """(the object is whole, the connection can be used again)."""
-        fetch = object_manager_pb2.FetchRequest(
-            object_id=object_id, offset=landing.received_bytes, max_bytes=max_bytes
+        request = object_manager_pb2.FetchRequest(
+            object_id=fetch.object_id,
+            offset=landing.received_bytes,
+            max_bytes=fetch.max_bytes,
+            asker_node_id=self._node_id,
+            avoided_node_ids=fetch.avoided,
+            is_sent_on=fetch.is_sent_on,
         )
-        answer = await self._ask(sock, object_manager_pb2.TransferRequest(fetch=fetch))
+        answer = await self._ask(sock, object_manager_pb2.TransferRequest(fetch=request))
         message = object_manager_pb2.FetchHeader.FromString(answer)
         if not message.found:
             raise _Refused("it holds no copy")
+        if message.sent_on_to_node_id:
+            raise SentOn(NodeKey(message.sent_on_to_node_id))
         header = ObjectHeader(message.total_bytes, message.metadata, WorkerKey(message.owner_worker_id))
         missing_bytes = header.size_bytes - landing.received_bytes
         memory = landing.place(header)
@@ -120,16 +125,19 @@ class TcpTransferStreams:
         if len(memory) < _IN_THREAD_BYTES_MIN:
 
             def progress(count: int) -> None:
-                landing.received_bytes += count
+                landing.arrived(count)
                 self.received_bytes += count
 
             await receive_into(sock, memory, timeout_s, progress)
             return
-        reception = BulkReceive(sock, memory, timeout_s, lambda at, count: landing.prepare(start + at, count))
+
+        def prepare(at: int, count: int) -> None:
+            landing.prepare(start + at, count)
+
+        reception = BulkReceive(sock, memory, timeout_s, prepare, landing.arrived_in_thread)
         try:
             await reception
         finally:
-            landing.received_bytes += reception.received_bytes
             self.received_bytes += reception.received_bytes
 
     async def _free(self, sock: socket.socket, object_ids: Sequence[ObjectKey]) -> tuple[None, bool]:
@@ -186,6 +194,9 @@ class TcpTransferStreams:
         except _Refused as refusal:
             is_reusable = True
             raise TransferFailed(str(refusal)) from None
+        except SentOn:
+            is_reusable = True
+            raise
         finally:
             if is_reusable and self._peers.get(address) is peer:
                 peer.idle.append(sock)

@@ -1,8 +1,7 @@
 """The giving side of transfers: a TCP listener of its own, for other object managers.
 
 They fetch objects and free copies here. Nobody is heard before the handshake (rpc/tcp_door). A connection is
-then served request by request until its peer ends it. An object is pinned while it is sent, straight from the
-store's pages. One that is spilled is read slice by slice, and takes no room in the store.
+then served request by request until its peer ends it. What is sent to whom, outgoing.py says.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from google.protobuf.message import DecodeError
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.object_manager.config import ObjectManagerConfig
-from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.outgoing import Asked, Outgoing
+from ray_mono.object_manager.seams import SentOn, TransferFailed
 from ray_mono.object_manager.transfer_wire import (
     WireError,
     receive_message,
@@ -48,6 +49,7 @@ class TransferServer:
     ) -> None:
         """count_sent(n) is told of object bytes as they go."""
         self._node_store = node_store
+        self._outgoing = Outgoing(node_store, config)
         self._secret = secret
         self._config = config
         self._count_sent = count_sent
@@ -104,28 +106,36 @@ class TransferServer:
 
     async def _send_object(self, sock: socket.socket, fetch: object_manager_pb2.FetchRequest) -> None:
         timeout_s = self._config.idle_transfer_timeout_s
-        object_id = ObjectKey(fetch.object_id)
-        entry = await self._node_store.read_for_transfer(object_id)
-        if entry is None:
+        asked = Asked(
+            ObjectKey(fetch.object_id),
+            NodeKey(fetch.asker_node_id),
+            fetch.offset,
+            fetch.length,
+            fetch.max_bytes,
+            tuple(NodeKey(node_id) for node_id in fetch.avoided_node_ids),
+            fetch.is_sent_on,
+        )
+        try:
+            parcel = await self._outgoing.open(asked)
+        except SentOn as answer:
+            header = object_manager_pb2.FetchHeader(found=True, sent_on_to_node_id=answer.node_id)
+            await send_message(sock, header, timeout_s)
+            return
+        if parcel is None:
             await send_message(sock, object_manager_pb2.FetchHeader(found=False), timeout_s)
             return
         try:
-            offset = min(fetch.offset, entry.size_bytes)
-            length = min(fetch.length or entry.size_bytes, entry.size_bytes - offset)
-            if fetch.max_bytes and entry.size_bytes > fetch.max_bytes:
-                length = 0
             header = object_manager_pb2.FetchHeader(
                 found=True,
-                total_bytes=entry.size_bytes,
-                length=length,
-                metadata=entry.metadata,
-                owner_worker_id=entry.owner,
+                total_bytes=parcel.header.size_bytes,
+                length=parcel.length,
+                metadata=parcel.header.metadata,
+                owner_worker_id=parcel.header.owner,
             )
             await send_message(sock, header, timeout_s)
-            slice_bytes = self._config.send_slice_bytes
-            step = length if entry.is_in_memory else slice_bytes
-            for at in range(0, length, max(1, step)):
-                content = await self._node_store.content(entry, offset + at, min(step, length - at))
-                await send_bytes(sock, content, slice_bytes, timeout_s, self._count_sent)
+            async for part in parcel.parts():
+                await send_bytes(sock, part, self._config.send_slice_bytes, timeout_s, self._count_sent)
+        except TransferFailed as error:
+            raise WireError(str(error)) from error
         finally:
-            self._node_store.release(object_id, TRANSFERS)
+            parcel.close()

@@ -32,6 +32,10 @@ def run(scene: Scene) -> None:
     asyncio.run(bounded())
 
 
+def unheard(count: int) -> None:
+    pass
+
+
 def unprepared(start: int, count: int) -> None:
     pass
 
@@ -41,10 +45,13 @@ def test_memory_is_filled_over_prepared_ranges_and_the_socket_is_as_before() -> 
         loop = asyncio.get_running_loop()
         memory = memoryview(bytearray(len(DATA)))
         prepared: list[tuple[int, int]] = []
-        reception = BulkReceive(here, memory, TIMEOUT_S, lambda start, count: prepared.append((start, count)))
+        arrived: list[int] = []
+        reception = BulkReceive(
+            here, memory, TIMEOUT_S, lambda start, count: prepared.append((start, count)), arrived.append
+        )
         await loop.sock_sendall(there, DATA + b"the next answer")
         await reception
-        assert memory == DATA and reception.received_bytes == len(DATA)
+        assert memory == DATA and reception.received_bytes == sum(arrived) == len(DATA)
         assert sum(count for _, count in prepared) == len(DATA)
         assert [start for start, _ in prepared] == list(range(0, len(DATA), prepared[0][1]))
         assert await loop.sock_recv(here, 100) == b"the next answer"
@@ -55,7 +62,7 @@ def test_memory_is_filled_over_prepared_ranges_and_the_socket_is_as_before() -> 
 def test_the_end_of_the_connection_is_told_by_what_came() -> None:
     async def scene(here: socket.socket, there: socket.socket) -> None:
         memory = memoryview(bytearray(len(DATA)))
-        reception = BulkReceive(here, memory, TIMEOUT_S, unprepared)
+        reception = BulkReceive(here, memory, TIMEOUT_S, unprepared, unheard)
         await asyncio.get_running_loop().sock_sendall(there, DATA[:MIB])
         there.close()
         await reception
@@ -66,7 +73,7 @@ def test_the_end_of_the_connection_is_told_by_what_came() -> None:
 
 def test_a_peer_that_falls_silent_is_given_up() -> None:
     async def scene(here: socket.socket, there: socket.socket) -> None:
-        reception = BulkReceive(here, memoryview(bytearray(len(DATA))), 0.01, unprepared)
+        reception = BulkReceive(here, memoryview(bytearray(len(DATA))), 0.01, unprepared, unheard)
         await asyncio.get_running_loop().sock_sendall(there, DATA[:1000])
         with pytest.raises(WireError, match=r"nothing came from the peer for 0\.01 s"):
             await reception
@@ -81,7 +88,7 @@ def test_what_fails_in_the_thread_fails_for_who_awaits_it() -> None:
 
     async def scene(here: socket.socket, there: socket.socket) -> None:
         with pytest.raises(ZeroDivisionError):
-            await BulkReceive(here, memoryview(bytearray(10)), TIMEOUT_S, fail)
+            await BulkReceive(here, memoryview(bytearray(10)), TIMEOUT_S, fail, unheard)
 
     run(scene)
 
@@ -93,7 +100,7 @@ def test_after_a_cancel_not_a_byte_is_written() -> None:
         receptions: list[BulkReceive] = []
 
         async def receive() -> None:
-            receptions.append(BulkReceive(here, memory, TIMEOUT_S, unprepared))
+            receptions.append(BulkReceive(here, memory, TIMEOUT_S, unprepared, unheard))
             await receptions[0]
 
         task = loop.create_task(receive())

@@ -12,10 +12,11 @@ from typing import Any
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.world import SystemClock
 from ray_mono.object_manager.config import ObjectManagerConfig
-from ray_mono.object_manager.keys import TRANSFERS, NodeKey, ObjectKey
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
+from ray_mono.object_manager.outgoing import Asked, Outgoing
 from ray_mono.object_manager.puller import Puller
-from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, Prepare, TransferFailed
+from ray_mono.object_manager.seams import Fetch, Landing, PeerAddress, Prepare, TransferFailed
 from ray_mono.object_manager.spill_files import Extent, SpillFile, aligned
 
 
@@ -107,40 +108,48 @@ class PlainDisk:
 
 
 class DirectStreams:
-    """Implements TransferStreams between the NodeStores of one process; breaks off as often as `failure_rate`
+    """Implements TransferStreams of one node in a FakeCluster; breaks off as often as its failure_rate
     says."""
 
-    def __init__(self, nodes: dict[PeerAddress, NodeStore], rng: random.Random, failure_rate: float) -> None:
+    def __init__(self, cluster: FakeCluster, name: str) -> None:
         self.sent_bytes = 0
         self.received_bytes = 0
-        self._nodes = nodes
-        self._rng = rng
-        self._failure_rate = failure_rate
+        self._cluster = cluster
+        self._name = name
 
-    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
-        holder = self._nodes[peer]
+    async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
         await self._pause()
-        entry = await holder.read_for_transfer(object_id)
-        if entry is None:
+        asked = Asked(
+            fetch.object_id,
+            NodeKey(self._name.encode()),
+            landing.received_bytes,
+            max_bytes=fetch.max_bytes,
+            avoided=fetch.avoided,
+            is_sent_on=fetch.is_sent_on,
+        )
+        parcel = await self._cluster.outgoing[peer].open(asked)
+        if parcel is None:
             raise TransferFailed("it holds no copy")
         try:
-            memory = landing.place(ObjectHeader(entry.size_bytes, entry.metadata, entry.owner))
-            if memory is None or (max_bytes and entry.size_bytes > max_bytes):
+            memory = landing.place(parcel.header)
+            if memory is None or parcel.length < parcel.header.size_bytes - landing.received_bytes:
                 return False
-            while landing.received_bytes < entry.size_bytes:
-                await self._pause()
-                start = landing.received_bytes
-                part = await holder.content(entry, start, min(100, entry.size_bytes - start))
-                memory[start : start + len(part)] = part
-                landing.received_bytes += len(part)
-                self.received_bytes += len(part)
+            async for content in parcel.parts():
+                for at in range(0, len(content), 100):
+                    await self._pause()
+                    part = content[at : at + 100]
+                    start = landing.received_bytes
+                    memory[start : start + len(part)] = part
+                    landing.arrived(len(part))
+                    self.received_bytes += len(part)
+                    self._cluster.sent_bytes[peer] = self._cluster.sent_bytes.get(peer, 0) + len(part)
         finally:
-            holder.release(object_id, TRANSFERS)
+            parcel.close()
         return True
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         await self._pause()
-        self._nodes[peer].free(object_ids)
+        self._cluster.nodes[peer].free(object_ids)
 
     def drop(self, peer: PeerAddress) -> None:
         pass
@@ -149,9 +158,10 @@ class DirectStreams:
         pass
 
     async def _pause(self) -> None:
-        for _ in range(self._rng.randrange(4)):
+        rng = self._cluster.rng
+        for _ in range(rng.randrange(4)):
             await asyncio.sleep(0)
-        if self._rng.random() < self._failure_rate:
+        if rng.random() < self._cluster.failure_rate:
             raise TransferFailed("the stream broke")
 
 
@@ -160,7 +170,10 @@ class FakeCluster:
 
     def __init__(self, seed: int = 0, failure_rate: float = 0.0) -> None:
         self.nodes: dict[PeerAddress, NodeStore] = {}
-        self.streams = DirectStreams(self.nodes, random.Random(seed), failure_rate)
+        self.outgoing: dict[PeerAddress, Outgoing] = {}
+        self.sent_bytes: dict[PeerAddress, int] = {}
+        self.rng = random.Random(seed)
+        self.failure_rate = failure_rate
         self._failures: list[BaseException] = []
         self._tasks = BackgroundTasks(lambda error, name: self._failures.append(error))
 
@@ -174,7 +187,8 @@ class FakeCluster:
         memory = memory or PlainMemory(config.capacity_bytes)
         node = NodeStore(config, NodeKey(name.encode()), memory, SystemClock(), self.spawn, disk)
         self.nodes[PeerAddress(name, 0)] = node
-        Puller(node, memory, self.streams, self, self.spawn)
+        self.outgoing[PeerAddress(name, 0)] = Outgoing(node, config)
+        Puller(node, memory, DirectStreams(self, name), self, self.spawn)
         return node
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Any]:

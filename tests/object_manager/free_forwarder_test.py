@@ -10,7 +10,7 @@ from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.free_forwarder import FreeForwarder
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
-from ray_mono.object_manager.seams import Landing, PeerAddress, TransferFailed
+from ray_mono.object_manager.seams import Fetch, Landing, PeerAddress, TransferFailed
 
 FAR, DEAD = NodeKey(b"far"), NodeKey(b"dead")
 
@@ -37,7 +37,7 @@ class Peers:
             raise TransferFailed("nobody answers")
         self.freed.append(list(object_ids))
 
-    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
+    async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
         raise NotImplementedError
 
     def drop(self, peer: PeerAddress) -> None: ...

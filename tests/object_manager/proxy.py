@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 
 from ray_mono.protobuf import common_pb2
@@ -18,12 +20,25 @@ class Proxy:
     """In front of a real object manager: lets `count` bytes of its answers through, and then hangs up or says
     nothing more."""
 
-    def __init__(self, source: StoreProcess, count: int, hangs_up: bool) -> None:
-        self.node_id = b"proxy".ljust(28)
+    def __init__(
+        self,
+        source: StoreProcess,
+        count: int,
+        hangs_up: bool,
+        node_id: bytes = b"proxy".ljust(28),
+        times: int = 0,
+    ) -> None:
+        """times: so many connections are reset after `count` bytes each, and those that follow are not.
+        0: all connections share `count`."""
+        self.node_id = node_id
         self.spent = asyncio.Event()
         self._source = source
         self._left = count
+        self._count = count
+        self._times = times
+        self.num_connections = 0
         self._hangs_up = hangs_up
+        self.passed_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
@@ -49,10 +64,17 @@ class Proxy:
         ):
             while handshake.missing_bytes:
                 target.write(handshake.feed(await source.readexactly(handshake.missing_bytes)))
+        self.num_connections += 1
+        if self._times:
+            self._left = self._count if self.num_connections <= self._times else 1 << 62
         forward = asyncio.ensure_future(self._forward(reader, to_there))
         answer = asyncio.ensure_future(self._answer(there, writer))
         self._tasks += [forward, answer]
         await asyncio.wait([forward, answer], return_when=asyncio.FIRST_COMPLETED)
+        if self._times:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
         for side in (writer, to_there):
             side.close()
 
@@ -63,6 +85,7 @@ class Proxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while self._left > 0 and (data := await reader.read(min(65536, self._left))):
             self._left -= len(data)
+            self.passed_bytes += len(data)
             writer.write(data)
             await writer.drain()
         self.spent.set()

@@ -42,7 +42,7 @@ def test_an_object_that_many_want_is_pulled_once() -> None:
     assert pulls.schedule(ROOM) == []
     # What the second one added is tried when the first holder has failed.
     assert pulls.fetch_failed(A, "gone") == []
-    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM, avoided=(FAR,))]
 
 
 def test_an_object_that_nobody_gave_is_lost_with_every_reason() -> None:
@@ -148,7 +148,46 @@ def test_a_fetch_that_is_wanted_again_goes_on_to_the_next_holder() -> None:
     pulls.unwant(A)
     pulls.want(A, [], GET)
     assert pulls.fetch_failed(A, "broke") == []
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM, avoided=(FAR,))]
+
+
+def test_a_holder_that_gave_some_of_it_is_asked_again_after_the_others() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR, FARTHER], GET)
+    pulls.schedule(ROOM)
+    assert pulls.fetch_failed(A, "broke", has_brought=True) == []
     assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
+    pulls.fetch_failed(A, "it holds no copy")
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM, avoided=(FARTHER,))]
+    (lost,) = pulls.fetch_failed(A, "connection refused")
+    assert isinstance(lost, PullLost)
+
+
+def test_who_is_sent_on_asks_there_and_comes_back_if_that_fails() -> None:
+    pulls = make_pulls()
+    pulls.want(A, [FAR], GET)
+    pulls.schedule(ROOM)
+    assert pulls.sent_on(A, FARTHER) == []
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM, is_sent_on=True)]
+    assert pulls.sent_on(A, FARTHEST) == []  # it has enough to do as well
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHEST, ROOM, is_sent_on=True)]
+    pulls.fetch_failed(A, "it is dead")
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM, avoided=(FARTHEST,))]
+    (lost,) = pulls.sent_on(A, FARTHEST)  # it does not listen
+    assert isinstance(lost, PullLost)
+
+
+def test_a_relay_that_breaks_off_is_asked_again_only_if_a_holder_names_it_again() -> None:
+    """It may have come to wait for this node meanwhile."""
+    pulls = make_pulls()
+    pulls.want(A, [FAR], GET)
+    pulls.schedule(ROOM)
+    pulls.sent_on(A, FARTHER)
+    pulls.schedule(ROOM)
+    pulls.fetch_failed(A, "broke", has_brought=True)
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+    pulls.sent_on(A, FARTHER)
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM, is_sent_on=True)]
 
 
 def test_a_freed_object_stops_its_fetch() -> None:
@@ -195,14 +234,20 @@ class PullsUnderAnyEvents(RuleBasedStateMachine):
     def schedule(self, room: int) -> None:
         self.follow(self.pulls.schedule(room))
 
-    @rule(object_id=objects, end=st.sampled_from(["whole", "failed", "no memory"]), size=st.integers(1, 1000))
+    @rule(
+        object_id=objects,
+        end=st.sampled_from(["whole", "failed", "sent on", "no memory"]),
+        size=st.integers(1, 1000),
+    )
     def fetch_ends(self, object_id: ObjectKey, end: str, size: int) -> None:
         if self.running.pop(object_id, None) is None:
             return
         if end == "whole":
             self.pulls.fetched(object_id)
         elif end == "failed":
-            self.follow(self.pulls.fetch_failed(object_id, "failed"))
+            self.follow(self.pulls.fetch_failed(object_id, "failed", has_brought=size % 2 == 0))
+        elif end == "sent on":
+            self.follow(self.pulls.sent_on(object_id, FARTHEST))
         else:
             self.follow(self.pulls.no_memory(object_id, size))
 

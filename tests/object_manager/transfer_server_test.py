@@ -14,8 +14,8 @@ import pytest
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager import transfer_server
 from ray_mono.object_manager.config import ObjectManagerConfig
-from ray_mono.object_manager.keys import ObjectKey
-from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
+from ray_mono.object_manager.seams import Fetch, PeerAddress, TransferFailed
 from ray_mono.object_manager.transfer_client import TcpTransferStreams
 from ray_mono.object_manager.transfer_server import TransferServer
 from ray_mono.object_manager.transfer_wire import receive_message, send_message, shake_hands
@@ -66,8 +66,9 @@ async def fetching(
     """A server, a peer's connection to it, and the first of its answer to a fetch."""
     failures: list[BaseException] = []
     tasks = BackgroundTasks(lambda error, name: failures.append(error))
-    config = cast("Any", SimpleNamespace(idle_transfer_timeout_s=idle_timeout_s, send_slice_bytes=1 << 20))
-    assert {"idle_transfer_timeout_s", "send_slice_bytes"} <= set(ObjectManagerConfig.__dataclass_fields__)
+    config = ObjectManagerConfig(
+        capacity_bytes=64, idle_transfer_timeout_s=idle_timeout_s, send_slice_bytes=1 << 20
+    )
     server = TransferServer(cast("Any", store), SECRET, config, lambda count: None, tasks.spawn)
     host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
     with socket.socket() as sock:
@@ -96,11 +97,11 @@ def test_a_peer_that_a_flooded_port_sends_away_comes_again(
         store = PinnedStore()
         server = TransferServer(cast("Any", store), SECRET, config, lambda count: None, tasks.spawn)
         host, _, port = server.listen("127.0.0.1", 0).rpartition(":")
-        streams = TcpTransferStreams(SECRET, config)
+        streams = TcpTransferStreams(SECRET, config, NodeKey(b"here"))
         why = "it holds no copy" if lost < auth.SHAKES_MAX else "during the handshake|reset by peer"
         with pytest.raises(TransferFailed, match=why):
             landing = cast("Any", SimpleNamespace(received_bytes=0))
-            await streams.fetch(PeerAddress(host, int(port)), ObjectKey(b"none".ljust(28)), 0, landing)
+            await streams.fetch(PeerAddress(host, int(port)), Fetch(ObjectKey(b"none".ljust(28))), landing)
         await streams.close()
         server.close()
         await tasks.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import random
+import signal
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
+from ray_mono.object_manager.pulls import spread
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.rpc.auth import ClientHandshake
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -32,6 +36,8 @@ from tests.object_manager.harness import (
 from tests.object_manager.proxy import Proxy
 
 MIB = 1 << 20
+CHUNK_BYTES = 8 * MIB
+"""What may be in sockets when a connection breaks."""
 
 
 def run(scene: Coroutine[Any, Any, None]) -> None:
@@ -44,6 +50,20 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 
 def noise(size_bytes: int) -> bytes:
     return random.Random(size_bytes).randbytes(size_bytes)
+
+
+def asked_before(other: StoreProcess, reader: StoreProcess, name: str = "a") -> bytes:
+    """The id of a node that the reader asks for the object before it asks the other."""
+    for number in range(100):
+        node_id = f"proxy{number}".encode().ljust(28)
+        order = spread(
+            NodeKey(reader.node_id),
+            ObjectKey(object_id(name)),
+            [NodeKey(other.node_id), NodeKey(node_id)],
+        )
+        if order[0] == node_id:
+            return node_id
+    raise AssertionError("all nodes are asked after it")
 
 
 def test_an_object_is_copied_in_equal_bytes_once_and_without_the_others_file(session_base: Path) -> None:
@@ -146,10 +166,69 @@ def test_when_a_holder_breaks_off_or_falls_silent_the_next_one_continues_there(
             connect(near) as reader,
         ):
             await writer.put("a", data)
-            proxy = Proxy(far, 3 * MIB, hangs_up)
+            proxy = Proxy(far, 3 * MIB, hangs_up, asked_before(far, near))
             async with proxy.running(gcs):
                 assert await reader.read("a", locations=(proxy.node_id, far.node_id)) == data
             assert (await reader.stats()).stream_received_bytes == len(data)
+
+    run(scene())
+
+
+def test_a_large_copy_whose_only_holder_resets_the_connection_goes_on_at_the_byte(
+    session_base: Path,
+) -> None:
+    data = noise(200 * MIB)
+
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 256 * MIB) as far,
+            node(gcs, session_base, "near", 256 * MIB) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            await writer.put("a", data)
+            proxy = Proxy(far, 90 * MIB, hangs_up=True, times=2)
+            async with proxy.running(gcs):
+                assert await reader.read("a", locations=(proxy.node_id,)) == data
+            received_bytes = (await reader.stats()).stream_received_bytes
+            assert received_bytes == len(data)
+            # Twice 90 MiB came, and the rest; of what was under way at each break a chunk may be lost.
+            assert proxy.num_connections == 3
+            assert proxy.passed_bytes <= len(data) + 2 * CHUNK_BYTES
+
+    run(scene())
+
+
+def test_a_holder_that_is_stopped_is_left_for_another_within_twice_the_idle_time(session_base: Path) -> None:
+    data = noise(8 * MIB)
+
+    async def scene() -> None:
+        async with (
+            small_gcs(session_base) as gcs,
+            node(gcs, session_base, "far", 16 * MIB) as far,
+            node(gcs, session_base, "near", 16 * MIB, idle_transfer_timeout_s=0.5) as near,
+            connect(far) as writer,
+            connect(near) as reader,
+        ):
+            stopped = await asyncio.to_thread(
+                StoreProcess, session_base, "stopped", 16 * MIB, f"--gcs-address=unix:{session_base}/gcs.sock"
+            )
+            with stopped:
+                for number in range(100):  # a name that is asked for there first
+                    name = f"a{number}"
+                    holders = [NodeKey(far.node_id), NodeKey(stopped.node_id)]
+                    first = spread(NodeKey(near.node_id), ObjectKey(object_id(name)), holders)[0]
+                    if first == stopped.node_id:
+                        break
+                gcs.add_node(stopped)
+                await writer.put(name, data)
+                os.kill(stopped.process.pid, signal.SIGSTOP)
+                try:
+                    locations = (stopped.node_id, far.node_id)
+                    assert await reader.read(name, locations=locations) == data
+                finally:
+                    os.kill(stopped.process.pid, signal.SIGCONT)
 
     run(scene())
 

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager.component import ObjectManager
 from ray_mono.object_manager.config import ObjectManagerConfig
-from ray_mono.object_manager.keys import TRANSFERS, NodeKey, ObjectKey
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.memory_file import MemoryFile
 from ray_mono.object_manager.node_store import NodeStore
-from ray_mono.object_manager.seams import Landing, ObjectHeader, PeerAddress, TransferFailed
+from ray_mono.object_manager.outgoing import Asked, Outgoing, Parcel
+from ray_mono.object_manager.seams import Fetch, Landing, PeerAddress, SentOn, TransferFailed
 from tests.simulation.process import SimProcess
 from tests.simulation.spill_disk import SimSpillDisk
 from tests.simulation.world import World
@@ -27,6 +28,8 @@ SPILLING_PROBABILITY = 0.5
 """Of a node whose store is small, and which writes to disk what it can."""
 SMALL_CAPACITY_BYTES = 256 << 10
 TRANSFER_DELAY_S = (0.0002, 0.02)
+PART_BYTES = 50_000
+"""So much of an object arrives at a time."""
 SILENCE_S = 30.0
 """After which a stream to a host that does not answer is given up."""
 
@@ -51,6 +54,7 @@ class SimStore:
         self._node_id = node_id
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
+        self.sent_bytes = 0
         self.process.on_death(lambda reason: self._died())
         self._tasks = BackgroundTasks(_fail)
 
@@ -65,6 +69,7 @@ class SimStore:
             min_spilling_size_bytes=250_000,
             object_spilling_threshold=0.1,
             spill_retry_s=0.05,
+            sent_on_bytes_min=100_000,
         )
         manager = ObjectManager(
             config,
@@ -76,9 +81,10 @@ class SimStore:
             self._disk if self._spills else None,
         )
         self.node_store: NodeStore = manager.node_store
+        self.outgoing = Outgoing(self.node_store, config)
         world.stores[self._peer_address] = self
         transport = world.transport(process)
-        manager.attach(transport, self._gcs_address, SimStreams(world, process))
+        manager.attach(transport, self._gcs_address, SimStreams(world, process, NodeKey(self._node_id)))
         await transport.serve(f"unix:{self.socket}", manager.handlers())
 
     def _died(self) -> None:
@@ -90,53 +96,75 @@ class SimStore:
 class SimStreams:
     """TransferStreams of one node's."""
 
-    def __init__(self, world: World, process: SimProcess) -> None:
+    def __init__(self, world: World, process: SimProcess, node_id: NodeKey) -> None:
         self.sent_bytes = 0
         self.received_bytes = 0
         self._world = world
         self._process = process
+        self._node_id = node_id
         self._rng = world.rng(f"{process.name} streams")
 
-    async def fetch(self, peer: PeerAddress, object_id: ObjectKey, max_bytes: int, landing: Landing) -> bool:
-        header, content = await self._sent_by(await self._reach(peer), object_id)
-        memory = landing.place(header)
-        if memory is None or (max_bytes and header.size_bytes > max_bytes):
-            return False
-        await self._reach(peer)
-        start = landing.received_bytes
-        memory[start:] = content[start:]
-        landing.received_bytes += len(content) - start
-        self.received_bytes += len(content) - start
+    async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
+        holder = await self._reach(peer)
+        asked = Asked(
+            fetch.object_id,
+            self._node_id,
+            landing.received_bytes,
+            max_bytes=fetch.max_bytes,
+            avoided=fetch.avoided,
+            is_sent_on=fetch.is_sent_on,
+        )
+        sent: asyncio.Queue[Parcel | bytes | Exception] = asyncio.Queue()
+        sending = holder.process.spawn(self._send(holder, asked, sent), name="send an object")
+        holder.process.on_death(lambda reason: sent.put_nowait(TransferFailed(reason)))
+        self._process.on_death(lambda reason: sending.cancel())
+        try:
+            parcel = await _next(sent)
+            assert isinstance(parcel, Parcel)
+            sent.task_done()
+            memory = landing.place(parcel.header)
+            end = parcel.offset + parcel.length
+            if memory is None or end < parcel.header.size_bytes:
+                return False
+            while landing.received_bytes < end:
+                part = await _next(sent)
+                assert isinstance(part, bytes)
+                await self._reach(peer)
+                start = landing.received_bytes
+                memory[start : start + len(part)] = part
+                landing.arrived(len(part))
+                sent.task_done()
+                self.received_bytes += len(part)
+                holder.sent_bytes += len(part)
+        finally:
+            sending.cancel()
         return True
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         holder = await self._reach(peer)
         holder.node_store.free(object_ids)
 
-    async def _sent_by(self, holder: SimStore, object_id: ObjectKey) -> tuple[ObjectHeader, bytes]:
-        """What the holder sends. It reads and pins in its own process: ours may be killed meanwhile."""
-        sent: asyncio.Future[tuple[ObjectHeader, bytes]] = asyncio.get_running_loop().create_future()
-
-        def fail(reason: str) -> None:
-            if not sent.done():
-                sent.set_exception(TransferFailed(reason))
-
-        async def send() -> None:
-            store = holder.node_store
-            entry = await store.read_for_transfer(object_id)
-            if entry is None:
-                fail("it holds no copy")
-                return
-            try:
-                content = bytes(await store.content(entry, 0, entry.size_bytes))
-            finally:
-                store.release(object_id, TRANSFERS)
-            if not sent.done():
-                sent.set_result((ObjectHeader(entry.size_bytes, entry.metadata, entry.owner), content))
-
-        holder.process.on_death(fail)
-        holder.process.spawn(send(), name="send an object")
-        return await sent
+    async def _send(
+        self, holder: SimStore, asked: Asked, sent: asyncio.Queue[Parcel | bytes | Exception]
+    ) -> None:
+        """The holder reads and pins in its own process: ours may be killed meanwhile."""
+        try:
+            parcel = await holder.outgoing.open(asked)
+            if parcel is None:
+                raise TransferFailed("it holds no copy")
+        except (TransferFailed, SentOn) as answer:
+            sent.put_nowait(answer)
+            return
+        try:
+            sent.put_nowait(parcel)
+            async for part in parcel.parts():
+                for at in range(0, len(part), PART_BYTES):
+                    sent.put_nowait(bytes(part[at : at + PART_BYTES]))
+                    await sent.join()
+        except TransferFailed as error:
+            sent.put_nowait(error)
+        finally:
+            parcel.close()
 
     async def _reach(self, peer: PeerAddress) -> SimStore:
         await asyncio.sleep(self._rng.uniform(*TRANSFER_DELAY_S))
@@ -154,6 +182,13 @@ class SimStreams:
 
     async def close(self) -> None:
         """Likewise."""
+
+
+async def _next(sent: asyncio.Queue[Parcel | bytes | Exception]) -> Parcel | bytes:
+    item = await sent.get()
+    if isinstance(item, Exception):
+        raise item
+    return item
 
 
 def _fail(error: BaseException, name: str) -> None:
