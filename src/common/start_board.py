@@ -16,8 +16,10 @@ The worker also says the name of the task that it runs, until the task is over, 
 leaves. So the raylet knows what a worker ran that died, and whether one that is stopped runs anything. A name
 is written only if it differs from the last one.
 
-Answers of tasks that came together share a send. Until that leaves, the worker keeps them here as well, so
-that its death loses none.
+Answers of tasks that came together share a send, and so do those of an actor's short calls. Until that
+leaves, the worker keeps them here as well, so that its death loses none. Answers of an actor's calls are kept
+with their task's id, since an actor has no lease; those of its calls that came together with the id of the
+first of these, as if they were of lease 0.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
 some 0.3 µs.
@@ -34,17 +36,20 @@ SETTLE_S = 0.005
 _PAGE_BYTES = 4096
 _BYTES = 17 * _PAGE_BYTES
 _BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES = 0, 1, 2, 3
-_NAME_START = 32
+_FRAME_START, _FRAME_END = 32, 56
+_NAME_START = 64
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
 # Behind the first page: answers that are kept. Those that follow each other and are one object, as most are,
 # are kept once: how many there are, the size of one, and its bytes, which end with a cell.
 _KEPT_FIRST, _KEPT_BYTES = _PAGE_BYTES // 8, _PAGE_BYTES // 8 + 1
 _KEPT_START = _PAGE_BYTES + 16
 _KEPT_HEAD = Struct("<QQ")
+# Of a call of an actor: the size of its answer, and its task's id. _KEPT_FIRST is 0 then.
+_CALL_HEAD = Struct("<Q24s")
 _KEPT_MAX = 1 << 16
 """More than any worker is sent ahead."""
 _NO_LEASE = (1 << 64) - 1
-_NONE_KEPT = -1
+_NONE_KEPT, _CALLS_KEPT = -1, -2
 LEASE_SHIFT = 32
 LEASES_MASK = (1 << 32) - 1
 
@@ -108,6 +113,30 @@ class StartBoard:
         self._cells[_KEPT_BYTES] = end - _KEPT_START
         return True
 
+    def keep_call(self, task_id: bytes, answer: bytes) -> bool:
+        """The answer of an actor's call, which has not left: its PushTaskReply. False where it is not kept:
+        there is no room, or others are kept."""
+        start = self._kept_end
+        end = start + _CALL_HEAD.size + (len(answer) + 7 & ~7)
+        if end > _BYTES or self._kept_next != _CALLS_KEPT:
+            if end > _BYTES or self._kept_next != _NONE_KEPT:
+                return False
+            self._kept_next = _CALLS_KEPT
+            self._cells[_KEPT_FIRST] = 0
+        self._memory[start : start + _CALL_HEAD.size + len(answer)] = (
+            _CALL_HEAD.pack(len(answer), task_id) + answer
+        )
+        self._kept_end = end
+        self._cells[_KEPT_BYTES] = end - _KEPT_START
+        return True
+
+    def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:
+        """As keep, of an actor's call that came together with others. frame_id: the first one's task id.
+        place: from 1."""
+        if self._kept_next == _NONE_KEPT:
+            self._memory[_FRAME_START:_FRAME_END] = frame_id
+        return self.keep(place, answer)
+
     def forget_kept(self) -> None:
         """They have left."""
         self._cells[_KEPT_BYTES] = 0
@@ -166,7 +195,7 @@ class BoardOfAnother:
         when it has said that it keeps none, or others.
         """
         first, num_bytes = self._cells[_KEPT_FIRST], self._cells[_KEPT_BYTES]
-        if first >> LEASE_SHIFT != lease_number:
+        if not first or first >> LEASE_SHIFT != lease_number:
             return 0, []
         found: list[tuple[int, bytes]] = []
         start, end = _KEPT_START, _KEPT_START + min(num_bytes, _BYTES - _KEPT_START)
@@ -180,6 +209,25 @@ class BoardOfAnother:
         if sum(count for count, _ in found) > _KEPT_MAX:
             return 0, []  # the worker's code has written here
         return first & LEASES_MASK, [answer for count, answer in found for _ in range(count)]
+
+    def kept_calls(self) -> list[tuple[bytes, bytes]]:
+        """Answers of an actor's calls that had not left: the ids of their tasks, and PushTaskReplies."""
+        num_bytes = self._cells[_KEPT_BYTES]
+        if self._cells[_KEPT_FIRST]:
+            return []
+        found = []
+        start, end = _KEPT_START, _KEPT_START + min(num_bytes, _BYTES - _KEPT_START)
+        while start + _CALL_HEAD.size <= end:
+            size, task_id = _CALL_HEAD.unpack_from(self._memory, start)
+            start += _CALL_HEAD.size
+            found.append((task_id, self._memory[start : start + size]))
+            start += size + 7 & ~7
+        return found
+
+    def kept_of_frame(self) -> tuple[bytes, int, list[bytes]]:
+        """Answers of an actor's calls that came together and had not left: the task id of the first of these
+        calls, the place of the first answer, and each of them in order."""
+        return self._memory[_FRAME_START:_FRAME_END], *self.kept(0)
 
     def close_lease(self, lease_number: int) -> None:
         """No task of this lease begins any more. What has begun is certain after SETTLE_S."""

@@ -86,6 +86,9 @@ class CoreWorkerConfig:
     probe_s: float = 1.0
     """How long the news of a lost actor may take. After that its last address is tried again."""
 
+    last_answers_s: float = 2.0
+    """How long it may take to learn what an actor's process had answered when it died: last_answers.py."""
+
     # ---- objects (getter.py, plasma_store_provider.py)
     fetch_attempts_max: int = 5
     """How often owners are asked again where an object is, before it counts as lost."""

@@ -18,7 +18,7 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
 from ray_mono.raylet.worker.deaths import remove_socket
-from ray_mono.raylet.worker.last_words import LastWords, said_of
+from ray_mono.raylet.worker.last_words import LastWords, answers_on, said_of
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
@@ -66,6 +66,13 @@ class LocalProcesses:
         if client is None or client.board is None or not lease_number:
             return raylet_pb2.LastWordsReply()
         return said_of(client.board, lease_number)
+
+    def last_answers(self, worker_id: bytes) -> raylet_pb2.LastAnswersReply:
+        """Of an actor's worker that died. Its callers may hear of that sooner than this raylet."""
+        client = self._clients.get(worker_id)
+        if client is not None and client.board is not None:
+            return answers_on(client.board)
+        return self._last_words.answers_of(worker_id)
 
     # ---- what they say
 
@@ -146,6 +153,8 @@ class LocalProcesses:
                 self._last_words.died(process.worker_id, process.board)
                 if not end_reason:
                     process.note_what_ran()
+            else:
+                self._last_words.actor_died(process.worker_id, process.board)
         now_s = self._clock.time_s()
         if process.is_driver:
             remove_socket(process, self._config.session_dir)

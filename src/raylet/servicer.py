@@ -155,6 +155,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> raylet_pb2.LastWordsReply:
         return self._processes.held_answers(request.worker_id, request.lease_number)
 
+    async def LastAnswers(
+        self, request: raylet_pb2.LastAnswersRequest, context: CallContext
+    ) -> raylet_pb2.LastAnswersReply:
+        return self._processes.last_answers(request.worker_id)
+
     async def WithdrawTasks(
         self, request: raylet_pb2.WithdrawTasksRequest, context: CallContext
     ) -> raylet_pb2.WithdrawTasksReply:

@@ -17,9 +17,9 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import ActorOptions, CallRules
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
-from tests.core_worker.scene import Reply, Said, Scene, SceneChannel, address_of, value
+from tests.core_worker.scene import NODE_ID, Reply, Said, Scene, SceneChannel, address_of, value
 from tests.core_worker.scene_time import SceneTimer
 from tests.core_worker.task_submission.tasks import id_of, ids_of
 
@@ -38,10 +38,11 @@ class BrokenRule(Exception):
 class Process:
     """One incarnation of the actor."""
 
-    def __init__(self, scene: Scene, worker_id: bytes) -> None:
+    def __init__(self, scene: Scene, worker_id: bytes, node_id: bytes) -> None:
         self._scene = scene
-        self.address = address_of(worker_id)
-        self.channel = f"unix:{self.address.unix_path}"
+        self.address = address_of(worker_id, node_id)
+        is_near = node_id == NODE_ID
+        self.channel = f"unix:{self.address.unix_path}" if is_near else f"{self.address.host}:1"
         self.is_alive = True
 
     def end(self) -> None:
@@ -123,8 +124,8 @@ class Gcs:
         self.state, self.process = state, process
         self.version += 1
 
-    def start_actor(self) -> Process:
-        process = Process(self._scene, b"worker%d" % (len(self.processes) + 1))
+    def start_actor(self, node_id: bytes = NODE_ID) -> Process:
+        process = Process(self._scene, b"worker%d" % (len(self.processes) + 1), node_id)
         self.processes[process.channel] = process
         self.change(common_pb2.ALIVE, process)
         return process
@@ -189,6 +190,9 @@ class CalledActor:
         self._num_arguments = 0
         scene.wire.replies["AddBorrower"] = lambda request: common_pb2.Empty()
         scene.wire.replies["KillActor"] = lambda request: common_pb2.Empty()
+        self.last_answers = raylet_pb2.LastAnswersReply()
+        """What the raylet says of a process that is gone."""
+        scene.wire.replies["LastAnswers"] = lambda request: self.last_answers
         if is_created_here:
             scene.wire.replies["RegisterActor"] = lambda request: gcs_pb2.RegisterActorReply(created=True)
             code = Exported(common_pb2.FunctionDescriptor())
@@ -359,14 +363,20 @@ class CalledActor:
             line.end()
         self.look()
 
-    def tell(self, error: RpcError | None = None, **fields: Any) -> None:
-        """The GCS answers the watch."""
+    def tell(self, error: RpcError | None = None, waits: bool = True, **fields: Any) -> None:
+        """The GCS answers the watch. waits: where the caller waits for the end of a connection to a process
+        that is gone, it does so in vain."""
+        now_s = self.scene.reactor.now_s
         self.gcs.answer(error, **fields)
         self.look()
+        if waits and self.gcs.state != common_pb2.ALIVE:
+            in_vain_s = now_s + self.scene.env.config.last_answers_s
+            for timer in [timer for timer in self.timers if timer.time_s == in_vain_s]:
+                self.fire(timer)
 
-    def starts(self) -> None:
+    def starts(self, node_id: bytes = NODE_ID) -> None:
         """The actor has a new process, and the caller hears of it."""
-        self.gcs.start_actor()
+        self.gcs.start_actor(node_id)
         self.tell()
 
     def die(self, will_restart: bool) -> None:

@@ -230,6 +230,35 @@ def test_however_a_worker_for_tasks_ends_its_last_words_are_kept(
     assert worker.ran == ("task f" if end == "it died" and not for_actor else "")
 
 
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_what_an_actors_process_had_answered_is_told_to_its_callers(tmp_path: Path, is_noticed: bool) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a", for_actor=True)
+    worker = node.started()
+    board = StartBoard(worker.worker_id)
+    worker.board = BoardOfAnother(os.getpid(), board.fd, worker.worker_id)
+    node.processes.register(worker)
+    board.keep_call(b"1" * 24, b"one")
+    if is_noticed:
+        worker.connection.close()
+    told = node.processes.last_answers(worker.worker_id)
+    assert [(answer.task_id, answer.reply) for answer in told.answers] == [(b"1" * 24, b"one")]
+    assert not node.processes.last_answers(b"gone".ljust(28)).answers
+
+
+def test_of_calls_that_came_together_it_is_told_which_they_are(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a", for_actor=True)
+    worker = node.started()
+    board = StartBoard(worker.worker_id)
+    worker.board = BoardOfAnother(os.getpid(), board.fd, worker.worker_id)
+    node.processes.register(worker)
+    board.keep_of_frame(b"1" * 24, 3, b"three")
+    worker.connection.close()
+    told = node.processes.last_answers(worker.worker_id)
+    assert (told.frame_id, told.first, list(told.plain)) == (b"1" * 24, 2, [b"three"])
+
+
 def test_a_worker_that_leaves_says_so_unless_somebody_had_it_killed(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.scene.ask("a")

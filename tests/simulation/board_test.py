@@ -114,3 +114,37 @@ def test_an_answer_for_which_there_is_no_room_is_not_kept(sides: Sides) -> None:
     assert worker.keep(number(1), bytes(60_000))
     assert not worker.keep(number(2), bytes(10_000))
     assert len(raylet.kept(LEASE)[1]) == 1
+
+
+ONE, TWO = b"1" * 24, b"2" * 24
+
+
+def test_answers_of_an_actors_calls_are_kept_with_their_ids_until_they_have_left(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep_call(ONE, b"one") and worker.keep_call(TWO, b"")
+    assert raylet.kept_calls() == [(ONE, b"one"), (TWO, b"")]
+    assert raylet.kept_of_frame()[1:] == (0, [])
+    worker.forget_kept()
+    assert raylet.kept_calls() == []
+
+
+def test_those_that_came_together_are_kept_with_the_id_of_the_first(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep_of_frame(ONE, 3, b"three") and worker.keep_of_frame(ONE, 4, b"four")
+    assert not worker.keep_of_frame(ONE, 6, b"six")
+    assert raylet.kept_of_frame() == (ONE, 3, [b"three", b"four"])
+    assert raylet.kept_calls() == [] and raylet.kept(LEASE) == (0, [])
+
+
+def test_both_kinds_are_not_kept_beside_each_other(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep_call(ONE, b"one") and not worker.keep_of_frame(TWO, 1, b"two")
+    worker.forget_kept()
+    assert worker.keep_of_frame(TWO, 1, b"two") and not worker.keep_call(ONE, b"one")
+    assert raylet.kept_of_frame() == (TWO, 1, [b"two"])
+
+
+def test_calls_for_whose_answers_there_is_no_room_are_not_kept(sides: Sides) -> None:
+    worker, raylet = sides
+    assert worker.keep_call(ONE, bytes(60_000)) and not worker.keep_call(TWO, bytes(10_000))
+    assert [task_id for task_id, _ in raylet.kept_calls()] == [ONE]

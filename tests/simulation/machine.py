@@ -65,8 +65,8 @@ def this_process() -> SimProcess:
     return process
 
 
-KEPT_BYTES_MAX, KEPT_SIZE_BYTES = 65_520, 4
-"""The room for answers, and what each takes of it besides itself."""
+KEPT_BYTES_MAX, KEPT_SIZE_BYTES, CALL_SIZE_BYTES = 65_520, 4, 32
+"""The room for answers, and what each takes of it besides itself: of a task, of an actor's call."""
 
 
 class SimBoard:
@@ -81,6 +81,8 @@ class SimBoard:
         self._closed = -1
         self._name = ""
         self._kept: dict[int, bytes] = {}
+        self._kept_calls: dict[bytes, bytes] = {}
+        self._frame_id = b""
 
     def may_begin(self, number: int, name: str) -> bool:
         self._begun = number
@@ -94,13 +96,26 @@ class SimBoard:
 
     def keep(self, number: int, answer: bytes) -> bool:
         num_bytes = sum(KEPT_SIZE_BYTES + len(kept) for kept in (*self._kept.values(), answer))
-        if num_bytes > KEPT_BYTES_MAX or (self._kept and number - 1 not in self._kept):
+        if num_bytes > KEPT_BYTES_MAX or self._kept_calls or (self._kept and number - 1 not in self._kept):
             return False
         self._kept[number] = answer
         return True
 
+    def keep_call(self, task_id: bytes, answer: bytes) -> bool:
+        num_bytes = sum(CALL_SIZE_BYTES + len(kept) for kept in (*self._kept_calls.values(), answer))
+        if num_bytes > KEPT_BYTES_MAX or self._kept:
+            return False
+        self._kept_calls[task_id] = answer
+        return True
+
+    def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:
+        if not self._kept:
+            self._frame_id = frame_id
+        return self.keep(place, answer)
+
     def forget_kept(self) -> None:
         self._kept.clear()
+        self._kept_calls.clear()
 
     def leases(self) -> set[int]:
         return {self._begun >> LEASE_SHIFT, min(self._kept, default=0) >> LEASE_SHIFT}
@@ -110,6 +125,12 @@ class SimBoard:
         if first >> LEASE_SHIFT != lease_number:
             return 0, []
         return first & LEASES_MASK, list(self._kept.values())
+
+    def kept_calls(self) -> list[tuple[bytes, bytes]]:
+        return list(self._kept_calls.items())
+
+    def kept_of_frame(self) -> tuple[bytes, int, list[bytes]]:
+        return self._frame_id, *self.kept(0)
 
     def begun(self, lease_number: int) -> int:
         return self._begun & LEASES_MASK if self._begun >> LEASE_SHIFT == lease_number else 0

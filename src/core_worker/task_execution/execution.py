@@ -23,6 +23,7 @@ from ray_mono.core_worker.task_execution.executor import Executor
 from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
 from ray_mono.core_worker.task_execution.item_sender import SenderParts
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
@@ -62,7 +63,8 @@ class Execution:
         env = parts.env
         self.running = running
         parts.context.share(running)
-        self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board)
+        kept = KeptAnswers(board)
+        self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board, kept)
         self.replies = TaskReplies(
             env,
             parts.references,
@@ -71,6 +73,7 @@ class Execution:
             parts.dropped,
             parts.blocked,
             board,
+            kept,
             running,
             self.receiver,
         )

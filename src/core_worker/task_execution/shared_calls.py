@@ -6,8 +6,8 @@ is their place in the queue, and their answers' way back.
                       └── shared_answers_s later ──► sent
     any other answer ──► what is collected is sent, then this one
 
-While answers of normal tasks are collected, the start board keeps them, too. If the worker dies, its raylet
-reads them there (common/start_board.py). Lock held.
+While answers are collected, the start board keeps them, too. If the worker dies, its raylet reads them there
+(common/start_board.py; of actors kept_answers.py). Lock held.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, final
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_wire import USUAL_ANSWER, shared_answers, task_ids_of
 from ray_mono.protobuf import core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
@@ -36,16 +37,28 @@ class SharedAnswers:
         "_collected_max",
         "_env",
         "_first",
+        "_frame_id",
         "_is_armed",
         "_is_kept",
+        "_kept",
         "_num_left",
         "_plains",
         "_run_us",
     )
 
-    def __init__(self, env: Environment, call: ServerCall, num_calls: int, board: StartBoard | None) -> None:
-        """board: of normal tasks."""
+    def __init__(
+        self,
+        env: Environment,
+        call: ServerCall,
+        num_calls: int,
+        board: StartBoard | None,
+        kept: KeptAnswers | None = None,
+        frame_id: bytes = b"",
+    ) -> None:
+        """board: of normal tasks. kept: of an actor's calls; then frame_id is the first one's task id."""
         self._env = env
+        self._kept = kept
+        self._frame_id = frame_id
         self._call = call
         self._num_left = num_calls
         self._board = board
@@ -76,6 +89,9 @@ class SharedAnswers:
             if not self._board.keep(number, plain):
                 return True
             self._is_kept = True
+        elif self._kept is not None:
+            if not self._kept.keep_of_frame(self._call.connection, self._frame_id, index, plain):
+                return True
         if len(plains) >= self._collected_max or len(plains) == self._num_left:
             return True
         if not self._is_armed:
@@ -105,6 +121,8 @@ class SharedAnswers:
         """Sends what is collected."""
         self._send()
         self._env.reactor.flush()
+        if self._kept is not None and self._kept.has_some:
+            self._kept.flushed()
         if self._is_kept and not self._call.connection.has_unsent and self._board is not None:
             self._board.forget_kept()
             self._is_kept = False

@@ -21,6 +21,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply, call_of
 from ray_mono.core_worker.task_execution.creation_answer import CreationAnswer
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
@@ -41,9 +42,11 @@ class TaskReceiver:
         blocked: BlockedNotice,
         worker_runs: WorkerRuns,
         board: StartBoard,
+        kept: KeptAnswers,
     ) -> None:
         self._env = env
         self._board = board
+        self._kept = kept
         self._running = running
         self._blocked = blocked
         self._worker_runs = worker_runs
@@ -112,9 +115,13 @@ class TaskReceiver:
             return
         spec = call.connection.state[request.template_id]
         number = 0
-        if spec.type == common_pb2.NORMAL_TASK and self._next_number:
-            number, self._next_number = self._next_number, self._next_number + num_calls
-        answers = SharedAnswers(self._env, call, num_calls, self._board if number else None)
+        if spec.type != common_pb2.NORMAL_TASK:
+            frame_id = request.task_ids[: TaskID.SIZE]
+            answers = SharedAnswers(self._env, call, num_calls, None, self._kept, frame_id)
+        else:
+            if self._next_number:
+                number, self._next_number = self._next_number, self._next_number + num_calls
+            answers = SharedAnswers(self._env, call, num_calls, self._board if number else None)
         self._enqueue(SharedCalls(spec, request, answers, number))
 
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:

@@ -39,6 +39,7 @@ from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStor
 from ray_mono.core_worker.task_errors import describe_error, users_traceback
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply
 from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Failed
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
@@ -64,6 +65,7 @@ class TaskReplies:
         dropped: DroppedReferences,
         blocked: BlockedNotice,
         board: StartBoard,
+        kept: KeptAnswers,
         running: Running,
         receiver: TaskReceiver,
     ) -> None:
@@ -74,6 +76,7 @@ class TaskReplies:
         self._dropped = dropped
         self._blocked = blocked
         self._board = board
+        self._kept = kept
         self._running = running
         self._receiver = receiver
         self._num_unflushed = 0
@@ -138,12 +141,14 @@ class TaskReplies:
         try:
             if any(self._dropped.queues):
                 self._dropped.drain()
-            if not is_normal and self._shares_send(call, task):
+            if not is_normal and self._shares_send(call, task) and self._kept.keep(call, answer):
                 call.answer_to.reply_bytes(answer, rings=False)
                 self._env.reactor.flush_soon()
             else:
                 call.answer_to.send_bytes(answer)
                 self._env.reactor.flush()
+                if self._kept.has_some:
+                    self._kept.flushed()
         finally:
             lock.release()
 
@@ -292,29 +297,37 @@ class TaskReplies:
         self._num_unsettled -= 1
         known(call.items, "the items of a generator").flush()
         call.sends(None)
-        self._settle(call, task, reply, serialized)
+        self._settle(call, task, reply, serialized, may_wait=False)
 
-    def _settle(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
+    def _settle(
+        self, call: Call, task: TaskContext, reply: Any, serialized: list[Any], may_wait: bool = True
+    ) -> None:
+        """may_wait: whether the answer is all that its caller gets of the call, so that it can be kept."""
         reactor = self._env.reactor
         with self._env.lock:
             self._dropped.drain()
             if task.held or task.arrived or (serialized and any(value.nested for value in serialized)):
                 self._settle_first(call, task, message_of(task, reply), serialized)
+                may_wait = False
             elif type(reply) is bytes and len(reply) <= SHORT_MAX:
-                call.answer_to.reply_bytes(usual_answer(task.run_us, reply), rings=False)
+                reply = usual_answer(task.run_us, reply)
+                call.answer_to.reply_bytes(reply, rings=False)
             else:
-                self._reply(call, message_of(task, reply), rings=False)
-            if self._shares_send(call, task):
+                reply = message_of(task, reply)
+                self._reply(call, reply, rings=False)
+            if self._shares_send(call, task) and may_wait and self._kept.keep(call, bytes_of(reply)):
                 reactor.flush_soon()
             else:
                 reactor.flush()
+                if self._kept.has_some:
+                    self._kept.flushed()
 
     def _shares_send(self, call: Call, task: TaskContext) -> bool:
         """Whether its answer may wait for those that follow. Lock held.
 
         A normal task's goes out before the next task starts, so that its owner knows which task a crash
         struck. Answers of an actor's short calls may share a send; the leader does not let it wait for the
-        end of the next call.
+        end of the next call. If that ends the process, they are on the board (kept_answers.py).
         """
         spec, config = call.spec, self._env.config
         is_short = task.run_us < config.answered_alone_us
@@ -392,6 +405,10 @@ class TaskReplies:
 def message_of(task: TaskContext, reply: Any) -> Any:
     """See TaskReplies._send."""
     return Reply(plain=reply, run_us=task.run_us) if type(reply) is bytes else reply
+
+
+def bytes_of(answer: Any) -> bytes:
+    return answer if type(answer) is bytes else answer.SerializeToString()
 
 
 def flush_output() -> None:

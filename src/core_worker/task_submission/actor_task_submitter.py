@@ -8,7 +8,8 @@ otherwise.
 
 What becomes of an actor, as its callers see it, is called_actor.py's table.
 
-A call that was sent when the connection broke is answered when the GCS has said what became of the actor:
+A call that was sent when the connection broke is answered when the GCS has said what became of the actor, and
+the raylet what the process had answered when it died (last_answers.py):
 ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent
 again. A call that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray:
 only actors with max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the
@@ -33,6 +34,7 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.last_answers import LastAnswers
 from ray_mono.core_worker.task_submission.pending_task import PendingTask, Together
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, Reply, TaskManager
@@ -66,6 +68,7 @@ class ActorTaskSubmitter:
         self._tasks = tasks
         self._dependencies = dependencies
         self._warnings = warnings
+        self._last_answers = LastAnswers(env, peers)
         # Handles, calls under way and connections keep an actor. One that is only known by its name goes with
         # the last of them.
         self._actors: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
@@ -245,6 +248,7 @@ class ActorTaskSubmitter:
         error: RpcError | None,
     ) -> None:
         if error is not None:
+            actor.lose_frame(shared)
             self._disconnected(actor, worker)
         else:
             self._on_answers(actor, worker, shared, payload)
@@ -361,10 +365,35 @@ class ActorTaskSubmitter:
         self.watch(actor)
 
     def _on_watched(self, actor: CalledActor, info: Any, error: RpcError | None) -> None:
-        actor.note_watch(False)
         if error is not None:
+            actor.note_watch(False)
             self._not_watched(actor, error)
-            return
+        elif lost := actor.lost_process(info):
+            self._hear_out(actor, *lost, info)
+        else:
+            self._heard(actor, info)
+
+    def _hear_out(
+        self, actor: CalledActor, worker: common_pb2.Address, peer: Peer, info: common_pb2.ActorInfo
+    ) -> None:
+        """Its process is gone. What that had answered counts."""
+
+        def told(reply: Any) -> None:
+            if reply is not None:
+                for answer in reply.answers:
+                    task = actor.in_flight.get(answer.task_id)
+                    if task is not None:
+                        self._on_reply(actor, worker, task, answer.reply, None)
+                if reply.plain:
+                    self._tasks.complete_all_usual(*actor.answered_in_frame(reply))
+            if not actor.is_dead:
+                self._heard(actor, info)
+
+        self._last_answers.ask(worker, peer, told)
+
+    def _heard(self, actor: CalledActor, info: common_pb2.ActorInfo) -> None:
+        """What the GCS says of it."""
+        actor.note_watch(False)
         actor.heard(info)
         if info.state == common_pb2.ALIVE:
             if actor.worker is None or actor.worker.worker_id != info.address.worker_id:

@@ -34,6 +34,7 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Peer
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.shared_push import SharedPush
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 
@@ -83,6 +84,8 @@ class CalledActor:
         "in_flight",
         "is_looked_at",
         "is_watched",
+        "last_reached",
+        "lost_frames",
         "peer",
         "pending_reason",
         "queue",
@@ -108,6 +111,11 @@ class CalledActor:
         self.pending_reason = ""
         self.worker: common_pb2.Address | None = None
         self.peer: Peer | None = None
+        # The process that had calls last, also when it is gone.
+        self.last_reached: tuple[common_pb2.Address, Peer] | None = None
+        # What travelled together and is without its last answer since the connection ended, by the first
+        # call's task id.
+        self.lost_frames: dict[bytes, SharedPush] = {}
         # Of its methods, by name and options.
         self.templates: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
         self.queue: deque[PendingTask] = deque()
@@ -181,6 +189,17 @@ class CalledActor:
         self.pending_reason = info.pending_reason
         self._story = story_of(info)
 
+    def lost_process(self, info: Any) -> tuple[common_pb2.Address, Peer] | None:
+        """The process that has calls under way, if the GCS (ActorInfo) says that the actor does not live in
+        it any more."""
+        if self.last_reached is None or not self.in_flight:
+            return None
+        if info.state == common_pb2.ALIVE:
+            is_lost = info.address.worker_id != self.last_reached[0].worker_id
+        else:
+            is_lost = info.state in (common_pb2.DEAD, common_pb2.RESTARTING)
+        return self.last_reached if is_lost else None
+
     def is_created(self) -> None:
         """The GCS said that it makes a process for it. That is news if nothing was known of it here."""
         if self.state is UNKNOWN:
@@ -190,6 +209,7 @@ class CalledActor:
         """Calls go to this process of it from now on."""
         self._move(CONNECTED)
         self.worker, self.peer = worker, peer
+        self.last_reached = worker, peer
 
     def disconnect(self) -> None:
         """Its process cannot be reached."""
@@ -209,7 +229,7 @@ class CalledActor:
     def die(self, cause: common_pb2.DeathCause) -> None:
         self._move(DEAD)
         self.death = common_pb2.DeathCause.FromString(cause.SerializeToString())
-        self.peer = self.worker = None
+        self.peer = self.worker = self.last_reached = None
 
     # ---- its calls
 
@@ -310,8 +330,20 @@ class CalledActor:
         waited_for = [each for each in zip(tasks, values, strict=True) if self.answered(each[0])]
         return [task for task, _ in waited_for], [value for _, value in waited_for]
 
+    def lose_frame(self, frame: SharedPush) -> None:
+        """The connection ended before its last answer came."""
+        self.lost_frames[frame.frame_id] = frame
+
+    def answered_in_frame(self, reply: Any) -> tuple[Sequence[PendingTask], Sequence[bytes]]:
+        """The calls of a lost frame that had answers (LastAnswersReply), with these."""
+        frame = self.lost_frames.get(reply.frame_id)
+        return (
+            ((), ()) if frame is None else self.answered_all(*frame.answered_with(reply.first, reply.plain))
+        )
+
     def _nothing_in_flight(self) -> None:
         self.in_flight.clear()
+        self.lost_frames.clear()
         self._excess.clear()
         self._excess_bytes, self._excess_bytes_max = 0, self._config.excess_bytes_max
 

@@ -48,13 +48,14 @@ def take_together(tasks: deque[PendingTask], most: int, bytes_max: int) -> list[
 class SharedPush:
     """One frame of tasks that was pushed."""
 
-    __slots__ = ("_tasks", "first_place", "is_watched", "seen_first")
+    __slots__ = ("_tasks", "first_place", "frame_id", "is_watched", "seen_first")
 
     def __init__(self, tasks: Sequence[PendingTask]) -> None:
         # None: answered.
         self._tasks: list[PendingTask | None] = list(tasks)
         # Of normal tasks: the first one's place on the lease.
         self.first_place = tasks[0].place
+        self.frame_id = tasks[0].task_id
         # A timer looks whether answers are held at the worker. The first without one at the last look.
         self.is_watched = False
         self.seen_first: PendingTask | None = None

@@ -1,5 +1,5 @@
 """What a worker had begun, and answered without that its answers left, when it died: read off its start board
-(common/start_board.py), for whoever had leased it. Plain bookkeeping.
+(common/start_board.py), for whoever had leased it, or called its actor. Plain bookkeeping.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class LastWords:
     def __init__(self) -> None:
         # By worker: what it says of each lease.
         self._said: OrderedDict[bytes, dict[int, raylet_pb2.LastWordsReply]] = OrderedDict()
+        self._answers: OrderedDict[bytes, raylet_pb2.LastAnswersReply] = OrderedDict()
 
     def died(self, worker_id: bytes, board: BoardOfAnother | None) -> None:
         """Reads the board, which may be closed then."""
@@ -27,6 +28,18 @@ class LastWords:
         self._said[worker_id] = {number: said_of(board, number) for number in board.leases()}
         while len(self._said) > KEPT_MAX:
             self._said.popitem(last=False)
+
+    def actor_died(self, worker_id: bytes, board: BoardOfAnother | None) -> None:
+        """As died, of an actor's worker."""
+        answers = None if board is None else answers_on(board)
+        if answers is not None and (answers.answers or answers.plain):
+            self._answers[worker_id] = answers
+            while len(self._answers) > KEPT_MAX:
+                self._answers.popitem(last=False)
+
+    def answers_of(self, worker_id: bytes) -> raylet_pb2.LastAnswersReply:
+        """Of an actor's worker that died."""
+        return self._answers.get(worker_id) or raylet_pb2.LastAnswersReply()
 
     def of(self, worker_id: bytes, lease_number: int) -> raylet_pb2.LastWordsReply:
         said = self._said.get(worker_id)
@@ -39,3 +52,12 @@ def said_of(board: BoardOfAnother, lease_number: int) -> raylet_pb2.LastWordsRep
     """What a worker's board says of a lease."""
     first, plain = board.kept(lease_number)
     return raylet_pb2.LastWordsReply(is_known=True, begun=board.begun(lease_number), first=first, plain=plain)
+
+
+def answers_on(board: BoardOfAnother) -> raylet_pb2.LastAnswersReply:
+    """Answers of an actor's calls that are on its worker's board."""
+    answers = [raylet_pb2.LastAnswer(task_id=task_id, reply=reply) for task_id, reply in board.kept_calls()]
+    frame_id, place, plain = board.kept_of_frame()
+    if not plain:
+        return raylet_pb2.LastAnswersReply(answers=answers)
+    return raylet_pb2.LastAnswersReply(answers=answers, frame_id=frame_id, first=place - 1, plain=plain)

@@ -130,7 +130,7 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     @precondition(lambda self: self.world.gcs.has_news)
     @rule()
     def news_arrives(self) -> None:
-        self.world.tell()
+        self.world.tell(waits=False)
 
     @precondition(lambda self: self.world.gcs.watch is not None)
     @rule()

@@ -10,6 +10,7 @@ from ray_mono.common.exceptions import ActorDiedError, PendingCallsLimitExceeded
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate
+from ray_mono.core_worker.task_wire import plains_of
 from tests.core_worker.called_actor import USUAL, CalledActor, lose_actor
 from tests.core_worker.scene import Reply, failure, value, values
 from tests.core_worker.task_submission.tasks import (
@@ -156,3 +157,19 @@ def test_calls_keep_their_actor_until_they_are_answered() -> None:
     del refs
     mapped.scene.turn()
     assert mapped.scene.core.describe()["references"] == before
+
+
+def test_calls_of_a_frame_that_were_answered_when_the_actor_died_have_their_values() -> None:
+    mapped = Mapped()
+    refs = mapped.map(range(4))
+    (frame,) = frames(mapped.scene)
+    frame.part(values(0, "a"))
+    last = mapped.world.last_answers
+    last.frame_id, last.first = id_of(refs[0]), 1
+    last.plain.extend(plains_of(values(1, "b")))
+    mapped.world.look()
+    with mapped.scene.env.lock:
+        mapped.scene.wire.channels[frame.to].close()
+    mapped.world.die(will_restart=False)
+    mapped.world.tell()
+    assert outcomes(mapped.scene, refs) == ["a", "b", *[ActorDiedError] * 2]

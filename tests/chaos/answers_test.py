@@ -1,0 +1,204 @@
+"""What calls have returned, and what they have printed, is not lost when the next call ends the process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from ray_mono.exceptions import RayActorError, RayError
+from tests.chaos.victims import Victims
+from tests.integration.bounded import get
+from tests.integration.clusters import CommandLineCluster
+from tests.integration.scripts import Script
+
+Start = Callable[..., Victims]
+WAYS = ("os._exit", "SIGKILL", "SIGSEGV", "abort")
+
+
+def end(how: str) -> None:
+    """Ends this process at once."""
+    if how == "os._exit":
+        os._exit(3)
+    if how == "abort":
+        os.abort()
+    if how == "SIGSEGV":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def outcome(ref: Any) -> Any:
+    """Its value, or that it is lost."""
+    try:
+        return get(ref)
+    except RayError:
+        return "lost"
+
+
+@ray.remote(num_cpus=0)
+class Fragile:
+    def next(self, number: Any) -> int:
+        """Short as it is, it may end the process."""
+        if type(number) is str:
+            end(number)
+        return int(number) + 1
+
+    def several(self, number: int) -> Any:
+        return number, "x" * 1000
+
+    def fail(self) -> None:
+        raise ValueError("as it should")
+
+    def die_at(self, item: Any) -> int:
+        if item == 7:
+            end("os._exit")
+        return int(item)
+
+
+@ray.remote(num_cpus=0)
+class Coroutines:
+    async def next(self, number: Any) -> int:
+        if type(number) is str:
+            end(number)
+        return int(number) + 1
+
+
+@ray.remote(max_retries=0)
+def die_at(item: int) -> int:
+    if item == 7:
+        end("os._exit")
+    return item
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_an_actor_answered_is_there_when_the_next_call_ends_it(start: Start, how: str) -> None:
+    start()
+    for _ in range(3):
+        actor = Fragile.remote()
+        get([actor.next.remote(0) for _ in range(50)])
+        refs = [actor.next.remote(number) for number in range(300)]
+        last, died, behind = actor.next.remote(1), actor.next.remote(how), actor.next.remote(2)
+        assert get(refs) == list(range(1, 301))
+        assert get(last) == 2
+        for lost in (died, behind):
+            with pytest.raises(RayActorError):
+                get(lost)
+
+
+def test_the_same_of_an_async_actor_a_threaded_one_and_one_that_starts_again(start: Start) -> None:
+    start()
+    kinds = (
+        Coroutines.options(max_concurrency=1),
+        Fragile.options(max_concurrency=2),
+        Fragile.options(max_restarts=1),
+    )
+    for kind in kinds:
+        actor = kind.remote()
+        get([actor.next.remote(0) for _ in range(50)])
+        refs = [actor.next.remote(number) for number in range(100)]
+        get(refs[:1])
+        died = actor.next.remote("os._exit")
+        # Calls of the first and the last run one at a time. On two threads one may run beside the end.
+        values = [outcome(ref) for ref in refs]
+        assert values.count("lost") <= (1 if kind is kinds[1] else 0), values
+        assert outcome(died) == "lost"
+
+
+def test_answers_of_all_kinds_are_there(start: Start) -> None:
+    start()
+    actor = Fragile.remote()
+    several = actor.several.options(num_returns=2)
+    for _ in range(20):
+        get([actor.next.remote(0), *several.remote(0)])
+    refs = [ref for number in range(30) for ref in (several.remote(number)[1], actor.fail.remote())]
+    died = actor.next.remote("os._exit")
+    for pair, failed in zip(refs[::2], refs[1::2], strict=True):
+        assert get(pair) == "x" * 1000
+        with pytest.raises(ValueError, match="as it should"):
+            get(failed)
+    assert outcome(died) == "lost"
+
+
+@pytest.mark.parametrize("place", ["actor", "tasks"])
+def test_what_travelled_together_is_there_up_to_the_call_that_ended_it(start: Start, place: str) -> None:
+    start()
+    items = [*range(100, 150), *range(8, 40), 7, *range(40, 50)]
+    if place == "actor":
+        actor = Fragile.remote()
+        get([actor.die_at.remote(0) for _ in range(50)])
+        refs = actor.die_at.map(items, chunk=len(items))
+        values = [outcome(ref) for ref in refs]
+        assert values == [item if index < 82 else "lost" for index, item in enumerate(items)]
+    else:
+        get([die_at.remote(0) for _ in range(50)])
+        values = [outcome(ref) for ref in die_at.map(items, chunk=len(items))]
+        assert values == [item if item != 7 else "lost" for item in items]
+
+
+@ray.remote(num_cpus=0)
+class Caller:
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def call(self, how: str) -> list[Any]:
+        refs = [self.actor.next.remote(number) for number in range(200)]
+        died = self.actor.next.remote(how)
+        return [*[outcome(ref) for ref in refs], outcome(died)]
+
+
+def test_callers_on_another_node_get_theirs_as_well(session_base: Path) -> None:
+    cluster = CommandLineCluster(session_base, num_cpus=1)
+    try:
+        cluster.add_node(num_cpus=1, resources={"there": 2})
+        ray.init(address=cluster.address)
+        there = {"resources": {"there": 1}}
+        for caller_at, actor_at, how in (there, {}, "os._exit"), ({}, there, "SIGKILL"):
+            caller = Caller.options(**caller_at).remote(Fragile.options(**actor_at).remote())
+            assert get(caller.call.remote(how)) == [*range(1, 201), "lost"]
+    finally:
+        ray.shutdown()
+        cluster.stop()
+
+
+PROGRAM = """
+import os
+import ray_mono as ray
+
+ray.init(address="local", num_cpus=2)
+
+@ray.remote(max_retries=0)
+def speak(how):
+    print("a task's line")
+    print("half a line", end="")
+    os._exit(3) if how == "exit" else os.kill(os.getpid(), 9)
+
+@ray.remote(num_cpus=0)
+class Speaker:
+    def speak(self):
+        print("an actor's line")
+    def die(self):
+        print("its last line")
+        os.kill(os.getpid(), 9)
+
+for how in ("exit", "kill"):
+    ray.wait([speak.remote(how)], timeout=60)
+speaker = Speaker.remote()
+speaker.speak.remote()
+ray.wait([speaker.die.remote()], timeout=60)
+ray.shutdown()
+"""
+
+
+def test_what_a_process_printed_before_it_died_is_shown_once(session_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    output = Script(path).check_ended_well()
+    lines = {"a task's line": 2, "half a line": 2, "an actor's line": 1, "its last line": 1}
+    for line, times in lines.items():
+        assert output.count(f") {line}") == times, output
