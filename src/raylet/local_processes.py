@@ -156,8 +156,8 @@ class LocalProcesses:
             else:
                 self._last_words.actor_died(process.worker_id, process.board)
         now_s = self._clock.time_s()
+        remove_socket(process, self._config.session_dir)
         if process.is_driver:
-            remove_socket(process, self._config.session_dir)
             self._effects.run(self._leases.job_finished(process.job_id, now_s))
         else:
             self._effects.run(self._leases.worker_died(process.worker_id, reason, now_s))

@@ -26,6 +26,7 @@ from typing import Any
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import WorkerID
+from ray_mono.common.lifeline import LIFELINE_SUFFIX
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.service import Service, run_service
 from ray_mono.common.world import Clock, SystemClock, system_rng
@@ -296,7 +297,11 @@ def _lease_limits(config: RayletConfig) -> LeaseLimits:
 async def serve(service: Service, arguments: Arguments) -> None:
     config = arguments.config
     launcher = TemplateLauncher(
-        template_command(arguments), "logs/worker-", arguments.exit_grace_s, arguments.template_fd
+        template_command(arguments),
+        "logs/worker-",
+        arguments.exit_grace_s,
+        arguments.template_fd,
+        lifeline_path=config.socket_path + LIFELINE_SUFFIX,
     )
     raylet = Raylet(
         config,

@@ -19,9 +19,14 @@ class Victims:
 
     def one(self, title: str) -> psutil.Process:
         """The process with this in its title. Waits for one that is about to start."""
-        wait_until(lambda: len(processes_below(title)) == 1, f"one process {title}")
-        [process] = processes_below(title)
-        return process
+        found: list[psutil.Process] = []
+
+        def is_one() -> bool:
+            found[:] = processes_below(title)
+            return len(found) == 1
+
+        wait_until(is_one, f"one process {title}")
+        return found[0]
 
     @property
     def head(self) -> psutil.Process:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from ray_mono.common import process
+from ray_mono.common.lifeline import LIFELINE_SUFFIX, depend_on
 from ray_mono.core_worker.process.worker_config import WorkerConfig
 from ray_mono.protobuf import raylet_pb2
 
@@ -84,7 +85,8 @@ def become_worker(node: Node, fork: Fork, template_pid: int, load: Callable[[], 
     code = 1
     try:
         os.setpgid(0, 0)
-        process.set_pdeathsig(signal.SIGKILL, template_pid)
+        if not depend_on(node.raylet_socket + LIFELINE_SUFFIX):
+            process.set_pdeathsig(signal.SIGKILL, template_pid)
         config = _prepare(node, fork)
         load()(config)
         code = 0

@@ -11,9 +11,10 @@ goes before it, as u32 little-endian.
           ├─ SIGCHLD: reap, kill what is left of the child's process group, tell the raylet
           └─ SIGTERM, or the raylet's end closed: end every child, then what they left behind, then itself
 
-Children die with the template (PDEATHSIG). When a child ends, its process group is killed. When the template
-ends, it kills what its children left behind, also what has left their groups: the template is a subreaper, so
-that became its child.
+Children die with the raylet (common/lifeline.py). If only the template dies they go on, and the raylet looks
+after them (orphans.py). When a child ends, its process group is killed. When the template ends in order, it
+kills what its children left behind, also what has left their groups: the template is a subreaper, so that
+became its child.
 
 Something else (a tracer, a .pth file, a library) may have started a thread in this interpreter. Then the
 template does not fork: each worker is an interpreter of its own, which takes longer and works the same. The

@@ -159,6 +159,6 @@ def _whose_kill(oom_kills: OomKills) -> str:
 
 
 def remove_socket(client: ClientProcess, session_dir: str) -> None:
-    """A driver that was killed leaves the socket that it served on. The template sees to those of workers."""
+    """Who was killed leaves the socket that it served on."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))

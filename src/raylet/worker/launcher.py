@@ -4,9 +4,9 @@ The raylet sees only WorkerLauncher, and the simulator has its own. A worker is 
 never by its pid: pids are reused, and only the template, the parent, knows which are still its own.
 
 TemplateLauncher keeps one template running; the first may be one that was started beside the raylet. Orders
-that come before the template is warm wait for it. When a template dies its workers die with it, as they
-asked the kernel to see to. Each of these deaths is reported, and another template is started, after a pause
-that grows while templates fail.
+that come before the template is warm wait for it. When a template dies its workers go on (orphans.py), the
+orders that it had not carried out fail, and another template is started, after a pause that grows while
+templates fail. One that carries out no order for SILENT_S (it is stopped, say) is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.descriptors import is_readable
+from ray_mono.common.lifeline import Lifeline
 from ray_mono.protobuf import raylet_pb2
+from ray_mono.raylet.worker.orphans import Orphans
 from ray_mono.rpc.framing import LENGTH, prefixed
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ RESTART_MAX_S = 5.0
 """Pauses before another template: doubled from the first to this while they die before they are warm."""
 READY_TIMEOUT_S = 60.0
 """A template that is not warm by then (an import that waits for something) is given up, and said to be."""
+SILENT_S = 5.0
+"""How long a template may say nothing while it has orders. A fork takes milliseconds."""
 END_POLL_S = 0.01
 END_MARGIN_S = 2.0
 """Beyond its grace period a template gets this long to end before it is killed."""
@@ -138,14 +142,22 @@ class TemplateLauncher:
         exit_grace_s: float,
         first_fd: int | None = None,
         ready_timeout_s: float = READY_TIMEOUT_S,
+        silent_s: float = SILENT_S,
+        lifeline_path: str | None = None,
     ) -> None:
         """command: the template's, without --command-fd and --exit-grace-s. log_prefix: of the workers'
-        files, in the session directory. first_fd: of a socket to a template that runs already."""
+        files, in the session directory. first_fd: of a socket to a template that runs already. lifeline_path:
+        of a FIFO, where workers live as long as this process; None: they live as long as their template."""
         self._command = list(command)
         self._first_fd = first_fd
         self._log_prefix = log_prefix
         self._exit_grace_s = exit_grace_s
         self._ready_timeout_s = ready_timeout_s
+        self._silent_s = silent_s
+        self._lifeline_path = lifeline_path
+        self._lifeline: Lifeline | None = None
+        self._orphans = Orphans(self._orphan_ended)
+        self._last_event_s = 0.0
         self._on_exit: Callable[[WorkerExit], None] = lambda exit_: None
         self._template: TemplateProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -158,6 +170,8 @@ class TemplateLauncher:
 
     async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
         self._on_exit = on_exit
+        if self._lifeline_path is not None:
+            self._lifeline = Lifeline(self._lifeline_path)
         tasks.spawn(self._keep_template(), "worker template")
 
     def start(self, order: WorkerOrder) -> None:
@@ -170,18 +184,26 @@ class TemplateLauncher:
         if self._pending.pop(startup_token, None) is not None:
             exit_ = WorkerExit(startup_token, 0, 0, 0, "it was ended before it was started")
             asyncio.get_running_loop().call_soon(self._on_exit, exit_)
-        elif startup_token in self._living:
-            signum = signal.SIGKILL if force else signal.SIGTERM
+            return
+        signum = signal.SIGKILL if force else signal.SIGTERM
+        if startup_token in self._living:
             kill = raylet_pb2.TemplateCommand.Kill(startup_token=startup_token, signal=signum)
             self._send(raylet_pb2.TemplateCommand(kill=kill))
+        else:
+            self._orphans.signal(startup_token, signum)
 
     async def close(self) -> None:
         self._is_closing = True
         self._on_exit = lambda exit_: None
         if self._writer is not None:
             self._writer.close()
-        if self._template is not None:
-            await self._await_end(self._template, self._exit_grace_s + END_MARGIN_S)
+        try:
+            if self._template is not None:
+                await self._await_end(self._template, self._exit_grace_s + END_MARGIN_S)
+            await self._orphans.end(self._exit_grace_s)
+        finally:
+            if self._lifeline is not None:
+                self._lifeline.close()
 
     # ---- the template
 
@@ -206,7 +228,7 @@ class TemplateLauncher:
             pause_s = backoff.next_s()
             await self._await_end(template, END_MARGIN_S)
             message = f"the worker template {_describe_end(template.returncode or None)}"
-            logger.error("%s; its workers end with it; another is started in %.1f s", message, pause_s)
+            logger.error("%s; its workers go on; another is started in %.1f s", message, pause_s)
             self._template_ended(message)
             await asyncio.sleep(pause_s)
 
@@ -245,7 +267,7 @@ class TemplateLauncher:
                 await self._read_event(reader)
 
     def cpu_time_s(self, startup_token: int) -> float | None:
-        pid = self._living.get(startup_token)
+        pid = self._living.get(startup_token) or self._orphans.pid_of(startup_token)
         try:
             return process.cpu_time_s(pid) if pid else None
         except OSError:
@@ -256,6 +278,7 @@ class TemplateLauncher:
         self._on_event(raylet_pb2.TemplateEvent.FromString(await reader.readexactly(size)))
 
     def _on_event(self, event: raylet_pb2.TemplateEvent) -> None:
+        self._last_event_s = asyncio.get_running_loop().time()
         kind = event.WhichOneof("event")
         if kind == "ready":
             self._is_warm = True
@@ -269,16 +292,24 @@ class TemplateLauncher:
         elif kind == "exited":
             exited = event.exited
             self._living.pop(exited.startup_token, None)
-            end = _describe_end(-exited.signal if exited.signal else exited.exit_code)
-            message = f"worker pid {exited.pid} {end}"
-            self._on_exit(
-                WorkerExit(exited.startup_token, exited.pid, exited.exit_code, exited.signal, message)
-            )
+            returncode = -exited.signal if exited.signal else exited.exit_code
+            self._worker_ended(exited.startup_token, exited.pid, returncode)
         elif kind == "fork_failed":
             token = event.fork_failed.startup_token
             self._living.pop(token, None)
             message = f"the worker could not be forked: {event.fork_failed.message}"
             self._on_exit(WorkerExit(token, 0, 0, 0, message))
+
+    def _worker_ended(self, startup_token: int, pid: int, returncode: int) -> None:
+        message = f"worker pid {pid} {_describe_end(returncode)}"
+        self._on_exit(WorkerExit(startup_token, pid, max(0, returncode), max(0, -returncode), message))
+
+    def _orphan_ended(self, startup_token: int, pid: int, returncode: int | None) -> None:
+        if returncode is not None:
+            self._worker_ended(startup_token, pid, returncode)
+            return
+        message = f"worker pid {pid} ended; how is not known, since the template that had forked it was dead"
+        self._on_exit(WorkerExit(startup_token, pid, 0, 0, message))
 
     def _template_ended(self, message: str) -> None:
         self._is_warm = False
@@ -289,7 +320,21 @@ class TemplateLauncher:
         self._living.clear()
         self._pending.clear()
         for token, pid in ended.items():
-            self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
+            if not pid or not self._orphans.adopt(token, pid):
+                self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
+
+    def _look_whether_forked(self, startup_token: int, template: TemplateProcess | None) -> None:
+        """A template that was given this order silent_s ago or longer has either carried it out, or another
+        one meanwhile."""
+        if template is not self._template or self._living.get(startup_token) != 0:
+            return
+        loop = asyncio.get_running_loop()
+        left_s = self._last_event_s + self._silent_s - loop.time()
+        if left_s > 0:
+            loop.call_later(left_s, self._look_whether_forked, startup_token, template)
+        elif template is not None:
+            logger.error("the worker template has carried out no order for %g s: killing it", self._silent_s)
+            template.kill()
 
     async def _await_end(self, template: TemplateProcess, timeout_s: float) -> None:
         """Waits for the process, whose socket has ended or is about to; kills it after timeout_s."""
@@ -304,6 +349,9 @@ class TemplateLauncher:
 
     def _fork(self, order: WorkerOrder) -> None:
         self._living[order.startup_token] = 0
+        asyncio.get_running_loop().call_later(
+            self._silent_s, self._look_whether_forked, order.startup_token, self._template
+        )
         fork = raylet_pb2.TemplateCommand.Fork(
             startup_token=order.startup_token,
             worker_id=order.worker_id,

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.lifeline import LIFELINE_SUFFIX
 from ray_mono.common.process import is_alive
 from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerOrder
 from tests.waiting import until
@@ -69,18 +70,26 @@ def python_path(monkeypatch: pytest.MonkeyPatch, session_base: Path) -> Iterator
 
 
 @asynccontextmanager
-async def scene(directory: Path, worker: str, exit_grace_s: float = 5.0) -> AsyncIterator[Scene]:
+async def scene(
+    directory: Path, worker: str, exit_grace_s: float = 5.0, silent_s: float = BOUND_S
+) -> AsyncIterator[Scene]:
     (directory / "logs").mkdir()
     command = [
         sys.executable,
         "-m",
         "ray_mono.core_worker.process.worker_template",
         "--raylet-socket",
-        "/the/raylet",
+        str(directory / "raylet"),
     ]
     command += ["--gcs-address", "host:1", "--session-dir", str(directory), "--node-host", "10.0.0.7"]
     command += ["--worker-module", f"{WORKERS}:{worker}"]
-    launcher = TemplateLauncher(command, "logs/worker-", exit_grace_s)
+    launcher = TemplateLauncher(
+        command,
+        "logs/worker-",
+        exit_grace_s,
+        silent_s=silent_s,
+        lifeline_path=f"{directory}/raylet{LIFELINE_SUFFIX}",
+    )
     failures: list[BaseException] = []
     tasks = BackgroundTasks(lambda error, name: failures.append(error))
     made = Scene(launcher, directory)
@@ -120,11 +129,12 @@ def test_a_child_is_a_process_of_its_own(session_base: Path) -> None:
             assert facts["group"] == facts["pid"]
             assert facts["title"] == "ray_mono::IDLE"
             assert facts["worker_id"] == (1).to_bytes(28, "big").hex()
-            assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
+            assert (facts["raylet_socket"], facts["node_host"]) == (f"{session_base}/raylet", "10.0.0.7")
             assert facts["stdin"] == "/dev/null"
             assert facts["threads"] == 1 and facts["collects"]
             name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
-            assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
+            lifeline = f"{session_base}/raylet{LIFELINE_SUFFIX}"
+            assert facts["descriptors"] == sorted(["/dev/null", f"{name}.err", f"{name}.out", lifeline])
             await until(lambda: Path(f"{name}.out").read_text() == "to stdout\n")
             assert Path(f"{name}.err").read_text() == "to stderr\n"
 
@@ -192,17 +202,43 @@ def test_what_a_dead_worker_left_in_its_group_is_killed_and_the_rest_at_the_end(
     run(test)
 
 
-def test_workers_die_with_their_template_and_another_takes_over(session_base: Path) -> None:
+@pytest.mark.parametrize("end", ["by somebody else", "asked", "at the launcher's end"])
+def test_workers_go_on_without_their_template_and_another_takes_over(session_base: Path, end: str) -> None:
     async def test() -> None:
         async with scene(session_base, "report") as it:
             it.launcher.start(order(1))
             worker = (await it.facts_of(1))["pid"]
-            first = it.template_pid
-            os.kill(first, signal.SIGKILL)
-            assert (await it.exit_of(1)).message == "the worker template was killed by signal 9 (SIGKILL)"
-            await until(lambda: not is_alive(worker))
+            os.kill(it.template_pid, signal.SIGSTOP)
             it.launcher.start(order(2))
-            assert (await it.facts_of(2))["parent"] not in (first, worker)
+            os.kill(it.template_pid, signal.SIGKILL)
+            assert (await it.exit_of(2)).message == "the worker template was killed by signal 9 (SIGKILL)"
+            it.launcher.start(order(3))
+            assert (await it.facts_of(3))["parent"] == it.template_pid
+            assert is_alive(worker) and 1 not in it.exits
+            assert it.launcher.cpu_time_s(1) is not None
+            if end == "by somebody else":
+                os.kill(worker, signal.SIGKILL)
+            elif end == "asked":
+                it.launcher.kill(1, force=False)
+            if end != "at the launcher's end":
+                assert (await it.exit_of(1)).message.startswith(f"worker pid {worker} ")
+                assert it.launcher.cpu_time_s(1) is None
+        assert not is_alive(worker)
+
+    run(test)
+
+
+def test_a_stopped_template_is_killed_and_another_takes_over(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report", silent_s=0.2) as it:
+            it.launcher.start(order(1))
+            await it.facts_of(1)
+            os.kill(it.template_pid, signal.SIGSTOP)
+            it.launcher.start(order(2))
+            assert (await it.exit_of(2)).message == "the worker template was killed by signal 9 (SIGKILL)"
+            it.launcher.start(order(3))
+            await it.facts_of(3)
+            assert 1 not in it.exits
 
     run(test)
 
@@ -240,9 +276,11 @@ def test_a_template_that_may_not_fork_starts_interpreters(
                 assert (facts["group"], facts["title"]) == (facts["pid"], "ray_mono::IDLE")
                 assert facts["threads"] >= 2 and facts["collects"]
                 assert facts["worker_id"] == token.to_bytes(28, "big").hex()
-                assert (facts["raylet_socket"], facts["node_host"]) == ("/the/raylet", "10.0.0.7")
+                assert (facts["raylet_socket"], facts["node_host"]) == (f"{session_base}/raylet", "10.0.0.7")
                 name = f"{session_base}/logs/worker-{facts['worker_id']}-{facts['pid']}"
-                assert facts["descriptors"] == ["/dev/null", f"{name}.err", f"{name}.out"]
+                lifeline = f"{session_base}/raylet{LIFELINE_SUFFIX}"
+                expected = ["/dev/null", f"{name}.err", f"{name}.out", lifeline]
+                assert facts["descriptors"] == sorted(expected)
             it.launcher.kill(1, force=True)
             assert (await it.exit_of(1)).signal == signal.SIGKILL
 
