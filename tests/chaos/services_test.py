@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ import ray_mono as ray
 from ray_mono.exceptions import WorkerCrashedError
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
+from tests.integration.scripts import Script
 from tests.waiting import wait_until
 
 Start = Callable[..., Victims]
@@ -74,3 +76,83 @@ def test_the_end_of_a_worker_whose_template_is_dead_is_noticed_and_told(start: S
     os.kill(pid, signal.SIGKILL)
     assert get(actor.next.remote()) == 1
     assert get(pid_after.remote(0)) != pid
+
+
+# ---- the log monitor
+
+PROGRAM = """
+import ray_mono as ray
+from tests.chaos.victims import Victims
+
+ray.init(address="local", num_cpus=2)
+victims = Victims()
+
+@ray.remote
+def say(text):
+    print(text)
+
+for number in range(12):
+    ray.get(say.remote(f"line {number}."))
+    if number % 3 == 1:
+        victims.end_of(victims.log_monitor)
+ray.shutdown()
+"""
+
+
+def test_a_log_monitor_that_dies_costs_no_line_and_doubles_none(session_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    output = Script(path).check_ended_well()
+    for number in range(12):
+        assert output.count(f"line {number}.") == 1, output
+
+
+# ---- the object manager, the raylet, and the reaper
+
+
+@pytest.mark.parametrize("who", ["object_manager", "raylet", "reaper"])
+def test_without_one_of_these_the_node_ends_and_nothing_is_left(session_base: Path, who: str) -> None:
+    """The driver is told, and does not wait for anything."""
+    program = session_base / "program.py"
+    program.write_text(NODE_PROGRAM)
+    script = Script(program, who)
+    output = script.check_ended_well()
+    assert "the waiting call: " in output, output
+    assert "left: []" in output, output
+
+
+NODE_PROGRAM = """
+import os, sys, time
+import psutil
+import ray_mono as ray
+from tests.chaos.victims import Victims
+from ray_mono.exceptions import RayError
+
+ray.init(address="local", num_cpus=2)
+victims = Victims()
+
+@ray.remote
+def work(seconds):
+    time.sleep(seconds)
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def wait(self):
+        time.sleep(1000)
+
+ray.get(work.remote(0))
+waiting = [Actor.remote().wait.remote(), work.remote(1000)]
+ray.wait(waiting, timeout=0.5)
+below = psutil.Process().children(recursive=True)
+getattr(victims, sys.argv[1]).kill()
+started = time.monotonic()
+for reference in waiting:
+    try:
+        ray.get(reference, timeout=60)
+    except (RayError, RuntimeError, ConnectionError) as error:
+        print("the waiting call:", type(error).__name__, str(error)[:300])
+print("noticed after", round(time.monotonic() - started, 1))
+ray.shutdown()
+gone, left = psutil.wait_procs(below, timeout=30)
+print("left:", [process for process in left if process.status() != "zombie"])
+"""

@@ -32,6 +32,22 @@ class Victims:
     def head(self) -> psutil.Process:
         return self.one("ray_mono.gcs.gcs_server")
 
+    @property
+    def log_monitor(self) -> psutil.Process:
+        return self.one("ray_mono._private.logs.log_monitor")
+
+    @property
+    def object_manager(self) -> psutil.Process:
+        return self.one("ray_mono.object_manager.object_manager")
+
+    @property
+    def raylet(self) -> psutil.Process:
+        return self.one("ray_mono.raylet.raylet")
+
+    @property
+    def reaper(self) -> psutil.Process:
+        return self.one("ray_mono._private.node.reaper")
+
     def workers(self) -> list[psutil.Process]:
         return [process for process in processes_below("ray_mono::") if process.pid != self.template.pid]
 
@@ -42,14 +58,17 @@ class Victims:
 
     def kill_head(self) -> None:
         """Its reaper starts another one."""
-        head = self.head
-        head.kill()
-        wait_until(lambda: not head.is_running(), "the end of the head")
+        self.end_of(self.head)
+
+    def end_of(self, process: psutil.Process) -> None:
+        """Kills it, and waits until it is gone. Whoever takes its place may come later."""
+        process.kill()
+        wait_until(lambda: not process.is_running(), f"the end of process {process.pid}")
 
     @contextlib.contextmanager
     def without_head(self) -> Iterator[None]:
         """There is none, and none is started, until the end of the block."""
-        reaper = self.one("ray_mono._private.node.reaper").pid
+        reaper = self.reaper.pid
         os.kill(reaper, signal.SIGSTOP)
         try:
             head = self.head

@@ -49,6 +49,9 @@ class Lines:
     lines: tuple[str, ...]
     is_end: bool = False
     """The process is gone, and it has shown progress bars."""
+    file_name: str = field(default="", compare=False)
+    end_offset: int = field(default=0, compare=False)
+    """Up to here the file is passed on with these lines."""
 
 
 @dataclass
@@ -79,6 +82,8 @@ class LogDirectory:
     path: Path
     is_alive: Callable[[int], bool] = is_alive
     """Whether a process of this machine lives."""
+    on_removed: Callable[[str], None] = lambda name: None
+    """A file that was passed on is deleted."""
     has_more: bool = False
     """Whether read_new left something that is not held back."""
     _files: dict[str, _LogFile] = field(default_factory=dict)
@@ -88,13 +93,18 @@ class LogDirectory:
     _listed_at_ns: int = -1
     _lists_again: bool = False
 
-    def skip_existing(self) -> None:
-        """read_new leaves out what the files hold now. Another log monitor has passed that on. It is read all
-        the same: it says whose the following lines are."""
-        self.has_more = True
-        while self.has_more:
-            for _ in self.read_new():
-                pass
+    def skip_existing(self, passed_on: dict[str, int] | None = None) -> None:
+        """read_new leaves out what another log monitor has passed on: of each file, by name, up to this
+        offset; None: all that is there now. It is read all the same: it says whose the following lines are.
+        """
+        for file in self._list_files():
+            end = _size(file.path) if passed_on is None else passed_on.get(file.path.name, 0)
+            while file.offset < min(end, _size(file.path)):
+                for _ in self._read_file(file, False, end):
+                    pass
+            if passed_on is not None:
+                # It ends with a line, or its begun line was passed on as it was.
+                file.partial, file.cut_bytes, file.is_redrawn = b"", 0, False
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
         """What was written since the last time, of each file at most READ_BYTES_MAX.
@@ -161,6 +171,7 @@ class LogDirectory:
     def remove(self, path: Path) -> None:
         """Deletes a file that drop_ended returned."""
         path.unlink(missing_ok=True)
+        self.on_removed(path.name)
         self._ended.discard(path.name)
 
     def _list_files(self) -> list[_LogFile]:
@@ -177,7 +188,8 @@ class LogDirectory:
                 self._files[entry] = _LogFile(self.path / entry, int(pid), kind == "err")
         return list(self._files.values())
 
-    def _read_file(self, file: _LogFile, with_begun: bool) -> Iterator[Lines]:
+    def _read_file(self, file: _LogFile, with_begun: bool, end: int | None = None) -> Iterator[Lines]:
+        """end: nothing behind this offset."""
         # This is asked first. So all that the process wrote before its end is in the file by now.
         is_over = (file.partial or file.has_bars) and not self.is_alive(file.pid)
         size = _size(file.path)
@@ -191,9 +203,11 @@ class LogDirectory:
         try:
             with open(file.path, "rb") as stream:
                 stream.seek(file.offset)
-                data = stream.read(READ_BYTES_MAX)
+                most = READ_BYTES_MAX if end is None else min(READ_BYTES_MAX, end - file.offset)
+                data = stream.read(most)
         except FileNotFoundError:
             return
+        told = file.offset
         file.offset += len(data)
         self.has_more |= file.offset < size
         *lines, rest = data.split(b"\n")
@@ -204,22 +218,23 @@ class LogDirectory:
             if gathered and (
                 is_label or len(gathered) == BATCH_LINES_MAX or gathered_bytes + len(text) > BATCH_BYTES_MAX
             ):
-                yield from self._batch(file, gathered)
+                yield from self._batch(file, gathered, told)
                 gathered, gathered_bytes = [], 0
+            told += len(line) + 1
             if is_label:
                 self._set_label(file, text)
             else:
                 gathered.append(text.decode(errors="replace").removesuffix("\r"))
                 file.has_bars |= STATE_PREFIX in gathered[-1]
                 gathered_bytes += len(text)
-        yield from self._batch(file, gathered)
+        yield from self._batch(file, gathered, told)
         self._begin_line(file, rest)
 
     def _break_line(self, file: _LogFile, is_over: bool) -> Iterator[Lines]:
         is_end = is_over and file.has_bars
         lines = [self._finish_line(file, b"")[0].decode(errors="replace")] if file.partial else []
         file.has_bars &= not is_over
-        yield from self._batch(file, lines, is_end)
+        yield from self._batch(file, lines, file.offset, is_end)
 
     def _finish_line(self, file: _LogFile, data: bytes) -> tuple[bytes, bool]:
         """(the line, whether it is a label)"""
@@ -261,10 +276,21 @@ class LogDirectory:
         sibling = self._files.get(file.path.with_suffix(".out" if file.is_error else ".err").name)
         return sibling if sibling is not None and sibling.is_labelled else file
 
-    def _batch(self, file: _LogFile, lines: list[str], is_end: bool = False) -> Iterator[Lines]:
+    def _batch(
+        self, file: _LogFile, lines: list[str], end_offset: int, is_end: bool = False
+    ) -> Iterator[Lines]:
         labels = self._labels(file)
         if (lines or is_end) and labels.job_id:
-            yield Lines(labels.job_id, file.pid, labels.name, file.is_error, tuple(lines), is_end)
+            yield Lines(
+                labels.job_id,
+                file.pid,
+                labels.name,
+                file.is_error,
+                tuple(lines),
+                is_end,
+                file.path.name,
+                end_offset,
+            )
 
 
 def _size(path: Path) -> int:

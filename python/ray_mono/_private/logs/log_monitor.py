@@ -5,7 +5,8 @@ GCS's LOG channel, under their job's id. While the GCS is away it reads nothing,
 nothing piles up. What an earlier GCS may not have passed on any more it tells again. It also reads nothing of
 a job whose driver is BACKLOG_MAX messages behind at the GCS, or has said that it shows lines more slowly than
 they come. Nodes of one session on the same machine share the directory. The first monitor there holds a lock
-and works for all of them, and the others wait for its end.
+and works for all of them, and the others wait for its end. Whoever is next goes on where it was
+(log_positions.py).
 
 A driver that leaves asks by LOG_FLUSH for what its workers have written so far
 (core_worker/process/driver_messages.py):
@@ -37,6 +38,7 @@ from pathlib import Path
 from ray_mono._private.logs.directory_watch import DirectoryWatch
 from ray_mono._private.logs.ended_logs import EndedLogs
 from ray_mono._private.logs.log_files import Lines, LogDirectory
+from ray_mono._private.logs.log_positions import LogPositions
 from ray_mono.common.service import Service, add_common_arguments, run_service
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
@@ -64,7 +66,7 @@ ON_THEIR_WAY_MAX = 16
 JOBS_KEPT_MAX = 100
 # What was written last is passed on before the monitor ends, if the GCS is still there.
 LAST_ROUND_TIMEOUT_S = 1.0
-LOCK_FILE = ".log_monitor.lock"
+LOCK_FILE, POSITIONS_FILE = ".log_monitor.lock", ".log_monitor.positions"
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +85,16 @@ class LogMonitor:
     """One monitor of one logs directory."""
 
     def __init__(
-        self, directory: LogDirectory, transport: Transport, gcs_address: str, node_ip: str, node_id: bytes
+        self,
+        directory: LogDirectory,
+        positions: LogPositions,
+        transport: Transport,
+        gcs_address: str,
+        node_ip: str,
+        node_id: bytes,
     ) -> None:
         self._directory = directory
+        self._positions = positions
         self._transport = transport
         self._gcs_address = gcs_address
         self._node_ip = node_ip
@@ -97,8 +106,9 @@ class LogMonitor:
         self._held: set[bytes] = set()
         self._held_by_driver: set[bytes] = set()
         self._flushes: list[_Flush] = []
-        # By job: what was told last. A monitor that follows this one on the node counts from a later time.
+        # By job: what was told last.
         self._latest: OrderedDict[bytes, deque[bytes]] = OrderedDict()
+        # A monitor that follows this one on the node counts from here, or from a later time.
         self._sequence = time.time_ns()
         self._must_tell_again = False
         self.flush_wanted = asyncio.Event()
@@ -110,12 +120,20 @@ class LogMonitor:
         """Whether something was left unread because its driver is behind."""
         return bool(self._held or self._held_by_driver)
 
+    async def take_over(self) -> None:
+        """Goes on where an earlier monitor was: its last batch may not have been published."""
+        self._sequence = max(self._sequence, self._positions.sequence)
+        last = self._positions.in_doubt
+        if last is not None:
+            self._keep(last.job_id, last.payload)
+            await self._publish(last.job_id, last.payload)
+
     async def round(self, with_begun: bool = False) -> bool:
         """Passes on what is new, with_begun as for LogDirectory.read_new; returns whether there is more.
         Waits while the GCS is away."""
         self.flush_wanted.clear()
         if self._must_tell_again:
-            await self._ask(b"")
+            await self._ask(b"")  # which tells it
         for job_id in self._held | self._held_by_driver:
             reply = await self._ask(job_id)
             if reply.backlog <= BACKLOG_MAX:
@@ -208,6 +226,7 @@ class LogMonitor:
             sequence=self._sequence,
         )
         payload = batch.SerializeToString()
+        self._positions.passed_on(lines.file_name, lines.end_offset, self._sequence, lines.job_id, payload)
         latest = self._keep(lines.job_id, payload)
         reply = await self._publish(lines.job_id, payload)
         if reply.backlog > BACKLOG_MAX:
@@ -280,7 +299,11 @@ def try_lock(path: Path) -> tuple[int, bool] | None:
 
 
 async def follow(
-    monitor: LogMonitor, directory: LogDirectory, watch: DirectoryWatch, stop: asyncio.Event
+    monitor: LogMonitor,
+    directory: LogDirectory,
+    positions: LogPositions,
+    watch: DirectoryWatch,
+    stop: asyncio.Event,
 ) -> None:
     """Works until `stop` is set, and then once more, for what was written before that."""
     lock_path = directory.path / LOCK_FILE
@@ -292,13 +315,16 @@ async def follow(
         lock = try_lock(lock_path)
     descriptor, had_one = lock
     try:
+        is_known = positions.open()
         if had_one:
-            directory.skip_existing()
+            directory.skip_existing(positions.offsets if is_known else None)
+            await monitor.take_over()
         async with asyncio.TaskGroup() as group:
             listener = group.create_task(monitor.listen(watch.wake))
             await _rounds(monitor, watch, stop)
             listener.cancel()
     finally:
+        positions.close()
         os.close(descriptor)
 
 
@@ -320,9 +346,12 @@ async def _rounds(monitor: LogMonitor, watch: DirectoryWatch, stop: asyncio.Even
 
 
 async def serve(service: Service, arguments: argparse.Namespace) -> None:
-    directory = LogDirectory(Path(arguments.session_dir, "logs"))
+    logs = Path(arguments.session_dir, "logs")
+    positions = LogPositions(logs / POSITIONS_FILE)
+    directory = LogDirectory(logs, on_removed=positions.forget)
     monitor = LogMonitor(
         directory,
+        positions,
         FramedTransport(find_secret(None, arguments.session_dir)),
         arguments.gcs_address,
         arguments.node_ip,
@@ -330,7 +359,7 @@ async def serve(service: Service, arguments: argparse.Namespace) -> None:
     )
     service.on_dump(lambda: {"published_lines": monitor.published_lines})
     watch, stop = DirectoryWatch(str(directory.path)), asyncio.Event()
-    task = service.tasks.spawn(follow(monitor, directory, watch, stop), "follow")
+    task = service.tasks.spawn(follow(monitor, directory, positions, watch, stop), "follow")
     if arguments.raylet_socket:
         service.tasks.spawn(monitor.follow_head(arguments.raylet_socket), "follow the head")
     service.announce_ready({})

@@ -20,9 +20,10 @@ from typing import Any
 
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import KILL_WAIT_S
+from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.service_process import END_NODE
 from ray_mono.common.descriptors import is_readable
-from ray_mono.common.process import module_command
+from ray_mono.common.process import is_alive, module_command
 
 NODE_ENDED = "the node has ended; its reaper.log, in the session's logs directory, says why"
 
@@ -68,6 +69,9 @@ class ServiceExit:
     log_tail: str
 
 
+END_POLL_S = 0.01
+SOCKETS_WAIT_S = 1.0
+"""How long workers that were killed may take to end: only then their sockets count as left behind."""
 TITLE_ROOM = 1024
 """How many bytes are left for the titles of a reaper's children: command lines of services, names of
 tasks."""
@@ -91,6 +95,8 @@ class ReaperHandle:
         self._ready: dict[str, dict[str, Any]] = {}
         self._exits: dict[str, ServiceExit] = {}
         self._is_detached = False
+        self._owned_files: list[str] = []
+        self._socket_dir = ""
         _handles.add(self)
 
     @classmethod
@@ -143,6 +149,8 @@ class ReaperHandle:
     def own_files(self, paths: Sequence[str | Path], socket_dir: Path) -> None:
         """Has these files removed when the node ends, and sockets of socket_dir that nobody has bound any
         more."""
+        self._owned_files += map(str, paths)
+        self._socket_dir = str(socket_dir)
         self._send(op="own_files", paths=[str(path) for path in paths], socket_dir=str(socket_dir))
 
     def detach(self, timeout_s: float = 10.0) -> None:
@@ -181,14 +189,28 @@ class ReaperHandle:
                 pass
         except ConnectionError:
             # That is how the reaper says that everything has ended.
-            self._process.wait()
+            was_killed = self._process.wait() < 0
             self._control.close()
+            if was_killed:
+                self._remove_remains()
             return
         # Its services carry PDEATHSIG and go with it.
         self._process.kill()
         self._process.wait()
         self._control.close()
+        self._remove_remains()
         raise TimeoutError(f"the node's reaper ({self._process.pid}) did not end in time and was killed")
+
+    def _remove_remains(self) -> None:
+        """In place of a reaper that was killed. The services go with it, and the workers with the raylet."""
+        pids = [ready["pid"] for ready in self._ready.values()]
+        deadline_s = time.monotonic() + KILL_WAIT_S
+        while any(map(is_alive, pids)) and time.monotonic() < deadline_s:
+            time.sleep(END_POLL_S)
+        remove_files(self._owned_files)
+        deadline_s = time.monotonic() + SOCKETS_WAIT_S
+        while remove_stale_sockets(self._socket_dir) and time.monotonic() < deadline_s:
+            time.sleep(END_POLL_S)
 
     def wait_ended(self, timeout_s: float | None) -> bool:
         """Waits for the end of the node, which somebody else brings about.

@@ -22,14 +22,16 @@ def remove_files(paths: Iterable[str]) -> None:
             pass
 
 
-def remove_stale_sockets(directory: str) -> None:
+def remove_stale_sockets(directory: str) -> bool:
     """Removes those sockets in the directory that no living process has bound. A worker that was killed
-    leaves its own. Sockets of other nodes of the session, and of drivers, stay.
+    leaves its own. Sockets of other nodes of the session, and of drivers, stay. Returns whether there are
+    any.
     """
     try:
         with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
             bound = {line.rstrip("\n").split(" ", 7)[-1] for line in table}
         paths = [entry.path for entry in os.scandir(directory)]
     except OSError:
-        return
+        return False
     remove_files(path for path in paths if path not in bound and stat.S_ISSOCK(os.lstat(path).st_mode))
+    return any(path in bound for path in paths)

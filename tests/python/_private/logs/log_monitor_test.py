@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -246,16 +247,46 @@ def test_one_monitor_of_a_directory_works_and_the_next_takes_over(session_base: 
         append(log, "two\n")
         await gcs.until(lambda lines: lines == ["one", "two"])
         first.kill()
+        append(log, "meanwhile\n")
+        append(other, ":job_id:01000000\nanother worker\n")
         await asyncio.to_thread(first.wait, TIMEOUT_S)
-        # The next one begins with what is written once it has taken over, whenever that is.
-        count = 0
-        while "more" not in gcs.lines():
-            append(log, ":job_id:01000000\nmore\n")
-            count += 1
-            await asyncio.sleep(0.05)
-        assert gcs.lines().count("two") == 1
+        append(log, "begun")
+        await gcs.until(lambda lines: len(lines) == 5)
+        append(log, " and ended\n")
+        lines = await gcs.until(lambda lines: len(lines) == 6)
+        assert lines[:2] == ["one", "two"] and set(lines[2:4]) == {"meanwhile", "another worker"}
+        assert lines[4:] == ["begun", " and ended"]
         second.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(second.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    log, other = logs / LOG, logs / OTHER_LOG
+    asyncio.run(scene())
+
+
+def is_longer(than: int, lines: list[str]) -> bool:
+    return len(lines) > than
+
+
+def test_monitors_that_die_one_after_another_lose_and_double_no_line(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs = Gcs()
+        listener = await FramedTransport(SECRET).serve("127.0.0.1:0", gcs_service_handlers(gcs))
+        append(log, ":job_id:01000000\n")
+        monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        for number in range(10):
+            append(log, "".join(f"line {number}.{each}\n" for each in range(2000)))
+            # Somewhere in the middle.
+            await gcs.until(functools.partial(is_longer, 2000 * number))
+            monitor.kill()
+            await asyncio.to_thread(monitor.wait, TIMEOUT_S)
+            monitor = await asyncio.to_thread(start_monitor, session_base, listener.address)
+        lines = await gcs.until(lambda lines: len(lines) >= 20_000)
+        assert lines == [f"line {number}.{each}" for number in range(10) for each in range(2000)]
+        monitor.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(monitor.wait, TIMEOUT_S) == 0
         await listener.close()
 
     logs = session_base / "logs"
