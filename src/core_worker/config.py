@@ -98,6 +98,11 @@ class CoreWorkerConfig:
     """How long an object stays pinned after its last view if it is still referenced: probably it is read
     again."""
 
+    owner_death_s: float = 1.0
+    """How long it may take to learn why the owner of an object is gone. Then the error says only that."""
+    owner_death_look_s: float = 0.05
+    """How often the GCS is asked meanwhile."""
+
     # ---- lost objects (lineage.py, object_recovery.py)
     max_lineage_bytes: int = 1 << 30
     """Of finished tasks that are kept to make what they returned again, in all: as much as in Ray. Beyond

@@ -74,6 +74,11 @@ class WorkerManager:
         """Whether the death is known; of one long ago it is not."""
         return worker_id in self._dead
 
+    def death_of(self, worker_id: WorkerID) -> common_pb2.DeathCause | None:
+        """None where it was not reported, or that was long ago."""
+        row = self._dead.get(worker_id)
+        return None if row is None else row.death_cause
+
     def of_node(self, node_id: NodeID) -> list[common_pb2.WorkerInfo]:
         """The living workers of a node."""
         return [row for row in self._living.values() if row.node_id == node_id.binary()]

@@ -314,6 +314,9 @@ class Scene:
         for large values."""
         self.reactor = SceneReactor()
         self.wire = Wire()
+        self.worker_death = gcs_pb2.GetWorkerDeathReply(is_known=True)
+        """What the GCS says of the end of an owner."""
+        self.wire.replies["GetWorkerDeath"] = lambda request: self.worker_death
         self.wire.replies["ConnectClient"] = lambda request: object_manager_pb2.ConnectClientReply(
             node_id=NODE_ID, store_file=str(store_file or ""), capacity_bytes=STORE_BYTES
         )

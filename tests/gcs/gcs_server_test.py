@@ -241,6 +241,8 @@ def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
         await gcs.AddJob(driver_job(node.node_id))
         worker = common_pb2.WorkerInfo(worker_id=b"w" * 28, node_id=node.node_id, pid=7)
         await gcs.AddWorker(worker)
+        asked = gcs_pb2.GetWorkerDeathRequest(worker_id=worker.worker_id)
+        assert not (await gcs.GetWorkerDeath(asked)).is_known
         await gcs.RegisterActor(registration(needs={"A": 1}, owner_node_id=node.node_id))
         async with subscription(gcs, gcs_pb2.WORKER_DEATH) as received:
             await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
@@ -248,6 +250,8 @@ def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
             assert (death.pid, death.death_cause.kind) == (7, common_pb2.DeathCause.NODE_DIED)
         [row] = (await gcs.GetAllWorkers(EMPTY)).workers
         assert not row.is_alive
+        death = (await gcs.GetWorkerDeath(asked)).cause
+        assert death.kind == common_pb2.DeathCause.NODE_DIED
         [job] = (await gcs.GetAllJobs(EMPTY)).jobs
         assert job.is_finished
         await until_state(gcs, common_pb2.DEAD)

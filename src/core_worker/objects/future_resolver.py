@@ -13,11 +13,13 @@ there. It runs under the core worker's lock, and never blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ray_mono.common.exceptions import OwnerDiedError, ReferenceCountingAssertionError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
+from ray_mono.core_worker.objects.owner_deaths import OwnerDeaths
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -51,6 +53,7 @@ class FutureResolver:
         self._peers = peers
         self._borrowing = borrowing
         self._recovery = recovery
+        self._owner_deaths = OwnerDeaths(env)
         # Borrowed objects whose owners were asked and have not answered.
         self._asked: set[bytes] = set()
 
@@ -87,17 +90,26 @@ class FutureResolver:
         self.ask_owner(object_id, node_ids)
 
     def _on_status(self, object_id: bytes, reply: Any, error: RpcError | None) -> None:
-        self._asked.discard(object_id)
-        if object_id not in self._references:
+        row = self._references.get(object_id)
+        if error is not None and row is not None and row.owner is not None:
+            # It counts as asked until it is known why nobody answers.
+            self._owner_deaths.why(row.owner, partial(self._owner_died, object_id))
             return
-        if error is not None:
-            self._put_error(object_id, OwnerDiedError(object_id.hex()))
-        elif reply.status == Status.OUT_OF_SCOPE:
+        self._asked.discard(object_id)
+        if row is None:
+            return
+        if reply.status == Status.OUT_OF_SCOPE:
             self._put_error(object_id, ReferenceCountingAssertionError(object_id.hex()))
         elif reply.in_plasma:
             self._memory_store.put_in_store(object_id, list(reply.location_node_ids), reply.size_bytes)
         else:
             self._memory_store.put_value(object_id, reply.value)
+
+    def _owner_died(self, object_id: bytes, why: str) -> None:
+        self._asked.discard(object_id)
+        if object_id in self._references:
+            detail = f"{OwnerDiedError.sentence.removesuffix('.')}: {why}." if why else ""
+            self._put_error(object_id, OwnerDiedError(object_id.hex(), detail=detail))
 
     def _put_error(self, object_id: bytes, error: BaseException) -> None:
         serialized = serialization.serialize_error(error)

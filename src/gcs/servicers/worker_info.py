@@ -33,6 +33,13 @@ class WorkerInfoServicer(gcs_rpc.GcsServiceServicer):
         await self._writes.flushed()
         return common_pb2.Empty()
 
+    async def GetWorkerDeath(
+        self, request: gcs_pb2.GetWorkerDeathRequest, context: CallContext
+    ) -> gcs_pb2.GetWorkerDeathReply:
+        await self._writes.flushed()
+        cause = self._workers.death_of(parse_id(WorkerID, "worker_id", request.worker_id))
+        return gcs_pb2.GetWorkerDeathReply(is_known=cause is not None, cause=cause)
+
     async def GetAllWorkers(
         self, request: common_pb2.Empty, context: CallContext
     ) -> gcs_pb2.GetAllWorkersReply:

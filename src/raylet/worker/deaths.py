@@ -23,6 +23,8 @@ ENDS_MAX = 1000
 """Ends that nobody has asked for yet and that are remembered; each is asked for within seconds or never."""
 LAST_LINES_MAX = 10
 LAST_BYTES_MAX = 1000
+FATAL, FATAL_BYTES_MAX = "Fatal Python error:", 32 << 10
+"""What Python writes when a signal of the processor ends it, and how long that is with all its frames."""
 LABELS = (":job_id:", ":task_name:", ":actor_name:", "::ray_mono_progress::")
 """Of lines that a worker writes for the log monitor (log_files.py)."""
 OOM_COUNTERS = "/proc/vmstat"
@@ -131,11 +133,15 @@ def last_lines(log: str) -> str:
     for suffix in (".err", ".out"):
         try:
             with open(log + suffix, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES_MAX))
+                file.seek(max(0, os.fstat(file.fileno()).st_size - FATAL_BYTES_MAX))
                 text = file.read().decode(errors="replace")
         except OSError:
             continue
-        lines = [line for line in text.splitlines() if line and not line.startswith(LABELS)][-LAST_LINES_MAX:]
+        fatal = text.rfind(FATAL)
+        last = text[fatal:] if fatal >= 0 else text[-LAST_BYTES_MAX:]
+        lines = [line for line in last.splitlines() if line and not line.startswith(LABELS)]
+        # Python writes the innermost frame first.
+        lines = lines[:LAST_LINES_MAX] if fatal >= 0 else lines[-LAST_LINES_MAX:]
         if lines:
             return "\nIt wrote last:\n" + "\n".join(f"    {line}" for line in lines)
     return ""

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import OwnerDiedError, RayTaskError, ReferenceCountingAssertionError
+from ray_mono.common.exceptions import (
+    GetTimeoutError,
+    OwnerDiedError,
+    RayTaskError,
+    ReferenceCountingAssertionError,
+)
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import core_worker_pb2, object_manager_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2
 from tests.core_worker.scene import (
     ELSEWHERE,
     NODE_ID,
@@ -81,6 +86,37 @@ def test_what_an_owner_that_is_gone_had_is_told_as_that(scene: Scene) -> None:
     scene.wire.open("GetObjectStatus")[0].fail()
     with pytest.raises(OwnerDiedError):
         scene.core.get([ref], None)
+
+
+def test_it_says_why_and_many_objects_of_one_owner_ask_once(scene: Scene) -> None:
+    cause = common_pb2.DeathCause(message="worker pid 7 was killed")
+    scene.worker_death = gcs_pb2.GetWorkerDeathReply(is_known=True, cause=cause)
+    for number in range(3):
+        ref = scene.borrow(b"%d" % number + OBJECT[1:])
+        look(scene, ref)
+        scene.wire.open("GetObjectStatus")[0].fail()
+        with pytest.raises(OwnerDiedError, match="owned it has ended: worker pid 7 was killed"):
+            scene.core.get([ref], None)
+    assert len(scene.wire.all("GetWorkerDeath")) == 1
+
+
+@pytest.mark.parametrize("becomes_known", [True, False])
+def test_a_reason_that_is_not_known_yet_is_waited_for_but_not_long(scene: Scene, becomes_known: bool) -> None:
+    config, ref = scene.env.config, scene.borrow(OBJECT)
+    scene.worker_death = gcs_pb2.GetWorkerDeathReply()
+    look(scene, ref)
+    scene.wire.open("GetObjectStatus")[0].fail()
+    scene.turn()
+    assert isinstance(scene.state_of(ref), GetTimeoutError)
+    if becomes_known:
+        cause = common_pb2.DeathCause(message="it was killed")
+        scene.worker_death = gcs_pb2.GetWorkerDeathReply(is_known=True, cause=cause)
+        scene.pass_time(config.owner_death_look_s)
+    else:
+        scene.pass_time(config.owner_death_s)
+    error = scene.state_of(ref)
+    assert isinstance(error, OwnerDiedError) and ("it was killed" in str(error)) is becomes_known
+    scene.pass_time(config.owner_death_s)
 
 
 def test_an_answer_for_what_nobody_wants_any_more_is_dropped(scene: Scene) -> None:

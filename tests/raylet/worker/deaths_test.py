@@ -85,6 +85,10 @@ def test_what_a_worker_wrote_last_is_told_without_what_it_wrote_for_the_log_moni
     Path(log + ".err").write_text("".join(f"{number}\n" for number in range(100)) + ":actor_name:A\n")
     lines = last_lines(log).splitlines()
     assert lines[1:] == ["It wrote last:", *(f"    {number}" for number in range(90, 100))]
+    frames = "".join(f"  File {number}\n" for number in range(100))
+    Path(log + ".err").write_text(f"before\nFatal Python error: Aborted\n\nStack\n{frames}")
+    lines = last_lines(log).splitlines()
+    assert lines[2:5] == ["    Fatal Python error: Aborted", "    Stack", "      File 0"] and len(lines) == 12
     Path(log + ".err").write_text("x" * 100_000)
     assert 0 < len(last_lines(log)) < 2 * LAST_BYTES_MAX
 
