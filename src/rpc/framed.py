@@ -17,7 +17,7 @@ from typing import cast
 
 from ray_mono.common.limited_log import LimitedLog
 from ray_mono.rpc import sockets
-from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid, peer_of
+from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
 from ray_mono.rpc.framed_handshake import ClientDoor, shaken
@@ -26,6 +26,7 @@ from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
 from ray_mono.rpc.surface import Handlers, RpcError, StatusCode
 from ray_mono.rpc.tcp_door import TcpDoor
+from ray_mono.rpc.unix_door import UnixDoor
 
 # How long a closing listener waits for handlers that do not end when they are cancelled.
 CLOSE_TIMEOUT_S = 5.0
@@ -129,9 +130,8 @@ class FramedListener:
         self.address = ""
         self._secret = secret
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
-        # Of a TCP listener: where clients show the secret, and those that have.
-        self._door: TcpDoor | None = None
+        # Where clients show who they are, and those that have.
+        self._door: TcpDoor | UnixDoor | None = None
         self._admissions: set[asyncio.Task[None]] = set()
         # An ordered set.
         self._connections: dict[ServerConnection, None] = {}
@@ -141,25 +141,19 @@ class FramedListener:
 
     async def listen(self, sock: socket.socket, address: UnixAddress | TcpAddress) -> None:
         """Takes a listening socket over; once."""
-        loop = asyncio.get_running_loop()
         self.address = str(address)
         if isinstance(address, UnixAddress):
             self._unix_file = (address.path, os.stat(address.path).st_ino)
-            self._server = await loop.create_unix_server(
-                lambda: _UnixDoor(self._connect_peer), sock=sock, backlog=sockets.LISTEN_BACKLOG
-            )
+            self._door = UnixDoor(self._admit)
         else:
             self._door = TcpDoor(self._secret, self._admit, self._grpc.take)
-            self._door.open(sock)
+        self._door.open(sock)
 
     async def close(self) -> None:
         """Stops listening and ends every connection:
         their handlers are cancelled and waited for, at most CLOSE_TIMEOUT_S.
         """
         self._is_closed = True
-        if self._server is not None:
-            self._server.close()
-            self._server = None
         if self._door is not None:
             self._door.close()
         self._remove_file()
@@ -195,7 +189,7 @@ class FramedListener:
         logger.debug("%s: client %s left: %s", self.address, connection.peer, reason)
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
-        """A TCP client that has shown the secret."""
+        """A client that has shown the secret, or is a process of this node."""
 
         async def connect() -> None:
             try:
@@ -211,29 +205,8 @@ class FramedListener:
         task.add_done_callback(self._admissions.discard)
 
 
-class _UnixDoor(asyncio.Protocol):
-    """Asks the kernel who connected, and puts the connection in its place."""
-
-    def __init__(self, accept: Callable[[str], ServerConnection]) -> None:
-        self._accept = accept
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        sock = transport.get_extra_info("socket")
-        try:
-            check_peer_uid(sock)
-        except PeerRefusedError as error:
-            _log.warning("refused: %s", error)
-            transport.abort()
-            return
-        except OSError:
-            transport.abort()  # gone already
-            return
-        _put(transport, self._accept("unix:pid={},uid={}".format(*peer_of(sock))))
-
-
 class _AdmittedDoor(asyncio.Protocol):
-    """Puts a client that came in by TCP in its place, now that it has a transport."""
+    """Puts a client in its place, now that it has a transport."""
 
     def __init__(self, accept: Callable[[], ServerConnection | None]) -> None:
         self._accept = accept

@@ -293,7 +293,7 @@ def test_workers_that_fail_to_start_are_told_and_start_again_later(cluster: Clus
             error = asyncio.ensure_future(driver.next_error())
             waiting = driver.ask()
             message = (await error).message
-            assert message.startswith("Workers die while they start, so tasks wait: worker pid ")
+            assert message.startswith("Workers do not start, so tasks and actors wait: worker pid ")
             assert "exited with code 4" in message
             (session / FAILS_TO_START).unlink()
             assert (await waiting).HasField("grant")

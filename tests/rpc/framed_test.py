@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
-from ray_mono.rpc import auth, framed, framing, strangers
+from ray_mono.rpc import auth, framed, framing, strangers, unix_door
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
 from tests.rpc.flooded_port import send_away
@@ -95,7 +95,8 @@ def test_a_peer_of_another_user_is_refused_by_both_ends(
 
     async def scene() -> None:
         listener = await FramedTransport("").serve(f"unix:{directory}/s", {})
-        monkeypatch.setattr(framed, "check_peer_uid", refuse)
+        for module in (framed, unix_door):
+            monkeypatch.setattr(module, "check_peer_uid", refuse)
         error = await error_of(FramedTransport("").connect(listener.address, WAIT_S))
         assert error.code is StatusCode.UNAUTHENTICATED and "user id 99" in error.message
         reader, writer = await asyncio.open_unix_connection(str(directory / "s"))

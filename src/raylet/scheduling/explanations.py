@@ -95,8 +95,8 @@ def no_worker(num_starting: int, trouble: str) -> str:
 
 def workers_fail(trouble: str, log_dir: str) -> str:
     return (
-        f"Workers die while they start, so tasks wait: {trouble}. "
-        f"The worker's own log in {log_dir} says more."
+        f"Workers do not start, so tasks and actors wait: {trouble}. "
+        f"The worker's own log in {log_dir}, if it has one, says more."
     )
 
 

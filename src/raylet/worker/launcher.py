@@ -29,6 +29,7 @@ from ray_mono.common.descriptors import is_readable
 from ray_mono.common.lifeline import Lifeline
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.raylet.worker.orphans import Orphans
+from ray_mono.raylet.worker.room_for_workers import why_no_more
 from ray_mono.rpc.framing import LENGTH, prefixed
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,11 @@ class TemplateLauncher:
         tasks.spawn(self._keep_template(), "worker template")
 
     def start(self, order: WorkerOrder) -> None:
-        if self._is_warm:
+        refusal = why_no_more(len(self._living) + len(self._pending) + len(self._orphans))
+        if refusal:
+            exit_ = WorkerExit(order.startup_token, 0, 0, 0, refusal)
+            asyncio.get_running_loop().call_soon(self._on_exit, exit_)
+        elif self._is_warm:
             self._fork(order)
         else:
             self._pending[order.startup_token] = order

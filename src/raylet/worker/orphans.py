@@ -42,6 +42,9 @@ class Orphans:
         self._on_end = on_end
         self._orphans: dict[int, _Orphan] = {}
 
+    def __len__(self) -> int:
+        return len(self._orphans)
+
     def adopt(self, startup_token: int, pid: int) -> bool:
         """Its template has just died. False where the worker is gone, too."""
         try:

@@ -356,7 +356,7 @@ def test_drivers_hear_of_workers_that_die_while_they_start() -> None:
             scene.take(scene.manager.worker_died(worker_id, "exit code 1", scene.now_s))
         scene.wait(0.5)
     [warning] = scene.warnings
-    assert "Workers die while they start, so tasks wait: exit code 1" in warning.message
+    assert "Workers do not start, so tasks and actors wait: exit code 1" in warning.message
     scene.wait(6)
     scene.register()
     assert scene.running == ["a"]
