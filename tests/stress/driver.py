@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ray_mono as ray
-from tests.stress import actor_scenes, stream_scenes  # noqa: F401  their scenes are on the list too
+from tests.stress import actor_scenes, soak_scenes, stream_scenes  # noqa: F401  their scenes are on the list too
 from tests.stress.program import Caller, Program, check, state_of_process
 from tests.stress.scenes import SCENES
 

@@ -1,0 +1,17 @@
+"""The soak of soak.py in 20 seconds: the same deaths, workload and judges."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.stress.soak import Soak
+
+SECONDS = 20.0
+
+
+def test_nothing_is_lost_or_left_behind_while_processes_die(session_base: Path) -> None:
+    report = Soak(SECONDS, str(random.SystemRandom().randrange(10**6)), session_base).run()
+    assert not report.troubles, str(report)
+    assert report.answers > 0
+    assert sum(report.deaths.values()) >= 3
