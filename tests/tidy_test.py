@@ -58,7 +58,7 @@ FLOORS = {
         auth interruption lead sockets standby stub_method surface timers
         | framing http2_greeting reactor strangers
         | errors framed_connection reactor_socket signal_handlers tcp_door
-        | framed_channel framed_handshake framed_server grpc_door reactor_channel reactor_server
+        | framed_channel framed_handshake framed_server grpc_door reactor_channel reactor_server unix_door
         | grpc_splice
         | framed
     """,

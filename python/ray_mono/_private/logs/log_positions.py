@@ -52,7 +52,8 @@ class LogPositions:
         self._fd = -1
 
     def open(self) -> bool:
-        """Reads what an earlier monitor has left. False where there is nothing to be read."""
+        """Reads what an earlier monitor has left. False where there was none."""
+        had_one = self._path.exists()
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         data = self._path.read_bytes()
         while (end := self._read_record(data, self._size)) is not None:
@@ -60,7 +61,7 @@ class LogPositions:
         # What follows is half a record.
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
-        return self._size > 0
+        return had_one
 
     def passed_on(self, name: str, offset: int, sequence: int, job_id: bytes, payload: bytes) -> None:
         """The next batch is about to be published: after it this file is passed on up to the offset. The one

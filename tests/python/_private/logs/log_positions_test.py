@@ -45,6 +45,13 @@ def test_a_record_that_is_not_whole_does_not_count(tmp_path: Path, num_lost: int
     assert opened(path).offsets == {"a": 30}
 
 
+def test_a_monitor_that_died_before_it_passed_anything_on_was_there_all_the_same(tmp_path: Path) -> None:
+    LogPositions(tmp_path / "positions").open()
+    second = LogPositions(tmp_path / "positions")
+    assert second.open()
+    assert second.offsets == {} and second.in_doubt is None
+
+
 def test_damage_ends_what_is_read(tmp_path: Path) -> None:
     path = tmp_path / "positions"
     first = opened(path)
