@@ -166,6 +166,8 @@ class TemplateLauncher:
         # yet).
         self._pending: dict[int, WorkerOrder] = {}
         self._living: dict[int, int] = {}
+        # What was last sent to a living worker. A template that dies may not have passed it on.
+        self._signalled: dict[int, int] = {}
         self._is_warm = False
         self._is_closing = False
 
@@ -192,6 +194,7 @@ class TemplateLauncher:
             return
         signum = signal.SIGKILL if force else signal.SIGTERM
         if startup_token in self._living:
+            self._signalled[startup_token] = signum
             kill = raylet_pb2.TemplateCommand.Kill(startup_token=startup_token, signal=signum)
             self._send(raylet_pb2.TemplateCommand(kill=kill))
         else:
@@ -297,11 +300,13 @@ class TemplateLauncher:
         elif kind == "exited":
             exited = event.exited
             self._living.pop(exited.startup_token, None)
+            self._signalled.pop(exited.startup_token, None)
             returncode = -exited.signal if exited.signal else exited.exit_code
             self._worker_ended(exited.startup_token, exited.pid, returncode)
         elif kind == "fork_failed":
             token = event.fork_failed.startup_token
             self._living.pop(token, None)
+            self._signalled.pop(token, None)
             message = f"the worker could not be forked: {event.fork_failed.message}"
             self._on_exit(WorkerExit(token, 0, 0, 0, message))
 
@@ -322,10 +327,14 @@ class TemplateLauncher:
             self._writer.close()
         self._writer = None
         ended = {**self._living, **dict.fromkeys(self._pending, 0)}
+        signalled, self._signalled = self._signalled, {}
         self._living.clear()
         self._pending.clear()
         for token, pid in ended.items():
-            if not pid or not self._orphans.adopt(token, pid):
+            if pid and self._orphans.adopt(token, pid):
+                if token in signalled:
+                    self._orphans.signal(token, signalled[token])
+            else:
                 self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
 
     def _look_whether_forked(self, startup_token: int, template: TemplateProcess | None) -> None:

@@ -228,6 +228,20 @@ def test_workers_go_on_without_their_template_and_another_takes_over(session_bas
     run(test)
 
 
+def test_a_worker_whose_end_the_dead_template_was_told_ends_all_the_same(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            worker = (await it.facts_of(1))["pid"]
+            os.kill(it.template_pid, signal.SIGSTOP)
+            it.launcher.kill(1, force=True)
+            os.kill(it.template_pid, signal.SIGKILL)
+            assert (await it.exit_of(1)).pid == worker
+            assert not is_alive(worker)
+
+    run(test)
+
+
 def test_a_stopped_template_is_killed_and_another_takes_over(session_base: Path) -> None:
     async def test() -> None:
         async with scene(session_base, "report", silent_s=0.2) as it:
