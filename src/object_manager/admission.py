@@ -195,6 +195,11 @@ class Admission:
         for number in self._wanting[object_id]:
             self._requests[number].short_since_s = None
 
+    def may_place(self, object_id: ObjectKey, size_bytes: int, obtainable_bytes: int) -> bool:
+        """Whether a copy takes nothing that is promised to others. Its size may not have been known."""
+        more_bytes = aligned(size_bytes) - self._promised.get(object_id, 0)
+        return more_bytes <= 0 or more_bytes <= obtainable_bytes - self._promised_bytes
+
     def refused(self, object_id: ObjectKey, size_bytes: int) -> GiveWay | None:
         """A copy was refused a place. Somebody else lets go, or at last who wants it."""
         wanting = [self._requests[number] for number in self._wanting.get(object_id, ())]

@@ -214,7 +214,7 @@ class GetQueue:
         return [
             PullUnwanted(object_id, gives_way=True)
             for object_id in get.missing
-            if not self._is_awaited(object_id)
+            if not self.is_awaited(object_id)
         ]
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> list[GetEffect]:
@@ -387,7 +387,7 @@ class GetQueue:
                 get.missing[object_id] = locations[object_id]
                 self._waiting_for.setdefault(object_id, {})[get.number] = None
 
-    def _is_awaited(self, object_id: ObjectKey) -> bool:
+    def is_awaited(self, object_id: ObjectKey) -> bool:
         """Whether a Get waits for it that may hold it."""
         return any(self._gets[number].is_holding for number in self._waiting_for.get(object_id, ()))
 
@@ -450,7 +450,7 @@ class GetQueue:
         effects: list[GetEffect] = [RoomUnneeded(get.number)] if get.asks_for_room else []
         for object_id in get.missing:
             self._stop_waiting(get, object_id)
-            if get.is_holding and not self._is_awaited(object_id):
+            if get.is_holding and not self.is_awaited(object_id):
                 effects.append(PullUnwanted(object_id))
         return effects
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import assert_never
 
+from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
 from ray_mono.object_manager.admission import Admission, Admit, GiveWay, NeverAdmitted, Priority
 from ray_mono.object_manager.errors import StoreFull
@@ -158,6 +159,11 @@ class GetRequests:
         """Raises InternalError."""
         self._queue.check_invariants()
         self._admission.check_invariants()
+        for pull in self._pulls.all():
+            check(
+                not pull.is_wanted or self._queue.is_awaited(pull.object_id),
+                f"object {pull.object_id.hex()} is pulled for Gets that wait for room",
+            )
 
     def _carry_out(self, effects: Iterable[GetEffect]) -> None:
         for effect in effects:

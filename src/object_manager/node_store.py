@@ -193,6 +193,9 @@ class NodeStore:
 
         Raises ObjectExists; StoreFull where it never fits.
         """
+        self.store.check_new(object_id, header.owner, is_primary=False)
+        if not self._may_place(object_id, header.size_bytes):
+            return None
         allocation = self.store.create(
             object_id, header.size_bytes, header.metadata, header.owner, TRANSFERS, is_primary=False
         )
@@ -208,6 +211,12 @@ class NodeStore:
                 return None
             case _:
                 assert_never(allocation)
+
+    def _may_place(self, object_id: ObjectKey, size_bytes: int) -> bool:
+        """Whether a copy takes nothing that is promised to others. True where it can never be placed."""
+        obtainable_bytes = self.store.obtainable_bytes
+        may = self._admission.may_place(object_id, size_bytes, obtainable_bytes)
+        return may or not self.store.can_hold(size_bytes)
 
     def drop_copy(self, object_id: ObjectKey) -> None:
         """A copy that will not be whole: its memory goes. Whoever drops it settles."""
@@ -249,7 +258,7 @@ class NodeStore:
     def fetch_found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
         """It is tried again when memory comes free (and not before: it would be refused again)."""
         self.pulls.found_no_memory(object_id, size_bytes)
-        if not self.store.needs_pages(size_bytes):
+        if not self._may_place(object_id, size_bytes) or not self.store.needs_pages(size_bytes):
             self.gets.refused_a_place(object_id, size_bytes)
         self._settle()
 
