@@ -255,3 +255,40 @@ def test_a_value_larger_than_the_store_and_the_disk_is_refused_at_once(small_dis
     ):
         ray.put(piece(1, 200 * MIB))
     assert is_piece(get(ray.put(piece(2))), 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, empty])
+def test_what_is_lost_on_disk_is_made_again_by_its_task(spilled: Path, lose: Any) -> None:
+    start(spilled)
+
+    @ray.remote
+    def make(number: int) -> Any:
+        return piece(number)
+
+    references = [make.remote(number) for number in range(40)]
+    ready, _ = ray.wait(references, num_returns=len(references), timeout=60)
+    assert len(ready) == len(references)
+    wait_until(lambda: len(files_in(spilled)) > 1, "more than the store holds is on disk")
+    for path in files_in(spilled):
+        lose(path)
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, empty])
+def test_a_put_that_is_lost_on_disk_is_told_as_that(spilled: Path, lose: Any) -> None:
+    start(spilled)
+    references = [ray.put(piece(number)) for number in range(40)]
+    for path in files_in(spilled):
+        lose(path)
+    num_lost = 0
+    for number, reference in enumerate(references):
+        try:
+            assert is_piece(get(reference), number)
+        except ray.exceptions.ObjectLostError as error:
+            num_lost += 1
+            assert reference.hex() in str(error)
+    assert 0 < num_lost < len(references)

@@ -13,7 +13,12 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.object_errors import no_room_error
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
-from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider, Wanted
+from ray_mono.core_worker.store_provider.plasma_store_provider import Found as ObjectFound
+from ray_mono.core_worker.store_provider.plasma_store_provider import (
+    LostOnDisk,
+    PlasmaStoreProvider,
+    Wanted,
+)
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -44,8 +49,8 @@ class StoreReads:
         may_go_elsewhere: bool,
         priority: Any,
     ) -> list[Found]:
-        """Asks for objects and waits. Where there is no room for a copy, raises
-        NoRoomHere if may_go_elsewhere, else ObjectStoreFullError. Raises RaySystemError."""
+        """Asks for objects and waits. Where there is no room for a copy, raises NoRoomHere if
+        may_go_elsewhere, else ObjectStoreFullError. Raises RaySystemError."""
         plasma = self._plasma
         waiter = Waiter(self._env.reactor)
         answer: list[Found] = []
@@ -55,7 +60,7 @@ class StoreReads:
             try:
                 # Each view owns its pin from the first moment, so that pins end also if nobody waits any
                 # more.
-                answer.extend((item, plasma.view(item) if item.state == FOUND else None) for item in found)
+                answer.extend(map(self._read, found))
             except RaySystemError as not_opened:
                 error = not_opened
                 for item in found[len(answer) :]:
@@ -79,3 +84,15 @@ class StoreReads:
                 raise NoRoomHere(error.message) if may_go_elsewhere else no_room_error(error.message)
             raise RaySystemError(f"the object store failed: {error}")
         return answer
+
+    def _read(self, item: Any) -> Found:
+        """An object that was found, with its bytes. One whose file is gone is lost here, as its owner will
+        hear: it can be made again."""
+        if item.state != FOUND:
+            return item, None
+        try:
+            return item, self._plasma.view(item)
+        except LostOnDisk as gone:
+            self._plasma.give_up_lost(item.object_id)
+            reason = f"it was spilled, and its file {gone} is lost"
+            return ObjectFound(object_id=item.object_id, state=ObjectFound.LOST, reason=reason), None

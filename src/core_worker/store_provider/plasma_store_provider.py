@@ -46,6 +46,10 @@ Wanted = tuple[bytes, list[bytes], int]
 """An object's id, the nodes that hold it, and its size as far as it is known."""
 
 
+class LostOnDisk(Exception):
+    """The file of an object is gone, or is shorter than it was."""
+
+
 class PlasmaStoreProvider:
     """One connection to the node's object manager."""
 
@@ -242,13 +246,14 @@ class PlasmaStoreProvider:
 
     def view(self, found: Any) -> memoryview:
         """The bytes, read-only, of an object that was found. Its pin lasts as long as anything refers to
-        them. Raises RaySystemError."""
+        them. Raises RaySystemError, LostOnDisk."""
         if not found.size_bytes:
             self.release(found.object_id)
             return memoryview(b"")
         if found.file:
             start = found.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             offset = found.offset - start
+            self._check_file(found.file, found.offset + found.size_bytes)
             memory = self._map(found.file, offset + found.size_bytes, start)
         else:
             if self._read_map is None:
@@ -268,6 +273,19 @@ class PlasmaStoreProvider:
         finally:
             os.close(fd)
 
+    def _check_file(self, path: str, size_bytes: int) -> None:
+        try:
+            is_short = os.stat(path).st_size < size_bytes
+        except FileNotFoundError:
+            is_short = True
+        if is_short:
+            raise LostOnDisk(path)
+
+    def give_up_lost(self, object_id: bytes) -> None:
+        """The copy of this node, which was found and pinned, cannot be read: it goes. Lock held."""
+        self.release(object_id)
+        self.free(object_id, [self.node_id])
+
     def here(self, object_id: bytes) -> tuple[Any, memoryview] | None:
         """(ObjectFound, its bytes as `view` gives them) of an object that this process has pinned already;
         None for another. Lock held."""
@@ -277,7 +295,11 @@ class PlasmaStoreProvider:
         if array is not None:
             return found, memoryview(array)
         found, _ = self._idle.pop(object_id, (None, 0.0))
-        return None if found is None else (found, self.view(found))
+        try:
+            return None if found is None else (found, self.view(found))
+        except LostOnDisk:
+            self.give_up_lost(object_id)
+            return None
 
     def out_of_scope(self, object_id: bytes) -> None:
         """This process's last reference to the object is gone. Lock held."""
