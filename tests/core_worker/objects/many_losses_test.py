@@ -1,0 +1,51 @@
+"""Many objects that are lost at once: the work for them grows as they do, counted in lines that run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from tests.core_worker.losses import make, places, report
+from tests.core_worker.scene import ELSEWHERE, Scene, nodes
+
+
+def lines_run(function: Callable[[], object]) -> int:
+    """How many lines of the core worker a call runs."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        if "core_worker" not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_thousand_losses_cost_ten_times_what_a_hundred_do() -> None:
+    def cost(num_lost: int) -> int:
+        scene = Scene()
+        refs = [make(scene) for _ in range(num_lost)]
+
+        def lose_all() -> None:
+            for ref in refs:
+                report(scene, ref.binary(), ELSEWHERE)
+            with scene.env.lock:
+                scene.wire.last("GetAllNodes").answer(nodes(ELSEWHERE))
+            scene.turn()
+
+        lines = lines_run(lose_all)
+        assert all(not places(scene, ref) for ref in refs)
+        return lines
+
+    few, many = cost(100), cost(1000)
+    assert 1000 < few and many < 12 * few
