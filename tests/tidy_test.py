@@ -86,7 +86,9 @@ FLOORS = {
         | raylet
     """,
     "object_manager": """
-        config errors keys memory_file pending_answers pressure spill_directories transfer_wire
+        config errors external_place keys memory_file pending_answers pressure spill_directories spill_places
+        transfer_wire
+        | external_storage
         | allocator bulk_receive spill_files stored_object
         | idle_objects memory_story seams senders
         | store

@@ -10,6 +10,15 @@ SPILL_DIRECTORY_PREFIX = "ray_spilled_objects_"
 """Of the directory of one node's spilled objects; its id follows."""
 
 
+class ExternalStorageError(Exception):
+    """A storage to which objects are to be spilled cannot be used; the message says which, and why."""
+
+
+def is_uri(place: str) -> bool:
+    """Whether objects are spilled to a storage elsewhere, and not to a directory."""
+    return "://" in place
+
+
 def remedy(why_full: str) -> str:
     """What helps against a store without room, whose own description of that is given."""
     if FILE_SYSTEM_FULL in why_full:

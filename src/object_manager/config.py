@@ -65,6 +65,12 @@ class ObjectManagerConfig:
     """What is left of a file is copied elsewhere when so much of it is dead."""
     spill_retry_s: float = 1.0
     """A directory in which nothing could be written is tried again so much later."""
+    external_part_bytes: int = 16 * MIB
+    """Parts in which a file goes to a storage elsewhere. S3 takes 10,000 at most, of 5 MiB or more."""
+    external_check_timeout_s: float = 20.0
+    """How long a storage elsewhere may take to write a little, read it and remove it when a node starts."""
+    external_retry_s: float = 60.0
+    """How long a read from a storage elsewhere that fails is tried again: what it cannot give is lost."""
 
     def __post_init__(self) -> None:
         if self.capacity_bytes < 64:
@@ -96,9 +102,13 @@ class ObjectManagerConfig:
             "sent_on_bytes_min",
             "free_retry_timeout_s",
             "spill_retry_s",
+            "external_check_timeout_s",
+            "external_retry_s",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.external_part_bytes < 5 * MIB:
+            raise ValueError(f"external_part_bytes must be at least 5 MiB, got {self.external_part_bytes}")
         for name in ("object_spilling_threshold", "local_fs_capacity_threshold", "sparse_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be more than 0 and at most 1, got {getattr(self, name)}")

@@ -14,6 +14,10 @@ has none, and none can be made (everything is read or being written by clients),
 asked reads it on disk, in place. So creates, restores and pulls never wait for each other in a circle:
 restores do not wait for readers, and the others have their bound.
 
+**Elsewhere.** Directories may be storages elsewhere (S3), whose files nobody maps. What has to be mapped lies
+in a directory of its own then: what is larger than the store, and what is to be read in place, which is
+copied there first.
+
 **Failures.** A file that could not be written leaves its objects as they were. The directory rests for a
 while, and the others are tried. While all rest nothing is written, and the reason stands in what a create is
 told that finds no room.
@@ -64,6 +68,15 @@ class ReadInPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class BringHere:
+    """Effect: there is no room for it, and it is elsewhere: copy it to where it can be read in place."""
+
+    object_id: ObjectKey
+    source: Extent
+    target: Extent
+
+
+@dataclass(frozen=True, slots=True)
 class BackRestore:
     """Effect: a restore waits for pages up to here."""
 
@@ -87,7 +100,7 @@ class RemoveFile:
     file: SpillFile
 
 
-SpillEffect = WriteFile | ReadObject | ReadInPlace | BackRestore | CopyFiles | RemoveFile
+SpillEffect = WriteFile | ReadObject | ReadInPlace | BringHere | BackRestore | CopyFiles | RemoveFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +115,21 @@ class LocalObjectManager:
     """Of one node. With no directories nothing is ever spilled."""
 
     def __init__(
-        self, config: ObjectManagerConfig, store: Store, files: SpillFiles, num_directories: int
+        self,
+        config: ObjectManagerConfig,
+        store: Store,
+        files: SpillFiles,
+        num_directories: int,
+        num_external: int = 0,
     ) -> None:
+        """See SpillDisk."""
         self._config = config
         self._store = store
         self._files = files
         self._spillable = store.spillable
-        self._num_directories = num_directories
+        self._num_external = num_external
+        # Those that take turns.
+        self._num_directories = num_external or num_directories
         self._threshold_bytes = int(config.object_spilling_threshold * config.capacity_bytes)
         self._next_number = 1
         self._next_directory = 0
@@ -119,6 +140,7 @@ class LocalObjectManager:
         self._copying: CopyFiles | None = None
         self._wanted: dict[ObjectKey, float] = {}  # since when; in order of arrival
         self._reading: dict[ObjectKey, None] = {}
+        self._bringing: dict[ObjectKey, BringHere] = {}
         self._backing = False
         # Grows whenever those who wait for room may be tried again, or told that there will be none.
         self.changes = 0
@@ -158,7 +180,7 @@ class LocalObjectManager:
 
     def want(self, object_id: ObjectKey, now_s: float) -> None:
         """Somebody waits for an object that is on disk."""
-        if object_id not in self._reading and object_id not in self._wanted:
+        if not any(object_id in some for some in (self._reading, self._bringing, self._wanted)):
             self._wanted[object_id] = now_s
             self.changes += 1
 
@@ -183,11 +205,32 @@ class LocalObjectManager:
                 case Full():
                     if self.can_make_room and self._store.can_hold(self._store.size_of(object_id)):
                         return effects
-                    effects.append(ReadInPlace(object_id))
+                    effects.append(self._read_in_place(object_id))
                 case _:
                     assert_never(allocation)
             del self._wanted[object_id]
         return effects
+
+    def _read_in_place(self, object_id: ObjectKey) -> ReadInPlace | BringHere:
+        source = self._files.where(object_id)
+        if source.file.directory >= self._num_external:
+            return ReadInPlace(object_id)
+        target = self._files.plan(self._num_external, [(object_id, source.size_bytes)])[object_id]
+        bring = self._bringing[object_id] = BringHere(object_id, source, target)
+        return bring
+
+    def brought(self, bring: BringHere) -> bool:
+        """It can be read in place. False where it was freed meanwhile: then its file is to be removed."""
+        self.not_brought(bring)
+        if not self._files.is_at(bring.object_id, bring.source):
+            return False
+        self._files.move(bring.object_id, bring.target)
+        return True
+
+    def not_brought(self, bring: BringHere) -> None:
+        """It stays where it was."""
+        del self._bringing[bring.object_id]
+        self.changes += 1
 
     def _may_restore(self) -> bool:
         return bool(self._wanted) and not self._backing and len(self._reading) < self._config.max_io_workers
@@ -252,10 +295,11 @@ class LocalObjectManager:
 
     def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
         """A file for one object, which its client writes. None where nothing can be written."""
-        directory = self._directory()
+        directory = self._num_external or self._directory()
         if directory is None:
             return None
-        self._next_directory = directory + 1
+        if not self._num_external:
+            self._next_directory = directory + 1
         return self._files.plan(directory, [(object_id, size_bytes)])[object_id]
 
     def written(self, number: int) -> None:
@@ -312,7 +356,7 @@ class LocalObjectManager:
     def _compact(self) -> CopyFiles | None:
         if self._copying is not None or self._directory() is None:
             return None
-        files = self._files.compact(self._config.min_spilling_size_bytes, self._store.may_move_on_disk)
+        files = self._files.compact(self._config.min_spilling_size_bytes, self._may_move)
         if not files:
             return None
         living = self._files.living(files)
@@ -323,6 +367,9 @@ class LocalObjectManager:
         self._copying = CopyFiles(self._take_number(), tuple(files), extents, sources)
         return self._copying
 
+    def _may_move(self, object_id: ObjectKey) -> bool:
+        return self._store.may_move_on_disk(object_id) and object_id not in self._bringing
+
     def copied(self, number: int) -> None:
         """What nobody freed and nobody reads meanwhile has moved."""
         copy = self._end_copying(number)
@@ -330,7 +377,7 @@ class LocalObjectManager:
         kept = [
             object_id
             for object_id, source in source_of.items()
-            if self._files.is_at(object_id, source) and self._store.may_move_on_disk(object_id)
+            if self._files.is_at(object_id, source) and self._may_move(object_id)
         ]
         self._files.moved(copy.files, copy.extents, kept)
 

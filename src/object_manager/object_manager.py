@@ -20,9 +20,11 @@ from dataclasses import fields
 
 from ray_mono.common.ids import NodeID
 from ray_mono.common.service import Service, add_common_arguments, run_service, setup_logging
+from ray_mono.common.store_messages import ExternalStorageError, is_uri
 from ray_mono.common.world import SystemClock, system_rng
 from ray_mono.object_manager.component import ObjectManager
 from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.external_storage import ExternalStorage
 from ray_mono.object_manager.keys import NodeKey
 from ray_mono.object_manager.memory_file import MemoryFile, MemoryFileError
 from ray_mono.object_manager.spill_directories import SpillDirectories, SpillDirectoryError
@@ -60,7 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         action="append",
         default=[],
-        help="where objects go for which the store has no room; several take turns (default: nowhere)",
+        help="where objects go for which the store has no room; several take turns (default: nowhere)."
+        " If some are URIs of storages elsewhere, the path is for what has to be mapped",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address on which other nodes fetch objects (default: 127.0.0.1)"
@@ -95,6 +98,27 @@ def make_config(capacity_bytes: int, overrides_json: str) -> ObjectManagerConfig
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"--config: {name} must be a number, got {value!r}")
     return ObjectManagerConfig(capacity_bytes=capacity_bytes, **overrides)
+
+
+def make_disk(
+    places: list[str], node_id_hex: str, session: str | None, config: ObjectManagerConfig
+) -> FileSpillDisk | None:
+    """Raises SpillDirectoryError, ExternalStorageError."""
+    if not places:
+        return None
+    uris = [place for place in places if is_uri(place)]
+    paths = [place for place in places if not is_uri(place)]
+    if uris and len(paths) != 1:
+        raise ExternalStorageError(
+            f"beside storages elsewhere there must be one directory, got {', '.join(places)}"
+        )
+    directories = SpillDirectories(paths, node_id_hex, session)
+    try:
+        external = ExternalStorage(uris, node_id_hex, session, config) if uris else None
+    except BaseException:
+        directories.close()
+        raise
+    return FileSpillDisk(directories, config, external)
 
 
 async def serve(
@@ -157,14 +181,11 @@ def main() -> int:
         logger.critical("%s", error)
         return 1
     try:
-        directories = SpillDirectories(
-            arguments.object_spilling_directory, node_id.hex(), arguments.session_dir
-        )
-    except SpillDirectoryError as error:
+        disk = make_disk(arguments.object_spilling_directory, node_id.hex(), arguments.session_dir, config)
+    except (SpillDirectoryError, ExternalStorageError) as error:
         logger.critical("%s", error)
         memory.close()
         return 1
-    disk = FileSpillDisk(directories, config) if directories.paths else None
     try:
         key = NodeKey(node_id.binary())
         run = functools.partial(

@@ -52,6 +52,9 @@ class SpillDisk(Protocol):
     """The files of what is spilled. Nothing here holds the loop up. All raise OSError."""
 
     num_directories: int
+    num_external: int
+    """So many, from the first on, are elsewhere: clients map nothing there. If there are any, one more has
+    what has to be mapped."""
 
     def path(self, file: SpillFile) -> str:
         """Where clients find it; empty where there is no file."""

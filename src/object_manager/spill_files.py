@@ -119,6 +119,13 @@ class SpillFiles:
         dead, self._dead = self._dead, []
         return dead
 
+    def move(self, object_id: ObjectKey, extent: Extent) -> None:
+        """There is a copy of it in a planned file of its own, which stands for it from now on."""
+        old = self.where(object_id).file
+        self._remove(object_id)
+        self._look_at(old)
+        self.written({object_id: extent}, [object_id])
+
     # ---- compaction
 
     def compact(self, max_bytes: int, may_move: Callable[[ObjectKey], bool]) -> list[SpillFile]:

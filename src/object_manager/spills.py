@@ -18,6 +18,7 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey
 from ray_mono.object_manager.local_object_manager import (
     BackRestore,
+    BringHere,
     CopyFiles,
     LocalObjectManager,
     ReadInPlace,
@@ -48,6 +49,10 @@ class Restores(Protocol):
 
     def lost(self, object_id: ObjectKey, reason: str) -> None: ...
 
+    def unobtainable(self, object_id: ObjectKey, error: str) -> None:
+        """There is no room for it anywhere."""
+        ...
+
 
 class Spills:
     """All that is written to disk and read from it. Without a disk nothing is."""
@@ -67,7 +72,11 @@ class Spills:
     ) -> None:
         """extend(until_bytes) has pages put under the store's file. settle() runs after each step."""
         self.manager = LocalObjectManager(
-            config, store, files, disk.num_directories if disk is not None else 0
+            config,
+            store,
+            files,
+            disk.num_directories if disk is not None else 0,
+            disk.num_external if disk is not None else 0,
         )
         self._memory = memory
         self._disk = disk
@@ -140,6 +149,8 @@ class Spills:
                     self._spawn(self._read(effect), f"restore {object_id.hex()}")
                 case ReadInPlace(object_id):
                     self._waiting().readable_on_disk(object_id)
+                case BringHere(object_id):
+                    self._spawn(self._bring(effect), f"copy {object_id.hex()} to where it can be mapped")
                 case BackRestore(until_bytes):
                     self._extend(until_bytes)
                 case CopyFiles(number):
@@ -177,6 +188,23 @@ class Spills:
         else:
             if self.manager.restored(object_id):
                 self._waiting().sealed(object_id, pulled=False)
+        self._settle()
+
+    async def _bring(self, bring: BringHere) -> None:
+        object_id = bring.object_id
+        try:
+            await self._known_disk().copy([bring.source], [bring.target])
+        except OSError as error:
+            logger.warning("object %s cannot be read in place: %s", object_id.hex(), error)
+            self.manager.not_brought(bring)
+            self._waiting().unobtainable(
+                object_id, f"object {object_id.hex()} has no room in the store, nor on disk: {error}"
+            )
+        else:
+            if self.manager.brought(bring):
+                self._waiting().readable_on_disk(object_id)
+            else:
+                self.remove(bring.target.file)
         self._settle()
 
     async def _copy(self, copy: CopyFiles) -> None:

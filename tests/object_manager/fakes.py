@@ -50,8 +50,9 @@ class PlainMemory:
 class PlainDisk:
     """Implements SpillDisk. A test may hold it up (`hold`, `go_on`), and break a directory."""
 
-    def __init__(self, num_directories: int = 1) -> None:
+    def __init__(self, num_directories: int = 1, num_external: int = 0) -> None:
         self.num_directories = num_directories
+        self.num_external = num_external
         self.files: dict[SpillFile, bytes] = {}
         self.broken: dict[int, OSError] = {}
         self.unreadable: set[SpillFile] = set()

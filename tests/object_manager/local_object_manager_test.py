@@ -7,6 +7,7 @@ from typing import Any
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.local_object_manager import (
+    BringHere,
     LocalObjectManager,
     ReadInPlace,
     ReadObject,
@@ -26,14 +27,14 @@ NAMES = [ObjectKey(bytes([number])) for number in range(20)]
 class Scene:
     """A store of eight objects, files of two."""
 
-    def __init__(self, num_directories: int = 1, **changes: Any) -> None:
+    def __init__(self, num_directories: int = 1, num_external: int = 0, **changes: Any) -> None:
         settings = {"min_spilling_size_bytes": 2 * SIZE, "object_spilling_threshold": 1.0, **changes}
         config = ObjectManagerConfig(capacity_bytes=8 * SIZE, **settings)
         files = SpillFiles(config.sparse_share)
         self.store = Store(config.capacity_bytes, files, 10)
         self.store.backed(config.capacity_bytes)
         self.store.connect(ANNA)
-        self.manager = LocalObjectManager(config, self.store, files, num_directories)
+        self.manager = LocalObjectManager(config, self.store, files, num_directories, num_external)
 
     def put(self, *names: ObjectKey) -> None:
         for name in names:
@@ -163,6 +164,59 @@ def test_what_no_room_can_be_made_for_is_read_in_place() -> None:
     assert scene.manager.restore() == [] and scene.manager.wanted_bytes == SIZE
     (write,) = scene.make_room(scene.manager.wanted_bytes)
     assert isinstance(write, WriteFile) and list(write.extents) == [NAMES[8]]
+
+
+def brought_scene() -> tuple[Scene, BringHere]:
+    """Two objects in one file elsewhere, of which the first has to be read in place."""
+    scene = Scene(num_directories=2, num_external=1)
+    spill_all(scene, NAMES[:2])
+    scene.put(*NAMES[8:16])
+    for name in NAMES[8:16]:
+        scene.store.pin(name, ANNA)
+    scene.manager.want(NAMES[0], 100.0)
+    (bring,) = scene.manager.restore()
+    assert isinstance(bring, BringHere)
+    assert (bring.source.file.directory, bring.target.file.directory) == (0, 1)
+    return scene, bring
+
+
+def test_what_is_elsewhere_is_copied_to_be_read_in_place() -> None:
+    scene, bring = brought_scene()
+    scene.manager.want(NAMES[0], 101.0)
+    assert scene.manager.restore() == []  # it is under way
+    assert scene.manager.brought(bring)
+    assert scene.store.extent_of(NAMES[0]) == bring.target
+    scene.manager.want(NAMES[0], 102.0)
+    assert scene.manager.restore() == [ReadInPlace(NAMES[0])]
+    scene.store.free(NAMES[1])
+    (removal,) = scene.make_room(0)
+    assert removal == RemoveFile(bring.source.file)
+
+
+def test_what_is_freed_while_it_is_copied_to_be_read_in_place_is_not_kept() -> None:
+    scene, bring = brought_scene()
+    scene.store.free(NAMES[0])
+    assert not scene.manager.brought(bring)
+    scene.check_invariants()
+
+
+def test_what_could_not_be_copied_to_be_read_in_place_stays_where_it_was_and_is_tried_again() -> None:
+    scene, bring = brought_scene()
+    scene.manager.not_brought(bring)
+    assert scene.store.extent_of(NAMES[0]) == bring.source
+    scene.manager.want(NAMES[0], 101.0)
+    (again,) = scene.manager.restore()
+    assert isinstance(again, BringHere)
+
+
+def test_what_is_larger_than_the_store_lies_where_it_can_be_mapped() -> None:
+    scene = Scene(num_directories=3, num_external=2)
+    planned = scene.manager.plan_file(NAMES[0], 100 * SIZE)
+    assert planned is not None and planned.file.directory == 2
+    scene.put(*NAMES[:8])
+    writes = scene.make_room(8 * SIZE)
+    taken = [write.extents.values() for write in writes if isinstance(write, WriteFile)]
+    assert {extent.file.directory for extents in taken for extent in extents} == {0, 1}
 
 
 def test_files_of_what_is_freed_are_removed() -> None:

@@ -253,6 +253,38 @@ def test_a_get_of_more_than_the_store_holds_reads_the_rest_on_disk() -> None:
     run(play)
 
 
+def test_what_is_read_in_place_and_lies_elsewhere_is_copied_first_and_only_once() -> None:
+    async def play() -> None:
+        async with scene(PlainDisk(num_directories=2, num_external=1)) as s:
+            names = [ObjectKey(b"o%d" % number) for number in range(12)]
+            await s.put(*names)
+            found, again = await asyncio.gather(s.get(*names), s.get(*names))
+            for some in (found, again):
+                assert [s.bytes_of(each) for each in some] == [content(each, SIZE) for each in names]
+                assert {each.extent.file.directory for each in some if each.extent is not None} == {1}
+            assert sum(file.directory == 1 for file in s.disk.files) == 8
+            s.node.free(names)
+            for name in (*names, *names):
+                s.node.release(name, s.client)
+            await s.cluster.settle()
+            assert not s.disk.files
+
+    run(play)
+
+
+def test_where_nothing_can_be_copied_to_be_read_in_place_the_get_fails_with_the_reason() -> None:
+    async def play() -> None:
+        async with scene(PlainDisk(num_directories=2, num_external=1)) as s:
+            await s.put(A, B, C, D, E, F)
+            s.disk.broken[1] = NO_SPACE
+            with pytest.raises(StoreFull, match="no room in the store, nor on disk.*No space left"):
+                await s.get(A, B, C, D, E, F)
+            assert s.node.store.num_pins == 0
+            await s.read(A, B, C, D, E, F)
+
+    run(play)
+
+
 def test_two_gets_that_each_hold_what_the_other_wants_room_for_both_end() -> None:
     async def play() -> None:
         async with scene() as s:
@@ -329,12 +361,14 @@ def test_what_another_node_fetches_from_disk_and_is_freed_meanwhile_goes_after_t
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_requests_under_pressure_end_and_every_byte_is_right(seed: int) -> None:
-    """Puts, reads of several objects, frees and broken disks, more than the store holds."""
+    """Puts, reads of several objects, frees and broken disks, more than the store holds. With every other
+    seed the disks are elsewhere."""
 
     async def play() -> None:
         rng = random.Random(seed)
         changes = {"create_timeout_s": 5.0, "object_spilling_threshold": rng.choice([0.5, 1.0])}
-        async with scene(PlainDisk(num_directories=2), max_io_workers=2, **changes) as s:
+        disk = PlainDisk(num_directories=3, num_external=2) if seed % 2 else PlainDisk(num_directories=2)
+        async with scene(disk, max_io_workers=2, **changes) as s:
             living: dict[ObjectKey, int] = {}
             reading: set[ObjectKey] = set()
 

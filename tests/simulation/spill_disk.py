@@ -23,6 +23,7 @@ class SimSpillDisk:
     """Implements SpillDisk."""
 
     num_directories = 2
+    num_external = 0
 
     def __init__(self, rng: random.Random, folder: str, name: str) -> None:
         self._rng = rng

@@ -181,7 +181,8 @@ def cli() -> None:
 @click.option(
     "--object-spilling-directory",
     metavar="DIR",
-    help="Where objects go for which the store has no room [default: the session's directory].",
+    help="Where objects go for which the store has no room: a directory, or a storage as s3://bucket/path"
+    " [default: the session's directory].",
 )
 @click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
 @click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")

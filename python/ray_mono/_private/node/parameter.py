@@ -55,7 +55,10 @@ class RayParams:
     memory: int | None = None
     object_store_memory: int | None = None
     object_spilling_directory: str | None = None
-    """Where objects go for which the store has no room; None: as system_config says, else the session's."""
+    """Where objects go for which the store has no room, a directory or a storage's URI.
+
+    None: as system_config says, else the session's.
+    """
     resources: Mapping[str, float] | None = None
     labels: Mapping[str, str] | None = None
     temp_dir: str | None = None
@@ -82,8 +85,7 @@ class RayParams:
                 setattr(self, name, value)
 
     def check(self, is_head: bool) -> None:
-        """Raises ValueError, naming the parameter, for values that cannot be, alone or together, and
-        NotImplementedError."""
+        """Raises ValueError, naming the parameter, for values that cannot be, alone or together."""
         spilling.check(self.system_config, self.object_spilling_directory)
         for name in ("gcs_server_port", "object_manager_port", "node_manager_port"):
             port = getattr(self, name)

@@ -3,17 +3,21 @@
 `_system_config` may hold Ray's settings of spilling beside those of services. They are the cluster's: a node
 that joins takes them from the head unless it was given its own. A directory of one node's is
 `object_spilling_directory`. Without either it is the session's.
+
+Each of these may be the URI of a storage elsewhere, as s3://bucket/path: what fsspec reaches. Then the
+session's directory is for what has to be mapped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
+from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX, is_uri
 
 CONFIG = "object_spilling_config"
 IS_ON = "automatic_object_spilling_enabled"
@@ -26,15 +30,25 @@ _NUMBERS = {
     "local_fs_capacity_threshold": "local_fs_capacity_threshold",
 }
 SETTINGS = frozenset({CONFIG, IS_ON, *_NUMBERS})
-# Ray's storages that are not files of a directory.
-_ELSEWHERE = frozenset({"smart_open", "ray_storage"})
-_FILE_PARAMETERS = frozenset({"directory_path", "buffer_size"})
+# Ray's types of storage: the parameter that says where it is, and all of them.
+_STORAGES = {
+    "filesystem": ("directory_path", frozenset({"directory_path", "buffer_size"})),
+    "smart_open": ("uri", frozenset({"uri", "buffer_size"})),
+}
+_NO_STORAGE = {
+    "file": "give the path of the directory alone",
+    "local": "give the path of the directory alone",
+    "memory": "that is the memory of one process",
+    "http": "nothing can be written there",
+    "https": "nothing can be written there",
+}
+_PART_BYTES_MIN = 5 << 20
 
 
 def check(system_config: Mapping[str, Any], directory: Any) -> None:
-    """Raises ValueError naming what cannot be, NotImplementedError for storage that is not here."""
+    """Raises ValueError naming what cannot be."""
     if directory is not None:
-        _check_path("object_spilling_directory", directory)
+        _check_place("object_spilling_directory", directory)
         if CONFIG in system_config:
             raise ValueError(
                 f"object_spilling_directory and _system_config[{CONFIG!r}] both say where objects are"
@@ -50,54 +64,80 @@ def check(system_config: Mapping[str, Any], directory: Any) -> None:
 
 
 def directories(system_config: Mapping[str, Any], directory: str | None, session_path: Path) -> list[str]:
-    """Those that take turns; none where nothing is to be spilled."""
+    """Those that take turns; none where nothing is to be spilled.
+
+    Behind storages elsewhere stands the session's, for what has to be mapped.
+    """
     if not system_config.get(IS_ON, True):
         return []
-    if directory is not None:
-        return [os.path.abspath(directory)]
-    return _configured(system_config) or [str(session_path)]
+    places = _configured(system_config)[0] if directory is None else [directory]
+    if not places:
+        return [str(session_path)]
+    if is_uri(places[0]):
+        return [*places, str(session_path)]
+    return [os.path.abspath(place) for place in places]
 
 
 def settings(system_config: Mapping[str, Any]) -> dict[str, Any]:
     """For the object manager, by its own names."""
-    return {ours: system_config[name] for name, ours in _NUMBERS.items() if name in system_config}
+    numbers = {ours: system_config[name] for name, ours in _NUMBERS.items() if name in system_config}
+    part_bytes = _configured(system_config)[1]
+    return {**({"external_part_bytes": part_bytes} if part_bytes else {}), **numbers}
 
 
 def node_directories(places: list[str], node_id: str) -> list[str]:
-    """What the object manager makes in them, and removes at its end."""
-    return [os.path.join(place, SPILL_DIRECTORY_PREFIX + node_id) for place in places]
+    """What the object manager makes in them, and removes at its end. What is elsewhere it alone removes."""
+    return [os.path.join(place, SPILL_DIRECTORY_PREFIX + node_id) for place in places if not is_uri(place)]
 
 
-def _configured(system_config: Mapping[str, Any]) -> list[str]:
+def _configured(system_config: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The places, and in parts of which size files go to storages elsewhere (0: not said)."""
     text = system_config.get(CONFIG)
     if not text:
-        return []
+        return [], 0
     try:
         config = json.loads(text)
         kind, params = config["type"], dict(config.get("params", {}))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f'{CONFIG} must be JSON as {{"type": "filesystem", "params": {{"directory_path": "/path"}}}}, got'
-            f" {text!r}"
+            f'{CONFIG} must be JSON as {{"type": "filesystem", "params": {{"directory_path": "/path"}}}} or'
+            f' {{"type": "smart_open", "params": {{"uri": "s3://bucket/path"}}}}, got {text!r}'
         ) from error
-    if kind in _ELSEWHERE:
-        raise NotImplementedError(
-            f"{CONFIG}: storage of type {kind!r} is not part of ray_mono yet; accepted is 'filesystem'"
+    if kind not in _STORAGES:
+        raise ValueError(f"{CONFIG}: no storage is of type {kind!r}; accepted are {', '.join(_STORAGES)}")
+    name, parameters = _STORAGES[kind]
+    if unknown := sorted(params.keys() - parameters):
+        accepted = ", ".join(sorted(parameters))
+        raise ValueError(
+            f"{CONFIG}: storage of type {kind!r} has no parameter {unknown[0]!r}; accepted are {accepted}."
+            " Credentials and the endpoint are taken from the environment"
         )
-    if kind != "filesystem":
-        raise ValueError(f"{CONFIG}: no storage is of type {kind!r}; accepted is 'filesystem'")
-    if unknown := sorted(params.keys() - _FILE_PARAMETERS):
-        accepted = ", ".join(sorted(_FILE_PARAMETERS))
-        raise ValueError(f"{CONFIG}: a filesystem has no parameter {unknown[0]!r}; accepted are {accepted}")
-    paths = params.get("directory_path")
-    paths = paths if isinstance(paths, list) else [paths]
-    if not paths:
-        raise ValueError(f"{CONFIG}: directory_path must be a directory or a list of them, got []")
-    for path in paths:
-        _check_path(f"{CONFIG}: directory_path", path)
-    return [os.path.abspath(path) for path in paths]
+    places = params.get(name)
+    places = places if isinstance(places, list) else [places]
+    if not places:
+        raise ValueError(f"{CONFIG}: {name} must be one or a list of them, got []")
+    for place in places:
+        _check_place(f"{CONFIG}: {name}", place)
+        if is_uri(place) != (kind == "smart_open"):
+            wanted = "a URI as s3://bucket/path" if kind == "smart_open" else "the path of a directory"
+            raise ValueError(f"{CONFIG}: {name} must be {wanted}, got {place!r}")
+    size = params.get("buffer_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"{CONFIG}: buffer_size must be a whole number of bytes from 1 on, got {size!r}")
+    part_bytes = max(size, _PART_BYTES_MIN) if size is not None and kind == "smart_open" else 0
+    return [os.fspath(place) for place in places], part_bytes
 
 
-def _check_path(name: str, path: Any) -> None:
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise ValueError(f"{name} must be the path of a directory, got {path!r}")
+def _check_place(name: str, place: Any) -> None:
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise ValueError(
+            f"{name} must be the path of a directory or a URI as s3://bucket/path, got {place!r}"
+        )
+    text = os.fspath(place)
+    if not isinstance(text, str) or not is_uri(text):
+        return
+    protocol, _, rest = text.partition("://")
+    if protocol in _NO_STORAGE:
+        raise ValueError(f"{name}: no objects are spilled to {text!r}: {_NO_STORAGE[protocol]}")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", protocol) or not rest.strip("/"):
+        raise ValueError(f"{name} must be a URI as s3://bucket/path, got {text!r}")

@@ -25,6 +25,9 @@ def test_objects_go_to_the_session_unless_it_is_said_otherwise() -> None:
         "/a",
         "/b",
     ]
+    assert spilling.directories({}, "s3://b/c", SESSION) == ["s3://b/c", "/session"]
+    two = config("smart_open", uri=["s3://a", "gs://b"])
+    assert spilling.directories(two, None, SESSION) == ["s3://a", "gs://b", "/session"]
     assert spilling.directories({"automatic_object_spilling_enabled": False}, "/a", SESSION) == []
 
 
@@ -32,39 +35,51 @@ def test_rays_numbers_have_the_object_managers_names() -> None:
     given = {"min_spilling_size": 1, "max_io_workers": 2, "gcs": {}, **config(directory_path="/a")}
     assert spilling.settings(given) == {"min_spilling_size_bytes": 1, "max_io_workers": 2}
 
+    given = config("smart_open", uri="s3://a", buffer_size=8 << 20)
+    assert spilling.settings(given) == {"external_part_bytes": 8 << 20}
+    given = config("smart_open", uri="s3://a", buffer_size=1 << 20)  # as Ray's documents have it
+    assert spilling.settings(given) == {"external_part_bytes": 5 << 20}
+
 
 def test_each_node_has_a_directory_of_its_own_in_each_of_them() -> None:
-    assert spilling.node_directories(["/a", "/b"], "ff") == [
+    assert spilling.node_directories(["s3://a", "/a", "/b"], "ff") == [
         "/a/ray_spilled_objects_ff",
         "/b/ray_spilled_objects_ff",
     ]
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("given", "message"),
     [
-        ({"object_spilling_config": "no json"}, ValueError, "must be JSON as .*got 'no json'"),
-        ({"object_spilling_config": {"type": "filesystem"}}, ValueError, "must be JSON as"),
-        ({"object_spilling_config": "{}"}, ValueError, "must be JSON as"),
-        (config("tape"), ValueError, "no storage is of type 'tape'; accepted is 'filesystem'"),
-        (config("smart_open", uri="s3://a"), NotImplementedError, "'smart_open' is not part of ray_mono yet"),
-        (config(), ValueError, "directory_path must be the path of a directory, got None"),
-        (config(directory_path=[]), ValueError, "a directory or a list of them"),
-        (config(directory_path=["/a", 1]), ValueError, "got 1"),
-        (config(directory_path="/a", path="/b"), ValueError, "no parameter 'path'"),
-        ({"min_spilling_size": "much"}, ValueError, "min_spilling_size must be a number, got 'much'"),
-        ({"automatic_object_spilling_enabled": 1}, ValueError, "must be True or False, got 1"),
+        ({"object_spilling_config": "no json"}, "must be JSON as .*got 'no json'"),
+        ({"object_spilling_config": {"type": "filesystem"}}, "must be JSON as"),
+        ({"object_spilling_config": "{}"}, "must be JSON as"),
+        (config("tape"), "no storage is of type 'tape'; accepted are filesystem, smart_open"),
+        (config("smart_open", uri="/a"), "uri must be a URI as s3://bucket/path, got '/a'"),
+        (config(directory_path="s3://a"), "directory_path must be the path of a directory"),
+        (config("smart_open", uri="memory://a"), "that is the memory of one process"),
+        (config("smart_open", uri="s3:///"), "must be a URI as s3://bucket/path, got 's3:///'"),
+        (config("smart_open", uri=[]), r"uri must be one or a list of them, got \[\]"),
+        (config("smart_open", uri="s3://a", buffer_size=0), "buffer_size must be a whole number"),
+        (
+            config("smart_open", uri="s3://a", override_transport_params={}),
+            "no parameter 'override_transport_params'; accepted are buffer_size, uri. Credentials",
+        ),
+        (config(), "directory_path must be the path of a directory or a URI.*, got None"),
+        (config(directory_path=[]), "directory_path must be one or a list of them"),
+        (config(directory_path=["/a", 1]), "got 1"),
+        (config(directory_path="/a", path="/b"), "no parameter 'path'"),
+        ({"min_spilling_size": "much"}, "min_spilling_size must be a number, got 'much'"),
+        ({"automatic_object_spilling_enabled": 1}, "must be True or False, got 1"),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_name(
-    given: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_is_refused_by_its_name(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         spilling.check(given, None)
 
 
 def test_a_directory_is_said_once() -> None:
     with pytest.raises(ValueError, match="give one of them"):
         spilling.check(config(directory_path="/a"), "/b")
-    with pytest.raises(ValueError, match="object_spilling_directory must be the path of a directory, got ''"):
+    with pytest.raises(ValueError, match="directory must be the path of a directory or a URI.*, got ''"):
         spilling.check({}, "")
