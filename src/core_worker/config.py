@@ -144,11 +144,10 @@ class CoreWorkerConfig:
     a send, and the next one may end the process."""
 
 
-def config_of(variables: Mapping[str, str]) -> CoreWorkerConfig:
-    """The product's, with what the environment says. Raises ValueError."""
+def config_of(variables: Mapping[str, str], max_lineage_bytes: int = 0) -> CoreWorkerConfig:
+    """The product's, with what the environment says. The cluster's word (not 0) wins. Raises ValueError."""
     given = variables.get(LINEAGE_VARIABLE, "")
-    if not given:
-        return CoreWorkerConfig()
-    if not given.isascii() or not given.isdigit():
+    if given and (not given.isascii() or not given.isdigit()):
         raise ValueError(f"{LINEAGE_VARIABLE} must be a number of bytes, like 1073741824; it is {given!r}")
-    return CoreWorkerConfig(max_lineage_bytes=int(given))
+    kept_bytes = max_lineage_bytes or int(given or 0)
+    return CoreWorkerConfig(max_lineage_bytes=kept_bytes) if kept_bytes else CoreWorkerConfig()

@@ -26,12 +26,17 @@ service.STOP_TIMEOUT_S.
 """
 SETTINGS = (
     "gcs_reconnect_timeout_s",
+    "idle_worker_timeout_s",
+    "max_lineage_bytes",
     "memory_monitor_refresh_ms",
     "memory_usage_threshold",
     "memory_kill_wait_s",
     "memory_root",
+    "report_period_s",
     "task_oom_retries",
     "task_oom_retry_delay_base_ms",
+    "worker_exit_grace_s",
+    "worker_register_timeout_s",
 )
 """Of RayletConfig; those that --config takes."""
 VARIABLE_PREFIX = "RAY_MONO_"
@@ -176,8 +181,10 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
         object_manager_port=parsed.object_manager_port,
         maximum_startup_concurrency=parsed.maximum_startup_concurrency,
         num_prestart_workers=parsed.num_prestart_workers,
-        idle_worker_timeout_s=parsed.idle_worker_timeout_s,
-        **settings_of(parsed.config, os.environ),
+        **{
+            "idle_worker_timeout_s": parsed.idle_worker_timeout_s,
+            **settings_of(parsed.config, os.environ),
+        },
     )
 
 

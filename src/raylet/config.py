@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 
 from ray_mono.common.scheduling.resources import CPU, SCALE, ResourceSet
 
+_NOT_NEGATIVE = (
+    "gcs_reconnect_timeout_s",
+    "idle_worker_timeout_s",
+    "max_lineage_bytes",
+    "memory_monitor_refresh_ms",
+    "memory_kill_wait_s",
+    "report_period_s",
+    "task_oom_retry_delay_base_ms",
+    "worker_exit_grace_s",
+    "worker_register_timeout_s",
+)
+
 
 @dataclass(frozen=True)
 class RayletConfig:
@@ -73,6 +85,9 @@ class RayletConfig:
     """How often a task is run again whose worker was killed for memory; -1: any number of times."""
     task_oom_retry_delay_base_ms: int = 1000
     """The pause before the first of these; it doubles with each."""
+    max_lineage_bytes: int = 0
+    """Of finished tasks that a driver or a worker of the node keeps to make lost objects again; 0: as its
+    environment says, else as CoreWorkerConfig does."""
     # ---- the shell
     tick_period_s: float = 0.25
     """Timeouts are looked at this often."""
@@ -95,7 +110,7 @@ class RayletConfig:
         if self.maximum_startup_concurrency < 0:
             given = self.maximum_startup_concurrency
             raise ValueError(f"maximum_startup_concurrency takes 1 or more (0: max(4, CPUs)), got {given}")
-        for name in ("memory_monitor_refresh_ms", "memory_kill_wait_s", "task_oom_retry_delay_base_ms"):
+        for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.memory_usage_threshold <= 1:

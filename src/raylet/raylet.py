@@ -179,7 +179,7 @@ class Raylet:
             self._withdrawals,
             self._lent_cpus,
             self._gcs,
-            config.gcs_reconnect_timeout_s,
+            config,
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)

@@ -11,6 +11,7 @@ from ray_mono.common.ids import JobID, WorkerID
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
+from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
@@ -39,7 +40,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
         gcs: GcsClient,
-        gcs_reconnect_timeout_s: float,
+        config: RayletConfig,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         """node: this node's row at the GCS. describe(): its state for people."""
@@ -52,7 +53,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
         self._gcs = gcs
-        self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
+        self._config = config
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -86,7 +87,10 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
         available = shown_available(self._ledger.available).to_proto()
         return raylet_pb2.RegisterClientReply(
-            node=self._node, available=available, gcs_reconnect_timeout_s=self._gcs_reconnect_timeout_s
+            node=self._node,
+            available=available,
+            gcs_reconnect_timeout_s=self._config.gcs_reconnect_timeout_s,
+            max_lineage_bytes=self._config.max_lineage_bytes,
         )
 
     async def AwaitHead(

@@ -24,7 +24,7 @@ def shared_cluster(shared_base: Path) -> Iterator[Any]:
     """Its driver takes two seconds for a standstill, and not twenty."""
     with pytest.MonkeyPatch.context() as patch:
         limits = replace(CoreWorkerConfig(), standstill_looks=1)
-        patch.setattr(registration, "config_of", lambda variables: limits)
+        patch.setattr(registration, "config_of", lambda *_: limits)
         yield ray.init(address="local", num_cpus=NUM_CPUS)
 
 

@@ -39,7 +39,7 @@ def test_settings_may_stand_in_both_and_config_wins(
         (
             '{"port": 1}',
             {},
-            "--config has no 'port'; it takes gcs_reconnect_timeout_s, memory_monitor_refresh_ms, ",
+            "--config has no 'port'; it takes gcs_reconnect_timeout_s, idle_worker_timeout_s, ",
         ),
         ('{"task_oom_retries": 1.5}', {}, "--config: task_oom_retries must be a whole number, got 1.5"),
         ('{"memory_root": 1}', {}, "--config: memory_root must be a text, got 1"),

@@ -54,6 +54,21 @@ class Amounts(click.ParamType):
         return amounts
 
 
+class Settings(click.ParamType):
+    """A JSON object."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            settings = json.loads(value)
+        except ValueError:
+            settings = None
+        if not isinstance(settings, dict):
+            self.fail(f"""{value!r} is no JSON object; accepted is '{{"health_check_period_ms": 1000}}'.""")
+        return settings
+
+
 class Labels(click.ParamType):
     """name=value,… or a JSON object of texts."""
 
@@ -186,6 +201,17 @@ def cli() -> None:
 )
 @click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
 @click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")
+@click.option(
+    "--system-config",
+    type=Settings(),
+    help="""Settings of the cluster, by Ray's names: '{"health_check_period_ms": 1000}'.""",
+)
+@click.option(
+    "--enable-object-reconstruction",
+    is_flag=True,
+    expose_value=False,
+    help="Lost objects are always made again: it changes nothing.",
+)
 @click.option(
     "--temp-dir", metavar="DIR", help="Where sessions lie [default: RAY_MONO_TMPDIR, else /tmp/ray_mono]."
 )

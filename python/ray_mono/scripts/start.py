@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -40,6 +41,7 @@ def start_node(
     object_spilling_directory: str | None,
     resources: Mapping[str, float] | None,
     labels: Mapping[str, str] | None,
+    system_config: Mapping[str, Any] | None,
     temp_dir: str | None,
     block: bool,
     log_level: str,
@@ -54,6 +56,7 @@ def start_node(
             "redis_username": redis_username,
             "redis_namespace": redis_namespace,
             "redis_embedded": redis_embedded,
+            "system_config": system_config,
         },
     )
     params = RayParams(
@@ -73,6 +76,7 @@ def start_node(
         object_spilling_directory=object_spilling_directory,
         resources=resources,
         labels=labels,
+        system_config=system_config or {},
         temp_dir=temp_dir,
         log_level=log_level,
     )

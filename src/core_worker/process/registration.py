@@ -114,7 +114,7 @@ class Registration:
             main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
             context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)
             core = CoreWorker(
-                self._environment(node),
+                self._environment(node, registered.max_lineage_bytes),
                 context,
                 self.channel,
                 store,
@@ -159,11 +159,11 @@ class Registration:
         )
         return raylet.RegisterClient(request, timeout_s=REGISTER_TIMEOUT_S)
 
-    def _environment(self, node: common_pb2.NodeInfo) -> Environment:
+    def _environment(self, node: common_pb2.NodeInfo, max_lineage_bytes: int) -> Environment:
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
         return Environment(
-            config=config_of(os.environ),
+            config=config_of(os.environ, max_lineage_bytes),
             reactor=self.reactor,
             clock=self._clock,
             rng=random.SystemRandom(),

@@ -42,6 +42,8 @@ def test_every_command_has_help(command: str) -> None:
         (["start", "--head", "--port=x"], "Invalid value for '--port': 'x'"),
         (["start", "--head", "--port=70000"], "Invalid value for '--port': 70000"),
         (["start", "--head", "--num-cpus=-1"], "Invalid value for '--num-cpus'"),
+        (["start", "--head", "--system-config=[1]"], "'[1]' is no JSON object; accepted is"),
+        (["start", "--address=a:1", "--system-config={}"], "--system-config belongs to --head"),
         (["start", "--head", "--resources=A=1"], "Invalid value for '--resources': 'A=1' is not JSON"),
         (["start", "--head", "--resources=[1]"], "is not an object of numbers"),
         (["start", "--head", "--labels={"], "Invalid value for '--labels'"),

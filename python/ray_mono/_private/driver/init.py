@@ -100,7 +100,7 @@ def init(
         configure_logging, logging_level, logging_format: of ray_mono's own logger, and the cluster's logs.
         logging_config: of all log messages, here and in workers; see LoggingConfig.
         private: _node_ip_address, _redis_password (the cluster's secret), _temp_dir, _system_config, _memory
-            (bytes), _skip_env_hook, _object_spilling_directory.
+            (bytes), _skip_env_hook, _object_spilling_directory, _enable_object_reconstruction (always so).
 
     Returns a RayContext: a mapping of addresses, with "node_id" and "address", that shuts down at the end of
     a `with` statement.

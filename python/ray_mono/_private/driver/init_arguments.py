@@ -19,16 +19,14 @@ from ray_mono._private.argument_checks import (
 )
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.logs.logging_config import LoggingConfig
-from ray_mono._private.node import spilling
+from ray_mono._private.node import ray_settings
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
 from ray_mono.common.output import LOG_LEVELS
 from ray_mono.job_config import JobConfig
 
-# Whose settings `_system_config` may hold; the service says which settings it has.
-CONFIGURED_SERVICES = frozenset({"gcs", "object_manager", "raylet"})
 PRIVATE = frozenset(
     "_driver_object_store_memory _memory _node_ip_address _redis_password _skip_env_hook _system_config"
-    " _object_spilling_directory _temp_dir object_spilling_directory".split()
+    " _enable_object_reconstruction _object_spilling_directory _temp_dir object_spilling_directory".split()
 )
 NAMESPACE_VARIABLE = "RAY_MONO_NAMESPACE"
 LOG_TO_DRIVER_VARIABLE = "RAY_MONO_LOG_TO_DRIVER"
@@ -55,7 +53,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "_node_name": ((None,), "a name of one's own for a node is"),
     "_metrics_export_port": ((None,), "the export of metrics is"),
     "_redis_username": ((None, "", "default"), "a user name beside the cluster's secret is"),
-    "_enable_object_reconstruction": ((None, False), "reconstruction of lost objects is"),
 }
 
 
@@ -81,6 +78,11 @@ def refuse_what_is_not_here(
             raise NotImplementedError(
                 f"init({name}={value!r}): {part} not part of ray_mono yet: leave it out"
             )
+    if private.get("storage"):
+        raise RuntimeError(
+            "init() has no argument storage, which Ray has removed as well: name where objects are spilled by"
+            " _object_spilling_directory, and keep your own files by a library of your choice"
+        )
     unknown = sorted(given.keys() - PRIVATE - _REFUSED.keys())
     if unknown:
         raise RuntimeError(f"init() has no argument {', '.join(unknown)}")
@@ -112,6 +114,8 @@ def make(
             f"job_config must be a JobConfig or a dict, got {job_config!r} of type"
             f" {type(job_config).__name__}"
         )
+    # Lost objects are always made again, so that it changes nothing.
+    flag("_enable_object_reconstruction", private.get("_enable_object_reconstruction") or False)
     _check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
     _check_text("_node_ip_address", private.get("_node_ip_address"))
@@ -217,16 +221,7 @@ def _check_system_config(config: Any) -> None:
         raise TypeError(
             f"_system_config must be a dict from services to dicts of their settings, got {config!r}"
         )
-    services = {name: value for name, value in config.items() if name not in spilling.SETTINGS}
-    if unknown := sorted(services.keys() - CONFIGURED_SERVICES):
-        accepted = ", ".join(sorted(CONFIGURED_SERVICES))
-        raise ValueError(
-            f"_system_config has no part {unknown[0]!r}; accepted are {accepted}, each with a dict of"
-            f" its settings, and {', '.join(sorted(spilling.SETTINGS))}"
-        )
-    for name, value in services.items():
-        if not isinstance(value, Mapping):
-            raise TypeError(f"_system_config[{name!r}] must be a dict of settings, got {value!r}")
+    ray_settings.check(config)
 
 
 def _spilling_directory(private: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mono._private import ray_children
-from ray_mono._private.node import elsewhere, spilling
+from ray_mono._private.node import elsewhere, ray_settings, spilling
 from ray_mono._private.node.bootstrap import check_versions, node_ip_address, parse_address
 from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.ports import reserve_port
@@ -100,7 +100,7 @@ def plan_head(params: RayParams, reserved: contextlib.ExitStack) -> NodePlan:
     resources, ports = _resources(params, host, store, is_head=True), _ports(params, host, reserved)
     session = create_session(base)
     write_secret(str(session.path / TOKEN_FILE_NAME), secret)
-    config = params.system_config
+    config = ray_settings.normalized(params.system_config, os.environ)
     return _plan(session, params, secret, host, f"{host}:{port}", ports, resources, store, config)
 
 
@@ -128,7 +128,8 @@ def plan_member(params: RayParams, session_dir: str | None, reserved: contextlib
     except SessionError:
         session = join_session(base / info.session_name)
     session = session or create_session(base)
-    config = {**json.loads(info.config_json or "{}"), **params.system_config}
+    own = ray_settings.normalized(params.system_config, os.environ)
+    config = ray_settings.merged(json.loads(info.config_json or "{}"), own)
     return _plan(session, params, secret, host, gcs_address, ports, resources, store, config)
 
 

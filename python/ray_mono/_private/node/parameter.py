@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ray_mono._private.node import spilling
+from ray_mono._private.node import ray_settings, spilling
 
 DEFAULT_PORT = 6379
 
@@ -44,7 +44,7 @@ class RayParams:
     """Whether a head's node goes on when its GCS dies, which may be started again by hand then."""
     system_config: Mapping[str, Any] = field(default_factory=dict)
     """Cluster-wide settings, which the GCS hands out. A service's own stand under its name: "gcs",
-    "object_manager" or "raylet". Those of spilling stand by themselves (spilling.py)."""
+    "object_manager" or "raylet". Ray's names stand by themselves (ray_settings.py, spilling.py)."""
 
     # ---- this node
     node_ip_address: str | None = None
@@ -85,7 +85,8 @@ class RayParams:
                 setattr(self, name, value)
 
     def check(self, is_head: bool) -> None:
-        """Raises ValueError, naming the parameter, for values that cannot be, alone or together."""
+        """Raises ValueError or TypeError, naming the parameter: values that cannot be, alone or together."""
+        ray_settings.check(self.system_config)
         spilling.check(self.system_config, self.object_spilling_directory)
         for name in ("gcs_server_port", "object_manager_port", "node_manager_port"):
             port = getattr(self, name)

@@ -98,8 +98,8 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
         storage = ["--storage", "file", "--storage-path", str(plan.paths.session.path / "gcs.sqlite")]
     host, _, port = plan.gcs_address.rpartition(":")
     arguments = ["--host", host, "--port", port, "--unix-socket", plan.paths.socket("gcs"), *storage]
-    if params.system_config:
-        arguments += ["--config", json.dumps(dict(params.system_config))]
+    if plan.system_config:
+        arguments += ["--config", json.dumps(dict(plan.system_config))]
     argv = _module(_MODULES[GCS], plan, arguments)
     start_ray_process(
         reaper,
@@ -178,7 +178,7 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
         arguments += ["--maximum-startup-concurrency", str(params.maximum_startup_concurrency)]
     if params.num_prestart_workers is not None:
         arguments += ["--num-prestart-workers", str(params.num_prestart_workers)]
-    settings = params.system_config.get(RAYLET)
+    settings = plan.system_config.get(RAYLET)
     if settings:
         arguments += ["--config", json.dumps(settings)]
     argv = _module(_MODULES[RAYLET], plan, arguments)

@@ -20,7 +20,9 @@ from typing import Any
 from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX, is_uri
 
 CONFIG = "object_spilling_config"
+DIRECTORY = "object_spilling_directory"
 IS_ON = "automatic_object_spilling_enabled"
+TEXTS = frozenset({CONFIG, DIRECTORY})
 # Ray's name, and the object manager's.
 _NUMBERS = {
     "min_spilling_size": "min_spilling_size_bytes",
@@ -29,7 +31,7 @@ _NUMBERS = {
     "object_spilling_threshold": "object_spilling_threshold",
     "local_fs_capacity_threshold": "local_fs_capacity_threshold",
 }
-SETTINGS = frozenset({CONFIG, IS_ON, *_NUMBERS})
+SETTINGS = frozenset({*TEXTS, IS_ON, *_NUMBERS})
 # Ray's types of storage: the parameter that says where it is, and all of them.
 _STORAGES = {
     "filesystem": ("directory_path", frozenset({"directory_path", "buffer_size"})),
@@ -47,13 +49,14 @@ _PART_BYTES_MIN = 5 << 20
 
 def check(system_config: Mapping[str, Any], directory: Any) -> None:
     """Raises ValueError naming what cannot be."""
-    if directory is not None:
-        _check_place("object_spilling_directory", directory)
-        if CONFIG in system_config:
-            raise ValueError(
-                f"object_spilling_directory and _system_config[{CONFIG!r}] both say where objects are"
-                " spilled: give one of them"
-            )
+    given = [name for name in (CONFIG, DIRECTORY) if name in system_config]
+    if len(given) + (directory is not None) > 1:
+        names = [f"_system_config[{name!r}]" for name in given]
+        names += [DIRECTORY] if directory is not None else []
+        raise ValueError(f"{' and '.join(names)} both say where objects are spilled: give one of them")
+    for place in (directory, system_config.get(DIRECTORY)):
+        if place is not None:
+            _check_place(DIRECTORY, place)
     if not isinstance(system_config.get(IS_ON, True), bool):
         raise ValueError(f"{IS_ON} must be True or False, got {system_config[IS_ON]!r}")
     for name in _NUMBERS:
@@ -70,6 +73,8 @@ def directories(system_config: Mapping[str, Any], directory: str | None, session
     """
     if not system_config.get(IS_ON, True):
         return []
+    if directory is None:
+        directory = system_config.get(DIRECTORY)
     places = _configured(system_config)[0] if directory is None else [directory]
     if not places:
         return [str(session_path)]

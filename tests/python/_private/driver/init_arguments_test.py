@@ -147,9 +147,9 @@ def test_what_has_no_effect_is_told_and_the_hook_can_be_left_out(
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        ({"gcs": {}, "task_retry_delay_ms": 1}, ValueError, "no part 'task_retry_delay_ms'"),
+        ({"gcs": {}, "task_retry_delay_ms": 1}, ValueError, "no setting 'task_retry_delay_ms'"),
         ({"gcs": 1}, TypeError, r"_system_config\['gcs'\] must be a dict"),
-        ({"nobody": {}}, ValueError, "no part 'nobody'; accepted are gcs, object_manager, raylet"),
+        ({"nobody": {}}, ValueError, "no setting 'nobody'; accepted are gcs, object_manager, raylet"),
         ([1], TypeError, "_system_config must be a dict"),
     ],
 )
