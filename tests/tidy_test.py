@@ -87,7 +87,7 @@ FLOORS = {
     """,
     "object_manager": """
         config errors external_place keys memory_file pending_answers pressure spill_directories spill_places
-        transfer_wire
+        spill_report transfer_wire
         | external_storage
         | allocator bulk_receive spill_files stored_object
         | idle_objects memory_story seams senders

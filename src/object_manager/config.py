@@ -65,6 +65,8 @@ class ObjectManagerConfig:
     """What is left of a file is copied elsewhere when so much of it is dead."""
     spill_retry_s: float = 1.0
     """A directory in which nothing could be written is tried again so much later."""
+    verbose_spill_logs_bytes: int = 2 << 30
+    """People are told when so much has been written to disk, and each time that it has doubled; 0: never."""
     external_part_bytes: int = 16 * MIB
     """Parts in which a file goes to a storage elsewhere. S3 takes 10,000 at most, of 5 MiB or more."""
     external_check_timeout_s: float = 20.0
@@ -102,6 +104,7 @@ class ObjectManagerConfig:
             "sent_on_bytes_min",
             "free_retry_timeout_s",
             "spill_retry_s",
+            "verbose_spill_logs_bytes",
             "external_check_timeout_s",
             "external_retry_s",
         ):

@@ -89,6 +89,7 @@ class NodeStore:
             self._backing.extend,
             lambda: self.gets,
             self._settle,
+            self.pressure.tell_of_spilling,
         )
         self._spilling = self.spills.manager
         self.gets = GetRequests(

@@ -9,8 +9,12 @@ from ray_mono.object_manager.create_queue import CreateQueue
 from ray_mono.object_manager.no_room import NoRoom
 from ray_mono.object_manager.pressure import Pressure
 
-PressureListener = Callable[[str, bool], None]
-"""(what to tell people, or "" for clients to collect garbage; whether those of other nodes are to, too)."""
+STORE_FULL, SPILLED = "object_store_full", "objects_spilled"
+"""What people are told of."""
+
+PressureListener = Callable[[str, str, bool], None]
+"""(what to tell people, or "" for clients to collect garbage; of what it tells; whether those of other nodes
+are to collect, too)."""
 
 
 class PressureNotices:
@@ -30,10 +34,14 @@ class PressureNotices:
     def unwatch(self, listener: PressureListener) -> None:
         self._listeners.pop(listener, None)
 
+    def tell_of_spilling(self, text: str) -> None:
+        """How much was written, and how fast."""
+        self._tell(text, SPILLED, everywhere=False)
+
     def collect_garbage(self) -> None:
         """Another node, or this one's raylet, asks for it."""
         if self._pressure.may_collect(self._clock.time_s()):
-            self._tell("", everywhere=False)
+            self._tell("", "", everywhere=False)
 
     @property
     def next_deadline_s(self) -> float | None:
@@ -43,10 +51,11 @@ class PressureNotices:
 
     def expire(self, now_s: float) -> None:
         due = self._pressure.expire(self._creates.oldest_s, self._creates.stuck_s, now_s)
-        if due.collect or due.tell:
-            text = self._no_room.for_creates(now_s) if due.tell else ""
-            self._tell(text, everywhere=due.collect)
+        if due.collect:
+            self._tell("", "", everywhere=True)
+        if due.tell:
+            self._tell(self._no_room.for_creates(now_s), STORE_FULL, everywhere=False)
 
-    def _tell(self, text: str, everywhere: bool) -> None:
+    def _tell(self, text: str, what: str, everywhere: bool) -> None:
         for listener in list(self._listeners):
-            listener(text, everywhere)
+            listener(text, what, everywhere)

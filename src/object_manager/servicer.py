@@ -173,8 +173,10 @@ class StoreServicer(ObjectStoreServiceServicer):
     ) -> AsyncIterator[object_manager_pb2.StorePressure]:
         messages: asyncio.Queue[object_manager_pb2.StorePressure] = asyncio.Queue()
 
-        def listener(text: str, everywhere: bool) -> None:
-            messages.put_nowait(object_manager_pb2.StorePressure(message=text, everywhere=everywhere))
+        def listener(text: str, what: str, everywhere: bool) -> None:
+            messages.put_nowait(
+                object_manager_pb2.StorePressure(message=text, type=what, everywhere=everywhere)
+            )
 
         self._pressure.watch(listener)
         try:

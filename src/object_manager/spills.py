@@ -29,6 +29,7 @@ from ray_mono.object_manager.local_object_manager import (
 )
 from ray_mono.object_manager.seams import SharedMemory, SpillDisk
 from ray_mono.object_manager.spill_files import ALIGNMENT, Extent, SpillFile, SpillFiles, aligned
+from ray_mono.object_manager.spill_report import SpillReport
 from ray_mono.object_manager.store import Store
 
 _PADDING = memoryview(bytes(ALIGNMENT))
@@ -69,8 +70,10 @@ class Spills:
         extend: Callable[[int], None],
         waiting: Callable[[], Restores],
         settle: Callable[[], None],
+        tell: Callable[[str], None],
     ) -> None:
-        """extend(until_bytes) has pages put under the store's file. settle() runs after each step."""
+        """extend(until_bytes) has pages put under the store's file. settle() runs after each step. tell(text)
+        tells people."""
         self.manager = LocalObjectManager(
             config,
             store,
@@ -86,6 +89,8 @@ class Spills:
         self._extend = extend
         self._waiting = waiting
         self._settle = settle
+        self._tell = tell
+        self._report = SpillReport(config.verbose_spill_logs_bytes)
 
     def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
         """See LocalObjectManager."""
@@ -165,6 +170,8 @@ class Spills:
         for extent, offset in zip(write.extents.values(), write.offsets, strict=True):
             parts.append(self._memory.view(offset, extent.size_bytes))
             parts.append(_PADDING[: aligned(extent.size_bytes) - extent.size_bytes])
+        size_bytes, num_objects = 0, 0
+        self._report.begun(self._clock.time_s())
         try:
             await self._known_disk().write(next(iter(write.extents.values())).file, parts)
         except OSError as error:
@@ -172,6 +179,11 @@ class Spills:
             self.manager.not_written(write.number, why_not_written(error), self._clock.time_s())
         else:
             self.manager.written(write.number)
+            size_bytes = sum(extent.size_bytes for extent in write.extents.values())
+            num_objects = len(write.extents)
+        if text := self._report.ended(size_bytes, num_objects, self._clock.time_s()):
+            logger.info("%s", text)
+            self._tell(text)
         self._settle()
 
     async def _read(self, read: ReadObject) -> None:

@@ -78,7 +78,7 @@ class StoreClient:
         with contextlib.suppress(RpcError):
             async for pressure in self._store.WatchPressure(common_pb2.Empty()):
                 if pressure.message:
-                    apply([WarnJob(b"", "object_store_full", f"{host}: {pressure.message}")])
+                    apply([WarnJob(b"", pressure.type, f"{host}: {pressure.message}")])
                 elif pressure.everywhere:
                     apply([CollectGarbage()])
 

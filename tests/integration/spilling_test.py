@@ -7,7 +7,7 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray_mono._private.node.reaper_client import ServiceStartError
 from ray_mono.cluster_utils import Cluster
 from tests.integration.bounded import get
 from tests.integration.nothing_left import wait_for_nothing_left
+from tests.integration.scripts import Script
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -36,7 +37,7 @@ def is_piece(array: Any, value: int, size_bytes: int = PIECE_BYTES) -> bool:
     return len(array) == size_bytes and bool((array == value % 256).all())
 
 
-def start(directory: Path | None = None, **settings: Any) -> Any:
+def start_cluster(directory: Path | None = None, **settings: Any) -> Any:
     return ray.init(
         address="local",
         num_cpus=2,
@@ -72,7 +73,7 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def test_a_program_with_ten_times_the_stores_data_reads_it_back_in_any_order(spilled: Path) -> None:
-    start(spilled)
+    start_cluster(spilled)
     references = [ray.put(piece(number)) for number in range(160)]
     order = list(range(160))
     random.Random(1).shuffle(order)
@@ -86,7 +87,7 @@ def test_a_program_with_ten_times_the_stores_data_reads_it_back_in_any_order(spi
 
 
 def test_tasks_whose_arguments_and_returns_are_more_than_the_store_finish(spilled: Path) -> None:
-    start(spilled)
+    start_cluster(spilled)
 
     @ray.remote
     def make(number: int) -> Any:
@@ -102,7 +103,7 @@ def test_tasks_whose_arguments_and_returns_are_more_than_the_store_finish(spille
 
 
 def test_a_get_of_more_than_the_store_holds_gives_every_value(spilled: Path) -> None:
-    start(spilled)
+    start_cluster(spilled)
     references = [ray.put(piece(number)) for number in range(40)]
     values = get(references)
     assert all(is_piece(value, number) for number, value in enumerate(values))
@@ -115,7 +116,7 @@ def test_a_get_of_more_than_the_store_holds_gives_every_value(spilled: Path) -> 
 
 
 def test_a_generators_items_wait_for_room(spilled: Path) -> None:
-    start(spilled)
+    start_cluster(spilled)
 
     @ray.remote(num_returns="streaming")
     def many() -> Any:
@@ -149,6 +150,24 @@ def test_another_node_reads_what_is_spilled_here(tmp_path: Path, session_base: P
     assert os.listdir(tmp_path / "a") == os.listdir(tmp_path / "b") == []
 
 
+def test_the_driver_is_told_of_spilling_and_again_when_it_has_doubled(
+    start: Callable[..., Script],
+) -> None:
+    program = f"""
+        import numpy as np
+        import ray_mono as ray
+
+        ray.init(num_cpus=1, object_store_memory={STORE_BYTES}, address="local", _system_config={{
+            "min_spilling_size": {8 * MIB}, "verbose_spill_logs": {20 * MIB}}})
+        kept = [ray.put(np.full({PIECE_BYTES}, number, np.uint8)) for number in range(60)]
+        ray.shutdown()
+    """
+    output = start(program).check_ended_well()
+    told = [line for line in output.splitlines() if "Spilled" in line]
+    assert 2 <= len(told) <= 5 and "objects, write throughput" in told[0], output
+    assert "RAY_MONO_verbose_spill_logs=0" in told[0] and "127.0.0.1" in told[0]
+
+
 def test_several_disks_take_turns_by_rays_setting(tmp_path: Path, session_base: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a", "b")]
     config = json.dumps({"type": "filesystem", "params": {"directory_path": paths}})
@@ -166,7 +185,7 @@ def test_several_disks_take_turns_by_rays_setting(tmp_path: Path, session_base: 
 
 
 def test_objects_go_to_the_session_where_nobody_says_otherwise(session_base: Path) -> None:
-    context = start()
+    context = start_cluster()
     session = Path(context.address_info["session_dir"])
     references = [ray.put(piece(number)) for number in range(40)]
     (directory,) = session.glob("ray_spilled_objects_*")
@@ -180,7 +199,7 @@ def test_a_directory_that_cannot_be_written_fails_the_start_with_a_sentence(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceStartError, match=f"objects cannot be spilled to {tmp_path}/file: Not a dir"):
-        start(tmp_path / "file")
+        start_cluster(tmp_path / "file")
 
 
 def test_nothing_is_left_where_the_object_manager_is_killed(tmp_path: Path, session_base: Path) -> None:
@@ -211,7 +230,7 @@ def small_disk(tmp_path: Path, session_base: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: Path) -> None:
-    start(small_disk)
+    start_cluster(small_disk)
     references: list[Any] = []
     with pytest.raises(ray.exceptions.OutOfDiskError, match="disk for spilled objects is full.*over 95%"):
         for number in range(100):
@@ -231,7 +250,7 @@ def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: P
 
 
 def test_a_value_larger_than_the_store_is_written_to_disk_and_read_there(spilled: Path) -> None:
-    start(spilled)
+    start_cluster(spilled)
     size_bytes = 3 * STORE_BYTES
     reference = ray.put(piece(7, size_bytes))
     assert is_piece(get(reference), 7, size_bytes)
@@ -249,7 +268,7 @@ def test_a_value_larger_than_the_store_is_written_to_disk_and_read_there(spilled
 
 
 def test_a_value_larger_than_the_store_and_the_disk_is_refused_at_once(small_disk: Path) -> None:
-    start(small_disk)
+    start_cluster(small_disk)
     with pytest.raises(
         ray.exceptions.OutOfDiskError, match=rf"wanted 2097\d+ bytes.*capacity {STORE_BYTES} bytes.*are free"
     ):

@@ -175,12 +175,13 @@ def test_a_create_that_waits_has_the_store_ask_for_help_and_say_who_waits_for_ho
         cluster = FakeCluster()
         node = cluster.add("here", config(create_timeout_s=20))
         client = node.connect()
-        heard: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+        heard: asyncio.Queue[tuple[str, str, bool]] = asyncio.Queue()
         node.pressure.watch(lambda *told: heard.put_nowait(told))
         await put(node, client, A, 1000)
         waiting = [await started(node.create(room(client, ObjectKey(name), 100))) for name in (b"b", b"c")]
-        assert await heard.get() == ("", True)
-        told, _ = await heard.get()
+        assert await heard.get() == ("", "", True)
+        told, what, _ = await heard.get()
+        assert what == "object_store_full"
         assert (
             "2 objects of together 200 bytes have waited for room" in told and "primary copies 1000" in told
         )

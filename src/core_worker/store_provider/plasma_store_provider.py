@@ -207,7 +207,10 @@ class PlasmaStoreProvider:
 
     def _on_pressure(self, pressure: Any) -> None:
         """The store is full. References in cycles of garbage here may be what fills it, so this collects
-        garbage: on a thread of its own, since finalizers run user code."""
+        garbage: on a thread of its own, since finalizers run user code. What people are told is not for it.
+        """
+        if pressure.message:
+            return
         if self._collector is None or not self._collector.is_alive():
             self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
             self._collector.start()

@@ -30,6 +30,7 @@ _NUMBERS = {
     "max_io_workers": "max_io_workers",
     "object_spilling_threshold": "object_spilling_threshold",
     "local_fs_capacity_threshold": "local_fs_capacity_threshold",
+    "verbose_spill_logs": "verbose_spill_logs_bytes",
 }
 SETTINGS = frozenset({*TEXTS, IS_ON, *_NUMBERS})
 # Ray's types of storage: the parameter that says where it is, and all of them.
