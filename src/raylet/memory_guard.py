@@ -140,6 +140,7 @@ class MemoryGuard:
                 owner_id=request.owner_id,
                 is_retriable=request.is_retriable,
                 began_at_s=lease.granted_at_s if request.for_actor else task_began_s,
+                leased_at_s=lease.granted_at_s,
                 used_bytes=processes.used_by(client.pid),
             )
 

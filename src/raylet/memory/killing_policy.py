@@ -4,7 +4,8 @@
 - Workers that may be run again are grouped by whose tasks and actors they run. The largest group goes first;
   of groups of one size the one whose oldest task began last. So every owner keeps something that runs.
 - What may not be run again is a group of its own each.
-- Of a group the one goes whose task began last: least is lost.
+- Of a group the one goes whose task began last: least is lost. Of those that one look found begun, the one
+  whose worker was leased last.
 - The last one of a group is not run again. It would be killed again and again: with all others of its owner
   gone the node has not enough memory for it. (Of an actor the GCS decides, by its restarts.)
 - One that is between two tasks just now counts in its group. It is not killed: it has next to nothing.
@@ -31,6 +32,8 @@ class RunningWorker:
     owner_id: bytes
     is_retriable: bool
     began_at_s: float
+    """As a look found it: looks are some time apart."""
+    leased_at_s: float
     used_bytes: int
 
 
@@ -55,12 +58,12 @@ def choose(workers: Iterable[RunningWorker]) -> Victim | None:
     return Victim(newest, is_last=not newest.is_retriable or len(chosen) == 1)
 
 
-def _rank(group: list[RunningWorker]) -> tuple[bool, int, tuple[float, bytes]]:
+def _rank(group: list[RunningWorker]) -> tuple[bool, int, tuple[float, float, bytes]]:
     """The group of the highest loses one."""
     oldest = min((worker for worker in group if worker.runs), key=_age)
     return oldest.is_retriable, len(group), _age(oldest)
 
 
-def _age(worker: RunningWorker) -> tuple[float, bytes]:
+def _age(worker: RunningWorker) -> tuple[float, float, bytes]:
     """By id where all else is alike, so that the same snapshot gives the same answer."""
-    return worker.began_at_s, worker.worker_id
+    return worker.began_at_s, worker.leased_at_s, worker.worker_id

@@ -12,7 +12,12 @@ ALICE, BOB = b"alice", b"bob"
 
 
 def worker(
-    name: str, began_at_s: float, owner: bytes = ALICE, is_retriable: bool = True, is_busy: bool = True
+    name: str,
+    began_at_s: float,
+    owner: bytes = ALICE,
+    is_retriable: bool = True,
+    is_busy: bool = True,
+    leased_at_s: float = 0.0,
 ) -> RunningWorker:
     return RunningWorker(
         worker_id=name.encode(),
@@ -23,6 +28,7 @@ def worker(
         owner_id=owner,
         is_retriable=is_retriable,
         began_at_s=began_at_s,
+        leased_at_s=leased_at_s,
         used_bytes=1,
     )
 
@@ -87,3 +93,8 @@ def test_the_order_in_which_workers_are_listed_does_not_matter(seed: int) -> Non
     expected = victims(workers)
     rng.shuffle(workers)
     assert victims(workers) == expected and len(expected) == 8
+
+
+def test_of_those_that_one_look_found_begun_the_one_goes_whose_worker_was_leased_last() -> None:
+    workers = [worker("z", 5.0, leased_at_s=1.0), worker("a", 5.0, leased_at_s=2.0), worker("m", 4.0)]
+    assert [name for name, _ in victims(workers)] == ["a", "z", "m"]
