@@ -148,3 +148,12 @@ def test_calls_for_whose_answers_there_is_no_room_are_not_kept(sides: Sides) -> 
     worker, raylet = sides
     assert worker.keep_call(ONE, bytes(60_000)) and not worker.keep_call(TWO, bytes(10_000))
     assert [task_id for task_id, _ in raylet.kept_calls()] == [ONE]
+
+
+def test_what_began_last_is_told_whatever_its_lease(sides: Sides) -> None:
+    worker, raylet = sides
+    assert raylet.last_begun == 0
+    worker.may_begin(number(3), "f")
+    assert raylet.last_begun == number(3)
+    worker.may_begin(number(1, OTHER_LEASE), "f")
+    assert raylet.last_begun == number(1, OTHER_LEASE)

@@ -91,6 +91,8 @@ class Journal:
     """Whether a process that lives may count as dead to another."""
     is_harmless: bool = False
     """Whether nothing goes wrong that could cost a task an attempt."""
+    num_killed_for_memory: int = 0
+    """At most so many workers. What they ran may run once more each, whatever its retries."""
     # "host:port", or a path on any host -> worker id.
     _addresses: dict[str, bytes] = field(default_factory=dict)
     # Ordered sets.
@@ -115,6 +117,10 @@ class Journal:
         self.connections_break = self.objects.connections_break = connections_break
         self.actors.connections_break = connections_break
         self.is_harmless = self.objects.is_harmless = is_harmless
+
+    def kills_for_memory(self) -> None:
+        """A raylet looks for a worker to kill."""
+        self.num_killed_for_memory += 1
 
     # ---- leases
 
@@ -288,8 +294,9 @@ class Journal:
         self._check_lease(worker_id, task_id, story)
         story.begun.add(attempt)
         story.attempts_run += 1
-        is_too_often = story.attempts_run > story.max_retries + 1 and not story.num_twins
-        if is_too_often or attempt > story.max_retries:
+        retries_max = story.max_retries + self.num_killed_for_memory
+        is_too_often = story.attempts_run > retries_max + 1 and not story.num_twins
+        if is_too_often or attempt > retries_max:
             raise CheckFailed(
                 f"task {_short(task_id)} runs for the {story.attempts_run}. time, as attempt {attempt}, "
                 f"and may be retried {story.max_retries} times"

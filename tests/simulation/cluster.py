@@ -26,6 +26,7 @@ from ray_mono.rpc.surface import RpcError
 from tests.simulation.checkers import CheckFailed, Journal
 from tests.simulation.core_process import Place, SimDriver
 from tests.simulation.launcher import SimWorkerLauncher
+from tests.simulation.memory import SimMemory
 from tests.simulation.process import SimProcess
 from tests.simulation.storage import CommitStep, DiskKnobs, SimDisk, SimStorage
 from tests.simulation.stores import SimStore
@@ -48,6 +49,8 @@ class SimNode:
     process: SimProcess
     launcher: SimWorkerLauncher
     raylet: Raylet
+    memory: SimMemory | None
+    """None: the raylet does not watch it."""
 
 
 class SimCluster:
@@ -59,11 +62,13 @@ class SimCluster:
         journal: Journal,
         limits: CoreWorkerConfig | None = None,
         disk: DiskKnobs | None = None,
+        watches_memory: bool = False,
     ) -> None:
         self.world = world
         self._limits = limits or CoreWorkerConfig()
         self.journal = journal
         self.nodes: list[SimNode] = []
+        self._watches_memory = watches_memory
         self._disk = SimDisk(world.rng("disk"), disk or DiskKnobs())
         self._first_commit = 0
         self._ids = world.rng("node ids")
@@ -130,6 +135,7 @@ class SimCluster:
         process = world.network.start_process(host_name, f"raylet {node_id.hex()[:8]}")
         total = ResourceSet.from_units(units)
         launcher = SimWorkerLauncher(world, process, self._place, self.journal)
+        memory = SimMemory(launcher, self.journal) if self._watches_memory else None
         store = SimStore(world, host_name, node_id, self.gcs_address)
         store.process.spawn(store.run(), name="store")
         config = RayletConfig(
@@ -146,9 +152,9 @@ class SimCluster:
             object_manager_port=store.port,
         )
         make = lambda: Raylet(  # noqa: E731
-            config, world.transport(process), launcher, world.clock, world.rng(process.name)
+            config, world.transport(process), launcher, world.clock, world.rng(process.name), memory=memory
         )
-        node = SimNode(host_name, node_id, units, process, launcher, process.run(make))
+        node = SimNode(host_name, node_id, units, process, launcher, process.run(make), memory)
         self.journal.node_totals[node_id] = total
         self.nodes.append(node)
         process.on_death(lambda _reason: self.nodes.remove(node))

@@ -132,6 +132,10 @@ class SimBoard:
     def kept_of_frame(self) -> tuple[bytes, int, list[bytes]]:
         return self._frame_id, *self.kept(0)
 
+    @property
+    def last_begun(self) -> int:
+        return self._begun
+
     def begun(self, lease_number: int) -> int:
         return self._begun & LEASES_MASK if self._begun >> LEASE_SHIFT == lease_number else 0
 

@@ -37,6 +37,7 @@ from tests.simulation.cluster import SimCluster
 from tests.simulation.core_process import SimDriver
 from tests.simulation.generator_programs import GeneratorScript, take_items
 from tests.simulation.loss_programs import LossScript, play_losses
+from tests.simulation.memory import MemoryFault
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
@@ -117,6 +118,7 @@ class Scenario:
     """The drivers submit in about one burst more than this."""
     faults: tuple[Fault, ...] = ()
     head_faults: tuple[HeadFault, ...] = ()
+    memory_faults: tuple[MemoryFault, ...] = ()
     knobs: NetworkKnobs = field(default_factory=NetworkKnobs)
     disk: DiskKnobs = field(default_factory=DiskKnobs)
     limits: CoreWorkerConfig = CoreWorkerConfig()
@@ -131,7 +133,7 @@ class Scenario:
         is_deadly = is_deadly or any(
             script.dies_at >= 0 or script.is_cancelled_by_force for script in self.generators
         )
-        has_faults = self.faults or self.head_faults or self.knobs.break_probability
+        has_faults = self.faults or self.head_faults or self.memory_faults or self.knobs.break_probability
         return not has_faults and not is_deadly
 
     @property
@@ -184,7 +186,7 @@ def run_scenario(
     with World(seed, scenario.knobs, trace) as world:
         journal = Journal()
         journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
-        cluster = SimCluster(world, journal, scenario.limits, scenario.disk)
+        cluster = SimCluster(world, journal, scenario.limits, scenario.disk, bool(scenario.memory_faults))
         if check_internals:
             world.check(cluster.check_services)
         limit_s = liveness_s + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
@@ -220,14 +222,25 @@ async def _play(world: World, cluster: SimCluster, scenario: Scenario, journal: 
         asyncio.ensure_future(_drive(driver, scenario, number, rng.getrandbits(32), journal))
         for number, driver in enumerate(drivers)
     ]
+    shortages = [asyncio.ensure_future(_run_short(cluster, fault)) for fault in scenario.memory_faults]
     for fault in scenario.faults:
         await asyncio.sleep(max(0.0, fault.at_s - world.loop.time()))
         inflict(cluster, fault)
     await asyncio.sleep(max([0.0, *(fault.lasts_s for fault in scenario.faults)]))
+    await asyncio.gather(*shortages)
     world.network.may_break = False
     world.network.heal()
     await asyncio.gather(*work)
     await cluster.until_nothing_is_left(SETTLE_S)
+
+
+async def _run_short(cluster: SimCluster, fault: MemoryFault) -> None:
+    await asyncio.sleep(max(0.0, fault.at_s - cluster.world.loop.time()))
+    memory = cluster.nodes[fault.choice % len(cluster.nodes)].memory
+    if memory is not None:
+        memory.leave_room_for(fault.num_workers)
+        await asyncio.sleep(fault.lasts_s)
+        memory.leave_room_for(None)
 
 
 async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, journal: Journal) -> None:
