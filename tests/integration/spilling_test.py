@@ -282,7 +282,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("lose", [Path.unlink, empty])
 def test_what_is_lost_on_disk_is_made_again_by_its_task(spilled: Path, lose: Any) -> None:
-    start(spilled)
+    start_cluster(spilled)
 
     @ray.remote
     def make(number: int) -> Any:
@@ -299,7 +299,7 @@ def test_what_is_lost_on_disk_is_made_again_by_its_task(spilled: Path, lose: Any
 
 @pytest.mark.parametrize("lose", [Path.unlink, empty])
 def test_a_put_that_is_lost_on_disk_is_told_as_that(spilled: Path, lose: Any) -> None:
-    start(spilled)
+    start_cluster(spilled)
     references = [ray.put(piece(number)) for number in range(40)]
     for path in files_in(spilled):
         lose(path)
