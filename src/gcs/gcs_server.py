@@ -68,7 +68,9 @@ class GcsServer:
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
         self._tasks = BackgroundTasks(self._on_failure)
-        writes = WriteThrough(storage, lambda error: self._on_failure(error, "write-through"))
+        writes = WriteThrough(
+            storage, lambda error: self._on_failure(error, "write-through"), self._on_full_disk
+        )
         raylets = RayletClientPool(transport, self._tasks, config.connect_timeout_s, writes.confirmed)
         self._environment = Environment(config, transport, clock, rng, self._tasks, writes, raylets)
         self._info = gcs_pb2.ClusterInfo()
@@ -150,6 +152,12 @@ class GcsServer:
     async def _give_up_missing_nodes(self) -> None:
         await asyncio.sleep(self._config.node_return_timeout_s)
         self.cluster.give_up_missing_nodes()
+
+    def _on_full_disk(self, message: str) -> None:
+        """Every driver is told. Who waits for the GCS waits on."""
+        text = f"The head waits for room on its disk, and with it new actors, jobs and keys: {message}"
+        error = common_pb2.ErrorInfo(type="head_disk_full", message=text)
+        self.cluster.subscriptions.publish(gcs_pb2.ERROR, b"", error.SerializeToString())
 
     def _on_failure(self, error: BaseException, what: str) -> None:
         """The tables may contradict the store by now: only a new start puts them together again."""

@@ -10,6 +10,7 @@ a debugger:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -143,7 +144,9 @@ class _Job:
         core.enter_job(job, TaskContext(os.urandom(8) + job.nil_actor, TaskKind(job_id)))
         self._apply(config, own_env.get("env_vars", {}))
         for stream in (sys.stdout, sys.stderr):
-            print(f":job_id:{job_id.hex()}", file=stream, flush=True)
+            # A full disk must not cost the task. The label stays in the buffer, ahead of what is printed.
+            with contextlib.suppress(OSError):
+                print(f":job_id:{job_id.hex()}", file=stream, flush=True)
         with env.lock:
             core.worker_runs.learn(setup.run_keys)
 

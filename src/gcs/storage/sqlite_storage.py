@@ -17,6 +17,7 @@ Pages of deleted rows are used again. A file that is mostly free pages is packed
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import zlib
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 
 from ray_mono.common import private_files
 from ray_mono.gcs.storage import commit_mark, damaged_file
-from ray_mono.gcs.storage.table_storage import StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import StorageError, StorageFullError, Table, Write
 
 SCHEMA_VERSION = 2
 # What the log may keep on the disk after a large batch.
@@ -173,7 +174,8 @@ class SqliteStorage:
         except (sqlite3.Error, OSError, TypeError) as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise StorageError(f"cannot write to {self._path}: {error}") from error
+            failure = StorageFullError if _is_for_lack_of_room(error) else StorageError
+            raise failure(f"cannot write to {self._path}: {error}") from error
 
     def _put(self, connection: sqlite3.Connection, name: str, key: bytes, value: bytes) -> None:
         connection.execute(PUT, (name, key, value, checksum_of(name, key, value)))
@@ -204,6 +206,12 @@ class SqliteStorage:
         if self._connection is None:
             raise StorageError(f"{self._path} is not open")
         return self._connection
+
+
+def _is_for_lack_of_room(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def checksum_of(name: str, key: bytes, value: bytes) -> int:

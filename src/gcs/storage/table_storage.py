@@ -39,6 +39,10 @@ class StorageError(Exception):
     """
 
 
+class StorageFullError(StorageError):
+    """There was no room for a write, of which nothing was written. It may be written when there is room."""
+
+
 class DeposedError(StorageError, FinalError):
     """Another head took the store over. The message says which. Begun again, this one would take it back."""
 

@@ -6,7 +6,8 @@ has gathered. It starts in the turn after the first write, so that all requests 
 one commit, and runs on while more has gathered meanwhile.
 
 A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts
-them together again.
+them together again. But where there is no room for it, it is tried again and again: a person may make room,
+and a new start would find none either.
 
 Nobody is answered by a head that another one may have replaced: where the store has not confirmed this head
 lately, an answer waits for a commit, which may be one without writes. All answers of a turn share it.
@@ -15,22 +16,34 @@ lately, an answer waits for a commit, which may be one without writes. All answe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
+from ray_mono.gcs.storage.table_storage import StorageFullError, Table, TableStorage, Write
 from ray_mono.rpc.surface import RpcError, StatusCode
+
+FULL_RETRY_S = 0.25
+
+logger = logging.getLogger(__name__)
 
 
 class WriteThrough:
     """The only writer of a TableStorage."""
 
-    def __init__(self, storage: TableStorage, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        storage: TableStorage,
+        on_failure: Callable[[Exception], None],
+        on_full: Callable[[str], None] = lambda message: None,
+    ) -> None:
         """on_failure(error) runs once: the store refused a write, or an action raised. Nothing is written
-        then.
+        then. on_full(message): there is no room for a write, which is waited for; each time once.
         """
+        self._on_full = on_full
         self._storage = storage
         self._on_failure = on_failure
         self._failure: Exception | None = None
+        self._is_closing = False
         # The last write of a row within a batch is the one that counts.
         self._writes: dict[tuple[Table, bytes], bytes | None] = {}
         self._actions: list[Callable[[], object]] = []
@@ -85,7 +98,8 @@ class WriteThrough:
             raise RpcError(StatusCode.UNAVAILABLE, f"the GCS lost its store: {self._failure}")
 
     async def close(self) -> None:
-        """Returns when nothing is under way any more."""
+        """Returns when nothing is under way any more. What there is no room for is not written."""
+        self._is_closing = True
         if self._task is not None:
             await asyncio.wait({self._task})
 
@@ -102,16 +116,33 @@ class WriteThrough:
                 self._writes, self._actions, self._waiters = {}, [], []
                 if writes or self._asks_store or not self._storage.is_confirmed(0):
                     self._asks_store = False
-                    await self._storage.commit(writes)
+                    await self._commit(writes)
                 for action in actions:
                     action()
                 release(waiters)
         except Exception as error:
             self._failure = error
-            self._on_failure(error)
+            if not self._is_closing:
+                self._on_failure(error)
             release(waiters + self._waiters)
         finally:
             self._task = None
+
+    async def _commit(self, writes: list[Write]) -> None:
+        is_told = False
+        while True:
+            try:
+                await self._storage.commit(writes)
+            except StorageFullError as error:
+                if self._is_closing:
+                    raise
+                if not is_told:
+                    is_told = True
+                    logger.error("%s; tried again until there is room", error)
+                    self._on_full(str(error))
+                await asyncio.sleep(FULL_RETRY_S)
+            else:
+                return
 
 
 def release(waiters: list[asyncio.Future[None]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
-from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, StorageFullError, Table, Write
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -205,5 +205,28 @@ def test_a_head_that_was_replaced_answers_nobody_from_then_on() -> None:
                 await wait()
             assert refused.value.code is StatusCode.UNAVAILABLE
         assert it.failures == [it.storage.failure] and ran == []
+
+    asyncio.run(scene())
+
+
+def test_where_there_is_no_room_a_write_waits_for_it_and_that_is_told_once() -> None:
+    async def scene() -> None:
+        storage, failures, told = GatedStorage(), [], []
+        writes = WriteThrough(storage, failures.append, told.append)
+        storage.gate.set()
+        storage.failure = StorageFullError("the disk is full")
+        writes.put(Table.KV, b"a", b"1")
+        answered = asyncio.create_task(writes.flushed())
+        while len(storage.batches) < 3:
+            await asyncio.sleep(0.01)
+        assert not answered.done() and told == ["the disk is full"] and not failures
+        storage.failure = None
+        await answered
+        assert await storage.load_all(Table.KV) == {b"a": b"1"}
+        # The end does not wait for room.
+        storage.failure = StorageFullError("the disk is full")
+        writes.put(Table.KV, b"b", b"1")
+        await asyncio.wait_for(writes.close(), 30)
+        assert not failures
 
     asyncio.run(scene())
