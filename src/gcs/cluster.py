@@ -65,7 +65,7 @@ class Cluster:
             self.nodes,
             self._leases,
             self._run,
-            self._warn_driver,
+            self.warn_drivers,
         )
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
@@ -303,10 +303,11 @@ class Cluster:
     def _warn(self, warning: common_pb2.ErrorInfo | None) -> None:
         if warning is not None:
             warning.time_s = self._clock.wall_s()
-            self._warn_driver(warning)
+            self.warn_drivers(warning)
 
-    def _warn_driver(self, error: common_pb2.ErrorInfo) -> None:
-        logger.warning("job %s is told: %s", error.job_id.hex(), error.message)
+    def warn_drivers(self, error: common_pb2.ErrorInfo) -> None:
+        """That of the error's job; every one where it names none."""
+        logger.warning("job %s is told: %s", error.job_id.hex() or "of any driver", error.message)
         self.subscriptions.publish(gcs_pb2.ERROR, error.job_id, error.SerializeToString())
 
     # ---- after a restart

@@ -156,8 +156,7 @@ class GcsServer:
     def _on_full_disk(self, message: str) -> None:
         """Every driver is told. Who waits for the GCS waits on."""
         text = f"The head waits for room on its disk, and with it new actors, jobs and keys: {message}"
-        error = common_pb2.ErrorInfo(type="head_disk_full", message=text)
-        self.cluster.subscriptions.publish(gcs_pb2.ERROR, b"", error.SerializeToString())
+        self.cluster.warn_drivers(common_pb2.ErrorInfo(type="head_disk_full", message=text))
 
     def _on_failure(self, error: BaseException, what: str) -> None:
         """The tables may contradict the store by now: only a new start puts them together again."""
