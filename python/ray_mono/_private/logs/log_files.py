@@ -93,18 +93,17 @@ class LogDirectory:
     _listed_at_ns: int = -1
     _lists_again: bool = False
 
-    def skip_existing(self, passed_on: dict[str, int] | None = None) -> None:
+    def skip(self, passed_on: dict[str, int]) -> None:
         """read_new leaves out what another log monitor has passed on: of each file, by name, up to this
-        offset; None: all that is there now. It is read all the same: it says whose the following lines are.
+        offset. It is read all the same: it says whose the following lines are.
         """
         for file in self._list_files():
-            end = _size(file.path) if passed_on is None else passed_on.get(file.path.name, 0)
+            end = passed_on.get(file.path.name, 0)
             while file.offset < min(end, _size(file.path)):
                 for _ in self._read_file(file, False, end):
                     pass
-            if passed_on is not None:
-                # It ends with a line, or its begun line was passed on as it was.
-                file.partial, file.cut_bytes, file.is_redrawn = b"", 0, False
+            # It ends with a line, or its begun line was passed on as it was.
+            file.partial, file.cut_bytes, file.is_redrawn = b"", 0, False
 
     def read_new(self, with_begun: bool = False, held_jobs: Collection[bytes] = ()) -> Iterator[Lines]:
         """What was written since the last time, of each file at most READ_BYTES_MAX.

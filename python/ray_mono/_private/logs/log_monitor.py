@@ -284,18 +284,15 @@ def publication(job_id: bytes, payload: bytes) -> gcs_pb2.PublishRequest:
     return gcs_pb2.PublishRequest(message=message)
 
 
-def try_lock(path: Path) -> tuple[int, bool] | None:
-    """(descriptor that holds the lock, whether somebody has held it before); None while another holds it."""
+def try_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock; None while another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    had_one = os.fstat(descriptor).st_size > 0
-    if not had_one:
-        os.write(descriptor, b"held\n")
-    return descriptor, had_one
+    return descriptor
 
 
 async def follow(
@@ -313,19 +310,17 @@ async def follow(
             await asyncio.wait_for(stop.wait(), LOCK_RETRY_PERIOD_S)
             return
         lock = try_lock(lock_path)
-    descriptor, had_one = lock
     try:
-        is_known = positions.open()
-        if had_one:
-            directory.skip_existing(positions.offsets if is_known else None)
-            await monitor.take_over()
+        positions.open()
+        directory.skip(positions.offsets)
+        await monitor.take_over()
         async with asyncio.TaskGroup() as group:
             listener = group.create_task(monitor.listen(watch.wake))
             await _rounds(monitor, watch, stop)
             listener.cancel()
     finally:
         positions.close()
-        os.close(descriptor)
+        os.close(lock)
 
 
 async def _rounds(monitor: LogMonitor, watch: DirectoryWatch, stop: asyncio.Event) -> None:

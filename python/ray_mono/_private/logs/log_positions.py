@@ -51,9 +51,8 @@ class LogPositions:
         self._size = 0
         self._fd = -1
 
-    def open(self) -> bool:
-        """Reads what an earlier monitor has left. False where there was none."""
-        had_one = self._path.exists()
+    def open(self) -> None:
+        """Reads what an earlier monitor has left."""
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         data = self._path.read_bytes()
         while (end := self._read_record(data, self._size)) is not None:
@@ -61,7 +60,6 @@ class LogPositions:
         # What follows is half a record.
         os.ftruncate(self._fd, self._size)
         os.lseek(self._fd, self._size, os.SEEK_SET)
-        return had_one
 
     def passed_on(self, name: str, offset: int, sequence: int, job_id: bytes, payload: bytes) -> None:
         """The next batch is about to be published: after it this file is passed on up to the offset. The one

@@ -266,6 +266,27 @@ def test_one_monitor_of_a_directory_works_and_the_next_takes_over(session_base: 
     asyncio.run(scene())
 
 
+def test_one_that_dies_before_it_has_passed_on_anything_costs_nothing(session_base: Path) -> None:
+    async def scene() -> None:
+        gcs, address = Gcs(), f"unix:{session_base}/gcs"
+        append(log, ":job_id:01000000\none\n")
+        # It waits for a GCS that is not there.
+        first = await asyncio.to_thread(start_monitor, session_base, address)
+        first.kill()
+        await asyncio.to_thread(first.wait, TIMEOUT_S)
+        listener = await FramedTransport(SECRET).serve(address, gcs_service_handlers(gcs))
+        second = await asyncio.to_thread(start_monitor, session_base, address)
+        assert await gcs.until(lambda lines: bool(lines)) == ["one"]
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait, TIMEOUT_S) == 0
+        await listener.close()
+
+    logs = session_base / "logs"
+    logs.mkdir()
+    log = logs / LOG
+    asyncio.run(scene())
+
+
 def is_longer(than: int, lines: list[str]) -> bool:
     return len(lines) > than
 
