@@ -71,7 +71,8 @@ FLOORS = {
         | actor
         | driver_warnings
         | cluster
-        | dump servicers
+        | adoption dump
+        | servicers
         | gcs_server
     """,
     "raylet": """

@@ -52,6 +52,7 @@ from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_submission.actor_creator import ActorCreator
 from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.adoption_teller import AdoptionTeller
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
 from ray_mono.core_worker.task_submission.job_code import JobCode
@@ -169,6 +170,7 @@ class CoreWorker:
         self._actor_tasks = ActorTaskSubmitter(
             env, references, store, self.resolver, self.peers, tasks, dependencies, self._warnings
         )
+        self.adoption = AdoptionTeller(env, context, self.job_code, self._actor_tasks)
         self._handles = ActorHandles(env, self._actor_tasks)
         builder = TaskBuilder(
             env,

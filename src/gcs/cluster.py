@@ -16,7 +16,7 @@ from ray_mono.gcs.actor.actor_effect_runner import ActorEffectRunner
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
-from ray_mono.gcs.actor.actor_rows import death_from_proto, registration_of
+from ray_mono.gcs.actor.actor_rows import adopted_row, death_from_proto, registration_of
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
@@ -104,9 +104,11 @@ class Cluster:
         return [
             lease.lease_id
             for lease in actor_leases
-            if self.actors.of_worker(WorkerID(lease.worker_id)) is None
-            and not self._leases.awaits(lease.lease_id)
+            if self._is_unwanted(lease.lease_id, WorkerID(lease.worker_id))
         ]
+
+    def _is_unwanted(self, lease_id: bytes, worker_id: WorkerID) -> bool:
+        return self.actors.of_worker(worker_id) is None and not self._leases.awaits(lease_id)
 
     def report_resources(self, resources: common_pb2.NodeResources) -> None:
         """Raises UnknownNode, NodeIsDead."""
@@ -154,7 +156,7 @@ class Cluster:
         for job_id in self.jobs.of_driver(WorkerID(job.driver.worker_id)) if job.driver.worker_id else ():
             return job_id
         row = self.jobs.add(job, self._clock.wall_s())
-        self._writes.put(Table.META, NEXT_JOB_NUMBER_KEY, str(self.jobs.next_number).encode())
+        self._write_next_job_number()
         logger.info(
             "job %s began: driver %s, pid %d", row.job_id.hex(), row.driver.worker_id.hex(), row.driver_pid
         )
@@ -186,6 +188,9 @@ class Cluster:
             self.scheduler.forget_job(job_id.binary())
             self.kv.delete_code(job_id)
         self._forget_jobs()
+
+    def _write_next_job_number(self) -> None:
+        self._writes.put(Table.META, NEXT_JOB_NUMBER_KEY, str(self.jobs.next_number).encode())
 
     def _write_job(self, row: common_pb2.JobInfo) -> None:
         payload = row.SerializeToString()
@@ -291,6 +296,83 @@ class Cluster:
     def _forget_workers(self) -> None:
         for worker_id in self.workers.forget_oldest(self._forgotten_before_s()):
             self._writes.delete(Table.WORKER, worker_id.binary())
+
+    # ---- what an earlier GCS knew, told by those who outlived it (adoption.py)
+
+    def adopt_others(self, nodes: Iterable[common_pb2.NodeInfo], last_job_number: int) -> None:
+        """What a node has heard of: other nodes, and jobs up to a number."""
+        for info in nodes:
+            if self.nodes.expect(info):
+                self.health.watch(NodeID(info.node_id))
+        self.jobs.heard_of(last_job_number)
+        self._write_next_job_number()
+
+    def adopt_job(self, job: common_pb2.JobInfo) -> bool:
+        """Whether it is news."""
+        row = self.jobs.adopt(job)
+        if row is not None:
+            self._write_next_job_number()
+            self._write_job(row)
+        return row is not None
+
+    def adopt_actor(self, info: common_pb2.ActorInfo) -> bool:
+        """Whether it is news. Raises ValueError."""
+        actor = adopted_row(info, self._clock.wall_s())
+        effects = self.actors.adopt(actor)
+        if effects:
+            adopted = known(self.actors.get(actor.actor_id), f"the adopted actor {actor.actor_id.hex()}")
+            self.actor_table.adopt(adopted.registration, info)
+            self._run(effects)
+        return bool(effects)
+
+    def judge_adopted_actor(self, actor_id: ActorID, worker_id: WorkerID | None) -> None:
+        """worker_id: of the worker that it was told with. One that its node did not name is gone, and so is
+        an owner. Without a worker the actor is placed."""
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            return  # it died, and was forgotten
+        registration = actor.registration
+        owner = registration.owner_worker_id
+        now_s = self._clock.wall_s()
+        death = Death(DeathKind.WORKER_DIED, "it ended while there was no head")
+        if not registration.is_detached and self._is_gone(owner, registration.owner_node_id):
+            self._run(self.actors.worker_died(owner, death, now_s))
+        elif actor.worker_id is None or actor.worker_id != worker_id or actor.node_id is None:
+            pass
+        elif self._is_gone(actor.worker_id, actor.node_id):
+            self._run(self.actors.worker_died(actor.worker_id, death, now_s))
+        if not self.scheduler.is_placing(actor_id):
+            self._run(self.actors.go_on_placing(actor_id))
+
+    def judge_adopted_job(self, job_id: JobID) -> None:
+        """A job whose driver its node did not name is finished."""
+        row = self.jobs.row(job_id)
+        if row is not None and not row.is_finished:
+            driver = row.driver
+            if not driver.worker_id or self._is_gone(WorkerID(driver.worker_id), NodeID(driver.node_id)):
+                self.finish_job(job_id)
+
+    def _is_gone(self, worker_id: WorkerID, node_id: NodeID) -> bool:
+        if self.nodes.alive(node_id) is None:
+            return True
+        return not self.nodes.is_awaited(node_id) and not self.workers.is_living(worker_id)
+
+    def depends_on_missing_node(self, actor_id: ActorID) -> bool:
+        """Whether a node that has yet to come decides over the actor."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.state is ActorLife.DEAD:
+            return False
+        nodes = (actor.node_id, actor.registration.owner_node_id)
+        return any(node is not None and self.nodes.is_awaited(node) for node in nodes)
+
+    def free_unwanted_lease(self, node_id: NodeID, lease_id: bytes, worker_id: WorkerID) -> None:
+        if self._is_unwanted(lease_id, worker_id):
+            self._leases.free_at(node_id, lease_id)
+
+    def drop_code_without_job(self) -> None:
+        for job_id in self.kv.jobs_with_code():
+            if not self.jobs.is_known(job_id):
+                self.kv.delete_code(job_id)
 
     # ---- messages to others
 

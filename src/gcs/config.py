@@ -40,6 +40,11 @@ class GcsConfig:
 
     head_notice_period_s: float = 1.0
     """How long such a node may take to find this head by itself before it is told, again and again."""
+    adoption_grace_s: float = 10.0
+    """How long a head on an empty store hears what the head before it knew, and refuses nothing. Usually all
+    have told within a second, and it is over then; a process that was stopped tells nothing."""
+    first_node_wait_s: float = 1.0
+    """How long such a head waits for its first node: raylets look for a head twice a second."""
 
     pending_warning_s: float = 2.0
     """How long an actor waits for a place before its driver is told why: a worker starts within that."""

@@ -5,7 +5,7 @@ gives it the real ones. The servicers (`servicers/`) translate calls into events
 managers decide. Rows go through `storage/write_through.py` into the store before anyone hears of them.
 
 Started again on the same store, it goes on where the last one ended. Raylets register again, and actors that
-had no worker yet are placed anew.
+had no worker yet are placed anew. Started again on an empty one, it is told what was there (`adoption.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ray_mono.common.our_bug import known
 from ray_mono.common.service import Service, add_common_arguments, run_service
 from ray_mono.common.version import VERSION
 from ray_mono.common.world import Clock, SystemClock, system_rng
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
@@ -76,11 +77,13 @@ class GcsServer:
         self._info = gcs_pb2.ClusterInfo()
         self._listeners: list[Listener] = []
         self.cluster = Cluster(self._environment)
+        self._adoption = Adoption(self._environment, self.cluster)
 
     async def start(self) -> None:
         """Opens the store, takes over what is in it, and listens. Raises StorageError, OSError."""
         head_number = await self._storage.open()
         tables = {table: await self._storage.load_all(table) for table in Table}
+        self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META])
         self._make_info(tables[Table.META], head_number)
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
@@ -88,6 +91,7 @@ class GcsServer:
         await self._environment.writes.flushed()
         handlers = gcs_handlers(
             self.cluster,
+            self._adoption,
             self._environment.writes,
             self._environment.clock,
             lambda: self._info,

@@ -54,6 +54,27 @@ class JobManager:
         self._running[JobID(row.job_id)] = row
         return row
 
+    def heard_of(self, number: int) -> None:
+        """An earlier GCS has given out this number."""
+        self.next_number = max(self.next_number, number + 1)
+
+    def adopt(self, job: common_pb2.JobInfo) -> common_pb2.JobInfo | None:
+        """A job of an earlier GCS: what its driver, that one's raylet, or a worker of the job knows of it.
+        Returns its row, None where that says nothing new."""
+        job_id = JobID(job.job_id)
+        if self.is_finished(job_id):
+            return None
+        known = self._running.get(job_id)
+        row = common_pb2.JobInfo()
+        if known is not None:
+            row.CopyFrom(known)
+        row.MergeFrom(job)
+        if row == known:
+            return None
+        self.heard_of(job_id.int())
+        self._running[job_id] = row
+        return row
+
     def finish(self, job_id: JobID, now_s: float) -> common_pb2.JobInfo | None:
         """Its driver is gone. Returns the job's row; None where it is not running."""
         return _moved(job_id, self._running, self._outlived, is_finished=True, end_time_s=now_s)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ray_mono.common.ids import JobID
+from ray_mono.common.our_bug import known
 from ray_mono.gcs.storage.table_storage import Table
 
 CODE_NAMESPACES = (b"fun", b"run")
@@ -81,6 +82,14 @@ class KeyValueStore:
         """The job is over: nobody needs its functions any more."""
         for namespace in CODE_NAMESPACES:
             self.delete(namespace, job_id.binary(), by_prefix=True)
+
+    def jobs_with_code(self) -> list[JobID]:
+        jobs = {
+            known(job_of_code(namespace, key), "the job of a function")
+            for namespace in CODE_NAMESPACES
+            for key in self._namespaces.get(namespace, {})
+        }
+        return sorted(jobs)
 
     def keys(self, namespace: bytes, prefix: bytes) -> list[bytes]:
         """The keys that begin with `prefix`, sorted."""

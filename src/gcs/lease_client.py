@@ -156,6 +156,12 @@ class LeaseClient:
         worker = lease.grant.worker
         return self._free(NodeID(worker.node_id), lease.raylet_address, lease.grant.lease_id)
 
+    def free_at(self, node_id: NodeID, lease_id: bytes) -> None:
+        """The same of a lease that an earlier GCS asked for."""
+        info = self._nodes.alive(node_id)
+        if info is not None:
+            self._free(node_id, raylet_address(info), lease_id)
+
     def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> asyncio.Task[None]:
         return self._environment.tasks.spawn(
             self._until_free(node_id, address, lease_id), f"free lease {lease_id.hex()}"

@@ -88,6 +88,15 @@ class NodeManager:
         self._living[node_id] = _living(row, resources, is_registered=True)
         return known is None or known.info != row
 
+    def expect(self, info: common_pb2.NodeInfo) -> bool:
+        """Another node named this one, of which nothing is known here. False where something is."""
+        node_id = NodeID(info.node_id)
+        is_known = node_id in self._living or node_id in self._dead
+        if is_known or self.at_address(info.host, info.node_manager_port):
+            return False
+        self._living[node_id] = _living(info, _at_start(info), is_registered=False)
+        return True
+
     def report(self, resources: common_pb2.NodeResources) -> bool:
         """A node's own view of its resources.
 
@@ -158,6 +167,10 @@ class NodeManager:
     def unregistered(self) -> list[NodeID]:
         """Nodes of an earlier GCS that have not come back."""
         return [node_id for node_id, node in self._living.items() if not node.is_registered]
+
+    def is_awaited(self, node_id: NodeID) -> bool:
+        """Whether it is one of these."""
+        return node_id in self._living and not self._living[node_id].is_registered
 
     def rows(self) -> list[common_pb2.NodeInfo]:
         """Every row: the living in the order of registration, then the dead in the order of death."""

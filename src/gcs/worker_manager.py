@@ -79,6 +79,9 @@ class WorkerManager:
         row = self._dead.get(worker_id)
         return None if row is None else row.death_cause
 
+    def is_living(self, worker_id: WorkerID) -> bool:
+        return worker_id in self._living
+
     def of_node(self, node_id: NodeID) -> list[common_pb2.WorkerInfo]:
         """The living workers of a node."""
         return [row for row in self._living.values() if row.node_id == node_id.binary()]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ray_mono.common.ids import JobID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
@@ -20,6 +22,7 @@ class ClusterEvents:
         self,
         node_id: bytes,
         clock: Clock,
+        clients: Clients,
         leases: LeaseManager,
         cluster: ClusterView,
         effects: EffectRunner,
@@ -29,15 +32,35 @@ class ClusterEvents:
         """node_id: this node's. end(reason): the raylet cannot go on."""
         self._node_id = node_id
         self._clock = clock
+        self._clients = clients
         self._leases = leases
         self._cluster = cluster
         self._effects = effects
         self._store = store
         self._end = end
+        self._last_job_number = 0
 
-    def actor_leases(self) -> list[gcs_pb2.ActorLease]:
+    def registration(self, node: common_pb2.NodeInfo, known_cluster_id: bytes) -> gcs_pb2.RegisterNodeRequest:
         leases = self._leases.actor_leases()
-        return [gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases]
+        return gcs_pb2.RegisterNodeRequest(
+            node=node,
+            actor_leases=[
+                gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases
+            ],
+            known_cluster_id=known_cluster_id,
+            workers=[client.info(self._node_id) for client in self._clients],
+            other_nodes=[
+                common_pb2.NodeInfo(
+                    node_id=other.node_id,
+                    host=other.host,
+                    node_manager_port=other.port,
+                    total=other.total.to_proto(),
+                )
+                for other in self._cluster.nodes()
+                if other.is_alive
+            ],
+            last_job_number=self._last_job_number,
+        )
 
     def found(self, head: common_pb2.HeadPlace) -> None:
         self._store.follow_head(head)
@@ -64,6 +87,7 @@ class ClusterEvents:
             self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def job_changed(self, job: common_pb2.JobInfo) -> None:
+        self._last_job_number = max(self._last_job_number, JobID(job.job_id).int())
         if job.is_finished:
             self._effects.run(self._leases.job_finished(job.job_id, self._clock.time_s()))
         if job.is_over:

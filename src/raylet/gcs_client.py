@@ -9,7 +9,8 @@ node registers (also again, after the GCS was away). Then four loops run until o
     outbox            messages go out
     keep registered   the node registers again whenever a lease for an actor has lost its requester
 
-Each registration names the leases for actors, and its answer names those of them that nobody wants.
+Each registration names the leases for actors, and its answer names those of them that nobody wants. For a
+head that lost its store it says what else this node knows.
 
 A head whose number is below one that the cluster has had is not listened to: another one took over from it.
 
@@ -59,7 +60,9 @@ LOST_CODES = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.C
 class GcsEvents(Protocol):
     """What the raylet hears from the GCS, and what it tells when it registers."""
 
-    def actor_leases(self) -> list[gcs_pb2.ActorLease]: ...
+    def registration(
+        self, node: common_pb2.NodeInfo, known_cluster_id: bytes
+    ) -> gcs_pb2.RegisterNodeRequest: ...
 
     def found(self, head: common_pb2.HeadPlace) -> None:
         """The GCS, which is there, has the node, for the first time or again."""
@@ -119,6 +122,11 @@ class GcsClient:
             if self._head_number > after_head_number:
                 return self._place
             await self._lost.wait()
+
+    @property
+    def cluster_id(self) -> bytes:
+        """Of the head where the node was registered last; empty before."""
+        return self._cluster_id
 
     @property
     def _place(self) -> common_pb2.HeadPlace:
@@ -230,7 +238,7 @@ class GcsClient:
 
     async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         self._outbox.registers()
-        request = gcs_pb2.RegisterNodeRequest(node=node, actor_leases=self._events.actor_leases())
+        request = self._events.registration(node, self._cluster_id)
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
             raise RpcError(

@@ -129,6 +129,7 @@ class Raylet:
         events = ClusterEvents(
             config.node_id,
             clock,
+            clients,
             self.leases,
             self._cluster,
             self._effects,

@@ -91,6 +91,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
             available=available,
             gcs_reconnect_timeout_s=self._config.gcs_reconnect_timeout_s,
             max_lineage_bytes=self._config.max_lineage_bytes,
+            cluster_id=self._gcs.cluster_id,
         )
 
     async def AwaitHead(

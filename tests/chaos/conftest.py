@@ -18,8 +18,8 @@ def start(session_base: Path) -> Iterator[Callable[..., Victims]]:
     that a test may end."""
 
     def run(**options: Any) -> Victims:
-        ray.init(address="local", **{"num_cpus": 2, **options})
-        return Victims()
+        context = ray.init(address="local", **{"num_cpus": 2, **options})
+        return Victims(context["session_dir"])
 
     try:
         yield run

@@ -17,6 +17,9 @@ from tests.waiting import wait_until
 class Victims:
     """Of one cluster, which `init` made."""
 
+    def __init__(self, session_dir: str = "") -> None:
+        self._session_dir = session_dir
+
     def one(self, title: str) -> psutil.Process:
         """The process with this in its title. Waits for one that is about to start."""
         found: list[psutil.Process] = []
@@ -77,6 +80,12 @@ class Victims:
             yield
         finally:
             os.kill(reaper, signal.SIGCONT)
+
+    def lose_head_and_store(self) -> None:
+        """The head that the reaper starts begins on an empty store."""
+        with self.without_head():
+            for path in Path(self._session_dir).glob("gcs.sqlite*"):
+                path.unlink()
 
     @contextlib.contextmanager
     def stopped_head(self) -> Iterator[None]:

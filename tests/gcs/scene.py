@@ -106,8 +106,12 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         )
         await self.join()
 
-    async def join(self, actor_leases: Mapping[bytes, bytes] | None = None) -> list[bytes]:
-        """Registers with the GCS that there is now; actor_leases: workers by lease.
+    async def join(
+        self,
+        actor_leases: Mapping[bytes, bytes] | None = None,
+        told: gcs_pb2.RegisterNodeRequest | None = None,
+    ) -> list[bytes]:
+        """Registers with the GCS that there is now; actor_leases: workers by lease; told: what else it says.
 
         Returns the leases that the GCS does not want.
         """
@@ -120,6 +124,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
             for lease_id, worker_id in (actor_leases or {}).items()
         ]
         request = gcs_pb2.RegisterNodeRequest(node=self.info, actor_leases=leases)
+        if told is not None:
+            request.MergeFrom(told)
         return list((await self.gcs.RegisterNode(request)).unwanted_lease_ids)
 
     async def report(self, version: int, free: Mapping[str, float]) -> None:
@@ -226,6 +232,10 @@ class GcsScene:
     def kill_gcs(self) -> None:
         assert self.gcs_process is not None
         self.gcs_process.kill("SIGKILL")
+
+    def lose_storage(self) -> None:
+        """The next GCS begins on an empty one."""
+        self.storage = MemoryStorage()
 
     async def connect(self) -> gcs_rpc.GcsServiceAsyncStub:
         """A connection of a process of its own."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from ray_mono.common.ids import JobID
 from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, THERE, Scene, units
 
@@ -21,8 +23,9 @@ class Node:
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
         effects: Any = SimpleNamespace(run=scene.take)
         store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
+        self.clients = Clients()
         self.events = ClusterEvents(
-            HERE, clock, scene.manager, scene.cluster, effects, store, self.ends.append
+            HERE, clock, self.clients, scene.manager, scene.cluster, effects, store, self.ends.append
         )
 
     def _collect(self) -> None:
@@ -90,7 +93,24 @@ def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wa
     node = Node()
     node.scene.ask("actor", for_actor=True)
     worker_id = node.scene.granted["actor"].worker_id
-    [named] = node.events.actor_leases()
+    [named] = node.events.registration(common_pb2.NodeInfo(node_id=HERE), b"").actor_leases
     assert (named.lease_id, named.worker_id) == (b"actor", worker_id)
     node.events.disowned([b"actor", b"unknown"])
     assert [end.worker_id for end in node.scene.ended] == [worker_id]
+
+
+def test_a_registration_names_what_a_head_without_its_store_cannot_know() -> None:
+    node = Node()
+    process: Any = SimpleNamespace(worker_id=b"w", info=lambda node_id: common_pb2.WorkerInfo(worker_id=b"w"))
+    worker: ClientProcess = process
+    node.clients.add(worker)
+    node.events.node_changed(there())
+    for number in (3, 2):
+        node.events.job_changed(common_pb2.JobInfo(job_id=JobID.from_int(number).binary()))
+    told = node.events.registration(common_pb2.NodeInfo(node_id=HERE), b"before")
+    assert (told.node.node_id, told.known_cluster_id, told.last_job_number) == (HERE, b"before", 3)
+    assert [each.worker_id for each in told.workers] == [b"w"]
+    [other] = told.other_nodes
+    assert (other.node_id, other.host, other.total) == (THERE, "there", units(CPU=4).to_proto())
+    node.events.node_changed(there(common_pb2.NODE_DEAD))
+    assert not node.events.registration(common_pb2.NodeInfo(), b"before").other_nodes

@@ -79,6 +79,8 @@ class Heard:
 
     def __init__(self) -> None:
         self.leases = [b"lease"]
+        self.known: list[bytes] = []
+        """The clusters that the node knew when it registered."""
         self.disowned_leases: list[bytes] = []
         self.finished: list[bytes] = []
         self.news: list[str] = []
@@ -86,8 +88,10 @@ class Heard:
     def found(self, head: common_pb2.HeadPlace) -> None:
         self.news.append("found")
 
-    def actor_leases(self) -> list[gcs_pb2.ActorLease]:
-        return [gcs_pb2.ActorLease(lease_id=lease_id) for lease_id in self.leases]
+    def registration(self, node: common_pb2.NodeInfo, known_cluster_id: bytes) -> gcs_pb2.RegisterNodeRequest:
+        self.known.append(known_cluster_id)
+        leases = [gcs_pb2.ActorLease(lease_id=lease_id) for lease_id in self.leases]
+        return gcs_pb2.RegisterNodeRequest(node=node, actor_leases=leases)
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self.disowned_leases += lease_ids

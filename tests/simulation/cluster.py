@@ -196,10 +196,12 @@ class SimCluster:
 
     # ---- faults
 
-    def restart_gcs(self, after_s: float) -> None:
+    def restart_gcs(self, after_s: float, loses_store: bool = False) -> None:
         """Kills the GCS; another one starts on what its disk holds. Nothing where it is down already."""
         if self._gcs_process is not None and self._gcs_process.is_alive:
             self._gcs_process.kill("a fault")
+            if loses_store:
+                self._disk.lose()
             self._later(after_s, self._start_gcs)
 
     def restart_gcs_at(self, commits: Mapping[tuple[int, CommitStep], float]) -> None:

@@ -133,7 +133,7 @@ class CoreProcess:
         registered = stub.RegisterClient(request, timeout_s=JOIN_TIMEOUT_S)
         node = registered.node
         with self.reactor.lock:
-            self.gcs_channel.be_patient(registered.gcs_reconnect_timeout_s)
+            self.gcs_channel.joined(registered.gcs_reconnect_timeout_s, registered.cluster_id)
         store = self.channel(f"unix:{node.store_socket}", "this node's object store")
         address = common_pb2.Address(node_id=node.node_id)
         address.MergeFrom(self.address)
@@ -196,6 +196,9 @@ class SimDriver(CoreProcess):
         )
         self.job_id = self.gcs.AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
         self.core = self.join(JobContext(self.job_id), self._raylet_lost)
+        job.MergeFrom(common_pb2.JobInfo(job_id=self.job_id, driver=self.core.env.address))
+        with self.core.env.lock:
+            self.gcs_channel.on_other_cluster(lambda: self.core.adoption.tell(job))
         self.core.at_shutdown(self._finish_job)
         self.process.site.enter_job(self.job_id)
         self.process.site.export(FUNCTIONS, CLASSES)
@@ -277,6 +280,9 @@ class SimWorker(CoreProcess):
         execution = core.execute(make)
         self.process.on_sigint = execution.interrupter.on_signal
         with core.env.lock:
+            self.gcs_channel.on_other_cluster(
+                lambda: core.adoption.tell(held=execution.receiver.told_again())
+            )
             self.servicer.execute(execution)
         execution.executor.run()
         with core.env.lock:

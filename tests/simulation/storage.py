@@ -47,6 +47,11 @@ class SimDisk:
         self._rng = rng
         self._knobs = knobs
 
+    def lose(self) -> None:
+        """What the next GCS finds is nothing."""
+        self.tables = {table: {} for table in Table}
+        self.heads = 0
+
     def draw_delay_s(self) -> float:
         if self._knobs.slow_probability and self._rng.random() < self._knobs.slow_probability:
             return self._rng.uniform(*self._knobs.slow_delay_s)

@@ -67,7 +67,8 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
         config.gcs_address,
     )
     try:
-        job_id = _add_job(config, registration)
+        job = _job(config, registration)
+        job_id = _add_job(config, registration, job)
         core = registration.join(
             job=JobContext(
                 job_id,
@@ -85,6 +86,9 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
     messages = DriverMessages(core.env, job_id, config.on_error, config.on_log)
     messages.subscribe()
     registration.gcs_channel.on_return(messages.gcs_is_back)
+    job.MergeFrom(common_pb2.JobInfo(job_id=job_id, driver=core.env.address))
+    with core.env.lock:
+        registration.gcs_channel.on_other_cluster(lambda: core.adoption.tell(job))
     for step in (
         registration.leave_gcs,
         core.send_events,
@@ -102,14 +106,17 @@ def _config_json(config: DriverConfig) -> str:
     return json.dumps({**config.job_config, "script": script_name()})
 
 
-def _add_job(config: DriverConfig, registration: Registration) -> bytes:
-    job = common_pb2.JobInfo(
+def _job(config: DriverConfig, registration: Registration) -> common_pb2.JobInfo:
+    return common_pb2.JobInfo(
         entrypoint=utf8(config.entrypoint),
         driver=registration.address,
         driver_pid=os.getpid(),
         namespace=config.namespace,
         config_json=_config_json(config),
     )
+
+
+def _add_job(config: DriverConfig, registration: Registration, job: common_pb2.JobInfo) -> bytes:
     try:
         return registration.gcs.AddJob(gcs_pb2.AddJobRequest(job=job), timeout_s=JOIN_TIMEOUT_S).job_id
     except RpcError as error:

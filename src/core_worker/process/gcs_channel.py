@@ -8,6 +8,9 @@ finds it and registers there. Then it says where that is (`AwaitHead`), and this
 and sends once more what has no answer, in its order. So the GCS may get a call twice, and each of its calls
 bears that (gcs.proto says how).
 
+A head that lost its store is another cluster to itself (its id says so). It is first told what the one before
+knew of this process (`on_other_cluster`), and then what has no answer.
+
 A head that was stopped holds its connections. If another one takes over meanwhile, the raylet says so, and
 the connection to the old one counts as lost.
 
@@ -150,7 +153,11 @@ class GcsChannel:
         self._has_warned = False
         self._retries = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         self._on_return: list[Callable[[], None]] = []
+        self._on_other_cluster: list[Callable[[], None]] = []
         self._head_number = 0
+        self._cluster_id = b""
+        # Whether such a head came when nobody was there to tell it.
+        self._has_untold = False
         self._channel = connect(address, "the GCS")
         self._bind(self._channel)
         await_head(0, self._heard)
@@ -173,14 +180,23 @@ class GcsChannel:
     def who(self) -> str:
         return f"the GCS at {self._address}"
 
-    def be_patient(self, timeout_s: float) -> None:
-        """So long a head may be away: as long as this node's raylet waits."""
+    def joined(self, timeout_s: float, cluster_id: bytes) -> None:
+        """What this node's raylet said when it took this process: how long a head may be away, and which it
+        knows."""
         self._patience_s = timeout_s
+        self._cluster_id = cluster_id
 
     def on_return(self, callback: Callable[[], None]) -> None:
         """callback() runs each time that the head is back, after the subscriptions were made again: what was
         published meanwhile was missed."""
         self._on_return.append(callback)
+
+    def on_other_cluster(self, callback: Callable[[], None]) -> None:
+        """callback() runs when the head that is back knows nothing of this process: what it starts goes ahead
+        of what has no answer."""
+        self._on_other_cluster.append(callback)
+        if self._has_untold:
+            callback()
 
     def leave(self) -> None:
         """This process is leaving: from now on calls wait no longer than their own time."""
@@ -319,6 +335,8 @@ class GcsChannel:
         news."""
         if self._is_closed or error is not None:
             return
+        if self._state is GcsState.CONNECTED:
+            self._is_of(head.cluster_id)
         is_known, self._head_number = self._head_number > 0, max(self._head_number, head.head_number)
         if is_known and head.address != self._address and self._state is GcsState.CONNECTED:
             self._channel.close("another head has taken over")
@@ -335,11 +353,21 @@ class GcsChannel:
         logger.debug("the head is back after %.3f s: %s", now_s - self._since_s, self.who)
         self._move(GcsState.CONNECTED)
         self._since_s = now_s
-        for number, call in [*self._streams.items(), *self._calls.items()]:
+        unanswered = [*self._streams.items(), *self._calls.items()]
+        self._is_of(info.cluster_id)
+        for number, call in unanswered:
             if not channel.is_closed:
                 self._send(number, call)
         for callback in self._on_return:
             callback()
+
+    def _is_of(self, cluster_id: bytes) -> None:
+        """The head is of this cluster. Tells it what the one before knew, where that was of another."""
+        is_other, self._cluster_id = self._cluster_id not in (b"", cluster_id), cluster_id
+        if is_other:
+            self._has_untold = not self._on_other_cluster
+            for callback in self._on_other_cluster:
+                callback()
 
     # ---- whoever waits
 

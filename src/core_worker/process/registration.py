@@ -109,7 +109,7 @@ class Registration:
             registered = self._register(RayletServiceStub(raylet), job.job_id, startup_token, board_fd)
             node = registered.node
             with self.reactor.lock:
-                self.gcs_channel.be_patient(registered.gcs_reconnect_timeout_s)
+                self.gcs_channel.joined(registered.gcs_reconnect_timeout_s, registered.cluster_id)
             store = self._channel_of_node(node.store_socket, "this node's object store")
             main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
             context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)

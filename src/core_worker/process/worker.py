@@ -74,6 +74,10 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     job = _Job(core)
     registration.gcs_channel.on_return(job.gcs_is_back)
     execution = core.execute(lambda parts: Execution(parts, running, job.bind, board))
+    with core.env.lock:
+        registration.gcs_channel.on_other_cluster(
+            lambda: core.adoption.tell(held=execution.receiver.told_again())
+        )
     signal.signal(signal.SIGINT, execution.interrupter.on_signal)
     termination = Termination(core.env, running)
     termination.install()

@@ -326,7 +326,9 @@ class Executor:
             return known(self._actor, "the actor of this worker").method(spec.name)
         self._unpickled.collect_into(task.arriving)
         try:
-            target = self._functions.load(spec.job_id, spec.function, spec.caller)
+            # An actor may outlive all others who have its code.
+            is_kept = spec.type == ACTOR_CREATION_TASK
+            target = self._functions.load(spec.job_id, spec.function, spec.caller, is_kept)
         finally:
             self._unpickled.collect_into(None)
         return self._creator(spec, task, target) if spec.type == ACTOR_CREATION_TASK else target

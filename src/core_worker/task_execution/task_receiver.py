@@ -83,7 +83,7 @@ class TaskReceiver:
             answer_to: Any = call
             if spec.type == common_pb2.ACTOR_CREATION_TASK:
                 task_id = request.task_id or request.spec.task_id
-                answer_to = self._creation = CreationAnswer(task_id, call)
+                answer_to = self._creation = CreationAnswer(task_id, request, call)
             pushed = call_of(spec, request, answer_to, number)
         if number:
             self._next_number = number + 1
@@ -159,6 +159,13 @@ class TaskReceiver:
                 self.queue.remove(item)
                 return item
         return None
+
+    def told_again(self) -> list[common_pb2.ActorInfo]:
+        """This worker's actor, for a GCS that has lost it."""
+        if self._creation is None or self._running.is_ending:
+            return []
+        info = self._creation.told_again(self._env.address, self._env.pid)
+        return [] if info is None else [info]
 
     # ---- the main thread
 

@@ -114,8 +114,11 @@ class ActorCreator:
         """Registers the actor; then(reply, error). What follows from the answer happens whether or not
         somebody waits for it. Lock held."""
 
+        request = registration(task, options)
+
         def done(reply: Any, error: RpcError | None) -> None:
             if error is None and reply.created:
+                actor.is_registered(request)
                 self._registered(task, actor, options)
             else:
                 # If another caller was first, our actor never existed.
@@ -126,7 +129,7 @@ class ActorCreator:
                 then(reply, error)
 
         if actor.creation_id in self._references:
-            self._env.gcs.RegisterActor.start(registration(task, options), done)
+            self._env.gcs.RegisterActor.start(request, done)
         else:
             done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
 

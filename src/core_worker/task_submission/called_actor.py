@@ -36,7 +36,7 @@ from ray_mono.core_worker.peers import Peer
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.shared_push import SharedPush
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2
 
 
 class CalledActorState(enum.Enum):
@@ -75,7 +75,9 @@ class CalledActor:
         "_excess",
         "_excess_bytes",
         "_excess_bytes_max",
+        "_latest",
         "_num_answered",
+        "_registration",
         "_story",
         "_warn_at",
         "actor_id",
@@ -105,6 +107,9 @@ class CalledActor:
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
         self.version = 0
+        # Where this process registered it, how; and what the GCS has said of it since.
+        self._registration: gcs_pb2.RegisterActorRequest | None = None
+        self._latest: common_pb2.ActorInfo | None = None
         self.death: common_pb2.DeathCause | None = None
         # Which actor is dead: lines for people.
         self._story = ""
@@ -186,6 +191,8 @@ class CalledActor:
     def heard(self, info: Any) -> None:
         """The GCS told of it (ActorInfo)."""
         self.version = info.version
+        if self._registration is not None:
+            self._latest = info
         self.pending_reason = info.pending_reason
         self._story = story_of(info)
 
@@ -199,6 +206,35 @@ class CalledActor:
         else:
             is_lost = info.state in (common_pb2.DEAD, common_pb2.RESTARTING)
         return self.last_reached if is_lost else None
+
+    def is_registered(self, request: gcs_pb2.RegisterActorRequest) -> None:
+        """The GCS has taken it from this process."""
+        self._registration = request
+
+    def told_again(self) -> common_pb2.ActorInfo | None:
+        """For a GCS that has lost it (AdoptRequest): as it was last heard of; None where it is not this
+        process's, or dead."""
+        request, latest = self._registration, self._latest
+        if request is None or self.state is DEAD:
+            return None
+        told = common_pb2.ActorInfo(
+            creation_spec=request.creation_spec,
+            class_name=request.class_name,
+            state=common_pb2.PENDING_CREATION,
+        )
+        if latest is not None:
+            told.MergeFrom(
+                common_pb2.ActorInfo(
+                    state=latest.state,
+                    version=latest.version,
+                    num_restarts=latest.num_restarts,
+                    address=latest.address,
+                    pid=latest.pid,
+                    repr_name=latest.repr_name,
+                    start_time_s=latest.start_time_s,
+                )
+            )
+        return told
 
     def is_created(self) -> None:
         """The GCS said that it makes a process for it. That is news if nothing was known of it here."""
@@ -228,6 +264,7 @@ class CalledActor:
 
     def die(self, cause: common_pb2.DeathCause) -> None:
         self._move(DEAD)
+        self._registration = self._latest = None
         self.death = common_pb2.DeathCause.FromString(cause.SerializeToString())
         self.peer = self.worker = self.last_reached = None
 

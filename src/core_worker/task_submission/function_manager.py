@@ -97,12 +97,18 @@ class FunctionManager:
             )  # fmt: skip
 
     def load(
-        self, job_id: bytes, descriptor: common_pb2.FunctionDescriptor, caller: common_pb2.Address
+        self,
+        job_id: bytes,
+        descriptor: common_pb2.FunctionDescriptor,
+        caller: common_pb2.Address,
+        is_kept: bool = False,
     ) -> Any:
         """The function or class of a descriptor. Raises what unpickling raises, e.g. ModuleNotFoundError.
 
         It is loaded once in a process, unless it captured references. To keep it would keep those alive, so
         then it is unpickled for each call.
+
+        is_kept: this process can export it again, if nobody else is left who could.
         """
         digest = descriptor.python.function_hash
         loaded = self.loaded.get(digest)
@@ -117,6 +123,8 @@ class FunctionManager:
                 raise RaySystemError(
                     f"the code of {name!r} is not in the cluster's function table (key {key.hex()})"
                 )
+            if is_kept:
+                self._job_code.keep(FUNCTIONS, key, code)
         num_before = self._unpickled.count
         loaded = pickle.loads(code)
         if self._unpickled.count == num_before:

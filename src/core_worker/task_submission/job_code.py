@@ -24,7 +24,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 PATIENCE_S = 0.1
 """A GCS that takes longer is busy, stopped or away."""
 KEPT_BYTES_MAX = 64 << 20
-"""Of exported code. The oldest goes first: then the GCS alone has it."""
+"""Of exported code. The oldest goes first: then the GCS alone has it, and loses it with its store."""
 RUNS = b"run"
 """The KV namespace of functions that every worker runs (worker_runs.py)."""
 
@@ -87,6 +87,12 @@ class JobCode:
             while self._exported_bytes > KEPT_BYTES_MAX:
                 _, dropped = self._exported.popitem(last=False)
                 self._exported_bytes -= len(dropped)
+
+    def export_again(self) -> None:
+        """For a GCS that has lost it. Lock held."""
+        for (namespace, key), code in self._exported.items():
+            request = gcs_pb2.KvPutRequest(namespace=namespace, key=key, value=code, overwrite=False)
+            self._env.gcs.KvPut.start(request, lambda reply, error: None)
 
     def GetExportedCode(self, request: Any, call: Any) -> None:
         """Lock held."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import InternalError
@@ -135,15 +135,42 @@ class ActorManager:
                 self._by_worker[actor.worker_id] = actor.actor_id
             if actor.ending is not None:
                 effects += self._end_worker(actor, actor.ending, force=False)
-            if actor.is_waiting_for_place:
-                is_leased = actor.worker_id is not None
-                goes_on = GoOnCreating(actor.actor_id, actor.num_restarts)
-                effects.append(goes_on if is_leased else self._place(actor))
+            effects += self.go_on_placing(actor.actor_id)
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = {
             actor.actor_id: actor.end_time_s for actor in sorted(dead, key=lambda actor: actor.end_time_s)
         }
         return effects
+
+    def go_on_placing(self, actor_id: ActorID) -> list[Effect]:
+        """What an earlier GCS had begun for an actor that waits for a place."""
+        actor = self._actors[actor_id]
+        if not actor.is_waiting_for_place:
+            return []
+        is_leased = actor.worker_id is not None
+        return [GoOnCreating(actor_id, actor.num_restarts) if is_leased else self._place(actor)]
+
+    def adopt(self, actor: Actor) -> list[Effect]:
+        """An actor that lived under an earlier GCS, as its worker or its owner tells it. No effects: that is
+        known, or something later is."""
+        known = self._actors.get(actor.actor_id)
+        if known is not None:
+            if known.state is ActorLife.DEAD or _progress(actor) <= _progress(known):
+                return []
+            version = max(actor.version, known.version + 1)
+            actor = replace(actor, version=version, registration=known.registration)
+            self._save(known, **{field.name: getattr(actor, field.name) for field in fields(actor)})
+            return [RowChanged(actor)]
+        if actor.held_name in self._by_name:
+            # It came too late for its name.
+            actor = replace(actor, registration=replace(actor.registration, name=""))
+        self._actors[actor.actor_id] = actor
+        self._own(actor)
+        if actor.held_name is not None:
+            self._by_name[actor.held_name] = actor.actor_id
+        if actor.worker_id is not None:
+            self._by_worker[actor.worker_id] = actor.actor_id
+        return [RowChanged(actor)]
 
     def leased(
         self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID
@@ -407,3 +434,8 @@ class ActorManager:
                 raise InternalError(f"an actor that does not live is asked to end: {actor}")
             if actor.state is ActorLife.ALIVE and actor.worker_id is None:
                 raise InternalError(f"an actor is alive without a worker: {actor}")
+
+
+def _progress(actor: Actor) -> tuple[int, bool, bool]:
+    """Of two rows of one actor the one with more is the later one."""
+    return actor.num_restarts, actor.worker_id is not None, actor.state is ActorLife.ALIVE

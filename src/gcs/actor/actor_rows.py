@@ -110,3 +110,27 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         pending_reason=info.pending_reason,
         story=("restored",),
     )
+
+
+def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
+    """The manager's row of an actor that lived under an earlier GCS, as its worker or its owner tells it.
+
+    Its version is above all that anybody has seen: microseconds grow faster than rows change. Raises
+    ValueError.
+    """
+    state = ActorLife(told.state)
+    is_placed = bool(told.address.worker_id) and (state is ActorLife.ALIVE or bool(told.creation_grant))
+    if state in (ActorLife.DEPENDENCIES_UNREADY, ActorLife.DEAD) or (
+        state is ActorLife.ALIVE and not is_placed
+    ):
+        raise ValueError(f"an actor that is {state.name} cannot be adopted, or not without its address")
+    return Actor(
+        registration_of(told.creation_spec, told.class_name),
+        state,
+        version=max(told.version + 1, int(now_s * 1e6)),
+        start_time_s=told.start_time_s or now_s,
+        num_restarts=told.num_restarts,
+        node_id=NodeID(told.address.node_id) if is_placed else None,
+        worker_id=WorkerID(told.address.worker_id) if is_placed else None,
+        story=("adopted",),
+    )

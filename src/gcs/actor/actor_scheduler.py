@@ -110,6 +110,9 @@ class ActorScheduler:
     def forget_job(self, job_id: bytes) -> None:
         self._warned = {key: None for key in self._warned if key[0] != job_id}
 
+    def is_placing(self, actor_id: ActorID) -> bool:
+        return actor_id in self._placing
+
     def count_placing(self) -> int:
         return len(self._placing)
 

@@ -59,6 +59,14 @@ class ActorTable:
             creation_spec=without_arguments(spec),
         )
 
+    def adopt(self, registration: ActorRegistration, told: common_pb2.ActorInfo) -> None:
+        """As `add`, of an actor that lived under an earlier GCS."""
+        self.add(registration, told.creation_spec)
+        info = self._current[registration.actor_id]
+        info.address.CopyFrom(told.address)
+        info.pid, info.host, info.repr_name = told.pid, told.address.host, told.repr_name
+        self._grants[registration.actor_id] = told.creation_grant
+
     def set_place(self, actor_id: ActorID, grant: raylet_pb2.Grant) -> None:
         """Where the next change of this actor says that its worker is."""
         info = self._current[actor_id]
@@ -167,8 +175,10 @@ class ActorTable:
         Raises RpcError NOT_FOUND.
         """
         while True:
-            info = self.shown(actor_id)
-            if info.version > after_version:
+            info = self._shown.get(actor_id)
+            if info is None and actor_id not in self._current:
+                raise unknown_actor(actor_id)
+            if info is not None and info.version > after_version:
                 return info
             watcher: asyncio.Future[common_pb2.ActorInfo] = asyncio.get_running_loop().create_future()
             self._watchers.setdefault(actor_id, []).append(watcher)

@@ -6,6 +6,7 @@ from ray_mono.common.ids import ActorID
 from ray_mono.gcs.actor.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_table import ActorTable, unknown_actor
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.servicers.parse_id import parse_id
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -17,11 +18,17 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     """What owners and callers of actors ask for."""
 
     def __init__(
-        self, cluster: Cluster, actors: ActorManager, table: ActorTable, writes: WriteThrough
+        self,
+        cluster: Cluster,
+        actors: ActorManager,
+        table: ActorTable,
+        adoption: Adoption,
+        writes: WriteThrough,
     ) -> None:
         self._cluster = cluster
         self._actors = actors
         self._table = table
+        self._adoption = adoption
         self._writes = writes
 
     async def RegisterActor(
@@ -34,6 +41,7 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
                 f"creation_spec.type must be ACTOR_CREATION_TASK, got {common_pb2.TaskType.Name(spec.type)}",
             )
         created = True
+        await self._adoption.heard()
         try:
             actor_id = self._cluster.register_actor(spec, request.class_name)
         except ValueError as error:
@@ -48,12 +56,14 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     async def WatchActor(
         self, request: gcs_pb2.WatchActorRequest, context: CallContext
     ) -> common_pb2.ActorInfo:
-        actor_id = parse_id(ActorID, "actor_id", request.actor_id)
+        actor_id = await self._heard_of(request.actor_id)
         return await self._table.watch(actor_id, request.after_version)
 
     async def GetNamedActor(
         self, request: gcs_pb2.GetNamedActorRequest, context: CallContext
     ) -> common_pb2.ActorInfo:
+        if self._actors.named(request.namespace, request.name) is None:
+            await self._adoption.heard()
         await self._writes.flushed()
         actor = self._actors.named(request.namespace, request.name)
         if actor is None:
@@ -66,6 +76,7 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     async def ListNamedActors(
         self, request: gcs_pb2.ListNamedActorsRequest, context: CallContext
     ) -> gcs_pb2.ListNamedActorsReply:
+        await self._adoption.heard()
         await self._writes.flushed()
         return gcs_pb2.ListNamedActorsReply(
             actors=[
@@ -78,11 +89,12 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     async def GetAllActors(
         self, request: common_pb2.Empty, context: CallContext
     ) -> gcs_pb2.GetAllActorsReply:
+        await self._adoption.heard()
         await self._writes.flushed()
         return gcs_pb2.GetAllActorsReply(actors=self._table.all_shown())
 
     async def KillActor(self, request: gcs_pb2.KillActorRequest, context: CallContext) -> common_pb2.Empty:
-        actor_id = self._known_actor(request.actor_id)
+        actor_id = await self._known_actor(request.actor_id)
         self._cluster.kill_actor(actor_id, request.force, request.no_restart)
         await self._writes.flushed()
         return common_pb2.Empty()
@@ -90,12 +102,19 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     async def ActorOutOfScope(
         self, request: gcs_pb2.ActorOutOfScopeRequest, context: CallContext
     ) -> common_pb2.Empty:
-        self._cluster.actor_out_of_scope(self._known_actor(request.actor_id))
+        self._cluster.actor_out_of_scope(await self._known_actor(request.actor_id))
         await self._writes.flushed()
         return common_pb2.Empty()
 
-    def _known_actor(self, value: bytes) -> ActorID:
+    async def _heard_of(self, value: bytes) -> ActorID:
+        """The id. If it is not known yet, whoever knows the actor has told by now."""
         actor_id = parse_id(ActorID, "actor_id", value)
+        if self._actors.get(actor_id) is None:
+            await self._adoption.heard()
+        return actor_id
+
+    async def _known_actor(self, value: bytes) -> ActorID:
+        actor_id = await self._heard_of(value)
         if self._actors.get(actor_id) is None:
             raise unknown_actor(actor_id)
         return actor_id

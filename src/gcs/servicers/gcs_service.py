@@ -18,6 +18,7 @@ from typing import Any
 
 from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.servicers.actor_info import ActorInfoServicer
 from ray_mono.gcs.servicers.internal_kv import InternalKVServicer
@@ -47,6 +48,7 @@ class DumpStateServicer(GcsServiceServicer):
 
 def gcs_handlers(
     cluster: Cluster,
+    adoption: Adoption,
     writes: WriteThrough,
     clock: Clock,
     cluster_info: Callable[[], gcs_pb2.ClusterInfo],
@@ -55,12 +57,12 @@ def gcs_handlers(
     """What the GCS answers, by path."""
     handlers = handlers_of(
         [
-            NodeInfoServicer(cluster, cluster.nodes, cluster.health, writes, cluster_info),
+            NodeInfoServicer(cluster, cluster.nodes, cluster.health, adoption, writes, cluster_info),
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
-            JobInfoServicer(cluster, cluster.jobs, writes),
-            ActorInfoServicer(cluster, cluster.actors, cluster.actor_table, writes),
-            WorkerInfoServicer(cluster, cluster.workers, writes),
-            InternalKVServicer(cluster.kv, cluster.jobs, writes),
+            JobInfoServicer(cluster, cluster.jobs, adoption, writes),
+            ActorInfoServicer(cluster, cluster.actors, cluster.actor_table, adoption, writes),
+            WorkerInfoServicer(cluster, cluster.workers, adoption, writes),
+            InternalKVServicer(cluster.kv, cluster.jobs, adoption, writes),
             InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),
             TaskInfoServicer(cluster.task_events, cluster.collections, clock),
             DumpStateServicer(dump_state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore, StoreIsFull, job_of_code
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -12,9 +13,10 @@ from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 class InternalKVServicer(gcs_rpc.GcsServiceServicer):
     """Reads and writes of keys."""
 
-    def __init__(self, kv: KeyValueStore, jobs: JobManager, writes: WriteThrough) -> None:
+    def __init__(self, kv: KeyValueStore, jobs: JobManager, adoption: Adoption, writes: WriteThrough) -> None:
         self._kv = kv
         self._jobs = jobs
+        self._adoption = adoption
         self._writes = writes
 
     async def KvPut(self, request: gcs_pb2.KvPutRequest, context: CallContext) -> gcs_pb2.KvPutReply:
@@ -30,8 +32,7 @@ class InternalKVServicer(gcs_rpc.GcsServiceServicer):
         return gcs_pb2.KvPutReply(added=added)
 
     async def KvGet(self, request: gcs_pb2.KvGetRequest, context: CallContext) -> gcs_pb2.KvGetReply:
-        await self._writes.flushed()
-        value = self._kv.get(request.namespace, request.key)
+        value = await self._value(request)
         return gcs_pb2.KvGetReply(found=value is not None, value=value or b"")
 
     async def KvDel(self, request: gcs_pb2.KvDelRequest, context: CallContext) -> gcs_pb2.KvDelReply:
@@ -40,9 +41,16 @@ class InternalKVServicer(gcs_rpc.GcsServiceServicer):
         return gcs_pb2.KvDelReply(deleted=deleted)
 
     async def KvExists(self, request: gcs_pb2.KvGetRequest, context: CallContext) -> gcs_pb2.KvExistsReply:
+        return gcs_pb2.KvExistsReply(exists=await self._value(request) is not None)
+
+    async def _value(self, request: gcs_pb2.KvGetRequest) -> bytes | None:
+        """Code that is not here may be on its way."""
+        if self._kv.get(request.namespace, request.key) is None:
+            await self._adoption.heard()
         await self._writes.flushed()
-        return gcs_pb2.KvExistsReply(exists=self._kv.get(request.namespace, request.key) is not None)
+        return self._kv.get(request.namespace, request.key)
 
     async def KvKeys(self, request: gcs_pb2.KvKeysRequest, context: CallContext) -> gcs_pb2.KvKeysReply:
+        await self._adoption.heard()
         await self._writes.flushed()
         return gcs_pb2.KvKeysReply(keys=self._kv.keys(request.namespace, request.prefix))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ray_mono.common.ids import NodeID, WorkerID
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeIsDead, NodeManager
@@ -22,12 +23,14 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         cluster: Cluster,
         nodes: NodeManager,
         health: NodeHealth,
+        adoption: Adoption,
         writes: WriteThrough,
         cluster_info: Callable[[], gcs_pb2.ClusterInfo],
     ) -> None:
         self._cluster = cluster
         self._nodes = nodes
         self._health = health
+        self._adoption = adoption
         self._writes = writes
         self._cluster_info = cluster_info
 
@@ -45,6 +48,11 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
             unwanted = self._cluster.register_node(request.node, request.actor_leases)
         except NodeIsDead as error:
             raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
+        try:
+            if self._adoption.node_joins(request):
+                unwanted = []
+        except ValueError as error:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
         # Once for each connection: a raylet may register several times on one.
         if "node_id" not in context.connection.state:
             context.connection.state["node_id"] = node_id
@@ -55,6 +63,14 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
             unwanted_lease_ids=unwanted, head_number=info.head_number, cluster_id=info.cluster_id
         )
 
+    async def Adopt(self, request: gcs_pb2.AdoptRequest, context: CallContext) -> common_pb2.Empty:
+        try:
+            self._adoption.told(request)
+        except ValueError as error:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        await self._writes.flushed()
+        return common_pb2.Empty()
+
     async def UnregisterNode(
         self, request: gcs_pb2.UnregisterNodeRequest, context: CallContext
     ) -> common_pb2.Empty:
@@ -63,5 +79,6 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         return common_pb2.Empty()
 
     async def GetAllNodes(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllNodesReply:
+        await self._adoption.heard()
         await self._writes.flushed()
         return gcs_pb2.GetAllNodesReply(nodes=self._nodes.rows())

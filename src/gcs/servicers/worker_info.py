@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.ids import WorkerID
+from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.servicers.parse_id import parse_id
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -14,9 +15,12 @@ from ray_mono.rpc.surface import CallContext
 class WorkerInfoServicer(gcs_rpc.GcsServiceServicer):
     """What raylets say of their workers, and who asks for them."""
 
-    def __init__(self, cluster: Cluster, workers: WorkerManager, writes: WriteThrough) -> None:
+    def __init__(
+        self, cluster: Cluster, workers: WorkerManager, adoption: Adoption, writes: WriteThrough
+    ) -> None:
         self._cluster = cluster
         self._workers = workers
+        self._adoption = adoption
         self._writes = writes
 
     async def AddWorker(self, request: common_pb2.WorkerInfo, context: CallContext) -> common_pb2.Empty:
@@ -43,5 +47,6 @@ class WorkerInfoServicer(gcs_rpc.GcsServiceServicer):
     async def GetAllWorkers(
         self, request: common_pb2.Empty, context: CallContext
     ) -> gcs_pb2.GetAllWorkersReply:
+        await self._adoption.heard()
         await self._writes.flushed()
         return gcs_pb2.GetAllWorkersReply(workers=self._workers.rows())

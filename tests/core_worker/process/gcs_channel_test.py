@@ -30,21 +30,22 @@ class Scene:
         self.wire = Wire()
         self.wire.gone |= set(gone)
         self.number = 0
+        self.cluster_id = b"cluster"
         self.channel = GcsChannel(
             self.reactor,
             self.reactor,
             lambda address, name: self.wire.connect(address),  # type: ignore[arg-type,return-value]
-            self._await_head,
+            self.await_head,
             "gcs",
             is_driver,
         )
-        self.channel.be_patient(PATIENCE_S)
+        self.channel.joined(PATIENCE_S, b"" if gone else self.cluster_id)
         self.gcs = GcsServiceStub(self.channel)
         self.answers: list[tuple[Any, RpcError | None]] = []
         if not gone:
             self.raylet_says("gcs")
 
-    def _await_head(self, number: int, done: Any) -> None:
+    def await_head(self, number: int, done: Any) -> None:
         stub = RayletServiceStub(self.wire.connect("raylet"))  # type: ignore[arg-type]
         stub.AwaitHead.start(raylet_pb2.AwaitHeadRequest(after_head_number=number), done)
 
@@ -59,10 +60,13 @@ class Scene:
         self.number += 1
         for said in self.wire.open("AwaitHead"):
             if said.request.after_head_number < self.number:
-                said.answer(common_pb2.HeadPlace(address=address, head_number=self.number))
+                place = common_pb2.HeadPlace(
+                    address=address, head_number=self.number, cluster_id=self.cluster_id
+                )
+                said.answer(place)
 
-    def head_answers(self, address: str) -> None:
-        self.wire.last("GetClusterInfo", address).answer(gcs_pb2.ClusterInfo())
+    def head_answers(self, address: str, cluster_id: bytes = b"cluster") -> None:
+        self.wire.last("GetClusterInfo", address).answer(gcs_pb2.ClusterInfo(cluster_id=cluster_id))
 
     def head_is_back(self, address: str = "gcs2") -> None:
         self.raylet_says(address)
@@ -101,6 +105,50 @@ def test_what_had_no_answer_is_asked_of_the_next_head_in_its_order_after_the_sub
     assert [reply.value for reply, _ in scene.answers] == [b"1", b"before", b"while away"]
     scene.wire.last("Subscribe", "gcs2").part(gcs_pb2.PubMessage(key=b"news"))
     assert [item.key for item in items] == [b"news"]
+
+
+def test_a_head_that_lost_its_store_is_told_what_there_is_before_what_had_no_answer() -> None:
+    scene = Scene()
+    told: list[bytes] = []
+
+    def tell() -> None:
+        told.append(b"told")
+        scene.gcs.Adopt.start(gcs_pb2.AdoptRequest(worker_id=b"w"), lambda reply, error: None)
+
+    scene.channel.on_other_cluster(tell)
+    scene.get(b"k")
+    scene.head_dies()
+    scene.head_is_back("gcs2")
+    assert told == []
+    scene.head_dies("gcs2")
+    scene.raylet_says("gcs3")
+    scene.head_answers("gcs3", b"another cluster")
+    assert [each.method for each in scene.said_to("gcs3")] == ["GetClusterInfo", "Adopt", "KvGet"]
+    # Once for each such head.
+    scene.head_dies("gcs3")
+    scene.raylet_says("gcs4")
+    scene.head_answers("gcs4", b"another cluster")
+    assert told == [b"told"]
+    assert [each.method for each in scene.said_to("gcs4")] == ["GetClusterInfo", "KvGet", "Adopt"]
+
+
+def test_a_process_that_joined_under_a_head_and_first_hears_of_the_next_one_tells_that_one() -> None:
+    scene = Scene()
+    told: list[bytes] = []
+    # Its raylet found another head before it answered where the head is.
+    late = GcsChannel(
+        scene.reactor,
+        scene.reactor,
+        lambda address, name: scene.wire.connect(address),  # type: ignore[arg-type,return-value]
+        scene.await_head,
+        "gcs",
+        is_driver=False,
+    )
+    late.joined(PATIENCE_S, b"cluster")
+    scene.cluster_id = b"another cluster"
+    scene.raylet_says("gcs")
+    late.on_other_cluster(lambda: told.append(b"told"))
+    assert told == [b"told"]
 
 
 def test_a_head_that_cannot_be_reached_is_asked_for_again() -> None:

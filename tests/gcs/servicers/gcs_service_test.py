@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ray_mono.common.our_bug import InternalError
@@ -15,7 +17,8 @@ from ray_mono.gcs.storage.write_through import WriteThrough
 
 def kv_servicer() -> InternalKVServicer:
     writes = WriteThrough(MemoryStorage(), lambda error: None)
-    return InternalKVServicer(KeyValueStore(writes, 1000), JobManager(10), writes)
+    adoption: Any = None
+    return InternalKVServicer(KeyValueStore(writes, 1000), JobManager(10), adoption, writes)
 
 
 def test_a_method_that_no_servicer_answers_is_our_bug() -> None:

@@ -1,0 +1,211 @@
+"""What a head on an empty store is told again by those who outlived the head before it.
+
+A head whose store was lost (memory storage, or one started by hand) is a new cluster to itself: it draws a
+new id. Raylets, workers and drivers see by that id that it knows nothing of them, and tell:
+
+    a raylet            its workers and drivers, its actors' leases, the other nodes, the last job's number
+    every process       code that it exported; its job; the actor that it holds; actors that it owns
+
+    EMPTY ──a node of an earlier head──► HEARING ──all have told, or adoption_grace_s──► OVER
+      │                                               (late nodes of that cluster tell all the same)
+      └──a job begins──► OVER
+
+- Meanwhile nothing is disowned or placed, no job begins, and what is not known is not refused: such
+  questions wait (`heard`). In EMPTY they wait for the first node, first_node_wait_s at most. A new node ends
+  that: this is a new cluster.
+- Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker.
+- What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
+  counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
+  named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s.
+- The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
+  adopted once a job has begun without it: its jobs and the new ones could have the same numbers. Its actors
+  are unwanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.our_bug import check
+from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.environment import Environment
+from ray_mono.protobuf import common_pb2, gcs_pb2
+
+logger = logging.getLogger(__name__)
+
+LOOK_PERIOD_S = 0.05
+
+
+class AdoptionState(enum.Enum):
+    EMPTY = "empty"
+    HEARING = "hearing"
+    OVER = "over"
+
+
+_MOVES = {
+    (AdoptionState.EMPTY, AdoptionState.HEARING),
+    (AdoptionState.EMPTY, AdoptionState.OVER),
+    (AdoptionState.HEARING, AdoptionState.OVER),
+}
+
+
+class Adoption:
+    """Of one GCS."""
+
+    def __init__(self, environment: Environment, cluster: Cluster) -> None:
+        self._environment = environment
+        self._config = environment.config
+        self._cluster = cluster
+        self._nodes = cluster.nodes
+        self._workers = cluster.workers
+        self._known_jobs = cluster.jobs
+        self._state = AdoptionState.EMPTY
+        # Set when a question that cannot be answered need not wait any more.
+        self._heard = asyncio.Event()
+        # Of the head whose nodes are adopted; empty where none is.
+        self._cluster_id = b""
+        # Who has yet to tell: processes that their raylets named.
+        self._awaited: set[WorkerID] = set()
+        # What was told and not judged yet: actors with their workers, and jobs.
+        self._actors: dict[ActorID, WorkerID | None] = {}
+        self._jobs: set[JobID] = set()
+        self._leases: dict[bytes, tuple[NodeID, WorkerID]] = {}
+        # The nodes whose leases these are.
+        self._hearing: set[NodeID] = set()
+
+    # ---- its life
+
+    def begin(self, is_empty: bool) -> None:
+        """is_empty: nothing was in the store."""
+        if not is_empty:
+            self._move(AdoptionState.OVER)
+            self._heard.set()
+            return
+        self._environment.tasks.spawn(self._await_first_node(), "await the first node")
+
+    async def heard(self) -> None:
+        """Returns when whoever could know of what this head does not know has told."""
+        await self._heard.wait()
+
+    def job_begins(self) -> None:
+        if self._state is AdoptionState.EMPTY:
+            self._move(AdoptionState.OVER)
+
+    async def _await_first_node(self) -> None:
+        await asyncio.sleep(self._config.first_node_wait_s)
+        if self._state is not AdoptionState.HEARING:
+            self._heard.set()
+
+    def _move(self, state: AdoptionState) -> None:
+        """The one place where the state changes. Raises InternalError."""
+        check((self._state, state) in _MOVES, f"adoption is {self._state.value}, and cannot be {state.value}")
+        self._state = state
+
+    # ---- who tells
+
+    def node_joins(self, request: gcs_pb2.RegisterNodeRequest) -> bool:
+        """It was registered. Returns whether its actors' leases are judged later.
+
+        Raises ValueError naming what is malformed.
+        """
+        if self._state is AdoptionState.EMPTY:
+            if not request.known_cluster_id:
+                self._heard.set()
+            else:
+                self._cluster_id = request.known_cluster_id
+                self._move(AdoptionState.HEARING)
+                self._heard.clear()
+                self._environment.tasks.spawn(self._hear(), "hear what was known")
+        node_id = NodeID(request.node.node_id)
+        if self._cluster_id and request.known_cluster_id == self._cluster_id:
+            self._node_tells(node_id, request)
+        if node_id not in self._hearing:
+            return False
+        # Also where it registers again meanwhile: it knows this head by then.
+        for lease in request.actor_leases:
+            self._leases[lease.lease_id] = node_id, WorkerID(lease.worker_id)
+        return True
+
+    def _node_tells(self, node_id: NodeID, request: gcs_pb2.RegisterNodeRequest) -> None:
+        logger.info("node %s tells what the head before knew of it", node_id.hex())
+        self._hearing.add(node_id)
+        for worker in request.workers:
+            self._awaited.add(WorkerID(worker.worker_id))
+            self._cluster.add_worker(worker)
+            if worker.type == common_pb2.DRIVER and worker.job_id:
+                address = common_pb2.Address(node_id=worker.node_id, worker_id=worker.worker_id)
+                address.MergeFrom(worker.address)
+                self._adopt_job(
+                    common_pb2.JobInfo(job_id=worker.job_id, driver=address, driver_pid=worker.pid)
+                )
+        self._cluster.adopt_others(request.other_nodes, request.last_job_number)
+        if self._state is AdoptionState.OVER:
+            self._environment.tasks.spawn(self._hear_late(), f"hear node {node_id.hex()}")
+
+    def told(self, request: gcs_pb2.AdoptRequest) -> None:
+        """By a worker or driver. Raises ValueError naming what is malformed."""
+        worker_id = WorkerID(request.worker_id)
+        if worker_id not in self._awaited:
+            return
+        self._awaited.remove(worker_id)
+        if request.HasField("job"):
+            self._adopt_job(request.job)
+        for info in request.actors:
+            if self._cluster.adopt_actor(info):
+                has_worker = bool(info.address.worker_id)
+                self._actors[ActorID(info.creation_spec.actor_creation.actor_id)] = (
+                    WorkerID(info.address.worker_id) if has_worker else None
+                )
+
+    def _adopt_job(self, job: common_pb2.JobInfo) -> None:
+        if self._cluster.adopt_job(job):
+            self._jobs.add(JobID(job.job_id))
+
+    # ---- the end
+
+    async def _hear(self) -> None:
+        await self._until_all_told()
+        self._move(AdoptionState.OVER)
+        self._judge()
+        self._heard.set()
+        if self._nodes.unregistered():
+            await asyncio.sleep(self._config.node_return_timeout_s)
+            self._cluster.give_up_missing_nodes()
+
+    async def _hear_late(self) -> None:
+        await self._until_all_told()
+        self._judge()
+
+    async def _until_all_told(self) -> None:
+        clock = self._environment.clock
+        end_s = clock.time_s() + self._config.adoption_grace_s
+        while clock.time_s() < end_s and self._is_waiting():
+            await asyncio.sleep(LOOK_PERIOD_S)
+
+    def _is_waiting(self) -> bool:
+        if self._nodes.unregistered() and self._state is AdoptionState.HEARING:
+            return True
+        return any(self._workers.is_living(worker_id) for worker_id in self._awaited)
+
+    def _judge(self) -> None:
+        """What was told, and is on nodes that have come."""
+        cluster = self._cluster
+        logger.info("heard of %d actors and %d jobs", len(self._actors), len(self._jobs))
+        for actor_id, worker in sorted(self._actors.items(), key=lambda told: told[0]):
+            cluster.judge_adopted_actor(actor_id, worker)
+        self._actors = {
+            actor_id: worker
+            for actor_id, worker in self._actors.items()
+            if cluster.depends_on_missing_node(actor_id)
+        }
+        for job_id in sorted(self._jobs):
+            cluster.judge_adopted_job(job_id)
+        self._jobs = {job_id for job_id in self._jobs if self._known_jobs.is_running(job_id)}
+        for lease_id, (node_id, worker_id) in self._leases.items():
+            cluster.free_unwanted_lease(node_id, lease_id, worker_id)
+        self._leases = {}
+        self._hearing.clear()
+        cluster.drop_code_without_job()

@@ -1,0 +1,383 @@
+"""A GCS that was killed and starts on an empty store, in virtual time: those who outlived the first tell the
+second what there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc, raylet_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.scene import (
+    JOB,
+    OWNER,
+    FakeNode,
+    FakeWorker,
+    GcsScene,
+    actor_id,
+    create_actor,
+    never,
+    play,
+    registration,
+    until_state,
+)
+
+BEFORE = b"the cluster before"
+EMPTY = common_pb2.Empty()
+GRACE_S = 10.0
+Gcs = gcs_rpc.GcsServiceAsyncStub
+
+
+def owner_row(node: FakeNode) -> common_pb2.WorkerInfo:
+    return common_pb2.WorkerInfo(
+        worker_id=OWNER.binary(),
+        node_id=node.node_id,
+        type=common_pb2.DRIVER,
+        job_id=JOB.binary(),
+        is_alive=True,
+    )
+
+
+def worker_row(worker: FakeWorker) -> common_pb2.WorkerInfo:
+    return common_pb2.WorkerInfo(worker_id=worker.worker_id, node_id=worker.node.node_id, is_alive=True)
+
+
+def told_by_node(
+    *workers: common_pb2.WorkerInfo, others: tuple[FakeNode, ...] = (), last_job: int = 1
+) -> gcs_pb2.RegisterNodeRequest:
+    return gcs_pb2.RegisterNodeRequest(
+        known_cluster_id=BEFORE,
+        workers=workers,
+        other_nodes=[other.info for other in others],
+        last_job_number=last_job,
+    )
+
+
+def job_row(node: FakeNode | None) -> common_pb2.JobInfo:
+    """As the driver tells it, or without a node as a worker does."""
+    row = common_pb2.JobInfo(job_id=JOB.binary(), namespace="space", config_json="{}")
+    if node is not None:
+        row.driver.CopyFrom(common_pb2.Address(worker_id=OWNER.binary(), node_id=node.node_id))
+    return row
+
+
+def actor_row(
+    told: gcs_pb2.RegisterActorRequest,
+    state: common_pb2.ActorState,
+    worker: FakeWorker | None = None,
+    num_restarts: int = 0,
+    grant: bytes = b"",
+) -> common_pb2.ActorInfo:
+    return common_pb2.ActorInfo(
+        creation_spec=told.creation_spec,
+        class_name=told.class_name,
+        state=state,
+        address=worker.address if worker else None,
+        num_restarts=num_restarts,
+        creation_grant=grant,
+        pid=7,
+    )
+
+
+async def tell(
+    gcs: Gcs, who: bytes, *actors: common_pb2.ActorInfo, job: common_pb2.JobInfo | None = None
+) -> None:
+    await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=who, job=job, actors=actors))
+
+
+async def named(gcs: Gcs, name: str) -> common_pb2.ActorInfo:
+    return await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name=name, namespace="space"))
+
+
+class Lost:
+    """One node with an actor that lives; then the head ends, and another one knows nothing."""
+
+    gcs: Gcs
+    node: FakeNode
+    worker: FakeWorker
+    info: common_pb2.ActorInfo
+    """The actor as it was."""
+
+    def __init__(self, scene: GcsScene) -> None:
+        self.scene = scene
+
+    async def play(self, **options: object) -> None:
+        scene = self.scene
+        gcs = await scene.start_gcs()
+        self.node = await scene.add_node({"CPU": 4})
+        told = self.told = registration(1, owner_node_id=self.node.node_id, **options)  # type: ignore[arg-type]
+        await gcs.RegisterActor(told)
+        self.info = await until_state(gcs, common_pb2.ALIVE)
+        self.worker = self.node.workers[self.info.address.worker_id]
+        scene.kill_gcs()
+        scene.lose_storage()
+        self.gcs = await scene.start_gcs()
+
+    async def node_joins(
+        self, *workers: common_pb2.WorkerInfo, others: tuple[FakeNode, ...] = ()
+    ) -> list[bytes]:
+        lease = {self.node.leases[0].lease_id: self.worker.worker_id}
+        return await self.node.process.spawn(self.node.join(lease, told_by_node(*workers, others=others)))
+
+    async def all_tell(self) -> None:
+        """The node, its driver, which owns the actor, and the actor's worker."""
+        await self.node_joins(owner_row(self.node), worker_row(self.worker))
+        await tell(self.gcs, self.worker.worker_id, self.row(), job=job_row(None))
+        await tell(self.gcs, OWNER.binary(), job=job_row(self.node))
+
+    def row(self) -> common_pb2.ActorInfo:
+        return actor_row(self.told, common_pb2.ALIVE, self.worker)
+
+
+def test_a_living_actor_is_adopted_found_by_its_name_and_can_restart() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        asked = asyncio.ensure_future(named(it.gcs, "name"))
+        watched = asyncio.ensure_future(
+            it.gcs.WatchActor(gcs_pb2.WatchActorRequest(actor_id=actor_id(), after_version=it.info.version))
+        )
+        await it.all_tell()
+        # Nobody waits for the whole grace where all have told.
+        async with asyncio.timeout(GRACE_S / 2):
+            info = await asked
+        assert (await watched) == info
+        assert info.version > it.info.version
+        assert (info.address, info.state, info.pid) == (it.info.address, common_pb2.ALIVE, 7)
+        assert it.node.killed == [] and it.node.returned == []
+        await it.node.process.spawn(it.node.crash(it.worker))
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert scene.pushed[-1].spec.flat_args == b"the arguments"
+        # That was its last one.
+        again = it.node.workers[scene.pushed[-1].intended_worker_id]
+        await it.node.process.spawn(it.node.crash(again))
+        await until_state(it.gcs, common_pb2.DEAD)
+
+    play(script)
+
+
+def test_a_job_is_adopted_and_the_next_number_is_above_all_that_nodes_have_heard_of() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await it.node.process.spawn(it.node.join({}, told_by_node(owner_row(it.node), last_job=6)))
+        new = gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=common_pb2.Address(worker_id=b"n" * 28)))
+        added = asyncio.ensure_future(it.gcs.AddJob(new))
+        await tell(it.gcs, OWNER.binary(), job=job_row(it.node))
+        assert (await added).job_id == b"\7\0\0\0"
+        row = await it.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=JOB.binary()))
+        assert not row.is_finished and row.driver.worker_id == OWNER.binary()
+        # Its end ends it, as ever.
+        await it.node.process.spawn(it.node.report_death(OWNER.binary(), common_pb2.DeathCause()))
+        assert (await it.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=JOB.binary()))).is_finished
+
+    play(script)
+
+
+async def owner_is_gone(it: Lost) -> None:
+    await it.node_joins(worker_row(it.worker))
+    await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+
+
+async def worker_is_gone(it: Lost) -> None:
+    await it.node_joins(owner_row(it.node))
+    await tell(it.gcs, OWNER.binary(), it.row(), job=job_row(it.node))
+
+
+@pytest.mark.parametrize(
+    ("tells", "kind"),
+    [
+        (owner_is_gone, common_pb2.DeathCause.OWNER_DIED),
+        (worker_is_gone, common_pb2.DeathCause.WORKER_DIED),
+    ],
+)
+def test_what_its_node_did_not_name_is_gone(
+    tells: Callable[[Lost], Awaitable[None]], kind: common_pb2.DeathCause.Kind
+) -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await tells(it)
+        info = await until_state(it.gcs, common_pb2.DEAD)
+        assert info.death_cause.kind == kind
+
+    play(script)
+
+
+def test_an_actor_whose_worker_died_meanwhile_restarts_within_its_limits() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(max_restarts=1)
+        await worker_is_gone(it)
+        info = await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert info.num_restarts == 1
+
+    play(script)
+
+
+def test_a_detached_actor_outlives_its_driver_and_its_job_is_finished_and_not_over() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="detached", is_detached=True)
+        await owner_is_gone(it)
+        assert (await named(it.gcs, "detached")).state == common_pb2.ALIVE
+        [row] = (await it.gcs.GetAllJobs(EMPTY)).jobs
+        assert row.is_finished and not row.is_over
+
+    play(script)
+
+
+def test_an_actor_that_is_being_created_goes_on_on_its_worker() -> None:
+    async def script(scene: GcsScene) -> None:
+        scene.push = never
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        told = registration(1, owner_node_id=node.node_id)
+        await gcs.RegisterActor(told)
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        [worker] = node.workers.values()
+        lease_id = scene.pushed[0].lease_id
+        scene.kill_gcs()
+        scene.lose_storage()
+        scene.push = create_actor
+        gcs = await scene.start_gcs()
+        rows = owner_row(node), worker_row(worker)
+        await node.process.spawn(node.join({lease_id: worker.worker_id}, told_by_node(*rows)))
+        grant = raylet_pb2.Grant(lease_id=lease_id, worker=worker.address, worker_pid=7).SerializeToString()
+        # The owner has only heard that it waits.
+        await tell(gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(node))
+        await tell(gcs, worker.worker_id, actor_row(told, common_pb2.PENDING_CREATION, worker, 0, grant))
+        info = await until_state(gcs, common_pb2.ALIVE)
+        assert info.address.worker_id == worker.worker_id
+        assert [push.intended_worker_id for push in scene.pushed] == [worker.worker_id] * 2
+        assert len(node.leases) == 1 and node.returned == []
+
+    play(script)
+
+
+def test_an_actor_that_had_no_place_is_placed_and_a_lease_that_nobody_has_is_freed() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        spare = await it.node.process.spawn(
+            it.node.grant_new_worker(raylet_pb2.RequestWorkerLeaseRequest(lease_id=b"spare"))
+        )
+        rows = [owner_row(it.node), *(worker_row(worker) for worker in it.node.workers.values())]
+        leases = {b"spare": spare.grant.worker.worker_id}
+        unwanted = await it.node.process.spawn(it.node.join(leases, told_by_node(*rows)))
+        # It may be an actor's that has yet to tell. So it is where the node registers again meanwhile.
+        assert unwanted == [] == await it.node.process.spawn(it.node.join(leases))
+        second = registration(2, owner_node_id=it.node.node_id)
+        waits = actor_row(second, common_pb2.PENDING_CREATION)
+        await tell(it.gcs, OWNER.binary(), it.row(), waits, job=job_row(it.node))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        await tell(it.gcs, spare.grant.worker.worker_id)
+        await until_state(it.gcs, common_pb2.ALIVE, 2)
+        while not it.node.returned:
+            await asyncio.sleep(0.1)
+        assert [(each.lease_id, each.dispose) for each in it.node.returned] == [(b"spare", True)]
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
+
+    play(script)
+
+
+def test_what_nobody_knows_is_refused_once_all_have_told_and_after_the_grace_where_one_is_silent() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name")
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        # The driver says nothing. It lives, as its raylet knows, and so does its actor.
+        with pytest.raises(RpcError) as refused:
+            await named(it.gcs, "another name")
+        assert refused.value.code is StatusCode.NOT_FOUND
+        assert GRACE_S - 1 < loop.time() - began_s < GRACE_S + 1
+        assert (await named(it.gcs, "name")).state == common_pb2.ALIVE
+
+    play(script)
+
+
+def test_a_node_that_others_named_has_its_time_to_come_and_what_is_there_lives() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        # The owner, on the first node, tells of the actor, whose node comes late.
+        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+        row = actor_row(told, common_pb2.ALIVE, it.worker)
+        await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
+        await asyncio.sleep(2 * GRACE_S)
+        assert (await named(it.gcs, "name")).num_restarts == 0
+        assert await it.node_joins(worker_row(it.worker)) == []
+        await tell(it.gcs, it.worker.worker_id, row, job=job_row(None))
+        await asyncio.sleep(100)
+        info = await named(it.gcs, "name")
+        assert (info.num_restarts, info.address) == (0, it.worker.address)
+        assert it.node.returned == []
+
+    play(script)
+
+
+def test_a_node_that_does_not_come_is_dead_and_its_actors_restart_elsewhere() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        it.node.process.kill("its machine is gone")
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(first))
+        info = await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert info.address.node_id == first.node_id
+
+    play(script)
+
+
+def test_a_new_cluster_waits_for_nobody() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 1})
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        with pytest.raises(RpcError, match="no actor named"):
+            await named(gcs, "name")
+        await gcs.AddJob(gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(entrypoint="x")))
+        assert loop.time() - began_s < 0.5
+
+    play(script)
+
+
+def test_after_a_job_has_begun_a_node_of_an_earlier_head_is_not_adopted() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await scene.add_node({"CPU": 1})
+        await it.gcs.AddJob(gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(entrypoint="x")))
+        unwanted = await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        assert unwanted == [it.node.leases[0].lease_id]
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        assert not (await it.gcs.GetAllActors(EMPTY)).actors
+
+    play(script)
+
+
+def test_code_of_a_job_that_nobody_told_of_goes() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        mine, others = JOB.binary() + b"h" * 28, b"\5\0\0\0" + b"h" * 28
+        for key in (mine, others):
+            await it.gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"fun", key=key, value=b"code"))
+        await it.all_tell()
+        keys = await it.gcs.KvKeys(gcs_pb2.KvKeysRequest(namespace=b"fun"))
+        assert list(keys.keys) == [mine]
+
+    play(script)
