@@ -66,7 +66,7 @@ FLOORS = {
         config forgetting pubsub raylet_client_pool task_event_log
         | job_manager node_manager worker_manager
         | storage
-        | environment kv
+        | answers environment kv
         | lease_client node_health head_notice
         | actor
         | driver_warnings

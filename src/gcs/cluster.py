@@ -20,6 +20,7 @@ from ray_mono.gcs.actor.actor_rows import adopted_row, death_from_proto, registr
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
+from ray_mono.gcs.answers import Answers
 from ray_mono.gcs.driver_warnings import DriverWarnings
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
@@ -54,6 +55,7 @@ class Cluster:
         self.workers = WorkerManager(config.dead_workers_max)
         self.actors = ActorManager(config.dead_actors_max)
         self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
+        self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
         self.health = NodeHealth(environment, self.nodes, self._on_health_failed)
@@ -223,6 +225,7 @@ class Cluster:
         row = self.workers.died(info, self._clock.wall_s())
         if row is None:
             return False
+        self.answers.forget(row.worker_id)
         payload = row.SerializeToString()
         self._writes.put(Table.WORKER, row.worker_id, payload)
         self._forget_workers()
@@ -407,6 +410,7 @@ class Cluster:
         self.nodes.restore(common_pb2.NodeInfo.FromString(row) for row in tables[Table.NODE].values())
         self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
         self.kv.restore(tables[Table.KV])
+        self.answers.restore(tables[Table.ANSWER])
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows)))
         self._end_jobs_without_actors(self.jobs.outlived())

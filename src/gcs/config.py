@@ -79,6 +79,11 @@ class GcsConfig:
     kv_bytes_max: int = 1 << 30
     """Of all keys and values; more are refused."""
 
+    answering_callers_max: int = 10_000
+    """Living processes whose latest calls are kept with their answers (answers.py)."""
+    kept_answers_max: int = 1_000
+    """Of one such process: so many calls that must not be done twice may be under way."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

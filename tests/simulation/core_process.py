@@ -103,6 +103,7 @@ class CoreProcess:
             self.channel,  # type: ignore[arg-type]
             self._await_head,
             self._place.gcs_address,
+            self.worker_id,
             self._type == common_pb2.DRIVER,
         )
         self.gcs = GcsServiceStub(self.gcs_channel)

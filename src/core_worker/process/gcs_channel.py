@@ -6,7 +6,7 @@
 A head that died is started again, in the same place or in another, with what it had stored. The node's raylet
 finds it and registers there. Then it says where that is (`AwaitHead`), and this connects, subscribes again,
 and sends once more what has no answer, in its order. So the GCS may get a call twice, and each of its calls
-bears that (gcs.proto says how).
+bears that (gcs.proto says how). Those that must not be done twice (ONCE) carry a number for it.
 
 A head that lost its store is another cluster to itself (its id says so). It is first told what the one before
 knew of this process (`on_other_cluster`), and then what has no answer.
@@ -31,7 +31,7 @@ from ray_mono.common.backoff import Backoff
 from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
 from ray_mono.core_worker.environment import ReactorInterface, TimerHandle
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
@@ -66,6 +66,8 @@ WANTED = {
     "GetAllActors": "the state of the cluster",
     "GetTaskEvents": "the timeline",
 }
+
+ONCE = frozenset({"KvPut", "KvDel", "KillActor"})
 
 OnDone = Callable[[Any, RpcError | None], None]
 OnEnd = Callable[[RpcError | None], None]
@@ -122,18 +124,20 @@ class GcsChannel:
         connect: Callable[[str, str], ReactorChannel],
         await_head: Callable[[int, OnDone], None],
         address: str,
+        worker_id: bytes,
         is_driver: bool,
     ) -> None:
         """connect(address, name of the peer) starts to connect, and may return a channel that is closed.
 
         await_head(number, on_done) has this node's raylet answer an AwaitHead. address: where the GCS was
-        when this process started.
+        when this process started. worker_id: this process's.
         """
         self.reactor = reactor
         self.clock = clock
         self._connect = connect
         self._await_head = await_head
         self._address = address
+        self._worker_id = worker_id
         self._is_driver = is_driver
         self._state = GcsState.CONNECTED
         self._is_closed = False
@@ -141,6 +145,8 @@ class GcsChannel:
         # In the order of their starts.
         self._calls: dict[int, Call] = {}
         self._streams: dict[int, Call] = {}
+        # Of these, those of ONCE; in their order.
+        self._once: dict[int, None] = {}
         self._num_started = 0
         # Of the present connection: what ends its streams.
         self._enders: dict[int, Callable[[], None]] = {}
@@ -226,13 +232,21 @@ class GcsChannel:
         on_item: Callable[[Any], None] | None = None,
         is_notice: bool = False,
     ) -> int:
-        """Returns the number by which `forget` knows it. Arguments: as in Call."""
-        wanted = WANTED.get(method.path.rpartition("/")[2], "")
+        """Returns the number by which `forget` knows it. Arguments: as in Call; the request is this
+        channel's."""
+        name = method.path.rpartition("/")[2]
+        wanted = WANTED.get(name, "")
         call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s(), wanted)
         number = self._num_started = self._num_started + 1
         if self._is_closed or self._state is GcsState.LOST:
             call.on_done(None, self._error())
             return number
+        if name in ONCE:
+            self._once[number] = None
+            request_id = gcs_pb2.RequestId(
+                caller=self._worker_id, number=number, answered_below=next(iter(self._once))
+            )
+            request.MergeFrom(type(request)(request_id=request_id))
         if call.on_item is not None:
             self._streams[number] = call
         else:
@@ -248,6 +262,7 @@ class GcsChannel:
     def forget(self, number: int) -> None:
         """Nobody waits for this answer any more. A stream is ended."""
         self._calls.pop(number, None)
+        self._once.pop(number, None)
         self._streams.pop(number, None)
         end = self._enders.pop(number, None)
         if end is not None:
@@ -269,6 +284,7 @@ class GcsChannel:
         if error is not None and error.code is StatusCode.UNAVAILABLE and not self._is_closed:
             return
         call = self._calls.pop(number, None)
+        self._once.pop(number, None)
         if call is not None:
             if self._has_warned and not any(left.wanted for left in self._calls.values()):
                 self._has_warned = False
@@ -420,7 +436,7 @@ class GcsChannel:
 
     def _fail_all(self, error: RpcError) -> None:
         failed = [*self._calls.values(), *self._streams.values()]
-        self._calls, self._streams = {}, {}
+        self._calls, self._streams, self._once = {}, {}, {}
         for call in failed:
             call.on_done(None, error)
 

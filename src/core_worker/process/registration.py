@@ -75,6 +75,7 @@ class Registration:
                 self.channel,
                 self._await_head,
                 gcs_address,
+                worker_id,
                 not is_worker,
             )
         self.gcs = GcsServiceStub(self.gcs_channel)

@@ -135,6 +135,8 @@ class ActorManager:
                 self._by_worker[actor.worker_id] = actor.actor_id
             if actor.ending is not None:
                 effects += self._end_worker(actor, actor.ending, force=False)
+            if actor.killing is not None:
+                effects += self._end_worker(actor, actor.killing)
             effects += self.go_on_placing(actor.actor_id)
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = {
@@ -272,7 +274,7 @@ class ActorManager:
             return []
         death = Death(DeathKind.KILLED, "killed by kill()")
         if not no_restart:
-            return self._end_worker(actor, death) if actor.state is ActorLife.ALIVE else []
+            return self._kill_worker(actor, death)
         if force or actor.state is not ActorLife.ALIVE:
             return self._bury(actor, death, now_s)
         return self._end_gracefully(actor, death)
@@ -312,6 +314,12 @@ class ActorManager:
         actor = self._save(actor, ending=death)
         return [RowChanged(actor, announced=False), *self._end_worker(actor, death, force=False)]
 
+    def _kill_worker(self, actor: Actor, death: Death) -> list[Effect]:
+        if actor.state is not ActorLife.ALIVE or actor.killing is not None:
+            return []
+        actor = self._save(actor, killing=death)
+        return [RowChanged(actor, announced=False), *self._end_worker(actor, death)]
+
     def _lose_worker(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
         registration = actor.registration
         has_restarts = registration.max_restarts < 0 or actor.num_restarts < registration.max_restarts
@@ -325,6 +333,7 @@ class ActorManager:
             num_restarts=actor.num_restarts + 1,
             node_id=None,
             worker_id=None,
+            killing=None,
             pending_reason="",
             creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
         )
@@ -339,6 +348,7 @@ class ActorManager:
             end_time_s=now_s,
             death=death,
             ending=None,
+            killing=None,
             pending_reason="",
             node_id=None,
             worker_id=None,
@@ -430,7 +440,8 @@ class ActorManager:
                 actor.worker_id is None
             ):
                 raise InternalError(f"the row of an actor contradicts itself: {actor}")
-            if actor.ending is not None and actor.state is not ActorLife.ALIVE:
+            asked = actor.ending or actor.killing
+            if asked is not None and actor.state is not ActorLife.ALIVE:
                 raise InternalError(f"an actor that does not live is asked to end: {actor}")
             if actor.state is ActorLife.ALIVE and actor.worker_id is None:
                 raise InternalError(f"an actor is alive without a worker: {actor}")

@@ -106,6 +106,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         node_id=NodeID(info.address.node_id) if has_place else None,
         worker_id=WorkerID(info.address.worker_id) if has_place else None,
         ending=death_from_proto(info.death_cause) if has_cause and not is_dead else None,
+        killing=death_from_proto(info.kill_cause) if info.HasField("kill_cause") else None,
         death=death_from_proto(info.death_cause) if is_dead else None,
         pending_reason=info.pending_reason,
         story=("restored",),

@@ -128,6 +128,8 @@ class Actor:
     """Workers in a row that died before the constructor returned."""
     ending: Death | None = None
     """Set only while it is alive: its worker was asked to end, for this cause. It is not started again."""
+    killing: Death | None = None
+    """Set only while it is alive: its worker is being killed, for this cause. It may start again."""
     death: Death | None = None
     """Set when, and only when, the state is DEAD."""
     pending_reason: str = ""

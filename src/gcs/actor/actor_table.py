@@ -97,6 +97,8 @@ class ActorTable:
         if actor.ending is not None:
             # For the next GCS alone: to others it lives until it is dead.
             stored.death_cause.CopyFrom(death_to_proto(actor.ending))
+        if actor.killing is not None:
+            stored.kill_cause.CopyFrom(death_to_proto(actor.killing))
         self._writes.put(Table.ACTOR, actor.actor_id.binary(), stored.SerializeToString())
         if announced:
             shown = common_pb2.ActorInfo()
@@ -136,6 +138,7 @@ class ActorTable:
                 if stored.creation_grant:
                     self._grants[actor.actor_id] = stored.creation_grant
             stored.ClearField("creation_grant")
+            stored.ClearField("kill_cause")
             stored.creation_spec.CopyFrom(without_arguments(stored.creation_spec))
             self._current[actor.actor_id] = stored
             self._shown[actor.actor_id] = common_pb2.ActorInfo()

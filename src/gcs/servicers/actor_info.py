@@ -7,6 +7,7 @@ from ray_mono.gcs.actor.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_table import ActorTable, unknown_actor
 from ray_mono.gcs.adoption import Adoption
+from ray_mono.gcs.answers import Answers
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.servicers.parse_id import parse_id
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -22,12 +23,14 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
         cluster: Cluster,
         actors: ActorManager,
         table: ActorTable,
+        answers: Answers,
         adoption: Adoption,
         writes: WriteThrough,
     ) -> None:
         self._cluster = cluster
         self._actors = actors
         self._table = table
+        self._answers = answers
         self._adoption = adoption
         self._writes = writes
 
@@ -95,9 +98,14 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
 
     async def KillActor(self, request: gcs_pb2.KillActorRequest, context: CallContext) -> common_pb2.Empty:
         actor_id = await self._known_actor(request.actor_id)
-        self._cluster.kill_actor(actor_id, request.force, request.no_restart)
+
+        def kill() -> common_pb2.Empty:
+            self._cluster.kill_actor(actor_id, request.force, request.no_restart)
+            return common_pb2.Empty()
+
+        reply = self._answers.once(request.request_id, kill, common_pb2.Empty)
         await self._writes.flushed()
-        return common_pb2.Empty()
+        return reply
 
     async def ActorOutOfScope(
         self, request: gcs_pb2.ActorOutOfScopeRequest, context: CallContext

@@ -60,9 +60,11 @@ def gcs_handlers(
             NodeInfoServicer(cluster, cluster.nodes, cluster.health, adoption, writes, cluster_info),
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
             JobInfoServicer(cluster, cluster.jobs, adoption, writes),
-            ActorInfoServicer(cluster, cluster.actors, cluster.actor_table, adoption, writes),
+            ActorInfoServicer(
+                cluster, cluster.actors, cluster.actor_table, cluster.answers, adoption, writes
+            ),
             WorkerInfoServicer(cluster, cluster.workers, adoption, writes),
-            InternalKVServicer(cluster.kv, cluster.jobs, adoption, writes),
+            InternalKVServicer(cluster.kv, cluster.jobs, cluster.answers, adoption, writes),
             InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),
             TaskInfoServicer(cluster.task_events, cluster.collections, clock),
             DumpStateServicer(dump_state),

@@ -30,6 +30,7 @@ class Table(enum.Enum):
     ACTOR = "actor"
     WORKER = "worker"
     KV = "kv"
+    ANSWER = "answer"
 
 
 class StorageError(Exception):

@@ -16,6 +16,7 @@ from tests.core_worker.scene import Said, Wire
 from tests.core_worker.scene_time import SceneReactor
 
 PATIENCE_S = 60.0
+WORKER_ID = b"w" * 28
 
 
 def key(name: bytes) -> gcs_pb2.KvGetRequest:
@@ -37,6 +38,7 @@ class Scene:
             lambda address, name: self.wire.connect(address),  # type: ignore[arg-type,return-value]
             self.await_head,
             "gcs",
+            WORKER_ID,
             is_driver,
         )
         self.channel.joined(PATIENCE_S, b"" if gone else self.cluster_id)
@@ -107,6 +109,33 @@ def test_what_had_no_answer_is_asked_of_the_next_head_in_its_order_after_the_sub
     assert [item.key for item in items] == [b"news"]
 
 
+def test_what_must_not_be_done_twice_is_asked_again_with_its_number_and_says_what_has_been_answered() -> None:
+    scene = Scene()
+
+    def put(name: bytes) -> None:
+        scene.gcs.KvPut.start(gcs_pb2.KvPutRequest(key=name), lambda reply, error: None)
+
+    def ids(address: str) -> list[tuple[bytes, int, int]]:
+        asked = [each.request.request_id for each in scene.wire.all("KvPut", address)]
+        return [(each.caller, each.number, each.answered_below) for each in asked]
+
+    put(b"1")
+    put(b"2")
+    first, second = ids("gcs")
+    assert first == (WORKER_ID, first[1], first[1]) and second == (WORKER_ID, second[1], first[1])
+    assert second[1] > first[1]
+    scene.wire.all("KvPut")[0].answer(gcs_pb2.KvPutReply())
+    scene.head_dies()
+    scene.head_is_back("gcs2")
+    assert ids("gcs2") == [second]
+    put(b"3")
+    [_, third] = ids("gcs2")
+    assert third[1] > second[1] and third[2] == second[1]
+    # Others have none.
+    scene.gcs.KvGet.start(key(b"k"), lambda reply, error: None)
+    assert not gcs_pb2.KvGetRequest.DESCRIPTOR.fields_by_name.get("request_id")
+
+
 def test_a_head_that_lost_its_store_is_told_what_there_is_before_what_had_no_answer() -> None:
     scene = Scene()
     told: list[bytes] = []
@@ -142,6 +171,7 @@ def test_a_process_that_joined_under_a_head_and_first_hears_of_the_next_one_tell
         lambda address, name: scene.wire.connect(address),  # type: ignore[arg-type,return-value]
         scene.await_head,
         "gcs",
+        WORKER_ID,
         is_driver=False,
     )
     late.joined(PATIENCE_S, b"cluster")

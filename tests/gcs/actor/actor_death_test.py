@@ -173,10 +173,14 @@ def test_kill_ends_an_actor_at_once_and_its_worker_afterwards() -> None:
 def test_kill_that_allows_a_restart_only_kills_the_worker() -> None:
     scene = Scene()
     scene.alive(max_restarts=1)
-    [effect] = scene.do("kill", actor_id(1), force=True, no_restart=False, now_s=2.0)
+    row, effect = scene.do("kill", actor_id(1), force=True, no_restart=False, now_s=2.0)
+    # So that the next GCS knows of it.
+    assert row == RowChanged(scene.actor(), announced=False) and scene.actor().killing is not None
     assert isinstance(effect, EndActorWorker) and effect.force
+    assert scene.do("kill", actor_id(1), force=True, no_restart=False, now_s=2.5) == []
     scene.do("worker_died", WORKER, Death(DeathKind.KILLED, "killed by kill()"), now_s=3.0)
     assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 1)
+    assert scene.actor().killing is None
 
 
 def test_kill_without_force_lets_the_worker_finish() -> None:

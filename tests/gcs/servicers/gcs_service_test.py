@@ -17,8 +17,8 @@ from ray_mono.gcs.storage.write_through import WriteThrough
 
 def kv_servicer() -> InternalKVServicer:
     writes = WriteThrough(MemoryStorage(), lambda error: None)
-    adoption: Any = None
-    return InternalKVServicer(KeyValueStore(writes, 1000), JobManager(10), adoption, writes)
+    unused: Any = None
+    return InternalKVServicer(KeyValueStore(writes, 1000), JobManager(10), unused, unused, writes)
 
 
 def test_a_method_that_no_servicer_answers_is_our_bug() -> None:
