@@ -65,6 +65,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_common_arguments(parser)
     add = parser.add_argument
     add("--gcs-address", required=True, metavar="ADDRESS", help='"host:port" or "unix:/path"')
+    add(
+        "--other-gcs-address",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="another place where the head may be; may be given several times",
+    )
     add("--node-id", metavar="HEX", help="28 bytes in hex (default: a random one)")
     socket_help = "Unix socket for workers and drivers (default: SESSION_DIR/sockets/raylet)"
     add("--socket", metavar="PATH", help=socket_help)
@@ -167,6 +174,7 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
     return RayletConfig(
         node_id=node_id.binary(),
         gcs_address=parsed.gcs_address,
+        other_gcs_addresses=tuple(parsed.other_gcs_address),
         socket_path=parsed.socket or os.path.join(parsed.session_dir, "sockets", "raylet"),
         host=parsed.host,
         port=parsed.port,

@@ -33,6 +33,8 @@ class RayletConfig:
     """The node's address: where the TCP port listens and what others are told."""
     session_dir: str
     total: ResourceSet
+    other_gcs_addresses: tuple[str, ...] = ()
+    """More places where the head may be."""
     port: int = 0
     hostname: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,9 @@ node registers (also again, after the GCS was away). Then four loops run until o
 Each registration names the leases for actors, and its answer names those of them that nobody wants. For a
 head that lost its store it says what else this node knows.
 
+A head that is not there is looked for in all places where it may be, in turn: those that this raylet was
+given, and those that a head has told.
+
 A head whose number is below one that the cluster has had is not listened to: another one took over from it.
 
 A GCS that stays away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the
@@ -108,7 +111,9 @@ class GcsClient:
         self._registered = asyncio.Event()
         self._lost = asyncio.Event()
         self._lost.set()
+        # Where the head is, or may be: one of these.
         self._address = config.gcs_address
+        self._places = list(dict.fromkeys((config.gcs_address, *config.other_gcs_addresses)))
         self._channel: AsyncChannel | None = None
         # The highest number of a head that answered, and its cluster: numbers of others say nothing.
         self._cluster_id = b""
@@ -139,6 +144,8 @@ class GcsClient:
         if head.cluster_id == self._cluster_id and head.head_number > self._head_number:
             logger.warning("head %d at %s has taken over", head.head_number, head.address)
             self._address = head.address
+            if head.address not in self._places:
+                self._places.append(head.address)
             if self._channel is not None:
                 self._channel.close()
 
@@ -178,6 +185,8 @@ class GcsClient:
                 elif now_s - lost_s >= self._config.gcs_reconnect_timeout_s:
                     return f"the GCS at {self._address} does not take this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._address, error)
+                if not self._registered.is_set():
+                    self._look_elsewhere()
             finally:
                 self._stub = self._channel = None
                 self._registered.clear()
@@ -201,7 +210,12 @@ class GcsClient:
                 pause_s = backoff.next_s()
                 level = logging.INFO if pause_s < 1 else logging.WARNING
                 logger.log(level, "waiting for the GCS at %s: %s", self._address, error.message)
+                self._look_elsewhere()
             await asyncio.sleep(pause_s)
+
+    def _look_elsewhere(self) -> None:
+        """The head was not there: in the next of the places that it may be at."""
+        self._address = self._places[(self._places.index(self._address) + 1) % len(self._places)]
 
     async def _session(self, channel: AsyncChannel, node: common_pb2.NodeInfo, pauses: Backoff) -> None:
         """One connection's work. Raises the RpcError that ended it.

@@ -136,11 +136,20 @@ class Scene:
         assert self._gcs_process is not None
         self._gcs_process.kill("SIGKILL")
 
-    async def start_client(self) -> asyncio.Future[str]:
-        """Returns when it is registered, with what will be why it ended."""
+    async def start_client(self, *others: str) -> asyncio.Future[str]:
+        """Returns when it is registered, with what will be why it ended. others: more places of the head."""
         process = self.world.network.start_process("head", "raylet")
         total = ResourceSet.from_units({"CPU": 2})
-        config = RayletConfig(NODE_ID, self.address, "/s", "h", "/d", total, gcs_outbox_max=self._outbox_max)
+        config = RayletConfig(
+            NODE_ID,
+            self.address,
+            "/s",
+            "h",
+            "/d",
+            total,
+            other_gcs_addresses=others,
+            gcs_outbox_max=self._outbox_max,
+        )
         transport, clock = self.world.transport(process), self.world.clock
         node = common_pb2.NodeInfo(node_id=NODE_ID)
         self.outbox = GcsOutbox(NODE_ID, self._outbox_max)
@@ -330,6 +339,31 @@ def test_a_head_that_took_over_elsewhere_is_followed_and_none_that_did_not() -> 
         says(b"cluster", 8)
         await asyncio.sleep(1)
         assert len(gcs.registrations) == 1
+
+    play(script)
+
+
+def test_a_head_is_looked_for_in_all_places_where_it_may_be_and_an_older_one_is_refused() -> None:
+    async def script(scene: Scene) -> None:
+        host = scene.address.partition(":")[0]
+        nobody, other, told = f"{host}:7001", f"{host}:7002", f"{host}:7003"
+        await scene.start_gcs((b"cluster", 7))
+        first = scene.address
+        scene.address = nobody
+        await scene.start_client(other, first)
+        assert (await scene.client.until_registered()).address == first
+        scene.kill_gcs()
+        # An older one comes back to one place, and a newer one takes over in another.
+        scene.address = first
+        old = await scene.start_gcs((b"cluster", 6))
+        scene.address = other
+        await scene.start_gcs((b"cluster", 8))
+        assert (await scene.client.until_registered(7)).address == other
+        assert not old.reports
+        scene.address = told
+        await scene.start_gcs((b"cluster", 9))
+        scene.client.follow(common_pb2.HeadPlace(address=told, cluster_id=b"cluster", head_number=9))
+        assert (await scene.client.until_registered(8)).address == told
 
     play(script)
 

@@ -130,7 +130,8 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--address",
         metavar="HOST:PORT",
-        help="The cluster [default: RAY_MONO_ADDRESS, else this user's on this machine].",
+        help="The cluster; several with commas between them, where its head may be in several places"
+        " [default: RAY_MONO_ADDRESS, else this user's on this machine].",
     )(function)
 
 
@@ -143,7 +144,10 @@ def cli() -> None:
 @cli.command()
 @click.option("--head", is_flag=True, help="Start a new cluster; this is its first node.")
 @click.option(
-    "--address", metavar="HOST:PORT", help="Add a node to this cluster ('auto': the one on this machine)."
+    "--address",
+    metavar="HOST:PORT",
+    help="Add a node to this cluster ('auto': the one on this machine; several with commas between them,"
+    " where its head may be in several places).",
 )
 @click.option(
     "--port", type=PORT, help="With --head: where the cluster is reached; 0 is any free port [default: 6379]."

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ray_mono._private.node.bootstrap import find_cluster, node_ip_address
+from ray_mono._private.node.head_finder import locate_head
 from ray_mono._private.node.node import Node
 from ray_mono._private.node.parameter import DEFAULT_PORT, RayParams
 from ray_mono._private.node.ports import PortInUseError
@@ -126,7 +127,10 @@ def _join(params: RayParams, address: str | None) -> Node:
         raise click.UsageError(
             f"--address {address} names no cluster to join; accepted is host:port, or 'auto'."
         )
-    params.update(gcs_address=cluster.address)
+    places = (cluster.address, *cluster.others)
+    cluster = locate_head(cluster, params.redis_password)
+    others = tuple(place for place in places if place != cluster.address)
+    params.update(gcs_address=cluster.address, other_gcs_addresses=others)
     node = Node(params, session_dir=cluster.session_dir)
     if cluster.session_dir is None:
         # The first node here: from now on `auto` means its cluster on this machine.

@@ -10,6 +10,7 @@ import click
 
 from ray_mono._private.node.bootstrap import ClusterAddress, find_cluster
 from ray_mono._private.node.gcs_query import cluster_secret, query_gcs
+from ray_mono._private.node.head_finder import locate_head
 from ray_mono.common.scheduling.resources import MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
@@ -32,12 +33,13 @@ class Snapshot:
 
 def show_status(address: str | None, redis_password: str | None) -> None:
     with failures.shown():
-        click.echo(render(_ask(_cluster(address), redis_password, 10.0), time.time()))
+        cluster = locate_head(_cluster(address), redis_password)
+        click.echo(render(_ask(cluster, redis_password, 10.0), time.time()))
 
 
 def check_health(address: str | None, redis_password: str | None, timeout_s: float) -> None:
     with failures.shown():
-        cluster = _cluster(address)
+        cluster = locate_head(_cluster(address), redis_password, timeout_s)
         secret = cluster_secret(cluster.address, redis_password, cluster.session_dir, timeout_s)
 
         async def ask(gcs: GcsServiceAsyncStub) -> gcs_pb2.GetAllNodesReply:

@@ -27,6 +27,7 @@ from ray_mono.protobuf import common_pb2
 
 if TYPE_CHECKING:
     from ray_mono._private.logs.log_printing import LogPrinter
+    from ray_mono._private.node.bootstrap import ClusterAddress
     from ray_mono._private.node.node import Node
     from ray_mono._private.node.parameter import RayParams
     from ray_mono.core_worker.interface import CoreInterface
@@ -127,8 +128,8 @@ def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
             )
     else:
         arguments.check_joining()
-        params.update(gcs_address=cluster.address, node_ip_address=arguments.node_ip_address)
-        node = _join(params, cluster.session_dir)
+        params.update(node_ip_address=arguments.node_ip_address)
+        node = _join(params, cluster, arguments.password)
     from ray_mono.core_worker.process import driver
 
     try:
@@ -159,14 +160,17 @@ def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
     return core, node
 
 
-def _join(params: RayParams, session_dir: str | None) -> Node:
+def _join(params: RayParams, cluster: ClusterAddress, password: str | None) -> Node:
     # Not at the top: a cluster of one's own is started without what these import.
     from ray_mono._private.node.gcs_query import SecretRefusedError
+    from ray_mono._private.node.head_finder import locate_head
     from ray_mono._private.node.node import Node
     from ray_mono.rpc.auth import SecretNotFoundError
 
     try:
-        return Node(params, connect_only=True, session_dir=session_dir)
+        cluster = locate_head(cluster, password)
+        params.update(gcs_address=cluster.address)
+        return Node(params, connect_only=True, session_dir=cluster.session_dir)
     except (SecretNotFoundError, SecretRefusedError) as error:
         raise AuthenticationError(str(error)) from None
 

@@ -82,9 +82,11 @@ def init(
     """Connects this process to a cluster, as a driver. Starts a cluster if none is meant.
 
     Args:
-        address: "host:port" joins that cluster. "auto" joins the one that RAY_MONO_ADDRESS names, else this
-            user's cluster on this machine that `start` made. "local" starts one. None does as "auto", and
-            starts one if there is none. A cluster that is started here ends with this process.
+        address: "host:port" joins that cluster; several with commas between them: the one whose newest head
+            is at one of these. A head that is away is waited for, a minute at most. "auto" joins the one that
+            RAY_MONO_ADDRESS names, else this user's cluster on this machine that `start` made. "local" starts
+            one. None does as "auto", and starts one if there is none. One that is started here ends with this
+            process.
         num_cpus, num_gpus, resources (a dict from names to numbers), object_store_memory (bytes), labels (a
             dict of strings): of a new cluster's node; by default what the machine has.
         local_mode: tasks run in this process, one after another, without a cluster.

@@ -4,6 +4,7 @@
     "auto"         the same, but never a new one
     "local"        a new one
     "host:port"    that one
+    "host:port,host:port"    the one whose head is at one of these
 
 What is found here is only an address: whether somebody answers there is seen by asking.
 """
@@ -15,7 +16,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ray_mono._private.node.elsewhere import nodes_elsewhere
@@ -49,6 +50,10 @@ class ClusterAddress:
     """host:port of its GCS."""
     session_dir: str | None
     """Its session directory on this machine, where a node of this user runs here: the secret lies there."""
+    others: tuple[str, ...] = ()
+    """More places where its head may be."""
+    raylet_socket: str = field(default="", compare=False)
+    """Of that node; empty where there is none."""
 
 
 def find_cluster(address: str | None) -> ClusterAddress | None:
@@ -62,7 +67,7 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
             return find_cluster(named)
         record = read_current_cluster()
         if record is not None:
-            return ClusterAddress(record.gcs_address, record.session_dir)
+            return _cluster_of(record)
         if address is None and named is None:
             return None
         raise ConnectionError(
@@ -71,13 +76,24 @@ def find_cluster(address: str | None) -> ClusterAddress | None:
         )
     if address == "local":
         return None
-    host, port = parse_address(address)
+    places = [parse_address(place.strip()) for place in address.split(",")]
     for record in _local_records():
         record_host, record_port = parse_address(record.gcs_address)
-        # The head listens on the node's address, which is what users of the same machine mean by localhost.
-        if port == record_port and (host in _LOOPBACK or host == record_host):
-            return ClusterAddress(record.gcs_address, record.session_dir)
-    return ClusterAddress(f"{resolve_host(host)}:{port}", None)
+        for host, port in places:
+            # The head listens on the node's address, which users of the same machine call localhost.
+            if port == record_port and (host in _LOOPBACK or host == record_host):
+                others = [_resolved(*place) for place in places if place != (host, port)]
+                return replace(_cluster_of(record), others=tuple(others))
+    first, *others = [_resolved(*place) for place in places]
+    return ClusterAddress(first, None, tuple(others))
+
+
+def _cluster_of(record: NodeRecord) -> ClusterAddress:
+    return ClusterAddress(record.gcs_address, record.session_dir, raylet_socket=record.raylet_socket)
+
+
+def _resolved(host: str, port: int) -> str:
+    return f"{resolve_host(host)}:{port}"
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -88,7 +104,10 @@ def parse_address(address: str) -> tuple[str, int]:
             f"address {address!r}: the client server (ray://) is not part of this version yet; use host:port"
         )
     if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"address must be host:port, 'auto' or 'local', got {address!r}")
+        raise ValueError(
+            "address must be host:port (several with commas between them), 'auto' or 'local',"
+            f" got {address!r}"
+        )
     return host.strip("[]"), int(port)
 
 

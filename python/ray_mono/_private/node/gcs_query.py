@@ -77,10 +77,11 @@ def query_gcs(
                 raise ConnectionError(f"no cluster answers at {address}: {why}") from None
             raise
 
-    return _run(ask_in_time())
+    return run(ask_in_time())
 
 
-def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+def run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """Runs it to its end, also inside of a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -24,6 +24,8 @@ class RayParams:
 
     # ---- the cluster
     gcs_address: str | None = None
+    other_gcs_addresses: tuple[str, ...] = ()
+    """More places where the cluster's head may be."""
     """host:port of the GCS to join; None on a head that starts one."""
     gcs_server_port: int | None = None
     """The port of a head's GCS."""

@@ -174,6 +174,8 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
         *("--resources", json.dumps(dict(plan.resources)), "--labels", json.dumps(dict(params.labels or {}))),
         *(["--is-head"] if plan.paths.is_head else []),
     ]
+    for address in params.other_gcs_addresses:
+        arguments += ["--other-gcs-address", address]
     if params.maximum_startup_concurrency is not None:
         arguments += ["--maximum-startup-concurrency", str(params.maximum_startup_concurrency)]
     if params.num_prestart_workers is not None:
