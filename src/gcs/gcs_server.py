@@ -37,6 +37,7 @@ from ray_mono.gcs.head_notice import tell_missing_nodes
 from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.servicers.gcs_service import gcs_handlers
 from ray_mono.gcs.storage.open_storage import add_storage_arguments, open_storage
+from ray_mono.gcs.storage.room import Room
 from ray_mono.gcs.storage.table_storage import StorageError, Table, TableStorage
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -69,9 +70,8 @@ class GcsServer:
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
         self._tasks = BackgroundTasks(self._on_failure)
-        writes = WriteThrough(
-            storage, lambda error: self._on_failure(error, "write-through"), self._on_full_disk
-        )
+        self._room = Room(config.disk_retry_for_s, self._on_full_disk)
+        writes = WriteThrough(storage, lambda error: self._on_failure(error, "write-through"), self._room)
         raylets = RayletClientPool(transport, self._tasks, config.connect_timeout_s, writes.confirmed)
         self._environment = Environment(config, transport, clock, rng, self._tasks, writes, raylets)
         self._info = gcs_pb2.ClusterInfo()
@@ -81,7 +81,7 @@ class GcsServer:
 
     async def start(self) -> None:
         """Opens the store, takes over what is in it, and listens. Raises StorageError, OSError."""
-        head_number = await self._storage.open()
+        head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
         self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META])
         self._make_info(tables[Table.META], head_number)

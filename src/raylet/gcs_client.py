@@ -44,7 +44,8 @@ RETRY_MAX_S = 0.5
 """Pauses between attempts to reach the GCS, doubled from the first to this. One that its reaper starts again
 is back within that."""
 CALL_TIMEOUT_S = 30.0
-"""One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone."""
+"""One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone, unless it
+answers what needs no storage."""
 
 # What the raylet has to know of the cluster.
 CHANNELS = (
@@ -321,6 +322,11 @@ class GcsClient:
         self._last_report = current
         return True
 
+    async def _check_there(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        """Raises RpcError unless the GCS answers what needs no store: that may have no room just now."""
+        nothing = gcs_pb2.PublishRequest(message=gcs_pb2.PubMessage(channel=gcs_pb2.COLLECT_GARBAGE))
+        await stub.Publish(nothing, timeout_s=CALL_TIMEOUT_S)
+
     async def _empty_outbox(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:
             while self._outbox:
@@ -330,7 +336,10 @@ class GcsClient:
                 except RpcError as error:
                     if error.code in LOST_CODES:
                         self._outbox.put_back(method, message)
-                        raise
+                        if error.code is not StatusCode.DEADLINE_EXCEEDED:
+                            raise
+                        await self._check_there(stub)
+                        continue
                     logger.error("the GCS refused %s: %s", method, error)
                 except asyncio.CancelledError:
                     self._outbox.put_back(method, message)

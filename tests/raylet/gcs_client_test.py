@@ -62,6 +62,10 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
             raise RpcError(StatusCode.NOT_FOUND, "no such worker")
         return EMPTY
 
+    async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> gcs_pb2.PublishReply:
+        assert not request.message.payload
+        return gcs_pb2.PublishReply()
+
     async def GetAllJobs(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllJobsReply:
         return gcs_pb2.GetAllJobsReply(jobs=self.jobs)
 
@@ -212,6 +216,22 @@ def test_a_report_in_flight_when_the_subscription_ends_is_told_again() -> None:
         await gcs.published.put(None)
         await until(lambda: len(gcs.deaths) == 3)
         assert gcs.deaths == [b"in flight", b"in flight", b"behind it"] and len(gcs.registrations) == 2
+
+    play(script)
+
+
+def test_a_gcs_that_answers_what_needs_no_store_keeps_the_node_however_long_the_rest_takes() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.holds_answers = True
+        ended = await scene.start_client()
+        scene.dies("a")
+        await asyncio.sleep(150)
+        assert not ended.done() and len(gcs.registrations) == 1
+        gcs.holds_answers = False
+        scene.dies("b")
+        await until(lambda: b"b" in gcs.deaths)
+        assert gcs.deaths[0] == b"a" and gcs.deaths[-2:] == [b"a", b"b"]
 
     play(script)
 

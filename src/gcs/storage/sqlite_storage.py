@@ -12,6 +12,8 @@ Each row has a checksum, and `commit_mark.py` knows how many commits there must 
 has fewer, is refused and kept aside (`damaged_file.py`): nothing that was acknowledged is lost in silence.
 
 Pages of deleted rows are used again. A file that is mostly free pages is packed when it is opened.
+
+Where the disk has no room it says so (StorageFullError), and has written nothing: `room.py` waits.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ class SqliteStorage:
         except private_files.UntrustedPathError as error:
             raise StorageError(f"the GCS's file {self._path} is not to be trusted: {error}") from error
         except OSError as error:
-            raise StorageError(f"cannot open the GCS's file {self._path}: {error.strerror}") from error
+            raise _failure(error, f"cannot open the GCS's file {self._path}: {error.strerror}") from error
         except sqlite3.Error as error:
             hint = ": is another gcs_server using it?" if "locked" in str(error) else ""
-            raise StorageError(f"cannot open the GCS's file {self._path}: {error}{hint}") from error
+            raise _failure(error, f"cannot open the GCS's file {self._path}: {error}{hint}") from error
 
     def _prepare_files(self) -> None:
         # Whoever can read the file reads every job's code and arguments; whoever can put another there
@@ -96,8 +98,9 @@ class SqliteStorage:
                     raise
                 raise damaged_file.DamagedFileError(str(error)) from error
             self._set_up(connection)
+            number = self._count_head(connection)
             self._connection = connection
-            return self._count_head(connection)
+            return number
         except damaged_file.DamagedFileError as damage:
             # Before the connection closes, which would write to what is kept.
             raise StorageError(damaged_file.keep_aside(self._path, str(damage))) from damage
@@ -174,8 +177,7 @@ class SqliteStorage:
         except (sqlite3.Error, OSError, TypeError) as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = StorageFullError if _is_for_lack_of_room(error) else StorageError
-            raise failure(f"cannot write to {self._path}: {error}") from error
+            raise _failure(error, f"cannot write to {self._path}: {error}") from error
 
     def _put(self, connection: sqlite3.Connection, name: str, key: bytes, value: bytes) -> None:
         connection.execute(PUT, (name, key, value, checksum_of(name, key, value)))
@@ -208,11 +210,15 @@ class SqliteStorage:
         return self._connection
 
 
-def _is_for_lack_of_room(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-
-
 def checksum_of(name: str, key: bytes, value: bytes) -> int:
     return zlib.crc32(value, zlib.crc32(key, zlib.crc32(b"%d %s" % (len(key), name.encode()))))
+
+
+def _failure(error: Exception, message: str) -> StorageError:
+    """Whether the disk, a quota or a limit had no room, or something else failed."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        has_room = code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+    else:
+        has_room = getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return StorageError(message) if has_room else StorageFullError(message)

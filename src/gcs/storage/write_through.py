@@ -6,8 +6,8 @@ has gathered. It starts in the turn after the first write, so that all requests 
 one commit, and runs on while more has gathered meanwhile.
 
 A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts
-them together again. But where there is no room for it, it is tried again and again: a person may make room,
-and a new start would find none either.
+them together again. But room for it is waited for (`room.py`): a person may make some, and a new start would
+find none either.
 
 Nobody is answered by a head that another one may have replaced: where the store has not confirmed this head
 lately, an answer waits for a commit, which may be one without writes. All answers of a turn share it.
@@ -16,15 +16,11 @@ lately, an answer waits for a commit, which may be one without writes. All answe
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
-from ray_mono.gcs.storage.table_storage import StorageFullError, Table, TableStorage, Write
+from ray_mono.gcs.storage.room import Room
+from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
 from ray_mono.rpc.surface import RpcError, StatusCode
-
-FULL_RETRY_S = 0.25
-
-logger = logging.getLogger(__name__)
 
 
 class WriteThrough:
@@ -34,12 +30,12 @@ class WriteThrough:
         self,
         storage: TableStorage,
         on_failure: Callable[[Exception], None],
-        on_full: Callable[[str], None] = lambda message: None,
+        room: Room | None = None,
     ) -> None:
         """on_failure(error) runs once: the store refused a write, or an action raised. Nothing is written
-        then. on_full(message): there is no room for a write, which is waited for; each time once.
+        then. room: who waits for it; None: nobody.
         """
-        self._on_full = on_full
+        self._room = room or Room()
         self._storage = storage
         self._on_failure = on_failure
         self._failure: Exception | None = None
@@ -100,6 +96,7 @@ class WriteThrough:
     async def close(self) -> None:
         """Returns when nothing is under way any more. What there is no room for is not written."""
         self._is_closing = True
+        self._room.give_up()
         if self._task is not None:
             await asyncio.wait({self._task})
 
@@ -116,7 +113,7 @@ class WriteThrough:
                 self._writes, self._actions, self._waiters = {}, [], []
                 if writes or self._asks_store or not self._storage.is_confirmed(0):
                     self._asks_store = False
-                    await self._commit(writes)
+                    await self._room.until(lambda: self._storage.commit(writes))
                 for action in actions:
                     action()
                 release(waiters)
@@ -127,22 +124,6 @@ class WriteThrough:
             release(waiters + self._waiters)
         finally:
             self._task = None
-
-    async def _commit(self, writes: list[Write]) -> None:
-        is_told = False
-        while True:
-            try:
-                await self._storage.commit(writes)
-            except StorageFullError as error:
-                if self._is_closing:
-                    raise
-                if not is_told:
-                    is_told = True
-                    logger.error("%s; tried again until there is room", error)
-                    self._on_full(str(error))
-                await asyncio.sleep(FULL_RETRY_S)
-            else:
-                return
 
 
 def release(waiters: list[asyncio.Future[None]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
+from ray_mono.gcs.storage.room import Room
 from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, StorageFullError, Table, Write
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -212,7 +213,7 @@ def test_a_head_that_was_replaced_answers_nobody_from_then_on() -> None:
 def test_where_there_is_no_room_a_write_waits_for_it_and_that_is_told_once() -> None:
     async def scene() -> None:
         storage, failures, told = GatedStorage(), [], []
-        writes = WriteThrough(storage, failures.append, told.append)
+        writes = WriteThrough(storage, failures.append, Room(60, told.append))
         storage.gate.set()
         storage.failure = StorageFullError("the disk is full")
         writes.put(Table.KV, b"a", b"1")
